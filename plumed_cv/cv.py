@@ -1,0 +1,414 @@
+"""The collective variable: value, gradient, mean path, deviation from it, and the model file.
+
+NumPy alone, in double precision: the definition that the C++ action AUTOENCODER is held to. Lengths
+are in angstrom; the collective variable has no unit. N atoms, D components, d latent dimensions.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import plumed_cv
+from plumed_cv.errors import UserError
+from plumed_cv.files import replacing
+from plumed_cv.frame import Array, displacements
+
+FORMAT = "plumed_cv collective variable"
+FORMAT_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer: ``weight @ input + bias``, shapes (out, in) and (out,)."""
+
+    weight: Array
+    bias: Array
+
+
+def _sigmoid(z: Array) -> Array:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
+
+
+# By the name in the model file: the function and its derivative.
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+    "relu": (lambda z: np.maximum(z, 0.0), lambda z: (z > 0.0).astype(np.float64)),
+    "tanh": (np.tanh, lambda z: 1.0 - np.tanh(z) ** 2),
+    "elu": (
+        lambda z: np.where(z > 0.0, z, np.expm1(np.minimum(z, 0.0))),
+        lambda z: np.exp(np.minimum(z, 0.0)),
+    ),
+    "softplus": (lambda z: np.logaddexp(0.0, z), _sigmoid),
+    "silu": (
+        lambda z: z * _sigmoid(z),
+        lambda z: _sigmoid(z) * (1.0 + z * (1.0 - _sigmoid(z))),
+    ),
+    "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * (1.0 - _sigmoid(z))),
+}
+
+
+@dataclass(frozen=True)
+class CollectiveVariable:
+    """A collective variable xi(q) = scale (f_e(U_D^T (u(q) - mean)) - shift), Secs. 2.2 and 3.3.
+
+    Parameters
+    ----------
+    serials
+        PLUMED serial numbers (from 1) of the atoms, shape (N,).
+    species
+        Chemical symbols, one an atom.
+    reference_positions, reference_cell
+        The reference structure of the displacement frame, shapes (N, 3) and (3, 3), angstrom.
+    pca_mean, pca_components
+        Mean displacement, shape (3N,), angstrom, and orthonormal rows U_D^T, shape (D, 3N).
+    encoder, decoder
+        The layers f_e: D -> d and f_d: d -> D; all but the last have the activation.
+    activation
+        A name in `ACTIVATIONS`.
+    latent_shift, latent_scale
+        The rescaling that makes xi(q0) = 0 and xi(q1) = 1, shape (d,).
+    end_displacements
+        Displacement-frame coordinates of the end states q0 and q1, shape (2, N, 3), angstrom.
+    kind
+        "linear" or "autoencoder".
+    provenance
+        How the model came about; anything that JSON can hold.
+    """
+
+    serials: NDArray[np.int64]
+    species: tuple[str, ...]
+    reference_positions: Array
+    reference_cell: Array
+    pca_mean: Array
+    pca_components: Array
+    encoder: tuple[Layer, ...]
+    decoder: tuple[Layer, ...]
+    activation: str
+    latent_shift: Array
+    latent_scale: Array
+    end_displacements: Array
+    kind: str = "autoencoder"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        widths = [self.n_components, *(len(layer.bias) for layer in self.encoder)]
+        return (
+            f"CollectiveVariable({self.kind}, {self.n_atoms} atoms, "
+            f"{'-'.join(map(str, widths))}, {self.activation})"
+        )
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms N."""
+        return len(self.serials)
+
+    @property
+    def n_components(self) -> int:
+        """Number of principal components D."""
+        return len(self.pca_components)
+
+    @property
+    def n_latent(self) -> int:
+        """Number of latent dimensions d."""
+        return len(self.latent_shift)
+
+    @cached_property
+    def masses(self) -> Array:
+        """Standard atomic masses, shape (N,), amu."""
+        return np.asarray([atomic_masses[atomic_numbers[s]] for s in self.species])
+
+    def displacements(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Displacement-frame coordinates, shape (..., N, 3), angstrom; `frame.displacements`."""
+        return displacements(positions, cell, self.reference_positions, self.reference_cell)
+
+    def components(self, displacements: NDArray[Any]) -> Array:
+        """Principal components x of displacements: (..., N, 3) -> (..., D), angstrom."""
+        flat = displacements.reshape(*displacements.shape[:-2], 3 * self.n_atoms)
+        return np.asarray((flat - self.pca_mean) @ self.pca_components.T)
+
+    def encode(self, components: NDArray[Any]) -> Array:
+        """Collective variable of principal components: (..., D) -> (..., d)."""
+        latent = _forward(self.encoder, self.activation, components)
+        return (latent - self.latent_shift) * self.latent_scale
+
+    def encoder_jacobian(self, components: NDArray[Any]) -> Array:
+        """Jacobian d xi / d x, shape (..., d, D), 1/angstrom."""
+        derivative = ACTIVATIONS[self.activation][1]
+        inputs = components
+        jacobian = np.broadcast_to(
+            np.eye(self.n_components), (*components.shape, self.n_components)
+        )
+        for k, layer in enumerate(self.encoder):
+            z = inputs @ layer.weight.T + layer.bias
+            jacobian = layer.weight @ jacobian
+            if k + 1 < len(self.encoder):
+                jacobian = derivative(z)[..., None] * jacobian
+                inputs = ACTIVATIONS[self.activation][0](z)
+        return np.asarray(self.latent_scale[:, None] * jacobian)
+
+    def decode(self, value: NDArray[Any]) -> Array:
+        """Principal components of the mean path at values: (..., d) -> (..., D), angstrom."""
+        latent = np.asarray(value) / self.latent_scale + self.latent_shift
+        return _forward(self.decoder, self.activation, latent)
+
+    def path(self, value: NDArray[Any]) -> Array:
+        """Displacements of the mean path q^(xi): (..., d) -> (..., N, 3), angstrom."""
+        flat = self.decode(value) @ self.pca_components + self.pca_mean
+        return flat.reshape(*flat.shape[:-1], self.n_atoms, 3)
+
+    def value(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Collective variable of structures: positions (..., N, 3), cell (3, 3) -> (..., d)."""
+        return self.encode(self.components(self.displacements(positions, cell)))
+
+    def gradient(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Gradient d xi / d r, shape (..., d, N, 3), 1/angstrom."""
+        return self.gradient_of(self.displacements(positions, cell))
+
+    def gradient_of(self, displacements: NDArray[Any]) -> Array:
+        """Gradient d xi / d r at displacements (..., N, 3), shape (..., d, N, 3), 1/angstrom."""
+        jacobian = self.encoder_jacobian(self.components(displacements))
+        flat = jacobian @ self.pca_components
+        return np.asarray(flat.reshape(*flat.shape[:-1], self.n_atoms, 3))
+
+    def strain_derivative(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Derivative of xi to a strain of cell and atoms, shape (..., d, 3, 3), no unit.
+
+        Element [k, a, b] belongs to the strain e_ab of r_a -> r_a + sum_b e_ab r_b.
+        """
+        u = self.displacements(positions, cell)
+        return np.asarray(np.einsum("...kia,...ib->...kab", self.gradient_of(u), u))
+
+    def deviation(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Distance from the mean path orthogonal to grad xi (Eq. 21), shape (...), angstrom."""
+        u = self.displacements(positions, cell)
+        x = self.components(u)
+        flat = u.reshape(*x.shape[:-1], 3 * self.n_atoms) - self.pca_mean
+        off_path = flat - self.decode(self.encode(x)) @ self.pca_components
+        gradient = self.encoder_jacobian(x) @ self.pca_components
+        overlap = gradient @ off_path[..., None]
+        gram = gradient @ np.swapaxes(gradient, -1, -2)
+        along = np.swapaxes(gradient, -1, -2) @ (np.linalg.pinv(gram) @ overlap)
+        return np.asarray(np.linalg.norm(off_path - along[..., 0], axis=-1))
+
+    def gradient_norm(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """sqrt(det G) with G_kl = grad xi_k . grad xi_l, shape (...); 1/angstrom for d = 1."""
+        jacobian = self.encoder_jacobian(self.components(self.displacements(positions, cell)))
+        return np.asarray(np.sqrt(np.linalg.det(jacobian @ np.swapaxes(jacobian, -1, -2))))
+
+    def save(self, path: Path | str) -> None:
+        """Write the model file (safetensors), with a check vector that the C++ action verifies."""
+        rng = np.random.default_rng(0)
+        noise = rng.normal(scale=0.05, size=(self.n_atoms, 3))
+        strain = np.eye(3) + rng.uniform(-0.01, 0.01, size=(3, 3))
+        check_cell = self.reference_cell @ strain
+        scaling = strain if self.reference_cell.any() else np.eye(3)
+        middle = self.reference_positions + self.end_displacements.mean(axis=0)
+        check_positions = middle @ scaling + noise
+        tensors = {
+            "serials": self.serials.astype(np.int64),
+            "reference_positions": self.reference_positions,
+            "reference_cell": self.reference_cell,
+            "pca_mean": self.pca_mean,
+            "pca_components": self.pca_components,
+            "latent_shift": self.latent_shift,
+            "latent_scale": self.latent_scale,
+            "end_displacements": self.end_displacements,
+            "check_positions": check_positions,
+            "check_cell": check_cell,
+            "check_value": self.value(check_positions, check_cell),
+            "check_gradient": self.gradient(check_positions, check_cell),
+            "check_deviation": np.atleast_1d(self.deviation(check_positions, check_cell)),
+        }
+        for name, layers in (("encoder", self.encoder), ("decoder", self.decoder)):
+            for k, layer in enumerate(layers):
+                tensors[f"{name}.{k}.weight"] = layer.weight
+                tensors[f"{name}.{k}.bias"] = layer.bias
+        metadata = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "length_unit": "angstrom",
+            "activation": self.activation,
+            "kind": self.kind,
+            "species": json.dumps(self.species),
+            "written_by": f"plumed_cv {plumed_cv.__version__}",
+            "provenance": json.dumps(self.provenance),
+        }
+        with replacing(path) as temporary:
+            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "CollectiveVariable":
+        """Read a model file.
+
+        Raises
+        ------
+        UserError
+            If the file is missing, truncated, foreign, of another version, holds values that are
+            not finite, or does not reproduce its own check vector.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise UserError(f"{path}: is not a model file of plumed_cv.")
+                if metadata.get("format_version") != FORMAT_VERSION:
+                    raise UserError(
+                        f"{path}: has format version {metadata.get('format_version')}; this "
+                        f"plumed_cv reads version {FORMAT_VERSION}. Train or export it again."
+                    )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            raise UserError(f"{path}: the model file does not exist.") from None
+        except (OSError, SafetensorError, ValueError) as error:
+            raise UserError(f"{path}: is truncated or not a safetensors file ({error}).") from None
+        try:
+            model = cls(
+                serials=tensors["serials"],
+                species=tuple(json.loads(metadata["species"])),
+                reference_positions=tensors["reference_positions"],
+                reference_cell=tensors["reference_cell"],
+                pca_mean=tensors["pca_mean"],
+                pca_components=tensors["pca_components"],
+                encoder=_layers(tensors, "encoder"),
+                decoder=_layers(tensors, "decoder"),
+                activation=metadata["activation"],
+                latent_shift=tensors["latent_shift"],
+                latent_scale=tensors["latent_scale"],
+                end_displacements=tensors["end_displacements"],
+                kind=metadata["kind"],
+                provenance=json.loads(metadata["provenance"]),
+            )
+            if metadata["length_unit"] != "angstrom":
+                raise UserError(
+                    f"{path}: its length unit is {metadata['length_unit']!r}, not angstrom."
+                )
+            check = (tensors["check_positions"], tensors["check_cell"])
+            agrees = (
+                len(model.species) == model.n_atoms
+                and np.allclose(model.value(*check), tensors["check_value"], rtol=1e-9, atol=1e-12)
+                and np.allclose(
+                    model.gradient(*check), tensors["check_gradient"], rtol=1e-9, atol=1e-12
+                )
+                and np.allclose(model.deviation(*check), tensors["check_deviation"], rtol=1e-9)
+            )
+        except KeyError as error:
+            raise UserError(f"{path}: the model file lacks {error}.") from None
+        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            raise UserError(f"{path}: the arrays do not fit together ({error}).") from None
+        if not agrees:
+            raise UserError(
+                f"{path}: does not reproduce its own check vector; the file has been changed or "
+                "damaged. Train or export it again."
+            )
+        return model
+
+
+def linear(
+    species: Sequence[str], cell: NDArray[Any], initial: NDArray[Any], final: NDArray[Any]
+) -> CollectiveVariable:
+    """The projection on the line between two end states, step 0 of Sec. 2.4.
+
+    Parameters
+    ----------
+    species
+        Chemical symbols, one an atom.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
+    initial, final
+        Positions of the end states q0 and q1, shape (N, 3), angstrom.
+
+    Raises
+    ------
+    UserError
+        If the end states have different atoms or are the same structure.
+    """
+    cell = np.asarray(cell, dtype=np.float64)
+    initial = np.asarray(initial, dtype=np.float64)
+    step = displacements(final, cell, initial, cell)
+    length = float(np.linalg.norm(step))
+    if length < 1e-3:
+        raise UserError("The initial and final states are the same structure; no path joins them.")
+    one, zero = np.ones((1, 1)), np.zeros(1)
+    return CollectiveVariable(
+        serials=np.arange(1, len(initial) + 1),
+        species=tuple(species),
+        reference_positions=initial,
+        reference_cell=cell,
+        pca_mean=np.zeros(step.size),
+        pca_components=step.reshape(1, -1) / length,
+        encoder=(Layer(one, zero),),
+        decoder=(Layer(one, zero),),
+        activation="relu",
+        latent_shift=zero,
+        latent_scale=np.array([1.0 / length]),
+        end_displacements=np.stack([np.zeros_like(step), step]),
+        kind="linear",
+    )
+
+
+def random_model(
+    rng: np.random.Generator,
+    n_atoms: int,
+    n_components: int,
+    hidden: Sequence[int],
+    n_latent: int = 1,
+    activation: str = "relu",
+    cell: NDArray[Any] | None = None,
+) -> CollectiveVariable:
+    """A model with random weights, for tests and benchmarks; no cell means no periodicity."""
+    cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
+    fractional = rng.uniform(size=(n_atoms, 3))
+    positions = fractional @ (cell if cell.any() else 10.0 * np.eye(3))
+    raw = rng.normal(size=(n_components, n_atoms, 3))
+    raw -= raw.mean(axis=1, keepdims=True)
+    components = np.linalg.qr(raw.reshape(n_components, -1).T)[0].T
+    mean = rng.normal(scale=0.1, size=(n_atoms, 3))
+    mean -= mean.mean(axis=0)
+
+    def layers(widths: Sequence[int]) -> tuple[Layer, ...]:
+        return tuple(
+            Layer(rng.normal(scale=(2.0 / (m + n)) ** 0.5, size=(n, m)), rng.normal(size=n) * 0.1)
+            for m, n in pairwise(widths)
+        )
+
+    ends = rng.normal(scale=0.3, size=(2, n_atoms, 3))
+    ends -= ends.mean(axis=1, keepdims=True)
+    return CollectiveVariable(
+        serials=np.arange(1, n_atoms + 1),
+        species=("Fe",) * n_atoms,
+        reference_positions=positions,
+        reference_cell=cell,
+        pca_mean=mean.ravel(),
+        pca_components=components,
+        encoder=layers([n_components, *hidden, n_latent]),
+        decoder=layers([n_latent, *reversed(hidden), n_components]),
+        activation=activation,
+        latent_shift=rng.normal(size=n_latent) * 0.1,
+        latent_scale=rng.uniform(0.5, 2.0, size=n_latent),
+        end_displacements=ends,
+    )
+
+
+def _forward(layers: Sequence[Layer], activation: str, inputs: NDArray[Any]) -> Array:
+    function = ACTIVATIONS[activation][0]
+    for layer in layers[:-1]:
+        inputs = function(inputs @ layer.weight.T + layer.bias)
+    return np.asarray(inputs @ layers[-1].weight.T + layers[-1].bias)
+
+
+def _layers(tensors: dict[str, Any], name: str) -> tuple[Layer, ...]:
+    count = sum(key.startswith(f"{name}.") and key.endswith(".weight") for key in tensors)
+    if count == 0:
+        raise KeyError(f"{name}.0.weight")
+    return tuple(
+        Layer(tensors[f"{name}.{k}.weight"], tensors[f"{name}.{k}.bias"]) for k in range(count)
+    )
