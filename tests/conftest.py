@@ -1,0 +1,81 @@
+"""A real PLUMED and our plugin, found or built once for all tests."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plumed_cv.errors import UserError
+from plumed_cv.plumed import Plumed, build_plugin, find_plumed
+
+MakePlumed = Callable[..., Any]
+
+
+def unavailable(what: str) -> None:
+    """End a test that lacks an engine: a failure in CI, elsewhere a skip that says what to do."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def plumed_installation() -> Plumed:
+    try:
+        found = find_plumed()
+    except UserError as error:
+        unavailable(str(error))
+        raise
+    found.activate()
+    return found
+
+
+@pytest.fixture(scope="session")
+def plugin(plumed_installation: Plumed) -> Path:
+    try:
+        return build_plugin(plumed_installation)
+    except UserError as error:
+        # A plugin that does not compile is a defect, whatever the machine.
+        if "does not compile" in str(error):
+            pytest.fail(str(error))
+        unavailable(str(error))
+        raise
+
+
+@pytest.fixture
+def make_plumed(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> MakePlumed:
+    """Return a function that starts PLUMED for `n_atoms` atoms with our plugin loaded.
+
+    `make_plumed(n_atoms, lines, timestep_ps=..., kT=...)` returns the `plumed.Plumed` object. The
+    lines are read after `UNITS LENGTH=A ENERGY=eV TIME=fs` and LOAD, unless `units` says other.
+    The log goes to `plumed.log` in the test's `tmp_path`.
+    """
+    bindings = pytest.importorskip("plumed")
+
+    def make(
+        n_atoms: int,
+        lines: str = "",
+        *,
+        units: str = "UNITS LENGTH=A ENERGY=eV TIME=fs",
+        timestep_ps: float = 0.001,
+        kT: float | None = None,  # kJ/mol, as an engine in PLUMED's own units passes it
+        log: str = "plumed.log",
+        restart: bool = False,
+    ) -> Any:
+        handle = bindings.Plumed(kernel=str(plumed_installation.kernel))
+        handle.cmd("setMDEngine", "test")
+        handle.cmd("setNatoms", n_atoms)
+        handle.cmd("setTimestep", timestep_ps)
+        if kT is not None:
+            handle.cmd("setKbT", kT)
+        if restart:
+            handle.cmd("setRestart", 1)
+        handle.cmd("setLogFile", str(tmp_path / log))
+        handle.cmd("init")
+        for line in [units, f"LOAD FILE={plugin}", *lines.splitlines()]:
+            if line.strip():
+                handle.cmd("readInputLine", line)
+        return handle
+
+    return make
