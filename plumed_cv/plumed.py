@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,12 +22,18 @@ from pathlib import Path
 
 import nlohmann_json
 import platformdirs
+from rich.progress import Progress
 
 from plumed_cv.errors import UserError
 
 KERNEL_PACKAGE = "hillclimber"
 KERNEL_PACKAGE_VERSION = "0.1.8"
 OLDEST_PLUMED = (2, 9)
+
+# Its source distribution, which holds PLUMED's whole source.
+_SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f22"
+_SOURCE_OBJECTS = 376  # files that it compiles; only the progress bar depends on it
+_SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
 
 _KERNEL_NAME = "libplumedKernel.dylib" if sys.platform == "darwin" else "libplumedKernel.so"
 _LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
@@ -176,6 +181,44 @@ def build_plugin(plumed: Plumed | None = None) -> Path:
                 )
             _compile_plugin(home, plumed, plumed.include_dir, sources, compiler)
     return next(home.glob("*.so"))
+
+
+def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
+    """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
+
+    Takes about ten minutes on two cores. A build that was stopped, however hard, goes on where it
+    was. From then on `find_plumed` prefers the result to the wheel.
+
+    Parameters
+    ----------
+    progress
+        A running rich progress display that gets one bar.
+
+    Raises
+    ------
+    UserError
+        If a compiler, make or disk space is missing, the sources cannot be fetched, or a step
+        fails; the sentence then names the log.
+    """
+    progress = progress or Progress(disable=True)
+    prefix = optimised_prefix()
+    with _lock(prefix.with_name(f"{prefix.name}.lock")) as lock:
+        if not prefix.is_dir():
+            compiler, make = _compiler(), tool("make")
+            if make is None:
+                raise UserError("make is needed to build PLUMED and was not found: install make")
+            build = prefix.with_name(f"{prefix.name}-build")
+            build.mkdir(exist_ok=True)
+            if not (build / "plumed2").is_dir():
+                if shutil.disk_usage(build).free < _SOURCE_SPACE:
+                    raise UserError(
+                        f"{build}: building PLUMED needs {_SOURCE_SPACE // 10**6} MB of disk space "
+                        "and there is less; make room or set PLUMED_CV_HOME to another disk"
+                    )
+                _fetch_source(build)
+            _make_kernel(build, prefix, compiler, make, progress, lock)
+            shutil.rmtree(build)
+    return _describe(prefix / "lib" / _KERNEL_NAME, "optimised kernel built by plumed-cv")
 
 
 def source_dir() -> Path:
@@ -331,7 +374,7 @@ def _install_wheel() -> None:
     with _lock(target.with_name(f"{target.name}.lock")):
         if target.is_dir():
             return
-        with _temporary_dir(target) as temporary:
+        with _fresh_dir(target.with_name(f"{target.name}.partial")) as temporary:
             # Only the kernel is used, so the wheel made for one Python serves every other.
             done = subprocess.run(
                 [
@@ -352,6 +395,104 @@ def _install_wheel() -> None:
                     "newer, or set PLUMED_KERNEL to a libplumedKernel.so"
                 )
             (temporary / "wheel").replace(target)
+
+
+def _fetch_source(build: Path) -> None:
+    """Put PLUMED's sources into `build`/plumed2."""
+    requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
+    # pip would build the package, PLUMED included, only to look at its metadata.
+    command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
+    index = _output([sys.executable, "-m", "pip", "config", "get", "global.index-url"])
+    if index := os.environ.get("PIP_INDEX_URL", index):
+        command += ["--index-url", index]
+    archive = build / f"{KERNEL_PACKAGE}-{KERNEL_PACKAGE_VERSION}.tar.gz"
+    done = subprocess.run(
+        [*command, requirement], capture_output=True, text=True, check=False, cwd=build
+    )
+    if done.returncode != 0 or not archive.is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(
+            f"the sources of PLUMED ({requirement}, source distribution) cannot be fetched from "
+            f"the package index ({lines[-1].strip() if lines else 'not found'})"
+        )
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != _SOURCE_SHA256:
+        archive.unlink()
+        raise UserError(
+            f"{archive.name}: what the package index sent is not the file it was; try again"
+        )
+    with _fresh_dir(build / "unpacking") as unpacking:
+        shutil.unpack_archive(archive, unpacking)
+        (unpacking / archive.name.removesuffix(".tar.gz") / "external" / "plumed2").replace(
+            build / "plumed2"
+        )
+
+
+def _make_kernel(
+    build: Path, prefix: Path, compiler: str, make: str, progress: Progress, lock: int
+) -> None:
+    """Configure, compile and install `build`/plumed2, as far as that is not done."""
+    source = build / "plumed2"
+    configured = build / "configured"
+    bar = progress.add_task("Configuring PLUMED", total=_SOURCE_OBJECTS)
+    # Flags that only suit this machine's processor (-march=native) would make a data folder on a
+    # shared disk fail on the others.
+    settings = {"CXX": compiler, "CXXFLAGS": "-O3 -std=c++17 -fPIC"}
+    configure = [
+        *("./configure", f"--prefix={prefix}", "--disable-dependency-tracking"),
+        *("--disable-mpi", "--disable-python", "--disable-doc"),
+        *(f"{name}={value}" for name, value in settings.items()),
+    ]
+    compile_ = [make, f"-j{_cores()}", "lib"]
+    with _fresh_dir(build / "installed") as stage:
+        install = [make, "install", f"DESTDIR={stage}"]
+        with (build / "build.log").open("a", encoding="utf-8") as log:
+
+            def run(command: Sequence[str]) -> None:
+                # The lock goes along: should this process be killed, the next one waits until
+                # the compilers it left behind have ended.
+                process = subprocess.Popen(
+                    command,
+                    cwd=source,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    pass_fds=(lock,),
+                )
+                assert process.stdout is not None
+                with process:
+                    for line in process.stdout:
+                        log.write(line)
+                        if line.startswith("compiling "):
+                            progress.advance(bar)
+                if process.returncode != 0:
+                    raise UserError(
+                        f"PLUMED cannot be built (`{Path(command[0]).name}` failed); the messages "
+                        f"are at the end of {log.name}"
+                    )
+
+            if not configured.exists():
+                run(configure)
+                configured.touch()
+            else:
+                _drop_unfinished(source)
+                objects = sum(1 for _ in source.rglob("*.o"))
+                progress.update(bar, completed=min(objects, _SOURCE_OBJECTS))
+            progress.update(bar, description="Compiling PLUMED")
+            run(compile_)
+            progress.update(bar, description="Installing PLUMED")
+            run(install)
+        stage.joinpath(*prefix.parts[1:]).replace(prefix)
+    progress.update(bar, description="PLUMED is built", completed=_SOURCE_OBJECTS)
+
+
+def _drop_unfinished(source: Path) -> None:
+    """Remove what a killed build may have left half written: the last files it made."""
+    made = [path for pattern in ("*.o", "*.a", "*.so") for path in source.rglob(pattern)]
+    made.sort(key=lambda path: path.stat().st_mtime_ns)
+    for path in made[-2 * _cores() :]:
+        path.unlink()
 
 
 def _plugin_key(plumed: Plumed, sources: Path, compiler: str) -> str:
@@ -375,7 +516,7 @@ def _compile_plugin(
     if cmake is None:
         raise UserError("cmake is needed to build the plugin and was not found: pip install cmake")
     log = home.with_suffix(".log")
-    with _temporary_dir(home) as temporary:
+    with _fresh_dir(home.with_suffix(".partial")) as temporary:
         build = temporary / "build"
         configure = [
             *(cmake, "-S", str(sources), "-B", str(build)),
@@ -454,15 +595,19 @@ def _cores() -> int:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process that took it, however that ends."""
+def _lock(path: Path) -> Iterator[int]:
+    """Hold a lock that ends with the process that took it, however that ends; yield its file."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 @contextlib.contextmanager
-def _temporary_dir(beside: Path) -> Iterator[Path]:
-    """Yield a folder on the same file system as `beside`, so that a rename out of it is atomic."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=beside.parent) as name:
-        yield Path(name)
+def _fresh_dir(path: Path) -> Iterator[Path]:
+    """Make an empty folder, whatever a killed process left of it, and remove it at the end."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -51,7 +51,7 @@ def make_plumed(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> Ma
     lines are read after `UNITS LENGTH=A ENERGY=eV TIME=fs` and LOAD, unless `units` says other.
     The log goes to `plumed.log` in the test's `tmp_path`.
     """
-    bindings = pytest.importorskip("plumed")
+    import plumed
 
     def make(
         n_atoms: int,
@@ -63,7 +63,7 @@ def make_plumed(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> Ma
         log: str = "plumed.log",
         restart: bool = False,
     ) -> Any:
-        handle = bindings.Plumed(kernel=str(plumed_installation.kernel))
+        handle = plumed.Plumed(kernel=str(plumed_installation.kernel))
         handle.cmd("setMDEngine", "test")
         handle.cmd("setNatoms", n_atoms)
         handle.cmd("setTimestep", timestep_ps)
