@@ -167,7 +167,7 @@ def build_plugin(plumed: Plumed | None = None) -> Path:
     """
     plumed = plumed or find_plumed()
     sources = source_dir()
-    compiler = _compiler()
+    compiler = cxx_compiler()
     plugins = data_dir() / "plugins"
     plugins.mkdir(exist_ok=True)
     home = plugins / _plugin_key(plumed, sources, compiler)
@@ -204,7 +204,7 @@ def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
     prefix = optimised_prefix()
     with _lock(prefix.with_name(f"{prefix.name}.lock")) as lock:
         if not prefix.is_dir():
-            compiler, make = _compiler(), tool("make")
+            compiler, make = cxx_compiler(), tool("make")
             if make is None:
                 raise UserError("make is needed to build PLUMED and was not found: install make")
             build = prefix.with_name(f"{prefix.name}-build")
@@ -221,6 +221,79 @@ def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
     return _describe(prefix / "lib" / _KERNEL_NAME, "optimised kernel built by plumed-cv")
 
 
+def babf_input(
+    plugin: Path,
+    model: Path,
+    *,
+    temperature_K: float,
+    ramp: int,
+    state_out: Path,
+    state_stride: int,
+    colvar: Path,
+    colvar_stride: int,
+    state_in: Path | None = None,
+    prior: Path | None = None,
+    grid: tuple[float, float, int] = (0.0, 1.0, 100),
+    kappa_eV: float | None = None,
+    tau: float | None = None,
+) -> str:
+    """Return a plumed.dat that biases a learned collective variable with bABF.
+
+    Units are angstrom, eV and fs. The printed columns are `ae.node-0`, `ae.dev` (angstrom),
+    `ae.gradnorm` (1/angstrom), `ae.invmass` (1/(angstrom^2 mass)), `b.bias` (eV) and `b.zeta`.
+
+    Parameters
+    ----------
+    plugin
+        The library of `build_plugin`.
+    model
+        The collective variable's file.
+    temperature_K
+        Temperature of the dynamics, K.
+    ramp
+        N of the weights min(1, s/N) of Eq. 12; 0 for uniform weights.
+    state_out, state_stride
+        File for the estimator's sums and how often it is written, steps.
+    colvar, colvar_stride
+        File for the printed columns and how often a line is written, steps.
+    state_in
+        State file to start from.
+    prior
+        Profile file to start from.
+    grid
+        Lower and upper end of the nodes and the number of intervals between them.
+    kappa_eV
+        Coupling of the extended variable, eV; kT/dz^2 by default.
+    tau
+        Weight of the prior, in samples; the action's own default if None.
+    """
+    lower, upper, bins = grid
+    babf: dict[str, object] = {
+        "ARG": "ae.node-0",
+        "TEMP": temperature_K,
+        "GRID_MIN": lower,
+        "GRID_MAX": upper,
+        "GRID_BIN": bins,
+        "RAMP": ramp,
+        "KAPPA": kappa_eV,
+        "TAU": tau,
+        "PRIOR": prior,
+        "STATE_RFILE": state_in,
+        "STATE_WFILE": state_out,
+        "STATE_WSTRIDE": state_stride,
+    }
+    columns = "ae.node-0,ae.dev,ae.gradnorm,ae.invmass,b.bias,b.zeta"
+    printed = {"ARG": columns, "FILE": colvar, "STRIDE": colvar_stride, "FMT": "%.12g"}
+    lines = [
+        "UNITS LENGTH=A ENERGY=eV TIME=fs",
+        _action("LOAD", {"FILE": plugin}),
+        _action("ae: AUTOENCODER", {"MODEL": model}),
+        _action("b: BABF", babf),
+        _action("PRINT", printed),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def source_dir() -> Path:
     """Return the folder of the C++ sources: inside the installed package, or the repository's."""
     package = Path(__file__).resolve().parent
@@ -233,6 +306,41 @@ def source_dir() -> Path:
 def tool(name: str) -> str | None:
     """Return the path of a program on PATH or among this Python environment's scripts."""
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+
+
+def cxx_compiler() -> str:
+    """Return the path of the C++ compiler: CXX if set, else the first of g++, c++ and clang++.
+
+    Raises
+    ------
+    UserError
+        If there is none on PATH.
+    """
+    wanted = os.environ.get("CXX")
+    names = [wanted] if wanted else ["g++", "c++", "clang++"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise UserError(
+            f"CXX={wanted}: there is no such compiler; set CXX to a C++17 compiler or unset it"
+            if wanted
+            else "a C++ compiler is needed to build the plugin and none was found on PATH: "
+            "install g++"
+        )
+    return found
+
+
+def _action(name: str, keywords: Mapping[str, object]) -> str:
+    """Return one line of PLUMED input; keywords whose value is None are left out."""
+    words = [name]
+    for keyword, value in keywords.items():
+        text = str(value)
+        if re.search(r"[{}#\n]", text):
+            raise UserError(
+                f"{text}: braces, '#' and line ends cannot stand in a plumed.dat; use another name"
+            )
+        if value is not None:
+            words.append(f"{keyword}={{{text}}}" if " " in text else f"{keyword}={text}")
+    return " ".join(words)
 
 
 def _from_variable() -> Plumed | None:
@@ -445,7 +553,7 @@ def _make_kernel(
     compile_ = [make, f"-j{_cores()}", "lib"]
     with _fresh_dir(build / "installed") as stage:
         install = [make, "install", f"DESTDIR={stage}"]
-        with (build / "build.log").open("a", encoding="utf-8") as log:
+        with (build / "build.log").open("a", 1, encoding="utf-8") as log:
 
             def run(command: Sequence[str]) -> None:
                 # The lock goes along: should this process be killed, the next one waits until
@@ -549,21 +657,6 @@ def _compile_plugin(
         library.replace(made / library.name)
         made.replace(home)
     log.unlink()
-
-
-def _compiler() -> str:
-    """Return the C++ compiler: CXX if set, else the first known one."""
-    wanted = os.environ.get("CXX")
-    names = [wanted] if wanted else ["g++", "c++", "clang++"]
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        raise UserError(
-            f"CXX={wanted}: there is no such compiler; set CXX to a C++17 compiler or unset it"
-            if wanted
-            else "a C++ compiler is needed to build the plugin and none was found on PATH: "
-            "install g++"
-        )
-    return found
 
 
 def _logged(command: Sequence[str], output: int) -> int:

