@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+#include "../core/babf.h"
+#include "compat.h"
+
+#include "bias/Bias.h"
+#include "core/ActionRegister.h"
+#include "tools/Communicator.h"
+#include "tools/File.h"
+
+#include <cmath>
+#include <exception>
+#include <optional>
+#include <string>
+
+namespace plumed_cv {
+
+//+PLUMEDOC BIAS BABF
+/*
+Bayesian adaptive biasing force along one collective variable.
+
+BABF flattens the free energy along a collective variable (CV) $\xi$ with a force that it learns
+while the simulation runs, and writes the free energy profile that it has learned. It is an extended
+system method without an extended particle: a variable $z$ on a grid of nodes $z_j$ is coupled to
+the CV by a spring, and at every step its whole conditional distribution is computed instead of a
+single value being followed in time. There is no fictitious mass, friction or temperature to choose.
+
+### Theory
+
+With a spring constant $\kappa$ and the present estimate $A$ of the profile, the probability of node
+$j$ given the CV is
+
+$$
+P_j(\xi) \propto \exp\{-\beta[\frac{\kappa}{2}(\xi-z_j)^2 - A_j]\}, \qquad \sum_j P_j = 1 .
+$$
+
+The system feels the mean force of the spring, $-\kappa(\xi-\langle z\rangle_\xi)$ with
+$\langle z\rangle_\xi=\sum_j z_j P_j$. This is exactly minus the derivative of the bias
+
+$$
+V(\xi) = -\frac{1}{\beta}\ln\sum_j \Delta z\, \exp\{-\beta[\frac{\kappa}{2}(\xi-z_j)^2 - A_j]\} ,
+$$
+
+so that `bias` is a true potential at any instant. After every step $s$, of weight $w_s$, the
+derivative of the profile is learned as
+
+$$
+A'_j = \frac{\tau A'^{\,\mathrm{prior}}_j + \sum_s w_s P_j(\xi_s)\,\kappa(z_j-\xi_s)}
+            {\tau + \sum_s w_s P_j(\xi_s)}
+$$
+
+and integrated by the trapezoidal rule. RAMP is the N of the weights $w_s=\min(1, s/N)$: the first
+samples are taken while $A$ is still wrong, and count less. The regularisation $\tau$ (TAU) is the
+weight of the prior, in samples; the prior is zero unless PRIOR gives a profile.
+
+$A$ converges to $A_k$, the profile seen through a Gaussian of variance $1/(\beta\kappa)$. With the
+default $\kappa=k_BT/\Delta z^2$ that is one grid spacing wide and often does not matter. The
+profile without the Gaussian is written too. It follows from the histogram $\rho$ of the CV and the
+mean of $z$ at given $\xi$,
+
+$$
+A'(\xi) = -\frac{1}{\beta}\frac{d \ln\rho}{d\xi} + \kappa(\langle z\rangle_\xi - \xi) ,
+$$
+
+which holds for a frozen bias and for a slowly changing one alike. When the two profiles differ by
+more than their errors, KAPPA is too soft or the run too short.
+
+### Choices to make
+
+The grid must reach beyond the two states of interest. Outside of it the bias is a half harmonic
+wall of spring constant KAPPA that stands at the end nodes: the CV leaves the grid by a few
+$\Delta z$ and comes back. What it does there counts for $A_k$ of the nodes near the end, as it
+must (the estimate is exact up to the end nodes), and does not count for the histogram. A
+simulation that _starts_ far outside is pushed with a force $\kappa$ times the distance. It may
+not survive, and the first samples spoil the end node: start inside the grid.
+
+RAMP of the order of the length of the run is the choice of the reference below. Much shorter ones
+trust the first crossing, RAMP=0 trusts every sample. The answer is the same in the end.
+
+KAPPA above about $4 k_BT/\Delta z^2$ makes the nodes stand apart as separate wells, and the log
+warns; with a smaller one the bias is smoother, follows sharp features less, and pushes less hard.
+
+A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it.
+
+BABF learns in every step that the engine reports as a step of the dynamics. With UPDATE_FROM it
+begins later. A CV that does not distinguish the states that matter leads to a profile that depends
+on the direction of the last crossing; look at the error bars over independent runs.
+
+### Files
+
+FES_FILE holds, for every node, `A_k`, the corrected `A` (NAN in a bin never visited), the
+derivative of `A_k` and the sum of the weights of the samples in the bin around the node, in
+PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE holds the sums above, in
+full precision. They are additive: the sum of two states is the state of both runs together, and the
+difference of two states of one run is what it learned in between, from which error bars are made.
+Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
+the end.
+
+A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
+as the engine does the same. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
+state. The prior is part of the state and PRIOR is then not read.
+
+### Examples
+
+The smallest input, on a dihedral angle, with the profile written every 10000 steps:
+
+```plumed
+phi: TORSION ATOMS=5,7,9,15
+b: BABF ARG=phi TEMP=300 GRID_MIN=-pi GRID_MAX=pi GRID_BIN=100 RAMP=1000000 FES_FILE=fes.dat
+FES_STRIDE=10000 PRINT ARG=phi,b.bias,b.zeta STRIDE=100 FILE=COLVAR
+```
+
+A distance, with states written so that the run can be continued and its errors computed. To
+continue, add `STATE_RFILE=state.dat`:
+
+```plumed
+d: DISTANCE ATOMS=1,2
+b: BABF ...
+  ARG=d TEMP=300
+  GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120
+  RAMP=1000000
+  STATE_WFILE=state.dat STATE_WSTRIDE=100000
+  FES_FILE=fes.dat FES_STRIDE=100000
+...
+```
+
+Starting from a known profile, for instance that of another temperature, which is trusted as much as
+1000 samples at each node would be:
+
+```plumed
+d: DISTANCE ATOMS=1,2
+b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=1000
+```
+
+A frozen bias: with TAU=inf the bias is that of PRIOR and nothing that is sampled changes it, while
+everything is still counted. Any observable is then reweighted by $\exp(\beta V)$:
+
+```plumed
+d: DISTANCE ATOMS=1,2
+b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=inf
+FES_FILE=fes_frozen.dat w: REWEIGHT_BIAS TEMP=300 ARG=b.bias h: HISTOGRAM ARG=d GRID_MIN=0.2
+GRID_MAX=1.2 GRID_BIN=60 BANDWIDTH=0.01 LOGWEIGHTS=w f: CONVERT_TO_FES GRID=h TEMP=300 DUMPGRID
+GRID=f FILE=fes_reweighted.dat
+```
+
+*/
+//+ENDPLUMEDOC
+
+class BabfAction : public compat::Compat<PLMD::bias::Bias> {
+  public:
+    explicit BabfAction(const PLMD::ActionOptions&);
+    ~BabfAction() override;
+    static void registerKeywords(PLMD::Keywords& keys);
+    void calculate() override;
+    void update() override;
+
+  private:
+    // A file that is written every `stride` learned steps (0: never), at checkpoints and at the
+    // end.
+    struct Output {
+        std::string path;
+        long long stride = 0;
+        bool due(double steps) const { return stride > 0 && std::fmod(steps, double(stride)) == 0; }
+    };
+
+    Output parse_output(const std::string& file, const std::string& stride);
+    Grid parse_grid();
+    double parse_tau(double ramp);
+    std::string energy_unit();
+    std::string input_path(const std::string& path) const;
+    void write(bool state, bool profile) const;
+
+    BabfLabels labels_;
+    Output state_, profile_;
+    std::optional<Babf> babf_;
+    PLMD::Value* zeta_ = nullptr;
+    bool writes_ = false; // on one process of a parallel engine only
+    double written_steps_ = -1;
+};
+
+PLUMED_REGISTER_ACTION(BabfAction, "BABF")
+
+void BabfAction::registerKeywords(PLMD::Keywords& keys) {
+    PLMD::bias::Bias::registerKeywords(keys);
+    compat::use_arg(keys);
+    keys.add("optional", "TEMP", "temperature; may be left out where the engine passes it");
+    keys.add("compulsory", "GRID_MIN", "the first node of the grid");
+    keys.add("compulsory", "GRID_MAX", "the last node of the grid");
+    keys.add("compulsory", "GRID_BIN", "the number of intervals between nodes");
+    keys.add(
+        "compulsory", "RAMP",
+        "the number of steps over which the weight of a sample grows to 1; 0 for equal weights");
+    keys.add(
+        "optional", "KAPPA",
+        "the spring constant, energy over CV squared; kT over the square of the grid spacing by "
+        "default");
+    keys.add("optional", "TAU",
+             "the weight of the prior, in samples at each node; that of the first 20 samples by "
+             "default; inf keeps the bias as PRIOR gives it");
+    keys.add("optional", "PRIOR",
+             "a file with the profile to start from: its column A_k, or else the second");
+    keys.add("optional", "FES_FILE", "write the free energy profile to this file");
+    keys.add("optional", "FES_STRIDE",
+             "steps between writing FES_FILE; at the end only by default");
+    keys.add("optional", "STATE_WFILE", "write the state to this file");
+    keys.add("optional", "STATE_WSTRIDE",
+             "steps between writing STATE_WFILE; at the end only by default");
+    keys.add("optional", "STATE_RFILE", "go on from the state in this file");
+    keys.use("UPDATE_FROM");
+    keys.use("UPDATE_UNTIL");
+    compat::add_component(keys, "zeta", "the mean of the extended variable at this CV");
+}
+
+BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
+    if (getNumberOfArguments() != 1)
+        error("BABF biases one CV, but ARG names " + std::to_string(getNumberOfArguments()));
+    labels_ = {getPntrToArgument(0)->getName(), energy_unit()};
+
+    // What is estimated
+    BabfParameters parameters;
+    parameters.kT = getkBT();
+    if (!(parameters.kT > 0))
+        error("the temperature is not known, because the engine does not pass it: give TEMP");
+    parameters.grid = parse_grid();
+    parse("RAMP", parameters.ramp);
+    parameters.kappa = BabfParameters::default_kappa(parameters.grid, parameters.kT);
+    parse("KAPPA", parameters.kappa);
+    parameters.tau = parse_tau(parameters.ramp);
+
+    // Files
+    std::string prior, restart;
+    parse("PRIOR", prior);
+    parse("STATE_RFILE", restart);
+    state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
+    profile_ = parse_output("FES_FILE", "FES_STRIDE");
+    checkRead();
+
+    try {
+        babf_.emplace(parameters);
+        if (!restart.empty()) {
+            const std::string path = input_path(restart);
+            babf_ = restored(read_table(path), parameters, labels_, path);
+        } else if (!prior.empty()) {
+            parameters.prior = read_prior(input_path(prior), parameters.grid, labels_.energy_unit);
+            babf_.emplace(parameters);
+        }
+    } catch (const std::runtime_error& problem) {
+        error(problem.what());
+    }
+
+    addComponent("zeta");
+    if (parameters.grid.periodic) {
+        std::string minimum, maximum;
+        getPntrToArgument(0)->getDomain(minimum, maximum);
+        componentIsPeriodic("zeta", minimum, maximum);
+    } else {
+        componentIsNotPeriodic("zeta");
+    }
+    zeta_ = getPntrToComponent("zeta");
+
+    writes_ = comm.Get_rank() == 0;
+    if (restart.empty())
+        for (const Output* output : {&state_, &profile_})
+            if (!output->path.empty()) {
+                PLMD::OFile file;
+                file.link(*this);
+                file.backupFile("bck", output->path);
+            }
+
+    log.printf("  kT %g, grid from %g to %g with spacing %g%s\n", parameters.kT,
+               parameters.grid.minimum, parameters.grid.maximum, parameters.grid.spacing(),
+               parameters.grid.periodic ? ", periodic" : "");
+    log.printf("  KAPPA %g, TAU %g, RAMP %g\n", parameters.kappa, parameters.tau, parameters.ramp);
+    if (!restart.empty())
+        log.printf("  going on from %s, which has learned from %.0f steps%s\n", restart.c_str(),
+                   babf_->sums().steps,
+                   prior.empty() ? "" : " and brings its prior: PRIOR is not read");
+    else if (!prior.empty())
+        log.printf("  starting from the profile in %s\n", prior.c_str());
+    if (parameters.kappa > 4.01 * BabfParameters::default_kappa(parameters.grid, parameters.kT))
+        warning(
+            "KAPPA is more than 4 kT over the square of the grid spacing: the nodes are further "
+            "apart than the spring is wide, and the bias has a well at each of them");
+    log << "  Bibliography "
+        << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar, Marinica, "
+                       "Phys. Chem. Chem. Phys. 24, 23152 (2022)")
+        << "\n";
+}
+
+BabfAction::~BabfAction() {
+    try {
+        if (babf_ && written_steps_ != babf_->sums().steps)
+            write(true, true);
+    } catch (const std::exception& problem) {
+        log.printf("+++ WARNING +++ %s\n", problem.what());
+    }
+}
+
+void BabfAction::calculate() {
+    const double xi = getArgument(0);
+    if (!std::isfinite(xi))
+        error("the CV " + labels_.argument +
+              " is not a finite number: the dynamics has failed before this step");
+    const Babf::Evaluation& now = babf_->evaluate(xi);
+    setBias(now.bias);
+    setOutputForce(0, now.force);
+    zeta_->set(now.zeta);
+}
+
+void BabfAction::update() {
+    babf_->update();
+    const double steps = babf_->sums().steps;
+    const bool state = getCPT() || state_.due(steps);
+    const bool profile = getCPT() || profile_.due(steps);
+    if (!state && !profile)
+        return;
+    try {
+        write(state, profile);
+    } catch (const std::runtime_error& problem) {
+        error(problem.what());
+    }
+    if (state && profile)
+        written_steps_ = steps;
+}
+
+void BabfAction::write(bool state, bool profile) const {
+    if (!writes_)
+        return;
+    if (state && !state_.path.empty())
+        write_table(state_.path, state_table(*babf_, labels_));
+    if (profile && !profile_.path.empty())
+        write_table(profile_.path, profile_table(*babf_, labels_));
+}
+
+Grid BabfAction::parse_grid() {
+    Grid grid;
+    long long bins = 0;
+    parse("GRID_MIN", grid.minimum);
+    parse("GRID_MAX", grid.maximum);
+    parse("GRID_BIN", bins);
+    if (bins < 2 || bins > 1000000)
+        error("GRID_BIN=" + std::to_string(bins) + " must be from 2 to 1000000");
+    grid.bins = static_cast<std::size_t>(bins);
+    grid.periodic = getPntrToArgument(0)->isPeriodic();
+    if (grid.periodic) {
+        double minimum = 0, maximum = 0;
+        getPntrToArgument(0)->getDomain(minimum, maximum);
+        const double slack = 1e-6 * (maximum - minimum);
+        if (!(std::abs(grid.minimum - minimum) < slack &&
+              std::abs(grid.maximum - maximum) < slack)) {
+            std::string from, to;
+            getPntrToArgument(0)->getDomain(from, to);
+            error("the CV " + labels_.argument +
+                  " is periodic, so the grid must be its domain: "
+                  "give GRID_MIN=" +
+                  from + " and GRID_MAX=" + to);
+        }
+        grid.minimum = minimum;
+        grid.maximum = maximum;
+    }
+    return grid;
+}
+
+// Its name, or kJ/mol in one of it where the user or the engine gave a number.
+std::string BabfAction::energy_unit() {
+    if (usingNaturalUnits())
+        return "natural";
+    const std::string name = getUnits().getEnergyString();
+    return name.empty() ? to_text(getUnits().getEnergy()) : name;
+}
+
+double BabfAction::parse_tau(double ramp) {
+    std::string text;
+    parse("TAU", text);
+    if (text.empty())
+        return BabfParameters::default_tau(ramp);
+    double tau = 0;
+    if (!to_number(text, tau) || !(tau > 0))
+        error("TAU=" + text + " must be a positive number, or inf to keep the bias as it is");
+    return tau;
+}
+
+BabfAction::Output BabfAction::parse_output(const std::string& file, const std::string& stride) {
+    Output output;
+    parse(file, output.path);
+    parse(stride, output.stride);
+    if (output.stride < 0)
+        error(stride + "=" + std::to_string(output.stride) + " must be a number of steps");
+    if (output.path.empty() && output.stride > 0)
+        error(stride + " is given without " + file + ": say which file to write");
+    if (!output.path.empty())
+        output.path = PLMD::FileBase::appendSuffix(output.path, plumed.getSuffix());
+    return output;
+}
+
+// Like PLUMED's own reader: the replica's file if there is one, else the file itself.
+std::string BabfAction::input_path(const std::string& path) const {
+    const std::string own = PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
+    return std::ifstream(own) ? own : path;
+}
+
+} // namespace plumed_cv

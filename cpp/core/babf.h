@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "textfile.h"
+
+// Bayesian adaptive biasing force in one dimension: Eqs. 7-10 and 12 of Baima et al., Phys. Chem.
+// Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
+namespace plumed_cv {
+
+// The values of the extended variable zeta: bins + 1 nodes, or bins where the last is the first.
+struct Grid {
+    double minimum = 0;
+    double maximum = 1;
+    std::size_t bins = 1;
+    bool periodic = false;
+
+    std::size_t nodes() const { return periodic ? bins : bins + 1; }
+    double spacing() const { return (maximum - minimum) / static_cast<double>(bins); }
+    double node(std::size_t j) const { return minimum + static_cast<double>(j) * spacing(); }
+};
+
+struct BabfParameters {
+    Grid grid;
+    double kT = 1;
+    double kappa = 1;          // energy over the square of the CV
+    double tau = 1;            // weight of the prior; infinite: the bias is the prior, for ever
+    double ramp = 0;           // samples over which a sample's weight grows to 1
+    std::vector<double> prior; // dA/dz at the nodes before there are samples; empty: zero
+
+    static double default_kappa(const Grid& grid, double kT) {
+        return kT / (grid.spacing() * grid.spacing());
+    }
+    // The weight of the first 20 samples.
+    static double default_tau(double ramp) {
+        double tau = 0;
+        for (int s = 1; s <= 20; ++s)
+            tau += ramp > 0 ? std::min(1.0, s / ramp) : 1.0;
+        return tau;
+    }
+};
+
+// Everything learned. All of it is sums over samples: runs are merged and blocks are cut out by
+// adding and subtracting. The profile that biases is a pure function of them.
+struct BabfSums {
+    double steps = 0;           // samples (a whole number; exact up to 2^53)
+    std::vector<double> weight; // w P_j
+    std::vector<double> force;  // w P_j k (z_j - xi)
+    std::vector<double> count;  // w, of the samples in the bin centred on node j
+    std::vector<double> offset; // w (<z> - xi), of the same
+};
+
+class Babf {
+  public:
+    struct Evaluation {
+        double bias;
+        double force; // -d bias / d xi
+        double zeta;  // <z>, the mean of the extended variable at this xi
+    };
+
+    struct Profile {
+        std::vector<double> convolved;  // A_k
+        std::vector<double> derivative; // dA_k/dz
+        std::vector<double> corrected;  // A; NaN in bins without a sample
+    };
+
+    explicit Babf(BabfParameters parameters) : parameters_(std::move(parameters)) {
+        auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        if (!(grid.maximum > grid.minimum) || !std::isfinite(grid.spacing()) || grid.bins < 2)
+            throw std::runtime_error(
+                "the grid needs a minimum below its maximum and at least 2 bins");
+        if (!(kT > 0 && std::isfinite(kT)))
+            throw std::runtime_error("the temperature must be positive");
+        if (!(kappa > 0 && std::isfinite(kappa)))
+            throw std::runtime_error("the spring constant KAPPA must be positive");
+        if (!(tau > 0))
+            throw std::runtime_error("TAU, the weight of the prior, must be positive");
+        if (!(ramp >= 0 && std::isfinite(ramp)))
+            throw std::runtime_error("RAMP must be a number of steps, or 0 for equal weights");
+        const std::size_t n = grid.nodes();
+        if (prior.empty())
+            prior.assign(n, 0.0);
+        if (prior.size() != n ||
+            !std::all_of(prior.begin(), prior.end(), [](double f) { return std::isfinite(f); }))
+            throw std::runtime_error("the prior must have one finite number for every node");
+        sums_ = BabfSums{0, zeros(), zeros(), zeros(), zeros()};
+        derivative_ = energy_ = distance_ = exponent_ = probability_ = zeros();
+        for (std::size_t j = 0; j < n; ++j)
+            nodes_.push_back(grid.node(j));
+        integrate(0, n);
+    }
+
+    const BabfParameters& parameters() const { return parameters_; }
+    const BabfSums& sums() const { return sums_; }
+    const std::vector<double>& nodes() const { return nodes_; }
+    // A at the nodes, as it biases now; zero at the first.
+    const std::vector<double>& energy() const { return energy_; }
+    // P_j at the last evaluated xi.
+    const std::vector<double>& probability() const { return probability_; }
+
+    void set_sums(BabfSums sums) {
+        for (const auto* column : {&sums.weight, &sums.force, &sums.count, &sums.offset})
+            if (column->size() != nodes_.size())
+                throw std::runtime_error("the sums are of another grid");
+        sums_ = std::move(sums);
+        integrate(0, nodes_.size());
+    }
+
+    void merge(const BabfSums& other) {
+        BabfSums total = sums_;
+        total.steps += other.steps;
+        const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
+            if (to.size() != from.size())
+                throw std::runtime_error("the sums are of another grid");
+            std::transform(to.begin(), to.end(), from.begin(), to.begin(), std::plus<double>());
+        };
+        add(total.weight, other.weight);
+        add(total.force, other.force);
+        add(total.count, other.count);
+        add(total.offset, other.offset);
+        set_sums(std::move(total));
+    }
+
+    // Bias, force and P_j at xi; xi must be finite. update() then learns from this sample.
+    const Evaluation& evaluate(double xi) {
+        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        const std::size_t n = nodes_.size();
+        const double beta = 1 / kT, half_kappa = 0.5 * kappa;
+        xi_ = xi;
+        measure_distances();
+        double highest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+        for (std::size_t j = 0; j < n; ++j)
+            exponent_[j] = beta * (energy_[j] - half_kappa * distance_[j] * distance_[j]);
+        for (std::size_t j = 0; j < n; ++j)
+            highest[j % 4] = std::max(highest[j % 4], exponent_[j]);
+        const double top =
+            std::max(std::max(highest[0], highest[1]), std::max(highest[2], highest[3]));
+
+        // What is below e^-40 of the largest term does not change a double and is left out.
+        std::fill(probability_.begin() + first_, probability_.begin() + last_, 0.0);
+        const double least = top - cutoff;
+        first_ = 0;
+        while (exponent_[first_] < least)
+            ++first_;
+        last_ = n;
+        while (exponent_[last_ - 1] < least)
+            --last_;
+        double sum = 0, moment = 0;
+        for (std::size_t j = first_; j < last_; ++j) {
+            if (exponent_[j] < least)
+                continue;
+            const double p = std::exp(exponent_[j] - top);
+            probability_[j] = p;
+            sum += p;
+            moment += p * distance_[j];
+        }
+        const double norm = 1 / sum;
+        for (std::size_t j = first_; j < last_; ++j)
+            probability_[j] *= norm;
+        offset_ = moment * norm;
+        evaluation_ = {-kT * (top + std::log(sum * grid.spacing())), kappa * offset_, xi + offset_};
+        return evaluation_;
+    }
+
+    // Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8).
+    void update() {
+        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        sums_.steps += 1;
+        const double w = ramp > 0 ? std::min(1.0, sums_.steps / ramp) : 1.0;
+        for (std::size_t j = first_; j < last_; ++j) {
+            const double wp = w * probability_[j];
+            sums_.weight[j] += wp;
+            sums_.force[j] += wp * kappa * distance_[j];
+        }
+        const double bin = std::floor((xi_ - grid.minimum) / grid.spacing() + 0.5);
+        const double n = static_cast<double>(nodes_.size());
+        if (grid.periodic || (bin >= 0 && bin < n)) {
+            const auto j =
+                static_cast<std::size_t>(bin - (grid.periodic ? n * std::floor(bin / n) : 0));
+            sums_.count[j] += w;
+            sums_.offset[j] += w * offset_;
+        }
+        integrate(first_, last_);
+    }
+
+    // The two estimates of the profile, each with its lowest value at zero.
+    //
+    // Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
+    // (P_j never vanishes, but a mean over other bins' tails alone means nothing).
+    // Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
+    // are empty nothing is known of rho, and the convolved profile carries the energy across.
+    Profile profile() const {
+        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        const std::size_t n = nodes_.size();
+        Profile out{zeros(), prior, std::vector<double>(n, NAN)};
+        std::vector<std::size_t> sampled;
+        for (std::size_t j = 0; j < n; ++j)
+            if (sums_.count[j] > 0) {
+                sampled.push_back(j);
+                out.derivative[j] = sums_.force[j] / sums_.weight[j];
+            }
+        trapezoid(out.derivative, 0, out.convolved);
+        if (!sampled.empty()) {
+            const auto step = [&, &kT = kT, &kappa = kappa](std::size_t i, std::size_t j,
+                                                            bool adjacent) {
+                if (!adjacent)
+                    return out.convolved[j] - out.convolved[i];
+                const double mean_i = sums_.offset[i] / sums_.count[i];
+                const double mean_j = sums_.offset[j] / sums_.count[j];
+                return -kT * std::log(sums_.count[j] / sums_.count[i]) +
+                       grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
+            };
+            const std::size_t first = sampled.front(), last = sampled.back();
+            out.corrected[first] = 0;
+            for (std::size_t s = 1; s < sampled.size(); ++s) {
+                const std::size_t i = sampled[s - 1], j = sampled[s];
+                out.corrected[j] = out.corrected[i] + step(i, j, j == i + 1);
+            }
+            if (grid.periodic) { // what is left after one turn is noise: spread it evenly
+                const double turn = out.corrected[last] + step(last, first, first + n == last + 1);
+                for (std::size_t j : sampled)
+                    out.corrected[j] -=
+                        turn * static_cast<double>(j - first) / static_cast<double>(n);
+            }
+        }
+        lower_to_zero(out.convolved);
+        lower_to_zero(out.corrected);
+        return out;
+    }
+
+    static constexpr double cutoff = 40;
+
+  private:
+    std::vector<double> zeros() const { return std::vector<double>(parameters_.grid.nodes(), 0.0); }
+
+    // distance_[j] = z_j - xi, the shortest one on a periodic CV.
+    void measure_distances() {
+        const Grid& grid = parameters_.grid;
+        const std::size_t n = nodes_.size();
+        if (!grid.periodic) {
+            for (std::size_t j = 0; j < n; ++j)
+                distance_[j] = nodes_[j] - xi_;
+            return;
+        }
+        const double length = grid.maximum - grid.minimum, half = 0.5 * length;
+        const double inside = xi_ - length * std::floor((xi_ - grid.minimum) / length);
+        for (std::size_t j = 0; j < n; ++j) {
+            const double d = nodes_[j] - inside;
+            distance_[j] = d > half ? d - length : (d < -half ? d + length : d);
+        }
+    }
+
+    // Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
+    void integrate(std::size_t begin, std::size_t end) {
+        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        if (std::isinf(tau))
+            std::copy(prior.begin(), prior.end(), derivative_.begin());
+        else
+            for (std::size_t j = begin; j < end; ++j)
+                derivative_[j] = (tau * prior[j] + sums_.force[j]) / (tau + sums_.weight[j]);
+        trapezoid(derivative_, begin, energy_);
+    }
+
+    // Integrates from the first node; nodes before `begin` hold their values already. On a circle
+    // only a derivative without a mean has an integral.
+    void trapezoid(const std::vector<double>& derivative, std::size_t begin,
+                   std::vector<double>& integral) const {
+        const double half = 0.5 * parameters_.grid.spacing();
+        double twice_mean = 0;
+        if (parameters_.grid.periodic) {
+            for (double d : derivative)
+                twice_mean += d;
+            twice_mean *= 2 / static_cast<double>(derivative.size());
+            begin = 0;
+        }
+        integral[0] = 0;
+        for (std::size_t j = std::max<std::size_t>(begin, 1); j < integral.size(); ++j)
+            integral[j] =
+                integral[j - 1] + half * ((derivative[j - 1] + derivative[j]) - twice_mean);
+    }
+
+    static void lower_to_zero(std::vector<double>& profile) {
+        double lowest = INFINITY;
+        for (double a : profile)
+            lowest = std::min(lowest, std::isnan(a) ? INFINITY : a);
+        for (double& a : profile)
+            a -= lowest;
+    }
+
+    BabfParameters parameters_;
+    BabfSums sums_;
+    std::vector<double> nodes_, derivative_, energy_;
+    std::vector<double> distance_, exponent_, probability_; // at the last evaluated xi
+    std::size_t first_ = 0, last_ = 0;                      // probability_ is zero outside
+    double xi_ = 0, offset_ = 0;
+    Evaluation evaluation_{};
+};
+
+// dA/dz at the nodes from a profile (x, A) read from a file, by central differences of its linear
+// interpolation. `name` is the file's, for the messages.
+inline std::vector<double> prior_derivative(const Grid& grid, std::vector<double> x,
+                                            std::vector<double> A, const std::string& name) {
+    if (x.size() < 2)
+        throw std::runtime_error(name + ": needs at least two rows to be a prior");
+    for (std::size_t i = 0; i < x.size(); ++i)
+        if (!std::isfinite(x[i]) || !std::isfinite(A[i]) || (i > 0 && x[i] <= x[i - 1]))
+            throw std::runtime_error(name + ": row " + std::to_string(i + 1) +
+                                     " has a number that is not finite or a CV that does not grow, "
+                                     "so it is no profile to take a prior from");
+    const double slack = 1e-6 * grid.spacing();
+    const double length = grid.maximum - grid.minimum;
+    if (grid.periodic) {
+        const double x0 = x.front(), A0 = A.front(), xn = x.back(), An = A.back();
+        if (xn - x0 < length - slack) {
+            x.push_back(x0 + length);
+            A.push_back(A0);
+            x.insert(x.begin(), xn - length);
+            A.insert(A.begin(), An);
+        }
+    }
+    if (x.front() > grid.minimum + slack || x.back() < grid.maximum - slack)
+        throw std::runtime_error(name + ": covers " + to_text(x.front()) + " to " +
+                                 to_text(x.back()) + " but the grid goes from " +
+                                 to_text(grid.minimum) + " to " + to_text(grid.maximum) +
+                                 "; give a profile over the whole grid");
+    const auto interpolate = [&](double z) {
+        z = std::clamp(z, x.front(), x.back());
+        const auto above = std::upper_bound(x.begin() + 1, x.end() - 1, z) - x.begin();
+        const double t = (z - x[above - 1]) / (x[above] - x[above - 1]);
+        return A[above - 1] + t * (A[above] - A[above - 1]);
+    };
+    std::vector<double> derivative;
+    for (std::size_t j = 0; j < grid.nodes(); ++j) {
+        double low = grid.node(j) - 0.5 * grid.spacing(), high = low + grid.spacing();
+        if (!grid.periodic) {
+            low = std::max(low, grid.minimum);
+            high = std::min(high, grid.maximum);
+        }
+        derivative.push_back((interpolate(high) - interpolate(low)) / (high - low));
+    }
+    return derivative;
+}
+
+inline std::vector<double> column(const Table& table, std::size_t c) {
+    std::vector<double> values;
+    for (const auto& row : table.rows)
+        values.push_back(row[c]);
+    return values;
+}
+
+// A profile file: `A_k` where it has such a column (ours), else the second (sum_hills and others).
+inline std::vector<double> read_prior(const std::string& path, const Grid& grid,
+                                      const std::string& energy_unit) {
+    const Table table = read_table(path);
+    if (table.fields.size() < 2)
+        throw std::runtime_error(path + ": needs two columns, the CV and its free energy");
+    const std::string* unit = table.constant("energy_unit");
+    if (unit && *unit != energy_unit)
+        throw std::runtime_error(path + ": is in " + *unit + " but the energy unit here is " +
+                                 energy_unit + "; use the same UNITS ENERGY");
+    const auto found = std::find(table.fields.begin(), table.fields.end(), "A_k");
+    const auto c = found == table.fields.end() ? 1 : found - table.fields.begin();
+    return prior_derivative(grid, column(table, 0), column(table, static_cast<std::size_t>(c)),
+                            path);
+}
+
+// What the header of a file says beside the numbers of the estimator.
+struct BabfLabels {
+    std::string argument;
+    std::string energy_unit;
+};
+
+inline std::vector<std::pair<std::string, std::string>>
+grid_constants(const Grid& grid, const std::string& argument) {
+    return {{"min_" + argument, to_text(grid.minimum)},
+            {"max_" + argument, to_text(grid.maximum)},
+            {"nbins_" + argument, std::to_string(grid.bins)},
+            {"periodic_" + argument, grid.periodic ? "true" : "false"}};
+}
+
+inline Table state_table(const Babf& babf, const BabfLabels& labels) {
+    const auto& p = babf.parameters();
+    const auto& s = babf.sums();
+    Table table;
+    table.fields = {labels.argument, "weight", "force", "count", "offset", "prior"};
+    table.constants = {
+        {"action", "BABF_state"},  {"format_version", "1"},     {"energy_unit", labels.energy_unit},
+        {"kT", to_text(p.kT)},     {"kappa", to_text(p.kappa)}, {"tau", to_text(p.tau)},
+        {"ramp", to_text(p.ramp)}, {"steps", to_text(s.steps)}};
+    for (auto& constant : grid_constants(p.grid, labels.argument))
+        table.constants.push_back(std::move(constant));
+    for (std::size_t j = 0; j < babf.nodes().size(); ++j)
+        table.rows.push_back(
+            {babf.nodes()[j], s.weight[j], s.force[j], s.count[j], s.offset[j], p.prior[j]});
+    return table;
+}
+
+// Checks that a state is of the same estimator as `expected` (its prior aside, which the state
+// brings), and returns the estimator that goes on from it.
+inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
+                     const std::string& name) {
+    const auto text = [&](const std::string& key) {
+        const std::string* value = table.constant(key);
+        if (!value || value->empty())
+            throw std::runtime_error(name + ": its header has no '#! SET " + key +
+                                     "', so it is not a whole state file of BABF");
+        return *value;
+    };
+    const auto same = [&](const std::string& key, const std::string& here) {
+        if (text(key) != here)
+            throw std::runtime_error(name + ": has " + key + "=" + text(key) + " but here it is " +
+                                     here + "; give the same, or start without STATE_RFILE");
+    };
+    const auto same_number = [&](const std::string& key, double here, double scale) {
+        double there;
+        // Written so that NaN is refused, and two infinities are the same.
+        if (!to_number(text(key), there) ||
+            !(there == here || std::abs(there - here) <= 1e-6 * scale))
+            same(key, to_text(here));
+    };
+    same("action", "BABF_state");
+    same("format_version", "1");
+    if (table.fields.front() != labels.argument)
+        throw std::runtime_error(name + ": is of the CV '" + table.fields.front() +
+                                 "' but ARG is '" + labels.argument + "'");
+    const Grid& grid = expected.grid;
+    for (const auto& [key, value] : grid_constants(grid, labels.argument))
+        if (key.rfind("min_", 0) == 0)
+            same_number(key, grid.minimum, grid.spacing());
+        else if (key.rfind("max_", 0) == 0)
+            same_number(key, grid.maximum, grid.spacing());
+        else
+            same(key, value);
+    same("energy_unit", labels.energy_unit);
+    same_number("kT", expected.kT, expected.kT);
+    same_number("kappa", expected.kappa, expected.kappa);
+    same_number("tau", expected.tau, expected.tau);
+    same_number("ramp", expected.ramp, expected.ramp);
+    if (table.fields !=
+        std::vector<std::string>{labels.argument, "weight", "force", "count", "offset", "prior"})
+        throw std::runtime_error(name + ": its columns are not those of a state file of BABF");
+    if (table.rows.size() != grid.nodes())
+        throw std::runtime_error(name + ": has " + std::to_string(table.rows.size()) + " of the " +
+                                 std::to_string(grid.nodes()) +
+                                 " rows that its header promises, so it is not complete");
+
+    BabfSums sums;
+    if (!to_number(text("steps"), sums.steps) || sums.steps < 0 ||
+        sums.steps != std::floor(sums.steps) || std::isinf(sums.steps))
+        throw std::runtime_error(name + ": steps=" + text("steps") + " is no number of steps");
+    for (std::size_t j = 0; j < table.rows.size(); ++j) {
+        const auto& row = table.rows[j];
+        const bool finite =
+            std::all_of(row.begin(), row.end(), [](double v) { return std::isfinite(v); });
+        if (!finite || row[1] < 0 || row[3] < 0 ||
+            std::abs(row[0] - grid.node(j)) > 1e-6 * grid.spacing())
+            throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
+                                     " holds a number that no run writes (NaN, infinite, negative "
+                                     "weight or wrong node), so the file is damaged");
+    }
+    sums.weight = column(table, 1);
+    sums.force = column(table, 2);
+    sums.count = column(table, 3);
+    sums.offset = column(table, 4);
+    // The state's own numbers: they may differ from the input's in the last digits.
+    BabfParameters parameters = expected;
+    parameters.prior = column(table, 5);
+    Babf babf(std::move(parameters));
+    babf.set_sums(std::move(sums));
+    return babf;
+}
+
+inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
+    const auto& p = babf.parameters();
+    const Babf::Profile profile = babf.profile();
+    Table table;
+    table.fields = {labels.argument, "A_k", "A", "der_A_k", "count"};
+    table.constants = {{"action", "BABF_fes"},
+                       {"energy_unit", labels.energy_unit},
+                       {"kT", to_text(p.kT)},
+                       {"kappa", to_text(p.kappa)},
+                       {"steps", to_text(babf.sums().steps)}};
+    for (auto& constant : grid_constants(p.grid, labels.argument))
+        table.constants.push_back(std::move(constant));
+    for (std::size_t j = 0; j < babf.nodes().size(); ++j)
+        table.rows.push_back({babf.nodes()[j], profile.convolved[j], profile.corrected[j],
+                              profile.derivative[j], babf.sums().count[j]});
+    return table;
+}
+
+} // namespace plumed_cv

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+#pragma once
+
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace plumed_cv {
+
+// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, then rows of
+// numbers.
+struct Table {
+    std::vector<std::string> fields;
+    std::vector<std::pair<std::string, std::string>> constants;
+    std::vector<std::vector<double>> rows;
+
+    const std::string* constant(const std::string& name) const {
+        for (const auto& [key, value] : constants)
+            if (key == name)
+                return &value;
+        return nullptr;
+    }
+};
+
+// Full precision, so that what is read back is the same double; NAN is how PLUMED spells it.
+inline std::string to_text(double value) {
+    if (std::isnan(value))
+        return "NAN";
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", value);
+    return text;
+}
+
+// Returns false unless the whole of `text` is one number.
+inline bool to_number(const std::string& text, double& value) {
+    char* end = nullptr;
+    value = std::strtod(text.c_str(), &end);
+    return !text.empty() && end == text.c_str() + text.size();
+}
+
+inline std::string format_table(const Table& table) {
+    std::string text = "#! FIELDS";
+    for (const auto& field : table.fields)
+        text += " " + field;
+    text += "\n";
+    for (const auto& [key, value] : table.constants)
+        text += "#! SET " + key + " " + value + "\n";
+    for (const auto& row : table.rows) {
+        for (double value : row)
+            text += " " + to_text(value);
+        text += "\n";
+    }
+    return text;
+}
+
+// `name` is the file's, for the messages. Every proper prefix of a file that format_table wrote is
+// either refused here (the cut is within a line) or has fewer rows than its reader expects.
+inline Table parse_table(const std::string& text, const std::string& name) {
+    if (!text.empty() && text.back() != '\n')
+        throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
+                                        "take an earlier copy of it");
+    Table table;
+    std::istringstream lines(text);
+    std::string line;
+    for (std::size_t number = 1; std::getline(lines, line); ++number) {
+        std::istringstream words(line);
+        std::string word;
+        if (!(words >> word))
+            continue;
+        if (word == "#!") {
+            words >> word;
+            if (word == "FIELDS") {
+                table.fields.clear();
+                while (words >> word)
+                    table.fields.push_back(word);
+            } else if (word == "SET") {
+                std::string key, value;
+                words >> key >> value;
+                table.constants.emplace_back(key, value);
+            }
+            continue;
+        }
+        if (word[0] == '#')
+            continue;
+        std::vector<double> row;
+        do {
+            double value;
+            if (!to_number(word, value))
+                throw std::runtime_error(name + ": line " + std::to_string(number) + " has '" +
+                                         word.substr(0, 40) + "' where a number is expected");
+            row.push_back(value);
+        } while (words >> word);
+        if (row.size() != table.fields.size())
+            throw std::runtime_error(name + ": line " + std::to_string(number) + " has " +
+                                     std::to_string(row.size()) + " numbers for the " +
+                                     std::to_string(table.fields.size()) +
+                                     " names of its '#! FIELDS' line");
+        table.rows.push_back(std::move(row));
+    }
+    if (table.fields.empty())
+        throw std::runtime_error(name +
+                                 ": has no '#! FIELDS' line, so it is not a PLUMED text file");
+    return table;
+}
+
+inline Table read_table(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file)
+        throw std::runtime_error(path + ": is not there or cannot be opened; give the path of an "
+                                        "existing file");
+    std::ostringstream text;
+    text << file.rdbuf();
+    return parse_table(text.str(), path);
+}
+
+// Replaces the file as a whole: whoever reads or is killed in between sees the old or the new one.
+inline void write_table(const std::string& path, const Table& table) {
+    const std::string text = format_table(table);
+    const std::string temporary = path + ".tmp";
+    const auto fail = [&path] {
+        throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno));
+    };
+    std::FILE* file = std::fopen(temporary.c_str(), "w");
+    if (!file)
+        fail();
+    const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
+                         std::fflush(file) == 0 && ::fsync(::fileno(file)) == 0;
+    if (std::fclose(file) != 0 || !written || std::rename(temporary.c_str(), path.c_str()) != 0) {
+        const int reason = errno;
+        std::remove(temporary.c_str());
+        errno = reason;
+        fail();
+    }
+}
+
+} // namespace plumed_cv
