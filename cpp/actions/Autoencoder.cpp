@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#include "../core/collective_variable.h"
+#include "../core/elements.h"
+#include "../core/model.h"
+#include "compat.h"
+
+#include "core/ActionRegister.h"
+#include "core/Colvar.h"
+#include "core/PlumedMain.h"
+
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace PLMD {
+namespace plumedcv {
+
+//+PLUMEDOC COLVAR AUTOENCODER
+/*
+Collective variable learned by an autoencoder on the displacements of the atoms of a solid.
+
+The model file holds a reference structure, a principal component analysis (PCA) and a small neural
+network, written by `plumed-cv train` or `plumed-cv run`; see the paper cited below for the method.
+A linear collective variable is the same file with one component and no hidden layer.
+
+The coordinates of $N$ atoms at positions $r_i$ in the cell $h$ (lattice vectors as rows) are the
+displacements from the reference structure, which follows the cell:
+
+$$
+u_i = d_i - \frac{1}{N}\sum_j d_j, \qquad
+d_i = r_i - r_i^{\mathrm{ref}}\, h_{\mathrm{ref}}^{-1} h ,
+$$
+
+where each $d_i - d_1$ is taken to its nearest periodic image. So neither the image in which the
+engine writes an atom, nor a drift of the whole system, nor its thermal expansion changes them. With
+the principal components $U_D$, the mean displacement $\bar u$, the encoder $f_e$ and the decoder
+$f_d$, whose hidden layers have one activation function,
+
+$$
+x = U_D^T (u - \bar u), \qquad \xi = \left(f_e(x) - b\right) a ,
+$$
+
+and $a$ and $b$ make $\xi=0$ in the initial and $\xi=1$ in the final state. The decoder gives back
+the mean path, $\hat u(\xi) = U_D f_d(f_e(x)) + \bar u$. All is computed in double precision;
+derivatives with respect to positions and cell (the virial) are analytic.
+
+Besides $\xi$ (`node-0`, and `node-1` ... for models of more latent dimensions) there are three
+quantities without derivatives, for printing, walls that need no force, and reweighting:
+
+- `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. A
+value far above those of the training data says that the system has left the process that the model
+  describes. COMMITTOR can stop the run then.
+- `gradnorm`, $|\nabla\xi|$ (for more dimensions $\sqrt{\det G}$ with
+$G_{kl}=\nabla\xi_k\cdot\nabla\xi_l$), which makes the flux through a dividing surface, and so a
+barrier that does not depend on the choice of the collective variable.
+- `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions), the
+same for rates. It is not a number (nan) if the engine passes no masses.
+
+`dev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass; $\xi$ has no unit.
+
+The model is checked when it is read: it must be complete and consistent, and give the values and
+gradients that its writer has stored for one configuration.
+
+## Pitfalls
+
+- The atoms must be those of the training, in the same order. By default they have the serial
+numbers stored in the model; with ATOMS others can be given, as many. PLUMED knows masses but no
+species, so a mass that does not fit the model's element is reported in the log, and it is all that
+can be.
+- The engine's cell must be that of the model up to strain, with the same lattice vectors. At the
+  first step a cell that differs by more than 25 % is refused, for it is another cell or has other
+  units. Lattice vectors exchanged or rotated are refused by the same test.
+- The positions are not made whole and need not be.
+- A displacement beyond half a lattice vector relative to the first atom's changes its image and
+makes
+  $\xi$ jump. If the first atom is one that diffuses, choose a model in which it is not.
+- PLUMED's natural units have no relation to the model's angstrom and are refused.
+
+## Examples
+
+The collective variable of a model, printed with the quantities that tell whether it is still valid:
+
+```plumed
+ae: AUTOENCODER MODEL=cv.safetensors
+PRINT ARG=ae.node-0,ae.dev,ae.gradnorm STRIDE=10 FILE=COLVAR
+```
+
+The same atoms under other serial numbers, a bias, and a stop when the system leaves the path by 3
+A:
+
+```plumed
+UNITS LENGTH=A ENERGY=eV TIME=fs
+ae: AUTOENCODER MODEL=cv.safetensors ATOMS=128-254
+opes: OPES_METAD ARG=ae.node-0 PACE=500 BARRIER=0.8 TEMP=300
+COMMITTOR ARG=ae.dev STRIDE=10 BASIN_LL1=3.0 BASIN_UL1=1000
+```
+
+Bayesian adaptive biasing force with BABF, as in the paper:
+
+```plumed
+UNITS LENGTH=A ENERGY=eV TIME=fs
+ae: AUTOENCODER MODEL=cv.safetensors
+b: BABF ARG=ae.node-0 TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=100 RAMP=100000
+PRINT ARG=ae.node-0,ae.dev,b.bias STRIDE=10 FILE=COLVAR
+```
+
+*/
+//+ENDPLUMEDOC
+
+class Autoencoder : public plumed_cv::compat::Compat<Colvar> {
+  public:
+    explicit Autoencoder(const ActionOptions&);
+    static void registerKeywords(Keywords& keys);
+    void calculate() override;
+
+  private:
+    void check_first_step(const plumed_cv::Cell& cell);
+
+    std::optional<plumed_cv::CollectiveVariable> cv_;
+    std::vector<std::string> species_;
+    std::string model_file_;
+    double angstrom_ = 0; // PLUMED's unit of length
+    double amu_ = 0;      // PLUMED's unit of mass
+    bool first_step_ = true;
+    bool masses_known_ = false;
+};
+
+PLUMED_REGISTER_ACTION(Autoencoder, "AUTOENCODER")
+
+void Autoencoder::registerKeywords(Keywords& keys) {
+    Colvar::registerKeywords(keys);
+    keys.remove("NOPBC"); // the model says whether there is a cell
+    keys.add("compulsory", "MODEL", "the model file (safetensors) written by plumed_cv");
+    keys.add("atoms", "ATOMS",
+             "the atoms in the order of the model; by default those with the serial numbers stored "
+             "in the model");
+    using plumed_cv::compat::add_component;
+    add_component(keys, "node", "the collective variable, one component per latent dimension");
+    add_component(keys, "dev", "the distance from the mean path, orthogonal to the gradients");
+    add_component(keys, "gradnorm", "the norm of the gradient");
+    add_component(keys, "invmass", "the squared norm of the gradient weighted by inverse masses");
+}
+
+Autoencoder::Autoencoder(const ActionOptions& ao) : Action(ao), Compat(ao) {
+    parse("MODEL", model_file_);
+    std::vector<AtomNumber> atoms;
+    parseAtomList("ATOMS", atoms);
+    checkRead();
+
+    if (usingNaturalUnits())
+        error("the model's lengths are in angstrom, so UNITS NATURAL cannot be used with it; "
+              "give real units.");
+    angstrom_ = 10 * getUnits().getLength();
+    amu_ = getUnits().getMass();
+
+    std::vector<std::int64_t> serials;
+    try {
+        const auto model = plumed_cv::Model::read(model_file_);
+        cv_.emplace(model);
+        species_ = model.species;
+        serials = model.serials;
+    } catch (const std::exception& failure) {
+        error(failure.what());
+    }
+
+    if (atoms.empty()) {
+        for (const auto serial : serials)
+            atoms.push_back(AtomNumber::serial(static_cast<unsigned>(serial)));
+    } else if (atoms.size() != cv_->atoms()) {
+        error(model_file_ + ": the model has " + std::to_string(cv_->atoms()) +
+              " atoms and ATOMS lists " + std::to_string(atoms.size()) +
+              "; list the atoms of the model in its order.");
+    }
+
+    for (std::size_t k = 0; k < cv_->latent(); ++k) {
+        const std::string name = "node-" + std::to_string(k);
+        addComponentWithDerivatives(name);
+        componentIsNotPeriodic(name);
+    }
+    for (const char* name : {"dev", "gradnorm", "invmass"}) {
+        addComponent(name);
+        componentIsNotPeriodic(name);
+    }
+    requestAtoms(atoms);
+
+    log << "  model " << model_file_ << " of " << static_cast<unsigned>(cv_->atoms()) << " atoms, "
+        << static_cast<unsigned>(cv_->components()) << " components and "
+        << static_cast<unsigned>(cv_->latent()) << " latent dimensions"
+        << (cv_->frame().periodic() ? ", periodic\n" : ", without periodicity\n");
+    log << "  Bibliography "
+        << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar and Marinica, Phys. Chem. "
+                       "Chem. Phys. 24, 23152 (2022)")
+        << "\n";
+}
+
+void Autoencoder::calculate() {
+    const std::size_t n = cv_->atoms(), plane = cv_->frame().plane(), latent = cv_->latent();
+    const Tensor& box = getPbc().getBox();
+    plumed_cv::Cell cell;
+    for (unsigned a = 0; a < 3; ++a)
+        for (unsigned b = 0; b < 3; ++b)
+            cell[3 * a + b] = angstrom_ * box(a, b);
+
+    try {
+        cv_->evaluate(&getPositions()[0][0], angstrom_, cell);
+        if (first_step_)
+            check_first_step(cell);
+    } catch (const std::exception& failure) {
+        error(model_file_ + ": " + failure.what());
+    }
+
+    for (std::size_t k = 0; k < latent; ++k) {
+        Value* node = getPntrToComponent(static_cast<int>(k));
+        node->set(cv_->value(k));
+        if (doNotCalculateDerivatives())
+            continue;
+        const double* gradient = cv_->gradient(k);
+        for (unsigned i = 0; i < n; ++i)
+            for (unsigned a = 0; a < 3; ++a)
+                node->setDerivative(3 * i + a, angstrom_ * gradient[a * plane + i]);
+        const plumed_cv::Cell strain = cv_->strain_derivative();
+        for (unsigned j = 0; j < 9; ++j)
+            node->setDerivative(static_cast<unsigned>(3 * n) + j, -strain[j]);
+    }
+
+    const int last = static_cast<int>(latent);
+    const double scale = latent == 1 ? angstrom_ : std::pow(angstrom_, latent);
+    getPntrToComponent(last)->set(cv_->deviation() / angstrom_);
+    getPntrToComponent(last + 1)->set(cv_->gradient_norm() * scale);
+    getPntrToComponent(last + 2)->set(masses_known_ ? cv_->inverse_mass() * scale * scale
+                                                    : std::numeric_limits<double>::quiet_NaN());
+}
+
+/// What can be told only when the engine has sent its cell and masses.
+void Autoencoder::check_first_step(const plumed_cv::Cell& cell) {
+    first_step_ = false;
+    if (cv_->frame().periodic() && !(cv_->frame().strain(cell) < 0.25))
+        error(model_file_ + ": the cell of the engine differs from the model's by more than 25 %; "
+                            "use the cell, the lattice vectors and the units of the training.");
+
+    // The first one tells whether there are masses at all: PLUMED warns at every call if not.
+    std::vector<double> masses{getMass(0)};
+    const auto known = [](double m) { return std::isfinite(m) && m > 0; };
+    masses_known_ = known(masses[0]);
+    for (unsigned i = 1; masses_known_ && i < cv_->atoms(); ++i) {
+        masses.push_back(getMass(static_cast<int>(i)));
+        masses_known_ = known(masses[i]);
+    }
+    if (!masses_known_) {
+        log << "  no masses were passed to PLUMED: " << getLabel() << ".invmass is nan\n";
+        return;
+    }
+    cv_->set_masses(masses);
+    for (unsigned i = 0; i < cv_->atoms(); ++i) {
+        const auto expected = plumed_cv::standard_mass(species_[i]);
+        if (!expected || std::abs(amu_ * masses[i] - *expected) <= 0.05 * *expected)
+            continue;
+        warning(model_file_ + ": atom " + std::to_string(getAbsoluteIndex(i).serial()) + " is " +
+                species_[i] + " in the model and has a mass of " +
+                std::to_string(amu_ * masses[i]) +
+                " here; check that the atoms are those of the model, in its order.");
+        break;
+    }
+}
+
+} // namespace plumedcv
+} // namespace PLMD

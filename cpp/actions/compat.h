@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+// What PLUMED 2.9, 2.10 and 2.11 call differently.
+
+#include "core/Action.h"
+#include "core/PlumedMain.h"
+#include "tools/Keywords.h"
+#include "tools/Units.h"
+
+#include <string>
+
+#if __has_include("core/Atoms.h") // left in 2.10, with the object that held units and kT
+#include "core/Atoms.h"
+#define PLUMED_CV_BEFORE_2_10 1
+#else
+#define PLUMED_CV_BEFORE_2_10 0
+#endif
+
+namespace plumed_cv {
+namespace compat {
+
+/// Documents a scalar component of an action.
+inline void add_component(PLMD::Keywords& keys, const std::string& name,
+                          const std::string& description) {
+#if PLUMED_CV_BEFORE_2_10
+    keys.addOutputComponent(name, "default", description);
+#else
+    keys.addOutputComponent(name, "default", "scalar", description);
+#endif
+}
+
+/// Gives an action the keyword ARG where its base class only reserves it, up to 2.10.
+inline void use_arg(PLMD::Keywords& keys) {
+    if (keys.reserved("ARG"))
+        keys.use("ARG");
+}
+
+/// Gives an action the names of the functions below whatever the version: `Compat<Colvar>` or
+/// `Compat<bias::Bias>` instead of the base class itself.
+template <class Base>
+class Compat : public Base {
+  public:
+    explicit Compat(const PLMD::ActionOptions& options) : PLMD::Action(options), Base(options) {}
+
+  protected:
+#if PLUMED_CV_BEFORE_2_10
+    const PLMD::Units& getUnits() {
+        return this->plumed.getAtoms().getUnits();
+    }
+    bool usingNaturalUnits() {
+        return this->plumed.getAtoms().usingNaturalUnits();
+    }
+
+    /// kT in PLUMED's energy unit: of TEMP if given, else of the engine; 0 if neither is known.
+    double getkBT() {
+        double temperature = -1;
+        this->parse("TEMP", temperature);
+        return temperature >= 0 ? temperature * this->plumed.getAtoms().getKBoltzmann()
+                                : this->plumed.getAtoms().getKbT();
+    }
+#endif
+};
+
+} // namespace compat
+} // namespace plumed_cv

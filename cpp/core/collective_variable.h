@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include "frame.h"
+#include "matrix.h"
+#include "model.h"
+#include "network.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+namespace plumed_cv {
+
+/// The collective variable xi of a model, its gradient, and how far the system is from its path.
+///
+/// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() allocate
+/// nothing. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x, so that
+/// every norm and product of gradients is one of small vectors over the components.
+class CollectiveVariable {
+  public:
+    /// Throws ModelError if the model does not give its own check values.
+    explicit CollectiveVariable(const Model& model)
+        : components_(model.components), latent_(model.latent),
+          frame_(model.reference_positions, model.reference_cell), stride_(3 * frame_.plane()),
+          basis_(components_ * stride_), mean_(stride_), encoder_(model.encoder, model.activation),
+          decoder_(model.decoder, model.activation), shift_(model.latent_shift),
+          scale_(model.latent_scale), u_(stride_), v_(stride_), x_(padded(components_)),
+          off_(padded(components_)), f_(padded(latent_)), xi_(latent_),
+          jacobian_(latent_ * x_.size()), directions_(jacobian_.size()), gradient_(stride_),
+          weighted_(jacobian_.size()), inverse_mass_(components_ * x_.size()),
+          gram_(latent_ * latent_) {
+        to_planes(model.pca_mean.data(), mean_.data());
+        for (std::size_t k = 0; k < components_; ++k)
+            to_planes(&model.pca_components[3 * k * atoms()], &basis_[k * stride_]);
+        verify(model);
+    }
+
+    std::size_t atoms() const { return frame_.atoms(); }
+    std::size_t components() const { return components_; }
+    std::size_t latent() const { return latent_; }
+    const Frame& frame() const { return frame_; }
+
+    /// Masses of the atoms, for inverse_mass(); not a number in, not a number out.
+    void set_masses(const std::vector<double>& masses) {
+        Array row(stride_);
+        for (std::size_t k = 0; k < components_; ++k) {
+            for (std::size_t j = 0; j < stride_; ++j) {
+                const std::size_t i = j % frame_.plane();
+                row[j] = i < atoms() ? basis_[k * stride_ + j] / masses[i] : 0;
+            }
+            multiply(basis_.data(), components_, stride_, row.data(),
+                     &inverse_mass_[k * x_.size()]);
+        }
+    }
+
+    /// Sets the state to positions x1 y1 z1 x2 ... times `unit`, in a cell in angstrom.
+    void evaluate(const double* positions, double unit, const Cell& cell) {
+        frame_.set_cell(cell);
+        frame_.displacements(positions, unit, u_.data());
+        distance2_ = subtract(stride_, u_.data(), mean_.data(), v_.data());
+        multiply(basis_.data(), components_, stride_, v_.data(), x_.data());
+
+        const double* f = encoder_.forward(x_.data());
+        std::copy_n(f, latent_, f_.begin());
+        for (std::size_t k = 0; k < latent_; ++k) {
+            xi_[k] = (f[k] - shift_[k]) * scale_[k];
+            double* g = jacobian(k);
+            encoder_.backward(k, g);
+            std::transform(g, g + x_.size(), g, [&](double v) { return v * scale_[k]; });
+        }
+        measure_deviation();
+    }
+
+    double value(std::size_t k) const { return xi_[k]; }
+
+    /// The distance from the mean path orthogonal to the gradients (Eq. 21), angstrom.
+    double deviation() const { return deviation_; }
+
+    /// The volume spanned by the gradients; for one latent dimension |grad xi|, 1/angstrom.
+    double gradient_norm() const { return gradient_norm_; }
+
+    /// det of sum_i grad_i xi_k . grad_i xi_l / m_i, in 1/(angstrom^2 mass) to the power latent().
+    double inverse_mass() {
+        const std::size_t n = x_.size();
+        for (std::size_t k = 0; k < latent_; ++k)
+            multiply(inverse_mass_.data(), components_, n, jacobian(k), &weighted_[k * n]);
+        for (std::size_t k = 0; k < latent_; ++k)
+            multiply(jacobian_.data(), latent_, n, &weighted_[k * n], &gram_[k * latent_]);
+        double determinant = 1;
+        for (std::size_t k = 0; k < latent_; ++k) {
+            const double pivot = gram_[k * latent_ + k];
+            determinant *= pivot;
+            if (pivot == 0)
+                break;
+            for (std::size_t i = k + 1; i < latent_; ++i)
+                for (std::size_t j = latent_; j-- > k;)
+                    gram_[i * latent_ + j] -=
+                        gram_[i * latent_ + k] / pivot * gram_[k * latent_ + j];
+        }
+        return determinant;
+    }
+
+    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
+    const double* gradient(std::size_t k) {
+        multiply_transposed(basis_.data(), components_, stride_, jacobian(k), gradient_.data());
+        return gradient_.data();
+    }
+
+    /// d xi_k/d strain_ab of cell and atoms, from the gradient that gradient(k) has just given.
+    Cell strain_derivative() const {
+        const std::size_t n = frame_.plane();
+        Cell s;
+        double column[3], fixed[3];
+        for (std::size_t b = 0; b < 3; ++b) {
+            multiply(u_.data(), 3, n, &gradient_[b * n], column);
+            // Without a cell the reference stays where it is, and the whole position counts.
+            if (!frame_.periodic()) {
+                multiply(frame_.reference(), 3, n, &gradient_[b * n], fixed);
+                for (std::size_t a = 0; a < 3; ++a)
+                    column[a] += fixed[a];
+            }
+            for (std::size_t a = 0; a < 3; ++a)
+                s[3 * a + b] = column[a];
+        }
+        return s;
+    }
+
+  private:
+    double* jacobian(std::size_t k) { return &jacobian_[k * x_.size()]; }
+
+    void to_planes(const double* interleaved, double* planes) const {
+        for (std::size_t i = 0; i < atoms(); ++i)
+            for (std::size_t a = 0; a < 3; ++a)
+                planes[a * frame_.plane() + i] = interleaved[3 * i + a];
+    }
+
+    /// c = a - b; returns |c|^2.
+    PLUMED_CV_CLONES static double subtract(std::size_t n, const double* a, const double* b,
+                                            double* c) {
+        double square = 0;
+#pragma omp simd reduction(+ : square)
+        for (std::size_t j = 0; j < n; ++j) {
+            c[j] = a[j] - b[j];
+            square += c[j] * c[j];
+        }
+        return square;
+    }
+
+    static double dot(const double* a, const double* b, std::size_t n) {
+        double sum = 0;
+        for (std::size_t i = 0; i < n; ++i)
+            sum += a[i] * b[i];
+        return sum;
+    }
+
+    /// |v - U x^| orthogonal to the gradients, v = u - mean: what v has outside of the components,
+    /// and what x - x^ has in them beside the gradients, made orthonormal one after the other.
+    void measure_deviation() {
+        const std::size_t n = x_.size();
+        const double* path = decoder_.forward(f_.data());
+        for (std::size_t i = 0; i < components_; ++i)
+            off_[i] = x_[i] - path[i];
+        double square =
+            distance2_ - dot(x_.data(), x_.data(), n) + dot(off_.data(), off_.data(), n);
+        gradient_norm_ = 1;
+        std::copy(jacobian_.begin(), jacobian_.end(), directions_.begin());
+        for (std::size_t k = 0; k < latent_; ++k) {
+            double* q = &directions_[k * n];
+            const double whole = dot(q, q, n);
+            for (std::size_t l = 0; l < k; ++l) {
+                const double* p = &directions_[l * n];
+                const double along = dot(p, q, n);
+                for (std::size_t i = 0; i < n; ++i)
+                    q[i] -= along * p[i];
+            }
+            const double left = dot(q, q, n), norm = std::sqrt(left);
+            gradient_norm_ *= norm;
+            // A gradient that is zero, or a combination of those before, adds no direction.
+            const double inverse = left > 1e-15 * whole ? 1 / norm : 0;
+            for (std::size_t i = 0; i < n; ++i)
+                q[i] *= inverse;
+            const double along = dot(q, off_.data(), n);
+            square -= along * along;
+        }
+        deviation_ = std::sqrt(std::max(square, 0.0));
+    }
+
+    /// The file may be damaged, or its writer and this reader may disagree: neither may pass.
+    void verify(const Model& model) {
+        constexpr double tolerance = 1e-9;
+        bool agrees = is_periodic(model.check_cell) == frame_.periodic();
+        if (agrees) {
+            evaluate(model.check_positions.data(), 1, model.check_cell);
+            for (std::size_t k = 0; k < latent_; ++k) {
+                const double expected = model.check_value[k];
+                agrees &= std::abs(xi_[k] - expected) <= tolerance * (1 + std::abs(expected));
+                const double* g = gradient(k);
+                const double* check = &model.check_gradient[3 * k * atoms()];
+                double difference = 0, norm = 0;
+                for (std::size_t i = 0; i < atoms(); ++i)
+                    for (std::size_t a = 0; a < 3; ++a) {
+                        const double c = check[3 * i + a];
+                        difference += std::pow(g[a * frame_.plane() + i] - c, 2);
+                        norm += c * c;
+                    }
+                agrees &= std::sqrt(difference) <= tolerance * std::sqrt(norm);
+            }
+            // dev^2 is a difference of squares, and as sure as the largest of them.
+            const double expected = model.check_deviation;
+            agrees &= std::abs(deviation_ * deviation_ - expected * expected) <=
+                      tolerance * (distance2_ + expected * expected);
+        }
+        if (!agrees)
+            throw ModelError(model.name, "does not give its own check values, so the file has been "
+                                         "changed or damaged; export the model again.");
+    }
+
+    std::size_t components_, latent_;
+    Frame frame_;
+    std::size_t stride_;
+    Array basis_, mean_; // in planes
+    Network encoder_, decoder_;
+    std::vector<double> shift_, scale_;
+
+    Array u_, v_;                 // displacements, and the same less the mean
+    Array x_, off_;               // components, and their distance from the path
+    Array f_;                     // the encoder's output
+    std::vector<double> xi_;      // the same, rescaled
+    Array jacobian_, directions_; // d xi/d x, row by row, and the same made orthonormal
+    Array gradient_;
+    Array weighted_, inverse_mass_; // U^T diag(1/m) U
+    std::vector<double> gram_;
+    double distance2_ = 0, deviation_ = 0, gradient_norm_ = 0;
+};
+
+} // namespace plumed_cv

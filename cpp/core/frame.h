@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include "matrix.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+#include <vector>
+
+namespace plumed_cv {
+
+/// Three lattice vectors, one after the other; all zero where there is no periodicity.
+using Cell = std::array<double, 9>;
+
+inline double determinant(const Cell& h) {
+    return h[0] * (h[4] * h[8] - h[5] * h[7]) - h[1] * (h[3] * h[8] - h[5] * h[6]) +
+           h[2] * (h[3] * h[7] - h[4] * h[6]);
+}
+
+inline Cell inverse(const Cell& h) {
+    const double d = determinant(h);
+    return {(h[4] * h[8] - h[5] * h[7]) / d, (h[2] * h[7] - h[1] * h[8]) / d,
+            (h[1] * h[5] - h[2] * h[4]) / d, (h[5] * h[6] - h[3] * h[8]) / d,
+            (h[0] * h[8] - h[2] * h[6]) / d, (h[2] * h[3] - h[0] * h[5]) / d,
+            (h[3] * h[7] - h[4] * h[6]) / d, (h[1] * h[6] - h[0] * h[7]) / d,
+            (h[0] * h[4] - h[1] * h[3]) / d};
+}
+
+inline Cell product(const Cell& a, const Cell& b) {
+    Cell c{};
+    for (std::size_t i = 0; i < 3; ++i)
+        for (std::size_t j = 0; j < 3; ++j)
+            for (std::size_t k = 0; k < 3; ++k)
+                c[3 * i + j] += a[3 * i + k] * b[3 * k + j];
+    return c;
+}
+
+/// Whether the cell has a volume; throws if it is neither that nor all zero.
+inline bool is_periodic(const Cell& h) {
+    if (std::all_of(h.begin(), h.end(), [](double v) { return v == 0; }))
+        return false;
+    double lengths = 1;
+    for (std::size_t i = 0; i < 9; i += 3)
+        lengths *= std::sqrt(h[i] * h[i] + h[i + 1] * h[i + 1] + h[i + 2] * h[i + 2]);
+    // Written so that NaN fails too.
+    if (!(std::abs(determinant(h)) > 1e-6 * lengths) || !std::isfinite(lengths))
+        throw std::runtime_error("the cell has no volume; three independent lattice vectors are "
+                                 "needed, or none at all for a system without periodicity.");
+    return true;
+}
+
+/// The displacement frame: an atom's displacement from a reference structure that follows the
+/// cell, taken to the nearest image, less the mean displacement of all atoms.
+///
+/// Results are in planes: all x, all y, all z, each plane() numbers long and zero beyond the atoms.
+class Frame {
+  public:
+    Frame(const std::vector<double>& reference, const Cell& reference_cell)
+        : atoms_(reference.size() / 3), plane_(padded(atoms_)),
+          periodic_(is_periodic(reference_cell)), reference_cell_(reference_cell),
+          original_(3 * plane_), reference_(3 * plane_) {
+        for (std::size_t i = 0; i < atoms_; ++i)
+            for (std::size_t a = 0; a < 3; ++a)
+                original_[a * plane_ + i] = reference[3 * i + a];
+        set_cell(reference_cell);
+    }
+
+    std::size_t atoms() const { return atoms_; }
+    std::size_t plane() const { return plane_; }
+    bool periodic() const { return periodic_; }
+
+    /// The largest element of the strain that takes the reference cell to this one.
+    double strain(const Cell& cell) const {
+        const Cell s = product(inverse(reference_cell_), cell);
+        double largest = 0;
+        for (std::size_t i = 0; i < 9; ++i)
+            largest = std::max(largest, std::abs(s[i] - (i % 4 == 0 ? 1 : 0)));
+        return largest;
+    }
+
+    /// Makes the reference follow the cell; costs nothing while the cell stays the same.
+    void set_cell(const Cell& cell) {
+        if (cell == cell_ && ready_)
+            return;
+        if (is_periodic(cell) != periodic_)
+            throw std::runtime_error(
+                periodic_ ? "the model is of a periodic system and the engine gives no cell; pass "
+                            "the cell to PLUMED."
+                          : "the model is of a system without periodicity and the engine gives a "
+                            "cell; remove it or train the model with a cell.");
+        cell_ = cell;
+        ready_ = true;
+        if (!periodic_) {
+            reference_ = original_;
+            return;
+        }
+        inverse_ = inverse(cell);
+        const Cell s = product(inverse(reference_cell_), cell);
+        const double *x = original_.data(), *y = x + plane_, *z = y + plane_;
+        for (std::size_t a = 0; a < 3; ++a)
+            for (std::size_t i = 0; i < plane_; ++i)
+                reference_[a * plane_ + i] = x[i] * s[a] + y[i] * s[3 + a] + z[i] * s[6 + a];
+    }
+
+    /// Displacements u, 3 plane() numbers, of positions x1 y1 z1 x2 ... times `unit`.
+    void displacements(const double* positions, double unit, double* u) const {
+        relative(positions, unit, atoms_, plane_, reference_.data(), u);
+        if (periodic_)
+            wrap(atoms_, plane_, cell_, inverse_, u);
+        for (std::size_t a = 0; a < 3; ++a)
+            subtract_mean(atoms_, u + a * plane_);
+    }
+
+    /// The structure from which displacements are measured, in planes.
+    const double* reference() const { return reference_.data(); }
+
+  private:
+    /// Relative to the first atom, so that a rigid drift takes no atom across a border.
+    PLUMED_CV_CLONES static void relative(const double* r, double unit, std::size_t atoms,
+                                          std::size_t plane, const double* reference, double* u) {
+        for (std::size_t a = 0; a < 3; ++a) {
+            const double* from = reference + a * plane;
+            double* to = u + a * plane;
+            const double first = unit * r[a] - from[0];
+            for (std::size_t i = 0; i < atoms; ++i)
+                to[i] = (unit * r[3 * i + a] - from[i]) - first;
+        }
+    }
+
+    PLUMED_CV_CLONES static void wrap(std::size_t atoms, std::size_t plane, const Cell& h,
+                                      const Cell& g, double* u) {
+        double *x = u, *y = u + plane, *z = u + 2 * plane;
+        const double g0 = g[0], g1 = g[1], g2 = g[2], g3 = g[3], g4 = g[4], g5 = g[5], g6 = g[6],
+                     g7 = g[7], g8 = g[8];
+        const double h0 = h[0], h1 = h[1], h2 = h[2], h3 = h[3], h4 = h[4], h5 = h[5], h6 = h[6],
+                     h7 = h[7], h8 = h[8];
+#pragma omp simd
+        for (std::size_t i = 0; i < atoms; ++i) {
+            const double a = nearest(x[i] * g0 + y[i] * g3 + z[i] * g6);
+            const double b = nearest(x[i] * g1 + y[i] * g4 + z[i] * g7);
+            const double c = nearest(x[i] * g2 + y[i] * g5 + z[i] * g8);
+            x[i] -= a * h0 + b * h3 + c * h6;
+            y[i] -= a * h1 + b * h4 + c * h7;
+            z[i] -= a * h2 + b * h5 + c * h8;
+        }
+    }
+
+    PLUMED_CV_CLONES static void subtract_mean(std::size_t atoms, double* u) {
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (std::size_t i = 0; i < atoms; ++i)
+            sum += u[i];
+        const double mean = sum / static_cast<double>(atoms);
+        for (std::size_t i = 0; i < atoms; ++i)
+            u[i] -= mean;
+    }
+
+    /// The nearest integer, ties to even, in two additions that every processor does in vectors.
+    static double nearest(double s) {
+        constexpr double shift = 6755399441055744.0; // 1.5 * 2^52: no digits behind the point
+        return (s + shift) - shift;
+    }
+
+    std::size_t atoms_, plane_;
+    bool periodic_, ready_ = false;
+    Cell reference_cell_, cell_{}, inverse_{};
+    Array original_, reference_;
+};
+
+} // namespace plumed_cv

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include "matrix.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace plumed_cv {
+
+enum class Activation { relu, tanh, elu, softplus, silu, sigmoid };
+
+inline std::optional<Activation> activation_from(const std::string& name) {
+    if (name == "relu")
+        return Activation::relu;
+    if (name == "tanh")
+        return Activation::tanh;
+    if (name == "elu")
+        return Activation::elu;
+    if (name == "softplus")
+        return Activation::softplus;
+    if (name == "silu")
+        return Activation::silu;
+    if (name == "sigmoid")
+        return Activation::sigmoid;
+    return std::nullopt;
+}
+
+/// Replaces z by the activation of z, and sets its slope there.
+inline void activate(Activation activation, std::size_t n, double* z, double* slope) {
+    const auto each = [&](auto&& function) {
+        for (std::size_t i = 0; i < n; ++i)
+            std::tie(z[i], slope[i]) = function(z[i]);
+    };
+    const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+    switch (activation) {
+    case Activation::relu:
+        return each([](double x) { return std::pair(x > 0 ? x : 0.0, x > 0 ? 1.0 : 0.0); });
+    case Activation::tanh:
+        return each([](double x) {
+            const double t = std::tanh(x);
+            return std::pair(t, 1 - t * t);
+        });
+    case Activation::elu:
+        return each([](double x) {
+            return x > 0 ? std::pair(x, 1.0) : std::pair(std::expm1(x), std::exp(x));
+        });
+    case Activation::softplus:
+        return each([&](double x) {
+            return std::pair(std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))), sigmoid(x));
+        });
+    case Activation::silu:
+        return each([&](double x) {
+            const double s = sigmoid(x);
+            return std::pair(x * s, s * (1 + x * (1 - s)));
+        });
+    case Activation::sigmoid:
+        return each([&](double x) {
+            const double s = sigmoid(x);
+            return std::pair(s, s * (1 - s));
+        });
+    }
+}
+
+/// A dense layer, weight (outputs x inputs, row by row) times the input plus bias.
+struct Layer {
+    std::size_t inputs, outputs;
+    std::vector<double> weight, bias;
+};
+
+/// Dense layers with an activation between them; the last one is linear.
+class Network {
+  public:
+    Network(const std::vector<Layer>& layers, Activation activation) : activation_(activation) {
+        std::size_t widest = 0;
+        for (const Layer& layer : layers) {
+            layers_.emplace_back(layer);
+            widest = std::max({widest, layer.inputs, layer.outputs});
+        }
+        back_.resize(padded(widest));
+        ahead_.resize(padded(widest));
+    }
+
+    std::size_t outputs() const { return layers_.back().outputs; }
+
+    /// The outputs at `input`, an array of whole blocks. They last until the next call.
+    const double* forward(const double* input) {
+        for (Stage& layer : layers_) {
+            double* z = layer.z.data();
+            multiply(layer.weight.data(), layer.outputs, layer.stride, input, z);
+            for (std::size_t i = 0; i < layer.outputs; ++i)
+                z[i] += layer.bias[i];
+            if (&layer != &layers_.back())
+                activate(activation_, layer.outputs, z, layer.slope.data());
+            input = z;
+        }
+        return input;
+    }
+
+    /// The gradient of one output to the inputs, at the input of the last forward(): whole blocks.
+    void backward(std::size_t output, double* gradient) {
+        const Stage& last = layers_.back();
+        const double* row = last.weight.data() + output * last.stride;
+        std::copy(row, row + last.stride, layers_.size() == 1 ? gradient : back_.data());
+        for (std::size_t l = layers_.size() - 1; l-- > 0;) {
+            const Stage& layer = layers_[l];
+            for (std::size_t i = 0; i < layer.outputs; ++i)
+                back_[i] *= layer.slope[i];
+            multiply_transposed(layer.weight.data(), layer.outputs, layer.stride, back_.data(),
+                                l == 0 ? gradient : ahead_.data());
+            std::swap(back_, ahead_);
+        }
+    }
+
+  private:
+    struct Stage {
+        explicit Stage(const Layer& layer)
+            : outputs(layer.outputs), stride(padded(layer.inputs)), weight(outputs * stride),
+              bias(layer.bias), z(padded(outputs)), slope(outputs) {
+            for (std::size_t i = 0; i < outputs; ++i)
+                std::copy_n(&layer.weight[i * layer.inputs], layer.inputs, &weight[i * stride]);
+        }
+        std::size_t outputs, stride;
+        Array weight;
+        std::vector<double> bias;
+        Array z;
+        std::vector<double> slope;
+    };
+
+    Activation activation_;
+    std::vector<Stage> layers_;
+    Array back_, ahead_;
+};
+
+} // namespace plumed_cv
