@@ -180,7 +180,7 @@ def build_plugin(plumed: Plumed | None = None) -> Path:
                     "that has them"
                 )
             _compile_plugin(home, plumed, plumed.include_dir, sources, compiler)
-    return next(home.glob("*.so"))
+    return home / "libplumed_cv.so"
 
 
 def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
@@ -629,7 +629,6 @@ def _compile_plugin(
         configure = [
             *(cmake, "-S", str(sources), "-B", str(build)),
             "-DCMAKE_BUILD_TYPE=Release",
-            "-DBUILD_TESTING=OFF",
             f"-DCMAKE_CXX_COMPILER={compiler}",
             f"-DPLUMED_KERNEL={plumed.kernel}",
             f"-DPLUMED_INCLUDE_DIR={include_dir}",
@@ -651,10 +650,10 @@ def _compile_plugin(
                         f"the plugin does not compile against {plumed.kernel}; the compiler's "
                         f"messages are in {log}"
                     )
-        (library,) = build.rglob("*.so")
         made = temporary / "made"
         made.mkdir()
-        library.replace(made / library.name)
+        for library in build.glob("*.so"):
+            library.replace(made / library.name)
         made.replace(home)
     log.unlink()
 

@@ -23,7 +23,6 @@ CMAKE_PROJECT = """
 cmake_minimum_required(VERSION 3.18)
 project(small CXX)
 add_library(plumed_cv MODULE small.cpp)
-set_target_properties(plumed_cv PROPERTIES PREFIX "")
 """
 
 # What PLUMED's own build system shows of itself to build_optimised_kernel, with objects that take

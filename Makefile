@@ -1,0 +1,58 @@
+# make demo: the vacancy in iron, from nothing.  make test: every test.  make help: the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+CONSTRAINTS := requirements/constraints.txt
+
+.PHONY: help demo test test-fast lint format venv plugin clean
+
+help:
+	@echo "make demo       free energy barrier of a vacancy in iron; go on with it after any stop"
+	@echo "make test       all tests (make test-fast: those that take seconds)"
+	@echo "make lint       formatting, style and types (make format: mend the formatting)"
+	@echo "make venv       only install into $(VENV)"
+	@echo "make plugin     only build the PLUMED plugin, and print where it is"
+	@echo "make clean      remove $(VENV) and what was built here, not the demo"
+
+demo: plugin
+	test -d demo || $(BIN)/plumed-cv init vacancy-fe demo
+	$(BIN)/plumed-cv run demo
+
+test: $(VENV)/.tests-installed plugin
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.tests-installed plugin
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.tests-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	find cpp -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.tests-installed
+	$(BIN)/ruff format
+	find cpp -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
+
+venv: $(VENV)/.installed
+
+plugin: $(VENV)/.installed
+	$(BIN)/plumed-cv plugin
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "plumed_cv needs Python 3.11 or newer; say which by make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable .
+	touch $@
+
+$(VENV)/.tests-installed: $(VENV)/.installed
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
