@@ -171,10 +171,16 @@ class Babf {
         return evaluation_;
     }
 
-    // Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8).
+    // Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample so
+    // far outside of the grid that the wall makes it e^-40 times improbable comes from a start out
+    // there or a failing engine, and one of them would spoil the end node: it is only counted.
     void update() {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         sums_.steps += 1;
+        const double outside =
+            grid.periodic ? 0 : std::max({grid.minimum - xi_, xi_ - grid.maximum, 0.0});
+        if (0.5 * kappa * outside * outside > cutoff * kT)
+            return;
         const double w = ramp > 0 ? std::min(1.0, sums_.steps / ramp) : 1.0;
         for (std::size_t j = first_; j < last_; ++j) {
             const double wp = w * probability_[j];
