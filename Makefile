@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	    echo "plumed_cv needs Python 3.11 or newer; say which by make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable .
+	$(PIP) install --constraint $(CONSTRAINTS) --editable .
 	touch $@
 
 $(VENV)/.tests-installed: $(VENV)/.installed
