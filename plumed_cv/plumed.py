@@ -613,6 +613,7 @@ def _plugin_key(plumed: Plumed, sources: Path, compiler: str) -> str:
     status = kernel.stat()
     identity = [plumed.kernel, kernel, status.st_size, status.st_mtime_ns, plumed.version]
     identity += [plumed.include_dir, compiler, _output([compiler, "--version"])]
+    identity += [os.environ.get(name) for name in ("CXXFLAGS", "LDFLAGS")]  # CMake reads them
     digest.update("\0".join(map(str, identity)).encode())
     return digest.hexdigest()[:16]
 
