@@ -7,11 +7,15 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from plumed_cv import plumed as module
+from plumed_cv.cv import random_model
 from plumed_cv.doctor import doctor
 from plumed_cv.errors import UserError
 from plumed_cv.plumed import Plumed, babf_input, build_plugin, find_plumed
@@ -504,3 +508,55 @@ def test_names_that_plumed_cannot_read(name: str) -> None:
             colvar=Path("COLVAR"),
             colvar_stride=1,
         )
+
+
+def test_plumed_runs_what_is_written(
+    make_plumed: Callable[..., Any], plugin: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    cv = random_model(rng, n_atoms=5, n_components=3, hidden=(4,), cell=4.0 * np.eye(3))
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    cv.save(folder / "cv.safetensors")
+    text = babf_input(
+        plugin,
+        folder / "cv.safetensors",
+        temperature_K=300.0,
+        ramp=100,
+        grid=(-5.0, 5.0, 50),
+        state_out=folder / "STATE",
+        state_stride=2,
+        colvar=folder / "COLVAR",
+        colvar_stride=1,
+    )
+    units, _load, *actions = text.splitlines()
+    handle = make_plumed(5, "\n".join(actions), units=units)
+    positions = cv.reference_positions + 0.05 * rng.standard_normal((5, 3))
+    box = np.array(cv.reference_cell)
+    masses, forces, virial = np.ones(5), np.zeros((5, 3)), np.zeros((3, 3))
+    for step in range(5):
+        handle.cmd("setStep", step)
+        # Plain bindings take kJ/mol, nm and ps.
+        for name, value in (
+            ("setPositions", positions / 10),
+            ("setBox", box / 10),
+            ("setMasses", masses),
+            ("setForces", forces),
+            ("setVirial", virial),
+        ):
+            handle.cmd(name, np.ascontiguousarray(value))
+        handle.cmd("calc")
+    handle.finalize()
+    lines = (folder / "COLVAR").read_text().splitlines()
+    assert lines[0].split()[3:] == [
+        "ae.node-0",
+        "ae.dev",
+        "ae.gradnorm",
+        "ae.invmass",
+        "b.bias",
+        "b.zeta",
+    ]
+    printed = np.array(lines[-1].split(), dtype=float)
+    assert printed[1] == pytest.approx(cv.value(positions, box)[0], rel=1e-10)
+    assert printed[2] == pytest.approx(cv.deviation(positions, box), rel=1e-8)
+    assert (folder / "STATE").is_file()
