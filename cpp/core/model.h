@@ -19,6 +19,7 @@ namespace plumed_cv {
 /// The contents of a model file, checked to fit together. Lengths are in angstrom.
 struct Model {
     static Model read(const std::string& path) { return Model(Safetensors::read(path)); }
+    Model() = default;
     explicit Model(const Safetensors& file);
 
     std::string name; // of the file, for messages
