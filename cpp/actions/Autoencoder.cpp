@@ -13,6 +13,7 @@
 #include <exception>
 #include <limits>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -49,7 +50,8 @@ the mean path, $\hat u(\xi) = U_D f_d(f_e(x)) + \bar u$. All is computed in doub
 derivatives with respect to positions and cell (the virial) are analytic.
 
 Besides $\xi$ (`node-0`, and `node-1` ... for models of more latent dimensions) there are three
-quantities without derivatives, for printing, walls that need no force, and reweighting:
+quantities without derivatives, for printing, reweighting and COMMITTOR; a bias on them has no
+force:
 
 - `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. A
 value far above those of the training data says that the system has left the process that the model
@@ -239,8 +241,9 @@ void Autoencoder::calculate() {
 void Autoencoder::check_first_step(const plumed_cv::Cell& cell) {
     first_step_ = false;
     if (cv_->frame().periodic() && !(cv_->frame().strain(cell) < 0.25))
-        error(model_file_ + ": the cell of the engine differs from the model's by more than 25 %; "
-                            "use the cell, the lattice vectors and the units of the training.");
+        throw std::runtime_error(
+            "the cell of the engine differs from the model's by more than 25 %; "
+            "use the cell, the lattice vectors and the units of the training.");
 
     // The first one tells whether there are masses at all: PLUMED warns at every call if not.
     std::vector<double> masses{getMass(0)};
