@@ -60,7 +60,7 @@ class CollectiveVariable {
     void evaluate(const double* positions, double unit, const Cell& cell) {
         frame_.set_cell(cell);
         frame_.displacements(positions, unit, u_.data());
-        distance2_ = subtract(stride_, u_.data(), mean_.data(), v_.data());
+        distance2_ = subtract(frame_.plane(), u_.data(), mean_.data(), v_.data());
         multiply(basis_.data(), components_, stride_, v_.data(), x_.data());
 
         const double* f = encoder_.forward(x_.data());
@@ -109,23 +109,14 @@ class CollectiveVariable {
         return gradient_.data();
     }
 
-    /// d xi_k/d strain_ab of cell and atoms, from the gradient that gradient(k) has just given.
+    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, from the
+    /// gradient that gradient(k) has just given.
     Cell strain_derivative() const {
-        const std::size_t n = frame_.plane();
-        Cell s;
-        double column[3], fixed[3];
-        for (std::size_t b = 0; b < 3; ++b) {
-            multiply(u_.data(), 3, n, &gradient_[b * n], column);
-            // Without a cell the reference stays where it is, and the whole position counts.
-            if (!frame_.periodic()) {
-                multiply(frame_.reference(), 3, n, &gradient_[b * n], fixed);
-                for (std::size_t a = 0; a < 3; ++a)
-                    column[a] += fixed[a];
-            }
-            for (std::size_t a = 0; a < 3; ++a)
-                s[3 * a + b] = column[a];
-        }
-        return s;
+        Cell strain{};
+        add_products(frame_.plane(), u_.data(), gradient_.data(), strain);
+        if (!frame_.periodic()) // the reference stays where it is, so the whole position counts
+            add_products(frame_.plane(), frame_.reference(), gradient_.data(), strain);
+        return strain;
     }
 
   private:
@@ -137,16 +128,46 @@ class CollectiveVariable {
                 planes[a * frame_.plane() + i] = interleaved[3 * i + a];
     }
 
-    /// c = a - b; returns |c|^2.
-    PLUMED_CV_CLONES static double subtract(std::size_t n, const double* a, const double* b,
+    /// c = a - b; returns |c|^2. Three sums, as in frame planes, hide the latency of an addition.
+    PLUMED_CV_CLONES static double subtract(std::size_t plane, const double* a, const double* b,
                                             double* c) {
-        double square = 0;
-#pragma omp simd reduction(+ : square)
-        for (std::size_t j = 0; j < n; ++j) {
-            c[j] = a[j] - b[j];
-            square += c[j] * c[j];
+        const double *ax = a, *ay = ax + plane, *az = ay + plane;
+        const double *bx = b, *by = bx + plane, *bz = by + plane;
+        double *cx = c, *cy = cx + plane, *cz = cy + plane;
+        double sx = 0, sy = 0, sz = 0;
+#pragma omp simd reduction(+ : sx, sy, sz)
+        for (std::size_t i = 0; i < plane; ++i) {
+            cx[i] = ax[i] - bx[i];
+            cy[i] = ay[i] - by[i];
+            cz[i] = az[i] - bz[i];
+            sx += cx[i] * cx[i];
+            sy += cy[i] * cy[i];
+            sz += cz[i] * cz[i];
         }
-        return square;
+        return sx + sy + sz;
+    }
+
+    /// Adds sum_i a_i (x) b_i of two arrays in planes to a 3 x 3 matrix.
+    PLUMED_CV_CLONES static void add_products(std::size_t plane, const double* a, const double* b,
+                                              Cell& sum) {
+        const double *ax = a, *ay = ax + plane, *az = ay + plane;
+        const double *bx = b, *by = bx + plane, *bz = by + plane;
+        double xx = 0, xy = 0, xz = 0, yx = 0, yy = 0, yz = 0, zx = 0, zy = 0, zz = 0;
+#pragma omp simd reduction(+ : xx, xy, xz, yx, yy, yz, zx, zy, zz)
+        for (std::size_t i = 0; i < plane; ++i) {
+            xx += ax[i] * bx[i];
+            xy += ax[i] * by[i];
+            xz += ax[i] * bz[i];
+            yx += ay[i] * bx[i];
+            yy += ay[i] * by[i];
+            yz += ay[i] * bz[i];
+            zx += az[i] * bx[i];
+            zy += az[i] * by[i];
+            zz += az[i] * bz[i];
+        }
+        const double sums[9] = {xx, xy, xz, yx, yy, yz, zx, zy, zz};
+        for (std::size_t j = 0; j < 9; ++j)
+            sum[j] += sums[j];
     }
 
     static double dot(const double* a, const double* b, std::size_t n) {

@@ -111,8 +111,7 @@ class Frame {
         relative(positions, unit, atoms_, plane_, reference_.data(), u);
         if (periodic_)
             wrap(atoms_, plane_, cell_, inverse_, u);
-        for (std::size_t a = 0; a < 3; ++a)
-            subtract_mean(atoms_, u + a * plane_);
+        subtract_mean(atoms_, plane_, u);
     }
 
     /// The structure from which displacements are measured, in planes.
@@ -122,12 +121,14 @@ class Frame {
     /// Relative to the first atom, so that a rigid drift takes no atom across a border.
     PLUMED_CV_CLONES static void relative(const double* r, double unit, std::size_t atoms,
                                           std::size_t plane, const double* reference, double* u) {
-        for (std::size_t a = 0; a < 3; ++a) {
-            const double* from = reference + a * plane;
-            double* to = u + a * plane;
-            const double first = unit * r[a] - from[0];
-            for (std::size_t i = 0; i < atoms; ++i)
-                to[i] = (unit * r[3 * i + a] - from[i]) - first;
+        const double *fx = reference, *fy = fx + plane, *fz = fy + plane;
+        double *x = u, *y = u + plane, *z = u + 2 * plane;
+        const double x0 = unit * r[0] - fx[0], y0 = unit * r[1] - fy[0], z0 = unit * r[2] - fz[0];
+#pragma omp simd
+        for (std::size_t i = 0; i < atoms; ++i) {
+            x[i] = (unit * r[3 * i] - fx[i]) - x0;
+            y[i] = (unit * r[3 * i + 1] - fy[i]) - y0;
+            z[i] = (unit * r[3 * i + 2] - fz[i]) - z0;
         }
     }
 
@@ -149,14 +150,22 @@ class Frame {
         }
     }
 
-    PLUMED_CV_CLONES static void subtract_mean(std::size_t atoms, double* u) {
-        double sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (std::size_t i = 0; i < atoms; ++i)
-            sum += u[i];
-        const double mean = sum / static_cast<double>(atoms);
-        for (std::size_t i = 0; i < atoms; ++i)
-            u[i] -= mean;
+    PLUMED_CV_CLONES static void subtract_mean(std::size_t atoms, std::size_t plane, double* u) {
+        double *x = u, *y = u + plane, *z = u + 2 * plane;
+        double sx = 0, sy = 0, sz = 0;
+#pragma omp simd reduction(+ : sx, sy, sz)
+        for (std::size_t i = 0; i < atoms; ++i) {
+            sx += x[i];
+            sy += y[i];
+            sz += z[i];
+        }
+        const double n = static_cast<double>(atoms), mx = sx / n, my = sy / n, mz = sz / n;
+#pragma omp simd
+        for (std::size_t i = 0; i < atoms; ++i) {
+            x[i] -= mx;
+            y[i] -= my;
+            z[i] -= mz;
+        }
     }
 
     /// The nearest integer, ties to even, in two additions that every processor does in vectors.

@@ -314,6 +314,10 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def text(path: Path) -> None:
+    path.write_text("ATOMS=1-10", encoding="utf-8")
+
+
 def foreign(path: Path) -> None:
     save_file({"weight": np.zeros(3)}, path, {"format": "pt"})
 
@@ -322,7 +326,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "missing file": (lambda path: None, "", "the model file does not exist"),
     "folder": (lambda path: path.mkdir(), "", "cannot be read as a file"),
     "truncated": (truncated, "", "is truncated"),
-    "text file": (lambda path: path.write_text("ATOMS=1-10") and None, "", "not a safetensors"),
+    "text file": (text, "", "not a safetensors file"),
     "empty file": (lambda path: path.touch(), "", "not a safetensors file"),
     "foreign model": (foreign, "", "not a model file of plumed_cv"),
     "later version": (lambda p: write_model(p, format_version="2"), "", "format version 2"),
