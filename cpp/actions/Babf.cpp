@@ -214,14 +214,14 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
 
 BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     if (getNumberOfArguments() != 1)
-        error("BABF biases one CV, but ARG names " + std::to_string(getNumberOfArguments()));
+        error("BABF biases one CV, but ARG names " + std::to_string(getNumberOfArguments()) + ".");
     labels_ = {getPntrToArgument(0)->getName(), energy_unit()};
 
     // What is estimated
     BabfParameters parameters;
     parameters.kT = getkBT();
     if (!(parameters.kT > 0))
-        error("the temperature is not known, because the engine does not pass it: give TEMP");
+        error("the temperature is not known, because the engine does not pass it: give TEMP.");
     parameters.grid = parse_grid();
     parse("RAMP", parameters.ramp);
     parameters.kappa = BabfParameters::default_kappa(parameters.grid, parameters.kT);
@@ -301,7 +301,7 @@ void BabfAction::calculate() {
     const double xi = getArgument(0);
     if (!std::isfinite(xi))
         error("the CV " + labels_.argument +
-              " is not a finite number: the dynamics has failed before this step");
+              " is not a finite number: the dynamics has failed before this step.");
     const Babf::Evaluation& now = babf_->evaluate(xi);
     setBias(now.bias);
     setOutputForce(0, now.force);
@@ -340,7 +340,7 @@ Grid BabfAction::parse_grid() {
     parse("GRID_MAX", grid.maximum);
     parse("GRID_BIN", bins);
     if (bins < 2 || bins > 1000000)
-        error("GRID_BIN=" + std::to_string(bins) + " must be from 2 to 1000000");
+        error("GRID_BIN=" + std::to_string(bins) + " must be from 2 to 1000000.");
     grid.bins = static_cast<std::size_t>(bins);
     grid.periodic = getPntrToArgument(0)->isPeriodic();
     if (grid.periodic) {
@@ -354,7 +354,7 @@ Grid BabfAction::parse_grid() {
             error("the CV " + labels_.argument +
                   " is periodic, so the grid must be its domain: "
                   "give GRID_MIN=" +
-                  from + " and GRID_MAX=" + to);
+                  from + " and GRID_MAX=" + to + ".");
         }
         grid.minimum = minimum;
         grid.maximum = maximum;
@@ -377,7 +377,7 @@ double BabfAction::parse_tau(double ramp) {
         return BabfParameters::default_tau(ramp);
     double tau = 0;
     if (!to_number(text, tau) || !(tau > 0))
-        error("TAU=" + text + " must be a positive number, or inf to keep the bias as it is");
+        error("TAU=" + text + " must be a positive number, or inf to keep the bias as it is.");
     return tau;
 }
 
@@ -386,9 +386,9 @@ BabfAction::Output BabfAction::parse_output(const std::string& file, const std::
     parse(file, output.path);
     parse(stride, output.stride);
     if (output.stride < 0)
-        error(stride + "=" + std::to_string(output.stride) + " must be a number of steps");
+        error(stride + "=" + std::to_string(output.stride) + " must be a number of steps.");
     if (output.path.empty() && output.stride > 0)
-        error(stride + " is given without " + file + ": say which file to write");
+        error(stride + " is given without " + file + ": say which file to write.");
     if (!output.path.empty())
         output.path = PLMD::FileBase::appendSuffix(output.path, plumed.getSuffix());
     return output;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
-
 #pragma once
 
 #include <algorithm>
@@ -77,21 +76,21 @@ class Babf {
         auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         if (!(grid.maximum > grid.minimum) || !std::isfinite(grid.spacing()) || grid.bins < 2)
             throw std::runtime_error(
-                "the grid needs a minimum below its maximum and at least 2 bins");
+                "the grid needs a minimum below its maximum and at least 2 bins.");
         if (!(kT > 0 && std::isfinite(kT)))
-            throw std::runtime_error("the temperature must be positive");
+            throw std::runtime_error("the temperature must be positive.");
         if (!(kappa > 0 && std::isfinite(kappa)))
-            throw std::runtime_error("the spring constant KAPPA must be positive");
+            throw std::runtime_error("the spring constant KAPPA must be positive.");
         if (!(tau > 0))
-            throw std::runtime_error("TAU, the weight of the prior, must be positive");
+            throw std::runtime_error("TAU, the weight of the prior, must be positive.");
         if (!(ramp >= 0 && std::isfinite(ramp)))
-            throw std::runtime_error("RAMP must be a number of steps, or 0 for equal weights");
+            throw std::runtime_error("RAMP must be a number of steps, or 0 for equal weights.");
         const std::size_t n = grid.nodes();
         if (prior.empty())
             prior.assign(n, 0.0);
         if (prior.size() != n ||
             !std::all_of(prior.begin(), prior.end(), [](double f) { return std::isfinite(f); }))
-            throw std::runtime_error("the prior must have one finite number for every node");
+            throw std::runtime_error("the prior must have one finite number for every node.");
         sums_ = BabfSums{0, zeros(), zeros(), zeros(), zeros()};
         derivative_ = energy_ = distance_ = exponent_ = probability_ = zeros();
         for (std::size_t j = 0; j < n; ++j)
@@ -110,7 +109,7 @@ class Babf {
     void set_sums(BabfSums sums) {
         for (const auto* column : {&sums.weight, &sums.force, &sums.count, &sums.offset})
             if (column->size() != nodes_.size())
-                throw std::runtime_error("the sums are of another grid");
+                throw std::runtime_error("the sums are of another grid.");
         sums_ = std::move(sums);
         integrate(0, nodes_.size());
     }
@@ -120,7 +119,7 @@ class Babf {
         total.steps += other.steps;
         const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
             if (to.size() != from.size())
-                throw std::runtime_error("the sums are of another grid");
+                throw std::runtime_error("the sums are of another grid.");
             std::transform(to.begin(), to.end(), from.begin(), to.begin(), std::plus<double>());
         };
         add(total.weight, other.weight);
@@ -171,9 +170,9 @@ class Babf {
         return evaluation_;
     }
 
-    // Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample so
-    // far outside of the grid that the wall makes it e^-40 times improbable comes from a start out
-    // there or a failing engine, and one of them would spoil the end node: it is only counted.
+    // Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
+    // so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
+    // out there or a failing engine, and one of them would spoil the end node: it is only counted.
     void update() {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         sums_.steps += 1;
@@ -187,13 +186,13 @@ class Babf {
             sums_.weight[j] += wp;
             sums_.force[j] += wp * kappa * distance_[j];
         }
-        const double bin = std::floor((xi_ - grid.minimum) / grid.spacing() + 0.5);
         const double n = static_cast<double>(nodes_.size());
-        if (grid.periodic || (bin >= 0 && bin < n)) {
-            const auto j =
-                static_cast<std::size_t>(bin - (grid.periodic ? n * std::floor(bin / n) : 0));
-            sums_.count[j] += w;
-            sums_.offset[j] += w * offset_;
+        double bin = std::floor((xi_ - grid.minimum) / grid.spacing() + 0.5);
+        if (grid.periodic)
+            bin = std::fmod(std::fmod(bin, n) + n, n);
+        if (bin >= 0 && bin < n) {
+            sums_.count[static_cast<std::size_t>(bin)] += w;
+            sums_.offset[static_cast<std::size_t>(bin)] += w * offset_;
         }
         integrate(first_, last_);
     }
@@ -316,12 +315,12 @@ class Babf {
 inline std::vector<double> prior_derivative(const Grid& grid, std::vector<double> x,
                                             std::vector<double> A, const std::string& name) {
     if (x.size() < 2)
-        throw std::runtime_error(name + ": needs at least two rows to be a prior");
+        throw std::runtime_error(name + ": needs at least two rows to be a prior.");
     for (std::size_t i = 0; i < x.size(); ++i)
         if (!std::isfinite(x[i]) || !std::isfinite(A[i]) || (i > 0 && x[i] <= x[i - 1]))
             throw std::runtime_error(name + ": row " + std::to_string(i + 1) +
                                      " has a number that is not finite or a CV that does not grow, "
-                                     "so it is no profile to take a prior from");
+                                     "so it is no profile to take a prior from.");
     const double slack = 1e-6 * grid.spacing();
     const double length = grid.maximum - grid.minimum;
     if (grid.periodic) {
@@ -337,7 +336,7 @@ inline std::vector<double> prior_derivative(const Grid& grid, std::vector<double
         throw std::runtime_error(name + ": covers " + to_text(x.front()) + " to " +
                                  to_text(x.back()) + " but the grid goes from " +
                                  to_text(grid.minimum) + " to " + to_text(grid.maximum) +
-                                 "; give a profile over the whole grid");
+                                 "; give a profile over the whole grid.");
     const auto interpolate = [&](double z) {
         z = std::clamp(z, x.front(), x.back());
         const auto above = std::upper_bound(x.begin() + 1, x.end() - 1, z) - x.begin();
@@ -368,11 +367,11 @@ inline std::vector<double> read_prior(const std::string& path, const Grid& grid,
                                       const std::string& energy_unit) {
     const Table table = read_table(path);
     if (table.fields.size() < 2)
-        throw std::runtime_error(path + ": needs two columns, the CV and its free energy");
+        throw std::runtime_error(path + ": needs two columns, the CV and its free energy.");
     const std::string* unit = table.constant("energy_unit");
     if (unit && *unit != energy_unit)
         throw std::runtime_error(path + ": is in " + *unit + " but the energy unit here is " +
-                                 energy_unit + "; use the same UNITS ENERGY");
+                                 energy_unit + "; use the same UNITS ENERGY.");
     const auto found = std::find(table.fields.begin(), table.fields.end(), "A_k");
     const auto c = found == table.fields.end() ? 1 : found - table.fields.begin();
     return prior_derivative(grid, column(table, 0), column(table, static_cast<std::size_t>(c)),
@@ -418,13 +417,13 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
         const std::string* value = table.constant(key);
         if (!value || value->empty())
             throw std::runtime_error(name + ": its header has no '#! SET " + key +
-                                     "', so it is not a whole state file of BABF");
+                                     "', so it is not a whole state file of BABF.");
         return *value;
     };
     const auto same = [&](const std::string& key, const std::string& here) {
         if (text(key) != here)
             throw std::runtime_error(name + ": has " + key + "=" + text(key) + " but here it is " +
-                                     here + "; give the same, or start without STATE_RFILE");
+                                     here + "; give the same, or start without STATE_RFILE.");
     };
     const auto same_number = [&](const std::string& key, double here, double scale) {
         double there;
@@ -437,7 +436,7 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     same("format_version", "1");
     if (table.fields.front() != labels.argument)
         throw std::runtime_error(name + ": is of the CV '" + table.fields.front() +
-                                 "' but ARG is '" + labels.argument + "'");
+                                 "' but ARG is '" + labels.argument + "'.");
     const Grid& grid = expected.grid;
     for (const auto& [key, value] : grid_constants(grid, labels.argument))
         if (key.rfind("min_", 0) == 0)
@@ -453,16 +452,16 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     same_number("ramp", expected.ramp, expected.ramp);
     if (table.fields !=
         std::vector<std::string>{labels.argument, "weight", "force", "count", "offset", "prior"})
-        throw std::runtime_error(name + ": its columns are not those of a state file of BABF");
+        throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
     if (table.rows.size() != grid.nodes())
         throw std::runtime_error(name + ": has " + std::to_string(table.rows.size()) + " of the " +
                                  std::to_string(grid.nodes()) +
-                                 " rows that its header promises, so it is not complete");
+                                 " rows that its header promises, so it is not complete.");
 
     BabfSums sums;
     if (!to_number(text("steps"), sums.steps) || sums.steps < 0 ||
         sums.steps != std::floor(sums.steps) || std::isinf(sums.steps))
-        throw std::runtime_error(name + ": steps=" + text("steps") + " is no number of steps");
+        throw std::runtime_error(name + ": steps=" + text("steps") + " is no number of steps.");
     for (std::size_t j = 0; j < table.rows.size(); ++j) {
         const auto& row = table.rows[j];
         const bool finite =
@@ -471,13 +470,12 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
             std::abs(row[0] - grid.node(j)) > 1e-6 * grid.spacing())
             throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
                                      " holds a number that no run writes (NaN, infinite, negative "
-                                     "weight or wrong node), so the file is damaged");
+                                     "weight or wrong node), so the file is damaged.");
     }
     sums.weight = column(table, 1);
     sums.force = column(table, 2);
     sums.count = column(table, 3);
     sums.offset = column(table, 4);
-    // The state's own numbers: they may differ from the input's in the last digits.
     BabfParameters parameters = expected;
     parameters.prior = column(table, 5);
     Babf babf(std::move(parameters));

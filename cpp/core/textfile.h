@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
-
 #pragma once
 
 #include <cerrno>
@@ -71,7 +70,7 @@ inline std::string format_table(const Table& table) {
 inline Table parse_table(const std::string& text, const std::string& name) {
     if (!text.empty() && text.back() != '\n')
         throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
-                                        "take an earlier copy of it");
+                                        "take an earlier copy of it.");
     Table table;
     std::istringstream lines(text);
     std::string line;
@@ -100,19 +99,19 @@ inline Table parse_table(const std::string& text, const std::string& name) {
             double value;
             if (!to_number(word, value))
                 throw std::runtime_error(name + ": line " + std::to_string(number) + " has '" +
-                                         word.substr(0, 40) + "' where a number is expected");
+                                         word.substr(0, 40) + "' where a number is expected.");
             row.push_back(value);
         } while (words >> word);
         if (row.size() != table.fields.size())
             throw std::runtime_error(name + ": line " + std::to_string(number) + " has " +
                                      std::to_string(row.size()) + " numbers for the " +
                                      std::to_string(table.fields.size()) +
-                                     " names of its '#! FIELDS' line");
+                                     " names of its '#! FIELDS' line.");
         table.rows.push_back(std::move(row));
     }
     if (table.fields.empty())
         throw std::runtime_error(name +
-                                 ": has no '#! FIELDS' line, so it is not a PLUMED text file");
+                                 ": has no '#! FIELDS' line, so it is not a PLUMED text file.");
     return table;
 }
 
@@ -120,7 +119,7 @@ inline Table read_table(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     if (!file)
         throw std::runtime_error(path + ": is not there or cannot be opened; give the path of an "
-                                        "existing file");
+                                        "existing file.");
     std::ostringstream text;
     text << file.rdbuf();
     return parse_table(text.str(), path);
@@ -131,7 +130,7 @@ inline void write_table(const std::string& path, const Table& table) {
     const std::string text = format_table(table);
     const std::string temporary = path + ".tmp";
     const auto fail = [&path] {
-        throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno));
+
     };
     std::FILE* file = std::fopen(temporary.c_str(), "w");
     if (!file)

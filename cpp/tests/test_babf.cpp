@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+#include "../core/babf.h"
+#include "check.h"
+
+#include <random>
+
+using namespace plumed_cv;
+
+namespace {
+
+BabfParameters parameters(bool periodic = false, double ramp = 50) {
+    BabfParameters p;
+    p.grid = periodic ? Grid{-M_PI, M_PI, 60, true} : Grid{-0.2, 1.2, 70, false};
+    p.kT = 0.0259;
+    p.kappa = BabfParameters::default_kappa(p.grid, p.kT);
+    p.ramp = ramp;
+    p.tau = BabfParameters::default_tau(ramp);
+    return p;
+}
+
+/// Values that cover the grid, leave it a little, and once by far.
+std::vector<double> series(std::size_t length) {
+    std::mt19937_64 generator(7);
+    std::uniform_real_distribution<double> uniform(-0.22, 1.22);
+    std::vector<double> values;
+    for (std::size_t s = 0; s < length; ++s)
+        values.push_back(s == 40 ? 25.0 : uniform(generator));
+    return values;
+}
+
+Babf learned(const BabfParameters& p, const std::vector<double>& values) {
+    Babf babf(p);
+    for (double xi : values) {
+        babf.evaluate(xi);
+        babf.update();
+    }
+    return babf;
+}
+
+const BabfLabels labels{"ae.node-0", "eV"};
+
+std::string state_text(const Babf& babf) {
+    return format_table(state_table(babf, labels));
+}
+
+Babf read_back(const std::string& text, const BabfParameters& expected) {
+    return restored(parse_table(text, "state"), expected, labels, "state");
+}
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+    return text.replace(text.find(from), from.size(), to);
+}
+
+} // namespace
+
+TEST("the force is the derivative of the bias, also outside of the grid and across the border") {
+    for (bool periodic : {false, true}) {
+        Babf babf = learned(parameters(periodic), series(300));
+        const double h = 1e-6;
+        for (double xi : {-0.35, -0.2, -0.013, 0.4, 0.77, 1.2, 1.31, -3.1415, 3.1415, 7.0}) {
+            const double force = babf.evaluate(xi).force;
+            const double slope =
+                (babf.evaluate(xi + h).bias - babf.evaluate(xi - h).bias) / (2 * h);
+            CHECK_CLOSE(force, -slope, 1e-6 * std::max(1.0, std::abs(force)));
+        }
+    }
+}
+
+TEST("the probabilities are those of Eq. 9 and give the force and zeta") {
+    const auto p = parameters();
+    Babf babf = learned(p, series(200));
+    for (double xi : {-0.21, 0.0, 0.333, 1.1}) {
+        const auto now = babf.evaluate(xi);
+        double sum = 0, zeta = 0, force = 0;
+        for (std::size_t j = 0; j < babf.nodes().size(); ++j) {
+            const double z = babf.nodes()[j];
+            const auto term = [&](std::size_t i) {
+                const double d = xi - babf.nodes()[i];
+                return std::exp((babf.energy()[i] - 0.5 * p.kappa * d * d) / p.kT);
+            };
+            double all = 0;
+            for (std::size_t i = 0; i < babf.nodes().size(); ++i)
+                all += term(i);
+            CHECK_CLOSE(babf.probability()[j], term(j) / all, 1e-14);
+            sum += babf.probability()[j];
+            zeta += babf.probability()[j] * z;
+            force += babf.probability()[j] * p.kappa * (z - xi);
+        }
+        CHECK_CLOSE(sum, 1, 1e-14);
+        CHECK_CLOSE(now.zeta, zeta, 1e-13);
+        CHECK_CLOSE(now.force, force, 1e-12 * p.kappa);
+    }
+}
+
+TEST("a value very far away gives finite numbers and teaches nothing") {
+    Babf babf = learned(parameters(), series(30));
+    const auto before = babf.sums();
+    for (double xi : {-1e3, 1e6, 1e140}) {
+        const auto now = babf.evaluate(xi);
+        CHECK(std::isfinite(now.bias) && std::isfinite(now.force));
+        babf.update();
+    }
+    CHECK(babf.sums().weight == before.weight && babf.sums().force == before.force);
+    CHECK(babf.sums().steps == before.steps + 3);
+}
+
+TEST("weights grow over the ramp and TAU is the weight of the first 20 samples") {
+    CHECK_CLOSE(BabfParameters::default_tau(0), 20, 0);
+    CHECK_CLOSE(BabfParameters::default_tau(1e5), 210e-5, 1e-15);
+    CHECK_CLOSE(BabfParameters::default_tau(10), 5.5 + 10, 1e-14);
+    const Babf babf = learned(parameters(false, 10), std::vector<double>(25, 0.5));
+    double count = 0, weight = 0;
+    for (std::size_t j = 0; j < babf.nodes().size(); ++j) {
+        count += babf.sums().count[j];
+        weight += babf.sums().weight[j];
+    }
+    CHECK_CLOSE(count, 5.5 + 15, 1e-13);
+    CHECK_CLOSE(weight, 5.5 + 15, 1e-13);
+}
+
+TEST("a run continued from its file equals the whole run to the last bit") {
+    const auto values = series(500);
+    for (bool periodic : {false, true})
+        for (std::size_t cut : {1u, 20u, 41u, 333u}) {
+            const auto p = parameters(periodic);
+            const std::vector<double> first(values.begin(), values.begin() + long(cut));
+            Babf second = read_back(state_text(learned(p, first)), p);
+            for (std::size_t s = cut; s < values.size(); ++s) {
+                second.evaluate(values[s]);
+                second.update();
+            }
+            CHECK(state_text(second) == state_text(learned(p, values)));
+        }
+}
+
+TEST("merged states are the sum") {
+    const auto p = parameters();
+    const auto values = series(200);
+    Babf one = learned(p, values), other = learned(p, {0.1, 0.2, 0.7});
+    const auto before = one.sums();
+    one.merge(other.sums());
+    CHECK(one.sums().steps == 203);
+    for (std::size_t j = 0; j < one.nodes().size(); ++j) {
+        CHECK(one.sums().force[j] == before.force[j] + other.sums().force[j]);
+        CHECK(one.sums().count[j] == before.count[j] + other.sums().count[j]);
+    }
+    CHECK_THROWS(one.merge(Babf(parameters(true)).sums()), "another grid");
+}
+
+TEST("an infinite TAU freezes the bias, and everything is still counted") {
+    auto p = parameters();
+    p.tau = INFINITY;
+    p.prior.assign(p.grid.nodes(), 0.3);
+    Babf babf(p);
+    const double bias = babf.evaluate(0.4).bias;
+    babf = learned(p, series(100));
+    CHECK(babf.evaluate(0.4).bias == bias);
+    CHECK(babf.sums().weight[30] > 0);
+    CHECK(state_text(read_back(state_text(babf), p)) == state_text(babf));
+}
+
+TEST("plain sums lose nothing that matters") {
+    auto p = parameters(false, 0);
+    Babf babf(p);
+    std::vector<long double> weight(p.grid.nodes()), force(p.grid.nodes());
+    std::mt19937_64 generator(3);
+    std::uniform_real_distribution<double> uniform(-0.2, 1.2);
+    const int samples = 200000; // rounding grows with the root: 1e8 samples have 22 times more
+    for (int s = 0; s < samples; ++s) {
+        const double xi = uniform(generator);
+        babf.evaluate(xi);
+        for (std::size_t j = 0; j < weight.size(); ++j) {
+            weight[j] += babf.probability()[j];
+            force[j] += babf.probability()[j] * p.kappa * (babf.nodes()[j] - xi);
+        }
+        babf.update();
+    }
+    for (std::size_t j = 0; j < weight.size(); ++j) {
+        CHECK_CLOSE(babf.sums().weight[j], double(weight[j]), 4e-12 * double(weight[j]));
+        CHECK_CLOSE(babf.sums().force[j], double(force[j]),
+                    4e-12 * double(weight[j]) * p.kT / p.grid.spacing());
+    }
+}
+
+TEST("a prior is the derivative of its profile") {
+    for (bool periodic : {false, true}) {
+        const Grid grid = parameters(periodic).grid;
+        std::vector<double> x, A;
+        for (int i = 0; i < 2000; ++i) { // without the last point of a period
+            x.push_back(grid.minimum +
+                        (grid.maximum - grid.minimum) * i / (periodic ? 2000 : 1999));
+            A.push_back(std::cos(x.back()));
+        }
+        const auto derivative = prior_derivative(grid, x, A, "fes.dat");
+        for (std::size_t j = 1; j + 1 < grid.nodes(); ++j)
+            CHECK_CLOSE(derivative[j], -std::sin(grid.node(j)), 1e-3);
+    }
+    const Grid grid = parameters().grid;
+    CHECK_THROWS(prior_derivative(grid, {0, 1}, {0, 1}, "fes.dat"), "the whole grid");
+    CHECK_THROWS(prior_derivative(grid, {0}, {0}, "fes.dat"), "at least two rows");
+    CHECK_THROWS(prior_derivative(grid, {-1, 2, 1}, {0, 1, 2}, "fes.dat"), "row 3");
+    CHECK_THROWS(prior_derivative(grid, {-1, 2}, {0, NAN}, "fes.dat"), "not finite");
+}
+
+TEST("the profile leaves empty bins out and carries the energy across them") {
+    const auto p = parameters();
+    const Babf babf = learned(p, {0.0, 0.02, 0.02, 0.5, 0.52});
+    const auto profile = babf.profile();
+    CHECK(std::isnan(profile.corrected[20]) && std::isnan(profile.corrected[0]));
+    CHECK(std::isfinite(profile.corrected[10]) && std::isfinite(profile.corrected[36]));
+    CHECK_CLOSE(profile.corrected[35] - profile.corrected[11],
+                profile.convolved[35] - profile.convolved[11], 1e-12);
+    CHECK(std::isnan(Babf(p).profile().corrected[3]));
+}
+
+TEST("every cut and every typical damage of a state file is refused in a sentence") {
+    const auto p = parameters();
+    const std::string text = state_text(learned(p, series(100)));
+    for (std::size_t length = 0; length < text.size(); ++length)
+        CHECK_THROWS(read_back(text.substr(0, length), p), "state: ");
+    CHECK_THROWS(read_back("# nothing\n", p), "not a PLUMED text file");
+    CHECK_THROWS(read_back("#! FIELDS time ae.node-0\n 0 1\n", p), "no '#! SET action'");
+    CHECK_THROWS(read_back(replaced(text, "ae.node-0 w", "cv w"), p), "the CV 'cv'");
+    CHECK_THROWS(read_back(replaced(text, "count offset", "offset count"), p), "columns");
+    CHECK_THROWS(read_back(replaced(text, "eV", "kj/mol"), p), "energy_unit=kj/mol");
+    CHECK_THROWS(read_back(replaced(text, "kT 0.02", "kT nan0.02"), p), "kT=nan");
+    CHECK_THROWS(read_back(replaced(text, "steps 100", "steps -1"), p), "steps=-1");
+    const std::size_t row = text.rfind("\n ", text.size() - 2) + 2;
+    const std::size_t word = text.find(' ', row) + 1, end = text.find(' ', word);
+    for (const char* bad : {"NAN", "inf", "-1"})
+        CHECK_THROWS(read_back(text.substr(0, word) + bad + text.substr(end), p), "row 71");
+    CHECK_THROWS(read_back(text.substr(0, word) + "1e5x" + text.substr(end), p), "'1e5x'");
+    auto other = p;
+    other.grid.bins = 71;
+    CHECK_THROWS(read_back(text, other), "nbins_ae.node-0=70 but here it is 71");
+    other = p;
+    other.kappa *= 2;
+    CHECK_THROWS(read_back(text, other), "kappa=");
+    other = p;
+    other.kT *= 1.01;
+    CHECK_THROWS(read_back(text, other), "kT=");
+    CHECK_THROWS(read_back(text, parameters(true)), "-3.14");
+}
+
+TEST("random damage never does worse than a sentence") {
+    const auto p = parameters();
+    const std::string text = state_text(learned(p, series(100)));
+    std::mt19937_64 generator(11);
+    for (int i = 0; i < 3000; ++i) {
+        std::string damaged = text;
+        for (int k = 0; k < 3; ++k)
+            damaged[generator() % damaged.size()] = char(generator());
+        try {
+            read_back(damaged, p);
+        } catch (const std::runtime_error&) {
+        }
+    }
+}
+
+TEST("parameters without a meaning are refused") {
+    const auto refuse = [](auto change, const char* text) {
+        auto p = parameters();
+        change(p);
+        CHECK_THROWS(Babf{p}, text);
+    };
+    refuse([](auto& p) { p.grid.maximum = -1; }, "grid");
+    refuse([](auto& p) { p.grid.bins = 1; }, "grid");
+    refuse([](auto& p) { p.kT = NAN; }, "temperature");
+    refuse([](auto& p) { p.kappa = -1; }, "KAPPA");
+    refuse([](auto& p) { p.tau = 0; }, "TAU");
+    refuse([](auto& p) { p.ramp = -5; }, "RAMP");
+    refuse([](auto& p) { p.prior = {1, 2}; }, "prior");
+}
