@@ -309,6 +309,11 @@ def prior_derivative(grid: Grid, xi: ArrayLike, A: ArrayLike) -> Array:
     return np.asarray(rise / (high - low))
 
 
+def blocks(states: Sequence[State]) -> list[State]:
+    """Return what one run learned up to its first state and between successive states."""
+    return [*states[:1], *(later - earlier for earlier, later in pairwise(states))]
+
+
 def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -> Profile:
     """Return the free energy profile and its errors.
 

@@ -236,6 +236,7 @@ def babf_input(
     grid: tuple[float, float, int] = (0.0, 1.0, 100),
     kappa_eV: float | None = None,
     tau: float | None = None,
+    deviation_limit_A: float | None = None,
 ) -> str:
     """Return a plumed.dat that biases a learned collective variable with bABF.
 
@@ -266,6 +267,8 @@ def babf_input(
         Coupling of the extended variable, eV; kT/dz^2 by default.
     tau
         Weight of the prior, in samples; the action's own default if None.
+    deviation_limit_A
+        Stop the run when `ae.dev` exceeds this (Eq. 21), angstrom.
     """
     lower, upper, bins = grid
     babf: dict[str, object] = {
@@ -291,6 +294,15 @@ def babf_input(
         _action("b: BABF", babf),
         _action("PRINT", printed),
     ]
+    if deviation_limit_A is not None:
+        guard = {
+            "ARG": "ae.dev",
+            "BASIN_LL1": deviation_limit_A,
+            "BASIN_UL1": 1e9,
+            "STRIDE": colvar_stride,
+            "FILE": "guard",
+        }
+        lines.append(_action("COMMITTOR", guard))
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,383 @@
+"""The command line `plumed-cv`: reads arguments, calls the package, prints. No science here."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+import plumed_cv
+from plumed_cv.errors import UserError
+from plumed_cv.workflow import Update
+
+app = typer.Typer(
+    help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
+    "biasing force, in any engine that has PLUMED.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Input = Annotated[Path, typer.Argument(help="input file (TOML)")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON alone")]
+
+
+class Terminal:
+    """Shows the progress of a run: bars on a terminal, a line a task elsewhere."""
+
+    def say(self, text: str) -> None:
+        """Print a result."""
+        err.print(text)
+
+    @contextmanager
+    def task(self, name: str, total: float | None) -> Iterator[Update]:
+        """Show one task until the block ends."""
+        if not err.is_terminal:
+            err.print(name)
+            yield lambda done, note: None
+            return
+        with _bar() as progress:
+            task = progress.add_task(name, total=total, note="")
+
+            def update(done: float, note: str) -> None:
+                progress.update(task, completed=done)
+                if note:
+                    progress.update(task, note=note)
+
+            yield update
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show what is found of PLUMED, the plugin and the engines, and what to do about the rest.
+
+    Exit status 1 if something needed is missing.
+    """
+    from plumed_cv.doctor import doctor as examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for finding in findings:
+            mark = (
+                "[green]ok[/]"
+                if finding.ok
+                else "[red]!![/]"
+                if finding.required
+                else "[yellow]--[/]"
+            )
+            table.add_row(mark, finding.name, finding.detail)
+            if finding.remedy:
+                table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")
+        out.print(table)
+    if not all(finding.ok for finding in findings if finding.required):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plugin() -> None:
+    """Build the PLUMED plugin if needed and print its path, for LOAD FILE= in a plumed.dat.
+
+    Example: echo "LOAD FILE=$(plumed-cv plugin)" > plumed.dat
+    """
+    from plumed_cv.plumed import build_plugin
+
+    print(build_plugin())
+
+
+@app.command()
+def plumed(
+    optimised: Annotated[
+        bool, typer.Option("--optimised", help="build a kernel with -O3, and use it from then on")
+    ] = False,
+) -> None:
+    """Print where PLUMED's kernel is, or build an optimised one (about 10 minutes, 50 MB)."""
+    from plumed_cv.plumed import build_optimised_kernel, find_plumed
+
+    if optimised:
+        with _bar() as progress:
+            build_optimised_kernel(progress)
+    found = find_plumed()
+    print(found.kernel)
+    err.print(f"PLUMED {found.version}, {found.source}")
+
+
+@app.command()
+def init(
+    name: Annotated[str | None, typer.Argument(help="example to copy; none: list them")] = None,
+    directory: Annotated[Path | None, typer.Argument(help="new folder; the name if absent")] = None,
+) -> None:
+    """Copy an example and build its structures.
+
+    Example: plumed-cv init vacancy-fe demo && plumed-cv run demo/vacancy.toml
+    """
+    examples = resources.files(plumed_cv) / "examples"
+    names = sorted(entry.name for entry in examples.iterdir() if entry.is_dir())
+    if name is None:
+        print("\n".join(names))
+        return
+    if name not in names:
+        raise UserError(f"There is no example {name!r}; there are: {', '.join(names)}.")
+    directory = directory or Path(name)
+    if directory.exists():
+        raise UserError(f"{directory}: exists already; name another folder.")
+    with resources.as_file(examples / name) as source:
+        shutil.copytree(source, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "build.py"], cwd=directory, check=True)
+    inputs = " ".join(str(path) for path in sorted(directory.glob("*.toml")))
+    print(f"Now: plumed-cv run {inputs}")
+
+
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="input file (TOML)")] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", "-d", help="run directory; 'run' beside the input")
+    ] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="list all keys of the input file")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn the CV and its free energy profile: sample, train, compare, repeat.
+
+    Started again after any stop, it goes on where it was. Example: plumed-cv run demo/vacancy.toml
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import workflow
+
+    if keys:
+        table = Table("key", "default", "meaning", box=None, pad_edge=False)
+        for row in configuration.describe_keys():
+            table.add_row(*row)
+        out.print(table)
+        return
+    if config is None:
+        raise UserError("Which input file? For example: plumed-cv run demo/vacancy.toml")
+    settings = configuration.load(config)
+    directory = directory or config.parent / "run"
+    result = workflow.run(settings, directory, Terminal())
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    _print_iterations(result)
+    print(f"Picture: {directory / 'profiles.png'}   all results: {directory}")
+
+
+@app.command()
+def path(
+    config: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="extended XYZ")] = Path("path.xyz"),
+) -> None:
+    """Relax the end states and find the minimum energy path between them.
+
+    Example: plumed-cv path demo/vacancy.toml -o path.xyz
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import workflow
+
+    workflow.find_path(configuration.load(config), output, Terminal())
+
+
+@app.command()
+def train(
+    trajectories: Annotated[list[Path], typer.Argument(help="any format that mdtraj reads")],
+    initial: Annotated[Path, typer.Option(help="structure where the CV is 0")],
+    final: Annotated[Path, typer.Option(help="structure where the CV is 1")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="model file")] = Path(
+        "cv.safetensors"
+    ),
+    components: Annotated[int, typer.Option(help="principal components D")] = 12,
+    hidden: Annotated[str, typer.Option(help="widths of hidden layers, as 24,24; none: D,D")] = "",
+    activation: Annotated[
+        str, typer.Option(help="relu, tanh, elu, softplus, silu, sigmoid")
+    ] = "relu",
+    stride: Annotated[int, typer.Option(min=1, help="take every so many structures")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="seed of weights and batches")] = 0,
+) -> None:
+    """Train an autoencoder CV on trajectories.
+
+    Example: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
+    """
+    from plumed_cv import autoencoder, cv
+    from plumed_cv.path import cell_of, check_end_states, read_structure
+    from plumed_cv.trajectory import read_displacements
+
+    try:
+        widths = tuple(int(width) for width in hidden.split(",")) if hidden else None
+    except ValueError:
+        raise UserError(f"--hidden {hidden}: give widths as 24,24.") from None
+    first, last = read_structure(initial), read_structure(final)
+    check_end_states(first, last)
+    frame = cv.linear(first.get_chemical_symbols(), cell_of(first), first.positions, last.positions)
+    data = read_displacements(trajectories, frame, stride=stride)
+    training = autoencoder.Training(hidden=widths, activation=activation, seed=seed)
+    with Terminal().task("training", training.n_epochs) as update:
+        learned, _, network = autoencoder.learn(
+            data,
+            frame,
+            components,
+            training,
+            lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
+        )
+    learned.save(output)
+    print(f"{output}: {learned}, {len(data)} structures, error {network.losses[-1] ** 0.5:.4f} A")
+
+
+@app.command()
+def fes(
+    states: Annotated[
+        list[Path], typer.Argument(help="an iteration's folder, or state files of BABF")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="profile")] = Path("fes.dat"),
+    picture: Annotated[Path | None, typer.Option(help="draw the profile into this file")] = None,
+    walkers: Annotated[
+        bool, typer.Option(help="the states are of independent runs, not of one run as it went on")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Free energy profile with errors, from the states that BABF wrote.
+
+    Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
+              plumed-cv fes walker-*/babf.state --walkers --picture fes.png
+    """
+    from plumed_cv import babf, workflow
+    from plumed_cv.report import plot_profiles
+
+    if len(states) == 1 and states[0].is_dir():
+        blocks, _, _ = workflow.blocks_of(states[0])
+    else:
+        read = [babf.read_state(state) for state in states]
+        blocks = read if walkers else babf.blocks(read)
+    profile = babf.profile(blocks)
+    babf.write_fes(output, profile)
+    if picture:
+        plot_profiles(picture, [(profile.argument, profile)], str(output))
+    result = {
+        "barrier_eV": profile.barrier.value,
+        "barrier_error_eV": profile.barrier.error,
+        "delta_F_eV": profile.delta_F.value,
+        "delta_F_error_eV": profile.delta_F.error,
+        "md_steps": sum(block.steps for block in blocks),
+    }
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(f"{output}: barrier {_pm(result, 'barrier')}, A(1)-A(0) {_pm(result, 'delta_F')}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="model file, or a run directory that has ended")],
+    output: Annotated[Path, typer.Argument(help="new folder for model and plumed.dat")],
+    temperature: Annotated[float, typer.Option(min=1e-3, help="temperature of BABF, K")] = 300.0,
+    ramp: Annotated[int, typer.Option(min=0, help="steps of BABF's ramp (Eq. 12)")] = 100_000,
+) -> None:
+    """Write a CV with the plumed.dat that samples it by BABF in any engine.
+
+    Example: plumed-cv export demo/run production --temperature 300
+    """
+    from plumed_cv.cv import CollectiveVariable
+    from plumed_cv.plumed import babf_input, build_plugin
+
+    if model.is_dir():
+        model = model / "cv.safetensors"
+    variable = CollectiveVariable.load(model)
+    if output.exists():
+        raise UserError(f"{output}: exists already; name another folder.")
+    text = babf_input(
+        build_plugin(),
+        Path("cv.safetensors"),
+        temperature_K=temperature,
+        ramp=ramp,
+        grid=(-0.1, 1.1, 120),
+        state_out=Path("babf.state"),
+        state_stride=10_000,
+        colvar=Path("colvar"),
+        colvar_stride=100,
+    )
+    output.mkdir(parents=True)
+    variable.save(output / "cv.safetensors")
+    (output / "plumed.dat").write_text(text, encoding="utf-8")
+    print(f"{output / 'plumed.dat'}: {variable} with BABF at {temperature:g} K")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    """Options before a command."""
+    if version:
+        print(f"plumed_cv {plumed_cv.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a UserError is printed as one sentence with exit status 1."""
+    try:
+        app()
+    except UserError as error:
+        err.print(f"plumed-cv: {error}", style="red" if err.is_terminal else None, markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("plumed-cv: stopped; the same command goes on from here.")
+        sys.exit(130)
+
+
+def _bar() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+    )
+
+
+def _print_iterations(result: dict[str, Any]) -> None:
+    table = Table(
+        "iteration", "CV", "barrier (eV)", "flux barrier (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for part in result["iterations"]:
+        values = [_pm(part, name)[:-3] for name in ("barrier", "flux_barrier", "delta_F")]
+        similarity = f"{part['similarity']:.3f}"
+        table.add_row(
+            str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"
+        )
+    out.print(table)
+    print(
+        f"Free energy barrier at {result['temperature_K']:g} K: {_pm(result, 'barrier')} "
+        f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
+    )
+
+
+def _pm(result: dict[str, Any], name: str) -> str:
+    return f"{result[f'{name}_eV']:.3f} ± {result[f'{name}_error_eV']:.3f} eV"
+
+
+if __name__ == "__main__":
+    main()

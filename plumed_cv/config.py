@@ -1,0 +1,198 @@
+"""The input file of `plumed-cv run`: TOML, every key with its unit, default and meaning."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from plumed_cv.errors import UserError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class System(_Section):
+    """The process to study."""
+
+    initial: Path = Field(description="structure before the process, any format that ASE reads")
+    final: Path = Field(description="structure after it: same atoms, same order, same cell")
+    temperature_K: Positive = Field(description="temperature, K")
+
+
+class Engine(_Section):
+    """What computes forces and runs molecular dynamics."""
+
+    name: Literal["lammps"] = Field("lammps", description="the engine")
+    potential: list[str] | Path = Field(
+        description="LAMMPS commands for the potential (units metal: eV, angstrom), "
+        "or the name of a LAMMPS file with them"
+    )
+    directory: Path | None = Field(
+        None,
+        description="where relative file names in potential begin; the input's folder if absent",
+    )
+    species: list[str] | None = Field(
+        None,
+        description="chemical symbols of LAMMPS types 1, 2, ...; by first appearance if absent",
+    )
+    coupling: Literal["auto", "external", "plumed"] = Field(
+        "auto", description="PLUMED through fix external, through fix plumed, or the faster one"
+    )
+
+
+class PathSection(_Section):
+    """The minimum energy path at 0 K."""
+
+    images: Annotated[int, Field(ge=5)] = Field(
+        25, description="images of the elastic band, end states included"
+    )
+    fmax_eV_A: Positive = Field(1e-3, description="largest force left on an atom, eV/angstrom")
+    noise_A2: Positive | None = Field(
+        None,
+        description="variance of the noise on the path for training, A^2; "
+        "0.005 at 300 K, proportional to the temperature, if absent",
+    )
+    structures: Count = Field(20000, description="noisy structures drawn from the path")
+
+
+class CV(_Section):
+    """The collective variable and its training."""
+
+    start: Literal["linear", "path"] = Field(
+        "linear",
+        description="first collective variable: projection on the line between the end states, or "
+        "an autoencoder trained on the noisy minimum energy path",
+    )
+    components: Count | None = Field(
+        None,
+        description="principal components D; twice the elbow of the noisy path, and 12 at least, "
+        "if absent",
+    )
+    hidden: list[Count] | None = Field(
+        None, description="widths of the encoder's hidden layers; two of width D if absent"
+    )
+    activation: Literal["relu", "tanh", "elu", "softplus", "silu", "sigmoid"] = Field(
+        "relu", description="activation of the hidden layers"
+    )
+    tied: bool = Field(True, description="whether the decoder has the encoder's weights")
+    restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
+
+
+class Sampling(_Section):
+    """The bABF run of each iteration."""
+
+    steps: Count = Field(100_000, description="steps of molecular dynamics an iteration")
+    timestep_fs: Positive = Field(1.0, description="time step, fs")
+    thermostat: Literal["langevin", "brownian"] = Field(
+        "langevin", description="Langevin dynamics or its overdamped limit"
+    )
+    friction_per_ps: Positive = Field(5.0, description="friction of the thermostat, 1/ps")
+    snapshot_stride: Count = Field(10, description="steps between snapshots for the training")
+    bins: Annotated[int, Field(ge=10)] = Field(
+        100, description="intervals of the grid between xi = 0 and 1"
+    )
+    margin: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="how far the grid goes on below xi = 0 and above 1"
+    )
+    kappa_eV: Positive | None = Field(
+        None, description="coupling of the extended variable, eV; kT bins^2 if absent"
+    )
+    segments: Annotated[int, Field(ge=6)] = Field(
+        40, description="parts of a run: one is lost when killed, and error bars come from them"
+    )
+    deviation_limit_A: Positive | None = Field(
+        None,
+        description="start again from the initial state when the structure is farther than this "
+        "from the mean path (Eq. 21), angstrom; never if absent",
+    )
+
+    @model_validator(mode="after")
+    def _whole_segments(self) -> "Sampling":
+        if self.steps < self.segments * self.snapshot_stride:
+            raise ValueError(
+                f"steps = {self.steps} must be at least segments x snapshot_stride = "
+                f"{self.segments * self.snapshot_stride}"
+            )
+        return self
+
+
+class Iteration(_Section):
+    """When the procedure of Sec. 2.4 ends."""
+
+    maximum: Count = Field(5, description="iterations at most")
+    tolerance: Positive = Field(
+        0.1, description="two collective variables are equivalent below this (epsilon of Eq. 17)"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        1, description="seed of velocities, thermostat, noise and training"
+    )
+
+
+class Config(_Section):
+    """A whole input file. File names in it are relative to its folder."""
+
+    system: System
+    engine: Engine
+    path: PathSection = PathSection()
+    cv: CV = CV()
+    sampling: Sampling = Sampling()
+    iteration: Iteration = Iteration()
+
+
+def load(path: Path | str) -> Config:
+    """Read and check an input file.
+
+    Raises
+    ------
+    UserError
+        If it is missing, no TOML, or has an unknown key or an impossible value: the first one is
+        named, with what would do.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+        config = Config.model_validate(content)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the input file does not exist.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid TOML: {error}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+        if first["type"] == "missing":
+            raise UserError(f"{path}: {place} is missing.") from None
+        if first["type"] == "extra_forbidden":
+            raise UserError(
+                f"{path}: there is no key {place}; 'plumed-cv run --keys' lists all."
+            ) from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise UserError(f"{path}: {place}{given}: {message}.") from None
+    folder = path.resolve().parent
+    engine = config.engine.model_copy(
+        update={"directory": folder / (config.engine.directory or ".")}
+    )
+    system = config.system.model_copy(
+        update={"initial": folder / config.system.initial, "final": folder / config.system.final}
+    )
+    return config.model_copy(update={"system": system, "engine": engine})
+
+
+def describe_keys() -> Iterator[tuple[str, str, str]]:
+    """All keys of the input file: name, default ("required" if none), meaning with unit."""
+    for section, field in Config.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for name, key in model.model_fields.items():
+            default = "required" if key.is_required() else str(key.default)
+            yield f"{section}.{name}", default, key.description or ""

@@ -1,0 +1,108 @@
+"""Trajectories in any format that mdtraj reads, as displacements for the training."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+from numpy.typing import NDArray
+
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+
+_NM = 10.0  # angstrom
+
+
+def read_displacements(
+    files: Sequence[Path | str],
+    frame: CollectiveVariable,
+    cell: Array | None = None,
+    stride: int = 1,
+) -> NDArray[np.float32]:
+    """Displacement-frame coordinates of all structures of some trajectories.
+
+    Parameters
+    ----------
+    files
+        Trajectories (DCD, XTC, TRR, NetCDF, ...) of exactly the atoms of `frame`, in its order.
+    frame
+        Any collective variable of these atoms: it gives species and reference structure.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom, for a run at constant cell; by default
+        each structure's own, as the file has it.
+    stride
+        Read every so many structures.
+
+    Returns
+    -------
+    NDArray
+        Shape (M, N, 3), angstrom.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, cannot be read, is empty, has another number of atoms, or holds
+        positions that are not finite.
+    """
+    topology = _topology(frame.species)
+    parts: list[NDArray[np.float32]] = []
+    for file in files:
+        try:
+            before = len(parts)
+            with _quiet():
+                chunks = mdtraj.iterload(str(file), top=topology, chunk=1000, stride=stride)
+                for chunk in chunks:
+                    for positions, own_cell in _by_cell(chunk):
+                        used = own_cell if cell is None else cell
+                        parts.append(frame.displacements(positions, used).astype(np.float32))
+            if len(parts) == before:
+                raise UserError(f"{file}: the trajectory holds no structure.")
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+        except FileNotFoundError:
+            raise UserError(f"{file}: the trajectory does not exist.") from None
+        except Exception as error:  # mdtraj's readers raise whatever their parsers raise
+            raise UserError(f"{file}: mdtraj cannot read it as a trajectory ({error}).") from None
+    return np.concatenate(parts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the DCD reader, which is C code, from talking on standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _by_cell(chunk: Any) -> Iterator[tuple[NDArray[Any], Array]]:
+    """The chunk's positions (angstrom) in runs of structures that share a cell."""
+    positions = chunk.xyz * _NM
+    vectors = chunk.unitcell_vectors
+    if vectors is None:
+        yield positions, np.zeros((3, 3))
+        return
+    cells = np.asarray(vectors, dtype=np.float64) * _NM
+    changes = np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=(1, 2))) + 1
+    edges = [0, *changes, len(cells)]
+    for begin, end in pairwise(edges):
+        yield positions[begin:end], cells[begin]
+
+
+def _topology(species: Sequence[str]) -> Any:
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("SYS", topology.add_chain())
+    for symbol in species:
+        topology.add_atom(symbol, mdtraj.element.get_by_symbol(symbol), residue)
+    return topology

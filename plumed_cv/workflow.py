@@ -1,0 +1,555 @@
+"""The iterative procedure of Sec. 2.4 (Fig. 4): sample, train, compare, repeat.
+
+Everything lives in a run directory, in files that are whole or absent, so that a run that was
+killed goes on where its files end:
+
+    input.json              the input it was started with
+    path.xyz                the minimum energy path
+    cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
+    iteration-n/            the bABF run along cv-(n-1)
+        segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
+        fes.dat             free energy profile
+        result.json         barriers, and the similarity of cv-n to cv-(n-1)
+    result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ase import Atoms
+from filelock import FileLock, Timeout
+
+import plumed_cv
+from plumed_cv import babf, convergence, cv, pca
+from plumed_cv.config import Config
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.engines import Dynamics, Engine, Segment, State
+from plumed_cv.engines.lammps import LammpsEngine, oriented
+from plumed_cv.errors import UserError
+from plumed_cv.files import replacing, write_text
+from plumed_cv.path import (
+    EnergyPath,
+    check_end_states,
+    load_path,
+    minimum_energy_path,
+    read_structure,
+)
+from plumed_cv.plumed import babf_input, build_plugin, find_plumed
+from plumed_cv.report import plot_profiles
+from plumed_cv.trajectory import read_displacements
+
+MINIMUM_COMPONENTS = 12
+NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
+
+# Called with the amount done so far and a few words on how it stands.
+Update = Callable[[float, str], None]
+
+
+class Reporter(Protocol):
+    """Who is told how the run goes."""
+
+    def say(self, text: str) -> None:
+        """Tell a result."""
+
+    def task(self, name: str, total: float | None) -> AbstractContextManager[Update]:
+        """Show the progress of one task until the block ends."""
+
+
+class Silent:
+    """A reporter that tells nobody."""
+
+    def say(self, text: str) -> None:
+        """Tell nobody."""
+
+    def task(self, name: str, total: float | None) -> AbstractContextManager[Update]:
+        """Show nothing."""
+        return nullcontext(lambda done, note: None)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of the files of a run."""
+
+    root: Path
+
+    def cv(self, n: int) -> Path:
+        """Model file of the collective variable xi^(n)."""
+        return self.root / f"cv-{n}.safetensors"
+
+    def iteration(self, n: int) -> Path:
+        """Folder of the bABF run along xi^(n-1)."""
+        return self.root / f"iteration-{n}"
+
+    @property
+    def path(self) -> Path:
+        """The minimum energy path."""
+        return self.root / "path.xyz"
+
+    @property
+    def result(self) -> Path:
+        """The answer."""
+        return self.root / "result.json"
+
+
+def run(config: Config, directory: Path | str, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Run the iterative procedure, or go on with it.
+
+    Parameters
+    ----------
+    config
+        The input.
+    directory
+        The run directory; made if absent.
+    reporter
+        Is told how it goes.
+
+    Returns
+    -------
+    dict
+        What `result.json` holds: `barrier_eV`, `delta_F_eV` and `flux_barrier_eV` with their
+        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more.
+
+    Raises
+    ------
+    UserError
+        If the input does not fit, a file was damaged, another run works in the directory, or the
+        directory holds a run with another input.
+    """
+    reporter = reporter or Silent()
+    files = RunDirectory(Path(directory).absolute())
+    initial, final = end_states(config)
+    with _claimed(files.root), _open_engine(config, initial) as engine:
+        _same_input(files.root, config)
+        plugin = build_plugin(find_plumed())
+        path = _stage_path(config, files, engine, initial, final, reporter)
+        n_components = _stage_first_cv(config, files, path, reporter)
+        iterations: list[dict[str, Any]] = []
+        for n in range(1, config.iteration.maximum + 1):
+            result = _stage_iteration(config, files, n, engine, plugin, n_components, reporter)
+            iterations.append(result)
+            if result["similarity"] < config.iteration.tolerance:
+                break
+        return _finish(config, files, path, plugin, iterations, reporter)
+
+
+def end_states(config: Config) -> tuple[Atoms, Atoms]:
+    """The initial and the final structure of the input, checked against each other."""
+    initial = oriented(read_structure(config.system.initial))
+    final = oriented(read_structure(config.system.final))
+    check_end_states(initial, final)
+    return initial, final
+
+
+def find_path(config: Config, output: Path, reporter: Reporter | None = None) -> EnergyPath:
+    """Find the minimum energy path of the input and write it as extended XYZ."""
+    initial, final = end_states(config)
+    with _open_engine(config, initial) as engine:
+        return _find_path(config, output, engine, initial, final, reporter or Silent())
+
+
+def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np.ndarray]]:
+    """What each segment of an iteration added to the sums, and its series of xi and |grad xi|.
+
+    Parameters
+    ----------
+    folder
+        The folder of an iteration.
+
+    Raises
+    ------
+    UserError
+        If it has no whole segment, or a file of one is damaged.
+    """
+    segments = _segments(folder)
+    if not segments:
+        raise UserError(f"{folder}: holds no finished segment of a bABF run.")
+    blocks = babf.blocks([babf.read_state(segment / "babf.state") for segment in segments])
+    xi, gradnorm = [], []
+    for segment in segments:
+        columns = _read_colvar(segment / "colvar")
+        xi.append(columns["ae.node-0"])
+        gradnorm.append(columns["ae.gradnorm"])
+    return blocks, xi, gradnorm
+
+
+def _stage_path(
+    config: Config,
+    files: RunDirectory,
+    engine: Engine,
+    initial: Atoms,
+    final: Atoms,
+    reporter: Reporter,
+) -> EnergyPath:
+    if files.path.exists():
+        return load_path(files.path)
+    return _find_path(config, files.path, engine, initial, final, reporter)
+
+
+def _find_path(
+    config: Config, output: Path, engine: Engine, initial: Atoms, final: Atoms, reporter: Reporter
+) -> EnergyPath:
+    with reporter.task("minimum energy path", None) as update:
+        path = minimum_energy_path(
+            initial,
+            final,
+            engine.calculator(),
+            n_images=config.path.images,
+            fmax_eV_A=config.path.fmax_eV_A,
+            progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
+        )
+    path.save(output)
+    reporter.say(
+        f"Minimum energy path at 0 K: barrier {path.barrier:.4f} eV, "
+        f"end point {path.energies[-1]:+.4f} eV ({output.name})"
+    )
+    return path
+
+
+def _stage_first_cv(
+    config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
+) -> int:
+    """Write cv-0 unless it is there; returns the number of principal components D."""
+    noise = config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
+    rng = np.random.default_rng(config.iteration.seed)
+    samples = path.noisy_samples(config.path.structures, noise, rng)
+    n_components = config.cv.components
+    if n_components is None:
+        n_scree = min(30, len(samples) - 1, 3 * samples.shape[1] - 3)
+        scree = pca.fit(samples, n_scree, config.iteration.seed)
+        n_components = max(2 * pca.elbow(scree.fraction_of_variance), MINIMUM_COMPONENTS)
+    if not files.cv(0).exists():
+        first = cv.linear(
+            path.species, path.cell, path.images[0].positions, path.images[-1].positions
+        )
+        if config.cv.start == "path":
+            first = _train(config, samples, first, n_components, 0, reporter)
+        first.save(files.cv(0))
+    return n_components
+
+
+def _stage_iteration(
+    config: Config,
+    files: RunDirectory,
+    n: int,
+    engine: Engine,
+    plugin: Path,
+    n_components: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
+    folder = files.iteration(n)
+    if (folder / "result.json").exists():
+        return _read_json(folder / "result.json")
+    folder.mkdir(exist_ok=True)
+    old = CollectiveVariable.load(files.cv(n - 1))
+    started = time.monotonic()
+    seconds_sampling = _sample(config, files, n, engine, plugin, reporter)
+    result = analyse(folder)
+    if not files.cv(n).exists():
+        snapshots = [segment / "snapshots.dcd" for segment in _segments(folder)]
+        data = read_displacements(snapshots, old, old.reference_cell)
+        _train(config, data, old, n_components, n, reporter).save(files.cv(n))
+    new = CollectiveVariable.load(files.cv(n))
+    result |= {
+        "iteration": n,
+        "cv": files.cv(n - 1).name,
+        "kind": old.kind,
+        "similarity": convergence.similarity(new, old),
+        "seconds_sampling": seconds_sampling,
+        "seconds": time.monotonic() - started,
+    }
+    write_text(folder / "result.json", json.dumps(result, indent=2))
+    reporter.say(
+        f"Iteration {n} ({old.kind} CV): barrier {_pm(result, 'barrier')}, "
+        f"flux barrier {_pm(result, 'flux_barrier')}, A(1)-A(0) {_pm(result, 'delta_F')}; "
+        f"similarity of the next CV {result['similarity']:.3f}"
+    )
+    return result
+
+
+def analyse(folder: Path) -> dict[str, Any]:
+    """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
+    blocks, xi, gradnorm = blocks_of(folder)
+    profile = babf.profile(blocks)
+    babf.write_fes(folder / "fes.dat", profile)
+    flux = babf.flux_barrier(blocks, xi, gradnorm)
+    return {
+        "barrier_eV": profile.barrier.value,
+        "barrier_error_eV": profile.barrier.error,
+        "delta_F_eV": profile.delta_F.value,
+        "delta_F_error_eV": profile.delta_F.error,
+        "flux_barrier_eV": flux.value,
+        "flux_barrier_error_eV": flux.error,
+        "md_steps": sum(block.steps for block in blocks),
+    }
+
+
+def _sample(
+    config: Config,
+    files: RunDirectory,
+    n: int,
+    engine: Engine,
+    plugin: Path,
+    reporter: Reporter,
+) -> float:
+    """Run what is missing of the bABF run of iteration n; returns its seconds."""
+    sampling = config.sampling
+    folder = files.iteration(n)
+    dynamics = Dynamics(
+        config.system.temperature_K,
+        sampling.timestep_fs,
+        sampling.thermostat,
+        sampling.friction_per_ps,
+    )
+    path_start = State.of(load_path(files.path).images[0])
+    stride = sampling.snapshot_stride
+    segment_steps = sampling.steps // sampling.segments // stride * stride
+    done = [_read_json(segment / "segment.json") for segment in _segments(folder)]
+    steps = sum(part["n_steps"] for part in done)
+    total = segment_steps * sampling.segments
+    with reporter.task(f"iteration {n}: bABF sampling", total) as update:
+        while steps < total:
+            k = len(done)
+            fresh = k == 0 or done[-1]["stopped"]
+            previous = folder / f"segment-{k - 1:03d}"
+            unfinished = folder / f"segment-{k:03d}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            plumed_dat = babf_input(
+                plugin,
+                Path("../..") / files.cv(n - 1).name,
+                temperature_K=config.system.temperature_K,
+                ramp=total,
+                grid=_grid(config),
+                kappa_eV=sampling.kappa_eV,
+                state_in=Path("..") / previous.name / "babf.state" if k else None,
+                state_out=Path("babf.state"),
+                state_stride=segment_steps,
+                colvar=Path("colvar"),
+                colvar_stride=stride,
+                deviation_limit_A=sampling.deviation_limit_A,
+            )
+            segment = Segment(
+                directory=unfinished,
+                start=path_start if fresh else State.load(previous / "end.npz"),
+                dynamics=dynamics,
+                n_steps=min(segment_steps, total - steps),
+                seed=_seed(config, n, k),
+                plumed=plumed_dat,
+                count_start=fresh,
+                snapshot_stride=stride,
+            )
+            note = f"{_barrier_so_far(folder)}" if k and k % 4 == 0 else ""
+            outcome = engine.run(segment, lambda i, s=steps, t=note: update(s + i, t))  # type: ignore[misc]
+            outcome.end.save(unfinished / "end.npz")
+            part = {
+                "n_steps": outcome.n_steps,
+                "stopped": outcome.stopped_by_plumed,
+                "seconds": outcome.seconds,
+            }
+            write_text(unfinished / "segment.json", json.dumps(part))
+            unfinished.replace(folder / f"segment-{k:03d}")
+            done.append(part)
+            steps += outcome.n_steps
+    return float(sum(part["seconds"] for part in done))
+
+
+def _train(
+    config: Config,
+    displacements: np.ndarray,
+    frame: CollectiveVariable,
+    n_components: int,
+    n: int,
+    reporter: Reporter,
+) -> CollectiveVariable:
+    """Train cv-n on displacements."""
+    from plumed_cv import (
+        autoencoder,  # torch takes seconds to import; a resumed run may not need it
+    )
+
+    training = autoencoder.Training(
+        hidden=tuple(config.cv.hidden) if config.cv.hidden else None,
+        activation=config.cv.activation,
+        tied=config.cv.tied,
+        restarts=config.cv.restarts,
+        seed=config.iteration.seed + n,
+    )
+    with reporter.task(f"training cv-{n}", training.n_epochs) as update:
+        learned, _, _ = autoencoder.learn(
+            displacements,
+            frame,
+            n_components,
+            training,
+            lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
+            {"iteration": n, "temperature_K": config.system.temperature_K},
+        )
+    return learned
+
+
+def _finish(
+    config: Config,
+    files: RunDirectory,
+    path: EnergyPath,
+    plugin: Path,
+    iterations: list[dict[str, Any]],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat."""
+    last = iterations[-1]
+    n = last["iteration"]
+    converged = last["similarity"] < config.iteration.tolerance
+    result = {
+        key: value for key, value in last.items() if key.endswith("_eV") or key == "similarity"
+    } | {
+        "converged": converged,
+        "stopped_by": "equivalent CVs (Eq. 17)" if converged else "iteration limit",
+        "md_steps": sum(part["md_steps"] for part in iterations),
+        "temperature_K": config.system.temperature_K,
+        "energy_barrier_0K_eV": path.barrier,
+        "cv": "cv.safetensors",
+        "plumed_cv": plumed_cv.__version__,
+        "iterations": iterations,
+    }
+    answer = CollectiveVariable.load(files.cv(n - 1))
+    answer.save(files.root / "cv.safetensors")
+    last_folder = files.iteration(n)
+    for source, target in (
+        (last_folder / "fes.dat", files.root / "fes.dat"),
+        (_segments(last_folder)[-1] / "babf.state", files.root / "babf.state"),
+    ):
+        with replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+    profiles = [
+        (f"iteration {k}", babf.read_fes(files.iteration(k) / "fes.dat")) for k in range(1, n + 1)
+    ]
+    along_path = answer.encode(answer.components(path.displacements))[:, 0]
+    plot_profiles(
+        files.root / "profiles.png",
+        profiles,
+        f"{len(path.species)} atoms, {config.system.temperature_K:g} K",
+        (along_path, path.energies),
+    )
+    production = babf_input(
+        plugin,
+        Path("cv.safetensors"),
+        temperature_K=config.system.temperature_K,
+        ramp=config.sampling.steps,
+        grid=_grid(config),
+        kappa_eV=config.sampling.kappa_eV,
+        state_in=Path("babf.state"),
+        state_out=Path("babf-new.state"),
+        state_stride=10_000,
+        colvar=Path("colvar"),
+        colvar_stride=config.sampling.snapshot_stride,
+    )
+    write_text(files.root / "plumed.dat", production)
+    write_text(files.result, json.dumps(result, indent=2))
+    reporter.say(
+        f"Free energy barrier at {config.system.temperature_K:g} K: {_pm(result, 'barrier')}; "
+        f"flux barrier {_pm(result, 'flux_barrier')}; A(1)-A(0) {_pm(result, 'delta_F')}"
+    )
+    if not converged:
+        reporter.say(
+            f"Not converged: after {n} iterations the similarity is {last['similarity']:.3f}, "
+            f"not below {config.iteration.tolerance:g}. Raise iteration.maximum or sampling.steps."
+        )
+    return result
+
+
+def _open_engine(config: Config, atoms: Atoms) -> LammpsEngine:
+    return LammpsEngine(
+        config.engine.potential,
+        atoms,
+        species=config.engine.species,
+        directory=config.engine.directory or Path(),
+        coupling=config.engine.coupling,
+    )
+
+
+def _grid(config: Config) -> tuple[float, float, int]:
+    """The grid from -margin to 1 + margin, with nodes at 0 and 1."""
+    bins = config.sampling.bins
+    extra = round(config.sampling.margin * bins)
+    return (-extra / bins, 1.0 + extra / bins, bins + 2 * extra)
+
+
+def _seed(config: Config, iteration: int, segment: int) -> int:
+    sequence = np.random.SeedSequence([config.iteration.seed, iteration, segment])
+    return int(sequence.generate_state(1)[0])
+
+
+def _segments(folder: Path) -> list[Path]:
+    """The whole segments of an iteration, in order."""
+    return sorted(path.parent for path in folder.glob("segment-???/segment.json"))
+
+
+def _barrier_so_far(folder: Path) -> str:
+    barrier = babf.profile(blocks_of(folder)[0]).barrier
+    return f"barrier {barrier.value:.3f} ± {barrier.error:.3f} eV"
+
+
+def _read_colvar(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            names = file.readline().split()[2:]
+            table = np.loadtxt(file, comments="#", ndmin=2)
+        return dict(zip(names, table.T, strict=True))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); remove its folder and start again."
+        ) from None
+    return content
+
+
+def _pm(result: dict[str, Any], name: str) -> str:
+    return f"{result[f'{name}_eV']:.3f} ± {result[f'{name}_error_eV']:.3f} eV"
+
+
+@contextmanager
+def _claimed(root: Path) -> Iterator[None]:
+    """Make the run directory and keep other runs out of it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lock").acquire(timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"{root}: another run is at work in this directory.") from None
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{root}: cannot be used as a run directory: {error.strerror}.") from None
+
+
+def _same_input(root: Path, config: Config) -> None:
+    """Record the input on the first start, and refuse another one on a later start."""
+    # The limits may change: they decide when to stop, not what is computed.
+    content = config.model_dump(mode="json", exclude={"iteration": {"maximum", "tolerance"}})
+    for name in ("initial", "final"):
+        file = getattr(config.system, name)
+        content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    content["engine"].pop("directory")
+    record = root / "input.json"
+    if not record.exists():
+        write_text(record, json.dumps(content, indent=2))
+        return
+    before = _read_json(record)
+    for section, values in content.items():
+        for key, value in values.items():
+            if before.get(section, {}).get(key) != value:
+                raise UserError(
+                    f"{root}: was started with another {section}.{key}; restore the input or name "
+                    "a new directory."
+                )
