@@ -115,11 +115,11 @@ class Bridge {
 
     void check_order(int natoms, const int* tags) const {
         if (natoms != settings.natoms) {
-            throw std::runtime_error("LAMMPS has lost atoms");
+            throw std::runtime_error("lost atoms");
         }
         for (int i = 0; i < natoms; ++i) {
             if (tags[i] != i + 1) {
-                throw std::runtime_error("LAMMPS has reordered the atoms");
+                throw std::runtime_error("LAMMPS has reordered the atoms, which atom_modify sort 0 0 forbids");
             }
         }
     }

@@ -48,7 +48,7 @@ def oriented(atoms: Atoms) -> Atoms:
     come in, and everything afterwards sees the same frame. Structures with the same cell are
     rotated in the same way. Without periodic boundaries nothing is changed.
     """
-    turned = atoms.copy()  # type: ignore[no-untyped-call]
+    turned = atoms.copy()
     if turned.pbc.any() and not _is_oriented(turned.cell.array):
         if np.linalg.det(turned.cell.array) <= 0:
             raise UserError("the cell vectors are left-handed; swap two of them")
@@ -116,7 +116,7 @@ class LammpsEngine:
                     f"species = {list(elements)}: the structure also holds {symbol}; name the "
                     "element of every LAMMPS atom type"
                 )
-        charges = atoms.get_initial_charges()  # type: ignore[no-untyped-call]
+        charges = atoms.get_initial_charges()
         start = State.of(atoms)
         given = dict(masses or {})
         self._directory = Path(directory).absolute()
@@ -339,10 +339,9 @@ class LammpsEngine:
 class _LammpsCalculator(Calculator):
     """ASE's view of a `LammpsEngine`."""
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress")
-
     def __init__(self, engine: LammpsEngine) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
         self._engine = engine
 
     def calculate(
@@ -353,6 +352,7 @@ class _LammpsCalculator(Calculator):
     ) -> None:
         """Fill `results` for `atoms`."""
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        assert self.atoms is not None
         self._engine.check(self.atoms)
         state = State.of(self.atoms)
         energy, forces, stress = self._engine.evaluate(state.positions, state.cell)

