@@ -33,7 +33,9 @@ _ENERGY_UNITS = {
     "j/mol": 1e-3 * units.kJ / units.mol,
     "Ha": units.Ha,
 }
-_SUMS = ("weight", "force", "count", "offset")
+_SUMS = ["weight", "force", "count", "offset"]
+# The action keeps in the last four what rounding took from the first: below the last digit here.
+_STATE_FIELDS = [*_SUMS, "prior", *(f"{name}_rest" for name in _SUMS)]
 
 
 @dataclass(frozen=True)
@@ -481,10 +483,10 @@ def read_state(path: Path | str) -> State:
     if header.text("action") != "BABF_state" or header.text("format_version") != "1":
         raise UserError(f"{path}: is not a state file of BABF in format version 1")
     argument, grid = fields[0], header.grid(fields[0])
-    if fields[1:] != [*_SUMS, "prior"] or len(rows) != len(grid.nodes):
+    if fields[1:] != _STATE_FIELDS or len(rows) != len(grid.nodes):
         raise UserError(
             f"{path}: has {len(rows)} rows of {' '.join(fields)} where {len(grid.nodes)} rows of "
-            f"{argument} {' '.join(_SUMS)} prior belong, so it is not complete"
+            f"{argument} {' '.join(_STATE_FIELDS)} belong, so it is not complete"
         )
     nodes, sums, prior = rows[:, 0], rows[:, 1:5].T.copy(), rows[:, 5].copy()
     in_place = np.allclose(nodes, grid.nodes, rtol=0, atol=1e-6 * grid.spacing)
@@ -521,8 +523,9 @@ def write_state(path: Path | str, state: State) -> None:
         "steps": str(state.steps),
         **_grid_constants(state.grid, state.argument),
     }
-    columns = [state.grid.nodes, *state.sums, state.prior]
-    _write_table(path, [state.argument, *_SUMS, "prior"], constants, columns)
+    rests = np.zeros_like(state.sums)
+    columns = [state.grid.nodes, *state.sums, state.prior, *rests]
+    _write_table(path, [state.argument, *_STATE_FIELDS], constants, columns)
 
 
 def write_fes(path: Path | str, profile: Profile) -> None:

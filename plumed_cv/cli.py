@@ -25,7 +25,7 @@ from rich.table import Table
 
 import plumed_cv
 from plumed_cv.errors import UserError
-from plumed_cv.workflow import Update
+from plumed_cv.workflow import Update, value_with_error
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
@@ -283,7 +283,9 @@ def fes(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        print(f"{output}: barrier {_pm(result, 'barrier')}, A(1)-A(0) {_pm(result, 'delta_F')}")
+        print(
+            f"{output}: barrier {value_with_error(result, 'barrier')}, A(1)-A(0) {value_with_error(result, 'delta_F')}"
+        )
 
 
 @app.command()
@@ -310,7 +312,7 @@ def export(
         Path("cv.safetensors"),
         temperature_K=temperature,
         ramp=ramp,
-        grid=(-0.1, 1.1, 120),
+        grid=(-0.2, 1.2, 140),
         state_out=Path("babf.state"),
         state_stride=10_000,
         colvar=Path("colvar"),
@@ -363,20 +365,19 @@ def _print_iterations(result: dict[str, Any]) -> None:
         box=None, pad_edge=False,
     )  # fmt: skip
     for part in result["iterations"]:
-        values = [_pm(part, name)[:-3] for name in ("barrier", "flux_barrier", "delta_F")]
+        values = [
+            value_with_error(part, name).removesuffix(" eV")
+            for name in ("barrier", "flux_barrier", "delta_F")
+        ]
         similarity = f"{part['similarity']:.3f}"
         table.add_row(
             str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"
         )
     out.print(table)
     print(
-        f"Free energy barrier at {result['temperature_K']:g} K: {_pm(result, 'barrier')} "
+        f"Free energy barrier at {result['temperature_K']:g} K: {value_with_error(result, 'barrier')} "
         f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
     )
-
-
-def _pm(result: dict[str, Any], name: str) -> str:
-    return f"{result[f'{name}_eV']:.3f} ± {result[f'{name}_error_eV']:.3f} eV"
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class PathSection(_Section):
     """The minimum energy path at 0 K."""
 
     images: Annotated[int, Field(ge=5)] = Field(
-        25, description="images of the elastic band, end states included"
+        19, description="images of the elastic band, end states included"
     )
     fmax_eV_A: Positive = Field(1e-3, description="largest force left on an atom, eV/angstrom")
     noise_A2: Positive | None = Field(
@@ -98,7 +98,7 @@ class Sampling(_Section):
         100, description="intervals of the grid between xi = 0 and 1"
     )
     margin: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="how far the grid goes on below xi = 0 and above 1"
+        0.2, description="how far the grid goes on below xi = 0 and above 1"
     )
     kappa_eV: Positive | None = Field(
         None, description="coupling of the extended variable, eV; kT bins^2 if absent"

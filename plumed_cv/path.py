@@ -173,8 +173,8 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
 def minimum_energy_path(
     initial: Atoms,
     final: Atoms,
-    calculator: Calculator,
-    n_images: int = 25,
+    new_calculator: Callable[[], Calculator],
+    n_images: int = 19,
     fmax_eV_A: float = 1e-3,
     max_steps: int = 5000,
     progress: Progress = lambda fmax, stage: None,
@@ -188,8 +188,8 @@ def minimum_energy_path(
     ----------
     initial, final
         The end states; the same atoms in the same order, in the same cell.
-    calculator
-        Gives energy (eV) and forces (eV/A); one serves all images.
+    new_calculator
+        Makes a calculator of energy (eV) and forces (eV/A); each image has its own.
     n_images
         Number of images K, end states included.
     fmax_eV_A
@@ -208,7 +208,7 @@ def minimum_energy_path(
     check_end_states(initial, final)
     start, end = initial.copy(), final.copy()
     for name, state in (("initial state", start), ("final state", end)):
-        state.calc = calculator
+        state.calc = new_calculator()
         _minimise(FIRE(state, logfile=None), fmax_eV_A / 2, max_steps, name, progress)
         _freeze(state)
     cell = cell_of(start)
@@ -221,10 +221,10 @@ def minimum_energy_path(
     end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
 
     images = [start, *(start.copy() for _ in range(n_images - 2)), end]
-    band = NEB(images, method="improvedtangent", allow_shared_calculator=True)
+    band = NEB(images, method="improvedtangent")
     band.interpolate(method="idpp", mic=False)
     for image in images[1:-1]:
-        image.calc = calculator
+        image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
     band.climb = True
     _minimise(FIRE(band, logfile=None), fmax_eV_A, max_steps, "climbing image", progress)

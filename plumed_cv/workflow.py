@@ -180,6 +180,14 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np
     return blocks, xi, gradnorm
 
 
+def value_with_error(result: dict[str, Any], name: str) -> str:
+    """A result and its error in words, for example "0.612 ± 0.004 eV"."""
+    value, error = result[f"{name}_eV"], result[f"{name}_error_eV"]
+    if value is None:
+        return "unknown"
+    return f"{value:.3f} ± {'unknown' if error is None else f'{error:.3f}'} eV"
+
+
 def _stage_path(
     config: Config,
     files: RunDirectory,
@@ -200,7 +208,7 @@ def _find_path(
         path = minimum_energy_path(
             initial,
             final,
-            engine.calculator(),
+            engine.calculator,
             n_images=config.path.images,
             fmax_eV_A=config.path.fmax_eV_A,
             progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
@@ -267,9 +275,11 @@ def _stage_iteration(
         "seconds": time.monotonic() - started,
     }
     write_text(folder / "result.json", json.dumps(result, indent=2))
+    if result["note"]:
+        reporter.say(f"Iteration {n}: {result['note']}")
     reporter.say(
-        f"Iteration {n} ({old.kind} CV): barrier {_pm(result, 'barrier')}, "
-        f"flux barrier {_pm(result, 'flux_barrier')}, A(1)-A(0) {_pm(result, 'delta_F')}; "
+        f"Iteration {n} ({old.kind} CV): barrier {value_with_error(result, 'barrier')}, "
+        f"flux barrier {value_with_error(result, 'flux_barrier')}, A(1)-A(0) {value_with_error(result, 'delta_F')}; "
         f"similarity of the next CV {result['similarity']:.3f}"
     )
     return result
@@ -280,16 +290,18 @@ def analyse(folder: Path) -> dict[str, Any]:
     blocks, xi, gradnorm = blocks_of(folder)
     profile = babf.profile(blocks)
     babf.write_fes(folder / "fes.dat", profile)
-    flux = babf.flux_barrier(blocks, xi, gradnorm)
-    return {
-        "barrier_eV": profile.barrier.value,
-        "barrier_error_eV": profile.barrier.error,
-        "delta_F_eV": profile.delta_F.value,
-        "delta_F_error_eV": profile.delta_F.error,
-        "flux_barrier_eV": flux.value,
-        "flux_barrier_error_eV": flux.error,
-        "md_steps": sum(block.steps for block in blocks),
-    }
+    estimates = {"barrier": profile.barrier, "delta_F": profile.delta_F}
+    note = None
+    try:
+        estimates["flux_barrier"] = babf.flux_barrier(blocks, xi, gradnorm)
+    except UserError as error:  # the profile stands without it
+        note = str(error)
+        estimates["flux_barrier"] = babf.Estimate(np.nan, np.nan)
+    result: dict[str, Any] = {}
+    for name, estimate in estimates.items():
+        for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
+            result[f"{key}_eV"] = number if np.isfinite(number) else None
+    return result | {"note": note, "md_steps": sum(block.steps for block in blocks)}
 
 
 def _sample(
@@ -453,8 +465,8 @@ def _finish(
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2))
     reporter.say(
-        f"Free energy barrier at {config.system.temperature_K:g} K: {_pm(result, 'barrier')}; "
-        f"flux barrier {_pm(result, 'flux_barrier')}; A(1)-A(0) {_pm(result, 'delta_F')}"
+        f"Free energy barrier at {config.system.temperature_K:g} K: {value_with_error(result, 'barrier')}; "
+        f"flux barrier {value_with_error(result, 'flux_barrier')}; A(1)-A(0) {value_with_error(result, 'delta_F')}"
     )
     if not converged:
         reporter.say(
@@ -514,10 +526,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: is damaged ({error}); remove its folder and start again."
         ) from None
     return content
-
-
-def _pm(result: dict[str, Any], name: str) -> str:
-    return f"{result[f'{name}_eV']:.3f} ± {result[f'{name}_error_eV']:.3f} eV"
 
 
 @contextmanager
