@@ -25,7 +25,7 @@ from rich.table import Table
 
 import plumed_cv
 from plumed_cv.errors import UserError
-from plumed_cv.workflow import Update, value_with_error
+from plumed_cv.workflow import Update, in_words, summary
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
@@ -283,9 +283,7 @@ def fes(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        print(
-            f"{output}: barrier {value_with_error(result, 'barrier')}, A(1)-A(0) {value_with_error(result, 'delta_F')}"
-        )
+        print(f"{output}: {summary(result)}")
 
 
 @app.command()
@@ -366,7 +364,7 @@ def _print_iterations(result: dict[str, Any]) -> None:
     )  # fmt: skip
     for part in result["iterations"]:
         values = [
-            value_with_error(part, name).removesuffix(" eV")
+            in_words(part, name).removesuffix(" eV")
             for name in ("barrier", "flux_barrier", "delta_F")
         ]
         similarity = f"{part['similarity']:.3f}"
@@ -375,7 +373,7 @@ def _print_iterations(result: dict[str, Any]) -> None:
         )
     out.print(table)
     print(
-        f"Free energy barrier at {result['temperature_K']:g} K: {value_with_error(result, 'barrier')} "
+        f"At {result['temperature_K']:g} K: barrier {in_words(result, 'barrier')} "
         f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
     )
 

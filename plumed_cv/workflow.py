@@ -180,12 +180,22 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np
     return blocks, xi, gradnorm
 
 
-def value_with_error(result: dict[str, Any], name: str) -> str:
+def in_words(result: dict[str, Any], name: str) -> str:
     """A result and its error in words, for example "0.612 ± 0.004 eV"."""
     value, error = result[f"{name}_eV"], result[f"{name}_error_eV"]
     if value is None:
         return "unknown"
     return f"{value:.3f} ± {'unknown' if error is None else f'{error:.3f}'} eV"
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Barrier, flux barrier if there is one, and A(1)-A(0), in words."""
+    names = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
+    return ", ".join(
+        f"{words} {in_words(result, name)}"
+        for name, words in names.items()
+        if f"{name}_eV" in result
+    )
 
 
 def _stage_path(
@@ -278,8 +288,7 @@ def _stage_iteration(
     if result["note"]:
         reporter.say(f"Iteration {n}: {result['note']}")
     reporter.say(
-        f"Iteration {n} ({old.kind} CV): barrier {value_with_error(result, 'barrier')}, "
-        f"flux barrier {value_with_error(result, 'flux_barrier')}, A(1)-A(0) {value_with_error(result, 'delta_F')}; "
+        f"Iteration {n} ({old.kind} CV): {summary(result)}; "
         f"similarity of the next CV {result['similarity']:.3f}"
     )
     return result
@@ -464,10 +473,7 @@ def _finish(
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2))
-    reporter.say(
-        f"Free energy barrier at {config.system.temperature_K:g} K: {value_with_error(result, 'barrier')}; "
-        f"flux barrier {value_with_error(result, 'flux_barrier')}; A(1)-A(0) {value_with_error(result, 'delta_F')}"
-    )
+    reporter.say(f"At {config.system.temperature_K:g} K: {summary(result)}")
     if not converged:
         reporter.say(
             f"Not converged: after {n} iterations the similarity is {last['similarity']:.3f}, "
