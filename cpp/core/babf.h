@@ -48,14 +48,41 @@ struct BabfParameters {
     }
 };
 
-// Everything learned. All of it is sums over samples: runs are merged and blocks are cut out by
-// adding and subtracting. The profile that biases is a pure function of them.
+/// One sum for every node. What rounding takes away from `sum` is kept in `rest`, so that 1e8
+/// samples add up like one; `sum` alone is the rounded total.
+struct Sums {
+    std::vector<double> sum, rest;
+
+    explicit Sums(std::size_t nodes = 0) : sum(nodes), rest(nodes) {}
+
+    void add(std::size_t j, double value) {
+        const double a = sum[j], b = rest[j] + value;
+        const double total = a + b, b_rounded = total - a;
+        sum[j] = total;
+        rest[j] = (a - (total - b_rounded)) + (b - b_rounded);
+    }
+
+    void add(const Sums& other) {
+        if (other.sum.size() != sum.size() || other.rest.size() != sum.size())
+            throw std::runtime_error("the sums are of another grid.");
+        for (std::size_t j = 0; j < sum.size(); ++j) {
+            add(j, other.sum[j]);
+            add(j, other.rest[j]);
+        }
+    }
+};
+
+/// Everything learned. All of it is sums over samples: runs are merged and blocks are cut out by
+/// adding and subtracting. The profile that biases is a pure function of them.
 struct BabfSums {
-    double steps = 0;           // samples (a whole number; exact up to 2^53)
-    std::vector<double> weight; // w P_j
-    std::vector<double> force;  // w P_j k (z_j - xi)
-    std::vector<double> count;  // w, of the samples in the bin centred on node j
-    std::vector<double> offset; // w (<z> - xi), of the same
+    explicit BabfSums(std::size_t nodes = 0)
+        : weight(nodes), force(nodes), count(nodes), offset(nodes) {}
+
+    double steps = 0; // samples (a whole number; exact up to 2^53)
+    Sums weight;      // w P_j
+    Sums force;       // w P_j k (z_j - xi)
+    Sums count;       // w, of the samples in the bin centred on node j
+    Sums offset;      // w (<z> - xi), of the same
 };
 
 class Babf {
@@ -91,7 +118,7 @@ class Babf {
         if (prior.size() != n ||
             !std::all_of(prior.begin(), prior.end(), [](double f) { return std::isfinite(f); }))
             throw std::runtime_error("the prior must have one finite number for every node.");
-        sums_ = BabfSums{0, zeros(), zeros(), zeros(), zeros()};
+        sums_ = BabfSums(n);
         derivative_ = energy_ = distance_ = exponent_ = probability_ = zeros();
         for (std::size_t j = 0; j < n; ++j)
             nodes_.push_back(grid.node(j));
@@ -106,27 +133,14 @@ class Babf {
     // P_j at the last evaluated xi.
     const std::vector<double>& probability() const { return probability_; }
 
-    void set_sums(BabfSums sums) {
-        for (const auto* column : {&sums.weight, &sums.force, &sums.count, &sums.offset})
-            if (column->size() != nodes_.size())
-                throw std::runtime_error("the sums are of another grid.");
-        sums_ = std::move(sums);
-        integrate(0, nodes_.size());
-    }
-
+    /// Adds what another run, or an earlier part of this one, has learned.
     void merge(const BabfSums& other) {
-        BabfSums total = sums_;
-        total.steps += other.steps;
-        const auto add = [](std::vector<double>& to, const std::vector<double>& from) {
-            if (to.size() != from.size())
-                throw std::runtime_error("the sums are of another grid.");
-            std::transform(to.begin(), to.end(), from.begin(), to.begin(), std::plus<double>());
-        };
-        add(total.weight, other.weight);
-        add(total.force, other.force);
-        add(total.count, other.count);
-        add(total.offset, other.offset);
-        set_sums(std::move(total));
+        sums_.weight.add(other.weight);
+        sums_.force.add(other.force);
+        sums_.count.add(other.count);
+        sums_.offset.add(other.offset);
+        sums_.steps += other.steps;
+        integrate(0, nodes_.size());
     }
 
     // Bias, force and P_j at xi; xi must be finite. update() then learns from this sample.
@@ -183,16 +197,16 @@ class Babf {
         const double w = ramp > 0 ? std::min(1.0, sums_.steps / ramp) : 1.0;
         for (std::size_t j = first_; j < last_; ++j) {
             const double wp = w * probability_[j];
-            sums_.weight[j] += wp;
-            sums_.force[j] += wp * kappa * distance_[j];
+            sums_.weight.add(j, wp);
+            sums_.force.add(j, wp * kappa * distance_[j]);
         }
         const double n = static_cast<double>(nodes_.size());
         double bin = std::floor((xi_ - grid.minimum) / grid.spacing() + 0.5);
         if (grid.periodic)
             bin = std::fmod(std::fmod(bin, n) + n, n);
         if (bin >= 0 && bin < n) {
-            sums_.count[static_cast<std::size_t>(bin)] += w;
-            sums_.offset[static_cast<std::size_t>(bin)] += w * offset_;
+            sums_.count.add(static_cast<std::size_t>(bin), w);
+            sums_.offset.add(static_cast<std::size_t>(bin), w * offset_);
         }
         integrate(first_, last_);
     }
@@ -206,12 +220,14 @@ class Babf {
     Profile profile() const {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         const std::size_t n = nodes_.size();
+        const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
+        const auto &count = sums_.count.sum, &offset = sums_.offset.sum;
         Profile out{zeros(), prior, std::vector<double>(n, NAN)};
         std::vector<std::size_t> sampled;
         for (std::size_t j = 0; j < n; ++j)
-            if (sums_.count[j] > 0) {
+            if (count[j] > 0) {
                 sampled.push_back(j);
-                out.derivative[j] = sums_.force[j] / sums_.weight[j];
+                out.derivative[j] = force[j] / weight[j];
             }
         trapezoid(out.derivative, 0, out.convolved);
         if (!sampled.empty()) {
@@ -219,9 +235,9 @@ class Babf {
                                                             bool adjacent) {
                 if (!adjacent)
                     return out.convolved[j] - out.convolved[i];
-                const double mean_i = sums_.offset[i] / sums_.count[i];
-                const double mean_j = sums_.offset[j] / sums_.count[j];
-                return -kT * std::log(sums_.count[j] / sums_.count[i]) +
+                const double mean_i = offset[i] / count[i];
+                const double mean_j = offset[j] / count[j];
+                return -kT * std::log(count[j] / count[i]) +
                        grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
             };
             const std::size_t first = sampled.front(), last = sampled.back();
@@ -267,11 +283,12 @@ class Babf {
     // Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
     void integrate(std::size_t begin, std::size_t end) {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
         if (std::isinf(tau))
             std::copy(prior.begin(), prior.end(), derivative_.begin());
         else
             for (std::size_t j = begin; j < end; ++j)
-                derivative_[j] = (tau * prior[j] + sums_.force[j]) / (tau + sums_.weight[j]);
+                derivative_[j] = (tau * prior[j] + force[j]) / (tau + weight[j]);
         trapezoid(derivative_, begin, energy_);
     }
 
@@ -392,11 +409,16 @@ grid_constants(const Grid& grid, const std::string& argument) {
             {"periodic_" + argument, grid.periodic ? "true" : "false"}};
 }
 
+inline std::vector<std::string> state_fields(const BabfLabels& labels) {
+    return {labels.argument, "weight",      "force",      "count",      "offset",
+            "prior",         "weight_rest", "force_rest", "count_rest", "offset_rest"};
+}
+
 inline Table state_table(const Babf& babf, const BabfLabels& labels) {
     const auto& p = babf.parameters();
     const auto& s = babf.sums();
     Table table;
-    table.fields = {labels.argument, "weight", "force", "count", "offset", "prior"};
+    table.fields = state_fields(labels);
     table.constants = {
         {"action", "BABF_state"},  {"format_version", "1"},     {"energy_unit", labels.energy_unit},
         {"kT", to_text(p.kT)},     {"kappa", to_text(p.kappa)}, {"tau", to_text(p.tau)},
@@ -404,8 +426,9 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels) {
     for (auto& constant : grid_constants(p.grid, labels.argument))
         table.constants.push_back(std::move(constant));
     for (std::size_t j = 0; j < babf.nodes().size(); ++j)
-        table.rows.push_back(
-            {babf.nodes()[j], s.weight[j], s.force[j], s.count[j], s.offset[j], p.prior[j]});
+        table.rows.push_back({babf.nodes()[j], s.weight.sum[j], s.force.sum[j], s.count.sum[j],
+                              s.offset.sum[j], p.prior[j], s.weight.rest[j], s.force.rest[j],
+                              s.count.rest[j], s.offset.rest[j]});
     return table;
 }
 
@@ -450,8 +473,7 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     same_number("kappa", expected.kappa, expected.kappa);
     same_number("tau", expected.tau, expected.tau);
     same_number("ramp", expected.ramp, expected.ramp);
-    if (table.fields !=
-        std::vector<std::string>{labels.argument, "weight", "force", "count", "offset", "prior"})
+    if (table.fields != state_fields(labels))
         throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
     if (table.rows.size() != grid.nodes())
         throw std::runtime_error(name + ": has " + std::to_string(table.rows.size()) + " of the " +
@@ -472,14 +494,15 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
                                      " holds a number that no run writes (NaN, infinite, negative "
                                      "weight or wrong node), so the file is damaged.");
     }
-    sums.weight = column(table, 1);
-    sums.force = column(table, 2);
-    sums.count = column(table, 3);
-    sums.offset = column(table, 4);
+    std::size_t c = 0;
+    for (Sums* sum : {&sums.weight, &sums.force, &sums.count, &sums.offset}) {
+        sum->sum = column(table, ++c);
+        sum->rest = column(table, c + 5);
+    }
     BabfParameters parameters = expected;
     parameters.prior = column(table, 5);
     Babf babf(std::move(parameters));
-    babf.set_sums(std::move(sums));
+    babf.merge(sums);
     return babf;
 }
 
@@ -497,7 +520,7 @@ inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
         table.constants.push_back(std::move(constant));
     for (std::size_t j = 0; j < babf.nodes().size(); ++j)
         table.rows.push_back({babf.nodes()[j], profile.convolved[j], profile.corrected[j],
-                              profile.derivative[j], babf.sums().count[j]});
+                              profile.derivative[j], babf.sums().count.sum[j]});
     return table;
 }
 

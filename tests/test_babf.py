@@ -1,0 +1,434 @@
+"""The reference estimator, its files, and profiles with errors, against analytic answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from plumed_cv.babf import (
+    Estimator,
+    Grid,
+    State,
+    flux_barrier,
+    prior_derivative,
+    profile,
+    read_fes,
+    read_state,
+    reweighted_profile,
+    write_fes,
+    write_state,
+)
+from plumed_cv.errors import UserError
+
+Array = NDArray[np.float64]
+KT = 0.02585
+
+
+def double_well(height_kT: float) -> Callable[[Array], Array]:
+    return lambda x: 16 * height_kT * KT * (x * (1 - x)) ** 2
+
+
+@dataclass
+class Frozen:
+    """A one-dimensional system under a bias that does not change: all is known by quadrature."""
+
+    grid: Grid
+    potential: Callable[[Array], Array]
+    bias_energy: Callable[[Array], Array]
+    kappa_eV: float | None = None
+
+    def __post_init__(self) -> None:
+        prior = prior_derivative(self.grid, self.grid.nodes, self.bias_energy(self.grid.nodes))
+        estimator = Estimator(self.grid, KT, kappa_eV=self.kappa_eV, tau=np.inf, prior=prior)
+        self.empty = estimator.state
+        fine = self.grid.spacing / 200
+        margin = 0.0 if self.grid.periodic else 12 * self.grid.spacing
+        low, high = self.grid.minimum - margin, self.grid.maximum + margin
+        self.x = np.arange(low + fine / 2, high, fine)
+        density = np.exp(-(self.potential(self.x) + self.bias(self.x)) / KT)
+        self.density = density / density.sum()
+
+    def _terms(self, x: Array) -> tuple[Array, Array]:
+        distances = self.grid.nodes - x[:, None]
+        if self.grid.periodic:
+            length = self.grid.maximum - self.grid.minimum
+            distances -= length * np.round(distances / length)
+        exponents = (self.empty.energy() - 0.5 * self.empty.kappa_eV * distances**2) / KT
+        return distances, exponents
+
+    def bias(self, x: Array) -> Array:
+        _, exponents = self._terms(x)
+        highest = exponents.max(axis=1)
+        total = np.exp(exponents - highest[:, None]).sum(axis=1)
+        return np.asarray(-KT * (highest + np.log(total * self.grid.spacing)))
+
+    def state(self, x: Array, weights: Array | None = None) -> State:
+        """Return the sums of samples at x, of given weights or 1."""
+        weights = np.ones(len(x)) if weights is None else weights
+        distances, exponents = self._terms(x)
+        P = np.exp(exponents - exponents.max(axis=1, keepdims=True))
+        P /= P.sum(axis=1, keepdims=True)
+        j = self.grid.bin(x)
+        inside, n = j >= 0, len(self.grid.nodes)
+        offset = weights * (P * distances).sum(axis=1)
+        sums = np.array(
+            [
+                weights @ P,
+                weights @ (P * self.empty.kappa_eV * distances),
+                np.bincount(j[inside], weights[inside], minlength=n),
+                np.bincount(j[inside], offset[inside], minlength=n),
+            ]
+        )
+        return replace(self.empty, steps=len(x), sums=sums)
+
+    def exact(self) -> State:
+        return self.state(self.x, self.density)
+
+    def sample(self, rng: np.random.Generator, number: int, sticky: float = 0.0) -> Array:
+        """Draw a series that stays where it is with probability `sticky` at every step."""
+        drawn = np.interp(rng.random(number), np.cumsum(self.density), self.x)
+        moves = rng.random(number) >= sticky
+        moves[0] = True
+        return np.asarray(drawn[np.maximum.accumulate(np.where(moves, np.arange(number), 0))])
+
+
+WIDE = Grid(-0.2, 1.2, 140)
+
+
+@pytest.mark.parametrize("stiffness", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("height_kT", [5.0, 20.0])
+def test_exact_sums_give_the_analytic_profile(stiffness: float, height_kT: float) -> None:
+    """No noise: what is left is the error of the grid, dz^2/8 times the change of A''."""
+    U = double_well(height_kT)
+    kappa = stiffness * KT / WIDE.spacing**2
+    system = Frozen(WIDE, U, lambda x: 0.9 * U(x), kappa)
+    found = profile([system.exact()])
+    assert found.barrier.value == pytest.approx(height_kT * KT, abs=0.015 * KT)
+    assert found.delta_F.value == pytest.approx(0.0, abs=1e-6 * KT)
+    interior = slice(5, -5)
+    deviation = found.A - U(found.xi)
+    assert np.ptp(deviation[interior]) < 0.04 * KT
+    # The end bins are half cut off by the wall.
+    assert np.ptp(deviation) < 0.25 * KT
+    # A_k is the convolution with the spring's Gaussian, up to and including the end nodes.
+    x = np.linspace(-0.6, 1.6, 10001)
+    spring = 0.5 * kappa * (x - WIDE.nodes[:, None]) ** 2
+    convolved = -KT * np.log(np.exp(-(U(x) + spring) / KT).sum(axis=1))
+    assert np.ptp(found.A_k - convolved) < 0.02 * KT
+
+
+def test_exact_sums_on_a_periodic_cv() -> None:
+    grid = Grid(-np.pi, np.pi, 100, periodic=True)
+
+    def U(x: Array) -> Array:  # noqa: N802
+        return np.asarray(KT * (5 * np.cos(x) + 2 * np.sin(2 * x)))
+
+    found = profile([Frozen(grid, U, lambda x: 0.8 * U(x)).exact()], states=(-1.5, 1.5))
+    assert np.ptp(found.A - U(found.xi)) < 0.02 * KT
+    assert np.ptp(found.A_k - U(found.xi)) < 0.3 * KT
+
+
+def test_adaptive_estimator_fills_a_well() -> None:
+    """Samples drawn from the present bias: Eq. 7 converges to the profile.
+
+    20000 independent samples in 30 bins: an error of about 0.04 kT at a node, and a tolerance of
+    four times that for 31 nodes.
+    """
+    rng = np.random.default_rng(1)
+    grid = Grid(0.0, 1.0, 30)
+    U = double_well(6.0)
+    estimator = Estimator(grid, KT, ramp=4000)
+    fine = np.linspace(-0.15, 1.15, 400)
+    early = estimator.state
+    for step in range(22000):
+        if step % 200 == 0:
+            now = Frozen(grid, U, lambda x: estimator.state.energy())
+            total = np.exp(-(U(fine) + now.bias(fine)) / KT)
+            cumulative = np.cumsum(total) / total.sum()
+        estimator.learn(float(np.interp(rng.random(), cumulative, fine)))
+        if step == 2000:
+            early = estimator.state
+    found = profile([estimator.state - early])
+    deviation = found.A - U(found.xi)
+    assert np.abs(deviation - deviation.mean())[1:-1].max() < 0.16 * KT
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_force_is_the_derivative_of_the_bias(periodic: bool) -> None:
+    rng = np.random.default_rng(2)
+    grid = Grid(-1.0, 2.0, 40, periodic)
+    estimator = Estimator(grid, KT, ramp=30)
+    for xi in rng.uniform(-1.02, 2.02, size=200):
+        estimator.learn(xi)
+    for xi in [-1.2, -1.0, 0.03, 1.99999, 2.1]:
+        h = 1e-6
+        slope = (estimator.evaluate(xi + h).bias_eV - estimator.evaluate(xi - h).bias_eV) / (2 * h)
+        now = estimator.evaluate(xi)
+        assert now.force_eV == pytest.approx(-slope, rel=1e-6, abs=1e-7)
+        assert now.probability.sum() == pytest.approx(1.0, abs=1e-14)
+
+
+def test_a_sample_far_outside_teaches_nothing() -> None:
+    estimator = Estimator(Grid(0.0, 1.0, 50), KT)
+    estimator.learn(5.0)
+    assert estimator.state.steps == 1
+    assert not estimator.state.sums.any()
+
+
+def test_default_tau_is_the_weight_of_twenty_samples() -> None:
+    grid = Grid(0.0, 1.0, 10)
+    assert Estimator(grid, KT).state.tau == 20
+    assert Estimator(grid, KT, ramp=100000).state.tau == pytest.approx(210e-5)
+    assert Estimator(grid, KT, ramp=10).state.tau == pytest.approx(15.5)
+    assert Estimator(grid, KT).state.kappa_eV == pytest.approx(100 * KT)
+
+
+def test_states_add_and_subtract() -> None:
+    rng = np.random.default_rng(3)
+    estimator = Estimator(Grid(0.0, 1.0, 20), KT, ramp=50)
+    states = [estimator.state]
+    for _ in range(3):
+        for xi in rng.uniform(0, 1, 40):
+            estimator.learn(xi)
+        states.append(estimator.state)
+    blocks = [later - earlier for earlier, later in pairwise(states)]
+    together = blocks[0] + blocks[1] + blocks[2]
+    assert together.steps == 120
+    np.testing.assert_allclose(together.sums, states[-1].sums, rtol=1e-12, atol=1e-14)
+    with pytest.raises(UserError, match="in their order"):
+        _ = states[1] - states[2]
+    with pytest.raises(UserError, match="differ in kT_eV"):
+        _ = states[1] + replace(states[1], kT_eV=2 * KT)
+    with pytest.raises(UserError, match="differ in grid"):
+        profile([states[1], Estimator(Grid(0.0, 1.0, 21), KT).state])
+    with pytest.raises(UserError, match="at least one state"):
+        profile([])
+
+
+def test_empty_bins_stay_empty() -> None:
+    system = Frozen(WIDE, double_well(2.0), double_well(2.0))
+    blocks = [system.state(np.array([0.0, 0.01, 0.02])), system.state(np.array([0.3, 0.31, 0.01]))]
+    found = profile(blocks)
+    visited = WIDE.bin(np.array([0.0, 0.01, 0.02, 0.3, 0.31]))
+    assert set(np.flatnonzero(np.isfinite(found.A))) == set(visited)
+    # Visited in both blocks; the others live by one block alone.
+    assert np.isfinite(found.A_error[visited[1]])
+    assert np.isnan(found.A_error[visited[3]])
+    assert np.isnan(found.delta_F.value)
+    assert found.barrier.value >= 0
+
+
+def correlated_blocks(
+    system: Frozen, rng: np.random.Generator, blocks: int, length: int, sticky: float
+) -> list[Array]:
+    return np.split(system.sample(rng, blocks * length, sticky), blocks)
+
+
+def test_error_bars_cover_the_truth() -> None:
+    """Over 150 runs the error bar must hold the truth as often as a standard error does.
+
+    A run of 48 blocks of 60 samples, each of which stays for 20 steps on average: blocks are
+    correlated, and only re-blocking sees all of it. One standard error covers 68 %. With few
+    groups (Student) it is rather 66 %, and the largest of several blockings makes it about 75 %.
+    The spread over 150 runs is 3.7 %: below 60 % or above 88 % is met once in a thousand.
+    """
+    rng = np.random.default_rng(4)
+    U = double_well(4.0)
+    system = Frozen(Grid(-0.1, 1.1, 24), U, U)
+    exact = profile([system.exact()])
+    held = np.zeros(2)
+    runs = 150
+    node = 12
+    for _ in range(runs):
+        series = correlated_blocks(system, rng, 48, 60, 0.95)
+        found = profile([system.state(x) for x in series])
+        held += [
+            abs(found.delta_F.value - exact.delta_F.value) < found.delta_F.error,
+            abs((found.A - found.A[2])[node] - (exact.A - exact.A[2])[node])
+            < np.hypot(found.A_error[node], found.A_error[2]),
+        ]
+    assert 0.60 < held[0] / runs < 0.88
+    assert held[1] / runs > 0.60
+
+
+def test_ramped_blocks_have_sensible_errors() -> None:
+    """Weights that grow 20 times over the run: the error is still the spread over runs.
+
+    Over 100 runs the mean of the squared errors is known to 14 % and the spread to 14 %: a factor
+    of 1.5 in the standard deviation is more than four times that away.
+    """
+    rng = np.random.default_rng(5)
+    U = double_well(3.0)
+    system = Frozen(Grid(-0.1, 1.1, 12), U, U)
+    found = [
+        profile(
+            [system.state(system.sample(rng, 200), np.full(200, (b + 1) / 20)) for b in range(20)]
+        ).delta_F
+        for _ in range(100)
+    ]
+    spread = np.std([f.value for f in found])
+    error = np.sqrt(np.mean([f.error**2 for f in found]))
+    assert 1 / 1.5 < error / spread < 1.8
+
+
+def test_reweighting_and_mean_force_agree() -> None:
+    """Two estimates from one frozen run, each with its error: 30 nodes within 4 errors.
+
+    One node in 16000 would be further away; errors from 10 groups make that one in a few hundred.
+    """
+    rng = np.random.default_rng(6)
+    U = double_well(5.0)
+    system = Frozen(Grid(-0.2, 1.2, 28), U, lambda x: 0.8 * U(x))
+    series = correlated_blocks(system, rng, 20, 4000, 0.5)
+    found = profile([system.state(x) for x in series])
+    A, error = reweighted_profile(system.grid, KT, series, [system.bias(x) for x in series])
+    inner = slice(3, -3)
+    difference = (found.A - A)[inner]
+    difference -= difference.mean()
+    tolerance = 4 * np.hypot(found.A_error, error)[inner] + 0.02 * KT  # bins of 0.05
+    assert (np.abs(difference) < tolerance).all()
+    j = system.grid.bin(system.x)
+    truth = -KT * np.log(np.bincount(j[j >= 0], np.exp(-U(system.x) / KT)[j >= 0]))
+    assert (np.abs((A - truth)[inner] - np.mean((A - truth)[inner])) < 4 * error[inner]).all()
+
+
+def stretched(x: Array) -> Array:
+    """Return another CV for the same surfaces: 0 to 0, 1 to 1, monotonic."""
+    return np.asarray(x + 0.12 * np.sin(2 * np.pi * x))
+
+
+def test_flux_barrier_does_not_depend_on_the_form_of_the_cv() -> None:
+    """Both CVs give the analytic flux barrier; their profiles' barriers differ by 2 kT.
+
+    120000 independent samples in 140 bins: an error of 0.03 kT, the maximum over noisy bins takes
+    or adds 0.05 kT, and the grid takes 0.06 kT off where the CV is stretched four times. A tolerance
+    of 0.15 kT is more than two errors away.
+    """
+    rng = np.random.default_rng(7)
+    U = double_well(8.0)
+    x = np.linspace(-0.6, 1.6, 200001)
+    inside = np.exp(-U(x) / KT)
+    basin = np.sum(inside[x < 0.5]) * (x[1] - x[0])
+    expected = -KT * np.log(np.exp(-U(np.array(0.5)) / KT) / basin)
+
+    def slope(s: Array) -> Array:
+        return np.asarray(1 + 0.24 * np.pi * np.cos(2 * np.pi * np.interp(s, stretched(x), x)))
+
+    def potential_of_stretched(s: Array) -> Array:
+        return np.asarray(U(np.interp(s, stretched(x), x)) + KT * np.log(slope(s)))
+
+    barriers = []
+    cases: list[tuple[Callable[[Array], Array], Callable[[Array], Array]]] = [
+        (U, np.ones_like),
+        (potential_of_stretched, slope),
+    ]
+    for potential, gradnorm in cases:
+        system = Frozen(WIDE, potential, potential)
+        series = correlated_blocks(system, rng, 40, 3000, 0.0)
+        blocks = [system.state(s) for s in series]
+        flux = flux_barrier(blocks, series, [gradnorm(s) for s in series])
+        assert flux.value == pytest.approx(expected, abs=0.15 * KT)
+        assert 0.005 * KT < flux.error < 0.08 * KT
+        barriers.append(profile(blocks).barrier.value)
+    assert abs(barriers[0] - barriers[1]) > 1.5 * KT
+
+
+def test_flux_barrier_needs_the_whole_basin_and_matching_series() -> None:
+    U = double_well(8.0)
+    system = Frozen(Grid(0.0, 1.0, 40), U, U)
+    series = [np.linspace(0.0, 1.0, 300)] * 3
+    blocks = [system.state(x) for x in series]
+    with pytest.raises(UserError, match="begin the grid further out"):
+        flux_barrier(blocks, series, series)
+    with pytest.raises(UserError, match="3 blocks need as many series"):
+        flux_barrier(blocks, series, series[:2])
+
+
+def test_state_file_returns_every_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    estimator = Estimator(
+        Grid(-0.1, 1.1, 30), KT, ramp=7, prior=rng.normal(size=31), argument="ae.node-0"
+    )
+    for xi in rng.normal(0.5, 0.4, size=100):
+        estimator.learn(xi)
+    write_state(tmp_path / "state", estimator.state)
+    back = read_state(tmp_path / "state")
+    np.testing.assert_array_equal(back.sums, estimator.state.sums)
+    np.testing.assert_array_equal(back.prior, estimator.state.prior)
+    for name in ("argument", "grid", "kT_eV", "kappa_eV", "tau", "ramp", "steps"):
+        assert getattr(back, name) == getattr(estimator.state, name)
+    resumed = Estimator.from_state(back)
+    assert resumed.learn(0.3).bias_eV == estimator.learn(0.3).bias_eV
+
+
+def test_state_file_in_another_energy_unit(tmp_path: Path) -> None:
+    estimator = Estimator(Grid(0.0, 1.0, 10), KT)
+    estimator.learn(0.2)
+    path = tmp_path / "state"
+    write_state(path, estimator.state)
+    as_eV = read_state(path)
+    text = path.read_text()
+    path.write_text(text.replace("energy_unit eV", "energy_unit kj/mol"))
+    as_kj = read_state(path)
+    assert as_kj.kT_eV == pytest.approx(as_eV.kT_eV / 96.485, rel=1e-5)
+    np.testing.assert_allclose(as_kj.sums[1], as_eV.sums[1] / 96.485, rtol=1e-5)
+    np.testing.assert_array_equal(as_kj.sums[2], as_eV.sums[2])
+    path.write_text(text.replace("energy_unit eV", "energy_unit 96.48530749925792"))
+    assert read_state(path).kT_eV == pytest.approx(KT, rel=1e-5)
+    path.write_text(text.replace("energy_unit eV", "energy_unit natural"))
+    with pytest.raises(UserError, match="natural has no value in eV"):
+        read_state(path)
+
+
+def test_damaged_state_files(tmp_path: Path) -> None:
+    estimator = Estimator(Grid(0.0, 1.0, 10), KT)
+    for xi in np.linspace(0, 1, 30):
+        estimator.learn(xi)
+    path = tmp_path / "state"
+    write_state(path, estimator.state)
+    text = path.read_text()
+    for length in range(len(text)):
+        path.write_text(text[:length])
+        with pytest.raises(UserError):
+            read_state(path)
+    last = text.splitlines()[-1]
+    for bad, message in [
+        ("NAN", "damaged"),
+        ("inf", "damaged"),
+        ("-3", "damaged"),
+        ("x", "row of"),
+    ]:
+        words = last.split()
+        words[1] = bad
+        path.write_text(text.replace(last, " " + " ".join(words)))
+        with pytest.raises(UserError, match=message):
+            read_state(path)
+    path.write_text("#! FIELDS time x\n 0 1\n")
+    with pytest.raises(UserError, match="action"):
+        read_state(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not a text file"):
+        read_state(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_state(tmp_path / "absent")
+
+
+def test_profile_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    system = Frozen(WIDE, double_well(5.0), double_well(5.0))
+    found = profile([system.state(system.sample(rng, 300)) for _ in range(6)])
+    path = tmp_path / "fes.dat"
+    write_fes(path, found)
+    back = read_fes(path)
+    for name in ("xi", "A_k", "A", "A_k_error", "A_error", "count"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(found, name))
+    assert (back.barrier, back.delta_F, back.kT_eV) == (found.barrier, found.delta_F, found.kT_eV)
+    table = np.loadtxt(path)
+    np.testing.assert_array_equal(table[:, 2], found.A)
+    path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
+    with pytest.raises(UserError, match="not a whole profile"):
+        read_fes(path)
