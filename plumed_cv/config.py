@@ -125,6 +125,9 @@ class Sampling(_Section):
 class Iteration(_Section):
     """When the procedure of Sec. 2.4 ends."""
 
+    minimum: Count = Field(
+        2, description="iterations at least: from the second on, a learned CV is sampled"
+    )
     maximum: Count = Field(5, description="iterations at most")
     tolerance: Positive = Field(
         0.1, description="two collective variables are equivalent below this (epsilon of Eq. 17)"
@@ -132,6 +135,12 @@ class Iteration(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         1, description="seed of velocities, thermostat, noise and training"
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Iteration":
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum = {self.minimum} is more than maximum = {self.maximum}")
+        return self
 
 
 class Config(_Section):

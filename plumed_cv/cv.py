@@ -182,10 +182,10 @@ class CollectiveVariable:
     def strain_derivative(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """Derivative of xi to a strain of cell and atoms, shape (..., d, 3, 3), no unit.
 
-        Element [k, a, b] belongs to the strain e_ab of r_a -> r_a + sum_b e_ab r_b.
+        Element [k, a, b] belongs to the strain e_ab of r_b -> r_b + sum_a r_a e_ab.
         """
         u = self.displacements(positions, cell)
-        return np.asarray(np.einsum("...kia,...ib->...kab", self.gradient_of(u), u))
+        return np.asarray(np.einsum("...ia,...kib->...kab", u, self.gradient_of(u)))
 
     def deviation(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """Distance from the mean path orthogonal to grad xi (Eq. 21), shape (...), angstrom."""
@@ -202,7 +202,8 @@ class CollectiveVariable:
     def gradient_norm(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """sqrt(det G) with G_kl = grad xi_k . grad xi_l, shape (...); 1/angstrom for d = 1."""
         jacobian = self.encoder_jacobian(self.components(self.displacements(positions, cell)))
-        return np.asarray(np.sqrt(np.linalg.det(jacobian @ np.swapaxes(jacobian, -1, -2))))
+        determinant = np.linalg.det(jacobian @ np.swapaxes(jacobian, -1, -2))
+        return np.asarray(np.sqrt(np.maximum(determinant, 0.0)))  # rounding may go below zero
 
     def save(self, path: Path | str) -> None:
         """Write the model file (safetensors), with a check vector that the C++ action verifies."""

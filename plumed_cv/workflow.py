@@ -135,7 +135,7 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
         for n in range(1, config.iteration.maximum + 1):
             result = _stage_iteration(config, files, n, engine, plugin, n_components, reporter)
             iterations.append(result)
-            if result["similarity"] < config.iteration.tolerance:
+            if n >= config.iteration.minimum and result["similarity"] < config.iteration.tolerance:
                 break
         return _finish(config, files, path, plugin, iterations, reporter)
 
@@ -550,7 +550,9 @@ def _claimed(root: Path) -> Iterator[None]:
 def _same_input(root: Path, config: Config) -> None:
     """Record the input on the first start, and refuse another one on a later start."""
     # The limits may change: they decide when to stop, not what is computed.
-    content = config.model_dump(mode="json", exclude={"iteration": {"maximum", "tolerance"}})
+    content = config.model_dump(
+        mode="json", exclude={"iteration": {"minimum", "maximum", "tolerance"}}
+    )
     for name in ("initial", "final"):
         file = getattr(config.system, name)
         content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,107 @@
+"""Training: what a known curve must give, C++-ready layers, rescaling, seeds, bad data."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plumed_cv import autoencoder, cv
+from plumed_cv.autoencoder import Training
+from plumed_cv.convergence import gradient_alignment, similarity
+from plumed_cv.errors import UserError
+
+SHORT = ((0.02, 20), (0.005, 20), (0.001, 20), (1e-4, 20))
+CELL = 20.0 * np.eye(3)
+
+
+def arc(n: int, noise: float = 0.03) -> tuple[np.ndarray, np.ndarray, cv.CollectiveVariable]:
+    """Four atoms of which one moves on a half circle: angle / pi, displacements, linear CV."""
+    rng = np.random.default_rng(2)
+    t = rng.uniform(size=n)
+    u = rng.normal(scale=noise, size=(n, 4, 3))
+    u[:, 0, 0] += 1 - np.cos(np.pi * t)
+    u[:, 0, 1] += np.sin(np.pi * t)
+    u -= u.mean(axis=1, keepdims=True)
+    reference = rng.uniform(0, 20, size=(4, 3))
+    final = reference.copy()
+    final[0, 0] += 2
+    return t, u, cv.linear(["Fe"] * 4, CELL, reference, final)
+
+
+@pytest.mark.parametrize(("activation", "tied"), [("relu", True), ("tanh", False)])
+def test_finds_the_coordinate_along_a_curve(activation: str, tied: bool) -> None:
+    t, u, line = arc(8000)
+    training = Training(activation=activation, tied=tied, schedule=SHORT, restarts=2, seed=1)
+    learned, principal, network = autoencoder.learn(u, line, 4, training)
+    xi = learned.encode(learned.components(u))[:, 0]
+    # The line's coordinate sees cos(pi t) only; the curve's own is monotonic in t everywhere.
+    assert np.corrcoef(np.argsort(np.argsort(xi)), t)[0, 1] > 0.99
+    ends = learned.encode(learned.components(line.end_displacements))[:, 0]
+    np.testing.assert_allclose(ends, [0, 1], atol=1e-12)
+    # What one dimension cannot hold: the noise of the three components beside the curve.
+    assert network.losses[-1] < 2 * 0.03**2
+    assert network.losses[-1] < principal.variances[1] / 4
+    assert learned.provenance["structures"] == 8000
+
+
+def test_layers_are_the_network_in_double_precision() -> None:
+    _, u, line = arc(500)
+    learned, principal, network = autoencoder.learn(u, line, 5, Training(schedule=((0.01, 2),)))
+    x = principal.project(u)
+    rebuilt = learned.decode(learned.encode(x))
+    mean_square = float(np.mean((rebuilt - x) ** 2))
+    assert mean_square < 2 * network.losses[0]
+    for encoder, decoder in zip(network.encoder[1:-1], network.decoder[-2:0:-1], strict=True):
+        np.testing.assert_allclose(encoder.weight, decoder.weight.T)  # tied
+
+
+def test_a_seed_gives_the_same_network() -> None:
+    _, u, line = arc(500)
+    training = Training(schedule=((0.01, 3),), seed=7)
+    one, two = (autoencoder.learn(u, line, 4, training)[0] for _ in range(2))
+    np.testing.assert_array_equal(one.encoder[0].weight, two.encoder[0].weight)
+    other = autoencoder.learn(u, line, 4, Training(schedule=((0.01, 3),), seed=8))[0]
+    assert not np.array_equal(one.encoder[0].weight, other.encoder[0].weight)
+
+
+def test_bad_data() -> None:
+    with pytest.raises(UserError, match="finite"):
+        autoencoder.train(np.full((100, 3), np.nan), Training())
+    with pytest.raises(UserError, match="do not differ"):
+        autoencoder.train(np.ones((100, 3)), Training())
+    noise = np.random.default_rng(0).normal(size=(100, 3))
+    with pytest.raises(UserError, match="no activation 'step'"):
+        autoencoder.train(noise, Training(activation="step"))
+    with pytest.raises(UserError, match="diverged"):
+        autoencoder.train(noise, Training(schedule=((1e30, 3),)))
+
+
+def test_equivalence_sees_isosurfaces_not_values() -> None:
+    rng = np.random.default_rng(4)
+    model = cv.random_model(rng, 10, 5, (6,), activation="tanh")
+    assert similarity(model, model) == pytest.approx(0, abs=1e-12)
+    # A monotonic function of a CV has the same isosurfaces (Eq. 13): cosines are those of signs.
+    last = model.encoder[-1]
+    stretched = cv.Layer(3.0 * last.weight, last.bias + 5.0)
+    other = replace(model, encoder=(*model.encoder[:-1], stretched))
+    assert similarity(other, model) == pytest.approx(0, abs=1e-12)
+    reversed_ = replace(model, latent_scale=-model.latent_scale)
+    np.testing.assert_allclose(gradient_alignment(reversed_, model), -1)
+
+
+def test_angle_between_two_lines_is_the_similarity() -> None:
+    reference = np.random.default_rng(1).uniform(0, 20, size=(4, 3))
+    finals = np.stack([reference, reference])
+    finals[0, 0] += [1.0, 0.0, 0.0]
+    finals[1, 0] += [1.0, 1.0, 0.0]
+    one, two = (cv.linear(["Fe"] * 4, CELL, reference, final) for final in finals)
+    assert similarity(one, two) == pytest.approx(1 - np.sqrt(0.5), abs=1e-12)
+
+
+def test_only_comparable_cvs_are_compared() -> None:
+    rng = np.random.default_rng(4)
+    one = cv.random_model(rng, 10, 5, (6,))
+    with pytest.raises(UserError, match="different atoms or reference"):
+        similarity(one, cv.random_model(rng, 10, 5, (6,)))
+    with pytest.raises(UserError, match="one latent dimension"):
+        similarity(one, cv.random_model(rng, 10, 5, (6,), n_latent=2))
