@@ -811,14 +811,14 @@ def _read_table(path: Path | str) -> tuple[list[str], dict[str, str], Array]:
                 rows.append([float(word) for word in words])
             except ValueError as error:
                 raise UserError(f"{path}: line {number} is not a row of numbers") from error
-            if len(words) != len(fields):
+            if fields and len(words) != len(fields):
                 raise UserError(
                     f"{path}: line {number} has {len(words)} numbers for the {len(fields)} names "
                     "of its '#! FIELDS' line"
                 )
     if not fields:
         raise UserError(f"{path}: has no '#! FIELDS' line, so it is not a PLUMED text file")
-    return fields, constants, np.array(rows, dtype=float).reshape(len(rows), len(fields))
+    return fields, constants, np.array(rows, dtype=float).reshape(-1, len(fields))
 
 
 def _write_table(

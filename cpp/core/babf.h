@@ -471,8 +471,8 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     same("energy_unit", labels.energy_unit);
     same_number("kT", expected.kT, expected.kT);
     same_number("kappa", expected.kappa, expected.kappa);
-    same_number("tau", expected.tau, expected.tau);
     same_number("ramp", expected.ramp, expected.ramp);
+    same_number("tau", expected.tau, expected.tau);
     if (table.fields != state_fields(labels))
         throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
     if (table.rows.size() != grid.nodes())

@@ -71,6 +71,10 @@ inline Table parse_table(const std::string& text, const std::string& name) {
     if (!text.empty() && text.back() != '\n')
         throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
                                         "take an earlier copy of it.");
+    const auto fail_without_fields = [&name] {
+        throw std::runtime_error(name +
+                                 ": has no '#! FIELDS' line, so it is not a PLUMED text file.");
+    };
     Table table;
     std::istringstream lines(text);
     std::string line;
@@ -94,6 +98,8 @@ inline Table parse_table(const std::string& text, const std::string& name) {
         }
         if (word[0] == '#')
             continue;
+        if (table.fields.empty())
+            fail_without_fields();
         std::vector<double> row;
         do {
             double value;
@@ -110,8 +116,7 @@ inline Table parse_table(const std::string& text, const std::string& name) {
         table.rows.push_back(std::move(row));
     }
     if (table.fields.empty())
-        throw std::runtime_error(name +
-                                 ": has no '#! FIELDS' line, so it is not a PLUMED text file.");
+        fail_without_fields();
     return table;
 }
 
