@@ -71,9 +71,11 @@ more than their errors, KAPPA is too soft or the run too short.
 The grid must reach beyond the two states of interest. Outside of it the bias is a half harmonic
 wall of spring constant KAPPA that stands at the end nodes: the CV leaves the grid by a few
 $\Delta z$ and comes back. What it does there counts for $A_k$ of the nodes near the end, as it
-must (the estimate is exact up to the end nodes), and does not count for the histogram. A
-simulation that _starts_ far outside is pushed with a force $\kappa$ times the distance. It may
-not survive, and the first samples spoil the end node: start inside the grid.
+must (with it $A_k$ is exact up to the end nodes), and does not count for the histogram. The bins
+of the two end nodes are half cut off by the wall, and the corrected profile is off by some
+0.05 $k_BT$ there. A simulation that _starts_ far outside is pushed back with a force of $\kappa$
+times the distance, and may not survive: start inside. Steps so far outside that the wall makes them
+$e^{-40}$ times improbable teach nothing.
 
 RAMP of the order of the length of the run is the choice of the reference below. Much shorter ones
 trust the first crossing, RAMP=0 trusts every sample. The answer is the same in the end.
@@ -160,7 +162,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     // end.
     struct Output {
         std::string path;
-        long long stride = 0;
+        int stride = 0;
         bool due(double steps) const { return stride > 0 && std::fmod(steps, double(stride)) == 0; }
     };
 
@@ -335,7 +337,7 @@ void BabfAction::write(bool state, bool profile) const {
 
 Grid BabfAction::parse_grid() {
     Grid grid;
-    long long bins = 0;
+    int bins = 0;
     parse("GRID_MIN", grid.minimum);
     parse("GRID_MAX", grid.maximum);
     parse("GRID_BIN", bins);

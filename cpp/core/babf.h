@@ -16,7 +16,7 @@
 // Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
 namespace plumed_cv {
 
-// The values of the extended variable zeta: bins + 1 nodes, or bins where the last is the first.
+/// The values of the extended variable zeta: bins + 1 nodes, or bins where the last is the first.
 struct Grid {
     double minimum = 0;
     double maximum = 1;
@@ -39,7 +39,7 @@ struct BabfParameters {
     static double default_kappa(const Grid& grid, double kT) {
         return kT / (grid.spacing() * grid.spacing());
     }
-    // The weight of the first 20 samples.
+    /// The weight of the first 20 samples.
     static double default_tau(double ramp) {
         double tau = 0;
         for (int s = 1; s <= 20; ++s)
@@ -128,9 +128,9 @@ class Babf {
     const BabfParameters& parameters() const { return parameters_; }
     const BabfSums& sums() const { return sums_; }
     const std::vector<double>& nodes() const { return nodes_; }
-    // A at the nodes, as it biases now; zero at the first.
+    /// A at the nodes, as it biases now; zero at the first.
     const std::vector<double>& energy() const { return energy_; }
-    // P_j at the last evaluated xi.
+    /// P_j at the last evaluated xi.
     const std::vector<double>& probability() const { return probability_; }
 
     /// Adds what another run, or an earlier part of this one, has learned.
@@ -143,7 +143,7 @@ class Babf {
         integrate(0, nodes_.size());
     }
 
-    // Bias, force and P_j at xi; xi must be finite. update() then learns from this sample.
+    /// Bias, force and P_j at xi; xi must be finite. update() then learns from this sample.
     const Evaluation& evaluate(double xi) {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         const std::size_t n = nodes_.size();
@@ -184,9 +184,9 @@ class Babf {
         return evaluation_;
     }
 
-    // Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
-    // so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
-    // out there or a failing engine, and one of them would spoil the end node: it is only counted.
+    /// Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
+    /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
+    /// out there or a failing engine, and one of them would spoil the end node: it is only counted.
     void update() {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         sums_.steps += 1;
@@ -211,18 +211,19 @@ class Babf {
         integrate(first_, last_);
     }
 
-    // The two estimates of the profile, each with its lowest value at zero.
-    //
-    // Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
-    // (P_j never vanishes, but a mean over other bins' tails alone means nothing).
-    // Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
-    // are empty nothing is known of rho, and the convolved profile carries the energy across.
+    /// The two estimates of the profile, each with its lowest value at zero.
+    ///
+    /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
+    /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
+    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
+    /// are empty nothing is known of rho, and the convolved profile carries the energy across.
     Profile profile() const {
-        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        const Grid& grid = parameters_.grid;
+        const double kT = parameters_.kT, kappa = parameters_.kappa;
         const std::size_t n = nodes_.size();
         const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
         const auto &count = sums_.count.sum, &offset = sums_.offset.sum;
-        Profile out{zeros(), prior, std::vector<double>(n, NAN)};
+        Profile out{zeros(), parameters_.prior, std::vector<double>(n, NAN)};
         std::vector<std::size_t> sampled;
         for (std::size_t j = 0; j < n; ++j)
             if (count[j] > 0) {
@@ -231,8 +232,7 @@ class Babf {
             }
         trapezoid(out.derivative, 0, out.convolved);
         if (!sampled.empty()) {
-            const auto step = [&, &kT = kT, &kappa = kappa](std::size_t i, std::size_t j,
-                                                            bool adjacent) {
+            const auto step = [&](std::size_t i, std::size_t j, bool adjacent) {
                 if (!adjacent)
                     return out.convolved[j] - out.convolved[i];
                 const double mean_i = offset[i] / count[i];
@@ -263,7 +263,7 @@ class Babf {
   private:
     std::vector<double> zeros() const { return std::vector<double>(parameters_.grid.nodes(), 0.0); }
 
-    // distance_[j] = z_j - xi, the shortest one on a periodic CV.
+    /// distance_[j] = z_j - xi, the shortest one on a periodic CV.
     void measure_distances() {
         const Grid& grid = parameters_.grid;
         const std::size_t n = nodes_.size();
@@ -280,7 +280,7 @@ class Babf {
         }
     }
 
-    // Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
+    /// Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
     void integrate(std::size_t begin, std::size_t end) {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
@@ -292,8 +292,8 @@ class Babf {
         trapezoid(derivative_, begin, energy_);
     }
 
-    // Integrates from the first node; nodes before `begin` hold their values already. On a circle
-    // only a derivative without a mean has an integral.
+    /// Integrates from the first node; nodes before `begin` hold their values already. On a circle
+    /// only a derivative without a mean has an integral.
     void trapezoid(const std::vector<double>& derivative, std::size_t begin,
                    std::vector<double>& integral) const {
         const double half = 0.5 * parameters_.grid.spacing();
@@ -327,8 +327,8 @@ class Babf {
     Evaluation evaluation_{};
 };
 
-// dA/dz at the nodes from a profile (x, A) read from a file, by central differences of its linear
-// interpolation. `name` is the file's, for the messages.
+/// dA/dz at the nodes from a profile (x, A) read from a file, by central differences of its linear
+/// interpolation. `name` is the file's, for the messages.
 inline std::vector<double> prior_derivative(const Grid& grid, std::vector<double> x,
                                             std::vector<double> A, const std::string& name) {
     if (x.size() < 2)
@@ -379,7 +379,7 @@ inline std::vector<double> column(const Table& table, std::size_t c) {
     return values;
 }
 
-// A profile file: `A_k` where it has such a column (ours), else the second (sum_hills and others).
+/// A profile file: `A_k` where it has such a column (ours), else the second (sum_hills and others).
 inline std::vector<double> read_prior(const std::string& path, const Grid& grid,
                                       const std::string& energy_unit) {
     const Table table = read_table(path);
@@ -395,7 +395,7 @@ inline std::vector<double> read_prior(const std::string& path, const Grid& grid,
                             path);
 }
 
-// What the header of a file says beside the numbers of the estimator.
+/// What the header of a file says beside the numbers of the estimator.
 struct BabfLabels {
     std::string argument;
     std::string energy_unit;
@@ -432,8 +432,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels) {
     return table;
 }
 
-// Checks that a state is of the same estimator as `expected` (its prior aside, which the state
-// brings), and returns the estimator that goes on from it.
+/// Checks that a state is of the same estimator as `expected` (its prior aside, which the state
+/// brings), and returns the estimator that goes on from it.
 inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
                      const std::string& name) {
     const auto text = [&](const std::string& key) {

@@ -19,7 +19,7 @@
 
 namespace plumed_cv {
 
-// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, then rows of
+/// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, then rows of
 // numbers.
 struct Table {
     std::vector<std::string> fields;
@@ -34,7 +34,7 @@ struct Table {
     }
 };
 
-// Full precision, so that what is read back is the same double; NAN is how PLUMED spells it.
+/// Full precision, so that what is read back is the same double; NAN is how PLUMED spells it.
 inline std::string to_text(double value) {
     if (std::isnan(value))
         return "NAN";
@@ -43,7 +43,7 @@ inline std::string to_text(double value) {
     return text;
 }
 
-// Returns false unless the whole of `text` is one number.
+/// Returns false unless the whole of `text` is one number.
 inline bool to_number(const std::string& text, double& value) {
     char* end = nullptr;
     value = std::strtod(text.c_str(), &end);
@@ -65,8 +65,8 @@ inline std::string format_table(const Table& table) {
     return text;
 }
 
-// `name` is the file's, for the messages. Every proper prefix of a file that format_table wrote is
-// either refused here (the cut is within a line) or has fewer rows than its reader expects.
+/// `name` is the file's, for the messages. Every proper prefix of a file that format_table wrote is
+/// either refused here (the cut is within a line) or has fewer rows than its reader expects.
 inline Table parse_table(const std::string& text, const std::string& name) {
     if (!text.empty() && text.back() != '\n')
         throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
@@ -130,12 +130,12 @@ inline Table read_table(const std::string& path) {
     return parse_table(text.str(), path);
 }
 
-// Replaces the file as a whole: whoever reads or is killed in between sees the old or the new one.
+/// Replaces the file as a whole: whoever reads or is killed in between sees the old or the new one.
 inline void write_table(const std::string& path, const Table& table) {
     const std::string text = format_table(table);
     const std::string temporary = path + ".tmp";
     const auto fail = [&path] {
-
+        throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno) + ".");
     };
     std::FILE* file = std::fopen(temporary.c_str(), "w");
     if (!file)

@@ -260,6 +260,13 @@ TEST("random damage never does worse than a sentence") {
     }
 }
 
+TEST("files that cannot be read or written say so") {
+    const Table table = state_table(learned(parameters(), {0.5}), labels);
+    CHECK_THROWS(write_table("no/such/folder/state", table), "no/such/folder/state: cannot be");
+    CHECK_THROWS(read_table("no/such/folder/state"), "no/such/folder/state: is not there");
+    CHECK_THROWS(read_table("."), "not a PLUMED text file");
+}
+
 TEST("parameters without a meaning are refused") {
     const auto refuse = [](auto change, const char* text) {
         auto p = parameters();

@@ -309,15 +309,17 @@ def langevin(
     lines, columns = [], []
     for i, (name, land) in enumerate(zip(which, lands, strict=True)):
         lines.append(f"p{i}: POSITION ATOM={i + 1} NOPBC")
-        domain = "-pi,pi" if land.grid.periodic else "NO"
-        lines.append(f"x{i}: CUSTOM ARG=p{i}.x FUNC=x PERIODIC={domain}")
+        cv = f"p{i}.x"
+        if land.grid.periodic:
+            cv = f"x{i}"
+            lines.append(f"{cv}: CUSTOM ARG=p{i}.x FUNC=x PERIODIC=-pi,pi")
         low, high = ("-pi", "pi") if land.grid.periodic else ("-0.2", "1.2")
         lines.append(
-            f"b{i}: BABF ARG=x{i} TEMP=300 GRID_MIN={low} GRID_MAX={high} "
+            f"b{i}: BABF ARG={cv} TEMP=300 GRID_MIN={low} GRID_MAX={high} "
             f"GRID_BIN={land.grid.bins} {keywords(name)} "
             f"STATE_WFILE={folder}/state{i} STATE_WSTRIDE={steps // CHUNKS}"
         )
-        columns += [f"x{i}", f"b{i}.bias"]
+        columns += [cv, f"b{i}.bias"]
     lines.append(f"PRINT ARG={','.join(columns)} STRIDE=10 FILE={folder}/COLVAR FMT=%.9g")
     handle = start(n, "\n".join(lines))
     kT = units.kB * TEMPERATURE_K
@@ -554,6 +556,15 @@ def test_a_cut_state_is_refused_wherever_it_ends(
         with pytest.raises(plumed.PlumedError) as caught:
             handle.cmd("readInputLine", f"b{i}: {BABF[3:]} STATE_RFILE={tmp_path}/cut")
         assert f"{tmp_path}/cut: " in sentence(caught.value)
+    handle.finalize()
+
+
+def test_a_file_that_cannot_be_written_ends_the_run(make_plumed: MakePlumed) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE=absent/state STATE_WSTRIDE=2")
+    step(handle, 0, np.array([0.5]))
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 1, np.array([0.5]))
+    assert "absent/state: cannot be written: No such file" in sentence(caught.value)
     handle.finalize()
 
 
