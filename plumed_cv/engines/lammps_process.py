@@ -361,7 +361,9 @@ class LammpsProcess:
         kinds = range(1, n_types + 1)
         self._do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
         self._do(*(f"group type{k} type {k}" for k in kinds))
-        self._do("neighbor 1.0 bin", "neigh_modify every 1 delay 0 check yes")
+        # A cluster may be too small for bins.
+        self._do(f"neighbor 1.0 {'bin' if self._periodic else 'nsq'}")
+        self._do("neigh_modify every 1 delay 0 check yes")
         self._do(*system.commands)
         if system.masses is not None:
             self._do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))
