@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,7 +25,9 @@ from rich.table import Table
 
 import plumed_cv
 from plumed_cv.errors import UserError
-from plumed_cv.workflow import Update, in_words, summary
+
+if TYPE_CHECKING:  # the science takes seconds to import; --help should not
+    from plumed_cv.workflow import Update
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
@@ -50,7 +52,7 @@ class Terminal:
         err.print(text)
 
     @contextmanager
-    def task(self, name: str, total: float | None) -> Iterator[Update]:
+    def task(self, name: str, total: float | None) -> "Iterator[Update]":
         """Show one task until the block ends."""
         if not err.is_terminal:
             err.print(name)
@@ -164,7 +166,6 @@ def run(
     Started again after any stop, it goes on where it was. Example: plumed-cv run demo/vacancy.toml
     """
     from plumed_cv import config as configuration
-    from plumed_cv import workflow
 
     if keys:
         table = Table("key", "default", "meaning", box=None, pad_edge=False)
@@ -175,6 +176,8 @@ def run(
     if config is None:
         raise UserError("Which input file? For example: plumed-cv run demo/vacancy.toml")
     settings = configuration.load(config)
+    from plumed_cv import workflow
+
     directory = directory or config.parent / "run"
     result = workflow.run(settings, directory, Terminal())
     if as_json:
@@ -283,7 +286,7 @@ def fes(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        print(f"{output}: {summary(result)}")
+        print(f"{output}: {workflow.summary(result)}")
 
 
 @app.command()
@@ -358,6 +361,8 @@ def _bar() -> Progress:
 
 
 def _print_iterations(result: dict[str, Any]) -> None:
+    from plumed_cv.workflow import in_words
+
     table = Table(
         "iteration", "CV", "barrier (eV)", "flux barrier (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
         box=None, pad_edge=False,

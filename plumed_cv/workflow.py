@@ -310,7 +310,8 @@ def analyse(folder: Path) -> dict[str, Any]:
     for name, estimate in estimates.items():
         for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
             result[f"{key}_eV"] = number if np.isfinite(number) else None
-    return result | {"note": note, "md_steps": sum(block.steps for block in blocks)}
+    parts = [_read_json(segment / "segment.json") for segment in _segments(folder)]
+    return result | {"note": note, "md_steps": sum(part["n_steps"] for part in parts)}
 
 
 def _sample(
@@ -549,10 +550,9 @@ def _claimed(root: Path) -> Iterator[None]:
 
 def _same_input(root: Path, config: Config) -> None:
     """Record the input on the first start, and refuse another one on a later start."""
-    # The limits may change: they decide when to stop, not what is computed.
-    content = config.model_dump(
-        mode="json", exclude={"iteration": {"minimum", "maximum", "tolerance"}}
-    )
+    # These may change: they decide when to stop, not what is computed.
+    limits = {"minimum", "maximum", "tolerance"}
+    content = config.model_dump(mode="json", exclude={"iteration": limits})
     for name in ("initial", "final"):
         file = getattr(config.system, name)
         content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()

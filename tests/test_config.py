@@ -1,0 +1,74 @@
+"""The input file: what is read, and that every mistake is one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from plumed_cv import config
+from plumed_cv.errors import UserError
+
+GOOD = """
+[system]
+initial = "a.xyz"
+final = "b.xyz"
+temperature_K = 300
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+"""
+
+
+def read(tmp_path: Path, text: str) -> config.Config:
+    file = tmp_path / "input.toml"
+    file.write_text(text)
+    return config.load(file)
+
+
+def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
+    found = read(tmp_path, GOOD)
+    assert found.system.initial == tmp_path / "a.xyz"
+    assert found.engine.directory == tmp_path
+    assert found.sampling.bins == 100
+    file = read(tmp_path, GOOD.split("potential")[0] + 'potential = "fe.lmp"\n')
+    assert file.engine.potential == Path("fe.lmp")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (GOOD.replace("300", "-5"), "system.temperature_K = -5: .*greater than 0"),
+        (GOOD.replace("300", "nan"), "system.temperature_K = nan"),
+        (GOOD.replace("300", '"hot"'), "system.temperature_K = 'hot'"),
+        (GOOD.replace("temperature_K = 300", ""), "system.temperature_K is missing"),
+        (GOOD + "colour = 1", "no key engine.colour; 'plumed-cv run --keys' lists all"),
+        (GOOD + "[smapling]\nsteps = 1", "no key smapling"),
+        (GOOD + "[sampling]\nsteps = 100", "steps = 100 must be at least"),
+        (GOOD + "[sampling]\nsteps = 1.5", "sampling.steps = 1.5"),
+        (GOOD + '[cv]\nactivation = "step"', "cv.activation = 'step': .*'relu'"),
+        (GOOD + "[iteration]\nmaximum = 1", "minimum = 2 is more than maximum = 1"),
+        (GOOD + "[engine]\n", "not valid TOML"),
+        (GOOD + "name = 'lammsp'", "engine.name = 'lammsp'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "input.toml"))
+
+
+def test_a_missing_input_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        config.load(tmp_path / "none.toml")
+
+
+def test_every_key_is_described() -> None:
+    keys = list(config.describe_keys())
+    assert len({name for name, _, _ in keys}) == len(keys) > 25
+    assert all(meaning for _, _, meaning in keys)
+    required = {name for name, default, _ in keys if default == "required"}
+    assert required == {
+        "system.initial",
+        "system.final",
+        "system.temperature_K",
+        "engine.potential",
+    }

@@ -1,0 +1,295 @@
+"""The iterative procedure as a user runs it: command line, resumption after SIGKILL, bad input.
+
+A short run of the iron vacancy in a 54-atom crystal with real LAMMPS and PLUMED.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plumed_cv import babf, config, workflow
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.path import read_structure
+from plumed_cv.trajectory import read_displacements
+
+INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = 300.0
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+[path]
+images = 7
+fmax_eV_A = 0.02
+structures = 500
+[cv]
+components = 6
+[sampling]
+steps = 2000
+segments = 8
+timestep_fs = 2.0
+[iteration]
+maximum = 2
+tolerance = 1e-9
+seed = 3
+"""
+
+
+def command(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def example(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input folder, from the packaged example with a smaller crystal."""
+    folder = tmp_path_factory.mktemp("example") / "vacancy"
+    done = command("init", "vacancy-fe", folder)
+    assert done.returncode == 0, done.stderr
+    build = folder / "build.py"
+    build.write_text(build.read_text().replace(".repeat(4)", ".repeat(3)"))
+    subprocess.run([sys.executable, "build.py"], cwd=folder, check=True)
+    (folder / "vacancy.toml").write_text(INPUT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(example: Path) -> Path:
+    """A run without interruption."""
+    done = command("run", example / "vacancy.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((example / "run" / "result.json").read_text())
+    return example / "run"
+
+
+def test_answer_has_what_is_promised(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    for name in ("barrier", "delta_F", "flux_barrier"):
+        assert {f"{name}_eV", f"{name}_error_eV"} <= set(result)
+        assert {f"{name}_eV", f"{name}_error_eV"} <= set(result["iterations"][0])
+    # So short a run has no accuracy to test; its error bar must not claim any.
+    assert result["barrier_eV"] > 0
+    assert result["barrier_error_eV"] > 0.01
+    assert result["converged"] is False
+    assert result["stopped_by"] == "iteration limit"
+    assert result["md_steps"] == 4000
+    assert [part["cv"] for part in result["iterations"]] == ["cv-0.safetensors", "cv-1.safetensors"]
+    assert all(part["similarity"] > 0 for part in result["iterations"])
+    assert (finished / "profiles.png").stat().st_size > 10_000
+    profile = babf.read_fes(finished / "fes.dat")
+    assert profile.barrier.value == pytest.approx(result["barrier_eV"], abs=1e-9)
+
+
+def test_learned_cv_keeps_the_end_states(finished: Path) -> None:
+    for n in (1, 2):
+        learned = CollectiveVariable.load(finished / f"cv-{n}.safetensors")
+        ends = learned.encode(learned.components(learned.end_displacements))[:, 0]
+        np.testing.assert_allclose(ends, [0, 1], atol=1e-10)
+
+
+def test_snapshots_agree_with_what_plumed_printed(finished: Path) -> None:
+    folder = finished / "iteration-1"
+    variable = CollectiveVariable.load(finished / "cv-0.safetensors")
+    snapshots = sorted(folder.glob("segment-*/snapshots.dcd"))
+    u = read_displacements(snapshots, variable, variable.reference_cell)
+    xi = variable.encode(variable.components(u))[:, 0]
+    _, printed, _ = workflow.blocks_of(folder)
+    printed[0] = printed[0][1:]  # the first line is the start, before any snapshot
+    # DCD is single precision: 1e-6 of the cell in each coordinate.
+    np.testing.assert_allclose(xi, np.concatenate(printed), atol=2e-6)
+
+
+def test_killed_at_any_time_it_ends_with_the_same_answer(example: Path, finished: Path) -> None:
+    whole = json.loads((finished / "result.json").read_text())
+    run = example / "killed"
+    line = [sys.executable, "-m", "plumed_cv.cli", "run", "vacancy.toml", "--dir", "killed"]
+    rng = np.random.default_rng(5)
+    kills = 0
+    while not (run / "result.json").exists() and kills < 12:
+        with (example / "killed.log").open("w") as log:
+            process = subprocess.Popen(
+                line, cwd=example, stdout=log, stderr=log, start_new_session=True
+            )
+            time.sleep(rng.uniform(3, 8))
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+            process.wait()
+    assert kills > 0
+    done = command("run", example / "vacancy.toml", "--dir", run, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for part, other in zip(result["iterations"], whole["iterations"], strict=True):
+        for key in ("barrier_eV", "barrier_error_eV", "similarity", "md_steps"):
+            assert part[key] == other[key], key
+    assert not list(run.rglob("*.unfinished"))
+
+
+def test_a_finished_run_is_not_run_again(example: Path, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("segment.json")}
+    done = command("run", example / "vacancy.toml")
+    assert done.returncode == 0, done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("segment.json")}
+
+
+def test_another_input_or_a_second_run_is_refused(example: Path, finished: Path) -> None:
+    other = example / "other.toml"
+    other.write_text(INPUT.replace("300.0", "310.0"))
+    done = command("run", other, "--dir", finished)
+    assert done.returncode == 1
+    assert "another system.temperature_K" in done.stderr
+    assert done.stderr.count("\n") == 1
+    with workflow._claimed(finished):
+        done = command("run", example / "vacancy.toml")
+    assert done.returncode == 1
+    assert "another run is at work" in done.stderr
+
+
+def test_guard_starts_again_and_keeps_the_averages(example: Path, plugin: Path) -> None:
+    """Eq. 21 with a limit that thermal motion of 53 atoms passes now and then."""
+    file = example / "guard.toml"
+    limited = INPUT.replace("timestep_fs", "deviation_limit_A = 1.05\ntimestep_fs")
+    file.write_text(limited.replace("maximum = 2", "maximum = 1\nminimum = 1"))
+    result = workflow.run(config.load(file), example / "guard")
+    folder = example / "guard" / "iteration-1"
+    parts = [json.loads(f.read_text()) for f in sorted(folder.glob("segment-*/segment.json"))]
+    stops = sum(part["stopped"] for part in parts)
+    assert 0 < stops < len(parts)
+    assert result["md_steps"] == sum(part["n_steps"] for part in parts) == 2000
+    last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
+    # Each start is counted as a sample besides each step.
+    assert last.steps == 2000 + 1 + sum(part["stopped"] for part in parts[:-1])
+
+
+def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> None:
+    snapshots = sorted((finished / "iteration-1").glob("segment-*/snapshots.dcd"))
+    model = tmp_path / "cv.safetensors"
+    done = command(
+        "train", *snapshots, "--initial", example / "initial.xyz", "--final", example / "final.xyz",
+        "--components", "5", "-o", model,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "200 structures" in done.stdout
+    variable = CollectiveVariable.load(model)
+    assert variable.n_components == 5
+    profile = tmp_path / "fes.dat"
+    done = command("fes", finished / "iteration-2", "-o", profile, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((finished / "result.json").read_text())
+    assert json.loads(done.stdout)["barrier_eV"] == pytest.approx(result["barrier_eV"])
+    states = sorted((finished / "iteration-2").glob("segment-*/babf.state"))
+    done = command("fes", *states, "-o", profile, "--json", "--picture", tmp_path / "fes.png")
+    assert json.loads(done.stdout)["barrier_eV"] == pytest.approx(result["barrier_eV"])
+    done = command("export", finished, tmp_path / "production", "--temperature", "250")
+    assert done.returncode == 0, done.stderr
+    assert "TEMP=250" in (tmp_path / "production" / "plumed.dat").read_text()
+
+
+def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
+    """A dozen typical mistakes: the command and a part of the sentence it must end in."""
+
+    def edited(name: str, *changes: tuple[str, str]) -> Path:
+        text = INPUT
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        (example / name).write_text(text)
+        return example / name
+
+    lines = (example / "initial.xyz").read_text().splitlines()
+    nan = [*lines[:-1], "Fe nan 0 0"]
+    (example / "nan.xyz").write_text("\n".join(nan) + "\n")
+    fewer = [str(int(lines[0]) - 1), *lines[1:-1]]
+    (example / "fewer.xyz").write_text("\n".join(fewer) + "\n")
+    species = [*lines[:-1], lines[-1].replace("Fe", "Cr")]
+    (example / "species.xyz").write_text("\n".join(species) + "\n")
+    stretched = read_structure(example / "final.xyz")
+    stretched.set_cell(stretched.cell * 1.01)
+    stretched.write(example / "cell.xyz", format="extxyz")
+    truncated = tmp / "cv.safetensors"
+    truncated.write_bytes((finished / "cv-1.safetensors").read_bytes()[:5000])
+    state = tmp / "babf.state"
+    whole = (finished / "iteration-1" / "segment-003" / "babf.state").read_text()
+    state.write_text(whole[: len(whole) // 2])
+    run: list[str | Path] = ["run", "--dir", tmp / "run"]
+    return {
+        "missing input": ([*run, example / "none.toml"], "does not exist"),
+        "missing structure": (
+            [*run, edited("m1.toml", ("final.xyz", "none.xyz"))],
+            "none.xyz: the file does not exist",
+        ),
+        "wrong atom count": (
+            [*run, edited("m2.toml", ("final.xyz", "fewer.xyz"))],
+            "53 atoms and the final state 52",
+        ),
+        "wrong species": (
+            [*run, edited("m3.toml", ("final.xyz", "species.xyz"))],
+            "Atom 53 is Fe in the initial and Cr in the final",
+        ),
+        "other cell": ([*run, edited("m4.toml", ("final.xyz", "cell.xyz"))], "different cells"),
+        "not a number": (
+            [*run, edited("m5.toml", ("final.xyz", "nan.xyz"))],
+            "nan.xyz: needs at least two atoms with finite",
+        ),
+        "missing potential": (
+            [*run, edited("m6.toml", ("Fe_mm.eam.fs", "Fe_none.eam.fs"))],
+            "Fe_none.eam.fs",
+        ),
+        "unknown pair style": ([*run, edited("m7.toml", ("eam/fs\"", "eam/sf\""))], "eam/sf"),
+        "temperature missing": (
+            [*run, edited("m8.toml", ("temperature_K = 300.0", ""))],
+            "system.temperature_K is missing",
+        ),
+        "unknown key": ([*run, edited("m9.toml", ("steps =", "stpes ="))], "no key sampling.stpes"),
+        "truncated model": (["export", truncated, tmp / "x"], "truncated"),
+        "truncated state": (["fes", state, "-o", tmp / "fes.dat"], "babf.state"),
+        "no states": (["fes", tmp, "-o", tmp / "fes.dat"], "no finished segment"),
+        "foreign trajectory": (
+            ["train", example / "vacancy.toml", "--initial", example / "initial.xyz",
+             "--final", example / "final.xyz"],
+            "vacancy.toml: mdtraj cannot read it",
+        ),
+        "unknown example": (["init", "vacancy-xx"], "There is no example 'vacancy-xx'"),
+        "run directory is a file": (
+            ["run", example / "vacancy.toml", "--dir", example / "initial.xyz"],
+            "cannot be used as a run directory",
+        ),
+    }  # fmt: skip
+
+
+def test_typical_mistakes_are_one_sentence(example: Path, finished: Path, tmp_path: Path) -> None:
+    for name, (arguments, sentence) in mistakes(example, finished, tmp_path).items():
+        done = command(*arguments)
+        assert done.returncode == 1, (name, done)
+        assert sentence in done.stderr, (name, done.stderr)
+        assert "Traceback" not in done.stderr, name
+        assert done.stderr.strip().count("\n") == 0, (name, done.stderr)
+
+
+def test_damaged_files_of_a_run_are_named(example: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "result.json").unlink()
+    (run / "iteration-2" / "result.json").unlink()
+    (run / "iteration-2" / "segment-004" / "babf.state").write_text("#! FIELDS")
+    with pytest.raises(UserError, match="segment-004"):
+        workflow.run(config.load(example / "vacancy.toml"), run)
+
+
+def test_help_has_examples() -> None:
+    for verb in ("doctor", "plugin", "plumed", "init", "path", "train", "run", "fes", "export"):
+        done = command(verb, "--help")
+        assert done.returncode == 0
+        assert len(done.stdout) > 100
+    assert "sampling.friction_per_ps" in command("run", "--keys").stdout
+    assert command("nonsense").returncode == 2
