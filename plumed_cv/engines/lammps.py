@@ -6,8 +6,9 @@ process of its own, so that an error in it, in PLUMED or in a potential becomes 
 
 PLUMED takes part through LAMMPS's `fix plumed` or through `fix external` and our own bridge
 (cpp/engines/lammps_bridge.cpp); the same plumed.dat serves both. What differs: the bridge hands
-over kT, so no TEMP is needed in plumed.dat; and `fix plumed` counts the first configuration of
-every segment, where the bridge does so only if `Segment.count_start` says so.
+over kT, so no TEMP is needed in plumed.dat; `fix plumed` counts the first configuration of every
+segment, where the bridge does so only if `Segment.count_start` says so; and `fix plumed` makes
+LAMMPS compute the virial on every step, which costs as much as PLUMED itself.
 """
 
 import multiprocessing
@@ -423,7 +424,8 @@ class _Child:
         how = f"with status {code}"
         if code < 0:
             how = f"by signal {-code} ({signal.Signals(-code).name})"
-        last = next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
+        lines = [line.strip() for line in words.splitlines() if not line.startswith("+++")]
+        last = next((line for line in reversed(lines) if line), "")
         return f"the LAMMPS process was ended {how}" + (f": {last}" if last else "")
 
 

@@ -33,8 +33,8 @@ PROGRESS_INTERVAL_S = 0.2
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
 EXPLODED = (
-    "LAMMPS: the atoms flew apart; shorten the time step, relax the structure first, or look at "
-    "the potential and at the forces of the bias"
+    "LAMMPS: the atoms flew apart; shorten the time step (or raise the friction of Brownian "
+    "dynamics), relax the structure first, or look at the potential and at the forces of the bias"
 )
 
 _STRESS = "plumed_cv_stress"
@@ -435,7 +435,9 @@ class LammpsProcess:
                 self._plugins.add(plumed.plugin)
             self._do(
                 f'fix {_PLUMED} all plumed plumedfile "{plumed.input_file}" '
-                f'outfile "{plumed.log_file}"'
+                f'outfile "{plumed.log_file}"',
+                # Else the bias of the last step would be part of the energy that PLUMED is given.
+                f"fix_modify {_PLUMED} energy no",
             )
             return None
         self._do(f"fix {_PLUMED} all external pf/callback 1 1")

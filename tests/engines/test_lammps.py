@@ -35,7 +35,7 @@ PLUMED_UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
 def mixture(seed: int = 0, shear: float = 0.0, periodic: bool = True) -> Atoms:
     """32 atoms of an fcc mixture of two species, displaced, in a cell that may be sheared."""
     rng = np.random.default_rng(seed)
-    atoms = bulk("Ar", cubic=True, a=5.4) * (2, 2, 2)
+    atoms: Atoms = bulk("Ar", cubic=True, a=5.4) * (2, 2, 2)
     cell = atoms.cell.array.copy()
     cell[1, 0], cell[2, 0], cell[2, 1] = 3.1 * shear, -1.7 * shear, 2.3 * shear
     atoms.set_cell(cell, scale_atoms=True)
@@ -49,7 +49,7 @@ def reference(atoms: Atoms) -> tuple[float, Array, Array]:
     """Energy, forces and stress (xx yy zz yz xz xy) of the mixture, from a list of pairs."""
     first, second, length, vector = neighbor_list("ijdD", atoms, CUTOFF)
     symbols = np.array(atoms.symbols)
-    pairs = [LJ[tuple(sorted(p))] for p in zip(symbols[first], symbols[second], strict=True)]  # type: ignore[index]
+    pairs = [LJ[tuple(sorted(p))] for p in zip(symbols[first], symbols[second], strict=True)]
     epsilon, sigma = np.array(pairs).T
     power = (sigma / length) ** 6
     energy = float((2 * epsilon * (power**2 - power)).sum())  # each pair is listed twice
@@ -116,11 +116,11 @@ def test_a_cluster_has_no_box(tmp_path: Path, plugin: Path) -> None:
 
 def test_charges() -> None:
     atoms = Atoms("NaCl", [[0, 0, 0], [0, 0, 2.5]])
-    atoms.set_initial_charges([1.0, -1.0])  # type: ignore[no-untyped-call]
+    atoms.set_initial_charges([1.0, -1.0])
     potential = ["pair_style coul/cut 10.0", "pair_coeff * *"]
     with LammpsEngine(potential, atoms) as engine:
         atoms.calc = engine.calculator()
-        force = units._e**2 / (4 * np.pi * units._eps0) / 2.5**2 * 1e10 / units._e  # type: ignore[attr-defined]
+        force = units._e**2 / (4 * np.pi * units._eps0) / 2.5**2 * 1e10 / units._e
         assert atoms.get_forces()[0, 2] == pytest.approx(force, rel=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_brownian_step_follows_the_force_and_the_bias(
         tmp_path, State.of(atoms), cold, 1, 1, PLUMED_UNITS + plumed, count_start=count_start
     )
     moved = engine.run(segment).end.positions - atoms.positions
-    vector = atoms.get_distance(0, 1, mic=True, vector=True)  # type: ignore[no-untyped-call]
+    vector = atoms.get_distance(0, 1, mic=True, vector=True)
     forces = reference(atoms)[1]
     forces[0] += 0.5 * vector / np.linalg.norm(vector)
     forces[1] -= 0.5 * vector / np.linalg.norm(vector)

@@ -1,0 +1,140 @@
+"""Our bridge against LAMMPS's own `fix plumed`: the same plumed.dat, the same trajectory.
+
+`fix plumed` is compiled from LAMMPS's source, which python/lammps_fix_plumed.py fetches.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from plumed_cv.cv import random_model
+from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
+from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.errors import UserError
+from plumed_cv.plumed import Plumed
+from tests.conftest import unavailable
+
+POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+SCRIPT = Path(__file__).parents[2] / "python" / "lammps_fix_plumed.py"
+
+Engines = dict[str, LammpsEngine]
+
+
+def iron() -> Atoms:
+    atoms: Atoms = bulk("Fe", cubic=True, a=2.8553) * (3, 3, 3)
+    del atoms[0]
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def engines(plumed_installation: Plumed) -> Iterator[Engines]:
+    """The engine with the real thing and with our bridge."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0 and "Traceback" not in done.stderr:
+        unavailable(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    plugin = Path(done.stdout.strip())
+    with (
+        LammpsEngine(
+            POTENTIAL, iron(), coupling="plumed", plugin=plugin, plumed=plumed_installation
+        ) as real,
+        LammpsEngine(POTENTIAL, iron(), coupling="external", plumed=plumed_installation) as bridge,
+    ):
+        yield {"real": real, "bridge": bridge}
+
+
+def run_both(
+    engines: Engines, directory: Path, plumed: str, n_steps: int, thermostat: str = "langevin"
+) -> dict[str, SegmentResult]:
+    friction = 100.0 if thermostat == "brownian" else 1.0
+    dynamics = Dynamics(300.0, 1.0, thermostat, friction)  # type: ignore[arg-type]
+    results = {}
+    for name, engine in engines.items():
+        folder = directory / name
+        folder.mkdir()
+        plumed_dat = "UNITS LENGTH=A ENERGY=eV TIME=fs\n" + plumed
+        results[name] = engine.run(
+            Segment(folder, State.of(iron()), dynamics, n_steps, 5, plumed_dat)
+        )
+    return results
+
+
+def assert_equal_files(directory: Path, *names: str) -> None:
+    for name in names:
+        real, bridge = ((directory / kind / name).read_text() for kind in ("real", "bridge"))
+        assert real == bridge
+        assert len(real.splitlines()) > 10
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "brownian"])
+def test_learned_variable_and_babf(
+    tmp_path: Path, engines: Engines, plugin: Path, thermostat: str
+) -> None:
+    atoms = iron()
+    model = random_model(
+        np.random.default_rng(3), len(atoms), 8, (8, 4), 1, "relu", atoms.cell.array
+    )
+    model.save(tmp_path / "cv.safetensors")
+    xi = model.value(atoms.positions, atoms.cell.array)[0]
+    # A grid around the start, narrow enough for the bias to act.
+    results = run_both(
+        engines,
+        tmp_path,
+        f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL={tmp_path / 'cv.safetensors'}\n"
+        f"b: BABF ARG=ae.node-0 TEMP=300 GRID_MIN={xi - 0.2} GRID_MAX={xi + 0.2} GRID_BIN=40 "
+        "RAMP=100 STATE_WFILE=state STATE_WSTRIDE=200\n"
+        "PRINT ARG=* FILE=colvar STRIDE=1 FMT=%.15g\n",
+        200,
+        thermostat,
+    )
+    assert_equal_files(tmp_path, "colvar", "state")
+    columns = np.loadtxt(tmp_path / "real" / "colvar")
+    assert len(columns) == 201
+    assert np.ptp(columns[:, 1]) > 1e-3
+    assert np.array_equal(results["real"].end.positions, results["bridge"].end.positions)
+
+
+def test_a_biased_energy(tmp_path: Path, engines: Engines) -> None:
+    # A bias on the energy scales LAMMPS's forces: it needs them, and the energy, as they are.
+    results = run_both(
+        engines,
+        tmp_path,
+        "e: ENERGY\nr: RESTRAINT ARG=e AT=-210 KAPPA=0.01\n"
+        "PRINT ARG=e,r.bias FILE=colvar STRIDE=1 FMT=%.12g\n",
+        100,
+    )
+    assert_equal_files(tmp_path, "colvar")
+    assert np.loadtxt(tmp_path / "real" / "colvar")[-1, 2] > 0
+    assert np.array_equal(results["real"].end.positions, results["bridge"].end.positions)
+
+
+def test_both_stop(tmp_path: Path, engines: Engines) -> None:
+    results = run_both(
+        engines,
+        tmp_path,
+        "d: DISTANCE ATOMS=1,2\nm: MOVINGRESTRAINT ARG=d STEP0=0 AT0=2.5 STEP1=100 AT1=3 KAPPA0=0\n"
+        "PRINT ARG=d FILE=colvar STRIDE=1 FMT=%.15g\n"
+        "COMMITTOR ARG=m.d_cntr BASIN_LL1=2.747 BASIN_UL1=9\n",
+        1000,
+    )
+    assert_equal_files(tmp_path, "colvar")
+    assert {r.n_steps for r in results.values()} == {50}
+    assert all(r.stopped_by_plumed for r in results.values())
+
+
+def test_an_error_inside_of_fix_plumed_is_a_sentence(tmp_path: Path, engines: Engines) -> None:
+    for name, engine in engines.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        segment = Segment(folder, State.of(iron()), Dynamics(300.0), 1, 1, "d: DISTNCE ATOMS=1,2\n")
+        with pytest.raises(UserError, match='Action "DISTNCE" is not known') as caught:
+            engine.run(segment)
+        assert "\n" not in str(caught.value)
