@@ -361,17 +361,14 @@ def _bar() -> Progress:
 
 
 def _print_iterations(result: dict[str, Any]) -> None:
-    from plumed_cv.workflow import in_words
+    from plumed_cv.workflow import RESULTS, in_words
 
     table = Table(
         "iteration", "CV", "barrier (eV)", "flux barrier (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
         box=None, pad_edge=False,
     )  # fmt: skip
     for part in result["iterations"]:
-        values = [
-            in_words(part, name).removesuffix(" eV")
-            for name in ("barrier", "flux_barrier", "delta_F")
-        ]
+        values = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
         similarity = f"{part['similarity']:.3f}"
         table.add_row(
             str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"

@@ -49,6 +49,9 @@ from plumed_cv.trajectory import read_displacements
 MINIMUM_COMPONENTS = 12
 NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
+# The results with an error bar, by the beginning of their keys, and how they are called.
+RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
+
 # Called with the amount done so far and a few words on how it stands.
 Update = Callable[[float, str], None]
 
@@ -190,10 +193,9 @@ def in_words(result: dict[str, Any], name: str) -> str:
 
 def summary(result: dict[str, Any]) -> str:
     """Barrier, flux barrier if there is one, and A(1)-A(0), in words."""
-    names = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
     return ", ".join(
         f"{words} {in_words(result, name)}"
-        for name, words in names.items()
+        for name, words in RESULTS.items()
         if f"{name}_eV" in result
     )
 
