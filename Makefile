@@ -18,7 +18,7 @@ help:
 
 demo: plugin
 	test -d demo || $(BIN)/plumed-cv init vacancy-fe demo
-	$(BIN)/plumed-cv run demo
+	$(BIN)/plumed-cv run demo/vacancy.toml
 
 test: $(VENV)/.tests-installed plugin
 	$(BIN)/python -m pytest
