@@ -413,6 +413,7 @@ def test_analytic_landscape(short_runs: dict[str, list[State]], name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_analytic_barriers_to_a_twentieth_of_kt(
     tmp_path: Path, start: Callable[[int, str], Any]
 ) -> None:
@@ -449,7 +450,7 @@ def test_frozen_bias_reweighted_and_corrected_agree(
     blocks = langevin(
         start,
         tmp_path,
-        20000,
+        10000,
         lambda name: f"RAMP=0 TAU=inf PRIOR={tmp_path}/{name[:4]}.dat",
         seed=2,
     )
