@@ -1,0 +1,363 @@
+"""What our actions cost: their own time a step, and the whole coupled run against plain LAMMPS.
+
+    python python/benchmarks/step_cost.py [--quick] [--kernel LIBPLUMEDKERNEL ...]
+
+Own time is the time of a step with AUTOENCODER and BABF less that of a step with an action that
+asks for the same atoms and does nothing, in a loop without engine and Python (step_cost.cpp). Any
+biased variable of N atoms also makes PLUMED hand forces back to N atoms; the second column of own
+times has that taken off too (the same action under a RESTRAINT).
+
+The machine may be shared: every comparison is made of short runs taken in turn, and what is printed
+is the median of their differences or ratios with half the distance of their quartiles (+-), and the
+difference or ratio of the shortest times ("best"), which other processes disturb least. The loop is
+timed by the processor time of its thread, LAMMPS by the clock on the wall.
+
+Kernels: those given, else the one that plumed_cv uses, the optimised one and that of the wheel, as
+far as they are there. One Python process per kernel. One core.
+"""
+
+import argparse
+import ctypes
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from numpy.typing import NDArray
+
+from plumed_cv.cv import CollectiveVariable, random_model
+from plumed_cv.engines import Dynamics, Segment, State
+from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.errors import UserError
+from plumed_cv.plumed import (
+    Plumed,
+    build_plugin,
+    cxx_compiler,
+    data_dir,
+    find_plumed,
+    optimised_prefix,
+)
+
+Array = NDArray[np.float64]
+
+CELLS = {127: (4, 4, 4), 1026: (9, 19, 3), 2754: (9, 9, 17)}  # bcc cells
+COMPONENTS = (24, 20, 40)
+LATTICE = 2.8553  # angstrom
+POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
+FIX_PLUMED = Path(__file__).parents[1] / "lammps_fix_plumed.py"
+
+
+def main() -> None:
+    """Print the two tables and the summary."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--kernel", type=Path, action="append", help="PLUMED's shared library")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.quick)))
+        return
+    kernels = arguments.kernel or known_kernels()
+    own, coupled = {}, {}
+    for kernel in kernels:
+        name, results = in_a_process(kernel, arguments.quick)
+        own[name], coupled[name] = results["own"], results["coupled"]
+        print(f"\nKernel: {name} ({kernel})\n")
+        print_own(results["own"])
+        print_coupled(results["coupled"])
+    print(f"\n{summary(own, coupled)}")
+
+
+def known_kernels() -> list[Path]:
+    """Return PLUMED's kernels on this machine that plumed_cv knows of, without repetition."""
+    kernels = [find_plumed().kernel.resolve()]
+    for folder in (optimised_prefix() / "lib", *data_dir().glob("kernel-*/plumed/_lib/lib")):
+        kernel = folder / kernels[0].name
+        if kernel.is_file() and kernel.resolve() not in kernels:
+            kernels.append(kernel.resolve())
+    return kernels
+
+
+def in_a_process(kernel: Path, quick: bool) -> tuple[str, Any]:
+    """Measure one kernel; return its description and the results."""
+    environment = dict(os.environ, PLUMED_KERNEL=str(kernel), OMP_NUM_THREADS="1")
+    environment.pop("PLUMED_ROOT", None)
+    if (kernel.parent / "plumed").is_dir():
+        environment["PLUMED_ROOT"] = str(kernel.parent / "plumed")
+    command = [sys.executable, __file__, "--one", *(["--quick"] if quick else [])]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    results = json.loads(done.stdout.splitlines()[-1])
+    return results["kernel"], results
+
+
+def measure(quick: bool) -> dict[str, object]:
+    """Measure the kernel of this process's environment."""
+    plumed = find_plumed()
+    plumed.activate()
+    kind = "optimised" if plumed.optimised else "not optimised"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loop = Loop(plumed, folder)
+        own = [
+            own_time(loop, plumed, folder, n_atoms, n_components, 15 if quick else 41)
+            for n_atoms in CELLS
+            for n_components in COMPONENTS
+        ]
+        coupled = coupled_run(plumed, folder, 127, 24, 5 if quick else 15)
+    return {"kernel": f"PLUMED {plumed.version}, {kind}", "own": own, "coupled": coupled}
+
+
+class Loop:
+    """The compiled loop of step_cost.cpp."""
+
+    def __init__(self, plumed: Plumed, folder: Path) -> None:
+        if plumed.include_dir is None:
+            raise UserError(f"{plumed.kernel}: its headers are not installed")
+        library = folder / "step_cost.so"
+        source = Path(__file__).with_suffix(".cpp")
+        lib_dir = plumed.kernel.parent
+        subprocess.run(
+            [
+                *(cxx_compiler(), "-std=c++17", "-O3", "-fPIC", "-shared", "-w", str(source)),
+                *("-o", str(library), "-isystem", str(plumed.include_dir / "plumed")),
+                *(f"-L{lib_dir}", f"-Wl,-rpath,{lib_dir}", "-lplumedKernel", "-ldl"),
+            ],
+            check=True,
+        )
+        self._library = ctypes.CDLL(str(library))
+        self._library.step_cost_open.restype = ctypes.c_void_p
+        self._library.step_cost_failure.restype = ctypes.c_char_p
+        self._library.step_cost_run.restype = ctypes.c_double
+        self._kernel = str(plumed.kernel).encode()
+
+    def open(self, input_file: Path, n_atoms: int) -> int:
+        """Return a PLUMED that has read the file."""
+        handle = self._library.step_cost_open(self._kernel, str(input_file).encode(), n_atoms)
+        if not handle:
+            raise RuntimeError(self._library.step_cost_failure().decode())
+        return int(handle)
+
+    def run(self, handle: int, frames: Array, cell: Array, n_steps: int) -> float:
+        """Return microseconds a step."""
+        spent = float(
+            self._library.step_cost_run(
+                ctypes.c_void_p(handle),
+                frames.ctypes.data_as(ctypes.c_void_p),
+                len(frames),
+                cell.ctypes.data_as(ctypes.c_void_p),
+                n_steps,
+            )
+        )
+        if spent < 0:
+            raise RuntimeError(self._library.step_cost_failure().decode())
+        return spent
+
+    def close(self, handle: int) -> None:
+        """End it."""
+        self._library.step_cost_close(ctypes.c_void_p(handle))
+
+
+def iron(n_atoms: int) -> Atoms:
+    """Return bcc iron, with a vacancy where the number of atoms is odd."""
+    atoms: Atoms = bulk("Fe", cubic=True, a=LATTICE) * CELLS[n_atoms]
+    if len(atoms) > n_atoms:
+        del atoms[0]
+    return atoms
+
+
+def model_of(atoms: Atoms, n_components: int) -> CollectiveVariable:
+    """Return a random model whose reference is the structure itself."""
+    model = random_model(
+        np.random.default_rng(n_components),
+        len(atoms),
+        n_components,
+        (n_components, n_components),
+        cell=atoms.cell.array,
+    )
+    return dataclasses.replace(model, reference_positions=atoms.positions.copy())
+
+
+def babf_input(plugin: Path, model: CollectiveVariable, atoms: Atoms, path: Path) -> str:
+    """Return the plumed.dat for a model, with the grid around where the atoms are."""
+    model.save(path)
+    xi = float(model.value(atoms.positions, atoms.cell.array)[0])
+    return (
+        f"{UNITS}LOAD FILE={plugin}\nae: AUTOENCODER MODEL={path}\n"
+        f"b: BABF ARG=ae.node-0 TEMP=300 GRID_MIN={xi - 1} GRID_MAX={xi + 1} GRID_BIN=100 "
+        "RAMP=100000\n"
+    )
+
+
+def own_time(
+    loop: Loop, plumed: Plumed, folder: Path, n_atoms: int, n_components: int, repetitions: int
+) -> dict[str, float]:
+    """Return microseconds a step of our actions, of the others, and of LAMMPS."""
+    atoms = iron(n_atoms)
+    rng = np.random.default_rng(1)
+    frames = atoms.positions + rng.normal(scale=0.05, size=(16, n_atoms, 3))
+    cell = np.ascontiguousarray(atoms.cell.array)
+    nothing = f"{UNITS}n: NOTHING ATOMS=1-{n_atoms}\n"
+    inputs = {
+        # An action alone is no reason for PLUMED to do a step; COMMITTOR is one and writes nothing.
+        "asks": nothing + "c: COMMITTOR ARG=n BASIN_LL1=1 BASIN_UL1=2\n",
+        "pushes": nothing + "r: RESTRAINT ARG=n AT=0 KAPPA=0 SLOPE=0.1\n",
+        "ours": babf_input(
+            build_plugin(plumed), model_of(atoms, n_components), atoms, folder / "cv.safetensors"
+        ),
+    }
+    handles = {}
+    for name, text in inputs.items():
+        (folder / "plumed.dat").write_text(text)
+        handles[name] = loop.open(folder / "plumed.dat", n_atoms)
+    n_steps = max(20, 60_000 // n_atoms)
+    times: dict[str, list[float]] = {name: [] for name in [*inputs, "lammps"]}
+    dynamics = Dynamics(300.0)
+    with LammpsEngine(POTENTIAL, atoms) as engine:
+        state = State.of(atoms)
+        for repetition in range(repetitions + 1):
+            for name, handle in handles.items():
+                times[name].append(loop.run(handle, frames, cell, n_steps))
+            lammps_steps = max(20, 40_000 // n_atoms)
+            segment = Segment(folder, state, dynamics, lammps_steps, repetition, snapshot_stride=0)
+            result = engine.run(segment)
+            state = result.end
+            times["lammps"].append(result.seconds / lammps_steps * 1e6)
+    for handle in handles.values():
+        loop.close(handle)
+    array = {name: np.array(values[1:]) for name, values in times.items()}  # without the first
+    best = array["ours"].min() - array["asks"].min()
+    answer: dict[str, float] = {"atoms": n_atoms, "D": n_components, "own_best": float(best)}
+    answer["percent_best"] = float(100 * best / array["lammps"].min())
+    for name, values in {
+        "asks": array["asks"],
+        "own": array["ours"] - array["asks"],
+        "own_beyond_forces": array["ours"] - array["pushes"],
+        "lammps": array["lammps"],
+        "percent": 100 * (array["ours"] - array["asks"]) / array["lammps"],
+    }.items():
+        answer[name], answer[f"{name}_spread"] = middle(values)
+    return answer
+
+
+def coupled_run(
+    plumed: Plumed, folder: Path, n_atoms: int, n_components: int, repetitions: int
+) -> list[dict[str, float | str]]:
+    """Return steps a second of LAMMPS alone and coupled, each way."""
+    atoms = iron(n_atoms)
+    model = model_of(atoms, n_components)
+    text = babf_input(build_plugin(plumed), model, atoms, folder / "cv.safetensors")
+    engines: dict[str, tuple[LammpsEngine, str | None]] = {
+        "plain LAMMPS": (LammpsEngine(POTENTIAL, atoms), None),
+        "fix external, our bridge": (
+            LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed),
+            text,
+        ),
+    }
+    done = subprocess.run(
+        [sys.executable, str(FIX_PLUMED)], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        plugin = Path(done.stdout.strip())
+        engines["LAMMPS's fix plumed"] = (
+            LammpsEngine(POTENTIAL, atoms, coupling="plumed", plumed=plumed, plugin=plugin),
+            text,
+        )
+    else:
+        print(f"without fix plumed: {done.stderr.strip()}", file=sys.stderr)
+    n_steps = 2000
+    rates: dict[str, list[float]] = {name: [] for name in engines}
+    states = {name: State.of(atoms) for name in engines}
+    for repetition in range(repetitions + 1):
+        for name, (engine, plumed_dat) in engines.items():
+            segment = Segment(
+                folder,
+                states[name],
+                Dynamics(300.0),
+                n_steps,
+                repetition,
+                plumed_dat,
+                snapshot_stride=0,
+            )
+            result = engine.run(segment)
+            states[name] = result.end
+            rates[name].append(result.n_steps / result.seconds)
+    for engine, _ in engines.values():
+        engine.close()
+    plain = np.array(rates["plain LAMMPS"][1:])
+    rows = []
+    for name, values in rates.items():
+        rate, rate_spread = middle(np.array(values[1:]))
+        ratio, ratio_spread = middle(plain / np.array(values[1:]))
+        best = float(plain.max() / max(values[1:]))
+        row: dict[str, float | str] = {"name": name, "rate": rate, "rate_spread": rate_spread}
+        rows.append(row | {"ratio": ratio, "ratio_spread": ratio_spread, "best": best})
+    return rows
+
+
+def middle(values: Array) -> tuple[float, float]:
+    """Return the median and half the distance of the quartiles."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return float(median), float(high - low) / 2
+
+
+def print_own(rows: Sequence[dict[str, float]]) -> None:
+    """Print microseconds a step."""
+    print("Own time of AUTOENCODER + BABF, us a step")
+    print(
+        f"{'atoms':>6} {'D':>3} {'asking only':>14} {'own':>14} {'less forces':>14} "
+        f"{'EAM step':>18} {'own, % of EAM':>14} {'own, best':>10} {'best, %':>8}"
+    )
+    for row in rows:
+        cells = [
+            f"{row[name]:8.2f} +-{row[f'{name}_spread']:5.2f}"
+            for name in ("asks", "own", "own_beyond_forces", "lammps", "percent")
+        ]
+        cells += [f"{row['own_best']:8.2f}", f"{row['percent_best']:8.2f}"]
+        print(f"{row['atoms']:6.0f} {row['D']:3.0f} {' '.join(cells)}")
+
+
+def print_coupled(rows: Sequence[dict[str, float | str]]) -> None:
+    """Print steps a second."""
+    print("\nWhole run, 127 atoms, D = 24; ratio of times to plain LAMMPS, paired and of the best")
+    print(f"{'':26} {'steps/s':>16} {'ratio':>15} {'best':>6}")
+    for row in rows:
+        print(
+            f"{row['name']:26} {row['rate']:8.0f} +-{row['rate_spread']:6.0f} "
+            f"{row['ratio']:7.3f} +-{row['ratio_spread']:5.3f} {row['best']:6.3f}"
+        )
+
+
+def summary(
+    own: dict[str, list[dict[str, float]]], coupled: dict[str, list[dict[str, float | str]]]
+) -> str:
+    """Return the last line."""
+    parts = []
+    for kernel, rows in own.items():
+        first = rows[0]
+        largest = max(row["percent_best"] for row in rows)
+        ratios = ", ".join(
+            f"{row['ratio']:.2f} x (best {row['best']:.2f}) {row['name']}"
+            for row in coupled[kernel][1:]
+        )
+        parts.append(
+            f"{kernel}: own time {first['own']:.1f} +- {first['own_spread']:.1f} us (best "
+            f"{first['own_best']:.1f}) at 127 atoms, D=24; at most {largest:.1f} % of an EAM step; "
+            f"coupled run against plain {ratios}"
+        )
+    return "SUMMARY " + " | ".join(parts)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
