@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from plumed_cv.babf import (
     Estimator,
     Grid,
     State,
+    blocks,
     flux_barrier,
     prior_derivative,
     profile,
@@ -195,8 +195,8 @@ def test_states_add_and_subtract() -> None:
         for xi in rng.uniform(0, 1, 40):
             estimator.learn(xi)
         states.append(estimator.state)
-    blocks = [later - earlier for earlier, later in pairwise(states)]
-    together = blocks[0] + blocks[1] + blocks[2]
+    first, second, third = blocks(states[1:])
+    together = first + second + third
     assert together.steps == 120
     np.testing.assert_allclose(together.sums, states[-1].sums, rtol=1e-12, atol=1e-14)
     with pytest.raises(UserError, match="in their order"):
@@ -211,8 +211,8 @@ def test_states_add_and_subtract() -> None:
 
 def test_empty_bins_stay_empty() -> None:
     system = Frozen(WIDE, double_well(2.0), double_well(2.0))
-    blocks = [system.state(np.array([0.0, 0.01, 0.02])), system.state(np.array([0.3, 0.31, 0.01]))]
-    found = profile(blocks)
+    parts = [system.state(np.array([0.0, 0.01, 0.02])), system.state(np.array([0.3, 0.31, 0.01]))]
+    found = profile(parts)
     visited = WIDE.bin(np.array([0.0, 0.01, 0.02, 0.3, 0.31]))
     assert set(np.flatnonzero(np.isfinite(found.A))) == set(visited)
     # Visited in both blocks; the others live by one block alone.
@@ -223,9 +223,9 @@ def test_empty_bins_stay_empty() -> None:
 
 
 def correlated_blocks(
-    system: Frozen, rng: np.random.Generator, blocks: int, length: int, sticky: float
+    system: Frozen, rng: np.random.Generator, number: int, length: int, sticky: float
 ) -> list[Array]:
-    return np.split(system.sample(rng, blocks * length, sticky), blocks)
+    return np.split(system.sample(rng, number * length, sticky), number)
 
 
 def test_error_bars_cover_the_truth() -> None:
@@ -305,8 +305,8 @@ def test_flux_barrier_does_not_depend_on_the_form_of_the_cv() -> None:
     """Both CVs give the analytic flux barrier; their profiles' barriers differ by 2 kT.
 
     120000 independent samples in 140 bins: an error of 0.03 kT, the maximum over noisy bins takes
-    or adds 0.05 kT, and the grid takes 0.06 kT off where the CV is stretched four times. A tolerance
-    of 0.15 kT is more than two errors away.
+    or adds 0.05 kT, and the grid takes 0.06 kT off where the CV is stretched four times: a
+    tolerance of 0.15 kT is more than two errors away.
     """
     rng = np.random.default_rng(7)
     U = double_well(8.0)
@@ -329,11 +329,11 @@ def test_flux_barrier_does_not_depend_on_the_form_of_the_cv() -> None:
     for potential, gradnorm in cases:
         system = Frozen(WIDE, potential, potential)
         series = correlated_blocks(system, rng, 40, 3000, 0.0)
-        blocks = [system.state(s) for s in series]
-        flux = flux_barrier(blocks, series, [gradnorm(s) for s in series])
+        parts = [system.state(s) for s in series]
+        flux = flux_barrier(parts, series, [gradnorm(s) for s in series])
         assert flux.value == pytest.approx(expected, abs=0.15 * KT)
         assert 0.005 * KT < flux.error < 0.08 * KT
-        barriers.append(profile(blocks).barrier.value)
+        barriers.append(profile(parts).barrier.value)
     assert abs(barriers[0] - barriers[1]) > 1.5 * KT
 
 
@@ -341,11 +341,11 @@ def test_flux_barrier_needs_the_whole_basin_and_matching_series() -> None:
     U = double_well(8.0)
     system = Frozen(Grid(0.0, 1.0, 40), U, U)
     series = [np.linspace(0.0, 1.0, 300)] * 3
-    blocks = [system.state(x) for x in series]
+    parts = [system.state(x) for x in series]
     with pytest.raises(UserError, match="begin the grid further out"):
-        flux_barrier(blocks, series, series)
+        flux_barrier(parts, series, series)
     with pytest.raises(UserError, match="3 blocks need as many series"):
-        flux_barrier(blocks, series, series[:2])
+        flux_barrier(parts, series, series[:2])
 
 
 def test_state_file_returns_every_bit(tmp_path: Path) -> None:
