@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 
 from plumed_cv import babf, config, workflow
 from plumed_cv.cv import CollectiveVariable
@@ -206,16 +208,15 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
         (example / name).write_text(text)
         return example / name
 
-    lines = (example / "initial.xyz").read_text().splitlines()
-    nan = [*lines[:-1], "Fe nan 0 0"]
-    (example / "nan.xyz").write_text("\n".join(nan) + "\n")
-    fewer = [str(int(lines[0]) - 1), *lines[1:-1]]
-    (example / "fewer.xyz").write_text("\n".join(fewer) + "\n")
-    species = [*lines[:-1], lines[-1].replace("Fe", "Cr")]
-    (example / "species.xyz").write_text("\n".join(species) + "\n")
-    stretched = read_structure(example / "final.xyz")
-    stretched.set_cell(stretched.cell * 1.01)
-    stretched.write(example / "cell.xyz", format="extxyz")
+    def changed(name: str, change: Callable[[Atoms], object]) -> None:
+        atoms = read_structure(example / "final.xyz")
+        change(atoms)
+        atoms.write(example / name, format="extxyz")
+
+    changed("nan.xyz", lambda atoms: atoms.positions.__setitem__(0, np.nan))
+    changed("fewer.xyz", lambda atoms: atoms.pop())
+    changed("species.xyz", lambda atoms: atoms.symbols.__setitem__(52, "Cr"))
+    changed("cell.xyz", lambda atoms: atoms.set_cell(atoms.cell * 1.01))
     truncated = tmp / "cv.safetensors"
     truncated.write_bytes((finished / "cv-1.safetensors").read_bytes()[:5000])
     state = tmp / "babf.state"
