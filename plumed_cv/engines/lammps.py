@@ -124,6 +124,7 @@ class LammpsEngine:
         self._coupling = coupling
         self._plumed = plumed
         self._plugin = plugin
+        self._bridge: Path | None = None
         self._system = System(
             commands=_commands(potential, self._directory),
             directory=self._directory,
@@ -302,7 +303,9 @@ class LammpsEngine:
                     "this LAMMPS was built without `fix plumed`; choose the coupling 'external'"
                 )
         else:
-            bridge = plumed_module.build_plugin(self._plumed).with_name(BRIDGE_NAME)
+            if self._bridge is None:
+                self._bridge = plumed_module.build_plugin(self._plumed).with_name(BRIDGE_NAME)
+            bridge = self._bridge
         return PlumedRun(
             input_file=input_file,
             log_file=directory / "plumed.log",

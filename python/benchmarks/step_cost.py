@@ -108,11 +108,11 @@ def measure(quick: bool) -> dict[str, object]:
         folder = Path(name)
         loop = Loop(plumed, folder)
         own = [
-            own_time(loop, plumed, folder, n_atoms, n_components, 15 if quick else 41)
+            own_time(loop, plumed, folder, n_atoms, n_components, 9 if quick else 31)
             for n_atoms in CELLS
             for n_components in COMPONENTS
         ]
-        coupled = coupled_run(plumed, folder, 127, 24, 5 if quick else 15)
+        coupled = coupled_run(plumed, folder, 127, 24, 3 if quick else 11)
     return {"kernel": f"PLUMED {plumed.version}, {kind}", "own": own, "coupled": coupled}
 
 
@@ -273,7 +273,7 @@ def coupled_run(
         )
     else:
         print(f"without fix plumed: {done.stderr.strip()}", file=sys.stderr)
-    n_steps = 2000
+    n_steps = 8000  # starting PLUMED takes as long as some 100 of them
     rates: dict[str, list[float]] = {name: [] for name in engines}
     states = {name: State.of(atoms) for name in engines}
     for repetition in range(repetitions + 1):
