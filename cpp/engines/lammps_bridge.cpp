@@ -119,7 +119,8 @@ class Bridge {
         }
         for (int i = 0; i < natoms; ++i) {
             if (tags[i] != i + 1) {
-                throw std::runtime_error("LAMMPS has reordered the atoms, which atom_modify sort 0 0 forbids");
+                throw std::runtime_error(
+                    "LAMMPS has reordered the atoms, which atom_modify sort 0 0 forbids");
             }
         }
     }
