@@ -559,7 +559,8 @@ def _make_kernel(
     settings = {"CXX": compiler, "CXXFLAGS": "-O3 -std=c++17 -fPIC"}
     configure = [
         *("./configure", f"--prefix={prefix}", "--disable-dependency-tracking"),
-        *("--disable-mpi", "--disable-python", "--disable-doc"),
+        # All modules, as the wheel has them: OPES and others are not among PLUMED's default.
+        *("--enable-modules=all", "--disable-mpi", "--disable-python", "--disable-doc"),
         *(f"{name}={value}" for name, value in settings.items()),
     ]
     compile_ = [make, f"-j{_cores()}", "lib"]

@@ -54,13 +54,13 @@ quantities without derivatives, for printing, reweighting and COMMITTOR; a bias 
 force:
 
 - `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. A
-value far above those of the training data says that the system has left the process that the model
+  value far above those of the training data says that the system has left the process that the model
   describes. COMMITTOR can stop the run then.
 - `gradnorm`, $|\nabla\xi|$ (for more dimensions $\sqrt{\det G}$ with
-$G_{kl}=\nabla\xi_k\cdot\nabla\xi_l$), which makes the flux through a dividing surface, and so a
-barrier that does not depend on the choice of the collective variable.
+  $G_{kl}=\nabla\xi_k\cdot\nabla\xi_l$), which makes the flux through a dividing surface, and so a
+  barrier that does not depend on the choice of the collective variable.
 - `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions), the
-same for rates. It is not a number (nan) if the engine passes no masses.
+  same for rates. It is not a number (nan) if the engine passes no masses.
 
 `dev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass; $\xi$ has no unit.
 
@@ -70,16 +70,15 @@ gradients that its writer has stored for one configuration.
 ## Pitfalls
 
 - The atoms must be those of the training, in the same order. By default they have the serial
-numbers stored in the model; with ATOMS others can be given, as many. PLUMED knows masses but no
-species, so a mass that does not fit the model's element is reported in the log, and it is all that
-can be.
+  numbers stored in the model; with ATOMS others can be given, as many. PLUMED knows masses but no
+  species, so all that can be done is to report in the log a mass that does not fit the model's
+  element.
 - The engine's cell must be that of the model up to strain, with the same lattice vectors. At the
   first step a cell that differs by more than 25 % is refused, for it is another cell or has other
   units. Lattice vectors exchanged or rotated are refused by the same test.
 - The positions are not made whole and need not be.
 - A displacement beyond half a lattice vector relative to the first atom's changes its image and
-makes
-  $\xi$ jump. If the first atom is one that diffuses, choose a model in which it is not.
+  makes $\xi$ jump. If the first atom is one that diffuses, choose a model in which it is not.
 - PLUMED's natural units have no relation to the model's angstrom and are refused.
 
 ## Examples
@@ -91,8 +90,7 @@ ae: AUTOENCODER MODEL=cv.safetensors
 PRINT ARG=ae.node-0,ae.dev,ae.gradnorm STRIDE=10 FILE=COLVAR
 ```
 
-The same atoms under other serial numbers, a bias, and a stop when the system leaves the path by 3
-A:
+The same atoms under other serial numbers, a bias, and a stop when the system leaves the path by 3 A:
 
 ```plumed
 UNITS LENGTH=A ENERGY=eV TIME=fs

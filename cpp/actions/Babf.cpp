@@ -109,8 +109,8 @@ The smallest input, on a dihedral angle, with the profile written every 10000 st
 
 ```plumed
 phi: TORSION ATOMS=5,7,9,15
-b: BABF ARG=phi TEMP=300 GRID_MIN=-pi GRID_MAX=pi GRID_BIN=100 RAMP=1000000 FES_FILE=fes.dat
-FES_STRIDE=10000 PRINT ARG=phi,b.bias,b.zeta STRIDE=100 FILE=COLVAR
+b: BABF ARG=phi TEMP=300 GRID_MIN=-pi GRID_MAX=pi GRID_BIN=100 RAMP=1000000 FES_FILE=fes.dat FES_STRIDE=10000
+PRINT ARG=phi,b.bias,b.zeta STRIDE=100 FILE=COLVAR
 ```
 
 A distance, with states written so that the run can be continued and its errors computed. To
@@ -140,10 +140,11 @@ everything is still counted. Any observable is then reweighted by $\exp(\beta V)
 
 ```plumed
 d: DISTANCE ATOMS=1,2
-b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=inf
-FES_FILE=fes_frozen.dat w: REWEIGHT_BIAS TEMP=300 ARG=b.bias h: HISTOGRAM ARG=d GRID_MIN=0.2
-GRID_MAX=1.2 GRID_BIN=60 BANDWIDTH=0.01 LOGWEIGHTS=w f: CONVERT_TO_FES GRID=h TEMP=300 DUMPGRID
-GRID=f FILE=fes_reweighted.dat
+b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=inf FES_FILE=fes_frozen.dat
+w: REWEIGHT_BIAS TEMP=300 ARG=b.bias
+h: HISTOGRAM ARG=d GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=60 BANDWIDTH=0.01 LOGWEIGHTS=w
+f: CONVERT_TO_FES GRID=h TEMP=300
+DUMPGRID GRID=f FILE=fes_reweighted.dat
 ```
 
 */
