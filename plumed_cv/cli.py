@@ -16,6 +16,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -58,7 +59,7 @@ class Terminal:
             err.print(name)
             yield lambda done, note: None
             return
-        with _bar() as progress:
+        with _bar(TextColumn("{task.fields[note]}")) as progress:
             task = progress.add_task(name, total=total, note="")
 
             def update(done: float, note: str) -> None:
@@ -347,7 +348,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _bar() -> Progress:
+def _bar(*more: ProgressColumn) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -355,7 +356,7 @@ def _bar() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        *more,
         console=err,
     )
 
