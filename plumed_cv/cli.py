@@ -14,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -353,7 +353,7 @@ def _bar(*more: ProgressColumn) -> Progress:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         *more,
@@ -365,11 +365,12 @@ def _print_iterations(result: dict[str, Any]) -> None:
     from plumed_cv.workflow import RESULTS, in_words
 
     table = Table(
-        "iteration", "CV", "barrier (eV)", "flux barrier (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
+        "", "CV", "barrier (eV)", "flux b. (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
         box=None, pad_edge=False,
     )  # fmt: skip
     for part in result["iterations"]:
-        values = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
+        words = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
+        values = [value.replace(" ± ", "±") for value in words]
         similarity = f"{part['similarity']:.3f}"
         table.add_row(
             str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"
