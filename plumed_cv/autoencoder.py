@@ -4,7 +4,8 @@ Trained in single precision on principal components of displacements (angstrom) 
 over in double precision as layers that `cv.CollectiveVariable` evaluates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -81,6 +82,17 @@ class Training:
     restarts: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.activation not in _ACTIVATIONS:
+            raise UserError(
+                f"There is no activation {self.activation!r}; choose one of "
+                f"{', '.join(_ACTIVATIONS)}."
+            )
+        if self.hidden is not None and not (self.hidden and min(self.hidden) > 0):
+            raise UserError(f"Hidden layers of widths {self.hidden}: give positive numbers.")
+        if min(self.n_latent, self.batch_size, self.restarts) < 1:
+            raise UserError("Latent dimensions, batch size and restarts must be 1 or more.")
+
     @property
     def n_epochs(self) -> int:
         """Epochs of all restarts together."""
@@ -92,11 +104,6 @@ class Autoencoder(nn.Module):
 
     def __init__(self, n_components: int, training: Training, generator: torch.Generator) -> None:
         super().__init__()
-        if training.activation not in _ACTIVATIONS:
-            raise UserError(
-                f"There is no activation {training.activation!r}; choose one of "
-                f"{', '.join(_ACTIVATIONS)}."
-            )
         hidden = training.hidden or (n_components, n_components)
         widths = (n_components, *hidden, training.n_latent)
         self.activation = _ACTIVATIONS[training.activation]
@@ -185,26 +192,15 @@ def train(
     if not scale > 0:
         raise UserError("The structures do not differ; there is nothing to learn from them.")
     data = torch.as_tensor(np.ascontiguousarray(components / scale), dtype=torch.float32)
-    torch.set_num_threads(1)  # at these sizes a thread pool costs more than it gives
-    best: tuple[list[float], Autoencoder] | None = None
-    for restart in range(training.restarts):
-        generator = torch.Generator().manual_seed(training.seed * 1000 + restart)
-        model = Autoencoder(data.shape[1], training, generator)
-        epochs_before = restart * training.n_epochs // training.restarts
-        losses = _descend(
-            model,
-            data,
-            training,
-            generator,
-            lambda epoch, loss, before=epochs_before: progress(  # type: ignore[misc]
-                before + epoch, training.n_epochs, loss * scale**2
-            ),
-        )
-        if np.isfinite(losses[-1]) and (best is None or losses[-1] < best[0][-1]):
-            best = losses, model
-    if best is None:
+    with _one_thread():
+        runs = [
+            _restart(data, training, restart, scale**2, progress)
+            for restart in range(training.restarts)
+        ]
+    finite = [run for run in runs if np.isfinite(run[0][-1])]
+    if not finite:
         raise UserError("The training diverged; lower the learning rates of the schedule.")
-    losses, model = best
+    losses, model = min(finite, key=lambda run: run[0][-1])
     encoder, decoder = model.layers()
     first, last = encoder[0], decoder[-1]
     return Network(
@@ -293,6 +289,31 @@ def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
             "principal components, or another seed."
         )
     return replace(variable, latent_shift=latent[0], latent_scale=1.0 / span)
+
+
+def _restart(
+    data: Tensor, training: Training, restart: int, unit: float, progress: Progress
+) -> tuple[list[float], Autoencoder]:
+    """Train one network; returns the losses of its epochs and itself."""
+    generator = torch.Generator().manual_seed(training.seed * 1000 + restart)
+    model = Autoencoder(data.shape[1], training, generator)
+    before = restart * training.n_epochs // training.restarts
+
+    def report(epoch: int, loss: float) -> None:
+        progress(before + epoch, training.n_epochs, loss * unit)
+
+    return _descend(model, data, training, generator, report), model
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """At these sizes a thread pool costs more than it gives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _descend(

@@ -148,10 +148,16 @@ class State:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its standard error, in the same unit. The error is NaN where unknown."""
+    """A value and its standard error, eV; NaN where unknown."""
 
     value: float
     error: float
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "unknown"
+        error = f"{self.error:.3f}" if np.isfinite(self.error) else "unknown"
+        return f"{self.value:.3f} ± {error} eV"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +181,8 @@ class Profile:
     count
         Weight of the samples in the bin around each node, (n,).
     barrier
-        Highest A between the states over the lowest on the reactant's side of it, eV.
+        Highest A between the states over the lowest on the reactant's side of it, eV; NaN if one
+        of the states was not reached.
     delta_F
         A in the product over A in the reactant, eV.
     """
@@ -423,7 +430,7 @@ def flux_barrier(
         basin = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
         basin *= 0.5 * grid.spacing
         between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (density > 0) & (basin > 0)
-        if not between.any():
+        if not between.any() or not np.isfinite(_delta(grid, A, states)):
             return np.array([np.nan])
         surfaces = -kT * np.log((density * gradnorm)[between] / basin[between])
         return np.array([np.nanmax(surfaces)])
@@ -639,11 +646,13 @@ def _profiles(state: State) -> tuple[Array, Array]:
 
 def _barrier(grid: Grid, A: Array, states: tuple[float, float]) -> float:
     top = _highest(grid, A, states)
-    return float(A[top] - np.nanmin(A[: top + 1])) if top is not None else np.nan
+    if top is None or not np.isfinite(_delta(grid, A, states)):
+        return np.nan  # as long as an end state was not reached, the top may be beyond
+    return float(A[top] - np.nanmin(A[: top + 1]))
 
 
 def _delta(grid: Grid, A: Array, states: tuple[float, float]) -> float:
-    reactant, product = np.interp(states, grid.nodes, A)
+    reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan)
     return float(product - reactant)
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -146,9 +147,12 @@ def init(
     directory = directory or Path(name)
     if directory.exists():
         raise UserError(f"{directory}: exists already; name another folder.")
-    with resources.as_file(examples / name) as source:
-        shutil.copytree(source, directory, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([sys.executable, "build.py"], cwd=directory, check=True)
+    with tempfile.TemporaryDirectory(prefix=".init-", dir=directory.absolute().parent) as nearby:
+        new = Path(nearby) / directory.name  # renamed when complete, should this be killed
+        with resources.as_file(examples / name) as source:
+            shutil.copytree(source, new, ignore=shutil.ignore_patterns("__pycache__"))
+        subprocess.run([sys.executable, "build.py"], cwd=new, check=True)
+        new.rename(directory)
     inputs = " ".join(str(path) for path in sorted(directory.glob("*.toml")))
     print(f"Now: plumed-cv run {inputs}")
 
@@ -182,10 +186,12 @@ def run(
     directory = directory or config.parent / "run"
     result = workflow.run(settings, directory, Terminal())
     if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    _print_iterations(result)
-    print(f"Picture: {directory / 'profiles.png'}   all results: {directory}")
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        _print_iterations(result)
+        print(f"Picture: {directory / 'profiles.png'}   all results: {directory}")
+    if result["barrier_eV"] is None:
+        raise UserError(f"There is no barrier yet: {result['note']}.")
 
 
 @app.command()
@@ -200,7 +206,9 @@ def path(
     from plumed_cv import config as configuration
     from plumed_cv import workflow
 
-    workflow.find_path(configuration.load(config), output, Terminal())
+    settings = configuration.load(config)
+    _check_folder(output)
+    workflow.find_path(settings, output, Terminal())
 
 
 @app.command()
@@ -211,7 +219,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="model file")] = Path(
         "cv.safetensors"
     ),
-    components: Annotated[int, typer.Option(help="principal components D")] = 12,
+    components: Annotated[int, typer.Option(min=1, help="principal components D")] = 12,
     hidden: Annotated[str, typer.Option(help="widths of hidden layers, as 24,24; none: D,D")] = "",
     activation: Annotated[
         str, typer.Option(help="relu, tanh, elu, softplus, silu, sigmoid")
@@ -221,9 +229,13 @@ def train(
 ) -> None:
     """Train an autoencoder CV on trajectories.
 
+    The structures are turned so that the first cell vector is along x and the second in the xy
+    plane, as LAMMPS and trajectory files have them.
+
     Example: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
     """
     from plumed_cv import autoencoder, cv
+    from plumed_cv.engines.lammps import oriented
     from plumed_cv.path import cell_of, check_end_states, read_structure
     from plumed_cv.trajectory import read_displacements
 
@@ -231,11 +243,12 @@ def train(
         widths = tuple(int(width) for width in hidden.split(",")) if hidden else None
     except ValueError:
         raise UserError(f"--hidden {hidden}: give widths as 24,24.") from None
-    first, last = read_structure(initial), read_structure(final)
+    _check_folder(output)
+    training = autoencoder.Training(hidden=widths, activation=activation, seed=seed)
+    first, last = oriented(read_structure(initial)), oriented(read_structure(final))
     check_end_states(first, last)
     frame = cv.linear(first.get_chemical_symbols(), cell_of(first), first.positions, last.positions)
     data = read_displacements(trajectories, frame, stride=stride)
-    training = autoencoder.Training(hidden=widths, activation=activation, seed=seed)
     with Terminal().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(
             data,
@@ -255,6 +268,8 @@ def fes(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="profile")] = Path("fes.dat"),
     picture: Annotated[Path | None, typer.Option(help="draw the profile into this file")] = None,
+    reactant: Annotated[float, typer.Option(help="value of the CV in the reactant")] = 0.0,
+    product: Annotated[float, typer.Option(help="value of the CV in the product")] = 1.0,
     walkers: Annotated[
         bool, typer.Option(help="the states are of independent runs, not of one run as it went on")
     ] = False,
@@ -273,57 +288,36 @@ def fes(
     else:
         read = [babf.read_state(state) for state in states]
         blocks = read if walkers else babf.blocks(read)
-    profile = babf.profile(blocks)
+    profile = babf.profile(blocks, (reactant, product))
     babf.write_fes(output, profile)
     if picture:
         plot_profiles(picture, [(profile.argument, profile)], str(output))
-    result = {
-        "barrier_eV": profile.barrier.value,
-        "barrier_error_eV": profile.barrier.error,
-        "delta_F_eV": profile.delta_F.value,
-        "delta_F_error_eV": profile.delta_F.error,
+    result: dict[str, Any] = {
+        **workflow.as_json({"barrier": profile.barrier, "delta_F": profile.delta_F}),
         "md_steps": sum(block.steps for block in blocks),
     }
     if as_json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print(f"{output}: {workflow.summary(result)}")
 
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="model file, or a run directory that has ended")],
-    output: Annotated[Path, typer.Argument(help="new folder for model and plumed.dat")],
-    temperature: Annotated[float, typer.Option(min=1e-3, help="temperature of BABF, K")] = 300.0,
-    ramp: Annotated[int, typer.Option(min=0, help="steps of BABF's ramp (Eq. 12)")] = 100_000,
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    output: Annotated[Path, typer.Argument(help="new folder")],
 ) -> None:
-    """Write a CV with the plumed.dat that samples it by BABF in any engine.
+    """Write a run's CV with a plumed.dat that samples it by BABF in any engine, from the start.
 
-    Example: plumed-cv export demo/run production --temperature 300
+    The temperature and the grid are the run's. Example: plumed-cv export demo/run production
     """
-    from plumed_cv.cv import CollectiveVariable
-    from plumed_cv.plumed import babf_input, build_plugin
+    from plumed_cv import workflow
+    from plumed_cv.plumed import build_plugin
 
-    if model.is_dir():
-        model = model / "cv.safetensors"
-    variable = CollectiveVariable.load(model)
     if output.exists():
         raise UserError(f"{output}: exists already; name another folder.")
-    text = babf_input(
-        build_plugin(),
-        Path("cv.safetensors"),
-        temperature_K=temperature,
-        ramp=ramp,
-        grid=(-0.2, 1.2, 140),
-        state_out=Path("babf.state"),
-        state_stride=10_000,
-        colvar=Path("colvar"),
-        colvar_stride=100,
-    )
-    output.mkdir(parents=True)
-    variable.save(output / "cv.safetensors")
-    (output / "plumed.dat").write_text(text, encoding="utf-8")
-    print(f"{output / 'plumed.dat'}: {variable} with BABF at {temperature:g} K")
+    variable = workflow.export(run_directory, output, build_plugin())
+    print(f"{output / 'plumed.dat'}: {variable} with BABF")
 
 
 @app.callback(invoke_without_command=True)
@@ -337,15 +331,23 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; a UserError is printed as one sentence with exit status 1."""
+    """Run the command line; bad input and a full disk are one sentence with exit status 1."""
     try:
         app()
     except UserError as error:
-        err.print(f"plumed-cv: {error}", style="red" if err.is_terminal else None, markup=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("plumed-cv: stopped; the same command goes on from here.")
-        sys.exit(130)
+        sentence = str(error)
+    except OSError as error:
+        sentence = f"{error.filename or 'a file'}: {error.strerror or error}."
+    else:
+        return
+    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None, markup=False)
+    sys.exit(1)
+
+
+def _check_folder(output: Path) -> None:
+    """Refuse an output that could not be written, before hours of work."""
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output}: its folder does not exist; make it first.")
 
 
 def _bar(*more: ProgressColumn) -> Progress:

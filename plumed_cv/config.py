@@ -74,7 +74,7 @@ class CV(_Section):
         description="principal components D; twice the elbow of the noisy path, and 12 at least, "
         "if absent",
     )
-    hidden: list[Count] | None = Field(
+    hidden: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None, description="widths of the encoder's hidden layers; two of width D if absent"
     )
     activation: Literal["relu", "tanh", "elu", "softplus", "silu", "sigmoid"] = Field(

@@ -244,7 +244,11 @@ class CollectiveVariable:
             "provenance": json.dumps(self.provenance),
         }
         with replacing(path) as temporary:
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary, metadata)
+            try:
+                whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+                save_file(whole, temporary, metadata)
+            except SafetensorError as error:
+                raise UserError(f"{path}: cannot be written ({error}).") from None
 
     @classmethod
     def load(cls, path: Path | str) -> "CollectiveVariable":

@@ -43,15 +43,6 @@ class PrincipalComponents:
         weighted = self.components**2 * self.variances[:, None]
         return np.asarray(np.sqrt(weighted.sum(axis=0).reshape(-1, 3).sum(axis=1)))
 
-    def truncated(self, n_components: int) -> "PrincipalComponents":
-        """The first `n_components` alone."""
-        return PrincipalComponents(
-            self.mean,
-            self.components[:n_components],
-            self.variances[:n_components],
-            self.total_variance,
-        )
-
     def project(self, displacements: NDArray[Any]) -> NDArray[np.float32]:
         """Principal components of displacements (M, N, 3): shape (M, D), angstrom."""
         flat = displacements.reshape(len(displacements), -1)
@@ -79,6 +70,8 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
     """
     flat = displacements.reshape(len(displacements), -1)
     largest = min(len(flat) - 1, flat.shape[1] - 3)
+    if n_components < 1:
+        raise UserError(f"{n_components} principal components: ask for one or more.")
     if n_components > largest:
         raise UserError(
             f"{n_components} principal components need more than {len(flat)} structures of "

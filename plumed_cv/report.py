@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from plumed_cv.babf import Profile
+from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array
 
@@ -32,18 +31,26 @@ def plot_profiles(
         What was sampled.
     zero_kelvin
         Collective variable and energy (eV) along the minimum energy path, shapes (K,), if known.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    colours = plt.colormaps["viridis"](np.linspace(0.8, 0.0, max(len(profiles), 2)))
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    formats = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".") not in formats:
+        raise UserError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}.")
+    axes = figure.subplots()
+    colours = colormaps["viridis"](np.linspace(0.8, 0.0, max(len(profiles), 2)))
     for k, (label, profile) in enumerate(profiles):
         last = k + 1 == len(profiles)
-        barrier = profile.barrier
         axes.plot(
             profile.xi,
             profile.A,
             color=colours[k],
             linewidth=2.0 if last else 1.0,
-            label=f"{label}: {barrier.value:.3f} ± {barrier.error:.3f} eV",
+            label=f"{label}: {profile.barrier}",
         )
         axes.fill_between(
             profile.xi,
@@ -63,4 +70,3 @@ def plot_profiles(
     axes.legend(fontsize="small", loc="lower center")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
-    plt.close(figure)

@@ -16,7 +16,6 @@ killed goes on where its files end:
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from filelock import FileLock, Timeout
 
 import plumed_cv
 from plumed_cv import babf, convergence, cv, pca
-from plumed_cv.config import Config
+from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine, oriented
@@ -47,6 +46,7 @@ from plumed_cv.report import plot_profiles
 from plumed_cv.trajectory import read_displacements
 
 MINIMUM_COMPONENTS = 12
+RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
 NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
 # The results with an error bar, by the beginning of their keys, and how they are called.
@@ -174,7 +174,7 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np
     segments = _segments(folder)
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
-    blocks = babf.blocks([babf.read_state(segment / "babf.state") for segment in segments])
+    blocks = _blocks(segments)
     xi, gradnorm = [], []
     for segment in segments:
         columns = _read_colvar(segment / "colvar")
@@ -185,10 +185,8 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np
 
 def in_words(result: dict[str, Any], name: str) -> str:
     """A result and its error in words, for example "0.612 ± 0.004 eV"."""
-    value, error = result[f"{name}_eV"], result[f"{name}_error_eV"]
-    if value is None:
-        return "unknown"
-    return f"{value:.3f} ± {'unknown' if error is None else f'{error:.3f}'} eV"
+    pair = (result[f"{name}_eV"], result[f"{name}_error_eV"])
+    return str(babf.Estimate(*(np.nan if number is None else number for number in pair)))
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -208,9 +206,9 @@ def _stage_path(
     final: Atoms,
     reporter: Reporter,
 ) -> EnergyPath:
-    if files.path.exists():
-        return load_path(files.path)
-    return _find_path(config, files.path, engine, initial, final, reporter)
+    if not files.path.exists():
+        _find_path(config, files.path, engine, initial, final, reporter)
+    return load_path(files.path)  # rounded as the file is, so that a resumed run is the same
 
 
 def _find_path(
@@ -236,23 +234,35 @@ def _find_path(
 def _stage_first_cv(
     config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
 ) -> int:
-    """Write cv-0 unless it is there; returns the number of principal components D."""
+    """Write cv-0 and the number of principal components D unless they are there; returns D."""
+    record = files.root / "components.json"
+    if record.exists() and files.cv(0).exists():
+        return int(_read_json(record)["components"])
     noise = config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
     rng = np.random.default_rng(config.iteration.seed)
     samples = path.noisy_samples(config.path.structures, noise, rng)
-    n_components = config.cv.components
-    if n_components is None:
-        n_scree = min(30, len(samples) - 1, 3 * samples.shape[1] - 3)
-        scree = pca.fit(samples, n_scree, config.iteration.seed)
-        n_components = max(2 * pca.elbow(scree.fraction_of_variance), MINIMUM_COMPONENTS)
-    if not files.cv(0).exists():
-        first = cv.linear(
-            path.species, path.cell, path.images[0].positions, path.images[-1].positions
-        )
-        if config.cv.start == "path":
-            first = _train(config, samples, first, n_components, 0, reporter)
-        first.save(files.cv(0))
+    n_components = _number_of_components(config, samples)
+    first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
+    if config.cv.start == "path":
+        first = _train(config, samples, first, n_components, 0, reporter)
+    first.save(files.cv(0))
+    write_text(record, json.dumps({"components": n_components}))
     return n_components
+
+
+def _number_of_components(config: Config, samples: np.ndarray) -> int:
+    """D of the input, or twice the elbow on the noisy path (Sec. 2.2)."""
+    most = min(len(samples) - 1, 3 * samples.shape[1] - 3)  # translations are no components
+    if config.cv.components is not None:
+        if config.cv.components > most:
+            raise UserError(
+                f"cv.components = {config.cv.components}: {samples.shape[1]} atoms and "
+                f"{len(samples)} structures have at most {most}."
+            )
+        return int(config.cv.components)
+    scree = pca.fit(samples, min(30, most), config.iteration.seed)
+    wanted = max(2 * pca.elbow(scree.fraction_of_variance), MINIMUM_COMPONENTS)
+    return int(min(wanted, most))
 
 
 def _stage_iteration(
@@ -270,7 +280,6 @@ def _stage_iteration(
         return _read_json(folder / "result.json")
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
-    started = time.monotonic()
     seconds_sampling = _sample(config, files, n, engine, plugin, reporter)
     result = analyse(folder)
     if not files.cv(n).exists():
@@ -284,14 +293,13 @@ def _stage_iteration(
         "kind": old.kind,
         "similarity": convergence.similarity(new, old),
         "seconds_sampling": seconds_sampling,
-        "seconds": time.monotonic() - started,
     }
-    write_text(folder / "result.json", json.dumps(result, indent=2))
+    write_text(folder / "result.json", json.dumps(result, indent=2, allow_nan=False))
     if result["note"]:
         reporter.say(f"Iteration {n}: {result['note']}")
     reporter.say(
         f"Iteration {n} ({old.kind} CV): {summary(result)}; "
-        f"similarity of the next CV {result['similarity']:.3f}"
+        f"1 - cos to the next CV {result['similarity']:.3f}"
     )
     return result
 
@@ -308,12 +316,23 @@ def analyse(folder: Path) -> dict[str, Any]:
     except UserError as error:  # the profile stands without it
         note = str(error)
         estimates["flux_barrier"] = babf.Estimate(np.nan, np.nan)
-    result: dict[str, Any] = {}
+    if not np.isfinite(profile.barrier.value):
+        note = "the run did not reach both end states; sample longer, in a new directory"
+    parts = [_read_json(segment / "segment.json") for segment in _segments(folder)]
+    return as_json(estimates) | {
+        "note": note,
+        "md_steps": sum(part["n_steps"] for part in parts),
+        "restarts": sum(part["stopped"] for part in parts),
+    }
+
+
+def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
+    """Values and errors by name, eV; JSON has no NaN, so what is not known is None."""
+    result: dict[str, float | None] = {}
     for name, estimate in estimates.items():
         for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
             result[f"{key}_eV"] = number if np.isfinite(number) else None
-    parts = [_read_json(segment / "segment.json") for segment in _segments(folder)]
-    return result | {"note": note, "md_steps": sum(part["n_steps"] for part in parts)}
+    return result
 
 
 def _sample(
@@ -336,15 +355,21 @@ def _sample(
     path_start = State.of(load_path(files.path).images[0])
     stride = sampling.snapshot_stride
     segment_steps = sampling.steps // sampling.segments // stride * stride
+    total = sampling.steps  # the last segments take what does not divide
     done = [_read_json(segment / "segment.json") for segment in _segments(folder)]
     steps = sum(part["n_steps"] for part in done)
-    total = segment_steps * sampling.segments
     with reporter.task(f"iteration {n}: bABF sampling", total) as update:
         while steps < total:
             k = len(done)
             fresh = k == 0 or done[-1]["stopped"]
-            previous = folder / f"segment-{k - 1:03d}"
-            unfinished = folder / f"segment-{k:03d}.unfinished"
+            if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
+                raise UserError(
+                    f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
+                    f"{RESTARTS} parts of iteration {n} all ended there; thermal motion alone "
+                    "exceeds it (see ae.dev in colvar). Start with a larger one in a new directory."
+                )
+            previous = folder / _segment_name(k - 1)
+            unfinished = folder / f"unfinished-{_segment_name(k)}"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             plumed_dat = babf_input(
@@ -352,7 +377,7 @@ def _sample(
                 Path("../..") / files.cv(n - 1).name,
                 temperature_K=config.system.temperature_K,
                 ramp=total,
-                grid=_grid(config),
+                grid=_grid(sampling),
                 kappa_eV=sampling.kappa_eV,
                 state_in=Path("..") / previous.name / "babf.state" if k else None,
                 state_out=Path("babf.state"),
@@ -371,7 +396,7 @@ def _sample(
                 count_start=fresh,
                 snapshot_stride=stride,
             )
-            note = f"{_barrier_so_far(folder)}" if k and k % 4 == 0 else ""
+            note = _barrier_so_far(folder) if k and k % 4 == 0 else ""
             outcome = engine.run(segment, lambda i, s=steps, t=note: update(s + i, t))  # type: ignore[misc]
             outcome.end.save(unfinished / "end.npz")
             part = {
@@ -380,7 +405,7 @@ def _sample(
                 "seconds": outcome.seconds,
             }
             write_text(unfinished / "segment.json", json.dumps(part))
-            unfinished.replace(folder / f"segment-{k:03d}")
+            unfinished.replace(folder / _segment_name(k))
             done.append(part)
             steps += outcome.n_steps
     return float(sum(part["seconds"] for part in done))
@@ -431,7 +456,9 @@ def _finish(
     n = last["iteration"]
     converged = last["similarity"] < config.iteration.tolerance
     result = {
-        key: value for key, value in last.items() if key.endswith("_eV") or key == "similarity"
+        key: value
+        for key, value in last.items()
+        if key.endswith("_eV") or key in ("similarity", "note")
     } | {
         "converged": converged,
         "stopped_by": "equivalent CVs (Eq. 17)" if converged else "iteration limit",
@@ -461,28 +488,58 @@ def _finish(
         f"{len(path.species)} atoms, {config.system.temperature_K:g} K",
         (along_path, path.energies),
     )
-    production = babf_input(
-        plugin,
-        Path("cv.safetensors"),
-        temperature_K=config.system.temperature_K,
-        ramp=config.sampling.steps,
-        grid=_grid(config),
-        kappa_eV=config.sampling.kappa_eV,
-        state_in=Path("babf.state"),
-        state_out=Path("babf-new.state"),
-        state_stride=10_000,
-        colvar=Path("colvar"),
-        colvar_stride=config.sampling.snapshot_stride,
+    production = _production_input(
+        config.system.temperature_K, config.sampling, plugin, Path("babf.state")
     )
     write_text(files.root / "plumed.dat", production)
-    write_text(files.result, json.dumps(result, indent=2))
+    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     reporter.say(f"At {config.system.temperature_K:g} K: {summary(result)}")
     if not converged:
         reporter.say(
-            f"Not converged: after {n} iterations the similarity is {last['similarity']:.3f}, "
-            f"not below {config.iteration.tolerance:g}. Raise iteration.maximum or sampling.steps."
+            f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f}, not below "
+            f"{config.iteration.tolerance:g}. Raise iteration.maximum and run again, or sample "
+            "longer in a new directory."
         )
     return result
+
+
+def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariable:
+    """Write the CV of a run that has ended and a plumed.dat that samples it from the start.
+
+    Raises
+    ------
+    UserError
+        If the directory holds no answer, or `output` exists.
+    """
+    files = RunDirectory(run_directory)
+    if not files.result.exists():
+        raise UserError(f"{run_directory}: is no directory of a run that has ended.")
+    given = _read_json(files.root / "input.json")
+    temperature_K, sampling = given["system"]["temperature_K"], Sampling(**given["sampling"])
+    variable = CollectiveVariable.load(files.root / "cv.safetensors")
+    output.mkdir(parents=True)
+    variable.save(output / "cv.safetensors")
+    write_text(output / "plumed.dat", _production_input(temperature_K, sampling, plugin, None))
+    return variable
+
+
+def _production_input(
+    temperature_K: float, sampling: Sampling, plugin: Path, state_in: Path | None
+) -> str:
+    """The plumed.dat that samples `cv.safetensors` as the run did, for any engine."""
+    return babf_input(
+        plugin,
+        Path("cv.safetensors"),
+        temperature_K=temperature_K,
+        ramp=sampling.steps,
+        grid=_grid(sampling),
+        kappa_eV=sampling.kappa_eV,
+        state_in=state_in,
+        state_out=Path("babf-new.state" if state_in else "babf.state"),
+        state_stride=10_000,
+        colvar=Path("colvar"),
+        colvar_stride=sampling.snapshot_stride,
+    )
 
 
 def _open_engine(config: Config, atoms: Atoms) -> LammpsEngine:
@@ -495,10 +552,10 @@ def _open_engine(config: Config, atoms: Atoms) -> LammpsEngine:
     )
 
 
-def _grid(config: Config) -> tuple[float, float, int]:
+def _grid(sampling: Sampling) -> tuple[float, float, int]:
     """The grid from -margin to 1 + margin, with nodes at 0 and 1."""
-    bins = config.sampling.bins
-    extra = round(config.sampling.margin * bins)
+    bins = sampling.bins
+    extra = round(sampling.margin * bins)
     return (-extra / bins, 1.0 + extra / bins, bins + 2 * extra)
 
 
@@ -507,14 +564,21 @@ def _seed(config: Config, iteration: int, segment: int) -> int:
     return int(sequence.generate_state(1)[0])
 
 
+def _segment_name(k: int) -> str:
+    return f"segment-{k:06d}"  # by number and by name the same order
+
+
 def _segments(folder: Path) -> list[Path]:
     """The whole segments of an iteration, in order."""
-    return sorted(path.parent for path in folder.glob("segment-???/segment.json"))
+    return sorted(path.parent for path in folder.glob("segment-*/segment.json"))
 
 
 def _barrier_so_far(folder: Path) -> str:
-    barrier = babf.profile(blocks_of(folder)[0]).barrier
-    return f"barrier {barrier.value:.3f} ± {barrier.error:.3f} eV"
+    return f"barrier {babf.profile(_blocks(_segments(folder))).barrier}"
+
+
+def _blocks(segments: list[Path]) -> list[babf.State]:
+    return babf.blocks([babf.read_state(segment / "babf.state") for segment in segments])
 
 
 def _read_colvar(path: Path) -> dict[str, np.ndarray]:
@@ -540,14 +604,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 @contextmanager
 def _claimed(root: Path) -> Iterator[None]:
     """Make the run directory and keep other runs out of it."""
+    lock = FileLock(root / ".lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".lock").acquire(timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{root}: another run is at work in this directory.") from None
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise UserError(f"{root}: cannot be used as a run directory: {error.strerror}.") from None
+    try:
+        for stale in root.rglob(".*-*.*"):  # what a killed process was writing
+            if stale.is_file():
+                stale.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
 def _same_input(root: Path, config: Config) -> None:
@@ -559,6 +630,7 @@ def _same_input(root: Path, config: Config) -> None:
         file = getattr(config.system, name)
         content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
     content["engine"].pop("directory")
+    content["engine"]["files"] = _potential_hashes(config)
     record = root / "input.json"
     if not record.exists():
         write_text(record, json.dumps(content, indent=2))
@@ -571,3 +643,11 @@ def _same_input(root: Path, config: Config) -> None:
                     f"{root}: was started with another {section}.{key}; restore the input or name "
                     "a new directory."
                 )
+
+
+def _potential_hashes(config: Config) -> dict[str, str]:
+    """Hashes of the files beside the input that the potential names."""
+    potential, folder = config.engine.potential, config.engine.directory or Path()
+    words = [str(potential)] if isinstance(potential, Path) else " ".join(potential).split()
+    named = {word: folder / word for word in words if (folder / word).is_file()}
+    return {word: hashlib.sha256(file.read_bytes()).hexdigest() for word, file in named.items()}

@@ -219,7 +219,7 @@ def test_empty_bins_stay_empty() -> None:
     assert np.isfinite(found.A_error[visited[1]])
     assert np.isnan(found.A_error[visited[3]])
     assert np.isnan(found.delta_F.value)
-    assert found.barrier.value >= 0
+    assert np.isnan(found.barrier.value)  # the product was not reached: the top is not known
 
 
 def correlated_blocks(

@@ -40,7 +40,6 @@ def test_projection_and_localisation() -> None:
     np.testing.assert_allclose(x, expected, atol=1e-5)
     # Eq. 3: the squares sum to the variance within the components.
     assert np.sum(found.localisation**2) == pytest.approx(found.variances.sum())
-    np.testing.assert_array_equal(found.truncated(2).components, found.components[:2])
 
 
 def test_elbow_is_the_number_of_strong_directions() -> None:

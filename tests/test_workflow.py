@@ -134,7 +134,7 @@ def test_killed_at_any_time_it_ends_with_the_same_answer(example: Path, finished
     for part, other in zip(result["iterations"], whole["iterations"], strict=True):
         for key in ("barrier_eV", "barrier_error_eV", "similarity", "md_steps"):
             assert part[key] == other[key], key
-    assert not list(run.rglob("*.unfinished"))
+    assert not list(run.rglob("unfinished-*"))
 
 
 def test_a_finished_run_is_not_run_again(example: Path, finished: Path) -> None:
@@ -192,9 +192,29 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     states = sorted((finished / "iteration-2").glob("segment-*/babf.state"))
     done = command("fes", *states, "-o", profile, "--json", "--picture", tmp_path / "fes.png")
     assert json.loads(done.stdout)["barrier_eV"] == pytest.approx(result["barrier_eV"])
-    done = command("export", finished, tmp_path / "production", "--temperature", "250")
+    done = command("export", finished, tmp_path / "production")
     assert done.returncode == 0, done.stderr
-    assert "TEMP=250" in (tmp_path / "production" / "plumed.dat").read_text()
+    text = (tmp_path / "production" / "plumed.dat").read_text()
+    assert "TEMP=300" in text
+    assert "RAMP=2000" in text
+
+
+def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
+    file = example / "tight.toml"
+    file.write_text(INPUT.replace("timestep_fs", "deviation_limit_A = 0.2\ntimestep_fs"))
+    with pytest.raises(UserError, match=r"deviation_limit_A = 0.2: .*thermal motion alone"):
+        workflow.run(config.load(file), example / "tight")
+
+
+def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) -> None:
+    """Sixty steps do not cross: no barrier may be claimed, and the exit status says so."""
+    file = example / "brief.toml"
+    brief = INPUT.replace("steps = 2000", "steps = 60").replace("segments = 8", "segments = 6")
+    file.write_text(brief.replace("components = 6", "components = 3"))
+    done = command("run", file, "--dir", example / "brief")
+    assert done.returncode == 1
+    assert "There is no barrier yet: the run did not reach both end states" in done.stderr
+    assert json.loads((example / "brief" / "result.json").read_text())["barrier_eV"] is None
 
 
 def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
@@ -217,10 +237,11 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
     changed("fewer.xyz", lambda atoms: atoms.pop())
     changed("species.xyz", lambda atoms: atoms.symbols.__setitem__(52, "Cr"))
     changed("cell.xyz", lambda atoms: atoms.set_cell(atoms.cell * 1.01))
-    truncated = tmp / "cv.safetensors"
-    truncated.write_bytes((finished / "cv-1.safetensors").read_bytes()[:5000])
+    broken = tmp / "broken"
+    shutil.copytree(finished, broken)
+    (broken / "cv.safetensors").write_bytes((finished / "cv-1.safetensors").read_bytes()[:5000])
     state = tmp / "babf.state"
-    whole = (finished / "iteration-1" / "segment-003" / "babf.state").read_text()
+    whole = (finished / "iteration-1" / "segment-000003" / "babf.state").read_text()
     state.write_text(whole[: len(whole) // 2])
     run: list[str | Path] = ["run", "--dir", tmp / "run"]
     return {
@@ -252,7 +273,7 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
             "system.temperature_K is missing",
         ),
         "unknown key": ([*run, edited("m9.toml", ("steps =", "stpes ="))], "no key sampling.stpes"),
-        "truncated model": (["export", truncated, tmp / "x"], "truncated"),
+        "truncated model": (["export", broken, tmp / "x"], "cv.safetensors: is truncated"),
         "truncated state": (["fes", state, "-o", tmp / "fes.dat"], "babf.state"),
         "no states": (["fes", tmp, "-o", tmp / "fes.dat"], "no finished segment"),
         "foreign trajectory": (
@@ -282,8 +303,8 @@ def test_damaged_files_of_a_run_are_named(example: Path, finished: Path, tmp_pat
     shutil.copytree(finished, run)
     (run / "result.json").unlink()
     (run / "iteration-2" / "result.json").unlink()
-    (run / "iteration-2" / "segment-004" / "babf.state").write_text("#! FIELDS")
-    with pytest.raises(UserError, match="segment-004"):
+    (run / "iteration-2" / "segment-000004" / "babf.state").write_text("#! FIELDS")
+    with pytest.raises(UserError, match="segment-000004"):
         workflow.run(config.load(example / "vacancy.toml"), run)
 
 
