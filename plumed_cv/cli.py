@@ -190,8 +190,6 @@ def run(
     else:
         _print_iterations(result)
         print(f"Picture: {directory / 'profiles.png'}   all results: {directory}")
-    if result["barrier_eV"] is None:
-        raise UserError(f"There is no barrier yet: {result['note']}.")
 
 
 @app.command()

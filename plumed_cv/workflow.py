@@ -282,6 +282,11 @@ def _stage_iteration(
     old = CollectiveVariable.load(files.cv(n - 1))
     seconds_sampling = _sample(config, files, n, engine, plugin, reporter)
     result = analyse(folder)
+    if result["barrier_eV"] is None:
+        raise UserError(
+            f"{folder}: its {result['md_steps']} steps did not reach both end states, so there is "
+            "no barrier; raise sampling.steps, in a new directory."
+        )
     if not files.cv(n).exists():
         snapshots = [segment / "snapshots.dcd" for segment in _segments(folder)]
         data = read_displacements(snapshots, old, old.reference_cell)
@@ -316,8 +321,6 @@ def analyse(folder: Path) -> dict[str, Any]:
     except UserError as error:  # the profile stands without it
         note = str(error)
         estimates["flux_barrier"] = babf.Estimate(np.nan, np.nan)
-    if not np.isfinite(profile.barrier.value):
-        note = "the run did not reach both end states; sample longer, in a new directory"
     parts = [_read_json(segment / "segment.json") for segment in _segments(folder)]
     return as_json(estimates) | {
         "note": note,
