@@ -482,7 +482,8 @@ def _finish(
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
     profiles = [
-        (f"iteration {k}", babf.read_fes(files.iteration(k) / "fes.dat")) for k in range(1, n + 1)
+        (f"{k} ({part['kind']} CV)", babf.read_fes(files.iteration(k) / "fes.dat"))
+        for k, part in enumerate(iterations, start=1)
     ]
     along_path = answer.encode(answer.components(path.displacements))[:, 0]
     plot_profiles(

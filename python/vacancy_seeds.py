@@ -1,33 +1,31 @@
 """The vacancy example for several seeds and both first CVs: table and picture of the README.
 
-    python python/vacancy_seeds.py RUNS            # run (or go on), then print and draw
-    python python/vacancy_seeds.py --draw          # print and draw from the committed data
+    python python/vacancy_seeds.py RUNS            # run (or go on) in this folder, then print
+    python python/vacancy_seeds.py                 # print from the committed data
 
-The results go to docs/vacancy-fe.json and docs/vacancy-fe.png. A run takes minutes on one core.
+The results go to docs/vacancy-fe.json, and the picture of the default CV's first seed to
+docs/vacancy-fe.png. A run takes minutes on one core.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-from plumed_cv import babf, config, workflow
-from plumed_cv.files import replacing, write_text
+from plumed_cv import config, workflow
+from plumed_cv.files import write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = DOCS / "vacancy-fe.json"
 
 
-def run_all(root: Path, seeds: list[int]) -> None:
+def run_all(root: Path, starts: list[str], seeds: list[int]) -> None:
     """Run the packaged example for all seeds with both first CVs; write the data file."""
     example = root / "vacancy-fe"
     if not example.exists():
@@ -35,7 +33,7 @@ def run_all(root: Path, seeds: list[int]) -> None:
         subprocess.run(command, check=True)
     base = config.load(example / "vacancy.toml")
     runs: list[dict[str, Any]] = []
-    for start in ("linear", "path"):
+    for start in starts:
         for seed in seeds:
             settings = base.model_copy(
                 update={
@@ -49,22 +47,18 @@ def run_all(root: Path, seeds: list[int]) -> None:
             wall = folder / "wall_s.json"  # of the first time; a later one only reads results
             if not wall.exists():
                 write_text(wall, json.dumps(time.monotonic() - began))
-            profiles = []
-            for part in result["iterations"]:
-                fes = babf.read_fes(folder / f"iteration-{part['iteration']}" / "fes.dat")
-                columns = {"xi": fes.xi, "A_eV": fes.A, "A_error_eV": fes.A_error}
-                profiles.append({k: np.round(v, 5).tolist() for k, v in columns.items()})
             runs.append(
                 {
                     "start": start,
                     "seed": seed,
                     "wall_s": round(json.loads(wall.read_text())),
                     "result": result,
-                    "profiles": profiles,
                 }
             )
             DOCS.mkdir(exist_ok=True)
-            write_text(DATA, json.dumps(runs, indent=1).replace("NaN", "null"))
+            write_text(DATA, json.dumps(runs, indent=1))
+            if (start, seed) == (config.CV().start, seeds[0]):
+                shutil.copyfile(folder / "profiles.png", DOCS / "vacancy-fe.png")
             print(f"{start}, seed {seed}: done", file=sys.stderr)
 
 
@@ -97,41 +91,16 @@ def print_table(runs: list[dict[str, Any]]) -> None:
         )
 
 
-def draw(run: dict[str, Any], output: Path) -> None:
-    """Draw the profiles of all iterations of one run with their error bands."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    parts = run["result"]["iterations"]
-    colours = plt.colormaps["viridis"](np.linspace(0.75, 0.0, max(len(parts), 2)))
-    for part, profile, colour in zip(parts, run["profiles"], colours, strict=False):
-        xi, A, error = (np.array(profile[k], dtype=float) for k in ("xi", "A_eV", "A_error_eV"))
-        words = workflow.in_words(part, "barrier")
-        label = f"iteration {part['iteration']} ({part['kind']} CV): {words}"
-        axes.plot(xi, A, color=colour, label=label)
-        axes.fill_between(xi, A - error, A + error, color=colour, alpha=0.25, linewidth=0)
-    axes.set_xlabel(r"collective variable $\xi$")
-    axes.set_ylabel("free energy (eV)")
-    axes.set_title(f"Vacancy in iron, {run['result']['temperature_K']:g} K, seed {run['seed']}")
-    axes.margins(x=0)
-    axes.legend(fontsize="small", loc="lower center")
-    with replacing(output) as temporary:
-        figure.savefig(temporary, dpi=130)
-
-
 def main() -> None:
-    """Run, print, draw."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="?", help="folder for the runs")
-    parser.add_argument("--draw", action="store_true", help="only print and draw the data")
+    parser.add_argument("runs", type=Path, nargs="?", help="folder for the runs; none: only print")
+    parser.add_argument("--starts", nargs="+", default=["linear", "path"], help="first CVs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments = parser.parse_args()
-    if not arguments.draw:
-        if arguments.runs is None:
-            parser.error("give a folder for the runs, or --draw")
-        run_all(arguments.runs.absolute(), arguments.seeds)
-    runs = json.loads(DATA.read_text())
-    print_table(runs)
-    default = config.CV().start
-    draw(next(run for run in runs if run["start"] == default), DOCS / "vacancy-fe.png")
+    if arguments.runs is not None:
+        run_all(arguments.runs.absolute(), arguments.starts, arguments.seeds)
+    print_table(json.loads(DATA.read_text()))
 
 
 if __name__ == "__main__":
