@@ -13,7 +13,6 @@
 #include <exception>
 #include <limits>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -50,8 +49,7 @@ the mean path, $\hat u(\xi) = U_D f_d(f_e(x)) + \bar u$. All is computed in doub
 derivatives with respect to positions and cell (the virial) are analytic.
 
 Besides $\xi$ (`node-0`, and `node-1` ... for models of more latent dimensions) there are three
-quantities without derivatives, for printing, reweighting and COMMITTOR; a bias on them has no
-force:
+quantities without derivatives, for printing, reweighting and COMMITTOR; a bias on them is refused:
 
 - `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. A
   value far above those of the training data says that the system has left the process that the model
@@ -73,9 +71,10 @@ gradients that its writer has stored for one configuration.
   numbers stored in the model; with ATOMS others can be given, as many. PLUMED knows masses but no
   species, so all that can be done is to report in the log a mass that does not fit the model's
   element.
-- The engine's cell must be that of the model up to strain, with the same lattice vectors. At the
-  first step a cell that differs by more than 25 % is refused, for it is another cell or has other
-  units. Lattice vectors exchanged or rotated are refused by the same test.
+- The engine's cell must be that of the model up to strain, with the same lattice vectors. A cell
+  that differs by more than 25 % is refused, for it is another cell or has other units. Lattice
+  vectors exchanged or rotated are refused by the same test, also when an engine flips its cell
+  during the run (in LAMMPS, `fix npt` or `fix deform` with `flip no` does not).
 - The positions are not made whole and need not be.
 - A displacement beyond half a lattice vector relative to the first atom's changes its image and
   makes $\xi$ jump. If the first atom is one that diffuses, choose a model in which it is not.
@@ -116,15 +115,17 @@ class Autoencoder : public plumed_cv::compat::Compat<Colvar> {
     explicit Autoencoder(const ActionOptions&);
     static void registerKeywords(Keywords& keys);
     void calculate() override;
+    void apply() override;
 
   private:
-    void check_first_step(const plumed_cv::Cell& cell);
+    void check_masses();
 
     std::optional<plumed_cv::CollectiveVariable> cv_;
     std::vector<std::string> species_;
     std::string model_file_;
-    double angstrom_ = 0; // PLUMED's unit of length
-    double amu_ = 0;      // PLUMED's unit of mass
+    std::vector<double> forces_; // on positions x1 y1 z1 x2 ... and the cell, as PLUMED wants them
+    double angstrom_ = 0;        // PLUMED's unit of length
+    double amu_ = 0;             // PLUMED's unit of mass
     bool first_step_ = true;
     bool masses_known_ = false;
 };
@@ -186,6 +187,7 @@ Autoencoder::Autoencoder(const ActionOptions& ao) : Action(ao), Compat(ao) {
         componentIsNotPeriodic(name);
     }
     requestAtoms(atoms);
+    forces_.resize(3 * cv_->atoms() + 9);
 
     log << "  model " << model_file_ << " of " << static_cast<unsigned>(cv_->atoms()) << " atoms, "
         << static_cast<unsigned>(cv_->components()) << " components and "
@@ -208,7 +210,7 @@ void Autoencoder::calculate() {
     try {
         cv_->evaluate(&getPositions()[0][0], angstrom_, cell);
         if (first_step_)
-            check_first_step(cell);
+            check_masses();
     } catch (const std::exception& failure) {
         error(model_file_ + ": " + failure.what());
     }
@@ -235,14 +237,42 @@ void Autoencoder::calculate() {
                                                     : std::numeric_limits<double>::quiet_NaN());
 }
 
-/// What can be told only when the engine has sent its cell and masses.
-void Autoencoder::check_first_step(const plumed_cv::Cell& cell) {
-    first_step_ = false;
-    if (cv_->frame().periodic() && !(cv_->frame().strain(cell) < 0.25))
-        throw std::runtime_error(
-            "the cell of the engine differs from the model's by more than 25 %; "
-            "use the cell, the lattice vectors and the units of the training.");
+/// In place of PLUMED's own, which reads derivatives also of components that have none.
+void Autoencoder::apply() {
+    const int latent = static_cast<int>(cv_->latent());
+    for (int k = latent; k < latent + 3; ++k)
+        if (getPntrToComponent(k)->getForce() != 0)
+            error("a bias on dev, gradnorm or invmass has no force, for these have no derivatives; "
+                  "use node-0.");
 
+    bool forced = false;
+    double* const total = forces_.data();
+    const unsigned n = static_cast<unsigned>(forces_.size());
+    for (int k = 0; k < latent; ++k) {
+        const Value* node = getPntrToComponent(k);
+        const double force = node->getForce();
+        if (force == 0)
+            continue;
+        if (forced) {
+#pragma omp simd
+            for (unsigned j = 0; j < n; ++j)
+                total[j] += force * node->getDerivative(j);
+        } else {
+#pragma omp simd
+            for (unsigned j = 0; j < n; ++j)
+                total[j] = force * node->getDerivative(j);
+        }
+        forced = true;
+    }
+    if (!forced)
+        return;
+    unsigned start = 0;
+    setForcesOnAtoms(forces_, start);
+}
+
+/// What can be told only when the engine has sent its masses.
+void Autoencoder::check_masses() {
+    first_step_ = false;
     // The first one tells whether there are masses at all: PLUMED warns at every call if not.
     std::vector<double> masses{getMass(0)};
     const auto known = [](double m) { return std::isfinite(m) && m > 0; };

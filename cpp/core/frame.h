@@ -83,6 +83,9 @@ class Frame {
     }
 
     /// Makes the reference follow the cell; costs nothing while the cell stays the same.
+    ///
+    /// Refuses one too far from the reference cell to be a strain of it, whenever it comes: where
+    /// an engine flips its cell, xi would jump.
     void set_cell(const Cell& cell) {
         if (cell == cell_ && ready_)
             return;
@@ -92,6 +95,10 @@ class Frame {
                             "the cell to PLUMED."
                           : "the model is of a system without periodicity and the engine gives a "
                             "cell; remove it or train the model with a cell.");
+        if (periodic_ && !(strain(cell) < largest_strain))
+            throw std::runtime_error(
+                "the cell of the engine differs from the model's by more than 25 %; use the cell, "
+                "the lattice vectors and the units of the training, and no flips of the cell.");
         cell_ = cell;
         ready_ = true;
         if (!periodic_) {
@@ -118,6 +125,8 @@ class Frame {
     const double* reference() const { return reference_.data(); }
 
   private:
+    static constexpr double largest_strain = 0.25;
+
     /// Relative to the first atom, so that a rigid drift takes no atom across a border.
     PLUMED_CV_CLONES static void relative(const double* r, double unit, std::size_t atoms,
                                           std::size_t plane, const double* reference, double* u) {

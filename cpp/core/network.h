@@ -39,7 +39,9 @@ inline void activate(Activation activation, std::size_t n, double* z, double* sl
         for (std::size_t i = 0; i < n; ++i)
             std::tie(z[i], slope[i]) = function(z[i]);
     };
-    const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+    // The exponential of -|x|, which cannot overflow, and the sigmoid of x from it.
+    const auto decay = [](double x) { return std::exp(-std::abs(x)); };
+    const auto sigmoid = [](double x, double decay) { return (x < 0 ? decay : 1) / (1 + decay); };
     switch (activation) {
     case Activation::relu:
         return each([](double x) { return std::pair(x > 0 ? x : 0.0, x > 0 ? 1.0 : 0.0); });
@@ -50,20 +52,24 @@ inline void activate(Activation activation, std::size_t n, double* z, double* sl
         });
     case Activation::elu:
         return each([](double x) {
-            return x > 0 ? std::pair(x, 1.0) : std::pair(std::expm1(x), std::exp(x));
+            if (x > 0)
+                return std::pair(x, 1.0);
+            const double e = std::expm1(x);
+            return std::pair(e, 1 + e);
         });
     case Activation::softplus:
         return each([&](double x) {
-            return std::pair(std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))), sigmoid(x));
+            const double e = decay(x);
+            return std::pair(std::max(x, 0.0) + std::log1p(e), sigmoid(x, e));
         });
     case Activation::silu:
         return each([&](double x) {
-            const double s = sigmoid(x);
+            const double s = sigmoid(x, decay(x));
             return std::pair(x * s, s * (1 + x * (1 - s)));
         });
     case Activation::sigmoid:
         return each([&](double x) {
-            const double s = sigmoid(x);
+            const double s = sigmoid(x, decay(x));
             return std::pair(s, s * (1 - s));
         });
     }

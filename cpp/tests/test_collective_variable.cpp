@@ -5,6 +5,8 @@
 #include "check.h"
 #include "reference.h"
 
+#include <tuple>
+
 using namespace plumed_cv;
 using test::Random;
 
@@ -177,6 +179,30 @@ TEST("cells that do not go with the model") {
     Cell wild = triclinic;
     wild[4] = std::nan("");
     CHECK_THROWS(periodic.evaluate(positions.data(), 1, wild), "no volume");
+
+    // A flip to another cell of the same lattice is refused, and the cell before it still serves.
+    periodic.evaluate(positions.data(), 1, triclinic);
+    const double value = periodic.value(0);
+    Cell flipped = triclinic;
+    for (std::size_t a = 0; a < 3; ++a)
+        flipped[3 + a] -= triclinic[a];
+    CHECK_THROWS(periodic.evaluate(positions.data(), 1, flipped), "more than 25 %");
+    CHECK_THROWS(periodic.evaluate(positions.data(), 1, flipped), "more than 25 %");
+    periodic.evaluate(positions.data(), 1, triclinic);
+    CHECK(periodic.value(0) == value);
+}
+
+TEST("activations far from zero") {
+    for (const auto& [name, low, high, slope] :
+         {std::tuple("sigmoid", 0.0, 1.0, 0.0), std::tuple("silu", 0.0, 800.0, 1.0),
+          std::tuple("softplus", 0.0, 800.0, 1.0), std::tuple("elu", -1.0, 800.0, 1.0)}) {
+        double z[] = {-800, 800}, slopes[2];
+        activate(*activation_from(name), 2, z, slopes);
+        CHECK_CLOSE(z[0], low, 1e-300);
+        CHECK_CLOSE(z[1], high, 1e-300);
+        CHECK_CLOSE(slopes[0], 0, 1e-300);
+        CHECK_CLOSE(slopes[1], slope, 1e-300);
+    }
 }
 
 TEST("standard masses") {

@@ -227,6 +227,47 @@ def test_forces_and_virial_are_derivatives_of_the_bias(
     handle.finalize()
 
 
+@pytest.mark.parametrize("component", ["dev", "gradnorm", "invmass"])
+def test_a_bias_on_what_has_no_derivatives_is_refused(
+    make_plumed: MakePlumed, tmp_path: Path, component: str
+) -> None:
+    rng = np.random.default_rng(12)
+    cv = random_model(rng, 5, 3, [4], 1, "tanh", TRICLINIC)
+    cv.save(tmp_path / "cv.safetensors")
+    ((positions, cell),) = configurations(cv, rng, 1)
+    handle = make_plumed(
+        5,
+        f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
+        f"RESTRAINT ARG=ae.node-0,ae.{component} AT=0.3,0 KAPPA=2,1",
+    )
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 0, positions, cell)
+    assert "a bias on dev, gradnorm or invmass has no force" in sentence(caught.value)
+    handle.finalize()
+
+
+def test_forces_of_several_components_add_up(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    rng = np.random.default_rng(13)
+    cv = random_model(rng, 6, 4, [5], 3, "tanh", TRICLINIC)
+    cv.save(tmp_path / "cv.safetensors")
+    ((positions, cell),) = configurations(cv, rng, 1)
+    slopes = np.array([0.7, 0.0, -1.3])
+    handle = make_plumed(
+        6,
+        f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
+        "RESTRAINT ARG=ae.node-0,ae.node-1,ae.node-2 AT=0,0,0 "
+        f"SLOPE={','.join(map(str, slopes))}",
+    )
+    forces, virial = step(handle, 0, positions, cell)
+    handle.finalize()
+    # The engine's units are kJ/mol and nm, those of the slopes eV.
+    kj_per_mol = 96.48533212331
+    gradient = np.einsum("k,kia->ia", slopes, cv.gradient(positions, cell))
+    np.testing.assert_allclose(forces, -10 * kj_per_mol * gradient, rtol=1e-6, atol=1e-6)
+    strain = np.einsum("k,kab->ab", slopes, cv.strain_derivative(positions, cell))
+    np.testing.assert_allclose(virial, kj_per_mol * strain, rtol=1e-6, atol=1e-6)
+
+
 def run_driver(
     installation: Plumed, folder: Path, lines: str, positions: Array, cell: Array
 ) -> subprocess.CompletedProcess[str]:
@@ -392,6 +433,17 @@ def test_other_cells(make_plumed: MakePlumed, tmp_path: Path, cell: Array, messa
     with pytest.raises(plumed.PlumedError) as caught:
         step(handle, 0, np.zeros((5, 3)), cell)
     assert message in sentence(caught.value)
+    handle.finalize()
+
+
+def test_a_flip_of_the_cell_is_refused(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    write_model(tmp_path / "cv.safetensors")
+    handle = make_plumed(5, f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\nPRINT ARG=ae.*")
+    step(handle, 0, np.zeros((5, 3)), TRICLINIC)
+    flipped = TRICLINIC - np.outer([0, 1, 0], TRICLINIC[0])
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 1, np.zeros((5, 3)), flipped)
+    assert "differs from the model's by more than 25 %" in sentence(caught.value)
     handle.finalize()
 
 
