@@ -11,8 +11,12 @@
 
 #include <cmath>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace plumed_cv {
 
@@ -85,8 +89,8 @@ warns; with a smaller one the bias is smoother, follows sharp features less, and
 
 A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it.
 
-BABF learns in every step that the engine reports as a step of the dynamics. With UPDATE_FROM it
-begins later. A CV that does not distinguish the states that matter leads to a profile that depends
+BABF learns in every step that the engine reports as a step of the dynamics, or, if STRIDE is given,
+in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that matter leads to a profile that depends
 on the direction of the last crossing; look at the error bars over independent runs.
 
 ### Files
@@ -97,11 +101,15 @@ PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE hold
 full precision. They are additive: the sum of two states is the state of both runs together, and the
 difference of two states of one run is what it learned in between, from which error bars are made.
 Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
-the end.
+the end. What other runs have left there is kept under the name that PLUMED gives to backups, except
+for a state that this run goes on from and, with RESTART, FES_FILE.
 
 A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
 as the engine does the same. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
-state. The prior is part of the state and PRIOR is then not read.
+state. The prior is part of the state and PRIOR is then not read. The state holds the number of the
+last step it has learned from, `md_step`. An engine that begins by computing that step once more, as
+GROMACS does after `-cpi`, teaches nothing with it. With RESTART, also where the engine asks for it,
+an existing STATE_WFILE must be read with STATE_RFILE; give both keywords the same file.
 
 ### Examples
 
@@ -150,6 +158,27 @@ DUMPGRID GRID=f FILE=fes_reweighted.dat
 */
 //+ENDPLUMEDOC
 
+namespace {
+
+bool file_exists(const std::string& path) {
+    return static_cast<bool>(std::ifstream(path));
+}
+
+/// Whether two names, of which neither need exist, are of one file.
+bool same_file(const std::string& a, const std::string& b) {
+    if (a.empty() || b.empty())
+        return false;
+    const auto real = [](const std::string& path) {
+        std::error_code failure;
+        const auto found =
+            std::filesystem::weakly_canonical(std::filesystem::absolute(path, failure), failure);
+        return failure ? std::filesystem::path(path) : found;
+    };
+    return real(a) == real(b);
+}
+
+} // namespace
+
 class BabfAction : public compat::Compat<PLMD::bias::Bias> {
   public:
     explicit BabfAction(const PLMD::ActionOptions&);
@@ -172,6 +201,8 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     double parse_tau(double ramp);
     std::string energy_unit();
     std::string input_path(const std::string& path) const;
+    void check_outputs(const std::string& restart);
+    void back_up_outputs(const std::string& restart);
     void write(bool state, bool profile) const;
 
     BabfLabels labels_;
@@ -179,7 +210,9 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     std::optional<Babf> babf_;
     PLMD::Value* zeta_ = nullptr;
     bool writes_ = false; // on one process of a parallel engine only
-    double written_steps_ = -1;
+    double written_steps_ = 0;
+    long long learned_step_ = -1;  // the engine's number of it, -1 if unknown
+    long long repeated_step_ = -1; // of which the engine may compute the forces once more
 };
 
 PLUMED_REGISTER_ACTION(BabfAction, "BABF")
@@ -235,15 +268,22 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     std::string prior, restart;
     parse("PRIOR", prior);
     parse("STATE_RFILE", restart);
+    if (!restart.empty())
+        restart = input_path(restart);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
     checkRead();
+    check_outputs(restart);
 
     try {
         babf_.emplace(parameters);
         if (!restart.empty()) {
-            const std::string path = input_path(restart);
-            babf_ = restored(read_table(path), parameters, labels_, path);
+            const Table table = read_table(restart);
+            babf_ = restored(table, parameters, labels_, restart);
+            written_steps_ = babf_->sums().steps;
+            learned_step_ = md_step(table, restart);
+            // Step 0 is no repetition: engines that count every run from 0 begin with it.
+            repeated_step_ = learned_step_ > 0 ? learned_step_ : -1;
         } else if (!prior.empty()) {
             parameters.prior = read_prior(input_path(prior), parameters.grid, labels_.energy_unit);
             babf_.emplace(parameters);
@@ -263,13 +303,7 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     zeta_ = getPntrToComponent("zeta");
 
     writes_ = comm.Get_rank() == 0;
-    if (restart.empty())
-        for (const Output* output : {&state_, &profile_})
-            if (!output->path.empty()) {
-                PLMD::OFile file;
-                file.link(*this);
-                file.backupFile("bck", output->path);
-            }
+    back_up_outputs(restart);
 
     log.printf("  kT %g, grid from %g to %g with spacing %g%s\n", parameters.kT,
                parameters.grid.minimum, parameters.grid.maximum, parameters.grid.spacing(),
@@ -292,9 +326,12 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
 }
 
 BabfAction::~BabfAction() {
+    // A run that has learned nothing replaces nothing; a state it was to go on from is passed on.
+    if (!babf_ || babf_->sums().steps == 0)
+        return;
     try {
-        if (babf_ && written_steps_ != babf_->sums().steps)
-            write(true, true);
+        const bool learned = babf_->sums().steps != written_steps_;
+        write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
     } catch (const std::exception& problem) {
         log.printf("+++ WARNING +++ %s\n", problem.what());
     }
@@ -305,6 +342,8 @@ void BabfAction::calculate() {
     if (!std::isfinite(xi))
         error("the CV " + labels_.argument +
               " is not a finite number: the dynamics has failed before this step.");
+    if (getStep() != repeated_step_) // a later step of that number is not the same configuration
+        repeated_step_ = -1;
     const Babf::Evaluation& now = babf_->evaluate(xi);
     setBias(now.bias);
     setOutputForce(0, now.force);
@@ -312,7 +351,14 @@ void BabfAction::calculate() {
 }
 
 void BabfAction::update() {
+    if (!onStep())
+        return;
+    if (getStep() == repeated_step_) {
+        repeated_step_ = -1;
+        return;
+    }
     babf_->update();
+    learned_step_ = getStep();
     const double steps = babf_->sums().steps;
     const bool state = getCPT() || state_.due(steps);
     const bool profile = getCPT() || profile_.due(steps);
@@ -331,9 +377,36 @@ void BabfAction::write(bool state, bool profile) const {
     if (!writes_)
         return;
     if (state && !state_.path.empty())
-        write_table(state_.path, state_table(*babf_, labels_));
+        write_table(state_.path, state_table(*babf_, labels_, learned_step_));
     if (profile && !profile_.path.empty())
         write_table(profile_.path, profile_table(*babf_, labels_));
+}
+
+void BabfAction::check_outputs(const std::string& restart) {
+    if (same_file(state_.path, profile_.path))
+        error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
+    if (same_file(restart, profile_.path))
+        error("STATE_RFILE and FES_FILE are both " + restart + "; give them different names.");
+    if (getRestart() && restart.empty() && file_exists(state_.path))
+        error(state_.path +
+              ": is the state of an earlier run, and RESTART would not go on from it; give "
+              "STATE_RFILE=" +
+              state_.path + ", or move the file away to start from zero.");
+}
+
+// With RESTART the profile is replaced like the file of any other action, but a state that was not
+// read may be all that is left of a run.
+void BabfAction::back_up_outputs(const std::string& restart) {
+    comm.Barrier(); // another process may still be reading
+    const bool continued = getRestart() && !restart.empty();
+    for (const Output* output : {&state_, &profile_}) {
+        if (output->path.empty() || same_file(output->path, restart) ||
+            (continued && output == &profile_))
+            continue;
+        PLMD::OFile file;
+        file.link(*this);
+        file.backupFile("bck", output->path);
+    }
 }
 
 Grid BabfAction::parse_grid() {

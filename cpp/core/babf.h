@@ -414,7 +414,8 @@ inline std::vector<std::string> state_fields(const BabfLabels& labels) {
             "prior",         "weight_rest", "force_rest", "count_rest", "offset_rest"};
 }
 
-inline Table state_table(const Babf& babf, const BabfLabels& labels) {
+/// `md_step` is the engine's number of the last step learned from, negative where there is none.
+inline Table state_table(const Babf& babf, const BabfLabels& labels, long long md_step = -1) {
     const auto& p = babf.parameters();
     const auto& s = babf.sums();
     Table table;
@@ -423,6 +424,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels) {
         {"action", "BABF_state"},  {"format_version", "1"},     {"energy_unit", labels.energy_unit},
         {"kT", to_text(p.kT)},     {"kappa", to_text(p.kappa)}, {"tau", to_text(p.tau)},
         {"ramp", to_text(p.ramp)}, {"steps", to_text(s.steps)}};
+    if (md_step >= 0)
+        table.constants.emplace_back("md_step", std::to_string(md_step));
     for (auto& constant : grid_constants(p.grid, labels.argument))
         table.constants.push_back(std::move(constant));
     for (std::size_t j = 0; j < babf.nodes().size(); ++j)
@@ -504,6 +507,17 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     Babf babf(std::move(parameters));
     babf.merge(sums);
     return babf;
+}
+
+/// The `md_step` of a state, -1 if it has none (the sum of several runs).
+inline long long md_step(const Table& table, const std::string& name) {
+    const std::string* text = table.constant("md_step");
+    if (!text)
+        return -1;
+    double step;
+    if (!to_number(*text, step) || !(step >= 0 && step < 1e15) || step != std::floor(step))
+        throw std::runtime_error(name + ": md_step=" + *text + " is no number of a step.");
+    return static_cast<long long>(step);
 }
 
 inline Table profile_table(const Babf& babf, const BabfLabels& labels) {

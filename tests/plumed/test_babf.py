@@ -205,6 +205,103 @@ def test_merged_states_are_the_sum_and_can_be_continued(
     assert (tmp_path / "again").read_bytes() == (tmp_path / "merged").read_bytes()
 
 
+@pytest.mark.parametrize("cut", [2, 37])
+def test_a_step_computed_again_after_a_restart_counts_once(
+    make_plumed: MakePlumed, tmp_path: Path, cut: int
+) -> None:
+    series = recorded_series(60)
+    lines = f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
+    whole = make_plumed(1, lines + "whole")
+    run(whole, series)
+    whole.finalize()
+    first = make_plumed(1, lines + "parts", log="first.log")
+    run(first, series[:cut])
+    first.finalize()
+    assert f"#! SET md_step {cut - 1}\n" in (tmp_path / "parts").read_text()
+    second = make_plumed(1, f"{lines}parts STATE_RFILE={tmp_path}/parts", log="second.log")
+    run(second, series[cut - 1 :], first=cut - 1)
+    second.finalize()
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_steps_counted_from_zero_again_are_no_repetition(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    """Segments whose engine counts from 0: also where the last step's number comes again."""
+    lines = f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
+    x = np.array([0.4])
+    for name, count_start, last, steps in [
+        ("a", True, 0, 1),  # ends at step 0
+        ("b", True, 1, 3),
+        ("c", False, 1, 4),  # step 1 is the first one learned from, and was b's last
+        ("d", True, 3, 8),
+    ]:
+        before = chr(ord(name) - 1)
+        read = f" STATE_RFILE={tmp_path}/{before}" if name != "a" else ""
+        handle = make_plumed(1, lines + name + read, log=name + ".log")
+        step(handle, 0, x, "calc" if count_start else "performCalcNoUpdate")
+        run(handle, np.full(last, 0.4), first=1)
+        handle.finalize()
+        assert read_state(tmp_path / name).steps == steps
+
+
+def test_a_stride_learns_on_its_steps(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    handle = make_plumed(
+        1,
+        f"{POSITION}\n{BABF} STRIDE=3 STATE_WFILE={tmp_path}/state\n"
+        f"PRINT ARG=b.bias FILE={tmp_path}/COLVAR",
+    )
+    run(handle, recorded_series(10))
+    handle.finalize()
+    assert read_state(tmp_path / "state").steps == 4
+
+
+def test_restart_does_not_lose_a_state(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state")
+    run(handle, recorded_series(10))
+    handle.finalize()
+    before = (tmp_path / "state").read_bytes()
+    handle = make_plumed(1, POSITION, restart=True, log="second.log")
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"{BABF} STATE_WFILE={tmp_path}/state")
+    assert f"give STATE_RFILE={tmp_path}/state" in sentence(caught.value)
+    # Going on works, and a run that ends before its first step leaves the file as it is.
+    lines = f"{POSITION}\n{BABF} STATE_RFILE={tmp_path}/state STATE_WFILE={tmp_path}/state"
+    handle.finalize()
+    handle = make_plumed(1, lines, restart=True, log="third.log")
+    handle.finalize()
+    assert (tmp_path / "state").read_bytes() == before
+    assert not list(tmp_path.glob("bck.*"))
+
+
+def test_a_run_that_learns_nothing_writes_no_empty_files(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/a FES_FILE={tmp_path}/f")
+    handle.finalize()
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_outputs_of_another_run_are_backed_up(
+    make_plumed: MakePlumed, tmp_path: Path, restart: bool
+) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/a")
+    run(handle, recorded_series(10))
+    handle.finalize()
+    (tmp_path / "b").write_text("a state of another run\n")
+    (tmp_path / "fes").write_text("a profile\n")
+    files = f"STATE_RFILE={tmp_path}/a STATE_WFILE={tmp_path}/b FES_FILE={tmp_path}/fes"
+    handle = make_plumed(1, f"{POSITION}\n{BABF} {files}", restart=restart, log="second.log")
+    handle.finalize()
+    # It has learned nothing, and passes the state on.
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert (tmp_path / "bck.0.b").read_text() == "a state of another run\n"
+    assert (tmp_path / "bck.0.fes").exists() == (not restart)
+    assert not (tmp_path / "bck.0.a").exists()
+
+
 def test_files_are_written_as_asked(make_plumed: MakePlumed, tmp_path: Path) -> None:
     (tmp_path / "fes.dat").write_text("of another run\n")
     handle = make_plumed(
@@ -509,6 +606,15 @@ BAD_INPUT = {
     "state of another spring": (f"{GRID} RAMP=100 KAPPA=7 STATE_RFILE=state", "has kappa="),
     "state of another ramp": (f"{GRID} RAMP=200 STATE_RFILE=state", "has ramp=100"),
     "state of another tau": (f"{GRID} RAMP=100 TAU=9 STATE_RFILE=state", "has tau="),
+    "one file for two": (
+        f"{GRID} RAMP=100 STATE_WFILE=new FES_FILE=./new",
+        "STATE_WFILE and FES_FILE are both new",
+    ),
+    "profile over the state": (
+        f"{GRID} RAMP=100 STATE_RFILE=state FES_FILE=state",
+        "STATE_RFILE and FES_FILE are both state",
+    ),
+    "state with a wrong step": (f"{GRID} RAMP=100 STATE_RFILE=state_step", "md_step=-3 is no"),
     "state with NaN": (f"{GRID} RAMP=100 STATE_RFILE=state_nan", "row 51 holds a number"),
     "a COLVAR as state": (f"{GRID} RAMP=100 STATE_RFILE=COLVAR", "no '#! SET action'"),
 }
@@ -524,6 +630,7 @@ def bad_files(tmp_path_factory: pytest.TempPathFactory, start: Callable[[int, st
     words = text.splitlines()[-1].split()
     words[2] = "NAN"
     (folder / "state_nan").write_text("\n".join([*text.splitlines()[:-1], " ".join(words)]) + "\n")
+    (folder / "state_step").write_text(text.replace("md_step 49", "md_step -3"))
     (folder / "short.dat").write_text("#! FIELDS x free\n 0 1\n 0.5 2\n")
     (folder / "nan.dat").write_text("#! FIELDS x free\n -1 1\n 0.5 NAN\n 2 1\n")
     (folder / "unit.dat").write_text("#! FIELDS x free\n#! SET energy_unit kj/mol\n -1 1\n 2 1\n")
@@ -589,5 +696,6 @@ def test_the_engine_may_pass_the_temperature(make_plumed: MakePlumed, tmp_path: 
         f"STATE_WFILE={tmp_path}/state",
         kT=2.5,
     )
+    step(handle, 0, np.array([0.5]))
     handle.finalize()
     assert read_state(tmp_path / "state").kT_eV == pytest.approx(2.5 * units.kJ / units.mol)
