@@ -35,7 +35,8 @@ _SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f
 _SOURCE_OBJECTS = 376  # files that it compiles; only the progress bar depends on it
 _SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
 
-_KERNEL_NAME = "libplumedKernel.dylib" if sys.platform == "darwin" else "libplumedKernel.so"
+LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+_KERNEL_NAME = f"libplumedKernel{LIBRARY_SUFFIX}"
 _LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
 
 
@@ -180,7 +181,7 @@ def build_plugin(plumed: Plumed | None = None) -> Path:
                     "that has them"
                 )
             _compile_plugin(home, plumed, plumed.include_dir, sources, compiler)
-    return home / "libplumed_cv.so"
+    return home / f"libplumed_cv{LIBRARY_SUFFIX}"
 
 
 def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
@@ -666,7 +667,7 @@ def _compile_plugin(
                     )
         made = temporary / "made"
         made.mkdir()
-        for library in build.glob("*.so"):
+        for library in build.glob(f"*{LIBRARY_SUFFIX}"):
             library.replace(made / library.name)
         made.replace(home)
     log.unlink()

@@ -36,7 +36,7 @@ from plumed_cv.plumed import Plumed
 
 Coupling = Literal["auto", "external", "plumed"]
 
-BRIDGE_NAME = "libplumed_cv_lammps.so"
+BRIDGE_NAME = f"libplumed_cv_lammps{plumed_module.LIBRARY_SUFFIX}"
 
 _LARGEST_SEED = 899_999_999
 _LOG_STRIDE = 1000  # steps between lines of log.lammps
