@@ -214,5 +214,5 @@ def test_lammps_input(tmp_path: Path, plumed_installation: Plumed, plugin: Path)
     check_outputs(tmp_path, text)
     times = columns(tmp_path / "colvar")["time"]
     assert times[-1] == pytest.approx(2 * colvar["time"][-1])
-    # `fix plumed` counts the configuration between the two runs twice.
-    assert read_state(tmp_path / "babf.state").steps == 2 * (STEPS + 1)
+    # `fix plumed` computes the configuration between the two runs twice; it counts once.
+    assert read_state(tmp_path / "babf.state").steps == 2 * STEPS + 1
