@@ -212,7 +212,7 @@ class CollectiveVariable {
     /// The file may be damaged, or its writer and this reader may disagree: neither may pass.
     void verify(const Model& model) {
         constexpr double tolerance = 1e-9;
-        bool agrees = is_periodic(model.check_cell) == frame_.periodic();
+        bool agrees = frame_.accepts(model.check_cell);
         if (agrees) {
             evaluate(model.check_positions.data(), 1, model.check_cell);
             for (std::size_t k = 0; k < latent_; ++k) {

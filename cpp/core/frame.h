@@ -82,6 +82,11 @@ class Frame {
         return largest;
     }
 
+    /// Whether the cell, or its absence, is the reference's up to strain.
+    bool accepts(const Cell& cell) const {
+        return is_periodic(cell) == periodic_ && (!periodic_ || strain(cell) < largest_strain);
+    }
+
     /// Makes the reference follow the cell; costs nothing while the cell stays the same.
     ///
     /// Refuses one too far from the reference cell to be a strain of it, whenever it comes: where
@@ -95,7 +100,7 @@ class Frame {
                             "the cell to PLUMED."
                           : "the model is of a system without periodicity and the engine gives a "
                             "cell; remove it or train the model with a cell.");
-        if (periodic_ && !(strain(cell) < largest_strain))
+        if (!accepts(cell))
             throw std::runtime_error(
                 "the cell of the engine differs from the model's by more than 25 %; use the cell, "
                 "the lattice vectors and the units of the training, and no flips of the cell.");
