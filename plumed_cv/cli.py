@@ -117,7 +117,7 @@ def plumed(
         bool, typer.Option("--optimised", help="build a kernel with -O3, and use it from then on")
     ] = False,
 ) -> None:
-    """Print where PLUMED's kernel is, or build an optimised one (about 10 minutes, 50 MB)."""
+    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
     from plumed_cv.plumed import build_optimised_kernel, find_plumed
 
     if optimised:
