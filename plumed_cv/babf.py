@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
+from plumed_cv.frame import Array
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 
 CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest are left out of Eq. 9

@@ -85,13 +85,8 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         table = Table(box=None, show_header=False, pad_edge=False)
         for finding in findings:
-            mark = (
-                "[green]ok[/]"
-                if finding.ok
-                else "[red]!![/]"
-                if finding.required
-                else "[yellow]--[/]"
-            )
+            missing = "[red]!![/]" if finding.required else "[yellow]--[/]"
+            mark = "[green]ok[/]" if finding.ok else missing
             table.add_row(mark, finding.name, finding.detail)
             if finding.remedy:
                 table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")

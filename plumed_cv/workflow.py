@@ -423,9 +423,8 @@ def _train(
     reporter: Reporter,
 ) -> CollectiveVariable:
     """Train cv-n on displacements."""
-    from plumed_cv import (
-        autoencoder,  # torch takes seconds to import; a resumed run may not need it
-    )
+    # Here, because torch takes seconds to import and a resumed run may not need it.
+    from plumed_cv import autoencoder
 
     training = autoencoder.Training(
         hidden=tuple(config.cv.hidden) if config.cv.hidden else None,

@@ -15,12 +15,11 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
-from numpy.typing import NDArray
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
+from plumed_cv.frame import Array
 
-Array = NDArray[np.float64]
 Thermostat = Literal["langevin", "brownian"]
 
 

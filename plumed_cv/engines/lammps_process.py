@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.errors import UserError
-
-Array = NDArray[np.float64]
+from plumed_cv.frame import Array
 
 FS_IN_PS = 1e-3
 BAR_IN_EV_PER_A3 = 6.241509074460763e-07
