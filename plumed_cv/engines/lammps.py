@@ -29,9 +29,10 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.data import atomic_masses, atomic_numbers
 
 from plumed_cv import plumed as plumed_module
-from plumed_cv.engines import Array, Segment, SegmentResult, State, maxwell_boltzmann
+from plumed_cv.engines import Segment, SegmentResult, State, maxwell_boltzmann
 from plumed_cv.engines.lammps_process import PlumedRun, RunOrder, System, plumed_sentence
 from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
 from plumed_cv.plumed import Plumed
 
 Coupling = Literal["auto", "external", "plumed"]
