@@ -228,8 +228,7 @@ def train(
     Example: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
     """
     from plumed_cv import autoencoder, cv
-    from plumed_cv.engines.lammps import oriented
-    from plumed_cv.path import cell_of, check_end_states, read_structure
+    from plumed_cv.path import cell_of, check_end_states, oriented, read_structure
     from plumed_cv.trajectory import read_displacements
 
     try:

@@ -1,9 +1,9 @@
-"""The minimum energy path at 0 K: nudged elastic band, spline, and noisy samples of it.
+"""Paths at 0 K: nudged elastic band, paths that users bring, spline, and noisy samples.
 
 Lengths are in angstrom, energies in eV. K images of N atoms.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,12 @@ from plumed_cv.frame import Array, displacements
 # Called after every optimisation step with the largest force (eV/A) and what is being done.
 Progress = Callable[[float, str], None]
 
+# One file of all images of a path, or several in order.
+Files = Path | str | Sequence[Path | str]
+
+# No two atoms are closer: who moves by less between two images has not changed places.
+_CLOSEST_A = 0.6
+
 
 @dataclass(frozen=True)
 class EnergyPath:
@@ -36,9 +42,12 @@ class EnergyPath:
     images
         The structures, K of them, of the same atoms and cell, each with energy (eV) and forces
         (eV/A) from its calculator.
+    name
+        What messages call it: the file it came from.
     """
 
     images: tuple[Atoms, ...]
+    name: str = "the path"
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -56,6 +65,12 @@ class EnergyPath:
         energies = np.array([image.get_potential_energy() for image in self.images])
         return np.asarray(energies - energies[0])
 
+    @cached_property
+    def forces(self) -> Array:
+        """Forces on all atoms, fixed ones too, less their mean: shape (K, N, 3), eV/A."""
+        forces = np.stack([image.get_forces(apply_constraint=False) for image in self.images])
+        return np.asarray(forces - forces.mean(axis=1, keepdims=True))
+
     @property
     def barrier(self) -> float:
         """The highest energy above the first image, eV."""
@@ -71,7 +86,8 @@ class EnergyPath:
     def arc_length(self) -> Array:
         """Length of the path up to each image as a fraction of the whole, shape (K,)."""
         steps = np.linalg.norm(np.diff(self.displacements, axis=0), axis=(1, 2))
-        return np.asarray(np.concatenate([[0.0], np.cumsum(steps)]) / steps.sum())
+        length = np.concatenate([[0.0], np.cumsum(steps)])
+        return np.asarray(length / length[-1])  # exactly 1 at the end: the spline ends there
 
     @cached_property
     def spline(self) -> Akima1DInterpolator:
@@ -115,17 +131,126 @@ class EnergyPath:
             ase.io.write(temporary, list(self.images), format="extxyz")
 
 
-def load_path(path: Path | str) -> EnergyPath:
-    """Read a path of images with energies and forces in any format that ASE reads."""
-    images = _read(path, ":")
-    if len(images) < 3:
-        raise UserError(f"{path}: holds {len(images)} structures; a path needs three or more.")
+def load_path(files: Files, say: Callable[[str], None] = lambda text: None) -> EnergyPath:
+    """Read a path of images with energies (eV) and forces (eV/A); see `read_images`.
+
+    Raises
+    ------
+    UserError
+        As `read_images`, and if an image has no energy or no forces.
+    """
+    images = read_images(files, say)
     for number, image in enumerate(images):
-        if image.get_chemical_symbols() != images[0].get_chemical_symbols():
-            raise UserError(f"{path}: image {number} has other atoms than image 0.")
-        if image.calc is None or not {"energy", "forces"} <= set(image.calc.results):
-            raise UserError(f"{path}: image {number} has no energy or no forces.")
-    return EnergyPath(tuple(images))
+        if not has_forces(image):
+            raise UserError(
+                f"{_label(files)}: image {number} has no energy or no forces (in extended XYZ: "
+                "energy= in the second line, and a column forces); name an engine to compute them."
+            )
+    return EnergyPath(tuple(images), _label(files))
+
+
+def read_images(files: Files, say: Callable[[str], None] = lambda text: None) -> list[Atoms]:
+    """Read the images of a path, with or without energies and forces, in any format of ASE's.
+
+    Atoms may cross the borders of the cell and images may drift as a whole: only the displacement
+    frame counts. Images are turned as by `oriented`; repeated ones are dropped.
+
+    Parameters
+    ----------
+    files
+        One file with all images, or several, in order, of which each gives its last structure, as
+        the OUTCAR files of an elastic band do.
+    say
+        Is told in a sentence what was changed.
+
+    Returns
+    -------
+    list[Atoms]
+        Three images or more, without constraints.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or cannot be read, if the images are not of the same atoms in the same
+        order and cell, have numbers that are not finite, or an atom moves by half of the cell.
+    """
+    label = _label(files)
+    if isinstance(files, Path | str):
+        given = _read(files, ":")
+        names = [f"{label}: image {number}" for number in range(len(given))]
+    else:
+        given = [_read(file, "-1:")[0] for file in files]
+        names = [f"{file}: image {number}" for number, file in enumerate(files)]
+    images = []
+    for name, atoms in zip(names, given, strict=True):
+        try:
+            cell_of(atoms)  # refuses borders along some directions only
+            images.append(oriented(atoms))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        images[-1].set_constraint()
+        _check_same_atoms(name, images[-1], images[0])
+    if not np.allclose(images[0].cell.array, given[0].cell.array):
+        say(f"{label}: turned: first cell vector along x, second in the xy plane.")
+
+    kept, last = [images[0]], np.zeros((len(images[0]), 3))
+    steps = [np.zeros((len(images[0]), 3))]
+    for number in range(1, len(images)):
+        _check_order(names[number], images[number], images[number - 1])
+        steps.append(_displacements(images[number], images[number - 1]))
+    unwrapped = np.cumsum(steps, axis=0)
+    for name, image, u in zip(names, images, unwrapped, strict=True):
+        off = np.linalg.norm(u - _displacements(image, images[0]), axis=1)
+        if off.max() > _CLOSEST_A:
+            raise UserError(
+                f"{name}: atom {off.argmax() + 1} has moved by half of the cell since image 0; a "
+                "periodic displacement is not unique beyond that, so take a larger cell."
+            )
+    shortest = 1e-3 * np.linalg.norm(steps, axis=(1, 2)).sum() / len(steps)
+    for image, u in zip(images[1:], unwrapped[1:], strict=True):
+        if np.linalg.norm(u - last) > shortest:
+            kept.append(image)
+            last = u
+    if len(kept) < 3:
+        raise UserError(
+            f"{label}: holds {len(kept)} structures that differ; a path needs three or more."
+        )
+    if len(kept) < len(images):
+        say(f"{label}: {len(images) - len(kept)} of {len(images)} images repeat and are left out.")
+    return kept
+
+
+def has_forces(atoms: Atoms) -> bool:
+    """Whether a structure carries its energy and forces."""
+    return atoms.calc is not None and {"energy", "forces"} <= set(atoms.calc.results)
+
+
+def with_forces(
+    images: Sequence[Atoms],
+    new_calculator: Callable[[], Calculator],
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Atoms]:
+    """Copies of images with energies and forces, computed where they are missing.
+
+    Parameters
+    ----------
+    images
+        The structures.
+    new_calculator
+        Makes a calculator of energy (eV) and forces (eV/A).
+    progress
+        Called with the number of images done.
+    """
+    complete = []
+    for image in images:
+        atoms = image
+        if not has_forces(image):
+            atoms = image.copy()
+            atoms.calc = new_calculator()
+            _freeze(atoms)
+        complete.append(atoms)
+        progress(len(complete))
+    return complete
 
 
 def read_structure(path: Path | str) -> Atoms:
@@ -140,6 +265,38 @@ def read_structure(path: Path | str) -> Atoms:
     if len(atoms) < 2 or not np.isfinite(atoms.positions).all():
         raise UserError(f"{path}: needs at least two atoms with finite positions.")
     return atoms
+
+
+def oriented(atoms: Atoms) -> Atoms:
+    """Return a copy turned as LAMMPS needs it: first cell vector along x, second in the xy plane.
+
+    Energy and forces of a finished calculation come along. A collective variable depends on the
+    orientation, so structures are turned once, when they come in, and everything afterwards sees
+    the same frame. Structures with the same cell are turned in the same way. Without periodic
+    boundaries nothing is turned.
+
+    Raises
+    ------
+    UserError
+        If the cell vectors are left-handed.
+    """
+    turned = atoms.copy()
+    rotation = np.eye(3)
+    if turned.pbc.any() and not is_oriented(turned.cell.array):
+        if np.linalg.det(turned.cell.array) <= 0:
+            raise UserError("the cell vectors are left-handed; swap two of them")
+        cell, rotation = turned.cell.standard_form()
+        turned.positions = turned.positions @ rotation.T
+        turned.set_cell(np.tril(cell.array))
+    if isinstance(atoms.calc, SinglePointCalculator) and has_forces(atoms):
+        energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
+        turned.calc = SinglePointCalculator(turned, energy=energy, forces=forces @ rotation.T)
+    return turned  # type: ignore[no-any-return]
+
+
+def is_oriented(cell: Array) -> bool:
+    """Whether the cell's first vector is along x and its second in the xy plane."""
+    return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
 
 
 def cell_of(atoms: Atoms) -> Array:
@@ -253,6 +410,69 @@ def _freeze(atoms: Atoms) -> None:
     """Keep energy and forces with the structure, without the calculator."""
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+
+
+def _label(files: Files) -> str:
+    return str(files) if isinstance(files, Path | str) else f"{files[0]} ... {files[-1]}"
+
+
+def _displacements(atoms: Atoms, reference: Atoms) -> Array:
+    cell = cell_of(reference)
+    return displacements(atoms.positions, cell, reference.positions, cell)
+
+
+def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
+    """Refuse an image that is not of the first image's atoms and cell, or has no finite numbers."""
+    if len(atoms) != len(first) or len(atoms) < 2:
+        raise UserError(
+            f"{name} has {len(atoms)} atoms and image 0 {len(first)}; a path is of the same atoms, "
+            "two or more."
+        )
+    symbols, expected = list(atoms.symbols), list(first.symbols)
+    if symbols != expected:
+        differs = next(i for i, (a, b) in enumerate(zip(symbols, expected, strict=True)) if a != b)
+        how = "the atoms in another order" if sorted(symbols) == sorted(expected) else "other atoms"
+        raise UserError(
+            f"{name} has {how} than image 0: atom {differs + 1} is {symbols[differs]} there and "
+            f"{expected[differs]} in image 0; give all images the same order of atoms."
+        )
+    if not np.isfinite(atoms.positions).all():
+        raise UserError(f"{name} holds positions that are not finite.")
+    if not np.allclose(cell_of(atoms), cell_of(first), atol=1e-4):
+        raise UserError(f"{name} has another cell than image 0; give all images the same cell.")
+    if has_forces(atoms):
+        results = atoms.calc.results
+        if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
+            raise UserError(f"{name} has an energy or a force that is not finite.")
+
+
+def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
+    """Refuse an image in which an atom is where another atom was in the image before."""
+    cell = cell_of(atoms)
+    periodic = bool(cell.any())
+    inverse = np.linalg.inv(cell) if periodic else np.eye(3)
+
+    def nearest(shifts: Array) -> Array:
+        return np.asarray(shifts - np.rint(shifts @ inverse) @ cell if periodic else shifts)
+
+    shifts = atoms.positions - before.positions
+    # What most atoms do is a drift, and a shuffled minority does not touch the circular mean much.
+    phases = np.exp(2j * np.pi * shifts @ inverse).mean(axis=0)
+    drift = np.angle(phases) / (2 * np.pi) @ cell if periodic else np.median(shifts, axis=0)
+    candidates = [(nearest(shifts - offset), offset) for offset in (np.zeros(3), drift)]
+    moves, offset = min(candidates, key=lambda pair: np.median(np.linalg.norm(pair[0], axis=1)))
+    distances = np.linalg.norm(moves, axis=1)
+    far = np.flatnonzero(distances > _CLOSEST_A)
+    for atom in far:
+        to_others = nearest(atoms.positions[atom] - offset - before.positions[far])
+        gaps = np.linalg.norm(to_others, axis=1)
+        other = far[gaps.argmin()]
+        if other != atom and gaps.min() < 0.5 * distances[atom]:
+            raise UserError(
+                f"{name} has the atoms in another order: atom {atom + 1} is where atom {other + 1} "
+                "was in the image before; give all images the same order of atoms, or more images "
+                "if they do change places."
+            )
 
 
 def _read(path: Path | str, index: str) -> list[Atoms]:

@@ -31,7 +31,7 @@ from plumed_cv import babf, convergence, cv, pca
 from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Dynamics, Engine, Segment, State
-from plumed_cv.engines.lammps import LammpsEngine, oriented
+from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing, write_text
 from plumed_cv.path import (
@@ -39,6 +39,7 @@ from plumed_cv.path import (
     check_end_states,
     load_path,
     minimum_energy_path,
+    oriented,
     read_structure,
 )
 from plumed_cv.plumed import babf_input, build_plugin, find_plumed

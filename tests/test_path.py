@@ -7,11 +7,20 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk, make_supercell
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 
 from plumed_cv.errors import UserError
-from plumed_cv.path import EnergyPath, check_end_states, load_path, minimum_energy_path
+from plumed_cv.path import (
+    EnergyPath,
+    check_end_states,
+    load_path,
+    minimum_energy_path,
+    read_images,
+    with_forces,
+)
 
 CURVATURE, HEIGHT, SPRING = 0.6, 0.5, 3.0
 
@@ -96,6 +105,9 @@ def test_paths_that_are_none(valley: EnergyPath, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="three or more"):
         load_path(file)
     ase.io.write(file, [pair(0, 0, 0)] * 3)
+    with pytest.raises(UserError, match="holds 1 structures that differ"):
+        load_path(file)
+    ase.io.write(file, [pair(x, 0, 0) for x in range(3)])
     with pytest.raises(UserError, match="image 0 has no energy"):
         load_path(file)
     other = Atoms("HO", positions=[[0, 0, 0], [5, 0, 0]])
@@ -119,3 +131,176 @@ def test_end_states_that_do_not_fit() -> None:
         minimum_energy_path(pair(-0.9, 0.1, 0), pair(-0.8, 0, 0), CurvedValley, 7)
     with pytest.raises(UserError, match="did not converge"):
         minimum_energy_path(pair(-0.9, 0.1, 0), pair(0.8, 0, 0), CurvedValley, 7, max_steps=2)
+
+
+def crystal_path(n_images: int = 6) -> list[Atoms]:
+    """A vacancy's hop in a triclinic, turned supercell of two species, with made-up forces."""
+    rng = np.random.default_rng(7)
+    atoms = make_supercell(bulk("Fe", a=2.87), 4 * np.eye(3))
+    atoms.symbols[::3] = "Cr"
+    hole = atoms.positions[0].copy()
+    del atoms[0]
+    atoms.rotate(33, (1, 2, 3), rotate_cell=True)
+    atoms.rattle(0.05, seed=3)
+    hole = np.linalg.solve(bulk("Fe", a=2.87).cell.array, hole) @ atoms.cell.array / 4
+    shifts = hole - atoms.positions
+    shifts -= np.rint(shifts @ np.linalg.inv(atoms.cell.array)) @ atoms.cell.array
+    hopper = int(np.linalg.norm(shifts, axis=1).argmin())
+    images = []
+    for s in np.linspace(0, 1, n_images):
+        image = atoms.copy()
+        image.positions[hopper] += s * shifts[hopper]
+        forces = rng.normal(size=image.positions.shape)
+        image.calc = SinglePointCalculator(image, energy=rng.normal(), forces=forces)
+        images.append(image)
+    return images
+
+
+def changed(images: list[Atoms], number: int, **arrays: Any) -> list[Atoms]:
+    """The images with positions, cell or results of one of them changed."""
+    copy = images[number].copy()
+    results = dict(images[number].calc.results)
+    for name, value in arrays.items():
+        if name in results:
+            results[name] = value
+        elif name == "cell":
+            copy.set_cell(value)
+        else:
+            copy.positions = value
+    copy.calc = SinglePointCalculator(copy, **results)
+    return [*images[:number], copy, *images[number + 1 :]]
+
+
+def reordered(images: list[Atoms], number: int, order: np.ndarray) -> list[Atoms]:
+    copy = images[number][order]
+    results = images[number].calc.results
+    copy.calc = SinglePointCalculator(
+        copy, energy=results["energy"], forces=results["forces"][order]
+    )
+    return [*images[:number], copy, *images[number + 1 :]]
+
+
+def test_any_orientation_border_and_drift(tmp_path: Path) -> None:
+    images = crystal_path()
+    file = tmp_path / "path.traj"
+    ase.io.write(file, images)
+    said: list[str] = []
+    plain = load_path(file, said.append)
+    assert ["turned" in sentence for sentence in said] == [True]
+    assert not np.triu(plain.cell, 1).any()
+    # Turned together: lengths and work stay.
+    steps = np.stack([image.positions - images[0].positions for image in images])
+    steps -= steps.mean(axis=1, keepdims=True)
+    forces = np.stack([image.get_forces() for image in images])
+    forces -= forces.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        np.einsum("kni,kni->k", plain.displacements, plain.forces),
+        np.einsum("kni,kni->k", steps, forces),
+        atol=1e-10,
+    )
+    np.testing.assert_allclose(
+        np.linalg.norm(plain.displacements, axis=2), np.linalg.norm(steps, axis=2), atol=1e-10
+    )
+    rng = np.random.default_rng(2)
+    for image in images[1:]:
+        image.positions += rng.uniform(-20, 20, size=3)
+        image.positions += rng.integers(-2, 3, size=(len(image), 3)) @ image.cell.array
+        image.calc = SinglePointCalculator(image, **image.calc.results)
+    ase.io.write(file, images)
+    np.testing.assert_allclose(load_path(file).displacements, plain.displacements, atol=1e-9)
+
+
+def test_several_files_of_which_the_last_structure_counts(tmp_path: Path) -> None:
+    images = crystal_path(5)
+    files = [tmp_path / f"{number:02d}.xyz" for number in range(5)]
+    for number, file in enumerate(files):
+        ase.io.write(file, [images[0], images[number]])
+    together = tmp_path / "path.xyz"
+    ase.io.write(together, images)
+    one, several = load_path(together), load_path(files)
+    np.testing.assert_allclose(one.displacements, several.displacements, atol=1e-7)
+    np.testing.assert_allclose(one.energies, several.energies, atol=1e-7)
+    ase.io.write(files[2], images[2][1:])
+    with pytest.raises(UserError, match=r"02.xyz: image 2 has 62 atoms and image 0 63"):
+        load_path(files)
+
+
+def test_fixed_atoms_keep_their_forces(tmp_path: Path) -> None:
+    images = crystal_path()
+    forces = images[2].get_forces()
+    for image in images:
+        image.set_constraint(FixAtoms(range(10)))
+    file = tmp_path / "path.traj"
+    ase.io.write(file, images)
+    read = load_path(file).forces[2]
+    expected = np.linalg.norm(forces - forces.mean(axis=0), axis=1)
+    np.testing.assert_allclose(np.linalg.norm(read, axis=1), expected, atol=1e-10)
+
+
+def test_repeated_images_are_left_out(tmp_path: Path) -> None:
+    images = crystal_path()
+    file = tmp_path / "path.traj"
+    ase.io.write(file, [images[0], *images, images[-1]])
+    said: list[str] = []
+    path = load_path(file, said.append)
+    assert "2 of 8 images repeat" in said[-1]
+    assert len(path.images) == 6
+    assert np.isfinite(path.spline(np.linspace(0, 1, 50))).all()
+
+
+def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    images = crystal_path()
+    file = tmp_path / "path.traj"
+    n = len(images[0])
+    positions, forces = images[3].positions, images[3].get_forces()
+    iron = np.flatnonzero(images[0].symbols == "Fe")
+    swapped, shuffled, species = np.arange(n), np.arange(n), np.arange(n)
+    swapped[iron[[4, 9]]] = iron[[9, 4]]
+    shuffled[iron] = np.random.default_rng(1).permutation(iron)
+    species[[iron[0], 2]] = [2, iron[0]]
+    nan = np.full_like(positions, np.nan)
+    cell = images[0].cell.array
+    drifted = [image.copy() for image in images]
+    exchange = rf"image 3 has .*: atom {iron[4] + 1} is where atom {iron[9] + 1}"
+    mistakes = [
+        (reordered(images, 3, swapped), exchange),
+        (reordered(images, 3, shuffled), "image 3 has the atoms in another order"),
+        (reordered(images, 3, species), "image 3 has the atoms in another order than image 0"),
+        (changed(images, 2, cell=1.01 * cell), "image 2 has another cell"),
+        (changed(images, 2, positions=nan), "image 2 holds positions that are not finite"),
+        (changed(images, 2, forces=nan), "image 2 has an energy or a force that is not finite"),
+        (changed(images, 2, energy=np.nan), "image 2 has an energy or a force"),
+    ]
+    drift = np.array([3.0, 2.0, 1.0])
+    for image in drifted[3:]:
+        image.positions += drift
+        image.calc = SinglePointCalculator(image, energy=0.0, forces=forces)
+    mistakes.append((reordered(drifted, 3, swapped), "image 3 has the atoms in another order"))
+    far = np.zeros_like(positions)
+    far[5] = 0.2 * cell[0]
+    walking = [image.copy() for image in images]
+    for k, image in enumerate(walking):
+        image.positions += k * far
+    mistakes.append((walking, "image 3: atom 6 has moved by half of the cell"))
+    left = [image.copy() for image in images]
+    for image in left:
+        image.set_cell(image.cell.array[[1, 0, 2]])
+    mistakes.append((left, "image 0: the cell vectors are left-handed"))
+    slab = [image.copy() for image in images]
+    for image in slab:
+        image.pbc = (True, True, False)
+    mistakes.append((slab, "image 0: The structure is periodic along some directions"))
+    for wrong, sentence in mistakes:
+        ase.io.write(file, wrong)
+        with pytest.raises(UserError, match=sentence) as caught:
+            load_path(file)
+        assert "\n" not in str(caught.value)
+        assert str(file) in str(caught.value)
+
+
+def test_missing_forces_are_computed(valley: EnergyPath, tmp_path: Path) -> None:
+    file = tmp_path / "path.xyz"
+    ase.io.write(file, [image.copy() for image in valley.images])
+    complete = EnergyPath(tuple(with_forces(read_images(file), CurvedValley)))
+    np.testing.assert_allclose(complete.energies, valley.energies, atol=1e-6)
+    np.testing.assert_allclose(complete.forces, valley.forces, atol=1e-5)

@@ -33,6 +33,7 @@ from plumed_cv.engines import Segment, SegmentResult, State, maxwell_boltzmann
 from plumed_cv.engines.lammps_process import PlumedRun, RunOrder, System, plumed_sentence
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
+from plumed_cv.path import is_oriented
 from plumed_cv.plumed import Plumed
 
 Coupling = Literal["auto", "external", "plumed"]
@@ -41,23 +42,6 @@ BRIDGE_NAME = f"libplumed_cv_lammps{plumed_module.LIBRARY_SUFFIX}"
 
 _LARGEST_SEED = 899_999_999
 _LOG_STRIDE = 1000  # steps between lines of log.lammps
-
-
-def oriented(atoms: Atoms) -> Atoms:
-    """Return a copy rotated as LAMMPS needs it: first cell vector along x, second in the xy plane.
-
-    A collective variable depends on the orientation, so structures are rotated once, when they
-    come in, and everything afterwards sees the same frame. Structures with the same cell are
-    rotated in the same way. Without periodic boundaries nothing is changed.
-    """
-    turned = atoms.copy()
-    if turned.pbc.any() and not _is_oriented(turned.cell.array):
-        if np.linalg.det(turned.cell.array) <= 0:
-            raise UserError("the cell vectors are left-handed; swap two of them")
-        cell, rotation = turned.cell.standard_form()
-        turned.positions = turned.positions @ rotation.T
-        turned.set_cell(np.tril(cell.array))
-    return turned  # type: ignore[no-any-return]
 
 
 class LammpsEngine:
@@ -73,7 +57,7 @@ class LammpsEngine:
         `directory`, then in LAMMPS_POTENTIALS (by default the folder in the LAMMPS package).
     atoms
         The atoms: their species, order, cell, periodic boundaries (all directions or none) and
-        initial charges. The cell must be as `oriented` makes it.
+        initial charges. The cell must be as `path.oriented` makes it.
     species
         Chemical symbols of LAMMPS's atom types 1, 2, ...; by default the elements of `atoms` in
         order of first appearance. A `pair_coeff * *` line names elements in this order.
@@ -227,7 +211,7 @@ class LammpsEngine:
                 f"the start has positions of shape {start.positions.shape} for "
                 f"{len(self._symbols)} atoms"
             )
-        if start.cell.any() != self._system.cell.any() or not _is_oriented(start.cell):
+        if start.cell.any() != self._system.cell.any() or not is_oriented(start.cell):
             raise UserError(f"the start has a cell that does not suit the engine: {start.cell}")
         velocity_seed, noise_seed = np.random.SeedSequence(segment.seed).spawn(2)
         velocities = start.velocities
@@ -473,15 +457,11 @@ def _check_cell(atoms: Atoms) -> None:
         return
     if not np.linalg.det(atoms.cell.array) > 0:
         raise UserError(f"cell {atoms.cell.array.tolist()}: its volume must be positive")
-    if not _is_oriented(atoms.cell.array):
+    if not is_oriented(atoms.cell.array):
         raise UserError(
             f"cell {atoms.cell.array.tolist()}: LAMMPS needs the first vector along x and the "
-            "second in the xy plane; rotate the structures (plumed_cv.engines.lammps.oriented)"
+            "second in the xy plane; rotate the structures (plumed_cv.path.oriented)"
         )
-
-
-def _is_oriented(cell: Array) -> bool:
-    return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
 
 
 def _relative(progress: Callable[[int], None], first_step: int) -> Callable[[int], None]:

@@ -15,8 +15,9 @@ from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
-from plumed_cv.engines.lammps import LammpsEngine, oriented
+from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
+from plumed_cv.path import oriented
 
 Array = NDArray[np.float64]
 
