@@ -205,6 +205,70 @@ def path(
 
 
 @app.command()
+def energy(
+    source: Annotated[
+        list[Path],
+        typer.Argument(help="input file (TOML), or the images of a path: one file, or one each"),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder")] = Path("energy"),
+    structures: Annotated[
+        int | None, typer.Option(min=2, help="noisy structures; 20000 or the input's if absent")
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="variance of a coordinate, A^2; 0.005 or the input's if absent"),
+    ] = None,
+    components: Annotated[
+        int | None, typer.Option(min=1, help="principal components D; by the elbow if absent")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
+    engine: Annotated[
+        Path | None, typer.Option(help="input file whose engine computes missing forces")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Get the energy along a path at 0 K back from an autoencoder, and say whether it suits.
+
+    The path's own profile, that of its principal components and that of the learned CV, with
+    errors; the fraction of variance explained; and which atoms take part (a column for OVITO).
+    Images are read in any format of ASE's, with energies (eV) and forces (eV/angstrom).
+
+    Examples: plumed-cv energy demo/vacancy.toml
+              plumed-cv energy path.xyz --structures 50000 -o c15
+              plumed-cv energy neb/0?/OUTCAR
+    """
+    from plumed_cv import config as configuration
+
+    if noise is not None and not noise > 0:
+        raise UserError(f"--noise {noise}: the variance is positive.")
+    inputs = [file for file in source if file.suffix == ".toml"]
+    if inputs and len(source) > 1:
+        raise UserError(f"{inputs[0]}: give one input file, or the images of a path.")
+    if inputs and engine:
+        raise UserError(f"--engine {engine}: {inputs[0]} names an engine itself.")
+    settings = configuration.load(inputs[0]) if inputs else None
+    forces = configuration.load(engine) if engine else None
+    from plumed_cv import workflow
+
+    found = workflow.energy(
+        settings or (source if len(source) > 1 else source[0]),
+        output,
+        n_structures=structures,
+        noise_A2=noise,
+        n_components=components,
+        seed=seed,
+        engine=forces,
+        reporter=Terminal(),
+    )
+    result = found.as_dict()
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        _print_energies(result)
+        print(f"Pictures and all results: {output}")
+
+
+@app.command()
 def train(
     trajectories: Annotated[list[Path], typer.Argument(help="any format that mdtraj reads")],
     initial: Annotated[Path, typer.Option(help="structure where the CV is 0")],
@@ -353,6 +417,38 @@ def _bar(*more: ProgressColumn) -> Progress:
         *more,
         console=err,
     )
+
+
+def _print_energies(result: dict[str, Any]) -> None:
+    table = Table(
+        "", "barrier (eV)", "error", "error (%)", "end point (eV)", "error", "RMS (eV)",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    names = {"neb": "path", "pca": f"PCA, D = {result['components']}", "ae_pca": "AE+PCA"}
+    for name, words in names.items():
+        row = result["profiles"][name]
+        percent, end = row["barrier_error_percent"], f"{row['end_point_eV']:.4f}"
+        barrier = f"{row['barrier_eV']:.4f}"
+        if name == "neb":
+            table.add_row(words, barrier, "", "", end)
+            continue
+        table.add_row(
+            words,
+            barrier,
+            f"{row['barrier_error_eV']:+.4f}",
+            "" if percent is None else f"{percent:+.2f}",
+            end,
+            f"{row['end_point_error_eV']:+.4f}",
+            f"{row['rms_eV']:.4f}",
+        )
+    out.print(table)
+    print(
+        f"{result['atoms']} atoms, {result['images']} images, {result['structures']:,} structures, "
+        f"elbow at {result['elbow']} components, {sum(result['seconds'].values()):.0f} s"
+    )
+    print(result["localisation"]["sentence"])
+    for note in result["notes"]:
+        print(note)
 
 
 def _print_iterations(result: dict[str, Any]) -> None:

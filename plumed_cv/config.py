@@ -20,8 +20,16 @@ class _Section(BaseModel):
 class System(_Section):
     """The process to study."""
 
-    initial: Path = Field(description="structure before the process, any format that ASE reads")
-    final: Path = Field(description="structure after it: same atoms, same order, same cell")
+    initial: Path | None = Field(
+        None,
+        description="structure before the process, any format that ASE reads; "
+        "required without path.file",
+    )
+    final: Path | None = Field(
+        None,
+        description="structure after it: same atoms, same order, same cell; "
+        "required without path.file",
+    )
     temperature_K: Positive = Field(description="temperature, K")
 
 
@@ -49,6 +57,12 @@ class Engine(_Section):
 class PathSection(_Section):
     """The minimum energy path at 0 K."""
 
+    file: Path | list[Path] | None = Field(
+        None,
+        description="images of your own path in any format that ASE reads, or one file an image; "
+        "energies and forces are computed where they are missing. An elastic band between "
+        "system.initial and system.final if absent",
+    )
     images: Annotated[int, Field(ge=5)] = Field(
         19, description="images of the elastic band, end states included"
     )
@@ -153,6 +167,18 @@ class Config(_Section):
     sampling: Sampling = Sampling()
     iteration: Iteration = Iteration()
 
+    @model_validator(mode="after")
+    def _one_path(self) -> "Config":
+        ends = (self.system.initial, self.system.final)
+        if self.path.file is None and None in ends:
+            missing = "initial" if ends[0] is None else "final"
+            raise ValueError(f"system.{missing} is missing, and there is no path.file instead")
+        if self.path.file is not None and ends != (None, None):
+            raise ValueError(
+                "system.initial and system.final are the ends of path.file; remove one or the other"
+            )
+        return self
+
 
 def load(path: Path | str) -> Config:
     """Read and check an input file.
@@ -185,15 +211,23 @@ def load(path: Path | str) -> Config:
             ) from None
         message = first["msg"].removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-        raise UserError(f"{path}: {place}{given}: {message}.") from None
+        where = f"{place}{given}: " if place else ""
+        raise UserError(f"{path}: {where}{message}.") from None
     folder = path.resolve().parent
     engine = config.engine.model_copy(
         update={"directory": folder / (config.engine.directory or ".")}
     )
+    ends = {"initial": config.system.initial, "final": config.system.final}
     system = config.system.model_copy(
-        update={"initial": folder / config.system.initial, "final": folder / config.system.final}
+        update={name: folder / end for name, end in ends.items() if end is not None}
     )
-    return config.model_copy(update={"system": system, "engine": engine})
+    images = config.path.file
+    if isinstance(images, list):
+        images = [folder / image for image in images]
+    elif images is not None:
+        images = folder / images
+    section = config.path.model_copy(update={"file": images})
+    return config.model_copy(update={"system": system, "engine": engine, "path": section})
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import ase.io
 import numpy as np
@@ -28,6 +29,9 @@ Progress = Callable[[float, str], None]
 
 # One file of all images of a path, or several in order.
 Files = Path | str | Sequence[Path | str]
+
+# Between images. With springs much softer than bonds dense images gather at the ends of the path.
+_SPRING_EV_A2 = 5.0
 
 # No two atoms are closer: who moves by less between two images has not changed places.
 _CLOSEST_A = 0.6
@@ -139,14 +143,15 @@ def load_path(files: Files, say: Callable[[str], None] = lambda text: None) -> E
     UserError
         As `read_images`, and if an image has no energy or no forces.
     """
+    name = name_of(files)
     images = read_images(files, say)
     for number, image in enumerate(images):
         if not has_forces(image):
             raise UserError(
-                f"{_label(files)}: image {number} has no energy or no forces (in extended XYZ: "
-                "energy= in the second line, and a column forces); name an engine to compute them."
+                f"{name}: image {number} has no energy or no forces (in extended XYZ: energy= in "
+                "the second line, and a column forces); name an engine to compute them."
             )
-    return EnergyPath(tuple(images), _label(files))
+    return EnergyPath(tuple(images), name)
 
 
 def read_images(files: Files, say: Callable[[str], None] = lambda text: None) -> list[Atoms]:
@@ -174,24 +179,24 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
         If a file is missing or cannot be read, if the images are not of the same atoms in the same
         order and cell, have numbers that are not finite, or an atom moves by half of the cell.
     """
-    label = _label(files)
+    name = name_of(files)
     if isinstance(files, Path | str):
         given = _read(files, ":")
-        names = [f"{label}: image {number}" for number in range(len(given))]
+        names = [f"{name}: image {number}" for number in range(len(given))]
     else:
         given = [_read(file, "-1:")[0] for file in files]
         names = [f"{file}: image {number}" for number, file in enumerate(files)]
     images = []
-    for name, atoms in zip(names, given, strict=True):
+    for image_name, atoms in zip(names, given, strict=True):
         try:
             cell_of(atoms)  # refuses borders along some directions only
             images.append(oriented(atoms))
         except UserError as error:
-            raise UserError(f"{name}: {error}") from None
+            raise UserError(f"{image_name}: {error}") from None
         images[-1].set_constraint()
-        _check_same_atoms(name, images[-1], images[0])
+        _check_same_atoms(image_name, images[-1], images[0])
     if not np.allclose(images[0].cell.array, given[0].cell.array):
-        say(f"{label}: turned: first cell vector along x, second in the xy plane.")
+        say(f"{name}: turned: first cell vector along x, second in the xy plane.")
 
     kept, last = [images[0]], np.zeros((len(images[0]), 3))
     steps = [np.zeros((len(images[0]), 3))]
@@ -199,12 +204,12 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
         _check_order(names[number], images[number], images[number - 1])
         steps.append(_displacements(images[number], images[number - 1]))
     unwrapped = np.cumsum(steps, axis=0)
-    for name, image, u in zip(names, images, unwrapped, strict=True):
+    for image_name, image, u in zip(names, images, unwrapped, strict=True):
         off = np.linalg.norm(u - _displacements(image, images[0]), axis=1)
         if off.max() > _CLOSEST_A:
             raise UserError(
-                f"{name}: atom {off.argmax() + 1} has moved by half of the cell since image 0; a "
-                "periodic displacement is not unique beyond that, so take a larger cell."
+                f"{image_name}: atom {off.argmax() + 1} has moved by half of the cell since image "
+                "0; a periodic displacement is not unique beyond that, so take a larger cell."
             )
     shortest = 1e-3 * np.linalg.norm(steps, axis=(1, 2)).sum() / len(steps)
     for image, u in zip(images[1:], unwrapped[1:], strict=True):
@@ -213,11 +218,16 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
             last = u
     if len(kept) < 3:
         raise UserError(
-            f"{label}: holds {len(kept)} structures that differ; a path needs three or more."
+            f"{name}: holds {len(kept)} structures that differ; a path needs three or more."
         )
     if len(kept) < len(images):
-        say(f"{label}: {len(images) - len(kept)} of {len(images)} images repeat and are left out.")
+        say(f"{name}: {len(images) - len(kept)} of {len(images)} images repeat and are left out.")
     return kept
+
+
+def name_of(files: Files) -> str:
+    """What messages call the images' files."""
+    return str(files) if isinstance(files, Path | str) else f"{files[0]} ... {files[-1]}"
 
 
 def has_forces(atoms: Atoms) -> bool:
@@ -335,11 +345,11 @@ def minimum_energy_path(
     fmax_eV_A: float = 1e-3,
     max_steps: int = 5000,
     progress: Progress = lambda fmax, stage: None,
+    interpolation: Literal["idpp", "linear"] = "idpp",
 ) -> EnergyPath:
     """Relax two end states and find the minimum energy path between them.
 
-    Climbing-image nudged elastic band with improved tangents, started from the image-dependent pair
-    potential's interpolation.
+    Climbing-image nudged elastic band with improved tangents.
 
     Parameters
     ----------
@@ -355,6 +365,9 @@ def minimum_energy_path(
         Limit on the optimisation steps of each stage.
     progress
         Called after every optimisation step.
+    interpolation
+        The first guess: the image-dependent pair potential's, which keeps atoms apart and takes
+        memory and time as N^2, or a straight line, enough where no atom passes another.
 
     Raises
     ------
@@ -378,8 +391,8 @@ def minimum_energy_path(
     end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
 
     images = [start, *(start.copy() for _ in range(n_images - 2)), end]
-    band = NEB(images, method="improvedtangent")
-    band.interpolate(method="idpp", mic=False)
+    band = NEB(images, k=_SPRING_EV_A2, method="improvedtangent")
+    band.interpolate(method=interpolation, mic=False)
     for image in images[1:-1]:
         image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
@@ -410,10 +423,6 @@ def _freeze(atoms: Atoms) -> None:
     """Keep energy and forces with the structure, without the calculator."""
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-
-
-def _label(files: Files) -> str:
-    return str(files) if isinstance(files, Path | str) else f"{files[0]} ... {files[-1]}"
 
 
 def _displacements(atoms: Atoms, reference: Atoms) -> Array:

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import ase.io
 import numpy as np
 from ase import Atoms
 from filelock import FileLock, Timeout
@@ -30,23 +31,36 @@ import plumed_cv
 from plumed_cv import babf, convergence, cv, pca
 from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
+from plumed_cv.energy import Reconstruction, number_of_components, reconstruct
 from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing, write_text
 from plumed_cv.path import (
     EnergyPath,
+    Files,
     check_end_states,
+    has_forces,
     load_path,
     minimum_energy_path,
+    name_of,
     oriented,
+    read_images,
     read_structure,
+    with_forces,
 )
 from plumed_cv.plumed import babf_input, build_plugin, find_plumed
-from plumed_cv.report import plot_profiles
+from plumed_cv.report import (
+    plot_energy_profiles,
+    plot_fve,
+    plot_localisation,
+    plot_profiles,
+)
 from plumed_cv.trajectory import read_displacements
 
-MINIMUM_COMPONENTS = 12
+if TYPE_CHECKING:
+    from plumed_cv.autoencoder import Training
+
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
 NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
@@ -146,6 +160,11 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
 
 def end_states(config: Config) -> tuple[Atoms, Atoms]:
     """The initial and the final structure of the input, checked against each other."""
+    if config.path.file is not None:
+        images = read_images(config.path.file)
+        return images[0], images[-1]
+    assert config.system.initial is not None
+    assert config.system.final is not None
     initial = oriented(read_structure(config.system.initial))
     final = oriented(read_structure(config.system.final))
     check_end_states(initial, final)
@@ -153,10 +172,82 @@ def end_states(config: Config) -> tuple[Atoms, Atoms]:
 
 
 def find_path(config: Config, output: Path, reporter: Reporter | None = None) -> EnergyPath:
-    """Find the minimum energy path of the input and write it as extended XYZ."""
+    """Find the minimum energy path of the input, or read it, and write it as extended XYZ."""
     initial, final = end_states(config)
     with _open_engine(config, initial) as engine:
         return _find_path(config, output, engine, initial, final, reporter or Silent())
+
+
+def energy(
+    source: Config | Files,
+    output: Path,
+    *,
+    n_structures: int | None = None,
+    noise_A2: float | None = None,
+    n_components: int | None = None,
+    seed: int | None = None,
+    engine: Config | None = None,
+    reporter: Reporter | None = None,
+) -> Reconstruction:
+    """Get the energy along a path back by an autoencoder (Sec. 4.1) and write what was found.
+
+    Parameters
+    ----------
+    source
+        An input, whose path is read or found; or the files of the path's images.
+    output
+        Folder, made if absent, for energy.json, path.xyz, cv.safetensors, the pictures
+        profiles.png, fve.png and localisation.png, and localisation.xyz: the end states with a
+        column var_D, the amplitude of each atom in the components (Eq. 3, angstrom).
+    n_structures, noise_A2, n_components, seed
+        As for `energy.reconstruct`; the input's, or that function's own, if None.
+    engine
+        An input whose engine computes energies and forces that the files lack.
+    reporter
+        Is told how it goes.
+
+    Raises
+    ------
+    UserError
+        If the input or the images do not fit, or the folder cannot be written to.
+    """
+    reporter = reporter or Silent()
+    _make_folder(output)
+    if isinstance(source, Config):
+        config = source
+        seed = config.iteration.seed if seed is None else seed
+        n_structures = n_structures or config.path.structures
+        noise_A2 = noise_A2 or _noise(config)
+        n_components = n_components or config.cv.components
+        path = find_path(config, output / "path.xyz", reporter)
+        training = _training(config, seed)
+    else:
+        seed = seed or 0
+        if engine is None:
+            path = load_path(source, reporter.say)
+        else:
+            images = read_images(source, reporter.say)
+            with _open_engine(engine, images[0]) as opened:
+                path = _complete(images, name_of(source), opened, reporter)
+        path.save(output / "path.xyz")
+        training = _training(None, seed)
+    with reporter.task("learning from the noisy path", training.n_epochs) as update:
+        found = reconstruct(
+            path,
+            n_structures or 20_000,
+            noise_A2 or 0.005,
+            n_components,
+            training,
+            seed,
+            lambda done, total, stage: update(done, stage),
+        )
+    found.variable.save(output / "cv.safetensors")
+    plot_energy_profiles(output / "profiles.png", found)
+    plot_fve(output / "fve.png", [(f"{len(path.species)} atoms", found)])
+    plot_localisation(output / "localisation.png", found)
+    _write_localisation(output / "localisation.xyz", found)
+    write_text(output / "energy.json", json.dumps(found.as_dict(), indent=1, allow_nan=False))
+    return found
 
 
 def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np.ndarray]]:
@@ -212,9 +303,24 @@ def _stage_path(
     return load_path(files.path)  # rounded as the file is, so that a resumed run is the same
 
 
+def _complete(images: list[Atoms], name: str, engine: Engine, reporter: Reporter) -> EnergyPath:
+    """A path of images, with energies and forces from the engine where they are missing."""
+    missing = sum(not has_forces(image) for image in images)
+    if missing:
+        with reporter.task("energies and forces", len(images)) as update:
+            images = with_forces(images, engine.calculator, lambda done: update(done, ""))
+        reporter.say(f"{name}: energies and forces of {missing} images are the engine's.")
+    return EnergyPath(tuple(images), name)
+
+
 def _find_path(
     config: Config, output: Path, engine: Engine, initial: Atoms, final: Atoms, reporter: Reporter
 ) -> EnergyPath:
+    if config.path.file is not None:
+        images = read_images(config.path.file, reporter.say)
+        path = _complete(images, name_of(config.path.file), engine, reporter)
+        path.save(output)
+        return path
     with reporter.task("minimum energy path", None) as update:
         path = minimum_energy_path(
             initial,
@@ -239,9 +345,8 @@ def _stage_first_cv(
     record = files.root / "components.json"
     if record.exists() and files.cv(0).exists():
         return int(_read_json(record)["components"])
-    noise = config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
     rng = np.random.default_rng(config.iteration.seed)
-    samples = path.noisy_samples(config.path.structures, noise, rng)
+    samples = path.noisy_samples(config.path.structures, _noise(config), rng)
     n_components = _number_of_components(config, samples)
     first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
     if config.cv.start == "path":
@@ -262,8 +367,12 @@ def _number_of_components(config: Config, samples: np.ndarray) -> int:
             )
         return int(config.cv.components)
     scree = pca.fit(samples, min(30, most), config.iteration.seed)
-    wanted = max(2 * pca.elbow(scree.fraction_of_variance), MINIMUM_COMPONENTS)
-    return int(min(wanted, most))
+    return number_of_components(pca.elbow(scree.fraction_of_variance), most)
+
+
+def _noise(config: Config) -> float:
+    """Variance of the noise on the path, A^2."""
+    return config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
 
 
 def _stage_iteration(
@@ -424,16 +533,10 @@ def _train(
     reporter: Reporter,
 ) -> CollectiveVariable:
     """Train cv-n on displacements."""
-    # Here, because torch takes seconds to import and a resumed run may not need it.
+    # Here as in _training.
     from plumed_cv import autoencoder
 
-    training = autoencoder.Training(
-        hidden=tuple(config.cv.hidden) if config.cv.hidden else None,
-        activation=config.cv.activation,
-        tied=config.cv.tied,
-        restarts=config.cv.restarts,
-        seed=config.iteration.seed + n,
-    )
+    training = _training(config, config.iteration.seed + n)
     with reporter.task(f"training cv-{n}", training.n_epochs) as update:
         learned, _, _ = autoencoder.learn(
             displacements,
@@ -444,6 +547,39 @@ def _train(
             {"iteration": n, "temperature_K": config.system.temperature_K},
         )
     return learned
+
+
+def _training(config: Config | None, seed: int) -> "Training":
+    """How the input wants networks trained, or the defaults."""
+    # Here, because torch takes seconds to import and a resumed run may not need it.
+    from plumed_cv.autoencoder import Training
+
+    if config is None:
+        return Training(seed=seed)
+    return Training(
+        hidden=tuple(config.cv.hidden) if config.cv.hidden else None,
+        activation=config.cv.activation,
+        tied=config.cv.tied,
+        restarts=config.cv.restarts,
+        seed=seed,
+    )
+
+
+def _write_localisation(path: Path, found: Reconstruction) -> None:
+    """Write the end states with each atom's var_D, for OVITO."""
+    ends = [found.path.images[0].copy(), found.path.images[-1].copy()]
+    for atoms in ends:
+        atoms.arrays["var_D"] = found.localisation.amplitude
+    with replacing(path) as temporary:
+        columns = ["symbols", "positions", "var_D"]
+        ase.io.write(temporary, ends, format="extxyz", columns=columns)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be used as a folder: {error.strerror}.") from None
 
 
 def _finish(
@@ -631,8 +767,12 @@ def _same_input(root: Path, config: Config) -> None:
     limits = {"minimum", "maximum", "tolerance"}
     content = config.model_dump(mode="json", exclude={"iteration": limits})
     for name in ("initial", "final"):
-        file = getattr(config.system, name)
-        content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if file := getattr(config.system, name):
+            content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    if images := config.path.file:
+        files = images if isinstance(images, list) else [images]
+        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        content["path"]["file"] = hashes
     content["engine"].pop("directory")
     content["engine"]["files"] = _potential_hashes(config)
     record = root / "input.json"

@@ -30,6 +30,12 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
     assert found.sampling.bins == 100
     file = read(tmp_path, GOOD.split("potential")[0] + 'potential = "fe.lmp"\n')
     assert file.engine.potential == Path("fe.lmp")
+    without_ends = GOOD.replace('initial = "a.xyz"\nfinal = "b.xyz"\n', "")
+    one = read(tmp_path, without_ends + '[path]\nfile = "neb.xyz"')
+    assert one.path.file == tmp_path / "neb.xyz"
+    assert one.system.initial is None
+    several = read(tmp_path, without_ends + '[path]\nfile = ["0.cif", "1.cif", "/2.cif"]')
+    assert several.path.file == [tmp_path / "0.cif", tmp_path / "1.cif", Path("/2.cif")]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,9 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
         (GOOD.replace("300", "nan"), "system.temperature_K = nan"),
         (GOOD.replace("300", '"hot"'), "system.temperature_K = 'hot'"),
         (GOOD.replace("temperature_K = 300", ""), "system.temperature_K is missing"),
+        (GOOD.replace('initial = "a.xyz"', ""), "system.initial is missing, and there is no path"),
+        (GOOD.replace('final = "b.xyz"', ""), "system.final is missing"),
+        (GOOD + '[path]\nfile = "neb.xyz"', "are the ends of path.file; remove one or the other"),
         (GOOD + "colour = 1", "no key engine.colour; 'plumed-cv run --keys' lists all"),
         (GOOD + "[smapling]\nsteps = 1", "no key smapling"),
         (GOOD + "[sampling]\nsteps = 100", "steps = 100 must be at least"),
@@ -66,9 +75,4 @@ def test_every_key_is_described() -> None:
     assert len({name for name, _, _ in keys}) == len(keys) > 25
     assert all(meaning for _, _, meaning in keys)
     required = {name for name, default, _ in keys if default == "required"}
-    assert required == {
-        "system.initial",
-        "system.final",
-        "system.temperature_K",
-        "engine.potential",
-    }
+    assert required == {"system.temperature_K", "engine.potential"}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
@@ -20,7 +21,7 @@ from ase import Atoms
 from plumed_cv import babf, config, workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
-from plumed_cv.path import read_structure
+from plumed_cv.path import load_path, read_structure
 from plumed_cv.trajectory import read_displacements
 
 INPUT = """
@@ -173,6 +174,25 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, plugin: Path) 
     assert last.steps == 2000 + 1 + sum(part["stopped"] for part in parts[:-1])
 
 
+def test_a_path_of_the_users_own(example: Path, finished: Path, tmp_path: Path) -> None:
+    """The images of a finished run, as bare positions: the engine computes what they lack."""
+    images = [image.copy() for image in load_path(finished / "path.xyz").images]
+    ase.io.write(tmp_path / "own.traj", images)
+    file = tmp_path / "own.toml"
+    ends = 'initial = "initial.xyz"\nfinal = "final.xyz"\n'
+    assert ends in INPUT
+    text = INPUT.replace(ends, "").replace("[path]", '[path]\nfile = "own.traj"')
+    file.write_text(text.replace("maximum = 2", "maximum = 1\nminimum = 1"))
+    result = workflow.run(config.load(file), tmp_path / "run")
+    whole = json.loads((finished / "result.json").read_text())
+    assert result["energy_barrier_0K_eV"] == pytest.approx(whole["energy_barrier_0K_eV"], abs=1e-6)
+    assert result["barrier_eV"] > 0
+    assert workflow.run(config.load(file), tmp_path / "run") == result
+    ase.io.write(tmp_path / "own.traj", images[::-1])
+    with pytest.raises(UserError, match=r"another path\.file"):
+        workflow.run(config.load(file), tmp_path / "run")
+
+
 def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> None:
     snapshots = sorted((finished / "iteration-1").glob("segment-*/snapshots.dcd"))
     model = tmp_path / "cv.safetensors"
@@ -308,7 +328,19 @@ def test_damaged_files_of_a_run_are_named(example: Path, finished: Path, tmp_pat
 
 
 def test_help_has_examples() -> None:
-    for verb in ("doctor", "plugin", "plumed", "init", "path", "train", "run", "fes", "export"):
+    verbs = (
+        "doctor",
+        "plugin",
+        "plumed",
+        "init",
+        "path",
+        "energy",
+        "train",
+        "run",
+        "fes",
+        "export",
+    )
+    for verb in verbs:
         done = command(verb, "--help")
         assert done.returncode == 0
         assert len(done.stdout) > 100

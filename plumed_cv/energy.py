@@ -1,0 +1,535 @@
+"""The energy at 0 K along a path, got back from the forces by a collective variable (Eqs. 18-20).
+
+Everything is integrated along the path itself, where the conditional average of Eq. 18 has one
+member. With g = grad xi and t the path's tangent, the energy rises by t . P grad V a length, P the
+projection on g (Eq. 20) or, with several latent dimensions, on all of them (Eq. 19). Along a
+minimum energy path grad V is along t, so a collective variable loses 1 - cos^2 of the angle between
+g and t, and a linear subspace what of t lies outside of it.
+
+Lengths are in angstrom, energies in eV. K images of N atoms, D components, d latent dimensions.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import units
+from numpy.typing import NDArray
+from scipy.integrate import trapezoid
+from scipy.interpolate import CubicHermiteSpline, CubicSpline
+
+from plumed_cv import cv, pca
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.path import EnergyPath
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from plumed_cv.autoencoder import Training
+
+SUBDIVISIONS = 32  # of the path between two images
+SCREE = 30  # components of the curve of Fig. 2
+MINIMUM_COMPONENTS = 12
+
+# Shares of the path's squared displacement above which a process is localised, or partly so.
+LOCALISED, PARTLY_LOCALISED = 0.9, 0.75
+
+# Units in eV and angstrom that forces, and energies, are handed over in by mistake.
+_FORCE_UNITS = {
+    "Ry/bohr": units.Ry / units.Bohr,
+    "Ha/bohr": units.Ha / units.Bohr,
+    "eV/bohr": 1.0 / units.Bohr,
+    "eV/nm": 1.0 / units.nm,
+    "kcal/mol/A": units.kcal / units.mol,
+    "kJ/mol/A": units.kJ / units.mol,
+    "kJ/mol/nm": units.kJ / units.mol / units.nm,
+}
+_ENERGY_UNITS = {
+    "Ry": units.Ry,
+    "Ha": units.Ha,
+    "kcal/mol": units.kcal / units.mol,
+    "kJ/mol": units.kJ / units.mol,
+}
+
+# Called with the work done so far, all of it, and what is being done.
+Progress = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True)
+class EnergyProfile:
+    """Energy above the first image along a path.
+
+    Parameters
+    ----------
+    parameter
+        Fractional arc length, shape (G,).
+    energy
+        Shape (G,), eV.
+    """
+
+    parameter: Array
+    energy: Array
+
+    @property
+    def barrier(self) -> float:
+        """The highest energy above the first image, eV."""
+        return float(self.energy.max())
+
+    @property
+    def end_point(self) -> float:
+        """Energy of the last image above the first, eV."""
+        return float(self.energy[-1])
+
+    def deviation_from(self, other: "EnergyProfile") -> float:
+        """Root mean square difference to another profile along the path, eV."""
+        square = (self.energy - other.energy) ** 2
+        return float(trapezoid(square, self.parameter) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Which atoms take part in a process: more than the thermal noise of one coordinate.
+
+    Parameters
+    ----------
+    amplitude
+        var_{D,a} of Eq. 3, shape (N,), angstrom.
+    noise
+        Standard deviation of the noise of one coordinate, angstrom.
+    motion
+        Each atom's squared displacement along the path without noise, about its mean and averaged
+        over the path, shape (N,), A^2.
+    """
+
+    amplitude: Array
+    noise: float
+    motion: Array
+
+    @property
+    def moving(self) -> NDArray[np.bool_]:
+        """The atoms whose var_{D,a} exceeds the noise, shape (N,)."""
+        return np.asarray(self.amplitude > self.noise)
+
+    @property
+    def share(self) -> float:
+        """What the moving atoms have of the path's squared displacement, 0 to 1."""
+        return float(self.motion[self.moving].sum() / self.motion.sum())
+
+    @property
+    def participation(self) -> float:
+        """How many atoms share the motion, 1 to N: (sum m)^2 / sum m^2 of the motion m."""
+        return float(self.motion.sum() ** 2 / (self.motion**2).sum())
+
+    @property
+    def verdict(self) -> str:
+        """Localised, partly localised or extended: by the share of the moving atoms."""
+        if self.share >= LOCALISED:
+            return "localised"
+        return "partly localised" if self.share >= PARTLY_LOCALISED else "extended"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence with its reason and what to expect."""
+        expect = {
+            "localised": "an autoencoder suits it",
+            "partly localised": "it needs more structures than a localised one",
+            "extended": "barriers come out too low unless very many structures are drawn",
+        }[self.verdict]
+        return (
+            f"The process is {self.verdict}, {expect}: {100 * self.share:.0f} % of the squared "
+            f"displacement is on {self.moving.sum()} of {len(self.motion)} atoms, those that "
+            f"exceed the thermal noise of {self.noise:.3f} A (participation number "
+            f"{self.participation:.1f})."
+        )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What `reconstruct` found.
+
+    Parameters
+    ----------
+    path
+        The path.
+    neb, pca, ae_pca
+        The profile of the path's own energies, that of the force within the principal components,
+        and that of the autoencoder's collective variable.
+    forces
+        The path's forces integrated along it: what the quadrature makes of an exact variable.
+    xi
+        The collective variable along the path, shape (G, d).
+    fraction_of_variance
+        Of the leading principal components (Fig. 2), at most 30.
+    elbow
+        How many of them are above the noise.
+    localisation
+        Which atoms take part.
+    variable
+        The collective variable.
+    losses
+        Mean square error of each epoch of the training, A^2.
+    seconds
+        Wall time of the stages.
+    n_structures, variance_A2, seed
+        The training data: how many structures, the variance of their noise, and its seed.
+    """
+
+    path: EnergyPath
+    neb: EnergyProfile
+    pca: EnergyProfile
+    ae_pca: EnergyProfile
+    forces: EnergyProfile
+    xi: Array
+    fraction_of_variance: Array
+    elbow: int
+    localisation: Localisation
+    variable: CollectiveVariable
+    losses: Array
+    seconds: dict[str, float]
+    n_structures: int
+    variance_A2: float
+    seed: int
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what in the path itself limits the accuracy."""
+        notes = []
+        own = self.forces.deviation_from(self.neb) / max(float(np.ptp(self.neb.energy)), 1e-12)
+        if own > 0.005:
+            notes.append(
+                f"{self.path.name}: the forces do not integrate to the energies (RMS deviation "
+                f"{100 * own:.1f} % of their range): more images would."
+            )
+        across = force_across(self.path)
+        if across > 0.05:
+            notes.append(
+                f"{self.path.name}: forces across the path or on its ends reach {across:.2f} eV/A; "
+                "on a converged minimum energy path they are near 0."
+            )
+        return notes
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        profiles = {"neb": self.neb, "pca": self.pca, "ae_pca": self.ae_pca, "forces": self.forces}
+        return {
+            "path": self.path.name,
+            "atoms": len(self.path.species),
+            "images": len(self.path.images),
+            "largest_force_across_path_eV_A": force_across(self.path),
+            "structures": self.n_structures,
+            "noise_A2": self.variance_A2,
+            "seed": self.seed,
+            "elbow": self.elbow,
+            "components": self.variable.n_components,
+            "profiles": {name: compare(profile, self.neb) for name, profile in profiles.items()},
+            "localisation": {
+                "verdict": self.localisation.verdict,
+                "sentence": self.localisation.sentence,
+                "moving_atoms": int(self.localisation.moving.sum()),
+                "share_of_moving_atoms": self.localisation.share,
+                "participation": self.localisation.participation,
+                "noise_A": self.localisation.noise,
+                "var_D_A": self.localisation.amplitude.tolist(),
+            },
+            "final_loss_A2": float(self.losses[-1]),
+            "losses_A2": self.losses.tolist(),
+            "fraction_of_variance": self.fraction_of_variance.tolist(),
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "parameter": self.neb.parameter.tolist(),
+            "xi": self.xi.tolist(),
+            **{f"{name}_eV": profile.energy.tolist() for name, profile in profiles.items()},
+        }
+
+
+def compare(profile: EnergyProfile, reference: EnergyProfile) -> dict[str, float | None]:
+    """Barrier and end point of a profile with their errors against a reference.
+
+    Returns
+    -------
+    dict
+        Energies in eV; percentages of the reference's barrier, None where there is no barrier.
+    """
+    barrier_error = profile.barrier - reference.barrier
+    end_error = profile.end_point - reference.end_point
+    rms = profile.deviation_from(reference)
+
+    def percent(energy: float) -> float | None:
+        return 100.0 * energy / reference.barrier if reference.barrier > 1e-3 else None
+
+    return {
+        "barrier_eV": profile.barrier,
+        "barrier_error_eV": barrier_error,
+        "barrier_error_percent": percent(barrier_error),
+        "end_point_eV": profile.end_point,
+        "end_point_error_eV": end_error,
+        "end_point_error_percent": percent(end_error),
+        "rms_eV": rms,
+        "rms_percent": percent(rms),
+    }
+
+
+class _Curve:
+    """Cubic splines through images: weights of the K images on a fine grid of the path.
+
+    A spline of any property of the images, and its derivative, are these weights times the
+    property, so nothing of the size of a structure is needed on the grid.
+    """
+
+    def __init__(self, path: EnergyPath) -> None:
+        knots = path.arc_length
+        fractions = np.arange(SUBDIVISIONS) / SUBDIVISIONS
+        grid = (knots[:-1, None] + np.diff(knots)[:, None] * fractions).ravel()
+        spline = CubicSpline(knots, np.eye(len(knots)))
+        self.parameter = np.append(grid, 1.0)
+        self.values = spline(self.parameter)
+        self.slopes = spline(self.parameter, 1)
+        self.at_images = np.arange(len(knots)) * SUBDIVISIONS
+
+    def integral(self, slope: Array) -> EnergyProfile:
+        """The profile of given slopes dE/dlambda: the trapezoid of Eq. 20 on the fine grid."""
+        steps = 0.5 * (slope[1:] + slope[:-1]) * np.diff(self.parameter)
+        return EnergyProfile(self.parameter, np.concatenate([[0.0], np.cumsum(steps)]))
+
+
+def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
+    """Energy along a path from the force along a collective variable alone (Eqs. 18-20).
+
+    E rises by F . dxi with F = S^-1 (grad xi . grad V) and the Gram matrix S = grad xi grad xi^T;
+    with one latent dimension, F = grad xi . grad V / |grad xi|^2. The paper sums the trapezoids
+    between images; here images and forces are interpolated by cubic splines before, which takes
+    the error of 27 images of a vacancy's hop from 1 % to below 0.1 %.
+
+    Parameters
+    ----------
+    path
+        Images with forces.
+    variable
+        A collective variable of the same atoms.
+
+    Raises
+    ------
+    UserError
+        If the variable is one of other atoms.
+    """
+    curve = _Curve(path)
+    x, slopes, gradients = _in_components(path, variable, curve)
+    jacobian = variable.encoder_jacobian(x)  # (G, d, D)
+    dxi = jacobian @ slopes[..., None]
+    gram = jacobian @ np.swapaxes(jacobian, -1, -2)
+    # The pseudo-inverse: where a latent dimension is flat, the force along it counts nothing.
+    mean_force = np.linalg.pinv(gram, hermitian=True) @ (jacobian @ gradients[..., None])
+    return curve.integral(np.sum(dxi * mean_force, axis=(1, 2)))
+
+
+def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
+    """Energy along a path from the force within the principal components, P grad V, P = U_D U_D^T.
+
+    What a perfect collective variable of these components would give: the `PCA` of Figs. 5 and 6.
+    """
+    curve = _Curve(path)
+    _, slopes, gradients = _in_components(path, variable, curve)
+    return curve.integral(np.sum(slopes * gradients, axis=1))
+
+
+def along_path(path: EnergyPath) -> EnergyProfile:
+    """Energy along a path from all of the forces: must be the energies of the images."""
+    curve = _Curve(path)
+    flat = (len(path.images), -1)
+    work = -path.displacements.reshape(flat) @ path.forces.reshape(flat).T  # (K, K)
+    return curve.integral(np.sum((curve.slopes @ work) * curve.values, axis=1))
+
+
+def of_images(path: EnergyPath) -> EnergyProfile:
+    """The images' energies, between them by cubic polynomials with the slope of their forces."""
+    curve = _Curve(path)
+    flat = (len(path.images), -1)
+    tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(flat)
+    slopes = -np.sum(tangents * path.forces.reshape(flat), axis=1)
+    spline = CubicHermiteSpline(path.arc_length, path.energies, slopes)
+    return EnergyProfile(curve.parameter, spline(curve.parameter))
+
+
+def force_across(path: EnergyPath) -> float:
+    """The largest force on an atom across the path (eV/A): near 0 on a minimum energy path.
+
+    On the end states, which should be minima, all of the force counts.
+    """
+    curve = _Curve(path)
+    tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(len(path.images), -1)
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    tangents[[0, -1]] = 0.0
+    forces = path.forces.reshape(tangents.shape)
+    across = forces - np.sum(forces * tangents, axis=1, keepdims=True) * tangents
+    return float(np.linalg.norm(across.reshape(path.forces.shape), axis=2).max())
+
+
+def check_forces(path: EnergyPath) -> float:
+    """Compare the forces, integrated along the path, with the energies of the images.
+
+    Returns
+    -------
+    float
+        The error of the barrier that the forces give, as a fraction of the energies' range: what
+        the images are too far apart for.
+
+    Raises
+    ------
+    UserError
+        If forces have another sign or unit than the energies, or do not belong to them.
+    """
+    curve = _Curve(path)
+    work = along_path(path).energy[curve.at_images]
+    energies = path.energies
+    spread = float(np.ptp(energies))
+    if spread < 1e-6:
+        raise UserError(
+            f"{path.name}: all images have the same energy; give the energy of each (eV)."
+        )
+    ratio = float(work @ energies / (energies @ energies))
+    norms = float(np.linalg.norm(work) * np.linalg.norm(energies))
+    alike = abs(float(work @ energies)) / norms if norms > 0 else 0.0
+    if 0.8 < ratio < 1.25 and alike > 0.9:
+        return float(np.abs(work - energies).max() / spread)
+    for expected, remedy in _mistakes():
+        if alike > 0.9 and abs(ratio / expected - 1.0) < 0.05:
+            raise UserError(f"{path.name}: {remedy}, for eV and eV/A are expected.")
+    raise UserError(
+        f"{path.name}: the forces along the path add up to {ratio:.3g} times the energies of the "
+        "images; give forces in eV/A of the same calculation as the energies, or more images."
+    )
+
+
+def localisation(
+    path: EnergyPath, principal: pca.PrincipalComponents, noise: float
+) -> Localisation:
+    """Which atoms take part in a process, from the components of its noisy path (Eq. 3)."""
+    curve = _Curve(path)
+    weights = np.gradient(curve.parameter)
+    weights[[0, -1]] *= 0.5
+    weights /= weights.sum()
+    positions = path.displacements.reshape(len(path.images), -1)
+    moments = curve.values.T @ (weights[:, None] * curve.values)
+    squares = np.sum((moments @ positions) * positions, axis=0)
+    squares -= (weights @ curve.values @ positions) ** 2
+    motion = np.maximum(squares, 0.0).reshape(-1, 3).sum(axis=1)
+    return Localisation(principal.localisation, noise, motion)
+
+
+def number_of_components(elbow: int, largest: int) -> int:
+    """D for an elbow: twice that (Sec. 2.2), 12 at least, and `largest` at most."""
+    return min(max(2 * elbow, MINIMUM_COMPONENTS), largest)
+
+
+def reconstruct(
+    path: EnergyPath,
+    n_structures: int = 20_000,
+    variance_A2: float = 0.005,
+    n_components: int | None = None,
+    training: "Training | None" = None,
+    seed: int = 0,
+    progress: Progress = lambda done, total, stage: None,
+) -> Reconstruction:
+    """Train a collective variable on a noisy path and get the path's energy back (Sec. 4.1).
+
+    Parameters
+    ----------
+    path
+        Images with energies and forces.
+    n_structures
+        Structures drawn from the path for the training.
+    variance_A2
+        Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
+    n_components
+        Principal components D; by the elbow if None, see `number_of_components`.
+    training
+        Network and schedule; the defaults with `seed` if None.
+    seed
+        Seed of the noise and the components.
+    progress
+        Called now and then.
+
+    Raises
+    ------
+    UserError
+        If the forces do not fit the energies (`check_forces`), or as for `autoencoder.learn`.
+    """
+    from plumed_cv import autoencoder
+
+    training = training or autoencoder.Training(seed=seed)
+    if n_structures < 2 or not variance_A2 > 0:
+        raise UserError(
+            f"{n_structures} structures with a noise of variance {variance_A2} A^2: give two or "
+            "more structures and a positive variance."
+        )
+    check_forces(path)
+    first, last = path.images[0], path.images[-1]
+    frame = cv.linear(path.species, path.cell, first.positions, last.positions)
+    clock = time.monotonic()
+    seconds = {}
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        seconds[name], clock = time.monotonic() - clock, time.monotonic()
+
+    total = training.n_epochs
+    progress(0, total, "drawing structures")
+    samples = path.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
+    lap("structures")
+    progress(0, total, "principal components")
+    largest = min(n_structures - 1, 3 * len(path.species) - 3)
+    scree = pca.fit(samples, min(SCREE, largest), seed)
+    elbow = pca.elbow(scree.fraction_of_variance)
+    lap("components")
+    variable, principal, network = autoencoder.learn(
+        samples,
+        frame,
+        n_components or number_of_components(elbow, largest),
+        training,
+        lambda epoch, epochs, loss: progress(epoch, epochs, f"error {loss**0.5:.4f} A"),
+        {"path": path.name, "noise_A2": variance_A2},
+    )
+    lap("training")
+    curve = _Curve(path)
+    x, _, _ = _in_components(path, variable, curve)
+    return Reconstruction(
+        path=path,
+        neb=of_images(path),
+        pca=along_components(path, variable),
+        ae_pca=along_variable(path, variable),
+        forces=along_path(path),
+        xi=variable.encode(x),
+        fraction_of_variance=scree.fraction_of_variance,
+        elbow=elbow,
+        localisation=localisation(path, principal, variance_A2**0.5),
+        variable=variable,
+        losses=network.losses,
+        seconds=seconds,
+        n_structures=n_structures,
+        variance_A2=variance_A2,
+        seed=seed,
+    )
+
+
+def _in_components(
+    path: EnergyPath, variable: CollectiveVariable, curve: _Curve
+) -> tuple[Array, Array, Array]:
+    """Components x, dx/dlambda and U_D^T grad V on the grid, each of shape (G, D)."""
+    if variable.species != path.species:
+        raise UserError(f"{path.name}: the collective variable is one of other atoms.")
+    positions = np.stack([image.positions for image in path.images])
+    x = variable.components(variable.displacements(positions, path.cell))
+    gradients = -path.forces.reshape(len(positions), -1) @ variable.pca_components.T
+    return curve.values @ x, curve.slopes @ x, curve.values @ gradients
+
+
+def _mistakes() -> Iterator[tuple[float, str]]:
+    """What else the forces' work may be of the energies, and the remedy for each."""
+    for unit, factor in _FORCE_UNITS.items():
+        yield 1.0 / factor, f"the forces are in {unit}: multiply them by {factor:.6g}"
+        yield -1.0 / factor, f"the forces are gradients in {unit}: multiply them by {-factor:.6g}"
+    for unit, factor in _ENERGY_UNITS.items():
+        yield factor, f"the energies are in {unit}: multiply them by {factor:.6g}"
+    yield -1.0, "the forces are gradients, they point uphill: multiply them by -1"

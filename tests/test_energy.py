@@ -1,0 +1,456 @@
+"""The energy along a path: analytic paths whose integrals are known, and the command on iron."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from plumed_cv import cv, energy
+from plumed_cv.autoencoder import Training
+from plumed_cv.cv import CollectiveVariable, Layer, random_model
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.path import EnergyPath, load_path
+
+N_ATOMS, RADIUS, ANGLE, HEIGHT, TILT = 12, 1.3, 2.0, 0.7, -0.15
+
+
+def basis(n_directions: int, atoms: slice = slice(None), seed: int = 0) -> Array:
+    """Orthonormal directions without translation, (n, 3N), in which only `atoms` move."""
+    rng = np.random.default_rng(seed)
+    raw = np.zeros((n_directions, N_ATOMS, 3))
+    raw[:, atoms] = rng.normal(size=raw[:, atoms].shape)
+    raw[:, atoms] -= raw[:, atoms].mean(axis=1, keepdims=True)
+    directions = np.linalg.qr(raw.reshape(n_directions, -1).T)[0].T
+    return np.asarray(directions)
+
+
+def height(s: Array) -> Array:
+    """Energy along the path: two humps, and an end below the beginning."""
+    return HEIGHT * np.sin(np.pi * s) ** 2 * (1 + 0.5 * np.cos(2 * np.pi * s) ** 2) + TILT * s
+
+
+def slope(s: Array) -> Array:
+    step = 1e-6
+    return np.asarray((height(s + step) - height(s - step)) / (2 * step))
+
+
+def images(positions: Array, energies: Array, gradients: Array) -> EnergyPath:
+    home = np.random.default_rng(9).uniform(0, 9, size=(N_ATOMS, 3))
+    path = []
+    for u, e, g in zip(positions, energies, gradients, strict=True):
+        atoms = Atoms("H" * N_ATOMS, positions=home + u.reshape(-1, 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=e - 40.0, forces=-g.reshape(-1, 3))
+        path.append(atoms)
+    return EnergyPath(tuple(path))
+
+
+def arc(
+    directions: Array, n_images: int = 25, stiffness: float = 5.0, off: float = 0.0
+) -> EnergyPath:
+    """The bottom of a valley along an arc in the plane of two directions, a minimum energy path.
+
+    V = height(angle / ANGLE) + stiffness / 2 (r - RADIUS)^2; `off` moves the images out of the
+    bottom, to the radius RADIUS + off.
+    """
+    s = np.linspace(0, 1, n_images)
+    radial = np.cos(ANGLE * s)[:, None] * directions[0] + np.sin(ANGLE * s)[:, None] * directions[1]
+    around = np.cos(ANGLE * s)[:, None] * directions[1] - np.sin(ANGLE * s)[:, None] * directions[0]
+    gradients = (slope(s) / ANGLE / (RADIUS + off))[:, None] * around
+    gradients += stiffness * off * radial
+    energies = height(s) + 0.5 * stiffness * off**2
+    return images((RADIUS + off) * radial, energies, gradients)
+
+
+def line(direction: Array, n_images: int = 25) -> EnergyPath:
+    s = np.linspace(0, 1, n_images)
+    gradients = (slope(s) / RADIUS)[:, None] * direction
+    return images(RADIUS * s[:, None] * direction, height(s), gradients)
+
+
+def frame(path: EnergyPath) -> CollectiveVariable:
+    ends = path.images[0].positions, path.images[-1].positions
+    return cv.linear(path.species, path.cell, *ends)
+
+
+def along(path: EnergyPath, directions: Array, mean: Array | None = None) -> CollectiveVariable:
+    """A variable whose components are given directions and whose encoder keeps the first."""
+    first = Layer(np.eye(1, len(directions)), np.zeros(1))
+    last = Layer(np.eye(len(directions), 1), np.zeros(len(directions)))
+    return replace(
+        frame(path),
+        pca_mean=np.zeros(3 * N_ATOMS) if mean is None else mean,
+        pca_components=directions,
+        encoder=(first,),
+        decoder=(last,),
+        latent_scale=np.ones(1),
+    )
+
+
+class Angle(CollectiveVariable):
+    """The angle in the plane of the two components: the exact variable of `arc`."""
+
+    def encoder_jacobian(self, components: NDArray[Any]) -> Array:
+        x, y = components[..., 0], components[..., 1]
+        turned = np.stack([-y, x], axis=-1)[..., None, :]
+        return np.asarray(turned / (x**2 + y**2)[..., None, None])
+
+
+@pytest.mark.parametrize(("n_images", "accuracy"), [(20, 2e-3), (30, 5e-4)])
+def test_the_exact_variable_gives_the_exact_energy(n_images: int, accuracy: float) -> None:
+    plane = basis(2)
+    path = arc(plane, n_images)
+    variable = along(path, plane, mean=-RADIUS * plane[0])
+    exact = Angle(**{name: getattr(variable, name) for name in variable.__dataclass_fields__})
+    for profile in (energy.along_variable(path, exact), energy.along_path(path)):
+        s = profile.parameter
+        np.testing.assert_allclose(profile.energy, height(s) - height(s[0]), atol=accuracy * HEIGHT)
+        assert profile.end_point == pytest.approx(TILT, abs=accuracy * HEIGHT)
+    np.testing.assert_allclose(
+        energy.of_images(path).energy, height(s) - height(s[0]), atol=accuracy * HEIGHT
+    )
+
+
+def test_the_top_between_two_images_is_found() -> None:
+    path = arc(basis(2), 24)  # no image is on a top
+    top = height(np.linspace(0, 1, 10001)).max()
+    assert path.energies.max() < top - 1e-3
+    assert energy.of_images(path).barrier == pytest.approx(top, abs=2e-4)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 20.0, 60.0])
+def test_a_gradient_off_the_path_loses_the_squared_cosine(degrees: float) -> None:
+    plane = basis(2)
+    path = line(plane[0])
+    turned = np.cos(np.radians(degrees)) * plane[0] + np.sin(np.radians(degrees)) * plane[1]
+    profile = energy.along_variable(path, along(path, turned[None]))
+    expected = np.cos(np.radians(degrees)) ** 2 * energy.along_path(path).energy
+    np.testing.assert_allclose(profile.energy, expected, atol=1e-12)
+
+
+def test_the_whole_space_gives_the_path_and_a_part_its_share() -> None:
+    whole = basis(3 * N_ATOMS - 3)
+    path = arc(basis(2, seed=5), off=0.1)  # with forces across the path
+    np.testing.assert_allclose(
+        energy.along_components(path, along(path, whole)).energy,
+        energy.along_path(path).energy,
+        atol=1e-12,
+    )
+    straight = line(whole[0])
+    part = along(straight, whole[[3, 7]])
+    np.testing.assert_allclose(energy.along_components(straight, part).energy, 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_latent", [1, 2, 3])
+def test_mixing_latent_dimensions_changes_nothing(n_latent: int) -> None:
+    rng = np.random.default_rng(3)
+    path = arc(basis(2))
+    model = random_model(rng, N_ATOMS, 5, (7,), n_latent, activation="tanh")
+    model = replace(
+        model,
+        species=path.species,
+        reference_positions=path.images[0].positions,
+        reference_cell=np.zeros((3, 3)),
+    )
+    profile = energy.along_variable(path, model)
+    mixing = rng.normal(size=(n_latent, n_latent))
+    last = model.encoder[-1]
+    mixed = (*model.encoder[:-1], Layer(mixing @ last.weight, mixing @ last.bias))
+    scaled = replace(model, encoder=mixed, latent_scale=np.ones(n_latent))
+    np.testing.assert_allclose(
+        energy.along_variable(path, scaled).energy, profile.energy, atol=1e-10
+    )
+    assert np.abs(profile.energy).max() > 0.01
+
+
+def test_as_many_latent_dimensions_as_components_are_the_components() -> None:
+    path = arc(basis(2))
+    variable = along(path, np.vstack([basis(2)[:1], basis(1, seed=8)]))
+    variable = replace(
+        variable, pca_components=np.linalg.qr(variable.pca_components.T)[0].T,
+        encoder=(Layer(np.array([[1.0, 0.3], [-2.0, 1.0]]), np.zeros(2)),),
+        decoder=(Layer(np.eye(2), np.zeros(2)),),
+        latent_shift=np.zeros(2), latent_scale=np.ones(2),
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        energy.along_variable(path, variable).energy,
+        energy.along_components(path, variable).energy,
+        atol=1e-12,
+    )
+
+
+def test_a_flat_variable_gives_no_energy() -> None:
+    path = line(basis(1)[0])
+    flat = replace(along(path, basis(1)), encoder=(Layer(np.zeros((1, 1)), np.zeros(1)),))
+    np.testing.assert_array_equal(energy.along_variable(path, flat).energy, 0)
+
+
+def test_forces_across_the_path() -> None:
+    plane = basis(2)
+    # In the valley only the ends, which are no minima, have forces that count.
+    around = np.cos(ANGLE) * plane[1] - np.sin(ANGLE) * plane[0]
+    largest = np.linalg.norm([plane[1].reshape(-1, 3), around.reshape(-1, 3)], axis=2).max()
+    at_ends = abs(TILT) / ANGLE / RADIUS * largest
+    assert energy.force_across(arc(plane)) == pytest.approx(at_ends, rel=0.01)
+    path = arc(plane, off=0.1)
+    expected = 0.5 * np.linalg.norm(plane[0].reshape(-1, 3), axis=1).max()
+    assert 0.5 * expected < energy.force_across(path) < 2 * expected
+
+
+def changed(path: EnergyPath, force: float = 1.0, energies: float = 1.0) -> EnergyPath:
+    copies = []
+    for image in path.images:
+        atoms = image.copy()
+        results = image.calc.results
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=energies * results["energy"], forces=force * results["forces"]
+        )
+        copies.append(atoms)
+    return EnergyPath(tuple(copies), "mine.xyz")
+
+
+@pytest.mark.parametrize(
+    ("force", "energies", "sentence"),
+    [
+        (-1.0, 1.0, "point uphill: multiply them by -1"),
+        (1 / 25.711, 1.0, r"in Ry/bohr: multiply them by 25\.71"),
+        (-1 / 25.711, 1.0, r"gradients in Ry/bohr: multiply them by -25\.71"),
+        (1 / 51.422, 1.0, r"in Ha/bohr: multiply them by 51\.42"),
+        (0.529177, 1.0, r"in eV/bohr: multiply them by 1\.889"),
+        (10.0, 1.0, r"in eV/nm: multiply them by 0\.1"),
+        (23.0605, 1.0, r"in kcal/mol/A: multiply them by 0\.04336"),
+        (96.485, 1.0, r"in kJ/mol/A: multiply them by 0\.01036"),
+        (964.85, 1.0, r"in kJ/mol/nm: multiply them by 0\.001036"),
+        (1.0, 1 / 13.6057, r"energies are in Ry: multiply them by 13\.60"),
+        (1.0, 1 / 27.2114, r"energies are in Ha: multiply them by 27\.21"),
+        (1.0, 23.0605, r"energies are in kcal/mol: multiply them by 0\.04336"),
+        (1.0, 0.0, "all images have the same energy"),
+        (0.3, 1.0, r"add up to 0\.3\d* times the energies"),
+        (0.0, 1.0, "add up to 0 times the energies"),
+    ],
+)
+def test_forces_of_another_unit_or_sign(force: float, energies: float, sentence: str) -> None:
+    path = arc(basis(2))
+    assert energy.check_forces(path) < 1e-3
+    with pytest.raises(UserError, match=sentence) as caught:
+        energy.check_forces(changed(path, force, energies))
+    assert str(caught.value).startswith("mine.xyz")
+    assert "\n" not in str(caught.value)
+
+
+def test_forces_of_other_atoms_are_refused() -> None:
+    path = arc(basis(2))
+    copies = []
+    for image in path.images:
+        atoms = image.copy()
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=image.get_potential_energy(), forces=image.get_forces()[::-1]
+        )
+        copies.append(atoms)
+    with pytest.raises(UserError, match="of the same calculation as the energies"):
+        energy.check_forces(EnergyPath(tuple(copies)))
+
+
+def test_an_autoencoder_finds_the_arc_again() -> None:
+    """With little noise: the plane by PCA, the angle by the network, the energy by both."""
+    path = arc(basis(2))
+    stages: list[str] = []
+    training = Training(
+        hidden=(12, 12), activation="tanh", tied=False, seed=1,
+        schedule=((1e-2, 40), (1e-3, 40), (1e-4, 20)), batch_size=100,
+    )  # fmt: skip
+    found = energy.reconstruct(
+        path, 3000, 1e-4, 4, training, 1, lambda done, total, stage: stages.append(stage)
+    )
+    result = found.as_dict()["profiles"]
+    assert abs(result["pca"]["barrier_error_percent"]) < 0.5
+    assert abs(result["ae_pca"]["barrier_error_percent"]) < 2
+    assert abs(result["ae_pca"]["end_point_error_percent"]) < 2
+    assert result["ae_pca"]["rms_percent"] < 2
+    assert result["neb"]["rms_percent"] == 0
+    assert found.elbow == 2
+    assert len(stages) == training.n_epochs + 2
+    np.testing.assert_allclose(found.xi[[0, -1], 0], [0, 1], atol=1e-9)
+    json.dumps(found.as_dict(), allow_nan=False)
+    again = energy.reconstruct(path, 3000, 1e-4, 4, training, 1)
+    np.testing.assert_array_equal(again.ae_pca.energy, found.ae_pca.energy)
+
+
+def test_localisation_is_the_motion_of_the_atoms() -> None:
+    quick = Training(schedule=((1e-2, 2),))
+    few = arc(basis(2, slice(3)))
+    found = energy.reconstruct(few, 2000, 0.001, 2, quick).localisation
+    assert found.moving.tolist() == [True] * 3 + [False] * (N_ATOMS - 3)
+    assert found.verdict == "localised"
+    assert found.share == pytest.approx(1.0)
+    # Averages over the arc in closed form: of cos, sin, their squares and product.
+    a, plane = ANGLE, basis(2, slice(3)).reshape(2, N_ATOMS, 3)
+    mean = np.array([np.sin(a) / a, (1 - np.cos(a)) / a])
+    second = np.array(
+        [
+            [0.5 + np.sin(2 * a) / (4 * a), np.sin(a) ** 2 / (2 * a)],
+            [np.sin(a) ** 2 / (2 * a), 0.5 - np.sin(2 * a) / (4 * a)],
+        ]
+    )
+    covariance = RADIUS**2 * (second - np.outer(mean, mean))
+    expected = np.einsum("kl,kai,lai->a", covariance, plane, plane)
+    np.testing.assert_allclose(found.motion, expected, atol=1e-4)
+    np.testing.assert_allclose(found.amplitude**2, expected, atol=0.05 * expected.max())
+    assert found.participation == pytest.approx(expected.sum() ** 2 / (expected**2).sum(), rel=1e-3)
+    spread = energy.reconstruct(arc(basis(2)), 2000, 0.15, 2, quick).localisation
+    assert spread.verdict == "extended"
+    assert "0.387 A" in spread.sentence
+    assert spread.participation > 6
+
+
+def test_bad_requests() -> None:
+    path = arc(basis(2))
+    with pytest.raises(UserError, match="1 structures"):
+        energy.reconstruct(path, 1)
+    with pytest.raises(UserError, match="variance -1"):
+        energy.reconstruct(path, 100, -1)
+    with pytest.raises(UserError, match="one of other atoms"):
+        energy.along_variable(path, random_model(np.random.default_rng(0), 5, 3, (3,)))
+
+
+INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = 300.0
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+[path]
+images = 9
+fmax_eV_A = 0.02
+structures = 1000
+[cv]
+activation = "tanh"
+"""
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def vacancy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input of a vacancy's hop in 53 atoms of iron."""
+    folder = tmp_path_factory.mktemp("vacancy")
+    initial = bulk("Fe", "bcc", a=2.855, cubic=True).repeat(3)
+    final = initial.copy()
+    final.positions[1] = initial.positions[0]
+    del initial[0], final[0]
+    initial.write(folder / "initial.xyz")
+    final.write(folder / "final.xyz")
+    (folder / "input.toml").write_text(INPUT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def from_input(vacancy: Path) -> Path:
+    done = command("energy", vacancy / "input.toml", "-o", vacancy / "a" / "b")
+    assert done.returncode == 0, done.stderr
+    assert "AE+PCA" in done.stdout
+    assert "The process is localised" in done.stdout
+    return vacancy / "a" / "b"
+
+
+def test_energy_of_an_input(from_input: Path) -> None:
+    result = json.loads((from_input / "energy.json").read_text())
+    path = load_path(from_input / "path.xyz")
+    assert result["profiles"]["neb"]["barrier_eV"] == pytest.approx(path.barrier, abs=2e-3)
+    assert result["structures"] == 1000
+    assert result["noise_A2"] == pytest.approx(0.005)
+    assert abs(result["profiles"]["ae_pca"]["barrier_error_percent"]) < 25
+    assert len(result["parameter"]) == len(result["ae_pca_eV"]) == len(result["xi"])
+    assert len(result["fraction_of_variance"]) == 30
+    for picture in ("profiles.png", "fve.png", "localisation.png"):
+        assert (from_input / picture).stat().st_size > 10_000
+    ends = list(ase.io.iread(from_input / "localisation.xyz"))
+    assert len(ends) == 2
+    np.testing.assert_allclose(
+        ends[1].arrays["var_D"], result["localisation"]["var_D_A"], atol=1e-7
+    )
+    variable = CollectiveVariable.load(from_input / "cv.safetensors")
+    profile = energy.along_variable(path, variable)
+    np.testing.assert_allclose(profile.energy, result["ae_pca_eV"], atol=1e-5)
+
+
+def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_path: Path) -> None:
+    """Bare positions and an engine, by option or by input file, and the elastic band itself."""
+    images = list(ase.io.iread(from_input / "path.xyz"))
+    for number, image in enumerate(images):
+        image.calc = None
+        image.write(tmp_path / f"POSCAR_{number}", format="vasp", direct=True)
+    files = sorted(tmp_path.glob("POSCAR_*"))
+    common = ["--structures", "1000", "--seed", "4", "--json"]
+    done = command(
+        "energy", *files, "--engine", vacancy / "input.toml", *common, "-o", tmp_path / "o"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "9 images are the engine's" in done.stderr
+    computed = json.loads(done.stdout)
+    done = command("energy", from_input / "path.xyz", *common, "-o", tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    np.testing.assert_allclose(computed["neb_eV"], read["neb_eV"], atol=1e-5)
+    np.testing.assert_allclose(computed["pca_eV"], read["pca_eV"], atol=1e-3)
+    own = tmp_path / "own.toml"
+    text = INPUT.replace('initial = "initial.xyz"\nfinal = "final.xyz"\n', "")
+    names = ", ".join(f'"{file.name}"' for file in files)
+    own.write_text(text.replace("[path]", f"[path]\nfile = [{names}]"))
+    done = command("path", own, "-o", tmp_path / "path.xyz")
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(
+        load_path(tmp_path / "path.xyz").energies, load_path(from_input / "path.xyz").energies,
+        atol=1e-5,
+    )  # fmt: skip
+
+
+def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path: Path) -> None:
+    given = from_input / "path.xyz"
+    images = list(ase.io.iread(given))
+    uphill = tmp_path / "uphill.xyz"
+    for image in images:
+        image.calc = SinglePointCalculator(
+            image, energy=image.get_potential_energy(), forces=-image.get_forces()
+        )
+    ase.io.write(uphill, images)
+    bare = tmp_path / "bare.xyz"
+    ase.io.write(
+        bare, [Atoms(image.symbols, image.positions, cell=image.cell, pbc=True) for image in images]
+    )
+    file = tmp_path / "file"
+    file.write_text("")
+    mistakes: list[tuple[list[str | Path], str]] = [
+        ([tmp_path / "none.xyz"], "none.xyz: the file does not exist"),
+        ([tmp_path / "none.toml"], "none.toml: the input file does not exist"),
+        ([vacancy / "initial.xyz"], "holds 1 structures that differ"),
+        ([uphill], "uphill.xyz: the forces are gradients, they point uphill"),
+        ([bare], "bare.xyz: image 0 has no energy or no forces"),
+        ([given, "--noise", "-1"], "--noise -1.0"),
+        ([given, "--components", "400"], "400 principal components"),
+        ([given, vacancy / "input.toml"], "give one input file, or the images"),
+        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "names an engine itself"),
+        ([given, "-o", file], "cannot be used as a folder"),
+    ]
+    for arguments, sentence in mistakes:
+        options: list[str | Path] = [] if "-o" in arguments else ["-o", tmp_path / "out"]
+        done = command("energy", *arguments, *options)
+        assert done.returncode == 1, (sentence, done)
+        last = done.stderr.strip().splitlines()[-1]
+        assert sentence in last, done.stderr
+        assert last.startswith("plumed-cv: ")
+        assert "Traceback" not in done.stderr
