@@ -233,9 +233,11 @@ def energy(
     errors; the fraction of variance explained; and which atoms take part (a column for OVITO).
     Images are read in any format of ASE's, with energies (eV) and forces (eV/angstrom).
 
-    Examples: plumed-cv energy demo/vacancy.toml
-              plumed-cv energy path.xyz --structures 50000 -o c15
-              plumed-cv energy neb/0?/OUTCAR
+    With an input file: plumed-cv energy demo/vacancy.toml
+
+    With images in one file: plumed-cv energy path.xyz --structures 50000 -o c15
+
+    With one file an image: plumed-cv energy neb/0?/OUTCAR
     """
     from plumed_cv import config as configuration
 

@@ -34,7 +34,7 @@ SCREE = 30  # components of the curve of Fig. 2
 MINIMUM_COMPONENTS = 12
 
 # Shares of the path's squared displacement above which a process is localised, or partly so.
-LOCALISED, PARTLY_LOCALISED = 0.9, 0.75
+LOCALISED, PARTLY_LOCALISED = 0.8, 0.6
 
 # Units in eV and angstrom that forces, and energies, are handed over in by mistake.
 _FORCE_UNITS = {
