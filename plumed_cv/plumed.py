@@ -562,6 +562,9 @@ def _make_kernel(
         *("./configure", f"--prefix={prefix}", "--disable-dependency-tracking"),
         # All modules, as the wheel has them: OPES and others are not among PLUMED's default.
         *("--enable-modules=all", "--disable-mpi", "--disable-python", "--disable-doc"),
+        # Some microseconds a step: PLUMED opens its parallel regions even with one thread, and the
+        # engine's threads would compete with them.
+        "--disable-openmp",
         *(f"{name}={value}" for name, value in settings.items()),
     ]
     compile_ = [make, f"-j{_cores()}", "lib"]
