@@ -2,13 +2,19 @@
 
 Trained in single precision on principal components of displacements (angstrom) by PyTorch, handed
 over in double precision as layers that `cv.CollectiveVariable` evaluates.
+
+Two recipes. The paper's reconstructs the noisy structures themselves; a loss made of noise hardly
+feels the slope of the encoder across the path, on which energies depend (Eq. 18). The other one,
+the default, is a denoising autoencoder: from a noisy structure to the point of the mean path that
+it belongs to, with the gradient of the encoder held parallel to the path. Its loss without noise
+is zero, so that a lower loss is a better collective variable.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from plumed_cv import pca
+from plumed_cv import meanpath, pca
 from plumed_cv.cv import CollectiveVariable, Layer
 from plumed_cv.errors import UserError
+from plumed_cv.symmetry import Operation
 
 # Learning rate and epochs of each stage: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).
 SCHEDULE: tuple[tuple[float, int], ...] = (
@@ -51,7 +58,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Training:
-    """How an autoencoder is trained; the defaults are the paper's (Sec. 3.1).
+    """How an autoencoder is trained; `RECIPES` has the paper's way (Sec. 3.1) by name.
 
     Parameters
     ----------
@@ -61,8 +68,13 @@ class Training:
         Activation of the hidden layers: relu, tanh, elu, softplus, silu or sigmoid.
     tied
         Whether the decoder uses the encoder's weights transposed.
+    subspace
+        Components of the "mean path" through the structures, or of the structures: "pca".
+    target
+        What the decoder is to return: the structure's point of the "mean path", with the gradient
+        of the encoder along it, or the "structure".
     n_latent
-        Number of latent dimensions d.
+        Number of latent dimensions d; more than one only for the target "structure".
     schedule
         Pairs of learning rate and epochs.
     batch_size
@@ -74,8 +86,10 @@ class Training:
     """
 
     hidden: tuple[int, ...] | None = None
-    activation: str = "relu"
-    tied: bool = True
+    activation: str = "tanh"
+    tied: bool = False
+    subspace: Literal["mean path", "pca"] = "mean path"
+    target: Literal["mean path", "structure"] = "mean path"
     n_latent: int = 1
     schedule: tuple[tuple[float, int], ...] = SCHEDULE
     batch_size: int = 1000
@@ -92,11 +106,42 @@ class Training:
             raise UserError(f"Hidden layers of widths {self.hidden}: give positive numbers.")
         if min(self.n_latent, self.batch_size, self.restarts) < 1:
             raise UserError("Latent dimensions, batch size and restarts must be 1 or more.")
+        if self.n_latent > 1 and self.target == "mean path":
+            raise UserError(
+                f"{self.n_latent} latent dimensions: a mean path has one; train with the target "
+                "'structure'."
+            )
 
     @property
     def n_epochs(self) -> int:
         """Epochs of all restarts together."""
         return self.restarts * sum(epochs for _, epochs in self.schedule)
+
+
+# By name, what a user chooses between.
+RECIPES = {
+    "denoising": Training(),
+    "paper": Training(activation="relu", tied=True, subspace="pca", target="structure"),
+}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a network learns from, along D components and for M structures, angstrom.
+
+    Parameters
+    ----------
+    inputs
+        The structures, shape (M, D).
+    targets
+        What the decoder is to make of them, shape (M, D).
+    tangents
+        The direction that the gradient of the encoder is to have, shape (M, D); None: left free.
+    """
+
+    inputs: NDArray[Any]
+    targets: NDArray[Any]
+    tangents: NDArray[Any] | None = None
 
 
 class Autoencoder(nn.Module):
@@ -157,15 +202,19 @@ class Network:
         The layers of f_e and f_d.
     losses
         Mean square error of each epoch, A^2, of the restart that was kept.
+    misalignment
+        Mean of 1 - cos^2 between the gradient of the encoder and the mean path in the last epoch;
+        0 if the gradient was left free.
     """
 
     encoder: tuple[Layer, ...]
     decoder: tuple[Layer, ...]
     losses: NDArray[np.float64]
+    misalignment: float
 
 
 def train(
-    components: NDArray[Any],
+    examples: Examples,
     training: Training,
     progress: Progress = lambda epoch, epochs, loss: None,
 ) -> Network:
@@ -173,8 +222,8 @@ def train(
 
     Parameters
     ----------
-    components
-        Shape (M, D), angstrom.
+    examples
+        Inputs and targets.
     training
         Network and schedule.
     progress
@@ -185,28 +234,29 @@ def train(
     UserError
         If there are fewer than two structures, values that are not finite, or a loss that diverges.
     """
-    if len(components) < 2 or not np.isfinite(components).all():
+    if len(examples.inputs) < 2 or not np.isfinite(examples.inputs).all():
         raise UserError("Training needs at least two structures with finite positions.")
     # One factor for all components keeps the mean square error the paper's objective.
-    scale = float(np.std(components, axis=0).max())
+    scale = float(np.std(examples.inputs, axis=0).max())
     if not scale > 0:
         raise UserError("The structures do not differ; there is nothing to learn from them.")
-    data = torch.as_tensor(np.ascontiguousarray(components / scale), dtype=torch.float32)
+    data = _Tensors.of(examples, scale)
     with _one_thread():
         runs = [
             _restart(data, training, restart, scale**2, progress)
             for restart in range(training.restarts)
         ]
-    finite = [run for run in runs if np.isfinite(run[0][-1])]
+    finite = [run for run in runs if np.isfinite(run[0][-1]).all()]
     if not finite:
         raise UserError("The training diverged; lower the learning rates of the schedule.")
-    losses, model = min(finite, key=lambda run: run[0][-1])
+    losses, model = min(finite, key=lambda run: sum(run[0][-1]))
     encoder, decoder = model.layers()
     first, last = encoder[0], decoder[-1]
     return Network(
         encoder=(Layer(first.weight / scale, first.bias), *encoder[1:]),
         decoder=(*decoder[:-1], Layer(last.weight * scale, last.bias * scale)),
-        losses=np.array(losses) * scale**2,
+        losses=np.array([error for error, _ in losses]) * scale**2,
+        misalignment=losses[-1][1],
     )
 
 
@@ -217,6 +267,8 @@ def learn(
     training: Training,
     progress: Progress = lambda epoch, epochs, loss: None,
     provenance: dict[str, Any] | None = None,
+    coordinate: NDArray[Any] | None = None,
+    symmetry: Sequence[Operation] = (),
 ) -> tuple[CollectiveVariable, pca.PrincipalComponents, Network]:
     """Principal components and autoencoder of displacements, as a collective variable.
 
@@ -234,6 +286,11 @@ def learn(
         Called after every epoch.
     provenance
         What to record in the model besides the training's own figures.
+    coordinate
+        Place of each structure along the process, shape (M,): the path parameter or a previous
+        collective variable. By default the projection on the line between the end states.
+    symmetry
+        Operations that the mean path is made to have (`symmetry.operations`); none by default.
 
     Returns
     -------
@@ -244,10 +301,13 @@ def learn(
     Raises
     ------
     UserError
-        If the network gives both end states the same value, or as for `pca.fit` and `train`.
+        If the network gives both end states the same value, or as for `pca.fit`, `meanpath.fit` and
+        `train`.
     """
-    principal = pca.fit(displacements, n_components, training.seed)
-    network = train(principal.project(displacements), training, progress)
+    if coordinate is None:
+        coordinate = _along_the_line(displacements, frame)
+    principal, examples = _examples(displacements, coordinate, n_components, training, symmetry)
+    network = train(examples, training, progress)
     variable = CollectiveVariable(
         serials=frame.serials,
         species=frame.species,
@@ -265,10 +325,49 @@ def learn(
             **(provenance or {}),
             "structures": len(displacements),
             "final_loss_A2": float(network.losses[-1]),
+            "final_misalignment": network.misalignment,
             "seed": training.seed,
         },
     )
     return rescaled(variable), principal, network
+
+
+def _along_the_line(displacements: NDArray[Any], frame: CollectiveVariable) -> NDArray[np.float64]:
+    """The linear collective variable, step 0 of Sec. 2.4, shape (M,)."""
+    start, end = frame.end_displacements
+    line = (end - start).ravel()
+    parts = [
+        displacements[part].reshape(-1, line.size) @ line
+        for part in meanpath.chunks(len(displacements))
+    ]
+    return np.asarray((np.concatenate(parts) - start.ravel() @ line) / (line @ line))
+
+
+def _examples(
+    displacements: NDArray[Any],
+    s: NDArray[Any],
+    n_components: int,
+    training: Training,
+    symmetry: Sequence[Operation],
+) -> tuple[pca.PrincipalComponents, Examples]:
+    """The subspace of a training, and what there is to learn in it."""
+    if training.subspace == "pca":
+        principal = pca.fit(displacements, n_components, training.seed)
+        path = None
+    else:
+        principal, path = pca.fit_mean_path(displacements, s, n_components, symmetry)
+    inputs = principal.project(displacements)
+    if training.target == "structure":
+        return principal, Examples(inputs, inputs)
+    path = path or meanpath.fit(displacements, s, symmetry)
+    targets = path.points(s, principal.components) - principal.components @ principal.mean
+    tangents = path.tangents(s, principal.components)
+    tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-300)
+    # A structure belongs to the point of the path that is nearest: thermal motion along the path
+    # is taken out, as the noise of Sec. 3.2 has none.
+    noise = inputs - targets
+    noise -= np.sum(noise * tangents, axis=1, keepdims=True) * tangents
+    return principal, Examples(targets + noise, targets, tangents)
 
 
 def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
@@ -291,12 +390,31 @@ def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
     return replace(variable, latent_shift=latent[0], latent_scale=1.0 / span)
 
 
+@dataclass(frozen=True)
+class _Tensors:
+    """Examples as tensors in units of the scale."""
+
+    inputs: Tensor
+    targets: Tensor
+    tangents: Tensor | None
+
+    @classmethod
+    def of(cls, examples: Examples, scale: float) -> "_Tensors":
+        inputs, targets = (
+            torch.as_tensor(np.ascontiguousarray(array / scale), dtype=torch.float32)
+            for array in (examples.inputs, examples.targets)
+        )
+        if examples.tangents is None:
+            return cls(inputs, targets, None)
+        return cls(inputs, targets, torch.as_tensor(examples.tangents, dtype=torch.float32))
+
+
 def _restart(
-    data: Tensor, training: Training, restart: int, unit: float, progress: Progress
-) -> tuple[list[float], Autoencoder]:
-    """Train one network; returns the losses of its epochs and itself."""
+    data: _Tensors, training: Training, restart: int, unit: float, progress: Progress
+) -> tuple[list[tuple[float, float]], Autoencoder]:
+    """Train one network; returns error and misalignment of its epochs, and itself."""
     generator = torch.Generator().manual_seed(training.seed * 1000 + restart)
-    model = Autoencoder(data.shape[1], training, generator)
+    model = Autoencoder(data.inputs.shape[1], training, generator)
     before = restart * training.n_epochs // training.restarts
 
     def report(epoch: int, loss: float) -> None:
@@ -318,29 +436,46 @@ def _one_thread() -> Iterator[None]:
 
 def _descend(
     model: Autoencoder,
-    data: Tensor,
+    data: _Tensors,
     training: Training,
     generator: torch.Generator,
     progress: Callable[[int, float], None],
-) -> list[float]:
-    """Run the schedule; returns the mean square error of each epoch."""
+) -> list[tuple[float, float]]:
+    """Run the schedule; returns mean square error and misalignment of each epoch."""
     optimiser = torch.optim.Adam(model.parameters(), lr=training.schedule[0][0], fused=True)
-    losses: list[float] = []
+    n = len(data.inputs)
+    losses: list[tuple[float, float]] = []
     for rate, epochs in training.schedule:
         for group in optimiser.param_groups:
             group["lr"] = rate
         for _ in range(epochs):
-            total = torch.zeros(())
-            order = torch.randperm(len(data), generator=generator)
-            for batch in data[order].split(training.batch_size):
+            total = torch.zeros(2)
+            order = torch.randperm(n, generator=generator)
+            for batch in order.split(training.batch_size):
                 optimiser.zero_grad()
-                loss = functional.mse_loss(model(batch), batch)
-                loss.backward()
+                terms = _losses(model, data, batch)
+                terms.sum().backward()
                 optimiser.step()
-                total += loss.detach() * len(batch)
-            losses.append(float(total) / len(data))
-            progress(len(losses), losses[-1])
+                total += terms.detach() * len(batch)
+            error, misalignment = (total / n).tolist()
+            losses.append((error, misalignment))
+            progress(len(losses), error)
     return losses
+
+
+def _losses(model: Autoencoder, data: _Tensors, batch: Tensor) -> Tensor:
+    """Mean square error and mean of 1 - cos^2 to the tangents of some structures, shape (2,)."""
+    inputs = data.inputs[batch]
+    if data.tangents is None:
+        error = functional.mse_loss(model(inputs), data.targets[batch])
+        return torch.stack([error, torch.zeros(())])
+    inputs.requires_grad_()
+    latent = model.encode(inputs)
+    (gradient,) = torch.autograd.grad(latent.sum(), inputs, create_graph=True)
+    along = (gradient * data.tangents[batch]).sum(dim=1)
+    cosine2 = along**2 / (gradient.square().sum(dim=1) + 1e-12)
+    error = functional.mse_loss(model.decode(latent), data.targets[batch])
+    return torch.stack([error, 1.0 - cosine2.mean()])
 
 
 def _glorot(widths: Sequence[int], generator: torch.Generator) -> nn.ParameterList:

@@ -1,14 +1,20 @@
 """Principal components of displacements: the linear filter before the autoencoder (Sec. 2.2)."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
+from plumed_cv import meanpath
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
+from plumed_cv.meanpath import MeanPath
+from plumed_cv.symmetry import Operation
+
+_OVERSAMPLING = 10
+_POWER_ITERATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,8 @@ class PrincipalComponents:
 
     def project(self, displacements: NDArray[Any]) -> NDArray[np.float32]:
         """Principal components of displacements (M, N, 3): shape (M, D), angstrom."""
-        flat = displacements.reshape(len(displacements), -1)
-        weights = self.components.T.astype(flat.dtype)
-        offset = (self.mean @ self.components.T).astype(flat.dtype)
-        return np.asarray(flat @ weights - offset, dtype=np.float32)
+        parts = [_centred(part, self.mean, self.components.T) for part in _parts(displacements)]
+        return np.concatenate(parts).astype(np.float32)
 
 
 def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> PrincipalComponents:
@@ -57,7 +61,8 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
     Parameters
     ----------
     displacements
-        Displacement-frame coordinates, shape (M, N, 3), angstrom.
+        Displacement-frame coordinates, shape (M, N, 3), angstrom. They are read in pieces and never
+        copied as a whole, so that a memory map serves as well.
     n_components
         Number of components D.
     seed
@@ -67,31 +72,79 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
     ------
     UserError
         If there are fewer structures than components or they do not differ.
+
+    Notes
+    -----
+    Subspace iteration from a random start: Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011).
     """
-    flat = displacements.reshape(len(displacements), -1)
-    largest = min(len(flat) - 1, flat.shape[1] - 3)
-    if n_components < 1:
-        raise UserError(f"{n_components} principal components: ask for one or more.")
-    if n_components > largest:
+    n, n_coordinates = len(displacements), 3 * displacements.shape[1]
+    _check_count(displacements, n_components)
+    total, square = np.zeros(n_coordinates), 0.0
+    for part in _parts(displacements):
+        total += part.sum(axis=0, dtype=np.float64)
+        square += float(np.vdot(part, part))
+    mean = total / n
+    width = min(n_components + _OVERSAMPLING, n_coordinates)
+    subspace = np.random.default_rng(seed).normal(size=(n_coordinates, width))
+    for _ in range(_POWER_ITERATIONS):
+        subspace = np.linalg.qr(subspace)[0]
+        image = np.zeros_like(subspace)
+        for part in _parts(displacements):
+            image += part.T @ _centred(part, mean, subspace)
+        subspace = image
+    subspace = np.linalg.qr(subspace)[0]
+    covariance = np.zeros((width, width))
+    for part in _parts(displacements):
+        projected = _centred(part, mean, subspace).astype(np.float64)
+        covariance += projected.T @ projected / (n - 1)
+    variances, axes = np.linalg.eigh(covariance)
+    leading = np.argsort(variances)[::-1][:n_components]
+    total_variance = square / n - float(mean @ mean)
+    return _principal(mean, (subspace @ axes[:, leading]).T, variances[leading], total_variance)
+
+
+def fit_mean_path(
+    displacements: NDArray[Any],
+    s: NDArray[Any],
+    n_components: int,
+    symmetry: Sequence[Operation] = (),
+) -> tuple[PrincipalComponents, MeanPath]:
+    """Leading principal components of the mean path through the structures: thermal noise is out.
+
+    The components of noisy structures are tilted towards the noise, those of E[u | s] much less.
+
+    Parameters
+    ----------
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom.
+    s
+        Place of each structure along the process, shape (M,): the path parameter or the previous
+        collective variable.
+    n_components
+        Number of components D; a mean path has at most L - 1.
+    symmetry
+        Operations that the mean path is made to have.
+
+    Returns
+    -------
+    tuple
+        The components, whose variances are those of the mean path, and the mean path.
+
+    Raises
+    ------
+    UserError
+        As for `fit` and `meanpath.fit`.
+    """
+    path = meanpath.fit(displacements, s, symmetry)
+    mean, modes = path.moments()
+    if not 1 <= n_components <= len(modes):
         raise UserError(
-            f"{n_components} principal components need more than {len(flat)} structures of "
-            f"{displacements.shape[1]} atoms; sample longer or ask for at most {max(largest, 0)}."
+            f"{n_components} principal components: a mean path has from 1 to {len(modes)}."
         )
-    pca = PCA(n_components, svd_solver="randomized", random_state=seed).fit(flat)
-    if not pca.explained_variance_[0] > 1e-12:
-        raise UserError("The structures do not differ; there is nothing to learn from them.")
-    # Rounding in single precision leaves a trace of rigid translation and of skewness.
-    components = pca.components_.astype(np.float64).reshape(n_components, -1, 3)
-    components -= components.mean(axis=1, keepdims=True)
-    orthonormal, triangle = np.linalg.qr(components.reshape(n_components, -1).T)
-    orthonormal *= np.sign(np.diag(triangle))
-    mean = pca.mean_.astype(np.float64).reshape(-1, 3)
-    return PrincipalComponents(
-        mean=(mean - mean.mean(axis=0)).ravel(),
-        components=np.ascontiguousarray(orthonormal.T),
-        variances=pca.explained_variance_.astype(np.float64),
-        total_variance=float(flat.var(axis=0, dtype=np.float64).sum()),
-    )
+    _, singular, components = np.linalg.svd(modes, full_matrices=False)
+    total_variance = float((singular**2).sum() + 3.0 * path.noise.sum())
+    leading = slice(n_components)
+    return _principal(mean, components[leading], singular[leading] ** 2, total_variance), path
 
 
 def elbow(fraction_of_variance: Array) -> int:
@@ -113,3 +166,45 @@ def elbow(fraction_of_variance: Array) -> int:
     threshold = max(5.0 * float(np.std(above[tail])), 0.02)
     below = np.flatnonzero(above < threshold)
     return max(int(below[0]) if len(below) else len(logs), 1)
+
+
+def _check_count(displacements: NDArray[Any], n_components: int) -> None:
+    n, n_atoms = displacements.shape[:2]
+    largest = min(n - 1, 3 * n_atoms - 3)
+    if n_components < 1:
+        raise UserError(f"{n_components} principal components: ask for one or more.")
+    if n_components > largest:
+        raise UserError(
+            f"{n_components} principal components need more than {n} structures of {n_atoms} "
+            f"atoms; sample longer or ask for at most {max(largest, 0)}."
+        )
+
+
+def _parts(displacements: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The structures in pieces, flat, shape (up to 1000, 3N)."""
+    for part in meanpath.chunks(len(displacements)):
+        yield np.asarray(displacements[part]).reshape(-1, 3 * displacements.shape[1])
+
+
+def _centred(part: NDArray[Any], mean: Array, axes: Array) -> NDArray[Any]:
+    """(part - mean) @ axes without a copy of the part, in its precision."""
+    return np.asarray(part @ axes.astype(part.dtype) - (mean @ axes).astype(part.dtype))
+
+
+def _principal(
+    mean: Array, components: Array, variances: Array, total_variance: float
+) -> PrincipalComponents:
+    """Principal components free of rigid translation and orthonormal, which rounding spoils."""
+    if not variances[0] > 1e-12:
+        raise UserError("The structures do not differ; there is nothing to learn from them.")
+    shape = (len(components), -1, 3)
+    components = components.reshape(shape) - components.reshape(shape).mean(axis=1, keepdims=True)
+    orthonormal, triangle = np.linalg.qr(components.reshape(len(components), -1).T)
+    orthonormal *= np.sign(np.diag(triangle))
+    mean = mean.reshape(-1, 3)
+    return PrincipalComponents(
+        mean=(mean - mean.mean(axis=0)).ravel(),
+        components=np.ascontiguousarray(orthonormal.T),
+        variances=variances,
+        total_variance=total_variance,
+    )

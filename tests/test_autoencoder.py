@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plumed_cv import autoencoder, cv
-from plumed_cv.autoencoder import Training
+from plumed_cv.autoencoder import RECIPES, Examples, Training
 from plumed_cv.convergence import gradient_alignment, similarity
 from plumed_cv.errors import UserError
 
@@ -28,10 +28,10 @@ def arc(n: int, noise: float = 0.03) -> tuple[np.ndarray, np.ndarray, cv.Collect
     return t, u, cv.linear(["Fe"] * 4, CELL, reference, final)
 
 
-@pytest.mark.parametrize(("activation", "tied"), [("relu", True), ("tanh", False)])
-def test_finds_the_coordinate_along_a_curve(activation: str, tied: bool) -> None:
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_finds_the_coordinate_along_a_curve(recipe: str) -> None:
     t, u, line = arc(8000)
-    training = Training(activation=activation, tied=tied, schedule=SHORT, restarts=2, seed=1)
+    training = replace(RECIPES[recipe], schedule=SHORT, restarts=2, seed=1)
     learned, principal, network = autoencoder.learn(u, line, 4, training)
     xi = learned.encode(learned.components(u))[:, 0]
     # The line's coordinate sees cos(pi t) only; the curve's own is monotonic in t everywhere.
@@ -44,9 +44,32 @@ def test_finds_the_coordinate_along_a_curve(activation: str, tied: bool) -> None
     assert learned.provenance["structures"] == 8000
 
 
+def test_denoising_holds_the_gradient_along_the_path() -> None:
+    t, u, line = arc(8000)
+    places = np.linspace(0.05, 0.95, 50)
+    half_circle = np.zeros((50, 4, 3))
+    half_circle[:, 0, 0], half_circle[:, 0, 1] = 1 - np.cos(np.pi * places), np.sin(np.pi * places)
+    half_circle -= half_circle.mean(axis=1, keepdims=True)
+    tangent = np.asarray(np.gradient(half_circle, places, axis=0)).reshape(50, -1)
+    lost = {}
+    for recipe, training in RECIPES.items():
+        learned, _, network = autoencoder.learn(
+            u, line, 4, replace(training, schedule=SHORT), coordinate=t
+        )
+        gradient = learned.gradient_of(half_circle).reshape(50, -1)
+        along = np.sum(gradient * tangent, axis=1) ** 2
+        cos2 = along / np.sum(gradient**2, axis=1) / np.sum(tangent**2, axis=1)
+        lost[recipe] = float(np.mean(1 - cos2))
+        assert (network.misalignment > 0) == (recipe == "denoising")
+    # Radius 1 A and noise 0.03 A: 1 % is 6 degrees.
+    assert lost["denoising"] < 0.01
+    assert lost["denoising"] < lost["paper"]
+
+
 def test_layers_are_the_network_in_double_precision() -> None:
     _, u, line = arc(500)
-    learned, principal, network = autoencoder.learn(u, line, 5, Training(schedule=((0.01, 2),)))
+    paper = replace(RECIPES["paper"], schedule=((0.01, 2),))
+    learned, principal, network = autoencoder.learn(u, line, 5, paper)
     x = principal.project(u)
     rebuilt = learned.decode(learned.encode(x))
     mean_square = float(np.mean((rebuilt - x) ** 2))
@@ -65,15 +88,20 @@ def test_a_seed_gives_the_same_network() -> None:
 
 
 def test_bad_data() -> None:
+    def train(inputs: np.ndarray, training: Training) -> None:
+        autoencoder.train(Examples(inputs, inputs), training)
+
     with pytest.raises(UserError, match="finite"):
-        autoencoder.train(np.full((100, 3), np.nan), Training())
+        train(np.full((100, 3), np.nan), Training())
     with pytest.raises(UserError, match="do not differ"):
-        autoencoder.train(np.ones((100, 3)), Training())
+        train(np.ones((100, 3)), Training())
     noise = np.random.default_rng(0).normal(size=(100, 3))
     with pytest.raises(UserError, match="no activation 'step'"):
-        autoencoder.train(noise, Training(activation="step"))
+        train(noise, Training(activation="step"))
     with pytest.raises(UserError, match="diverged"):
-        autoencoder.train(noise, Training(schedule=((1e30, 3),)))
+        train(noise, Training(schedule=((1e30, 3),)))
+    with pytest.raises(UserError, match="2 latent dimensions"):
+        Training(n_latent=2)
 
 
 def test_equivalence_sees_isosurfaces_not_values() -> None:

@@ -1,0 +1,211 @@
+"""The mean path E[u | s]: what is left of noisy structures when the thermal motion is averaged out.
+
+Structures u_m, each with its place s_m along the process (the path parameter at 0 K, the previous
+collective variable at finite temperature), are regressed on smooth functions of s. Most of the 3N
+coordinates hardly take part in the process and their regression is noise; a hierarchical model
+finds from the data how far each atom moves, in which directions and how smoothly, and shrinks its
+coefficients accordingly (empirical Bayes, a refinement of James and Stein's estimator). What is
+equal by the symmetry of the process is averaged before. Lengths are in angstrom. M structures of N
+atoms, L functions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import legendre
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.symmetry import Operation
+
+N_FUNCTIONS = 16
+_EM_STEPS = 60
+
+
+@dataclass(frozen=True)
+class MeanPath:
+    """A smooth path through noisy structures: Legendre polynomials of s on [lower, upper].
+
+    Parameters
+    ----------
+    coefficients
+        Of the Legendre polynomials of degree 0 to L - 1, shape (L, 3N), angstrom.
+    lower, upper
+        Range of s; beyond it the path stays at its ends.
+    noise
+        Variance of each atom's coordinates around the path, shape (N,), A^2.
+    triangle
+        Upper triangular factor of the polynomials over the structures, shape (L, L): its transpose
+        times itself is the mean of their products.
+    """
+
+    coefficients: Array
+    lower: float
+    upper: float
+    noise: Array
+    triangle: Array
+
+    def moments(self) -> tuple[Array, Array]:
+        """Mean over the structures' places, shape (3N,), and modes, shape (L - 1, 3N), angstrom.
+
+        The modes' transpose times themselves is the covariance of the path's points.
+        """
+        orthogonal = self.triangle @ self.coefficients
+        return orthogonal[0] * np.sign(self.triangle[0, 0]), orthogonal[1:]
+
+    def points(self, s: NDArray[Any], onto: Array | None = None) -> Array:
+        """Displacements on the path, shape (M, 3N), or their components along rows of `onto`."""
+        return np.asarray(legendre.legval(self._scaled(s), self._series(onto)).T)
+
+    def tangents(self, s: NDArray[Any], onto: Array | None = None) -> Array:
+        """Their derivatives with respect to s, shapes as for `points`."""
+        slope = legendre.legder(self._series(onto), scl=2.0 / (self.upper - self.lower))
+        return np.asarray(legendre.legval(self._scaled(s), slope).T)
+
+    def _series(self, onto: Array | None) -> Array:
+        return self.coefficients if onto is None else self.coefficients @ onto.T
+
+    def _scaled(self, s: NDArray[Any]) -> Array:
+        inside = np.clip(np.asarray(s, dtype=np.float64), self.lower, self.upper)
+        return (2.0 * inside - self.lower - self.upper) / (self.upper - self.lower)
+
+
+def fit(
+    displacements: NDArray[Any],
+    s: NDArray[Any],
+    symmetry: Sequence[Operation] = (),
+    n_functions: int = N_FUNCTIONS,
+) -> MeanPath:
+    """Regress displacements on Legendre polynomials of s, and shrink the noise.
+
+    Parameters
+    ----------
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom. They are read in pieces, in one
+        pass, so that a memory map serves as well.
+    s
+        Place of each structure along the process, shape (M,), 0 and 1 at the end states.
+    symmetry
+        Operations of the process: the path is made to have them. None if empty.
+    n_functions
+        Number of polynomials L.
+
+    Raises
+    ------
+    UserError
+        If there are too few structures, they are all at one place, or a value is not finite.
+    """
+    s = np.asarray(s, dtype=np.float64)
+    if s.shape != (len(displacements),) or not np.isfinite(s).all():
+        raise UserError("Each structure needs one finite place along the process.")
+    if len(s) < 4 * n_functions:
+        raise UserError(
+            f"A mean path needs {4 * n_functions} structures or more, not {len(s)}; sample longer."
+        )
+    lower, upper = float(s.min()), float(s.max())
+    if upper - lower < 1e-6:
+        raise UserError("The structures are all at one place of the process; there is no path.")
+    if any(operation.reverses for operation in symmetry):
+        lower = min(lower, 1.0 - upper)
+        upper = 1.0 - lower
+    scaled = (2.0 * s - lower - upper) / (upper - lower)
+    basis = legendre.legvander(scaled, n_functions - 1)
+    n_atoms = displacements.shape[1]
+    moments = np.zeros((n_functions, 3 * n_atoms))
+    squares = np.zeros(3 * n_atoms)
+    for part in chunks(len(s)):
+        flat = np.asarray(displacements[part]).reshape(-1, 3 * n_atoms)
+        moments += basis[part].astype(flat.dtype).T @ flat
+        squares += np.einsum("mi,mi->i", flat, flat)
+    if not np.isfinite(moments).all():
+        raise UserError("The displacements contain NaN or infinite values.")
+    products = basis.T @ basis
+    raw = solve_triangular(_triangle(products), moments, trans="T")
+    residual = (squares - (raw**2).sum(axis=0)) / (len(s) - n_functions)
+    noise = np.maximum(residual.reshape(n_atoms, 3).mean(axis=1), 1e-12)
+    moments = moments.reshape(n_functions, n_atoms, 3)
+    noise_of_sums = noise
+    if symmetry:
+        products, moments = _symmetrised(products, moments, basis.sum(axis=0), symmetry)
+        images = np.stack([operation.image for operation in symmetry])
+        orbit = np.array([len(np.unique(image)) for image in images.T])
+        noise_of_sums = noise[images].mean(axis=0) / orbit
+    triangle = _triangle(products)
+    raw = solve_triangular(triangle, moments.reshape(n_functions, -1), trans="T")
+    # The first orthogonal polynomial is constant: the mean over the structures is not shrunk.
+    raw[1:] = _shrunk(raw[1:].reshape(-1, n_atoms, 3), noise_of_sums).reshape(-1, 3 * n_atoms)
+    coefficients = solve_triangular(triangle, raw)
+    return MeanPath(coefficients, lower, upper, noise, triangle / len(s) ** 0.5)
+
+
+def _triangle(products: Array) -> Array:
+    """Upper triangular factor R of R^T R, the polynomials' products summed over structures."""
+    try:
+        return np.asarray(cholesky(products))
+    except LinAlgError:
+        raise UserError(
+            "The structures are at too few places of the process for a smooth path."
+        ) from None
+
+
+def _symmetrised(
+    products: Array, moments: Array, sums: Array, symmetry: Sequence[Operation]
+) -> tuple[Array, Array]:
+    """Products and moments as if all operations had been applied to all structures, per operation.
+
+    Parameters
+    ----------
+    products, moments, sums
+        Of the polynomials with each other, shape (L, L), with the displacements, shape (L, N, 3),
+        and alone, shape (L,).
+    """
+    parity = (-1.0) ** np.arange(len(sums))  # what P_l(-x) is to P_l(x)
+    all_products, all_moments = np.zeros_like(products), np.zeros_like(moments)
+    for operation in symmetry:
+        sign = parity if operation.reverses else np.ones_like(parity)
+        turned = operation.turn(moments) + sums[:, None, None] * operation.offset
+        turned -= turned.mean(axis=1, keepdims=True)
+        all_products += sign[:, None] * products * sign
+        all_moments += sign[:, None, None] * turned
+    return all_products / len(symmetry), all_moments / len(symmetry)
+
+
+def chunks(n: int, size: int = 1000) -> Iterator[slice]:
+    """Consecutive pieces of n structures."""
+    for begin in range(0, n, size):
+        yield slice(begin, min(begin + size, n))
+
+
+def _shrunk(raw: Array, noise: Array) -> Array:
+    """Posterior mean of coefficients c given raw = c + noise, both of shape (L, N, 3).
+
+    The prior of c_{l,a} is Gaussian with covariance b_l S_a: one strength for each degree, one
+    3 x 3 matrix for each atom, all found by expectation maximisation.
+    """
+    n_degrees = len(raw)
+    strength = np.maximum((raw**2).sum(axis=(1, 2)) / (3.0 * noise.sum()) - 1.0, 1e-2)
+    strength /= strength.mean()
+    matrices = np.einsum("lai,laj->aij", raw, raw) / (2.0 * n_degrees)
+    matrices += 1e-3 * noise[:, None, None] * np.eye(3)
+    for _ in range(_EM_STEPS):
+        variances, axes = np.linalg.eigh(matrices)
+        variances = np.maximum(variances, 1e-12 * noise[:, None])
+        along = np.einsum("lai,aij->laj", raw, axes)
+        prior = strength[:, None, None] * variances
+        kept = prior / (prior + noise[:, None])
+        mean = kept * along
+        uncertainty = kept * noise[:, None]
+        # Maximisation: what the posterior says of the strengths and of the matrices.
+        weighted = mean / np.sqrt(strength)[:, None, None]
+        matrices = np.einsum("lai,laj->aij", weighted, weighted)
+        spread = (uncertainty / strength[:, None, None]).sum(axis=0)
+        matrices[:, range(3), range(3)] += spread
+        matrices = axes @ (matrices / n_degrees) @ axes.transpose(0, 2, 1)
+        strength = ((mean**2 + uncertainty) / variances).mean(axis=(1, 2))
+        matrices *= strength.mean()
+        strength /= strength.mean()
+    return np.asarray(np.einsum("laj,aij->lai", mean, axes))

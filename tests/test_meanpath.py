@@ -1,0 +1,112 @@
+"""The mean path against known curves: exact without noise, shrunk with it, symmetric if told so."""
+
+import numpy as np
+import pytest
+
+from plumed_cv import cv, meanpath, pca, symmetry
+from plumed_cv.errors import UserError
+
+N_ATOMS = 40
+SIGMA = 0.07
+
+
+def curve(s: np.ndarray) -> np.ndarray:
+    """Two of forty atoms go round a half circle, one after the other; shape (M, N, 3)."""
+    u = np.zeros((len(s), N_ATOMS, 3))
+    u[:, 0, 0] = 1.0 - np.cos(np.pi * s)
+    u[:, 0, 1] = np.sin(np.pi * s)
+    u[:, 1, 2] = 0.4 * np.sin(np.pi * s) ** 2
+    u -= u.mean(axis=1, keepdims=True)
+    return u
+
+
+def noisy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Structures at random places with isotropic noise."""
+    rng = np.random.default_rng(seed)
+    s = rng.uniform(-0.1, 1.1, size=n)
+    noise = rng.normal(scale=SIGMA, size=(n, N_ATOMS, 3))
+    return s, curve(s) + noise - noise.mean(axis=1, keepdims=True)
+
+
+def test_a_smooth_path_without_noise_comes_back() -> None:
+    s = np.linspace(0.0, 1.0, 500)
+    path = meanpath.fit(curve(s), s)
+    np.testing.assert_allclose(path.points(s), curve(s).reshape(500, -1), atol=2e-6)
+    h = 1e-5
+    slope = (path.points(s[1:-1] + h) - path.points(s[1:-1] - h)) / (2 * h)
+    np.testing.assert_allclose(path.tangents(s[1:-1]), slope, atol=1e-6)
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3 * N_ATOMS, 4)))[0].T
+    np.testing.assert_allclose(path.points(s, axes), path.points(s) @ axes.T, atol=1e-12)
+
+
+def test_moments_are_those_of_the_points() -> None:
+    s, u = noisy(800, seed=1)
+    path = meanpath.fit(u, s)
+    points = path.points(s)
+    mean, modes = path.moments()
+    np.testing.assert_allclose(mean, points.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(modes.T @ modes, np.cov(points.T, bias=True), atol=1e-12)
+
+
+def test_shrinkage_removes_most_of_the_regressions_error() -> None:
+    s, u = noisy(4000, seed=2)
+    path = meanpath.fit(u, s)
+    np.testing.assert_allclose(path.noise.mean(), SIGMA**2, rtol=0.03)
+    basis = np.polynomial.legendre.legvander(2 * s - 1, meanpath.N_FUNCTIONS - 1)
+    plain = basis @ np.linalg.lstsq(basis, u.reshape(4000, -1))[0]
+    truth = curve(s).reshape(4000, -1)
+    error, unshrunk = (float(np.mean((p - truth) ** 2)) for p in (path.points(s), plain))
+    # Least squares: sigma^2 L / M, with a spread of 3 % (117 x 16 numbers).
+    assert unshrunk == pytest.approx(SIGMA**2 * meanpath.N_FUNCTIONS / 4000, rel=0.15)
+    assert error < 0.35 * unshrunk  # 2 of 40 atoms move; the mean of all is not shrunk
+
+
+def test_components_of_the_mean_path_are_less_tilted_than_pca() -> None:
+    s, u = noisy(2000, seed=3)
+    exact = pca.fit(curve(s), 3).components
+    mean_path = pca.fit_mean_path(u, s, 3)[0].components
+    plain = pca.fit(u, 3).components
+    lost = [3.0 - np.linalg.norm(exact @ found.T) ** 2 for found in (mean_path, plain)]
+    assert lost[0] < 0.5 * lost[1]
+
+
+def swapped_pair() -> tuple[cv.CollectiveVariable, np.ndarray]:
+    """An atom that hops along x through an empty cubic cell with a spectator; its linear CV."""
+    cell = 10.0 * np.eye(3)
+    start = np.array([[4.0, 5.0, 5.0], [0.0, 0.0, 0.0]])
+    end = np.array([[6.0, 5.0, 5.0], [0.0, 0.0, 0.0]])
+    return cv.linear(["Fe", "Cr"], cell, start, end), cell
+
+
+def test_symmetry_is_as_good_as_more_data() -> None:
+    line, _ = swapped_pair()
+    operations = symmetry.operations(line)
+    assert len(operations) == 16  # 4/mmm about the hop's axis, half of it reversing
+    rng = np.random.default_rng(5)
+    s = rng.uniform(0.0, 0.8, size=400)  # the symmetry supplies the part that was not sampled
+    u = rng.normal(scale=0.05, size=(400, 2, 3))
+    u[:, 0, 0] += 2.0 * s
+    u -= u.mean(axis=1, keepdims=True)
+    path = meanpath.fit(u, s, operations)
+    places = np.linspace(0.0, 1.0, 21)
+    points = path.points(places).reshape(21, 2, 3)
+    np.testing.assert_allclose(points[:, :, 1:], 0.0, atol=1e-12)  # fourfold axis
+    np.testing.assert_allclose(points[:, 0, 0] + points[::-1, 0, 0], 1.0, atol=1e-10)
+    np.testing.assert_allclose(points[:, 0, 0], places, atol=0.03)
+
+
+def test_bad_data() -> None:
+    s, u = noisy(200, seed=4)
+    with pytest.raises(UserError, match="64 structures or more, not 50"):
+        meanpath.fit(u[:50], s[:50])
+    with pytest.raises(UserError, match="all at one place"):
+        meanpath.fit(u, np.full(200, 0.3))
+    with pytest.raises(UserError, match="too few places"):
+        meanpath.fit(u, np.repeat([0.0, 1.0], 100))
+    with pytest.raises(UserError, match="one finite place"):
+        meanpath.fit(u, np.full(200, np.nan))
+    u[3, 2, 1] = np.nan
+    with pytest.raises(UserError, match="NaN"):
+        meanpath.fit(u, s)
+    with pytest.raises(UserError, match="from 1 to 15"):
+        pca.fit_mean_path(*noisy(200, seed=4)[::-1], 16)
