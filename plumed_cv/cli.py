@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -221,6 +222,9 @@ def energy(
     components: Annotated[
         int | None, typer.Option(min=1, help="principal components D; by the elbow if absent")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="denoising (the default) or paper; the input's if absent")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None, typer.Option(help="input file whose engine computes missing forces")
@@ -258,6 +262,7 @@ def energy(
         n_structures=structures,
         noise_A2=noise,
         n_components=components,
+        recipe=recipe,
         seed=seed,
         engine=forces,
         reporter=Terminal(),
@@ -280,9 +285,10 @@ def train(
     ),
     components: Annotated[int, typer.Option(min=1, help="principal components D")] = 12,
     hidden: Annotated[str, typer.Option(help="widths of hidden layers, as 24,24; none: D,D")] = "",
+    recipe: Annotated[str, typer.Option(help="denoising, or the paper's")] = "denoising",
     activation: Annotated[
-        str, typer.Option(help="relu, tanh, elu, softplus, silu, sigmoid")
-    ] = "relu",
+        str | None, typer.Option(help="relu, tanh, elu, softplus, silu, sigmoid; the recipe's")
+    ] = None,
     stride: Annotated[int, typer.Option(min=1, help="take every so many structures")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="seed of weights and batches")] = 0,
 ) -> None:
@@ -302,7 +308,11 @@ def train(
     except ValueError:
         raise UserError(f"--hidden {hidden}: give widths as 24,24.") from None
     _check_folder(output)
-    training = autoencoder.Training(hidden=widths, activation=activation, seed=seed)
+    if recipe not in autoencoder.RECIPES:
+        raise UserError(f"--recipe {recipe}: there are {', '.join(autoencoder.RECIPES)}.")
+    training = replace(autoencoder.RECIPES[recipe], hidden=widths, seed=seed)
+    if activation:
+        training = replace(training, activation=activation)
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))
     check_end_states(first, last)
     frame = cv.linear(first.get_chemical_symbols(), cell_of(first), first.positions, last.positions)
@@ -446,7 +456,8 @@ def _print_energies(result: dict[str, Any]) -> None:
     out.print(table)
     print(
         f"{result['atoms']} atoms, {result['images']} images, {result['structures']:,} structures, "
-        f"elbow at {result['elbow']} components, {sum(result['seconds'].values()):.0f} s"
+        f"elbow at {result['elbow']} components, {sum(result['seconds'].values()):.0f} s; "
+        f"components of the {'structures' if result['subspace'] == 'pca' else 'mean path'}"
     )
     print(result["localisation"]["sentence"])
     for note in result["notes"]:

@@ -91,10 +91,20 @@ class CV(_Section):
     hidden: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None, description="widths of the encoder's hidden layers; two of width D if absent"
     )
-    activation: Literal["relu", "tanh", "elu", "softplus", "silu", "sigmoid"] = Field(
-        "relu", description="activation of the hidden layers"
+    recipe: Literal["denoising", "paper"] = Field(
+        "denoising",
+        description="denoising: tanh, to the mean path, within its components; paper: relu, tied, "
+        "to the noisy structures, within their principal components",
     )
-    tied: bool = Field(True, description="whether the decoder has the encoder's weights")
+    activation: Literal["relu", "tanh", "elu", "softplus", "silu", "sigmoid"] | None = Field(
+        None, description="activation of the hidden layers; the recipe's if absent"
+    )
+    tied: bool | None = Field(
+        None, description="whether the decoder has the encoder's weights; as the recipe if absent"
+    )
+    subspace: Literal["mean path", "pca"] | None = Field(
+        None, description="whose components the network sees; as the recipe if absent"
+    )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
 
 

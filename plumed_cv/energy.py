@@ -24,6 +24,7 @@ from plumed_cv import cv, pca
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
+from plumed_cv.meanpath import N_FUNCTIONS
 from plumed_cv.path import EnergyPath
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -168,6 +169,8 @@ class Reconstruction:
         Which atoms take part.
     variable
         The collective variable.
+    training
+        How the network was trained.
     losses
         Mean square error of each epoch of the training, A^2.
     seconds
@@ -186,6 +189,7 @@ class Reconstruction:
     elbow: int
     localisation: Localisation
     variable: CollectiveVariable
+    training: "Training"
     losses: Array
     seconds: dict[str, float]
     n_structures: int
@@ -223,6 +227,9 @@ class Reconstruction:
             "seed": self.seed,
             "elbow": self.elbow,
             "components": self.variable.n_components,
+            "subspace": self.training.subspace,
+            "target": self.training.target,
+            "activation": self.training.activation,
             "profiles": {name: compare(profile, self.neb) for name, profile in profiles.items()},
             "localisation": {
                 "verdict": self.localisation.verdict,
@@ -418,9 +425,12 @@ def localisation(
     return Localisation(principal.localisation, noise, motion)
 
 
-def number_of_components(elbow: int, largest: int) -> int:
-    """D for an elbow: twice that (Sec. 2.2), 12 at least, and `largest` at most."""
-    return min(max(2 * elbow, MINIMUM_COMPONENTS), largest)
+def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: "Training") -> int:
+    """D for an elbow: twice that (Sec. 2.2), 12 at least, and no more than there are."""
+    most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
+    if training.subspace == "mean path":
+        most = min(most, N_FUNCTIONS - 1)
+    return min(max(2 * elbow, MINIMUM_COMPONENTS), most)
 
 
 def reconstruct(
@@ -479,17 +489,18 @@ def reconstruct(
     samples = path.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
     lap("structures")
     progress(0, total, "principal components")
-    largest = min(n_structures - 1, 3 * len(path.species) - 3)
-    scree = pca.fit(samples, min(SCREE, largest), seed)
+    n_atoms = len(path.species)
+    scree = pca.fit(samples, min(SCREE, n_structures - 1, 3 * n_atoms - 3), seed)
     elbow = pca.elbow(scree.fraction_of_variance)
     lap("components")
     variable, principal, network = autoencoder.learn(
         samples,
         frame,
-        n_components or number_of_components(elbow, largest),
+        n_components or number_of_components(elbow, n_structures, n_atoms, training),
         training,
         lambda epoch, epochs, loss: progress(epoch, epochs, f"error {loss**0.5:.4f} A"),
         {"path": path.name, "noise_A2": variance_A2},
+        coordinate=np.linspace(0.0, 1.0, n_structures),
     )
     lap("training")
     curve = _Curve(path)
@@ -505,6 +516,7 @@ def reconstruct(
         elbow=elbow,
         localisation=localisation(path, principal, variance_A2**0.5),
         variable=variable,
+        training=training,
         losses=network.losses,
         seconds=seconds,
         n_structures=n_structures,

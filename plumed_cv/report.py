@@ -87,9 +87,10 @@ def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
     """
     figure, axes = _figure(path)
     components = f"D = {result.variable.n_components}"
+    subspace = "PCA" if result.training.subspace == "pca" else "PCA of the mean path"
     profiles = (
         (result.neb, "path", "black", "-"),
-        (result.pca, f"PCA, {components}", "tab:orange", "--"),
+        (result.pca, f"{subspace}, {components}", "tab:orange", "--"),
         (result.ae_pca, f"AE+PCA, {components}", "tab:blue", "-"),
     )
     axes.plot(result.path.arc_length, result.path.energies, "o", color="black", markersize=4)

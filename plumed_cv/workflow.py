@@ -18,7 +18,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +31,7 @@ import plumed_cv
 from plumed_cv import babf, convergence, cv, pca
 from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.energy import Reconstruction, number_of_components, reconstruct
+from plumed_cv.energy import SCREE, Reconstruction, number_of_components, reconstruct
 from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
@@ -185,6 +185,7 @@ def energy(
     n_structures: int | None = None,
     noise_A2: float | None = None,
     n_components: int | None = None,
+    recipe: str | None = None,
     seed: int | None = None,
     engine: Config | None = None,
     reporter: Reporter | None = None,
@@ -201,6 +202,8 @@ def energy(
         column var_D, the amplitude of each atom in the components (Eq. 3, angstrom).
     n_structures, noise_A2, n_components, seed
         As for `energy.reconstruct`; the input's, or that function's own, if None.
+    recipe
+        A name of `autoencoder.RECIPES`; the input's training, or the default, if None.
     engine
         An input whose engine computes energies and forces that the files lack.
     reporter
@@ -220,7 +223,7 @@ def energy(
         noise_A2 = noise_A2 or _noise(config)
         n_components = n_components or config.cv.components
         path = find_path(config, output / "path.xyz", reporter)
-        training = _training(config, seed)
+        training = _training(config, seed, recipe)
     else:
         seed = seed or 0
         if engine is None:
@@ -230,7 +233,7 @@ def energy(
             with _open_engine(engine, images[0]) as opened:
                 path = _complete(images, name_of(source), opened, reporter)
         path.save(output / "path.xyz")
-        training = _training(None, seed)
+        training = _training(None, seed, recipe)
     with reporter.task("learning from the noisy path", training.n_epochs) as update:
         found = reconstruct(
             path,
@@ -350,24 +353,27 @@ def _stage_first_cv(
     n_components = _number_of_components(config, samples)
     first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
     if config.cv.start == "path":
-        first = _train(config, samples, first, n_components, 0, reporter)
+        coordinate = np.linspace(0.0, 1.0, len(samples))
+        first = _train(config, samples, coordinate, first, n_components, 0, reporter)
     first.save(files.cv(0))
     write_text(record, json.dumps({"components": n_components}))
     return n_components
 
 
 def _number_of_components(config: Config, samples: np.ndarray) -> int:
-    """D of the input, or twice the elbow on the noisy path (Sec. 2.2)."""
-    most = min(len(samples) - 1, 3 * samples.shape[1] - 3)  # translations are no components
+    """D of the input, or by the elbow on the noisy path (Sec. 2.2)."""
+    n_structures, n_atoms, _ = samples.shape
+    most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
     if config.cv.components is not None:
         if config.cv.components > most:
             raise UserError(
-                f"cv.components = {config.cv.components}: {samples.shape[1]} atoms and "
-                f"{len(samples)} structures have at most {most}."
+                f"cv.components = {config.cv.components}: {n_atoms} atoms and "
+                f"{n_structures} structures have at most {most}."
             )
         return int(config.cv.components)
-    scree = pca.fit(samples, min(30, most), config.iteration.seed)
-    return number_of_components(pca.elbow(scree.fraction_of_variance), most)
+    scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)
+    elbow = pca.elbow(scree.fraction_of_variance)
+    return number_of_components(elbow, n_structures, n_atoms, _training(config, 0))
 
 
 def _noise(config: Config) -> float:
@@ -400,7 +406,8 @@ def _stage_iteration(
     if not files.cv(n).exists():
         snapshots = [segment / "snapshots.dcd" for segment in _segments(folder)]
         data = read_displacements(snapshots, old, old.reference_cell)
-        _train(config, data, old, n_components, n, reporter).save(files.cv(n))
+        xi = old.encode(old.components(data))[:, 0]
+        _train(config, data, xi, old, n_components, n, reporter).save(files.cv(n))
     new = CollectiveVariable.load(files.cv(n))
     result |= {
         "iteration": n,
@@ -527,12 +534,13 @@ def _sample(
 def _train(
     config: Config,
     displacements: np.ndarray,
+    coordinate: np.ndarray,
     frame: CollectiveVariable,
     n_components: int,
     n: int,
     reporter: Reporter,
 ) -> CollectiveVariable:
-    """Train cv-n on displacements."""
+    """Train cv-n on displacements at values of the path parameter or of cv-(n-1)."""
     # Here as in _training.
     from plumed_cv import autoencoder
 
@@ -545,24 +553,30 @@ def _train(
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
+            coordinate,
         )
     return learned
 
 
-def _training(config: Config | None, seed: int) -> "Training":
-    """How the input wants networks trained, or the defaults."""
+def _training(config: Config | None, seed: int, recipe: str | None = None) -> "Training":
+    """How networks are trained: by a named recipe, else the input's way, else the default."""
     # Here, because torch takes seconds to import and a resumed run may not need it.
-    from plumed_cv.autoencoder import Training
+    from plumed_cv.autoencoder import RECIPES, Training
 
+    if recipe is not None:
+        if recipe not in RECIPES:
+            raise UserError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+        return replace(RECIPES[recipe], seed=seed)
     if config is None:
         return Training(seed=seed)
-    return Training(
-        hidden=tuple(config.cv.hidden) if config.cv.hidden else None,
-        activation=config.cv.activation,
-        tied=config.cv.tied,
-        restarts=config.cv.restarts,
-        seed=seed,
-    )
+    given = {
+        "hidden": tuple(config.cv.hidden) if config.cv.hidden else None,
+        "activation": config.cv.activation,
+        "tied": config.cv.tied,
+        "subspace": config.cv.subspace,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(RECIPES[config.cv.recipe], restarts=config.cv.restarts, seed=seed, **chosen)
 
 
 def _write_localisation(path: Path, found: Reconstruction) -> None:

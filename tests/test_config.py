@@ -52,6 +52,7 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
         (GOOD + "[smapling]\nsteps = 1", "no key smapling"),
         (GOOD + "[sampling]\nsteps = 100", "steps = 100 must be at least"),
         (GOOD + "[sampling]\nsteps = 1.5", "sampling.steps = 1.5"),
+        (GOOD + '[cv]\nrecipe = "soup"', "cv.recipe = 'soup': .*'denoising' or 'paper'"),
         (GOOD + '[cv]\nactivation = "step"', "cv.activation = 'step': .*'relu'"),
         (GOOD + "[iteration]\nmaximum = 1", "minimum = 2 is more than maximum = 1"),
         (GOOD + "[engine]\n", "not valid TOML"),

@@ -16,7 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from plumed_cv import cv, energy
-from plumed_cv.autoencoder import Training
+from plumed_cv.autoencoder import RECIPES, Training
 from plumed_cv.cv import CollectiveVariable, Layer, random_model
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
@@ -286,6 +286,17 @@ def test_an_autoencoder_finds_the_arc_again() -> None:
     np.testing.assert_array_equal(again.ae_pca.energy, found.ae_pca.energy)
 
 
+def test_the_mean_path_filters_the_noise() -> None:
+    """Noise as large as the motion tilts the components of structures, not of their mean."""
+    path = arc(basis(2))
+    losses = {}
+    for name, recipe in RECIPES.items():
+        found = energy.reconstruct(path, 2000, 0.05, 6, replace(recipe, schedule=((1e-2, 2),)))
+        losses[name] = found.pca.deviation_from(found.neb)
+        assert found.as_dict()["subspace"] == recipe.subspace
+    assert losses["denoising"] < 0.5 * losses["paper"]
+
+
 def test_localisation_is_the_motion_of_the_atoms() -> None:
     quick = Training(schedule=((1e-2, 2),))
     few = arc(basis(2, slice(3)))
@@ -441,6 +452,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
         ([uphill], "uphill.xyz: the forces are gradients, they point uphill"),
         ([bare], "bare.xyz: image 0 has no energy or no forces"),
         ([given, "--noise", "-1"], "--noise -1.0"),
+        ([given, "--recipe", "soup"], "no recipe 'soup'; choose one of denoising, paper"),
         ([given, "--components", "400"], "400 principal components"),
         ([given, vacancy / "input.toml"], "give one input file, or the images"),
         ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "names an engine itself"),
