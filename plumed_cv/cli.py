@@ -225,6 +225,10 @@ def energy(
     recipe: Annotated[
         str | None, typer.Option(help="denoising (the default) or paper; the input's if absent")
     ] = None,
+    symmetry: Annotated[
+        bool | None,
+        typer.Option(help="whether to use the path's symmetry; the input's, or yes, if absent"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None, typer.Option(help="input file whose engine computes missing forces")
@@ -263,6 +267,7 @@ def energy(
         noise_A2=noise,
         n_components=components,
         recipe=recipe,
+        use_symmetry=symmetry,
         seed=seed,
         engine=forces,
         reporter=Terminal(),
@@ -454,10 +459,12 @@ def _print_energies(result: dict[str, Any]) -> None:
             f"{row['rms_eV']:.4f}",
         )
     out.print(table)
+    operations = result["symmetry_operations"]
     print(
         f"{result['atoms']} atoms, {result['images']} images, {result['structures']:,} structures, "
         f"elbow at {result['elbow']} components, {sum(result['seconds'].values()):.0f} s; "
         f"components of the {'structures' if result['subspace'] == 'pca' else 'mean path'}"
+        + (f", {operations} symmetry operations" if operations > 1 else "")
     )
     print(result["localisation"]["sentence"])
     for note in result["notes"]:

@@ -105,6 +105,11 @@ class CV(_Section):
     subspace: Literal["mean path", "pca"] | None = Field(
         None, description="whose components the network sees; as the recipe if absent"
     )
+    symmetry: bool = Field(
+        True,
+        description="whether the mean path is averaged over what maps the minimum energy path onto "
+        "itself",
+    )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
 
 

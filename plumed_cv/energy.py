@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 from scipy.interpolate import CubicHermiteSpline, CubicSpline
 
-from plumed_cv import cv, pca
+from plumed_cv import cv, pca, symmetry
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
@@ -171,6 +171,8 @@ class Reconstruction:
         The collective variable.
     training
         How the network was trained.
+    n_operations
+        Symmetry operations that were used, the identity included; 0 if none were looked for.
     losses
         Mean square error of each epoch of the training, A^2.
     seconds
@@ -190,6 +192,7 @@ class Reconstruction:
     localisation: Localisation
     variable: CollectiveVariable
     training: "Training"
+    n_operations: int
     losses: Array
     seconds: dict[str, float]
     n_structures: int
@@ -229,6 +232,7 @@ class Reconstruction:
             "components": self.variable.n_components,
             "subspace": self.training.subspace,
             "target": self.training.target,
+            "symmetry_operations": self.n_operations,
             "activation": self.training.activation,
             "profiles": {name: compare(profile, self.neb) for name, profile in profiles.items()},
             "localisation": {
@@ -441,6 +445,7 @@ def reconstruct(
     training: "Training | None" = None,
     seed: int = 0,
     progress: Progress = lambda done, total, stage: None,
+    use_symmetry: bool = True,
 ) -> Reconstruction:
     """Train a collective variable on a noisy path and get the path's energy back (Sec. 4.1).
 
@@ -460,6 +465,8 @@ def reconstruct(
         Seed of the noise and the components.
     progress
         Called now and then.
+    use_symmetry
+        Whether the mean path is made to have the symmetry of the path.
 
     Raises
     ------
@@ -493,6 +500,9 @@ def reconstruct(
     scree = pca.fit(samples, min(SCREE, n_structures - 1, 3 * n_atoms - 3), seed)
     elbow = pca.elbow(scree.fraction_of_variance)
     lap("components")
+    wanted = use_symmetry and "mean path" in (training.subspace, training.target)
+    operations = symmetry.of_path(path, frame) if wanted else []
+    lap("symmetry")
     variable, principal, network = autoencoder.learn(
         samples,
         frame,
@@ -501,6 +511,7 @@ def reconstruct(
         lambda epoch, epochs, loss: progress(epoch, epochs, f"error {loss**0.5:.4f} A"),
         {"path": path.name, "noise_A2": variance_A2},
         coordinate=np.linspace(0.0, 1.0, n_structures),
+        symmetry=operations,
     )
     lap("training")
     curve = _Curve(path)
@@ -517,6 +528,7 @@ def reconstruct(
         localisation=localisation(path, principal, variance_A2**0.5),
         variable=variable,
         training=training,
+        n_operations=len(operations),
         losses=network.losses,
         seconds=seconds,
         n_structures=n_structures,

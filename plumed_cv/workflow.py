@@ -28,7 +28,7 @@ from ase import Atoms
 from filelock import FileLock, Timeout
 
 import plumed_cv
-from plumed_cv import babf, convergence, cv, pca
+from plumed_cv import babf, convergence, cv, pca, symmetry
 from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import SCREE, Reconstruction, number_of_components, reconstruct
@@ -186,6 +186,7 @@ def energy(
     noise_A2: float | None = None,
     n_components: int | None = None,
     recipe: str | None = None,
+    use_symmetry: bool | None = None,
     seed: int | None = None,
     engine: Config | None = None,
     reporter: Reporter | None = None,
@@ -202,6 +203,8 @@ def energy(
         column var_D, the amplitude of each atom in the components (Eq. 3, angstrom).
     n_structures, noise_A2, n_components, seed
         As for `energy.reconstruct`; the input's, or that function's own, if None.
+    use_symmetry
+        As for `energy.reconstruct`; as the input says, or true, if None.
     recipe
         A name of `autoencoder.RECIPES`; the input's training, or the default, if None.
     engine
@@ -224,6 +227,7 @@ def energy(
         n_components = n_components or config.cv.components
         path = find_path(config, output / "path.xyz", reporter)
         training = _training(config, seed, recipe)
+        use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
     else:
         seed = seed or 0
         if engine is None:
@@ -243,6 +247,7 @@ def energy(
             training,
             seed,
             lambda done, total, stage: update(done, stage),
+            use_symmetry is not False,
         )
     found.variable.save(output / "cv.safetensors")
     plot_energy_profiles(output / "profiles.png", found)
@@ -354,7 +359,7 @@ def _stage_first_cv(
     first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
     if config.cv.start == "path":
         coordinate = np.linspace(0.0, 1.0, len(samples))
-        first = _train(config, samples, coordinate, first, n_components, 0, reporter)
+        first = _train(config, files, samples, coordinate, first, n_components, 0, reporter)
     first.save(files.cv(0))
     write_text(record, json.dumps({"components": n_components}))
     return n_components
@@ -407,7 +412,8 @@ def _stage_iteration(
         snapshots = [segment / "snapshots.dcd" for segment in _segments(folder)]
         data = read_displacements(snapshots, old, old.reference_cell)
         xi = old.encode(old.components(data))[:, 0]
-        _train(config, data, xi, old, n_components, n, reporter).save(files.cv(n))
+        new = _train(config, files, data, xi, old, n_components, n, reporter)
+        new.save(files.cv(n))
     new = CollectiveVariable.load(files.cv(n))
     result |= {
         "iteration": n,
@@ -533,6 +539,7 @@ def _sample(
 
 def _train(
     config: Config,
+    files: RunDirectory,
     displacements: np.ndarray,
     coordinate: np.ndarray,
     frame: CollectiveVariable,
@@ -554,6 +561,7 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
+            symmetry.of_path(load_path(files.path), frame) if config.cv.symmetry else (),
         )
     return learned
 

@@ -384,6 +384,7 @@ def test_energy_of_an_input(from_input: Path) -> None:
     assert result["profiles"]["neb"]["barrier_eV"] == pytest.approx(path.barrier, abs=2e-3)
     assert result["structures"] == 1000
     assert result["noise_A2"] == pytest.approx(0.005)
+    assert result["symmetry_operations"] == 12  # of a hop along <111>
     assert abs(result["profiles"]["ae_pca"]["barrier_error_percent"]) < 25
     assert len(result["parameter"]) == len(result["ae_pca_eV"]) == len(result["xi"])
     assert len(result["fraction_of_variance"]) == 30
@@ -406,7 +407,7 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
         image.calc = None
         image.write(tmp_path / f"POSCAR_{number}", format="vasp", direct=True)
     files = sorted(tmp_path.glob("POSCAR_*"))
-    common = ["--structures", "1000", "--seed", "4", "--json"]
+    common = ["--structures", "1000", "--seed", "4", "--no-symmetry", "--json"]
     done = command(
         "energy", *files, "--engine", vacancy / "input.toml", *common, "-o", tmp_path / "o"
     )
@@ -416,6 +417,8 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
     done = command("energy", from_input / "path.xyz", *common, "-o", tmp_path / "p")
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
+    assert read["symmetry_operations"] == 0
+    assert computed["symmetry_operations"] == 0
     np.testing.assert_allclose(computed["neb_eV"], read["neb_eV"], atol=1e-5)
     np.testing.assert_allclose(computed["pca_eV"], read["pca_eV"], atol=1e-3)
     own = tmp_path / "own.toml"
