@@ -193,7 +193,9 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     struct Output {
         std::string path;
         int stride = 0;
-        bool due(double steps) const { return stride > 0 && std::fmod(steps, double(stride)) == 0; }
+        bool due(double steps) const {
+            return stride > 0 && static_cast<long long>(steps) % stride == 0;
+        }
     };
 
     Output parse_output(const std::string& file, const std::string& stride);

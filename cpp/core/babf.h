@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "matrix.h"
 #include "textfile.h"
+#include "vector_math.h"
 
 // Bayesian adaptive biasing force in one dimension: Eqs. 7-10 and 12 of Baima et al., Phys. Chem.
 // Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
@@ -55,12 +57,14 @@ struct Sums {
 
     explicit Sums(std::size_t nodes = 0) : sum(nodes), rest(nodes) {}
 
-    void add(std::size_t j, double value) {
-        const double a = sum[j], b = rest[j] + value;
+    PLUMED_CV_INLINE static void add(double& sum, double& rest, double value) {
+        const double a = sum, b = rest + value;
         const double total = a + b, b_rounded = total - a;
-        sum[j] = total;
-        rest[j] = (a - (total - b_rounded)) + (b - b_rounded);
+        sum = total;
+        rest = (a - (total - b_rounded)) + (b - b_rounded);
     }
+
+    void add(std::size_t j, double value) { add(sum[j], rest[j], value); }
 
     void add(const Sums& other) {
         if (other.sum.size() != sum.size() || other.rest.size() != sum.size())
@@ -119,7 +123,8 @@ class Babf {
             !std::all_of(prior.begin(), prior.end(), [](double f) { return std::isfinite(f); }))
             throw std::runtime_error("the prior must have one finite number for every node.");
         sums_ = BabfSums(n);
-        derivative_ = energy_ = distance_ = exponent_ = probability_ = zeros();
+        derivative_ = energy_ = zeros();
+        distance_ = exponent_ = probability_ = Array(n);
         for (std::size_t j = 0; j < n; ++j)
             nodes_.push_back(grid.node(j));
         integrate(0, n);
@@ -131,7 +136,7 @@ class Babf {
     /// A at the nodes, as it biases now; zero at the first.
     const std::vector<double>& energy() const { return energy_; }
     /// P_j at the last evaluated xi.
-    const std::vector<double>& probability() const { return probability_; }
+    const Array& probability() const { return probability_; }
 
     /// Adds what another run, or an earlier part of this one, has learned.
     void merge(const BabfSums& other) {
@@ -145,18 +150,9 @@ class Babf {
 
     /// Bias, force and P_j at xi; xi must be finite. update() then learns from this sample.
     const Evaluation& evaluate(double xi) {
-        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
-        const std::size_t n = nodes_.size();
-        const double beta = 1 / kT, half_kappa = 0.5 * kappa;
+        const double kT = parameters_.kT, kappa = parameters_.kappa;
         xi_ = xi;
-        measure_distances();
-        double highest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-        for (std::size_t j = 0; j < n; ++j)
-            exponent_[j] = beta * (energy_[j] - half_kappa * distance_[j] * distance_[j]);
-        for (std::size_t j = 0; j < n; ++j)
-            highest[j % 4] = std::max(highest[j % 4], exponent_[j]);
-        const double top =
-            std::max(std::max(highest[0], highest[1]), std::max(highest[2], highest[3]));
+        const double top = measure_exponents();
 
         // What is below e^-40 of the largest term does not change a double and is left out.
         std::fill(probability_.begin() + first_, probability_.begin() + last_, 0.0);
@@ -164,23 +160,20 @@ class Babf {
         first_ = 0;
         while (exponent_[first_] < least)
             ++first_;
-        last_ = n;
+        last_ = nodes_.size();
         while (exponent_[last_ - 1] < least)
             --last_;
+        // From the beginning of a block: the order in which a compiler adds up may depend on it.
+        const std::size_t begin = first_ / block * block;
         double sum = 0, moment = 0;
-        for (std::size_t j = first_; j < last_; ++j) {
-            if (exponent_[j] < least)
-                continue;
-            const double p = std::exp(exponent_[j] - top);
-            probability_[j] = p;
-            sum += p;
-            moment += p * distance_[j];
-        }
+        exponentials(last_ - begin, &exponent_[begin], top, &distance_[begin], &probability_[begin],
+                     sum, moment);
         const double norm = 1 / sum;
         for (std::size_t j = first_; j < last_; ++j)
             probability_[j] *= norm;
         offset_ = moment * norm;
-        evaluation_ = {-kT * (top + std::log(sum * grid.spacing())), kappa * offset_, xi + offset_};
+        evaluation_ = {-kT * (top + std::log(sum * parameters_.grid.spacing())), kappa * offset_,
+                       xi + offset_};
         return evaluation_;
     }
 
@@ -195,15 +188,13 @@ class Babf {
         if (0.5 * kappa * outside * outside > cutoff * kT)
             return;
         const double w = ramp > 0 ? std::min(1.0, sums_.steps / ramp) : 1.0;
-        for (std::size_t j = first_; j < last_; ++j) {
-            const double wp = w * probability_[j];
-            sums_.weight.add(j, wp);
-            sums_.force.add(j, wp * kappa * distance_[j]);
-        }
+        add_sample(last_ - first_, w, kappa, &probability_[first_], &distance_[first_],
+                   &sums_.weight.sum[first_], &sums_.weight.rest[first_], &sums_.force.sum[first_],
+                   &sums_.force.rest[first_]);
         const double n = static_cast<double>(nodes_.size());
         double bin = std::floor((xi_ - grid.minimum) / grid.spacing() + 0.5);
         if (grid.periodic)
-            bin = std::fmod(std::fmod(bin, n) + n, n);
+            bin -= n * std::floor(bin / n);
         if (bin >= 0 && bin < n) {
             sums_.count.add(static_cast<std::size_t>(bin), w);
             sums_.offset.add(static_cast<std::size_t>(bin), w * offset_);
@@ -263,20 +254,69 @@ class Babf {
   private:
     std::vector<double> zeros() const { return std::vector<double>(parameters_.grid.nodes(), 0.0); }
 
-    /// distance_[j] = z_j - xi, the shortest one on a periodic CV.
-    void measure_distances() {
+    /// Sets distance_ to z_j - xi, the shortest one on a periodic CV, and exponent_ to the logarithm
+    /// of the terms of Eq. 9; returns the largest of these.
+    double measure_exponents() {
         const Grid& grid = parameters_.grid;
-        const std::size_t n = nodes_.size();
-        if (!grid.periodic) {
-            for (std::size_t j = 0; j < n; ++j)
-                distance_[j] = nodes_[j] - xi_;
-            return;
+        double inside = xi_, period = 1, inverse_period = 0;
+        if (grid.periodic) {
+            period = grid.maximum - grid.minimum;
+            inverse_period = 1 / period;
+            inside -= period * std::floor((xi_ - grid.minimum) / period);
         }
-        const double length = grid.maximum - grid.minimum, half = 0.5 * length;
-        const double inside = xi_ - length * std::floor((xi_ - grid.minimum) / length);
+        return exponents(nodes_.size(), nodes_.data(), inside, period, inverse_period,
+                         energy_.data(), 1 / parameters_.kT, 0.5 * parameters_.kappa,
+                         distance_.data(), exponent_.data());
+    }
+
+    PLUMED_CV_CLONES static double exponents(std::size_t n, const double* node, double xi,
+                                             double period, double inverse_period,
+                                             const double* energy, double beta, double half_kappa,
+                                             double* distance, double* exponent) {
+#pragma omp simd
         for (std::size_t j = 0; j < n; ++j) {
-            const double d = nodes_[j] - inside;
-            distance_[j] = d > half ? d - length : (d < -half ? d + length : d);
+            const double d = node[j] - xi;
+            distance[j] = d - period * nearest(d * inverse_period);
+            exponent[j] = beta * (energy[j] - half_kappa * distance[j] * distance[j]);
+        }
+        double top[block]; // so many at once, for each has to wait for the one before
+        std::fill_n(top, block, -INFINITY);
+        std::size_t j = 0;
+        for (; j + block <= n; j += block)
+            for (std::size_t i = 0; i < block; ++i)
+                top[i] = exponent[j + i] > top[i] ? exponent[j + i] : top[i];
+        for (; j < n; ++j)
+            top[0] = std::max(top[0], exponent[j]);
+        return *std::max_element(top, top + block);
+    }
+
+    /// p = e^(exponent - top), 0 below the cutoff, their sum and that of their products with x.
+    PLUMED_CV_CLONES static void exponentials(std::size_t n, const double* exponent, double top,
+                                              const double* x, double* p, double& sum,
+                                              double& moment) {
+        double zeroth = 0, first = 0;
+#pragma omp simd reduction(+ : zeroth, first)
+        for (std::size_t j = 0; j < n; ++j) {
+            const double e = exponent[j] - top;
+            const double power = exponential(std::max(e, -cutoff));
+            p[j] = e < -cutoff ? 0 : power;
+            zeroth += p[j];
+            first += p[j] * x[j];
+        }
+        sum = zeroth;
+        moment = first;
+    }
+
+    /// Adds w P_j and w P_j k (z_j - xi) to sums and rests.
+    PLUMED_CV_CLONES static void add_sample(std::size_t n, double w, double kappa, const double* p,
+                                            const double* distance, double* weight,
+                                            double* weight_rest, double* force,
+                                            double* force_rest) {
+#pragma omp simd
+        for (std::size_t j = 0; j < n; ++j) {
+            const double wp = w * p[j];
+            Sums::add(weight[j], weight_rest[j], wp);
+            Sums::add(force[j], force_rest[j], wp * kappa * distance[j]);
         }
     }
 
@@ -321,8 +361,8 @@ class Babf {
     BabfParameters parameters_;
     BabfSums sums_;
     std::vector<double> nodes_, derivative_, energy_;
-    std::vector<double> distance_, exponent_, probability_; // at the last evaluated xi
-    std::size_t first_ = 0, last_ = 0;                      // probability_ is zero outside
+    Array distance_, exponent_, probability_; // at the last evaluated xi
+    std::size_t first_ = 0, last_ = 0;        // probability_ is zero outside
     double xi_ = 0, offset_ = 0;
     Evaluation evaluation_{};
 };

@@ -85,8 +85,9 @@ class CollectiveVariable {
     /// det of sum_i grad_i xi_k . grad_i xi_l / m_i, in 1/(angstrom^2 mass) to the power latent().
     double inverse_mass() {
         const std::size_t n = x_.size();
-        for (std::size_t k = 0; k < latent_; ++k)
-            multiply(inverse_mass_.data(), components_, n, jacobian(k), &weighted_[k * n]);
+        std::fill(weighted_.begin(), weighted_.end(), 0.0);
+        for (std::size_t k = 0; k < latent_; ++k) // the matrix is symmetric
+            add_transposed(inverse_mass_.data(), components_, n, jacobian(k), &weighted_[k * n]);
         for (std::size_t k = 0; k < latent_; ++k)
             multiply(jacobian_.data(), latent_, n, &weighted_[k * n], &gram_[k * latent_]);
         double determinant = 1;
@@ -105,7 +106,8 @@ class CollectiveVariable {
 
     /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
     const double* gradient(std::size_t k) {
-        multiply_transposed(basis_.data(), components_, stride_, jacobian(k), gradient_.data());
+        std::fill(gradient_.begin(), gradient_.end(), 0.0);
+        add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient_.data());
         return gradient_.data();
     }
 
@@ -172,6 +174,7 @@ class CollectiveVariable {
 
     static double dot(const double* a, const double* b, std::size_t n) {
         double sum = 0;
+#pragma omp simd reduction(+ : sum)
         for (std::size_t i = 0; i < n; ++i)
             sum += a[i] * b[i];
         return sum;

@@ -182,12 +182,6 @@ class Frame {
         }
     }
 
-    /// The nearest integer, ties to even, in two additions that every processor does in vectors.
-    static double nearest(double s) {
-        constexpr double shift = 6755399441055744.0; // 1.5 * 2^52: no digits behind the point
-        return (s + shift) - shift;
-    }
-
     std::size_t atoms_, plane_;
     bool periodic_, ready_ = false;
     Cell reference_cell_, cell_{}, inverse_{};

@@ -8,15 +8,7 @@
 #include <new>
 #include <vector>
 
-// The two products below take nearly all the time of a step. Compilers that can are asked for a
-// second version of them for processors with FMA, chosen when the library is loaded, because a
-// plugin is built for any processor. Sanitizers do not go together with the choice at load time.
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) &&                 \
-    ((defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && defined(__GNUC__)))
-#define PLUMED_CV_CLONES __attribute__((target_clones("fma", "default")))
-#else
-#define PLUMED_CV_CLONES
-#endif
+#include "vector_math.h"
 
 namespace plumed_cv {
 
@@ -80,29 +72,35 @@ inline void multiply(const double* a, std::size_t rows, std::size_t stride, cons
     }
 }
 
-/// x = A^T y for `rows` rows of `stride` numbers.
+/// Adds n rows of A, times the numbers of y, to x. More rows at once share the loads and stores of
+/// x; two sums halve the latency of adding them up.
+template <std::size_t n>
+PLUMED_CV_INLINE void add_rows(const double* a, std::size_t stride, const double* y, double* x) {
+    double factor[n];
+    std::copy_n(y, n, factor);
+#pragma omp simd
+    for (std::size_t j = 0; j < stride; ++j) {
+        double even = x[j], odd = 0;
+        for (std::size_t i = 0; i < n; i += 2)
+            even += factor[i] * a[i * stride + j];
+        for (std::size_t i = 1; i < n; i += 2)
+            odd += factor[i] * a[i * stride + j];
+        x[j] = even + odd;
+    }
+}
+
+/// Adds A^T y to x, for `rows` rows of `stride` numbers. From the last row to the first: after
+/// multiply() by a large A the last rows are those still in the cache.
 PLUMED_CV_CLONES
-inline void multiply_transposed(const double* a, std::size_t rows, std::size_t stride,
-                                const double* y, double* x) {
-    std::fill(x, x + stride, 0.0);
-    std::size_t i = 0;
-    for (; i + 4 <= rows; i += 4) { // four rows share the loads and stores of x
-        const double* r0 = a + i * stride;
-        const double* r1 = r0 + stride;
-        const double* r2 = r1 + stride;
-        const double* r3 = r2 + stride;
-        const double y0 = y[i], y1 = y[i + 1], y2 = y[i + 2], y3 = y[i + 3];
-#pragma omp simd
-        for (std::size_t j = 0; j < stride; ++j)
-            x[j] += (y0 * r0[j] + y1 * r1[j]) + (y2 * r2[j] + y3 * r3[j]);
-    }
-    for (; i < rows; ++i) {
-        const double* row = a + i * stride;
-        const double yi = y[i];
-#pragma omp simd
-        for (std::size_t j = 0; j < stride; ++j)
-            x[j] += yi * row[j];
-    }
+inline void add_transposed(const double* a, std::size_t rows, std::size_t stride, const double* y,
+                           double* x) {
+    std::size_t i = rows;
+    for (; i >= 8; i -= 8)
+        add_rows<8>(a + (i - 8) * stride, stride, y + (i - 8), x);
+    for (; i >= 4; i -= 4)
+        add_rows<4>(a + (i - 4) * stride, stride, y + (i - 4), x);
+    for (; i >= 1; --i)
+        add_rows<1>(a + (i - 1) * stride, stride, y + (i - 1), x);
 }
 
 } // namespace plumed_cv

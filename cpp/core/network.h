@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -36,8 +35,11 @@ inline std::optional<Activation> activation_from(const std::string& name) {
 /// Replaces z by the activation of z, and sets its slope there.
 inline void activate(Activation activation, std::size_t n, double* z, double* slope) {
     const auto each = [&](auto&& function) {
-        for (std::size_t i = 0; i < n; ++i)
-            std::tie(z[i], slope[i]) = function(z[i]);
+        for (std::size_t i = 0; i < n; ++i) {
+            const auto [value, derivative] = function(z[i]);
+            z[i] = value;
+            slope[i] = derivative;
+        }
     };
     // The exponential of -|x|, which cannot overflow, and the sigmoid of x from it.
     const auto decay = [](double x) { return std::exp(-std::abs(x)); };
@@ -100,9 +102,8 @@ class Network {
     const double* forward(const double* input) {
         for (Stage& layer : layers_) {
             double* z = layer.z.data();
-            multiply(layer.weight.data(), layer.outputs, layer.stride, input, z);
-            for (std::size_t i = 0; i < layer.outputs; ++i)
-                z[i] += layer.bias[i];
+            std::copy(layer.bias.begin(), layer.bias.end(), z);
+            add_transposed(layer.columns.data(), layer.inputs, layer.z.size(), input, z);
             if (&layer != &layers_.back())
                 activate(activation_, layer.outputs, z, layer.slope.data());
             input = z;
@@ -119,8 +120,9 @@ class Network {
             const Stage& layer = layers_[l];
             for (std::size_t i = 0; i < layer.outputs; ++i)
                 back_[i] *= layer.slope[i];
-            multiply_transposed(layer.weight.data(), layer.outputs, layer.stride, back_.data(),
-                                l == 0 ? gradient : ahead_.data());
+            double* ahead = l == 0 ? gradient : ahead_.data();
+            std::fill(ahead, ahead + layer.stride, 0.0);
+            add_transposed(layer.weight.data(), layer.outputs, layer.stride, back_.data(), ahead);
             std::swap(back_, ahead_);
         }
     }
@@ -128,16 +130,21 @@ class Network {
   private:
     struct Stage {
         explicit Stage(const Layer& layer)
-            : outputs(layer.outputs), stride(padded(layer.inputs)), weight(outputs * stride),
-              bias(layer.bias), z(padded(outputs)), slope(outputs) {
+            : inputs(layer.inputs), outputs(layer.outputs), stride(padded(inputs)),
+              weight(outputs * stride), columns(inputs * padded(outputs)), bias(padded(outputs)),
+              z(bias.size()), slope(outputs) {
             for (std::size_t i = 0; i < outputs; ++i)
-                std::copy_n(&layer.weight[i * layer.inputs], layer.inputs, &weight[i * stride]);
+                for (std::size_t j = 0; j < inputs; ++j) {
+                    weight[i * stride + j] = layer.weight[i * inputs + j];
+                    columns[j * z.size() + i] = layer.weight[i * inputs + j];
+                }
+            std::copy(layer.bias.begin(), layer.bias.end(), bias.begin());
         }
-        std::size_t outputs, stride;
-        Array weight;
-        std::vector<double> bias;
-        Array z;
-        std::vector<double> slope;
+        std::size_t inputs, outputs, stride;
+        // By rows for the gradient and by columns for the outputs: either product then adds up
+        // whole vectors, which at this size is much faster than sums along a vector.
+        Array weight, columns;
+        Array bias, z, slope;
     };
 
     Activation activation_;

@@ -55,6 +55,12 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 } // namespace
 
+TEST("the exponential of our own is that of the library") {
+    CHECK(exponential(0) == 1);
+    for (double x = -690; x < 690; x += 0.0371)
+        CHECK_CLOSE(exponential(x), std::exp(x), 1e-15 * std::exp(x));
+}
+
 TEST("the force is the derivative of the bias, also outside of the grid and across the border") {
     for (bool periodic : {false, true}) {
         Babf babf = learned(parameters(periodic), series(300));
