@@ -98,7 +98,8 @@ def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
         label = f"{words}: {profile.barrier:.4f} eV"
         if profile is not result.neb and result.neb.barrier > 0:
             label += f" ({100 * (profile.barrier / result.neb.barrier - 1):+.1f} %)"
-        axes.plot(profile.parameter, profile.energy, style, color=colour, label=label)
+        above = 3 if style == "--" else 2  # or the solid lines would hide it
+        axes.plot(profile.parameter, profile.energy, style, color=colour, label=label, zorder=above)
     axes.set_xlabel("arc length along the path")
     axes.set_ylabel("energy (eV)")
     axes.set_title(f"{len(result.path.species)} atoms, {result.n_structures:,} structures")
