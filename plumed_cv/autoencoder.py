@@ -27,8 +27,18 @@ from plumed_cv.cv import CollectiveVariable, Layer
 from plumed_cv.errors import UserError
 from plumed_cv.symmetry import Operation
 
-# Learning rate and epochs of each stage: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).
+# Learning rate and epochs of each stage.
 SCHEDULE: tuple[tuple[float, int], ...] = (
+    (1e-2, 20),
+    (5e-3, 40),
+    (2e-3, 40),
+    (1e-3, 40),
+    (3e-4, 40),
+    (1e-4, 20),
+)
+
+# The paper's: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).
+PAPER_SCHEDULE: tuple[tuple[float, int], ...] = (
     (2e-2, 20),
     (1e-2, 20),
     (5e-3, 20),
@@ -121,7 +131,13 @@ class Training:
 # By name, what a user chooses between.
 RECIPES = {
     "denoising": Training(),
-    "paper": Training(activation="relu", tied=True, subspace="pca", target="structure"),
+    "paper": Training(
+        activation="relu",
+        tied=True,
+        subspace="pca",
+        target="structure",
+        schedule=PAPER_SCHEDULE,
+    ),
 }
 
 
@@ -269,6 +285,7 @@ def learn(
     provenance: dict[str, Any] | None = None,
     coordinate: NDArray[Any] | None = None,
     symmetry: Sequence[Operation] = (),
+    through_ends: bool = False,
 ) -> tuple[CollectiveVariable, pca.PrincipalComponents, Network]:
     """Principal components and autoencoder of displacements, as a collective variable.
 
@@ -291,6 +308,8 @@ def learn(
         collective variable. By default the projection on the line between the end states.
     symmetry
         Operations that the mean path is made to have (`symmetry.operations`); none by default.
+    through_ends
+        Whether the mean path must pass through the end states: at 0 K.
 
     Returns
     -------
@@ -306,7 +325,10 @@ def learn(
     """
     if coordinate is None:
         coordinate = _along_the_line(displacements, frame)
-    principal, examples = _examples(displacements, coordinate, n_components, training, symmetry)
+    ends = frame.end_displacements if through_ends else None
+    principal, examples = _examples(
+        displacements, coordinate, n_components, training, symmetry, ends
+    )
     network = train(examples, training, progress)
     variable = CollectiveVariable(
         serials=frame.serials,
@@ -349,17 +371,18 @@ def _examples(
     n_components: int,
     training: Training,
     symmetry: Sequence[Operation],
+    ends: NDArray[np.float64] | None,
 ) -> tuple[pca.PrincipalComponents, Examples]:
     """The subspace of a training, and what there is to learn in it."""
     if training.subspace == "pca":
         principal = pca.fit(displacements, n_components, training.seed)
         path = None
     else:
-        principal, path = pca.fit_mean_path(displacements, s, n_components, symmetry)
+        principal, path = pca.fit_mean_path(displacements, s, n_components, symmetry, ends)
     inputs = principal.project(displacements)
     if training.target == "structure":
         return principal, Examples(inputs, inputs)
-    path = path or meanpath.fit(displacements, s, symmetry)
+    path = path or meanpath.fit(displacements, s, symmetry, ends)
     targets = path.points(s, principal.components) - principal.components @ principal.mean
     tangents = path.tangents(s, principal.components)
     tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-300)

@@ -24,6 +24,7 @@ from plumed_cv.symmetry import Operation
 
 N_FUNCTIONS = 16
 _EM_STEPS = 60
+_END_WEIGHT = 0.1  # of an end state that is known, in units of all structures together
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def fit(
     displacements: NDArray[Any],
     s: NDArray[Any],
     symmetry: Sequence[Operation] = (),
+    ends: Array | None = None,
     n_functions: int = N_FUNCTIONS,
 ) -> MeanPath:
     """Regress displacements on Legendre polynomials of s, and shrink the noise.
@@ -91,6 +93,9 @@ def fit(
         Place of each structure along the process, shape (M,), 0 and 1 at the end states.
     symmetry
         Operations of the process: the path is made to have them. None if empty.
+    ends
+        Displacements at s = 0 and s = 1, shape (2, N, 3), angstrom, where the path must pass: known
+        at 0 K, not at finite temperature, where the mean structure of a state is not its minimum.
     n_functions
         Number of polynomials L.
 
@@ -123,14 +128,22 @@ def fit(
         squares += np.einsum("mi,mi->i", flat, flat)
     if not np.isfinite(moments).all():
         raise UserError("The displacements contain NaN or infinite values.")
-    products = basis.T @ basis
-    raw = solve_triangular(_triangle(products), moments, trans="T")
+    products, sums = basis.T @ basis, basis.sum(axis=0)
+    measure = _triangle(products)
+    raw = solve_triangular(measure, moments, trans="T")
     residual = (squares - (raw**2).sum(axis=0)) / (len(s) - n_functions)
     noise = np.maximum(residual.reshape(n_atoms, 3).mean(axis=1), 1e-12)
     moments = moments.reshape(n_functions, n_atoms, 3)
+    if ends is not None:
+        at_ends = (2.0 * np.array([0.0, 1.0]) - lower - upper) / (upper - lower)
+        known = legendre.legvander(at_ends, n_functions - 1) * (_END_WEIGHT * len(s)) ** 0.5
+        products = products + known.T @ known
+        known *= (_END_WEIGHT * len(s)) ** 0.5
+        sums = sums + known.sum(axis=0)
+        moments += np.einsum("el,eai->lai", known, ends)
     noise_of_sums = noise
     if symmetry:
-        products, moments = _symmetrised(products, moments, basis.sum(axis=0), symmetry)
+        products, moments = _symmetrised(products, moments, sums, symmetry)
         images = np.stack([operation.image for operation in symmetry])
         orbit = np.array([len(np.unique(image)) for image in images.T])
         noise_of_sums = noise[images].mean(axis=0) / orbit
@@ -139,7 +152,7 @@ def fit(
     # The first orthogonal polynomial is constant: the mean over the structures is not shrunk.
     raw[1:] = _shrunk(raw[1:].reshape(-1, n_atoms, 3), noise_of_sums).reshape(-1, 3 * n_atoms)
     coefficients = solve_triangular(triangle, raw)
-    return MeanPath(coefficients, lower, upper, noise, triangle / len(s) ** 0.5)
+    return MeanPath(coefficients, lower, upper, noise, measure / len(s) ** 0.5)
 
 
 def _triangle(products: Array) -> Array:
@@ -183,29 +196,36 @@ def chunks(n: int, size: int = 1000) -> Iterator[slice]:
 def _shrunk(raw: Array, noise: Array) -> Array:
     """Posterior mean of coefficients c given raw = c + noise, both of shape (L, N, 3).
 
-    The prior of c_{l,a} is Gaussian with covariance b_l S_a: one strength for each degree, one
-    3 x 3 matrix for each atom, all found by expectation maximisation.
+    The prior of c_a, the L x 3 coefficients of an atom, is matrix normal: covariance B between the
+    polynomials, the same for all atoms, times S_a between the directions, its own for each atom.
+    Both are found by expectation maximisation.
     """
-    n_degrees = len(raw)
-    strength = np.maximum((raw**2).sum(axis=(1, 2)) / (3.0 * noise.sum()) - 1.0, 1e-2)
-    strength /= strength.mean()
+    n_degrees, n_atoms, _ = raw.shape
+    strengths = (raw**2).sum(axis=(1, 2)) / (3.0 * noise.sum()) - 1.0
+    between = np.diag(np.maximum(strengths, 1e-2))
+    between *= n_degrees / np.trace(between)
     matrices = np.einsum("lai,laj->aij", raw, raw) / (2.0 * n_degrees)
     matrices += 1e-3 * noise[:, None, None] * np.eye(3)
     for _ in range(_EM_STEPS):
+        # In the eigenvectors of B and S_a all coefficients are independent.
+        strengths, modes = np.linalg.eigh(between)
+        strengths = np.maximum(strengths, 1e-10 * strengths[-1])
         variances, axes = np.linalg.eigh(matrices)
         variances = np.maximum(variances, 1e-12 * noise[:, None])
-        along = np.einsum("lai,aij->laj", raw, axes)
-        prior = strength[:, None, None] * variances
+        along = np.einsum("lk,laj->kaj", modes, np.einsum("lai,aij->laj", raw, axes))
+        prior = strengths[:, None, None] * variances
         kept = prior / (prior + noise[:, None])
         mean = kept * along
         uncertainty = kept * noise[:, None]
-        # Maximisation: what the posterior says of the strengths and of the matrices.
-        weighted = mean / np.sqrt(strength)[:, None, None]
-        matrices = np.einsum("lai,laj->aij", weighted, weighted)
-        spread = (uncertainty / strength[:, None, None]).sum(axis=0)
-        matrices[:, range(3), range(3)] += spread
+        # What the posterior says of B and S_a.
+        weighted = mean / np.sqrt(variances)
+        between = np.einsum("kaj,laj->kl", weighted, weighted)
+        between += np.diag((uncertainty / variances).sum(axis=(1, 2)))
+        between = modes @ between @ modes.T / (3.0 * n_atoms)
+        weighted = mean / np.sqrt(strengths)[:, None, None]
+        matrices = np.einsum("kai,kaj->aij", weighted, weighted)
+        matrices[:, range(3), range(3)] += (uncertainty / strengths[:, None, None]).sum(axis=0)
         matrices = axes @ (matrices / n_degrees) @ axes.transpose(0, 2, 1)
-        strength = ((mean**2 + uncertainty) / variances).mean(axis=(1, 2))
-        matrices *= strength.mean()
-        strength /= strength.mean()
-    return np.asarray(np.einsum("laj,aij->lai", mean, axes))
+        scale = np.trace(between) / n_degrees
+        between, matrices = between / scale, matrices * scale
+    return np.asarray(np.einsum("lk,kaj,aij->lai", modes, mean, axes, optimize=True))

@@ -108,6 +108,7 @@ def fit_mean_path(
     s: NDArray[Any],
     n_components: int,
     symmetry: Sequence[Operation] = (),
+    ends: Array | None = None,
 ) -> tuple[PrincipalComponents, MeanPath]:
     """Leading principal components of the mean path through the structures: thermal noise is out.
 
@@ -124,6 +125,8 @@ def fit_mean_path(
         Number of components D; a mean path has at most L - 1.
     symmetry
         Operations that the mean path is made to have.
+    ends
+        Displacements at s = 0 and 1 that it must pass through, as for `meanpath.fit`.
 
     Returns
     -------
@@ -135,7 +138,7 @@ def fit_mean_path(
     UserError
         As for `fit` and `meanpath.fit`.
     """
-    path = meanpath.fit(displacements, s, symmetry)
+    path = meanpath.fit(displacements, s, symmetry, ends)
     mean, modes = path.moments()
     if not 1 <= n_components <= len(modes):
         raise UserError(
