@@ -512,6 +512,7 @@ def reconstruct(
         {"path": path.name, "noise_A2": variance_A2},
         coordinate=np.linspace(0.0, 1.0, n_structures),
         symmetry=operations,
+        through_ends=True,
     )
     lap("training")
     curve = _Curve(path)

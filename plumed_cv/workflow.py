@@ -562,6 +562,7 @@ def _train(
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
             symmetry.of_path(load_path(files.path), frame) if config.cv.symmetry else (),
+            through_ends=n == 0,  # structures of the path, not of the dynamics
         )
     return learned
 
