@@ -9,8 +9,8 @@ times has that taken off too (the same action under a RESTRAINT).
 
 The machine may be shared: every comparison is made of short runs taken in turn, and what is printed
 is the median of their differences or ratios with half the distance of their quartiles (+-), and the
-difference or ratio of the shortest times ("best"), which other processes disturb least. The loop is
-timed by the processor time of its thread, LAMMPS by the clock on the wall.
+difference or ratio of the shortest times ("best"), which other processes disturb least. All times
+are of the processor: of the loop's thread, and of the process in which LAMMPS runs.
 
 Kernels: those given, else the one that plumed_cv uses, the optimised one and that of the wheel, as
 far as they are there. One Python process per kernel. One core.
@@ -108,11 +108,11 @@ def measure(quick: bool) -> dict[str, object]:
         folder = Path(name)
         loop = Loop(plumed, folder)
         own = [
-            own_time(loop, plumed, folder, n_atoms, n_components, 9 if quick else 31)
+            own_time(loop, plumed, folder, n_atoms, n_components, 5 if quick else 15)
             for n_atoms in CELLS
             for n_components in COMPONENTS
         ]
-        coupled = coupled_run(plumed, folder, 127, 24, 3 if quick else 11)
+        coupled = coupled_run(plumed, folder, 127, 24, 3 if quick else 7)
     return {"kernel": f"PLUMED {plumed.version}, {kind}", "own": own, "coupled": coupled}
 
 
@@ -228,9 +228,8 @@ def own_time(
                 times[name].append(loop.run(handle, frames, cell, n_steps))
             lammps_steps = max(20, 40_000 // n_atoms)
             segment = Segment(folder, state, dynamics, lammps_steps, repetition, snapshot_stride=0)
-            result = engine.run(segment)
-            state = result.end
-            times["lammps"].append(result.seconds / lammps_steps * 1e6)
+            state, seconds = timed(engine, segment)
+            times["lammps"].append(seconds / lammps_steps * 1e6)
     for handle in handles.values():
         loop.close(handle)
     array = {name: np.array(values[1:]) for name, values in times.items()}  # without the first
@@ -287,9 +286,8 @@ def coupled_run(
                 plumed_dat,
                 snapshot_stride=0,
             )
-            result = engine.run(segment)
-            states[name] = result.end
-            rates[name].append(result.n_steps / result.seconds)
+            states[name], seconds = timed(engine, segment)
+            rates[name].append(n_steps / seconds)
     for engine, _ in engines.values():
         engine.close()
     plain = np.array(rates["plain LAMMPS"][1:])
@@ -301,6 +299,20 @@ def coupled_run(
         row: dict[str, float | str] = {"name": name, "rate": rate, "rate_spread": rate_spread}
         rows.append(row | {"ratio": ratio, "ratio_spread": ratio_spread, "best": best})
     return rows
+
+
+def timed(engine: LammpsEngine, segment: Segment) -> tuple[State, float]:
+    """Run a segment; return its end and the processor time that its process spent, seconds."""
+    before = processor_time(engine)
+    result = engine.run(segment)
+    return result.end, (processor_time(engine) - before) or result.seconds
+
+
+def processor_time(engine: LammpsEngine) -> float:
+    """Return the processor time of LAMMPS's process so far, seconds; 0 if nothing says."""
+    child = engine._child
+    path = Path(f"/proc/{child._process.pid}/schedstat") if child else None
+    return int(path.read_text().split()[0]) / 1e9 if path and path.is_file() else 0.0
 
 
 def middle(values: Array) -> tuple[float, float]:
