@@ -29,6 +29,7 @@ def run_all(root: Path, starts: list[str], seeds: list[int]) -> None:
     """Run the packaged example for all seeds with both first CVs; write the data file."""
     example = root / "vacancy-fe"
     if not example.exists():
+        root.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "plumed_cv.cli", "init", "vacancy-fe", str(example)]
         subprocess.run(command, check=True)
     base = config.load(example / "vacancy.toml")
