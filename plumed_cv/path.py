@@ -14,8 +14,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.mep import NEB
-from ase.optimize import FIRE
+from ase.mep.neb import NEB, NEBOptimizer
+from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
@@ -379,7 +379,10 @@ def minimum_energy_path(
     start, end = initial.copy(), final.copy()
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
-        _minimise(FIRE(state, logfile=None), fmax_eV_A / 2, max_steps, name, progress)
+        _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
+        # In a long soft valley small forces still mean energies that a low barrier does not bear.
+        newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
+        _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
         _freeze(state)
     cell = cell_of(start)
     step = displacements(end.positions, cell, start.positions, cell)
@@ -397,7 +400,10 @@ def minimum_energy_path(
         image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
     band.climb = True
-    _minimise(FIRE(band, logfile=None), fmax_eV_A, max_steps, "climbing image", progress)
+    # FIRE needs the more steps the more images there are, and L-BFGS diverges in shallow valleys.
+    # This one measures the largest component of a force, not the norm.
+    adaptive = NEBOptimizer(band, logfile=None)
+    _minimise(adaptive, fmax_eV_A / 3**0.5, max_steps, "climbing image", progress)
     for image in images[1:-1]:
         _freeze(image)
     return EnergyPath(tuple(images))
@@ -409,7 +415,7 @@ def _minimise(
     optimiser.attach(lambda: progress(_largest_force(optimiser), stage))
     if not optimiser.run(fmax=fmax, steps=max_steps):
         raise UserError(
-            f"The {stage} did not converge to {fmax} eV/A in {max_steps} steps (largest force "
+            f"The {stage} did not converge to {fmax:.2g} eV/A in {max_steps} steps (largest force "
             f"{_largest_force(optimiser):.2g} eV/A); check the end states and the potential."
         )
 

@@ -71,6 +71,22 @@ def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
     assert np.abs(forces - along).max() < 0.1 * np.abs(along).max()
 
 
+@pytest.mark.parametrize("n_images", [15, 61])
+def test_images_stay_evenly_spaced_on_both_sides_of_the_top(n_images: int) -> None:
+    path = minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, n_images)
+    steps = np.diff(path.arc_length)
+    top = int(np.argmax(path.energies))
+    for side in (steps[:top], steps[top:]):
+        np.testing.assert_allclose(side, side.mean(), rtol=0.2)
+
+
+def test_a_straight_first_guess_leads_to_the_same_path(valley: EnergyPath) -> None:
+    ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
+    straight = minimum_energy_path(*ends, CurvedValley, 15, interpolation="linear")
+    np.testing.assert_allclose(straight.energies, valley.energies, atol=2e-3)
+    assert straight.barrier == pytest.approx(valley.barrier, abs=1e-5)
+
+
 def test_noise_has_its_variance_and_keeps_centre_and_tangent(valley: EnergyPath) -> None:
     variance, n = 0.005, 20_000
     samples = valley.noisy_samples(n, variance, np.random.default_rng(1)).astype(np.float64)
