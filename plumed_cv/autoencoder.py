@@ -6,7 +6,8 @@ over in double precision as layers that `cv.CollectiveVariable` evaluates.
 Two recipes. The paper's reconstructs the noisy structures themselves; a loss made of noise hardly
 feels the slope of the encoder across the path, on which energies depend (Eq. 18). The other one,
 the default, is a denoising autoencoder: from a noisy structure to the point of the mean path that
-it belongs to, with the gradient of the encoder held parallel to the path. Its loss without noise
+it belongs to, with the gradient of the encoder held parallel to the path and its value to the
+length of the path, so that equal steps of the variable are equal distances. Without noise its loss
 is zero, so that a lower loss is a better collective variable.
 """
 
@@ -73,7 +74,8 @@ class Training:
     Parameters
     ----------
     hidden
-        Widths of the hidden layers of the encoder; the decoder mirrors them. None: two of width D.
+        Widths of the hidden layers of the encoder; the decoder mirrors them. None: two of width D
+        for the target "structure", as in the paper, and of width 2D for the "mean path".
     activation
         Activation of the hidden layers: relu, tanh, elu, softplus, silu or sigmoid.
     tied
@@ -122,6 +124,10 @@ class Training:
                 "'structure'."
             )
 
+    def default_width(self, n_components: int) -> int:
+        """Width of the hidden layers for D components if `hidden` is None."""
+        return n_components if self.target == "structure" else 2 * n_components
+
     @property
     def n_epochs(self) -> int:
         """Epochs of all restarts together."""
@@ -152,12 +158,15 @@ class Examples:
     targets
         What the decoder is to make of them, shape (M, D).
     tangents
-        The direction that the gradient of the encoder is to have, shape (M, D); None: left free.
+        The direction that the gradient of the encoder is to have, shape (M, D).
+    lengths
+        The value that it is to have, shape (M,). Both None: the encoder is left free.
     """
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
     tangents: NDArray[Any] | None = None
+    lengths: NDArray[Any] | None = None
 
 
 class Autoencoder(nn.Module):
@@ -165,7 +174,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, n_components: int, training: Training, generator: torch.Generator) -> None:
         super().__init__()
-        hidden = training.hidden or (n_components, n_components)
+        hidden = training.hidden or (training.default_width(n_components),) * 2
         widths = (n_components, *hidden, training.n_latent)
         self.activation = _ACTIVATIONS[training.activation]
         self.weights = _glorot(widths, generator)
@@ -271,7 +280,7 @@ def train(
     return Network(
         encoder=(Layer(first.weight / scale, first.bias), *encoder[1:]),
         decoder=(*decoder[:-1], Layer(last.weight * scale, last.bias * scale)),
-        losses=np.array([error for error, _ in losses]) * scale**2,
+        losses=np.array(losses)[:, 0] * scale**2,
         misalignment=losses[-1][1],
     )
 
@@ -390,7 +399,8 @@ def _examples(
     # is taken out, as the noise of Sec. 3.2 has none.
     noise = inputs - targets
     noise -= np.sum(noise * tangents, axis=1, keepdims=True) * tangents
-    return principal, Examples(targets + noise, targets, tangents)
+    lengths = path.lengths(s, principal.components)
+    return principal, Examples(targets + noise, targets, tangents, lengths - lengths.mean())
 
 
 def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
@@ -420,22 +430,25 @@ class _Tensors:
     inputs: Tensor
     targets: Tensor
     tangents: Tensor | None
+    lengths: Tensor | None
 
     @classmethod
     def of(cls, examples: Examples, scale: float) -> "_Tensors":
-        inputs, targets = (
-            torch.as_tensor(np.ascontiguousarray(array / scale), dtype=torch.float32)
-            for array in (examples.inputs, examples.targets)
-        )
-        if examples.tangents is None:
-            return cls(inputs, targets, None)
-        return cls(inputs, targets, torch.as_tensor(examples.tangents, dtype=torch.float32))
+        def tensor(array: NDArray[Any] | None, unit: float = scale) -> Tensor | None:
+            if array is None:
+                return None
+            return torch.as_tensor(np.ascontiguousarray(array / unit), dtype=torch.float32)
+
+        inputs, targets = tensor(examples.inputs), tensor(examples.targets)
+        assert inputs is not None
+        assert targets is not None
+        return cls(inputs, targets, tensor(examples.tangents, 1.0), tensor(examples.lengths))
 
 
 def _restart(
     data: _Tensors, training: Training, restart: int, unit: float, progress: Progress
-) -> tuple[list[tuple[float, float]], Autoencoder]:
-    """Train one network; returns error and misalignment of its epochs, and itself."""
+) -> tuple[list[list[float]], Autoencoder]:
+    """Train one network; returns the terms of the loss of its epochs, and itself."""
     generator = torch.Generator().manual_seed(training.seed * 1000 + restart)
     model = Autoencoder(data.inputs.shape[1], training, generator)
     before = restart * training.n_epochs // training.restarts
@@ -463,16 +476,16 @@ def _descend(
     training: Training,
     generator: torch.Generator,
     progress: Callable[[int, float], None],
-) -> list[tuple[float, float]]:
-    """Run the schedule; returns mean square error and misalignment of each epoch."""
+) -> list[list[float]]:
+    """Run the schedule; returns the terms of the loss, averaged over each epoch."""
     optimiser = torch.optim.Adam(model.parameters(), lr=training.schedule[0][0], fused=True)
     n = len(data.inputs)
-    losses: list[tuple[float, float]] = []
+    losses: list[list[float]] = []
     for rate, epochs in training.schedule:
         for group in optimiser.param_groups:
             group["lr"] = rate
         for _ in range(epochs):
-            total = torch.zeros(2)
+            total = torch.zeros(3)
             order = torch.randperm(n, generator=generator)
             for batch in order.split(training.batch_size):
                 optimiser.zero_grad()
@@ -480,25 +493,29 @@ def _descend(
                 terms.sum().backward()
                 optimiser.step()
                 total += terms.detach() * len(batch)
-            error, misalignment = (total / n).tolist()
-            losses.append((error, misalignment))
-            progress(len(losses), error)
+            losses.append((total / n).tolist())
+            progress(len(losses), losses[-1][0])
     return losses
 
 
 def _losses(model: Autoencoder, data: _Tensors, batch: Tensor) -> Tensor:
-    """Mean square error and mean of 1 - cos^2 to the tangents of some structures, shape (2,)."""
+    """What is minimised, for some structures, shape (3,).
+
+    The mean square error, the mean of 1 - cos^2 between the encoder's gradient and the tangents,
+    and the mean square error of its values.
+    """
     inputs = data.inputs[batch]
-    if data.tangents is None:
+    if data.tangents is None or data.lengths is None:
         error = functional.mse_loss(model(inputs), data.targets[batch])
-        return torch.stack([error, torch.zeros(())])
+        return torch.stack([error, torch.zeros(()), torch.zeros(())])
     inputs.requires_grad_()
     latent = model.encode(inputs)
     (gradient,) = torch.autograd.grad(latent.sum(), inputs, create_graph=True)
     along = (gradient * data.tangents[batch]).sum(dim=1)
     cosine2 = along**2 / (gradient.square().sum(dim=1) + 1e-12)
     error = functional.mse_loss(model.decode(latent), data.targets[batch])
-    return torch.stack([error, 1.0 - cosine2.mean()])
+    length = functional.mse_loss(latent[:, 0], data.lengths[batch])
+    return torch.stack([error, 1.0 - cosine2.mean(), length])
 
 
 def _glorot(widths: Sequence[int], generator: torch.Generator) -> nn.ParameterList:

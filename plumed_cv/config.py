@@ -89,7 +89,7 @@ class CV(_Section):
         "if absent",
     )
     hidden: Annotated[list[Count], Field(min_length=1)] | None = Field(
-        None, description="widths of the encoder's hidden layers; two of width D if absent"
+        None, description="widths of the encoder's hidden layers; two, by the recipe, if absent"
     )
     recipe: Literal["denoising", "paper"] = Field(
         "denoising",

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
+from scipy.integrate import cumulative_trapezoid
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from plumed_cv.errors import UserError
@@ -66,6 +67,14 @@ class MeanPath:
         """Their derivatives with respect to s, shapes as for `points`."""
         slope = legendre.legder(self._series(onto), scl=2.0 / (self.upper - self.lower))
         return np.asarray(legendre.legval(self._scaled(s), slope).T)
+
+    def lengths(self, s: NDArray[Any], onto: Array | None = None) -> Array:
+        """Length of the path from s = 0 up to each s, negative before, shape (M,), angstrom."""
+        grid = np.linspace(self.lower, self.upper, 2001)
+        speed = np.linalg.norm(self.tangents(grid, onto), axis=1)
+        length = cumulative_trapezoid(speed, grid, initial=0.0)
+        along = np.interp(np.asarray(s), grid, length)
+        return np.asarray(along - np.interp(0.0, grid, length))
 
     def _series(self, onto: Array | None) -> Array:
         return self.coefficients if onto is None else self.coefficients @ onto.T

@@ -39,6 +39,14 @@ def test_a_smooth_path_without_noise_comes_back() -> None:
     np.testing.assert_allclose(path.points(s, axes), path.points(s) @ axes.T, atol=1e-12)
 
 
+def test_lengths_are_those_of_the_curve() -> None:
+    s = np.linspace(-0.2, 1.0, 600)
+    u = np.zeros((600, 3, 3))
+    u[:, 0, 0], u[:, 0, 1] = np.cos(np.pi * s), np.sin(np.pi * s)
+    path = meanpath.fit(u, s)
+    np.testing.assert_allclose(path.lengths(s), np.pi * s, atol=1e-5)
+
+
 def test_moments_are_those_of_the_points() -> None:
     s, u = noisy(800, seed=1)
     path = meanpath.fit(u, s)
