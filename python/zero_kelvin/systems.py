@@ -141,6 +141,7 @@ def screw_dislocations() -> tuple[Atoms, Atoms, Atoms]:
     periodic, 51 valleys by 27 planes; each dislocation is surrounded by four of the other sign half
     a cell away (a quadrupole), so that the forces between them cancel. The cell has the mean
     plastic strain of the first and the last state, which are mirror images of each other.
+    Halfway between two valleys this potential has another, shallow one: each glide has two humps.
 
     Atoms move along the line, by the angles around all dislocations of the periodic arrangement.
     Those along a row add up to the phase of a sine, and rows far away only to a shear, which is
