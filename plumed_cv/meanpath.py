@@ -24,6 +24,7 @@ from plumed_cv.frame import Array
 from plumed_cv.symmetry import Operation
 
 N_FUNCTIONS = 16
+_MORE_FUNCTIONS = (24, 32, 48)  # for paths with sharp turns, where the data are sure of them
 _EM_STEPS = 60
 _END_WEIGHT = 0.1  # of an end state that is known, in units of all structures together
 
@@ -89,7 +90,7 @@ def fit(
     s: NDArray[Any],
     symmetry: Sequence[Operation] = (),
     ends: Array | None = None,
-    n_functions: int = N_FUNCTIONS,
+    n_functions: int | None = None,
 ) -> MeanPath:
     """Regress displacements on Legendre polynomials of s, and shrink the noise.
 
@@ -106,7 +107,8 @@ def fit(
         Displacements at s = 0 and s = 1, shape (2, N, 3), angstrom, where the path must pass: known
         at 0 K, not at finite temperature, where the mean structure of a state is not its minimum.
     n_functions
-        Number of polynomials L.
+        Number of polynomials L. If None, 16; with `ends`, where the noise of the structures is
+        independent, up to 48 as long as the leading directions have significant coefficients.
 
     Raises
     ------
@@ -116,9 +118,12 @@ def fit(
     s = np.asarray(s, dtype=np.float64)
     if s.shape != (len(displacements),) or not np.isfinite(s).all():
         raise UserError("Each structure needs one finite place along the process.")
-    if len(s) < 4 * n_functions:
+    largest = n_functions or (N_FUNCTIONS if ends is None else _MORE_FUNCTIONS[-1])
+    if n_functions is None and len(s) < 40 * largest:
+        largest = N_FUNCTIONS
+    if len(s) < 4 * largest:
         raise UserError(
-            f"A mean path needs {4 * n_functions} structures or more, not {len(s)}; sample longer."
+            f"A mean path needs {4 * largest} structures or more, not {len(s)}; sample longer."
         )
     lower, upper = float(s.min()), float(s.max())
     if upper - lower < 1e-6:
@@ -127,9 +132,9 @@ def fit(
         lower = min(lower, 1.0 - upper)
         upper = 1.0 - lower
     scaled = (2.0 * s - lower - upper) / (upper - lower)
-    basis = legendre.legvander(scaled, n_functions - 1)
+    basis = legendre.legvander(scaled, largest - 1)
     n_atoms = displacements.shape[1]
-    moments = np.zeros((n_functions, 3 * n_atoms))
+    moments = np.zeros((largest, 3 * n_atoms))
     squares = np.zeros(3 * n_atoms)
     for part in chunks(len(s)):
         flat = np.asarray(displacements[part]).reshape(-1, 3 * n_atoms)
@@ -140,9 +145,13 @@ def fit(
     products, sums = basis.T @ basis, basis.sum(axis=0)
     measure = _triangle(products)
     raw = solve_triangular(measure, moments, trans="T")
-    residual = (squares - (raw**2).sum(axis=0)) / (len(s) - n_functions)
+    residual = (squares - (raw**2).sum(axis=0)) / (len(s) - largest)
     noise = np.maximum(residual.reshape(n_atoms, 3).mean(axis=1), 1e-12)
-    moments = moments.reshape(n_functions, n_atoms, 3)
+    if n_functions is None:
+        n_functions = _enough_functions(raw, noise)
+    moments = moments[:n_functions].reshape(n_functions, n_atoms, 3)
+    products, sums = products[:n_functions, :n_functions], sums[:n_functions]
+    measure = measure[:n_functions, :n_functions]
     if ends is not None:
         at_ends = (2.0 * np.array([0.0, 1.0]) - lower - upper) / (upper - lower)
         known = legendre.legvander(at_ends, n_functions - 1) * (_END_WEIGHT * len(s)) ** 0.5
@@ -162,6 +171,22 @@ def fit(
     raw[1:] = _shrunk(raw[1:].reshape(-1, n_atoms, 3), noise_of_sums).reshape(-1, 3 * n_atoms)
     coefficients = solve_triangular(triangle, raw)
     return MeanPath(coefficients, lower, upper, noise, measure / len(s) ** 0.5)
+
+
+def _enough_functions(raw: Array, noise: Array) -> int:
+    """How many polynomials there is a signal for, five standard deviations above the noise.
+
+    Looked for along the leading directions alone: noise has as much in all of the 3N.
+    """
+    leading = np.linalg.svd(raw[1:N_FUNCTIONS], full_matrices=False)[2][:8]
+    strength = (raw @ leading.T) ** 2 / (leading**2 @ np.repeat(noise, 3))  # 1 on average if noise
+    enough = below = N_FUNCTIONS
+    for n in _MORE_FUNCTIONS:
+        part = strength[below:n]
+        if part.sum() > part.size + 5.0 * (2.0 * part.size) ** 0.5:
+            enough = n
+        below = n
+    return enough
 
 
 def _triangle(products: Array) -> Array:
