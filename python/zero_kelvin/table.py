@@ -197,8 +197,8 @@ def within(
 def run_variants(name: str, path: EnergyPath) -> None:
     """Run what was tried, three seeds each, where it is missing."""
     n_structures, noise_A2, components = CASES[name][0]
-    for words, variant in VARIANTS.items():
-        for seed in range(3):
+    for seed in range(3):
+        for words, variant in VARIANTS.items():
             data = read(name)
             done = data.setdefault("variants", {}).setdefault(words, [])
             if len(done) > seed:
@@ -245,9 +245,8 @@ def print_variants(names: list[str]) -> None:
     columns = [(name, data["variants"]) for name, data in of(names) if "variants" in data]
     if not columns:
         return
-    print(
-        "\n| barrier error (%), median (worst) of three seeds | " + " | ".join(dict(columns)) + " |"
-    )
+    print("\n| barrier error (%), median (worst) of up to three seeds | ", end="")
+    print(" | ".join(dict(columns)) + " |")
     print("| --- |" + " --- |" * len(columns))
     for words in VARIANTS:
         cells = []
