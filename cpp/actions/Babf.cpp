@@ -2,6 +2,7 @@
 // Copyright (c) 2026 The plumed_cv developers
 
 #include "../core/babf.h"
+#include "../core/walkers.h"
 #include "compat.h"
 
 #include "bias/Bias.h"
@@ -13,10 +14,13 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
+#include <vector>
 
 namespace plumed_cv {
 
@@ -111,6 +115,42 @@ last step it has learned from, `md_step`. An engine that begins by computing tha
 GROMACS does after `-cpi`, teaches nothing with it. With RESTART, also where the engine asks for it,
 an existing STATE_WFILE must be read with STATE_RFILE; give both keywords the same file.
 
+### Several walkers
+
+Simulations that run side by side, the walkers, can learn one estimate together. WALKERS_N says how
+many there are, WALKERS_ID which of them this is (from 0), and WALKERS_DIR a folder that all of them
+see. Every WALKERS_RSTRIDE learned steps a walker replaces its own file `walker-<ID>.state` there, a
+state as above, and reads those of the others that have changed. It is biased by its own sums and
+the latest ones of every other, each of which replaces the earlier one of that walker; so nothing is
+counted twice.
+
+STATE_WFILE holds what this walker has learned itself. The states of all walkers add up to the state
+of all together, and are blocks to make error bars from. FES_FILE shows what biases: all that is
+known here of all walkers. The first exchange is at the first learned step, the last one at the end.
+Between exchanges no file is touched. The bias does not change outside of UPDATE_FROM and
+UPDATE_UNTIL, and with TAU=inf never.
+
+The $s$ of the ramp counts the samples of all walkers, those which $A$ has been learned from: RAMP is
+the number of steps of all walkers together, whatever their number, and a walker that joins late
+starts from a good $A$ with full weight. The prior counts once.
+
+A walker that has not begun is not waited for. One that lags or has died goes on counting with what
+it wrote last. A file that is cut, damaged, of another walker, or of another CV, grid, temperature,
+KAPPA, TAU, RAMP or unit is ignored, with one line in the log that says why; what was read from that
+walker before stays. If the own file cannot be written at the first exchange the run ends; later the
+log says so once, and the run goes on.
+
+To continue a walker give STATE_RFILE a state of this walker: its STATE_WFILE, or its file in
+WALKERS_DIR. What the others have learned comes from their files. The state of all walkers together
+must not be given to one of them, or it would count twice. Start from zero in an empty folder: what
+earlier runs left there counts, until a walker of that number replaces it. Every estimate has a
+folder of its own. Two runs with one WALKERS_ID are an error, which ends the one whose file the
+other replaced.
+
+The names in WALKERS_DIR have no replica suffix. In a multi-replica run with one input, give each
+replica its number by `WALKERS_ID=@replicas:0,1,2,3`. An engine that runs one walker by several MPI
+processes touches the files by one of them, which tells the others.
+
 ### Examples
 
 The smallest input, on a dihedral angle, with the profile written every 10000 steps:
@@ -132,6 +172,19 @@ b: BABF ...
   RAMP=1000000
   STATE_WFILE=state.dat STATE_WSTRIDE=100000
   FES_FILE=fes.dat FES_STRIDE=100000
+...
+```
+
+The second of four walkers, which share what they learn by files in the folder `../shared`:
+
+```plumed
+d: DISTANCE ATOMS=1,2
+b: BABF ...
+  ARG=d TEMP=300
+  GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120
+  RAMP=1000000
+  STATE_WFILE=state.dat STATE_WSTRIDE=100000
+  WALKERS_N=4 WALKERS_ID=1 WALKERS_DIR=../shared
 ...
 ```
 
@@ -206,10 +259,16 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void check_outputs(const std::string& restart);
     void back_up_outputs(const std::string& restart);
     void write(bool state, bool profile) const;
+    void parse_walkers();
+    void exchange(bool write);
 
     BabfLabels labels_;
     Output state_, profile_;
     std::optional<Babf> babf_;
+    std::optional<Walkers> walkers_;
+    int walkers_stride_ = 0;
+    bool exchanged_ = false; // since the start
+    bool silent_ = false;    // the log knows that the contribution cannot be written
     PLMD::Value* zeta_ = nullptr;
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
@@ -245,6 +304,11 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "STATE_WSTRIDE",
              "steps between writing STATE_WFILE; at the end only by default");
     keys.add("optional", "STATE_RFILE", "go on from the state in this file");
+    keys.add("optional", "WALKERS_N", "the number of walkers that learn one estimate together");
+    keys.add("optional", "WALKERS_ID", "which of them this is, from 0");
+    keys.add("optional", "WALKERS_DIR", "the folder through which they know of each other");
+    keys.add("optional", "WALKERS_RSTRIDE",
+             "learned steps between exchanges; 1000, and 10 for each walker at least, by default");
     keys.use("UPDATE_FROM");
     keys.use("UPDATE_UNTIL");
     compat::add_component(keys, "zeta", "the mean of the extended variable at this CV");
@@ -274,6 +338,7 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         restart = input_path(restart);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
+    parse_walkers();
     checkRead();
     check_outputs(restart);
 
@@ -281,6 +346,11 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         babf_.emplace(parameters);
         if (!restart.empty()) {
             const Table table = read_table(restart);
+            const long long walker = walker_of(table);
+            if (walkers_ && walker >= 0 &&
+                walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
+                error(restart + ": is the contribution of walker " + std::to_string(walker) +
+                      ", which counts here already; give STATE_RFILE a state of this walker.");
             babf_ = restored(table, parameters, labels_, restart);
             written_steps_ = babf_->sums().steps;
             learned_step_ = md_step(table, restart);
@@ -306,6 +376,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
 
     writes_ = comm.Get_rank() == 0;
     back_up_outputs(restart);
+    if (walkers_)
+        exchange(false);
 
     log.printf("  kT %g, grid from %g to %g with spacing %g%s\n", parameters.kT,
                parameters.grid.minimum, parameters.grid.maximum, parameters.grid.spacing(),
@@ -317,6 +389,11 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                    prior.empty() ? "" : " and brings its prior: PRIOR is not read");
     else if (!prior.empty())
         log.printf("  starting from the profile in %s\n", prior.c_str());
+    if (walkers_)
+        log.printf("  this walker contributes to %s, every %d steps; of the others %zu have "
+                   "contributed, %.0f steps\n",
+                   walkers_->path().c_str(), walkers_stride_, walkers_->contributors(),
+                   babf_->steps() - babf_->sums().steps);
     if (parameters.kappa > 4.01 * BabfParameters::default_kappa(parameters.grid, parameters.kT))
         warning(
             "KAPPA is more than 4 kT over the square of the grid spacing: the nodes are further "
@@ -334,6 +411,8 @@ BabfAction::~BabfAction() {
     try {
         const bool learned = babf_->sums().steps != written_steps_;
         write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
+        if (walkers_ && exchanged_ && writes_)
+            walkers_->write(*babf_, labels_, learned_step_);
     } catch (const std::exception& problem) {
         log.printf("+++ WARNING +++ %s\n", problem.what());
     }
@@ -362,6 +441,10 @@ void BabfAction::update() {
     babf_->update();
     learned_step_ = getStep();
     const double steps = babf_->sums().steps;
+    if (walkers_ && (!exchanged_ || static_cast<long long>(steps) % walkers_stride_ == 0)) {
+        exchange(true);
+        exchanged_ = true;
+    }
     const bool state = getCPT() || state_.due(steps);
     const bool profile = getCPT() || profile_.due(steps);
     if (!state && !profile)
@@ -384,16 +467,95 @@ void BabfAction::write(bool state, bool profile) const {
         write_table(profile_.path, profile_table(*babf_, labels_));
 }
 
+void BabfAction::parse_walkers() {
+    const int absent = std::numeric_limits<int>::min();
+    int number = absent, id = absent, stride = absent;
+    std::string folder;
+    parse("WALKERS_N", number);
+    parse("WALKERS_ID", id);
+    parse("WALKERS_DIR", folder);
+    parse("WALKERS_RSTRIDE", stride);
+    if (number == absent) {
+        if (id != absent || !folder.empty() || stride != absent)
+            error("WALKERS_ID, WALKERS_DIR or WALKERS_RSTRIDE is given without WALKERS_N: say how "
+                  "many walkers there are.");
+        return;
+    }
+    const std::string given = "WALKERS_N=" + std::to_string(number);
+    if (number < 1 || number > 100000)
+        error(given + " must be from 1 to 100000.");
+    if (id < 0 || id >= number)
+        error(given + " walkers have numbers from 0 to " + std::to_string(number - 1) +
+              ": give this one by WALKERS_ID" +
+              (id == absent ? "." : ", which is " + std::to_string(id) + "."));
+    if (folder.empty())
+        error(given + " is given without WALKERS_DIR: name a folder that all walkers see.");
+    if (!std::filesystem::is_directory(folder))
+        error("WALKERS_DIR=" + folder + " is no folder: make it before the walkers start.");
+    if (stride != absent && stride < 1)
+        error("WALKERS_RSTRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
+    const auto walkers = static_cast<std::size_t>(number);
+    walkers_.emplace(folder, walkers, static_cast<std::size_t>(id));
+    walkers_stride_ = stride != absent ? stride : Walkers::default_stride(walkers);
+}
+
+// One process reads and writes; all of them leave with the same sums, or with an error.
+void BabfAction::exchange(bool write) {
+    enum { same, changed, failed } outcome = same;
+    std::string problem;
+    std::vector<std::string> complaints;
+    if (writes_) {
+        try {
+            if (write)
+                walkers_->write(*babf_, labels_, learned_step_);
+        } catch (const Walkers::SameWalker& found) {
+            problem = found.what();
+            outcome = failed;
+        } catch (const std::runtime_error& found) { // a file system may come back
+            problem = found.what();
+            if (!exchanged_)
+                outcome = failed;
+            else if (!silent_)
+                complaints.push_back(problem + " The other walkers do not know of this one's "
+                                               "later steps until it can be.");
+            silent_ = true;
+        }
+        if (outcome != failed && walkers_->read(babf_->parameters(), labels_, complaints))
+            outcome = changed;
+    }
+    for (const std::string& complaint : complaints)
+        warning(complaint);
+    int told = outcome;
+    comm.Bcast(told, 0);
+    if (told == failed)
+        error(problem.empty() ? "the walker's file cannot be written." : problem);
+    if (told == same)
+        return;
+    BabfSums others =
+        writes_ ? walkers_->others(babf_->nodes().size()) : BabfSums(babf_->nodes().size());
+    for (Sums* sums : {&others.weight, &others.force, &others.count, &others.offset}) {
+        comm.Bcast(sums->sum, 0);
+        comm.Bcast(sums->rest, 0);
+    }
+    comm.Bcast(others.steps, 0);
+    babf_->set_others(std::move(others));
+}
+
 void BabfAction::check_outputs(const std::string& restart) {
     if (same_file(state_.path, profile_.path))
         error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
     if (same_file(restart, profile_.path))
         error("STATE_RFILE and FES_FILE are both " + restart + "; give them different names.");
-    if (getRestart() && restart.empty() && file_exists(state_.path))
-        error(state_.path +
-              ": is the state of an earlier run, and RESTART would not go on from it; give "
-              "STATE_RFILE=" +
-              state_.path + ", or move the file away to start from zero.");
+    const std::string contribution = walkers_ ? walkers_->path() : "";
+    for (const Output* output : {&state_, &profile_})
+        if (same_file(contribution, output->path))
+            error(output->path + ": is this walker's file in WALKERS_DIR; give another name.");
+    for (const std::string& path : {state_.path, contribution})
+        if (getRestart() && restart.empty() && file_exists(path))
+            error(path +
+                  ": is the state of an earlier run, and RESTART would not go on from it; give "
+                  "STATE_RFILE=" +
+                  path + ", or move the file away to start from zero.");
 }
 
 // With RESTART the profile is replaced like the file of any other action, but a state that was not
@@ -401,14 +563,18 @@ void BabfAction::check_outputs(const std::string& restart) {
 void BabfAction::back_up_outputs(const std::string& restart) {
     comm.Barrier(); // another process may still be reading
     const bool continued = getRestart() && !restart.empty();
-    for (const Output* output : {&state_, &profile_}) {
-        if (output->path.empty() || same_file(output->path, restart) ||
-            (continued && output == &profile_))
-            continue;
+    const auto back_up = [&](const std::string& path) {
+        if (path.empty() || same_file(path, restart))
+            return;
         PLMD::OFile file;
         file.link(*this);
-        file.backupFile("bck", output->path);
-    }
+        file.backupFile("bck", path);
+    };
+    back_up(state_.path);
+    if (!continued)
+        back_up(profile_.path);
+    if (walkers_ && restart.empty())
+        back_up(walkers_->path());
 }
 
 Grid BabfAction::parse_grid() {

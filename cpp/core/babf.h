@@ -82,11 +82,21 @@ struct BabfSums {
     explicit BabfSums(std::size_t nodes = 0)
         : weight(nodes), force(nodes), count(nodes), offset(nodes) {}
 
+    std::size_t nodes() const { return weight.sum.size(); }
+
     double steps = 0; // samples (a whole number; exact up to 2^53)
     Sums weight;      // w P_j
     Sums force;       // w P_j k (z_j - xi)
     Sums count;       // w, of the samples in the bin centred on node j
     Sums offset;      // w (<z> - xi), of the same
+
+    void add(const BabfSums& other) {
+        weight.add(other.weight);
+        force.add(other.force);
+        count.add(other.count);
+        offset.add(other.offset);
+        steps += other.steps;
+    }
 };
 
 class Babf {
@@ -101,6 +111,7 @@ class Babf {
         std::vector<double> convolved;  // A_k
         std::vector<double> derivative; // dA_k/dz
         std::vector<double> corrected;  // A; NaN in bins without a sample
+        std::vector<double> count;      // weight of the samples in each bin
     };
 
     explicit Babf(BabfParameters parameters) : parameters_(std::move(parameters)) {
@@ -122,7 +133,7 @@ class Babf {
         if (prior.size() != n ||
             !std::all_of(prior.begin(), prior.end(), [](double f) { return std::isfinite(f); }))
             throw std::runtime_error("the prior must have one finite number for every node.");
-        sums_ = BabfSums(n);
+        sums_ = others_ = BabfSums(n);
         derivative_ = energy_ = zeros();
         distance_ = exponent_ = probability_ = Array(n);
         for (std::size_t j = 0; j < n; ++j)
@@ -131,7 +142,10 @@ class Babf {
     }
 
     const BabfParameters& parameters() const { return parameters_; }
+    /// What this run has learned itself.
     const BabfSums& sums() const { return sums_; }
+    /// Samples that the bias knows of: its own and those of the others.
+    double steps() const { return sums_.steps + others_.steps; }
     const std::vector<double>& nodes() const { return nodes_; }
     /// A at the nodes, as it biases now; zero at the first.
     const std::vector<double>& energy() const { return energy_; }
@@ -140,11 +154,16 @@ class Babf {
 
     /// Adds what another run, or an earlier part of this one, has learned.
     void merge(const BabfSums& other) {
-        sums_.weight.add(other.weight);
-        sums_.force.add(other.force);
-        sums_.count.add(other.count);
-        sums_.offset.add(other.offset);
-        sums_.steps += other.steps;
+        sums_.add(other);
+        integrate(0, nodes_.size());
+    }
+
+    /// Takes what other walkers have learned in all, in place of what was taken before. It biases
+    /// like what this run has learned, and stays apart from it.
+    void set_others(BabfSums others) {
+        if (others.nodes() != nodes_.size())
+            throw std::runtime_error("the sums are of another grid.");
+        others_ = std::move(others);
         integrate(0, nodes_.size());
     }
 
@@ -180,6 +199,8 @@ class Babf {
     /// Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
     /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
     /// out there or a failing engine, and one of them would spoil the end node: it is only counted.
+    /// The ramp weights a sample by how much A, under which it was taken, had been learned from: the
+    /// samples of all walkers.
     void update() {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         sums_.steps += 1;
@@ -187,7 +208,7 @@ class Babf {
             grid.periodic ? 0 : std::max({grid.minimum - xi_, xi_ - grid.maximum, 0.0});
         if (0.5 * kappa * outside * outside > cutoff * kT)
             return;
-        const double w = ramp > 0 ? std::min(1.0, sums_.steps / ramp) : 1.0;
+        const double w = ramp > 0 ? std::min(1.0, steps() / ramp) : 1.0;
         add_sample(last_ - first_, w, kappa, &probability_[first_], &distance_[first_],
                    &sums_.weight.sum[first_], &sums_.weight.rest[first_], &sums_.force.sum[first_],
                    &sums_.force.rest[first_]);
@@ -202,7 +223,7 @@ class Babf {
         integrate(first_, last_);
     }
 
-    /// The two estimates of the profile, each with its lowest value at zero.
+    /// The two estimates of the profile, each with its lowest value at zero, from all that biases.
     ///
     /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
     /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
@@ -212,9 +233,11 @@ class Babf {
         const Grid& grid = parameters_.grid;
         const double kT = parameters_.kT, kappa = parameters_.kappa;
         const std::size_t n = nodes_.size();
-        const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
-        const auto &count = sums_.count.sum, &offset = sums_.offset.sum;
-        Profile out{zeros(), parameters_.prior, std::vector<double>(n, NAN)};
+        BabfSums all = sums_;
+        all.add(others_);
+        const auto &weight = all.weight.sum, &force = all.force.sum;
+        const auto &count = all.count.sum, &offset = all.offset.sum;
+        Profile out{zeros(), parameters_.prior, std::vector<double>(n, NAN), count};
         std::vector<std::size_t> sampled;
         for (std::size_t j = 0; j < n; ++j)
             if (count[j] > 0) {
@@ -324,11 +347,13 @@ class Babf {
     void integrate(std::size_t begin, std::size_t end) {
         const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
         const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
+        const auto &more_weight = others_.weight.sum, &more_force = others_.force.sum;
         if (std::isinf(tau))
             std::copy(prior.begin(), prior.end(), derivative_.begin());
         else
             for (std::size_t j = begin; j < end; ++j)
-                derivative_[j] = (tau * prior[j] + force[j]) / (tau + weight[j]);
+                derivative_[j] = (tau * prior[j] + (force[j] + more_force[j])) /
+                                 (tau + (weight[j] + more_weight[j]));
         trapezoid(derivative_, begin, energy_);
     }
 
@@ -359,7 +384,8 @@ class Babf {
     }
 
     BabfParameters parameters_;
-    BabfSums sums_;
+    BabfSums sums_;   // learned here
+    BabfSums others_; // and by other walkers
     std::vector<double> nodes_, derivative_, energy_;
     Array distance_, exponent_, probability_; // at the last evaluated xi
     std::size_t first_ = 0, last_ = 0;        // probability_ is zero outside
@@ -475,10 +501,10 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, long long m
     return table;
 }
 
-/// Checks that a state is of the same estimator as `expected` (its prior aside, which the state
-/// brings), and returns the estimator that goes on from it.
-inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
-                     const std::string& name) {
+/// The sums of a state, if it is of the same estimator as `expected` (its prior aside) and holds
+/// nothing that no run writes.
+inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
+                          const BabfLabels& labels, const std::string& name) {
     const auto text = [&](const std::string& key) {
         const std::string* value = table.constant(key);
         if (!value || value->empty())
@@ -489,7 +515,7 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     const auto same = [&](const std::string& key, const std::string& here) {
         if (text(key) != here)
             throw std::runtime_error(name + ": has " + key + "=" + text(key) + " but here it is " +
-                                     here + "; give the same, or start without STATE_RFILE.");
+                                     here + "; give the same, or do without this file.");
     };
     const auto same_number = [&](const std::string& key, double here, double scale) {
         double there;
@@ -527,21 +553,45 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     if (!to_number(text("steps"), sums.steps) || sums.steps < 0 ||
         sums.steps != std::floor(sums.steps) || std::isinf(sums.steps))
         throw std::runtime_error(name + ": steps=" + text("steps") + " is no number of steps.");
+    // No spring is longer, and no sample weighs more than 1. What a sum leaves is below its digits.
+    const double longest =
+        expected.kappa *
+        (grid.maximum - grid.minimum + std::sqrt(2 * Babf::cutoff * expected.kT / expected.kappa));
+    const double slack = 1 + 1e-6;
+    double all_weight = 0, all_count = 0;
     for (std::size_t j = 0; j < table.rows.size(); ++j) {
         const auto& row = table.rows[j];
-        const bool finite =
-            std::all_of(row.begin(), row.end(), [](double v) { return std::isfinite(v); });
-        if (!finite || row[1] < 0 || row[3] < 0 ||
-            std::abs(row[0] - grid.node(j)) > 1e-6 * grid.spacing())
+        bool sound =
+            std::all_of(row.begin(), row.end(), [](double v) { return std::isfinite(v); }) &&
+            std::abs(row[0] - grid.node(j)) <= 1e-6 * grid.spacing() && row[1] >= 0 &&
+            std::abs(row[2]) <= slack * longest * row[1] && row[3] >= 0 &&
+            std::abs(row[4]) <= slack * longest / expected.kappa * row[3];
+        for (std::size_t c = 1; c <= 4; ++c)
+            sound = sound && std::abs(row[c + 5]) <= 1e-15 * std::abs(row[c]);
+        if (!sound)
             throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
                                      " holds a number that no run writes (NaN, infinite, negative "
-                                     "weight or wrong node), so the file is damaged.");
+                                     "weight, impossible force or wrong node), so the file is "
+                                     "damaged.");
+        all_weight += row[1];
+        all_count += row[3];
     }
+    if (std::max(all_weight, all_count) > slack * sums.steps)
+        throw std::runtime_error(name + ": its samples weigh more than its " + text("steps") +
+                                 " steps, so the file is damaged.");
     std::size_t c = 0;
     for (Sums* sum : {&sums.weight, &sums.force, &sums.count, &sums.offset}) {
         sum->sum = column(table, ++c);
         sum->rest = column(table, c + 5);
     }
+    return sums;
+}
+
+/// The estimator that goes on from a state of the same one as `expected`, with the prior of the
+/// state.
+inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
+                     const std::string& name) {
+    const BabfSums sums = read_sums(table, expected, labels, name);
     BabfParameters parameters = expected;
     parameters.prior = column(table, 5);
     Babf babf(std::move(parameters));
@@ -569,12 +619,12 @@ inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
                        {"energy_unit", labels.energy_unit},
                        {"kT", to_text(p.kT)},
                        {"kappa", to_text(p.kappa)},
-                       {"steps", to_text(babf.sums().steps)}};
+                       {"steps", to_text(babf.steps())}};
     for (auto& constant : grid_constants(p.grid, labels.argument))
         table.constants.push_back(std::move(constant));
     for (std::size_t j = 0; j < babf.nodes().size(); ++j)
         table.rows.push_back({babf.nodes()[j], profile.convolved[j], profile.corrected[j],
-                              profile.derivative[j], babf.sums().count.sum[j]});
+                              profile.derivative[j], profile.count[j]});
     return table;
 }
 

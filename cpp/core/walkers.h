@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "babf.h"
+#include "textfile.h"
+
+namespace plumed_cv {
+
+/// A file opened for reading. On network file systems opening asks the server, where the name's
+/// own attributes may be minutes old.
+class OpenFile {
+  public:
+    explicit OpenFile(const std::string& path) : file_(::open(path.c_str(), O_RDONLY)) {}
+    OpenFile(const OpenFile&) = delete;
+    OpenFile& operator=(const OpenFile&) = delete;
+    ~OpenFile() {
+        if (file_ >= 0)
+            ::close(file_);
+    }
+
+    /// Tells one version of a file from another, for every one is a new file; empty without file.
+    using Version = std::vector<long long>;
+    Version version() const {
+        struct stat status;
+        if (file_ < 0 || ::fstat(file_, &status) != 0)
+            return {};
+#ifdef __APPLE__
+        const timespec& changed = status.st_mtimespec;
+#else
+        const timespec& changed = status.st_mtim;
+#endif
+        return {static_cast<long long>(status.st_ino), static_cast<long long>(status.st_size),
+                static_cast<long long>(changed.tv_sec), static_cast<long long>(changed.tv_nsec)};
+    }
+
+    /// `name` is the file's, for the message.
+    std::string read(const std::string& name) const {
+        std::string text;
+        char part[1 << 16];
+        ssize_t length;
+        while ((length = ::read(file_, part, sizeof part)) > 0)
+            text.append(part, static_cast<std::size_t>(length));
+        if (length < 0)
+            throw std::runtime_error(name + ": cannot be read: " + std::strerror(errno) + ".");
+        return text;
+    }
+
+  private:
+    int file_;
+};
+
+/// The number of the walker whose contribution a file is, -1 if it is none.
+inline long long walker_of(const Table& table) {
+    const std::string* text = table.constant("walker");
+    double number;
+    if (!text || !to_number(*text, number) || !(number >= 0 && number < 1e9))
+        return -1;
+    return static_cast<long long>(number);
+}
+
+/// One of several runs, the walkers, that learn one estimate together. Each keeps its own sums and
+/// lets the others know them by a file of its own in a folder that all see; a new version replaces
+/// the former one as a whole, in the folder and in what the others have taken from it. So nothing
+/// is counted twice, and who is late, dead or broken leaves what it contributed last.
+class Walkers {
+  public:
+    Walkers(std::string folder, std::size_t number, std::size_t id)
+        : folder_(std::move(folder)), id_(id), seen_(number) {
+        std::random_device random; // one number may be the same in two processes of one machine
+        for (int i = 0; i < 4; ++i)
+            mark_ += (i ? "-" : std::to_string(::getpid()) + "-") + std::to_string(random());
+    }
+
+    std::string path(std::size_t id) const {
+        return folder_ + "/walker-" + std::to_string(id) + ".state";
+    }
+    std::string path() const { return path(id_); }
+
+    /// Steps between two exchanges in which reading the others' files takes a few per cent of the
+    /// time that the steps of a small system take.
+    static int default_stride(std::size_t number) {
+        return static_cast<int>(std::max<std::size_t>(1000, 10 * number));
+    }
+
+    /// Reads the files that have changed; returns whether one of them brought something. A file
+    /// that no walker of this estimate writes is left alone, with one sentence in `complaints`
+    /// until it is a good one again.
+    bool read(const BabfParameters& expected, const BabfLabels& labels,
+              std::vector<std::string>& complaints) {
+        bool changed = false;
+        for (std::size_t id = 0; id < seen_.size(); ++id) {
+            if (id == id_)
+                continue;
+            Seen& seen = seen_[id];
+            const OpenFile file(path(id));
+            const OpenFile::Version version = file.version();
+            if (version.empty() || version == seen.version)
+                continue;
+            seen.version = version;
+            try {
+                const Table table = parse_table(file.read(path(id)), path(id));
+                if (walker_of(table) != static_cast<long long>(id))
+                    throw std::runtime_error(path(id) + ": is no contribution of walker " +
+                                             std::to_string(id) + ".");
+                seen.sums = read_sums(table, expected, labels, path(id));
+                seen.complained = false;
+                changed = true;
+            } catch (const std::runtime_error& problem) {
+                if (!seen.complained)
+                    complaints.push_back(std::string(problem.what()) + " It is ignored; " +
+                                         (seen.sums ? "what this walker contributed before stays."
+                                                    : "this walker has contributed nothing yet."));
+                seen.complained = true;
+            }
+        }
+        return changed;
+    }
+
+    /// The sum of all others' contributions, always added up in the same order: the same files
+    /// give the same bits, whatever was read before.
+    BabfSums others(std::size_t nodes) const {
+        BabfSums sums(nodes);
+        for (const Seen& seen : seen_)
+            if (seen.sums)
+                sums.add(*seen.sums);
+        return sums;
+    }
+
+    std::size_t contributors() const {
+        std::size_t number = 0;
+        for (const Seen& seen : seen_)
+            number += seen.sums.has_value();
+        return number;
+    }
+
+    /// Replaces the contribution of this walker. Throws `SameWalker` if another process has
+    /// written it since, and std::runtime_error if the file cannot be written.
+    struct SameWalker : std::runtime_error {
+        using std::runtime_error::runtime_error;
+    };
+    void write(const Babf& babf, const BabfLabels& labels, long long md_step) {
+        if (!written_.empty()) {
+            const OpenFile file(path());
+            const OpenFile::Version version = file.version();
+            if (!version.empty() && version != written_ && is_of_another(file))
+                throw SameWalker(path() +
+                                 ": another run or action writes it, too; give each walker a "
+                                 "WALKERS_ID of its own and each estimate a folder, and "
+                                 "end a walker before it is started again.");
+        }
+        Table table = state_table(babf, labels, md_step);
+        table.constants.emplace_back("walker", std::to_string(id_));
+        table.constants.emplace_back("writer", mark_);
+        write_table(path(), table, false); // what a failing machine loses, the next version brings
+        written_ = OpenFile(path()).version();
+    }
+
+  private:
+    struct Seen {
+        OpenFile::Version version; // the last one looked at, good or bad
+        std::optional<BabfSums> sums;
+        bool complained = false;
+    };
+
+    bool is_of_another(const OpenFile& file) const {
+        try {
+            const Table table = parse_table(file.read(path()), path());
+            const std::string* writer = table.constant("writer");
+            return writer && *writer != mark_;
+        } catch (const std::runtime_error&) {
+            return false; // garbage is replaced
+        }
+    }
+
+    std::string folder_, mark_;
+    std::size_t id_;
+    std::vector<Seen> seen_;
+    OpenFile::Version written_;
+};
+
+} // namespace plumed_cv
