@@ -231,7 +231,7 @@ TEST("a bad file is ignored with one sentence, and what was good before stays") 
         {good.substr(0, good.size() / 2), "state: "},
         {good.substr(0, good.rfind("\n ") + 1), "rows"},
         {with_number("NAN"), "row 71"},
-        {with_number("1e300"), "row 71"},
+        {with_number("1e300"), "weigh more than its 100 steps"},
         {with_number("-1"), "row 71"},
         {replaced(good, "steps 100", "steps 10"), "weigh more than its 10 steps"},
         {replaced(good, "kT 0.02", "kT 0.03"), "has kT="},

@@ -581,7 +581,7 @@ def two_series(length: int = 300) -> Array:
     """Return (2, length): what two walkers see."""
     rng = np.random.default_rng(8)
     steps = np.cumsum(rng.normal(scale=0.3, size=(2, length)), axis=1)
-    return np.asarray(0.5 + 0.55 * np.sin(steps + [[0.0], [2.0]]))
+    return np.asarray(0.5 + 0.55 * np.sin(steps + np.array([[0.0], [2.0]])))
 
 
 def test_walkers_with_a_frozen_bias_sum_up_to_one_run(
@@ -689,7 +689,8 @@ def test_walkers_step_by_step_against_the_reference(
     handles = [
         make_plumed(
             1,
-            f"{POSITION}\n{BABF} {as_walker(tmp_path, w, stride=5)} STATE_WFILE={tmp_path}/state{w}",
+            f"{POSITION}\n{BABF} {as_walker(tmp_path, w, stride=5)} "
+            f"STATE_WFILE={tmp_path}/state{w}",
             log=f"{w}.log",
         )
         for w in range(2)
@@ -724,7 +725,8 @@ def test_one_walker_is_none_to_the_last_bit(make_plumed: MakePlumed, tmp_path: P
         handle = make_plumed(
             1,
             f"{POSITION}\n{BABF} {keywords} STATE_WFILE={tmp_path}/{name} "
-            f"FES_FILE={tmp_path}/{name}.fes\nPRINT ARG=b.* FILE={tmp_path}/{name}.colvar FMT=%.17g",
+            f"FES_FILE={tmp_path}/{name}.fes\n"
+            f"PRINT ARG=b.* FILE={tmp_path}/{name}.colvar FMT=%.17g",
             log=f"{name}.log",
         )
         run(handle, recorded_series())
