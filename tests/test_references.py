@@ -1,0 +1,201 @@
+"""The reference calculations on systems with known answers, and their committed results."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from ase import units
+from scipy.integrate import quad
+from scipy.stats import special_ortho_group
+
+from plumed_cv import babf
+from plumed_cv.frame import Array
+from python.references import common, harmonic, pafi, umbrella
+from python.references.common import Case
+from python.references.harmonic import Expansion
+
+KT = 0.026
+CASES = [Case(cell, T) for cell in common.CELLS_A for T in common.TEMPERATURES_K]
+
+
+def double_well(xi: Array) -> Array:
+    """Minima at 0 and 1, 0.4 eV deep."""
+    return np.asarray(6.4 * xi**2 * (1 - xi) ** 2)
+
+
+def exact_flux_barrier(A: Callable[[Array], Array], surface: float, gradnorm: float) -> float:
+    basin, _ = quad(lambda x: np.exp(-A(x) / KT), -0.4, surface, epsabs=1e-12)
+    return float(A(np.array(surface)) + KT * np.log(basin / gradnorm))
+
+
+def test_the_highest_flux_barrier_of_a_double_well_is_at_its_top() -> None:
+    xi = np.linspace(-0.3, 1.3, 161)
+    F = common.flux_barriers(xi, double_well(xi), 0.4, KT)
+    between = (xi > 0) & (xi < 1)
+    assert xi[between][F[between].argmax()] == pytest.approx(0.5)
+    assert F[between].max() == pytest.approx(exact_flux_barrier(double_well, 0.5, 0.4), abs=1e-4)
+
+
+def test_flux_barrier_is_the_one_of_the_package() -> None:
+    grid = babf.Grid(-0.2, 1.2, 140)
+    A = double_well(grid.nodes)
+    # Samples as dense as the profile, and no force of the spring: its correction is then A.
+    count = 1e9 * np.exp(-A / KT)
+    sums = np.array([count, np.zeros_like(A), count, np.zeros_like(A)])
+    state = babf.State("xi", grid, KT, 1.0, 0.0, 0, np.zeros_like(A), 1, sums)
+    found = babf.flux_barrier([state], [grid.nodes], [np.full_like(A, 0.4)])
+    F = common.flux_barriers(grid.nodes, A, 0.4, KT)
+    assert found.value == pytest.approx(F[21:120].max(), abs=1e-5)
+
+
+def test_a_rate_is_that_of_a_harmonic_well_with_a_plane_anywhere() -> None:
+    # One coordinate: rate = omega / 2 pi exp(-V(surface) / kT), whatever the form of the top.
+    stiffness, mass, distance = 5.0, 55.845, 0.4
+    x = np.linspace(-0.8, distance, 100_001)
+    F = common.flux_barriers(x, 0.5 * stiffness * x**2, 1.0, KT)[-1]
+    frequency = np.sqrt(stiffness / mass) / (2 * np.pi) * units.fs * 1e15
+    expected = frequency * np.exp(-0.5 * stiffness * distance**2 / KT)
+    assert common.rate_per_s(F, KT, mass) == pytest.approx(expected, rel=1e-4)
+
+
+def windows(rng: np.random.Generator, n: int) -> list[Array]:
+    """Independent samples of the double well under each restraint."""
+    x = np.linspace(-0.4, 1.4, 20_001)
+    samples = []
+    for centre in umbrella.CENTRES:
+        energy = double_well(x) + 0.5 * umbrella.KAPPA_EV * (x - centre) ** 2
+        cumulative = np.cumsum(np.exp(-(energy - energy.min()) / KT))
+        samples.append(np.interp(rng.uniform(size=n), cumulative / cumulative[-1], x))
+    return samples
+
+
+def test_umbrella_sampling_gives_a_double_well_back_within_its_errors() -> None:
+    """Six errors are exceeded by chance once in 700 seeds (t with 7 degrees of freedom)."""
+    rng = np.random.default_rng(3)
+    blocks = [windows(rng, 300) for _ in range(8)]
+    length = 2.4
+
+    def estimate(some: Sequence[Sequence[Array]]) -> Array:
+        joint = [np.concatenate(x) for x in zip(*some, strict=True)]
+        rho, _ = umbrella.density(joint, KT)
+        return umbrella.quantities(rho, KT, length, 65)[:3]
+
+    value, error = estimate(blocks), common.jackknife(blocks, estimate)
+    assert umbrella.NODES[65] == pytest.approx(0.5)
+    exact = np.array([0.4, 0.0, exact_flux_barrier(double_well, 0.5, 1 / length)])
+    assert (error < 0.004).all()
+    assert (np.abs(value - exact) < 6 * error).all()
+    assert (np.abs(value - exact) < 0.012).all()
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    x = np.random.default_rng(0).normal(size=20)
+    error = common.jackknife(list(x), lambda some: np.array([np.mean(some)]))
+    assert error[0] == pytest.approx(x.std(ddof=1) / 20**0.5)
+
+
+def expansions(rng: np.random.Generator) -> tuple[Expansion, Expansion]:
+    """A minimum and a saddle point of three atoms, free to move as a whole."""
+    n = 9
+    shifts = np.tile(np.eye(3), (3, 1)) / 3**0.5
+    inside = np.linalg.qr(np.hstack([shifts, rng.normal(size=(n, n - 3))]))[0][:, 3:]
+    result = []
+    for values in (rng.uniform(2, 9, n - 3), np.append(rng.uniform(2, 9, n - 4), -3.0)):
+        modes = inside @ special_ortho_group.rvs(n - 3, random_state=rng)
+        result.append(Expansion(0.0, np.zeros((3, 3)), (modes * values) @ modes.T))
+    return result[0], result[1]
+
+
+def test_harmonic_ratio_is_that_of_integrals_over_basin_and_plane() -> None:
+    rng = np.random.default_rng(1)
+    minimum, saddle = expansions(rng)
+    values, modes = saddle.modes()
+    basin, _ = minimum.modes()
+    assert len(values) == 6
+    tilted = modes[:, 0] + 0.2 * modes[:, 1] - 0.1 * modes[:, 4]
+    for normal in (modes[:, 0], tilted):
+        n = normal / np.linalg.norm(normal)
+        plane = modes @ np.linalg.qr(np.column_stack([modes.T @ n, np.eye(6)]))[0][:, 1:]
+        within = np.linalg.eigvalsh(plane.T @ saddle.hessian @ plane)
+        expected = np.log(basin).sum() - np.log(within).sum()
+        ratio = harmonic.log_ratio(minimum, saddle, normal.reshape(3, 3))
+        assert ratio == pytest.approx(expected)
+        # Gaussian integrals over five and six dimensions, lengths in angstrom.
+        flux = (2 * np.pi * KT) ** 2.5 / np.sqrt(within.prod())
+        inside = (2 * np.pi * KT) ** 3 / np.sqrt(basin.prod())
+        F = harmonic.flux_barrier(0.6, ratio, KT)
+        assert pytest.approx(0.6 - KT * np.log(flux / inside)) == F
+    best = harmonic.log_ratio(minimum, saddle)
+    assert best < harmonic.log_ratio(minimum, saddle, tilted.reshape(3, 3))
+    # The rate from the flux barrier is Vineyard's.
+    F = harmonic.flux_barrier(0.6, best, KT)
+    rate = harmonic.attempt_frequency_per_s(best, 55.845) * np.exp(-0.6 / KT)
+    assert common.rate_per_s(F, KT, 55.845) == pytest.approx(rate)
+
+
+def test_harmonic_refuses_what_is_no_saddle_point_and_planes_along_its_path() -> None:
+    minimum, saddle = expansions(np.random.default_rng(2))
+    with pytest.raises(ValueError, match="saddle point"):
+        harmonic.log_ratio(minimum, minimum)
+    with pytest.raises(ValueError, match="separate"):
+        harmonic.log_ratio(minimum, saddle, saddle.modes()[1][:, 1].reshape(3, 3))
+
+
+RADIUS_A = 1.5
+
+
+def ring(r: Array, angle: Array) -> Array:
+    """A curved valley at about the radius, with two wells along it and a hump at angle 1; eV."""
+    along = 0.3 * (1 - (angle - 1.0) ** 2 / 0.36) ** 2
+    return np.asarray(along + (2.0 + angle) * (r - RADIUS_A - 0.05 * angle) ** 2)
+
+
+def test_pafi_integrals_give_the_flux_barrier_of_radial_lines_of_a_curved_path() -> None:
+    r = np.linspace(0.7, 2.4, 4001)
+    weigh = np.gradient(r)
+    s = np.linspace(-0.2, 1.3, 41) * RADIUS_A
+    planes, gradient, weight, small = [], [], [], 1e-5
+    for angle in s / RADIUS_A:
+        boltzmann = np.exp(-ring(r, angle) / KT) * weigh
+        slope = (ring(r, angle + small) - ring(r, angle - small)) / (2 * small) / r  # t.grad V
+        psi = r / RADIUS_A  # 1 - (x - X).t', t' = -e_r / R
+        planes.append(boltzmann.sum())
+        gradient.append((psi * slope * boltzmann).sum() / boltzmann.sum())
+        weight.append((psi * boltzmann).sum() / boltzmann.sum())
+    fine, F, flux = pafi.integrals(s, np.array(gradient), np.array(weight), KT)
+    direct = -KT * np.log(planes)
+    np.testing.assert_allclose(F[:: pafi.FINE], direct - F_minimum(direct, F), atol=2e-4)
+
+    angles = np.linspace(-0.2, 1.0, 4001)
+    density = [np.sum(r * np.exp(-ring(r, a) / KT) * weigh) for a in angles]
+    basin = np.trapezoid(density, angles)
+    top = np.sum(np.exp(-ring(r, np.array(1.0)) / KT) * weigh)
+    found = flux[np.abs(fine / RADIUS_A - 1.0).argmin()]
+    assert found == pytest.approx(-KT * np.log(top / basin), abs=3e-4)
+
+
+def F_minimum(direct: Array, F: Array) -> float:  # noqa: N802
+    """The constant between two profiles that differ by one."""
+    return float(np.mean(direct - F[:: pafi.FINE]))
+
+
+def test_a_path_has_unit_tangents_that_turn_as_its_planes_say() -> None:
+    angles = np.linspace(0, 1.2, 25)
+    images = np.zeros((25, 2, 3))
+    images[:, 0, 0], images[:, 0, 1] = np.cos(angles), np.sin(angles)
+    images[:, 1] = -images[:, 0]
+    path = pafi.Path3N.through(images - images[0])
+    assert path.length == pytest.approx(1.2 * 2**0.5, rel=1e-3)
+    h = 1e-4
+    for s in (0.4, 0.9, 1.3):
+        X, t, turn, speed = path.plane(s)
+        ahead, behind = path.plane(s + h), path.plane(s - h)
+        assert np.linalg.norm(t) == pytest.approx(1)
+        assert np.sum(t * turn) == pytest.approx(0, abs=1e-12)
+        np.testing.assert_allclose((ahead[0] - behind[0]) / (2 * h), speed * t, atol=1e-6)
+        np.testing.assert_allclose((ahead[1] - behind[1]) / (2 * h), speed * turn, atol=1e-5)
+    X, t, turn, speed = path.plane(-0.3)
+    X0, t0, _, speed0 = path.plane(0.0)
+    np.testing.assert_allclose(X, X0 - 0.3 * speed0 * t0)
+    np.testing.assert_allclose(t, t0)
+    assert not turn.any()
