@@ -30,7 +30,7 @@ import plumed_cv
 from plumed_cv.errors import UserError
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
-    from plumed_cv.workflow import Update
+    from plumed_cv.sampling import Update
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "

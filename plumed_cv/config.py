@@ -116,7 +116,19 @@ class CV(_Section):
 class Sampling(_Section):
     """The bABF run of each iteration."""
 
-    steps: Count = Field(100_000, description="steps of molecular dynamics an iteration")
+    steps: Count = Field(
+        100_000, description="steps of molecular dynamics an iteration, of all walkers together"
+    )
+    walkers: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        1,
+        description="runs at once that share one estimate; each does its part of the steps in a "
+        "process of its own",
+    )
+    scheduler: str | None = Field(
+        None,
+        description="dask scheduler whose workers run the walkers, by its address (tcp://...) or "
+        "its scheduler file; processes of this machine if absent",
+    )
     timestep_fs: Positive = Field(1.0, description="time step, fs")
     thermostat: Literal["langevin", "brownian"] = Field(
         "langevin", description="Langevin dynamics or its overdamped limit"
@@ -147,6 +159,11 @@ class Sampling(_Section):
             raise ValueError(
                 f"steps = {self.steps} must be at least segments x snapshot_stride = "
                 f"{self.segments * self.snapshot_stride}"
+            )
+        if self.steps < self.walkers * self.snapshot_stride:
+            raise ValueError(
+                f"steps = {self.steps} must be at least walkers x snapshot_stride = "
+                f"{self.walkers * self.snapshot_stride}"
             )
         return self
 
@@ -242,7 +259,13 @@ def load(path: Path | str) -> Config:
     elif images is not None:
         images = folder / images
     section = config.path.model_copy(update={"file": images})
-    return config.model_copy(update={"system": system, "engine": engine, "path": section})
+    scheduler = config.sampling.scheduler
+    if scheduler is not None and "://" not in scheduler:
+        scheduler = str(folder / scheduler)
+    sampling = config.sampling.model_copy(update={"scheduler": scheduler})
+    return config.model_copy(
+        update={"system": system, "engine": engine, "path": section, "sampling": sampling}
+    )
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:

@@ -238,6 +238,7 @@ def babf_input(
     kappa_eV: float | None = None,
     tau: float | None = None,
     deviation_limit_A: float | None = None,
+    walkers: tuple[int, int, Path] | None = None,
 ) -> str:
     """Return a plumed.dat that biases a learned collective variable with bABF.
 
@@ -270,6 +271,8 @@ def babf_input(
         Weight of the prior, in samples; the action's own default if None.
     deviation_limit_A
         Stop the run when `ae.dev` exceeds this (Eq. 21), angstrom.
+    walkers
+        How many walkers share the estimate, which of them this is (from 0), and their folder.
     """
     lower, upper, bins = grid
     babf: dict[str, object] = {
@@ -286,6 +289,8 @@ def babf_input(
         "STATE_WFILE": state_out,
         "STATE_WSTRIDE": state_stride,
     }
+    if walkers is not None:
+        babf |= dict(zip(("WALKERS_N", "WALKERS_ID", "WALKERS_DIR"), walkers, strict=True))
     columns = "ae.node-0,ae.dev,ae.gradnorm,ae.invmass,b.bias,b.zeta"
     printed = {"ARG": columns, "FILE": colvar, "STRIDE": colvar_stride, "FMT": "%.12g"}
     lines = [

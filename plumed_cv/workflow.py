@@ -6,7 +6,7 @@ killed goes on where its files end:
     input.json              the input it was started with
     path.xyz                the minimum energy path
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
-    iteration-n/            the bABF run along cv-(n-1)
+    iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
         fes.dat             free energy profile
         result.json         barriers, and the similarity of cv-n to cv-(n-1)
@@ -16,7 +16,7 @@ killed goes on where its files end:
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,12 +28,11 @@ from ase import Atoms
 from filelock import FileLock, Timeout
 
 import plumed_cv
-from plumed_cv import babf, convergence, cv, pca, symmetry
+from plumed_cv import babf, convergence, cv, pca, sampling, symmetry
 from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import SCREE, Reconstruction, number_of_components, reconstruct
-from plumed_cv.engines import Dynamics, Engine, Segment, State
-from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines import Engine, State
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing, write_text
 from plumed_cv.path import (
@@ -56,19 +55,16 @@ from plumed_cv.report import (
     plot_localisation,
     plot_profiles,
 )
+from plumed_cv.sampling import Update
 from plumed_cv.trajectory import read_displacements
 
 if TYPE_CHECKING:
     from plumed_cv.autoencoder import Training
 
-RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
 NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
 # The results with an error bar, by the beginning of their keys, and how they are called.
 RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
-
-# Called with the amount done so far and a few words on how it stands.
-Update = Callable[[float, str], None]
 
 
 class Reporter(Protocol):
@@ -144,7 +140,7 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
     reporter = reporter or Silent()
     files = RunDirectory(Path(directory).absolute())
     initial, final = end_states(config)
-    with _claimed(files.root), _open_engine(config, initial) as engine:
+    with _claimed(files.root), sampling.open_engine(config, initial) as engine:
         _same_input(files.root, config)
         plugin = build_plugin(find_plumed())
         path = _stage_path(config, files, engine, initial, final, reporter)
@@ -174,7 +170,7 @@ def end_states(config: Config) -> tuple[Atoms, Atoms]:
 def find_path(config: Config, output: Path, reporter: Reporter | None = None) -> EnergyPath:
     """Find the minimum energy path of the input, or read it, and write it as extended XYZ."""
     initial, final = end_states(config)
-    with _open_engine(config, initial) as engine:
+    with sampling.open_engine(config, initial) as engine:
         return _find_path(config, output, engine, initial, final, reporter or Silent())
 
 
@@ -234,7 +230,7 @@ def energy(
             path = load_path(source, reporter.say)
         else:
             images = read_images(source, reporter.say)
-            with _open_engine(engine, images[0]) as opened:
+            with sampling.open_engine(engine, images[0]) as opened:
                 path = _complete(images, name_of(source), opened, reporter)
         path.save(output / "path.xyz")
         training = _training(None, seed, recipe)
@@ -271,10 +267,10 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np
     UserError
         If it has no whole segment, or a file of one is damaged.
     """
-    segments = _segments(folder)
+    segments = sampling.segments(folder)
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
-    blocks = _blocks(segments)
+    blocks = sampling.blocks(folder)
     xi, gradnorm = [], []
     for segment in segments:
         columns = _read_colvar(segment / "colvar")
@@ -352,7 +348,7 @@ def _stage_first_cv(
     """Write cv-0 and the number of principal components D unless they are there; returns D."""
     record = files.root / "components.json"
     if record.exists() and files.cv(0).exists():
-        return int(_read_json(record)["components"])
+        return int(sampling.read_json(record)["components"])
     rng = np.random.default_rng(config.iteration.seed)
     samples = path.noisy_samples(config.path.structures, _noise(config), rng)
     n_components = _number_of_components(config, samples)
@@ -398,7 +394,7 @@ def _stage_iteration(
     """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
     folder = files.iteration(n)
     if (folder / "result.json").exists():
-        return _read_json(folder / "result.json")
+        return sampling.read_json(folder / "result.json")
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
     seconds_sampling = _sample(config, files, n, engine, plugin, reporter)
@@ -409,7 +405,7 @@ def _stage_iteration(
             "no barrier; raise sampling.steps, in a new directory."
         )
     if not files.cv(n).exists():
-        snapshots = [segment / "snapshots.dcd" for segment in _segments(folder)]
+        snapshots = [segment / "snapshots.dcd" for segment in sampling.segments(folder)]
         data = read_displacements(snapshots, old, old.reference_cell)
         xi = old.encode(old.components(data))[:, 0]
         new = _train(config, files, data, xi, old, n_components, n, reporter)
@@ -444,7 +440,7 @@ def analyse(folder: Path) -> dict[str, Any]:
     except UserError as error:  # the profile stands without it
         note = str(error)
         estimates["flux_barrier"] = babf.Estimate(np.nan, np.nan)
-    parts = [_read_json(segment / "segment.json") for segment in _segments(folder)]
+    parts = [sampling.read_json(segment / "segment.json") for segment in sampling.segments(folder)]
     return as_json(estimates) | {
         "note": note,
         "md_steps": sum(part["n_steps"] for part in parts),
@@ -470,71 +466,13 @@ def _sample(
     reporter: Reporter,
 ) -> float:
     """Run what is missing of the bABF run of iteration n; returns its seconds."""
-    sampling = config.sampling
-    folder = files.iteration(n)
-    dynamics = Dynamics(
-        config.system.temperature_K,
-        sampling.timestep_fs,
-        sampling.thermostat,
-        sampling.friction_per_ps,
-    )
-    path_start = State.of(load_path(files.path).images[0])
-    stride = sampling.snapshot_stride
-    segment_steps = sampling.steps // sampling.segments // stride * stride
-    total = sampling.steps  # the last segments take what does not divide
-    done = [_read_json(segment / "segment.json") for segment in _segments(folder)]
-    steps = sum(part["n_steps"] for part in done)
-    with reporter.task(f"iteration {n}: bABF sampling", total) as update:
-        while steps < total:
-            k = len(done)
-            fresh = k == 0 or done[-1]["stopped"]
-            if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
-                raise UserError(
-                    f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
-                    f"{RESTARTS} parts of iteration {n} all ended there; thermal motion alone "
-                    "exceeds it (see ae.dev in colvar). Start with a larger one in a new directory."
-                )
-            previous = folder / _segment_name(k - 1)
-            unfinished = folder / f"unfinished-{_segment_name(k)}"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            plumed_dat = babf_input(
-                plugin,
-                Path("../..") / files.cv(n - 1).name,
-                temperature_K=config.system.temperature_K,
-                ramp=total,
-                grid=_grid(sampling),
-                kappa_eV=sampling.kappa_eV,
-                state_in=Path("..") / previous.name / "babf.state" if k else None,
-                state_out=Path("babf.state"),
-                state_stride=segment_steps,
-                colvar=Path("colvar"),
-                colvar_stride=stride,
-                deviation_limit_A=sampling.deviation_limit_A,
-            )
-            segment = Segment(
-                directory=unfinished,
-                start=path_start if fresh else State.load(previous / "end.npz"),
-                dynamics=dynamics,
-                n_steps=min(segment_steps, total - steps),
-                seed=_seed(config, n, k),
-                plumed=plumed_dat,
-                count_start=fresh,
-                snapshot_stride=stride,
-            )
-            note = _barrier_so_far(folder) if k and k % 4 == 0 else ""
-            outcome = engine.run(segment, lambda i, s=steps, t=note: update(s + i, t))  # type: ignore[misc]
-            outcome.end.save(unfinished / "end.npz")
-            part = {
-                "n_steps": outcome.n_steps,
-                "stopped": outcome.stopped_by_plumed,
-                "seconds": outcome.seconds,
-            }
-            write_text(unfinished / "segment.json", json.dumps(part))
-            unfinished.replace(folder / _segment_name(k))
-            done.append(part)
-            steps += outcome.n_steps
-    return float(sum(part["seconds"] for part in done))
+    atoms, start = end_states(config)[0], State.of(load_path(files.path).images[0])
+    orders = [
+        sampling.Order(config, atoms, start, files.cv(n - 1), plugin, n, files.iteration(n), walker)
+        for walker in range(config.sampling.walkers)
+    ]
+    with reporter.task(f"iteration {n}: bABF sampling", config.sampling.steps) as update:
+        return sampling.sample(orders, engine, update)
 
 
 def _train(
@@ -633,13 +571,9 @@ def _finish(
     }
     answer = CollectiveVariable.load(files.cv(n - 1))
     answer.save(files.root / "cv.safetensors")
-    last_folder = files.iteration(n)
-    for source, target in (
-        (last_folder / "fes.dat", files.root / "fes.dat"),
-        (_segments(last_folder)[-1] / "babf.state", files.root / "babf.state"),
-    ):
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
+    with replacing(files.root / "fes.dat") as temporary:
+        shutil.copyfile(files.iteration(n) / "fes.dat", temporary)
+    sampling.copy_state(files.iteration(n), files.root / "babf.state")
     profiles = [
         (f"{k} ({part['kind']} CV)", babf.read_fes(files.iteration(k) / "fes.dat"))
         for k, part in enumerate(iterations, start=1)
@@ -677,71 +611,32 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     files = RunDirectory(run_directory)
     if not files.result.exists():
         raise UserError(f"{run_directory}: is no directory of a run that has ended.")
-    given = _read_json(files.root / "input.json")
-    temperature_K, sampling = given["system"]["temperature_K"], Sampling(**given["sampling"])
+    given = sampling.read_json(files.root / "input.json")
+    temperature_K, settings = given["system"]["temperature_K"], Sampling(**given["sampling"])
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
-    write_text(output / "plumed.dat", _production_input(temperature_K, sampling, plugin, None))
+    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin, None))
     return variable
 
 
 def _production_input(
-    temperature_K: float, sampling: Sampling, plugin: Path, state_in: Path | None
+    temperature_K: float, settings: Sampling, plugin: Path, state_in: Path | None
 ) -> str:
     """The plumed.dat that samples `cv.safetensors` as the run did, for any engine."""
     return babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
-        ramp=sampling.steps,
-        grid=_grid(sampling),
-        kappa_eV=sampling.kappa_eV,
+        ramp=settings.steps,
+        grid=sampling.grid(settings),
+        kappa_eV=settings.kappa_eV,
         state_in=state_in,
         state_out=Path("babf-new.state" if state_in else "babf.state"),
         state_stride=10_000,
         colvar=Path("colvar"),
-        colvar_stride=sampling.snapshot_stride,
+        colvar_stride=settings.snapshot_stride,
     )
-
-
-def _open_engine(config: Config, atoms: Atoms) -> LammpsEngine:
-    return LammpsEngine(
-        config.engine.potential,
-        atoms,
-        species=config.engine.species,
-        directory=config.engine.directory or Path(),
-        coupling=config.engine.coupling,
-    )
-
-
-def _grid(sampling: Sampling) -> tuple[float, float, int]:
-    """The grid from -margin to 1 + margin, with nodes at 0 and 1."""
-    bins = sampling.bins
-    extra = round(sampling.margin * bins)
-    return (-extra / bins, 1.0 + extra / bins, bins + 2 * extra)
-
-
-def _seed(config: Config, iteration: int, segment: int) -> int:
-    sequence = np.random.SeedSequence([config.iteration.seed, iteration, segment])
-    return int(sequence.generate_state(1)[0])
-
-
-def _segment_name(k: int) -> str:
-    return f"segment-{k:06d}"  # by number and by name the same order
-
-
-def _segments(folder: Path) -> list[Path]:
-    """The whole segments of an iteration, in order."""
-    return sorted(path.parent for path in folder.glob("segment-*/segment.json"))
-
-
-def _barrier_so_far(folder: Path) -> str:
-    return f"barrier {babf.profile(_blocks(_segments(folder))).barrier}"
-
-
-def _blocks(segments: list[Path]) -> list[babf.State]:
-    return babf.blocks([babf.read_state(segment / "babf.state") for segment in segments])
 
 
 def _read_colvar(path: Path) -> dict[str, np.ndarray]:
@@ -752,16 +647,6 @@ def _read_colvar(path: Path) -> dict[str, np.ndarray]:
         return dict(zip(names, table.T, strict=True))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error}); remove its folder and start again."
-        ) from None
-    return content
 
 
 @contextmanager
@@ -786,9 +671,9 @@ def _claimed(root: Path) -> Iterator[None]:
 
 def _same_input(root: Path, config: Config) -> None:
     """Record the input on the first start, and refuse another one on a later start."""
-    # These may change: they decide when to stop, not what is computed.
-    limits = {"minimum", "maximum", "tolerance"}
-    content = config.model_dump(mode="json", exclude={"iteration": limits})
+    # These may change: they decide when to stop and who computes, not what is computed.
+    free = {"iteration": {"minimum", "maximum", "tolerance"}, "sampling": {"scheduler"}}
+    content = config.model_dump(mode="json", exclude=free)
     for name in ("initial", "final"):
         if file := getattr(config.system, name):
             content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -802,7 +687,9 @@ def _same_input(root: Path, config: Config) -> None:
     if not record.exists():
         write_text(record, json.dumps(content, indent=2))
         return
-    before = _read_json(record)
+    before = sampling.read_json(record)
+    recorded = Sampling(**before.get("sampling", {}))
+    before["sampling"] = recorded.model_dump(mode="json")  # with keys of later versions
     for section, values in content.items():
         for key, value in values.items():
             if before.get(section, {}).get(key) != value:

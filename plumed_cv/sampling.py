@@ -1,0 +1,446 @@
+"""The bABF run of one iteration: in segments, by one walker or by several at once.
+
+A walker has a folder of its own with its segments; of a run with one walker that is the folder of
+the iteration itself:
+
+    iteration-n/segment-kkk/             one walker
+    iteration-n/walker-w/segment-kkk/    several
+    iteration-n/shared/walker-w.state    what they learn from each other (WALKERS_DIR of BABF)
+
+Several walkers run through the interface of `concurrent.futures.Executor`, in processes of this
+machine or in those of a dask cluster that sees the same files. What a walker has to do is an
+`Order`, and all that it has done is in its folder: whoever works on the same order later goes on
+after the last whole segment.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from filelock import FileLock, Timeout
+
+from plumed_cv import babf
+from plumed_cv.config import Config, Sampling
+from plumed_cv.engines import Dynamics, Engine, Segment, State
+from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.errors import UserError
+from plumed_cv.files import replacing, write_text
+from plumed_cv.plumed import babf_input
+
+RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
+
+_POLL_S = 0.5  # seconds between looks at what the walkers have done
+_PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was killed
+
+# Called with the amount done so far and a few words on how it stands.
+Update = Callable[[float, str], None]
+
+
+class Stopped(Exception):  # noqa: N818
+    """A walker was told to stop before its share was done."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One walker's share of the bABF run of an iteration; it can be sent to another process.
+
+    Attributes
+    ----------
+    config
+        The input.
+    atoms
+        What the engine is set up for.
+    start
+        Where the walker starts.
+    model
+        File of the collective variable.
+    plugin
+        The plugin with the actions.
+    iteration
+        Number of the iteration.
+    folder
+        Folder of the iteration.
+    walker
+        Number of the walker, from 0.
+    """
+
+    config: Config
+    atoms: Atoms
+    start: State
+    model: Path
+    plugin: Path
+    iteration: int
+    folder: Path
+    walker: int
+
+    @property
+    def home(self) -> Path:
+        """Folder of this walker's segments."""
+        several = self.config.sampling.walkers > 1
+        return self.folder / f"walker-{self.walker:04d}" if several else self.folder
+
+    @property
+    def steps(self) -> int:
+        """Steps of this walker; the last one takes what does not divide."""
+        sampling, stride = self.config.sampling, self.config.sampling.snapshot_stride
+        share = sampling.steps // sampling.walkers // stride * stride
+        last = self.walker == sampling.walkers - 1
+        return sampling.steps - share * self.walker if last else share
+
+    @property
+    def segment_steps(self) -> int:
+        """Steps of a segment; the last ones take what does not divide."""
+        sampling, stride = self.config.sampling, self.config.sampling.snapshot_stride
+        number = max(1, round(sampling.segments / sampling.walkers))
+        return max(stride, sampling.steps // sampling.walkers // number // stride * stride)
+
+    def done(self) -> list[dict[str, Any]]:
+        """The records of the whole segments, in order."""
+        return [read_json(segment / "segment.json") for segment in _segments_of(self.home)]
+
+
+def open_engine(config: Config, atoms: Atoms) -> LammpsEngine:
+    """Open the engine of the input for `atoms`."""
+    return LammpsEngine(
+        config.engine.potential,
+        atoms,
+        species=config.engine.species,
+        directory=config.engine.directory or Path(),
+        coupling=config.engine.coupling,
+    )
+
+
+def sample(orders: Sequence[Order], engine: Engine, update: Update) -> float:
+    """Run what is missing of an iteration; return the seconds of the walker that took longest.
+
+    Parameters
+    ----------
+    orders
+        One for each walker. A single one is run here, unless the input names a scheduler.
+    engine
+        Runs a walker that is run here.
+    update
+        Is told the steps done by all walkers.
+
+    Raises
+    ------
+    UserError
+        If a walker cannot go on. The others have then done their share, and what is done stays.
+    """
+    sampling = orders[0].config.sampling
+    if len(orders) == 1 and sampling.scheduler is None:
+        run_walker(orders[0], engine, update)
+    else:
+        _run_at_once(orders, update)
+    return max(float(sum(part["seconds"] for part in order.done())) for order in orders)
+
+
+def run_walker(order: Order, engine: Engine, update: Update = lambda done, note: None) -> None:
+    """Run what is missing of one walker's share.
+
+    Raises
+    ------
+    UserError
+        If the engine refuses, the guard never lets it go on, or another process works there.
+    Stopped
+        If the file `stop` appears in the iteration's folder.
+    """
+    order.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(order.home / ".lock")
+    try:
+        lock.acquire(timeout=_PATIENCE_S)
+    except Timeout:
+        raise UserError(
+            f"{order.home}: another process is at work there; end it and run again."
+        ) from None
+    try:
+        _run_segments(order, engine, update)
+    finally:
+        lock.release()
+
+
+def segments(folder: Path) -> list[Path]:
+    """The whole segments of an iteration, in order, one walker after the other."""
+    return [segment for home in _homes(folder) for segment in _segments_of(home)]
+
+
+def blocks(folder: Path) -> list[babf.State]:
+    """What each whole segment of an iteration added to the sums, in the order of `segments`."""
+    return [
+        block
+        for home in _homes(folder)
+        for block in babf.blocks([babf.read_state(s / "babf.state") for s in _segments_of(home)])
+    ]
+
+
+def copy_state(folder: Path, target: Path) -> None:
+    """Write what all walkers of an iteration have learned in the end as one state file."""
+    last = [_segments_of(home)[-1] / "babf.state" for home in _homes(folder) if _segments_of(home)]
+    if len(last) == 1:
+        with replacing(target) as temporary:
+            shutil.copyfile(last[0], temporary)
+        return
+    total = babf.read_state(last[0])
+    for state in last[1:]:
+        total = total + babf.read_state(state)
+    babf.write_state(target, total)
+
+
+def grid(sampling: Sampling) -> tuple[float, float, int]:
+    """The grid from -margin to 1 + margin, with nodes at 0 and 1: ends and number of intervals."""
+    bins = sampling.bins
+    extra = round(sampling.margin * bins)
+    return (-extra / bins, 1.0 + extra / bins, bins + 2 * extra)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record of a run.
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); remove its folder and start again."
+        ) from None
+    return content
+
+
+def _run_segments(order: Order, engine: Engine, update: Update) -> None:
+    sampling, stop = order.config.sampling, order.folder / "stop"
+    several = sampling.walkers > 1
+    dynamics = Dynamics(
+        order.config.system.temperature_K,
+        sampling.timestep_fs,
+        sampling.thermostat,
+        sampling.friction_per_ps,
+    )
+    shared = order.folder / "shared"
+    if several:
+        shared.mkdir(exist_ok=True)
+    stride = sampling.snapshot_stride
+    done = order.done()
+    steps = sum(part["n_steps"] for part in done)
+    while steps < order.steps:
+        k = len(done)
+        fresh = k == 0 or done[-1]["stopped"]
+        if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
+            raise UserError(
+                f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
+                f"{RESTARTS} parts of iteration {order.iteration} all ended there; thermal motion "
+                "alone exceeds it (see ae.dev in colvar). Start with a larger one in a new "
+                "directory."
+            )
+        if k == 0:  # what a first segment that was killed has contributed
+            (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
+        previous = order.home / _segment_name(k - 1)
+        unfinished = order.home / f"unfinished-{_segment_name(k)}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        plumed_dat = babf_input(
+            order.plugin,
+            _relative(order.model, unfinished),
+            temperature_K=order.config.system.temperature_K,
+            ramp=sampling.steps,
+            grid=grid(sampling),
+            kappa_eV=sampling.kappa_eV,
+            state_in=Path("..") / previous.name / "babf.state" if k else None,
+            state_out=Path("babf.state"),
+            state_stride=order.segment_steps,
+            colvar=Path("colvar"),
+            colvar_stride=stride,
+            deviation_limit_A=sampling.deviation_limit_A,
+            walkers=(sampling.walkers, order.walker, _relative(shared, unfinished))
+            if several
+            else None,
+        )
+        segment = Segment(
+            directory=unfinished,
+            start=order.start if fresh else State.load(previous / "end.npz"),
+            dynamics=dynamics,
+            n_steps=min(order.segment_steps, order.steps - steps),
+            seed=_seed(order, k),
+            plumed=plumed_dat,
+            count_start=fresh,
+            snapshot_stride=stride,
+        )
+        note = barrier_so_far(order.folder) if k and k % 4 == 0 and not several else ""
+
+        def progress(i: int, before: int = steps, note: str = note) -> None:
+            if stop.exists():
+                raise Stopped
+            update(before + i, note)
+
+        progress(0)
+        outcome = engine.run(segment, progress)
+        outcome.end.save(unfinished / "end.npz")
+        part = {
+            "n_steps": outcome.n_steps,
+            "stopped": outcome.stopped_by_plumed,
+            "seconds": outcome.seconds,
+        }
+        write_text(unfinished / "segment.json", json.dumps(part))
+        unfinished.replace(order.home / _segment_name(k))
+        done.append(part)
+        steps += outcome.n_steps
+
+
+def barrier_so_far(folder: Path) -> str:
+    """The barrier from what an iteration has sampled, in words."""
+    return f"barrier {babf.profile(blocks(folder)).barrier}"
+
+
+def _run_at_once(orders: Sequence[Order], update: Update) -> None:
+    """Run all walkers until each has done its share or failed."""
+    folder = orders[0].folder
+    stop = folder / "stop"
+    stop.unlink(missing_ok=True)
+    waiting = [order for order in orders if _steps_done(order) < order.steps]
+    if not waiting:
+        return
+    with _executors(orders[0].config, len(waiting)) as executors:
+        futures = [
+            executor.submit(_work, order)
+            for executor, order in zip(executors, waiting, strict=True)
+        ]
+        try:
+            _watch(orders, futures, update)
+        except BaseException:
+            stop.touch()
+            wait(futures, timeout=_PATIENCE_S)
+            raise
+        finally:
+            stop.unlink(missing_ok=True)
+        failures = {
+            order.walker: failure
+            for order, future in zip(waiting, futures, strict=True)
+            if (failure := future.exception()) is not None
+        }
+    for walker, failure in failures.items():
+        what = f"{folder}: walker {walker} ended before its share was done"
+        remedy = "what all walkers have sampled is kept, and the same command goes on from there."
+        if isinstance(failure, UserError):
+            raise UserError(f"{what}: {failure}")
+        if isinstance(failure, BrokenProcessPool):
+            raise UserError(f"{what}, for its process was killed; {remedy}")
+        if type(failure).__module__.startswith("distributed"):
+            raise UserError(f"{what} ({failure}); {remedy}")
+        raise failure
+
+
+def _watch(orders: Sequence[Order], futures: Sequence[Future[None]], update: Update) -> None:
+    """Tell how the walkers get on until all have ended."""
+    told, note, waiting = 0, "", set(futures)
+    while waiting:
+        _, waiting = wait(waiting, timeout=_POLL_S)
+        number = len(segments(orders[0].folder))
+        if number >= told + 4 * len(orders):
+            told, note = number, barrier_so_far(orders[0].folder)
+        update(sum(_steps_done(order) for order in orders), note)
+
+
+def _work(order: Order) -> None:
+    """What a process does with an order."""
+    with open_engine(order.config, order.atoms) as engine:
+        run_walker(order, engine)
+
+
+@contextmanager
+def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
+    """An executor for each of so many walkers."""
+    if config.sampling.scheduler is not None:
+        with _cluster(config.sampling.scheduler) as executor:
+            yield [executor] * number
+        return
+    # A process that dies takes its pool along, so each walker has one of its own.
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                ProcessPoolExecutor(1, get_context("spawn"), _follow, (os.getpid(),))
+            )
+            for _ in range(number)
+        ]
+
+
+@contextmanager
+def _cluster(scheduler: str) -> Iterator[Executor]:
+    """The workers of a dask cluster."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            f"sampling.scheduler = {scheduler}: needs dask.distributed; "
+            'pip install "plumed_cv[cluster]".'
+        ) from None
+    where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
+    if "://" not in scheduler and not Path(scheduler).is_file():
+        raise UserError(
+            f"sampling.scheduler = {scheduler}: there is no such file; start the scheduler first "
+            "(dask scheduler --scheduler-file ...), or give its address as tcp://..."
+        )
+    try:
+        client = Client(**where)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"sampling.scheduler = {scheduler}: no dask scheduler answers there ({error})."
+        ) from None
+    with client:
+        yield client.get_executor()
+
+
+def _follow(parent: int) -> None:
+    """In a process of this machine: leave interrupts to the parent, and end when it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _steps_done(order: Order) -> int:
+    return sum(part["n_steps"] for part in order.done())
+
+
+def _homes(folder: Path) -> list[Path]:
+    """The folders that hold an iteration's segments: its walkers', or itself."""
+    return sorted(path for path in folder.glob("walker-*") if path.is_dir()) or [folder]
+
+
+def _segments_of(home: Path) -> list[Path]:
+    return sorted(path.parent for path in home.glob("segment-*/segment.json"))
+
+
+def _segment_name(k: int) -> str:
+    return f"segment-{k:06d}"  # by number and by name the same order
+
+
+def _relative(path: Path, folder: Path) -> Path:
+    """So that the run directory can be moved."""
+    return Path(os.path.relpath(path, folder))
+
+
+def _seed(order: Order, segment: int) -> int:
+    key = [order.config.iteration.seed, order.iteration, segment]
+    if order.config.sampling.walkers > 1:
+        key.append(order.walker)
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
