@@ -158,18 +158,8 @@ def run_walker(order: Order, engine: Engine, update: Update = lambda done, note:
     Stopped
         If the file `stop` appears in the iteration's folder.
     """
-    order.home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(order.home / ".lock")
-    try:
-        lock.acquire(timeout=_PATIENCE_S)
-    except Timeout:
-        raise UserError(
-            f"{order.home}: another process is at work there; end it and run again."
-        ) from None
-    try:
+    with _at_work(order):
         _run_segments(order, engine, update)
-    finally:
-        lock.release()
 
 
 def segments(folder: Path) -> list[Path]:
@@ -221,6 +211,23 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: is damaged ({error}); remove its folder and start again."
         ) from None
     return content
+
+
+@contextmanager
+def _at_work(order: Order) -> Iterator[None]:
+    """Be the only process that works on this walker."""
+    order.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(order.home / ".lock")
+    try:
+        lock.acquire(timeout=_PATIENCE_S)
+    except Timeout:
+        raise UserError(
+            f"{order.home}: another process is at work there; end it and run again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _run_segments(order: Order, engine: Engine, update: Update) -> None:
@@ -311,10 +318,15 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
     """Run all walkers until each has done its share or failed."""
     folder = orders[0].folder
     stop = folder / "stop"
-    stop.unlink(missing_ok=True)
     waiting = [order for order in orders if _steps_done(order) < order.steps]
     if not waiting:
         return
+    # Processes of a cluster may outlive the one that started them; new ones take over.
+    stop.touch()
+    for order in waiting:
+        with _at_work(order):
+            pass
+    stop.unlink()
     with _executors(orders[0].config, len(waiting)) as executors:
         futures = [
             executor.submit(_work, order)

@@ -1,0 +1,311 @@
+"""Several walkers on one estimate: processes here and of a dask cluster, kills, resumption.
+
+Short runs of the iron vacancy in a 54-atom crystal with real LAMMPS, PLUMED and dask. How the
+action BABF puts contributions together is tested in tests/plumed/test_babf.py.
+"""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from distributed import LocalCluster
+
+from plumed_cv import babf, config, cv, sampling, workflow
+from plumed_cv.engines import State
+from plumed_cv.errors import UserError
+from plumed_cv.path import oriented
+
+INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = 300.0
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+[path]
+images = 5
+fmax_eV_A = 0.05
+structures = 500
+[cv]
+components = 6
+[sampling]
+steps = 8000
+segments = 8
+walkers = 2
+timestep_fs = 2.0
+[iteration]
+maximum = 1
+minimum = 1
+seed = 3
+"""
+RUN = "import pickle, sys; from plumed_cv import sampling; "
+RUN += "sampling.sample(pickle.load(open(sys.argv[1], 'rb')), None, lambda done, note: None)"
+Orders = Callable[..., list[sampling.Order]]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input with end states: a vacancy before and after a jump of its neighbour."""
+    folder = tmp_path_factory.mktemp("walkers")
+    crystal = oriented(bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3))
+    initial: Atoms = crystal[1:]
+    final = initial.copy()
+    final.positions[0] = crystal.positions[0]
+    initial.write(folder / "initial.xyz", format="extxyz")
+    final.write(folder / "final.xyz", format="extxyz")
+    (folder / "walkers.toml").write_text(INPUT)
+    return folder
+
+
+@pytest.fixture
+def orders(example: Path, plugin: Path, tmp_path: Path) -> Orders:
+    """Return a function that makes the orders of an iteration along the linear CV."""
+
+    def make(**changes: object) -> list[sampling.Order]:
+        given = config.load(example / "walkers.toml")
+        changed = config.Sampling(**(given.sampling.model_dump() | changes))
+        initial, final = workflow.end_states(given)
+        model = tmp_path / "cv-0.safetensors"
+        cell = initial.cell.array
+        cv.linear(list(initial.symbols), cell, initial.positions, final.positions).save(model)
+        folder = tmp_path / "iteration-1"
+        folder.mkdir(exist_ok=True)
+        settings = given.model_copy(update={"sampling": changed})
+        return [
+            sampling.Order(settings, initial, State.of(initial), model, plugin, 1, folder, walker)
+            for walker in range(changed.walkers)
+        ]
+
+    return make
+
+
+def begin(orders: list[sampling.Order]) -> subprocess.Popen[str]:
+    """Start the walkers in the background, in a process group of their own."""
+    file = orders[0].folder.with_suffix(".orders")
+    file.write_bytes(pickle.dumps(orders))
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(file)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for what must happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def all_have_segments(orders: list[sampling.Order], number: int = 1) -> Callable[[], bool]:
+    return lambda: all(len(order.done()) >= number for order in orders)
+
+
+def check_complete(orders: list[sampling.Order]) -> None:
+    """Every walker has done its share, each step counted once, and knows of the other."""
+    for order in orders:
+        done = order.done()
+        assert sum(part["n_steps"] for part in done) == order.steps
+        last = babf.read_state(sorted(order.home.glob("segment-*/babf.state"))[-1])
+        fresh = 1 + sum(part["stopped"] for part in done[:-1])
+        assert last.steps == order.steps + fresh
+        assert not list(order.home.glob("unfinished-*"))
+        log = (sorted(order.home.glob("segment-*"))[-1] / "plumed.log").read_text()
+        assert f"of the others {len(orders) - 1} have contributed" in log
+        contribution = order.folder / "shared" / f"walker-{order.walker}.state"
+        np.testing.assert_array_equal(babf.read_state(contribution).sums, last.sums)
+    assert not (orders[0].folder / "stop").exists()
+
+
+def test_shares_add_up(orders: Orders) -> None:
+    for steps, walkers, segments in [(8000, 1, 8), (8000, 3, 8), (100_000, 7, 40), (1000, 100, 6)]:
+        made = orders(steps=steps, walkers=walkers, segments=segments)
+        assert sum(order.steps for order in made) == steps
+        assert max(order.steps for order in made) - made[0].steps < 10 * walkers
+        assert all(0 < order.segment_steps <= order.steps for order in made)
+        number = sum(order.steps // order.segment_steps for order in made)
+        assert number >= min(segments, 6)
+    one = orders(steps=8000, walkers=1)[0]
+    assert one.home == one.folder
+    assert one.segment_steps == 1000
+
+
+def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:
+    file = str(example / "walkers.toml")
+    line = [sys.executable, "-m", "plumed_cv.cli", "run", file, "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    # So short a run need not arrive at the other state, but it must have sampled.
+    if done.returncode != 0:
+        assert "did not reach both end states" in done.stderr
+    folder = example / "run" / "iteration-1"
+    assert [path.name for path in sorted(folder.glob("walker-*"))] == ["walker-0000", "walker-0001"]
+    segments = sampling.segments(folder)
+    assert [segment.parent.name[-1] for segment in segments] == ["0"] * 4 + ["1"] * 4
+    blocks = sampling.blocks(folder)
+    assert [block.steps for block in blocks] == [1001, 1000, 1000, 1000] * 2
+    # Each walker has random numbers of its own.
+    starts = [np.load(segments[i] / "end.npz")["positions"] for i in (0, 4)]
+    assert np.abs(starts[0] - starts[1]).max() > 0.01
+    assert workflow.analyse(folder)["md_steps"] == 8000
+    target = example / "total.state"
+    sampling.copy_state(folder, target)
+    total = babf.read_state(target)
+    assert total.steps == 8002
+    last = [babf.read_state(segments[i] / "babf.state") for i in (3, 7)]
+    np.testing.assert_array_equal(total.sums, last[0].sums + last[1].sums)
+    text = (segments[0] / "plumed.dat").read_text()
+    assert "WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=../../shared" in text
+    assert "RAMP=8000" in text
+    # The same command finds all segments there.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("segment.json")}
+    again = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert again.returncode == done.returncode
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("segment.json")}
+
+
+def test_a_killed_walker_leaves_the_others_and_goes_on(orders: Orders) -> None:
+    made = orders(steps=120_000, segments=40)
+    process = begin(made)
+    until(all_have_segments(made))
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    _, words = process.communicate(timeout=120)
+    assert process.returncode == 1
+    short = [order for order in made if sum(p["n_steps"] for p in order.done()) < order.steps]
+    assert len(short) == 1
+    assert f"walker {short[0].walker} ended before its share was done" in words
+    assert "for its process was killed" in words
+    before = {
+        path: path.stat().st_mtime_ns for path in made[0].folder.rglob("segment-*/segment.json")
+    }
+    assert begin(made).wait(timeout=120) == 0
+    check_complete(made)
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_no_process_is_left(orders: Orders, how: str) -> None:
+    """Ctrl-C, which the terminal sends to all, and the death of the process that waits for all."""
+    made = orders(steps=2_000_000, segments=200)
+    process = begin(made)
+    until(all_have_segments(made))
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 4  # two walkers, each with LAMMPS
+    if how == "interrupted":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    _, words = process.communicate(timeout=60)
+    assert ("KeyboardInterrupt" in words) == (how == "interrupted")
+    until(lambda: not psutil.wait_procs(family, timeout=0.1)[1], 20)
+    assert not (made[0].folder / "stop").exists()
+    # What there is can be gone on from: so many segments more.
+    done = min(len(order.done()) for order in made)
+    process = begin(made)
+    until(all_have_segments(made, done + 2))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_two_processes_do_not_work_on_one_walker(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = orders(steps=2_000_000, segments=200)
+    process = begin(made)
+    until(all_have_segments(made))
+    monkeypatch.setattr(sampling, "_PATIENCE_S", 0.2)
+    with (
+        sampling.open_engine(made[0].config, made[0].atoms) as engine,
+        pytest.raises(UserError, match="walker-0000: another process is at work there"),
+    ):
+        sampling.run_walker(made[0], engine)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_dask_cluster(orders: Orders, tmp_path: Path) -> None:
+    """Two workers, by address: who sent the walkers there is killed, then one of the workers."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
+    ) as cluster:
+        made = orders(steps=120_000, segments=40, scheduler=cluster.scheduler_address)
+        process = begin(made)
+        until(all_have_segments(made))
+        process.kill()
+        process.communicate()
+        process = begin(made)
+        until(all_have_segments(made, 3))
+        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+        _, words = process.communicate(timeout=180)
+    assert process.returncode == 0, words
+    check_complete(made)
+
+
+def test_schedulers_that_are_not_there(
+    orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"none\.json: there is no such file; start the scheduler"):
+        sampling.sample(orders(scheduler=str(tmp_path / "none.json")), None, print)  # type: ignore[arg-type]
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    import dask
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(UserError, match="no dask scheduler answers there"),
+    ):
+        sampling.sample(orders(scheduler="tcp://127.0.0.1:9"), None, print)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=r"plumed_cv\[cluster\]"):
+        sampling.sample(orders(scheduler="tcp://127.0.0.1:9"), None, print)  # type: ignore[arg-type]
+
+
+def test_a_walker_that_cannot_start_is_named(orders: Orders) -> None:
+    made = orders()
+    bad = replace(made[1], model=made[1].folder / "none.safetensors")
+    with pytest.raises(UserError, match=r"walker 1 ended before its share was done: .*none"):
+        sampling.sample([made[0], bad], None, lambda done, note: None)  # type: ignore[arg-type]
+    assert sum(part["n_steps"] for part in made[0].done()) == made[0].steps
+    assert made[1].done() == []
+
+
+def test_results_do_not_depend_on_where_walkers_run(example: Path) -> None:
+    """Another scheduler is no other input; another number of walkers is."""
+    folder = example / "record"
+    folder.mkdir()
+    settings = config.load(example / "walkers.toml")
+    workflow._same_input(folder, settings)
+
+    def changed(**changes: object) -> config.Config:
+        return settings.model_copy(
+            update={"sampling": settings.sampling.model_copy(update=changes)}
+        )
+
+    workflow._same_input(folder, changed(scheduler="tcp://elsewhere:8786"))
+    with pytest.raises(UserError, match=r"another sampling\.walkers"):
+        workflow._same_input(folder, changed(walkers=3))
+    # A record of before there were walkers is of one.
+    record = json.loads((folder / "input.json").read_text())
+    del record["sampling"]["walkers"]
+    (folder / "input.json").write_text(json.dumps(record))
+    workflow._same_input(folder, changed(walkers=1))
+    with pytest.raises(UserError, match=r"another sampling\.walkers"):
+        workflow._same_input(folder, settings)
