@@ -308,7 +308,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "WALKERS_ID", "which of them this is, from 0");
     keys.add("optional", "WALKERS_DIR", "the folder through which they know of each other");
     keys.add("optional", "WALKERS_RSTRIDE",
-             "learned steps between exchanges; 1000, and 10 for each walker at least, by default");
+             "learned steps between exchanges; 1000, and 20 for each walker at least, by default");
     keys.use("UPDATE_FROM");
     keys.use("UPDATE_UNTIL");
     compat::add_component(keys, "zeta", "the mean of the extended variable at this CV");

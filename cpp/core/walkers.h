@@ -95,7 +95,7 @@ class Walkers {
     /// Steps between two exchanges in which reading the others' files takes a few per cent of the
     /// time that the steps of a small system take.
     static int default_stride(std::size_t number) {
-        return static_cast<int>(std::max<std::size_t>(1000, 10 * number));
+        return static_cast<int>(std::max<std::size_t>(1000, 20 * number));
     }
 
     /// Reads the files that have changed; returns whether one of them brought something. A file
