@@ -318,7 +318,8 @@ def learn(
     symmetry
         Operations that the mean path is made to have (`symmetry.operations`); none by default.
     through_ends
-        Whether the mean path must pass through the end states: at 0 K.
+        Whether the mean path must pass through the end states: at 0 K, with independent noise on
+        the coordinates. Then it is also held to be elastic, see `meanpath.fit`.
 
     Returns
     -------
@@ -334,9 +335,8 @@ def learn(
     """
     if coordinate is None:
         coordinate = _along_the_line(displacements, frame)
-    ends = frame.end_displacements if through_ends else None
     principal, examples = _examples(
-        displacements, coordinate, n_components, training, symmetry, ends
+        displacements, coordinate, n_components, training, symmetry, frame if through_ends else None
     )
     network = train(examples, training, progress)
     variable = CollectiveVariable(
@@ -380,18 +380,18 @@ def _examples(
     n_components: int,
     training: Training,
     symmetry: Sequence[Operation],
-    ends: NDArray[np.float64] | None,
+    at_rest: CollectiveVariable | None,
 ) -> tuple[pca.PrincipalComponents, Examples]:
     """The subspace of a training, and what there is to learn in it."""
     if training.subspace == "pca":
         principal = pca.fit(displacements, n_components, training.seed)
         path = None
     else:
-        principal, path = pca.fit_mean_path(displacements, s, n_components, symmetry, ends)
+        principal, path = pca.fit_mean_path(displacements, s, n_components, symmetry, at_rest)
     inputs = principal.project(displacements)
     if training.target == "structure":
         return principal, Examples(inputs, inputs)
-    path = path or meanpath.fit(displacements, s, symmetry, ends)
+    path = path or meanpath.fit(displacements, s, symmetry, at_rest)
     targets = path.points(s, principal.components) - principal.components @ principal.mean
     tangents = path.tangents(s, principal.components)
     tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-300)

@@ -5,8 +5,9 @@ collective variable at finite temperature), are regressed on smooth functions of
 coordinates hardly take part in the process and their regression is noise; a hierarchical model
 finds from the data how far each atom moves, in which directions and how smoothly, and shrinks its
 coefficients accordingly (empirical Bayes, a refinement of James and Stein's estimator). What is
-equal by the symmetry of the process is averaged before. Lengths are in angstrom. M structures of N
-atoms, L functions.
+equal by the symmetry of the process is averaged before. At 0 K, where the end states are known and
+the noise of the atoms is independent, atoms are moreover held to move as neighbours in a crystal do
+(`elastic`). Lengths are in angstrom. M structures of N atoms, L functions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from plumed_cv import elastic
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.symmetry import Operation
@@ -89,7 +92,7 @@ def fit(
     displacements: NDArray[Any],
     s: NDArray[Any],
     symmetry: Sequence[Operation] = (),
-    ends: Array | None = None,
+    at_rest: CollectiveVariable | None = None,
     n_functions: int | None = None,
 ) -> MeanPath:
     """Regress displacements on Legendre polynomials of s, and shrink the noise.
@@ -103,11 +106,13 @@ def fit(
         Place of each structure along the process, shape (M,), 0 and 1 at the end states.
     symmetry
         Operations of the process: the path is made to have them. None if empty.
-    ends
-        Displacements at s = 0 and s = 1, shape (2, N, 3), angstrom, where the path must pass: known
-        at 0 K, not at finite temperature, where the mean structure of a state is not its minimum.
+    at_rest
+        At 0 K, any collective variable of the process: the path passes through its end states, and
+        displacements are the response of an elastic crystal (`elastic.shrunk`). None at finite
+        temperature, where the mean structure of a state is not its minimum and thermal motion is
+        elastic itself, so that the prior would take it for the process.
     n_functions
-        Number of polynomials L. If None, 16; with `ends`, where the noise of the structures is
+        Number of polynomials L. If None, 16; with `at_rest`, where the noise of the structures is
         independent, up to 48 as long as the leading directions have significant coefficients.
 
     Raises
@@ -118,7 +123,7 @@ def fit(
     s = np.asarray(s, dtype=np.float64)
     if s.shape != (len(displacements),) or not np.isfinite(s).all():
         raise UserError("Each structure needs one finite place along the process.")
-    largest = n_functions or (N_FUNCTIONS if ends is None else _MORE_FUNCTIONS[-1])
+    largest = n_functions or (N_FUNCTIONS if at_rest is None else _MORE_FUNCTIONS[-1])
     if n_functions is None and len(s) < 40 * largest:
         largest = N_FUNCTIONS
     if len(s) < 4 * largest:
@@ -152,13 +157,13 @@ def fit(
     moments = moments[:n_functions].reshape(n_functions, n_atoms, 3)
     products, sums = products[:n_functions, :n_functions], sums[:n_functions]
     measure = measure[:n_functions, :n_functions]
-    if ends is not None:
+    if at_rest is not None:
         at_ends = (2.0 * np.array([0.0, 1.0]) - lower - upper) / (upper - lower)
         known = legendre.legvander(at_ends, n_functions - 1) * (_END_WEIGHT * len(s)) ** 0.5
         products = products + known.T @ known
         known *= (_END_WEIGHT * len(s)) ** 0.5
         sums = sums + known.sum(axis=0)
-        moments += np.einsum("el,eai->lai", known, ends)
+        moments += np.einsum("el,eai->lai", known, at_rest.end_displacements)
     noise_of_sums = noise
     if symmetry:
         products, moments = _symmetrised(products, moments, sums, symmetry)
@@ -168,7 +173,11 @@ def fit(
     triangle = _triangle(products)
     raw = solve_triangular(triangle, moments.reshape(n_functions, -1), trans="T")
     # The first orthogonal polynomial is constant: the mean over the structures is not shrunk.
-    raw[1:] = _shrunk(raw[1:].reshape(-1, n_atoms, 3), noise_of_sums).reshape(-1, 3 * n_atoms)
+    modes = raw[1:].reshape(-1, n_atoms, 3)
+    posterior = _shrunk(modes, noise_of_sums)
+    if at_rest is not None:
+        posterior = elastic.shrunk(modes, noise_of_sums, posterior, elastic.network(at_rest))
+    raw[1:] = posterior.reshape(raw[1:].shape)
     coefficients = solve_triangular(triangle, raw)
     return MeanPath(coefficients, lower, upper, noise, measure / len(s) ** 0.5)
 

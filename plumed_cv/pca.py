@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv import meanpath
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.meanpath import MeanPath
@@ -108,7 +109,7 @@ def fit_mean_path(
     s: NDArray[Any],
     n_components: int,
     symmetry: Sequence[Operation] = (),
-    ends: Array | None = None,
+    at_rest: CollectiveVariable | None = None,
 ) -> tuple[PrincipalComponents, MeanPath]:
     """Leading principal components of the mean path through the structures: thermal noise is out.
 
@@ -125,8 +126,8 @@ def fit_mean_path(
         Number of components D; a mean path has at most L - 1.
     symmetry
         Operations that the mean path is made to have.
-    ends
-        Displacements at s = 0 and 1 that it must pass through, as for `meanpath.fit`.
+    at_rest
+        What is known of the process at 0 K, as for `meanpath.fit`.
 
     Returns
     -------
@@ -138,7 +139,7 @@ def fit_mean_path(
     UserError
         As for `fit` and `meanpath.fit`.
     """
-    path = meanpath.fit(displacements, s, symmetry, ends)
+    path = meanpath.fit(displacements, s, symmetry, at_rest)
     mean, modes = path.moments()
     if not 1 <= n_components <= len(modes):
         raise UserError(

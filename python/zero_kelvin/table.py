@@ -166,11 +166,10 @@ def run_counts(name: str, path: EnergyPath) -> None:
         for seed in range(3):
             samples = path.noisy_samples(n_structures, noise_A2, np.random.default_rng(seed))
             s = np.linspace(0.0, 1.0, n_structures)
-            ends = frame.end_displacements
             found = {
                 "pca": pca.fit(samples, 12, seed),
-                "mean path": pca.fit_mean_path(samples, s, 12, (), ends)[0],
-                "mean path, symmetry": pca.fit_mean_path(samples, s, 12, operations, ends)[0],
+                "mean path": pca.fit_mean_path(samples, s, 12, (), frame)[0],
+                "mean path, symmetry": pca.fit_mean_path(samples, s, 12, operations, frame)[0],
             }
             for words, components in found.items():
                 profile = energy.along_components(path, within(frame, components))
