@@ -49,10 +49,6 @@ _PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was k
 Update = Callable[[float, str], None]
 
 
-class Stopped(Exception):  # noqa: N818
-    """A walker was told to stop before its share was done."""
-
-
 @dataclass(frozen=True)
 class Order:
     """One walker's share of the bABF run of an iteration; it can be sent to another process.
@@ -140,8 +136,8 @@ def sample(orders: Sequence[Order], engine: Engine, update: Update) -> float:
     UserError
         If a walker cannot go on. The others have then done their share, and what is done stays.
     """
-    sampling = orders[0].config.sampling
-    if len(orders) == 1 and sampling.scheduler is None:
+    if len(orders) == 1 and orders[0].config.sampling.scheduler is None:
+        (orders[0].folder / "stop").unlink(missing_ok=True)
         run_walker(orders[0], engine, update)
     else:
         _run_at_once(orders, update)
@@ -154,9 +150,8 @@ def run_walker(order: Order, engine: Engine, update: Update = lambda done, note:
     Raises
     ------
     UserError
-        If the engine refuses, the guard never lets it go on, or another process works there.
-    Stopped
-        If the file `stop` appears in the iteration's folder.
+        If the engine refuses, the guard never lets it go on, another process works there, or a
+        file `stop` appears in the iteration's folder.
     """
     with _at_work(order):
         _run_segments(order, engine, update)
@@ -292,7 +287,7 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
 
         def progress(i: int, before: int = steps, note: str = note) -> None:
             if stop.exists():
-                raise Stopped
+                raise UserError(f"{stop}: this file ends the sampling; run again to go on.")
             update(before + i, note)
 
         progress(0)
@@ -326,7 +321,7 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
     for order in waiting:
         with _at_work(order):
             pass
-    stop.unlink()
+    stop.unlink(missing_ok=True)
     with _executors(orders[0].config, len(waiting)) as executors:
         futures = [
             executor.submit(_work, order)
@@ -360,12 +355,16 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
 def _watch(orders: Sequence[Order], futures: Sequence[Future[None]], update: Update) -> None:
     """Tell how the walkers get on until all have ended."""
     told, note, waiting = 0, "", set(futures)
+    steps: dict[Path, int] = {}  # of the whole segments, each of which is read once
     while waiting:
-        _, waiting = wait(waiting, timeout=_POLL_S)
-        number = len(segments(orders[0].folder))
-        if number >= told + 4 * len(orders):
-            told, note = number, barrier_so_far(orders[0].folder)
-        update(sum(_steps_done(order) for order in orders), note)
+        _, waiting = wait(waiting, timeout=_POLL_S + 0.01 * len(orders))
+        for order in orders:
+            for segment in _segments_of(order.home):
+                if segment not in steps:
+                    steps[segment] = read_json(segment / "segment.json")["n_steps"]
+        if len(steps) >= told + 4 * len(orders):
+            told, note = len(steps), barrier_so_far(orders[0].folder)
+        update(sum(steps.values()), note)
 
 
 def _work(order: Order) -> None:

@@ -682,6 +682,32 @@ def shared_langevin(
     }
 
 
+def test_two_walkers_learn_like_one_run_of_twice_the_length(
+    tmp_path: Path, start: Callable[[int, str], Any]
+) -> None:
+    """60000 steps by one walker or by two: both as near to the analytic profile, within errors.
+
+    Measured over 30 seeds, the root mean square deviation of A in kT: 0.078, 0.105 and 0.071 for
+    one, 0.079, 0.105 and 0.080 for two, with standard deviations of 0.010 to 0.023; 0.22 is five of
+    the largest away. The difference of both is 0.65 of its median error bar on average over 14
+    seeds and the three landscapes, with a standard deviation of 0.13 and 1.09 at most: one run in
+    millions fails at 2.
+    """
+    found = {}
+    for walkers in (1, 2):
+        folder = tmp_path / str(walkers)
+        folder.mkdir()
+        blocks = shared_langevin(start, folder, walkers, 60000 // walkers, seed=100)
+        for name, land in LANDSCAPES.items():
+            found[name, walkers] = profile(blocks[name], land.states)
+            assert np.sqrt(np.mean(deviation(found[name, walkers], land) ** 2)) < 0.22
+    for name, land in LANDSCAPES.items():
+        one, two = found[name, 1], found[name, 2]
+        difference = (deviation(one, land) - deviation(two, land)) * one.kT_eV
+        error = np.median(np.hypot(one.A_error, two.A_error)[land.inner])
+        assert np.sqrt(np.mean(difference**2)) < 2 * error
+
+
 def test_walkers_step_by_step_against_the_reference(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
