@@ -8,7 +8,7 @@ states of one run are subtracted, and such differences are the blocks that error
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest are left out of Eq. 9
 FEWEST_BLOCKS = 6  # a blocking that leaves fewer says little about the variance
+SMOOTHING = 0.08  # half a window of the local cubic, in units of the distance of the states
 
 _ENERGY_UNITS = {
     "eV": 1.0,
@@ -185,6 +186,11 @@ class Profile:
         of the states was not reached.
     delta_F
         A in the product over A in the reactant, eV.
+
+    Notes
+    -----
+    Barrier and difference are those of a local cubic fit to A: the highest of many noisy bins is
+    too high.
     """
 
     argument: str
@@ -354,7 +360,8 @@ def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -
 
     def estimate(some: Sequence[State]) -> Array:
         A_k, A = _profiles(_total(some))
-        summary = [_barrier(grid, A, states), _delta(grid, A, states)]
+        smooth = _smoothed(grid, A, states)
+        summary = [_barrier(grid, smooth, states), _delta(grid, smooth, states)]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
 
     value, error = _jackknife(blocks, _weights(blocks), estimate)
@@ -373,24 +380,49 @@ def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -
     )
 
 
-def flux_barrier(
+@dataclass(frozen=True)
+class Flux:
+    """The flux out of the reactant, which does not depend on the form of the CV.
+
+    Attributes
+    ----------
+    barrier
+        Highest F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P(xi < xi*) ), eV.
+    activation
+        Activation free energy -kT ln( h rate / kT ), eV: the highest
+        -kT ln( rho(xi*) <lambda>_xi* / P(xi < xi*) ) with
+        lambda^2 = h^2 sum_i |grad_i xi|^2/m_i / (2 pi kT)
+        (Dietschreit et al., J. Chem. Phys. 157, 084113 (2022), arXiv:2206.02893).
+    rate_per_s
+        Transition state theory's rate through the best dividing surface, an upper bound of the
+        true one, 1/s; `error` is its standard error.
+    surface
+        The dividing surface: xi* of `barrier`.
+    """
+
+    barrier: Estimate
+    activation: Estimate
+    rate_per_s: Estimate
+    surface: float
+
+
+def flux(
     blocks: Sequence[State],
     xi_series: Sequence[ArrayLike],
     gradnorm_series: Sequence[ArrayLike],
+    invmass_series: Sequence[ArrayLike],
     states: tuple[float, float] = (0.0, 1.0),
-) -> Estimate:
-    """Return the barrier of the flux out of the reactant, which does not depend on the CV's form.
-
-    It is the highest, over dividing surfaces between the states, of
-    F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P(xi < xi*) ).
+) -> Flux:
+    """Return the flux out of the reactant, through the dividing surface where it is least.
 
     Parameters
     ----------
     blocks
         As for `profile`.
-    xi_series, gradnorm_series
-        For every block its series of xi and |grad xi| (1/angstrom) from COLVAR, any stride. Their
-        mean at given xi does not depend on the bias.
+    xi_series, gradnorm_series, invmass_series
+        For every block its series of xi, of |grad xi| (1/angstrom) and of sum_i |grad_i xi|^2/m_i
+        (1/(angstrom^2 amu)) from COLVAR, any stride. Their means at given xi do not depend on the
+        bias.
     states
         The CV in the reactant and in the product, reactant first.
 
@@ -402,10 +434,10 @@ def flux_barrier(
         from P.
     """
     _check_blocks(blocks)
-    if not len(blocks) == len(xi_series) == len(gradnorm_series):
+    if not len(blocks) == len(xi_series) == len(gradnorm_series) == len(invmass_series):
         raise UserError(
-            f"{len(blocks)} blocks need as many series of xi and of |grad xi|, "
-            f"not {len(xi_series)} and {len(gradnorm_series)}"
+            f"{len(blocks)} blocks need as many series of xi, of |grad xi| and of invmass, not "
+            f"{len(xi_series)}, {len(gradnorm_series)} and {len(invmass_series)}"
         )
     grid, kT = blocks[0].grid, blocks[0].kT_eV
     _, A = _profiles(_total(blocks))
@@ -418,26 +450,46 @@ def flux_barrier(
             f"the grid begins at {grid.minimum:g}, only {depth / kT:.1f} kT above the minimum of "
             "the reactant: the flux barrier needs the whole basin, so begin the grid further out"
         )
+    # lambda is the length of a thermal wave, and so the rate kT/h times the flux in its units.
+    planck_eV_s = units._hplanck / units._e
+    attempts_per_s = kT / planck_eV_s
+    wave = units.second * planck_eV_s / np.sqrt(2 * np.pi * kT)
     moments = [
-        _binned(grid, xi, np.asarray(g, dtype=float))
-        for xi, g in zip(xi_series, gradnorm_series, strict=True)
+        _binned(grid, xi, np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
+        for xi, gradnorm, invmass in zip(xi_series, gradnorm_series, invmass_series, strict=True)
     ]
 
-    def estimate(some: Sequence[tuple[State, Array]]) -> Array:
+    def surfaces(some: Sequence[tuple[State, Array]]) -> Array:
+        """F with |grad xi| and with lambda at every node, (2, n), eV; NaN where unknown."""
         _, A = _profiles(_total([state for state, _ in some]))
-        gradnorm = _smoothed_mean(np.sum([moment for _, moment in some], axis=0))
+        A = _smoothed(grid, A, states)
+        means = _smoothed_means(np.sum([moment for _, moment in some], axis=0))
         density = np.nan_to_num(np.exp(-(A - np.nanmin(A)) / kT))
         basin = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
         basin *= 0.5 * grid.spacing
         between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (density > 0) & (basin > 0)
-        if not between.any() or not np.isfinite(_delta(grid, A, states)):
-            return np.array([np.nan])
-        surfaces = -kT * np.log((density * gradnorm)[between] / basin[between])
-        return np.array([np.nanmax(surfaces)])
+        F = np.full((2, len(A)), np.nan)
+        if np.isfinite(_delta(grid, A, states)):
+            F[:, between] = (
+                -kT * np.log(density * means / np.where(basin > 0, basin, 1))[:, between]
+            )
+        return F
+
+    def highest(some: Sequence[tuple[State, Array]]) -> Array:
+        F = surfaces(some)
+        return np.array([np.nanmax(row) if np.isfinite(row).any() else np.nan for row in F])
 
     pairs = list(zip(blocks, moments, strict=True))
-    value, error = _jackknife(pairs, _weights(blocks), estimate)
-    return Estimate(float(value[0]), float(error[0]))
+    value, error = _jackknife(pairs, _weights(blocks), highest)
+    barrier, activation = (Estimate(float(v), float(e)) for v, e in zip(value, error, strict=True))
+    rate = attempts_per_s * np.exp(-activation.value / kT)
+    F = surfaces(pairs)[0]
+    return Flux(
+        barrier=barrier,
+        activation=activation,
+        rate_per_s=Estimate(float(rate), float(rate * activation.error / kT)),
+        surface=float(grid.nodes[np.nanargmax(F)]) if np.isfinite(F).any() else np.nan,
+    )
 
 
 def reweighted_profile(
@@ -579,6 +631,7 @@ def read_fes(path: Path | str) -> Profile:
     unknown = np.full(len(rows), np.nan)
     states = (header.number("reactant", 0.0), header.number("product", 1.0))
     A = columns["A"] * energy
+    smooth = _smoothed(grid, A, states)
     return Profile(
         argument=fields[0],
         grid=grid,
@@ -590,11 +643,11 @@ def read_fes(path: Path | str) -> Profile:
         A_error=columns.get("A_error", unknown) * energy,
         count=columns["count"],
         barrier=Estimate(
-            header.number("barrier", _barrier(grid, A, states)),
+            header.number("barrier", _barrier(grid, smooth, states)),
             header.number("barrier_error", np.nan),
         ),
         delta_F=Estimate(
-            header.number("delta_F", _delta(grid, A, states)),
+            header.number("delta_F", _delta(grid, smooth, states)),
             header.number("delta_F_error", np.nan),
         ),
     )
@@ -669,24 +722,52 @@ def _lowest_reactant(grid: Grid, A: Array, states: tuple[float, float]) -> int:
     return int(np.nanargmin(side)) if np.isfinite(side).any() else 0
 
 
-def _binned(grid: Grid, xi: ArrayLike, values: Array) -> Array:
-    """Return (2, n): the number of samples in the bin of each node, and the sum of `values`."""
+def _smoothed(grid: Grid, A: Array, states: tuple[float, float]) -> Array:
+    """Return a local cubic fit to the nodes where A is known, (n,); NaN where it is not."""
+    known = np.isfinite(A)
+    width = round(SMOOTHING * abs(states[1] - states[0]) / grid.spacing)
+    smooth = np.full_like(A, np.nan)
+    smooth[known] = _smoother(known.tobytes(), width, grid.periodic) @ A[known]
+    return smooth
+
+
+@lru_cache(maxsize=64)
+def _smoother(known: bytes, width: int, periodic: bool) -> Array:
+    """Return the linear map from known values to local cubic fits (Savitzky and Golay), (m, m)."""
+    nodes = np.flatnonzero(np.frombuffer(known, dtype=bool))
+    n = len(known)
+    matrix = np.eye(len(nodes))
+    for row, node in enumerate(nodes):
+        offset = nodes - node
+        if periodic:
+            offset = (offset + n // 2) % n - n // 2
+        near = np.flatnonzero(np.abs(offset) <= width)
+        if len(near) > 4:  # as many or fewer leave the value as it is
+            cubic = np.vander(offset[near] / width, 4, increasing=True)
+            matrix[row] = 0.0
+            matrix[row, near] = np.linalg.pinv(cubic)[0]
+    return matrix
+
+
+def _binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
+    """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`."""
     j = grid.bin(np.asarray(xi, dtype=float))
     inside = j >= 0
     n = len(grid.nodes)
-    return np.array(
-        [np.bincount(j[inside], minlength=n), np.bincount(j[inside], values[inside], minlength=n)]
-    )
+    number = np.bincount(j[inside], minlength=n)
+    sums = [np.bincount(j[inside], value[inside], minlength=n) for value in values]
+    return np.array([number, *sums])
 
 
-def _smoothed_mean(moments: Array) -> Array:
-    """Return the mean in every bin and its two neighbours, interpolated where all are empty."""
+def _smoothed_means(moments: Array) -> Array:
+    """Return (v, n): means in every bin and its neighbours, interpolated where all are empty."""
     padded = np.pad(moments, ((0, 0), (1, 1)))
-    number, total = 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
+    number, *sums = 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
     known = np.flatnonzero(number > 0)
     if not len(known):
-        return np.full(len(number), np.nan)
-    return np.asarray(np.interp(np.arange(len(number)), known, total[known] / number[known]))
+        return np.full((len(sums), len(number)), np.nan)
+    nodes = np.arange(len(number))
+    return np.array([np.interp(nodes, known, total[known] / number[known]) for total in sums])
 
 
 def _jackknife(

@@ -357,7 +357,7 @@ def fes(
     from plumed_cv.report import plot_profiles
 
     if len(states) == 1 and states[0].is_dir():
-        blocks, _, _ = workflow.blocks_of(states[0])
+        blocks, _ = workflow.blocks_of(states[0])
     else:
         read = [babf.read_state(state) for state in states]
         blocks = read if walkers else babf.blocks(read)

@@ -175,8 +175,16 @@ class Iteration(_Section):
         2, description="iterations at least: from the second on, a learned CV is sampled"
     )
     maximum: Count = Field(5, description="iterations at most")
+    criterion: Literal["equivalence", "barrier"] = Field(
+        "equivalence",
+        description="equivalence: two successive collective variables are (Eq. 17); barrier: two "
+        "successive flux barriers agree within two errors, and the error is small",
+    )
     tolerance: Positive = Field(
         0.1, description="two collective variables are equivalent below this (epsilon of Eq. 17)"
+    )
+    barrier_tolerance_eV: Positive = Field(
+        0.01, description="largest error of the flux barrier at which criterion = barrier ends, eV"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         1, description="seed of velocities, thermostat, noise and training"

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 import plumed_cv
 from plumed_cv import babf, convergence, cv, pca, sampling, symmetry
-from plumed_cv.config import Config, Sampling
+from plumed_cv.config import Config, Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import SCREE, Reconstruction, number_of_components, reconstruct
 from plumed_cv.engines import Engine, State
@@ -149,9 +149,27 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
         for n in range(1, config.iteration.maximum + 1):
             result = _stage_iteration(config, files, n, engine, plugin, n_components, reporter)
             iterations.append(result)
-            if n >= config.iteration.minimum and result["similarity"] < config.iteration.tolerance:
+            if _stopped_by(config.iteration, iterations) is not None:
                 break
         return _finish(config, files, path, plugin, iterations, reporter)
+
+
+def _stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
+    """Which criterion the iterations so far fulfil, in words; None if they must go on."""
+    last = iterations[-1]
+    if len(iterations) < limits.minimum:
+        return None
+    if limits.criterion == "equivalence":
+        return "equivalent CVs (Eq. 17)" if last["similarity"] < limits.tolerance else None
+    pair = iterations[-2:]
+    values = [part["flux_barrier_eV"] for part in pair]
+    errors = [part["flux_barrier_error_eV"] for part in pair]
+    if len(pair) < 2 or None in values or None in errors:
+        return None
+    agree = abs(values[1] - values[0]) < 2.0 * np.hypot(*errors)
+    if agree and errors[1] < limits.barrier_tolerance_eV:
+        return "flux barrier, the same as in the iteration before within two errors"
+    return None
 
 
 def end_states(config: Config) -> tuple[Atoms, Atoms]:
@@ -254,13 +272,18 @@ def energy(
     return found
 
 
-def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np.ndarray]]:
-    """What each segment of an iteration added to the sums, and its series of xi and |grad xi|.
+def blocks_of(folder: Path) -> tuple[list[babf.State], dict[str, list[np.ndarray]]]:
+    """What each segment of an iteration added to the sums, and what it printed.
 
     Parameters
     ----------
     folder
         The folder of an iteration.
+
+    Returns
+    -------
+    tuple
+        The blocks, and by their names the columns of COLVAR, a series for every block.
 
     Raises
     ------
@@ -270,13 +293,8 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], list[np.ndarray], list[np
     segments = sampling.segments(folder)
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
-    blocks = sampling.blocks(folder)
-    xi, gradnorm = [], []
-    for segment in segments:
-        columns = _read_colvar(segment / "colvar")
-        xi.append(columns["ae.node-0"])
-        gradnorm.append(columns["ae.gradnorm"])
-    return blocks, xi, gradnorm
+    printed = [_read_colvar(segment / "colvar") for segment in segments]
+    return sampling.blocks(folder), {name: [part[name] for part in printed] for name in printed[0]}
 
 
 def in_words(result: dict[str, Any], name: str) -> str:
@@ -430,31 +448,47 @@ def _stage_iteration(
 
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
-    blocks, xi, gradnorm = blocks_of(folder)
+    blocks, series = blocks_of(folder)
     profile = babf.profile(blocks)
     babf.write_fes(folder / "fes.dat", profile)
     estimates = {"barrier": profile.barrier, "delta_F": profile.delta_F}
     note = None
     try:
-        estimates["flux_barrier"] = babf.flux_barrier(blocks, xi, gradnorm)
+        flux = babf.flux(blocks, series["ae.node-0"], series["ae.gradnorm"], series["ae.invmass"])
     except UserError as error:  # the profile stands without it
         note = str(error)
-        estimates["flux_barrier"] = babf.Estimate(np.nan, np.nan)
+        unknown = babf.Estimate(np.nan, np.nan)
+        flux = babf.Flux(unknown, unknown, unknown, np.nan)
+    estimates |= {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
     parts = [sampling.read_json(segment / "segment.json") for segment in sampling.segments(folder)]
+    guard = [
+        {"xi": float(xi[-1]), "deviation_A": float(deviation[-1])}
+        for part, xi, deviation in zip(parts, series["ae.node-0"], series["ae.dev"], strict=True)
+        if part["stopped"]
+    ]
     return as_json(estimates) | {
+        "tst_rate_per_s": _or_none(flux.rate_per_s.value),
+        "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
+        "dividing_surface": _or_none(flux.surface),
         "note": note,
         "md_steps": sum(part["n_steps"] for part in parts),
-        "restarts": sum(part["stopped"] for part in parts),
+        "restarts": len(guard),
+        "restarted_at": guard,
     }
 
 
 def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
-    """Values and errors by name, eV; JSON has no NaN, so what is not known is None."""
+    """Values and errors by name, eV; what is not known is None."""
     result: dict[str, float | None] = {}
     for name, estimate in estimates.items():
         for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
-            result[f"{key}_eV"] = number if np.isfinite(number) else None
+            result[f"{key}_eV"] = _or_none(number)
     return result
+
+
+def _or_none(number: float) -> float | None:
+    """The number, or None where it is NaN, which JSON does not have."""
+    return number if np.isfinite(number) else None
 
 
 def _sample(
@@ -554,14 +588,15 @@ def _finish(
     """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat."""
     last = iterations[-1]
     n = last["iteration"]
-    converged = last["similarity"] < config.iteration.tolerance
+    stopped_by = _stopped_by(config.iteration, iterations)
+    converged = stopped_by is not None
     result = {
         key: value
         for key, value in last.items()
-        if key.endswith("_eV") or key in ("similarity", "note")
+        if key.endswith(("_eV", "_per_s")) or key in ("similarity", "dividing_surface", "note")
     } | {
         "converged": converged,
-        "stopped_by": "equivalent CVs (Eq. 17)" if converged else "iteration limit",
+        "stopped_by": stopped_by or "iteration limit",
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
         "energy_barrier_0K_eV": path.barrier,
@@ -593,8 +628,9 @@ def _finish(
     reporter.say(f"At {config.system.temperature_K:g} K: {summary(result)}")
     if not converged:
         reporter.say(
-            f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f}, not below "
-            f"{config.iteration.tolerance:g}. Raise iteration.maximum and run again, or sample "
+            f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f} (equivalent "
+            f"below {config.iteration.tolerance:g}) and the flux barrier "
+            f"{in_words(last, 'flux_barrier')}. Raise iteration.maximum and run again, or sample "
             "longer in a new directory."
         )
     return result
@@ -672,7 +708,8 @@ def _claimed(root: Path) -> Iterator[None]:
 def _same_input(root: Path, config: Config) -> None:
     """Record the input on the first start, and refuse another one on a later start."""
     # These may change: they decide when to stop and who computes, not what is computed.
-    free = {"iteration": {"minimum", "maximum", "tolerance"}, "sampling": {"scheduler"}}
+    when = {"criterion", "minimum", "maximum", "tolerance", "barrier_tolerance_eV"}
+    free = {"iteration": when, "sampling": {"scheduler"}}
     content = config.model_dump(mode="json", exclude=free)
     for name in ("initial", "final"):
         if file := getattr(config.system, name):
