@@ -31,11 +31,10 @@ from plumed_cv.symmetry import Operation
 # Learning rate and epochs of each stage.
 SCHEDULE: tuple[tuple[float, int], ...] = (
     (1e-2, 20),
-    (5e-3, 40),
-    (2e-3, 40),
-    (1e-3, 40),
-    (3e-4, 40),
-    (1e-4, 20),
+    (5e-3, 20),
+    (2e-3, 15),
+    (5e-4, 12),
+    (1e-4, 8),
 )
 
 # The paper's: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).
@@ -104,7 +103,7 @@ class Training:
     target: Literal["mean path", "structure"] = "mean path"
     n_latent: int = 1
     schedule: tuple[tuple[float, int], ...] = SCHEDULE
-    batch_size: int = 1000
+    batch_size: int = 250
     restarts: int = 1
     seed: int = 0
 
@@ -143,6 +142,7 @@ RECIPES = {
         subspace="pca",
         target="structure",
         schedule=PAPER_SCHEDULE,
+        batch_size=1000,
     ),
 }
 
