@@ -690,8 +690,8 @@ def test_two_walkers_learn_like_one_run_of_twice_the_length(
     Measured over 30 seeds, the root mean square deviation of A in kT: 0.078, 0.105 and 0.071 for
     one, 0.079, 0.105 and 0.080 for two, with standard deviations of 0.010 to 0.023; 0.22 is five of
     the largest away. The difference of both is 0.65 of its median error bar on average over 14
-    seeds and the three landscapes, with a standard deviation of 0.13 and 1.09 at most: one run in
-    millions fails at 2.
+    seeds and the three landscapes, with a standard deviation of 0.13 and 1.09 at most: fewer than
+    one run in a thousand fails at 2.
     """
     found = {}
     for walkers in (1, 2):
