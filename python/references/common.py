@@ -100,25 +100,33 @@ def seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def jackknife(blocks: Sequence[T], estimate: Callable[[Sequence[T]], Array]) -> Array:
-    """Delete-one jackknife standard error of an estimate from blocks of equal length.
+def jackknife(
+    strata: Sequence[Sequence[T]], estimate: Callable[[Sequence[Sequence[T]]], Array]
+) -> Array:
+    """Delete-one jackknife standard error of an estimate from several independent runs.
+
+    The runs' contributions to the variance add up; each comes from its own blocks, so that the
+    error has as many degrees of freedom as all of them together.
 
     Parameters
     ----------
-    blocks
-        Parts of the data, independent of each other; B of them.
+    strata
+        The blocks of each run (a window, a plane), of equal length and independent of each other.
     estimate
-        Maps a list of blocks to numbers, shape (n,).
+        Maps such lists of blocks to numbers, shape (n,).
 
     Returns
     -------
-    Errors, shape (n,); NaN from fewer than three blocks.
+    Errors, shape (n,).
     """
-    n = len(blocks)
-    if n < 3:
-        return np.full_like(estimate(blocks), np.nan)
-    parts = np.array([estimate([*blocks[:k], *blocks[k + 1 :]]) for k in range(n)])
-    return np.asarray(np.sqrt((n - 1) * parts.var(axis=0)))
+    variance: Array | float = 0.0
+    for k, blocks in enumerate(strata):
+        parts = [
+            estimate([*strata[:k], [*blocks[:j], *blocks[j + 1 :]], *strata[k + 1 :]])
+            for j in range(len(blocks))
+        ]
+        variance = variance + (len(blocks) - 1) * np.var(parts, axis=0)
+    return np.asarray(np.sqrt(variance))
 
 
 def basin_integral(xi: Array, A_eV: Array, kT_eV: float) -> Array:
@@ -138,7 +146,7 @@ def basin_integral(xi: Array, A_eV: Array, kT_eV: float) -> Array:
 
 
 def flux_barriers(xi: Array, A_eV: Array, gradnorm_per_A: Array | float, kT_eV: float) -> Array:
-    """Flux barrier of every surface of a profile, eV: the definition of `babf.flux_barrier`.
+    """Flux barrier of every surface of a profile, eV, by the definition of `plumed_cv.babf`.
 
     F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P(xi < xi*) ), rho = exp(-A/kT).
 

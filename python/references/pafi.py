@@ -9,7 +9,7 @@ plane's piece in the block before. What is in RUNS is not run again, so that a s
 on where it was. The results go to docs/references/pafi.json (pafi-line.json along the line).
 
 The path X(s) is a spline through the images of the minimum energy path, s its length, t = X'/|X'|
-its tangent; beyond the ends it goes on straight. Dynamics within the hyperplane (x - X).t = 0
+its tangent; beyond its ends it goes on straight. Dynamics within the hyperplane (x - X).t = 0
 (Swinburne and Marinica, Phys. Rev. Lett. 120, 135503 (2018)) gives averages <...>_s over it. With
 
     Z(s) = int dx delta((x - X).t) exp(-V/kT)
@@ -20,15 +20,19 @@ function's derivative into t.grad delta, and as t.t' = 0, integration by parts l
 
     dF/ds = -kT d ln Z/ds = |X'| <psi t.grad V>_s.
 
-There is no further term: Z, unlike a density in s, has no factor |grad s|. The value of s at x is
-where x lies in the plane, so |grad s| = 1 / (|X'| psi), and a density in s is
-int dx delta(s(x) - s) exp(-V/kT) = Z(s) |X'| <psi>_s. The flux barrier of plane s* is
+There is no further term: Z, unlike a density in s, has no factor |grad s|. What lies behind plane
+s* is the region (x - X(s*)).t(s*) < 0, and its integral is that of what the planes sweep on their
+way from far before the path, where everything is ahead of them: each x there is passed forward
+(psi > 0) once more than backward (psi < 0), so that
 
-    F_flux(s*) = -kT ln( Z(s*) * 1 angstrom / int_{s < s*} ds Z(s) |X'| <psi>_s ),
+    int_{behind s*} dx exp(-V/kT) = int_{-inf}^{s*} ds Z(s) |X'| <psi>_s
 
-as Z = int dx delta(s(x) - s) |grad s| exp(-V/kT), which does not depend on how s is scaled.
-Planes of a curved path cross each other somewhere; psi > 0 for all that is sampled says that the
-path is straight enough. Before the path's start the planes are parallel and psi = 1.
+also where planes of a curved path cross each other. The flux barrier of plane s* is that of any
+surface, the integral over it by that behind it,
+
+    F_flux(s*) = -kT ln( Z(s*) * 1 angstrom / int_{-inf}^{s*} ds Z(s) |X'| <psi>_s ),
+
+and does not depend on how s is scaled. Before the path's start the planes are parallel, psi = 1.
 """
 
 import argparse
@@ -55,13 +59,14 @@ BEFORE = 4  # planes before its start, at the same distance from each other
 STEPS = 5_000
 EQUILIBRATION_STEPS = 2_500
 AVERAGED_STEPS = 100  # of each line of output
+PARTS = 2  # of a block, that errors come from: 5 ps each, where forces forget within 1 ps
 FINE = 50  # points between planes for integrals
 
 FIELDS = [f"d_{kind}{axis}" for kind in ("u", "n", "dn") for axis in "xyz"]
 
 
 @dataclass(frozen=True)
-class Path3N:
+class Curve:
     """A path X(s) through images, by length in angstrom, going on straight beyond its ends.
 
     Attributes
@@ -76,7 +81,7 @@ class Path3N:
     images: Array
 
     @classmethod
-    def through(cls, images: Array) -> "Path3N":
+    def through(cls, images: Array) -> "Curve":
         """The path through images, shape (K, N, 3), angstrom."""
         steps = np.linalg.norm(np.diff(images, axis=0), axis=(1, 2))
         return cls(np.concatenate([[0.0], np.cumsum(steps)]), images)
@@ -154,12 +159,12 @@ class HyperplaneDynamics:
         seed: int,
         output: Path,
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Run within a plane of `Path3N`.
+        """Run within a plane of `Curve`.
 
         Parameters
         ----------
         plane
-            As `Path3N.plane` gives it.
+            As `Curve.plane` gives it.
         start
             Displacements, angstrom, and velocities, angstrom/ps, shape (N, 3) each.
         n_steps
@@ -222,7 +227,7 @@ def places(length_A: float) -> Array:
 def sample(case: Case, runs: Path, kind: str, n_blocks: int) -> None:
     """Run what is missing of the first `n_blocks` blocks of a case."""
     path = common.minimum_path(case.cell, runs)
-    curve = Path3N.through(images_of(path, kind))
+    curve = Curve.through(images_of(path, kind))
     folder = _folder(case, runs, kind)
     folder.mkdir(exist_ok=True)
     at = places(curve.length)
@@ -275,9 +280,17 @@ def _in_plane(path: EnergyPath, plane: tuple[Array, Array, Array, float]) -> Arr
     return np.asarray(u - np.sum((u - X) * t) * t)
 
 
+def fine(s_A: Array) -> Array:
+    """Points along a path, `FINE` from plane to plane, (m,), angstrom."""
+    return np.linspace(s_A[0], s_A[-1], FINE * (len(s_A) - 1) + 1)
+
+
 def integrals(
-    s_A: Array, gradient_eV_A: Array, weight: Array, kT_eV: float
-) -> tuple[Array, Array, Array]:
+    s_A: Array,
+    gradient_eV_A: Array,
+    weight: Array,
+    kT_eV: float,
+) -> tuple[Array, Array]:
     """Integrate mean forces along a path to F(s) and to the flux barriers of its planes.
 
     Parameters
@@ -294,63 +307,59 @@ def integrals(
 
     Returns
     -------
-    s, F, F_flux
-        On `FINE` points a plane, shape (m,): angstrom, eV (zero at its lowest point), eV.
+    F, F_flux
+        At `fine(s_A)`, shape (m,): eV (zero at its lowest point), eV.
     """
-    s = np.linspace(s_A[0], s_A[-1], FINE * (len(s_A) - 1) + 1)
+    s = fine(s_A)
     F = CubicSpline(s_A, gradient_eV_A).antiderivative()(s)
     F -= F.min()
     w = CubicSpline(s_A, weight)(s)
     # The weight belongs to the basin's integral only, so here as part of its profile.
     basin = common.basin_integral(s, F - kT_eV * np.log(w), kT_eV)
     with np.errstate(divide="ignore"):
-        return s, F, F + kT_eV * np.log(basin)
+        return F, F + kT_eV * np.log(basin)
 
 
 def analyse(case: Case, runs: Path, kind: str) -> dict[str, Any]:
     """Profile and flux barrier of a case with errors, for the data file."""
     path = common.minimum_path(case.cell, runs)
-    curve = Path3N.through(images_of(path, kind))
+    curve = Curve.through(images_of(path, kind))
     at, kT = places(curve.length), case.thermal_energy
     speeds = np.array([curve.plane(s)[3] for s in at])
     folder = _folder(case, runs, kind)
-    blocks: list[Array] = []
     smallest_psi, distance, n_blocks = np.inf, 0.0, 0
+    pieces: list[list[Array]] = [[] for _ in at]
     while all(_file(folder, n_blocks, k).exists() for k in range(len(at))):
-        block = []
         for k in range(len(at)):
             with np.load(_file(folder, n_blocks, k)) as file:
                 averages = file["averages"]
             smallest_psi = min(smallest_psi, float(averages[:, 1].min()))
             distance = max(distance, float(averages[:, 2].max()))
-            halves = [half.mean(axis=0) for half in np.array_split(averages, 2)]
-            block.append([[-half[0] * speeds[k], half[1] * speeds[k]] for half in halves])
-        blocks += list(np.moveaxis(np.array(block), (1, 2), (0, 1)))
+            for part in np.array_split(averages, PARTS):
+                force, psi, _ = part.mean(axis=0)
+                pieces[k].append(speeds[k] * np.array([-force, psi]))
         n_blocks += 1
 
-    n_fine = FINE * (len(at) - 1) + 1
+    s = fine(at)
+    n_fine = len(s)
     start = FINE * BEFORE
 
-    def estimate(some: Sequence[Array]) -> Array:
-        gradient, weight = np.mean(some, axis=0)
+    def estimate(some: Sequence[Sequence[Array]]) -> Array:
+        gradient, weight = np.transpose([np.mean(part, axis=0) for part in some])
         both = gradient.copy(), weight.copy()
         on = slice(BEFORE, None)
         both[0][on] = 0.5 * (gradient[on] - gradient[on][::-1])
         both[1][on] = 0.5 * (weight[on] + weight[on][::-1])
-        _, F, flux = integrals(at, gradient, weight, kT)
-        _, F_s, flux_s = integrals(at, *both, kT)
-        return np.concatenate([F, F_s, flux, flux_s, gradient, weight])
+        F, flux = integrals(at, gradient, weight, kT)
+        F_s, flux_s = integrals(at, *both, kT)
+        delta = F[-1] - F[start]
+        return np.concatenate([F, F_s, flux, flux_s, gradient, weight, [delta]])
 
-    value, error = estimate(blocks), common.jackknife(blocks, estimate)
-    s = np.linspace(at[0], at[-1], n_fine)
+    value, error = estimate(pieces), common.jackknife(pieces, estimate)
     parts, errors = ([x[k * n_fine : (k + 1) * n_fine] for k in range(4)] for x in (value, error))
     at_planes = slice(None, None, FINE)
     surface, surface_s = (start + int(np.argmax(parts[k][start:])) for k in (2, 3))
     mass = float(path.images[0].get_masses()[0])
-    delta = parts[0][-1] - parts[0][start]
-    delta_error = common.jackknife(
-        blocks, lambda some: np.diff(estimate(some)[[start, n_fine - 1]])
-    )[0]
     return {
         "cell_A": common.CELLS_A[case.cell],
         "temperature_K": case.temperature_K,
@@ -363,8 +372,8 @@ def analyse(case: Case, runs: Path, kind: str) -> dict[str, Any]:
         "steps": n_blocks * len(at) * STEPS,
         "smallest_psi": round(smallest_psi, 3),
         "largest_distance_A": float(f"{distance:.1g}"),
-        "delta_F_eV": round(float(delta), 5),
-        "delta_F_error_eV": round(float(delta_error), 5),
+        "delta_F_eV": round(float(value[-1]), 5),
+        "delta_F_error_eV": round(float(error[-1]), 5),
         "flux_barrier_eV": round(float(parts[2][surface]), 5),
         "flux_barrier_error_eV": round(float(errors[2][surface]), 5),
         "surface": round(float(s[surface] / curve.length), 3),
@@ -379,7 +388,7 @@ def analyse(case: Case, runs: Path, kind: str) -> dict[str, Any]:
         "symmetric_F_error_eV": common.rounded(errors[1][at_planes]),
         "gradient_eV_per_A": common.rounded(value[4 * n_fine :][: len(at)]),
         "gradient_error_eV_per_A": common.rounded(error[4 * n_fine :][: len(at)]),
-        "weight": common.rounded(value[4 * n_fine :][len(at) :]),
+        "weight": common.rounded(value[4 * n_fine + len(at) : -1]),
     }
 
 

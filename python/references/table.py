@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from plumed_cv.files import replacing
-from python.references import common
+from python.references import common, harmonic
 from python.references.common import Case
 
 COLOURS = {100: "tab:blue", 300: "tab:green", 500: "tab:red"}
@@ -42,14 +42,14 @@ def babf_rows() -> dict[str, list[float]]:
 
 def print_table() -> None:
     """Print a row for every case, then the package's own results."""
-    umbrella, line, pafi, harmonic = map(
+    umbrella, line, pafi, expansions = map(
         common.read_data, ("umbrella", "pafi-line", "pafi", "harmonic")
     )
     print("| case | umbrella, linear CV | planes of the line | harmonic, linear CV ", end="")
     print("| planes of the path | harmonic | A(1)-A(0), umbrella | rate, path (1/s) |")
     print("|" + " --- |" * 8)
     for case in cases():
-        flat = harmonic[case.cell][f"{case.temperature_K}K"]
+        flat = harmonic.limits(expansions[case.cell], case.temperature_K)
         along, planes = umbrella.get(case.name), pafi.get(case.name)
         cells = [
             case.name,
@@ -71,8 +71,12 @@ def print_table() -> None:
 
 
 def cases() -> list[Case]:
-    """All cells and temperatures."""
-    return [Case(cell, T) for cell in common.CELLS_A for T in common.TEMPERATURES_K]
+    """All cells and temperatures that there are data of."""
+    found = [
+        common.case(name) for name in {**common.read_data("umbrella"), **common.read_data("pafi")}
+    ]
+    order = list(common.CELLS_A)
+    return sorted(found, key=lambda case: (order.index(case.cell), case.temperature_K))
 
 
 def draw() -> None:

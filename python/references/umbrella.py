@@ -14,7 +14,7 @@ the example defines it) is another jump; it is run again from the minimum energy
 
 The density of xi without restraints is the most likely one given the samples of all windows, as
 in MBAR (Shirts and Chodera, J. Chem. Phys. 129, 124105 (2008)). Errors are delete-one jackknife
-errors over the halves of blocks.
+errors over halves of blocks, window by window.
 """
 
 import argparse
@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.integrate import cumulative_trapezoid
 from scipy.signal import savgol_filter
-from scipy.special import logsumexp
 
 from plumed_cv import cv
 from plumed_cv.engines import Segment, State
@@ -45,6 +44,7 @@ NODES = np.linspace(-0.15, 1.15, 131)
 BINS = 10  # around each node, for the windows' free energies
 STEPS = 10_000
 EQUILIBRATION_STEPS = 2_500
+PARTS = 2  # of a block, that errors come from: 10 ps each, where xi forgets within 1 ps
 STRIDE = 20  # the energy of the restraint is correlated over some 100 steps
 SMOOTHING = (9, 4)  # nodes and order of the local polynomials that smooth a profile
 
@@ -142,7 +142,7 @@ def _plumed_dat(model: Path, centre: float) -> str:
     )
 
 
-def density(xi: Sequence[Array], kT_eV: float, guess: Array | None = None) -> tuple[Array, Array]:
+def density(xi: Sequence[Array], kT_eV: float) -> Array:
     """Density of xi without the restraints, from the samples of all windows.
 
     The windows' free energies f maximise the likelihood of the samples (the objective of MBAR),
@@ -155,48 +155,33 @@ def density(xi: Sequence[Array], kT_eV: float, guess: Array | None = None) -> tu
         Samples of each window of `CENTRES`, shape (n_k,) each.
     kT_eV
         Thermal energy, eV.
-    guess
-        f to start from, shape (K,), kT.
 
     Returns
     -------
-    (n,), (K,)
-        Probabilities of the bins around `NODES`, normalised to 1, and f in kT.
+    Probabilities of the bins around `NODES`, shape (n,), normalised to 1.
     """
     spacing = NODES[1] - NODES[0]
     edges = NODES[0] - spacing / 2 + spacing / BINS * np.arange(BINS * len(NODES) + 1)
     middles = 0.5 * (edges[1:] + edges[:-1])
     counts = np.array([np.histogram(x, edges)[0] for x in xi], dtype=float)
     n, total = counts.sum(axis=1), counts.sum(axis=0)
-    used = total > 0
     share = np.log(n)[:, None] - 0.5 * KAPPA_EV / kT_eV * (middles - CENTRES[:, None]) ** 2
-
-    def mixture(f: Array) -> tuple[Array, Array]:
-        """The logarithm of all windows' joint density, and each window's part of it."""
+    # From the mean force of each restraint to the most likely f by Newton's method: f_0 = 0.
+    means = np.array([x.mean() for x in xi])
+    f = cumulative_trapezoid(KAPPA_EV / kT_eV * (CENTRES - means), CENTRES, initial=0)
+    step = np.ones(1)
+    while np.abs(step).max() > 1e-6:
         parts = f[:, None] + share
-        whole = logsumexp(parts, axis=0)
-        return whole, np.exp(parts - whole)
-
-    def objective(f: Array) -> tuple[float, Array]:
-        whole, part = mixture(f)
-        return float(total[used] @ whole[used] - n @ f) / n.sum(), (part @ total - n) / n.sum()
-
-    def curvature(f: Array) -> Array:
-        _, part = mixture(f)
-        weighted = part * total
-        return np.asarray((np.diag(weighted.sum(axis=1)) - weighted @ part.T) / n.sum())
-
-    found = minimize(
-        objective,
-        np.zeros(len(xi)) if guess is None else guess,
-        jac=True,
-        hess=curvature,
-        method="trust-exact",
-        options={"gtol": 1e-9},
-    )
-    f = found.x - found.x[0]
-    rho = np.where(used, total * np.exp(-mixture(f)[0]), 0.0).reshape(len(NODES), BINS).sum(axis=1)
-    return np.asarray(rho / rho.sum()), np.asarray(f)
+        highest = parts.max(axis=0)
+        parts = np.exp(parts - highest)
+        whole = parts.sum(axis=0)
+        parts /= whole
+        expected = parts * total
+        curvature = np.diag(expected.sum(axis=1)) - expected @ parts.T
+        step = np.linalg.solve(curvature[1:, 1:], (n - expected.sum(axis=1))[1:])
+        f[1:] += np.clip(step, -1, 1)
+    rho = (total * np.exp(-highest) / whole).reshape(len(NODES), BINS).sum(axis=1)
+    return np.asarray(rho / rho.sum())
 
 
 def profile(density: Array, kT_eV: float) -> Array:
@@ -242,30 +227,21 @@ def analyse(case: Case, runs: Path) -> dict[str, Any]:
     folder = runs / f"umbrella-{case.name}"
     path = common.minimum_path(case.cell, runs)
     length = float(np.linalg.norm(path.displacements[-1]))
-    blocks: list[list[Array]] = []
     n_blocks = restarts = 0
+    pieces: list[list[Array]] = [[] for _ in CENTRES]
     while all(_file(folder, n_blocks, k).exists() for k in range(len(CENTRES))):
-        block = []
         for window in range(len(CENTRES)):
             with np.load(_file(folder, n_blocks, window)) as file:
-                block.append(np.array_split(file["xi"], 2))
+                pieces[window] += np.array_split(file["xi"], PARTS)
                 restarts += int(file["restarts"])
-        blocks += [list(half) for half in zip(*block, strict=True)]
         n_blocks += 1
     kT = case.thermal_energy
-    guess: Array | None = None
-
-    def joint_density(some: Sequence[Sequence[Array]]) -> Array:
-        nonlocal guess
-        result, guess = density([np.concatenate(x) for x in zip(*some, strict=True)], kT, guess)
-        return result
-
-    rho = joint_density(blocks)
+    rho = density([np.concatenate(x) for x in pieces], kT)
     symmetric = 0.5 * (rho + rho[::-1])
     surfaces = [int(quantities(r, kT, length)[-1]) for r in (rho, symmetric)]
 
     def estimate(some: Sequence[Sequence[Array]]) -> Array:
-        r = joint_density(some)
+        r = density([np.concatenate(x) for x in some], kT)
         both = 0.5 * (r + r[::-1])
         parts = [profile(r, kT), profile(both, kT)]
         parts += [
@@ -274,7 +250,7 @@ def analyse(case: Case, runs: Path) -> dict[str, Any]:
         ]
         return np.concatenate(parts)
 
-    value, error = estimate(blocks), common.jackknife(blocks, estimate)
+    value, error = estimate(pieces), common.jackknife(pieces, estimate)
     n = len(NODES)
     mass = float(path.images[0].get_masses()[0])
     (barrier, delta, flux), (barrier_s, _, flux_s) = value[2 * n :].reshape(2, 3)
