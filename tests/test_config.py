@@ -36,6 +36,10 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
     assert one.system.initial is None
     several = read(tmp_path, without_ends + '[path]\nfile = ["0.cif", "1.cif", "/2.cif"]')
     assert several.path.file == [tmp_path / "0.cif", tmp_path / "1.cif", Path("/2.cif")]
+    scheduled = read(tmp_path, GOOD + '[sampling]\nscheduler = "dask.json"')
+    assert scheduled.sampling.scheduler == str(tmp_path / "dask.json")
+    scheduled = read(tmp_path, GOOD + '[sampling]\nscheduler = "tcp://node1:8786"')
+    assert scheduled.sampling.scheduler == "tcp://node1:8786"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,8 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
         (GOOD + "[smapling]\nsteps = 1", "no key smapling"),
         (GOOD + "[sampling]\nsteps = 100", "steps = 100 must be at least"),
         (GOOD + "[sampling]\nsteps = 1.5", "sampling.steps = 1.5"),
+        (GOOD + "[sampling]\nwalkers = 0", "sampling.walkers = 0: .*greater than 0"),
+        (GOOD + "[sampling]\nsteps = 999\nwalkers = 100", "must be at least walkers x snapshot"),
         (GOOD + '[cv]\nrecipe = "soup"', "cv.recipe = 'soup': .*'denoising' or 'paper'"),
         (GOOD + '[cv]\nactivation = "step"', "cv.activation = 'step': .*'relu'"),
         (GOOD + "[iteration]\nmaximum = 1", "minimum = 2 is more than maximum = 1"),
