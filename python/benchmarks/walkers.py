@@ -80,7 +80,7 @@ def exchange(quick: bool) -> list[dict[str, float]]:
 
 def speed(quick: bool) -> dict[str, dict[str, float]]:
     """Return steps a second in total, and microseconds of the processor a step, of each mode."""
-    n_steps, rounds = (5000, 3) if quick else (20_000, 15)
+    n_steps, rounds = (5000, 3) if quick else (10_000, 7)
     rates: dict[str, list[float]] = {mode: [] for mode in MODES}
     costs: dict[str, list[float]] = {mode: [] for mode in MODES}
     plugin = build_plugin()
