@@ -464,15 +464,14 @@ def flux(
         _, A = _profiles(_total([state for state, _ in some]))
         A = _smoothed(grid, A, states)
         means = _smoothed_means(np.sum([moment for _, moment in some], axis=0))
-        density = np.nan_to_num(np.exp(-(A - np.nanmin(A)) / kT))
+        A = A - np.nanmin(A)
+        density = np.nan_to_num(np.exp(-A / kT))
         basin = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
         basin *= 0.5 * grid.spacing
-        between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (density > 0) & (basin > 0)
+        between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (basin > 0)
         F = np.full((2, len(A)), np.nan)
         if np.isfinite(_delta(grid, A, states)):
-            F[:, between] = (
-                -kT * np.log(density * means / np.where(basin > 0, basin, 1))[:, between]
-            )
+            F[:, between] = A[between] - kT * np.log(means[:, between] / basin[between])
         return F
 
     def highest(some: Sequence[tuple[State, Array]]) -> Array:
@@ -610,6 +609,25 @@ def write_fes(path: Path | str, profile: Profile) -> None:
         "count": profile.count,
     }
     _write_table(path, list(columns), constants, list(columns.values()))
+
+
+def write_prior(path: Path | str, grid: Grid, xi: ArrayLike, A_eV: ArrayLike) -> None:
+    """Write a profile for the action's PRIOR, from its values anywhere along the CV.
+
+    Parameters
+    ----------
+    path
+        The file.
+    grid
+        The action's grid; beyond the ends of `xi` the profile is level.
+    xi, A_eV
+        Places, in any order, and free energies there, eV, (m,) each.
+    """
+    x, y = np.asarray(xi, dtype=float), np.asarray(A_eV, dtype=float)
+    order = np.argsort(x)
+    A = np.interp(grid.nodes, x[order], y[order])
+    constants = {"energy_unit": "eV", **_grid_constants(grid, "xi")}
+    _write_table(path, ["xi", "A_k"], constants, [grid.nodes, A])
 
 
 def read_fes(path: Path | str) -> Profile:

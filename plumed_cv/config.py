@@ -31,6 +31,11 @@ class System(_Section):
         "required without path.file",
     )
     temperature_K: Positive = Field(description="temperature, K")
+    expansion: list[float] = Field(
+        [],
+        description="thermal expansion of the lattice: its length at T is that of the structures "
+        "times 1 + e1 T + e2 T^2 + ..., T in K; their cell is kept if absent",
+    )
 
 
 class Engine(_Section):
@@ -133,13 +138,26 @@ class Sampling(_Section):
     thermostat: Literal["langevin", "brownian"] = Field(
         "langevin", description="Langevin dynamics or its overdamped limit"
     )
-    friction_per_ps: Positive = Field(5.0, description="friction of the thermostat, 1/ps")
+    friction_per_ps: Positive = Field(1.0, description="friction of the thermostat, 1/ps")
     snapshot_stride: Count = Field(10, description="steps between snapshots for the training")
     bins: Annotated[int, Field(ge=10)] = Field(
         100, description="intervals of the grid between xi = 0 and 1"
     )
     margin: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="how far the grid goes on below xi = 0 and above 1"
+        0.1, description="how far the grid goes on below xi = 0 and above 1"
+    )
+    ramp: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2,
+        description="part of the run over which the weights of Eq. 12 grow to 1: what is sampled "
+        "while the bias is still rough counts less",
+    )
+    prior: Literal["none", "energy", "previous"] = Field(
+        "none",
+        description="profile that the bias starts from: none; the energy along the minimum energy "
+        "path; or, from the second iteration on, the profile of the iteration before",
+    )
+    prior_samples: Positive = Field(
+        20.0, description="weight of that profile, in samples at each node of the grid"
     )
     kappa_eV: Positive | None = Field(
         None, description="coupling of the extended variable, eV; kT bins^2 if absent"
@@ -213,6 +231,11 @@ class Config(_Section):
         if self.path.file is None and None in ends:
             missing = "initial" if ends[0] is None else "final"
             raise ValueError(f"system.{missing} is missing, and there is no path.file instead")
+        if self.path.file is not None and self.system.expansion:
+            raise ValueError(
+                "system.expansion changes the cell, and the images of path.file have theirs; give "
+                "the end states instead, or a path in the expanded cell"
+            )
         if self.path.file is not None and ends != (None, None):
             raise ValueError(
                 "system.initial and system.final are the ends of path.file; remove one or the other"

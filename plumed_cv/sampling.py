@@ -71,6 +71,8 @@ class Order:
         Folder of the iteration.
     walker
         Number of the walker, from 0.
+    prior
+        File of the profile that the bias starts from, or None.
     """
 
     config: Config
@@ -81,6 +83,7 @@ class Order:
     iteration: int
     folder: Path
     walker: int
+    prior: Path | None = None
 
     @property
     def home(self) -> Path:
@@ -191,6 +194,11 @@ def grid(sampling: Sampling) -> tuple[float, float, int]:
     return (-extra / bins, 1.0 + extra / bins, bins + 2 * extra)
 
 
+def ramp(sampling: Sampling) -> int:
+    """Steps over which the weights grow to 1: N of Eq. 12."""
+    return round(sampling.ramp * sampling.steps)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a record of a run.
 
@@ -260,10 +268,12 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
             order.plugin,
             _relative(order.model, unfinished),
             temperature_K=order.config.system.temperature_K,
-            ramp=sampling.steps,
+            ramp=ramp(sampling),
             grid=grid(sampling),
             kappa_eV=sampling.kappa_eV,
             state_in=Path("..") / previous.name / "babf.state" if k else None,
+            prior=_relative(order.prior, unfinished) if order.prior and not k else None,
+            tau=sampling.prior_samples if order.prior else None,
             state_out=Path("babf.state"),
             state_stride=order.segment_steps,
             colvar=Path("colvar"),

@@ -182,6 +182,15 @@ def end_states(config: Config) -> tuple[Atoms, Atoms]:
     initial = oriented(read_structure(config.system.initial))
     final = oriented(read_structure(config.system.final))
     check_end_states(initial, final)
+    powers = config.system.temperature_K ** np.arange(1.0, 1.0 + len(config.system.expansion))
+    stretch = 1.0 + float(powers @ config.system.expansion)
+    if not 0.9 < stretch < 1.1:
+        raise UserError(
+            f"system.expansion = {config.system.expansion}: the cell would be {stretch:.3g} times "
+            "as long; give the coefficients of T, T^2, ... in 1/K, 1/K^2, ..."
+        )
+    for atoms in (initial, final):
+        atoms.set_cell(atoms.cell * stretch, scale_atoms=True)
     return initial, final
 
 
@@ -501,12 +510,34 @@ def _sample(
 ) -> float:
     """Run what is missing of the bABF run of iteration n; returns its seconds."""
     atoms, start = end_states(config)[0], State.of(load_path(files.path).images[0])
+    prior = _prior(config, files, n)
+    folder = files.iteration(n)
     orders = [
-        sampling.Order(config, atoms, start, files.cv(n - 1), plugin, n, files.iteration(n), walker)
+        sampling.Order(config, atoms, start, files.cv(n - 1), plugin, n, folder, walker, prior)
         for walker in range(config.sampling.walkers)
     ]
     with reporter.task(f"iteration {n}: bABF sampling", config.sampling.steps) as update:
         return sampling.sample(orders, engine, update)
+
+
+def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
+    """Write the profile that the bias of iteration n starts from, if there is one."""
+    kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    if kind == "none" or (kind == "previous" and n == 1):
+        return None
+    if not target.exists():
+        variable = CollectiveVariable.load(files.cv(n - 1))
+        if kind == "energy":
+            path = load_path(files.path)
+            displacements, A = path.displacements, path.energies - path.energies[0]
+        else:
+            profile = babf.read_fes(files.iteration(n - 1) / "fes.dat")
+            known = np.isfinite(profile.A)
+            before = CollectiveVariable.load(files.cv(n - 2))
+            displacements, A = before.path(profile.xi[known, None]), profile.A[known]
+        xi = variable.encode(variable.components(displacements))[:, 0]
+        babf.write_prior(target, babf.Grid(*sampling.grid(config.sampling)), xi, A)
+    return target
 
 
 def _train(
@@ -599,6 +630,7 @@ def _finish(
         "stopped_by": stopped_by or "iteration limit",
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
+        "cell_A": path.cell.tolist(),
         "energy_barrier_0K_eV": path.barrier,
         "cv": "cv.safetensors",
         "plumed_cv": plumed_cv.__version__,
@@ -621,7 +653,11 @@ def _finish(
         (along_path, path.energies),
     )
     production = _production_input(
-        config.system.temperature_K, config.sampling, plugin, Path("babf.state")
+        config.system.temperature_K,
+        config.sampling,
+        plugin,
+        Path("babf.state"),
+        babf.read_state(files.root / "babf.state").tau,
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
@@ -652,19 +688,27 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
-    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin, None))
+    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin))
     return variable
 
 
 def _production_input(
-    temperature_K: float, settings: Sampling, plugin: Path, state_in: Path | None
+    temperature_K: float,
+    settings: Sampling,
+    plugin: Path,
+    state_in: Path | None = None,
+    tau: float | None = None,
 ) -> str:
-    """The plumed.dat that samples `cv.safetensors` as the run did, for any engine."""
+    """The plumed.dat that samples `cv.safetensors` as the run did, for any engine.
+
+    A state is gone on from with its own weight `tau` of the prior.
+    """
     return babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
-        ramp=settings.steps,
+        ramp=sampling.ramp(settings),
+        tau=tau,
         grid=sampling.grid(settings),
         kappa_eV=settings.kappa_eV,
         state_in=state_in,

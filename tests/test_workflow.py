@@ -169,6 +169,10 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, plugin: Path) 
     stops = sum(part["stopped"] for part in parts)
     assert 0 < stops < len(parts)
     assert result["md_steps"] == sum(part["n_steps"] for part in parts) == 2000
+    assert result["iterations"][0]["restarts"] == stops
+    places = result["iterations"][0]["restarted_at"]
+    assert len(places) == stops
+    assert all(place["deviation_A"] > 1.05 for place in places)
     last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
     # Each start is counted as a sample besides each step.
     assert last.steps == 2000 + 1 + sum(part["stopped"] for part in parts[:-1])
@@ -216,7 +220,73 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
-    assert "RAMP=2000" in text
+    assert "RAMP=400" in text
+
+
+def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
+    file = example / "head.toml"
+    text = INPUT.replace("[engine]", "expansion = [1e-5, 2e-8]\n[engine]")
+    text = text.replace("steps = 2000", "steps = 6000")  # a level landscape is crossed by diffusion
+    file.write_text(
+        text.replace("timestep_fs", 'prior = "previous"\nprior_samples = 0.1\ntimestep_fs')
+    )
+    run = example / "head"
+    result = workflow.run(config.load(file), run)
+    stretch = 1 + 1e-5 * 300 + 2e-8 * 300**2
+    given = ase.io.read(example / "initial.xyz")
+    assert isinstance(given, Atoms)
+    np.testing.assert_allclose(result["cell_A"], given.cell.array * stretch, rtol=1e-9)
+    # What the second iteration starts from has the barrier that the first one found.
+    assert not (run / "iteration-1" / "prior.dat").exists()
+    first, second = (
+        babf.read_state(run / f"iteration-{n}" / "segment-000000" / "babf.state") for n in (1, 2)
+    )
+    assert not first.prior.any()
+    assert second.tau == 0.1
+    start = np.cumsum(second.prior) * second.grid.spacing
+    found = babf.read_fes(run / "iteration-1" / "fes.dat").A
+    assert np.ptp(start) == pytest.approx(np.nanmax(found) - np.nanmin(found), rel=0.1)
+    assert json.loads((run / "input.json").read_text())["sampling"]["prior"] == "previous"
+    # The production input goes on from the state, whose weight of the prior is its own.
+    assert "TAU=0.1" in (run / "plumed.dat").read_text()
+    file.write_text(INPUT.replace("[engine]", "expansion = [1e-3]\n[engine]"))
+    with pytest.raises(UserError, match=r"the cell would be 1.3 times as long"):
+        workflow.run(config.load(file), run)
+
+
+def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> None:
+    file = example / "energy.toml"
+    text = INPUT.replace("timestep_fs", 'prior = "energy"\nprior_samples = 0.1\ntimestep_fs')
+    file.write_text(text.replace("maximum = 2", "maximum = 1\nminimum = 1"))
+    run = example / "energy"
+    workflow.run(config.load(file), run)
+    path, variable = load_path(run / "path.xyz"), CollectiveVariable.load(run / "cv-0.safetensors")
+    state = babf.read_state(run / "iteration-1" / "segment-000000" / "babf.state")
+    xi = variable.encode(variable.components(path.displacements))[:, 0]
+    slope = np.gradient(np.interp(state.grid.nodes, xi, path.energies), state.grid.spacing)
+    inner = slice(1, -1)
+    np.testing.assert_allclose(state.prior[inner], slope[inner], atol=0.35 * np.abs(slope).max())
+    assert np.corrcoef(state.prior, slope)[0, 1] > 0.98
+
+
+def test_what_ends_the_iterations() -> None:
+    def part(similarity: float, flux: float, error: float | None) -> dict[str, float | None]:
+        return {
+            "similarity": similarity,
+            "flux_barrier_eV": flux,
+            "flux_barrier_error_eV": error,
+        }
+
+    equivalence = config.Iteration()
+    barrier = config.Iteration(criterion="barrier", barrier_tolerance_eV=0.01)
+    one, same, other = part(0.05, 0.5, 0.004), part(0.2, 0.505, 0.005), part(0.2, 0.53, 0.005)
+    rough, unknown = part(0.2, 0.51, 0.02), part(0.2, 0.5, None)
+    assert workflow._stopped_by(equivalence, [one]) is None  # only a guess was sampled
+    assert workflow._stopped_by(equivalence, [same, one]) == "equivalent CVs (Eq. 17)"
+    assert workflow._stopped_by(equivalence, [one, same]) is None
+    assert "flux barrier" in str(workflow._stopped_by(barrier, [one, same]))
+    for last in (other, rough, unknown):
+        assert workflow._stopped_by(barrier, [one, last]) is None
 
 
 def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
