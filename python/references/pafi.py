@@ -6,7 +6,8 @@ r"""Free energy of the hyperplanes along a path, by LAMMPS's `fix pafi`.
 
 Each case is run block by block: a block is one piece of every plane, which goes on from the
 plane's piece in the block before. What is in RUNS is not run again, so that a stopped command goes
-on where it was. The results go to docs/references/pafi.json (pafi-line.json along the line).
+on where it was. The results go to docs/references/pafi.json (pafi-line.json along the line). A
+piece that ends far from the path, after another jump, is run again from the path.
 
 The path X(s) is a spline through the images of the minimum energy path, s its length, t = X'/|X'|
 its tangent; beyond its ends it goes on straight. Dynamics within the hyperplane (x - X).t = 0
@@ -201,7 +202,7 @@ class HyperplaneDynamics:
         x = np.array(self._lammps.numpy.extract_atom("x")[: len(X)])
         v = np.array(self._lammps.numpy.extract_atom("v")[: len(X)])
         u = displacements(x, self._cell, self._reference, self._cell)
-        return np.loadtxt(output)[1:, 1:], (u, v)
+        return np.loadtxt(output)[:, 1:], (u, v)
 
     def thermal_velocities(self, seed: int) -> Array:
         """Velocities of the Maxwell-Boltzmann distribution, angstrom/ps, (N, 3)."""
@@ -243,21 +244,29 @@ def sample(case: Case, runs: Path, kind: str, n_blocks: int) -> None:
     identity = (list(common.CELLS_A).index(case.cell), case.temperature_K)
     with common.progress_bar() as progress:
         for block, k in progress.track(todo, description=f"{case.name} {kind}"):
-            number = common.seed(*identity, block, k, ["mep", "line"].index(kind))
             plane = curve.plane(at[k])
-            if block == 0:
-                start = (_in_plane(path, plane), dynamics.thermal_velocities(number))
-            else:
-                with np.load(_file(folder, block - 1, k)) as file:
-                    start = (file["displacements"], file["velocities"])
-            skipped = 0 if block else EQUILIBRATION_STEPS
-            averages, (u, v) = dynamics.run(
-                plane, start, skipped + STEPS, number, folder / "averages"
-            )
+            before = _file(folder, block - 1, k)
+            restarts = 0
+            while True:
+                number = common.seed(*identity, block, k, ["mep", "line"].index(kind), restarts)
+                fresh = block == 0 or restarts > 0
+                if fresh:
+                    start = (_in_plane(path, plane), dynamics.thermal_velocities(number))
+                else:
+                    with np.load(before) as file:
+                        start = (file["displacements"], file["velocities"])
+                skipped = EQUILIBRATION_STEPS if fresh else 0
+                averages, (u, v) = dynamics.run(
+                    plane, start, skipped + STEPS, number, folder / "averages"
+                )
+                if np.linalg.norm(u - plane[0]) < common.DEVIATION_LIMIT_A:
+                    break
+                restarts += 1
             with replacing(_file(folder, block, k)) as temporary:
                 np.savez(
                     temporary,
                     averages=averages[-(STEPS // AVERAGED_STEPS) :],
+                    restarts=restarts,
                     displacements=u,
                     velocities=v,
                 )
