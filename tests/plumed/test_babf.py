@@ -510,6 +510,24 @@ def test_analytic_landscape(short_runs: dict[str, list[State]], name: str) -> No
     assert 0.02 < np.median(error) < 0.12
 
 
+def test_error_bars_hold_the_truth(short_runs: dict[str, list[State]]) -> None:
+    """Twenty adaptive runs: barrier and difference lie within two errors about 19 times in 20.
+
+    Errors from nine blocks are themselves known to a quarter, so that about 9 in 10 is what to
+    expect of the 40 numbers: fewer than 30 is met less than once in a thousand.
+    """
+    held = []
+    for name, height in (("well of 5 kT", 5.0), ("barrier of 20 kT", 20.0)):
+        blocks = short_runs[name]
+        each = len(blocks) // WALKERS
+        for i in range(WALKERS):
+            found = profile(blocks[i * each : (i + 1) * each])
+            for estimate, truth in ((found.barrier, height * found.kT_eV), (found.delta_F, 0.0)):
+                held.append(abs(estimate.value - truth) < 2 * estimate.error)
+    assert len(held) == 40
+    assert sum(held) >= 30
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_analytic_barriers_to_a_twentieth_of_kt(
