@@ -65,7 +65,7 @@ def print_table() -> None:
     print()
     for kind, values in babf_rows().items():
         print(
-            f"bABF, {kind} CV, {len(values)} runs of paper-300K (docs/vacancy-fe.json): "
+            f"bABF, {kind} CV, {len(values)} iterations of paper-300K (docs/vacancy-fe.json): "
             f"{1e3 * mean(values):.1f} ± {1e3 * stdev(values) / len(values) ** 0.5:.1f} meV"
         )
 
