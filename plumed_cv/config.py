@@ -138,7 +138,11 @@ class Sampling(_Section):
     thermostat: Literal["langevin", "brownian"] = Field(
         "langevin", description="Langevin dynamics or its overdamped limit"
     )
-    friction_per_ps: Positive = Field(1.0, description="friction of the thermostat, 1/ps")
+    friction_per_ps: Positive = Field(
+        5.0,
+        description="friction of the thermostat, 1/ps; less lets the variable diffuse faster, but "
+        "at low temperature the bias, while it is learned, then drives it too hard",
+    )
     snapshot_stride: Count = Field(10, description="steps between snapshots for the training")
     bins: Annotated[int, Field(ge=10)] = Field(
         100, description="intervals of the grid between xi = 0 and 1"
@@ -147,9 +151,9 @@ class Sampling(_Section):
         0.1, description="how far the grid goes on below xi = 0 and above 1"
     )
     ramp: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2,
+        1.0,
         description="part of the run over which the weights of Eq. 12 grow to 1: what is sampled "
-        "while the bias is still rough counts less",
+        "while the bias is still rough counts less; a fifth is enough where barriers are 20 kT",
     )
     prior: Literal["none", "energy", "previous"] = Field(
         "none",

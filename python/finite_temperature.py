@@ -3,8 +3,8 @@
     python python/finite_temperature.py RUNS      # run (or go on) in this folder, then print
     python python/finite_temperature.py           # print and draw from the committed data
 
-The input is the packaged example with the paper's numbers of steps in an iteration, 1e5, 5e5 and 1e6
-of 1 fs. Results and profiles go to docs/finite-temperature.json, the figure to
+The input is the packaged example with the paper's numbers of steps in an iteration, 1e5, 5e5 and
+1e6 of 1 fs. Results and profiles go to docs/finite-temperature.json, the figure to
 docs/finite-temperature.png. The references are those of python/references. About a quarter of an
 hour on one core.
 """
@@ -25,6 +25,9 @@ from plumed_cv.files import replacing, write_text
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = DOCS / "finite-temperature.json"
 STEPS = {100: 100_000, 300: 500_000, 500: 1_000_000}
+# Where the barrier is 70 kT a bias that is learned too eagerly drives the atom, and the drag that
+# it then feels is taken for free energy: the defaults, not the example's settings for 300 K.
+COLD = {"friction_per_ps": 5.0, "ramp": 1.0}
 REFERENCES = {"umbrella": "umbrella sampling, linear CV", "pafi": "hyperplanes of the path"}
 
 
@@ -40,6 +43,7 @@ def run_all(root: Path, seeds: list[int], temperatures_K: list[int]) -> None:
     for seed in seeds:
         for temperature_K in temperatures_K:
             sampling = {"steps": STEPS[temperature_K], "timestep_fs": 1.0}
+            sampling |= COLD if temperature_K < 200 else {}
             settings = base.model_copy(
                 update={
                     "system": base.system.model_copy(
@@ -100,7 +104,7 @@ def print_table(data: dict[str, Any]) -> None:
             for part in run["result"]["iterations"]:
                 words = [workflow.in_words(part, n).removesuffix(" eV") for n in workflow.RESULTS]
                 rate, error = part["tst_rate_per_s"], part["tst_rate_error_per_s"]
-                rates = "" if rate is None else f"{rate:.2g} ± {error:.1g}"
+                rates = "" if rate is None or error is None else f"{rate:.2g} ± {error:.1g}"
                 cells = [temperature_K, run["seed"], part["iteration"], part["kind"], *words, rates]
                 cells += [f"{part['similarity']:.3f}", part["restarts"], part["md_steps"]]
                 cells += [round(part["seconds_sampling"])]

@@ -220,7 +220,7 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
-    assert "RAMP=400" in text
+    assert "RAMP=2000" in text
 
 
 def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
