@@ -254,13 +254,12 @@ class Estimator:
         argument: str = "xi",
     ) -> None:
         n = len(grid.nodes)
-        first = np.arange(1, 21)
         self.state = State(
             argument=argument,
             grid=grid,
             kT_eV=kT_eV,
             kappa_eV=kT_eV / grid.spacing**2 if kappa_eV is None else kappa_eV,
-            tau=float(np.sum(_weight(first, ramp))) if tau is None else tau,
+            tau=weight_of_first(20, ramp) if tau is None else tau,
             ramp=ramp,
             prior=np.zeros(n) if prior is None else np.array(prior, dtype=float),
             steps=0,
@@ -303,6 +302,11 @@ class Estimator:
                 sums[2:, j] += w, w * (now.zeta - xi)
         self.state = replace(state, steps=steps, sums=sums)
         return now
+
+
+def weight_of_first(samples: int, ramp: float) -> float:
+    """Return the weight of the first samples together (Eq. 12): a scale for that of a prior."""
+    return float(np.sum(_weight(np.arange(1, samples + 1), ramp)))
 
 
 def prior_derivative(grid: Grid, xi: ArrayLike, A: ArrayLike) -> Array:

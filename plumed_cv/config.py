@@ -148,7 +148,7 @@ class Sampling(_Section):
         100, description="intervals of the grid between xi = 0 and 1"
     )
     margin: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.1, description="how far the grid goes on below xi = 0 and above 1"
+        0.2, description="how far the grid goes on below xi = 0 and above 1"
     )
     ramp: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0,
@@ -160,8 +160,9 @@ class Sampling(_Section):
         description="profile that the bias starts from: none; the energy along the minimum energy "
         "path; or, from the second iteration on, the profile of the iteration before",
     )
-    prior_samples: Positive = Field(
-        20.0, description="weight of that profile, in samples at each node of the grid"
+    prior_samples: Count = Field(
+        100,
+        description="weight of that profile: that of so many of the first samples, at each node",
     )
     kappa_eV: Positive | None = Field(
         None, description="coupling of the extended variable, eV; kT bins^2 if absent"

@@ -273,7 +273,9 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
             kappa_eV=sampling.kappa_eV,
             state_in=Path("..") / previous.name / "babf.state" if k else None,
             prior=_relative(order.prior, unfinished) if order.prior and not k else None,
-            tau=sampling.prior_samples if order.prior else None,
+            tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling))
+            if order.prior
+            else None,
             state_out=Path("babf.state"),
             state_stride=order.segment_steps,
             colvar=Path("colvar"),

@@ -26,8 +26,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = DOCS / "finite-temperature.json"
 STEPS = {100: 100_000, 300: 500_000, 500: 1_000_000}
 # Where the barrier is 70 kT a bias that is learned too eagerly drives the atom, and the drag that
-# it then feels is taken for free energy: the defaults, not the example's settings for 300 K.
-COLD = {"friction_per_ps": 5.0, "ramp": 1.0}
+# it then feels is taken for free energy: the defaults, not the example's settings for 300 K, and a
+# head start.
+COLD = {"friction_per_ps": 5.0, "ramp": 1.0, "margin": 0.2, "prior": "previous"}
 REFERENCES = {"umbrella": "umbrella sampling, linear CV", "pafi": "hyperplanes of the path"}
 
 

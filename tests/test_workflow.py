@@ -227,9 +227,7 @@ def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
     file = example / "head.toml"
     text = INPUT.replace("[engine]", "expansion = [1e-5, 2e-8]\n[engine]")
     text = text.replace("steps = 2000", "steps = 6000")  # a level landscape is crossed by diffusion
-    file.write_text(
-        text.replace("timestep_fs", 'prior = "previous"\nprior_samples = 0.1\ntimestep_fs')
-    )
+    file.write_text(text.replace("timestep_fs", 'prior = "previous"\ntimestep_fs'))
     run = example / "head"
     result = workflow.run(config.load(file), run)
     stretch = 1 + 1e-5 * 300 + 2e-8 * 300**2
@@ -242,13 +240,13 @@ def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
         babf.read_state(run / f"iteration-{n}" / "segment-000000" / "babf.state") for n in (1, 2)
     )
     assert not first.prior.any()
-    assert second.tau == 0.1
+    assert second.tau == pytest.approx(100 * 101 / 2 / 6000)
     start = np.cumsum(second.prior) * second.grid.spacing
     found = babf.read_fes(run / "iteration-1" / "fes.dat").A
     assert np.ptp(start) == pytest.approx(np.nanmax(found) - np.nanmin(found), rel=0.1)
     assert json.loads((run / "input.json").read_text())["sampling"]["prior"] == "previous"
     # The production input goes on from the state, whose weight of the prior is its own.
-    assert "TAU=0.1" in (run / "plumed.dat").read_text()
+    assert f"TAU={second.tau}" in (run / "plumed.dat").read_text()
     file.write_text(INPUT.replace("[engine]", "expansion = [1e-3]\n[engine]"))
     with pytest.raises(UserError, match=r"the cell would be 1.3 times as long"):
         workflow.run(config.load(file), run)
@@ -256,7 +254,7 @@ def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
 
 def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> None:
     file = example / "energy.toml"
-    text = INPUT.replace("timestep_fs", 'prior = "energy"\nprior_samples = 0.1\ntimestep_fs')
+    text = INPUT.replace("timestep_fs", 'prior = "energy"\ntimestep_fs')
     file.write_text(text.replace("maximum = 2", "maximum = 1\nminimum = 1"))
     run = example / "energy"
     workflow.run(config.load(file), run)
