@@ -28,7 +28,7 @@ STEPS = {100: 100_000, 300: 500_000, 500: 1_000_000}
 # Where the barrier is 70 kT a bias that is learned too eagerly drives the atom, and the drag that
 # it then feels is taken for free energy: the defaults, not the example's settings for 300 K, and a
 # head start.
-COLD = {"friction_per_ps": 5.0, "ramp": 1.0, "margin": 0.2, "prior": "previous"}
+COLD: dict[str, Any] = {"friction_per_ps": 5.0, "ramp": 1.0, "margin": 0.2, "prior": "previous"}
 REFERENCES = {"umbrella": "umbrella sampling, linear CV", "pafi": "hyperplanes of the path"}
 
 
@@ -43,7 +43,7 @@ def run_all(root: Path, seeds: list[int], temperatures_K: list[int]) -> None:
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
     for seed in seeds:
         for temperature_K in temperatures_K:
-            sampling = {"steps": STEPS[temperature_K], "timestep_fs": 1.0}
+            sampling: dict[str, Any] = {"steps": STEPS[temperature_K], "timestep_fs": 1.0}
             sampling |= COLD if temperature_K < 200 else {}
             settings = base.model_copy(
                 update={
