@@ -24,7 +24,8 @@ def inputs(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Con
     for old, new in (
         ("temperature_K = 300.0", f"temperature_K = {TEMPERATURE_K}"),
         ("images = 19", "images = 7\nfmax_eV_A = 0.02"),
-        ("steps = 150_000", "steps = 200_000\nmargin = 0.2"),
+        ("steps = 150_000", "steps = 200_000"),
+        ("margin = 0.1", "margin = 0.2"),
         ("maximum = 5", "maximum = 1\nminimum = 1"),
     ):
         assert old in text
