@@ -354,7 +354,7 @@ def fes(
               plumed-cv fes walker-*/babf.state --walkers --picture fes.png
     """
     from plumed_cv import babf, workflow
-    from plumed_cv.report import plot_profiles
+    from plumed_cv.figures import plot_profiles
 
     if len(states) == 1 and states[0].is_dir():
         blocks, _ = workflow.blocks_of(states[0])

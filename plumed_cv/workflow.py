@@ -34,6 +34,12 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import SCREE, Reconstruction, number_of_components, reconstruct
 from plumed_cv.engines import Engine, State
 from plumed_cv.errors import UserError
+from plumed_cv.figures import (
+    plot_energy_profiles,
+    plot_fve,
+    plot_localisation,
+    plot_profiles,
+)
 from plumed_cv.files import replacing, write_text
 from plumed_cv.path import (
     EnergyPath,
@@ -49,12 +55,6 @@ from plumed_cv.path import (
     with_forces,
 )
 from plumed_cv.plumed import babf_input, build_plugin, find_plumed
-from plumed_cv.report import (
-    plot_energy_profiles,
-    plot_fve,
-    plot_localisation,
-    plot_profiles,
-)
 from plumed_cv.sampling import Update
 from plumed_cv.trajectory import read_displacements
 

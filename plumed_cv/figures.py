@@ -1,4 +1,4 @@
-"""Pictures of a run and of a path."""
+"""Pictures of a run and of a path, in files of any format."""
 
 from collections.abc import Sequence
 from pathlib import Path
