@@ -114,7 +114,7 @@ def plumed(
     ] = False,
 ) -> None:
     """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
-    from plumed_cv.plumed import build_optimised_kernel, find_plumed
+    from plumed_cv.kernel import build_optimised_kernel, find_plumed
 
     if optimised:
         with _bar() as progress:

@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import Plumed, build_plugin, cxx_compiler, find_plumed, tool
+from plumed_cv.kernel import Plumed, cxx_compiler, find_plumed, tool
+from plumed_cv.plumed import build_plugin
 
 _BINDINGS = """
 import os, sys, plumed

@@ -1,6 +1,8 @@
-"""Files that are either whole or absent: written to a temporary name, then renamed."""
+"""Files that are either whole or absent: written to a temporary name, then renamed; locks."""
 
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +51,25 @@ def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` as a whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Hold a lock that ends with the process that took it, however that ends; yield its file."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+@contextmanager
+def fresh_dir(path: Path) -> Iterator[Path]:
+    """Make an empty folder, whatever a killed process left of it, and remove it at the end."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -41,6 +41,7 @@ from plumed_cv.figures import (
     plot_profiles,
 )
 from plumed_cv.files import replacing, write_text
+from plumed_cv.kernel import find_plumed
 from plumed_cv.path import (
     EnergyPath,
     Files,
@@ -54,7 +55,7 @@ from plumed_cv.path import (
     read_structure,
     with_forces,
 )
-from plumed_cv.plumed import babf_input, build_plugin, find_plumed
+from plumed_cv.plumed import babf_input, build_plugin
 from plumed_cv.sampling import Update
 from plumed_cv.trajectory import read_displacements
 

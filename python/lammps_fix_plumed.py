@@ -18,7 +18,7 @@ import tarfile
 from pathlib import Path
 
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import cxx_compiler, data_dir, find_plumed
+from plumed_cv.kernel import cxx_compiler, data_dir, find_plumed
 
 VERSION = "20250204+dfsg.1"
 FILES = (

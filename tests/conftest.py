@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import Plumed, build_plugin, find_plumed
+from plumed_cv.kernel import Plumed, find_plumed
+from plumed_cv.plumed import build_plugin
 
 MakePlumed = Callable[..., Any]
 

@@ -10,8 +10,8 @@ from plumed_cv import babf
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import displacements
+from plumed_cv.kernel import Plumed
 from plumed_cv.path import EnergyPath
-from plumed_cv.plumed import Plumed
 from python.benchmarks import efficiency
 from python.benchmarks.efficiency import GRID, KT, Setup
 from python.references import common

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumed_cv import plumed as module
+from plumed_cv import kernel as kernel_module
 from plumed_cv.cv import random_model
 from plumed_cv.doctor import doctor
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import Plumed, babf_input, build_plugin, find_plumed
+from plumed_cv.kernel import Plumed, find_plumed
+from plumed_cv.plumed import _plugin_key, babf_input, build_plugin
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -106,8 +107,10 @@ def test_order_of_discovery(
     for name in ("variable", "path", "conda", "pkgconf"):
         places[name] = install_at(tmp_path / name, plumed_installation)
     optimised = install_at(bare / "plumed-optimised", plumed_installation)
+    version = kernel_module.KERNEL_PACKAGE_VERSION
     wheel = install_at(
-        bare / f"kernel-{module.KERNEL_PACKAGE_VERSION}" / "plumed" / "_lib", plumed_installation
+        bare / f"kernel-{version}" / "plumed" / "_lib",
+        plumed_installation,
     )
     monkeypatch.setenv("PLUMED_KERNEL", str(places["variable"]))
     path = os.environ["PATH"]
@@ -204,7 +207,7 @@ def test_old_plumed_is_refused(
 def test_optimisation_is_read_from_the_kernel(tmp_path: Path, flags: str, optimised: bool) -> None:
     kernel = tmp_path / "libplumedKernel.so"
     kernel.write_bytes(b"\x7fELF\0" * 100 + flags.encode() + b"\0" * 100)
-    assert module._is_optimised(kernel, 0) == optimised
+    assert kernel_module._is_optimised(kernel, 0) == optimised
 
 
 def test_optimisation_agrees_with_what_plumed_says(plumed_installation: Plumed) -> None:
@@ -260,11 +263,11 @@ def test_the_cache_key(plumed_installation: Plumed, tmp_path: Path) -> None:
     header.write_text("int a;\n")
     kernel = tmp_path / "libplumedKernel.so"
     shutil.copy2(plumed_installation.kernel, kernel)
-    plumed = module._describe(kernel, "test")
-    compiler = module.cxx_compiler()
+    plumed = kernel_module._describe(kernel, "test")
+    compiler = kernel_module.cxx_compiler()
 
     def key() -> str:
-        return module._plugin_key(plumed, sources, compiler)
+        return _plugin_key(plumed, sources, compiler)
 
     first = key()
     assert key() == first
@@ -282,7 +285,12 @@ def test_the_cache_key(plumed_installation: Plumed, tmp_path: Path) -> None:
     other = tmp_path / "c++"
     other.write_text("#!/bin/sh\necho another compiler 1.0\n")
     other.chmod(0o755)
-    assert module._plugin_key(plumed, sources, str(other)) not in (first, second, third, fourth)
+    assert _plugin_key(plumed, sources, str(other)) not in (
+        first,
+        second,
+        third,
+        fourth,
+    )
 
 
 @pytest.fixture
@@ -306,7 +314,7 @@ def test_two_processes_build_once(
     compiler.write_text(
         "#!/bin/sh\n"
         f'case "$*" in *small.cpp) echo one >> {tmp_path}/count; sleep 1;; esac\n'
-        f'exec {module.cxx_compiler()} "$@"\n'
+        f'exec {kernel_module.cxx_compiler()} "$@"\n'
     )
     compiler.chmod(0o755)
     home = tmp_path / "home"
@@ -343,7 +351,7 @@ def test_a_killed_build_leaves_nothing_in_the_way(
     slow.write_text(
         "#!/bin/sh\n"
         f'case "$*" in *small.cpp) touch {tmp_path}/begun; sleep 3;; esac\n'
-        f'exec {module.cxx_compiler()} "$@"\n'
+        f'exec {kernel_module.cxx_compiler()} "$@"\n'
     )
     slow.chmod(0o755)
     environment = os.environ | {
@@ -421,7 +429,7 @@ def test_no_headers(bare: Path, plumed_installation: Plumed, tmp_path: Path) -> 
     kernel = install_at(tmp_path / "headless", plumed_installation)
     (tmp_path / "headless" / "include").unlink()
     with pytest.raises(UserError, match=r"PLUMED's headers .* are not installed"):
-        build_plugin(module._describe(kernel, "test"))
+        build_plugin(kernel_module._describe(kernel, "test"))
 
 
 def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -436,7 +444,7 @@ def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from plumed_cv.plumed import build_optimised_kernel as b; print(b().kernel)",
+        "from plumed_cv.kernel import build_optimised_kernel as b; print(b().kernel)",
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PLUMED_CV_HOME": str(home)}
     first = subprocess.Popen(command, env=environment)
@@ -463,7 +471,7 @@ def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
     (source / "configure").write_text("#!/bin/sh\necho no working compiler >&2\nexit 1\n")
     (source / "configure").chmod(0o755)
     done = run_python(
-        "from plumed_cv.plumed import build_optimised_kernel as b; b()",
+        "from plumed_cv.kernel import build_optimised_kernel as b; b()",
         PLUMED_CV_HOME=str(tmp_path),
     )
     sentence = done.stderr.strip().splitlines()[-1]

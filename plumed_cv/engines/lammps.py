@@ -28,17 +28,17 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.data import atomic_masses, atomic_numbers
 
-from plumed_cv import plumed as plumed_module
 from plumed_cv.engines import Segment, SegmentResult, State, maxwell_boltzmann
 from plumed_cv.engines.lammps_process import PlumedRun, RunOrder, System, plumed_sentence
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
+from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, find_plumed
 from plumed_cv.path import is_oriented
-from plumed_cv.plumed import Plumed
+from plumed_cv.plumed import build_plugin
 
 Coupling = Literal["auto", "external", "plumed"]
 
-BRIDGE_NAME = f"libplumed_cv_lammps{plumed_module.LIBRARY_SUFFIX}"
+BRIDGE_NAME = f"libplumed_cv_lammps{LIBRARY_SUFFIX}"
 
 _LARGEST_SEED = 899_999_999
 _LOG_STRIDE = 1000  # steps between lines of log.lammps
@@ -69,7 +69,7 @@ class LammpsEngine:
         "external": `fix external` and our bridge. "plumed": LAMMPS's `fix plumed`. "auto": the
         bridge, which is the faster.
     plumed
-        The PLUMED to use; `plumed_cv.plumed.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; `plumed_cv.kernel.find_plumed()` by default, on the first run with one.
     plugin
         A LAMMPS plugin library that brings `fix plumed` to a LAMMPS built without it.
 
@@ -271,7 +271,7 @@ class LammpsEngine:
         if segment.plumed is None:
             return None
         if self._plumed is None:
-            self._plumed = plumed_module.find_plumed()
+            self._plumed = find_plumed()
         if isinstance(segment.plumed, Path):
             input_file = segment.plumed.absolute()
             try:
@@ -289,7 +289,7 @@ class LammpsEngine:
                 )
         else:
             if self._bridge is None:
-                self._bridge = plumed_module.build_plugin(self._plumed).with_name(BRIDGE_NAME)
+                self._bridge = build_plugin(self._plumed).with_name(BRIDGE_NAME)
             bridge = self._bridge
         return PlumedRun(
             input_file=input_file,

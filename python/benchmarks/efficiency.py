@@ -47,8 +47,9 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing, write_text
 from plumed_cv.frame import Array
+from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath
-from plumed_cv.plumed import babf_input, build_plugin, find_plumed
+from plumed_cv.plumed import babf_input, build_plugin
 from python.references import common, umbrella
 from python.zero_kelvin.systems import POTENTIAL
 

@@ -37,14 +37,8 @@ from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import (
-    Plumed,
-    build_plugin,
-    cxx_compiler,
-    data_dir,
-    find_plumed,
-    optimised_prefix,
-)
+from plumed_cv.kernel import Plumed, cxx_compiler, data_dir, find_plumed, optimised_prefix
+from plumed_cv.plumed import build_plugin
 
 Array = NDArray[np.float64]
 

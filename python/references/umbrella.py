@@ -32,8 +32,9 @@ from plumed_cv.engines import Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array
+from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath
-from plumed_cv.plumed import build_plugin, find_plumed
+from plumed_cv.plumed import build_plugin
 from python.references import common
 from python.references.common import Case
 from python.zero_kelvin.systems import POTENTIAL

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
-from plumed_cv.plumed import Plumed
+from plumed_cv.kernel import Plumed
 
 MakePlumed = Callable[..., Any]
 Array = NDArray[np.float64]

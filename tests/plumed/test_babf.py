@@ -25,7 +25,7 @@ from plumed_cv.babf import (
     write_fes,
     write_state,
 )
-from plumed_cv.plumed import Plumed
+from plumed_cv.kernel import Plumed
 
 MakePlumed = Callable[..., Any]
 Array = NDArray[np.float64]

@@ -21,7 +21,7 @@ from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import Plumed
+from plumed_cv.kernel import Plumed
 from tests.conftest import unavailable
 
 ROOT = Path(__file__).parents[2]

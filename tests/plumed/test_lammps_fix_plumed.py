@@ -17,7 +17,7 @@ from plumed_cv.cv import random_model
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
-from plumed_cv.plumed import Plumed
+from plumed_cv.kernel import Plumed
 from tests.conftest import unavailable
 
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
