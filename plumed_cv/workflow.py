@@ -4,8 +4,11 @@ Everything lives in a run directory, in files that are whole or absent, so that 
 killed goes on where its files end:
 
     input.json              the input it was started with
-    path.xyz                the minimum energy path
+    provenance.json         input, versions and machine of every start
+    path.xyz, path.json     the minimum energy path, and what it took
+    components.json         number of principal components, and what it was chosen by
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
+    training-n.json         losses and variances of that training
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
         fes.dat             free energy profile
@@ -16,6 +19,7 @@ killed goes on where its files end:
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -28,10 +32,16 @@ from ase import Atoms
 from filelock import FileLock, Timeout
 
 import plumed_cv
-from plumed_cv import babf, convergence, cv, pca, sampling, symmetry
+from plumed_cv import babf, convergence, cv, pca, provenance, sampling, symmetry
 from plumed_cv.config import Config, Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.energy import SCREE, Reconstruction, number_of_components, reconstruct
+from plumed_cv.energy import (
+    SCREE,
+    Localisation,
+    Reconstruction,
+    number_of_components,
+    reconstruct,
+)
 from plumed_cv.engines import Engine, State
 from plumed_cv.errors import UserError
 from plumed_cv.figures import (
@@ -99,6 +109,10 @@ class RunDirectory:
         """Model file of the collective variable xi^(n)."""
         return self.root / f"cv-{n}.safetensors"
 
+    def training(self, n: int) -> Path:
+        """What the training of xi^(n) was like."""
+        return self.root / f"training-{n}.json"
+
     def iteration(self, n: int) -> Path:
         """Folder of the bABF run along xi^(n-1)."""
         return self.root / f"iteration-{n}"
@@ -107,6 +121,16 @@ class RunDirectory:
     def path(self) -> Path:
         """The minimum energy path."""
         return self.root / "path.xyz"
+
+    @property
+    def components(self) -> Path:
+        """The number of principal components, and what it was chosen by."""
+        return self.root / "components.json"
+
+    @property
+    def provenance(self) -> Path:
+        """With what it was computed."""
+        return self.root / "provenance.json"
 
     @property
     def result(self) -> Path:
@@ -143,7 +167,9 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
     initial, final = end_states(config)
     with _claimed(files.root), sampling.open_engine(config, initial) as engine:
         _same_input(files.root, config)
-        plugin = build_plugin(find_plumed())
+        plumed = find_plumed()
+        plugin = build_plugin(plumed)
+        provenance.record(files.provenance, config, plumed, plugin)
         path = _stage_path(config, files, engine, initial, final, reporter)
         n_components = _stage_first_cv(config, files, path, reporter)
         iterations: list[dict[str, Any]] = []
@@ -277,7 +303,7 @@ def energy(
     plot_energy_profiles(output / "profiles.png", found)
     plot_fve(output / "fve.png", [(f"{len(path.species)} atoms", found)])
     plot_localisation(output / "localisation.png", found)
-    _write_localisation(output / "localisation.xyz", found)
+    write_localisation(output / "localisation.xyz", found.path, found.localisation)
     write_text(output / "energy.json", json.dumps(found.as_dict(), indent=1, allow_nan=False))
     return found
 
@@ -331,7 +357,10 @@ def _stage_path(
     reporter: Reporter,
 ) -> EnergyPath:
     if not files.path.exists():
+        started = time.perf_counter()
         _find_path(config, files.path, engine, initial, final, reporter)
+        taken = {"seconds": time.perf_counter() - started}
+        write_text(files.root / "path.json", json.dumps(taken))
     return load_path(files.path)  # rounded as the file is, so that a resumed run is the same
 
 
@@ -374,23 +403,23 @@ def _stage_first_cv(
     config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
 ) -> int:
     """Write cv-0 and the number of principal components D unless they are there; returns D."""
-    record = files.root / "components.json"
-    if record.exists() and files.cv(0).exists():
-        return int(sampling.read_json(record)["components"])
+    if files.components.exists() and files.cv(0).exists():
+        return int(sampling.read_json(files.components)["components"])
     rng = np.random.default_rng(config.iteration.seed)
     samples = path.noisy_samples(config.path.structures, _noise(config), rng)
-    n_components = _number_of_components(config, samples)
+    chosen = _number_of_components(config, samples)
+    n_components = int(chosen["components"])
     first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
     if config.cv.start == "path":
         coordinate = np.linspace(0.0, 1.0, len(samples))
         first = _train(config, files, samples, coordinate, first, n_components, 0, reporter)
     first.save(files.cv(0))
-    write_text(record, json.dumps({"components": n_components}))
+    write_text(files.components, json.dumps(chosen))
     return n_components
 
 
-def _number_of_components(config: Config, samples: np.ndarray) -> int:
-    """D of the input, or by the elbow on the noisy path (Sec. 2.2)."""
+def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
+    """D of the input, or by the elbow on the noisy path (Sec. 2.2), which then is returned too."""
     n_structures, n_atoms, _ = samples.shape
     most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
     if config.cv.components is not None:
@@ -399,10 +428,14 @@ def _number_of_components(config: Config, samples: np.ndarray) -> int:
                 f"cv.components = {config.cv.components}: {n_atoms} atoms and "
                 f"{n_structures} structures have at most {most}."
             )
-        return int(config.cv.components)
+        return {"components": config.cv.components}
     scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)
     elbow = pca.elbow(scree.fraction_of_variance)
-    return number_of_components(elbow, n_structures, n_atoms, _training(config, 0))
+    return {
+        "components": number_of_components(elbow, n_structures, n_atoms, _training(config, 0)),
+        "elbow": elbow,
+        "fraction_of_variance": scree.fraction_of_variance.tolist(),
+    }
 
 
 def _noise(config: Config) -> float:
@@ -556,8 +589,9 @@ def _train(
     from plumed_cv import autoencoder
 
     training = _training(config, config.iteration.seed + n)
+    started = time.perf_counter()
     with reporter.task(f"training cv-{n}", training.n_epochs) as update:
-        learned, _, _ = autoencoder.learn(
+        learned, principal, network = autoencoder.learn(
             displacements,
             frame,
             n_components,
@@ -568,6 +602,15 @@ def _train(
             symmetry.of_path(load_path(files.path), frame) if config.cv.symmetry else (),
             through_ends=n == 0,  # structures of the path, not of the dynamics
         )
+    record = {
+        "structures": len(displacements),
+        "seconds": time.perf_counter() - started,
+        "variances_A2": principal.variances.tolist(),
+        "total_variance_A2": principal.total_variance,
+        "losses_A2": network.losses.tolist(),
+        "misalignment": network.misalignment,
+    }
+    write_text(files.training(n), json.dumps(record))
     return learned
 
 
@@ -592,12 +635,12 @@ def _training(config: Config | None, seed: int, recipe: str | None = None) -> "T
     return replace(RECIPES[config.cv.recipe], restarts=config.cv.restarts, seed=seed, **chosen)
 
 
-def _write_localisation(path: Path, found: Reconstruction) -> None:
-    """Write the end states with each atom's var_D, for OVITO."""
-    ends = [found.path.images[0].copy(), found.path.images[-1].copy()]
+def write_localisation(output: Path, path: EnergyPath, localisation: Localisation) -> None:
+    """Write the end states of a path with each atom's var_D, for OVITO (extended XYZ)."""
+    ends = [path.images[0].copy(), path.images[-1].copy()]
     for atoms in ends:
-        atoms.arrays["var_D"] = found.localisation.amplitude
-    with replacing(path) as temporary:
+        atoms.arrays["var_D"] = localisation.amplitude
+    with replacing(output) as temporary:
         columns = ["symbols", "positions", "var_D"]
         ase.io.write(temporary, ends, format="extxyz", columns=columns)
 
