@@ -6,19 +6,21 @@ has its own folder and its own PLUMED input, and its outcome depends on nothing 
 (and the machine), whatever the engine's process did before.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, all_changes
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array
+from plumed_cv.path import is_oriented
 
 Thermostat = Literal["langevin", "brownian"]
 
@@ -162,7 +164,8 @@ class Segment:
     count_start
         Whether PLUMED's actions count the starting configuration. False for a segment that
         continues another, whose last step was the same configuration: forces are then computed
-        from it, and nothing is learned from it or printed a second time.
+        from it, and nothing is learned from it or printed a second time. LAMMPS's own `fix plumed`
+        always counts it.
     snapshot_stride
         A snapshot is written after every so many steps; 0 for none.
     """
@@ -207,26 +210,195 @@ class SegmentResult:
     seconds: float = field(compare=False)
 
 
-class Engine(Protocol):
-    """Computes forces and runs molecular dynamics for one set of atoms."""
+class Engine(ABC):
+    """Computes forces and runs molecular dynamics for one set of atoms.
+
+    An engine has `evaluate`, `run` and `close`; what they share is here.
+
+    Parameters
+    ----------
+    atoms
+        The atoms: their species, order, cell and periodic boundaries (all directions or none). The
+        cell must be as `path.oriented` makes it: trajectory files keep only lengths and angles.
+
+    Raises
+    ------
+    UserError
+        If the cell or the boundaries are of another kind.
+    """
+
+    def __init__(self, atoms: Atoms) -> None:
+        self.symbols = tuple(atoms.symbols)
+        self.periodic = _periodicity(atoms)
+        _check_cell(atoms)
+
+    @abstractmethod
+    def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
+
+        The stress (xx yy zz yz xz xy) is zero without periodic boundaries.
+
+        Raises
+        ------
+        UserError
+            If the positions or what the engine makes of them are no finite numbers.
+        """
+
+    @abstractmethod
+    def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
+        """Run molecular dynamics.
+
+        The folder of the segment gets the engine's log, plumed.dat and plumed.log if PLUMED takes
+        part, snapshots.dcd, and what PLUMED writes.
+
+        Parameters
+        ----------
+        segment
+            What to run.
+        progress
+            Called a few times a second with the number of steps done. What it raises ends the run.
+
+        Raises
+        ------
+        UserError
+            If the engine or PLUMED refuses its input, or the dynamics explode.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the engine's process, if it has one; using the engine again starts a new one."""
 
     def check(self, atoms: Atoms) -> None:
-        """Raise UserError unless the engine can take `atoms` (species, order, cell)."""
+        """Raise UserError unless `atoms` are those of the engine in other places.
+
+        Raises
+        ------
+        UserError
+            If number, species, order or periodic boundaries differ, or the cell is not oriented.
+        """
+        if len(atoms) != len(self.symbols):
+            raise UserError(
+                f"the structure has {len(atoms)} atoms and the engine was set up for "
+                f"{len(self.symbols)}"
+            )
+        for index, (found, expected) in enumerate(zip(atoms.symbols, self.symbols, strict=True)):
+            if found != expected:
+                raise UserError(
+                    f"atom {index + 1} is {found} and the engine was set up with {expected} there; "
+                    "give all structures the same order of atoms"
+                )
+        if _periodicity(atoms) != self.periodic:
+            raise UserError("the structures differ in their periodic boundaries")
+        _check_cell(atoms)
 
     def calculator(self) -> Calculator:
-        """Return an ASE calculator: energy (eV), forces (eV/angstrom), stress (eV/angstrom^3)."""
+        """Return a new ASE calculator that asks this engine; many may share it.
 
-    def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
-        """Run molecular dynamics; `progress` is told the steps done, a few times a second."""
+        Energy in eV, forces in eV/angstrom, stress in eV/angstrom^3 (xx yy zz yz xz xy).
+        """
+        return _EngineCalculator(self)
 
-    def close(self) -> None:
-        """End the engine's process."""
-
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
+
+    def _check_segment(self, segment: Segment) -> None:
+        """Raise UserError unless the segment's folder is there and its start suits the engine."""
+        if not segment.directory.is_dir():
+            raise UserError(f"{segment.directory}: there is no such folder for the output of a run")
+        start = segment.start
+        if start.positions.shape != (len(self.symbols), 3):
+            raise UserError(
+                f"the start has positions of shape {start.positions.shape} for "
+                f"{len(self.symbols)} atoms"
+            )
+        if start.cell.any() != self.periodic or not is_oriented(start.cell):
+            raise UserError(f"the start has a cell that does not suit the engine: {start.cell}")
+
+
+def plumed_input(segment: Segment) -> tuple[Path, str]:
+    """Return the file of a segment's PLUMED input, written if it is a text, and the text.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read.
+    """
+    assert segment.plumed is not None
+    if isinstance(segment.plumed, Path):
+        file = segment.plumed.absolute()
+        try:
+            return file, file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read: {error.strerror}") from error
+    file = segment.directory.absolute() / "plumed.dat"
+    file.write_text(segment.plumed, encoding="utf-8")
+    return file, segment.plumed
+
+
+def plumed_sentence(message: str) -> str:
+    """Return what PLUMED's exception says, without its frame and the places in its source."""
+    lines = []
+    for line in message.splitlines():
+        line = line.removeprefix("+++").strip()
+        if not line or line.startswith(
+            ("PLUMED error", "at ", "message follows", "(tools", "(core")
+        ):
+            continue
+        lines.append(line)
+    return "PLUMED: " + " ".join(lines)
+
+
+class _EngineCalculator(Calculator):
+    """ASE's view of an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
+        self._engine = engine
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill `results` for `atoms`."""
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        assert self.atoms is not None
+        self._engine.check(self.atoms)
+        state = State.of(self.atoms)
+        energy, forces, stress = self._engine.evaluate(state.positions, state.cell)
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        if state.cell.any():
+            self.results["stress"] = stress
+
+
+def _periodicity(atoms: Atoms) -> bool:
+    if atoms.pbc.all():
+        return True
+    if atoms.pbc.any():
+        raise UserError(
+            f"periodic boundaries {atoms.pbc.tolist()}: give all three directions or none; for a "
+            "surface make the third one periodic too, with vacuum in the cell"
+        )
+    return False
+
+
+def _check_cell(atoms: Atoms) -> None:
+    if not atoms.pbc.any():
+        return
+    if not np.linalg.det(atoms.cell.array) > 0:
+        raise UserError(f"cell {atoms.cell.array.tolist()}: its volume must be positive")
+    if not is_oriented(atoms.cell.array):
+        raise UserError(
+            f"cell {atoms.cell.array.tolist()}: engines need the first vector along x and the "
+            "second in the xy plane; rotate the structures (plumed_cv.path.oriented)"
+        )

@@ -11,29 +11,28 @@ segment, where the bridge does so only if `Segment.count_start` says so; and `fi
 LAMMPS compute the virial on every step, which costs as much as PLUMED itself.
 """
 
-import multiprocessing
-import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator, all_changes
 from ase.data import atomic_masses, atomic_numbers
 
-from plumed_cv.engines import Segment, SegmentResult, State, maxwell_boltzmann
-from plumed_cv.engines.lammps_process import PlumedRun, RunOrder, System, plumed_sentence
+from plumed_cv.engines import (
+    Engine,
+    Segment,
+    SegmentResult,
+    State,
+    maxwell_boltzmann,
+    plumed_input,
+)
+from plumed_cv.engines.lammps_process import LammpsProcess, PlumedRun, RunOrder, System
+from plumed_cv.engines.process import Child
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, find_plumed
-from plumed_cv.path import is_oriented
 from plumed_cv.plumed import build_plugin
 
 Coupling = Literal["auto", "external", "plumed"]
@@ -44,7 +43,7 @@ _LARGEST_SEED = 899_999_999
 _LOG_STRIDE = 1000  # steps between lines of log.lammps
 
 
-class LammpsEngine:
+class LammpsEngine(Engine):
     """LAMMPS's library in a process of its own.
 
     Parameters
@@ -91,11 +90,9 @@ class LammpsEngine:
         plumed: Plumed | None = None,
         plugin: Path | None = None,
     ) -> None:
-        symbols = list(atoms.symbols)
+        super().__init__(atoms)
+        symbols = self.symbols
         elements = tuple(species) if species is not None else tuple(dict.fromkeys(symbols))
-        self._symbols = symbols
-        self._pbc = _periodicity(atoms)
-        _check_cell(atoms)
         for symbol in symbols:
             if symbol not in elements:
                 raise UserError(
@@ -121,7 +118,7 @@ class LammpsEngine:
             positions=start.positions,
             cell=start.cell,
         )
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._masses: Array = np.zeros(0)
         self._has_fix_plumed = False
         self._process()  # so that bad input is refused here
@@ -141,78 +138,18 @@ class LammpsEngine:
         """Whether this LAMMPS was built with `fix plumed`."""
         return self._has_fix_plumed
 
-    def check(self, atoms: Atoms) -> None:
-        """Raise UserError unless `atoms` are those of the engine in other places.
-
-        Raises
-        ------
-        UserError
-            If number, species, order or periodic boundaries differ, or the cell is not oriented.
-        """
-        symbols = list(atoms.symbols)
-        if len(symbols) != len(self._symbols):
-            raise UserError(
-                f"the structure has {len(symbols)} atoms and the engine was set up for "
-                f"{len(self._symbols)}"
-            )
-        for index, (found, expected) in enumerate(zip(symbols, self._symbols, strict=True)):
-            if found != expected:
-                raise UserError(
-                    f"atom {index + 1} is {found} and the engine was set up with {expected} there; "
-                    "give all structures the same order of atoms"
-                )
-        if _periodicity(atoms) != self._pbc:
-            raise UserError("the structures differ in their periodic boundaries")
-        _check_cell(atoms)
-
-    def calculator(self) -> Calculator:
-        """Return a new ASE calculator that asks this engine; many may share it.
-
-        Energy in eV, forces in eV/angstrom, stress in eV/angstrom^3 (xx yy zz yz xz xy).
-        """
-        return _LammpsCalculator(self)
-
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
-        """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
-
-        Raises
-        ------
-        UserError
-            If the positions or what LAMMPS makes of them are no finite numbers.
-        """
+        """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,))."""
         state = State(positions, cell)
-        return self._ask("evaluate", (state.positions, state.cell))  # type: ignore[no-any-return]
+        return self._ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
-        """Run molecular dynamics.
-
-        The folder of the segment gets log.lammps (temperature in K and potential energy in eV),
-        plumed.dat and plumed.log if PLUMED takes part, snapshots.dcd, and what PLUMED writes.
+        """Run molecular dynamics; log.lammps has the temperature (K) and potential energy (eV).
 
         PLUMED sees the positions as LAMMPS keeps them: in the cell, not unwrapped.
-
-        Parameters
-        ----------
-        segment
-            What to run.
-        progress
-            Called a few times a second with the number of steps done.
-
-        Raises
-        ------
-        UserError
-            If LAMMPS or PLUMED refuses its input, or the dynamics explode.
         """
-        if not segment.directory.is_dir():
-            raise UserError(f"{segment.directory}: there is no such folder for the output of a run")
+        self._check_segment(segment)
         start, dynamics = segment.start, segment.dynamics
-        if start.positions.shape != (len(self._symbols), 3):
-            raise UserError(
-                f"the start has positions of shape {start.positions.shape} for "
-                f"{len(self._symbols)} atoms"
-            )
-        if start.cell.any() != self._system.cell.any() or not is_oriented(start.cell):
-            raise UserError(f"the start has a cell that does not suit the engine: {start.cell}")
         velocity_seed, noise_seed = np.random.SeedSequence(segment.seed).spawn(2)
         velocities = start.velocities
         if velocities is None:
@@ -238,10 +175,7 @@ class LammpsEngine:
             log_stride=_LOG_STRIDE,
             plumed=self._plumed_run(segment, directory),
         )
-        advance = None
-        if progress is not None:
-            advance = _relative(progress, segment.first_step)
-        answer = self._ask("run", order, advance)
+        answer = self._ask("run", order, progress=progress)
         return SegmentResult(
             n_steps=answer["n_steps"],
             stopped_by_plumed=answer["stopped"],
@@ -256,31 +190,12 @@ class LammpsEngine:
             self._child.close()
             self._child = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _plumed_run(self, segment: Segment, directory: Path) -> PlumedRun | None:
         if segment.plumed is None:
             return None
         if self._plumed is None:
             self._plumed = find_plumed()
-        if isinstance(segment.plumed, Path):
-            input_file = segment.plumed.absolute()
-            try:
-                text = input_file.read_text(encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"{input_file}: cannot be read: {error.strerror}") from error
-        else:
-            input_file, text = directory / "plumed.dat", segment.plumed
-            input_file.write_text(text, encoding="utf-8")
+        input_file, text = plumed_input(segment)
         bridge = None
         if self._coupling == "plumed":
             if not self._has_fix_plumed and self._plugin is None:
@@ -304,117 +219,25 @@ class LammpsEngine:
             needs_energy=re.search(r"\bENERGY\b(?!\s*=)", text) is not None,
         )
 
-    def _process(self) -> "_Child":
+    def _process(self) -> Child:
         if self._child is None:
-            self._child = _Child()
-            description = self._ask("open", self._system)
+            self._child = Child(LammpsProcess, self._system)
+            description = self._child.ask("describe")
             self._masses = description["masses"]
             self._version = int(description["version"])
             self._has_fix_plumed = bool(description["has_fix_plumed"])
         return self._child
 
     def _ask(
-        self, request: str, argument: Any, progress: Callable[[int], None] | None = None
+        self, request: str, *arguments: Any, progress: Callable[[int], None] | None = None
     ) -> Any:
         child = self._process()
         try:
-            return child.ask(request, argument, progress)
+            return child.ask(request, *arguments, progress=progress)
         except BaseException:
             # Whatever it was in the middle of, the next request finds a fresh process.
             self.close()
             raise
-
-
-class _LammpsCalculator(Calculator):
-    """ASE's view of a `LammpsEngine`."""
-
-    def __init__(self, engine: LammpsEngine) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.implemented_properties = ["energy", "free_energy", "forces", "stress"]
-        self._engine = engine
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Fill `results` for `atoms`."""
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        assert self.atoms is not None
-        self._engine.check(self.atoms)
-        state = State.of(self.atoms)
-        energy, forces, stress = self._engine.evaluate(state.positions, state.cell)
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
-        if state.cell.any():
-            self.results["stress"] = stress
-
-
-class _Child:
-    """The other process, and the pipe to it."""
-
-    def __init__(self) -> None:
-        # Not multiprocessing's own start: it would import the parent's main module, and with it
-        # whatever that imports.
-        self._connection, theirs = multiprocessing.Pipe()
-        # LAMMPS, PLUMED and MPI write their last words there.
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "plumed_cv.engines.lammps_process", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._words,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-        theirs.close()
-
-    def ask(
-        self, request: str, argument: Any, progress: Callable[[int], None] | None = None
-    ) -> Any:
-        """Send a request and wait for its answer."""
-        try:
-            self._connection.send((request, argument))
-            while True:
-                kind, answer = self._connection.recv()
-                if kind == "done":
-                    return answer
-                if kind == "progress":
-                    if progress is not None:
-                        progress(answer)
-                elif kind == "user error":
-                    raise UserError(answer)
-                else:
-                    raise RuntimeError(f"in the LAMMPS process:\n{answer}")
-        except (EOFError, ConnectionError):
-            raise UserError(self._obituary()) from None
-
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        try:
-            self._process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._words.close()
-
-    def _obituary(self) -> str:
-        code = self._process.wait(timeout=10)
-        self._words.seek(0)
-        words = self._words.read().decode(errors="replace")
-        # An error of PLUMED inside of LAMMPS's own fix plumed ends the process.
-        if "PLMD" in words or "+++ PLUMED error" in words:
-            return plumed_sentence(words)
-        how = f"with status {code}"
-        if code < 0:
-            how = f"by signal {-code} ({signal.Signals(-code).name})"
-        lines = [line.strip() for line in words.splitlines() if not line.startswith("+++")]
-        last = next((line for line in reversed(lines) if line), "")
-        return f"the LAMMPS process was ended {how}" + (f": {last}" if last else "")
 
 
 def _commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
@@ -439,30 +262,3 @@ def _standard_mass(symbol: str) -> float:
         return float(atomic_masses[atomic_numbers[symbol]])
     except KeyError as error:
         raise UserError(f"{symbol!r} is no chemical symbol") from error
-
-
-def _periodicity(atoms: Atoms) -> bool:
-    if atoms.pbc.all():
-        return True
-    if atoms.pbc.any():
-        raise UserError(
-            f"periodic boundaries {atoms.pbc.tolist()}: give all three directions or none; for a "
-            "surface make the third one periodic too, with vacuum in the cell"
-        )
-    return False
-
-
-def _check_cell(atoms: Atoms) -> None:
-    if not atoms.pbc.any():
-        return
-    if not np.linalg.det(atoms.cell.array) > 0:
-        raise UserError(f"cell {atoms.cell.array.tolist()}: its volume must be positive")
-    if not is_oriented(atoms.cell.array):
-        raise UserError(
-            f"cell {atoms.cell.array.tolist()}: LAMMPS needs the first vector along x and the "
-            "second in the xy plane; rotate the structures (plumed_cv.path.oriented)"
-        )
-
-
-def _relative(progress: Callable[[int], None], first_step: int) -> Callable[[int], None]:
-    return lambda step: progress(max(0, step - first_step))

@@ -1,33 +1,25 @@
-"""The process that holds LAMMPS. Started by `lammps.py`; never imports torch.
-
-LAMMPS and PLUMED end a process that they cannot go on with, and torch in the same process forbids
-models that libtorch evaluates; here neither can hurt the workflow.
-"""
+"""LAMMPS's library and what is done with it, in a process of its own (see process.py)."""
 
 import ctypes
 import importlib.metadata
 import os
 import re
-import signal
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from plumed_cv.engines import plumed_sentence
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
 FS_IN_PS = 1e-3
 BAR_IN_EV_PER_A3 = 6.241509074460763e-07
-PROGRESS_INTERVAL_S = 0.2
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
@@ -151,58 +143,6 @@ class _Settings(ctypes.Structure):
     )
 
 
-def main(descriptor: int) -> None:
-    """Answer requests until the other end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    connection = Connection(descriptor)
-    process: LammpsProcess | None = None
-    while True:
-        try:
-            name, argument = connection.recv()
-        except EOFError:
-            os._exit(0)  # without MPI's farewell, which would complain
-        try:
-            answer: Any
-            if name == "open":
-                process = LammpsProcess(argument)
-                answer = process.describe()
-            elif name == "run":
-                assert process is not None
-                with _Watch(process, connection):
-                    answer = process.run(argument)
-            else:
-                assert process is not None
-                answer = process.evaluate(*argument)
-            connection.send(("done", answer))
-        except UserError as error:
-            connection.send(("user error", str(error)))
-        except Exception:
-            connection.send(("defect", traceback.format_exc()))
-
-
-class _Watch:
-    """While LAMMPS runs, tells the parent how far it is, and ends if the parent is gone."""
-
-    def __init__(self, process: "LammpsProcess", connection: Connection) -> None:
-        self._process, self._connection = process, connection
-        self._parent = os.getppid()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(PROGRESS_INTERVAL_S):
-            if os.getppid() != self._parent:
-                os._exit(1)
-            self._connection.send(("progress", self._process.step()))
-
-
 class LammpsProcess:
     """The LAMMPS library with one set of atoms in it."""
 
@@ -225,6 +165,7 @@ class LammpsProcess:
         self._plugins: set[Path] = set()
         self._cell = np.zeros((3, 3))
         self._periodic = bool(system.cell.any())
+        self._first_step = 0
         self._create(system)
 
     def describe(self) -> dict[str, Any]:
@@ -237,8 +178,8 @@ class LammpsProcess:
         }
 
     def step(self) -> int:
-        """Return the number of the current step."""
-        return int(self._step.contents.value)
+        """Return the number of steps done of the current run."""
+        return max(0, int(self._step.contents.value) - self._first_step)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/A) and stress (eV/A^3; xx yy zz yz xz xy)."""
@@ -263,6 +204,7 @@ class LammpsProcess:
     def run(self, order: RunOrder) -> dict[str, Any]:
         """Run molecular dynamics and return where it ended."""
         started = time.perf_counter()
+        self._first_step = order.first_step
         # Relative names in PLUMED's input belong to the segment. A run that fails ends the process
         # (the parent sees to it), so what follows tidies up after a run that worked.
         os.chdir(order.directory)
@@ -289,7 +231,7 @@ class LammpsProcess:
                 f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
             )
         self._do(f"run {order.n_steps} post no")
-        n_steps = self.step() - order.first_step
+        n_steps = self.step()
         stopped = order.plumed is not None and n_steps < order.n_steps
         if bridge is not None:
             stopped = bridge.finish()
@@ -535,19 +477,6 @@ class _Bridge:
         raise UserError(f"{self._input_file}: {plumed_sentence(message.decode(errors='replace'))}")
 
 
-def plumed_sentence(message: str) -> str:
-    """Return what PLUMED's exception says, without its frame and the places in its source."""
-    lines = []
-    for line in message.splitlines():
-        line = line.removeprefix("+++").strip()
-        if not line or line.startswith(
-            ("PLUMED error", "at ", "message follows", "(tools", "(core")
-        ):
-            continue
-        lines.append(line)
-    return "PLUMED: " + " ".join(lines)
-
-
 def _energy_function(lammps: Any) -> Any:
     """Return a C function that gives the potential energy and asks for it on the next step."""
     library = lammps.lib
@@ -608,7 +537,3 @@ def _lengths(cell: Array) -> list[float]:
 
 def _tilts(cell: Array) -> list[float]:
     return [float(cell[1, 0]), float(cell[2, 0]), float(cell[2, 1])]
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

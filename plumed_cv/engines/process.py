@@ -1,0 +1,278 @@
+"""Other processes: Python ones that hold an engine's library, and programs.
+
+An engine's library, PLUMED and the user's potential may end the process they are in, and Python's
+torch in the same process forbids PLUMED to evaluate models by libtorch. So what runs dynamics is a
+process of its own, which this module starts, feeds and ends; it never imports torch by itself.
+"""
+
+import ctypes
+import importlib
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from plumed_cv.engines import plumed_sentence
+from plumed_cv.errors import UserError
+
+PROGRESS_INTERVAL_S = 0.2
+
+_PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
+
+
+class Worker(Protocol):
+    """What the other process holds: made there from picklable arguments, asked by method names."""
+
+    def step(self) -> int:
+        """Return the number of steps done of the run that goes on; another thread asks."""
+
+
+class Child:
+    """A Python process with one `Worker`, and the pipe to it.
+
+    Parameters
+    ----------
+    worker
+        Class of the worker.
+    arguments
+        What it is made from, in the other process.
+
+    Raises
+    ------
+    UserError
+        If making it does, or ends the process.
+    """
+
+    def __init__(self, worker: type[Worker], *arguments: Any) -> None:
+        # Not multiprocessing's own start: it would import the parent's main module, and with it
+        # whatever that imports.
+        self._connection, theirs = multiprocessing.Pipe()
+        # The engine, PLUMED and MPI write their last words there.
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        self._name = worker.__name__
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "plumed_cv.engines.process"),
+                *(str(theirs.fileno()), worker.__module__, worker.__name__),
+            ],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._words,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        theirs.close()
+        try:
+            self.ask("", *arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(
+        self, method: str, *arguments: Any, progress: Callable[[int], None] | None = None
+    ) -> Any:
+        """Have the worker do something and wait for its answer.
+
+        Parameters
+        ----------
+        method
+            Name of the worker's method.
+        arguments
+            Its arguments.
+        progress
+            Is told the worker's `step`, a few times a second.
+
+        Raises
+        ------
+        UserError
+            If the worker raises one, or its process ends.
+        """
+        try:
+            self._connection.send((method, arguments, progress is not None))
+            while True:
+                kind, answer = self._connection.recv()
+                if kind == "done":
+                    return answer
+                if kind == "progress":
+                    if progress is not None:
+                        progress(answer)
+                elif kind == "user error":
+                    raise UserError(answer)
+                else:
+                    raise RuntimeError(f"in the process of {self._name}:\n{answer}")
+        except (EOFError, ConnectionError):
+            raise UserError(self._obituary()) from None
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        try:
+            self._process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._words.close()
+
+    def _obituary(self) -> str:
+        code = self._process.wait(timeout=10)
+        self._words.seek(0)
+        words = self._words.read().decode(errors="replace")
+        # An error of PLUMED inside of LAMMPS's own fix plumed ends the process.
+        if "PLMD" in words or "+++ PLUMED error" in words:
+            return plumed_sentence(words)
+        how = f"with status {code}"
+        if code < 0:
+            how = f"by signal {-code} ({signal.Signals(-code).name})"
+        lines = [line.strip() for line in words.splitlines() if not line.startswith("+++")]
+        last = next((line for line in reversed(lines) if line), "")
+        return f"the engine's process was ended {how}" + (f": {last}" if last else "")
+
+
+def run_program(
+    command: Sequence[str | Path],
+    directory: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    given: str = "",
+    heard: Callable[[str], None] | None = None,
+) -> tuple[int, str]:
+    """Run a program and return its exit status and all that it said.
+
+    Parameters
+    ----------
+    command
+        The program and its arguments.
+    directory
+        Where it runs.
+    environment
+        Variables to add.
+    given
+        What it reads from its standard input.
+    heard
+        Is told what the program says, piece by piece as it comes. What it raises ends the program.
+
+    Raises
+    ------
+    UserError
+        If the program cannot be started.
+    """
+    words = [str(word) for word in command]
+    with tempfile.TemporaryFile() as standard_input:
+        standard_input.write(given.encode())
+        standard_input.seek(0)
+        try:
+            process = subprocess.Popen(
+                words,
+                cwd=directory,
+                env={"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})},
+                stdin=standard_input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                # An interrupt at the keyboard is the parent's to answer.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        except OSError as error:
+            raise UserError(f"{words[0]}: cannot be started: {error.strerror}") from None
+    assert process.stdout is not None
+    said = []
+    try:
+        while piece := os.read(process.stdout.fileno(), 65536):
+            said.append(piece.decode(errors="replace"))
+            if heard is not None:
+                heard(said[-1])
+        return process.wait(), "".join(said)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=2.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdout.close()
+
+
+def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], None]:
+    """Return a listener for `run_program` that finds step numbers in what a program says."""
+    rest = ""
+
+    def heard(piece: str) -> None:
+        nonlocal rest
+        steps = re.findall(pattern, rest + piece)
+        if steps:
+            progress(int(steps[-1]))
+        # A number may come in two pieces; what was matched already only comes again.
+        rest = (rest + piece)[-100:]
+
+    return heard
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def main(descriptor: int, module: str, name: str) -> None:
+    """Answer requests until the other end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    connection = Connection(descriptor)
+    worker: Any = None
+    while True:
+        try:
+            method, arguments, wants_progress = connection.recv()
+        except EOFError:
+            os._exit(0)  # without MPI's farewell, which would complain
+        try:
+            if worker is None:
+                worker = getattr(importlib.import_module(module), name)(*arguments)
+                answer = None
+            else:
+                with _Watch(worker, connection, wants_progress):
+                    answer = getattr(worker, method)(*arguments)
+            connection.send(("done", answer))
+        except UserError as error:
+            connection.send(("user error", str(error)))
+        except Exception:
+            connection.send(("defect", traceback.format_exc()))
+
+
+class _Watch:
+    """While the worker works, ends if the parent is gone, and tells it how far things are."""
+
+    def __init__(self, worker: Worker, connection: Connection, wants_progress: bool) -> None:
+        self._worker, self._connection = worker, connection
+        self._wants_progress = wants_progress
+        self._parent = os.getppid()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(PROGRESS_INTERVAL_S):
+            if os.getppid() != self._parent:
+                os._exit(1)
+            if self._wants_progress:
+                self._connection.send(("progress", self._worker.step()))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
