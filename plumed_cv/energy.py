@@ -141,7 +141,7 @@ class Localisation:
         return (
             f"The process is {self.verdict}, {expect}: {100 * self.share:.0f} % of the squared "
             f"displacement is on {self.moving.sum()} of {len(self.motion)} atoms, those that "
-            f"exceed the thermal noise of {self.noise:.3f} A (participation number "
+            f"exceed the thermal noise of {self.noise:.3f} Å (participation number "
             f"{self.participation:.1f})."
         )
 
