@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # the science takes seconds to import; --help should not
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
     "biasing force, in any engine that has PLUMED.",
+    epilog="Exit status: 0 done; 1 not done, and a sentence on standard error says why and what to "
+    "do; 2 the command line is wrong; 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -124,17 +126,25 @@ def plumed(
     err.print(f"PLUMED {found.version}, {found.source}")
 
 
+def _examples() -> list[str]:
+    """Names of the examples, also for the completion of the shell."""
+    folder = resources.files(plumed_cv) / "examples"
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
 @app.command()
 def init(
-    name: Annotated[str | None, typer.Argument(help="example to copy; none: list them")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="example to copy; none: list them", autocompletion=_examples),
+    ] = None,
     directory: Annotated[Path | None, typer.Argument(help="new folder; the name if absent")] = None,
 ) -> None:
     """Copy an example and build its structures.
 
     Example: plumed-cv init vacancy-fe demo && plumed-cv run demo/vacancy.toml
     """
-    examples = resources.files(plumed_cv) / "examples"
-    names = sorted(entry.name for entry in examples.iterdir() if entry.is_dir())
+    names = _examples()
     if name is None:
         print("\n".join(names))
         return
@@ -145,7 +155,7 @@ def init(
         raise UserError(f"{directory}: exists already; name another folder.")
     with tempfile.TemporaryDirectory(prefix=".init-", dir=directory.absolute().parent) as nearby:
         new = Path(nearby) / directory.name  # renamed when complete, should this be killed
-        with resources.as_file(examples / name) as source:
+        with resources.as_file(resources.files(plumed_cv) / "examples" / name) as source:
             shutil.copytree(source, new, ignore=shutil.ignore_patterns("__pycache__"))
         subprocess.run([sys.executable, "build.py"], cwd=new, check=True)
         new.rename(directory)
@@ -164,7 +174,9 @@ def run(
 ) -> None:
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
 
-    Started again after any stop, it goes on where it was. Example: plumed-cv run demo/vacancy.toml
+    Started again after any stop, it goes on where it was. Writes report.html in the run directory.
+
+    Example: plumed-cv run demo/vacancy.toml
     """
     from plumed_cv import config as configuration
 
@@ -177,15 +189,41 @@ def run(
     if config is None:
         raise UserError("Which input file? For example: plumed-cv run demo/vacancy.toml")
     settings = configuration.load(config)
-    from plumed_cv import workflow
+    from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
-    result = workflow.run(settings, directory, Terminal())
+    try:
+        result = workflow.run(settings, directory, Terminal())
+    except KeyboardInterrupt:
+        err.print("plumed-cv: interrupted; the same command goes on from here.")
+        raise typer.Exit(130) from None
+    page = report.write(directory)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         _print_iterations(result)
-        print(f"Picture: {directory / 'profiles.png'}   all results: {directory}")
+        print(f"Report: {page}   all results: {directory}")
+
+
+@app.command()
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="run directory, of a run ended or not")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="the page; report.html in the run directory if absent"),
+    ] = None,
+) -> None:
+    """Write one HTML page with all that a run has found, as far as it got.
+
+    It needs no network and no other file, and says first if the run has not ended or converged.
+
+    Example: plumed-cv report demo/run
+    """
+    from plumed_cv import report as pages
+
+    if output is not None:
+        _check_folder(output)
+    print(pages.write(run_directory, output))
 
 
 @app.command()

@@ -1,0 +1,250 @@
+"""What a run directory holds, read for the report: of a run that ended, or as far as it got."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumed_cv import babf, convergence, provenance, sampling, workflow
+from plumed_cv.config import Iteration, Sampling
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.energy import Localisation
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.pca import PrincipalComponents
+
+MOST_POINTS = 16  # of the barrier's convergence
+_REACHED = (0.1, 0.9)  # values of the CV at which an end state counts as visited
+
+
+@dataclass(frozen=True)
+class Part:
+    """One iteration, ended or not.
+
+    Attributes
+    ----------
+    number
+        From 1.
+    variable
+        What was sampled.
+    result
+        What its result.json holds, None if it has not ended.
+    blocks, xi, deviation
+        What its segments learned and printed, in the order of `sampling.segments`.
+    records
+        The segments' records.
+    walkers
+        Number of segments of each walker.
+    """
+
+    number: int
+    variable: CollectiveVariable
+    result: dict[str, Any] | None
+    blocks: Sequence[babf.State]
+    xi: Sequence[Array]
+    deviation: Sequence[Array]
+    records: Sequence[dict[str, Any]]
+    walkers: Sequence[int]
+
+    @property
+    def label(self) -> str:
+        """Number and kind of CV."""
+        unfinished = "" if self.result else ", not ended"
+        return f"{self.number} ({self.variable.kind} CV{unfinished})"
+
+    @cached_property
+    def profile(self) -> babf.Profile:
+        """The free energy profile."""
+        return babf.profile(self.blocks)
+
+    @property
+    def steps(self) -> int:
+        """Steps sampled."""
+        return int(sum(record["n_steps"] for record in self.records))
+
+    @property
+    def seconds(self) -> float:
+        """Time of the walker that took longest."""
+        ends = np.cumsum(self.walkers)
+        parts = np.split(np.array([record["seconds"] for record in self.records]), ends[:-1])
+        return float(max(part.sum() for part in parts))
+
+    def crossings(self) -> int:
+        """How often a walker came from one end state to the other."""
+        number = 0
+        for walker in self._by_walker():
+            piece: list[Array] = []
+            for k in walker:
+                piece.append(self.xi[k])
+                if self.records[k]["stopped"] or k == walker[-1]:  # put back, or at the end
+                    xi = np.concatenate(piece)
+                    visits = np.select([xi < _REACHED[0], xi > _REACHED[1]], [-1, 1])
+                    number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+                    piece = []
+        return number
+
+    def convergence(self) -> tuple[Array, list[babf.Estimate]]:
+        """Steps, and the barrier from the first so many, with its error."""
+        longest = max(self.walkers)
+        firsts = np.unique(np.linspace(min(6, longest), longest, MOST_POINTS).round().astype(int))
+        steps, estimates = [], []
+        for first in firsts:
+            chosen = [k for walker in self._by_walker() for k in walker[:first]]
+            barrier = babf.profile([self.blocks[k] for k in chosen]).barrier
+            if np.isfinite(barrier.value):
+                steps.append(sum(self.records[k]["n_steps"] for k in chosen))
+                estimates.append(barrier)
+        return np.array(steps), estimates
+
+    def history(self) -> tuple[Array, Array, Array, list[tuple[float, float]]]:
+        """Step, CV and deviation of all that was printed, and where the guard ended a part."""
+        steps, stops, done = [], [], 0
+        for xi, deviation, record in zip(self.xi, self.deviation, self.records, strict=True):
+            n = record["n_steps"]
+            steps.append(done + n * np.arange(1, len(xi) + 1) / len(xi))
+            done += n
+            if record["stopped"]:
+                stops.append((float(done), float(deviation[-1])))
+        return np.concatenate(steps), np.concatenate(self.xi), np.concatenate(self.deviation), stops
+
+    def _by_walker(self) -> Iterator[range]:
+        """The segments of each walker."""
+        start = 0
+        for number in self.walkers:
+            yield range(start, start + number)
+            start += number
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory."""
+
+    files: workflow.RunDirectory
+    given: dict[str, Any]
+    starts: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    path: EnergyPath | None
+    variables: list[CollectiveVariable]
+    trainings: dict[int, dict[str, Any]]
+    components: dict[str, Any]
+    parts: list[Part]
+
+    @property
+    def settings(self) -> Sampling:
+        """The sampling that was asked for."""
+        return Sampling(**self.given["sampling"])
+
+    @property
+    def limits(self) -> Iteration:
+        """When the procedure ends, as the last start said."""
+        said = self.starts[-1]["input"]["iteration"] if self.starts else self.given["iteration"]
+        return Iteration(**said)
+
+    @property
+    def kelvin(self) -> float:
+        """The temperature."""
+        return float(self.given["system"]["temperature_K"])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer is there, and of all that was sampled."""
+        return self.result is not None and len(self.result["iterations"]) == len(self.parts)
+
+    @property
+    def answer(self) -> Part | None:
+        """The iteration whose numbers come first: the last that ended, else the last."""
+        ended = [part for part in self.parts if part.result] or self.parts
+        return ended[-1] if ended else None
+
+    def similarities(self) -> list[tuple[str, Array]]:
+        """1 - cos between successive CVs along the path of the older (Eq. 16)."""
+        found = []
+        for n in range(1, len(self.variables)):
+            cosine = convergence.gradient_alignment(self.variables[n], self.variables[n - 1])
+            found.append((f"CV {n} and CV {n - 1}", 1.0 - cosine))
+        return found
+
+    def localisation(self) -> tuple[CollectiveVariable, Localisation] | None:
+        """Which atoms take part, by the newest CV that was trained on sampled structures."""
+        trained = [n for n in self.trainings if 0 < n < len(self.variables)]
+        trained = trained or [n for n in self.trainings if n < len(self.variables)]
+        if not trained:
+            return None
+        n = max(trained)
+        variable, record = self.variables[n], self.trainings[n]
+        principal = PrincipalComponents(
+            variable.pca_mean,
+            variable.pca_components,
+            np.array(record["variances_A2"]),
+            record["total_variance_A2"],
+        )
+        u = variable.path(np.linspace(0.0, 1.0, 101)[:, None])
+        motion = ((u - u.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0)
+        thermal = principal.total_variance - float(principal.variances.sum())
+        noise = (max(thermal, 0.0) / (3 * variable.n_atoms)) ** 0.5
+        return variable, Localisation(principal.localisation, noise, motion)
+
+
+def read(directory: Path) -> Run:
+    """Read a run directory.
+
+    Raises
+    ------
+    UserError
+        If it is none, or a file in it is damaged.
+    """
+    files = workflow.RunDirectory(directory.absolute())
+    if not (files.root / "input.json").exists():
+        raise UserError(f"{directory}: is no directory of a run; it holds no input.json.")
+    variables: list[CollectiveVariable] = []
+    while files.cv(len(variables)).exists():
+        variables.append(CollectiveVariable.load(files.cv(len(variables))))
+    parts: list[Part] = []
+    for variable in variables:
+        part = _part(files, len(parts) + 1, variable)
+        if part is None:
+            break
+        parts.append(part)
+    return Run(
+        files=files,
+        given=sampling.read_json(files.root / "input.json"),
+        starts=provenance.read(files.provenance),
+        result=json_of(files.result),
+        path=load_path(files.path) if files.path.exists() else None,
+        variables=variables,
+        trainings={
+            n: record
+            for n in range(len(variables))
+            if (record := json_of(files.training(n))) is not None
+        },
+        components=json_of(files.components) or {},
+        parts=parts,
+    )
+
+
+def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) -> Part | None:
+    folder = files.iteration(n)
+    segments = sampling.segments(folder)
+    if not segments:
+        return None
+    blocks, series = workflow.blocks_of(folder)
+    homes = [segment.parent for segment in segments]
+    return Part(
+        number=n,
+        variable=variable,
+        result=json_of(folder / "result.json"),
+        blocks=blocks,
+        xi=series["ae.node-0"],
+        deviation=series["ae.dev"],
+        records=[sampling.read_json(segment / "segment.json") for segment in segments],
+        walkers=[homes.count(home) for home in dict.fromkeys(homes)],
+    )
+
+
+def json_of(path: Path) -> dict[str, Any] | None:
+    """What a record holds, None if there is none."""
+    return sampling.read_json(path) if path.exists() else None

@@ -1,0 +1,51 @@
+"""Numbers as a report prints them: with a unit, rounded to their error."""
+
+import math
+
+NONE = "unknown"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def with_error(value: float | None, error: float | None, unit: str = "eV") -> str:
+    """A value with its error, which keeps one digit, or two if they are 10 to 35.
+
+    The rule of the Particle Data Group. Where the error is not known, three digits after the point.
+    """
+    if value is None or not math.isfinite(value):
+        return NONE
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:.3f} {unit}, error unknown"
+    decimals = _decimals(error)
+    shown = max(decimals, 0)
+    return f"{round(value, decimals):.{shown}f} ± {round(error, decimals):.{shown}f} {unit}"
+
+
+def scientific(value: float | None, error: float | None, unit: str) -> str:
+    """The same with a power of ten."""
+    if value is None or not math.isfinite(value) or value <= 0:
+        return NONE
+    power = math.floor(math.log10(value))
+    scale = 10.0**power
+    number = with_error(value / scale, None if error is None else error / scale, "").strip(" ,")
+    if "±" in number:
+        number = f"({number})"
+    return f"{number} × 10{str(power).translate(_SUPERSCRIPTS)} {unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the units that it is read in."""
+    if seconds is None:
+        return NONE
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _decimals(error: float) -> int:
+    """Decimals that an error keeps."""
+    power = math.floor(math.log10(error))
+    leading = round(error / 10.0**power * 100)  # its three highest digits
+    if leading < 355:
+        return 1 - power
+    return -power if leading < 950 else 1 - (power + 1)
