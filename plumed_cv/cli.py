@@ -99,14 +99,18 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def plugin() -> None:
+def plugin(
+    torch: Annotated[
+        bool, typer.Option("--torch", help="the one with TORCH_CV, which needs this torch")
+    ] = False,
+) -> None:
     """Build the PLUMED plugin if needed and print its path, for LOAD FILE= in a plumed.dat.
 
     Example: echo "LOAD FILE=$(plumed-cv plugin)" > plumed.dat
     """
     from plumed_cv.plumed import build_plugin
 
-    print(build_plugin())
+    print(build_plugin(torch=torch))
 
 
 @app.command()
@@ -415,20 +419,41 @@ def fes(
 
 @app.command()
 def export(
-    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
-    output: Annotated[Path, typer.Argument(help="new folder")],
+    source: Annotated[
+        Path, typer.Argument(help="directory of a run that has ended; with --torch, or a model")
+    ],
+    output: Annotated[Path, typer.Argument(help="new folder; for a model, file")],
+    torch: Annotated[
+        bool, typer.Option("--torch", help="write the CV as TorchScript (cv.pt) for TORCH_CV")
+    ] = False,
 ) -> None:
     """Write a run's CV with a plumed.dat that samples it by BABF in any engine, from the start.
 
     The temperature and the grid are the run's. Example: plumed-cv export demo/run production
-    """
-    from plumed_cv import workflow
-    from plumed_cv.plumed import build_plugin
 
+    A model alone, as TorchScript: plumed-cv export cv.safetensors cv.pt --torch
+    """
     if output.exists():
-        raise UserError(f"{output}: exists already; name another folder.")
-    variable = workflow.export(run_directory, output, build_plugin())
-    print(f"{output / 'plumed.dat'}: {variable} with BABF")
+        raise UserError(f"{output}: exists already; give another name.")
+    file = output
+    if source.is_file():
+        if not torch:
+            raise UserError(f"{source}: is a model file already; --torch makes TorchScript of it.")
+        from plumed_cv.cv import CollectiveVariable
+
+        variable = CollectiveVariable.load(source)
+    else:
+        from plumed_cv import workflow
+        from plumed_cv.plumed import build_plugin
+
+        variable = workflow.export(source, output, build_plugin())
+        print(f"{output / 'plumed.dat'}: {variable} with BABF")
+        file = output / "cv.pt"
+    if torch:
+        from plumed_cv.torchscript import plumed_line, write_torchscript
+
+        write_torchscript(variable, file)
+        print(f"{file}: for PLUMED as  {plumed_line(variable, file.name)}")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,6 +1,7 @@
 """Builds and locates the plugin with our actions, and writes plumed.dat."""
 
 import hashlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -23,21 +24,24 @@ from plumed_cv.kernel import (
 )
 
 
-def build_plugin(plumed: Plumed | None = None) -> Path:
+def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:
     """Return the shared library with our actions, building it if it is not in the cache.
 
-    One build is kept for each combination of C++ sources, PLUMED kernel and compiler. Processes
-    that ask at the same time wait for the first.
+    One build is kept for each combination of C++ sources, PLUMED kernel, compiler and, for
+    TORCH_CV, torch. Processes that ask at the same time wait for the first.
 
     Parameters
     ----------
     plumed
         The PLUMED to build against; `find_plumed()` by default.
+    torch
+        Whether to return the library with TORCH_CV, which needs the torch of this Python
+        environment, in place of the one with AUTOENCODER and BABF, which does not.
 
     Raises
     ------
     UserError
-        If the compiler, CMake or PLUMED's headers are missing, or if compiling fails; the
+        If the compiler, CMake, PLUMED's headers or torch are missing, or if compiling fails; the
         sentence then names the log.
     """
     plumed = plumed or find_plumed()
@@ -45,7 +49,8 @@ def build_plugin(plumed: Plumed | None = None) -> Path:
     compiler = cxx_compiler()
     plugins = data_dir() / "plugins"
     plugins.mkdir(exist_ok=True)
-    home = plugins / _plugin_key(plumed, sources, compiler)
+    torch_dir = find_torch() if torch else None
+    home = plugins / _plugin_key(plumed, sources, compiler, torch_dir)
     with locked(plugins / f"{home.name}.lock"):
         if not home.is_dir():
             if plumed.include_dir is None:
@@ -54,8 +59,24 @@ def build_plugin(plumed: Plumed | None = None) -> Path:
                     "with it; install its development files, or set PLUMED_KERNEL to a PLUMED "
                     "that has them"
                 )
-            _compile_plugin(home, plumed, plumed.include_dir, sources, compiler)
-    return home / f"libplumed_cv{LIBRARY_SUFFIX}"
+            _compile_plugin(home, plumed, plumed.include_dir, sources, compiler, torch_dir)
+    return home / f"libplumed_cv{'_torch' if torch else ''}{LIBRARY_SUFFIX}"
+
+
+def find_torch() -> Path:
+    """Return the folder of this environment's torch package, with libtorch in it.
+
+    torch is not imported: it takes seconds, and an engine's process should not have it.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        raise UserError("TORCH_CV needs PyTorch in this Python environment: pip install torch")
+    return Path(found.origin).resolve().parent
 
 
 def babf_input(
@@ -171,7 +192,7 @@ def _action(name: str, keywords: Mapping[str, object]) -> str:
     return " ".join(words)
 
 
-def _plugin_key(plumed: Plumed, sources: Path, compiler: str) -> str:
+def _plugin_key(plumed: Plumed, sources: Path, compiler: str, torch_dir: Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in sorted(sources.rglob("*")):
         if path.is_file() and "tests" not in path.relative_to(sources).parts:
@@ -182,12 +203,19 @@ def _plugin_key(plumed: Plumed, sources: Path, compiler: str) -> str:
     identity = [plumed.kernel, kernel, status.st_size, status.st_mtime_ns, plumed.version]
     identity += [plumed.include_dir, compiler, output_of([compiler, "--version"])]
     identity += [os.environ.get(name) for name in ("CXXFLAGS", "LDFLAGS")]  # CMake reads them
+    if torch_dir is not None:
+        identity += [torch_dir, (torch_dir / "version.py").read_text(encoding="utf-8")]
     digest.update("\0".join(map(str, identity)).encode())
     return digest.hexdigest()[:16]
 
 
 def _compile_plugin(
-    home: Path, plumed: Plumed, include_dir: Path, sources: Path, compiler: str
+    home: Path,
+    plumed: Plumed,
+    include_dir: Path,
+    sources: Path,
+    compiler: str,
+    torch_dir: Path | None,
 ) -> None:
     cmake = tool("cmake")
     if cmake is None:
@@ -203,6 +231,8 @@ def _compile_plugin(
             f"-DPLUMED_INCLUDE_DIR={include_dir}",
             f"-DNLOHMANN_INCLUDE_DIR={nlohmann_json.get_include()}",
         ]
+        if torch_dir is not None:
+            configure.append(f"-DPLUMED_CV_TORCH={torch_dir}")
         ninja = tool("ninja")
         if ninja is not None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]

@@ -37,6 +37,22 @@ inline void use_arg(PLMD::Keywords& keys) {
         keys.use("ARG");
 }
 
+// The second is the worse match, so taken only where arguments have no types yet.
+template <class K>
+auto add_scalar_arg(K& keys, const std::string& description, int)
+    -> decltype(keys.addInputKeyword("optional", "ARG", "scalar", description)) {
+    keys.addInputKeyword("optional", "ARG", "scalar", description);
+}
+template <class K>
+void add_scalar_arg(K& keys, const std::string& description, long) {
+    keys.add("optional", "ARG", description);
+}
+
+/// Gives an action that can do without arguments the keyword ARG.
+inline void add_optional_arg(PLMD::Keywords& keys, const std::string& description) {
+    add_scalar_arg(keys, description, 0);
+}
+
 /// Gives an action the names of the functions below whatever the version: `Compat<Colvar>` or
 /// `Compat<bias::Bias>` instead of the base class itself.
 template <class Base>

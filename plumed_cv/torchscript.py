@@ -1,0 +1,149 @@
+"""A collective variable as TorchScript, for TORCH_CV and whatever else runs such files."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.files import replacing
+
+
+def write_torchscript(cv: CollectiveVariable, path: Path | str) -> None:
+    """Write a TorchScript file that gives `node-0`, ... of a collective variable, in float64.
+
+    `forward` takes positions, shape (N, 3), and the cell, shape (3, 3), both in angstrom, and
+    returns the d values. `value_and_gradient` also returns their derivatives with respect to the
+    positions, shape (d, N, 3), and to the cell at fixed positions, shape (d, 3, 3).
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written.
+    """
+    with warnings.catch_warnings():  # torch announces another format, which needs no libtorch
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = torch.jit.script(_Model(cv).double().eval())
+        with replacing(path) as temporary:
+            try:
+                module.save(str(temporary))
+            except RuntimeError as error:
+                raise UserError(f"{path}: cannot be written ({error}).") from None
+
+
+def plumed_line(cv: CollectiveVariable, file: Path | str) -> str:
+    """Return the line of a plumed.dat that evaluates the file."""
+    return f"cv: TORCH_CV MODEL={file} ATOMS={_ranges([int(s) for s in cv.serials])}"
+
+
+class _Model(torch.nn.Module):
+    """The displacement frame, the components and the encoder of `CollectiveVariable`."""
+
+    reference: Tensor
+    mean: Tensor
+    components: Tensor
+    shift: Tensor
+    scale: Tensor
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+    def __init__(self, cv: CollectiveVariable) -> None:
+        super().__init__()
+        self.periodic = bool(cv.reference_cell.any())
+        self.activation = cv.activation
+        reference = cv.reference_positions
+        if self.periodic:  # in fractions of the cell, which it follows
+            reference = np.asarray(np.linalg.solve(cv.reference_cell.T, reference.T).T)
+        for name, array in {
+            "reference": reference,
+            "mean": cv.pca_mean,
+            "components": cv.pca_components,
+            "shift": cv.latent_shift,
+            "scale": cv.latent_scale,
+        }.items():
+            self.register_buffer(name, torch.tensor(np.ascontiguousarray(array)))
+        self.weights = [torch.tensor(layer.weight) for layer in cv.encoder]
+        self.biases = [torch.tensor(layer.bias) for layer in cv.encoder]
+
+    def forward(self, positions: Tensor, cell: Tensor) -> Tensor:
+        """Return the values, shape (d,)."""
+        shifts, _ = self.displacements(positions, cell)
+        x = self.components @ (shifts.reshape(-1) - self.mean)
+        for k, weight in enumerate(self.weights):
+            x = weight @ (self.activate(x) if k else x) + self.biases[k]
+        return (x - self.shift) * self.scale
+
+    @torch.jit.export
+    def value_and_gradient(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the values, shape (d,), their gradients (d, N, 3) and those to the cell."""
+        shifts, images = self.displacements(positions, cell)
+        x = self.components @ (shifts.reshape(-1) - self.mean)
+        jacobian = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
+        for k, weight in enumerate(self.weights):
+            if k:
+                jacobian = self.slope(x)[:, None] * jacobian
+                x = self.activate(x)
+            jacobian = weight @ jacobian
+            x = weight @ x + self.biases[k]
+        value = (x - self.shift) * self.scale
+        gradient = (self.scale[:, None] * jacobian) @ self.components
+        gradient = gradient.reshape(value.numel(), -1, 3)
+        # The gradients of the atoms add up to zero, so the frame's common shifts drop out.
+        lattice = self.reference + images if self.periodic else torch.zeros_like(self.reference)
+        return value, gradient, -(lattice.t() @ gradient)
+
+    def displacements(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `frame.displacements` and the images taken, both of shape (N, 3)."""
+        images = torch.zeros_like(positions)
+        if self.periodic:
+            shifts = positions - self.reference @ cell
+            shifts = shifts - shifts[:1]
+            images = torch.round(shifts.detach() @ torch.linalg.inv(cell.detach()))
+            shifts = shifts - images @ cell
+        else:
+            shifts = positions - self.reference
+        return shifts - shifts.mean(dim=0), images
+
+    def activate(self, z: Tensor) -> Tensor:
+        """Return the activation function, one of `cv.ACTIVATIONS`."""
+        if self.activation == "relu":
+            return torch.relu(z)
+        if self.activation == "tanh":
+            return torch.tanh(z)
+        if self.activation == "elu":
+            return torch.where(z > 0, z, torch.expm1(torch.clamp(z, max=0.0)))
+        if self.activation == "softplus":
+            return torch.logaddexp(torch.zeros_like(z), z)
+        if self.activation == "silu":
+            return z * torch.sigmoid(z)
+        return torch.sigmoid(z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """Return its derivative."""
+        s = torch.sigmoid(z)
+        if self.activation == "relu":
+            return (z > 0).to(z.dtype)
+        if self.activation == "tanh":
+            return 1 - torch.tanh(z) ** 2
+        if self.activation == "elu":
+            return torch.exp(torch.clamp(z, max=0.0))
+        if self.activation == "softplus":
+            return s
+        if self.activation == "silu":
+            return s * (1 + z * (1 - s))
+        return s * (1 - s)
+
+
+def _ranges(serials: Sequence[int]) -> str:
+    """Return serial numbers as PLUMED's lists write them: 1-4,7."""
+    parts: list[list[int]] = []
+    for serial in serials:
+        if parts and serial == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], serial]
+        else:
+            parts.append([serial])
+    return ",".join("-".join(map(str, part)) for part in parts)
