@@ -3,9 +3,17 @@
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from plumed_cv.errors import UserError
 
@@ -38,17 +46,19 @@ class System(_Section):
     )
 
 
-class Engine(_Section):
-    """What computes forces and runs molecular dynamics."""
+class _Engine(_Section):
+    directory: Path | None = Field(
+        None, description="where relative file names begin; the input's folder if absent"
+    )
 
-    name: Literal["lammps"] = Field("lammps", description="the engine")
+
+class Lammps(_Engine):
+    """LAMMPS."""
+
+    name: Literal["lammps"] = "lammps"
     potential: list[str] | Path = Field(
         description="LAMMPS commands for the potential (units metal: eV, angstrom), "
         "or the name of a LAMMPS file with them"
-    )
-    directory: Path | None = Field(
-        None,
-        description="where relative file names in potential begin; the input's folder if absent",
     )
     species: list[str] | None = Field(
         None,
@@ -57,6 +67,59 @@ class Engine(_Section):
     coupling: Literal["auto", "external", "plumed"] = Field(
         "auto", description="PLUMED through fix external, through fix plumed, or the faster one"
     )
+
+
+class Gromacs(_Engine):
+    """GROMACS 2025 or newer."""
+
+    name: Literal["gromacs"]
+    mdp: Path = Field(
+        description="run parameters; integrator, steps, thermostat, seeds and output are set by us"
+    )
+    topology: Path = Field(description="topology (.top)")
+    structure: Path = Field(description="structure with the names of the atoms (.gro, .g96, .pdb)")
+    restraints: Path | None = Field(
+        None, description="reference of position restraints (grompp -r); structure if absent"
+    )
+    index: Path | None = Field(None, description="index file (grompp -n)")
+    program: str | None = Field(
+        None, description="gmx, or its path; the variable GMX, then gmx on PATH, if absent"
+    )
+    options: list[str] = Field(
+        ["-ntmpi", "1", "-ntomp", "1", "-pin", "off"],
+        description="options of mdrun: threads, GPU",
+    )
+    max_warnings: Annotated[int, Field(ge=0)] = Field(
+        0, description="warnings of grompp that are accepted"
+    )
+
+
+class Ase(_Engine):
+    """Any calculator of ASE's."""
+
+    name: Literal["ase"]
+    calculator: str = Field(
+        description="dotted name of a calculator class, or of a function that returns one "
+        "(ase.calculators.emt.EMT)"
+    )
+    arguments: dict[str, Any] = Field({}, description="its arguments")
+
+
+ENGINES = (Lammps, Gromacs, Ase)
+
+
+def _engine_name(section: Any) -> str:
+    if isinstance(section, dict):
+        return str(section.get("name", "lammps"))
+    return str(getattr(section, "name", ""))
+
+
+Engine = Annotated[
+    Annotated[Lammps, Tag("lammps")]
+    | Annotated[Gromacs, Tag("gromacs")]
+    | Annotated[Ase, Tag("ase")],
+    Discriminator(_engine_name),
+]
 
 
 class PathSection(_Section):
@@ -270,7 +333,15 @@ def load(path: Path | str) -> Config:
         raise UserError(f"{path}: is not valid TOML: {error}.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+        parts = [str(part) for part in first["loc"] if isinstance(part, str)]
+        if parts[:1] == ["engine"]:
+            del parts[1:2]  # the name of the engine, by which its keys were chosen
+        place = ".".join(parts)
+        if first["type"] == "union_tag_invalid":
+            name = _engine_name(first["input"])
+            raise UserError(
+                f"{path}: engine.name = {name!r}: there are lammps, gromacs and ase."
+            ) from None
         if first["type"] == "missing":
             raise UserError(f"{path}: {place} is missing.") from None
         if first["type"] == "extra_forbidden":
@@ -307,9 +378,21 @@ def load(path: Path | str) -> Config:
 def describe_keys() -> Iterator[tuple[str, str, str]]:
     """All keys of the input file: name, default ("required" if none), meaning with unit."""
     for section, field in Config.model_fields.items():
-        model = field.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-        for name, key in model.model_fields.items():
-            default = "required" if key.is_required() else str(key.default)
-            yield f"{section}.{name}", default, key.description or ""
+        if section == "engine":
+            yield "engine.name", "lammps", "the engine: lammps, gromacs or ase"
+            yield from _keys("engine", _Engine)
+            for engine in ENGINES:
+                for key, default, meaning in _keys("engine", engine):
+                    if key not in ("engine.name", "engine.directory"):
+                        yield f"{key} ({engine.__name__.lower()})", default, meaning
+            continue
+        section_model = field.annotation
+        assert isinstance(section_model, type)
+        assert issubclass(section_model, BaseModel)
+        yield from _keys(section, section_model)
+
+
+def _keys(section: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    for name, key in model.model_fields.items():
+        default = "required" if key.is_required() else str(key.default)
+        yield f"{section}.{name}", default, key.description or ""

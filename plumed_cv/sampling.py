@@ -33,8 +33,10 @@ from ase import Atoms
 from filelock import FileLock, Timeout
 
 from plumed_cv import babf
-from plumed_cv.config import Config, Sampling
+from plumed_cv.config import Ase, Config, Gromacs, Sampling
 from plumed_cv.engines import Dynamics, Engine, Segment, State
+from plumed_cv.engines.ase import AseEngine
+from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing, write_text
@@ -111,14 +113,34 @@ class Order:
         return [read_json(segment / "segment.json") for segment in _segments_of(self.home)]
 
 
-def open_engine(config: Config, atoms: Atoms) -> LammpsEngine:
+def open_engine(config: Config, atoms: Atoms) -> Engine:
     """Open the engine of the input for `atoms`."""
+    section = config.engine
+    directory = section.directory or Path()
+    match section:
+        case Gromacs():
+            return GromacsEngine(
+                section.mdp,
+                section.topology,
+                section.structure,
+                atoms,
+                restraints=section.restraints,
+                index=section.index,
+                directory=directory,
+                program=section.program,
+                options=section.options,
+                max_warnings=section.max_warnings,
+            )
+        case Ase():
+            return AseEngine(
+                section.calculator, atoms, arguments=section.arguments, directory=directory
+            )
     return LammpsEngine(
-        config.engine.potential,
+        section.potential,
         atoms,
-        species=config.engine.species,
-        directory=config.engine.directory or Path(),
-        coupling=config.engine.coupling,
+        species=section.species,
+        directory=directory,
+        coupling=section.coupling,
     )
 
 

@@ -807,7 +807,7 @@ def _same_input(root: Path, config: Config) -> None:
         hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         content["path"]["file"] = hashes
     content["engine"].pop("directory")
-    content["engine"]["files"] = _potential_hashes(config)
+    content["engine"]["files"] = _engine_hashes(config)
     record = root / "input.json"
     if not record.exists():
         write_text(record, json.dumps(content, indent=2))
@@ -824,9 +824,19 @@ def _same_input(root: Path, config: Config) -> None:
                 )
 
 
-def _potential_hashes(config: Config) -> dict[str, str]:
-    """Hashes of the files beside the input that the potential names."""
-    potential, folder = config.engine.potential, config.engine.directory or Path()
-    words = [str(potential)] if isinstance(potential, Path) else " ".join(potential).split()
+def _engine_hashes(config: Config) -> dict[str, str]:
+    """Hashes of the files beside the input that the engine's keys name."""
+    folder = config.engine.directory or Path()
+    values = config.engine.model_dump(mode="json", exclude={"directory"})
+    words = [word for text in _texts(values) for word in text.split()]
     named = {word: folder / word for word in words if (folder / word).is_file()}
     return {word: hashlib.sha256(file.read_bytes()).hexdigest() for word, file in named.items()}
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """All strings in nested dictionaries and lists."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts(value)

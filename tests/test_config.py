@@ -29,6 +29,7 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
     assert found.engine.directory == tmp_path
     assert found.sampling.bins == 100
     file = read(tmp_path, GOOD.split("potential")[0] + 'potential = "fe.lmp"\n')
+    assert isinstance(file.engine, config.Lammps)
     assert file.engine.potential == Path("fe.lmp")
     without_ends = GOOD.replace('initial = "a.xyz"\nfinal = "b.xyz"\n', "")
     one = read(tmp_path, without_ends + '[path]\nfile = "neb.xyz"')
@@ -62,7 +63,7 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
         (GOOD + '[cv]\nactivation = "step"', "cv.activation = 'step': .*'relu'"),
         (GOOD + "[iteration]\nmaximum = 1", "minimum = 2 is more than maximum = 1"),
         (GOOD + "[engine]\n", "not valid TOML"),
-        (GOOD + "name = 'lammsp'", "engine.name = 'lammsp'"),
+        (GOOD + "name = 'lammsp'", "engine.name = 'lammsp': there are lammps, gromacs and ase"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -82,4 +83,22 @@ def test_every_key_is_described() -> None:
     assert len({name for name, _, _ in keys}) == len(keys) > 25
     assert all(meaning for _, _, meaning in keys)
     required = {name for name, default, _ in keys if default == "required"}
-    assert required == {"system.temperature_K", "engine.potential"}
+    assert required == {
+        *("system.temperature_K", "engine.potential (lammps)", "engine.mdp (gromacs)"),
+        *("engine.topology (gromacs)", "engine.structure (gromacs)", "engine.calculator (ase)"),
+    }
+
+
+def test_every_engine_has_keys_of_its_own(tmp_path: Path) -> None:
+    head = GOOD.split("potential")[0]
+    found = read(tmp_path, head + 'name = "ase"\ncalculator = "a.B"\narguments = {x = [1, 2]}')
+    assert isinstance(found.engine, config.Ase)
+    assert found.engine.arguments == {"x": [1, 2]}
+    assert found.engine.directory == tmp_path
+    files = 'mdp = "a.mdp"\ntopology = "a.top"\nstructure = "a.gro"\n'
+    found = read(tmp_path, head + 'name = "gromacs"\n' + files)
+    assert isinstance(found.engine, config.Gromacs)
+    with pytest.raises(UserError, match=r"engine\.mdp is missing"):
+        read(tmp_path, head + 'name = "gromacs"\ntopology = "a.top"\nstructure = "a.gro"')
+    with pytest.raises(UserError, match=r"no key engine\.potential"):
+        read(tmp_path, head + 'name = "gromacs"\npotential = ""\n' + files)

@@ -6,6 +6,7 @@ has its own folder and its own PLUMED input, and its outcome depends on nothing 
 (and the machine), whatever the engine's process did before.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -341,6 +342,21 @@ def plumed_input(segment: Segment) -> tuple[Path, str]:
     file = segment.directory.absolute() / "plumed.dat"
     file.write_text(segment.plumed, encoding="utf-8")
     return file, segment.plumed
+
+
+def uses_energy(plumed_dat: str) -> bool:
+    """Whether a PLUMED input has the action ENERGY (not the unit in `UNITS ENERGY=eV`)."""
+    lines = (line.partition("#")[0] for line in plumed_dat.splitlines())
+    return any(re.search(r"\bENERGY\b(?!\s*=)", line) for line in lines)
+
+
+def exploded(engine: str) -> str:
+    """Return what to say when atoms fly apart."""
+    return (
+        f"{engine}: the atoms flew apart; shorten the time step (or raise the friction of Brownian "
+        "dynamics), relax the structure first, or look at the potential and at the forces of the "
+        "bias"
+    )
 
 
 def plumed_sentence(message: str) -> str:

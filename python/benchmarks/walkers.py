@@ -27,7 +27,7 @@ import nlohmann_json
 from ase.build import bulk
 
 from plumed_cv import cv, sampling
-from plumed_cv.config import Config, Engine, Sampling, System
+from plumed_cv.config import Config, Lammps, Sampling, System
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.kernel import cxx_compiler
@@ -130,7 +130,7 @@ def one_run(
     final.positions[0] = crystal.positions[0]
     config = Config(
         system=System(initial=Path("a"), final=Path("b"), temperature_K=300.0),
-        engine=Engine(potential=POTENTIAL),
+        engine=Lammps(potential=POTENTIAL),
     )
     model = home / "cv.safetensors"
     cell = initial.cell.array
@@ -151,6 +151,7 @@ def one_run(
     dynamics = Dynamics(300.0, 2.0, "langevin", 5.0)
     start = State.of(initial)
     with sampling.open_engine(config, initial) as engine:
+        assert isinstance(engine, LammpsEngine)
         engine.run(Segment(home, start, dynamics, 500, seed=number))
         barrier.wait()
         before = processor_time(engine)

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+// Stands between GROMACS and PLUMED: to GROMACS (PLUMED_KERNEL) it is the kernel, and it hands every
+// command on to the real one (PLUMED_CV_KERNEL). It adds the two things that GROMACS's own interface
+// leaves out:
+//
+// - A run that PLUMED ends (COMMITTOR) ends. GROMACS never looks at the stop flag, so it is told by
+//   two interrupts, of which the second means the next step. What PLUMED computes on steps after
+//   the one that stopped the run is forces only: nothing is learned or printed.
+// - The starting configuration of a run that continues another is not counted twice
+//   (PLUMED_CV_COUNT_START=0).
+//
+// At the end it says on standard error at which step PLUMED stopped the run, if it did.
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include <dlfcn.h>
+
+namespace {
+
+struct Kernel {
+    void* (*create)() = nullptr;
+    void (*cmd)(void*, const char*, const void*) = nullptr;
+    void (*finalize)(void*) = nullptr;
+};
+
+const Kernel& kernel() {
+    static const Kernel loaded = [] {
+        const char* path = std::getenv("PLUMED_CV_KERNEL");
+        void* library = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (library == nullptr) {
+            throw std::runtime_error(std::string("PLUMED_CV_KERNEL: PLUMED cannot be loaded: ") +
+                                     (path == nullptr ? "not set" : dlerror()));
+        }
+        Kernel found;
+        found.create = reinterpret_cast<void* (*)()>(dlsym(library, "plumed_plumedmain_create"));
+        found.cmd = reinterpret_cast<void (*)(void*, const char*, const void*)>(
+            dlsym(library, "plumed_plumedmain_cmd"));
+        found.finalize =
+            reinterpret_cast<void (*)(void*)>(dlsym(library, "plumed_plumedmain_finalize"));
+        if (found.create == nullptr || found.cmd == nullptr || found.finalize == nullptr) {
+            throw std::runtime_error(std::string(path) + ": is no PLUMED kernel");
+        }
+        return found;
+    }();
+    return loaded;
+}
+
+class Plumed {
+  public:
+    Plumed() : plumed(kernel().create()) {
+        const char* counts = std::getenv("PLUMED_CV_COUNT_START");
+        skip_update = counts != nullptr && std::strcmp(counts, "0") == 0;
+    }
+    Plumed(const Plumed&) = delete;
+    Plumed& operator=(const Plumed&) = delete;
+    ~Plumed() {
+        if (stopped != 0) {
+            std::fprintf(stderr, "\nplumed_cv: PLUMED stopped the run at step %ld\n", stop_step);
+        }
+        kernel().finalize(plumed);
+    }
+
+    void cmd(const char* key, const void* value) {
+        if (std::strcmp(key, "performCalc") == 0) {
+            perform();
+        } else if (std::strcmp(key, "setStopFlag") == 0) {
+            kernel().cmd(plumed, key, &stopped);
+        } else {
+            if (std::strcmp(key, "setStepLong") == 0) {
+                step = *static_cast<const long*>(value);
+            }
+            kernel().cmd(plumed, key, value);
+        }
+    }
+
+  private:
+    void perform() {
+        const bool forces_only = skip_update || stopped != 0;
+        const bool stopped_before = stopped != 0;
+        skip_update = false;
+        kernel().cmd(plumed, forces_only ? "performCalcNoUpdate" : "performCalc", nullptr);
+        if (stopped != 0 && !stopped_before) {
+            stop_step = step;
+            std::raise(SIGINT);
+            std::raise(SIGINT);
+        }
+    }
+
+    void* plumed;
+    bool skip_update = false;
+    int stopped = 0;
+    long step = 0;
+    long stop_step = 0;
+};
+
+} // namespace
+
+extern "C" {
+
+void* plumed_plumedmain_create() {
+    return new Plumed;
+}
+
+void plumed_plumedmain_cmd(void* plumed, const char* key, const void* value) {
+    static_cast<Plumed*>(plumed)->cmd(key, value);
+}
+
+void plumed_plumedmain_finalize(void* plumed) {
+    delete static_cast<Plumed*>(plumed);
+}
+}

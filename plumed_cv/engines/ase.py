@@ -1,0 +1,429 @@
+"""Any ASE calculator as an engine: its forces, our integrator, and PLUMED through its bindings.
+
+ASE's own `Plumed` calculator is not used: it takes kT = 1 eV unless told otherwise, and counts
+every calculation as a step. The integrators are few and here: BAOAB for Langevin dynamics
+(Leimkuhler and Matthews, doi:10.1093/amrx/abs010), Euler's for Brownian dynamics. The calculator
+runs in a process of its own. That imports torch only if the calculator does.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+from ase.cell import Cell
+from numpy.typing import NDArray
+
+from plumed_cv.engines import (
+    Dynamics,
+    Engine,
+    Segment,
+    SegmentResult,
+    State,
+    exploded,
+    maxwell_boltzmann,
+    plumed_input,
+    plumed_sentence,
+)
+from plumed_cv.engines.process import Child
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.kernel import Plumed, find_plumed
+
+_LOG_STRIDE = 1000  # steps between lines of log.ase
+_KJ_MOL = float(units.kJ / units.mol)  # eV
+
+
+class AseEngine(Engine):
+    """A calculator of ASE's in a process of its own.
+
+    Parameters
+    ----------
+    calculator
+        Dotted name of a calculator class, or of a function that returns a calculator, for example
+        "ase.calculators.emt.EMT". It is imported, never evaluated.
+    atoms
+        The atoms: species, cell, periodic boundaries, masses, initial charges and magnetic moments.
+    arguments
+        What the class or function is called with.
+    directory
+        Where relative file names in the arguments begin, and where modules of the user's are
+        looked for; the working directory by default.
+    plumed
+        The PLUMED to use; `plumed_cv.kernel.find_plumed()` by default, on the first run with one.
+
+    Raises
+    ------
+    UserError
+        If the calculator cannot be imported or made, or has no energy and forces for the atoms.
+    """
+
+    def __init__(
+        self,
+        calculator: str,
+        atoms: Atoms,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        directory: Path | str = ".",
+        plumed: Plumed | None = None,
+    ) -> None:
+        super().__init__(atoms)
+        bare = atoms.copy()
+        bare.set_constraint()
+        self._made_from = (calculator, dict(arguments or {}), Path(directory).absolute(), bare)
+        self._plumed = plumed
+        self._child: Child | None = None
+        self._ask("describe")  # so that bad input is refused here
+
+    def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
+
+        The energy is the one that the forces belong to (ASE's `free_energy`) where the calculator
+        tells them apart. The stress is nan if the calculator has none.
+        """
+        state = State(positions, cell)
+        return self._ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
+
+    def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
+        """Run molecular dynamics; log.ase has step, temperature (K) and potential energy (eV).
+
+        PLUMED sees the positions unwrapped. Brownian dynamics ends without velocities.
+        """
+        self._check_segment(segment)
+        plumed = None
+        if segment.plumed is not None:
+            if self._plumed is None:
+                self._plumed = find_plumed()
+            log = segment.directory.absolute() / "plumed.log"
+            input_file = plumed_input(segment)[0]
+            plumed = PlumedFiles(input_file, log, self._plumed.kernel, self._plumed.environment())
+        result: SegmentResult = self._ask("run", segment, plumed, progress=progress)
+        return result
+
+    def close(self) -> None:
+        """End the calculator's process; using the engine again starts a new one."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _ask(
+        self, request: str, *arguments: Any, progress: Callable[[int], None] | None = None
+    ) -> Any:
+        if self._child is None:
+            self._child = Child(AseWorker, *self._made_from)
+        try:
+            return self._child.ask(request, *arguments, progress=progress)
+        except BaseException:
+            # Whatever it was in the middle of, the next request finds a fresh process.
+            self.close()
+            raise
+
+
+@dataclass(frozen=True)
+class PlumedFiles:
+    """What PLUMED reads and writes, the kernel, and the variables that it needs."""
+
+    input_file: Path
+    log_file: Path
+    kernel: Path
+    environment: dict[str, str]
+
+
+class AseWorker:
+    """The calculator with one set of atoms, in the other process."""
+
+    def __init__(
+        self, calculator: str, arguments: dict[str, Any], directory: Path, atoms: Atoms
+    ) -> None:
+        os.chdir(directory)
+        sys.path.append(str(directory))
+        self._name = calculator
+        self._atoms = atoms
+        self._calculator = _calculator(calculator, arguments)
+        atoms.calc = self._calculator
+        self._masses: Array = atoms.get_masses()
+        self._charges: Array = atoms.get_initial_charges()
+        self._done = 0
+        self._forces()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the masses in amu."""
+        return {"masses": self._masses}
+
+    def step(self) -> int:
+        """Return the number of steps done of the current run."""
+        return self._done
+
+    def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/angstrom) and stress (eV/angstrom^3)."""
+        atoms = self._atoms
+        self._place(positions, cell)
+        forces, energy = self._forces(), self._energy()
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise UserError(
+                f"{self._name}: energy and forces are not finite; do two atoms lie on each other?"
+            )
+        stress = np.zeros(6)
+        if cell.any():
+            stress = np.full(6, np.nan)
+            if "stress" in self._calculator.implemented_properties:
+                stress = np.array(atoms.get_stress(apply_constraint=False))
+        return energy, forces, stress
+
+    def run(self, segment: Segment, plumed: PlumedFiles | None) -> SegmentResult:
+        """Run molecular dynamics."""
+        started = time.perf_counter()
+        self._done = 0
+        start, dynamics, stride = segment.start, segment.dynamics, segment.snapshot_stride
+        directory = segment.directory.absolute()
+        home = Path.cwd()
+        thermal, noise = (
+            np.random.default_rng(seed) for seed in np.random.SeedSequence(segment.seed).spawn(2)
+        )
+        velocities = start.velocities
+        if velocities is None:
+            velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
+        self._place(start.positions, start.cell)
+        # Relative names in PLUMED's input belong to the segment.
+        os.chdir(directory)
+        coupling = None
+        if plumed is not None:
+            coupling = _Coupling(plumed, segment, self._masses, self._charges)
+        integrator = _Integrator(dynamics, self._masses, noise)
+        snapshots = directory / "snapshots.dcd" if stride else None
+        moved = integrator.brownian if dynamics.thermostat == "brownian" else integrator.langevin
+        positions = start.positions.copy()
+        with (
+            _Snapshots(snapshots, start.cell) as frames,
+            (directory / "log.ase").open("w", encoding="utf-8") as log,
+        ):
+            forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
+            for step in range(segment.first_step + 1, segment.first_step + segment.n_steps + 1):
+                if coupling is not None and coupling.stopped:
+                    break
+
+                def forces_at(where: Array, step: int = step) -> Array:
+                    self._atoms.positions = where
+                    return self._biased_forces(coupling, step, True)
+
+                positions, velocities, forces = moved(positions, velocities, forces, forces_at)
+                self._done += 1
+                if stride and step % stride == 0:
+                    frames.write(positions)
+                if step % _LOG_STRIDE == 0:
+                    self._log(log, step, velocities)
+        if coupling is not None:
+            coupling.close()
+        os.chdir(home)
+        return SegmentResult(
+            n_steps=self._done,
+            stopped_by_plumed=coupling is not None and coupling.stopped,
+            end=State(
+                positions, start.cell, None if dynamics.thermostat == "brownian" else velocities
+            ),
+            snapshots=snapshots,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _place(self, positions: Array, cell: Array) -> None:
+        self._atoms.positions = positions
+        if cell.any():
+            self._atoms.cell = cell
+
+    def _forces(self) -> Array:
+        try:
+            return np.array(self._atoms.get_forces(apply_constraint=False), dtype=np.float64)
+        except Exception as error:  # calculators raise whatever they like
+            raise UserError(f"{self._name}: gives no forces: {_words(error)}") from error
+
+    def _energy(self) -> float:
+        energy = self._atoms.get_potential_energy(apply_constraint=False)
+        return float(self._calculator.results.get("free_energy", energy))
+
+    def _biased_forces(self, coupling: "_Coupling | None", step: int, counts: bool) -> Array:
+        forces = self._forces()
+        if coupling is not None:
+            coupling.add(forces, self._atoms.positions, step, counts, self._energy)
+        if not np.isfinite(forces).all():
+            raise UserError(exploded(self._name))
+        return forces
+
+    def _log(self, log: TextIO, step: int, velocities: Array) -> None:
+        kinetic = 0.5 * float((self._masses[:, None] * velocities**2).sum()) / units.fs**2
+        temperature = kinetic / (1.5 * len(self._masses) * units.kB)
+        log.write(f"{step} {temperature:.4f} {self._energy():.10g}\n")
+
+
+# Positions (angstrom), velocities (angstrom/fs) and forces (eV/angstrom), shape (N, 3) each.
+_Moved = tuple[Array, Array, Array]
+
+
+class _Integrator:
+    """One step of dynamics."""
+
+    def __init__(self, dynamics: Dynamics, masses: Array, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._dt = dynamics.timestep_fs
+        friction = dynamics.friction_per_ps / 1000  # 1/fs
+        kT = units.kB * dynamics.temperature_K
+        mass = masses[:, None] / units.fs**2  # eV fs^2/angstrom^2
+        self._half_kick = 0.5 * self._dt / mass
+        self._kept = np.exp(-friction * self._dt)
+        self._kick = np.sqrt((1 - self._kept**2) * kT / mass)
+        self._drift = self._dt / (mass * friction)
+        self._jump = np.sqrt(2 * kT * self._drift)
+
+    def langevin(
+        self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
+    ) -> _Moved:
+        """BAOAB."""
+        v = v + self._half_kick * forces
+        x = x + 0.5 * self._dt * v
+        v = self._kept * v + self._kick * self._rng.standard_normal(x.shape)
+        x = x + 0.5 * self._dt * v
+        forces = forces_at(x)
+        return x, v + self._half_kick * forces, forces
+
+    def brownian(
+        self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
+    ) -> _Moved:
+        """Euler and Maruyama's; the velocities mean nothing."""
+        x = x + self._drift * forces + self._jump * self._rng.standard_normal(x.shape)
+        return x, v, forces_at(x)
+
+
+class _Coupling:
+    """PLUMED by its bindings."""
+
+    def __init__(self, files: PlumedFiles, segment: Segment, masses: Array, charges: Array) -> None:
+        os.environ.update(files.environment)
+        import plumed  # finds the kernel by the environment
+
+        self._file = files.input_file
+        self._masses, self._charges = masses, charges
+        self._cell = np.ascontiguousarray(segment.start.cell)
+        self._stop = np.zeros(1, dtype=np.intc)
+        self._energy_needed = np.zeros(1, dtype=np.intc)
+        self._energy: NDArray[np.float64] = np.zeros(1)
+        try:
+            self._plumed = plumed.Plumed(kernel=str(files.kernel))
+            for key, value in (
+                ("setMDEnergyUnits", 1 / _KJ_MOL),
+                ("setMDLengthUnits", 0.1),
+                ("setMDTimeUnits", 0.001),
+                ("setMDEngine", "ASE"),
+                ("setNatoms", len(masses)),
+                ("setTimestep", float(segment.dynamics.timestep_fs)),
+                ("setKbT", float(units.kB * segment.dynamics.temperature_K)),
+                ("setNoVirial", None),  # the cell is constant
+                ("setPlumedDat", str(files.input_file)),
+                ("setLogFile", str(files.log_file)),
+                ("init", None),
+            ):
+                self._cmd(key, value)
+        except Exception as error:
+            raise self._refusal(error) from error
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an action (COMMITTOR) asked for the end of the run."""
+        return bool(self._stop[0])
+
+    def add(
+        self,
+        forces: Array,
+        positions: Array,
+        step: int,
+        counts: bool,
+        energy: Callable[[], float],
+    ) -> None:
+        """Add the bias to the forces, which a bias on ENERGY scales."""
+        positions = np.ascontiguousarray(positions)
+        try:
+            self._cmd("setStep", step)
+            self._cmd("setPositions", positions)
+            self._cmd("setForces", forces)
+            self._cmd("setMasses", self._masses)
+            self._cmd("setCharges", self._charges)
+            self._cmd("setBox", self._cell)
+            self._cmd("setStopFlag", self._stop)
+            self._cmd("prepareCalc")
+            self._cmd("isEnergyNeeded", self._energy_needed)
+            if self._energy_needed[0]:
+                self._energy[0] = energy()
+                self._cmd("setEnergy", self._energy)
+            self._cmd("performCalc" if counts else "performCalcNoUpdate")
+        except Exception as error:
+            raise self._refusal(error) from error
+
+    def close(self) -> None:
+        """End PLUMED, which flushes and closes its files."""
+        self._plumed.finalize()
+
+    def _cmd(self, key: str, value: Any = None) -> None:
+        self._plumed.cmd(key) if value is None else self._plumed.cmd(key, value)
+
+    def _refusal(self, error: Exception) -> Exception:
+        if isinstance(error, UserError):
+            return error
+        return UserError(f"{self._file}: {plumed_sentence(str(error))}")
+
+
+class _Snapshots:
+    """A DCD file, or nothing."""
+
+    def __init__(self, path: Path | None, cell: Array) -> None:
+        self._path = path
+        self._cell = cell
+
+    def __enter__(self) -> "_Snapshots":
+        if self._path is not None:
+            import mdtraj  # takes most of a second, which energies at 0 K need not wait for
+
+            self._file = mdtraj.formats.DCDTrajectoryFile(str(self._path), "w")
+        return self
+
+    def write(self, positions: Array) -> None:
+        """Add a frame."""
+        lengths, angles = Cell(self._cell).lengths(), Cell(self._cell).angles()
+        periodic = self._cell.any()
+        self._file.write(
+            positions.astype(np.float32)[None],
+            cell_lengths=lengths[None] if periodic else None,
+            cell_angles=angles[None] if periodic else None,
+        )
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            self._file.close()
+
+
+def _calculator(name: str, arguments: dict[str, Any]) -> Calculator:
+    """Import what `name` says and call it."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"calculator = {name!r}: cannot be imported ({_words(error)}); give the dotted name "
+            "of a calculator class, such as ase.calculators.emt.EMT, and install its package"
+        ) from error
+    try:
+        calculator: Calculator = factory(**arguments)
+    except Exception as error:  # calculators raise whatever they like
+        raise UserError(f"{name}: cannot be made from {arguments}: {_words(error)}") from error
+    if not hasattr(calculator, "get_forces") or not hasattr(calculator, "results"):
+        raise UserError(f"calculator = {name!r}: is no ASE calculator")
+    return calculator
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,472 @@
+"""GROMACS as an engine: `gmx mdrun -plumed` of GROMACS 2025 or newer, a program to be started.
+
+The user gives run parameters (.mdp), a topology (.top) and a structure with its atom names (.gro,
+.g96 or .pdb); what a run must have (integrator, steps, thermostat, seeds, output) is set here and
+replaces what the parameters say of it. A segment is a `gmx grompp` and a `gmx mdrun` in its folder;
+positions and velocities go from one to the next in the precision of the `gmx`.
+
+GROMACS hands PLUMED positions, box, masses, charges, kT and the step, never the energy, so ENERGY
+cannot be used. Two things that its interface lacks are added by cpp/engines/gromacs_kernel.cpp,
+which stands between the two: the end of a run that PLUMED stops, and `Segment.count_start`.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+from ase import Atoms, units
+from ase.cell import Cell
+from ase.data import chemical_symbols
+
+from plumed_cv.engines import (
+    Engine,
+    Segment,
+    SegmentResult,
+    State,
+    exploded,
+    plumed_input,
+    plumed_sentence,
+    uses_energy,
+)
+from plumed_cv.engines.process import run_program, steps_of
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, find_plumed
+from plumed_cv.plumed import build_plugin
+
+PROGRAM_VARIABLE = "GMX"
+SINGLE_THREAD = ("-ntmpi", "1", "-ntomp", "1", "-pin", "off")
+SHIM_NAME = f"libplumed_cv_gromacs{LIBRARY_SUFFIX}"
+
+_NM = 10.0  # angstrom
+_KJ_MOL = float(units.kJ / units.mol)  # eV
+_NM_PER_PS = 100.0  # angstrom/fs
+_TRR_MAGIC = 1993
+_LARGEST_SEED = 2**31 - 2
+_STEP_OUT = 500  # steps between lines of mdrun's progress
+_LOG_STRIDE = 1000
+
+# Parameters that a run sets, without '-' and '_', in small letters. What begins with the last ones
+# belongs to thermostats, barostats and velocities too.
+_OURS = {
+    *("integrator", "dt", "nsteps", "tinit", "initstep", "simulationpart", "continuation"),
+    *("bdfric", "ldseed", "tcoupl", "tcgrps", "taut", "reft", "nsttcouple", "nstlog", "nstenergy"),
+    *("nstxout", "nstvout", "nstfout", "nstxoutcompressed", "compressedxgrps", "nstcalcenergy"),
+}
+_OUR_PREFIXES = ("gen", "pcoupl", "nstpcouple", "annealing", "ensembletemperature")
+
+# A run of no steps. A list of neighbours for one step, at a temperature that is no matter here,
+# needs no buffer, for which a small cell has no room.
+_SINGLE = {
+    **{"integrator": "sd", "tcgrps": "System", "taut": 1, "reft": 1, "nstlist": 1, "nsteps": 0},
+    **{"nstfout": 1, "nstenergy": 1, "nstcalcenergy": 1, "genvel": "no", "continuation": "yes"},
+}
+
+
+@dataclass(frozen=True)
+class Gromacs:
+    """A `gmx` program.
+
+    Attributes
+    ----------
+    command
+        How it is started.
+    version
+        As it says, for example "2025.2".
+    has_plumed
+        Whether its `mdrun` has the option `-plumed`.
+    """
+
+    command: tuple[str, ...]
+    version: str
+    has_plumed: bool
+
+
+def find_gromacs(program: str | None = None) -> Gromacs:
+    """Return the `gmx` to use: `program`, else that of the variable GMX, else `gmx` on PATH.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it does not start.
+    """
+    words = shlex.split(program or os.environ.get(PROGRAM_VARIABLE) or "")
+    if not words:
+        words = ["gmx" if shutil.which("gmx") or not shutil.which("gmx_mpi") else "gmx_mpi"]
+    if shutil.which(words[0]) is None:
+        raise UserError(
+            f"{words[0]}: there is no such program; install GROMACS 2025 or newer and name its gmx "
+            f"in the input ([engine] program) or in {PROGRAM_VARIABLE}"
+        )
+    here = Path.cwd()
+    code, said = run_program([*words, "--version"], here)
+    version = re.search(r"GROMACS version:\s*(\S+)", said)
+    if code != 0 or version is None:
+        last = (said.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{' '.join(words)}: is no gmx that works: {last}")
+    options = run_program([*words, "-quiet", "mdrun", "-h"], here)[1]
+    return Gromacs(tuple(words), version[1], "-plumed" in options)
+
+
+class GromacsEngine(Engine):
+    """GROMACS by its `gmx` program.
+
+    Parameters
+    ----------
+    mdp, topology, structure
+        Run parameters; topology; a structure file of the same atoms in the same order, of which
+        only the names are used (and the coordinates for `restraints` if that is not given).
+    atoms
+        The atoms: species, cell and periodic boundaries, as `pbc` of `mdp` has them.
+    restraints
+        Reference coordinates of position restraints (grompp -r); `structure` by default.
+    index
+        Index file (grompp -n), if the parameters name groups of it.
+    directory
+        Where relative file names begin; the working directory by default.
+    program
+        The `gmx` program, see `find_gromacs`. One of double precision (`gmx_d`) gives energies and
+        forces at 0 K to all digits.
+    options
+        Options of `mdrun`: threads, GPU.
+    max_warnings
+        How many warnings of `grompp` to accept.
+    plumed
+        The PLUMED to use; `plumed_cv.kernel.find_plumed()` by default, on the first run with one.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, GROMACS refuses one, or its atoms are others.
+    """
+
+    def __init__(
+        self,
+        mdp: Path | str,
+        topology: Path | str,
+        structure: Path | str,
+        atoms: Atoms,
+        *,
+        restraints: Path | str | None = None,
+        index: Path | str | None = None,
+        directory: Path | str = ".",
+        program: str | None = None,
+        options: Sequence[str] = SINGLE_THREAD,
+        max_warnings: int = 0,
+        plumed: Plumed | None = None,
+    ) -> None:
+        super().__init__(atoms)
+        self.gromacs = find_gromacs(program)
+        self._directory = Path(directory).absolute()
+        self._topology = self._file(topology)
+        self._structure = self._file(structure)
+        self._restraints = self._file(restraints or structure)
+        self._index = None if index is None else self._file(index)
+        self._options = tuple(options)
+        self._max_warnings = max_warnings
+        self._plumed = plumed
+        self._parameters = _read_parameters(self._file(mdp))
+        if (self._parameters.get("pbc", "xyz") == "no") is self.periodic:
+            raise UserError(
+                f"{mdp}: pbc = {self._parameters.get('pbc', 'xyz')}, and the structure has "
+                f"{'' if self.periodic else 'no '}periodic boundaries; change one or the other"
+            )
+        self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-gromacs-")
+        folder = Path(self._work.name)
+        self._prepare(folder, State.of(atoms), _SINGLE)  # which tries the files
+        self._check_species(folder / "run.tpr")
+
+    def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
+        """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
+
+        By a run of no steps, since `mdrun -rerun` gives no virial; in GROMACS's own precision.
+        """
+        folder = Path(self._work.name)
+        self._prepare(folder, State(positions, cell), _SINGLE)
+        self._gmx(folder, "mdrun", "-deffnm", "run", "-noconfout", *self._options)
+        forces = _read_trr(folder / "run.trr")["f"] * (_KJ_MOL / _NM)
+        parts = ("XX", "YY", "ZZ", "YZ", "XZ", "XY")
+        terms = ["Potential", *(f"Vir-{part}" for part in parts)]
+        outputs = ("-f", "run.edr", "-o", "run.xvg", "-dp")
+        self._gmx(folder, "energy", *outputs, given="\n".join(terms) + "\n\n")
+        rows = (folder / "run.xvg").read_text().splitlines()
+        values = [row.split() for row in rows if row.strip() and row.lstrip()[0] not in "#@"]
+        numbers = np.array(values[-1][1:], dtype=np.float64) * _KJ_MOL
+        if not (np.isfinite(numbers).all() and np.isfinite(forces).all()):
+            raise UserError(
+                "GROMACS: energy and forces are not finite; do two atoms lie on each other?"
+            )
+        stress = np.zeros(6)
+        if self.periodic:
+            # GROMACS's virial is -1/2 sum r f.
+            stress = 2 * numbers[1:] / abs(np.linalg.det(cell))
+        return float(numbers[0]), forces, stress
+
+    def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
+        """Run molecular dynamics; the folder gets GROMACS's run.log, run.edr and run.tpr too.
+
+        A run that PLUMED stops goes on for up to a hundred steps, until GROMACS looks at its
+        signals: what they give is dropped but for `end`, which is their last configuration.
+        """
+        self._check_segment(segment)
+        started = time.perf_counter()
+        folder, dynamics, stride = segment.directory, segment.dynamics, segment.snapshot_stride
+        thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
+        draws = segment.start.velocities is None
+        own = {
+            "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",
+            "dt": dynamics.timestep_fs / 1000,
+            "nsteps": segment.n_steps,
+            "initstep": segment.first_step,
+            "tcgrps": "System",
+            "taut": 1 / dynamics.friction_per_ps,
+            "reft": dynamics.temperature_K,
+            "bdfric": 0,  # the friction is then mass / tau-t, atom by atom
+            "ldseed": noise,
+            "genvel": "yes" if draws else "no",
+            "gentemp": dynamics.temperature_K,
+            "genseed": thermal,
+            "continuation": "no" if draws else "yes",
+            "nstxout": stride,
+            "nstlog": _LOG_STRIDE,
+            "nstenergy": _LOG_STRIDE,
+        }
+        self._prepare(folder, segment.start, own)
+        files = ["-s", "run.tpr", "-deffnm", "run"]
+        environment: dict[str, str] = {}
+        if segment.plumed is not None:
+            input_file, text = plumed_input(segment)
+            if uses_energy(text):
+                raise UserError(
+                    f"{input_file}: uses ENERGY, which GROMACS does not hand to PLUMED; take "
+                    "another variable"
+                )
+            files += ["-plumed", str(input_file)]
+            environment = self._environment(segment.count_start)
+        watch = ["-v", "-stepout", str(_STEP_OUT)] if progress is not None else []
+
+        def tell(step: int) -> None:
+            assert progress is not None
+            progress(min(segment.n_steps, max(0, step - segment.first_step)))
+
+        said = self._gmx(
+            folder,
+            *("mdrun", *files, *watch, *self._options),
+            environment=environment,
+            heard=steps_of(tell, r"step (\d+)[, ]") if progress is not None else None,
+        )
+        stopped = re.search(r"plumed_cv: PLUMED stopped the run at step (\d+)", said)
+        n_steps = int(stopped[1]) - segment.first_step if stopped else segment.n_steps
+        # The checkpoint is written wherever the run ends, to all digits.
+        self._gmx(folder, "trjconv", "-f", "run.cpt", "-o", "end.trr")
+        end = _read_trr(folder / "end.trr")
+        positions, velocities = end["x"] * _NM, end["v"] / _NM_PER_PS
+        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            raise UserError(exploded("GROMACS"))
+        last, snapshots = segment.start.positions, None
+        if stride:
+            snapshots = folder / "snapshots.dcd"
+            last_step = segment.first_step + n_steps
+            last = _write_dcd(snapshots, folder / "run.trr", segment.start, last_step)
+        if (folder / "PLUMED.OUT").exists():
+            (folder / "PLUMED.OUT").replace(folder / "plumed.log")
+        for name in ("run.trr", "run.cpt", "run.gro", "end.trr", "frame.trr", "mdout.mdp"):
+            (folder / name).unlink(missing_ok=True)
+        positions = _unwrapped(np.stack([last, positions]), segment.start.cell)[-1]
+        return SegmentResult(
+            n_steps=n_steps,
+            stopped_by_plumed=stopped is not None,
+            end=State(positions, segment.start.cell, velocities),
+            snapshots=snapshots,
+            seconds=time.perf_counter() - started,
+        )
+
+    def close(self) -> None:
+        """Remove the files for single structures."""
+        self._work.cleanup()
+
+    def _file(self, name: Path | str) -> Path:
+        path = self._directory / name
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file for GROMACS")
+        return path
+
+    def _environment(self, count_start: bool) -> dict[str, str]:
+        if not self.gromacs.has_plumed:
+            raise UserError(
+                f"{' '.join(self.gromacs.command)}: GROMACS {self.gromacs.version} has no "
+                "`mdrun -plumed`, which came with 2025; name a newer one in [engine] program"
+            )
+        if self._plumed is None:
+            self._plumed = find_plumed()
+        return {
+            **self._plumed.environment(),
+            "PLUMED_KERNEL": str(build_plugin(self._plumed).with_name(SHIM_NAME)),
+            "PLUMED_CV_KERNEL": str(self._plumed.kernel),
+            "PLUMED_CV_COUNT_START": str(int(count_start)),
+        }
+
+    def _prepare(self, folder: Path, start: State, own: Mapping[str, object]) -> None:
+        """Write run.tpr: the user's parameters, but ours where we have them."""
+        parameters = {**self._parameters, **own}
+        lines = [f"{key} = {value}" for key, value in parameters.items()]
+        folder = folder.absolute()
+        (folder / "run.mdp").write_text("\n".join(lines) + "\n")
+        _write_trr(folder / "frame.trr", start)
+        inputs = ["-f", folder / "run.mdp", "-p", self._topology, "-r", self._restraints]
+        inputs += ["-c", self._structure, "-t", folder / "frame.trr"]
+        if self._index is not None:
+            inputs += ["-n", self._index]
+        outputs = ["-o", folder / "run.tpr", "-po", folder / "mdout.mdp"]
+        # In the user's folder, where relative names in the parameters (include) begin.
+        self._gmx(self._directory, "grompp", *inputs, *outputs, "-maxwarn", self._max_warnings)
+
+    def _gmx(
+        self,
+        folder: Path,
+        *arguments: object,
+        given: str = "",
+        environment: Mapping[str, str] | None = None,
+        heard: Callable[[str], None] | None = None,
+    ) -> str:
+        command = [*self.gromacs.command, "-quiet", "-nobackup", *map(str, arguments)]
+        code, said = run_program(command, folder, environment=environment, given=given, heard=heard)
+        # A run that was interrupted by the stop of PLUMED ends with a status too.
+        if code != 0 and "plumed_cv: PLUMED stopped the run" not in said:
+            text = _complaint(str(arguments[0]), code, said)
+            if text.startswith("PLUMED"):
+                text = f"{arguments[arguments.index('-plumed') + 1]}: {text}"
+            raise UserError(text)
+        return said
+
+    def _check_species(self, tpr: Path) -> None:
+        """Compare the elements of the topology, as far as it says them, with those of the atoms."""
+        said = self._gmx(tpr.parent, "dump", "-s", tpr.name)
+        numbers: dict[int, list[int]] = {}
+        for part in re.split(r"\n +moltype \((?=\d+\))", said)[1:]:
+            found = re.findall(r"atom\[ *\d+\]=\{.*atomnumber= *(-?\d+)\}", part)
+            numbers[int(part.partition(")")[0])] = [int(number) for number in found]
+        blocks = re.findall(r"moltype += (\d+) \".*\"\s+#molecules += (\d+)", said)
+        expected = [n for kind, count in blocks for n in numbers[int(kind)] * int(count)]
+        if len(expected) != len(self.symbols):
+            raise UserError(
+                f"{self._topology}: has {len(expected)} atoms and the structure has "
+                f"{len(self.symbols)}"
+            )
+        for index, (symbol, number) in enumerate(zip(self.symbols, expected, strict=True)):
+            if number > 0 and symbol != chemical_symbols[number]:
+                raise UserError(
+                    f"{self._topology}: atom {index + 1} is {chemical_symbols[number]}, and "
+                    f"{symbol} in the structure; give all files the same order of atoms, and "
+                    "structures that name the elements"
+                )
+
+
+def _read_parameters(path: Path) -> dict[str, str]:
+    """The user's parameters without those that runs set."""
+    parameters = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        key, equals, value = line.partition(";")[0].partition("=")
+        key = re.sub("[-_]", "", key.strip().lower())  # as GROMACS compares them
+        if equals and key not in _OURS and not key.startswith(_OUR_PREFIXES):
+            parameters[key] = value.strip()
+    return parameters
+
+
+def _write_trr(path: Path, state: State) -> None:
+    """Write a frame in double precision, for a GROMACS of any precision."""
+    name = b"GMX_trn_file"
+    parts = [state.cell / _NM, state.positions / _NM]
+    if state.velocities is not None:
+        parts.append(state.velocities * _NM_PER_PS)
+    sizes = [0, 0, parts[0].nbytes, 0, 0, 0, 0, parts[1].nbytes, 0, 0, len(parts[1]), 0, 0]
+    sizes[8] = sum(part.nbytes for part in parts[2:])
+    header = np.array([_TRR_MAGIC, len(name) + 1, len(name)], ">i4").tobytes() + name
+    numbers = np.concatenate([np.zeros(2), *(part.ravel() for part in parts)])  # time, lambda, ...
+    path.write_bytes(header + np.array(sizes, ">i4").tobytes() + numbers.astype(">f8").tobytes())
+
+
+def _read_trr(path: Path) -> dict[str, Array]:
+    """The positions x, velocities v and forces f of the first frame, those that are in it.
+
+    mdtraj's reader knows no velocities and no forces, and single precision only.
+    """
+    data = path.read_bytes()
+    at = 12 + int.from_bytes(data[8:12])  # magic number, and the name with its two lengths
+    header = np.frombuffer(data, ">i4", 13, at).tolist()
+    sizes = dict(
+        zip(("box", "vir", "pres", "top", "sym", "x", "v", "f"), header[2:10], strict=True)
+    )
+    n_atoms = header[10]
+    width = max(sizes["x"], sizes["v"], sizes["f"]) // (3 * n_atoms)
+    at += 13 * 4 + 2 * width + header[0] + header[1]  # time and lambda; obsolete parts
+    found = {}
+    for name, size in sizes.items():
+        if size and name in ("x", "v", "f"):
+            values = np.frombuffer(data, f">f{width}", 3 * n_atoms, at)
+            found[name] = values.astype(np.float64).reshape(n_atoms, 3)
+        at += size
+    return found
+
+
+def _write_dcd(target: Path, trr: Path, start: State, last_step: int) -> Array:
+    """Write the frames after the start and up to a step, without periodic jumps; return the last.
+
+    A file of its own kind for every engine would be one more thing for readers to know.
+    """
+    with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file:
+        positions, _, steps, _, _ = file.read()
+    kept = slice(1, int(np.searchsorted(steps, last_step, side="right")))
+    frames = np.concatenate([start.positions[None], positions[kept] * _NM])
+    frames = _unwrapped(frames, start.cell)
+    cell = Cell(start.cell)
+    shape = (len(frames) - 1, 3)
+    with mdtraj.formats.DCDTrajectoryFile(str(target), "w") as file:
+        file.write(
+            frames[1:].astype(np.float32),
+            cell_lengths=np.broadcast_to(cell.lengths(), shape) if start.cell.any() else None,
+            cell_angles=np.broadcast_to(cell.angles(), shape) if start.cell.any() else None,
+        )
+    last: Array = frames[-1]
+    return last
+
+
+def _unwrapped(frames: Array, cell: Array) -> Array:
+    """Frames, shape (K, N, 3), so that no atom jumps by a lattice vector after the first one."""
+    if not cell.any():
+        return frames
+    jumps = np.round(np.diff(frames, axis=0) @ np.linalg.inv(cell))
+    unwrapped = frames.copy()
+    unwrapped[1:] -= np.cumsum(jumps, axis=0) @ cell
+    return unwrapped
+
+
+def _complaint(tool: str, code: int, said: str) -> str:
+    """What GROMACS said, as one sentence."""
+    if "PLUMED force provider:" in said:
+        inner = said.partition("PLUMED force provider:")[2].partition("For more information")[0]
+        return plumed_sentence(inner)
+    if "PLUMED was calculating the forces" in said:
+        inner = said.partition("PLUMED was calculating the forces")[2].lstrip(":\n")
+        return plumed_sentence(inner.partition("For more information")[0])
+    mistakes = [
+        found
+        for kind in ("ERROR", "WARNING")
+        for found in re.findall(rf"^{kind} \d+ \[(.*)\]:\n((?: +.*\n)+)", said, re.MULTILINE)
+    ]
+    if mistakes:
+        place, text = mistakes[0]
+        text = f"{place}: {text}"
+    elif fatal := re.search(r"^Function:.*\n\n.*:\n((?:.*\n)+?)\n?For more", said, re.MULTILINE):
+        text = fatal[1]
+    else:
+        text = said.strip().rpartition("\n")[2] or f"ended with status {code}"
+    return f"gmx {tool}: " + re.sub(r"\s+", " ", text).strip().rstrip(".")
