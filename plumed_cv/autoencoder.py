@@ -352,6 +352,7 @@ def learn(
         latent_shift=np.zeros(training.n_latent),
         latent_scale=np.ones(training.n_latent),
         end_displacements=frame.end_displacements,
+        alignment=frame.alignment,
         provenance={
             **(provenance or {}),
             "structures": len(displacements),

@@ -17,11 +17,12 @@ from ase.data import atomic_masses, atomic_numbers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.spatial.transform import Rotation
 
 import plumed_cv
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
-from plumed_cv.frame import Array, displacements
+from plumed_cv.frame import Array, aligned, displacements, turned_back, whole
 
 FORMAT = "plumed_cv collective variable"
 FORMAT_VERSION = "1"
@@ -80,6 +81,9 @@ class CollectiveVariable:
         Displacement-frame coordinates of the end states q0 and q1, shape (2, N, 3), angstrom.
     kind
         "linear" or "autoencoder".
+    alignment
+        "none", or "optimal": each structure is turned onto the reference first, for molecules. The
+        reference then has no cell.
     provenance
         How the model came about; anything that JSON can hold.
     """
@@ -97,7 +101,14 @@ class CollectiveVariable:
     latent_scale: Array
     end_displacements: Array
     kind: str = "autoencoder"
+    alignment: str = "none"
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.alignment not in ("none", "optimal"):
+            raise UserError(f"alignment = {self.alignment!r}: there are 'none' and 'optimal'.")
+        if self.is_aligned and np.any(self.reference_cell):
+            raise UserError("A reference that structures are turned onto must have no cell.")
 
     def __repr__(self) -> str:
         widths = [self.n_components, *(len(layer.bias) for layer in self.encoder)]
@@ -105,6 +116,11 @@ class CollectiveVariable:
             f"CollectiveVariable({self.kind}, {self.n_atoms} atoms, "
             f"{'-'.join(map(str, widths))}, {self.activation})"
         )
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether structures are turned onto the reference."""
+        return self.alignment == "optimal"
 
     @property
     def n_atoms(self) -> int:
@@ -127,7 +143,9 @@ class CollectiveVariable:
         return np.asarray([atomic_masses[atomic_numbers[s]] for s in self.species])
 
     def displacements(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
-        """Displacement-frame coordinates, shape (..., N, 3), angstrom; `frame.displacements`."""
+        """Displacement-frame coordinates, shape (..., N, 3), angstrom; see `frame`."""
+        if self.is_aligned:
+            return aligned(positions, cell, self.reference_positions)[0]
         return displacements(positions, cell, self.reference_positions, self.reference_cell)
 
     def components(self, displacements: NDArray[Any]) -> Array:
@@ -171,24 +189,37 @@ class CollectiveVariable:
 
     def gradient(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """Gradient d xi / d r, shape (..., d, N, 3), 1/angstrom."""
-        return self.gradient_of(self.displacements(positions, cell))
+        if not self.is_aligned:
+            return self.gradient_of(self.displacements(positions, cell))
+        u, rotations = aligned(positions, cell, self.reference_positions)
+        return np.asarray(self.gradient_of(u) @ rotations[..., None, :, :])
 
     def gradient_of(self, displacements: NDArray[Any]) -> Array:
-        """Gradient d xi / d r at displacements (..., N, 3), shape (..., d, N, 3), 1/angstrom."""
+        """Gradient d xi / d r at displacements (..., N, 3), shape (..., d, N, 3), 1/angstrom.
+
+        With alignment, in the orientation of the reference.
+        """
         jacobian = self.encoder_jacobian(self.components(displacements))
         flat = jacobian @ self.pca_components
-        return np.asarray(flat.reshape(*flat.shape[:-1], self.n_atoms, 3))
+        gradients = flat.reshape(*flat.shape[:-1], self.n_atoms, 3)
+        if self.is_aligned:
+            gradients = turned_back(gradients, displacements, self.reference_positions)
+        return np.asarray(gradients)
 
     def strain_derivative(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """Derivative of xi to a strain of cell and atoms, shape (..., d, 3, 3), no unit.
 
         Element [k, a, b] belongs to the strain e_ab of r_b -> r_b + sum_a r_a e_ab.
         """
-        u = self.displacements(positions, cell)
-        return np.asarray(np.einsum("...ia,...kib->...kab", u, self.gradient_of(u)))
+        arms, gradients = self.displacements(positions, cell), self.gradient(positions, cell)
+        if self.is_aligned:
+            arms = np.asarray(positions)
+            if np.any(cell):
+                arms = whole(arms, cell, self.reference_positions)
+        return np.asarray(np.einsum("...ia,...kib->...kab", arms, gradients))
 
     def deviation(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
-        """Distance from the mean path orthogonal to grad xi (Eq. 21), shape (...), angstrom."""
+        """Distance from the mean path orthogonal to d xi/d u (Eq. 21), shape (...), angstrom."""
         u = self.displacements(positions, cell)
         x = self.components(u)
         flat = u.reshape(*x.shape[:-1], 3 * self.n_atoms) - self.pca_mean
@@ -201,8 +232,13 @@ class CollectiveVariable:
 
     def gradient_norm(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """sqrt(det G) with G_kl = grad xi_k . grad xi_l, shape (...); 1/angstrom for d = 1."""
-        jacobian = self.encoder_jacobian(self.components(self.displacements(positions, cell)))
-        determinant = np.linalg.det(jacobian @ np.swapaxes(jacobian, -1, -2))
+        u = self.displacements(positions, cell)
+        if self.is_aligned:
+            gradients = self.gradient_of(u)
+            rows = gradients.reshape(*gradients.shape[:-2], 3 * self.n_atoms)
+        else:  # the same, for the components are orthonormal
+            rows = self.encoder_jacobian(self.components(u))
+        determinant = np.linalg.det(rows @ np.swapaxes(rows, -1, -2))
         return np.asarray(np.sqrt(np.maximum(determinant, 0.0)))  # rounding may go below zero
 
     def save(self, path: Path | str) -> None:
@@ -213,7 +249,8 @@ class CollectiveVariable:
         check_cell = self.reference_cell @ strain
         scaling = strain if self.reference_cell.any() else np.eye(3)
         middle = self.reference_positions + self.end_displacements.mean(axis=0)
-        check_positions = middle @ scaling + noise
+        turn = Rotation.random(random_state=0).as_matrix() if self.is_aligned else np.eye(3)
+        check_positions = (middle @ scaling + noise) @ turn
         tensors = {
             "serials": self.serials.astype(np.int64),
             "reference_positions": self.reference_positions,
@@ -239,6 +276,7 @@ class CollectiveVariable:
             "length_unit": "angstrom",
             "activation": self.activation,
             "kind": self.kind,
+            "alignment": self.alignment,
             "species": json.dumps(self.species),
             "written_by": f"plumed_cv {plumed_cv.__version__}",
             "provenance": json.dumps(self.provenance),
@@ -290,6 +328,7 @@ class CollectiveVariable:
                 latent_scale=tensors["latent_scale"],
                 end_displacements=tensors["end_displacements"],
                 kind=metadata["kind"],
+                alignment=metadata.get("alignment", "none"),
                 provenance=json.loads(metadata["provenance"]),
             )
             if metadata["length_unit"] != "angstrom":
@@ -318,7 +357,12 @@ class CollectiveVariable:
 
 
 def linear(
-    species: Sequence[str], cell: NDArray[Any], initial: NDArray[Any], final: NDArray[Any]
+    species: Sequence[str],
+    cell: NDArray[Any],
+    initial: NDArray[Any],
+    final: NDArray[Any],
+    alignment: str = "none",
+    serials: NDArray[np.int64] | None = None,
 ) -> CollectiveVariable:
     """The projection on the line between two end states, step 0 of Sec. 2.4.
 
@@ -330,6 +374,10 @@ def linear(
         Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
     initial, final
         Positions of the end states q0 and q1, shape (N, 3), angstrom.
+    alignment
+        "none" for solids, "optimal" for molecules, which turn.
+    serials
+        PLUMED serial numbers of the atoms, shape (N,); 1 to N if None.
 
     Raises
     ------
@@ -338,16 +386,21 @@ def linear(
     """
     cell = np.asarray(cell, dtype=np.float64)
     initial = np.asarray(initial, dtype=np.float64)
-    step = displacements(final, cell, initial, cell)
+    if alignment == "optimal":
+        if cell.any():
+            initial = whole(initial, cell, initial)
+        step, reference_cell = aligned(final, cell, initial)[0], np.zeros((3, 3))
+    else:
+        step, reference_cell = displacements(final, cell, initial, cell), cell
     length = float(np.linalg.norm(step))
     if length < 1e-3:
         raise UserError("The initial and final states are the same structure; no path joins them.")
     one, zero = np.ones((1, 1)), np.zeros(1)
     return CollectiveVariable(
-        serials=np.arange(1, len(initial) + 1),
+        serials=np.arange(1, len(initial) + 1) if serials is None else serials,
         species=tuple(species),
         reference_positions=initial,
-        reference_cell=cell,
+        reference_cell=reference_cell,
         pca_mean=np.zeros(step.size),
         pca_components=step.reshape(1, -1) / length,
         encoder=(Layer(one, zero),),
@@ -357,6 +410,7 @@ def linear(
         latent_scale=np.array([1.0 / length]),
         end_displacements=np.stack([np.zeros_like(step), step]),
         kind="linear",
+        alignment=alignment,
     )
 
 
@@ -368,6 +422,7 @@ def random_model(
     n_latent: int = 1,
     activation: str = "relu",
     cell: NDArray[Any] | None = None,
+    alignment: str = "none",
 ) -> CollectiveVariable:
     """A model with random weights, for tests and benchmarks; no cell means no periodicity."""
     cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
@@ -400,6 +455,7 @@ def random_model(
         latent_shift=rng.normal(size=n_latent) * 0.1,
         latent_scale=rng.uniform(0.5, 2.0, size=n_latent),
         end_displacements=ends,
+        alignment=alignment,
     )
 
 

@@ -1,11 +1,13 @@
 """Collective variable: derivatives, end states, deviation, and the model file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from scipy.spatial.transform import Rotation
 
 from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
 from plumed_cv.errors import UserError
@@ -64,6 +66,91 @@ def test_deviation_is_distance_orthogonal_to_the_gradient(model: CollectiveVaria
     basis = np.linalg.qr(gradient.T)[0]
     expected = np.linalg.norm(off - basis @ (basis.T @ off))
     np.testing.assert_allclose(model.deviation(r, CELL), expected, rtol=1e-10)
+
+
+@pytest.fixture(params=[1, 2], ids="{} latent".format)
+def molecule(request: pytest.FixtureRequest) -> CollectiveVariable:
+    rng = np.random.default_rng(8)
+    return random_model(rng, 12, 6, (7, 5), request.param, "tanh", alignment="optimal")
+
+
+def test_a_molecule_may_turn_and_cross_the_border(molecule: CollectiveVariable) -> None:
+    rng = np.random.default_rng(9)
+    r, no_cell = near(molecule), np.zeros((3, 3))
+    cell = 3.0 * CELL  # bonds of the random reference reach 6 A
+    value, gradient = molecule.value(r, no_cell), molecule.gradient(r, no_cell)
+    strain = molecule.strain_derivative(r, no_cell)
+    for turn in Rotation.random(5, random_state=1).as_matrix():
+        moved = r @ turn + rng.uniform(-20, 20, size=3)
+        moved += rng.integers(-2, 3, size=(12, 3)) @ cell
+        np.testing.assert_allclose(molecule.value(moved, cell), value, atol=1e-12)
+        np.testing.assert_allclose(molecule.gradient(moved, cell), gradient @ turn, atol=1e-12)
+        np.testing.assert_allclose(
+            molecule.strain_derivative(moved, cell), turn.T @ strain @ turn, atol=1e-11
+        )
+        u = molecule.displacements(r, no_cell)
+        np.testing.assert_allclose(molecule.displacements(moved, cell), u, atol=1e-12)
+        np.testing.assert_allclose(
+            molecule.deviation(moved, cell), molecule.deviation(r, no_cell), rtol=1e-10
+        )
+
+
+def test_derivatives_of_a_molecule(molecule: CollectiveVariable) -> None:
+    r, step, cell = near(molecule) @ Rotation.random(random_state=2).as_matrix(), 1e-5, 3.0 * CELL
+    gradient = molecule.gradient(r, cell)
+    for atom in range(12):
+        for axis in range(3):
+            shift = np.zeros_like(r)
+            shift[atom, axis] = step
+            numerical = (molecule.value(r + shift, cell) - molecule.value(r - shift, cell)) / (
+                2 * step
+            )
+            np.testing.assert_allclose(gradient[:, atom, axis], numerical, atol=1e-8)
+    # No translation and no rotation changes it.
+    np.testing.assert_allclose(gradient.sum(axis=1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(np.cross(r, gradient).sum(axis=1), 0.0, atol=1e-11)
+    derivative = molecule.strain_derivative(r, cell)
+    for a, b in ((0, 0), (1, 2), (2, 0)):
+        values = []
+        for sign in (1, -1):
+            strain = np.eye(3)
+            strain[a, b] += sign * step
+            values.append(molecule.value(r @ strain, cell @ strain))
+        np.testing.assert_allclose(
+            derivative[:, a, b], (values[0] - values[1]) / (2 * step), atol=1e-7
+        )
+    rows = gradient.reshape(molecule.n_latent, -1)
+    np.testing.assert_allclose(
+        molecule.gradient_norm(r, cell), np.sqrt(np.linalg.det(rows @ rows.T)), rtol=1e-10
+    )
+
+
+def test_linear_cv_of_a_molecule() -> None:
+    rng = np.random.default_rng(10)
+    initial = rng.uniform(size=(6, 3)) * 4.0
+    final = initial + rng.normal(scale=0.4, size=(6, 3))
+    turn = Rotation.random(random_state=3).as_matrix()
+    serials = np.array([1, 4, 5, 7, 8, 12])
+    variable = linear(["C"] * 6, 3.0 * CELL, initial, final @ turn + 30.0, "optimal", serials)
+    assert variable.serials.tolist() == serials.tolist()
+    for structure, value in ((initial, 0.0), (final, 1.0), (final @ turn.T, 1.0)):
+        np.testing.assert_allclose(variable.value(structure, np.zeros((3, 3))), [value], atol=1e-12)
+    with pytest.raises(UserError, match="same structure"):
+        linear(["C"] * 6, 3.0 * CELL, initial, initial @ turn, "optimal")
+
+
+def test_file_of_a_molecule(molecule: CollectiveVariable, tmp_path: Path) -> None:
+    molecule.save(tmp_path / "cv.safetensors")
+    read = CollectiveVariable.load(tmp_path / "cv.safetensors")
+    assert read.alignment == "optimal"
+    r = near(molecule) @ Rotation.random(random_state=4).as_matrix()
+    np.testing.assert_allclose(
+        read.gradient(r, np.zeros((3, 3))), molecule.gradient(r, np.zeros((3, 3))), rtol=1e-12
+    )
+    with pytest.raises(UserError, match="'none' and 'optimal'"):
+        replace(molecule, alignment="best")
+    with pytest.raises(UserError, match="no cell"):
+        replace(molecule, reference_cell=CELL)
 
 
 def test_file_gives_the_same_model(model: CollectiveVariable, tmp_path: Path) -> None:

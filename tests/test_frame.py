@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from plumed_cv.errors import UserError
-from plumed_cv.frame import Array, displacements
+from plumed_cv.frame import Array, aligned, displacements
 
 CELL = np.array([[9.0, 0.0, 0.0], [2.0, 10.0, 0.0], [-1.5, 2.5, 11.0]])
 
@@ -69,3 +70,29 @@ def test_bad_input_is_one_sentence(change, sentence: str) -> None:  # type: igno
         positions, cell = change(reference, CELL)
     with pytest.raises(UserError, match=sentence):
         displacements(positions, cell, reference, CELL)
+
+
+def test_the_best_fit_is_scipys() -> None:
+    rng = np.random.default_rng(11)
+    reference = rng.normal(size=(8, 3)) * 2.0
+    turns = Rotation.random(6, random_state=5)
+    structures = (reference + rng.normal(scale=0.5, size=(6, 8, 3))) @ turns.as_matrix() + 7.0
+    structures[-1, :, 0] *= -1.0  # a mirror image: the best fit is a rotation all the same
+    u, rotations = aligned(structures, np.zeros((3, 3)), reference)
+    centre = reference - reference.mean(axis=0)
+    for structure, displacement, rotation in zip(structures, u, rotations, strict=True):
+        centred = structure - structure.mean(axis=0)
+        best, _ = Rotation.align_vectors(centre, centred)
+        np.testing.assert_allclose(rotation, best.as_matrix(), atol=1e-7)
+        np.testing.assert_allclose(displacement, best.apply(centred) - centre, atol=1e-6)
+        # The condition of Eckart, exact at the best fit.
+        np.testing.assert_allclose(np.cross(centre, displacement).sum(axis=0), 0.0, atol=1e-11)
+
+
+def test_no_best_fit_on_a_line() -> None:
+    line = np.outer(np.arange(5.0), [1.0, 2.0, -1.0])
+    with pytest.raises(UserError, match="more than one way"):
+        aligned(line, np.zeros((3, 3)), line)
+    three = np.array([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.5, 1.0, 0.0]])
+    u, _ = aligned(three[:, [1, 2, 0]], np.zeros((3, 3)), three)  # a plane is enough
+    np.testing.assert_allclose(u, 0.0, atol=1e-12)

@@ -36,8 +36,14 @@ d_i = r_i - r_i^{\mathrm{ref}}\, h_{\mathrm{ref}}^{-1} h ,
 $$
 
 where each $d_i - d_1$ is taken to its nearest periodic image. So neither the image in which the
-engine writes an atom, nor a drift of the whole system, nor its thermal expansion changes them. With
-the principal components $U_D$, the mean displacement $\bar u$, the encoder $f_e$ and the decoder
+engine writes an atom, nor a drift of the whole system, nor its thermal expansion changes them.
+
+A model of a molecule says so (`alignment` is `optimal` in its metadata). Its reference has no cell,
+and $u_i = R\,(r_i - \bar r) - (r_i^{\mathrm{ref}} - \bar r^{\mathrm{ref}})$ with the rotation $R$ of
+the best fit. If the engine has a cell the molecule is made whole first. Derivatives include those of
+the rotation, and no orientation is singular.
+
+With the principal components $U_D$, the mean displacement $\bar u$, the encoder $f_e$ and the decoder
 $f_d$, whose hidden layers have one activation function,
 
 $$
@@ -75,7 +81,8 @@ gradients that its writer has stored for one configuration.
   that differs by more than 25 % is refused, for it is another cell or has other units. Lattice
   vectors exchanged or rotated are refused by the same test, also when an engine flips its cell
   during the run (in LAMMPS, `fix npt` or `fix deform` with `flip no` does not).
-- The positions are not made whole and need not be.
+- The positions are not made whole and need not be. Those of a molecule are: neighbours in the
+  reference must be closer than half the width of the cell, also where other atoms lie between them.
 - A displacement beyond half a lattice vector relative to the first atom's changes its image and
   makes $\xi$ jump. If the first atom is one that diffuses, choose a model in which it is not.
 - PLUMED's natural units have no relation to the model's angstrom and are refused.

@@ -18,20 +18,23 @@ namespace plumed_cv {
 ///
 /// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() allocate
 /// nothing. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x, so that
-/// every norm and product of gradients is one of small vectors over the components.
+/// every norm and product of gradients is one of small vectors over the components; not so with
+/// alignment, where the gradients themselves are needed.
 class CollectiveVariable {
   public:
     /// Throws ModelError if the model does not give its own check values.
     explicit CollectiveVariable(const Model& model)
         : components_(model.components), latent_(model.latent),
-          frame_(model.reference_positions, model.reference_cell), stride_(3 * frame_.plane()),
-          basis_(components_ * stride_), mean_(stride_), encoder_(model.encoder, model.activation),
-          decoder_(model.decoder, model.activation), shift_(model.latent_shift),
-          scale_(model.latent_scale), u_(stride_), v_(stride_), x_(padded(components_)),
-          off_(padded(components_)), f_(padded(latent_)), xi_(latent_),
+          frame_(model.reference_positions, model.reference_cell, model.aligned),
+          stride_(3 * frame_.plane()), basis_(components_ * stride_), mean_(stride_),
+          encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
+          shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
+          x_(padded(components_)), off_(padded(components_)), f_(padded(latent_)), xi_(latent_),
           jacobian_(latent_ * x_.size()), directions_(jacobian_.size()), gradient_(stride_),
           weighted_(jacobian_.size()), inverse_mass_(components_ * x_.size()),
           gram_(latent_ * latent_) {
+        if (frame_.aligned())
+            gradients_.resize(latent_ * stride_);
         to_planes(model.pca_mean.data(), mean_.data());
         for (std::size_t k = 0; k < components_; ++k)
             to_planes(&model.pca_components[3 * k * atoms()], &basis_[k * stride_]);
@@ -45,6 +48,13 @@ class CollectiveVariable {
 
     /// Masses of the atoms, for inverse_mass(); not a number in, not a number out.
     void set_masses(const std::vector<double>& masses) {
+        if (frame_.aligned()) {
+            light_.assign(stride_, 0);
+            for (std::size_t j = 0; j < stride_; ++j)
+                if (j % frame_.plane() < atoms())
+                    light_[j] = 1 / masses[j % frame_.plane()];
+            return;
+        }
         Array row(stride_);
         for (std::size_t k = 0; k < components_; ++k) {
             for (std::size_t j = 0; j < stride_; ++j) {
@@ -72,6 +82,14 @@ class CollectiveVariable {
             std::transform(g, g + x_.size(), g, [&](double v) { return v * scale_[k]; });
         }
         measure_deviation();
+        if (frame_.aligned()) {
+            for (std::size_t k = 0; k < latent_; ++k)
+                std::copy_n(gradient(k), stride_, &gradients_[k * stride_]);
+            for (std::size_t k = 0; k < latent_; ++k)
+                multiply(gradients_.data(), latent_, stride_, &gradients_[k * stride_],
+                         &gram_[k * latent_]);
+            gradient_norm_ = std::sqrt(std::max(determinant_of_gram(), 0.0));
+        }
     }
 
     double value(std::size_t k) const { return xi_[k]; }
@@ -84,12 +102,47 @@ class CollectiveVariable {
 
     /// det of sum_i grad_i xi_k . grad_i xi_l / m_i, in 1/(angstrom^2 mass) to the power latent().
     double inverse_mass() {
+        if (frame_.aligned()) {
+            for (std::size_t k = 0; k < latent_; ++k) {
+                const double* const g = &gradients_[k * stride_];
+                for (std::size_t j = 0; j < stride_; ++j)
+                    gradient_[j] = g[j] * light_[j];
+                multiply(gradients_.data(), latent_, stride_, gradient_.data(),
+                         &gram_[k * latent_]);
+            }
+            return determinant_of_gram();
+        }
         const std::size_t n = x_.size();
         std::fill(weighted_.begin(), weighted_.end(), 0.0);
         for (std::size_t k = 0; k < latent_; ++k) // the matrix is symmetric
             add_transposed(inverse_mass_.data(), components_, n, jacobian(k), &weighted_[k * n]);
         for (std::size_t k = 0; k < latent_; ++k)
             multiply(jacobian_.data(), latent_, n, &weighted_[k * n], &gram_[k * latent_]);
+        return determinant_of_gram();
+    }
+
+    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
+    const double* gradient(std::size_t k) {
+        std::fill(gradient_.begin(), gradient_.end(), 0.0);
+        add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient_.data());
+        frame_.to_positions(gradient_.data());
+        return gradient_.data();
+    }
+
+    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, from the
+    /// gradient that gradient(k) has just given.
+    Cell strain_derivative() const {
+        Cell strain{};
+        if (!frame_.aligned())
+            add_products(frame_.plane(), u_.data(), gradient_.data(), strain);
+        if (const double* const arms = frame_.arms())
+            add_products(frame_.plane(), arms, gradient_.data(), strain);
+        return strain;
+    }
+
+  private:
+    /// By elimination, which spoils the matrix.
+    double determinant_of_gram() {
         double determinant = 1;
         for (std::size_t k = 0; k < latent_; ++k) {
             const double pivot = gram_[k * latent_ + k];
@@ -104,24 +157,6 @@ class CollectiveVariable {
         return determinant;
     }
 
-    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
-    const double* gradient(std::size_t k) {
-        std::fill(gradient_.begin(), gradient_.end(), 0.0);
-        add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient_.data());
-        return gradient_.data();
-    }
-
-    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, from the
-    /// gradient that gradient(k) has just given.
-    Cell strain_derivative() const {
-        Cell strain{};
-        add_products(frame_.plane(), u_.data(), gradient_.data(), strain);
-        if (!frame_.periodic()) // the reference stays where it is, so the whole position counts
-            add_products(frame_.plane(), frame_.reference(), gradient_.data(), strain);
-        return strain;
-    }
-
-  private:
     double* jacobian(std::size_t k) { return &jacobian_[k * x_.size()]; }
 
     void to_planes(const double* interleaved, double* planes) const {
@@ -257,6 +292,7 @@ class CollectiveVariable {
     Array gradient_;
     Array weighted_, inverse_mass_; // U^T diag(1/m) U
     std::vector<double> gram_;
+    Array gradients_, light_; // with alignment, all gradients, and 1/m of each coordinate
     double distance2_ = 0, deviation_ = 0, gradient_norm_ = 0;
 };
 

@@ -2,70 +2,41 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
+#include "alignment.h"
+#include "cell.h"
 #include "matrix.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
 namespace plumed_cv {
 
-/// Three lattice vectors, one after the other; all zero where there is no periodicity.
-using Cell = std::array<double, 9>;
-
-inline double determinant(const Cell& h) {
-    return h[0] * (h[4] * h[8] - h[5] * h[7]) - h[1] * (h[3] * h[8] - h[5] * h[6]) +
-           h[2] * (h[3] * h[7] - h[4] * h[6]);
-}
-
-inline Cell inverse(const Cell& h) {
-    const double d = determinant(h);
-    return {(h[4] * h[8] - h[5] * h[7]) / d, (h[2] * h[7] - h[1] * h[8]) / d,
-            (h[1] * h[5] - h[2] * h[4]) / d, (h[5] * h[6] - h[3] * h[8]) / d,
-            (h[0] * h[8] - h[2] * h[6]) / d, (h[2] * h[3] - h[0] * h[5]) / d,
-            (h[3] * h[7] - h[4] * h[6]) / d, (h[1] * h[6] - h[0] * h[7]) / d,
-            (h[0] * h[4] - h[1] * h[3]) / d};
-}
-
-inline Cell product(const Cell& a, const Cell& b) {
-    Cell c{};
-    for (std::size_t i = 0; i < 3; ++i)
-        for (std::size_t j = 0; j < 3; ++j)
-            for (std::size_t k = 0; k < 3; ++k)
-                c[3 * i + j] += a[3 * i + k] * b[3 * k + j];
-    return c;
-}
-
-/// Whether the cell has a volume; throws if it is neither that nor all zero.
-inline bool is_periodic(const Cell& h) {
-    if (std::all_of(h.begin(), h.end(), [](double v) { return v == 0; }))
-        return false;
-    double lengths = 1;
-    for (std::size_t i = 0; i < 9; i += 3)
-        lengths *= std::sqrt(h[i] * h[i] + h[i + 1] * h[i + 1] + h[i + 2] * h[i + 2]);
-    // Written so that NaN fails too.
-    if (!(std::abs(determinant(h)) > 1e-6 * lengths) || !std::isfinite(lengths))
-        throw std::runtime_error("the cell has no volume; three independent lattice vectors are "
-                                 "needed, or none at all for a system without periodicity.");
-    return true;
-}
-
 /// The displacement frame: an atom's displacement from a reference structure that follows the
 /// cell, taken to the nearest image, less the mean displacement of all atoms.
+///
+/// With alignment, for molecules: the displacement after the best fit to the reference, which has no
+/// cell; in the engine's, if it has one, the molecule is made whole first.
 ///
 /// Results are in planes: all x, all y, all z, each plane() numbers long and zero beyond the atoms.
 class Frame {
   public:
-    Frame(const std::vector<double>& reference, const Cell& reference_cell)
+    Frame(const std::vector<double>& reference, const Cell& reference_cell, bool aligned = false)
         : atoms_(reference.size() / 3), plane_(padded(atoms_)),
           periodic_(is_periodic(reference_cell)), reference_cell_(reference_cell),
           original_(3 * plane_), reference_(3 * plane_) {
         for (std::size_t i = 0; i < atoms_; ++i)
             for (std::size_t a = 0; a < 3; ++a)
                 original_[a * plane_ + i] = reference[3 * i + a];
+        if (aligned) {
+            if (periodic_)
+                throw std::runtime_error("a reference that atoms are turned onto has no cell.");
+            alignment_.emplace(original_.data(), atoms_, plane_);
+        }
         set_cell(reference_cell);
     }
 
@@ -84,6 +55,8 @@ class Frame {
 
     /// Whether the cell, or its absence, is the reference's up to strain.
     bool accepts(const Cell& cell) const {
+        if (alignment_)
+            return true;
         return is_periodic(cell) == periodic_ && (!periodic_ || strain(cell) < largest_strain);
     }
 
@@ -94,6 +67,14 @@ class Frame {
     void set_cell(const Cell& cell) {
         if (cell == cell_ && ready_)
             return;
+        if (alignment_) {
+            around_ = is_periodic(cell);
+            if (around_)
+                inverse_ = inverse(cell);
+            cell_ = cell;
+            ready_ = true;
+            return;
+        }
         if (is_periodic(cell) != periodic_)
             throw std::runtime_error(
                 periodic_ ? "the model is of a periodic system and the engine gives no cell; pass "
@@ -119,15 +100,35 @@ class Frame {
     }
 
     /// Displacements u, 3 plane() numbers, of positions x1 y1 z1 x2 ... times `unit`.
-    void displacements(const double* positions, double unit, double* u) const {
+    void displacements(const double* positions, double unit, double* u) {
+        if (alignment_) {
+            for (std::size_t i = 0; i < atoms_; ++i)
+                for (std::size_t a = 0; a < 3; ++a)
+                    reference_[a * plane_ + i] = unit * positions[3 * i + a];
+            alignment_->displacements(reference_.data(), around_, cell_, inverse_, u);
+            return;
+        }
         relative(positions, unit, atoms_, plane_, reference_.data(), u);
         if (periodic_)
             wrap(atoms_, plane_, cell_, inverse_, u);
         subtract_mean(atoms_, plane_, u);
     }
 
-    /// The structure from which displacements are measured, in planes.
-    const double* reference() const { return reference_.data(); }
+    bool aligned() const { return alignment_.has_value(); }
+
+    /// Makes derivatives to the positions, in planes, of those to the last displacements.
+    void to_positions(double* gradient) const {
+        if (alignment_)
+            alignment_->to_positions(gradient);
+    }
+
+    /// What a strain moves: the displacements and these, in planes (null: no more); with alignment
+    /// the positions and nothing else.
+    const double* arms() const {
+        if (alignment_)
+            return alignment_->positions();
+        return periodic_ ? nullptr : reference_.data();
+    }
 
   private:
     static constexpr double largest_strain = 0.25;
@@ -186,6 +187,8 @@ class Frame {
     bool periodic_, ready_ = false;
     Cell reference_cell_, cell_{}, inverse_{};
     Array original_, reference_;
+    std::optional<Alignment> alignment_;
+    bool around_ = false; // whether the engine of an aligned molecule has a cell
 };
 
 } // namespace plumed_cv

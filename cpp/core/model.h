@@ -28,6 +28,7 @@ struct Model {
     std::vector<std::string> species;
     std::vector<double> reference_positions;
     Cell reference_cell;
+    bool aligned = false; // whether structures are turned onto the reference
     std::vector<double> pca_mean, pca_components;
     Activation activation;
     std::vector<Layer> encoder, decoder;
@@ -125,6 +126,11 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
         file.fail("has the unknown activation " + file.metadata("activation") +
                   "; use relu, tanh, elu, softplus, silu or sigmoid.");
     activation = *known;
+
+    const auto alignment = file.metadata("alignment", "none");
+    aligned = alignment == "optimal";
+    if (!aligned && alignment != "none")
+        file.fail("has the unknown alignment " + alignment + "; use none or optimal.");
 
     const auto extent = [&](const char* key) {
         const auto& shape = file.shape(key);

@@ -81,6 +81,12 @@ class Safetensors {
 
     bool has(const std::string& key) const { return tensors_.count(key) > 0; }
 
+    /// A value of the metadata, or what it is where it is missing.
+    std::string metadata(const std::string& key, const std::string& otherwise) const {
+        const auto found = metadata_.find(key);
+        return found == metadata_.end() ? otherwise : found->second;
+    }
+
     /// A value of the metadata; every one is a string.
     const std::string& metadata(const std::string& key) const {
         const auto found = metadata_.find(key);

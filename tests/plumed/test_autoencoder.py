@@ -12,6 +12,7 @@ import plumed
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
+from scipy.spatial.transform import Rotation
 
 from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
 from plumed_cv.kernel import Plumed
@@ -53,6 +54,15 @@ def configurations(
     """Return structures near the reference, in strained cells, drifted, in any periodic image."""
     made = []
     for _ in range(count):
+        if cv.is_aligned:
+            noise = rng.normal(scale=0.2, size=(cv.n_atoms, 3))
+            turned = (cv.reference_positions + noise) @ Rotation.random(
+                random_state=rng
+            ).as_matrix()
+            cell = 4.0 * TRICLINIC
+            turned += rng.integers(-3, 4, size=(cv.n_atoms, 3)) @ cell
+            made.append((turned + rng.uniform(-6, 6, size=3), cell))
+            continue
         strain = np.eye(3)
         if cv.reference_cell.any():
             strain += rng.uniform(-0.05, 0.05, size=(3, 3))
@@ -105,7 +115,7 @@ def assert_agrees(
         np.testing.assert_allclose(
             got[:-9].T.reshape(gradient.shape), gradient, rtol=1e-12, atol=1e-13 * size.max()
         )
-        if cv.reference_cell.any():
+        if cv.reference_cell.any() or cv.is_aligned:
             # PLUMED's box derivatives are minus those to a strain.
             strain = -cv.strain_derivative(positions, cell)
             np.testing.assert_allclose(
@@ -121,6 +131,15 @@ def test_agrees_with_numpy(
 ) -> None:
     rng = np.random.default_rng([n_latent, *activation.encode()])
     cv = random_model(rng, 13, 7, [6, 9], n_latent, activation, cell)
+    assert_agrees(make_plumed, tmp_path, cv, rng)
+
+
+@pytest.mark.parametrize(("n_atoms", "n_latent"), [(10, 1), (22, 2), (3, 1), (40, 3)])
+def test_agrees_with_numpy_for_molecules(
+    make_plumed: MakePlumed, tmp_path: Path, n_atoms: int, n_latent: int
+) -> None:
+    rng = np.random.default_rng(n_atoms)
+    cv = random_model(rng, n_atoms, 4, [6, 5], n_latent, "tanh", alignment="optimal")
     assert_agrees(make_plumed, tmp_path, cv, rng)
 
 
@@ -187,12 +206,14 @@ def bias_energy(handle: Any) -> float:
     return float(energy[0])
 
 
+@pytest.mark.parametrize("alignment", ["none", "optimal"])
 def test_forces_and_virial_are_derivatives_of_the_bias(
-    make_plumed: MakePlumed, tmp_path: Path
+    make_plumed: MakePlumed, tmp_path: Path, alignment: str
 ) -> None:
     """What the engine receives, against its own energy at displaced atoms and strained cells."""
     rng = np.random.default_rng(8)
-    cv = random_model(rng, 8, 5, [7], 1, "tanh", TRICLINIC)
+    cell = TRICLINIC if alignment == "none" else NO_CELL
+    cv = random_model(rng, 8, 5, [7], 1, "tanh", cell, alignment)
     cv.save(tmp_path / "cv.safetensors")
     handle = make_plumed(
         8,

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+
+namespace plumed_cv {
+
+using Matrix3 = std::array<double, 9>; // row by row
+
+/// Three lattice vectors, one after the other; all zero where there is no periodicity.
+using Cell = Matrix3;
+
+inline double determinant(const Cell& h) {
+    return h[0] * (h[4] * h[8] - h[5] * h[7]) - h[1] * (h[3] * h[8] - h[5] * h[6]) +
+           h[2] * (h[3] * h[7] - h[4] * h[6]);
+}
+
+inline Cell inverse(const Cell& h) {
+    const double d = determinant(h);
+    return {(h[4] * h[8] - h[5] * h[7]) / d, (h[2] * h[7] - h[1] * h[8]) / d,
+            (h[1] * h[5] - h[2] * h[4]) / d, (h[5] * h[6] - h[3] * h[8]) / d,
+            (h[0] * h[8] - h[2] * h[6]) / d, (h[2] * h[3] - h[0] * h[5]) / d,
+            (h[3] * h[7] - h[4] * h[6]) / d, (h[1] * h[6] - h[0] * h[7]) / d,
+            (h[0] * h[4] - h[1] * h[3]) / d};
+}
+
+inline Cell product(const Cell& a, const Cell& b) {
+    Cell c{};
+    for (std::size_t i = 0; i < 3; ++i)
+        for (std::size_t j = 0; j < 3; ++j)
+            for (std::size_t k = 0; k < 3; ++k)
+                c[3 * i + j] += a[3 * i + k] * b[3 * k + j];
+    return c;
+}
+
+/// Whether the cell has a volume; throws if it is neither that nor all zero.
+inline bool is_periodic(const Cell& h) {
+    if (std::all_of(h.begin(), h.end(), [](double v) { return v == 0; }))
+        return false;
+    double lengths = 1;
+    for (std::size_t i = 0; i < 9; i += 3)
+        lengths *= std::sqrt(h[i] * h[i] + h[i + 1] * h[i + 1] + h[i + 2] * h[i + 2]);
+    // Written so that NaN fails too.
+    if (!(std::abs(determinant(h)) > 1e-6 * lengths) || !std::isfinite(lengths))
+        throw std::runtime_error("the cell has no volume; three independent lattice vectors are "
+                                 "needed, or none at all for a system without periodicity.");
+    return true;
+}
+
+} // namespace plumed_cv
