@@ -6,7 +6,8 @@
 
 The structures are of a curve in six dimensions with independent noise, as of a path at 0 K, of a
 ball of bcc iron. Both recipes are timed, on one thread, with ten components and two layers of ten,
-and the linear algebra against scikit-learn's randomised PCA in the same process. Limits: 60 s and 2 GB for the first case, 6 GB for the second.
+and the linear algebra against scikit-learn's randomised PCA in the same process. Limits: 60 s and
+2 GB for the first case, 6 GB for the second.
 """
 
 import argparse
