@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-#include "../core/babf.h"
+#include "../core/babf_files.h"
 #include "../core/walkers.h"
 #include "compat.h"
 
@@ -252,14 +252,17 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     };
 
     Output parse_output(const std::string& file, const std::string& stride);
-    Grid parse_grid();
+    template <class Number>
+    std::vector<Number> parse_list(const std::string& key);
+    std::vector<Grid> parse_axes();
+    int parse_solve_stride(std::size_t nodes);
     double parse_tau(double ramp);
     std::string energy_unit();
     std::string input_path(const std::string& path) const;
     void check_outputs(const std::string& restart);
     void back_up_outputs(const std::string& restart);
     void write(bool state, bool profile) const;
-    void parse_walkers();
+    void parse_walkers(std::size_t nodes);
     void exchange(bool write);
 
     BabfLabels labels_;
@@ -269,7 +272,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     int walkers_stride_ = 0;
     bool exchanged_ = false; // since the start
     bool silent_ = false;    // the log knows that the contribution cannot be written
-    PLMD::Value* zeta_ = nullptr;
+    std::vector<PLMD::Value*> zeta_;
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
     long long learned_step_ = -1;  // the engine's number of it, -1 if unknown
@@ -282,21 +285,25 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     PLMD::bias::Bias::registerKeywords(keys);
     compat::use_arg(keys);
     keys.add("optional", "TEMP", "temperature; may be left out where the engine passes it");
-    keys.add("compulsory", "GRID_MIN", "the first node of the grid");
-    keys.add("compulsory", "GRID_MAX", "the last node of the grid");
-    keys.add("compulsory", "GRID_BIN", "the number of intervals between nodes");
+    keys.add("compulsory", "GRID_MIN", "the first node of the grid, for each CV");
+    keys.add("compulsory", "GRID_MAX", "the last node of the grid, for each CV");
+    keys.add("compulsory", "GRID_BIN", "the number of intervals between nodes, for each CV");
     keys.add(
         "compulsory", "RAMP",
         "the number of steps over which the weight of a sample grows to 1; 0 for equal weights");
     keys.add(
         "optional", "KAPPA",
-        "the spring constant, energy over CV squared; kT over the square of the grid spacing by "
-        "default");
+        "the spring constant, energy over CV squared, for each CV; kT over the square of the grid "
+        "spacing by default");
     keys.add("optional", "TAU",
              "the weight of the prior, in samples at each node; that of the first 20 samples by "
              "default; inf keeps the bias as PRIOR gives it");
     keys.add("optional", "PRIOR",
              "a file with the profile to start from: its column A_k, or else the second");
+    keys.add(
+        "optional", "SOLVE_STRIDE",
+        "two CVs: learned steps between two solutions for the profile that biases; 1000, and a "
+        "20th of the number of nodes at least, by default");
     keys.add("optional", "FES_FILE", "write the free energy profile to this file");
     keys.add("optional", "FES_STRIDE",
              "steps between writing FES_FILE; at the end only by default");
@@ -308,27 +315,37 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "WALKERS_ID", "which of them this is, from 0");
     keys.add("optional", "WALKERS_DIR", "the folder through which they know of each other");
     keys.add("optional", "WALKERS_RSTRIDE",
-             "learned steps between exchanges; 1000, and 20 for each walker at least, by default");
+             "learned steps between exchanges; 1000, 20 for each walker and 1 for each node at "
+             "least, by default");
     keys.use("UPDATE_FROM");
     keys.use("UPDATE_UNTIL");
-    compat::add_component(keys, "zeta", "the mean of the extended variable at this CV");
+    compat::add_component(
+        keys, "zeta", "the mean of the extended variable at this CV; zeta-0 and zeta-1 for two");
 }
 
 BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
-    if (getNumberOfArguments() != 1)
-        error("BABF biases one CV, but ARG names " + std::to_string(getNumberOfArguments()) + ".");
-    labels_ = {getPntrToArgument(0)->getName(), energy_unit()};
+    const std::size_t dimensions = getNumberOfArguments();
+    if (dimensions < 1 || dimensions > Babf::most_dimensions)
+        error("BABF biases one or two CVs, but ARG names " + std::to_string(dimensions) + ".");
+    for (std::size_t d = 0; d < dimensions; ++d)
+        labels_.arguments.push_back(getPntrToArgument(static_cast<unsigned>(d))->getName());
+    if (dimensions == 2 && labels_.arguments[0] == labels_.arguments[1])
+        error("ARG names " + labels_.arguments[0] + " twice: name two CVs.");
+    labels_.energy_unit = energy_unit();
 
     // What is estimated
     BabfParameters parameters;
     parameters.kT = getkBT();
     if (!(parameters.kT > 0))
         error("the temperature is not known, because the engine does not pass it: give TEMP.");
-    parameters.grid = parse_grid();
+    parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
-    parameters.kappa = BabfParameters::default_kappa(parameters.grid, parameters.kT);
-    parse("KAPPA", parameters.kappa);
+    parameters.kappa = parse_list<double>("KAPPA");
+    if (parameters.kappa.empty())
+        for (const Grid& grid : parameters.axes)
+            parameters.kappa.push_back(BabfParameters::default_kappa(grid, parameters.kT));
     parameters.tau = parse_tau(parameters.ramp);
+    parameters.solve_stride = parse_solve_stride(parameters.nodes());
 
     // Files
     std::string prior, restart;
@@ -338,7 +355,7 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         restart = input_path(restart);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
-    parse_walkers();
+    parse_walkers(parameters.nodes());
     checkRead();
     check_outputs(restart);
 
@@ -357,32 +374,41 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
             // Step 0 is no repetition: engines that count every run from 0 begin with it.
             repeated_step_ = learned_step_ > 0 ? learned_step_ : -1;
         } else if (!prior.empty()) {
-            parameters.prior = read_prior(input_path(prior), parameters.grid, labels_.energy_unit);
+            parameters.prior = read_prior(input_path(prior), parameters.axes, labels_);
             babf_.emplace(parameters);
         }
     } catch (const std::runtime_error& problem) {
         error(problem.what());
     }
 
-    addComponent("zeta");
-    if (parameters.grid.periodic) {
-        std::string minimum, maximum;
-        getPntrToArgument(0)->getDomain(minimum, maximum);
-        componentIsPeriodic("zeta", minimum, maximum);
-    } else {
-        componentIsNotPeriodic("zeta");
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        const std::string name = dimensions == 1 ? "zeta" : "zeta-" + std::to_string(d);
+        addComponent(name);
+        if (parameters.axes[d].periodic) {
+            std::string minimum, maximum;
+            getPntrToArgument(static_cast<unsigned>(d))->getDomain(minimum, maximum);
+            componentIsPeriodic(name, minimum, maximum);
+        } else {
+            componentIsNotPeriodic(name);
+        }
+        zeta_.push_back(getPntrToComponent(name));
     }
-    zeta_ = getPntrToComponent("zeta");
 
     writes_ = comm.Get_rank() == 0;
     back_up_outputs(restart);
     if (walkers_)
         exchange(false);
 
-    log.printf("  kT %g, grid from %g to %g with spacing %g%s\n", parameters.kT,
-               parameters.grid.minimum, parameters.grid.maximum, parameters.grid.spacing(),
-               parameters.grid.periodic ? ", periodic" : "");
-    log.printf("  KAPPA %g, TAU %g, RAMP %g\n", parameters.kappa, parameters.tau, parameters.ramp);
+    log.printf("  kT %g, TAU %g, RAMP %g\n", parameters.kT, parameters.tau, parameters.ramp);
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        const Grid& grid = parameters.axes[d];
+        log.printf("  %s: grid from %g to %g with spacing %g%s, KAPPA %g\n",
+                   labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.spacing(),
+                   grid.periodic ? ", periodic" : "", parameters.kappa[d]);
+    }
+    if (dimensions > 1)
+        log.printf("  the profile is solved for every %d steps, and more often at first\n",
+                   parameters.solve_stride);
     if (!restart.empty())
         log.printf("  going on from %s, which has learned from %.0f steps%s\n", restart.c_str(),
                    babf_->sums().steps,
@@ -394,10 +420,12 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                    "contributed, %.0f steps\n",
                    walkers_->path().c_str(), walkers_stride_, walkers_->contributors(),
                    babf_->steps() - babf_->sums().steps);
-    if (parameters.kappa > 4.01 * BabfParameters::default_kappa(parameters.grid, parameters.kT))
-        warning(
-            "KAPPA is more than 4 kT over the square of the grid spacing: the nodes are further "
-            "apart than the spring is wide, and the bias has a well at each of them");
+    for (std::size_t d = 0; d < dimensions; ++d)
+        if (parameters.kappa[d] >
+            4.01 * BabfParameters::default_kappa(parameters.axes[d], parameters.kT))
+            warning(
+                "KAPPA is more than 4 kT over the square of the grid spacing: the nodes are "
+                "further apart than the spring is wide, and the bias has a well at each of them");
     log << "  Bibliography "
         << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar, Marinica, "
                        "Phys. Chem. Chem. Phys. 24, 23152 (2022)")
@@ -419,16 +447,22 @@ BabfAction::~BabfAction() {
 }
 
 void BabfAction::calculate() {
-    const double xi = getArgument(0);
-    if (!std::isfinite(xi))
-        error("the CV " + labels_.argument +
-              " is not a finite number: the dynamics has failed before this step.");
+    Babf::Point xi{};
+    const std::size_t dimensions = labels_.arguments.size();
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        xi[d] = getArgument(static_cast<unsigned>(d));
+        if (!std::isfinite(xi[d]))
+            error("the CV " + labels_.arguments[d] +
+                  " is not a finite number: the dynamics has failed before this step.");
+    }
     if (getStep() != repeated_step_) // a later step of that number is not the same configuration
         repeated_step_ = -1;
-    const Babf::Evaluation& now = babf_->evaluate(xi);
+    const Babf::Evaluation& now = babf_->evaluate(xi.data());
     setBias(now.bias);
-    setOutputForce(0, now.force);
-    zeta_->set(now.zeta);
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        setOutputForce(static_cast<unsigned>(d), now.force[d]);
+        zeta_[d]->set(now.zeta[d]);
+    }
 }
 
 void BabfAction::update() {
@@ -467,7 +501,7 @@ void BabfAction::write(bool state, bool profile) const {
         write_table(profile_.path, profile_table(*babf_, labels_));
 }
 
-void BabfAction::parse_walkers() {
+void BabfAction::parse_walkers(std::size_t nodes) {
     const int absent = std::numeric_limits<int>::min();
     int number = absent, id = absent, stride = absent;
     std::string folder;
@@ -496,7 +530,7 @@ void BabfAction::parse_walkers() {
         error("WALKERS_RSTRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
     const auto walkers = static_cast<std::size_t>(number);
     walkers_.emplace(folder, walkers, static_cast<std::size_t>(id));
-    walkers_stride_ = stride != absent ? stride : Walkers::default_stride(walkers);
+    walkers_stride_ = stride != absent ? stride : Walkers::default_stride(walkers, nodes);
 }
 
 // One process reads and writes; all of them leave with the same sums, or with an error.
@@ -531,8 +565,8 @@ void BabfAction::exchange(bool write) {
         error(problem.empty() ? "the walker's file cannot be written." : problem);
     if (told == same)
         return;
-    BabfSums others =
-        writes_ ? walkers_->others(babf_->nodes().size()) : BabfSums(babf_->nodes().size());
+    BabfSums others = writes_ ? walkers_->others(babf_->parameters())
+                              : BabfSums(babf_->size(), babf_->dimensions());
     for (Sums* sums : {&others.weight, &others.force, &others.count, &others.offset}) {
         comm.Bcast(sums->sum, 0);
         comm.Bcast(sums->rest, 0);
@@ -577,33 +611,65 @@ void BabfAction::back_up_outputs(const std::string& restart) {
         back_up(walkers_->path());
 }
 
-Grid BabfAction::parse_grid() {
-    Grid grid;
-    int bins = 0;
-    parse("GRID_MIN", grid.minimum);
-    parse("GRID_MAX", grid.maximum);
-    parse("GRID_BIN", bins);
-    if (bins < 2 || bins > 1000000)
-        error("GRID_BIN=" + std::to_string(bins) + " must be from 2 to 1000000.");
-    grid.bins = static_cast<std::size_t>(bins);
-    grid.periodic = getPntrToArgument(0)->isPeriodic();
-    if (grid.periodic) {
-        double minimum = 0, maximum = 0;
-        getPntrToArgument(0)->getDomain(minimum, maximum);
-        const double slack = 1e-6 * (maximum - minimum);
-        if (!(std::abs(grid.minimum - minimum) < slack &&
-              std::abs(grid.maximum - maximum) < slack)) {
-            std::string from, to;
-            getPntrToArgument(0)->getDomain(from, to);
-            error("the CV " + labels_.argument +
-                  " is periodic, so the grid must be its domain: "
-                  "give GRID_MIN=" +
-                  from + " and GRID_MAX=" + to + ".");
+// One number a CV, or none at all.
+template <class Number>
+std::vector<Number> BabfAction::parse_list(const std::string& key) {
+    std::vector<Number> list;
+    parseVector(key, list);
+    const std::size_t expected = labels_.arguments.size();
+    if (!list.empty() && list.size() != expected)
+        error(key + " has " + std::to_string(list.size()) + " numbers for the " +
+              std::to_string(expected) + (expected == 1 ? " CV" : " CVs") + " of ARG: give " +
+              (expected == 1 ? "one." : "one for each."));
+    return list;
+}
+
+std::vector<Grid> BabfAction::parse_axes() {
+    const auto minima = parse_list<double>("GRID_MIN"), maxima = parse_list<double>("GRID_MAX");
+    const auto bins = parse_list<int>("GRID_BIN");
+    std::vector<Grid> axes;
+    double nodes = 1;
+    for (std::size_t d = 0; d < labels_.arguments.size(); ++d) {
+        const PLMD::Value& cv = *getPntrToArgument(static_cast<unsigned>(d));
+        if (bins[d] < 2 || bins[d] > 1000000)
+            error("GRID_BIN=" + std::to_string(bins[d]) + " must be from 2 to 1000000.");
+        Grid grid{minima[d], maxima[d], static_cast<std::size_t>(bins[d]), cv.isPeriodic()};
+        if (grid.periodic) {
+            double minimum = 0, maximum = 0;
+            cv.getDomain(minimum, maximum);
+            const double slack = 1e-6 * (maximum - minimum);
+            if (!(std::abs(grid.minimum - minimum) < slack &&
+                  std::abs(grid.maximum - maximum) < slack)) {
+                std::string from, to;
+                cv.getDomain(from, to);
+                error("the CV " + labels_.arguments[d] +
+                      " is periodic, so the grid must be its domain: "
+                      "give GRID_MIN=" +
+                      from + " and GRID_MAX=" + to +
+                      (labels_.arguments.size() == 1 ? "." : " for it."));
+            }
+            grid.minimum = minimum;
+            grid.maximum = maximum;
         }
-        grid.minimum = minimum;
-        grid.maximum = maximum;
+        nodes *= static_cast<double>(grid.nodes());
+        axes.push_back(grid);
     }
-    return grid;
+    if (axes.size() > 1 && nodes > 4e6)
+        error("GRID_BIN asks for " + to_text(nodes) + " nodes: give fewer bins, 4000000 in all.");
+    return axes;
+}
+
+int BabfAction::parse_solve_stride(std::size_t nodes) {
+    const int absent = std::numeric_limits<int>::min();
+    int stride = absent;
+    parse("SOLVE_STRIDE", stride);
+    if (stride == absent)
+        return BabfParameters::default_solve_stride(nodes);
+    if (labels_.arguments.size() == 1)
+        error("SOLVE_STRIDE is for two CVs: with one the profile is integrated in every step.");
+    if (stride < 1)
+        error("SOLVE_STRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
+    return stride;
 }
 
 // Its name, or kJ/mol in one of it where the user or the engine gave a number.

@@ -3,22 +3,25 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "matrix.h"
-#include "textfile.h"
+#include "poisson.h"
 #include "vector_math.h"
 
-// Bayesian adaptive biasing force in one dimension: Eqs. 7-10 and 12 of Baima et al., Phys. Chem.
-// Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
+// Bayesian adaptive biasing force in one and two dimensions: Eqs. 7-10 and 12 of Baima et al., Phys.
+// Chem. Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
 namespace plumed_cv {
 
-/// The values of the extended variable zeta: bins + 1 nodes, or bins where the last is the first.
+/// The values of the extended variable zeta along one CV: bins + 1 nodes, or bins where the last is
+/// the first.
 struct Grid {
     double minimum = 0;
     double maximum = 1;
@@ -26,18 +29,32 @@ struct Grid {
     bool periodic = false;
 
     std::size_t nodes() const { return periodic ? bins : bins + 1; }
+    double length() const { return maximum - minimum; }
     double spacing() const { return (maximum - minimum) / static_cast<double>(bins); }
     double node(std::size_t j) const { return minimum + static_cast<double>(j) * spacing(); }
+    /// The node nearest to x, as a whole number that may be outside of a grid that is not periodic.
+    double bin(double x) const {
+        const double n = static_cast<double>(nodes());
+        const double nearest = std::floor((x - minimum) / spacing() + 0.5);
+        return periodic ? nearest - n * std::floor(nearest / n) : nearest;
+    }
 };
 
 struct BabfParameters {
-    Grid grid;
+    std::vector<Grid> axes; // one a CV; nodes are numbered with the first CV running fastest
     double kT = 1;
-    double kappa = 1;          // energy over the square of the CV
+    std::vector<double> kappa; // one a CV, energy over the square of the CV
     double tau = 1;            // weight of the prior; infinite: the bias is the prior, for ever
     double ramp = 0;           // samples over which a sample's weight grows to 1
-    std::vector<double> prior; // dA/dz at the nodes before there are samples; empty: zero
+    std::vector<double> prior; // dA/dz at the nodes before there are samples, CV by CV; empty: zero
+    int solve_stride = 1000;   // samples between two solutions for A in two dimensions, at most
 
+    std::size_t nodes() const {
+        std::size_t product = 1;
+        for (const Grid& grid : axes)
+            product *= grid.nodes();
+        return product;
+    }
     static double default_kappa(const Grid& grid, double kT) {
         return kT / (grid.spacing() * grid.spacing());
     }
@@ -48,14 +65,18 @@ struct BabfParameters {
             tau += ramp > 0 ? std::min(1.0, s / ramp) : 1.0;
         return tau;
     }
+    /// A solution takes longer than a thousand steps of their own would where there are many nodes.
+    static int default_solve_stride(std::size_t nodes) {
+        return std::max(1000, static_cast<int>(nodes / 20));
+    }
 };
 
-/// One sum for every node. What rounding takes away from `sum` is kept in `rest`, so that 1e8
-/// samples add up like one; `sum` alone is the rounded total.
+/// Sums, one for every node or more. What rounding takes away from `sum` is kept in `rest`, so that
+/// 1e8 samples add up like one; `sum` alone is the rounded total.
 struct Sums {
     std::vector<double> sum, rest;
 
-    explicit Sums(std::size_t nodes = 0) : sum(nodes), rest(nodes) {}
+    explicit Sums(std::size_t size = 0) : sum(size), rest(size) {}
 
     PLUMED_CV_INLINE static void add(double& sum, double& rest, double value) {
         const double a = sum, b = rest + value;
@@ -77,10 +98,10 @@ struct Sums {
 };
 
 /// Everything learned. All of it is sums over samples: runs are merged and blocks are cut out by
-/// adding and subtracting. The profile that biases is a pure function of them.
+/// adding and subtracting. Mean forces and offsets are kept CV by CV.
 struct BabfSums {
-    explicit BabfSums(std::size_t nodes = 0)
-        : weight(nodes), force(nodes), count(nodes), offset(nodes) {}
+    explicit BabfSums(std::size_t nodes = 0, std::size_t dimensions = 1)
+        : weight(nodes), force(nodes * dimensions), count(nodes), offset(nodes * dimensions) {}
 
     std::size_t nodes() const { return weight.sum.size(); }
 
@@ -101,76 +122,203 @@ struct BabfSums {
 
 class Babf {
   public:
+    static constexpr std::size_t most_dimensions = 2;
+    using Point = std::array<double, most_dimensions>; // one number a CV; the rest is zero
+
     struct Evaluation {
         double bias;
-        double force; // -d bias / d xi
-        double zeta;  // <z>, the mean of the extended variable at this xi
+        Point force; // -d bias / d xi
+        Point zeta;  // <z>, the mean of the extended variable at this xi
     };
 
     struct Profile {
         std::vector<double> convolved;  // A_k
-        std::vector<double> derivative; // dA_k/dz
+        std::vector<double> derivative; // dA_k/dz, CV by CV
         std::vector<double> corrected;  // A; NaN in bins without a sample
         std::vector<double> count;      // weight of the samples in each bin
     };
 
     explicit Babf(BabfParameters parameters) : parameters_(std::move(parameters)) {
-        auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
-        if (!(grid.maximum > grid.minimum) || !std::isfinite(grid.spacing()) || grid.bins < 2)
-            throw std::runtime_error(
-                "the grid needs a minimum below its maximum and at least 2 bins.");
-        if (!(kT > 0 && std::isfinite(kT)))
+        auto& p = parameters_;
+        if (p.axes.empty() || p.axes.size() > most_dimensions || p.kappa.size() != p.axes.size())
+            throw std::runtime_error("one or two CVs can be biased, with a KAPPA for each.");
+        for (const Grid& grid : p.axes)
+            if (!(grid.maximum > grid.minimum) || !std::isfinite(grid.spacing()) || grid.bins < 2)
+                throw std::runtime_error(
+                    "the grid needs a minimum below its maximum and at least 2 bins.");
+        if (!(p.kT > 0 && std::isfinite(p.kT)))
             throw std::runtime_error("the temperature must be positive.");
-        if (!(kappa > 0 && std::isfinite(kappa)))
-            throw std::runtime_error("the spring constant KAPPA must be positive.");
-        if (!(tau > 0))
+        for (double kappa : p.kappa)
+            if (!(kappa > 0 && std::isfinite(kappa)))
+                throw std::runtime_error("the spring constant KAPPA must be positive.");
+        if (!(p.tau > 0))
             throw std::runtime_error("TAU, the weight of the prior, must be positive.");
-        if (!(ramp >= 0 && std::isfinite(ramp)))
+        if (!(p.ramp >= 0 && std::isfinite(p.ramp)))
             throw std::runtime_error("RAMP must be a number of steps, or 0 for equal weights.");
-        const std::size_t n = grid.nodes();
-        if (prior.empty())
-            prior.assign(n, 0.0);
-        if (prior.size() != n ||
-            !std::all_of(prior.begin(), prior.end(), [](double f) { return std::isfinite(f); }))
+        const std::size_t n = p.nodes();
+        if (p.prior.empty())
+            p.prior.assign(n * dimensions(), 0.0);
+        if (p.prior.size() != n * dimensions() ||
+            !std::all_of(p.prior.begin(), p.prior.end(), [](double f) { return std::isfinite(f); }))
             throw std::runtime_error("the prior must have one finite number for every node.");
-        sums_ = others_ = BabfSums(n);
-        derivative_ = energy_ = zeros();
-        distance_ = exponent_ = probability_ = Array(n);
-        for (std::size_t j = 0; j < n; ++j)
-            nodes_.push_back(grid.node(j));
+        sums_ = others_ = BabfSums(n, dimensions());
+        derivative_.assign(n * dimensions(), 0.0);
+        energy_.assign(n, 0.0);
+        if (dimensions() == 1) {
+            distance_ = exponent_ = probability_ = Array(n);
+            for (std::size_t j = 0; j < n; ++j)
+                nodes_.push_back(p.axes[0].node(j));
+        } else {
+            poisson_.emplace(std::array<std::size_t, 2>{p.axes[0].nodes(), p.axes[1].nodes()},
+                             std::array<bool, 2>{p.axes[0].periodic, p.axes[1].periodic});
+        }
         integrate(0, n);
     }
 
     const BabfParameters& parameters() const { return parameters_; }
+    std::size_t dimensions() const { return parameters_.axes.size(); }
+    /// The number of nodes.
+    std::size_t size() const { return energy_.size(); }
+    /// Where node j is.
+    Point node(std::size_t j) const {
+        Point z{};
+        for (std::size_t d = 0; d < dimensions(); ++d) {
+            z[d] = parameters_.axes[d].node(j % parameters_.axes[d].nodes());
+            j /= parameters_.axes[d].nodes();
+        }
+        return z;
+    }
     /// What this run has learned itself.
     const BabfSums& sums() const { return sums_; }
     /// Samples that the bias knows of: its own and those of the others.
     double steps() const { return sums_.steps + others_.steps; }
-    const std::vector<double>& nodes() const { return nodes_; }
     /// A at the nodes, as it biases now; zero at the first.
     const std::vector<double>& energy() const { return energy_; }
+    /// In two dimensions: this run's samples when A was solved for last.
+    double solved() const { return solved_; }
+
     /// P_j at the last evaluated xi.
-    const Array& probability() const { return probability_; }
+    std::vector<double> probability() const {
+        std::vector<double> p(size());
+        if (dimensions() == 1)
+            std::copy(probability_.begin(), probability_.end(), p.begin());
+        else
+            for_rows([&](std::size_t j, std::size_t from, std::size_t length, std::size_t) {
+                std::copy_n(&probability_[from], length, &p[j]);
+            });
+        return p;
+    }
 
     /// Adds what another run, or an earlier part of this one, has learned.
     void merge(const BabfSums& other) {
         sums_.add(other);
-        integrate(0, nodes_.size());
+        integrate(0, size());
+    }
+
+    /// Goes on from a state in two dimensions. Between two solutions A is not a function of the sums
+    /// and has to be given.
+    void resume(const BabfSums& sums, std::vector<double> energy, double solved) {
+        sums_ = sums;
+        energy_ = std::move(energy);
+        solved_ = solved;
+        highest_ = *std::max_element(energy_.begin(), energy_.end());
     }
 
     /// Takes what other walkers have learned in all, in place of what was taken before. It biases
     /// like what this run has learned, and stays apart from it.
     void set_others(BabfSums others) {
-        if (others.nodes() != nodes_.size())
+        if (others.nodes() != size() || others.force.sum.size() != sums_.force.sum.size())
             throw std::runtime_error("the sums are of another grid.");
         others_ = std::move(others);
-        integrate(0, nodes_.size());
+        integrate(0, size());
     }
 
-    /// Bias, force and P_j at xi; xi must be finite. update() then learns from this sample.
-    const Evaluation& evaluate(double xi) {
-        const double kT = parameters_.kT, kappa = parameters_.kappa;
-        xi_ = xi;
+    /// Bias, force and P_j at xi, one number a CV, which must be finite. update() then learns from
+    /// this sample.
+    const Evaluation& evaluate(const double* xi) {
+        std::copy_n(xi, dimensions(), xi_.begin());
+        return dimensions() == 1 ? evaluate_line() : evaluate_plane();
+    }
+    const Evaluation& evaluate(double xi) { return evaluate(&xi); }
+
+    /// Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
+    /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
+    /// out there or a failing engine, and one of them would spoil the end node: it is only counted.
+    /// The ramp weights a sample by how much A, under which it was taken, had been learned from: the
+    /// samples of all walkers.
+    void update() {
+        const auto& p = parameters_;
+        sums_.steps += 1;
+        double wall = 0;
+        for (std::size_t d = 0; d < dimensions(); ++d) {
+            const Grid& grid = p.axes[d];
+            const double outside =
+                grid.periodic ? 0 : std::max({grid.minimum - xi_[d], xi_[d] - grid.maximum, 0.0});
+            wall += 0.5 * p.kappa[d] * outside * outside;
+        }
+        if (wall > cutoff * p.kT)
+            return;
+        const double w = p.ramp > 0 ? std::min(1.0, steps() / p.ramp) : 1.0;
+        if (dimensions() == 1)
+            add_sample(last_ - first_, w, p.kappa[0], &probability_[first_], &distance_[first_],
+                       &sums_.weight.sum[first_], &sums_.weight.rest[first_],
+                       &sums_.force.sum[first_], &sums_.force.rest[first_]);
+        else
+            add_sample_to_plane(w);
+        std::size_t node = 0, stride = 1;
+        bool inside = true;
+        for (std::size_t d = 0; d < dimensions(); ++d) {
+            const Grid& grid = p.axes[d];
+            const double bin = grid.bin(xi_[d]);
+            inside = inside && bin >= 0 && bin < static_cast<double>(grid.nodes());
+            if (!inside)
+                break;
+            node += stride * static_cast<std::size_t>(bin);
+            stride *= grid.nodes();
+        }
+        if (inside) {
+            sums_.count.add(node, w);
+            for (std::size_t d = 0; d < dimensions(); ++d)
+                sums_.offset.add(d * size() + node, w * offset_[d]);
+        }
+        if (dimensions() == 1)
+            integrate(first_, last_);
+        else if (due())
+            integrate(0, size());
+    }
+
+    /// The two estimates of the profile, each with its lowest value at zero, from all that biases.
+    ///
+    /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
+    /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
+    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
+    /// are empty nothing is known of rho, and the convolved profile carries the energy across.
+    Profile profile() const {
+        BabfSums all = sums_;
+        all.add(others_);
+        Profile out{std::vector<double>(size(), 0.0), parameters_.prior,
+                    std::vector<double>(size(), NAN), all.count.sum};
+        for (std::size_t j = 0; j < size(); ++j)
+            if (all.count.sum[j] > 0)
+                for (std::size_t d = 0; d < dimensions(); ++d)
+                    out.derivative[d * size() + j] =
+                        all.force.sum[d * size() + j] / all.weight.sum[j];
+        if (dimensions() == 1)
+            profile_line(all, out);
+        else
+            profile_plane(all, out);
+        lower_to_zero(out.convolved);
+        lower_to_zero(out.corrected);
+        return out;
+    }
+
+    static constexpr double cutoff = 40;
+
+  private:
+    // One dimension
+
+    const Evaluation& evaluate_line() {
+        const double kT = parameters_.kT, kappa = parameters_.kappa[0];
         const double top = measure_exponents();
 
         // What is below e^-40 of the largest term does not change a double and is left out.
@@ -190,107 +338,34 @@ class Babf {
         const double norm = 1 / sum;
         for (std::size_t j = first_; j < last_; ++j)
             probability_[j] *= norm;
-        offset_ = moment * norm;
-        evaluation_ = {-kT * (top + std::log(sum * parameters_.grid.spacing())), kappa * offset_,
-                       xi + offset_};
+        offset_[0] = moment * norm;
+        evaluation_ = {-kT * (top + std::log(sum * parameters_.axes[0].spacing())),
+                       {kappa * offset_[0]},
+                       {xi_[0] + offset_[0]}};
         return evaluation_;
     }
-
-    /// Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
-    /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
-    /// out there or a failing engine, and one of them would spoil the end node: it is only counted.
-    /// The ramp weights a sample by how much A, under which it was taken, had been learned from: the
-    /// samples of all walkers.
-    void update() {
-        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
-        sums_.steps += 1;
-        const double outside =
-            grid.periodic ? 0 : std::max({grid.minimum - xi_, xi_ - grid.maximum, 0.0});
-        if (0.5 * kappa * outside * outside > cutoff * kT)
-            return;
-        const double w = ramp > 0 ? std::min(1.0, steps() / ramp) : 1.0;
-        add_sample(last_ - first_, w, kappa, &probability_[first_], &distance_[first_],
-                   &sums_.weight.sum[first_], &sums_.weight.rest[first_], &sums_.force.sum[first_],
-                   &sums_.force.rest[first_]);
-        const double n = static_cast<double>(nodes_.size());
-        double bin = std::floor((xi_ - grid.minimum) / grid.spacing() + 0.5);
-        if (grid.periodic)
-            bin -= n * std::floor(bin / n);
-        if (bin >= 0 && bin < n) {
-            sums_.count.add(static_cast<std::size_t>(bin), w);
-            sums_.offset.add(static_cast<std::size_t>(bin), w * offset_);
-        }
-        integrate(first_, last_);
-    }
-
-    /// The two estimates of the profile, each with its lowest value at zero, from all that biases.
-    ///
-    /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
-    /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
-    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
-    /// are empty nothing is known of rho, and the convolved profile carries the energy across.
-    Profile profile() const {
-        const Grid& grid = parameters_.grid;
-        const double kT = parameters_.kT, kappa = parameters_.kappa;
-        const std::size_t n = nodes_.size();
-        BabfSums all = sums_;
-        all.add(others_);
-        const auto &weight = all.weight.sum, &force = all.force.sum;
-        const auto &count = all.count.sum, &offset = all.offset.sum;
-        Profile out{zeros(), parameters_.prior, std::vector<double>(n, NAN), count};
-        std::vector<std::size_t> sampled;
-        for (std::size_t j = 0; j < n; ++j)
-            if (count[j] > 0) {
-                sampled.push_back(j);
-                out.derivative[j] = force[j] / weight[j];
-            }
-        trapezoid(out.derivative, 0, out.convolved);
-        if (!sampled.empty()) {
-            const auto step = [&](std::size_t i, std::size_t j, bool adjacent) {
-                if (!adjacent)
-                    return out.convolved[j] - out.convolved[i];
-                const double mean_i = offset[i] / count[i];
-                const double mean_j = offset[j] / count[j];
-                return -kT * std::log(count[j] / count[i]) +
-                       grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
-            };
-            const std::size_t first = sampled.front(), last = sampled.back();
-            out.corrected[first] = 0;
-            for (std::size_t s = 1; s < sampled.size(); ++s) {
-                const std::size_t i = sampled[s - 1], j = sampled[s];
-                out.corrected[j] = out.corrected[i] + step(i, j, j == i + 1);
-            }
-            if (grid.periodic) { // what is left after one turn is noise: spread it evenly
-                const double turn = out.corrected[last] + step(last, first, first + n == last + 1);
-                for (std::size_t j : sampled)
-                    out.corrected[j] -=
-                        turn * static_cast<double>(j - first) / static_cast<double>(n);
-            }
-        }
-        lower_to_zero(out.convolved);
-        lower_to_zero(out.corrected);
-        return out;
-    }
-
-    static constexpr double cutoff = 40;
-
-  private:
-    std::vector<double> zeros() const { return std::vector<double>(parameters_.grid.nodes(), 0.0); }
 
     /// Sets distance_ to z_j - xi, the shortest one on a periodic CV, and exponent_ to the logarithm
     /// of the terms of Eq. 9; returns the largest of these.
     double measure_exponents() {
-        const Grid& grid = parameters_.grid;
-        double inside = xi_, period = 1, inverse_period = 0;
-        if (grid.periodic) {
-            period = grid.maximum - grid.minimum;
-            inverse_period = 1 / period;
-            inside -= period * std::floor((xi_ - grid.minimum) / period);
-        }
-        return exponents(nodes_.size(), nodes_.data(), inside, period, inverse_period,
-                         energy_.data(), 1 / parameters_.kT, 0.5 * parameters_.kappa,
-                         distance_.data(), exponent_.data());
+        const Grid& grid = parameters_.axes[0];
+        const Nearest nearest(grid, xi_[0]);
+        return exponents(nodes_.size(), nodes_.data(), nearest.inside, nearest.period,
+                         nearest.inverse_period, energy_.data(), 1 / parameters_.kT,
+                         0.5 * parameters_.kappa[0], distance_.data(), exponent_.data());
     }
+
+    /// What it takes to find the shortest distance to x.
+    struct Nearest {
+        double inside, period = 1, inverse_period = 0;
+        Nearest(const Grid& grid, double x) : inside(x) {
+            if (grid.periodic) {
+                period = grid.length();
+                inverse_period = 1 / period;
+                inside -= period * std::floor((x - grid.minimum) / period);
+            }
+        }
+    };
 
     PLUMED_CV_CLONES static double exponents(std::size_t n, const double* node, double xi,
                                              double period, double inverse_period,
@@ -302,6 +377,10 @@ class Babf {
             distance[j] = d - period * nearest(d * inverse_period);
             exponent[j] = beta * (energy[j] - half_kappa * distance[j] * distance[j]);
         }
+        return highest(n, exponent);
+    }
+
+    PLUMED_CV_INLINE static double highest(std::size_t n, const double* exponent) {
         double top[block]; // so many at once, for each has to wait for the one before
         std::fill_n(top, block, -INFINITY);
         std::size_t j = 0;
@@ -343,27 +422,65 @@ class Babf {
         }
     }
 
+    void profile_line(const BabfSums& all, Profile& out) const {
+        const Grid& grid = parameters_.axes[0];
+        const double kT = parameters_.kT, kappa = parameters_.kappa[0];
+        const std::size_t n = size();
+        const auto &count = all.count.sum, &offset = all.offset.sum;
+        std::vector<std::size_t> sampled;
+        for (std::size_t j = 0; j < n; ++j)
+            if (count[j] > 0)
+                sampled.push_back(j);
+        trapezoid(out.derivative, 0, out.convolved);
+        if (sampled.empty())
+            return;
+        const auto step = [&](std::size_t i, std::size_t j, bool adjacent) {
+            if (!adjacent)
+                return out.convolved[j] - out.convolved[i];
+            const double mean_i = offset[i] / count[i];
+            const double mean_j = offset[j] / count[j];
+            return -kT * std::log(count[j] / count[i]) +
+                   grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
+        };
+        const std::size_t first = sampled.front(), last = sampled.back();
+        out.corrected[first] = 0;
+        for (std::size_t s = 1; s < sampled.size(); ++s) {
+            const std::size_t i = sampled[s - 1], j = sampled[s];
+            out.corrected[j] = out.corrected[i] + step(i, j, j == i + 1);
+        }
+        if (grid.periodic) { // what is left after one turn is noise: spread it evenly
+            const double turn = out.corrected[last] + step(last, first, first + n == last + 1);
+            for (std::size_t j : sampled)
+                out.corrected[j] -= turn * static_cast<double>(j - first) / static_cast<double>(n);
+        }
+    }
+
     /// Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
     void integrate(std::size_t begin, std::size_t end) {
-        const auto& [grid, kT, kappa, tau, ramp, prior] = parameters_;
+        const double tau = parameters_.tau;
+        const auto& prior = parameters_.prior;
         const auto &weight = sums_.weight.sum, &force = sums_.force.sum;
         const auto &more_weight = others_.weight.sum, &more_force = others_.force.sum;
         if (std::isinf(tau))
             std::copy(prior.begin(), prior.end(), derivative_.begin());
         else
-            for (std::size_t j = begin; j < end; ++j)
-                derivative_[j] = (tau * prior[j] + (force[j] + more_force[j])) /
-                                 (tau + (weight[j] + more_weight[j]));
-        trapezoid(derivative_, begin, energy_);
+            for (std::size_t d = 0, i = begin; d < dimensions(); ++d, i = d * size() + begin)
+                for (std::size_t j = begin; j < end; ++j, ++i)
+                    derivative_[i] = (tau * prior[i] + (force[i] + more_force[i])) /
+                                     (tau + (weight[j] + more_weight[j]));
+        if (dimensions() == 1)
+            trapezoid(derivative_, begin, energy_);
+        else
+            solve();
     }
 
     /// Integrates from the first node; nodes before `begin` hold their values already. On a circle
     /// only a derivative without a mean has an integral.
     void trapezoid(const std::vector<double>& derivative, std::size_t begin,
                    std::vector<double>& integral) const {
-        const double half = 0.5 * parameters_.grid.spacing();
+        const double half = 0.5 * parameters_.axes[0].spacing();
         double twice_mean = 0;
-        if (parameters_.grid.periodic) {
+        if (parameters_.axes[0].periodic) {
             for (double d : derivative)
                 twice_mean += d;
             twice_mean *= 2 / static_cast<double>(derivative.size());
@@ -374,6 +491,258 @@ class Babf {
             integral[j] =
                 integral[j - 1] + half * ((derivative[j - 1] + derivative[j]) - twice_mean);
     }
+
+    // Two dimensions: only nodes near xi have a part in a step, a rectangle of them, which may reach
+    // across the borders of a periodic grid. A follows from the mean force now and then.
+
+    /// The nodes along one axis of which Eq. 9 may have terms that count.
+    struct Span {
+        std::size_t first = 0, count = 0; // from `first` on, around the border
+        Array distance;                   // z - xi
+        Array spring;                     // beta k/2 (z - xi)^2
+
+        /// All whose spring takes at most `most`, in kT, more than that of the nearest node.
+        void measure(const Grid& grid, double xi, double half_kappa, double most) {
+            const Nearest nearest_image(grid, xi);
+            const double h = grid.spacing(), inside = nearest_image.inside;
+            const double n = static_cast<double>(grid.nodes());
+            double near = std::floor((inside - grid.minimum) / h + 0.5);
+            if (!grid.periodic)
+                near = std::clamp(near, 0.0, n - 1);
+            const double shortest = grid.minimum + near * h - inside;
+            const double reach = std::sqrt(shortest * shortest + most / half_kappa);
+            double low = std::min(near, std::ceil((inside - reach - grid.minimum) / h));
+            double high = std::max(near, std::floor((inside + reach - grid.minimum) / h));
+            if (grid.periodic && high - low >= n) {
+                low = near - std::floor(n / 2);
+                high = low + n - 1;
+            } else if (!grid.periodic) {
+                low = std::max(low, 0.0);
+                high = std::min(high, n - 1);
+            }
+            count = static_cast<std::size_t>(high - low) + 1;
+            first = static_cast<std::size_t>(grid.periodic ? low - n * std::floor(low / n) : low);
+            if (distance.size() < count)
+                distance = spring = Array(padded(count));
+            for (std::size_t i = 0; i < count; ++i) {
+                const double d = grid.minimum + (low + static_cast<double>(i)) * h - inside;
+                distance[i] = d - nearest_image.period * nearest(d * nearest_image.inverse_period);
+                spring[i] = half_kappa * distance[i] * distance[i];
+            }
+        }
+    };
+
+    /// Calls f(j, from, length, row) for pieces of rows: the first node, its place in probability_,
+    /// the number of nodes, and which row of the rectangle it is.
+    template <class Function>
+    void for_rows(Function&& f) const {
+        const std::size_t n = parameters_.axes[0].nodes(), m = parameters_.axes[1].nodes();
+        const Span &along = spans_[0], &across = spans_[1];
+        const std::size_t before_border = std::min(along.count, n - along.first);
+        for (std::size_t r = 0; r < across.count; ++r) {
+            const std::size_t row = (across.first + r) % m * n, from = r * row_;
+            f(row + along.first, from, before_border, r);
+            if (before_border < along.count)
+                f(row, from + before_border, along.count - before_border, r);
+        }
+    }
+
+    const Evaluation& evaluate_plane() {
+        const double beta = 1 / parameters_.kT;
+        // No node has a larger A than `highest_`, so that the ones with a stiffer spring than this
+        // allows are below the cutoff.
+        const double most = cutoff + beta * (highest_ - energy_[nearest_node()]);
+        for (std::size_t d = 0; d < 2; ++d)
+            spans_[d].measure(parameters_.axes[d], xi_[d], 0.5 * beta * parameters_.kappa[d], most);
+        const Span &along = spans_[0], &across = spans_[1];
+        row_ = padded(along.count); // aligned, or the order of sums would depend on the address
+        if (exponent_.size() < across.count * row_)
+            exponent_ = probability_ = Array(across.count * row_);
+        for_rows([&](std::size_t j, std::size_t from, std::size_t length, std::size_t r) {
+            const double *energy = &energy_[j], *spring = &along.spring[from - r * row_];
+            double* exponent = &exponent_[from];
+            for (std::size_t i = 0; i < length; ++i)
+                exponent[i] = beta * energy[i] - (spring[i] + across.spring[r]);
+        });
+        double top = -INFINITY;
+        for (std::size_t r = 0; r < across.count; ++r)
+            top = std::max(top, highest(along.count, &exponent_[r * row_]));
+
+        double sum = 0;
+        Point moment{};
+        for (std::size_t r = 0; r < across.count; ++r) {
+            double row_sum = 0, row_moment = 0;
+            exponentials(along.count, &exponent_[r * row_], top, along.distance.data(),
+                         &probability_[r * row_], row_sum, row_moment);
+            sum += row_sum;
+            moment[0] += row_moment;
+            moment[1] += row_sum * across.distance[r];
+        }
+        const double norm = 1 / sum;
+        for (std::size_t i = 0; i < across.count * row_; ++i)
+            probability_[i] *= norm;
+        const double cell = parameters_.axes[0].spacing() * parameters_.axes[1].spacing();
+        evaluation_.bias = -parameters_.kT * (top + std::log(sum * cell));
+        for (std::size_t d = 0; d < 2; ++d) {
+            offset_[d] = moment[d] * norm;
+            evaluation_.force[d] = parameters_.kappa[d] * offset_[d];
+            evaluation_.zeta[d] = xi_[d] + offset_[d];
+        }
+        return evaluation_;
+    }
+
+    std::size_t nearest_node() const {
+        std::size_t node = 0, stride = 1;
+        for (std::size_t d = 0; d < 2; ++d) {
+            const Grid& grid = parameters_.axes[d];
+            const double last = static_cast<double>(grid.nodes() - 1);
+            node += stride * static_cast<std::size_t>(std::clamp(grid.bin(xi_[d]), 0.0, last));
+            stride *= grid.nodes();
+        }
+        return node;
+    }
+
+    void add_sample_to_plane(double w) {
+        const double k0 = parameters_.kappa[0], k1 = parameters_.kappa[1];
+        for_rows([&](std::size_t j, std::size_t from, std::size_t length, std::size_t r) {
+            const double* p = &probability_[from];
+            add_sample(length, w, k0, p, &spans_[0].distance[from - r * row_], &sums_.weight.sum[j],
+                       &sums_.weight.rest[j], &sums_.force.sum[j], &sums_.force.rest[j]);
+            add_products(length, w * k1 * spans_[1].distance[r], p, &sums_.force.sum[size() + j],
+                         &sums_.force.rest[size() + j]);
+        });
+    }
+
+    PLUMED_CV_CLONES static void add_products(std::size_t n, double factor, const double* p,
+                                              double* sum, double* rest) {
+#pragma omp simd
+        for (std::size_t j = 0; j < n; ++j)
+            Sums::add(sum[j], rest[j], factor * p[j]);
+    }
+
+    /// Whether A is to follow from the mean force again: after 5 % more samples, and never later than
+    /// after so many, for at any time the system may come to where nothing is known.
+    bool due() const {
+        const double stride = parameters_.solve_stride;
+        const double wait = std::clamp(std::floor(sums_.steps / 20),
+                                       std::max(1.0, std::floor(stride / 20)), stride);
+        return !std::isinf(parameters_.tau) && sums_.steps - solved_ >= wait;
+    }
+
+    /// Eq. 8 in two dimensions: the A whose slopes come closest to the mean force. Each node's counts
+    /// with its weight, that of the prior included; so where there are no samples, A bends as the
+    /// values around ask for, and nothing that is guessed there spoils what is known elsewhere.
+    void solve() {
+        std::vector<double> weight(size(), 1.0);
+        if (!std::isinf(parameters_.tau))
+            for (std::size_t j = 0; j < size(); ++j)
+                weight[j] = parameters_.tau + (sums_.weight.sum[j] + others_.weight.sum[j]);
+        solve(weight, derivative_, energy_);
+        solved_ = sums_.steps;
+        highest_ = *std::max_element(energy_.begin(), energy_.end());
+    }
+
+    void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
+               std::vector<double>& energy) const {
+        Poisson::Edges weights, steps;
+        for (std::size_t d = 0; d < 2; ++d) {
+            const double h = parameters_.axes[d].spacing();
+            // A sample of the force along d has the variance kT k_d, and the step is h times it.
+            const double stiffness = parameters_.kT / (parameters_.kappa[d] * h * h);
+            const double* slope = &derivative[d * size()];
+            weights[d].resize(size());
+            steps[d].resize(size());
+            for (std::size_t j = 0; j < size(); ++j) {
+                if (!poisson_->has_next(d, j))
+                    continue;
+                const std::size_t next = poisson_->next(d, j);
+                weights[d][j] = stiffness * weight[j] * weight[next] / (weight[j] + weight[next]);
+                steps[d][j] = 0.5 * h * (slope[j] + slope[next]);
+            }
+        }
+        poisson_->solve(weights, steps, energy);
+        const double first = energy[0];
+        for (double& a : energy)
+            a -= first;
+    }
+
+    void profile_plane(const BabfSums& all, Profile& out) const {
+        const double kT = parameters_.kT;
+        const auto &weight = all.weight.sum, &count = all.count.sum, &offset = all.offset.sum;
+        double sum = 0, sampled = 0;
+        for (std::size_t j = 0; j < size(); ++j)
+            if (count[j] > 0) {
+                sum += weight[j];
+                sampled += 1;
+            }
+        if (sampled == 0) {
+            solve(std::vector<double>(size(), 1.0), out.derivative, out.convolved);
+            return;
+        }
+        const double least = unsampled * sum / sampled;
+        std::vector<double> weights(size());
+        for (std::size_t j = 0; j < size(); ++j)
+            weights[j] = count[j] > 0 ? std::max(weight[j], least) : least;
+        solve(weights, out.derivative, out.convolved);
+
+        // The same between sampled bins that are neighbours; the number of samples is what makes
+        // the logarithm's error.
+        Poisson::Edges edge, step;
+        for (std::size_t d = 0; d < 2; ++d) {
+            edge[d].assign(size(), 0.0);
+            step[d].assign(size(), 0.0);
+            const double half = 0.5 * parameters_.axes[d].spacing() * parameters_.kappa[d];
+            const double* moment = &offset[d * size()];
+            for (std::size_t i = 0; i < size(); ++i) {
+                if (!(count[i] > 0) || !poisson_->has_next(d, i))
+                    continue;
+                const std::size_t j = poisson_->next(d, i);
+                if (!(count[j] > 0))
+                    continue;
+                edge[d][i] = count[i] * count[j] / (count[i] + count[j]);
+                step[d][i] = -kT * std::log(count[j] / count[i]) +
+                             half * (moment[i] / count[i] + moment[j] / count[j]);
+            }
+        }
+        out.corrected = out.convolved;
+        poisson_->solve(edge, step, out.corrected);
+        // Between parts of the grid that no sampled bins join, the convolved profile says how high
+        // one lies above the other.
+        std::vector<bool> done(size());
+        for (std::size_t start = 0; start < size(); ++start) {
+            if (!(count[start] > 0)) {
+                out.corrected[start] = NAN;
+                continue;
+            }
+            if (done[start])
+                continue;
+            std::vector<std::size_t> part{start};
+            done[start] = true;
+            double samples = 0, above = 0;
+            for (std::size_t p = 0; p < part.size(); ++p) {
+                const std::size_t j = part[p];
+                samples += count[j];
+                above += count[j] * (out.convolved[j] - out.corrected[j]);
+                const auto visit = [&](std::size_t i) {
+                    if (count[i] > 0 && !done[i]) {
+                        done[i] = true;
+                        part.push_back(i);
+                    }
+                };
+                for (std::size_t d = 0; d < 2; ++d) {
+                    if (poisson_->has_next(d, j))
+                        visit(poisson_->next(d, j));
+                    if (poisson_->has_previous(d, j))
+                        visit(poisson_->previous(d, j));
+                }
+            }
+            for (std::size_t j : part)
+                out.corrected[j] += above / samples;
+        }
+    }
+
+    /// Weight in A_k of a node without samples, over the mean of those with.
+    static constexpr double unsampled = 1e-6;
 
     static void lower_to_zero(std::vector<double>& profile) {
         double lowest = INFINITY;
@@ -388,244 +757,14 @@ class Babf {
     BabfSums others_; // and by other walkers
     std::vector<double> nodes_, derivative_, energy_;
     Array distance_, exponent_, probability_; // at the last evaluated xi
-    std::size_t first_ = 0, last_ = 0;        // probability_ is zero outside
-    double xi_ = 0, offset_ = 0;
+    std::size_t first_ = 0, last_ = 0;        // probability_ is zero outside; one dimension
+    std::array<Span, 2> spans_;               // two dimensions: the rectangle of exponent_ and
+    std::size_t row_ = 0;                     // probability_, and what one of its rows takes
+    mutable std::optional<Poisson> poisson_;
+    double highest_ = 0; // of energy_
+    double solved_ = 0;
+    Point xi_{}, offset_{};
     Evaluation evaluation_{};
 };
-
-/// dA/dz at the nodes from a profile (x, A) read from a file, by central differences of its linear
-/// interpolation. `name` is the file's, for the messages.
-inline std::vector<double> prior_derivative(const Grid& grid, std::vector<double> x,
-                                            std::vector<double> A, const std::string& name) {
-    if (x.size() < 2)
-        throw std::runtime_error(name + ": needs at least two rows to be a prior.");
-    for (std::size_t i = 0; i < x.size(); ++i)
-        if (!std::isfinite(x[i]) || !std::isfinite(A[i]) || (i > 0 && x[i] <= x[i - 1]))
-            throw std::runtime_error(name + ": row " + std::to_string(i + 1) +
-                                     " has a number that is not finite or a CV that does not grow, "
-                                     "so it is no profile to take a prior from.");
-    const double slack = 1e-6 * grid.spacing();
-    const double length = grid.maximum - grid.minimum;
-    if (grid.periodic) {
-        const double x0 = x.front(), A0 = A.front(), xn = x.back(), An = A.back();
-        if (xn - x0 < length - slack) {
-            x.push_back(x0 + length);
-            A.push_back(A0);
-            x.insert(x.begin(), xn - length);
-            A.insert(A.begin(), An);
-        }
-    }
-    if (x.front() > grid.minimum + slack || x.back() < grid.maximum - slack)
-        throw std::runtime_error(name + ": covers " + to_text(x.front()) + " to " +
-                                 to_text(x.back()) + " but the grid goes from " +
-                                 to_text(grid.minimum) + " to " + to_text(grid.maximum) +
-                                 "; give a profile over the whole grid.");
-    const auto interpolate = [&](double z) {
-        z = std::clamp(z, x.front(), x.back());
-        const auto above = std::upper_bound(x.begin() + 1, x.end() - 1, z) - x.begin();
-        const double t = (z - x[above - 1]) / (x[above] - x[above - 1]);
-        return A[above - 1] + t * (A[above] - A[above - 1]);
-    };
-    std::vector<double> derivative;
-    for (std::size_t j = 0; j < grid.nodes(); ++j) {
-        double low = grid.node(j) - 0.5 * grid.spacing(), high = low + grid.spacing();
-        if (!grid.periodic) {
-            low = std::max(low, grid.minimum);
-            high = std::min(high, grid.maximum);
-        }
-        derivative.push_back((interpolate(high) - interpolate(low)) / (high - low));
-    }
-    return derivative;
-}
-
-inline std::vector<double> column(const Table& table, std::size_t c) {
-    std::vector<double> values;
-    for (const auto& row : table.rows)
-        values.push_back(row[c]);
-    return values;
-}
-
-/// A profile file: `A_k` where it has such a column (ours), else the second (sum_hills and others).
-inline std::vector<double> read_prior(const std::string& path, const Grid& grid,
-                                      const std::string& energy_unit) {
-    const Table table = read_table(path);
-    if (table.fields.size() < 2)
-        throw std::runtime_error(path + ": needs two columns, the CV and its free energy.");
-    const std::string* unit = table.constant("energy_unit");
-    if (unit && *unit != energy_unit)
-        throw std::runtime_error(path + ": is in " + *unit + " but the energy unit here is " +
-                                 energy_unit + "; use the same UNITS ENERGY.");
-    const auto found = std::find(table.fields.begin(), table.fields.end(), "A_k");
-    const auto c = found == table.fields.end() ? 1 : found - table.fields.begin();
-    return prior_derivative(grid, column(table, 0), column(table, static_cast<std::size_t>(c)),
-                            path);
-}
-
-/// What the header of a file says beside the numbers of the estimator.
-struct BabfLabels {
-    std::string argument;
-    std::string energy_unit;
-};
-
-inline std::vector<std::pair<std::string, std::string>>
-grid_constants(const Grid& grid, const std::string& argument) {
-    return {{"min_" + argument, to_text(grid.minimum)},
-            {"max_" + argument, to_text(grid.maximum)},
-            {"nbins_" + argument, std::to_string(grid.bins)},
-            {"periodic_" + argument, grid.periodic ? "true" : "false"}};
-}
-
-inline std::vector<std::string> state_fields(const BabfLabels& labels) {
-    return {labels.argument, "weight",      "force",      "count",      "offset",
-            "prior",         "weight_rest", "force_rest", "count_rest", "offset_rest"};
-}
-
-/// `md_step` is the engine's number of the last step learned from, negative where there is none.
-inline Table state_table(const Babf& babf, const BabfLabels& labels, long long md_step = -1) {
-    const auto& p = babf.parameters();
-    const auto& s = babf.sums();
-    Table table;
-    table.fields = state_fields(labels);
-    table.constants = {
-        {"action", "BABF_state"},  {"format_version", "1"},     {"energy_unit", labels.energy_unit},
-        {"kT", to_text(p.kT)},     {"kappa", to_text(p.kappa)}, {"tau", to_text(p.tau)},
-        {"ramp", to_text(p.ramp)}, {"steps", to_text(s.steps)}};
-    if (md_step >= 0)
-        table.constants.emplace_back("md_step", std::to_string(md_step));
-    for (auto& constant : grid_constants(p.grid, labels.argument))
-        table.constants.push_back(std::move(constant));
-    for (std::size_t j = 0; j < babf.nodes().size(); ++j)
-        table.rows.push_back({babf.nodes()[j], s.weight.sum[j], s.force.sum[j], s.count.sum[j],
-                              s.offset.sum[j], p.prior[j], s.weight.rest[j], s.force.rest[j],
-                              s.count.rest[j], s.offset.rest[j]});
-    return table;
-}
-
-/// The sums of a state, if it is of the same estimator as `expected` (its prior aside) and holds
-/// nothing that no run writes.
-inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
-                          const BabfLabels& labels, const std::string& name) {
-    const auto text = [&](const std::string& key) {
-        const std::string* value = table.constant(key);
-        if (!value || value->empty())
-            throw std::runtime_error(name + ": its header has no '#! SET " + key +
-                                     "', so it is not a whole state file of BABF.");
-        return *value;
-    };
-    const auto same = [&](const std::string& key, const std::string& here) {
-        if (text(key) != here)
-            throw std::runtime_error(name + ": has " + key + "=" + text(key) + " but here it is " +
-                                     here + "; give the same, or do without this file.");
-    };
-    const auto same_number = [&](const std::string& key, double here, double scale) {
-        double there;
-        // Written so that NaN is refused, and two infinities are the same.
-        if (!to_number(text(key), there) ||
-            !(there == here || std::abs(there - here) <= 1e-6 * scale))
-            same(key, to_text(here));
-    };
-    same("action", "BABF_state");
-    same("format_version", "1");
-    if (table.fields.front() != labels.argument)
-        throw std::runtime_error(name + ": is of the CV '" + table.fields.front() +
-                                 "' but ARG is '" + labels.argument + "'.");
-    const Grid& grid = expected.grid;
-    for (const auto& [key, value] : grid_constants(grid, labels.argument))
-        if (key.rfind("min_", 0) == 0)
-            same_number(key, grid.minimum, grid.spacing());
-        else if (key.rfind("max_", 0) == 0)
-            same_number(key, grid.maximum, grid.spacing());
-        else
-            same(key, value);
-    same("energy_unit", labels.energy_unit);
-    same_number("kT", expected.kT, expected.kT);
-    same_number("kappa", expected.kappa, expected.kappa);
-    same_number("ramp", expected.ramp, expected.ramp);
-    same_number("tau", expected.tau, expected.tau);
-    if (table.fields != state_fields(labels))
-        throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
-    if (table.rows.size() != grid.nodes())
-        throw std::runtime_error(name + ": has " + std::to_string(table.rows.size()) + " of the " +
-                                 std::to_string(grid.nodes()) +
-                                 " rows that its header promises, so it is not complete.");
-
-    BabfSums sums;
-    if (!to_number(text("steps"), sums.steps) || sums.steps < 0 ||
-        sums.steps != std::floor(sums.steps) || std::isinf(sums.steps))
-        throw std::runtime_error(name + ": steps=" + text("steps") + " is no number of steps.");
-    // No spring is longer, and no sample weighs more than 1. What a sum leaves is below its digits.
-    const double longest =
-        expected.kappa *
-        (grid.maximum - grid.minimum + std::sqrt(2 * Babf::cutoff * expected.kT / expected.kappa));
-    const double slack = 1 + 1e-6;
-    double all_weight = 0, all_count = 0;
-    for (std::size_t j = 0; j < table.rows.size(); ++j) {
-        const auto& row = table.rows[j];
-        bool sound =
-            std::all_of(row.begin(), row.end(), [](double v) { return std::isfinite(v); }) &&
-            std::abs(row[0] - grid.node(j)) <= 1e-6 * grid.spacing() && row[1] >= 0 &&
-            std::abs(row[2]) <= slack * longest * row[1] && row[3] >= 0 &&
-            std::abs(row[4]) <= slack * longest / expected.kappa * row[3];
-        for (std::size_t c = 1; c <= 4; ++c)
-            sound = sound && std::abs(row[c + 5]) <= 1e-15 * std::abs(row[c]);
-        if (!sound)
-            throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
-                                     " holds a number that no run writes (NaN, infinite, negative "
-                                     "weight, impossible force or wrong node), so the file is "
-                                     "damaged.");
-        all_weight += row[1];
-        all_count += row[3];
-    }
-    if (std::max(all_weight, all_count) > slack * sums.steps)
-        throw std::runtime_error(name + ": its samples weigh more than its " + text("steps") +
-                                 " steps, so the file is damaged.");
-    std::size_t c = 0;
-    for (Sums* sum : {&sums.weight, &sums.force, &sums.count, &sums.offset}) {
-        sum->sum = column(table, ++c);
-        sum->rest = column(table, c + 5);
-    }
-    return sums;
-}
-
-/// The estimator that goes on from a state of the same one as `expected`, with the prior of the
-/// state.
-inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
-                     const std::string& name) {
-    const BabfSums sums = read_sums(table, expected, labels, name);
-    BabfParameters parameters = expected;
-    parameters.prior = column(table, 5);
-    Babf babf(std::move(parameters));
-    babf.merge(sums);
-    return babf;
-}
-
-/// The `md_step` of a state, -1 if it has none (the sum of several runs).
-inline long long md_step(const Table& table, const std::string& name) {
-    const std::string* text = table.constant("md_step");
-    if (!text)
-        return -1;
-    double step;
-    if (!to_number(*text, step) || !(step >= 0 && step < 1e15) || step != std::floor(step))
-        throw std::runtime_error(name + ": md_step=" + *text + " is no number of a step.");
-    return static_cast<long long>(step);
-}
-
-inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
-    const auto& p = babf.parameters();
-    const Babf::Profile profile = babf.profile();
-    Table table;
-    table.fields = {labels.argument, "A_k", "A", "der_A_k", "count"};
-    table.constants = {{"action", "BABF_fes"},
-                       {"energy_unit", labels.energy_unit},
-                       {"kT", to_text(p.kT)},
-                       {"kappa", to_text(p.kappa)},
-                       {"steps", to_text(babf.steps())}};
-    for (auto& constant : grid_constants(p.grid, labels.argument))
-        table.constants.push_back(std::move(constant));
-    for (std::size_t j = 0; j < babf.nodes().size(); ++j)
-        table.rows.push_back({babf.nodes()[j], profile.convolved[j], profile.corrected[j],
-                              profile.derivative[j], profile.count[j]});
-    return table;
-}
 
 } // namespace plumed_cv

@@ -29,6 +29,7 @@ struct Table {
     std::vector<std::string> fields;
     std::vector<std::pair<std::string, std::string>> constants;
     std::vector<std::vector<double>> rows;
+    std::size_t rows_between_blanks = 0; // an empty line after every so many, as gnuplot has it
 
     const std::string* constant(const std::string& name) const {
         for (const auto& [key, value] : constants)
@@ -71,10 +72,15 @@ inline std::string format_table(const Table& table) {
     text += "\n";
     for (const auto& [key, value] : table.constants)
         text += "#! SET " + key + " " + value + "\n";
+    std::size_t written = 0;
     for (const auto& row : table.rows) {
+        if (written > 0 && table.rows_between_blanks > 0 &&
+            written % table.rows_between_blanks == 0)
+            text += "\n";
         for (double value : row)
             text += " " + to_text(value);
         text += "\n";
+        ++written;
     }
     return text;
 }

@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "babf.h"
+#include "babf_files.h"
 #include "textfile.h"
 
 namespace plumed_cv {
@@ -92,10 +92,10 @@ class Walkers {
     }
     std::string path() const { return path(id_); }
 
-    /// Steps between two exchanges in which reading the others' files takes a few per cent of the
-    /// time that the steps of a small system take.
-    static int default_stride(std::size_t number) {
-        return static_cast<int>(std::max<std::size_t>(1000, 20 * number));
+    /// Steps between two exchanges in which writing and reading the files takes a few per cent of
+    /// the time that the steps of a small system take.
+    static int default_stride(std::size_t number, std::size_t nodes) {
+        return static_cast<int>(std::max({std::size_t{1000}, 20 * number, nodes}));
     }
 
     /// Reads the files that have changed; returns whether one of them brought something. A file
@@ -134,8 +134,8 @@ class Walkers {
 
     /// The sum of all others' contributions, always added up in the same order: the same files
     /// give the same bits, whatever was read before.
-    BabfSums others(std::size_t nodes) const {
-        BabfSums sums(nodes);
+    BabfSums others(const BabfParameters& expected) const {
+        BabfSums sums(expected.nodes(), expected.axes.size());
         for (const Seen& seen : seen_)
             if (seen.sums)
                 sums.add(*seen.sums);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-#include "../core/babf.h"
+#include "../core/babf_files.h"
 #include "check.h"
 
 #include <random>
@@ -12,9 +12,9 @@ namespace {
 
 BabfParameters parameters(bool periodic = false, double ramp = 50) {
     BabfParameters p;
-    p.grid = periodic ? Grid{-M_PI, M_PI, 60, true} : Grid{-0.2, 1.2, 70, false};
+    p.axes = {periodic ? Grid{-M_PI, M_PI, 60, true} : Grid{-0.2, 1.2, 70, false}};
     p.kT = 0.0259;
-    p.kappa = BabfParameters::default_kappa(p.grid, p.kT);
+    p.kappa = {BabfParameters::default_kappa(p.axes[0], p.kT)};
     p.ramp = ramp;
     p.tau = BabfParameters::default_tau(ramp);
     return p;
@@ -39,7 +39,7 @@ Babf learned(const BabfParameters& p, const std::vector<double>& values) {
     return babf;
 }
 
-const BabfLabels labels{"ae.node-0", "eV"};
+const BabfLabels labels{{"ae.node-0"}, "eV"};
 
 std::string state_text(const Babf& babf) {
     return format_table(state_table(babf, labels));
@@ -66,7 +66,7 @@ TEST("the force is the derivative of the bias, also outside of the grid and acro
         Babf babf = learned(parameters(periodic), series(300));
         const double h = 1e-6;
         for (double xi : {-0.35, -0.2, -0.013, 0.4, 0.77, 1.2, 1.31, -3.1415, 3.1415, 7.0}) {
-            const double force = babf.evaluate(xi).force;
+            const double force = babf.evaluate(xi).force[0];
             const double slope =
                 (babf.evaluate(xi + h).bias - babf.evaluate(xi - h).bias) / (2 * h);
             CHECK_CLOSE(force, -slope, 1e-6 * std::max(1.0, std::abs(force)));
@@ -80,23 +80,23 @@ TEST("the probabilities are those of Eq. 9 and give the force and zeta") {
     for (double xi : {-0.21, 0.0, 0.333, 1.1}) {
         const auto now = babf.evaluate(xi);
         double sum = 0, zeta = 0, force = 0;
-        for (std::size_t j = 0; j < babf.nodes().size(); ++j) {
-            const double z = babf.nodes()[j];
+        for (std::size_t j = 0; j < babf.size(); ++j) {
+            const double z = babf.node(j)[0];
             const auto term = [&](std::size_t i) {
-                const double d = xi - babf.nodes()[i];
-                return std::exp((babf.energy()[i] - 0.5 * p.kappa * d * d) / p.kT);
+                const double d = xi - babf.node(i)[0];
+                return std::exp((babf.energy()[i] - 0.5 * p.kappa[0] * d * d) / p.kT);
             };
             double all = 0;
-            for (std::size_t i = 0; i < babf.nodes().size(); ++i)
+            for (std::size_t i = 0; i < babf.size(); ++i)
                 all += term(i);
             CHECK_CLOSE(babf.probability()[j], term(j) / all, 1e-14);
             sum += babf.probability()[j];
             zeta += babf.probability()[j] * z;
-            force += babf.probability()[j] * p.kappa * (z - xi);
+            force += babf.probability()[j] * p.kappa[0] * (z - xi);
         }
         CHECK_CLOSE(sum, 1, 1e-14);
-        CHECK_CLOSE(now.zeta, zeta, 1e-13);
-        CHECK_CLOSE(now.force, force, 1e-12 * p.kappa);
+        CHECK_CLOSE(now.zeta[0], zeta, 1e-13);
+        CHECK_CLOSE(now.force[0], force, 1e-12 * p.kappa[0]);
     }
 }
 
@@ -105,7 +105,7 @@ TEST("a value very far away gives finite numbers and teaches nothing") {
     const auto before = babf.sums();
     for (double xi : {-1e3, 1e6, 1e140}) {
         const auto now = babf.evaluate(xi);
-        CHECK(std::isfinite(now.bias) && std::isfinite(now.force));
+        CHECK(std::isfinite(now.bias) && std::isfinite(now.force[0]));
         babf.update();
     }
     CHECK(babf.sums().weight.sum == before.weight.sum && babf.sums().force.sum == before.force.sum);
@@ -118,7 +118,7 @@ TEST("weights grow over the ramp and TAU is the weight of the first 20 samples")
     CHECK_CLOSE(BabfParameters::default_tau(10), 5.5 + 10, 1e-14);
     const Babf babf = learned(parameters(false, 10), std::vector<double>(25, 0.5));
     double count = 0, weight = 0;
-    for (std::size_t j = 0; j < babf.nodes().size(); ++j) {
+    for (std::size_t j = 0; j < babf.size(); ++j) {
         count += babf.sums().count.sum[j];
         weight += babf.sums().weight.sum[j];
     }
@@ -148,7 +148,7 @@ TEST("merged states are the sum") {
     const auto before = one.sums();
     one.merge(other.sums());
     CHECK(one.sums().steps == 203);
-    for (std::size_t j = 0; j < one.nodes().size(); ++j) {
+    for (std::size_t j = 0; j < one.size(); ++j) {
         const double force = before.force.sum[j] + other.sums().force.sum[j];
         CHECK_CLOSE(one.sums().force.sum[j], force, 1e-15 * std::abs(force));
         CHECK(one.sums().count.sum[j] == before.count.sum[j] + other.sums().count.sum[j]);
@@ -159,7 +159,7 @@ TEST("merged states are the sum") {
 TEST("an infinite TAU freezes the bias, and everything is still counted") {
     auto p = parameters();
     p.tau = INFINITY;
-    p.prior.assign(p.grid.nodes(), 0.3);
+    p.prior.assign(p.nodes(), 0.3);
     Babf babf(p);
     const double bias = babf.evaluate(0.4).bias;
     babf = learned(p, series(100));
@@ -171,7 +171,7 @@ TEST("an infinite TAU freezes the bias, and everything is still counted") {
 TEST("the sums of many samples are exact to the last digit") {
     auto p = parameters(false, 0);
     Babf babf(p);
-    std::vector<long double> weight(p.grid.nodes()), force(p.grid.nodes());
+    std::vector<long double> weight(p.nodes()), force(p.nodes());
     std::mt19937_64 generator(3);
     std::uniform_real_distribution<double> uniform(-0.2, 1.2);
     const int samples = 200000;
@@ -180,20 +180,20 @@ TEST("the sums of many samples are exact to the last digit") {
         babf.evaluate(xi);
         for (std::size_t j = 0; j < weight.size(); ++j) {
             weight[j] += babf.probability()[j];
-            force[j] += babf.probability()[j] * p.kappa * (babf.nodes()[j] - xi);
+            force[j] += babf.probability()[j] * p.kappa[0] * (babf.node(j)[0] - xi);
         }
         babf.update();
     }
     for (std::size_t j = 0; j < weight.size(); ++j) {
         CHECK_CLOSE(babf.sums().weight.sum[j], double(weight[j]), 3e-16 * double(weight[j]));
         CHECK_CLOSE(babf.sums().force.sum[j], double(force[j]),
-                    3e-16 * double(weight[j]) * p.kT / p.grid.spacing());
+                    3e-16 * double(weight[j]) * p.kT / p.axes[0].spacing());
     }
 }
 
 TEST("a prior is the derivative of its profile") {
     for (bool periodic : {false, true}) {
-        const Grid grid = parameters(periodic).grid;
+        const Grid grid = parameters(periodic).axes[0];
         std::vector<double> x, A;
         for (int i = 0; i < 2000; ++i) { // without the last point of a period
             x.push_back(grid.minimum +
@@ -201,10 +201,11 @@ TEST("a prior is the derivative of its profile") {
             A.push_back(std::cos(x.back()));
         }
         const auto derivative = prior_derivative(grid, x, A, "fes.dat");
-        for (std::size_t j = 1; j + 1 < grid.nodes(); ++j)
+        const std::size_t end = periodic ? 0 : 1;
+        for (std::size_t j = end; j + end < grid.nodes(); ++j)
             CHECK_CLOSE(derivative[j], -std::sin(grid.node(j)), 1e-3);
     }
-    const Grid grid = parameters().grid;
+    const Grid grid = parameters().axes[0];
     CHECK_THROWS(prior_derivative(grid, {0, 1}, {0, 1}, "fes.dat"), "the whole grid");
     CHECK_THROWS(prior_derivative(grid, {0}, {0}, "fes.dat"), "at least two rows");
     CHECK_THROWS(prior_derivative(grid, {-1, 2, 1}, {0, 1, 2}, "fes.dat"), "row 3");
@@ -240,10 +241,10 @@ TEST("every cut and every typical damage of a state file is refused in a sentenc
         CHECK_THROWS(read_back(text.substr(0, word) + bad + text.substr(end), p), "row 71");
     CHECK_THROWS(read_back(text.substr(0, word) + "1e5x" + text.substr(end), p), "'1e5x'");
     auto other = p;
-    other.grid.bins = 71;
+    other.axes[0].bins = 71;
     CHECK_THROWS(read_back(text, other), "nbins_ae.node-0=70 but here it is 71");
     other = p;
-    other.kappa *= 2;
+    other.kappa[0] *= 2;
     CHECK_THROWS(read_back(text, other), "kappa=");
     other = p;
     other.kT *= 1.01;
@@ -279,10 +280,10 @@ TEST("parameters without a meaning are refused") {
         change(p);
         CHECK_THROWS(Babf{p}, text);
     };
-    refuse([](auto& p) { p.grid.maximum = -1; }, "grid");
-    refuse([](auto& p) { p.grid.bins = 1; }, "grid");
+    refuse([](auto& p) { p.axes[0].maximum = -1; }, "grid");
+    refuse([](auto& p) { p.axes[0].bins = 1; }, "grid");
     refuse([](auto& p) { p.kT = NAN; }, "temperature");
-    refuse([](auto& p) { p.kappa = -1; }, "KAPPA");
+    refuse([](auto& p) { p.kappa[0] = -1; }, "KAPPA");
     refuse([](auto& p) { p.tau = 0; }, "TAU");
     refuse([](auto& p) { p.ramp = -5; }, "RAMP");
     refuse([](auto& p) { p.prior = {1, 2}; }, "prior");

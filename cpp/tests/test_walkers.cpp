@@ -12,13 +12,13 @@ using namespace plumed_cv;
 
 namespace {
 
-const BabfLabels labels{"ae.node-0", "eV"};
+const BabfLabels labels{{"ae.node-0"}, "eV"};
 
 BabfParameters parameters(double ramp = 0) {
     BabfParameters p;
-    p.grid = Grid{-0.2, 1.2, 70, false};
+    p.axes = {Grid{-0.2, 1.2, 70, false}};
     p.kT = 0.0259;
-    p.kappa = BabfParameters::default_kappa(p.grid, p.kT);
+    p.kappa = {BabfParameters::default_kappa(p.axes[0], p.kT)};
     p.ramp = ramp;
     p.tau = BabfParameters::default_tau(ramp);
     return p;
@@ -50,7 +50,7 @@ struct Walker {
     }
     void read() {
         if (walkers.read(babf.parameters(), labels, complaints))
-            babf.set_others(walkers.others(babf.nodes().size()));
+            babf.set_others(walkers.others(babf.parameters()));
     }
     void exchange() {
         walkers.write(babf, labels, -1);
@@ -95,7 +95,7 @@ TEST("walkers with a frozen bias hold the sums of one run that is fed all stream
     const Folder folder;
     auto p = parameters();
     p.tau = INFINITY;
-    p.prior.assign(p.grid.nodes(), 0.2);
+    p.prior.assign(p.nodes(), 0.2);
     const std::size_t number = 3;
     std::vector<Walker> walkers;
     Babf one(p);
@@ -115,11 +115,11 @@ TEST("walkers with a frozen bias hold the sums of one run that is fed all stream
     for (auto& walker : walkers) {
         walker.read();
         BabfSums all = walker.babf.sums();
-        all.add(walker.walkers.others(p.grid.nodes()));
+        all.add(walker.walkers.others(p));
         check_same_sums(all, one.sums(), 1e-13);
         CHECK(walker.babf.steps() == 900);
         const auto profile = walker.babf.profile(), expected = one.profile();
-        for (std::size_t j = 0; j < p.grid.nodes(); ++j)
+        for (std::size_t j = 0; j < p.nodes(); ++j)
             CHECK_CLOSE(profile.corrected[j], expected.corrected[j], 1e-11);
         CHECK(walker.complaints.empty());
     }
@@ -140,7 +140,7 @@ TEST("what others have learned biases like what was learned here") {
     one.merge(a.babf.sums());
     for (double xi : {-0.3, 0.0, 0.31, 0.9}) {
         CHECK_CLOSE(b.babf.evaluate(xi).bias, one.evaluate(xi).bias, 1e-13);
-        CHECK_CLOSE(b.babf.evaluate(xi).force, one.evaluate(xi).force, 1e-11);
+        CHECK_CLOSE(b.babf.evaluate(xi).force[0], one.evaluate(xi).force[0], 1e-11);
     }
     // The running integration keeps them, too: bias and sums as they would be from scratch.
     for (double xi : series(2, 100)) {
@@ -181,13 +181,13 @@ TEST("a contribution replaces the one before") {
         b.read();
         b.read();
     }
-    check_same_sums(b.walkers.others(p.grid.nodes()), a.babf.sums(), 0);
+    check_same_sums(b.walkers.others(p), a.babf.sums(), 0);
     // Also by an earlier state, of a walker that was started again from there.
     Walker again(p, folder, 2, 0);
     again.learn(0.4);
     again.walkers.write(again.babf, labels, -1);
     b.read();
-    check_same_sums(b.walkers.others(p.grid.nodes()), again.babf.sums(), 0);
+    check_same_sums(b.walkers.others(p), again.babf.sums(), 0);
 }
 
 TEST("the ramp counts the samples of all walkers") {
@@ -217,7 +217,7 @@ TEST("a bad file is ignored with one sentence, and what was good before stays") 
     a.exchange();
     CHECK(a.walkers.contributors() == 1 && a.complaints.empty());
     const std::string path = b.walkers.path(), good = text_of(path);
-    const BabfSums before = a.walkers.others(p.grid.nodes());
+    const BabfSums before = a.walkers.others(p);
     const std::size_t row = good.rfind("\n ", good.size() - 2) + 2;
     const std::size_t word = good.find(' ', row) + 1, end = good.find(' ', word);
     const auto with_number = [&](const char* number) {
@@ -249,14 +249,14 @@ TEST("a bad file is ignored with one sentence, and what was good before stays") 
         CHECK(a.complaints.size() == 1);
         CHECK(a.complaints.at(0).find(sentence) != std::string::npos);
         CHECK(a.complaints.at(0).find(path) == 0);
-        check_same_sums(a.walkers.others(p.grid.nodes()), before, 0);
+        check_same_sums(a.walkers.others(p), before, 0);
         replace_file(path, good);
         a.exchange();
-        check_same_sums(a.walkers.others(p.grid.nodes()), before, 0);
+        check_same_sums(a.walkers.others(p), before, 0);
     }
     std::filesystem::remove(path); // a walker that is gone leaves what it had contributed
     a.exchange();
-    check_same_sums(a.walkers.others(p.grid.nodes()), before, 0);
+    check_same_sums(a.walkers.others(p), before, 0);
     CHECK(a.walkers.contributors() == 1);
 }
 
@@ -277,7 +277,7 @@ TEST("random damage of a contribution never spoils the bias") {
         a.read();
         // No force is stronger than the spring at its longest.
         const auto now = a.babf.evaluate(0.4);
-        CHECK(std::isfinite(now.bias) && std::abs(now.force) < 1.5 * p.kappa);
+        CHECK(std::isfinite(now.bias) && std::abs(now.force[0]) < 1.5 * p.kappa[0]);
     }
 }
 

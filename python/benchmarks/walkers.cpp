@@ -42,10 +42,10 @@ int main(int, char** arguments) {
     const auto number = static_cast<std::size_t>(std::atol(arguments[2]));
     const int repetitions = std::atoi(arguments[3]);
     BabfParameters parameters;
-    parameters.grid = Grid{-0.2, 1.2, 140, false};
+    parameters.axes = {Grid{-0.2, 1.2, 140, false}};
     parameters.kT = 0.0259;
-    parameters.kappa = BabfParameters::default_kappa(parameters.grid, parameters.kT);
-    const BabfLabels labels{"ae.node-0", "eV"};
+    parameters.kappa = {BabfParameters::default_kappa(parameters.axes[0], parameters.kT)};
+    const BabfLabels labels{{"ae.node-0"}, "eV"};
     std::mt19937_64 generator(1);
     std::uniform_real_distribution<double> uniform(-0.2, 1.2);
 
@@ -69,13 +69,12 @@ int main(int, char** arguments) {
         write.push_back(microseconds([&] { first.write(babf, labels, 1000); }));
         changed.push_back(microseconds([&] { first.read(parameters, labels, complaints); }));
         unchanged.push_back(microseconds([&] { first.read(parameters, labels, complaints); }));
-        sum.push_back(
-            microseconds([&] { babf.set_others(first.others(parameters.grid.nodes())); }));
+        sum.push_back(microseconds([&] { babf.set_others(first.others(parameters)); }));
     }
     if (walkers[0]->contributors() != number - 1 || !complaints.empty())
         return 1;
     std::printf("{\"stride\": %d, \"write\": %.0f, \"read_changed\": %.0f, "
                 "\"read_unchanged\": %.0f, \"sum\": %.0f}\n",
-                Walkers::default_stride(number), median(write), median(changed), median(unchanged),
-                median(sum));
+                Walkers::default_stride(number, parameters.nodes()), median(write), median(changed),
+                median(unchanged), median(sum));
 }

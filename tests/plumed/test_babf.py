@@ -1052,8 +1052,10 @@ def test_a_file_that_cannot_be_written_ends_the_run(make_plumed: MakePlumed) -> 
 
 def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:
     handle = make_plumed(1, f"{POSITION}\nphi: CUSTOM ARG=x.x FUNC=x PERIODIC=-pi,pi")
-    with pytest.raises(plumed.PlumedError, match="one CV, but ARG names 2"):
-        handle.cmd("readInputLine", f"b: BABF ARG=x.x,x.y {GRID} RAMP=0")
+    with pytest.raises(plumed.PlumedError, match="one or two CVs, but ARG names 3"):
+        handle.cmd("readInputLine", f"b: BABF ARG=x.x,x.y,x.z {GRID} RAMP=0")
+    with pytest.raises(plumed.PlumedError, match="GRID_MIN has 1 numbers for the 2 CVs of ARG"):
+        handle.cmd("readInputLine", f"e: BABF ARG=x.x,x.y {GRID} RAMP=0")
     with pytest.raises(plumed.PlumedError, match="give GRID_MIN=-pi and GRID_MAX=pi"):
         handle.cmd("readInputLine", f"c: BABF ARG=phi {GRID} RAMP=0")
     handle.cmd("readInputLine", f"d: {BABF[3:]}")

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "babf.h"
+#include "textfile.h"
+
+// The files of bABF: priors, states and profiles. Grids in the plane have a row for every node, the
+// first CV running fastest.
+namespace plumed_cv {
+
+inline std::vector<double> column(const Table& table, std::size_t c) {
+    std::vector<double> values;
+    for (const auto& row : table.rows)
+        values.push_back(row[c]);
+    return values;
+}
+
+/// A profile on a grid of its own, linear in between; `name` is its file's, for the messages.
+class PriorProfile {
+  public:
+    /// Values of each CV in their order and A there, the first CV running fastest.
+    PriorProfile(std::vector<Grid> axes, std::vector<std::vector<double>> x, std::vector<double> A,
+                 const std::string& name)
+        : axes_(std::move(axes)), x_(std::move(x)), A_(std::move(A)) {
+        for (std::size_t d = 0; d < axes_.size(); ++d) {
+            if (axes_[d].periodic)
+                close(d);
+            const double slack = 1e-6 * axes_[d].spacing();
+            if (x_[d].front() > axes_[d].minimum + slack || x_[d].back() < axes_[d].maximum - slack)
+                throw std::runtime_error(
+                    name + ": covers " + to_text(x_[d].front()) + " to " + to_text(x_[d].back()) +
+                    " but the grid goes from " + to_text(axes_[d].minimum) + " to " +
+                    to_text(axes_[d].maximum) + "; give a profile over the whole grid.");
+        }
+    }
+
+    /// dA/dz at the nodes, by central differences over a bin, CV by CV.
+    std::vector<double> derivative() const {
+        BabfParameters parameters;
+        parameters.axes = axes_;
+        std::vector<double> derivative;
+        for (std::size_t d = 0; d < axes_.size(); ++d)
+            for (std::size_t j = 0; j < parameters.nodes(); ++j) {
+                std::vector<double> z;
+                for (std::size_t e = 0, k = j; e < axes_.size(); k /= axes_[e].nodes(), ++e)
+                    z.push_back(axes_[e].node(k % axes_[e].nodes()));
+                const Grid& grid = axes_[d];
+                double low = z[d] - 0.5 * grid.spacing(), high = low + grid.spacing();
+                if (!grid.periodic) {
+                    low = std::max(low, grid.minimum);
+                    high = std::min(high, grid.maximum);
+                }
+                z[d] = high;
+                const double above = value(z);
+                z[d] = low;
+                derivative.push_back((above - value(z)) / (high - low));
+            }
+        return derivative;
+    }
+
+  private:
+    /// Puts the images of the ends beyond them, where they are not there already.
+    void close(std::size_t d) {
+        const Grid& grid = axes_[d];
+        const std::vector<double> x = x_[d];
+        if (x.back() - x.front() >= grid.length() - 1e-6 * grid.spacing())
+            return;
+        x_[d].push_back(x.front() + grid.length());
+        x_[d].insert(x_[d].begin(), x.back() - grid.length());
+        std::size_t stride = 1;
+        for (std::size_t e = 0; e < d; ++e)
+            stride *= x_[e].size();
+        const std::size_t n = x.size();
+        std::vector<double> closed;
+        for (std::size_t begin = 0; begin < A_.size(); begin += n * stride) {
+            const auto row = [&](std::size_t i) {
+                const auto first = A_.begin() + static_cast<std::ptrdiff_t>(begin + i * stride);
+                closed.insert(closed.end(), first, first + static_cast<std::ptrdiff_t>(stride));
+            };
+            row(n - 1);
+            for (std::size_t i = 0; i < n; ++i)
+                row(i);
+            row(0);
+        }
+        A_ = std::move(closed);
+    }
+
+    double value(const std::vector<double>& z) const { return value(axes_.size(), 0, z); }
+
+    /// Along the first `dimensions` CVs, of the values from `begin` on.
+    double value(std::size_t dimensions, std::size_t begin, const std::vector<double>& z) const {
+        if (dimensions == 0)
+            return A_[begin];
+        const std::size_t d = dimensions - 1;
+        const auto& x = x_[d];
+        std::size_t stride = 1;
+        for (std::size_t e = 0; e < d; ++e)
+            stride *= x_[e].size();
+        double at = z[d];
+        if (axes_[d].periodic)
+            at -= axes_[d].length() * std::floor((at - x.front()) / axes_[d].length());
+        at = std::clamp(at, x.front(), x.back());
+        const auto above =
+            static_cast<std::size_t>(std::upper_bound(x.begin() + 1, x.end() - 1, at) - x.begin());
+        const double t = (at - x[above - 1]) / (x[above] - x[above - 1]);
+        const double low = value(d, begin + (above - 1) * stride, z);
+        return low + t * (value(d, begin + above * stride, z) - low);
+    }
+
+    std::vector<Grid> axes_;
+    std::vector<std::vector<double>> x_;
+    std::vector<double> A_;
+};
+
+/// dA/dz at the nodes along one CV from a profile (x, A) read from a file.
+inline std::vector<double> prior_derivative(const Grid& grid, const std::vector<double>& x,
+                                            const std::vector<double>& A, const std::string& name) {
+    if (x.size() < 2)
+        throw std::runtime_error(name + ": needs at least two rows to be a prior.");
+    for (std::size_t i = 0; i < x.size(); ++i)
+        if (!std::isfinite(x[i]) || !std::isfinite(A[i]) || (i > 0 && x[i] <= x[i - 1]))
+            throw std::runtime_error(name + ": row " + std::to_string(i + 1) +
+                                     " has a number that is not finite or a CV that does not grow, "
+                                     "so it is no profile to take a prior from.");
+    return PriorProfile({grid}, {x}, A, name).derivative();
+}
+
+/// The same on a plane from points (x, y, A) in any order that make up a grid.
+inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
+                                            const std::array<std::vector<double>, 2>& points,
+                                            const std::vector<double>& A, const std::string& name) {
+    const auto fail = [&](std::size_t row, const std::string& what) {
+        throw std::runtime_error(name + ": row " + std::to_string(row + 1) + " has " + what +
+                                 ", so it is no profile to take a prior from.");
+    };
+    std::vector<std::vector<double>> x;
+    for (std::vector<double> values : points) {
+        for (std::size_t i = 0; i < values.size(); ++i)
+            if (!std::isfinite(values[i]) || !std::isfinite(A[i]))
+                fail(i, "a number that is not finite");
+        std::sort(values.begin(), values.end());
+        values.erase(std::unique(values.begin(), values.end()), values.end());
+        x.push_back(std::move(values));
+    }
+    if (x[0].size() < 2 || x[1].size() < 2 || x[0].size() * x[1].size() != A.size())
+        throw std::runtime_error(name + ": its " + std::to_string(A.size()) +
+                                 " rows are no grid of " + std::to_string(x[0].size()) + " by " +
+                                 std::to_string(x[1].size()) +
+                                 " values, so it is no profile to take a prior from.");
+    std::vector<double> ordered(A.size(), NAN);
+    for (std::size_t i = 0; i < A.size(); ++i) {
+        std::size_t j = 0;
+        for (std::size_t d = 2; d-- > 0;) {
+            const auto at = std::lower_bound(x[d].begin(), x[d].end(), points[d][i]);
+            j = j * x[d].size() + static_cast<std::size_t>(at - x[d].begin());
+        }
+        if (!std::isnan(ordered[j]))
+            fail(i, "the place of an earlier one");
+        ordered[j] = A[i];
+    }
+    return PriorProfile(axes, x, std::move(ordered), name).derivative();
+}
+
+/// What the header of a file says beside the numbers of the estimator.
+struct BabfLabels {
+    std::vector<std::string> arguments;
+    std::string energy_unit;
+
+    /// What belongs to one CV has its name in files on more than one.
+    std::string of(const std::string& quantity, std::size_t d) const {
+        return arguments.size() == 1 ? quantity : quantity + "_" + arguments[d];
+    }
+};
+
+/// dA/dz at the nodes from a profile file: its column `A_k` where it has one (ours), else the one
+/// after the CVs (sum_hills and others).
+inline std::vector<double> read_prior(const std::string& path, const std::vector<Grid>& axes,
+                                      const BabfLabels& labels) {
+    const Table table = read_table(path);
+    const std::size_t dimensions = axes.size();
+    if (table.fields.size() < dimensions + 1)
+        throw std::runtime_error(path + (dimensions == 1
+                                             ? ": needs two columns, the CV and its free energy."
+                                             : ": needs three columns, the CVs and their free "
+                                               "energy."));
+    const std::string* unit = table.constant("energy_unit");
+    if (unit && *unit != labels.energy_unit)
+        throw std::runtime_error(path + ": is in " + *unit + " but the energy unit here is " +
+                                 labels.energy_unit + "; use the same UNITS ENERGY.");
+    const auto place = [&](const std::string& name, std::size_t otherwise) {
+        const auto found = std::find(table.fields.begin(), table.fields.end(), name);
+        return found == table.fields.end() ? otherwise
+                                           : static_cast<std::size_t>(found - table.fields.begin());
+    };
+    const std::vector<double> A = column(table, place("A_k", dimensions));
+    if (dimensions == 1)
+        return prior_derivative(axes[0], column(table, 0), A, path);
+    // By their names, for a file of (psi, phi) to be right for ARG=phi,psi.
+    std::array<std::size_t, 2> columns{place(labels.arguments[0], 2),
+                                       place(labels.arguments[1], 2)};
+    if (columns[0] > 1 || columns[1] > 1)
+        columns = {0, 1};
+    return prior_derivative(axes, {column(table, columns[0]), column(table, columns[1])}, A, path);
+}
+
+inline void add_grid_constants(Table& table, const std::vector<Grid>& axes,
+                               const BabfLabels& labels) {
+    for (std::size_t d = 0; d < axes.size(); ++d) {
+        const std::string& argument = labels.arguments[d];
+        table.constants.emplace_back("min_" + argument, to_text(axes[d].minimum));
+        table.constants.emplace_back("max_" + argument, to_text(axes[d].maximum));
+        table.constants.emplace_back("nbins_" + argument, std::to_string(axes[d].bins));
+        table.constants.emplace_back("periodic_" + argument, axes[d].periodic ? "true" : "false");
+    }
+}
+
+/// The columns of a state: the CVs; the sums; the prior; what rounding took from the sums; in two
+/// dimensions A, as it biases.
+inline std::vector<std::string> state_fields(const BabfLabels& labels) {
+    const std::size_t dimensions = labels.arguments.size();
+    std::vector<std::string> sums{"weight"};
+    for (std::size_t d = 0; d < dimensions; ++d)
+        sums.push_back(labels.of("force", d));
+    sums.push_back("count");
+    for (std::size_t d = 0; d < dimensions; ++d)
+        sums.push_back(labels.of("offset", d));
+    std::vector<std::string> fields = labels.arguments;
+    fields.insert(fields.end(), sums.begin(), sums.end());
+    for (std::size_t d = 0; d < dimensions; ++d)
+        fields.push_back(labels.of("prior", d));
+    for (const std::string& sum : sums)
+        fields.push_back(sum + "_rest");
+    if (dimensions > 1)
+        fields.push_back("A");
+    return fields;
+}
+
+/// The sums of an estimator as columns of a state: where each begins in its array.
+template <class BabfSumsOrConst>
+auto sum_columns(BabfSumsOrConst& sums, std::size_t dimensions) {
+    std::vector<std::pair<decltype(&sums.weight), std::size_t>> columns{{&sums.weight, 0}};
+    for (std::size_t d = 0; d < dimensions; ++d)
+        columns.emplace_back(&sums.force, d * sums.nodes());
+    columns.emplace_back(&sums.count, 0);
+    for (std::size_t d = 0; d < dimensions; ++d)
+        columns.emplace_back(&sums.offset, d * sums.nodes());
+    return columns;
+}
+
+/// `md_step` is the engine's number of the last step learned from, negative where there is none.
+inline Table state_table(const Babf& babf, const BabfLabels& labels, long long md_step = -1) {
+    const auto& p = babf.parameters();
+    const std::size_t dimensions = babf.dimensions();
+    Table table;
+    table.fields = state_fields(labels);
+    table.constants = {{"action", "BABF_state"},
+                       {"format_version", "1"},
+                       {"energy_unit", labels.energy_unit},
+                       {"kT", to_text(p.kT)}};
+    for (std::size_t d = 0; d < dimensions; ++d)
+        table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
+    table.constants.emplace_back("tau", to_text(p.tau));
+    table.constants.emplace_back("ramp", to_text(p.ramp));
+    table.constants.emplace_back("steps", to_text(babf.sums().steps));
+    if (dimensions > 1)
+        table.constants.emplace_back("solved", to_text(babf.solved()));
+    if (md_step >= 0)
+        table.constants.emplace_back("md_step", std::to_string(md_step));
+    add_grid_constants(table, p.axes, labels);
+    const auto columns = sum_columns(babf.sums(), dimensions);
+    for (std::size_t j = 0; j < babf.size(); ++j) {
+        const Babf::Point z = babf.node(j);
+        std::vector<double> row(z.begin(), z.begin() + static_cast<std::ptrdiff_t>(dimensions));
+        for (const auto& [sums, begin] : columns)
+            row.push_back(sums->sum[begin + j]);
+        for (std::size_t d = 0; d < dimensions; ++d)
+            row.push_back(p.prior[d * babf.size() + j]);
+        for (const auto& [sums, begin] : columns)
+            row.push_back(sums->rest[begin + j]);
+        if (dimensions > 1)
+            row.push_back(babf.energy()[j]);
+        table.rows.push_back(std::move(row));
+    }
+    return table;
+}
+
+/// A constant of a file's header, which must be there.
+inline std::string required(const Table& table, const std::string& key, const std::string& name) {
+    const std::string* value = table.constant(key);
+    if (!value || value->empty())
+        throw std::runtime_error(name + ": its header has no '#! SET " + key +
+                                 "', so it is not a whole state file of BABF.");
+    return *value;
+}
+
+/// A number of samples in a file's header.
+inline double sample_number(const Table& table, const std::string& key, const std::string& name) {
+    const std::string text = required(table, key, name);
+    double steps;
+    if (!to_number(text, steps) || steps < 0 || steps != std::floor(steps) || std::isinf(steps))
+        throw std::runtime_error(name + ": " + key + "=" + text + " is no number of steps.");
+    return steps;
+}
+
+/// The sums of a state, if it is of the same estimator as `expected` (its prior aside) and holds
+/// nothing that no run writes.
+inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
+                          const BabfLabels& labels, const std::string& name) {
+    const std::size_t dimensions = expected.axes.size();
+    const auto same = [&](const std::string& key, const std::string& here) {
+        const std::string there = required(table, key, name);
+        if (there != here)
+            throw std::runtime_error(name + ": has " + key + "=" + there + " but here it is " +
+                                     here + "; give the same, or do without this file.");
+    };
+    const auto same_number = [&](const std::string& key, double here, double scale) {
+        double there;
+        // Written so that NaN is refused, and two infinities are the same.
+        if (!to_number(required(table, key, name), there) ||
+            !(there == here || std::abs(there - here) <= 1e-6 * scale))
+            same(key, to_text(here));
+    };
+    same("action", "BABF_state");
+    same("format_version", "1");
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        const std::string& argument = labels.arguments[d];
+        const std::string there = d < table.fields.size() ? table.fields[d] : "nothing";
+        if (there != argument)
+            throw std::runtime_error(name + ": is of the CV '" + there + "' but ARG is '" +
+                                     argument + "'.");
+    }
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        const Grid& grid = expected.axes[d];
+        const std::string& argument = labels.arguments[d];
+        same_number("min_" + argument, grid.minimum, grid.spacing());
+        same_number("max_" + argument, grid.maximum, grid.spacing());
+        same("nbins_" + argument, std::to_string(grid.bins));
+        same("periodic_" + argument, grid.periodic ? "true" : "false");
+    }
+    same("energy_unit", labels.energy_unit);
+    same_number("kT", expected.kT, expected.kT);
+    for (std::size_t d = 0; d < dimensions; ++d)
+        same_number(labels.of("kappa", d), expected.kappa[d], expected.kappa[d]);
+    same_number("ramp", expected.ramp, expected.ramp);
+    same_number("tau", expected.tau, expected.tau);
+    if (table.fields != state_fields(labels))
+        throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
+    const std::size_t nodes = expected.nodes();
+    if (table.rows.size() != nodes)
+        throw std::runtime_error(name + ": has " + std::to_string(table.rows.size()) + " of the " +
+                                 std::to_string(nodes) +
+                                 " rows that its header promises, so it is not complete.");
+
+    BabfSums sums(nodes, dimensions);
+    sums.steps = sample_number(table, "steps", name);
+    // No spring is longer, and no sample weighs more than 1. What a sum leaves is below its digits.
+    const double slack = 1 + 1e-6;
+    const auto longest = [&](std::size_t d) {
+        return expected.axes[d].length() +
+               std::sqrt(2 * Babf::cutoff * expected.kT / expected.kappa[d]);
+    };
+    const std::size_t weight = dimensions, force = weight + 1, count = force + dimensions,
+                      offset = count + 1, prior = offset + dimensions, rest = prior + dimensions;
+    double all_weight = 0, all_count = 0;
+    for (std::size_t j = 0; j < nodes; ++j) {
+        const auto& row = table.rows[j];
+        bool sound =
+            std::all_of(row.begin(), row.end(), [](double v) { return std::isfinite(v); }) &&
+            row[weight] >= 0 && row[count] >= 0;
+        for (std::size_t d = 0, k = j; d < dimensions; k /= expected.axes[d].nodes(), ++d) {
+            const Grid& grid = expected.axes[d];
+            const double reach = slack * longest(d);
+            sound = sound &&
+                    std::abs(row[d] - grid.node(k % grid.nodes())) <= 1e-6 * grid.spacing() &&
+                    std::abs(row[force + d]) <= expected.kappa[d] * reach * row[weight] &&
+                    std::abs(row[offset + d]) <= reach * row[count];
+        }
+        for (std::size_t c = weight; c < prior; ++c)
+            sound = sound && std::abs(row[rest + c - weight]) <= 1e-15 * std::abs(row[c]);
+        if (!sound)
+            throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
+                                     " holds a number that no run writes (NaN, infinite, negative "
+                                     "weight, impossible force or wrong node), so the file is "
+                                     "damaged.");
+        all_weight += row[weight];
+        all_count += row[count];
+    }
+    if (std::max(all_weight, all_count) > slack * sums.steps)
+        throw std::runtime_error(name + ": its samples weigh more than its " +
+                                 required(table, "steps", name) +
+                                 " steps, so the file is damaged.");
+    std::size_t c = 0;
+    for (const auto& [sum, begin] : sum_columns(sums, dimensions)) {
+        for (std::size_t j = 0; j < nodes; ++j) {
+            sum->sum[begin + j] = table.rows[j][weight + c];
+            sum->rest[begin + j] = table.rows[j][rest + c];
+        }
+        ++c;
+    }
+    return sums;
+}
+
+/// The estimator that goes on from a state of the same one as `expected`, with the prior of the
+/// state.
+inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
+                     const std::string& name) {
+    const BabfSums sums = read_sums(table, expected, labels, name);
+    const std::size_t dimensions = expected.axes.size();
+    BabfParameters parameters = expected;
+    parameters.prior.clear();
+    for (std::size_t d = 0; d < dimensions; ++d)
+        for (double slope : column(table, dimensions + 2 + 2 * dimensions + d))
+            parameters.prior.push_back(slope);
+    Babf babf(std::move(parameters));
+    if (dimensions == 1)
+        babf.merge(sums);
+    else
+        babf.resume(sums, column(table, table.fields.size() - 1),
+                    sample_number(table, "solved", name));
+    return babf;
+}
+
+/// The `md_step` of a state, -1 if it has none (the sum of several runs).
+inline long long md_step(const Table& table, const std::string& name) {
+    const std::string* text = table.constant("md_step");
+    if (!text)
+        return -1;
+    double step;
+    if (!to_number(*text, step) || !(step >= 0 && step < 1e15) || step != std::floor(step))
+        throw std::runtime_error(name + ": md_step=" + *text + " is no number of a step.");
+    return static_cast<long long>(step);
+}
+
+inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
+    const auto& p = babf.parameters();
+    const std::size_t dimensions = babf.dimensions();
+    const Babf::Profile profile = babf.profile();
+    Table table;
+    table.fields = labels.arguments;
+    table.fields.insert(table.fields.end(), {"A_k", "A"});
+    table.constants = {
+        {"action", "BABF_fes"}, {"energy_unit", labels.energy_unit}, {"kT", to_text(p.kT)}};
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        table.fields.push_back(labels.of("der_A_k", d));
+        table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
+    }
+    table.fields.push_back("count");
+    table.constants.emplace_back("steps", to_text(babf.steps()));
+    add_grid_constants(table, p.axes, labels);
+    if (dimensions > 1)
+        table.rows_between_blanks = p.axes[0].nodes();
+    for (std::size_t j = 0; j < babf.size(); ++j) {
+        const Babf::Point z = babf.node(j);
+        std::vector<double> row(z.begin(), z.begin() + static_cast<std::ptrdiff_t>(dimensions));
+        row.insert(row.end(), {profile.convolved[j], profile.corrected[j]});
+        for (std::size_t d = 0; d < dimensions; ++d)
+            row.push_back(profile.derivative[d * babf.size() + j]);
+        row.push_back(profile.count[j]);
+        table.rows.push_back(std::move(row));
+    }
+    return table;
+}
+
+} // namespace plumed_cv
