@@ -68,19 +68,21 @@ class Browser:
                 result: dict[str, Any] = answer["result"]
                 return result
 
-    def open(self, page: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
+    def open(self, page: Path, *, width: int, dark: bool = False, script: bool = True) -> None:
         """Load a page of this machine at a width, in the light or the dark scheme."""
         self.requests.clear()
         self.complaints.clear()
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height,
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Emulation.setScriptExecutionDisabled", value=not script)
         self._loaded = False
         self.send("Page.navigate", url=page.absolute().as_uri())
         while not self._loaded:
             self._receive()
-        self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+        if script:  # what is drawn after loading is drawn
+            self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
 
     def evaluate(self, expression: str) -> Any:
         """What JavaScript says to an expression; promises are waited for."""

@@ -137,18 +137,25 @@ def _status(run: Run) -> dict[str, Any]:
             "headline": "This run has not ended",
             "sentence": so_far,
             "remedy": "The command that started it goes on from there: ",
-            "command": "plumed-cv run INPUT.toml" + f" --dir {run.files.root.name}",
+            "command": "plumed-cv run INPUT.toml",
         }
     assert run.result is not None
     if not run.result["converged"]:
+        if limits.criterion == "equivalence":
+            why = (
+                f"1 − cos between the last two CVs is {run.result['similarity']:.3f}; they count "
+                f"as equivalent below {limits.tolerance:g}."
+            )
+        else:
+            why = (
+                "The last two flux barriers do not agree within two errors, or the error is not "
+                f"below {limits.barrier_tolerance_eV:g} eV."
+            )
         return {
             "kind": "bad",
             "headline": "Not converged",
-            "sentence": (
-                f"The procedure stopped at its limit of {len(run.parts)} iterations. "
-                f"1 − cos between the last two CVs is {run.result['similarity']:.3f}; they count "
-                f"as equivalent below {limits.tolerance:g}. Take the numbers below as preliminary."
-            ),
+            "sentence": f"The procedure stopped at its limit of {len(run.parts)} iterations. {why} "
+            "Take the numbers below as preliminary.",
             "remedy": "Raise iteration.maximum in the input and run again, or sample longer in a "
             "new directory.",
             "command": None,
@@ -207,10 +214,13 @@ def _checks(run: Run) -> list[dict[str, Any]]:
         check(False, "One of the end states was not reached, so there is no barrier.")
     elif not np.isfinite(barrier.error):
         check(False, "There are too few independent parts for an error bar.")
+    else:
+        share = barrier.error / max(barrier.value, 1e-12)
+        check(share < 0.1, f"The error bar is {100 * share:.2g} % of the barrier.")
     if run.path is not None and abs(run.path.energies[-1]) < 1e-3 and np.isfinite(delta.error):
         off = abs(delta.value) / delta.error
         check(
-            off < 3.0,
+            off < 3.0 and delta.error < 2.0 * part.profile.kT_eV,
             "The end states have the same energy at 0 K, so A(1) − A(0) should be 0: it is "
             f"{with_error(delta.value, delta.error)}, {off:.1f} standard errors away.",
         )
@@ -257,6 +267,7 @@ def _row(part: Part, run: Run) -> dict[str, Any]:
         "number": part.number,
         "kind": part.variable.kind,
         "ended": part.result is not None,
+        "answer": part is run.answer,
         "barrier": estimate("barrier"),
         "flux": estimate("flux_barrier"),
         "delta": estimate("delta_F"),

@@ -17,12 +17,13 @@ def with_error(value: float | None, error: float | None, unit: str = "eV") -> st
         return f"{value:.3f} {unit}, error unknown"
     decimals = _decimals(error)
     shown = max(decimals, 0)
-    return f"{round(value, decimals):.{shown}f} ± {round(error, decimals):.{shown}f} {unit}"
+    rounded = f"{round(value, decimals):.{shown}f}".replace("-", "−")
+    return f"{rounded} ± {round(error, decimals):.{shown}f} {unit}"
 
 
 def scientific(value: float | None, error: float | None, unit: str) -> str:
-    """The same with a power of ten."""
-    if value is None or not math.isfinite(value) or value <= 0:
+    """A positive value with its error and a power of ten; unknown if the error is larger."""
+    if value is None or not math.isfinite(value) or value <= 0 or (error or 0.0) > value:
         return NONE
     power = math.floor(math.log10(value))
     scale = 10.0**power

@@ -1,0 +1,435 @@
+"""The report of a run: what it says, that it says it first, and how a real browser shows it."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from plumed_cv import babf, config, report, workflow
+from plumed_cv.errors import UserError
+from plumed_cv.report import contents
+from plumed_cv.report.numbers import duration, scientific, with_error
+from tests.browser import Browser, find_chromium, opened
+from tests.conftest import unavailable
+
+INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = 300.0
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+[path]
+images = 7
+fmax_eV_A = 0.02
+structures = 500
+[sampling]
+steps = 4000
+segments = 8
+timestep_fs = 2.0
+deviation_limit_A = 1.6
+[iteration]
+maximum = 2
+tolerance = 1e-9
+seed = 3
+"""
+
+# What a page must not run, wherever in a run directory it stands.
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
+
+
+@pytest.fixture(scope="module")
+def run(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vacancy in 53 atoms of iron, two iterations, too short to converge."""
+    folder = tmp_path_factory.mktemp("report")
+    crystal = bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3)
+    corner, centre = crystal.positions[0], crystal.positions[1]
+    del crystal[0]
+    crystal.write(folder / "initial.xyz", format="extxyz")
+    hopped = crystal.copy()
+    assert np.allclose(crystal.positions[0], centre)
+    hopped.positions[0] = corner
+    hopped.write(folder / "final.xyz", format="extxyz")
+    (folder / "vacancy.toml").write_text(INPUT)
+    workflow.run(config.load(folder / "vacancy.toml"), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    return report.write(run)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        unavailable("There is no Chromium to show the report: apt-get install chromium")
+    assert program is not None
+    with opened(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+class Page(HTMLParser):
+    """The elements of a page and the text of some of them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._hidden = 0
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._hidden += tag in ("style", "script")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in ("style", "script")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden and data.strip():
+            self.text.append(" ".join(data.split()))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text)
+
+
+def test_numbers_are_rounded_to_their_errors() -> None:
+    cases = {
+        (0.56612, 0.00812): "0.566 ± 0.008 eV",
+        (0.52349, 0.01249): "0.523 ± 0.012 eV",
+        (0.52349, 0.0354): "0.523 ± 0.035 eV",
+        (0.52349, 0.0356): "0.52 ± 0.04 eV",
+        (0.52349, 0.00096): "0.5235 ± 0.0010 eV",
+        (12.3, 4.2): "12 ± 4 eV",
+        (1234.0, 130.0): "1230 ± 130 eV",
+        (0.5, None): "0.500 eV, error unknown",
+        (-0.0147, 0.0241): "−0.015 ± 0.024 eV",
+        (None, None): "unknown",
+        (float("nan"), 0.1): "unknown",
+    }
+    for (value, error), words in cases.items():
+        assert with_error(value, error) == words
+    assert scientific(1234.0, 520.0, "s⁻¹") == "(1.2 ± 0.5) × 10³ s⁻¹"
+    assert scientific(2.5e-7, 3e-8, "s⁻¹") == "(2.50 ± 0.30) × 10⁻⁷ s⁻¹"
+    assert scientific(0.0, None, "s⁻¹") == scientific(1e3, 2e3, "s⁻¹") == "unknown"
+    assert [duration(s) for s in (12.3, 150.0, 7300.0)] == ["12 s", "2 min", "2 h 2 min"]
+
+
+def test_page_has_all_that_is_promised(run: Path, page: Path) -> None:
+    parsed, result = Page(page), json.loads((run / "result.json").read_text())
+    words = parsed.words
+    assert with_error(result["barrier_eV"], result["barrier_error_eV"]) in words
+    assert with_error(result["flux_barrier_eV"], result["flux_barrier_error_eV"]) in words
+    charts = [svg for svg in parsed.of("svg") if svg["class"] == "chart"]
+    # Profiles, steps, histogram, history, path, similarity, variance, losses, distance.
+    assert len(charts) == 9
+    titles = ("Free energy profile", "Is it sampled well?", "The collective variable",
+              "Which atoms take part", "Cost", "How to go on", "Inputs, versions")  # fmt: skip
+    assert all(title in words for title in titles)
+    assert "AUTOENCODER MODEL=cv.safetensors" in words
+    assert "temperature_K = 300.0" in words
+    assert "structures = 500" in words
+    start = json.loads((run / "provenance.json").read_text())[-1]
+    assert start["versions"]["PLUMED"] in words
+    assert json.loads((run / "input.json").read_text())["system"]["initial"] in words
+    downloads = {link["download"] for link in parsed.of("a") if "download" in link}
+    assert downloads == {"fes.dat", "result.json", "plumed.dat", "localisation.xyz"}
+    ends = ase.io.read(run / "localisation.xyz", index=":")
+    assert len(ends) == 2
+    assert isinstance(ends[0], Atoms)
+    amplitude = ends[0].arrays["var_D"]
+    assert amplitude.shape == (53,)
+    assert amplitude.argmax() == 0  # the atom that hops
+
+
+def test_page_is_accessible_and_stands_alone(page: Path) -> None:
+    parsed = Page(page)
+    assert len(parsed.of("h1")) == 1
+    assert parsed.of("html")[0]["lang"] == "en"
+    for svg in parsed.of("svg"):
+        assert svg["role"] == "img"
+        assert len(svg["aria-label"] or "") > 30
+    assert len(parsed.of("caption")) == len(parsed.of("table"))
+    assert all("scope" in cell for cell in parsed.of("th"))
+    names = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
+    assert [name for name, number in Counter(names).items() if number > 1] == []
+    for _, attributes in parsed.elements:
+        for key in ("href", "src", "xlink:href"):
+            assert (attributes.get(key) or "#").startswith(("#", "data:"))
+    inner = {link["href"] for link in parsed.of("a") if (link["href"] or "").startswith("#")}
+    assert {str(name)[1:] for name in inner} <= set(names)
+
+
+def test_what_is_wrong_comes_first(run: Path, page: Path, tmp_path: Path) -> None:
+    def first_words(directory: Path) -> str:
+        words = Page(report.write(directory)).words
+        return words[words.index(" K", words.index("Free energy barrier of")) :][:400]
+
+    assert first_words(run).startswith(" K Not converged . The procedure stopped at its limit of 2")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "result.json").unlink()
+    (copy / "iteration-2" / "result.json").unlink()
+    for segment in sorted((copy / "iteration-2").glob("segment-*"))[3:]:
+        shutil.rmtree(segment)
+    words = first_words(copy)
+    assert words.startswith(" K This run has not ended")
+    assert "Iteration 2 has sampled 1,500 of 4,000 steps" in words
+    assert "those of iteration 1: preliminary" in words
+    shutil.rmtree(copy / "iteration-2")
+    assert "the next one has not sampled anything yet" in first_words(copy)
+    shutil.rmtree(copy / "iteration-1")
+    assert "Nothing has been sampled yet" in first_words(copy)
+    for file in (*copy.glob("cv*"), *copy.glob("training*"), copy / "path.xyz"):
+        file.unlink()
+    assert "Nothing has been sampled yet" in first_words(copy)
+    (copy / "provenance.json").write_text("[")  # no result rests on it
+    assert "Nothing has been sampled yet" in first_words(copy)
+
+
+def test_damage_and_foreign_directories_are_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no directory of a run"):
+        report.write(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "iteration-1" / "segment-000001" / "babf.state").write_text("#! FIELDS")
+    with pytest.raises(UserError, match=r"segment-000001"):
+        report.write(copy)
+
+
+def test_report_of_a_run_that_may_not_be_written_to(run: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    written = report.write(run, tmp_path / "page.html")
+    assert written == tmp_path / "page.html"
+    assert (tmp_path / "localisation.xyz").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def part(xi: list[list[float]], stopped: list[bool], walkers: list[int]) -> contents.Part:
+    series = [np.array(values) for values in xi]
+    records = [{"n_steps": len(s), "stopped": stop} for s, stop in zip(xi, stopped, strict=True)]
+    none: Any = None
+    return contents.Part(1, none, None, [], series, series, records, walkers)
+
+
+def test_crossings_are_counted_for_each_walker_and_not_across_restarts() -> None:
+    there, back = [0.0, 0.5, 1.0], [1.0, 0.4, 0.0]
+    assert part([there, back, there], [False] * 3, [3]).crossings() == 3
+    assert part([[0.0, 0.5], [0.5, 0.0]], [False] * 2, [2]).crossings() == 0
+    # Put back by the guard, or another walker: not on its own feet.
+    assert part([there, there], [True, False], [2]).crossings() == 2
+    assert part([there, there], [False, False], [1, 1]).crossings() == 2
+
+
+def test_convergence_ends_at_the_answer(run: Path) -> None:
+    found = contents.read(run)
+    result = json.loads((run / "result.json").read_text())
+    steps, estimates = found.parts[-1].convergence()
+    assert steps[-1] == 4000
+    assert np.all(np.diff(steps) > 0)
+    assert estimates[-1].value == pytest.approx(result["barrier_eV"])
+    assert found.parts[0].steps + found.parts[1].steps == result["md_steps"]
+    for (_, curve), row in zip(found.similarities(), result["iterations"], strict=True):
+        assert curve.mean() == pytest.approx(row["similarity"])
+
+
+def test_several_walkers_converge_together() -> None:
+    """The first so many steps are the first parts of every walker."""
+    rng = np.random.default_rng(0)
+    grid, states = babf.Grid(-0.2, 1.2, 14), []
+    for _ in range(2):
+        estimator = babf.Estimator(grid, 0.025)
+        run = [estimator.state]
+        for _ in range(8):
+            for xi in rng.uniform(-0.2, 1.2, 50):
+                estimator.learn(xi)
+            run.append(estimator.state)
+        states += babf.blocks(run)[1:]
+    records = [{"n_steps": 50, "stopped": False}] * 16
+    none: Any = None
+    both = contents.Part(1, none, None, states, [], [], records, [8, 8])
+    steps, estimates = both.convergence()
+    assert list(steps) == [600, 700, 800]
+    first = [*states[:6], *states[8:14]]
+    assert estimates[0].value == pytest.approx(babf.profile(first).barrier.value)
+
+
+def hostile_copy(run: Path, folder: Path) -> Path:
+    """A run whose every string is an attack, its directory's name too."""
+    copy = folder / "<img src=x onerror=window.hacked=1>"
+    shutil.copytree(run, copy)
+
+    def poisoned(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {HOSTILE if key == "versions" else k: poisoned(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [poisoned(item) for item in value]
+        keep = ("cv", "time", "prior", "thermostat", "scheduler", "criterion")
+        return HOSTILE if isinstance(value, str) and key not in keep else value
+
+    for file in (copy / "provenance.json", copy / "input.json", copy / "result.json",
+                 *copy.glob("iteration-*/result.json")):  # fmt: skip
+        file.write_text(json.dumps(poisoned(json.loads(file.read_text()))))
+    result = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").write_text(json.dumps(result | {"converged": True, "note": HOSTILE}))
+    (copy / "plumed.dat").write_text(HOSTILE)
+    for file in copy.glob("cv*.safetensors"):
+        whole = file.read_bytes()
+        kind = b'"kind":"autoencoder"'
+        attack = b'"kind":"<img src=x>"'
+        assert len(kind) == len(attack)
+        file.write_bytes(whole.replace(kind, attack))
+    return copy
+
+
+def test_nothing_in_a_run_directory_becomes_script(
+    run: Path, tmp_path: Path, browser: Browser
+) -> None:
+    written = report.write(hostile_copy(run, tmp_path))
+    text = written.read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    assert text.count("<script") == 2
+    assert "<img" not in text
+    assert text.count("window.hacked") > 5  # it is there, as text
+    browser.open(written, width=1000)
+    assert browser.evaluate("window.hacked") is None
+    assert browser.complaints == []
+    # Were something forgotten, the page's policy would still not let it run.
+    assert browser.evaluate(
+        "(() => { const s = document.createElement('script'); s.textContent = 'window.hacked = 2';"
+        " document.body.append(s); return window.hacked === undefined; })()"
+    )
+    assert any("Content Security Policy" in line for line in browser.complaints)
+
+
+SCHEMES = {"light": (1200, False), "dark": (1200, True), "phone": (390, False)}
+
+# Contrast of two colours as WCAG 2 defines it.
+CONTRAST = """
+(() => {
+  const style = getComputedStyle(document.documentElement);
+  const canvas = document.createElement("canvas").getContext("2d");
+  const luminance = (name) => {
+    canvas.fillStyle = style.getPropertyValue(name).trim();
+    canvas.fillRect(0, 0, 1, 1);
+    const linear = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((byte) => {
+      const value = byte / 255;
+      return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const contrast = (a, b) => {
+    const [x, y] = [luminance(a), luminance(b)];
+    return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+  };
+  const pairs = [["--ink", "--surface"], ["--muted", "--surface"], ["--muted", "--page"],
+    ["--last", "--surface"], ["--good", "--good-back"], ["--bad", "--bad-back"]];
+  for (const k of [1, 2, 3, 4]) pairs.push([`--earlier-${k}`, "--surface"]);
+  return Object.fromEntries(pairs.map(([a, b]) => [`${a} ${b}`, contrast(a, b)]));
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_in_a_browser(scheme: str, page: Path, browser: Browser, tmp_path: Path) -> None:
+    width, dark = SCHEMES[scheme]
+    browser.open(page, width=width, dark=dark)
+    assert browser.complaints == []
+    assert browser.requests == [page.absolute().as_uri()]
+    assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    small = browser.evaluate(
+        "[...document.querySelectorAll('svg.chart text')]"
+        ".filter(t => t.getBoundingClientRect().height < 7).length"
+    )
+    assert small == 0  # pixels: what is lower nobody reads
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = np.mean([int(number) for number in re.findall(r"\d+", background)])
+    assert brightness < 60 if dark else brightness > 200
+    contrasts = browser.evaluate(CONTRAST)
+    assert min(contrasts.values()) >= 4.5, contrasts
+    browser.screenshot(tmp_path / f"{scheme}.png")
+    assert (tmp_path / f"{scheme}.png").stat().st_size > 100_000
+
+
+def test_atoms_turn_and_move(page: Path, browser: Browser) -> None:
+    browser.open(page, width=1000)
+    look = "document.getElementById('scene').toDataURL()"
+    pictures = [browser.evaluate(look)]
+    box = browser.evaluate(
+        "(() => { const c = document.getElementById('scene'); c.scrollIntoView();"
+        " const b = c.getBoundingClientRect(); return [b.x, b.y, b.width]; })()"
+    )
+    x, y = box[0] + 0.5 * box[2], box[1] + 0.5 * box[2]
+    browser.drag((x, y), (x + 40, y + 25))
+    pictures.append(browser.evaluate(look))
+    browser.evaluate(
+        "document.getElementById('scene').dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'ArrowLeft'}))"
+    )
+    pictures.append(browser.evaluate(look))
+    browser.evaluate(
+        "(() => { const s = document.getElementById('scene-xi'); s.value = '10';"
+        " s.dispatchEvent(new Event('input')); })()"
+    )
+    pictures.append(browser.evaluate(look))
+    assert len(set(pictures)) == 4
+    assert browser.evaluate("document.getElementById('scene-value').textContent") == "ξ = 0.50"
+
+
+def test_plumed_dat_is_copied(run: Path, page: Path, browser: Browser) -> None:
+    browser.open(page, width=1000)
+    browser.send("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+    browser.evaluate("document.querySelector('[data-copy=plumed-dat]').click()")
+    copied = browser.evaluate(
+        "new Promise(done => setTimeout(() => done(navigator.clipboard.readText()), 200))"
+    )
+    assert copied.strip() == (run / "plumed.dat").read_text().strip()
+
+
+def test_on_paper(page: Path, browser: Browser, tmp_path: Path) -> None:
+    browser.open(page, width=1000, dark=True)
+    browser.print(tmp_path / "page.pdf")
+    pdf = (tmp_path / "page.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
+    browser.send("Emulation.setEmulatedMedia", media="print", features=[])
+    shown = browser.evaluate(
+        "['nav', 'canvas', 'button', '.stills svg'].map("
+        "s => document.querySelector(s).getClientRects().length > 0)"
+    )
+    assert shown == [False, False, False, True]
+    background = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(255, 255, 255)"  # whatever the screen's scheme
+
+
+def test_without_script_the_still_views_are_there(page: Path, browser: Browser) -> None:
+    browser.open(page, width=1000, script=False)
+    document = browser.send("DOM.getDocument")["root"]["nodeId"]
+
+    def visible(selector: str) -> bool:
+        node = browser.send("DOM.querySelector", nodeId=document, selector=selector)["nodeId"]
+        try:
+            browser.send("DOM.getBoxModel", nodeId=node)
+        except AssertionError:  # no box: it is not shown
+            return False
+        return True
+
+    assert visible(".stills svg")
+    assert not visible("canvas")
+    assert not visible("button")
