@@ -494,6 +494,7 @@ def _bar(*more: ProgressColumn) -> Progress:
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("left"),
         *more,
         console=err,
     )
