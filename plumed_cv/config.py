@@ -67,6 +67,11 @@ class Lammps(_Engine):
     coupling: Literal["auto", "external", "plumed"] = Field(
         "auto", description="PLUMED through fix external, through fix plumed, or the faster one"
     )
+    program: str | None = Field(
+        None,
+        description="an lmp that has fix plumed, with what starts it (mpirun -np 4 lmp); the "
+        "Python library if absent",
+    )
 
 
 class Gromacs(_Engine):
@@ -146,6 +151,16 @@ class PathSection(_Section):
 class CV(_Section):
     """The collective variable and its training."""
 
+    alignment: Literal["none", "optimal"] = Field(
+        "none",
+        description="none: a solid; optimal: a molecule, which turns and is fitted to the initial "
+        "state first; there is no minimum energy path then",
+    )
+    atoms: str = Field(
+        "all",
+        description="atoms that the variable depends on, with alignment: all, heavy (those that "
+        "are not hydrogen), or PLUMED's serial numbers, as 1-10,15",
+    )
     start: Literal["linear", "path"] = Field(
         "linear",
         description="first collective variable: projection on the line between the end states, or "
@@ -153,8 +168,8 @@ class CV(_Section):
     )
     components: Count | None = Field(
         None,
-        description="principal components D; twice the elbow of the noisy path, and 12 at least, "
-        "if absent",
+        description="principal components D; twice the elbow of the noisy path (with alignment, of "
+        "the first iteration's snapshots), and 12 at least, if absent",
     )
     hidden: Annotated[list[Count], Field(min_length=1)] | None = Field(
         None, description="widths of the encoder's hidden layers; two, by the recipe, if absent"
@@ -308,6 +323,26 @@ class Config(_Section):
             raise ValueError(
                 "system.initial and system.final are the ends of path.file; remove one or the other"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_path_of_molecules(self) -> "Config":
+        if self.cv.alignment == "none":
+            if self.cv.atoms != "all":
+                raise ValueError(
+                    f"cv.atoms = {self.cv.atoms!r}: a choice of atoms needs cv.alignment = "
+                    "'optimal'"
+                )
+            return self
+        needs = {
+            "path.file": self.path.file is not None,
+            "cv.start = 'path'": self.cv.start == "path",
+            "sampling.prior = 'energy'": self.sampling.prior == "energy",
+            "system.expansion": bool(self.system.expansion),
+        }
+        for name, given in needs.items():
+            if given:
+                raise ValueError(f"{name}: not with cv.alignment = 'optimal', for molecules")
         return self
 
 

@@ -38,6 +38,7 @@ from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing, write_text
 from plumed_cv.plumed import babf_input
@@ -135,6 +136,14 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
             return AseEngine(
                 section.calculator, atoms, arguments=section.arguments, directory=directory
             )
+    if section.program is not None:
+        return LammpsProgram(
+            section.program,
+            section.potential,
+            atoms,
+            species=section.species,
+            directory=directory,
+        )
     return LammpsEngine(
         section.potential,
         atoms,

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_masses, atomic_numbers
+from numpy.typing import NDArray
 
 from plumed_cv.engines import (
     Engine,
@@ -91,14 +92,7 @@ class LammpsEngine(Engine):
         plugin: Path | None = None,
     ) -> None:
         super().__init__(atoms)
-        symbols = self.symbols
-        elements = tuple(species) if species is not None else tuple(dict.fromkeys(symbols))
-        for symbol in symbols:
-            if symbol not in elements:
-                raise UserError(
-                    f"species = {list(elements)}: the structure also holds {symbol}; name the "
-                    "element of every LAMMPS atom type"
-                )
+        elements, types = element_types(atoms, species)
         charges = atoms.get_initial_charges()
         start = State.of(atoms)
         given = dict(masses or {})
@@ -108,12 +102,12 @@ class LammpsEngine(Engine):
         self._plugin = plugin
         self._bridge: Path | None = None
         self._system = System(
-            commands=_commands(potential, self._directory),
+            commands=potential_commands(potential, self._directory),
             directory=self._directory,
             elements=elements,
-            default_masses=tuple(given.get(e, _standard_mass(e)) for e in elements),
-            masses=tuple(given.get(e, _standard_mass(e)) for e in elements) if given else None,
-            types=np.array([elements.index(symbol) + 1 for symbol in symbols]),
+            default_masses=tuple(given.get(e, standard_mass(e)) for e in elements),
+            masses=tuple(given.get(e, standard_mass(e)) for e in elements) if given else None,
+            types=types,
             charges=np.array(charges, dtype=np.float64) if charges.any() else None,
             positions=start.positions,
             cell=start.cell,
@@ -239,7 +233,34 @@ class LammpsEngine(Engine):
             raise
 
 
-def _commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
+def element_types(
+    atoms: Atoms, species: Sequence[str] | None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the element of each LAMMPS type, and the type of each atom, from 1.
+
+    Raises
+    ------
+    UserError
+        If `species` lacks an element of the atoms.
+    """
+    elements = tuple(species if species is not None else dict.fromkeys(atoms.symbols))
+    for symbol in atoms.symbols:
+        if symbol not in elements:
+            raise UserError(
+                f"species = {list(elements)}: the structure also holds {symbol}; name the "
+                "element of every LAMMPS atom type"
+            )
+    return elements, np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])
+
+
+def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
+    """Return the commands that set up a potential.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, there is no pair_style, or the units are others than metal.
+    """
     if isinstance(potential, Path):
         path = directory / potential
         if not path.is_file():
@@ -256,7 +277,8 @@ def _commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ..
     return tuple(line for line in commands if line.split()[0] != "units")
 
 
-def _standard_mass(symbol: str) -> float:
+def standard_mass(symbol: str) -> float:
+    """Return the mass of an element in amu."""
     try:
         return float(atomic_masses[atomic_numbers[symbol]])
     except KeyError as error:

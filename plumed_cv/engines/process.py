@@ -211,11 +211,12 @@ def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], N
 
     def heard(piece: str) -> None:
         nonlocal rest
-        steps = re.findall(pattern, rest + piece)
-        if steps:
-            progress(int(steps[-1]))
-        # A number may come in two pieces; what was matched already only comes again.
-        rest = (rest + piece)[-100:]
+        rest += piece
+        *_, last = [None, *re.finditer(pattern, rest)]
+        if last is not None:
+            progress(int(last[1]))
+            rest = rest[last.end() :]
+        rest = rest[-200:]  # a number may come in two pieces
 
     return heard
 
