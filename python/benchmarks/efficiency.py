@@ -159,7 +159,7 @@ def profile(A_eV: Array) -> babf.Profile:
     known = np.isfinite(A_eV)
     count = np.where(known, np.exp(-(A_eV - np.nanmin(A_eV, initial=np.inf)) / KT), 0.0)
     sums = np.array([count, np.zeros_like(count), count, np.zeros_like(count)])
-    state = babf.State("ae.node-0", GRID, KT, 1.0, 0.0, 0, np.zeros_like(count), 1, sums)
+    state = babf.State(("ae.node-0",), (GRID,), KT, (1.0,), 0.0, 0, np.zeros_like(count), 1, sums)
     return babf.profile([state])
 
 

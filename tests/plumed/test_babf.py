@@ -456,7 +456,7 @@ def langevin(
 
 
 def _as_one_cv(state: State) -> State:
-    return replace(state, argument="x")
+    return replace(state, arguments=("x",))
 
 
 def deviation(found: Profile, land: Landscape) -> Array:

@@ -1,0 +1,58 @@
+"""Bayesian adaptive biasing force: reference estimator, state files, profiles with errors.
+
+Equation numbers are those of Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022). The PLUMED
+action BABF does the same in C++ and writes the files read here. Everything it learns is a few
+sums over samples at every node of the grid. So states of independent walkers are added, successive
+states of one run are subtracted, and such differences are the blocks that error bars come from.
+
+`estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers and
+fluxes along one CV of it, `surfaces` free energies on the plane of two; `files` reads and writes.
+"""
+
+from plumed_cv.babf.estimator import (
+    Estimator,
+    Evaluation,
+    Grid,
+    State,
+    blocks,
+    potential,
+    prior_derivative,
+    weight_of_first,
+)
+from plumed_cv.babf.files import (
+    read_fes,
+    read_state,
+    read_surface,
+    write_fes,
+    write_prior,
+    write_state,
+    write_surface,
+)
+from plumed_cv.babf.profiles import Estimate, Flux, Profile, flux, profile, reweighted_profile
+from plumed_cv.babf.surfaces import Surface, surface
+
+__all__ = [
+    "Estimate",
+    "Estimator",
+    "Evaluation",
+    "Flux",
+    "Grid",
+    "Profile",
+    "State",
+    "Surface",
+    "blocks",
+    "flux",
+    "potential",
+    "prior_derivative",
+    "profile",
+    "read_fes",
+    "read_state",
+    "read_surface",
+    "reweighted_profile",
+    "surface",
+    "weight_of_first",
+    "write_fes",
+    "write_prior",
+    "write_state",
+    "write_surface",
+]

@@ -1,0 +1,437 @@
+"""Free energy profiles, barriers and fluxes along one CV, with errors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from ase import units
+from numpy.typing import ArrayLike
+
+from plumed_cv.babf.estimator import Grid, State, check_same_estimator, integral
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+
+T = TypeVar("T")
+
+FEWEST_BLOCKS = 6  # a blocking that leaves fewer says little about the variance
+SMOOTHING = 0.08  # half a window of the local cubic, in units of the distance of the states
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its standard error, eV; NaN where unknown."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "unknown"
+        error = f"{self.error:.3f}" if np.isfinite(self.error) else "unknown"
+        return f"{self.value:.3f} ± {error} eV"
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Free energy along the CV, zero at the lowest node on the reactant's side of the barrier.
+
+    Attributes
+    ----------
+    argument
+        Name of the CV.
+    grid
+        The nodes.
+    kT_eV
+        Temperature, eV.
+    states
+        The CV in the reactant and in the product.
+    A_k, A_k_error
+        Profile seen through the spring (Eqs. 7, 8) and its standard error, (n,), eV.
+    A, A_error
+        Profile corrected for the finite spring constant, (n,), eV; NaN in bins without samples.
+    count
+        Weight of the samples in the bin around each node, (n,).
+    barrier
+        Highest A between the states over the lowest on the reactant's side of it, eV; NaN if one
+        of the states was not reached.
+    delta_F
+        A in the product over A in the reactant, eV.
+
+    Notes
+    -----
+    Barrier and difference are those of a local cubic fit to A: the highest of many noisy bins is
+    too high.
+    """
+
+    argument: str
+    grid: Grid
+    kT_eV: float
+    states: tuple[float, float]
+    A_k: Array
+    A: Array
+    A_k_error: Array
+    A_error: Array
+    count: Array
+    barrier: Estimate
+    delta_F: Estimate
+
+    @property
+    def xi(self) -> Array:
+        """The nodes, (n,)."""
+        return self.grid.nodes
+
+
+def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -> Profile:
+    """Return the free energy profile and its errors.
+
+    Parameters
+    ----------
+    blocks
+        Parts of the data, in the order of time: differences of successive states of one run, or
+        states of independent walkers, or both one after the other. One block gives no errors.
+    states
+        The CV in the reactant and in the product, reactant first.
+
+    Returns
+    -------
+    Profile
+        The errors are delete-one jackknife errors over the blocks, the largest of those with
+        blocks, pairs of blocks, pairs of pairs ... as long as six are left. They are NaN where the
+        samples of a bin are all in one block.
+
+    Raises
+    ------
+    UserError
+        If there is no block, or blocks are of different estimators.
+    """
+    check_blocks(blocks)
+    total = total_of(blocks)
+    grid, n = total.grid, len(total.grid.nodes)
+    _, A = _profiles(total)
+    origin = _lowest_reactant(grid, A, states)
+
+    def estimate(some: Sequence[State]) -> Array:
+        A_k, A = _profiles(total_of(some))
+        smooth = smoothed(grid, A, states)
+        summary = [barrier_of(grid, smooth, states), difference_of(grid, smooth, states)]
+        return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
+
+    value, error = jackknife(blocks, weights_of(blocks), estimate)
+    return Profile(
+        argument=total.argument,
+        grid=grid,
+        kT_eV=total.kT_eV,
+        states=states,
+        A_k=value[:n],
+        A=value[n:-2],
+        A_k_error=error[:n],
+        A_error=error[n:-2],
+        count=total.sums[2],
+        barrier=Estimate(float(value[-2]), float(error[-2])),
+        delta_F=Estimate(float(value[-1]), float(error[-1])),
+    )
+
+
+@dataclass(frozen=True)
+class Flux:
+    """The flux out of the reactant, which does not depend on the form of the CV.
+
+    Attributes
+    ----------
+    barrier
+        Highest F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P(xi < xi*) ), eV.
+    activation
+        Activation free energy -kT ln( h rate / kT ), eV: the highest
+        -kT ln( rho(xi*) <lambda>_xi* / P(xi < xi*) ) with
+        lambda^2 = h^2 sum_i |grad_i xi|^2/m_i / (2 pi kT)
+        (Dietschreit et al., J. Chem. Phys. 157, 084113 (2022), arXiv:2206.02893).
+    rate_per_s
+        Transition state theory's rate through the best dividing surface, an upper bound of the
+        true one, 1/s; `error` is its standard error.
+    surface
+        The dividing surface: xi* of `barrier`.
+    """
+
+    barrier: Estimate
+    activation: Estimate
+    rate_per_s: Estimate
+    surface: float
+
+
+def flux(
+    blocks: Sequence[State],
+    xi_series: Sequence[ArrayLike],
+    gradnorm_series: Sequence[ArrayLike],
+    invmass_series: Sequence[ArrayLike],
+    states: tuple[float, float] = (0.0, 1.0),
+) -> Flux:
+    """Return the flux out of the reactant, through the dividing surface where it is least.
+
+    Parameters
+    ----------
+    blocks
+        As for `profile`.
+    xi_series, gradnorm_series, invmass_series
+        For every block its series of xi, of |grad xi| (1/angstrom) and of sum_i |grad_i xi|^2/m_i
+        (1/(angstrom^2 amu)) from COLVAR, any stride. Their means at given xi do not depend on the
+        bias.
+    states
+        The CV in the reactant and in the product, reactant first.
+
+    Raises
+    ------
+    UserError
+        If the numbers of blocks or series differ, if no sample is on the grid, or if the grid
+        begins less than 2 kT above the reactant's minimum: part of the basin would be missing
+        from P.
+    """
+    check_blocks(blocks)
+    if not len(blocks) == len(xi_series) == len(gradnorm_series) == len(invmass_series):
+        raise UserError(
+            f"{len(blocks)} blocks need as many series of xi, of |grad xi| and of invmass, not "
+            f"{len(xi_series)}, {len(gradnorm_series)} and {len(invmass_series)}"
+        )
+    grid, kT = blocks[0].grid, blocks[0].kT_eV
+    _, A = _profiles(total_of(blocks))
+    sampled = A[np.isfinite(A)]
+    if not len(sampled):
+        raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
+    depth = float(sampled[0] - A[_lowest_reactant(grid, A, states)])
+    if depth < 2 * kT:
+        raise UserError(
+            f"the grid begins at {grid.minimum:g}, only {depth / kT:.1f} kT above the minimum of "
+            "the reactant: the flux barrier needs the whole basin, so begin the grid further out"
+        )
+    # lambda is the length of a thermal wave, and so the rate kT/h times the flux in its units.
+    planck_eV_s = units._hplanck / units._e
+    attempts_per_s = kT / planck_eV_s
+    wave = units.second * planck_eV_s / np.sqrt(2 * np.pi * kT)
+    moments = [
+        _binned(grid, xi, np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
+        for xi, gradnorm, invmass in zip(xi_series, gradnorm_series, invmass_series, strict=True)
+    ]
+
+    def surfaces(some: Sequence[tuple[State, Array]]) -> Array:
+        """F with |grad xi| and with lambda at every node, (2, n), eV; NaN where unknown."""
+        _, A = _profiles(total_of([state for state, _ in some]))
+        A = smoothed(grid, A, states)
+        means = _smoothed_means(np.sum([moment for _, moment in some], axis=0))
+        A = A - np.nanmin(A)
+        density = np.nan_to_num(np.exp(-A / kT))
+        basin = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+        basin *= 0.5 * grid.spacing
+        between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (basin > 0)
+        F = np.full((2, len(A)), np.nan)
+        if np.isfinite(difference_of(grid, A, states)):
+            F[:, between] = A[between] - kT * np.log(means[:, between] / basin[between])
+        return F
+
+    def highest(some: Sequence[tuple[State, Array]]) -> Array:
+        F = surfaces(some)
+        return np.array([np.nanmax(row) if np.isfinite(row).any() else np.nan for row in F])
+
+    pairs = list(zip(blocks, moments, strict=True))
+    value, error = jackknife(pairs, weights_of(blocks), highest)
+    barrier, activation = (Estimate(float(v), float(e)) for v, e in zip(value, error, strict=True))
+    rate = attempts_per_s * np.exp(-activation.value / kT)
+    F = surfaces(pairs)[0]
+    return Flux(
+        barrier=barrier,
+        activation=activation,
+        rate_per_s=Estimate(float(rate), float(rate * activation.error / kT)),
+        surface=float(grid.nodes[np.nanargmax(F)]) if np.isfinite(F).any() else np.nan,
+    )
+
+
+def reweighted_profile(
+    grid: Grid,
+    kT_eV: float,
+    xi_series: Sequence[ArrayLike],
+    bias_series_eV: Sequence[ArrayLike],
+) -> tuple[Array, Array]:
+    """Return the free energy from a run under a frozen bias, weighted by exp(bias/kT), and errors.
+
+    Parameters
+    ----------
+    grid
+        The nodes, each with a bin around it.
+    kT_eV
+        Temperature, eV.
+    xi_series, bias_series_eV
+        For every block of the run, in the order of time, its series of xi and of the bias, eV.
+
+    Returns
+    -------
+    (n,), (n,)
+        The profile, eV, zero on average over the visited bins and NaN elsewhere, and its errors.
+    """
+    top = max(float(np.max(np.asarray(bias))) for bias in bias_series_eV)
+    histograms = [
+        _binned(grid, xi, np.exp((np.asarray(bias, dtype=float) - top) / kT_eV))[1]
+        for xi, bias in zip(xi_series, bias_series_eV, strict=True)
+    ]
+
+    def estimate(some: Sequence[Array]) -> Array:
+        with np.errstate(divide="ignore"):
+            A = -kT_eV * np.log(np.sum(some, axis=0))
+        A[np.isinf(A)] = np.nan
+        return np.asarray(A - np.nanmean(A))
+
+    return jackknife(histograms, [len(np.asarray(xi)) for xi in xi_series], estimate)
+
+
+def _profiles(state: State) -> tuple[Array, Array]:
+    """Return A_k and the corrected A, (n,) each, eV, up to constants.
+
+    A_k is Eq. 7 without the prior where a node's own bin holds samples and the prior elsewhere: P_j
+    never vanishes, but a mean over other bins' tails alone means nothing. A comes from
+    -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Nothing is known of rho in an empty
+    bin: A is NaN there, and A_k carries the energy across.
+    """
+    grid, kT = state.grid, state.kT_eV
+    weight, force, count, offset = state.sums
+    n = len(grid.nodes)
+    sampled = np.flatnonzero(count > 0)
+    derivative = state.prior.copy()
+    derivative[sampled] = force[sampled] / weight[sampled]
+    A_k = integral(grid, derivative)
+    A = np.full(n, np.nan)
+    if not len(sampled):
+        return A_k, A
+    following = np.append(sampled[1:], sampled[0])
+    mean_force = state.kappa_eV * offset[sampled] / count[sampled]
+    steps = -kT * np.log(count[following] / count[sampled]) + 0.5 * grid.spacing * (
+        mean_force + np.append(mean_force[1:], mean_force[0])
+    )
+    adjacent = (following - sampled - 1) % n == 0 if grid.periodic else following == sampled + 1
+    steps = np.where(adjacent, steps, A_k[following] - A_k[sampled])
+    A[sampled] = np.concatenate([[0.0], np.cumsum(steps[:-1])])
+    if grid.periodic:  # what is left after one turn is noise: spread it evenly
+        A[sampled] -= steps.sum() * (sampled - sampled[0]) / n
+    return A_k, A
+
+
+def barrier_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
+    """Return the highest A between the states over the lowest on the reactant's side of it."""
+    top = _highest(grid, A, states)
+    if top is None or not np.isfinite(difference_of(grid, A, states)):
+        return np.nan  # as long as an end state was not reached, the top may be beyond
+    return float(A[top] - np.nanmin(A[: top + 1]))
+
+
+def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
+    """Return A in the product over A in the reactant."""
+    reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan)
+    return float(product - reactant)
+
+
+def _highest(grid: Grid, A: Array, states: tuple[float, float]) -> int | None:
+    outside = (grid.nodes < states[0]) | (grid.nodes > states[1])
+    between = np.where(outside | np.isnan(A), -np.inf, A)
+    top = int(np.argmax(between))
+    return top if np.isfinite(between[top]) else None
+
+
+def _lowest_reactant(grid: Grid, A: Array, states: tuple[float, float]) -> int:
+    top = _highest(grid, A, states)
+    side = A if top is None else A[: top + 1]
+    return int(np.nanargmin(side)) if np.isfinite(side).any() else 0
+
+
+def smoothed(grid: Grid, A: Array, states: tuple[float, float]) -> Array:
+    """Return a local cubic fit to the nodes where A is known, (n,); NaN where it is not."""
+    known = np.isfinite(A)
+    width = round(SMOOTHING * abs(states[1] - states[0]) / grid.spacing)
+    smooth = np.full_like(A, np.nan)
+    smooth[known] = _smoother(known.tobytes(), width, grid.periodic) @ A[known]
+    return smooth
+
+
+@lru_cache(maxsize=64)
+def _smoother(known: bytes, width: int, periodic: bool) -> Array:
+    """Return the linear map from known values to local cubic fits (Savitzky and Golay), (m, m)."""
+    nodes = np.flatnonzero(np.frombuffer(known, dtype=bool))
+    n = len(known)
+    matrix = np.eye(len(nodes))
+    for row, node in enumerate(nodes):
+        offset = nodes - node
+        if periodic:
+            offset = (offset + n // 2) % n - n // 2
+        near = np.flatnonzero(np.abs(offset) <= width)
+        if len(near) > 4:  # as many or fewer leave the value as it is
+            cubic = np.vander(offset[near] / width, 4, increasing=True)
+            matrix[row] = 0.0
+            matrix[row, near] = np.linalg.pinv(cubic)[0]
+    return matrix
+
+
+def _binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
+    """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`."""
+    j = grid.bin(np.asarray(xi, dtype=float))
+    inside = j >= 0
+    n = len(grid.nodes)
+    number = np.bincount(j[inside], minlength=n)
+    sums = [np.bincount(j[inside], value[inside], minlength=n) for value in values]
+    return np.array([number, *sums])
+
+
+def _smoothed_means(moments: Array) -> Array:
+    """Return (v, n): means in every bin and its neighbours, interpolated where all are empty."""
+    padded = np.pad(moments, ((0, 0), (1, 1)))
+    number, *sums = 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
+    known = np.flatnonzero(number > 0)
+    if not len(known):
+        return np.full((len(sums), len(number)), np.nan)
+    nodes = np.arange(len(number))
+    return np.array([np.interp(nodes, known, total[known] / number[known]) for total in sums])
+
+
+def jackknife(
+    blocks: Sequence[T], weights: Sequence[float], estimate: Callable[[Sequence[T]], Array]
+) -> tuple[Array, Array]:
+    """Return `estimate(blocks)` and its delete-one error, the largest over re-blockings by pairs.
+
+    Blocks of a ramped run have very different weights. To first order the estimate without a block
+    of the share f is off by the block's residual over 1 - f, whatever the residual's variance; so
+    the variance is m/(m-1) sum (1-f)^2 d^2, which is the textbook's for equal blocks.
+    """
+    value = estimate(blocks)
+    groups = [[i] for i in range(len(blocks))]
+    shares = np.array(weights) / np.sum(weights)
+    errors = []
+    while (m := len(groups)) >= 2:
+        variance = np.zeros_like(value)
+        for group in groups:
+            without = [block for i, block in enumerate(blocks) if i not in group]
+            kept = 1 - shares[group].sum()
+            variance += m / (m - 1) * (kept * (estimate(without) - value)) ** 2
+        errors.append(np.sqrt(variance))
+        if m // 2 < FEWEST_BLOCKS:
+            break
+        pairs = [a + b for a, b in zip(groups[0:-1:2], groups[1::2], strict=True)]
+        groups = pairs if m % 2 == 0 else [*pairs[:-1], pairs[-1] + groups[-1]]
+    # A NaN stays: it says that a bin lives by one block alone.
+    return value, np.max(errors, axis=0) if errors else np.full_like(value, np.nan)
+
+
+def weights_of(blocks: Sequence[State]) -> list[float]:
+    """Return the weight of each block's samples."""
+    return [float(block.sums[0].sum()) for block in blocks]
+
+
+def total_of(blocks: Sequence[State]) -> State:
+    """Return the state of all blocks together."""
+    # Sums, never the total minus a part: an empty bin must stay exactly empty.
+    sums = np.sum([block.sums for block in blocks], axis=0)
+    return replace(blocks[0], steps=sum(block.steps for block in blocks), sums=sums)
+
+
+def check_blocks(blocks: Sequence[State]) -> None:
+    """Refuse no blocks, and blocks of different estimators."""
+    if not blocks:
+        raise UserError("a profile needs at least one state or block of a run")
+    for one, other in pairwise(blocks):
+        check_same_estimator(one, other)
