@@ -237,6 +237,13 @@ class Network:
     losses: NDArray[np.float64]
     misalignment: float
 
+    def __repr__(self) -> str:
+        widths = [self.encoder[0].weight.shape[1], *(len(layer.bias) for layer in self.encoder)]
+        return (
+            f"Network({'-'.join(map(str, widths))}, error {self.losses[-1] ** 0.5:.4f} A after "
+            f"{len(self.losses)} epochs)"
+        )
+
 
 def train(
     examples: Examples,

@@ -73,6 +73,9 @@ class EnergyProfile:
     parameter: Array
     energy: Array
 
+    def __repr__(self) -> str:
+        return f"EnergyProfile(barrier {self.barrier:.4f} eV, end point {self.end_point:+.4f} eV)"
+
     @property
     def barrier(self) -> float:
         """The highest energy above the first image, eV."""
@@ -107,6 +110,12 @@ class Localisation:
     amplitude: Array
     noise: float
     motion: Array
+
+    def __repr__(self) -> str:
+        return (
+            f"Localisation({self.verdict}: {100 * self.share:.0f} % of the motion on "
+            f"{self.moving.sum()} of {len(self.motion)} atoms)"
+        )
 
     @property
     def moving(self) -> NDArray[np.bool_]:
@@ -198,6 +207,13 @@ class Reconstruction:
     n_structures: int
     variance_A2: float
     seed: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Reconstruction({self.path.name}: barrier {self.neb.barrier:.4f} eV; "
+            f"{self.pca.barrier:.4f} eV by {self.variable.n_components} components, "
+            f"{self.ae_pca.barrier:.4f} eV by the autoencoder; {self.localisation.verdict})"
+        )
 
     @property
     def notes(self) -> list[str]:

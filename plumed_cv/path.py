@@ -53,6 +53,12 @@ class EnergyPath:
     images: tuple[Atoms, ...]
     name: str = "the path"
 
+    def __repr__(self) -> str:
+        return (
+            f"EnergyPath({self.name}: {len(self.images)} images of {len(self.images[0])} atoms, "
+            f"barrier {self.barrier:.4f} eV, end point {self.energies[-1]:+.4f} eV)"
+        )
+
     @property
     def species(self) -> tuple[str, ...]:
         """Chemical symbols of the atoms."""

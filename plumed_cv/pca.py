@@ -39,6 +39,12 @@ class PrincipalComponents:
     variances: Array
     total_variance: float
 
+    def __repr__(self) -> str:
+        return (
+            f"PrincipalComponents({len(self.components)} of {len(self.mean)} coordinates, "
+            f"{100 * self.fraction_of_variance.sum():.1f} % of the variance)"
+        )
+
     @property
     def fraction_of_variance(self) -> Array:
         """Fraction of variance explained by each component (Fig. 2), shape (D,)."""

@@ -106,6 +106,13 @@ class State:
     steps: int
     sums: Array
 
+    def __repr__(self) -> str:
+        axes = (
+            f"{name} from {axis.minimum:g} to {axis.maximum:g}"
+            for name, axis in zip(self.arguments, self.axes, strict=True)
+        )
+        return f"State({', '.join(axes)}; {self.steps:,} samples at kT = {self.kT_eV:.4f} eV)"
+
     @property
     def argument(self) -> str:
         """Name of the only CV."""

@@ -27,6 +27,9 @@ class Estimate:
     value: float
     error: float
 
+    def __repr__(self) -> str:
+        return f"Estimate({self})"
+
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "unknown"
@@ -77,6 +80,13 @@ class Profile:
     count: Array
     barrier: Estimate
     delta_F: Estimate
+
+    def __repr__(self) -> str:
+        return (
+            f"Profile({self.argument} from {self.grid.minimum:g} to {self.grid.maximum:g}, "
+            f"{len(self.xi)} nodes, kT = {self.kT_eV:.4f} eV: barrier {self.barrier}, "
+            f"difference {self.delta_F})"
+        )
 
     @property
     def xi(self) -> Array:

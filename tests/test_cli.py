@@ -1,0 +1,83 @@
+"""The terminal: what goes where, exit statuses, completion, and its page of documentation."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import typer.main
+
+from plumed_cv.cli import app
+from tests.test_library import INPUT, vacancy
+
+PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_every_command_is_documented() -> None:
+    words = PAGE.read_text(encoding="utf-8")
+    group = typer.main.get_command(app)
+    names = set(getattr(group, "commands", {}))
+    assert names
+    assert names == set(re.findall(r"^\| `plumed-cv (\w+)", words, flags=re.MULTILINE))
+
+
+def test_exit_statuses_are_documented_and_kept(plugin: Path, tmp_path: Path) -> None:
+    assert "Exit status" in command("--help").stdout
+    mistake = command("run", tmp_path / "none.toml")
+    assert (mistake.returncode, mistake.stdout) == (1, "")
+    assert "\x1b" not in mistake.stderr  # no colours where nobody looks
+    assert command("report", tmp_path).returncode == 1
+    assert command("report", "--nonsense").returncode == 2
+    doctor = command("doctor", "--json")
+    findings = json.loads(doctor.stdout)
+    needed = all(finding["ok"] for finding in findings if finding["required"])
+    assert doctor.returncode == (0 if needed else 1)
+
+
+def test_names_of_examples_are_completed() -> None:
+    asked = {"COMP_WORDS": "plumed-cv init vac", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("plumed-cv")],  # completion goes by the program's name
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | asked | {"_PLUMED_CV_COMPLETE": "complete_bash"},
+    )
+    assert "vacancy-fe" in done.stdout.split()
+
+
+def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: Path) -> None:
+    vacancy(tmp_path)
+    file = tmp_path / "vacancy.toml"
+    file.write_text(INPUT.replace("steps = 3000", "steps = 6000"))
+    line = [sys.executable, "-m", "plumed_cv.cli", "run", str(file)]
+    process = subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 300
+    while not list(tmp_path.glob("run/iteration-1/segment-*")) and time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of the group
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert out == ""
+    assert said.splitlines()[-1].endswith("interrupted; the same command goes on from here.")
+    assert "Traceback" not in said
+    page = command("report", tmp_path / "run")
+    assert page.stdout.strip() == str(tmp_path / "run" / "report.html")
+    assert "This run has not ended" in (tmp_path / "run" / "report.html").read_text()
+    done = command("run", file, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["md_steps"] == 6000  # one document and nothing else
+    assert not re.search(r"[\x1b\r]", done.stderr)
+    assert "This run has not ended" not in (tmp_path / "run" / "report.html").read_text()

@@ -1,0 +1,84 @@
+"""Use from Python: docs/library.md as it stands, and what objects look like at a prompt."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from plumed_cv import babf
+from plumed_cv.energy import EnergyProfile, Localisation
+from plumed_cv.pca import PrincipalComponents
+
+PAGE = Path(__file__).parents[1] / "docs" / "library.md"
+
+INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = 300.0
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+[path]
+images = 7
+fmax_eV_A = 0.02
+structures = 500
+[cv]
+components = 6
+[sampling]
+steps = 3000
+segments = 8
+timestep_fs = 2.0
+[iteration]
+minimum = 1
+maximum = 1
+"""
+
+
+def vacancy(folder: Path) -> None:
+    """The end states of the example in a smaller crystal."""
+    initial = bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3)
+    corner = initial.positions[0]
+    del initial[0]
+    final = initial.copy()
+    final.positions[0] = corner
+    initial.write(folder / "initial.xyz", format="extxyz")
+    final.write(folder / "final.xyz", format="extxyz")
+    (folder / "vacancy.toml").write_text(INPUT)
+
+
+def test_the_page_runs(
+    plugin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    vacancy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 5
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert names["halfway"].shape == (53, 3)
+    assert names["gradient"].shape == (1, 53, 3)
+    assert len(names["xi"]) == len(names["A"])
+    shown = capsys.readouterr().out
+    for words in ("CollectiveVariable(", "Profile(ae.node-0 from", "Network(6-", "Reconstruction("):
+        assert words in shown
+    assert max(len(line) for line in shown.splitlines()) < 250
+
+
+def test_objects_are_short_at_a_prompt() -> None:
+    state = babf.Estimator(babf.Grid(-0.2, 1.2, 140), 0.02585).state
+    assert repr(state) == "State(xi from -0.2 to 1.2; 0 samples at kT = 0.0259 eV)"
+    assert repr(babf.Estimate(0.5661, 0.0081)) == "Estimate(0.566 ± 0.008 eV)"
+    flat = EnergyProfile(np.linspace(0, 1, 5), np.array([0, 0.3, 0.6, 0.2, -0.1]))
+    assert repr(flat) == "EnergyProfile(barrier 0.6000 eV, end point -0.1000 eV)"
+    found = Localisation(np.array([0.9, 0.02]), 0.07, np.array([0.9, 0.1]))
+    assert repr(found) == "Localisation(localised: 90 % of the motion on 1 of 2 atoms)"
+    modes = PrincipalComponents(np.zeros(6), np.eye(2, 6), np.array([0.5, 0.25]), 1.0)
+    assert repr(modes) == "PrincipalComponents(2 of 6 coordinates, 75.0 % of the variance)"
