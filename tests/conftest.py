@@ -44,6 +44,18 @@ def plugin(plumed_installation: Plumed) -> Path:
         raise
 
 
+@pytest.fixture(scope="session")
+def torch_plugin(plumed_installation: Plumed) -> Path:
+    """The library with TORCH_CV."""
+    try:
+        return build_plugin(plumed_installation, torch=True)
+    except UserError as error:
+        if "does not compile" in str(error):
+            pytest.fail(str(error))
+        unavailable(str(error))
+        raise
+
+
 @pytest.fixture
 def make_plumed(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> MakePlumed:
     """Return a function that starts PLUMED for `n_atoms` atoms with our plugin loaded.

@@ -12,6 +12,9 @@
 #include <torch/version.h>
 
 #include <dlfcn.h>
+#ifdef __linux__
+#include <link.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -79,43 +82,62 @@ inline std::string library_path() {
 
 /// Gives torch as many threads as asked for while it lives, and the engine its own number back.
 ///
-/// torch's number is that of the OpenMP runtime for the calling thread, so setting it for good
-/// would slow down an engine that shares the runtime.
+/// torch's number is that of an OpenMP runtime for the calling thread, and the engine's loops may
+/// run by the same one. Which one torch uses, of several in a process, depends on who loaded it;
+/// so the numbers of all are kept.
 class Threads {
   public:
     explicit Threads(int wanted) {
-        static int (*get)() = nullptr;
-        static bool looked = false;
-        if (!looked) {
-            // Of the runtime that torch is linked with; the process may hold another one.
-            if (void* library = dlopen(library_path().c_str(), RTLD_LAZY | RTLD_NOLOAD)) {
-                get = reinterpret_cast<int (*)()>(dlsym(library, "omp_get_max_threads"));
-                set() = reinterpret_cast<void (*)(int)>(dlsym(library, "omp_set_num_threads"));
-            }
-            if (!get || !set())
-                at::set_num_threads(wanted);
-            looked = true;
-        }
-        if (!get || !set())
-            return;
-        before_ = get();
+        for (auto& [get, set] : runtimes())
+            before_.push_back(get());
+        at::set_num_threads(wanted);
         at::get_num_threads(); // in each thread the first such call sets the number
-        set()(wanted);
     }
     ~Threads() {
-        if (before_ > 0)
-            set()(before_);
+        for (std::size_t i = 0; i < before_.size(); ++i)
+            runtimes()[i].second(before_[i]);
     }
     Threads(const Threads&) = delete;
     Threads& operator=(const Threads&) = delete;
 
   private:
-    static void (*&set())(int) {
-        static void (*function)(int) = nullptr;
-        return function;
+    using Get = int (*)();
+    using Set = void (*)(int);
+
+    static const std::vector<std::pair<Get, Set>>& runtimes() {
+        static const auto found = find();
+        return found;
     }
 
-    int before_ = 0;
+    static std::vector<std::pair<Get, Set>> find() {
+        std::vector<std::string> names;
+#ifdef __linux__
+        dl_iterate_phdr(
+            [](dl_phdr_info* info, std::size_t, void* list) {
+                const std::string name = info->dlpi_name;
+                if (name.find("omp", name.rfind('/') + 1) != std::string::npos)
+                    static_cast<std::vector<std::string>*>(list)->push_back(name);
+                return 0;
+            },
+            &names);
+#endif
+        std::vector<void*> libraries{RTLD_DEFAULT}; // one may be part of the program itself
+        for (const auto& name : names)
+            if (void* library = dlopen(name.c_str(), RTLD_LAZY | RTLD_NOLOAD))
+                libraries.push_back(library);
+        std::vector<std::pair<Get, Set>> found;
+        for (void* library : libraries) {
+            const std::pair<Get, Set> pair{
+                reinterpret_cast<Get>(dlsym(library, "omp_get_max_threads")),
+                reinterpret_cast<Set>(dlsym(library, "omp_set_num_threads"))};
+            if (pair.first && pair.second &&
+                std::find(found.begin(), found.end(), pair) == found.end())
+                found.push_back(pair);
+        }
+        return found;
+    }
+
+    std::vector<int> before_;
 };
 
 /// What torch says, without the stacks of C++ and of the model's own code.
