@@ -225,7 +225,7 @@ def part(xi: list[list[float]], stopped: list[bool], walkers: list[int]) -> cont
     series = [np.array(values) for values in xi]
     records = [{"n_steps": len(s), "stopped": stop} for s, stop in zip(xi, stopped, strict=True)]
     none: Any = None
-    return contents.Part(1, none, None, [], series, series, records, walkers)
+    return contents.Part(1, none, None, None, [], series, series, records, walkers)
 
 
 def test_crossings_are_counted_for_each_walker_and_not_across_restarts() -> None:
@@ -263,7 +263,7 @@ def test_several_walkers_converge_together() -> None:
         states += babf.blocks(run)[1:]
     records = [{"n_steps": 50, "stopped": False}] * 16
     none: Any = None
-    both = contents.Part(1, none, None, states, [], [], records, [8, 8])
+    both = contents.Part(1, none, None, None, states, [], [], records, [8, 8])
     steps, estimates = both.convergence()
     assert list(steps) == [600, 700, 800]
     first = [*states[:6], *states[8:14]]

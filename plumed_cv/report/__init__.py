@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -54,9 +55,7 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
     directory = Path(directory)
     output = directory / "report.html" if output is None else Path(output)
     run = contents.read(directory)
-    found = run.localisation()
-    if run.path is not None and found is not None:
-        workflow.write_localisation(output.with_name("localisation.xyz"), run.path, found[1])
+    _write_localisation(run, output.with_name("localisation.xyz"))
     write_text(output, render(run))
     return output
 
@@ -285,8 +284,7 @@ def _figures(run: Run) -> dict[str, Markup]:
     if answer is not None:
         zero = None
         if run.path is not None:
-            along = answer.variable.components(run.path.displacements)
-            zero = (answer.variable.encode(along)[:, 0], run.path.energies)
+            zero = (run.along_path(answer.variable), run.path.energies)
         figures["profiles"] = charts.profiles(
             [(part.label, part.profile.xi, part.profile.A, part.profile.A_error) for part in parts],
             zero,
@@ -322,8 +320,8 @@ def _figures(run: Run) -> dict[str, Markup]:
     if run.path is not None and run.variables:
         along_path = []
         for n, variable in enumerate(run.variables):
-            xi = variable.encode(variable.components(run.path.displacements))[:, 0]
-            along_path.append((f"CV {n} ({variable.kind})", run.path.arc_length, xi))
+            label = f"CV {n} ({variable.kind})"
+            along_path.append((label, run.path.arc_length, run.along_path(variable)))
         figures["along_path"] = charts.lines(
             "path",
             along_path,
@@ -484,6 +482,18 @@ def _input_text(run: Run) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _write_localisation(run: Run, output: Path) -> bool:
+    """Write the end states with each atom's amplitude; False if there is nothing to write yet."""
+    located = run.localisation()
+    if located is None or run.path is None:
+        return False
+    variable, found = located
+    amplitude = np.zeros(len(run.path.species))
+    amplitude[variable.serials - 1] = found.amplitude
+    workflow.write_localisation(output, run.path, replace(found, amplitude=amplitude))
+    return True
+
+
 def _downloads(run: Run) -> list[tuple[str, str]]:
     """Files that travel within the page: name and content as a data address."""
     files: list[tuple[str, bytes]] = []
@@ -491,11 +501,9 @@ def _downloads(run: Run) -> list[tuple[str, str]]:
     for name in ("fes.dat", "result.json", "plumed.dat") if run.ended else ():
         if (root / name).exists():
             files.append((name, (root / name).read_bytes()))
-    found = run.localisation()
-    if found is not None and run.path is not None:
-        with TemporaryDirectory() as folder:
-            xyz = Path(folder) / "localisation.xyz"
-            workflow.write_localisation(xyz, run.path, found[1])
+    with TemporaryDirectory() as folder:
+        xyz = Path(folder) / "localisation.xyz"
+        if _write_localisation(run, xyz):
             files.append((xyz.name, xyz.read_bytes()))
     return [
         (name, "data:application/octet-stream;base64," + base64.b64encode(content).decode())

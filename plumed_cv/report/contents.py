@@ -1,8 +1,9 @@
 """What a run directory holds, read for the report: of a run that ended, or as far as it got."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.pca import PrincipalComponents
 
 MOST_POINTS = 16  # of the barrier's convergence
+MOST_BLOCKS = 60  # its errors are from; the time they take grows with the square
 _REACHED = (0.1, 0.9)  # values of the CV at which an end state counts as visited
 
 
@@ -31,8 +33,8 @@ class Part:
         From 1.
     variable
         What was sampled.
-    result
-        What its result.json holds, None if it has not ended.
+    result, fes
+        What its result.json and fes.dat hold, None if it has not ended.
     blocks, xi, deviation
         What its segments learned and printed, in the order of `sampling.segments`.
     records
@@ -44,6 +46,7 @@ class Part:
     number: int
     variable: CollectiveVariable
     result: dict[str, Any] | None
+    fes: babf.Profile | None
     blocks: Sequence[babf.State]
     xi: Sequence[Array]
     deviation: Sequence[Array]
@@ -59,7 +62,7 @@ class Part:
     @cached_property
     def profile(self) -> babf.Profile:
         """The free energy profile."""
-        return babf.profile(self.blocks)
+        return self.fes or babf.profile(_merged(self.blocks))
 
     @property
     def steps(self) -> int:
@@ -94,7 +97,7 @@ class Part:
         steps, estimates = [], []
         for first in firsts:
             chosen = [k for walker in self._by_walker() for k in walker[:first]]
-            barrier = babf.profile([self.blocks[k] for k in chosen]).barrier
+            barrier = babf.profile(_merged([self.blocks[k] for k in chosen])).barrier
             if np.isfinite(barrier.value):
                 steps.append(sum(self.records[k]["n_steps"] for k in chosen))
                 estimates.append(barrier)
@@ -168,6 +171,13 @@ class Run:
             found.append((f"CV {n} and CV {n - 1}", 1.0 - cosine))
         return found
 
+    def along_path(self, variable: CollectiveVariable) -> Array:
+        """A collective variable of the images of the minimum energy path, shape (K,)."""
+        assert self.path is not None
+        atoms = variable.serials - 1  # it need not be of all
+        positions = np.stack([image.positions[atoms] for image in self.path.images])
+        return variable.value(positions, self.path.cell)[:, 0]
+
     def localisation(self) -> tuple[CollectiveVariable, Localisation] | None:
         """Which atoms take part, by the newest CV that was trained on sampled structures."""
         trained = [n for n in self.trainings if 0 < n < len(self.variables)]
@@ -233,16 +243,24 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         return None
     blocks, series = workflow.blocks_of(folder)
     homes = [segment.parent for segment in segments]
+    result = json_of(folder / "result.json")
     return Part(
         number=n,
         variable=variable,
-        result=json_of(folder / "result.json"),
+        result=result,
+        fes=babf.read_fes(folder / "fes.dat") if result else None,
         blocks=blocks,
         xi=series["ae.node-0"],
         deviation=series["ae.dev"],
         records=[sampling.read_json(segment / "segment.json") for segment in segments],
         walkers=[homes.count(home) for home in dict.fromkeys(homes)],
     )
+
+
+def _merged(blocks: Sequence[babf.State]) -> list[babf.State]:
+    """The same data in so few blocks that their errors take no time: neighbours added up."""
+    groups = np.array_split(np.arange(len(blocks)), min(len(blocks), MOST_BLOCKS))
+    return [reduce(operator.add, [blocks[k] for k in group]) for group in groups]
 
 
 def json_of(path: Path) -> dict[str, Any] | None:
