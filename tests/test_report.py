@@ -265,8 +265,8 @@ def test_several_walkers_converge_together() -> None:
     none: Any = None
     both = contents.Part(1, none, None, None, states, [], [], records, [8, 8])
     steps, estimates = both.convergence()
-    assert list(steps) == [600, 700, 800]
-    first = [*states[:6], *states[8:14]]
+    assert list(steps) == [300, 400, 500, 600, 700, 800]
+    first = [*states[:3], *states[8:11]]
     assert estimates[0].value == pytest.approx(babf.profile(first).barrier.value)
 
 

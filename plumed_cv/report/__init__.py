@@ -292,11 +292,13 @@ def _figures(run: Run) -> dict[str, Markup]:
             "Free energy in eV over the collective variable, one curve an iteration; barriers "
             + ", ".join(f"iteration {p.number}: {p.profile.barrier}" for p in parts),
         )
-        figures["steps"] = charts.barrier_with_steps(
-            [(part.label, *part.convergence()) for part in parts],
-            "Barrier over the number of steps it is computed from, one curve an iteration, "
-            f"ending at {parts[-1].profile.barrier}",
-        )
+        growth = [(part.label, *part.convergence()) for part in parts]
+        if any(estimates for _, _, estimates in growth):
+            figures["steps"] = charts.barrier_with_steps(
+                growth,
+                "Barrier over the number of steps it is computed from, one curve an iteration, "
+                f"ending at {parts[-1].profile.barrier}",
+            )
         histograms = []
         for part in parts:
             edges = np.append(part.profile.xi, part.profile.xi[-1] + part.profile.grid.spacing)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from plumed_cv import babf, convergence, provenance, sampling, workflow
+from plumed_cv.babf.profiles import FEWEST_BLOCKS
 from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import Localisation
@@ -93,7 +94,8 @@ class Part:
     def convergence(self) -> tuple[Array, list[babf.Estimate]]:
         """Steps, and the barrier from the first so many, with its error."""
         longest = max(self.walkers)
-        firsts = np.unique(np.linspace(min(6, longest), longest, MOST_POINTS).round().astype(int))
+        fewest = min(-(-FEWEST_BLOCKS // len(self.walkers)), longest)
+        firsts = np.unique(np.linspace(fewest, longest, MOST_POINTS).round().astype(int))
         steps, estimates = [], []
         for first in firsts:
             chosen = [k for walker in self._by_walker() for k in walker[:first]]
