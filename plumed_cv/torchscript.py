@@ -48,8 +48,6 @@ class _Model(torch.nn.Module):
     components: Tensor
     shift: Tensor
     scale: Tensor
-    weights: list[Tensor]
-    biases: list[Tensor]
 
     def __init__(self, cv: CollectiveVariable) -> None:
         super().__init__()
@@ -66,15 +64,15 @@ class _Model(torch.nn.Module):
             "scale": cv.latent_scale,
         }.items():
             self.register_buffer(name, torch.tensor(np.ascontiguousarray(array)))
-        self.weights = [torch.tensor(layer.weight) for layer in cv.encoder]
-        self.biases = [torch.tensor(layer.bias) for layer in cv.encoder]
+        self.weights = torch.nn.ParameterList(torch.tensor(k.weight) for k in cv.encoder)
+        self.biases = torch.nn.ParameterList(torch.tensor(k.bias) for k in cv.encoder)
 
     def forward(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the values, shape (d,)."""
         shifts, _ = self.displacements(positions, cell)
         x = self.components @ (shifts.reshape(-1) - self.mean)
-        for k, weight in enumerate(self.weights):
-            x = weight @ (self.activate(x) if k else x) + self.biases[k]
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
+            x = weight @ (self.activate(x) if k else x) + bias
         return (x - self.shift) * self.scale
 
     @torch.jit.export
@@ -83,12 +81,12 @@ class _Model(torch.nn.Module):
         shifts, images = self.displacements(positions, cell)
         x = self.components @ (shifts.reshape(-1) - self.mean)
         jacobian = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
-        for k, weight in enumerate(self.weights):
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
             if k:
                 jacobian = self.slope(x)[:, None] * jacobian
                 x = self.activate(x)
             jacobian = weight @ jacobian
-            x = weight @ x + self.biases[k]
+            x = weight @ x + bias
         value = (x - self.shift) * self.scale
         gradient = (self.scale[:, None] * jacobian) @ self.components
         gradient = gradient.reshape(value.numel(), -1, 3)
