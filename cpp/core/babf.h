@@ -742,7 +742,7 @@ class Babf {
     }
 
     /// Weight in A_k of a node without samples, over the mean of those with.
-    static constexpr double unsampled = 1e-6;
+    static constexpr double unsampled = 1e-4;
 
     static void lower_to_zero(std::vector<double>& profile) {
         double lowest = INFINITY;

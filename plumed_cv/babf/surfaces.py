@@ -10,7 +10,7 @@ from plumed_cv.babf.profiles import check_blocks, jackknife, total_of, weights_o
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
-UNSAMPLED = 1e-6  # weight in A_k of a node without samples, over the mean of those with
+UNSAMPLED = 1e-4  # weight in A_k of a node without samples, over the mean of those with
 
 
 @dataclass(frozen=True, eq=False)
