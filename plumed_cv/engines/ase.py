@@ -38,7 +38,7 @@ from plumed_cv.frame import Array
 from plumed_cv.kernel import Plumed, find_plumed
 
 _LOG_STRIDE = 1000  # steps between lines of log.ase
-_KJ_MOL = float(units.kJ / units.mol)  # eV
+_EV_IN_KJ_MOL = 96.48530749925792  # as PLUMED has it
 
 
 class AseEngine(Engine):
@@ -190,6 +190,8 @@ class AseWorker:
         velocities = start.velocities
         if velocities is None:
             velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()  # with lists of neighbours, whose order tells in the last bit
         self._place(start.positions, start.cell)
         # Relative names in PLUMED's input belong to the segment.
         os.chdir(directory)
@@ -197,7 +199,9 @@ class AseWorker:
         if plumed is not None:
             coupling = _Coupling(plumed, segment, self._masses, self._charges)
         integrator = _Integrator(dynamics, self._masses, noise)
-        snapshots = directory / "snapshots.dcd" if stride else None
+        reached = segment.first_step + segment.n_steps
+        any_frame = stride > 0 and reached // stride > segment.first_step // stride
+        snapshots = directory / "snapshots.dcd" if any_frame else None
         moved = integrator.brownian if dynamics.thermostat == "brownian" else integrator.langevin
         positions = start.positions.copy()
         with (
@@ -215,7 +219,7 @@ class AseWorker:
 
                 positions, velocities, forces = moved(positions, velocities, forces, forces_at)
                 self._done += 1
-                if stride and step % stride == 0:
+                if snapshots is not None and step % stride == 0:
                     frames.write(positions)
                 if step % _LOG_STRIDE == 0:
                     self._log(log, step, velocities)
@@ -315,7 +319,7 @@ class _Coupling:
         try:
             self._plumed = plumed.Plumed(kernel=str(files.kernel))
             for key, value in (
-                ("setMDEnergyUnits", 1 / _KJ_MOL),
+                ("setMDEnergyUnits", _EV_IN_KJ_MOL),
                 ("setMDLengthUnits", 0.1),
                 ("setMDTimeUnits", 0.001),
                 ("setMDEngine", "ASE"),

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ _KJ_MOL = float(units.kJ / units.mol)  # eV
 _NM_PER_PS = 100.0  # angstrom/fs
 _TRR_MAGIC = 1993
 _LARGEST_SEED = 2**31 - 2
+_FASTEST = 10.0  # angstrom/fs; GROMACS goes on with atoms that fly, or crashes
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS)
 _STEP_OUT = 500  # steps between lines of mdrun's progress
 _LOG_STRIDE = 1000
 
@@ -164,6 +167,10 @@ class GromacsEngine(Engine):
         plumed: Plumed | None = None,
     ) -> None:
         super().__init__(atoms)
+        if not self.periodic:
+            raise UserError(
+                "GROMACS needs periodic boundaries; put a molecule in a large box, in all files"
+            )
         self.gromacs = find_gromacs(program)
         self._directory = Path(directory).absolute()
         self._topology = self._file(topology)
@@ -174,11 +181,6 @@ class GromacsEngine(Engine):
         self._max_warnings = max_warnings
         self._plumed = plumed
         self._parameters = _read_parameters(self._file(mdp))
-        if (self._parameters.get("pbc", "xyz") == "no") is self.periodic:
-            raise UserError(
-                f"{mdp}: pbc = {self._parameters.get('pbc', 'xyz')}, and the structure has "
-                f"{'' if self.periodic else 'no '}periodic boundaries; change one or the other"
-            )
         self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-gromacs-")
         folder = Path(self._work.name)
         self._prepare(folder, State.of(atoms), _SINGLE)  # which tries the files
@@ -193,8 +195,8 @@ class GromacsEngine(Engine):
         self._prepare(folder, State(positions, cell), _SINGLE)
         self._gmx(folder, "mdrun", "-deffnm", "run", "-noconfout", *self._options)
         forces = _read_trr(folder / "run.trr")["f"] * (_KJ_MOL / _NM)
-        parts = ("XX", "YY", "ZZ", "YZ", "XZ", "XY")
-        terms = ["Potential", *(f"Vir-{part}" for part in parts)]
+        # The program puts them into an order of its own: this one.
+        terms = ["Potential", *(f"Vir-{part}" for part in ("XX", "XY", "XZ", "YY", "YZ", "ZZ"))]
         outputs = ("-f", "run.edr", "-o", "run.xvg", "-dp")
         self._gmx(folder, "energy", *outputs, given="\n".join(terms) + "\n\n")
         rows = (folder / "run.xvg").read_text().splitlines()
@@ -204,10 +206,8 @@ class GromacsEngine(Engine):
             raise UserError(
                 "GROMACS: energy and forces are not finite; do two atoms lie on each other?"
             )
-        stress = np.zeros(6)
-        if self.periodic:
-            # GROMACS's virial is -1/2 sum r f.
-            stress = 2 * numbers[1:] / abs(np.linalg.det(cell))
+        # GROMACS's virial is -1/2 sum r f.
+        stress = 2 * numbers[1:][[0, 3, 5, 4, 2, 1]] / abs(np.linalg.det(cell))
         return float(numbers[0]), forces, stress
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
@@ -269,23 +269,21 @@ class GromacsEngine(Engine):
         self._gmx(folder, "trjconv", "-f", "run.cpt", "-o", "end.trr")
         end = _read_trr(folder / "end.trr")
         positions, velocities = end["x"] * _NM, end["v"] / _NM_PER_PS
-        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+        if not (np.isfinite(positions).all() and abs(velocities).max() < _FASTEST):
             raise UserError(exploded("GROMACS"))
-        last, snapshots = segment.start.positions, None
-        if stride:
-            snapshots = folder / "snapshots.dcd"
-            last_step = segment.first_step + n_steps
-            last = _write_dcd(snapshots, folder / "run.trr", segment.start, last_step)
+        steps = segment.first_step, segment.first_step + n_steps
+        snapshots = _write_dcd(folder / "snapshots.dcd", folder / "run.trr", segment.start, steps)
         if (folder / "PLUMED.OUT").exists():
             (folder / "PLUMED.OUT").replace(folder / "plumed.log")
         for name in ("run.trr", "run.cpt", "run.gro", "end.trr", "frame.trr", "mdout.mdp"):
             (folder / name).unlink(missing_ok=True)
+        last = segment.start.positions if snapshots is None else snapshots
         positions = _unwrapped(np.stack([last, positions]), segment.start.cell)[-1]
         return SegmentResult(
             n_steps=n_steps,
             stopped_by_plumed=stopped is not None,
             end=State(positions, segment.start.cell, velocities),
-            snapshots=snapshots,
+            snapshots=None if snapshots is None else folder / "snapshots.dcd",
             seconds=time.perf_counter() - started,
         )
 
@@ -341,7 +339,13 @@ class GromacsEngine(Engine):
         code, said = run_program(command, folder, environment=environment, given=given, heard=heard)
         # A run that was interrupted by the stop of PLUMED ends with a status too.
         if code != 0 and "plumed_cv: PLUMED stopped the run" not in said:
+            if arguments[0] == "mdrun" and -code in _CRASHES:
+                raise UserError(exploded("GROMACS"))
             text = _complaint(str(arguments[0]), code, said)
+            if "not the same as in Trajectory" in text:
+                text = (
+                    f"{self._topology}: the structure has {len(self.symbols)} atoms; it has others"
+                )
             if text.startswith("PLUMED"):
                 text = f"{arguments[arguments.index('-plumed') + 1]}: {text}"
             raise UserError(text)
@@ -356,11 +360,6 @@ class GromacsEngine(Engine):
             numbers[int(part.partition(")")[0])] = [int(number) for number in found]
         blocks = re.findall(r"moltype += (\d+) \".*\"\s+#molecules += (\d+)", said)
         expected = [n for kind, count in blocks for n in numbers[int(kind)] * int(count)]
-        if len(expected) != len(self.symbols):
-            raise UserError(
-                f"{self._topology}: has {len(expected)} atoms and the structure has "
-                f"{len(self.symbols)}"
-            )
         for index, (symbol, number) in enumerate(zip(self.symbols, expected, strict=True)):
             if number > 0 and symbol != chemical_symbols[number]:
                 raise UserError(
@@ -417,23 +416,26 @@ def _read_trr(path: Path) -> dict[str, Array]:
     return found
 
 
-def _write_dcd(target: Path, trr: Path, start: State, last_step: int) -> Array:
-    """Write the frames after the start and up to a step, without periodic jumps; return the last.
+def _write_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) -> Array | None:
+    """Write the frames after one step up to another, without periodic jumps; return the last.
 
-    A file of its own kind for every engine would be one more thing for readers to know.
+    Returns None, and writes nothing, if there are none.
     """
+    if not trr.is_file() or trr.stat().st_size == 0:
+        return None
     with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file:
-        positions, _, steps, _, _ = file.read()
-    kept = slice(1, int(np.searchsorted(steps, last_step, side="right")))
-    frames = np.concatenate([start.positions[None], positions[kept] * _NM])
-    frames = _unwrapped(frames, start.cell)
+        positions, _, numbers, _, _ = file.read()
+    frames = positions[(numbers > steps[0]) & (numbers <= steps[1])] * _NM
+    if len(frames) == 0:
+        return None
+    frames = _unwrapped(np.concatenate([start.positions[None], frames]), start.cell)
     cell = Cell(start.cell)
     shape = (len(frames) - 1, 3)
     with mdtraj.formats.DCDTrajectoryFile(str(target), "w") as file:
         file.write(
             frames[1:].astype(np.float32),
-            cell_lengths=np.broadcast_to(cell.lengths(), shape) if start.cell.any() else None,
-            cell_angles=np.broadcast_to(cell.angles(), shape) if start.cell.any() else None,
+            cell_lengths=np.broadcast_to(cell.lengths(), shape),
+            cell_angles=np.broadcast_to(cell.angles(), shape),
         )
     last: Array = frames[-1]
     return last
@@ -441,8 +443,6 @@ def _write_dcd(target: Path, trr: Path, start: State, last_step: int) -> Array:
 
 def _unwrapped(frames: Array, cell: Array) -> Array:
     """Frames, shape (K, N, 3), so that no atom jumps by a lattice vector after the first one."""
-    if not cell.any():
-        return frames
     jumps = np.round(np.diff(frames, axis=0) @ np.linalg.inv(cell))
     unwrapped = frames.copy()
     unwrapped[1:] -= np.cumsum(jumps, axis=0) @ cell
@@ -465,7 +465,9 @@ def _complaint(tool: str, code: int, said: str) -> str:
     if mistakes:
         place, text = mistakes[0]
         text = f"{place}: {text}"
-    elif fatal := re.search(r"^Function:.*\n\n.*:\n((?:.*\n)+?)\n?For more", said, re.MULTILINE):
+    elif fatal := re.search(
+        r"^Source file:.*\n(?:Function:.*\n)?\n.*:\n((?:.*\n)+?)\nFor more", said, re.MULTILINE
+    ):
         text = fatal[1]
     else:
         text = said.strip().rpartition("\n")[2] or f"ended with status {code}"

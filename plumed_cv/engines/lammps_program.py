@@ -3,7 +3,8 @@
 For a LAMMPS that is not the Python library's: one that a cluster provides, with potentials, a GPU
 or an MPI of its own. Each segment is an input script in the segment's folder, run by the program.
 What lammps.py says of `fix plumed` holds here: it hands over no kT, and counts the first
-configuration of every segment. More than one MPI rank needs a PLUMED that was built with MPI too.
+configuration of every segment; and without periodic boundaries it hands over LAMMPS's own box, so
+that actions need NOPBC. More than one MPI rank needs a PLUMED that was built with MPI too.
 """
 
 import re

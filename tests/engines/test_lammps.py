@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import mdtraj
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -30,10 +29,9 @@ POTENTIAL = [f"pair_style lj/cut {CUTOFF}"] + [
 ]
 SPECIES = ("Ar", "Kr")
 EAM = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
-PLUMED_UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
 
 
-def mixture(seed: int = 0, shear: float = 0.0, periodic: bool = True) -> Atoms:
+def mixture(seed: int = 0, shear: float = 0.0) -> Atoms:
     """32 atoms of an fcc mixture of two species, displaced, in a cell that may be sheared."""
     rng = np.random.default_rng(seed)
     atoms: Atoms = bulk("Ar", cubic=True, a=5.4) * (2, 2, 2)
@@ -42,7 +40,6 @@ def mixture(seed: int = 0, shear: float = 0.0, periodic: bool = True) -> Atoms:
     atoms.set_cell(cell, scale_atoms=True)
     atoms.symbols[1::3] = "Kr"
     atoms.positions += rng.normal(scale=0.15, size=(len(atoms), 3))
-    atoms.pbc = periodic
     return atoms
 
 
@@ -77,42 +74,6 @@ def test_energy_forces_and_stress(shear: float) -> None:
         assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-11)
         np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-12)
         np.testing.assert_allclose(atoms.get_stress(), stress, rtol=1e-5, atol=1e-10)
-
-
-def test_atoms_in_other_images_and_another_cell(engine: LammpsEngine) -> None:
-    atoms = mixture()
-    shifts = np.random.default_rng(1).integers(-3, 4, size=(len(atoms), 3))
-    energy, forces, _ = reference(atoms)
-    atoms.positions += shifts @ atoms.cell.array
-    atoms.calc = engine.calculator()
-    assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-11)
-    np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-11)
-    for shear in (0.5, 0.0):
-        cell = mixture(shear=shear).cell.array * 1.01
-        atoms.set_cell(cell, scale_atoms=True)
-        np.testing.assert_allclose(atoms.get_forces(), reference(atoms)[1], atol=1e-11)
-
-
-def test_calculators_share_the_engine_and_keep_their_results(engine: LammpsEngine) -> None:
-    images = [mixture(seed) for seed in range(3)]
-    for image in images:
-        image.calc = engine.calculator()
-    for _ in range(2):
-        for image in images:
-            np.testing.assert_allclose(image.get_forces(), reference(image)[1], atol=1e-12)
-
-
-def test_a_cluster_has_no_box(tmp_path: Path, plugin: Path) -> None:
-    atoms = mixture(periodic=False)
-    with LammpsEngine(POTENTIAL, atoms, species=SPECIES) as engine:
-        atoms.calc = engine.calculator()
-        np.testing.assert_allclose(atoms.get_forces(), reference(atoms)[1], atol=1e-12)
-        # With a box the distance would be that to the nearest image.
-        ends = np.argmin(atoms.positions.sum(axis=1)), np.argmax(atoms.positions.sum(axis=1))
-        plumed = f"d: DISTANCE ATOMS={ends[0] + 1},{ends[1] + 1}\nPRINT ARG=d FILE=colvar\n"
-        engine.run(Segment(tmp_path, State.of(atoms), Dynamics(1.0), 1, 1, PLUMED_UNITS + plumed))
-    distance = np.linalg.norm(atoms.positions[ends[1]] - atoms.positions[ends[0]])
-    assert np.loadtxt(tmp_path / "colvar")[0, 1] == pytest.approx(distance, abs=2e-6)
 
 
 def test_charges() -> None:
@@ -205,165 +166,6 @@ def test_brownian_diffusion_and_mobility(tmp_path: Path) -> None:
         assert (moved**2).mean() == pytest.approx(expected, rel=0.092)
 
 
-@pytest.mark.parametrize("count_start", [True, False])
-def test_brownian_step_follows_the_force_and_the_bias(
-    tmp_path: Path, engine: LammpsEngine, plugin: Path, count_start: bool
-) -> None:
-    atoms = mixture()
-    cold = Dynamics(1e-20, timestep_fs=1.0, thermostat="brownian", friction_per_ps=10.0)
-    plumed = "d: DISTANCE ATOMS=1,2\nb: RESTRAINT ARG=d AT=0 KAPPA=0 SLOPE=0.5\n"
-    segment = Segment(
-        tmp_path, State.of(atoms), cold, 1, 1, PLUMED_UNITS + plumed, count_start=count_start
-    )
-    moved = engine.run(segment).end.positions - atoms.positions
-    vector = atoms.get_distance(0, 1, mic=True, vector=True)
-    forces = reference(atoms)[1]
-    forces[0] += 0.5 * vector / np.linalg.norm(vector)
-    forces[1] -= 0.5 * vector / np.linalg.norm(vector)
-    friction = atoms.get_masses() * 0.01 / units.fs
-    expected = forces / friction[:, None] * units.fs
-    np.testing.assert_allclose(moved, expected, atol=1e-10, rtol=1e-5)
-
-
-def test_a_run_does_not_depend_on_what_the_process_did_before(tmp_path: Path, plugin: Path) -> None:
-    atoms = mixture(shear=1.0)
-    plumed = PLUMED_UNITS + (
-        "d: DISTANCE ATOMS=1,12\nm: METAD ARG=d PACE=5 HEIGHT=0.001 SIGMA=0.1 FILE=hills\n"
-        "PRINT ARG=d,m.bias FILE=colvar STRIDE=1 FMT=%.17g\n"
-    )
-    dynamics = Dynamics(60.0, timestep_fs=2.0)
-
-    def segment(name: str, start: State, first_step: int) -> Segment:
-        directory = tmp_path / name
-        directory.mkdir()
-        return Segment(
-            directory, start, dynamics, 200, first_step + 7, plumed, first_step, first_step == 0
-        )
-
-    with LammpsEngine(POTENTIAL, atoms, species=SPECIES) as engine:
-        first = engine.run(segment("first", State.of(atoms), 0)).end
-        first.save(tmp_path / "state.npz")
-        for seed in range(3):
-            engine.evaluate(mixture(seed).positions, atoms.cell.array * (1 + 0.01 * seed))
-        here = engine.run(segment("here", first, 200)).end
-    with LammpsEngine(POTENTIAL, atoms, species=SPECIES) as engine:
-        there = engine.run(segment("there", State.load(tmp_path / "state.npz"), 200)).end
-    assert np.array_equal(here.positions, there.positions)
-    assert here.velocities is not None
-    assert there.velocities is not None
-    assert np.array_equal(here.velocities, there.velocities)
-    for name in ("colvar", "hills", "snapshots.dcd"):
-        one, two = ((tmp_path / where / name).read_bytes() for where in ("here", "there"))
-        # A DCD file carries the date of its making in the title.
-        assert one[-5000:] == two[-5000:]
-
-
-def test_plumed_counts_the_start_of_a_chain_once(
-    tmp_path: Path, engine: LammpsEngine, plugin: Path
-) -> None:
-    plumed = PLUMED_UNITS + "d: DISTANCE ATOMS=1,12\nPRINT ARG=d FILE=colvar STRIDE=1\n"
-    state, rows = State.of(mixture()), []
-    for k in range(3):
-        directory = tmp_path / str(k)
-        directory.mkdir()
-        state = engine.run(
-            Segment(directory, state, Dynamics(60.0), 20, k, plumed, 20 * k, k == 0)
-        ).end
-        rows.append(np.loadtxt(directory / "colvar"))
-    assert [len(part) for part in rows] == [21, 20, 20]
-    np.testing.assert_allclose(np.concatenate(rows)[:, 0], np.arange(61))
-
-
-def test_snapshots_follow_the_atoms_through_the_walls(tmp_path: Path, engine: LammpsEngine) -> None:
-    atoms = mixture()
-    drift = np.full((len(atoms), 3), 0.02)  # angstrom/fs: 20 angstrom in the two segments
-    state = State(atoms.positions, atoms.cell.array, drift)
-    weak = Dynamics(10.0, friction_per_ps=1e-6)
-    for k in range(2):
-        directory = tmp_path / str(k)
-        directory.mkdir()
-        start = state
-        result = engine.run(Segment(directory, start, weak, 500, 1, snapshot_stride=50))
-        state = result.end
-        assert result.snapshots is not None
-        frames = mdtraj.formats.DCDTrajectoryFile(str(result.snapshots)).read()
-        positions, lengths, angles = frames
-        assert positions.shape == (10, 32, 3)
-        np.testing.assert_allclose(positions[-1], state.positions, atol=1e-5)
-        steps = np.diff(np.concatenate([start.positions[None], positions]), axis=0)
-        np.testing.assert_allclose(steps.mean(axis=1), 1.0, atol=0.01)
-        assert abs(steps - 1.0).max() < 0.5
-        np.testing.assert_allclose(lengths[0], atoms.cell.lengths(), rtol=1e-6)
-        np.testing.assert_allclose(angles[0], 90, rtol=1e-6)
-
-
-def test_plumed_sees_the_energy(tmp_path: Path, engine: LammpsEngine, plugin: Path) -> None:
-    plumed = PLUMED_UNITS + "e: ENERGY\nPRINT ARG=e FILE=colvar STRIDE=3 FMT=%.12g\n"
-    start = State.of(mixture())
-    # The first step is no multiple of the stride: PLUMED first needs the energy on the second.
-    result = engine.run(Segment(tmp_path, start, Dynamics(60.0), 10, 1, plumed, first_step=2))
-    energies = np.loadtxt(tmp_path / "colvar")
-    assert energies[:, 0].tolist() == [3, 6, 9, 12]
-    energy, _, _ = engine.evaluate(result.end.positions, result.end.cell)
-    assert energies[-1, 1] == pytest.approx(energy, rel=1e-10)
-
-
-def test_plumed_is_given_kt(tmp_path: Path, engine: LammpsEngine, plugin: Path) -> None:
-    plumed = PLUMED_UNITS + (
-        "d: DISTANCE ATOMS=1,2\nMETAD ARG=d PACE=10 HEIGHT=0.01 SIGMA=0.1 BIASFACTOR=5\n"
-    )
-    engine.run(Segment(tmp_path, State.of(mixture()), Dynamics(100.0), 1, 1, plumed))
-    logged = re.search(r"KbT (\S+)", (tmp_path / "plumed.log").read_text())
-    assert logged is not None
-    assert float(logged[1]) == pytest.approx(units.kB * 100.0, rel=1e-3)
-
-
-def test_plumed_stops_the_run(tmp_path: Path, engine: LammpsEngine, plugin: Path) -> None:
-    start = State.of(mixture())
-    plumed = PLUMED_UNITS + (
-        "p: POSITION ATOM=1 NOPBC\nPRINT ARG=p.x FILE=colvar\n"
-        f"COMMITTOR ARG=p.x BASIN_LL1={start.positions[0, 0] + 0.1} BASIN_UL1=100\n"
-    )
-    velocities = np.zeros((32, 3))
-    velocities[:, 0] = 0.01  # 0.1 angstrom in 10 fs
-    moving = State(start.positions, start.cell, velocities)
-    weak = Dynamics(1.0, friction_per_ps=1e-6)
-    result = engine.run(Segment(tmp_path, moving, weak, 1000, 1, plumed))
-    assert result.stopped_by_plumed
-    assert 5 < result.n_steps < 20
-    assert len(np.loadtxt(tmp_path / "colvar")) == result.n_steps + 1
-    again = engine.run(Segment(tmp_path, start, weak, 30, 1))
-    assert not again.stopped_by_plumed
-    assert again.n_steps == 30
-
-
-def test_progress_counts_up(tmp_path: Path, engine: LammpsEngine) -> None:
-    seen: list[int] = []
-    segment = Segment(tmp_path, State.of(mixture()), Dynamics(50.0), 30_000, 1, first_step=1000)
-    result = engine.run(segment, seen.append)
-    assert seen == sorted(seen)
-    assert seen
-    assert seen[0] >= 0
-    assert seen[-1] <= 30_000
-    assert result.n_steps == 30_000
-
-
-BAD_PLUMED = {
-    "d: DISTNCE ATOMS=1,2\n": 'Action "DISTNCE" is not known',
-    "d: DISTANCE ATOMS=1,99\n": "out of range",
-    "METAD ARG=d PACE=1 HEIGHT=1 SIGMA=1\n": "cannot find action named d",
-    "LOAD FILE=nothing.so\n": "Could not load library nothing.so",
-}
-
-
-@pytest.mark.parametrize("line", BAD_PLUMED)
-def test_bad_plumed_input(tmp_path: Path, engine: LammpsEngine, plugin: Path, line: str) -> None:
-    with pytest.raises(UserError, match=BAD_PLUMED[line]) as caught:
-        engine.run(Segment(tmp_path, State.of(mixture()), Dynamics(50.0), 1, 1, line))
-    assert "\n" not in str(caught.value)
-    assert "plumed.dat" in str(caught.value)
-
-
 BAD_POTENTIALS = {
     "missing file": (["pair_style eam/fs", "pair_coeff * * none.eam.fs Ar Kr"], "none.eam.fs"),
     "unknown style": (["pair_style liquid 1.0"], "Unrecognized pair style 'liquid'"),
@@ -418,17 +220,6 @@ def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:
         atoms.get_forces()
 
 
-@pytest.mark.parametrize("plumed", [None, PLUMED_UNITS + "d: DISTANCE ATOMS=1,2\n"])
-def test_exploding_dynamics(
-    tmp_path: Path, engine: LammpsEngine, plugin: Path, plumed: str | None
-) -> None:
-    hasty = Dynamics(300.0, timestep_fs=1000.0)
-    with pytest.raises(UserError, match="flew apart"):
-        engine.run(Segment(tmp_path, State.of(mixture()), hasty, 1000, 1, plumed))
-    # The engine works on, in a new process.
-    assert np.isfinite(engine.evaluate(mixture().positions, mixture().cell.array)[0])
-
-
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
     with LammpsEngine(POTENTIAL, mixture(), species=SPECIES) as engine:
         started: list[int] = []
@@ -446,19 +237,3 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
         segment = Segment(tmp_path, State.of(mixture()), Dynamics(50.0), 10**7, 1)
         with pytest.raises(UserError, match="signal 9"):
             engine.run(segment, kill)
-
-
-def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: LammpsEngine) -> None:
-    with pytest.raises(UserError, match="temperature_K = -1"):
-        Dynamics(-1.0)
-    with pytest.raises(UserError, match="'langevin' and 'brownian'"):
-        Dynamics(300.0, thermostat="nose")  # type: ignore[arg-type]
-    start = State.of(mixture())
-    with pytest.raises(UserError, match="n_steps = 0"):
-        Segment(tmp_path, start, Dynamics(300.0), 0, 1)
-    with pytest.raises(UserError, match="no such folder"):
-        engine.run(Segment(tmp_path / "none", start, Dynamics(300.0), 1, 1))
-    with pytest.raises(UserError, match="not a state of a run"):
-        State.load(tmp_path / "none.npz")
-    with pytest.raises(UserError, match=r"shape \(3, 3\)"):
-        engine.run(Segment(tmp_path, State(np.eye(3), start.cell), Dynamics(300.0), 1, 1))

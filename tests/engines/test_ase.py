@@ -1,0 +1,83 @@
+"""ASE calculators as engines: analytic forces, calculators of the user's own, mistakes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+
+from plumed_cv.engines import Dynamics, Segment, State
+from plumed_cv.engines.ase import AseEngine
+from plumed_cv.errors import UserError
+
+SPRINGS = "ase.calculators.harmonic.SpringCalculator"
+
+
+def copper() -> Atoms:
+    atoms: Atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def test_a_metal() -> None:
+    atoms, same = copper(), copper()
+    same.calc = EMT()
+    with AseEngine("ase.calculators.emt.EMT", atoms, arguments={"asap_cutoff": False}) as engine:
+        atoms.calc = engine.calculator()
+        assert atoms.get_potential_energy() == same.get_potential_energy()
+        assert np.array_equal(atoms.get_forces(), same.get_forces())
+        assert np.array_equal(atoms.get_stress(), same.get_stress())
+
+
+def test_springs_keep_their_atoms_at_kt(tmp_path: Path) -> None:
+    atoms: Atoms = bulk("Fe", cubic=True) * (2, 2, 2)
+    k, temperature = 5.0, 300.0
+    arguments = {"ideal_positions": atoms.positions.tolist(), "k": k}
+    with AseEngine(SPRINGS, atoms, arguments=arguments) as engine:
+        moved = atoms.positions + 0.1
+        energy, forces, stress = engine.evaluate(moved, atoms.cell.array)
+        assert energy == pytest.approx(0.5 * k * 0.01 * 3 * len(atoms))
+        np.testing.assert_allclose(forces, -0.1 * k)
+        assert np.isnan(stress).all()  # these springs have none
+        dynamics = Dynamics(temperature, timestep_fs=4.0, friction_per_ps=20.0)
+        result = engine.run(Segment(tmp_path, State.of(atoms), dynamics, 4000, 2))
+    steps, temperatures, energies = np.loadtxt(tmp_path / "log.ase", unpack=True)
+    assert steps.tolist() == [1000, 2000, 3000, 4000]
+    # Four samples of 48 squares of normals each: 10 %, five of them. BAOAB samples the positions
+    # of a harmonic oscillator at kT whatever the step.
+    assert temperatures.mean() == pytest.approx(temperature, rel=0.5)
+    assert energies.mean() == pytest.approx(1.5 * len(atoms) * units.kB * temperature, rel=0.5)
+    assert result.end.velocities is not None
+
+
+def test_a_calculator_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "my_potential.py").write_text(
+        "from pathlib import Path\n"
+        "from ase.calculators.harmonic import SpringCalculator\n"
+        "def springs(file):\n"
+        "    return SpringCalculator([[0, 0, 0], [0, 0, 0]], float(Path(file).read_text()))\n"
+    )
+    (tmp_path / "k.txt").write_text("2.5")
+    atoms = Atoms("H2", [[0.1, 0, 0], [0, 0, 0.2]])
+    arguments = {"file": "k.txt"}
+    with AseEngine("my_potential.springs", atoms, arguments=arguments, directory=tmp_path) as own:
+        np.testing.assert_allclose(own.evaluate(atoms.positions, np.zeros((3, 3)))[1][0, 0], -0.25)
+
+
+MISTAKES = {
+    "ase.calculators.emt.EMX": "cannot be imported .*no attribute 'EMX'",
+    "no_such_package.Thing": "cannot be imported .*No module named 'no_such_package'",
+    "EMT": "give the dotted name of a calculator class",
+    "math.sqrt": "is no ASE calculator|cannot be made",
+    "ase.calculators.emt.EMT": "gives no forces: .*No EMT-potential for Ar",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name: str) -> None:
+    atoms = bulk("Ar", cubic=True)
+    with pytest.raises(UserError, match=MISTAKES[name]) as caught:
+        AseEngine(name, atoms)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,110 @@
+"""What is GROMACS's own: its files, its precision, its complaints."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import units
+
+from plumed_cv.engines import Dynamics, Segment, State
+from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
+from plumed_cv.errors import UserError
+from tests.engines.test_protocol import (
+    EPSILON,
+    PLUMED_UNITS,
+    crystal,
+    gromacs,
+    reference,
+    script_output,
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The crystal's parameters, topology and structure."""
+    folder = tmp_path_factory.mktemp("crystal")
+    gromacs(crystal(), EPSILON, folder).close()
+    return folder
+
+
+def open_engine(files: Path, **options: object) -> GromacsEngine:
+    names = {"mdp": "crystal.mdp", "topology": "crystal.top", "structure": "crystal.gro"}
+    given = {**names, "atoms": crystal(), "program": script_output("gromacs.py"), **options}
+    return GromacsEngine(directory=files, **given)  # type: ignore[arg-type]
+
+
+def test_mixed_precision(files: Path, tmp_path: Path, plugin: Path) -> None:
+    atoms = crystal()
+    energy, forces, _ = reference(atoms)
+    plumed = PLUMED_UNITS + "d: DISTANCE ATOMS=1,12\nPRINT ARG=d FILE=colvar FMT=%.15g\n"
+    with open_engine(files) as engine:
+        atoms.calc = engine.calculator()
+        assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-6)
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-6)
+        dynamics = Dynamics(60.0, timestep_fs=2.0, friction_per_ps=5.0)
+        end = engine.run(Segment(tmp_path, State.of(atoms), dynamics, 100, 1, plumed)).end
+    distances = np.loadtxt(tmp_path / "colvar")[:, 1]
+    assert distances[0] == pytest.approx(atoms.get_distance(0, 11, mic=True), rel=1e-6)
+    atoms.positions = end.positions
+    assert distances[-1] == pytest.approx(atoms.get_distance(0, 11, mic=True), rel=1e-6)
+
+
+def test_ours_replaces_what_the_parameters_say_of_the_dynamics(files: Path, tmp_path: Path) -> None:
+    with open_engine(files) as engine:
+        engine.run(Segment(tmp_path, State.of(crystal()), Dynamics(60.0, 2.0), 10, 1))
+    used = (tmp_path / "run.mdp").read_text()
+    assert re.findall(r"^(?:integrator|dt|reft|genvel) = .*$", used, re.MULTILINE | re.I) == [
+        *("integrator = sd", "dt = 0.002", "reft = 60.0", "genvel = yes")
+    ]
+    assert "vdwmodifier = Potential-shift" in used
+    log = (tmp_path / "run.log").read_text()
+    assert re.search(r"ref-t: +60\n", log)
+
+
+def test_bias_forces_in_the_units_of_gromacs(files: Path, tmp_path: Path, plugin: Path) -> None:
+    """PLUMED's own units: a slope of 1000 kJ/mol/nm is 1.036 eV/angstrom."""
+    atoms = crystal()
+    cold = Dynamics(1e-20, thermostat="brownian", friction_per_ps=10.0)
+    bias = "d: DISTANCE ATOMS=1,2\nRESTRAINT ARG=d AT=0 KAPPA=0 SLOPE=1000\n"
+    moved = {}
+    with open_engine(files, program=script_output("gromacs.py", "--double")) as engine:
+        for name, plumed in (("free", None), ("biased", bias)):
+            (tmp_path / name).mkdir()
+            segment = Segment(tmp_path / name, State.of(atoms), cold, 1, 1, plumed)
+            moved[name] = engine.run(segment).end.positions
+    vector = atoms.get_distance(0, 1, mic=True, vector=True)
+    friction = atoms.get_masses()[0] * 0.01 / units.fs
+    force = (moved["biased"] - moved["free"])[0] * friction / units.fs
+    expected = 1000 * units.kJ / units.mol / units.nm * vector / np.linalg.norm(vector)
+    np.testing.assert_allclose(force, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
+    (files / "bad.mdp").write_text((files / "crystal.mdp").read_text() + "rvdw_switch_it = 3\n")
+    (files / "other.top").write_text((files / "crystal.top").read_text().replace("CRY Ar", "CRY X"))
+    other = crystal()
+    other.symbols[0] = "Kr"
+    smaller = crystal()[:50]
+    mistakes: list[tuple[dict[str, object], str]] = [
+        ({"mdp": "none.mdp"}, r"none\.mdp: there is no such file for GROMACS"),
+        ({"mdp": "bad.mdp"}, "Unknown left-hand 'rvdwswitchit' in parameter file"),
+        ({"topology": "other.top"}, "non-matching atom names"),
+        ({"atoms": other}, r"crystal\.top: atom 1 is Ar, and Kr in the structure"),
+        ({"atoms": smaller}, r"the structure has 50"),
+        ({"program": "no-such-gmx"}, r"install GROMACS 2025 or newer and name its gmx"),
+        ({"program": "/bin/true"}, "is no gmx that works"),
+    ]
+    for options, match in mistakes:
+        with pytest.raises(UserError, match=match) as caught:
+            open_engine(files, **options)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_program_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = script_output("gromacs.py")
+    monkeypatch.setenv("GMX", program)
+    found = find_gromacs()
+    assert found.command == (program,)
+    assert found.version.startswith("2025")
+    assert found.has_plumed

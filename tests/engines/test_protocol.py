@@ -1,0 +1,547 @@
+"""What every engine does alike: one crystal, one dynamics, one PLUMED; independent references.
+
+The crystal is a Lennard-Jones one of two masses in a triclinic cell, in every engine's own code.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.neighborlist import neighbor_list
+from numpy.typing import NDArray
+
+from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
+from plumed_cv.engines.ase import AseEngine
+from plumed_cv.engines.gromacs import GromacsEngine
+from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.errors import UserError
+from tests.conftest import unavailable
+
+Array = NDArray[np.float64]
+
+EPSILON, SIGMA, CUTOFF = 0.0103, 3.40, 7.0  # eV, angstrom; the energy is shifted to 0 at the cutoff
+KJ_MOL = units.kJ / units.mol
+PLUMED_UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
+SCRIPTS = Path(__file__).parents[2] / "python"
+STILL = 1e-20  # K: no noise
+
+
+def crystal(seed: int = 0) -> Atoms:
+    """108 atoms of argon and krypton on an fcc lattice, displaced, in a sheared cell."""
+    rng = np.random.default_rng(seed)
+    atoms: Atoms = bulk("Ar", cubic=True, a=5.4) * (3, 3, 3)
+    cell = atoms.cell.array.copy()
+    cell[1, 0], cell[2, 0], cell[2, 1] = 2.1, -1.3, 1.7
+    atoms.set_cell(cell, scale_atoms=True)
+    atoms.symbols[1::3] = "Kr"
+    atoms.positions += rng.normal(scale=0.1, size=(len(atoms), 3))
+    return atoms
+
+
+def gas(cell: float = 40.0) -> Atoms:
+    """Four atoms far from each other, in the middle of a box."""
+    corners = np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    return Atoms("ArKrArKr", 12.0 + 16.0 * corners, cell=[cell] * 3, pbc=True)
+
+
+def cluster() -> Atoms:
+    """13 atoms without periodic boundaries."""
+    atoms = crystal()
+    near = np.argsort(np.linalg.norm(atoms.positions - atoms.cell.array.sum(axis=0) / 2, axis=1))
+    atoms = atoms[np.sort(near[:13])]
+    atoms.pbc = False
+    atoms.cell = np.zeros((3, 3))
+    return atoms
+
+
+def reference(atoms: Atoms) -> tuple[float, Array, Array]:
+    """Energy, forces and stress (xx yy zz yz xz xy), from a list of pairs."""
+    first, _, length, vector = neighbor_list("ijdD", atoms, CUTOFF)
+    power, edge = (SIGMA / length) ** 6, (SIGMA / CUTOFF) ** 6
+    energy = float((2 * EPSILON * (power**2 - power - edge**2 + edge)).sum())  # pairs come twice
+    slope = -24 * EPSILON * (2 * power**2 - power) / length
+    forces = np.zeros((len(atoms), 3))
+    np.add.at(forces, first, (slope / length)[:, None] * vector)
+    stress = 0.5 * np.einsum("p,pa,pb->ab", slope / length, vector, vector)
+    return (
+        energy,
+        forces,
+        (stress / (atoms.cell.volume or 1.0))[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
+    )
+
+
+@dataclass(frozen=True)
+class Kit:
+    """An engine, and in what it may differ from the others.
+
+    Attributes
+    ----------
+    make
+        Opens the engine for atoms, with the energy of the pairs, in a folder for its files.
+    digits
+        Relative precision of its forces.
+    skips_start
+        Whether `count_start` works.
+    hands_kt
+        Whether PLUMED learns the temperature.
+    hands_energy
+        Whether PLUMED can be given the energy.
+    overshoot
+        Largest number of steps after PLUMED's stop.
+    clusters
+        "NOPBC" where PLUMED's actions need that without periodic boundaries, None where there are
+        no such systems.
+    """
+
+    make: Callable[[Atoms, float, Path], Engine]
+    digits: float = 1e-11
+    skips_start: bool = True
+    hands_kt: bool = True
+    hands_energy: bool = True
+    overshoot: int = 0
+    clusters: str | None = ""
+
+
+def lammps_commands(epsilon: float) -> list[str]:
+    return [
+        f"pair_style lj/cut {CUTOFF}",
+        f"pair_coeff * * {epsilon} {SIGMA}",
+        "pair_modify shift yes",
+    ]
+
+
+@lru_cache
+def script_output(name: str, *arguments: str) -> str:
+    """What a script of python/ prints: the path of an engine that it builds or fetches once."""
+    command = [sys.executable, str(SCRIPTS / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and "Traceback" not in done.stderr:
+        unavailable(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def lammps_program(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
+    plugin = Path(script_output("lammps_fix_plumed.py"))
+    program = str(Path(sys.executable).with_name("lmp"))
+    commands = lammps_commands(epsilon)
+    return LammpsProgram(program, commands, atoms, species=("Ar", "Kr"), plugin=plugin)
+
+
+def gromacs(atoms: Atoms, epsilon: float, folder: Path, program: str = "--double") -> Engine:
+    top = ["[ defaults ]", "1 2 no 1.0 1.0", "[ atomtypes ]"]
+    for symbol, number, mass in (("Ar", 18, 39.948), ("Kr", 36, 83.798)):
+        top.append(f"{symbol} {number} {mass} 0 A {SIGMA / 10} {epsilon / KJ_MOL:.17g}")
+    top += ["[ moleculetype ]", "crystal 0", "[ atoms ]"]
+    names = list(atoms.symbols)
+    top += [f"{k} {name} 1 CRY {name} {k} 0" for k, name in enumerate(names, 1)]
+    top += ["[ system ]", "crystal", "[ molecules ]", "crystal 1", ""]
+    (folder / "crystal.top").write_text("\n".join(top))
+    rows = [
+        f"{1:5d}{'CRY':<5s}{name:>5s}{k % 100000:5d}{x:8.3f}{y:8.3f}{z:8.3f}"
+        for k, (name, (x, y, z)) in enumerate(zip(names, atoms.positions / 10, strict=True), 1)
+    ]
+    c = atoms.cell.array / 10
+    box = [c[k] for k in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))]
+    end = " ".join(f"{value:.5f}" for value in box)
+    (folder / "crystal.gro").write_text("\n".join(["crystal", f"{len(names)}", *rows, end, ""]))
+    (folder / "crystal.mdp").write_text(
+        f"""
+; what the user says of the forces, and something of the dynamics, which is ours
+Integrator   = md
+dt           = 17
+ref_t        = 1000
+Gen-vel      = yes
+cutoff-scheme= Verlet
+verlet-buffer-tolerance = -1  ; the tests' temperatures are no measure of their velocities
+rlist        = 0.76
+nstlist      = 10
+vdw-modifier = Potential-shift
+rvdw         = {CUTOFF / 10}
+rcoulomb     = {CUTOFF / 10}
+comm-mode    = none
+"""
+    )
+    return GromacsEngine(
+        "crystal.mdp",
+        "crystal.top",
+        "crystal.gro",
+        atoms,
+        directory=folder,
+        program=script_output("gromacs.py", *([program] if program else [])),
+    )
+
+
+def ase(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
+    arguments = {"sigma": SIGMA, "epsilon": epsilon, "rc": CUTOFF}
+    return AseEngine("ase.calculators.lj.LennardJones", atoms, arguments=arguments)
+
+
+KITS = {
+    "lammps": Kit(lambda a, e, f: LammpsEngine(lammps_commands(e), a, species=("Ar", "Kr"))),
+    "lammps-program": Kit(lammps_program, skips_start=False, hands_kt=False, clusters="NOPBC"),
+    "ase": Kit(ase),
+    "gromacs-double": Kit(gromacs, hands_energy=False, overshoot=100, clusters=None),
+}
+
+
+@pytest.fixture(scope="module", params=KITS)
+def kit(request: pytest.FixtureRequest, plugin: Path) -> Kit:
+    return KITS[request.param]
+
+
+@pytest.fixture(scope="module")
+def engine(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with kit.make(crystal(), EPSILON, tmp_path_factory.mktemp("crystal")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def free(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Atoms without forces, but for PLUMED's."""
+    with kit.make(gas(), 0.0, tmp_path_factory.mktemp("gas")) as engine:
+        yield engine
+
+
+def columns(path: Path) -> Array:
+    return np.loadtxt(path, ndmin=2)
+
+
+def test_energy_forces_and_stress(kit: Kit, engine: Engine) -> None:
+    shifts = np.random.default_rng(1).integers(-2, 3, size=(108, 3))
+    for image in (np.zeros_like(shifts), shifts):  # the same atoms, elsewhere
+        atoms = crystal()
+        energy, forces, stress = reference(atoms)
+        atoms.positions += image @ atoms.cell.array
+        atoms.calc = engine.calculator()
+        assert atoms.get_potential_energy() == pytest.approx(energy, rel=kit.digits)
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=kit.digits)
+        # LAMMPS has its own idea of a bar.
+        np.testing.assert_allclose(atoms.get_stress(), stress, rtol=1e-5, atol=1e-9)
+
+
+def test_calculators_share_the_engine_and_keep_their_results(kit: Kit, engine: Engine) -> None:
+    images = [crystal(seed) for seed in range(2)]
+    for image in images:
+        image.calc = engine.calculator()
+    for image in [*images, *images]:
+        np.testing.assert_allclose(image.get_forces(), reference(image)[1], atol=kit.digits)
+
+
+def test_another_cell(kit: Kit, engine: Engine) -> None:
+    atoms = crystal()
+    atoms.set_cell(atoms.cell.array * 1.02, scale_atoms=True)
+    atoms.calc = engine.calculator()
+    np.testing.assert_allclose(atoms.get_forces(), reference(atoms)[1], atol=kit.digits)
+
+
+@pytest.mark.parametrize("count_start", [True, False])
+def test_a_step_follows_the_force_and_the_bias(
+    tmp_path: Path, kit: Kit, engine: Engine, count_start: bool
+) -> None:
+    """One step of Brownian dynamics without noise moves each atom by F / (m gamma)."""
+    atoms = crystal()
+    cold = Dynamics(STILL, timestep_fs=1.0, thermostat="brownian", friction_per_ps=10.0)
+    plumed = PLUMED_UNITS + (
+        "d: DISTANCE ATOMS=1,2\nb: RESTRAINT ARG=d AT=0 KAPPA=0 SLOPE=0.5\n"
+        "PRINT ARG=d FILE=colvar STRIDE=1 FMT=%.15g\n"
+    )
+    start = State.of(atoms)
+    segment = Segment(tmp_path, start, cold, 1, 1, plumed, 7, count_start)
+    moved = engine.run(segment).end.positions - atoms.positions
+    vector = atoms.get_distance(0, 1, mic=True, vector=True)
+    direction = vector / np.linalg.norm(vector)
+    forces = reference(atoms)[1]
+    forces[:2] += 0.5 * np.stack([direction, -direction])
+    friction = atoms.get_masses() * 0.01 / units.fs
+    # Units of the engines: their constants of nature differ in the 7th digit.
+    np.testing.assert_allclose(moved, forces / friction[:, None] * units.fs, rtol=1e-5, atol=1e-9)
+    rows = columns(tmp_path / "colvar")
+    counted = count_start or not kit.skips_start
+    assert rows[:, 0].tolist() == ([7, 8] if counted else [8])
+    if counted:
+        assert rows[0, 1] == pytest.approx(np.linalg.norm(vector), rel=1e-12)
+
+
+@pytest.mark.parametrize("thermostat", ["langevin", "brownian"])
+def test_equipartition(tmp_path: Path, free: Engine, thermostat: str) -> None:
+    """Springs of PLUMED's hold free atoms: kT/kappa is the variance of each coordinate."""
+    atoms, temperature = gas(), 150.0
+    kappa, timestep, friction = (1.0, 4.0, 20.0) if thermostat == "langevin" else (10.0, 2.0, 100.0)
+    names = [f"p{k}.{axis}" for k in range(1, 5) for axis in "xyz"]
+    plumed = PLUMED_UNITS + "".join(f"p{k}: POSITION ATOM={k} NOPBC\n" for k in range(1, 5))
+    at = ",".join(map(str, atoms.positions.ravel()))
+    constants = ",".join([str(kappa)] * 12)
+    plumed += f"RESTRAINT ARG={','.join(names)} AT={at} KAPPA={constants}\n"
+    dynamics = Dynamics(temperature, timestep, thermostat, friction)  # type: ignore[arg-type]
+    segment = Segment(tmp_path, State.of(atoms), dynamics, 8000, 3, plumed, snapshot_stride=5)
+    result = free.run(segment)
+    assert result.snapshots is not None
+    positions = mdtraj.formats.DCDTrajectoryFile(str(result.snapshots)).read()[0]
+    found = ((positions[100:] - atoms.positions) ** 2).mean(axis=(0, 2))
+    expected = np.full(4, units.kB * temperature / kappa)
+    if thermostat == "brownian":  # Euler's step of dt and a relaxation time of m gamma / kappa
+        relaxation = atoms.get_masses() * friction / 1000 / kappa / units.fs**2
+        expected /= 1 - timestep / (2 * relaxation)
+    # The squares' correlation time is 50 fs or less, so each of 12 coordinates gives 150 samples
+    # or more: a relative error of 6 % for an atom, five of them. All four make 3 %.
+    np.testing.assert_allclose(found, expected, rtol=0.3)
+    assert (found / expected).mean() == pytest.approx(1, abs=0.15)
+    if thermostat == "langevin":
+        assert result.end.velocities is not None
+
+
+def test_a_segment_depends_on_nothing_before_it(tmp_path: Path, kit: Kit, engine: Engine) -> None:
+    plumed = PLUMED_UNITS + (
+        "d: DISTANCE ATOMS=1,12\n"
+        "m: METAD ARG=d PACE=5 HEIGHT=0.001 SIGMA=0.1 FILE=hills TEMP=60\n"
+        "PRINT ARG=d,m.bias FILE=colvar STRIDE=1 FMT=%.17g\n"
+    )
+
+    def run(name: str, start: State, first_step: int) -> SegmentResult:
+        folder = tmp_path / name
+        folder.mkdir()
+        dynamics, fresh = Dynamics(60.0, timestep_fs=2.0), first_step == 0
+        return engine.run(
+            Segment(folder, start, dynamics, 50, first_step + 7, plumed, first_step, fresh)
+        )
+
+    first = run("first", State.of(crystal()), 0).end
+    first.save(tmp_path / "state.npz")
+    here = run("here", first, 50).end
+    engine.evaluate(crystal(1).positions, crystal().cell.array * 1.01)
+    there = run("there", State.load(tmp_path / "state.npz"), 50).end
+    assert np.array_equal(here.positions, there.positions)
+    assert here.velocities is not None
+    assert there.velocities is not None
+    assert np.array_equal(here.velocities, there.velocities)
+    for name in ("colvar", "hills"):
+        assert (tmp_path / "here" / name).read_text() == (tmp_path / "there" / name).read_text()
+
+
+def test_two_segments_are_one_run(tmp_path: Path, kit: Kit, engine: Engine) -> None:
+    """Without noise the trajectory is the same, whether cut or not; so is PLUMED's clock."""
+    weak = Dynamics(STILL, timestep_fs=2.0, friction_per_ps=1e-6)
+    plumed = PLUMED_UNITS + "d: DISTANCE ATOMS=1,12\nPRINT ARG=d FILE=colvar STRIDE=1\n"
+    rng = np.random.default_rng(5)
+    velocities = rng.normal(scale=1e-3, size=(108, 3))
+    ends, rows = [], []
+    for lengths in ((60,), (20, 40)):
+        state, first = State(crystal().positions, crystal().cell.array, velocities), 0
+        for n_steps in lengths:
+            folder = tmp_path / f"{len(lengths)}-{first}"
+            folder.mkdir()
+            segment = Segment(folder, state, weak, n_steps, 1, plumed, first, first == 0)
+            state = engine.run(segment).end
+            first += n_steps
+            rows.append(columns(folder / "colvar"))
+        ends.append(state)
+    whole, *parts = rows
+    if not kit.skips_start:
+        parts[1] = parts[1][1:]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-6)
+    np.testing.assert_allclose(whole[:, 0], 2.0 * np.arange(61))
+    np.testing.assert_allclose(ends[0].positions, ends[1].positions, atol=1e-9)
+    assert ends[0].velocities is not None
+    assert ends[1].velocities is not None
+    np.testing.assert_allclose(ends[0].velocities, ends[1].velocities, atol=1e-11)
+
+
+def test_snapshots_follow_the_atoms_through_the_walls(tmp_path: Path, engine: Engine) -> None:
+    atoms = crystal()
+    drift = np.full((len(atoms), 3), 0.2)  # angstrom/fs: 40 angstrom in the two segments
+    state = State(atoms.positions, atoms.cell.array, drift)
+    weak = Dynamics(10.0, friction_per_ps=1e-6)
+    for k in range(2):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        start = state
+        result = engine.run(Segment(folder, start, weak, 100, 1, snapshot_stride=20))
+        state = result.end
+        assert result.snapshots is not None
+        with mdtraj.formats.DCDTrajectoryFile(str(result.snapshots)) as file:
+            positions, lengths, angles = file.read()
+        assert positions.shape == (5, 108, 3)
+        np.testing.assert_allclose(positions[-1], state.positions, atol=1e-4)
+        steps = np.diff(np.concatenate([start.positions[None], positions]), axis=0)
+        np.testing.assert_allclose(steps.mean(axis=1), 4.0, atol=0.01)
+        assert abs(steps - 4.0).max() < 0.5
+        np.testing.assert_allclose(lengths[0], atoms.cell.lengths(), rtol=1e-5)
+        np.testing.assert_allclose(angles[0], atoms.cell.angles(), rtol=1e-5)
+    assert state.velocities is not None
+    np.testing.assert_allclose(state.velocities.mean(axis=0), 0.2, atol=0.01)
+
+
+def test_plumed_stops_the_run(tmp_path: Path, kit: Kit, free: Engine) -> None:
+    start = State.of(gas())
+    plumed = PLUMED_UNITS + (
+        "p: POSITION ATOM=1 NOPBC\nPRINT ARG=p.x FILE=colvar\n"
+        f"COMMITTOR ARG=p.x BASIN_LL1={start.positions[0, 0] + 0.1005} BASIN_UL1=100\n"
+    )
+    velocities = np.zeros((4, 3))
+    velocities[:, 0] = 0.01  # 0.1005 angstrom are passed on the 11th step
+    moving = State(start.positions, start.cell, velocities)
+    weak = Dynamics(STILL, friction_per_ps=1e-6)
+    result = free.run(Segment(tmp_path, moving, weak, 1000, 1, plumed, 100, snapshot_stride=5))
+    assert result.stopped_by_plumed
+    assert result.n_steps == 11
+    assert columns(tmp_path / "colvar")[:, 0].tolist() == list(range(100, 112))
+    assert result.snapshots is not None
+    frames = mdtraj.formats.DCDTrajectoryFile(str(result.snapshots)).read()[0]
+    assert len(frames) == 2
+    far = result.end.positions[0, 0] - start.positions[0, 0]
+    assert far >= 0.11 - 1e-6
+    assert far <= 0.01 * (11 + kit.overshoot) + 1e-6
+    (tmp_path / "again").mkdir()
+    again = free.run(Segment(tmp_path / "again", start, weak, 30, 1, plumed))
+    assert not again.stopped_by_plumed
+    assert again.n_steps == 30
+
+
+def test_plumed_is_given_kt(tmp_path: Path, kit: Kit, engine: Engine) -> None:
+    plumed = PLUMED_UNITS + (
+        "d: DISTANCE ATOMS=1,2\nMETAD ARG=d PACE=10 HEIGHT=0.01 SIGMA=0.1 BIASFACTOR=5\n"
+    )
+    if not kit.hands_kt:
+        with pytest.raises(UserError, match="TEMP"):
+            engine.run(Segment(tmp_path, State.of(crystal()), Dynamics(100.0), 1, 1, plumed))
+        return
+    engine.run(Segment(tmp_path, State.of(crystal()), Dynamics(100.0), 1, 1, plumed))
+    logged = re.search(r"KbT (\S+)", (tmp_path / "plumed.log").read_text())
+    assert logged is not None
+    assert float(logged[1]) == pytest.approx(units.kB * 100.0, rel=1e-3)
+
+
+def test_plumed_sees_the_energy(tmp_path: Path, kit: Kit, engine: Engine) -> None:
+    plumed = PLUMED_UNITS + "e: ENERGY\nPRINT ARG=e FILE=colvar STRIDE=3 FMT=%.12g\n"
+    # The first step is no multiple of the stride: PLUMED first needs the energy on the second.
+    segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0), 10, 1, plumed, first_step=2)
+    if not kit.hands_energy:
+        with pytest.raises(UserError, match=r"uses ENERGY, which GROMACS does not hand to PLUMED"):
+            engine.run(segment)
+        return
+    result = engine.run(segment)
+    energies = columns(tmp_path / "colvar")
+    assert energies[:, 0].tolist() == [3, 6, 9, 12]
+    atoms = crystal()
+    atoms.positions = result.end.positions
+    assert energies[-1, 1] == pytest.approx(reference(atoms)[0], rel=1e-9)
+
+
+def test_progress_counts_up(tmp_path: Path, free: Engine) -> None:
+    seen: list[int] = []
+    segment = Segment(
+        tmp_path, State.of(gas()), Dynamics(50.0), 3000, 1, first_step=1000, snapshot_stride=0
+    )
+    result = free.run(segment, seen.append)
+    assert seen == sorted(seen)
+    assert all(0 <= step <= 3000 for step in seen)
+    assert result.n_steps == 3000
+    assert result.snapshots is None
+
+
+def test_progress_can_end_the_run(tmp_path: Path, free: Engine) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def enough(step: int) -> None:
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        free.run(Segment(tmp_path, State.of(gas()), Dynamics(50.0), 10**8, 1), enough)
+    # The engine works on.
+    assert np.isfinite(free.evaluate(gas().positions, gas().cell.array)[0])
+
+
+def test_a_cluster_has_no_box(
+    tmp_path: Path, kit: Kit, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    atoms = cluster()
+    if kit.clusters is None:
+        with pytest.raises(UserError, match="put a molecule in a large box"):
+            kit.make(atoms, EPSILON, tmp_path)
+        return
+    with kit.make(atoms, EPSILON, tmp_path_factory.mktemp("cluster")) as engine:
+        atoms.calc = engine.calculator()
+        np.testing.assert_allclose(atoms.get_forces(), reference(atoms)[1], atol=kit.digits)
+        plumed = f"d: DISTANCE ATOMS=1,13 {kit.clusters}\nPRINT ARG=d FILE=colvar\n"
+        engine.run(Segment(tmp_path, State.of(atoms), Dynamics(1.0), 1, 1, PLUMED_UNITS + plumed))
+    distance = atoms.get_distance(0, 12)
+    assert columns(tmp_path / "colvar")[0, 1] == pytest.approx(distance, abs=2e-6)
+
+
+BAD_PLUMED = {
+    "d: DISTNCE ATOMS=1,2\n": 'Action "DISTNCE" is not known',
+    "d: DISTANCE ATOMS=1,999\n": "out of range",
+    "METAD ARG=d PACE=1 HEIGHT=1 SIGMA=1\n": "cannot find action named d",
+    "LOAD FILE=nothing.so\n": "Could not load library nothing.so",
+}
+
+
+@pytest.mark.parametrize("line", BAD_PLUMED)
+def test_bad_plumed_input(tmp_path: Path, engine: Engine, line: str) -> None:
+    with pytest.raises(UserError, match=BAD_PLUMED[line]) as caught:
+        engine.run(Segment(tmp_path, State.of(crystal()), Dynamics(50.0), 1, 1, line))
+    assert "\n" not in str(caught.value)
+    assert "plumed.dat" in str(caught.value)
+
+
+def test_atoms_that_do_not_fit(engine: Engine) -> None:
+    with pytest.raises(UserError, match="107 atoms"):
+        engine.check(crystal()[:107])
+    other = crystal()
+    other.symbols[4] = "Ne"
+    with pytest.raises(UserError, match="atom 5 is Ne"):
+        engine.check(other)
+    surface = crystal()
+    surface.pbc = [True, True, False]
+    with pytest.raises(UserError, match="with vacuum in the cell"):
+        engine.check(surface)
+    turned = crystal()
+    turned.rotate(30, "z", rotate_cell=True)
+    with pytest.raises(UserError, match="first vector along x"):
+        engine.check(turned)
+
+
+def test_positions_that_are_no_numbers(engine: Engine) -> None:
+    atoms = crystal()
+    atoms.positions[3, 1] = np.nan
+    atoms.calc = engine.calculator()
+    with pytest.raises(UserError, match="no number"):
+        atoms.get_forces()
+
+
+@pytest.mark.parametrize("plumed", [None, PLUMED_UNITS + "d: DISTANCE ATOMS=1,2\n"])
+def test_exploding_dynamics(tmp_path: Path, engine: Engine, plumed: str | None) -> None:
+    hasty = Dynamics(3000.0, timestep_fs=1000.0)
+    with pytest.raises(UserError, match="flew apart") as caught:
+        engine.run(Segment(tmp_path, State.of(crystal()), hasty, 1000, 1, plumed))
+    assert "\n" not in str(caught.value)
+    # The engine works on.
+    assert np.isfinite(engine.evaluate(crystal().positions, crystal().cell.array)[0])
+
+
+def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: Engine) -> None:
+    with pytest.raises(UserError, match="temperature_K = -1"):
+        Dynamics(-1.0)
+    with pytest.raises(UserError, match="'langevin' and 'brownian'"):
+        Dynamics(300.0, thermostat="nose")  # type: ignore[arg-type]
+    start = State.of(crystal())
+    with pytest.raises(UserError, match="n_steps = 0"):
+        Segment(tmp_path, start, Dynamics(300.0), 0, 1)
+    with pytest.raises(UserError, match="no such folder"):
+        engine.run(Segment(tmp_path / "none", start, Dynamics(300.0), 1, 1))
+    with pytest.raises(UserError, match="not a state of a run"):
+        State.load(tmp_path / "none.npz")
+    with pytest.raises(UserError, match=r"shape \(3, 3\)"):
+        engine.run(Segment(tmp_path, State(np.eye(3), start.cell), Dynamics(300.0), 1, 1))
