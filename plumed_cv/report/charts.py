@@ -106,8 +106,8 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
             axes.fill_between(
                 steps, value - error, value + error, color=colour, alpha=0.22, linewidth=0
             )
-            few = "o" if len(steps) < 4 else ""
-            axes.plot(steps, value, few, color=colour, linestyle=dash, label=label)
+            few = "o" if len(steps) < 4 else "none"
+            axes.plot(steps, value, marker=few, color=colour, linestyle=dash, label=label)
         axes.set_xlabel("MD steps of the iteration")
         axes.set_ylabel("barrier (eV)")
         axes.set_xlim(left=0)
