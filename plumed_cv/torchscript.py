@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
+from plumed_cv.frame import Array
 
 
 def write_torchscript(cv: CollectiveVariable, path: Path | str) -> None:
@@ -48,12 +52,19 @@ class _Model(torch.nn.Module):
     components: Tensor
     shift: Tensor
     scale: Tensor
+    bonds: Tensor
+    tree: Tensor
 
     def __init__(self, cv: CollectiveVariable) -> None:
         super().__init__()
+        self.aligned = cv.is_aligned
         self.periodic = bool(cv.reference_cell.any())
         self.activation = cv.activation
         reference = cv.reference_positions
+        bonds, tree = np.zeros((0, 2), dtype=np.int64), np.zeros((0, 0))
+        if self.aligned:
+            bonds, tree = _spanning_tree(reference)
+            reference = reference - reference.mean(axis=0)
         if self.periodic:  # in fractions of the cell, which it follows
             reference = np.asarray(np.linalg.solve(cv.reference_cell.T, reference.T).T)
         for name, array in {
@@ -62,6 +73,8 @@ class _Model(torch.nn.Module):
             "components": cv.pca_components,
             "shift": cv.latent_shift,
             "scale": cv.latent_scale,
+            "bonds": bonds,
+            "tree": tree,
         }.items():
             self.register_buffer(name, torch.tensor(np.ascontiguousarray(array)))
         self.weights = torch.nn.ParameterList(torch.tensor(k.weight) for k in cv.encoder)
@@ -69,7 +82,7 @@ class _Model(torch.nn.Module):
 
     def forward(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the values, shape (d,)."""
-        shifts, _ = self.displacements(positions, cell)
+        shifts, _, _ = self.displacements(positions, cell)
         x = self.components @ (shifts.reshape(-1) - self.mean)
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
             x = weight @ (self.activate(x) if k else x) + bias
@@ -78,7 +91,7 @@ class _Model(torch.nn.Module):
     @torch.jit.export
     def value_and_gradient(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the values, shape (d,), their gradients (d, N, 3) and those to the cell."""
-        shifts, images = self.displacements(positions, cell)
+        shifts, images, rotation = self.displacements(positions, cell)
         x = self.components @ (shifts.reshape(-1) - self.mean)
         jacobian = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
@@ -90,13 +103,43 @@ class _Model(torch.nn.Module):
         value = (x - self.shift) * self.scale
         gradient = (self.scale[:, None] * jacobian) @ self.components
         gradient = gradient.reshape(value.numel(), -1, 3)
-        # The gradients of the atoms add up to zero, so the frame's common shifts drop out.
-        lattice = self.reference + images if self.periodic else torch.zeros_like(self.reference)
+        lattice = images
+        if self.aligned:  # as `frame.turned_back`
+            torques = torch.cross((shifts + self.reference).expand_as(gradient), gradient, dim=2)
+            change = torch.linalg.solve(self.inertia(shifts + self.reference), torques.sum(1).t())
+            turned = torch.cross(
+                self.reference.expand_as(gradient), change.t()[:, None].expand_as(gradient), dim=2
+            )
+            gradient = (gradient + turned) @ rotation
+        elif self.periodic:
+            lattice = self.reference + images
+        # The gradients of the atoms add up to zero, so shifts that all have in common drop out.
         return value, gradient, -(lattice.t() @ gradient)
 
-    def displacements(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `frame.displacements` and the images taken, both of shape (N, 3)."""
+    def displacements(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the displacements, shape (N, 3), the images taken, and the rotation.
+
+        As `frame.displacements` and `frame.aligned`, without their checks.
+        """
         images = torch.zeros_like(positions)
+        rotation = torch.eye(3, dtype=positions.dtype, device=positions.device)
+        if self.aligned:
+            if bool(torch.any(cell != 0)):
+                steps = (positions[self.bonds[:, 1]] - positions[self.bonds[:, 0]]).detach()
+                images = self.tree @ torch.round(steps @ torch.linalg.inv(cell.detach()))
+                positions = positions - images @ cell
+            centred = positions - positions.mean(dim=0)
+            left, _, right = torch.linalg.svd(centred.detach().t() @ self.reference)
+            flip = torch.ones_like(left)
+            flip[:, 2] = torch.sign(torch.det(left @ right))
+            rotation = ((left * flip) @ right).t()
+            turned = centred @ rotation.t()
+            # A step of Newton's method that is zero but for rounding, and has the derivatives of
+            # the best rotation.
+            torque = torch.cross(turned, self.reference, dim=1).sum(0)
+            change = torch.linalg.solve(self.inertia(turned.detach()), torque)
+            turned = turned + torch.cross(change.expand_as(turned), turned, dim=1)
+            return turned - self.reference, images, rotation
         if self.periodic:
             shifts = positions - self.reference @ cell
             shifts = shifts - shifts[:1]
@@ -104,7 +147,13 @@ class _Model(torch.nn.Module):
             shifts = shifts - images @ cell
         else:
             shifts = positions - self.reference
-        return shifts - shifts.mean(dim=0), images
+        return shifts - shifts.mean(dim=0), images, rotation
+
+    def inertia(self, turned: Tensor) -> Tensor:
+        """Return the matrix of `frame.turned_back`, shape (3, 3)."""
+        moments = turned.t() @ self.reference
+        identity = torch.eye(3, dtype=turned.dtype, device=turned.device)
+        return torch.trace(moments) * identity - moments
 
     def activate(self, z: Tensor) -> Tensor:
         """Return the activation function, one of `cv.ACTIVATIONS`."""
@@ -134,6 +183,21 @@ class _Model(torch.nn.Module):
         if self.activation == "silu":
             return s * (1 + z * (1 - s))
         return s * (1 - s)
+
+
+def _spanning_tree(reference: Array) -> tuple[NDArray[np.int64], Array]:
+    """Return the bonds of `frame.whole`, shape (N-1, 2), and which lead to an atom, (N, N-1).
+
+    The image of an atom is the sum of those along the bonds that lead to it from the first one.
+    """
+    tree = minimum_spanning_tree(cdist(reference, reference))
+    order, parents = breadth_first_order(tree, 0, directed=False)
+    bonds = np.array([(parents[atom], atom) for atom in order[1:]], dtype=np.int64)
+    path = np.zeros((len(reference), len(bonds)))
+    for k, (parent, atom) in enumerate(bonds):
+        path[atom] = path[parent]
+        path[atom, k] = 1.0
+    return bonds, path
 
 
 def _ranges(serials: Sequence[int]) -> str:

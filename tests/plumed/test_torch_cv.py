@@ -300,13 +300,15 @@ def without_own_gradient(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("cell", [NO_CELL, TRICLINIC], ids=["no cell", "triclinic"])
+@pytest.mark.parametrize("frame", ["no cell", "triclinic", "aligned"])
 def test_agrees_with_autoencoder(
-    make_plumed: MakePlumed, torch_plugin: Path, tmp_path: Path, activation: str, cell: Array
+    make_plumed: MakePlumed, torch_plugin: Path, tmp_path: Path, activation: str, frame: str
 ) -> None:
     """An exported model, by its own gradient and by autograd: values, forces and virial."""
     rng = np.random.default_rng([*activation.encode()])
-    cv = random_model(rng, 13, 7, [6, 9], 2, activation, cell)
+    cell = TRICLINIC if frame == "triclinic" else NO_CELL
+    alignment = "optimal" if frame == "aligned" else "none"
+    cv = random_model(rng, 13, 7, [6, 9], 2, activation, cell, alignment)
     cv.save(tmp_path / "cv.safetensors")
     write_torchscript(cv, tmp_path / "own.pt")
     without_own_gradient(tmp_path / "own.pt", tmp_path / "autograd.pt")
