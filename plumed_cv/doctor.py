@@ -5,13 +5,12 @@ not fit the machine.
 """
 
 import platform
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
+from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed, cxx_compiler, find_plumed, tool
 from plumed_cv.plumed import build_plugin
@@ -200,20 +199,17 @@ def _torch() -> Finding:
 
 
 def _gromacs() -> Finding:
-    program = shutil.which("gmx") or shutil.which("gmx_mpi")
-    remedy = "only for runs with GROMACS: put a gmx of GROMACS 2025 or newer on PATH"
-    if program is None:
-        return Finding("GROMACS", False, "not found", remedy, required=False)
-    name = Path(program).name
+    remedy = (
+        "only for runs with GROMACS: run python/gromacs.py (where there is apt-get), or put a gmx "
+        "of GROMACS 2025 or newer on PATH or in GMX"
+    )
     try:
-        shown = _run([program, "--version"]).stdout
-        options = _run([program, "-quiet", "mdrun", "-h"])
-    except OSError as error:
-        return Finding("GROMACS", False, f"{program}: {error.strerror}", remedy, required=False)
-    lines = [line.split(":", 1)[1].strip() for line in shown.splitlines() if "version:" in line]
-    detail = f"{lines[0] if lines else 'unknown version'}, {program}"
-    if "-plumed" not in options.stdout + options.stderr:
-        detail += f"; its {name} mdrun has no -plumed"
+        found = find_gromacs()
+    except UserError as error:
+        return Finding("GROMACS", False, str(error), remedy, required=False)
+    detail = f"{found.version}, {' '.join(found.command)}"
+    if not found.has_plumed:
+        detail += "; its mdrun has no -plumed, which came with 2025"
         return Finding("GROMACS", False, detail, remedy, required=False)
     return Finding("GROMACS", True, detail, required=False)
 

@@ -2,11 +2,11 @@
 
     python python/gromacs.py [--double]
 
-prints the path of a `gmx` for `[engine] program` of an input file or GMX in the environment;
-`--double` that of `gmx_d`, the same in double precision. Nothing is installed and no root is
-needed: the packages and the C library they were linked with go to this project's data folder (about
-90 MB to fetch, once). Where your system, conda or cluster has GROMACS 2025 or newer, use that: it
-knows your processor, and Debian's is built for any.
+prints the path of a `gmx`, which runs find from then on; `--double` that of `gmx_d`, the same in
+double precision, to be named in `[engine] program` or in GMX. Nothing is installed and no root is
+needed: the packages, with the C library that they were linked with, go to this project's data
+folder, once. Where your system, conda or cluster has GROMACS 2025 or newer, use that: it knows your
+processor, and Debian's is built for any.
 
 Ends with status 1 and a sentence if something is missing.
 """
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from plumed_cv.engines.gromacs import unpacked_gromacs
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.kernel import data_dir
@@ -45,7 +46,7 @@ def install() -> Path:
     UserError
         If apt-get or Debian's keys are missing, or the packages cannot be fetched.
     """
-    home = data_dir() / f"gromacs-{SUITE}"
+    home = unpacked_gromacs()
     if home.is_dir():
         return home
     for tool in ("apt-get", "dpkg-deb"):

@@ -40,7 +40,7 @@ from plumed_cv.engines import (
 from plumed_cv.engines.process import run_program, steps_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
-from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, find_plumed
+from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, data_dir, find_plumed
 from plumed_cv.plumed import build_plugin
 
 PROGRAM_VARIABLE = "GMX"
@@ -93,8 +93,16 @@ class Gromacs:
     has_plumed: bool
 
 
+def unpacked_gromacs() -> Path:
+    """Return the folder in which python/gromacs.py unpacks GROMACS."""
+    return data_dir() / "gromacs-trixie"
+
+
 def find_gromacs(program: str | None = None) -> Gromacs:
-    """Return the `gmx` to use: `program`, else that of the variable GMX, else `gmx` on PATH.
+    """Return the `gmx` to use.
+
+    That is `program`, else that of the variable GMX, else what python/gromacs.py has unpacked, else
+    `gmx` on PATH.
 
     Raises
     ------
@@ -102,12 +110,15 @@ def find_gromacs(program: str | None = None) -> Gromacs:
         If there is none, or it does not start.
     """
     words = shlex.split(program or os.environ.get(PROGRAM_VARIABLE) or "")
+    unpacked = unpacked_gromacs() / "gmx"
+    if not words and unpacked.is_file():
+        words = [str(unpacked)]
     if not words:
         words = ["gmx" if shutil.which("gmx") or not shutil.which("gmx_mpi") else "gmx_mpi"]
     if shutil.which(words[0]) is None:
         raise UserError(
-            f"{words[0]}: there is no such program; install GROMACS 2025 or newer and name its gmx "
-            f"in the input ([engine] program) or in {PROGRAM_VARIABLE}"
+            f"{words[0]}: there is no such program; run python/gromacs.py, or install GROMACS 2025 "
+            f"or newer and name its gmx in the input ([engine] program) or in {PROGRAM_VARIABLE}"
         )
     here = Path.cwd()
     code, said = run_program([*words, "--version"], here)
