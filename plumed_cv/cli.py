@@ -1,6 +1,7 @@
 """The command line `plumed-cv`: reads arguments, calls the package, prints. No science here."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import plumed_cv
 from plumed_cv.errors import UserError
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
+    from plumed_cv.babf import Surface
     from plumed_cv.sampling import Update
 
 app = typer.Typer(
@@ -338,13 +340,20 @@ def train(
     ] = None,
     stride: Annotated[int, typer.Option(min=1, help="take every so many structures")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="seed of weights and batches")] = 0,
+    alignment: Annotated[
+        str, typer.Option(help="none, or optimal: a molecule, which turns, is fitted to --initial")
+    ] = "none",
+    atoms: Annotated[
+        str, typer.Option(help="atoms of the CV: all, heavy, or serial numbers as 1-10,15")
+    ] = "all",
 ) -> None:
     """Train an autoencoder CV on trajectories.
 
     The structures are turned so that the first cell vector is along x and the second in the xy
     plane, as LAMMPS and trajectory files have them.
 
-    Example: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
+    Examples: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
+              plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
     """
     from plumed_cv import autoencoder, cv
     from plumed_cv.path import cell_of, check_end_states, oriented, read_structure
@@ -362,8 +371,17 @@ def train(
         training = replace(training, activation=activation)
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))
     check_end_states(first, last)
-    frame = cv.linear(first.get_chemical_symbols(), cell_of(first), first.positions, last.positions)
-    data = read_displacements(trajectories, frame, stride=stride)
+    species = first.get_chemical_symbols()
+    serials = cv.select(atoms, species)
+    frame = cv.linear(
+        [species[serial - 1] for serial in serials],
+        cell_of(first),
+        first.positions[serials - 1],
+        last.positions[serials - 1],
+        alignment,
+        serials,
+    )
+    data = read_displacements(trajectories, frame, stride=stride, species=species)
     with Terminal().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(
             data,
@@ -383,27 +401,41 @@ def fes(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="profile")] = Path("fes.dat"),
     picture: Annotated[Path | None, typer.Option(help="draw the profile into this file")] = None,
-    reactant: Annotated[float, typer.Option(help="value of the CV in the reactant")] = 0.0,
-    product: Annotated[float, typer.Option(help="value of the CV in the product")] = 1.0,
+    reactant: Annotated[
+        float | None, typer.Option(help="value of the CV in the reactant; 0 if absent")
+    ] = None,
+    product: Annotated[
+        float | None, typer.Option(help="value of the CV in the product; 1 if absent")
+    ] = None,
     walkers: Annotated[
         bool, typer.Option(help="the states are of independent runs, not of one run as it went on")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free energy profile with errors, from the states that BABF wrote.
+    """Free energy with errors, from the states that BABF wrote on one CV or two.
 
     Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
               plumed-cv fes walker-*/babf.state --walkers --picture fes.png
     """
     from plumed_cv import babf, workflow
-    from plumed_cv.figures import plot_profiles
+    from plumed_cv.figures import plot_profiles, plot_surface
 
     if len(states) == 1 and states[0].is_dir():
         blocks, _ = workflow.blocks_of(states[0])
     else:
         read = [babf.read_state(state) for state in states]
         blocks = read if walkers else babf.blocks(read)
-    profile = babf.profile(blocks, (reactant, product))
+    if blocks and len(blocks[0].axes) == 2:
+        if reactant is not None or product is not None:
+            raise UserError("--reactant and --product are for one CV; these states are of two.")
+        surface = babf.surface(blocks)
+        babf.write_surface(output, surface)
+        if picture:
+            plot_surface(picture, surface, str(output))
+        _print_surface(output, surface, sum(block.steps for block in blocks), as_json)
+        return
+    ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
+    profile = babf.profile(blocks, ends)
     babf.write_fes(output, profile)
     if picture:
         plot_profiles(picture, [(profile.argument, profile)], str(output))
@@ -478,6 +510,29 @@ def main() -> None:
         return
     err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None, markup=False)
     sys.exit(1)
+
+
+def _print_surface(output: Path, surface: "Surface", md_steps: int, as_json: bool) -> None:
+    minima = [
+        {
+            **dict(zip(surface.arguments, point, strict=True)),
+            "A_eV": A.value,
+            "A_error_eV": A.error if math.isfinite(A.error) else None,
+        }
+        for point, A in surface.minima()
+    ]
+    if as_json:
+        print(json.dumps({"minima": minima, "md_steps": md_steps}, indent=2, allow_nan=False))
+        return
+    visited = int((surface.count > 0).sum())
+    print(
+        f"{output}: {visited} of {len(surface.count)} bins visited in {md_steps:,} steps; minima:"
+    )
+    for point, A in surface.minima()[:8]:
+        at = ", ".join(
+            f"{name} = {x:.3f}" for name, x in zip(surface.arguments, point, strict=True)
+        )
+        print(f"  {at}: {A}")
 
 
 def _check_folder(output: Path) -> None:

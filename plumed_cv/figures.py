@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from plumed_cv.babf import Profile
+from plumed_cv.babf import Profile, Surface
 from plumed_cv.energy import Reconstruction
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
@@ -67,6 +67,37 @@ def plot_profiles(
     axes.margins(x=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.legend(fontsize="small", loc="lower center")
+    _save(figure, path)
+
+
+def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
+    """Draw a free energy on the plane of two CVs, white where there are no samples.
+
+    Parameters
+    ----------
+    path
+        The picture; its suffix chooses the format.
+    surface
+        What `babf.surface` returned.
+    title
+        What was sampled.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    figure, axes = _figure(path)
+    A = np.ma.masked_invalid(surface.on_grid(surface.A))
+    first, second = (axis.nodes for axis in surface.axes)
+    # A few bins that were seen once are no reason for a scale on which basins look flat.
+    top = float(np.percentile(A.compressed(), 98))
+    drawn = axes.contourf(first, second, A, np.linspace(0.0, top, 17), cmap="viridis", extend="max")
+    axes.contour(first, second, A, drawn.levels[::2], colors="black", linewidths=0.4)
+    figure.colorbar(drawn, ax=axes, label="free energy (eV)")
+    axes.set_xlabel(surface.arguments[0])
+    axes.set_ylabel(surface.arguments[1])
+    axes.set_title(title)
     _save(figure, path)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import minimum_filter
 
 from plumed_cv.babf.estimator import Grid, State, edges, potential, potential_of_mean_force
-from plumed_cv.babf.profiles import check_blocks, jackknife, total_of, weights_of
+from plumed_cv.babf.profiles import Estimate, check_blocks, jackknife, total_of, weights_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
@@ -36,7 +37,8 @@ class Surface:
 
     Notes
     -----
-    Errors are those of the difference to the lowest node.
+    Errors are those of -kT ln of a node's probability. Those of differences to the lowest node
+    would hold that node's luck, which made it the lowest.
     """
 
     arguments: tuple[str, ...]
@@ -58,11 +60,23 @@ class Surface:
         """Return (n,) values as (n2, n1): a row for every node along the second CV."""
         return values.reshape(len(self.axes[1].nodes), len(self.axes[0].nodes))
 
-    @property
-    def lowest(self) -> tuple[float, float]:
-        """The CVs at the lowest node."""
-        x, y = self.points[:, int(np.nanargmin(self.A))]
-        return float(x), float(y)
+    def minima(self, reach: int = 4) -> list[tuple[tuple[float, float], Estimate]]:
+        """Return where A is lowest among the nodes at most `reach` away along both CVs, and A.
+
+        The lowest comes first. What noise makes in flat places is among them.
+        """
+        A = self.on_grid(np.where(np.isfinite(self.A), self.A, np.inf))
+        modes = ["wrap" if axis.periodic else "nearest" for axis in reversed(self.axes)]
+        floor = minimum_filter(A, size=2 * reach + 1, mode=modes)
+        found = np.flatnonzero(np.isfinite(A.ravel()) & (floor >= A).ravel())
+        points = self.points
+        return [
+            (
+                (float(points[0, j]), float(points[1, j])),
+                Estimate(float(self.A[j]), float(self.A_error[j])),
+            )
+            for j in found[np.argsort(self.A[found])]
+        ]
 
 
 def surface(blocks: Sequence[State]) -> Surface:
@@ -91,23 +105,27 @@ def surface(blocks: Sequence[State]) -> Surface:
     if not total.count.any():
         raise UserError("no sample is on the grid: the free energy needs a run that visits it")
     n = len(total.weight)
-    origin = int(np.nanargmin(_surfaces(total)[1]))
 
     def estimate(some: Sequence[State]) -> Array:
-        A_k, A = _surfaces(total_of(some))
-        return np.concatenate([A_k - A_k[origin], A - A[origin]])
+        return np.concatenate([_of_all(A, total.kT_eV) for A in _surfaces(total_of(some))])
 
     value, error = jackknife(blocks, weights_of(blocks), estimate)
     return Surface(
         arguments=total.arguments,
         axes=total.axes,
         kT_eV=total.kT_eV,
-        A_k=value[:n],
-        A=value[n:],
+        A_k=value[:n] - value[:n].min(),
+        A=value[n:] - np.nanmin(value[n:]),
         A_k_error=error[:n],
         A_error=error[n:],
         count=total.count,
     )
+
+
+def _of_all(A: Array, kT: float) -> Array:
+    """Return -kT ln of the probability of every node, (n,)."""
+    lowest = np.nanmin(A)
+    return np.asarray(A - lowest + kT * np.log(np.nansum(np.exp(-(A - lowest) / kT))))
 
 
 def _surfaces(state: State) -> tuple[Array, Array]:
