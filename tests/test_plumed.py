@@ -285,12 +285,14 @@ def test_the_cache_key(plumed_installation: Plumed, tmp_path: Path) -> None:
     other = tmp_path / "c++"
     other.write_text("#!/bin/sh\necho another compiler 1.0\n")
     other.chmod(0o755)
-    assert _plugin_key(plumed, sources, str(other)) not in (
-        first,
-        second,
-        third,
-        fourth,
-    )
+    fifth = _plugin_key(plumed, sources, str(other))
+    torch = tmp_path / "torch"
+    torch.mkdir()
+    (torch / "version.py").write_text("__version__ = '2.13.0'\n")
+    sixth = _plugin_key(plumed, sources, compiler, torch)
+    (torch / "version.py").write_text("__version__ = '2.14.0'\n")
+    seventh = _plugin_key(plumed, sources, compiler, torch)
+    assert len({first, second, third, fourth, fifth, sixth, seventh}) == 7
 
 
 @pytest.fixture

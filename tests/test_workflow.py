@@ -223,6 +223,12 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
     assert "RAMP=2000" in text
+    done = command("export", finished, tmp_path / "with-torch", "--torch")
+    assert done.returncode == 0, done.stderr
+    assert "TORCH_CV MODEL=cv.pt ATOMS=1-53" in done.stdout
+    assert {file.name for file in (tmp_path / "with-torch").iterdir()} == {
+        *("cv.pt", "cv.safetensors", "plumed.dat")
+    }
 
 
 def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
