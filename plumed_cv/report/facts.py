@@ -6,18 +6,18 @@ Everything is text or safe markup; the templates do nothing but arrange it.
 import base64
 import json
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
 from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import provenance, workflow
+from plumed_cv.path import EnergyPath
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.report.numbers import duration, scientific, with_error
@@ -295,7 +295,8 @@ def _figures(run: Run) -> dict[str, Markup]:
 def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
     fractions = []
     if scree := run.components.get("fraction_of_variance"):
-        fractions.append(("noisy 0 K path", np.array(scree)))
+        drawn = "noisy 0 K path" if run.path else "structures of iteration 1"
+        fractions.append((drawn, np.array(scree)))
     if run.trainings:
         n = max(run.trainings)
         record = run.trainings[n]
@@ -431,12 +432,15 @@ def _input_text(run: Run) -> str:
 def write_localisation(run: Run, output: Path) -> bool:
     """Write the end states with each atom's amplitude; False if there is nothing to write yet."""
     located = run.localisation()
-    if located is None or run.path is None:
+    if located is None:
         return False
     variable, found = located
-    amplitude = np.zeros(len(run.path.species))
-    amplitude[variable.serials - 1] = found.amplitude
-    workflow.write_localisation(output, run.path, replace(found, amplitude=amplitude))
+    cell = variable.reference_cell
+    ends = tuple(
+        Atoms(variable.species, variable.reference_positions + u, cell=cell, pbc=bool(cell.any()))
+        for u in variable.end_displacements
+    )
+    workflow.write_localisation(output, EnergyPath(ends), found)
     return True
 
 
