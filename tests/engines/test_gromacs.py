@@ -1,15 +1,18 @@
 """What is GROMACS's own: its files, its precision, its complaints."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import units
 
+from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
 from plumed_cv.errors import UserError
+from plumed_cv.trajectory import read_displacements
 from tests.engines.test_protocol import (
     EPSILON,
     PLUMED_UNITS,
@@ -78,6 +81,26 @@ def test_bias_forces_in_the_units_of_gromacs(files: Path, tmp_path: Path, plugin
     force = (moved["biased"] - moved["free"])[0] * friction / units.fs
     expected = 1000 * units.kJ / units.mol / units.nm * vector / np.linalg.norm(vector)
     np.testing.assert_allclose(force, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_trajectories_of_gromacs_are_those_of_the_engine(files: Path, tmp_path: Path) -> None:
+    atoms = crystal()
+    with open_engine(files) as engine:
+        dynamics = Dynamics(60.0, timestep_fs=2.0)
+        result = engine.run(Segment(tmp_path, State.of(atoms), dynamics, 50, 1))
+        for line in (
+            "mdrun -s run.tpr -deffnm own -ntmpi 1 -ntomp 1",
+            "trjconv -f own.trr -o own.xtc",
+        ):
+            words = [*engine.gromacs.command, "-nobackup", *line.split()]
+            subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    frame = linear(atoms.symbols, atoms.cell.array, atoms.positions, crystal(1).positions)
+    assert result.snapshots is not None
+    expected = read_displacements([result.snapshots], frame)
+    assert expected.shape == (5, 108, 3)
+    for name, precision in (("own.trr", 1e-4), ("own.xtc", 0.01)):  # xtc: 0.001 nm, rounded
+        found = read_displacements([tmp_path / name], frame)[1:]  # from the start on
+        np.testing.assert_allclose(found, expected, atol=precision)
 
 
 def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
