@@ -26,7 +26,7 @@ namespace plumed_cv {
 
 //+PLUMEDOC BIAS BABF
 /*
-Bayesian adaptive biasing force along one collective variable.
+Bayesian adaptive biasing force along one collective variable, or two.
 
 BABF flattens the free energy along a collective variable (CV) $\xi$ with a force that it learns
 while the simulation runs, and writes the free energy profile that it has learned. It is an extended
@@ -104,6 +104,8 @@ derivative of `A_k` and the sum of the weights of the samples in the bin around 
 PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE holds the sums above, in
 full precision. They are additive: the sum of two states is the state of both runs together, and the
 difference of two states of one run is what it learned in between, from which error bars are made.
+For two CVs a row is a node, the first CV runs fastest, and
+FES_FILE has an empty line after each of its rows, as `sum_hills` and gnuplot have it.
 Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
 the end. What other runs have left there is kept under the name that PLUMED gives to backups, except
 for a state that this run goes on from and, with RESTART, FES_FILE.
@@ -114,6 +116,32 @@ state. The prior is part of the state and PRIOR is then not read. The state hold
 last step it has learned from, `md_step`. An engine that begins by computing that step once more, as
 GROMACS does after `-cpi`, teaches nothing with it. With RESTART, also where the engine asks for it,
 an existing STATE_WFILE must be read with STATE_RFILE; give both keywords the same file.
+
+### Two collective variables
+
+With `ARG=phi,psi` GRID_MIN, GRID_MAX, GRID_BIN and KAPPA are lists of one number for each CV, and
+everything above holds with sums over the nodes of the plane, the springs of both CVs in $P_j$, and
+a mean force of two components. Either CV, both or none may be periodic. What belongs to one CV has
+its name in files (`force_phi`) and its number in `zeta-0` and `zeta-1`.
+
+The profile follows from the mean force by least squares: it is the $A$ that minimises the sum over
+neighbouring nodes $a$, $b$ along each CV $d$ of
+
+$$
+\frac{n_a n_b}{n_a+n_b}\,\frac{1}{\kappa_d \Delta z_d^2}
+\left[A_b - A_a - \frac{\Delta z_d}{2}(A'_{d,a}+A'_{d,b})\right]^2 ,
+\qquad n = \tau + \sum_s w_s P_j(\xi_s) .
+$$
+
+The weights are the inverse variances of the steps. So a part of the plane that was never visited
+does not pull at what is known around it, and the profile there is the smoothest continuation. With
+equal weights this would be Poisson's equation, with the mean force itself as condition at borders
+and none on periodic CVs. In one dimension the rule is the trapezoidal one.
+
+A step takes some microseconds, for only nodes near $\xi$ have a part in it; a solution takes
+milliseconds. There is one after 5 % more samples and never later than after SOLVE_STRIDE of them.
+Between two solutions the bias is a potential that does not change, so that nothing is learned
+wrongly, only later. A run goes on to the last bit, because the state holds the profile that acts.
 
 ### Several walkers
 
@@ -186,6 +214,19 @@ b: BABF ...
   STATE_WFILE=state.dat STATE_WSTRIDE=100000
   WALKERS_N=4 WALKERS_ID=1 WALKERS_DIR=../shared
 ...
+```
+
+The free energy on two dihedral angles:
+
+```plumed
+phi: TORSION ATOMS=5,7,9,15
+psi: TORSION ATOMS=7,9,15,17
+b: BABF ...
+  ARG=phi,psi TEMP=300
+  GRID_MIN=-pi,-pi GRID_MAX=pi,pi GRID_BIN=60,60
+  RAMP=1000000 FES_FILE=fes.dat FES_STRIDE=100000 STATE_WFILE=state.dat STATE_WSTRIDE=100000
+...
+PRINT ARG=phi,psi,b.bias,b.zeta-0,b.zeta-1 STRIDE=100 FILE=COLVAR
 ```
 
 Starting from a known profile, for instance that of another temperature, which is trusted as much as
@@ -298,8 +339,9 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "TAU",
              "the weight of the prior, in samples at each node; that of the first 20 samples by "
              "default; inf keeps the bias as PRIOR gives it");
-    keys.add("optional", "PRIOR",
-             "a file with the profile to start from: its column A_k, or else the second");
+    keys.add(
+        "optional", "PRIOR",
+        "a file with the profile to start from: its column A_k, or else the one after the CVs");
     keys.add(
         "optional", "SOLVE_STRIDE",
         "two CVs: learned steps between two solutions for the profile that biases; 1000, and a "
