@@ -414,6 +414,44 @@ def linear(
     )
 
 
+def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
+    """PLUMED's serial numbers, from 1, of the atoms that a selection means.
+
+    Parameters
+    ----------
+    selection
+        "all", "heavy" (no hydrogen), or serial numbers and ranges as in PLUMED, "1-10,15".
+    species
+        Chemical symbols of all atoms.
+
+    Raises
+    ------
+    UserError
+        If it means something else, atoms that do not exist, or fewer than three.
+    """
+    every = np.arange(1, len(species) + 1)
+    if selection == "all":
+        chosen = every
+    elif selection == "heavy":
+        chosen = every[[symbol not in ("H", "D") for symbol in species]]
+    else:
+        try:
+            parts = [[int(end) for end in part.split("-")] for part in selection.split(",")]
+        except ValueError:
+            raise UserError(
+                f"atoms = {selection!r}: give all, heavy, or serial numbers as 1-10,15."
+            ) from None
+        ranges = [np.arange(part[0], part[-1] + 1) for part in parts if len(part) <= 2]
+        chosen = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+        if len(ranges) < len(parts) or len(np.unique(chosen)) < len(chosen):
+            raise UserError(f"atoms = {selection!r}: each atom once, ranges as 1-10.")
+    if len(chosen) < 3 or chosen.min() < 1 or chosen.max() > len(species):
+        raise UserError(
+            f"atoms = {selection!r}: needs three atoms or more, from 1 to {len(species)}."
+        )
+    return chosen.astype(np.int64)
+
+
 def random_model(
     rng: np.random.Generator,
     n_atoms: int,

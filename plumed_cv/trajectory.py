@@ -24,13 +24,14 @@ def read_displacements(
     frame: CollectiveVariable,
     cell: Array | None = None,
     stride: int = 1,
+    species: Sequence[str] | None = None,
 ) -> NDArray[np.float32]:
     """Displacement-frame coordinates of all structures of some trajectories.
 
     Parameters
     ----------
     files
-        Trajectories (DCD, XTC, TRR, NetCDF, ...) of exactly the atoms of `frame`, in its order.
+        Trajectories (DCD, XTC, TRR, NetCDF, ...).
     frame
         Any collective variable of these atoms: it gives species and reference structure.
     cell
@@ -38,6 +39,9 @@ def read_displacements(
         each structure's own, as the file has it.
     stride
         Read every so many structures.
+    species
+        Chemical symbols of all atoms of the trajectories, from which those of `frame` are taken by
+        their serial numbers. If None they are of exactly the atoms of `frame`, in its order.
 
     Returns
     -------
@@ -50,13 +54,16 @@ def read_displacements(
         If a file is missing, cannot be read, is empty, has another number of atoms, or holds
         positions that are not finite.
     """
-    topology = _topology(frame.species)
+    topology = _topology(species or frame.species)
+    chosen = None if species is None else frame.serials - 1
     parts: list[NDArray[np.float32]] = []
     for file in files:
         try:
             before = len(parts)
             with _quiet():
-                chunks = mdtraj.iterload(str(file), top=topology, chunk=1000, stride=stride)
+                chunks = mdtraj.iterload(
+                    str(file), top=topology, chunk=1000, stride=stride, atom_indices=chosen
+                )
                 for chunk in chunks:
                     for positions, own_cell in _by_cell(chunk):
                         used = own_cell if cell is None else cell

@@ -5,7 +5,7 @@ killed goes on where its files end:
 
     input.json              the input it was started with
     provenance.json         input, versions and machine of every start
-    path.xyz, path.json     the minimum energy path, and what it took
+    path.xyz, path.json     the minimum energy path, and what it took; none of a molecule
     components.json         number of principal components, and what it was chosen by
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
     training-n.json         losses and variances of that training
@@ -55,6 +55,7 @@ from plumed_cv.kernel import find_plumed
 from plumed_cv.path import (
     EnergyPath,
     Files,
+    cell_of,
     check_end_states,
     has_forces,
     load_path,
@@ -170,15 +171,17 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
         plumed = find_plumed()
         plugin = build_plugin(plumed)
         provenance.record(files.provenance, config, plumed, plugin)
-        path = _stage_path(config, files, engine, initial, final, reporter)
-        n_components = _stage_first_cv(config, files, path, reporter)
+        path = None
+        if config.cv.alignment == "none":
+            path = _stage_path(config, files, engine, initial, final, reporter)
+        _stage_first_cv(config, files, path, (initial, final), reporter)
         iterations: list[dict[str, Any]] = []
         for n in range(1, config.iteration.maximum + 1):
-            result = _stage_iteration(config, files, n, engine, plugin, n_components, reporter)
+            result = _stage_iteration(config, files, n, engine, plugin, initial, reporter)
             iterations.append(result)
             if _stopped_by(config.iteration, iterations) is not None:
                 break
-        return _finish(config, files, path, plugin, iterations, reporter)
+        return _finish(config, files, path, initial, plugin, iterations, reporter)
 
 
 def _stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
@@ -222,7 +225,18 @@ def end_states(config: Config) -> tuple[Atoms, Atoms]:
 
 
 def find_path(config: Config, output: Path, reporter: Reporter | None = None) -> EnergyPath:
-    """Find the minimum energy path of the input, or read it, and write it as extended XYZ."""
+    """Find the minimum energy path of the input, or read it, and write it as extended XYZ.
+
+    Raises
+    ------
+    UserError
+        If the input is of a molecule, or as for `path.minimum_energy_path`.
+    """
+    if config.cv.alignment != "none":
+        raise UserError(
+            "cv.alignment = 'optimal': no minimum energy path is sought for molecules; 'plumed-cv "
+            "run' needs none."
+        )
     initial, final = end_states(config)
     with sampling.open_engine(config, initial) as engine:
         return _find_path(config, output, engine, initial, final, reporter or Silent())
@@ -400,28 +414,44 @@ def _find_path(
 
 
 def _stage_first_cv(
-    config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
-) -> int:
-    """Write cv-0 and the number of principal components D unless they are there; returns D."""
-    if files.components.exists() and files.cv(0).exists():
-        return int(sampling.read_json(files.components)["components"])
+    config: Config,
+    files: RunDirectory,
+    path: EnergyPath | None,
+    ends: tuple[Atoms, Atoms],
+    reporter: Reporter,
+) -> None:
+    """Write cv-0 unless it is there, and choose the number of components by the noisy path."""
+    if files.cv(0).exists() and (path is None or files.components.exists()):
+        return
+    if path is None:
+        species = ends[0].get_chemical_symbols()
+        serials = cv.select(config.cv.atoms, species)
+        start, end = (atoms.positions[serials - 1] for atoms in ends)
+        chosen = [species[serial - 1] for serial in serials]
+        molecule = cv.linear(chosen, cell_of(ends[0]), start, end, "optimal", serials)
+        molecule.save(files.cv(0))
+        return
     rng = np.random.default_rng(config.iteration.seed)
     samples = path.noisy_samples(config.path.structures, _noise(config), rng)
-    chosen = _number_of_components(config, samples)
-    n_components = int(chosen["components"])
+    _choose_components(config, files, samples)
     first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
     if config.cv.start == "path":
         coordinate = np.linspace(0.0, 1.0, len(samples))
-        first = _train(config, files, samples, coordinate, first, n_components, 0, reporter)
+        first = _train(config, files, samples, coordinate, first, 0, reporter)
     first.save(files.cv(0))
-    write_text(files.components, json.dumps(chosen))
-    return n_components
+
+
+def _choose_components(config: Config, files: RunDirectory, samples: np.ndarray) -> None:
+    """Write the number of principal components D for structures like these."""
+    write_text(files.components, json.dumps(_number_of_components(config, samples)))
 
 
 def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
-    """D of the input, or by the elbow on the noisy path (Sec. 2.2), which then is returned too."""
+    """D of the input, or by the elbow (Sec. 2.2), which then is returned too."""
     n_structures, n_atoms, _ = samples.shape
-    most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
+    # Translations are no components, nor rotations with alignment.
+    rigid = 3 if config.cv.alignment == "none" else 6
+    most = min(n_structures - 1, 3 * n_atoms - rigid)
     if config.cv.components is not None:
         if config.cv.components > most:
             raise UserError(
@@ -431,8 +461,9 @@ def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]
         return {"components": config.cv.components}
     scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)
     elbow = pca.elbow(scree.fraction_of_variance)
+    wanted = number_of_components(elbow, n_structures, n_atoms, _training(config, 0))
     return {
-        "components": number_of_components(elbow, n_structures, n_atoms, _training(config, 0)),
+        "components": min(wanted, most),
         "elbow": elbow,
         "fraction_of_variance": scree.fraction_of_variance.tolist(),
     }
@@ -449,7 +480,7 @@ def _stage_iteration(
     n: int,
     engine: Engine,
     plugin: Path,
-    n_components: int,
+    atoms: Atoms,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
@@ -467,9 +498,13 @@ def _stage_iteration(
         )
     if not files.cv(n).exists():
         snapshots = [segment / "snapshots.dcd" for segment in sampling.segments(folder)]
-        data = read_displacements(snapshots, old, old.reference_cell)
+        data = read_displacements(
+            snapshots, old, cell_of(atoms), species=atoms.get_chemical_symbols()
+        )
+        if not files.components.exists():
+            _choose_components(config, files, data)
         xi = old.encode(old.components(data))[:, 0]
-        new = _train(config, files, data, xi, old, n_components, n, reporter)
+        new = _train(config, files, data, xi, old, n, reporter)
         new.save(files.cv(n))
     new = CollectiveVariable.load(files.cv(n))
     result |= {
@@ -543,7 +578,8 @@ def _sample(
     reporter: Reporter,
 ) -> float:
     """Run what is missing of the bABF run of iteration n; returns its seconds."""
-    atoms, start = end_states(config)[0], State.of(load_path(files.path).images[0])
+    atoms = end_states(config)[0]
+    start = State.of(load_path(files.path).images[0] if files.path.exists() else atoms)
     prior = _prior(config, files, n)
     folder = files.iteration(n)
     orders = [
@@ -580,7 +616,6 @@ def _train(
     displacements: np.ndarray,
     coordinate: np.ndarray,
     frame: CollectiveVariable,
-    n_components: int,
     n: int,
     reporter: Reporter,
 ) -> CollectiveVariable:
@@ -589,6 +624,8 @@ def _train(
     from plumed_cv import autoencoder
 
     training = _training(config, config.iteration.seed + n)
+    n_components = int(sampling.read_json(files.components)["components"])
+    symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
     with reporter.task(f"training cv-{n}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
@@ -599,7 +636,7 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(load_path(files.path), frame) if config.cv.symmetry else (),
+            symmetry.of_path(load_path(files.path), frame) if symmetric else (),
             through_ends=n == 0,  # structures of the path, not of the dynamics
         )
     record = {
@@ -655,7 +692,8 @@ def _make_folder(path: Path) -> None:
 def _finish(
     config: Config,
     files: RunDirectory,
-    path: EnergyPath,
+    path: EnergyPath | None,
+    atoms: Atoms,
     plugin: Path,
     iterations: list[dict[str, Any]],
     reporter: Reporter,
@@ -674,8 +712,8 @@ def _finish(
         "stopped_by": stopped_by or "iteration limit",
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
-        "cell_A": path.cell.tolist(),
-        "energy_barrier_0K_eV": path.barrier,
+        "cell_A": cell_of(atoms).tolist(),
+        "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",
         "plumed_cv": plumed_cv.__version__,
         "iterations": iterations,
@@ -689,12 +727,15 @@ def _finish(
         (f"{k} ({part['kind']} CV)", babf.read_fes(files.iteration(k) / "fes.dat"))
         for k, part in enumerate(iterations, start=1)
     ]
-    along_path = answer.encode(answer.components(path.displacements))[:, 0]
+    zero_kelvin = None
+    if path is not None:
+        along_path = answer.encode(answer.components(path.displacements))[:, 0]
+        zero_kelvin = (along_path, path.energies)
     plot_profiles(
         files.root / "profiles.png",
         profiles,
-        f"{len(path.species)} atoms, {config.system.temperature_K:g} K",
-        (along_path, path.energies),
+        f"{len(atoms)} atoms, {config.system.temperature_K:g} K",
+        zero_kelvin,
     )
     production = _production_input(
         config.system.temperature_K,

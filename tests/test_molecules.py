@@ -1,0 +1,127 @@
+"""Molecules: a run with GROMACS from the example, and the choice of atoms."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ase
+import mdtraj
+import numpy as np
+import pytest
+
+import plumed_cv
+from plumed_cv import config, cv, sampling, workflow
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.frame import aligned
+from plumed_cv.trajectory import read_displacements
+from tests.engines.test_protocol import script_output
+
+EXAMPLE = Path(plumed_cv.__file__).parent / "examples" / "alanine"
+HEAVY = [1, 5, 6, 7, 9, 11, 15, 16, 17, 19]
+
+
+@pytest.fixture
+def alanine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The example, built, short and so hot that both states are reached."""
+    monkeypatch.setenv("GMX", script_output("gromacs.py"))
+    folder = tmp_path / "alanine"
+    shutil.copytree(EXAMPLE, folder)
+    subprocess.run([sys.executable, "build.py"], cwd=folder, check=True)
+    file = folder / "alanine.toml"
+    text = file.read_text().replace("steps = 1_000_000", "steps = 24_000\nsegments = 6")
+    text = text.replace("temperature_K = 300.0", "temperature_K = 900.0")
+    file.write_text(text.replace("maximum = 4", "maximum = 1\nminimum = 1"))
+    return folder
+
+
+def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
+    given = config.load(alanine / "alanine.toml")
+    result = workflow.run(given, alanine / "run")
+    assert 0.0 < result["barrier_eV"] < 1.0
+    assert result["energy_barrier_0K_eV"] is None
+    initial, final = workflow.end_states(given)
+    for n in (0, 1):
+        variable = CollectiveVariable.load(alanine / f"run/cv-{n}.safetensors")
+        assert variable.alignment == "optimal"
+        assert variable.serials.tolist() == HEAVY
+        for atoms, value in ((initial, 0.0), (final, 1.0)):
+            positions = atoms.positions[variable.serials - 1]
+            np.testing.assert_allclose(
+                variable.value(positions, atoms.cell.array), value, atol=1e-9
+            )
+    # What PLUMED printed in GROMACS is what Python finds in the trajectory, turned or not.
+    folder = alanine / "run" / "iteration-1"
+    first = CollectiveVariable.load(alanine / "run/cv-0.safetensors")
+    segments = sampling.segments(folder)
+    species, cell = initial.get_chemical_symbols(), initial.cell.array
+    u = read_displacements(
+        [segment / "snapshots.dcd" for segment in segments], first, cell, species=species
+    )
+    printed = np.concatenate(workflow.blocks_of(folder)[1]["ae.node-0"])
+    found = first.encode(first.components(u))[:, 0]
+    np.testing.assert_allclose(found, printed[len(printed) - len(found) :], atol=2e-4)
+    end = np.load(segments[-1] / "end.npz")["positions"][first.serials - 1]
+    _, rotation = aligned(end, cell, first.reference_positions)
+    assert np.trace(rotation) < 2.9  # by 18 degrees or more
+
+
+def test_what_goes_with_molecules(alanine: Path) -> None:
+    given = config.load(alanine / "alanine.toml")
+    with pytest.raises(UserError, match="no minimum energy path"):
+        workflow.find_path(given, alanine / "path.xyz")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('alignment = "optimal"', 'alignment = "none"', "cv.atoms = 'heavy'"),
+        ("[sampling]", '[sampling]\nprior = "energy"', "sampling.prior = 'energy': not with"),
+        ("[cv]", '[cv]\nstart = "path"', "cv.start = 'path': not with"),
+    ],
+)
+def test_inputs_that_do_not_go_with_molecules(
+    tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    file = tmp_path / "alanine.toml"
+    file.write_text((EXAMPLE / "alanine.toml").read_text().replace(old, new))
+    with pytest.raises(UserError, match=sentence):
+        config.load(file)
+
+
+def test_choice_of_atoms() -> None:
+    species = ["C", "H", "H", "O", "N", "H"]
+    assert cv.select("all", species).tolist() == [1, 2, 3, 4, 5, 6]
+    assert cv.select("heavy", species).tolist() == [1, 4, 5]
+    assert cv.select("5,1-3", species).tolist() == [5, 1, 2, 3]
+    for wrong, sentence in {
+        "light": "give all, heavy",
+        "1-2-3,5": "ranges as",
+        "1,1-3": "each atom once",
+        "1,2": "three atoms",
+        "0-4": "from 1 to 6",
+        "3-7": "from 1 to 6",
+    }.items():
+        with pytest.raises(UserError, match=sentence):
+            cv.select(wrong, species)
+
+
+def test_atoms_of_a_trajectory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    start = ase.Atoms("CHHON", rng.normal(size=(5, 3)) * 2.0)
+    end = start.positions + rng.normal(scale=0.3, size=(5, 3))
+    serials = cv.select("heavy", start.get_chemical_symbols())
+    frame = cv.linear(
+        ["C", "O", "N"],
+        np.zeros((3, 3)),
+        start.positions[serials - 1],
+        end[serials - 1],
+        "optimal",
+        serials,
+    )
+    frames = np.stack([start.positions, end])
+    with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / "t.dcd"), "w") as file:
+        file.write(frames.astype(np.float32))
+    u = read_displacements([tmp_path / "t.dcd"], frame, species=start.get_chemical_symbols())
+    np.testing.assert_allclose(frame.encode(frame.components(u))[:, 0], [0.0, 1.0], atol=1e-5)
