@@ -45,13 +45,12 @@ def plumed_line(cv: CollectiveVariable, file: Path | str) -> str:
 
 
 class _Model(torch.nn.Module):
-    """The displacement frame, the components and the encoder of `CollectiveVariable`."""
+    """The displacement frame of `CollectiveVariable` and a network on its 3N displacements.
+
+    The components and their mean are part of the first layer, shift and scale of the last one.
+    """
 
     reference: Tensor
-    mean: Tensor
-    components: Tensor
-    shift: Tensor
-    scale: Tensor
     bonds: Tensor
     tree: Tensor
 
@@ -59,6 +58,7 @@ class _Model(torch.nn.Module):
         super().__init__()
         self.aligned = cv.is_aligned
         self.periodic = bool(cv.reference_cell.any())
+        self.linear = len(cv.encoder) == 1
         self.activation = cv.activation
         reference = cv.reference_positions
         bonds, tree = np.zeros((0, 2), dtype=np.int64), np.zeros((0, 0))
@@ -67,42 +67,41 @@ class _Model(torch.nn.Module):
             reference = reference - reference.mean(axis=0)
         if self.periodic:  # in fractions of the cell, which it follows
             reference = np.asarray(np.linalg.solve(cv.reference_cell.T, reference.T).T)
-        for name, array in {
-            "reference": reference,
-            "mean": cv.pca_mean,
-            "components": cv.pca_components,
-            "shift": cv.latent_shift,
-            "scale": cv.latent_scale,
-            "bonds": bonds,
-            "tree": tree,
-        }.items():
+        for name, array in {"reference": reference, "bonds": bonds, "tree": tree}.items():
             self.register_buffer(name, torch.tensor(np.ascontiguousarray(array)))
-        self.weights = torch.nn.ParameterList(torch.tensor(k.weight) for k in cv.encoder)
-        self.biases = torch.nn.ParameterList(torch.tensor(k.bias) for k in cv.encoder)
+        weights = [layer.weight for layer in cv.encoder]
+        biases = [layer.bias for layer in cv.encoder]
+        weights[0] = weights[0] @ cv.pca_components
+        biases[0] = biases[0] - weights[0] @ cv.pca_mean
+        weights[-1] = cv.latent_scale[:, None] * weights[-1]
+        biases[-1] = cv.latent_scale * (biases[-1] - cv.latent_shift)
+        self.weights = torch.nn.ParameterList(map(torch.tensor, weights))
+        self.biases = torch.nn.ParameterList(map(torch.tensor, biases))
 
     def forward(self, positions: Tensor, cell: Tensor) -> Tensor:
         """Return the values, shape (d,)."""
         shifts, _, _ = self.displacements(positions, cell)
-        x = self.components @ (shifts.reshape(-1) - self.mean)
+        z = shifts.reshape(-1)
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
-            x = weight @ (self.activate(x) if k else x) + bias
-        return (x - self.shift) * self.scale
+            z = torch.addmv(bias, weight, self.activate(z) if k else z)
+        return z
 
     @torch.jit.export
     def value_and_gradient(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the values, shape (d,), their gradients (d, N, 3) and those to the cell."""
         shifts, images, rotation = self.displacements(positions, cell)
-        x = self.components @ (shifts.reshape(-1) - self.mean)
-        jacobian = torch.eye(x.numel(), dtype=x.dtype, device=x.device)
+        z = shifts.reshape(-1)
+        first, jacobian = z, z  # of the values to what leaves the first layer, shape (d, width)
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
-            if k:
-                jacobian = self.slope(x)[:, None] * jacobian
-                x = self.activate(x)
-            jacobian = weight @ jacobian
-            x = weight @ x + bias
-        value = (x - self.shift) * self.scale
-        gradient = (self.scale[:, None] * jacobian) @ self.components
-        gradient = gradient.reshape(value.numel(), -1, 3)
+            if k == 0:
+                first = weight
+                z = torch.addmv(bias, weight, z)
+            else:
+                slopes = weight * self.slope(z)
+                jacobian = slopes @ jacobian if k > 1 else slopes
+                z = torch.addmv(bias, weight, self.activate(z))
+        gradient = first if self.linear else jacobian @ first
+        gradient = gradient.reshape(z.numel(), -1, 3)
         lattice = images
         if self.aligned:  # as `frame.turned_back`
             torques = torch.cross((shifts + self.reference).expand_as(gradient), gradient, dim=2)
@@ -113,13 +112,13 @@ class _Model(torch.nn.Module):
             gradient = (gradient + turned) @ rotation
         elif self.periodic:
             lattice = self.reference + images
-        # The gradients of the atoms add up to zero, so shifts that all have in common drop out.
-        return value, gradient, -(lattice.t() @ gradient)
+        return z, gradient, -(lattice.t() @ gradient)
 
     def displacements(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the displacements, shape (N, 3), the images taken, and the rotation.
 
-        As `frame.displacements` and `frame.aligned`, without their checks.
+        As `frame.displacements` and `frame.aligned`, without their checks, and in a solid but for
+        a shift that all atoms have in common: the gradients of the atoms add up to zero.
         """
         images = torch.zeros_like(positions)
         rotation = torch.eye(3, dtype=positions.dtype, device=positions.device)
@@ -141,13 +140,12 @@ class _Model(torch.nn.Module):
             turned = turned + torch.cross(change.expand_as(turned), turned, dim=1)
             return turned - self.reference, images, rotation
         if self.periodic:
-            shifts = positions - self.reference @ cell
+            shifts = torch.addmm(positions, self.reference, cell, alpha=-1.0)
             shifts = shifts - shifts[:1]
             images = torch.round(shifts.detach() @ torch.linalg.inv(cell.detach()))
-            shifts = shifts - images @ cell
-        else:
-            shifts = positions - self.reference
-        return shifts - shifts.mean(dim=0), images, rotation
+            return torch.addmm(shifts, images, cell, alpha=-1.0), images, rotation
+        shifts = positions - self.reference
+        return shifts - shifts[:1], images, rotation
 
     def inertia(self, turned: Tensor) -> Tensor:
         """Return the matrix of `frame.turned_back`, shape (3, 3)."""
@@ -171,13 +169,13 @@ class _Model(torch.nn.Module):
 
     def slope(self, z: Tensor) -> Tensor:
         """Return its derivative."""
-        s = torch.sigmoid(z)
         if self.activation == "relu":
             return (z > 0).to(z.dtype)
         if self.activation == "tanh":
             return 1 - torch.tanh(z) ** 2
         if self.activation == "elu":
             return torch.exp(torch.clamp(z, max=0.0))
+        s = torch.sigmoid(z)
         if self.activation == "softplus":
             return s
         if self.activation == "silu":

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, random_model
+from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
 from plumed_cv.kernel import Plumed
 from plumed_cv.torchscript import plumed_line, write_torchscript
 from tests.plumed.test_autoencoder import (
@@ -339,6 +339,26 @@ def test_agrees_with_autoencoder(
             size = abs(expected).max()
             assert size > 1e-3
             np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12 * size)
+
+
+def test_linear_model_and_float32(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    initial = rng.uniform(size=(20, 3)) @ TRICLINIC
+    cv = linear(["Fe"] * 20, TRICLINIC, initial, initial + rng.normal(scale=0.2, size=(20, 3)))
+    write_torchscript(cv, tmp_path / "cv.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = torch.jit.load(str(tmp_path / "cv.pt"))
+    ((positions, cell),) = configurations(cv, rng, 1)
+    for dtype, tolerance in [(torch.float64, 1e-11), (torch.float32, 1e-4)]:
+        model.to(dtype)
+        arguments = torch.tensor(positions, dtype=dtype), torch.tensor(cell, dtype=dtype)
+        value, gradient, _ = model.value_and_gradient(*arguments)
+        assert value.dtype == dtype
+        np.testing.assert_allclose(value.detach(), cv.value(positions, cell), rtol=tolerance)
+        np.testing.assert_allclose(model(*arguments).detach(), value.detach(), rtol=tolerance)
+        expected = cv.gradient(positions, cell)
+        np.testing.assert_allclose(gradient.detach(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_export_by_the_command_line(
