@@ -267,7 +267,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End the engine's process, if it has one; using the engine again starts a new one."""
+        """End the engine's process and remove its temporary files, as far as it has any."""
 
     def check(self, atoms: Atoms) -> None:
         """Raise UserError unless `atoms` are those of the engine in other places.

@@ -1,9 +1,11 @@
 """ASE calculators as engines: analytic forces, calculators of the user's own, mistakes."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -64,6 +66,58 @@ def test_a_calculator_of_the_users_own(tmp_path: Path) -> None:
     arguments = {"file": "k.txt"}
     with AseEngine("my_potential.springs", atoms, arguments=arguments, directory=tmp_path) as own:
         np.testing.assert_allclose(own.evaluate(atoms.positions, np.zeros((3, 3)))[1][0, 0], -0.25)
+
+
+TORCH_POTENTIAL = """
+import torch
+from ase.calculators.calculator import Calculator, all_changes
+
+class Springs(Calculator):
+    implemented_properties = ["energy", "forces"]
+
+    def __init__(self, places, k):
+        super().__init__()
+        self.places, self.k = torch.tensor(places), k
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        x = torch.tensor(self.atoms.positions, requires_grad=True)
+        energy = 0.5 * self.k * ((x - self.places) ** 2).sum()
+        energy.backward()
+        self.results = {"energy": float(energy), "forces": -x.grad.numpy()}
+"""
+
+
+def test_a_potential_and_a_variable_by_torch(tmp_path: Path, torch_plugin: Path) -> None:
+    """Both in one process: springs by torch, and twice the distance by TORCH_CV."""
+
+    class Twice(torch.nn.Module):
+        def forward(self, arguments: torch.Tensor) -> torch.Tensor:
+            return 2 * arguments
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(Twice()).save(str(tmp_path / "model.pt"))
+    (tmp_path / "torch_springs.py").write_text(TORCH_POTENTIAL)
+    atoms = Atoms("Ar2", [[0.0, 0, 0], [3.0, 0, 0]])
+    arguments = {"places": atoms.positions.tolist(), "k": 1.0}
+    plumed = (
+        "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
+        f"LOAD FILE={torch_plugin}\nd: DISTANCE ATOMS=1,2\n"
+        "t: TORCH_CV MODEL=model.pt ARG=d\nr: RESTRAINT ARG=t.node-0 AT=0 KAPPA=0 SLOPE=0.5\n"
+        "PRINT ARG=d,t.node-0 FILE=colvar FMT=%.15g\n"
+    )
+    still = Dynamics(1e-20, thermostat="brownian", friction_per_ps=10.0)
+    with AseEngine(
+        "torch_springs.Springs", atoms, arguments=arguments, directory=tmp_path
+    ) as engine:
+        end = engine.run(Segment(tmp_path, State.of(atoms), still, 2, 1, plumed)).end
+    distance, twice = np.loadtxt(tmp_path / "colvar", unpack=True)[1:]
+    np.testing.assert_allclose(twice, 2 * distance, rtol=1e-12)
+    # Each atom is pushed by 2 x 0.5 eV/angstrom towards the other; the springs hardly pull yet.
+    step = units.fs**2 / (atoms.get_masses()[0] * 0.01)
+    assert distance[1] - distance[0] == pytest.approx(-2 * step, rel=1e-9)
+    assert end.velocities is None
 
 
 MISTAKES = {

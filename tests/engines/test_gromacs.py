@@ -2,6 +2,9 @@
 
 import re
 import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +104,38 @@ def test_trajectories_of_gromacs_are_those_of_the_engine(files: Path, tmp_path: 
     for name, precision in (("own.trr", 1e-4), ("own.xtc", 0.01)):  # xtc: 0.001 nm, rounded
         found = read_displacements([tmp_path / name], frame)[1:]  # from the start on
         np.testing.assert_allclose(found, expected, atol=precision)
+
+
+def processes_in(folder: Path) -> list[Path]:
+    """The processes whose working directory is `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                found.append(process)
+    return found
+
+
+def test_a_killed_run_leaves_no_program(files: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from plumed_cv.engines import Dynamics, Segment, State\n"
+        "from tests.engines.test_gromacs import crystal, open_engine\n"
+        "segment = Segment(Path(sys.argv[2]), State.of(crystal()), Dynamics(50.0), 10**9, 1)\n"
+        "open_engine(Path(sys.argv[1])).run(segment)\n"
+    )
+    command = [sys.executable, "-c", code, str(files), str(tmp_path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as parent:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run.trr").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert processes_in(tmp_path)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while processes_in(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_in(tmp_path)
 
 
 def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
