@@ -58,7 +58,7 @@ torch of the Python environment in which it was built. AUTOENCODER and BABF do n
 - The order and the units of arguments and atoms are those of the training; nothing in the file can
   tell.
 - The components are not periodic. A model of torsions takes their sines and cosines, or has jumps.
-- torch takes more than a hundred microseconds a step, however few the atoms: see docs/torch-cv.md.
+- torch takes some microseconds for each operation of the model, however small: see docs/torch-cv.md.
 
 ## Examples
 
