@@ -294,8 +294,10 @@ def exact_convolution(land: Landscape, stretch: int = 12) -> Array:
 def test_analytic_landscape(make_plumed: MakePlumed, tmp_path: Path, name: str) -> None:
     """A and A_k of adaptive runs are the analytic ones within their errors.
 
-    8 runs of 30000 steps; bins below 7 kT, of which most have errors of 0.05 to 0.08 kT, the grid's
-    own error of 0.03 kT put aside. MEASURED
+    8 runs of 30000 steps; 350 to 418 bins below 7 kT, with errors of 0.05 to 0.1 kT. Over six seeds
+    the root mean square deviation of A was 0.070 to 0.093 kT and of A_k 0.031 to 0.062 kT: 0.12 is
+    more than three of its standard deviations away. The mean square of the deviation over the error
+    (with 0.03 kT for the grid's) was below 1.1.
     """
     land = LANDSCAPES[name]
     n = RUNNERS
