@@ -254,6 +254,12 @@ class Sampling(_Section):
         "from the mean path (Eq. 21), angstrom; never if absent",
     )
 
+    plumed: str = Field(
+        "",
+        description="more PLUMED lines for each run, in angstrom, eV and fs: walls, other variables "
+        "to print; files that they write are in the folder of each segment",
+    )
+
     @model_validator(mode="after")
     def _whole_segments(self) -> "Sampling":
         if self.steps < self.segments * self.snapshot_stride:

@@ -316,6 +316,7 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
             if several
             else None,
         )
+        plumed_dat += sampling.plumed
         segment = Segment(
             directory=unfinished,
             start=order.start if fresh else State.load(previous / "end.npz"),

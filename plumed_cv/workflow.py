@@ -788,7 +788,7 @@ def _production_input(
 
     A state is gone on from with its own weight `tau` of the prior.
     """
-    return babf_input(
+    lines = babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
@@ -802,6 +802,7 @@ def _production_input(
         colvar=Path("colvar"),
         colvar_stride=settings.snapshot_stride,
     )
+    return lines + settings.plumed
 
 
 def _read_colvar(path: Path) -> dict[str, np.ndarray]:

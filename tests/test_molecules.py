@@ -32,7 +32,7 @@ def alanine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = folder / "alanine.toml"
     text = file.read_text().replace("steps = 1_000_000", "steps = 24_000\nsegments = 6")
     text = text.replace("temperature_K = 300.0", "temperature_K = 900.0")
-    file.write_text(text.replace("maximum = 4", "maximum = 1\nminimum = 1"))
+    file.write_text(text.replace("maximum = 3", "maximum = 1\nminimum = 1"))
     return folder
 
 
@@ -62,6 +62,9 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     printed = np.concatenate(workflow.blocks_of(folder)[1]["ae.node-0"])
     found = first.encode(first.components(u))[:, 0]
     np.testing.assert_allclose(found, printed[len(printed) - len(found) :], atol=2e-4)
+    torsions = [np.loadtxt(segment / "torsions") for segment in segments]
+    assert len(np.concatenate(torsions)) == len(printed)  # of the input's own PLUMED lines
+    assert "UPPER_WALLS" in (alanine / "run" / "plumed.dat").read_text()
     end = np.load(segments[-1] / "end.npz")["positions"][first.serials - 1]
     _, rotation = aligned(end, cell, first.reference_positions)
     assert np.trace(rotation) < 2.9  # by 18 degrees or more
