@@ -256,8 +256,8 @@ class Sampling(_Section):
 
     plumed: str = Field(
         "",
-        description="more PLUMED lines for each run, in angstrom, eV and fs: walls, other variables "
-        "to print; files that they write are in the folder of each segment",
+        description="more PLUMED lines for each run, in angstrom, eV and fs: walls, other "
+        "variables to print; files that they write are in the folder of each segment",
     )
 
     @model_validator(mode="after")
