@@ -118,7 +118,7 @@ def test_step_by_step_against_the_reference(
         now = estimator.learn(xi)
         assert bias == pytest.approx(now.bias_eV, rel=1e-12, abs=1e-12)
         # The reference's zeta is not wrapped into the domain.
-        assert np.abs(grid.distances(zeta) - grid.distances(now.zeta)).min() < 1e-12
+        assert np.abs(grid.distances(zeta) - grid.distances(float(now.zeta))).min() < 1e-12
     reference = estimator.state
     scale = np.abs(reference.sums).max(axis=1, keepdims=True)
     np.testing.assert_allclose(state.sums / scale, reference.sums / scale, rtol=0, atol=1e-12)
