@@ -22,6 +22,7 @@ from plumed_cv.babf import (
     write_state,
     write_surface,
 )
+from plumed_cv.cv import random_model
 from plumed_cv.kernel import Plumed
 
 MakePlumed = Callable[..., Any]
@@ -356,6 +357,20 @@ def test_a_frozen_prior_is_the_bias(make_plumed: MakePlumed, tmp_path: Path) -> 
     assert np.std(off) < 0.1 * KT  # the grid's and the spring's width
 
 
+def test_one_walker_is_a_run_without_walkers(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    walker = f"WALKERS_N=1 WALKERS_ID=0 WALKERS_RSTRIDE=10 WALKERS_DIR={tmp_path}/shared"
+    for name, keywords in [("without", ""), ("with", walker)]:
+        handle = make_plumed(
+            1,
+            f"{cvs(STRIP)}\n{babf(STRIP)} {keywords} STATE_WFILE={tmp_path}/{name}",
+            log=f"{name}.log",
+        )
+        run(handle, recorded_series(STRIP, 200))
+        handle.finalize()
+    assert (tmp_path / "with").read_bytes() == (tmp_path / "without").read_bytes()
+
+
 def test_two_walkers_learn_one_surface(make_plumed: MakePlumed, tmp_path: Path) -> None:
     """Frozen bias: two walkers fed alternately and one run fed both streams have the same sums."""
     (tmp_path / "shared").mkdir()
@@ -493,4 +508,52 @@ def test_one_cv_named_twice(make_plumed: MakePlumed, plumed_installation: Plumed
     handle = make_plumed(1, cvs(TORUS))
     with pytest.raises(plumed.PlumedError, match="ARG names x0 twice"):
         handle.cmd("readInputLine", f"b: BABF ARG=x0,x0 {grid_of(TORUS)} RAMP=0")
+    handle.finalize()
+
+
+def test_two_learned_variables_at_once(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """BABF on both latent dimensions of an autoencoder: forces on atoms against differences."""
+    rng = np.random.default_rng(3)
+    model = random_model(rng, 9, 5, (6,), 2, "tanh", 8.0 * np.eye(3))
+    model.save(tmp_path / "cv.safetensors")
+    start = model.reference_positions + rng.normal(scale=0.02, size=(9, 3))
+    x, y = model.value(start, model.reference_cell)
+    lines = (
+        f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
+        f"b: BABF ARG=ae.node-0,ae.node-1 TEMP=300 GRID_MIN={x - 1},{y - 1} "
+        f"GRID_MAX={x + 1},{y + 1} GRID_BIN=30,30 RAMP=0"
+    )
+
+    def bias(handle: Any, number: int, r: Array) -> tuple[float, Array]:
+        positions, forces = 0.1 * r, np.zeros((9, 3))
+        masses, virial, energy = np.ones(9), np.zeros((3, 3)), np.zeros(1)
+        handle.cmd("setStep", number)
+        for command, value in [
+            *(("setPositions", positions), ("setBox", 0.8 * np.eye(3)), ("setMasses", masses)),
+            *(("setForces", forces), ("setVirial", virial)),
+        ]:
+            handle.cmd(command, value)
+        handle.cmd("calc")
+        handle.cmd("getBias", energy)
+        unit = units.kJ / units.mol
+        return float(energy[0]) * unit, forces * 0.1 * unit
+
+    handle = make_plumed(9, f"{lines} STATE_WFILE={tmp_path}/state")
+    for s in range(200):
+        bias(handle, s, start + rng.normal(scale=0.03, size=(9, 3)))
+    handle.finalize()
+    state = read_state(tmp_path / "state")
+    assert state.arguments == ("ae.node-0", "ae.node-1")
+    assert state.count.sum() > 100
+    handle = make_plumed(
+        9, f"{lines} STATE_RFILE={tmp_path}/state UPDATE_UNTIL=0", log="second.log"
+    )
+    force = bias(handle, 0, start)[1]
+    assert np.abs(force).max() > 1e-3
+    h = 1e-5
+    for i, a in [(0, 0), (4, 1), (8, 2)]:
+        shift = np.zeros((9, 3))
+        shift[i, a] = h
+        slope = (bias(handle, 0, start + shift)[0] - bias(handle, 0, start - shift)[0]) / (2 * h)
+        assert force[i, a] == pytest.approx(-slope, rel=1e-5, abs=1e-6)
     handle.finalize()
