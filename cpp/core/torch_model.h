@@ -90,10 +90,11 @@ class Threads {
     explicit Threads(int wanted) {
         for (auto& [get, set] : runtimes())
             before_.push_back(get());
+        torch_before_ = at::get_num_threads(); // in each thread the first such call sets the number
         at::set_num_threads(wanted);
-        at::get_num_threads(); // in each thread the first such call sets the number
     }
     ~Threads() {
+        at::set_num_threads(torch_before_);
         for (std::size_t i = 0; i < before_.size(); ++i)
             runtimes()[i].second(before_[i]);
     }
@@ -138,6 +139,7 @@ class Threads {
     }
 
     std::vector<int> before_;
+    int torch_before_; // also that of its linear algebra
 };
 
 /// What torch says, without the stacks of C++ and of the model's own code.

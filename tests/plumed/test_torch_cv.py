@@ -403,6 +403,8 @@ from pathlib import Path
 order, kernel, plugin, model = sys.argv[1:]
 if order == "torch first":
     import torch
+    torch.set_num_threads(3)
+    threads = torch.__config__.parallel_info()
 import numpy as np, plumed
 
 def run():
@@ -430,6 +432,8 @@ if order == "torch last":
     (x ** 2).sum().backward()
     assert x.grad.tolist() == [2, 2, 2]
 assert (run() == first).all()
+if order == "torch first":
+    assert torch.__config__.parallel_info() == threads
 print(first.tolist())
 """
 
