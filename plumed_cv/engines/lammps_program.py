@@ -297,7 +297,11 @@ class LammpsProgram(Engine):
         if plumed_dat is not None and thrown:
             raise UserError(f"{plumed_dat}: {plumed_sentence(thrown[1])}")
         errors = re.findall(r"^ERROR.*(?:\n(?!Last|Abort|\s*$).*)*", said, re.MULTILINE)
-        last = errors[-1] if errors else f"ended with status {code}: {said.strip()[-300:]}"
+        last = (
+            errors[-1]
+            if errors
+            else f"ended with status {code}: {said.strip().rpartition(chr(10))[2]}"
+        )
         if is_explosion(last):
             raise UserError(exploded("LAMMPS"))
         raise UserError(f"LAMMPS: {lammps_sentence(last)}")

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.path import oriented
 
@@ -218,6 +220,38 @@ def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:
     atoms.calc = engine.calculator()
     with pytest.raises(UserError, match="not finite"):
         atoms.get_forces()
+
+
+def test_a_program_on_two_ranks(tmp_path: Path) -> None:
+    """Without PLUMED: the one of the tests knows no MPI."""
+    atoms, programs = mixture(shear=1.0), Path(sys.executable).parent
+    command = f"{programs / 'mpirun'} -np 2 {programs / 'lmp'}"
+    with LammpsProgram(command, POTENTIAL, atoms, species=SPECIES) as engine:
+        energy, forces, _ = engine.evaluate(atoms.positions, atoms.cell.array)
+        assert energy == pytest.approx(reference(atoms)[0], rel=1e-11)
+        np.testing.assert_allclose(forces, reference(atoms)[1], atol=1e-12)
+        result = engine.run(Segment(tmp_path, State.of(atoms), Dynamics(40.0), 50, 1))
+        assert result.n_steps == 50
+        assert "on 2 procs" in (tmp_path / "log.lammps").read_text()
+
+
+@pytest.mark.parametrize("name", BAD_POTENTIALS)
+def test_bad_potential_of_a_program(name: str) -> None:
+    commands, match = BAD_POTENTIALS[name]
+    program = str(Path(sys.executable).with_name("lmp"))
+    with pytest.raises(UserError, match=re.escape(match)) as caught:
+        LammpsProgram(program, commands, mixture(), species=SPECIES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_program_that_lacks_fix_plumed(tmp_path: Path, plugin: Path) -> None:
+    program = str(Path(sys.executable).with_name("lmp"))
+    with LammpsProgram(program, POTENTIAL, mixture(), species=SPECIES) as engine:
+        segment = Segment(tmp_path, State.of(mixture()), Dynamics(40.0), 1, 1, "d: DISTANCE\n")
+        with pytest.raises(UserError, match="Unrecognized fix style 'plumed'"):
+            engine.run(segment)
+    with pytest.raises(UserError, match="no-such-lmp: there is no such program"):
+        LammpsProgram("no-such-lmp", POTENTIAL, mixture(), species=SPECIES)
 
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
