@@ -26,6 +26,7 @@ from plumed_cv.errors import UserError
 
 PROGRESS_INTERVAL_S = 0.2
 
+_PIECES_KEPT = 2000
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 
 
@@ -148,7 +149,7 @@ def run_program(
     given: str = "",
     heard: Callable[[str], None] | None = None,
 ) -> tuple[int, str]:
-    """Run a program and return its exit status and all that it said.
+    """Run a program and return its exit status and what it said; if it is heard, the last of it.
 
     Parameters
     ----------
@@ -193,6 +194,8 @@ def run_program(
             said.append(piece.decode(errors="replace"))
             if heard is not None:
                 heard(said[-1])
+                if len(said) > _PIECES_KEPT:  # a long run has much to say of its progress
+                    del said[: _PIECES_KEPT // 2]
         return process.wait(), "".join(said)
     finally:
         if process.poll() is None:

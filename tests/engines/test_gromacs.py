@@ -1,5 +1,6 @@
 """What is GROMACS's own: its files, its precision, its complaints."""
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
 from plumed_cv.errors import UserError
+from plumed_cv.kernel import Plumed
 from plumed_cv.trajectory import read_displacements
 from tests.engines.test_protocol import (
     EPSILON,
@@ -104,6 +106,35 @@ def test_trajectories_of_gromacs_are_those_of_the_engine(files: Path, tmp_path: 
     for name, precision in (("own.trr", 1e-4), ("own.xtc", 0.01)):  # xtc: 0.001 nm, rounded
         found = read_displacements([tmp_path / name], frame)[1:]  # from the start on
         np.testing.assert_allclose(found, expected, atol=precision)
+
+
+def test_what_stands_between_changes_no_bit(
+    files: Path, tmp_path: Path, plugin: Path, plumed_installation: Plumed
+) -> None:
+    """A learned variable under its bias: the engine, and `gmx mdrun -plumed` as a user types it."""
+    atoms = crystal()
+    model = linear(atoms.symbols, atoms.cell.array, atoms.positions, crystal(1).positions)
+    model.save(tmp_path / "cv.safetensors")
+    plumed = PLUMED_UNITS + (
+        f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL={tmp_path / 'cv.safetensors'}\n"
+        "b: BABF ARG=ae.node-0 GRID_MIN=-0.5 GRID_MAX=1.5 GRID_BIN=100 RAMP=100 "
+        "STATE_WFILE=state STATE_WSTRIDE=100\n"  # without TEMP: GROMACS hands over kT
+        "PRINT ARG=* FILE=colvar FMT=%.15g\n"
+    )
+    (tmp_path / "engine").mkdir()
+    with open_engine(files) as engine:
+        dynamics = Dynamics(60.0, timestep_fs=2.0)
+        segment = Segment(tmp_path / "engine", State.of(atoms), dynamics, 200, 1, plumed)
+        engine.run(segment)
+        words = [*engine.gromacs.command, "-nobackup", "mdrun", "-s", "../engine/run.tpr"]
+    words += ["-plumed", "../engine/plumed.dat", "-ntmpi", "1", "-ntomp", "1", "-pin", "off"]
+    (tmp_path / "alone").mkdir()
+    environment = {**os.environ, **plumed_installation.environment()}
+    subprocess.run(words, cwd=tmp_path / "alone", check=True, capture_output=True, env=environment)
+    for name in ("colvar", "state"):
+        engines, alone = ((tmp_path / folder / name).read_text() for folder in ("engine", "alone"))
+        assert engines == alone
+    assert np.loadtxt(tmp_path / "alone" / "colvar").shape[0] == 201
 
 
 def processes_in(folder: Path) -> list[Path]:
