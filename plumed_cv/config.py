@@ -193,6 +193,11 @@ class CV(_Section):
         description="whether the mean path is averaged over what maps the minimum energy path onto "
         "itself",
     )
+    epochs: Count | None = Field(
+        None,
+        description="epochs of a training, as the recipe if absent; a few make a smoother variable "
+        "where states are wide and few snapshots lie between them, as in molecules",
+    )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
 
 

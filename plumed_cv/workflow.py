@@ -654,7 +654,7 @@ def _train(
 def _training(config: Config | None, seed: int, recipe: str | None = None) -> "Training":
     """How networks are trained: by a named recipe, else the input's way, else the default."""
     # Here, because torch takes seconds to import and a resumed run may not need it.
-    from plumed_cv.autoencoder import RECIPES, Training
+    from plumed_cv.autoencoder import RECIPES, Training, lasting
 
     if recipe is not None:
         if recipe not in RECIPES:
@@ -669,7 +669,10 @@ def _training(config: Config | None, seed: int, recipe: str | None = None) -> "T
         "subspace": config.cv.subspace,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(RECIPES[config.cv.recipe], restarts=config.cv.restarts, seed=seed, **chosen)
+    recipe = config.cv.recipe
+    if config.cv.epochs:
+        chosen["schedule"] = lasting(RECIPES[recipe].schedule, config.cv.epochs)
+    return replace(RECIPES[recipe], restarts=config.cv.restarts, seed=seed, **chosen)
 
 
 def write_localisation(output: Path, path: EnergyPath, localisation: Localisation) -> None:

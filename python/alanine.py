@@ -1,0 +1,94 @@
+"""Alanine dipeptide by a learned CV: the free energy difference of its states in each iteration.
+
+    plumed-cv init alanine alanine && plumed-cv run alanine/alanine.toml     # some minutes
+    python python/alanine.py alanine/run            # print the table
+    python python/alanine.py alanine/run --keep     # and keep it in docs/alanine.json
+    python python/alanine.py                        # print what is kept
+
+F(C7ax) - F(rest), with C7ax and its surroundings where 0 < phi < 125 degrees. A run along xi gives
+it whatever its bias was, since that depends on xi alone:
+
+    -kT ln [ int p(xi) exp(-A/kT) dxi / int (1 - p(xi)) exp(-A/kT) dxi ]
+
+where p(xi) is the part of the snapshots at xi that are in C7ax. Errors by jackknife over ten blocks
+of segments. The reference is OPES_METAD on phi and psi (`ramachandran.py`).
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumed_cv import babf, sampling, workflow
+from plumed_cv.babf import Estimate
+from plumed_cv.babf.profiles import jackknife
+from plumed_cv.files import write_text
+
+DATA = Path(__file__).resolve().parent.parent / "docs" / "alanine.json"
+KT_EV = 8.617333262e-5 * 300.0
+RIGHT = (0.0, np.radians(125.0))
+BLOCKS = 10
+
+
+def difference(folder: Path) -> Estimate:
+    """F(C7ax) - F(rest) of an iteration, eV."""
+    blocks, printed = workflow.blocks_of(folder)
+    phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
+
+    def of(groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+        kept = np.concatenate(groups).astype(int)
+        profile = babf.profile([blocks[k] for k in kept])
+        known = np.isfinite(profile.A)
+        xi = np.concatenate([printed["ae.node-0"][k] for k in kept])
+        angle = np.concatenate([phi[k] for k in kept])
+        right = (angle > RIGHT[0]) & (angle < RIGHT[1])
+        nodes = profile.xi[known]
+        edges = np.concatenate([[-np.inf], 0.5 * (nodes[1:] + nodes[:-1]), [np.inf]])
+        total, inside = np.histogram(xi, edges)[0], np.histogram(xi[right], edges)[0]
+        weight = np.exp(-(profile.A[known] - profile.A[known].min()) / KT_EV)
+        part = inside / np.maximum(total, 1)
+        ratio = (part * weight).sum() / ((1.0 - part) * weight).sum()
+        return np.array([-KT_EV * np.log(ratio)])
+
+    groups = np.array_split(np.arange(len(blocks), dtype=np.int64), BLOCKS)
+    value, error = jackknife(groups, np.ones(BLOCKS).tolist(), of)
+    return Estimate(float(value[0]), float(error[0]))
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """What the iterations of a run found."""
+    found = []
+    for n, part in enumerate(sampling.read_json(run / "result.json")["iterations"], start=1):
+        estimate = difference(run / f"iteration-{n}")
+        kept = {key: part[key] for key in ("kind", "md_steps", "similarity", "seconds_sampling")}
+        kept |= {"barrier_eV": part["barrier_eV"], "barrier_error_eV": part["barrier_error_eV"]}
+        found.append({**kept, "difference_eV": estimate.value, "error_eV": estimate.error})
+    return found
+
+
+def main() -> None:
+    """Print the table, of a run or of what is kept."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, nargs="?", help="run directory")
+    parser.add_argument("--keep", action="store_true", help="write docs/alanine.json")
+    arguments = parser.parse_args()
+    found = json.loads(DATA.read_text()) if arguments.run is None else rows(arguments.run)
+    if arguments.run is not None and arguments.keep:
+        write_text(DATA, json.dumps(found, indent=1))
+    print(
+        "| iteration | CV | steps | barrier (eV) | F(C7ax) - F(rest) (eV) | 1 - cos to the next |"
+    )
+    print("|" + " --- |" * 6)
+    for n, row in enumerate(found, start=1):
+        barrier = Estimate(row["barrier_eV"], row["barrier_error_eV"])
+        difference_eV = Estimate(row["difference_eV"], row["error_eV"])
+        cells = [n, row["kind"], f"{row['md_steps']:,}", barrier, difference_eV]
+        print("| " + " | ".join(map(str, [*cells, f"{row['similarity']:.2f}"])) + " |")
+
+
+if __name__ == "__main__":
+    main()
