@@ -1,6 +1,8 @@
 """A real PLUMED and our plugin, found or built once for all tests."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,19 @@ def torch_plugin(plumed_installation: Plumed) -> Path:
             pytest.fail(str(error))
         unavailable(str(error))
         raise
+
+
+@pytest.fixture(scope="session")
+def fix_plumed(plumed_installation: Plumed) -> Path:
+    """LAMMPS's own `fix plumed`, as a LAMMPS plugin."""
+    script = Path(__file__).parents[1] / "python" / "lammps_fix_plumed.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0 and "Traceback" not in done.stderr:
+        unavailable(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
 
 
 @pytest.fixture

@@ -81,6 +81,9 @@ gradients that its writer has stored for one configuration.
   that differs by more than 25 % is refused, for it is another cell or has other units. Lattice
   vectors exchanged or rotated are refused by the same test, also when an engine flips its cell
   during the run (in LAMMPS, `fix npt` or `fix deform` with `flip no` does not).
+- Displacements turn with nothing: rotating cell and atoms changes $\xi$. In a cell with its first
+  vector along x and its second in the xy plane the virial is that of strains which keep it so, and
+  symmetric; engines that hold their cell in this orientation get the right pressure, shear included.
 - The positions are not made whole and need not be. Those of a molecule are: neighbours in the
   reference must be closer than half the width of the cell, also where other atoms lie between them.
 - A displacement beyond half a lattice vector relative to the first atom's changes its image and
@@ -231,7 +234,8 @@ void Autoencoder::calculate() {
         for (unsigned i = 0; i < n; ++i)
             for (unsigned a = 0; a < 3; ++a)
                 node->setDerivative(3 * i + a, angstrom_ * gradient[a * plane + i]);
-        const plumed_cv::Cell strain = cv_->strain_derivative();
+        plumed_cv::Cell strain = cv_->strain_derivative();
+        plumed_cv::symmetrise(cell, strain);
         for (unsigned j = 0; j < 9; ++j)
             node->setDerivative(static_cast<unsigned>(3 * n) + j, -strain[j]);
     }

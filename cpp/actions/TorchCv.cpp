@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
+#include "../core/cell.h"
 #include "../core/torch_model.h"
 #include "compat.h"
 
@@ -235,6 +236,7 @@ void TorchCv::calculate() {
         if (model_->takes_cell())
             for (unsigned i = 0; i < 9; i += 3)
                 add(&cell[i], model_->cell_gradient(k) + i);
+        plumed_cv::symmetrise(cell, strain);
         for (unsigned j = 0; j < 9; ++j)
             node->setDerivative(n + j, -strain[j]);
     }

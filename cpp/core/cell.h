@@ -52,4 +52,19 @@ inline bool is_periodic(const Cell& h) {
     return true;
 }
 
+/// Makes derivatives to strains r_b -> r_b + sum_a r_a e_ab symmetric by its lower half, if the cell
+/// has its first vector along x and its second in the xy plane.
+///
+/// Engines that keep cells so can make the strains of the lower half only, and take either half of
+/// the virial for theirs, LAMMPS the upper one. They differ where a variable's reference does not
+/// turn with the cell; the rotation between them is none that such an engine makes.
+inline void symmetrise(const Cell& cell, Cell& strain) {
+    const bool periodic = cell[0] != 0 && cell[4] != 0 && cell[8] != 0;
+    if (!periodic || cell[1] != 0 || cell[2] != 0 || cell[5] != 0)
+        return;
+    strain[1] = strain[3];
+    strain[2] = strain[6];
+    strain[5] = strain[7];
+}
+
 } // namespace plumed_cv

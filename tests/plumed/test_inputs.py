@@ -126,7 +126,7 @@ def run(
 
 def test_the_folder_holds_nothing_else() -> None:
     files = {path.name for path in FOLDER.iterdir()}
-    assert files == {*PLUMED_FILES, "in.lammps", "README.md"}
+    assert files == {*PLUMED_FILES, "in.lammps", "in.lammps_npt", "README.md"}
     readme = (FOLDER / "README.md").read_text()
     assert set(re.findall(r"^\| `([^`]+)`", readme, re.MULTILINE)) == files - {"README.md"}
 
