@@ -66,8 +66,14 @@ def rows(run: Path) -> list[dict[str, Any]]:
         estimate = difference(run / f"iteration-{n}")
         kept = {key: part[key] for key in ("kind", "md_steps", "similarity", "seconds_sampling")}
         kept |= {"barrier_eV": part["barrier_eV"], "barrier_error_eV": part["barrier_error_eV"]}
-        found.append({**kept, "difference_eV": estimate.value, "error_eV": estimate.error})
+        found.append({**kept, **workflow.as_json({"difference": estimate})})
     return found
+
+
+def words(row: dict[str, Any], name: str) -> Estimate:
+    """A number of a row with its error; what is unknown is not a number."""
+    pair = (row[f"{name}_eV"], row[f"{name}_error_eV"])
+    return Estimate(*(np.nan if number is None else number for number in pair))
 
 
 def main() -> None:
@@ -84,9 +90,8 @@ def main() -> None:
     )
     print("|" + " --- |" * 6)
     for n, row in enumerate(found, start=1):
-        barrier = Estimate(row["barrier_eV"], row["barrier_error_eV"])
-        difference_eV = Estimate(row["difference_eV"], row["error_eV"])
-        cells = [n, row["kind"], f"{row['md_steps']:,}", barrier, difference_eV]
+        estimates = [words(row, name) for name in ("barrier", "difference")]
+        cells = [n, row["kind"], f"{row['md_steps']:,}", *estimates]
         print("| " + " | ".join(map(str, [*cells, f"{row['similarity']:.2f}"])) + " |")
 
 
