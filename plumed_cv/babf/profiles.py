@@ -306,7 +306,8 @@ def _profiles(state: State) -> tuple[Array, Array]:
     n = len(grid.nodes)
     sampled = np.flatnonzero(count > 0)
     derivative = state.prior.copy()
-    derivative[sampled] = force[sampled] / weight[sampled]
+    weighed = sampled[weight[sampled] > 0]  # a ramp begins with the weight 0
+    derivative[weighed] = force[weighed] / weight[weighed]
     A_k = integral(grid, derivative)
     A = np.full(n, np.nan)
     if not len(sampled):
