@@ -238,15 +238,16 @@ b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.d
 ```
 
 A frozen bias: with TAU=inf the bias is that of PRIOR and nothing that is sampled changes it, while
-everything is still counted. Any observable is then reweighted by $\exp(\beta V)$:
+everything is still counted. Any observable is then reweighted by $\exp(\beta V)$ (up to PLUMED 2.9
+the last two lines have GRID in the place of ARG):
 
 ```plumed
 d: DISTANCE ATOMS=1,2
 b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=inf FES_FILE=fes_frozen.dat
 w: REWEIGHT_BIAS TEMP=300 ARG=b.bias
 h: HISTOGRAM ARG=d GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=60 BANDWIDTH=0.01 LOGWEIGHTS=w
-f: CONVERT_TO_FES GRID=h TEMP=300
-DUMPGRID GRID=f FILE=fes_reweighted.dat
+f: CONVERT_TO_FES ARG=h TEMP=300
+DUMPGRID ARG=f FILE=fes_reweighted.dat
 ```
 
 */
