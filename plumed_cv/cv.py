@@ -5,6 +5,7 @@ are in angstrom; the collective variable has no unit. N atoms, D components, d l
 """
 
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -284,6 +285,7 @@ class CollectiveVariable:
         with replacing(path) as temporary:
             try:
                 whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+                metadata["checksum"] = _checksum(whole, metadata)
                 save_file(whole, temporary, metadata)
             except SafetensorError as error:
                 raise UserError(f"{path}: cannot be written ({error}).") from None
@@ -296,7 +298,7 @@ class CollectiveVariable:
         ------
         UserError
             If the file is missing, truncated, foreign, of another version, holds values that are
-            not finite, or does not reproduce its own check vector.
+            not finite, or does not reproduce its own check vector or checksum.
         """
         try:
             with safe_open(path, framework="np") as file:
@@ -311,7 +313,7 @@ class CollectiveVariable:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             raise UserError(f"{path}: the model file does not exist.") from None
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
             raise UserError(f"{path}: is truncated or not a safetensors file ({error}).") from None
         try:
             model = cls(
@@ -352,6 +354,13 @@ class CollectiveVariable:
             raise UserError(
                 f"{path}: does not reproduce its own check vector; the file has been changed or "
                 "damaged. Train or export it again."
+            )
+        # The check vector does not see everything: which atoms are meant, or a ReLU that is off.
+        found = _checksum(tensors, metadata)
+        if metadata.get("checksum", found) != found:
+            raise UserError(
+                f"{path}: has been changed or damaged, as its checksum shows. Train or export it "
+                "again."
             )
         return model
 
@@ -502,6 +511,20 @@ def _forward(layers: Sequence[Layer], activation: str, inputs: NDArray[Any]) -> 
     for layer in layers[:-1]:
         inputs = function(inputs @ layer.weight.T + layer.bias)
     return np.asarray(inputs @ layers[-1].weight.T + layers[-1].bias)
+
+
+def _checksum(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> str:
+    """CRC-32 of all arrays and metadata, by name, but the metadata's own `checksum`."""
+    sum_ = 0
+    for name, tensor in sorted(tensors.items()):
+        kind = tensor.dtype.kind.upper() + str(8 * tensor.itemsize)
+        described = f"{'BOOL' if kind == 'B8' else kind}[{','.join(map(str, tensor.shape))}]"
+        sum_ = zlib.crc32(f"{name} {described}\n".encode(), sum_)
+        sum_ = zlib.crc32(tensor.tobytes(), sum_)
+    for name, text in sorted(metadata.items()):
+        if name != "checksum":
+            sum_ = zlib.crc32(f"{name} {text}\n".encode(), sum_)
+    return f"{sum_:08x}"
 
 
 def _layers(tensors: dict[str, Any], name: str) -> tuple[Layer, ...]:

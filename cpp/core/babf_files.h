@@ -184,9 +184,8 @@ struct BabfLabels {
 
 /// dA/dz at the nodes from a profile file: its column `A_k` where it has one (ours), else the one
 /// after the CVs (sum_hills and others).
-inline std::vector<double> read_prior(const std::string& path, const std::vector<Grid>& axes,
-                                      const BabfLabels& labels) {
-    const Table table = read_table(path);
+inline std::vector<double> prior_of(const Table& table, const std::vector<Grid>& axes,
+                                    const BabfLabels& labels, const std::string& path) {
     const std::size_t dimensions = axes.size();
     if (table.fields.size() < dimensions + 1)
         throw std::runtime_error(path + (dimensions == 1
@@ -203,14 +202,25 @@ inline std::vector<double> read_prior(const std::string& path, const std::vector
                                            : static_cast<std::size_t>(found - table.fields.begin());
     };
     const std::vector<double> A = column(table, place("A_k", dimensions));
-    if (dimensions == 1)
-        return prior_derivative(axes[0], column(table, 0), A, path);
+    if (dimensions == 1) {
+        auto derivative = prior_derivative(axes[0], column(table, 0), A, path);
+        table.check_unchanged(path);
+        return derivative;
+    }
     // By their names, for a file of (psi, phi) to be right for ARG=phi,psi.
     std::array<std::size_t, 2> columns{place(labels.arguments[0], 2),
                                        place(labels.arguments[1], 2)};
     if (columns[0] > 1 || columns[1] > 1)
         columns = {0, 1};
-    return prior_derivative(axes, {column(table, columns[0]), column(table, columns[1])}, A, path);
+    auto derivative =
+        prior_derivative(axes, {column(table, columns[0]), column(table, columns[1])}, A, path);
+    table.check_unchanged(path);
+    return derivative;
+}
+
+inline std::vector<double> read_prior(const std::string& path, const std::vector<Grid>& axes,
+                                      const BabfLabels& labels) {
+    return prior_of(read_table(path), axes, labels, path);
 }
 
 inline void add_grid_constants(Table& table, const std::vector<Grid>& axes,
@@ -399,6 +409,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         throw std::runtime_error(name + ": its samples weigh more than its " +
                                  required(table, "steps", name) +
                                  " steps, so the file is damaged.");
+    table.check_unchanged(name);
     std::size_t c = 0;
     for (const auto& [sum, begin] : sum_columns(sums, dimensions)) {
         for (std::size_t j = 0; j < nodes; ++j) {

@@ -272,9 +272,12 @@ class CollectiveVariable {
             agrees &= std::abs(deviation_ * deviation_ - expected * expected) <=
                       tolerance * (distance2_ + expected * expected);
         }
-        if (!agrees)
-            throw ModelError(model.name, "does not give its own check values, so the file has been "
-                                         "changed or damaged; export the model again.");
+        if (!agrees || model.changed)
+            throw ModelError(model.name,
+                             std::string("does not give its own ") +
+                                 (agrees ? "checksum" : "check values") +
+                                 ", so the file has been changed or damaged; export the model "
+                                 "again.");
     }
 
     std::size_t components_, latent_;

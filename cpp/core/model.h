@@ -22,7 +22,8 @@ struct Model {
     Model() = default;
     explicit Model(const Safetensors& file);
 
-    std::string name; // of the file, for messages
+    std::string name;     // of the file, for messages
+    bool changed = false; // whether the file is not as it was written, by its checksum
     std::size_t atoms, components, latent;
     std::vector<std::int64_t> serials;
     std::vector<std::string> species;
@@ -161,6 +162,8 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     check_gradient = file.numbers("check_gradient", {latent, atoms, 3});
     check_deviation = file.numbers("check_deviation", {1})[0];
     detail::check_components(file, *this);
+    // The check values do not see everything: which atoms are meant, or a ReLU that is off there.
+    changed = file.metadata("checksum", file.checksum()) != file.checksum();
 }
 
 } // namespace plumed_cv

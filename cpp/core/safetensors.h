@@ -18,13 +18,23 @@
 #include <utility>
 #include <vector>
 
+#include "checksum.h"
+
 namespace plumed_cv {
 
 /// A model file that cannot be used: one sentence for the user, naming the file and the remedy.
 class ModelError : public std::runtime_error {
   public:
     ModelError(const std::string& file, const std::string& what)
-        : std::runtime_error(file + ": " + what) {}
+        : std::runtime_error(printable(file + ": " + what)) {}
+
+  private:
+    /// What is told of a damaged file's names may be anything.
+    static std::string printable(std::string text) {
+        std::replace_if(
+            text.begin(), text.end(), [](char c) { return c >= 0 && c < ' '; }, '?');
+        return text;
+    }
 };
 
 /// A safetensors file: eight bytes with the length of a JSON header, the header, then the data.
@@ -108,6 +118,20 @@ class Safetensors {
     std::vector<std::int64_t> integers(const std::string& key,
                                        const std::vector<std::size_t>& shape) const {
         return values_of<std::int64_t>(key, "I64", shape);
+    }
+
+    /// Of all arrays and metadata, by name, but the metadata's own `checksum`.
+    std::string checksum() const {
+        Checksum sum;
+        for (const auto& [key, tensor] : tensors_) {
+            sum.add(key + " " + describe(tensor.dtype, tensor.shape) + "\n");
+            sum.add(bytes_.data() + prefix + header_size_ + tensor.begin,
+                    tensor.end - tensor.begin);
+        }
+        for (const auto& [key, value] : metadata_)
+            if (key != "checksum")
+                sum.add(key + " " + value + "\n");
+        return sum.text();
     }
 
     [[noreturn]] void fail(const std::string& what) const { throw ModelError(name_, what); }

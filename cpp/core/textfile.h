@@ -21,6 +21,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "checksum.h"
+
 namespace plumed_cv {
 
 /// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, then rows of
@@ -30,6 +32,15 @@ struct Table {
     std::vector<std::pair<std::string, std::string>> constants;
     std::vector<std::vector<double>> rows;
     std::size_t rows_between_blanks = 0; // an empty line after every so many, as gnuplot has it
+    bool changed = false; // whether it was read from a file that is not as it was written
+
+    /// For readers, when they have nothing else to object to; `name` is the file's.
+    void check_unchanged(const std::string& name) const {
+        if (changed)
+            throw std::runtime_error(name + ": was changed or damaged after it was written, as its "
+                                            "checksum shows; take an earlier copy, or remove the "
+                                            "line '#! SET checksum' if the change is meant.");
+    }
 
     const std::string* constant(const std::string& name) const {
         for (const auto& [key, value] : constants)
@@ -65,6 +76,14 @@ inline bool to_number(const std::string& text, double& value) {
     return to_number(text.data(), text.data() + text.size(), value);
 }
 
+/// Of all of a file but the line, between two places, that holds the checksum itself.
+inline std::string checksum_around(const std::string& text, std::size_t begin, std::size_t end) {
+    Checksum checksum;
+    checksum.add(text.data(), begin);
+    checksum.add(text.data() + end, text.size() - end);
+    return checksum.text();
+}
+
 inline std::string format_table(const Table& table) {
     std::string text = "#! FIELDS";
     for (const auto& field : table.fields)
@@ -72,6 +91,7 @@ inline std::string format_table(const Table& table) {
     text += "\n";
     for (const auto& [key, value] : table.constants)
         text += "#! SET " + key + " " + value + "\n";
+    const std::size_t header = text.size();
     std::size_t written = 0;
     for (const auto& row : table.rows) {
         if (written > 0 && table.rows_between_blanks > 0 &&
@@ -82,7 +102,8 @@ inline std::string format_table(const Table& table) {
         text += "\n";
         ++written;
     }
-    return text;
+    const std::string checksum = checksum_around(text, header, header);
+    return text.insert(header, "#! SET checksum " + checksum + "\n");
 }
 
 /// The words of a line, one after the other; empty at its end.
@@ -108,6 +129,11 @@ inline Table parse_table(const std::string& text, const std::string& name) {
     if (!text.empty() && text.back() != '\n')
         throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
                                         "take an earlier copy of it.");
+    // A disk that fails leaves zeros, which would end the messages below before their time.
+    const auto is_of_text = [](char c) { return !(c >= 0 && c < ' ') || (c >= '\t' && c <= '\r'); };
+    if (!std::all_of(text.begin(), text.end(), is_of_text))
+        throw std::runtime_error(name + ": holds bytes that are of no text, so it is damaged or no "
+                                        "PLUMED text file; take an earlier copy of it.");
     const auto fail_without_fields = [&name] {
         throw std::runtime_error(name +
                                  ": has no '#! FIELDS' line, so it is not a PLUMED text file.");
@@ -116,6 +142,7 @@ inline Table parse_table(const std::string& text, const std::string& name) {
     const char* next = text.data();
     const char* const last = next + text.size();
     for (std::size_t number = 1; next != last; ++number) {
+        const char* const line = next;
         const char* const end = std::find(next, last, '\n');
         Words words{next, end};
         next = end + 1; // the text ends with a newline
@@ -130,7 +157,13 @@ inline Table parse_table(const std::string& text, const std::string& name) {
                     table.fields.push_back(word);
             } else if (kind == "SET") {
                 const std::string key = words.text();
-                table.constants.emplace_back(key, words.text());
+                const std::string value = words.text();
+                if (key != "checksum")
+                    table.constants.emplace_back(key, value);
+                else if (value != checksum_around(text,
+                                                  static_cast<std::size_t>(line - text.data()),
+                                                  static_cast<std::size_t>(next - text.data())))
+                    table.changed = true;
             }
             continue;
         }

@@ -1,5 +1,7 @@
 """State and profile files of the action BABF, and ours, which it reads."""
 
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from plumed_cv.babf.surfaces import Surface
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.frame import Array
+
+_MOST_BINS = 10_000_000
+_CHECKSUM_LINE = re.compile(r"^#! SET checksum .*\n", re.MULTILINE)
 
 _ENERGY_UNITS = {
     "eV": 1.0,
@@ -32,8 +37,7 @@ def read_state(path: Path | str) -> State:
     UserError
         If it is missing, foreign, cut short or damaged, or its energy unit has no value in eV.
     """
-    fields, constants, rows = _read_table(path)
-    header = _Header(path, constants)
+    fields, header, rows = _read_table(path)
     if header.text("action") != "BABF_state" or header.text("format_version") != "1":
         raise UserError(f"{path}: is not a state file of BABF in format version 1")
     arguments, axes = header.axes(fields)
@@ -52,6 +56,7 @@ def read_state(path: Path | str) -> State:
             f"{path}: holds a number that no run writes (NaN, infinite, negative weight or wrong "
             "node), so the file is damaged"
         )
+    header.check_unchanged()
     energy = header.energy_unit()
     sums[1 : 1 + d] *= energy
     return State(
@@ -62,7 +67,7 @@ def read_state(path: Path | str) -> State:
         tau=header.number("tau"),
         ramp=header.number("ramp"),
         prior=energy * (prior[0] if d == 1 else prior),
-        steps=int(header.number("steps")),
+        steps=header.steps(),
         sums=sums,
     )
 
@@ -145,12 +150,12 @@ def read_fes(path: Path | str) -> Profile:
     UserError
         If the file is missing, foreign or cut short.
     """
-    fields, constants, rows = _read_table(path)
-    header = _Header(path, constants)
+    fields, header, rows = _read_table(path)
     grid = header.grid(fields[0])
     missing = {"A_k", "A", "count"} - set(fields)
     if header.text("action") != "BABF_fes" or missing or len(rows) != len(grid.nodes):
         raise UserError(f"{path}: is not a whole profile written by plumed_cv or BABF")
+    header.check_unchanged()
     columns = dict(zip(fields, rows.T, strict=True))
     energy = header.energy_unit()
     unknown = np.full(len(rows), np.nan)
@@ -206,13 +211,13 @@ def read_surface(path: Path | str) -> Surface:
     UserError
         If the file is missing, foreign, of one CV or cut short.
     """
-    fields, constants, rows = _read_table(path)
-    header = _Header(path, constants)
+    fields, header, rows = _read_table(path)
     arguments, axes = header.axes(fields)
     missing = {"A_k", "A", "count"} - set(fields)
     whole = header.text("action") == "BABF_fes" and not missing
     if not whole or len(axes) != 2 or len(rows) != _nodes(axes).shape[1]:
         raise UserError(f"{path}: is not a whole free energy on two CVs of plumed_cv or BABF")
+    header.check_unchanged()
     columns = dict(zip(fields, rows.T, strict=True))
     energy = header.energy_unit()
     unknown = np.full(len(rows), np.nan)
@@ -269,6 +274,15 @@ def _number(value: float) -> str:
 class _Header:
     path: Path | str
     constants: dict[str, str]
+    changed: bool  # whether the file is not as it was written
+
+    def check_unchanged(self) -> None:
+        """For readers, when they have nothing else to object to."""
+        if self.changed:
+            raise UserError(
+                f"{self.path}: was changed or damaged after it was written, as its checksum shows; "
+                "take an earlier copy, or remove the line '#! SET checksum' if the change is meant"
+            )
 
     def text(self, name: str) -> str:
         if name not in self.constants:
@@ -285,6 +299,13 @@ class _Header:
         except ValueError as error:
             raise UserError(f"{self.path}: {name}={self.text(name)} is no number") from error
 
+    def steps(self) -> int:
+        """Return the number of samples."""
+        steps = self.number("steps")
+        if not (steps >= 0 and np.isfinite(steps) and steps == int(steps)):
+            raise UserError(f"{self.path}: steps={self.text('steps')} is no number of steps")
+        return int(steps)
+
     def axes(self, fields: Sequence[str]) -> tuple[tuple[str, ...], tuple[Grid, ...]]:
         """Return the CVs, which are the first columns, and the nodes along each."""
         d = 2 if len(fields) > 1 and f"nbins_{fields[1]}" in self.constants else 1
@@ -293,7 +314,8 @@ class _Header:
     def grid(self, argument: str) -> Grid:
         bins = self.number(f"nbins_{argument}")
         minimum, maximum = self.number(f"min_{argument}"), self.number(f"max_{argument}")
-        if not (bins >= 2 and bins == int(bins) and maximum > minimum):
+        finite = np.isfinite([bins, minimum, maximum, maximum - minimum]).all()
+        if not (finite and 2 <= bins <= _MOST_BINS and bins == int(bins) and maximum > minimum):
             raise UserError(f"{self.path}: has a grid of {bins:g} bins from {minimum} to {maximum}")
         periodic = self.text(f"periodic_{argument}") == "true"
         return Grid(minimum, maximum, int(bins), periodic)
@@ -308,7 +330,7 @@ class _Header:
             raise UserError(f"{self.path}: the energy unit {name} has no value in eV") from error
 
 
-def _read_table(path: Path | str) -> tuple[list[str], dict[str, str], Array]:
+def _read_table(path: Path | str) -> tuple[list[str], "_Header", Array]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -322,6 +344,8 @@ def _read_table(path: Path | str) -> tuple[list[str], dict[str, str], Array]:
     fields: list[str] = []
     constants: dict[str, str] = {}
     rows: list[list[float]] = []
+    if any(ord(sign) < 32 and not sign.isspace() for sign in text):
+        raise UserError(f"{path}: holds bytes that are of no text, so it is damaged")
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if words[:2] == ["#!", "FIELDS"]:
@@ -340,7 +364,9 @@ def _read_table(path: Path | str) -> tuple[list[str], dict[str, str], Array]:
                 )
     if not fields:
         raise UserError(f"{path}: has no '#! FIELDS' line, so it is not a PLUMED text file")
-    return fields, constants, np.array(rows, dtype=float).reshape(-1, len(fields))
+    found = _checksum(_CHECKSUM_LINE.sub("", text, count=1))
+    header = _Header(path, constants, constants.get("checksum", found) != found)
+    return fields, header, np.array(rows, dtype=float).reshape(-1, len(fields))
 
 
 def _write_table(
@@ -352,8 +378,16 @@ def _write_table(
 ) -> None:
     lines = ["#! FIELDS " + " ".join(fields)]
     lines += [f"#! SET {name} {value}" for name, value in constants.items()]
+    header = len(lines)
     for i, row in enumerate(zip(*columns, strict=True)):
         if rows_between_blanks and i and i % rows_between_blanks == 0:
             lines.append("")
         lines.append(" " + " ".join(map(_number, row)))
+    checksum = _checksum("\n".join(lines) + "\n")
+    lines.insert(header, f"#! SET checksum {checksum}")
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _checksum(text: str) -> str:
+    """CRC-32 of a file without the line that holds it."""
+    return f"{zlib.crc32(text.encode()):08x}"

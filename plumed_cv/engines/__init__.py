@@ -132,7 +132,9 @@ class State:
             with np.load(path) as file:
                 velocities = file["velocities"]
                 return cls(file["positions"], file["cell"], velocities if len(velocities) else None)
-        except (OSError, KeyError, ValueError) as error:
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except Exception as error:  # whatever the readers of zip archives raise
             raise UserError(f"{path}: not a state of a run ({error})") from error
 
     def save(self, path: Path | str) -> None:

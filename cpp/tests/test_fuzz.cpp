@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+// Damaged files for all readers: models, states of one and two CVs, walkers' contributions and
+// profiles as priors. Each is cut at every length, then spoilt at random places. A reader refuses
+// with one sentence or reads; what it has read after damage in one place is what was written. The
+// sanitizers see the rest. PLUMED_CV_FUZZ_CASES sets the number of cases, which is printed.
+
+#include "../core/collective_variable.h"
+#include "../core/walkers.h"
+#include "check.h"
+#include "reference.h"
+
+#include <cstdlib>
+#include <functional>
+#include <iterator>
+#include <limits>
+
+using namespace plumed_cv;
+using test::Random;
+
+namespace {
+
+std::size_t number_of_cases() {
+    const char* text = std::getenv("PLUMED_CV_FUZZ_CASES");
+    return text ? std::strtoul(text, nullptr, 10) : 50'000;
+}
+
+std::size_t below(Random& random, std::size_t n) {
+    return random() % n;
+}
+
+template <class List>
+auto one_of(Random& random, const List& list) {
+    return list[below(random, std::size(list))];
+}
+
+/// One edit at one place. `header` is the length of what is most worth damaging.
+void spoil(Random& random, std::string& bytes, std::size_t header) {
+    static const std::string signs = "{}[]\",:0123456789-+.eE \n\r\t#!naifNI\\x\xff";
+    static const char* const numbers[] = {"nan", "-inf",   "1e999", "1e308",
+                                          "-1",  "0",      "-0.0",  "18446744073709551615",
+                                          "0x1", "1e-320", "null",  "true"};
+    static const double doubles[] = {NAN,  INFINITY, -INFINITY, 1e308, 5e-324, 0.0,
+                                     -0.0, 1e-20,    1e20,      -1,    1,      2};
+    if (bytes.empty())
+        return;
+    const std::size_t reach = below(random, 3) ? std::min(header, bytes.size()) : bytes.size();
+    std::size_t at = below(random, reach), length = 1 + below(random, 20);
+    switch (below(random, 9)) {
+    case 0:
+        bytes[at] = static_cast<char>(random());
+        break;
+    case 1:
+        bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(random, 8)));
+        break;
+    case 2: // another digit, the silent one
+        at = bytes.find_first_of("0123456789", at);
+        if (at != std::string::npos)
+            bytes[at] = one_of(random, std::string("0123456789"));
+        break;
+    case 3:
+        bytes.insert(at, 1, one_of(random, signs));
+        break;
+    case 4:
+        bytes.erase(at, length);
+        break;
+    case 5: // twice
+        bytes.insert(at, bytes.substr(at, length * length));
+        break;
+    case 6: { // another number
+        const std::size_t begin = bytes.find_first_of("0123456789", at);
+        if (begin == std::string::npos)
+            break;
+        const std::size_t end = bytes.find_first_not_of("0123456789.e+-", begin);
+        bytes.replace(begin, end - begin, one_of(random, numbers));
+        break;
+    }
+    case 7: { // another double, as the data of a model have them
+        const double value = one_of(random, doubles);
+        at = (bytes.size() - at) / 8 * 8; // from the end, where they begin
+        if (at >= 8)
+            std::memcpy(&bytes[bytes.size() - at], &value, 8);
+        break;
+    }
+    case 8: // a block of zeros, as a machine that fails leaves them
+        bytes.replace(at, std::min(length * length, bytes.size() - at), length, '\0');
+        break;
+    }
+}
+
+struct Count {
+    std::size_t cases = 0, read = 0, refused = 0, wrong = 0;
+};
+
+/// Whether the reader reads `bytes` (and with the right numbers, which it returns), or refuses.
+template <class Read>
+void attempt(const char* name, const std::string& bytes, bool in_one_place, Read&& read,
+             Count& count) {
+    ++count.cases;
+    try {
+        const bool right = read(bytes);
+        ++count.read;
+        count.wrong += !right && in_one_place;
+    } catch (const std::runtime_error& error) { // anything else ends the test
+        ++count.refused;
+        const std::string what = error.what();
+        test::check(!what.empty() && what.back() == '.' && what.find('\n') == std::string::npos,
+                    name, 0, "no sentence: " + what);
+    }
+}
+
+template <class Read>
+void fuzz(const char* name, const std::string& bytes, std::size_t header, std::size_t cases,
+          Read&& read) {
+    Random random(7);
+    Count count;
+    CHECK(read(bytes));
+    for (std::size_t size = 0; size < bytes.size(); ++size)
+        attempt(name, bytes.substr(0, size), true, read, count);
+    CHECK(count.read == 0);
+    while (count.cases < std::max(cases, bytes.size())) {
+        std::string damaged = bytes;
+        const std::size_t edits = below(random, 2) ? 1 : 1 + below(random, 4);
+        for (std::size_t i = 0; i < edits; ++i)
+            spoil(random, damaged, header);
+        attempt(name, damaged, edits == 1, read, count);
+    }
+    std::printf("%s: %zu cases, %zu read, %zu refused\n", name, count.cases, count.read,
+                count.refused);
+    if (count.wrong > 0)
+        std::printf("%s: %zu read with other numbers\n", name, count.wrong);
+    CHECK(count.wrong == 0);
+    CHECK(count.refused > count.cases / 2);
+}
+
+void fuzz_model(const char* name, const std::string& activation, const std::string& alignment,
+                std::size_t cases) {
+    Random random(1);
+    Cell cell{5, 0, 0, 1, 6, 0, 0, 1, 7};
+    auto file = test::random_model(random, {4, 3, {3}, 1}, activation, cell);
+    file.metadata["alignment"] = alignment;
+    file.metadata["checksum"] = Safetensors("cv", file.bytes()).checksum();
+    const std::string bytes = file.bytes();
+    const auto positions = test::normals(random, 12, 2);
+    const auto numbers = [&](const std::string& content) {
+        const Model model(Safetensors("cv", content));
+        CollectiveVariable cv(model);
+        std::vector<double> found(model.serials.begin(), model.serials.end());
+        if (cv.atoms() != 4)
+            return found;
+        cv.evaluate(positions.data(), 1, cell);
+        found.push_back(cv.deviation());
+        for (std::size_t k = 0; k < cv.latent(); ++k)
+            found.push_back(cv.value(k));
+        return found;
+    };
+    const auto right = numbers(bytes);
+    fuzz(name, bytes, bytes.find("}}") + 2, cases, [&](const std::string& content) {
+        const auto found = numbers(content);
+        bool same = found.size() == right.size();
+        for (std::size_t i = 0; same && i < right.size(); ++i)
+            same = std::abs(found[i] - right[i]) <= 1e-6 * (1 + std::abs(right[i]));
+        return same;
+    });
+}
+
+/// An estimator that has learned a little.
+Babf learned(std::size_t dimensions) {
+    BabfParameters p;
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        p.axes.push_back(Grid{-1, 1, dimensions == 1 ? 12u : 4u, d == 1});
+        p.kappa.push_back(BabfParameters::default_kappa(p.axes[d], 2.5));
+    }
+    p.kT = 2.5;
+    p.ramp = 10;
+    p.tau = BabfParameters::default_tau(p.ramp);
+    Babf babf(p);
+    std::mt19937_64 random(3);
+    std::uniform_real_distribution<double> uniform(-1, 1);
+    for (int s = 0; s < 500; ++s) {
+        Babf::Point x{};
+        for (std::size_t d = 0; d < dimensions; ++d)
+            x[d] = uniform(random);
+        babf.evaluate(x.data());
+        babf.update();
+    }
+    return babf;
+}
+
+void fuzz_state(const char* name, std::size_t dimensions, bool of_walker, std::size_t cases) {
+    const Babf babf = learned(dimensions);
+    const BabfLabels labels{dimensions == 1 ? std::vector<std::string>{"cv.node-0"}
+                                            : std::vector<std::string>{"phi", "psi"},
+                            "kj/mol"};
+    Table table = state_table(babf, labels, 500);
+    if (of_walker) {
+        table.constants.emplace_back("walker", "3");
+        table.constants.emplace_back("writer", "1-2-3-4-5");
+    }
+    const std::string text = format_table(table);
+    fuzz(name, text, text.find("\n ") + 100, cases, [&](const std::string& content) {
+        const Table found = parse_table(content, "state");
+        const long long step = md_step(found, "state");
+        bool right = step == 500;
+        if (of_walker)
+            right &= walker_of(found) == 3;
+        const BabfSums sums = read_sums(found, babf.parameters(), labels, "state");
+        const Babf again = restored(found, babf.parameters(), labels, "state");
+        right &= sums.steps == babf.steps();
+        for (auto member :
+             {&BabfSums::weight, &BabfSums::force, &BabfSums::count, &BabfSums::offset})
+            right &= (sums.*member).sum == (babf.sums().*member).sum &&
+                     (sums.*member).rest == (babf.sums().*member).rest;
+        // An estimator without prior has none, and a state of it zeros.
+        for (double slope : again.parameters().prior)
+            right &= slope == 0;
+        return right;
+    });
+}
+
+void fuzz_prior(const char* name, std::size_t dimensions, std::size_t cases) {
+    const Babf babf = learned(dimensions);
+    const BabfLabels labels{dimensions == 1 ? std::vector<std::string>{"cv.node-0"}
+                                            : std::vector<std::string>{"phi", "psi"},
+                            "kj/mol"};
+    const std::string text = format_table(profile_table(babf, labels));
+    const auto derivative = [&](const std::string& content) {
+        return prior_of(parse_table(content, "fes.dat"), babf.parameters().axes, labels, "fes.dat");
+    };
+    const auto right = derivative(text);
+    fuzz(name, text, text.find("\n ") + 100, cases,
+         [&](const std::string& content) { return derivative(content) == right; });
+}
+
+} // namespace
+
+TEST("damaged models") {
+    fuzz_model("model", "tanh", "none", number_of_cases() * 3 / 10);
+    fuzz_model("model with ReLU", "relu", "none", number_of_cases() / 10);
+}
+
+TEST("damaged states") {
+    fuzz_state("state", 1, false, number_of_cases() * 2 / 10);
+    fuzz_state("state of two CVs", 2, false, number_of_cases() / 10);
+    fuzz_state("contribution of a walker", 1, true, number_of_cases() / 10);
+}
+
+TEST("damaged profiles") {
+    fuzz_prior("profile", 1, number_of_cases() / 10);
+    fuzz_prior("profile of two CVs", 2, number_of_cases() / 10);
+}
