@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from rich.table import Table
 
 import plumed_cv
 from plumed_cv.errors import UserError
+from plumed_cv.files import write_text
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
     from plumed_cv.babf import Surface
@@ -38,7 +40,7 @@ app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
     "biasing force, in any engine that has PLUMED.",
     epilog="Exit status: 0 done; 1 not done, and a sentence on standard error says why and what to "
-    "do; 2 the command line is wrong; 130 interrupted.",
+    "do; 2 the command line is wrong; 3 inputs are written (run --inputs-only); 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -176,11 +178,16 @@ def run(
         Path | None, typer.Option("--dir", "-d", help="run directory; 'run' beside the input")
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="list all keys of the input file")] = False,
+    inputs_only: Annotated[
+        bool,
+        typer.Option("--inputs-only", help="stop before each sampling, with a job.sh that does it"),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
 
     Started again after any stop, it goes on where it was. Writes report.html in the run directory.
+    With --inputs-only it ends with exit status 3 as long as something is to be sampled.
 
     Example: plumed-cv run demo/vacancy.toml
     """
@@ -199,16 +206,63 @@ def run(
 
     directory = directory or config.parent / "run"
     try:
-        result = workflow.run(settings, directory, Terminal())
+        result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
     except KeyboardInterrupt:
         err.print("plumed-cv: interrupted; the same command goes on from here.")
         raise typer.Exit(130) from None
+    if "walkers" in result:
+        folder = workflow.RunDirectory(directory).iteration(result["iteration"])
+        write_text(folder / "job.sh", _job(config, directory, result["walkers"]))
+        print(f"{folder / 'job.sh'}: edit and run it where you like, then start this again.")
+        raise typer.Exit(3)
     page = report.write(directory)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         _print_iterations(result)
         print(f"Report: {page}   all results: {directory}")
+
+
+def _job(config: Path, directory: Path, walkers: list[int]) -> str:
+    """The script that does what `run --inputs-only` leaves to do."""
+    words = ["plumed-cv", "sample", str(config.absolute()), "--dir", str(directory.absolute())]
+    return f"""#!/bin/sh
+# The next sampling, a process for each walker. Edit this for your machine or its queue. It needs
+# plumed-cv, the engine, the input and the run directory, here or in copies that are brought back.
+# What a job that was cut short has done is kept, to the last whole segment.
+status=0
+for walker in {" ".join(map(str, walkers))}; do
+    {shlex.join(words)} --walker "$walker" &
+    processes="$processes $!"
+done
+for process in $processes; do
+    wait "$process" || status=1
+done
+exit $status
+"""
+
+
+@app.command()
+def sample(
+    config: Input,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", "-d", help="run directory; 'run' beside the input")
+    ] = None,
+    walker: Annotated[int, typer.Option("--walker", "-w", help="which one, from 0")] = 0,
+) -> None:
+    """Do what 'run --inputs-only' has prepared: one walker's part of the next sampling.
+
+    Example: plumed-cv sample demo/vacancy.toml
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import workflow
+
+    settings = configuration.load(config)
+    try:
+        workflow.sample(settings, directory or config.parent / "run", walker, Terminal())
+    except KeyboardInterrupt:
+        err.print("plumed-cv: interrupted; the same command goes on from here.")
+        raise typer.Exit(130) from None
 
 
 @app.command()

@@ -191,6 +191,28 @@ def run_walker(order: Order, engine: Engine, update: Update = lambda done, note:
         _run_segments(order, engine, update)
 
 
+def prepare(orders: Sequence[Order]) -> list[Order]:
+    """Write the plumed.dat that each walker's next segment begins with, and run nothing.
+
+    Returns
+    -------
+    Those orders of which something is missing.
+
+    Raises
+    ------
+    UserError
+        If another process works on one of them.
+    """
+    waiting = [order for order in orders if _steps_done(order) < order.steps]
+    for order in waiting:
+        (order.folder / "stop").unlink(missing_ok=True)
+        with _at_work(order):
+            segment = _next_segment(order, order.done())
+            assert isinstance(segment.plumed, str)
+            write_text(segment.directory / "plumed.dat", segment.plumed)
+    return waiting
+
+
 def segments(folder: Path) -> list[Path]:
     """The whole segments of an iteration, in order, one walker after the other."""
     return [segment for home in _homes(folder) for segment in _segments_of(home)]
@@ -267,66 +289,11 @@ def _at_work(order: Order) -> Iterator[None]:
 def _run_segments(order: Order, engine: Engine, update: Update) -> None:
     sampling, stop = order.config.sampling, order.folder / "stop"
     several = sampling.walkers > 1
-    dynamics = Dynamics(
-        order.config.system.temperature_K,
-        sampling.timestep_fs,
-        sampling.thermostat,
-        sampling.friction_per_ps,
-    )
-    shared = order.folder / "shared"
-    if several:
-        shared.mkdir(exist_ok=True)
-    stride = sampling.snapshot_stride
     done = order.done()
     steps = sum(part["n_steps"] for part in done)
     while steps < order.steps:
         k = len(done)
-        fresh = k == 0 or done[-1]["stopped"]
-        if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
-            raise UserError(
-                f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
-                f"{RESTARTS} parts of iteration {order.iteration} all ended there; thermal motion "
-                "alone exceeds it (see ae.dev in colvar). Start with a larger one in a new "
-                "directory."
-            )
-        if k == 0:  # what a first segment that was killed has contributed
-            (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
-        previous = order.home / _segment_name(k - 1)
-        unfinished = order.home / f"unfinished-{_segment_name(k)}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        plumed_dat = babf_input(
-            order.plugin,
-            _relative(order.model, unfinished),
-            temperature_K=order.config.system.temperature_K,
-            ramp=ramp(sampling),
-            grid=grid(sampling),
-            kappa_eV=sampling.kappa_eV,
-            state_in=Path("..") / previous.name / "babf.state" if k else None,
-            prior=_relative(order.prior, unfinished) if order.prior and not k else None,
-            tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling))
-            if order.prior
-            else None,
-            state_out=Path("babf.state"),
-            state_stride=order.segment_steps,
-            colvar=Path("colvar"),
-            colvar_stride=stride,
-            deviation_limit_A=sampling.deviation_limit_A,
-            walkers=(sampling.walkers, order.walker, _relative(shared, unfinished))
-            if several
-            else None,
-        )
-        plumed_dat += sampling.plumed
-        segment = Segment(
-            directory=unfinished,
-            start=order.start if fresh else State.load(previous / "end.npz"),
-            dynamics=dynamics,
-            n_steps=min(order.segment_steps, order.steps - steps),
-            seed=_seed(order, k),
-            plumed=plumed_dat,
-            count_start=fresh,
-            snapshot_stride=stride,
-        )
+        segment = _next_segment(order, done)
         note = barrier_so_far(order.folder) if k and k % 4 == 0 and not several else ""
 
         def progress(i: int, before: int = steps, note: str = note) -> None:
@@ -336,16 +303,76 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
 
         progress(0)
         outcome = engine.run(segment, progress)
-        outcome.end.save(unfinished / "end.npz")
+        outcome.end.save(segment.directory / "end.npz")
         part = {
             "n_steps": outcome.n_steps,
             "stopped": outcome.stopped_by_plumed,
             "seconds": outcome.seconds,
         }
-        write_text(unfinished / "segment.json", json.dumps(part))
-        unfinished.replace(order.home / _segment_name(k))
+        write_text(segment.directory / "segment.json", json.dumps(part))
+        segment.directory.replace(order.home / _segment_name(k))
         done.append(part)
         steps += outcome.n_steps
+
+
+def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
+    """Make the folder of the segment that comes after these; what was in it is removed."""
+    sampling = order.config.sampling
+    several = sampling.walkers > 1
+    shared = order.folder / "shared"
+    if several:
+        shared.mkdir(exist_ok=True)
+    stride = sampling.snapshot_stride
+    k = len(done)
+    fresh = k == 0 or done[-1]["stopped"]
+    if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
+        raise UserError(
+            f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
+            f"{RESTARTS} parts of iteration {order.iteration} all ended there; thermal motion "
+            "alone exceeds it (see ae.dev in colvar). Start with a larger one in a new "
+            "directory."
+        )
+    if k == 0:  # what a first segment that was killed has contributed
+        (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
+    previous = order.home / _segment_name(k - 1)
+    unfinished = order.home / f"unfinished-{_segment_name(k)}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    plumed_dat = babf_input(
+        order.plugin,
+        _relative(order.model, unfinished),
+        temperature_K=order.config.system.temperature_K,
+        ramp=ramp(sampling),
+        grid=grid(sampling),
+        kappa_eV=sampling.kappa_eV,
+        state_in=Path("..") / previous.name / "babf.state" if k else None,
+        prior=_relative(order.prior, unfinished) if order.prior and not k else None,
+        tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
+        state_out=Path("babf.state"),
+        state_stride=order.segment_steps,
+        colvar=Path("colvar"),
+        colvar_stride=stride,
+        deviation_limit_A=sampling.deviation_limit_A,
+        walkers=(sampling.walkers, order.walker, _relative(shared, unfinished))
+        if several
+        else None,
+    )
+    plumed_dat += sampling.plumed
+    return Segment(
+        directory=unfinished,
+        start=order.start if fresh else State.load(previous / "end.npz"),
+        dynamics=Dynamics(
+            order.config.system.temperature_K,
+            sampling.timestep_fs,
+            sampling.thermostat,
+            sampling.friction_per_ps,
+        ),
+        n_steps=min(order.segment_steps, order.steps - sum(part["n_steps"] for part in done)),
+        seed=_seed(order, k),
+        plumed=plumed_dat,
+        count_start=fresh,
+        snapshot_stride=stride,
+    )
 
 
 def barrier_so_far(folder: Path) -> str:

@@ -139,7 +139,13 @@ class RunDirectory:
         return self.root / "result.json"
 
 
-def run(config: Config, directory: Path | str, reporter: Reporter | None = None) -> dict[str, Any]:
+def run(
+    config: Config,
+    directory: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    inputs_only: bool = False,
+) -> dict[str, Any]:
     """Run the iterative procedure, or go on with it.
 
     Parameters
@@ -150,12 +156,16 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
         The run directory; made if absent.
     reporter
         Is told how it goes.
+    inputs_only
+        Write what the next sampling begins with and return before it; `sample` does it, here or
+        elsewhere, and `run` goes on from what there is then.
 
     Returns
     -------
     dict
         What `result.json` holds: `barrier_eV`, `delta_F_eV` and `flux_barrier_eV` with their
-        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more.
+        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
+        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run.
 
     Raises
     ------
@@ -177,11 +187,47 @@ def run(config: Config, directory: Path | str, reporter: Reporter | None = None)
         _stage_first_cv(config, files, path, (initial, final), reporter)
         iterations: list[dict[str, Any]] = []
         for n in range(1, config.iteration.maximum + 1):
+            if inputs_only and not (files.iteration(n) / "result.json").exists():
+                files.iteration(n).mkdir(exist_ok=True)
+                waiting = sampling.prepare(_orders(config, files, n, plugin))
+                if waiting:
+                    return {"iteration": n, "walkers": [order.walker for order in waiting]}
             result = _stage_iteration(config, files, n, engine, plugin, initial, reporter)
             iterations.append(result)
             if _stopped_by(config.iteration, iterations) is not None:
                 break
         return _finish(config, files, path, initial, plugin, iterations, reporter)
+
+
+def sample(
+    config: Config, directory: Path | str, walker: int = 0, reporter: Reporter | None = None
+) -> None:
+    """Do one walker's share of the sampling that `run` with `inputs_only` has returned before.
+
+    Raises
+    ------
+    UserError
+        If there is nothing to sample, another process works on it, or as for `run`.
+    """
+    reporter = reporter or Silent()
+    files = RunDirectory(Path(directory).absolute())
+    numbers = range(1, config.iteration.maximum + 1)
+    open_ones = [n for n in numbers if not (files.iteration(n) / "result.json").exists()]
+    if not (open_ones and files.iteration(open_ones[0]).is_dir()):
+        raise UserError(
+            f"{files.root}: there is nothing to sample; 'plumed-cv run --inputs-only' prepares it."
+        )
+    _same_input(files.root, config)
+    n = open_ones[0]
+    orders = _orders(config, files, n, build_plugin(find_plumed()))
+    if not 0 <= walker < len(orders):
+        raise UserError(f"--walker {walker}: sampling.walkers = {len(orders)}, counted from 0.")
+    order = orders[walker]
+    with (
+        sampling.open_engine(config, order.atoms) as engine,
+        reporter.task(f"iteration {n}: bABF sampling", order.steps) as update,
+    ):
+        sampling.run_walker(order, engine, update)
 
 
 def _stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
@@ -578,16 +624,21 @@ def _sample(
     reporter: Reporter,
 ) -> float:
     """Run what is missing of the bABF run of iteration n; returns its seconds."""
+    orders = _orders(config, files, n, plugin)
+    with reporter.task(f"iteration {n}: bABF sampling", config.sampling.steps) as update:
+        return sampling.sample(orders, engine, update)
+
+
+def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
+    """What each walker has to do in iteration n."""
     atoms = end_states(config)[0]
     start = State.of(load_path(files.path).images[0] if files.path.exists() else atoms)
     prior = _prior(config, files, n)
     folder = files.iteration(n)
-    orders = [
+    return [
         sampling.Order(config, atoms, start, files.cv(n - 1), plugin, n, folder, walker, prior)
         for walker in range(config.sampling.walkers)
     ]
-    with reporter.task(f"iteration {n}: bABF sampling", config.sampling.steps) as update:
-        return sampling.sample(orders, engine, update)
 
 
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
@@ -667,6 +718,7 @@ def _training(config: Config | None, seed: int, recipe: str | None = None) -> "T
         "activation": config.cv.activation,
         "tied": config.cv.tied,
         "subspace": config.cv.subspace,
+        "functions": config.cv.functions,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = config.cv.recipe

@@ -140,6 +140,59 @@ def test_killed_at_any_time_it_ends_with_the_same_answer(example: Path, finished
     assert not list(run.rglob("unfinished-*"))
 
 
+def test_sampled_by_jobs_it_ends_with_the_same_answer(example: Path, finished: Path) -> None:
+    whole = json.loads((finished / "result.json").read_text())
+    run = example / "jobs"
+    line: list[str | Path] = ["run", example / "vacancy.toml", "--dir", run]
+    line += ["--inputs-only", "--json"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    jobs = 0
+    while (done := command(*line)).returncode == 3 and jobs < 5:
+        folder = sorted(run.glob("iteration-*"))[-1]
+        (prepared,) = folder.glob("unfinished-*/plumed.dat")
+        assert "BABF" in prepared.read_text()
+        before = len(list(folder.glob("segment-*")))
+        assert (0 < before < 8) if jobs == 1 else (before == 0)
+        job = subprocess.Popen(
+            ["sh", folder / "job.sh"], env={**os.environ, "PATH": path}, start_new_session=True
+        )
+        while jobs == 0 and job.poll() is None and not list(folder.glob("segment-*")):
+            time.sleep(0.01)
+        if jobs == 0:  # cut short after a segment or two, as by a queue
+            (folder / "stop").touch()
+        assert job.wait() == (1 if jobs == 0 else 0)
+        jobs += 1
+    assert done.returncode == 0, done.stderr
+    assert jobs == 3  # the first iteration in two, the second in one
+    result = json.loads(done.stdout)
+    for part, other in zip(result["iterations"], whole["iterations"], strict=True):
+        for key in ("barrier_eV", "barrier_error_eV", "similarity", "md_steps"):
+            assert part[key] == other[key], key
+    assert not list(run.rglob("unfinished-*"))
+    done = command("sample", example / "vacancy.toml", "--dir", run)
+    assert done.returncode == 1
+    assert "there is nothing to sample" in done.stderr
+
+
+def test_jobs_of_several_walkers(example: Path, plugin: Path) -> None:
+    file = example / "walkers.toml"
+    text = INPUT.replace("segments = 8", "segments = 8\nwalkers = 2")
+    file.write_text(text.replace("maximum = 2", "minimum = 1\nmaximum = 1"))
+    line: list[str | Path] = ["run", file, "--dir", example / "two", "--inputs-only"]
+    done = command(*line)
+    assert done.returncode == 3, done.stderr
+    folder = example / "two" / "iteration-1"
+    assert len(list(folder.glob("walker-*/unfinished-*/plumed.dat"))) == 2
+    done = command("sample", file, "--dir", example / "two", "--walker", "2")
+    assert done.returncode == 1
+    assert "sampling.walkers = 2" in done.stderr
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh", folder / "job.sh"], env={**os.environ, "PATH": path}, check=True)
+    done = command(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["md_steps"] == 2000
+
+
 def test_a_finished_run_is_not_run_again(example: Path, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("segment.json")}
     done = command("run", example / "vacancy.toml")
