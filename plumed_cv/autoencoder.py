@@ -84,6 +84,9 @@ class Training:
     target
         What the decoder is to return: the structure's point of the "mean path", with the gradient
         of the encoder along it, or the "structure".
+    functions
+        Number of Legendre polynomials of the mean path, which bounds the components by one less;
+        as `meanpath.fit` chooses if None.
     n_latent
         Number of latent dimensions d; more than one only for the target "structure".
     schedule
@@ -101,6 +104,7 @@ class Training:
     tied: bool = False
     subspace: Literal["mean path", "pca"] = "mean path"
     target: Literal["mean path", "structure"] = "mean path"
+    functions: int | None = None
     n_latent: int = 1
     schedule: tuple[tuple[float, int], ...] = SCHEDULE
     batch_size: int = 250
@@ -401,11 +405,13 @@ def _examples(
         principal = pca.fit(displacements, n_components, training.seed)
         path = None
     else:
-        principal, path = pca.fit_mean_path(displacements, s, n_components, symmetry, at_rest)
+        principal, path = pca.fit_mean_path(
+            displacements, s, n_components, symmetry, at_rest, training.functions
+        )
     inputs = principal.project(displacements)
     if training.target == "structure":
         return principal, Examples(inputs, inputs)
-    path = path or meanpath.fit(displacements, s, symmetry, at_rest)
+    path = path or meanpath.fit(displacements, s, symmetry, at_rest, training.functions)
     targets = path.points(s, principal.components) - principal.components @ principal.mean
     tangents = path.tangents(s, principal.components)
     tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-300)

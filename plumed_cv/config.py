@@ -193,10 +193,14 @@ class CV(_Section):
         description="whether the mean path is averaged over what maps the minimum energy path onto "
         "itself",
     )
-    epochs: Count | None = Field(
+    functions: Annotated[int, Field(ge=3, le=48)] | None = Field(
         None,
-        description="epochs of a training, as the recipe if absent; a few make a smoother variable "
-        "where states are wide and few snapshots lie between them, as in molecules",
+        description="polynomials of the mean path, one more than components at least; 16, or more "
+        "at 0 K, if absent. A few, as 4, where the dynamics goes to and fro only some tens of "
+        "times, as in molecules: more would follow the chance of single passes",
+    )
+    epochs: Count | None = Field(
+        None, description="epochs of a training, as the recipe if absent; fewer make it faster"
     )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
 

@@ -449,7 +449,7 @@ def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: 
     """D for an elbow: twice that (Sec. 2.2), 12 at least, and no more than there are."""
     most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
     if training.subspace == "mean path":
-        most = min(most, N_FUNCTIONS - 1)
+        most = min(most, (training.functions or N_FUNCTIONS) - 1)
     return min(max(2 * elbow, MINIMUM_COMPONENTS), most)
 
 

@@ -116,6 +116,7 @@ def fit_mean_path(
     n_components: int,
     symmetry: Sequence[Operation] = (),
     at_rest: CollectiveVariable | None = None,
+    n_functions: int | None = None,
 ) -> tuple[PrincipalComponents, MeanPath]:
     """Leading principal components of the mean path through the structures: thermal noise is out.
 
@@ -134,6 +135,8 @@ def fit_mean_path(
         Operations that the mean path is made to have.
     at_rest
         What is known of the process at 0 K, as for `meanpath.fit`.
+    n_functions
+        Number of polynomials L, as for `meanpath.fit`.
 
     Returns
     -------
@@ -145,7 +148,7 @@ def fit_mean_path(
     UserError
         As for `fit` and `meanpath.fit`.
     """
-    path = meanpath.fit(displacements, s, symmetry, at_rest)
+    path = meanpath.fit(displacements, s, symmetry, at_rest, n_functions)
     mean, modes = path.moments()
     if not 1 <= n_components <= len(modes):
         raise UserError(

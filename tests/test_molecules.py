@@ -32,7 +32,7 @@ def alanine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = folder / "alanine.toml"
     text = file.read_text().replace("steps = 2_000_000", "steps = 24_000\nsegments = 6")
     text = text.replace("temperature_K = 300.0", "temperature_K = 900.0")
-    file.write_text(text.replace("maximum = 2", "maximum = 1\nminimum = 1"))
+    file.write_text(text.replace("maximum = 4", "maximum = 1\nminimum = 1"))
     return folder
 
 
