@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 CONSTRAINTS := requirements/constraints.txt
 
-.PHONY: help demo test test-fast lint format venv plugin clean
+.PHONY: help demo test test-fast lint format docs venv plugin clean
 
 help:
 	@echo "make demo       free energy barrier of a vacancy in iron; go on with it after any stop"
 	@echo "make test       all tests (make test-fast: those that take seconds)"
 	@echo "make lint       formatting, style and types (make format: mend the formatting)"
+	@echo "make docs       the documentation as a site, build/site/index.html"
 	@echo "make venv       only install into $(VENV)"
 	@echo "make plugin     only build the PLUMED plugin, and print where it is"
 	@echo "make clean      remove $(VENV) and what was built here, not the demo"
@@ -36,6 +37,9 @@ format: $(VENV)/.tests-installed
 	$(BIN)/ruff format
 	find cpp -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format -i
 
+docs: $(VENV)/.docs-installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 venv: $(VENV)/.installed
 
 plugin: $(VENV)/.installed
@@ -51,6 +55,10 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.tests-installed: $(VENV)/.installed
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --group dev
+	touch $@
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --group docs
 	touch $@
 
 clean:

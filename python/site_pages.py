@@ -1,0 +1,123 @@
+"""Pages of the site that are made from the sources: an mkdocs hook, which mkdocs.yml names.
+
+The page of an action is the PLUMEDOC comment of its C++ file and the keywords that it registers; a
+page of the reference is a module's docstrings; the pages for contributors lie at the top level.
+Formulas become MathML, which browsers draw without a script.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+ACTIONS = {
+    "action-autoencoder.md": "cpp/actions/Autoencoder.cpp",
+    "action-babf.md": "cpp/actions/Babf.cpp",
+    "action-torch-cv.md": "cpp/actions/TorchCv.cpp",
+}
+TOP_LEVEL = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+# Links of the documentation to the sources that pages are made from lead to those pages.
+PAGES = {source: page for page, source in (ACTIONS | TOP_LEVEL).items()} | {"README.md": "index.md"}
+
+
+def action_page(source: Path) -> str:
+    """Return the page of the action in a C++ file, Markdown.
+
+    Raises
+    ------
+    ValueError
+        If the file has no PLUMEDOC comment or registers no keyword.
+    """
+    text = source.read_text()
+    found = re.search(r"//\+PLUMEDOC \w+ (\w+)\n/\*\n(.*?)\*/\n//\+ENDPLUMEDOC", text, re.DOTALL)
+    keywords = "\n".join(
+        f"| `{name}` | {meaning} | {default} |" for name, meaning, default in _keywords(text)
+    )
+    if not found or not keywords:
+        raise ValueError(f"{source}: has no PLUMEDOC comment, or no keywords")
+    comment = re.sub(r"^###? ", "## ", found[2].strip(), flags=re.MULTILINE)
+    comment = comment.replace("```plumed", "```text")
+    added = re.findall(r'add_component\(\s*keys, "(\w+)",\s*((?:"[^"]*"\s*)+)', text)
+    components = "\n".join(f"- `{name}`: {_text(meaning)}" for name, meaning in added)
+    return (
+        f"# {found[1]}\n\n{comment}\n\n## Keywords\n\n"
+        f"| keyword | meaning | default |\n| --- | --- | --- |\n{keywords}\n\n"
+        "Those that PLUMED gives to all actions of this kind come in addition.\n\n"
+        f"Components:\n\n{components}\n"
+    )
+
+
+def _keywords(text: str) -> Iterator[tuple[str, str, str]]:
+    """Name, meaning and default of what registerKeywords adds, in its order."""
+    call = r'keys\.add(Flag)?\(\s*((?:"[^"]*"|true|false|,|\s)+)\);'
+    for flag, arguments in re.findall(call, text):
+        strings = re.findall(r'(?:"[^"]*"\s*)+', arguments)
+        words = [_text(string) for string in strings]
+        if flag:
+            yield words[0], words[1], "off"
+        else:
+            kind, name, *default, meaning = words
+            required = "required" if kind == "compulsory" else ""
+            yield name, meaning, f"`{default[0]}`" if default else required
+
+
+def _text(literals: str) -> str:
+    """Return neighbouring C++ string literals as one text."""
+    return "".join(re.findall(r'"([^"]*)"', literals))
+
+
+def modules() -> list[str]:
+    """Return the public modules of the package but the command line, dotted."""
+    files = sorted((ROOT / "plumed_cv").rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    public = [name.removesuffix(".__init__") for name in names if "examples" not in name]
+    return [name for name in public if name not in ("plumed_cv", "plumed_cv.cli")]
+
+
+def module_page(name: str) -> str:
+    """Return the page of a module's docstrings, Markdown for mkdocstrings."""
+    return f"# {name}\n\n::: {name}\n"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the reference last in the navigation."""
+    assert config.nav is not None
+    config.nav[-1]["Develop"].append({"Reference": [{n: f"api/{n}.md"} for n in modules()]})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are made."""
+    made = {page: action_page(ROOT / source) for page, source in ACTIONS.items()}
+    made |= {page: (ROOT / source).read_text() for page, source in TOP_LEVEL.items()}
+    made |= {f"api/{name}.md": module_page(name) for name in modules()}
+    for page, content in made.items():
+        files.append(File.generated(config, page, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links that are right in the repository to the pages of the site."""
+    if page.file.src_path in TOP_LEVEL:
+        return re.sub(r"\]\(docs/", "](", markdown)
+
+    def led(link: re.Match[str]) -> str:
+        return f"]({PAGES[link[1]]}" if link[1] in PAGES else link[0]
+
+    return re.sub(r"\]\(\.\./([^)#]+)", led, markdown)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Draw formulas by MathML."""
+
+    def drawn(formula: re.Match[str]) -> str:
+        display = "block" if formula[1] == "div" else "inline"
+        return convert(html.unescape(formula[2])[2:-2].strip(), display=display)
+
+    return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', drawn, content, flags=re.DOTALL)
