@@ -34,8 +34,9 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
-from plumed_cv.kernel import tool
+from plumed_cv.kernel import cxx_compiler, tool
 from plumed_cv.path import load_path, read_structure
+from plumed_cv.plumed import build_plugin
 from plumed_cv.trajectory import read_displacements
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "robustness.json"
@@ -340,7 +341,8 @@ def all_readers(run: Path, file: Path) -> dict[str, Reader]:
     def model(path: Path) -> list[Any]:
         cv = CollectiveVariable.load(path)
         u = cv.end_displacements
-        return [cv.serials, cv.reference_positions, cv.encode(cv.components(u)), cv.path(np.array([[0.3]]))]
+        values, middle = cv.encode(cv.components(u)), cv.path(np.array([[0.3]]))
+        return [cv.serials, cv.reference_positions, values, middle]
 
     def state(path: Path) -> list[Any]:
         found = babf.read_state(path)
@@ -485,6 +487,72 @@ def core(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def updates(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sums of many samples against their exact value: cpp/tests/test_drift.cpp, at length."""
+    program = folder / "test_drift"
+    flags = ["-std=c++17", "-O3", "-UNDEBUG", "-fopenmp-simd", "-fno-math-errno"]
+    source = CPP / "tests" / "test_drift.cpp"
+    subprocess.run([cxx_compiler() or "c++", *flags, source, "-o", program], check=True)
+    environment = os.environ | {"PLUMED_CV_UPDATES": str(arguments.updates)}
+    done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
+    found = re.search(r"(\d+) updates: largest relative error (\S+)", done.stdout)
+    if done.returncode != 0 or found is None:
+        sys.exit(done.stdout + done.stderr)
+    return {"updates": int(found[1]), "largest_relative_error": float(found[2])}
+
+
+def memory(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Resident memory of a process in which BABF learns for long and writes all its files."""
+    lines = f"""UNITS LENGTH=A ENERGY=eV TIME=fs
+LOAD FILE={build_plugin()}
+d: DISTANCE ATOMS=1,2 NOPBC
+b: BABF ARG=d TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=100 RAMP=1000 FES_FILE={folder}/fes.dat \\
+FES_STRIDE=10000 STATE_WFILE={folder}/state STATE_WSTRIDE=10000
+PRINT ARG=d,b.* FILE={folder}/colvar STRIDE=100""".replace("\\\n", "")
+    (folder / "plumed.dat").write_text(lines + "\n")
+    done = subprocess.run(
+        [sys.executable, "-c", _LONG_RUN, str(arguments.steps)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    resident = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
+    return {"steps": arguments.steps, "resident_kB_after_each_tenth": resident}
+
+
+# Two atoms whose distance wanders over the grid.
+_LONG_RUN = """
+import sys
+from pathlib import Path
+import numpy as np
+from plumed_cv.kernel import find_plumed
+find_plumed().activate()
+import plumed
+handle = plumed.Plumed()
+handle.cmd("setMDEngine", "drill")
+handle.cmd("setNatoms", 2)
+handle.cmd("setTimestep", 0.001)
+handle.cmd("setPlumedDat", "plumed.dat")
+handle.cmd("setLogFile", "plumed.log")
+handle.cmd("init")
+steps = int(sys.argv[1])
+positions, forces, masses = np.zeros((2, 3)), np.zeros((2, 3)), np.ones(2)
+box, virial, bias = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros(1)
+for step in range(steps):
+    positions[1, 0] = 0.05 * (0.5 + 0.5 * np.sin(0.7 * step))
+    handle.cmd("setStep", step)
+    for name, array in (("Positions", positions), ("Forces", forces), ("Masses", masses),
+                        ("Box", box), ("Virial", virial)):
+        handle.cmd("set" + name, array)
+    handle.cmd("calc", None)
+    if (step + 1) % (steps // 10) == 0:
+        print(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0], flush=True)
+"""
+
+
 def _cpp_test(folder: Path, name: str, environment: dict[str, str]) -> str:
     build = folder / "cpp"
     subprocess.run(
@@ -553,6 +621,8 @@ DRILLS = {
     "company": company,
     "readers": readers,
     "core": core,
+    "updates": updates,
+    "memory": memory,
 }
 
 
@@ -565,6 +635,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="of kills, at most")
     parser.add_argument("--cases", type=int, default=1_000_000, help="of the C++ readers")
     parser.add_argument("--python_cases", type=int, default=10_000, help="of those in Python")
+    parser.add_argument("--updates", type=int, default=100_000_000, help="of the sums")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="in which memory is watched")
     parser.add_argument("--step_kB", type=int, default=100, help="by which the full disk grows")
     arguments = parser.parse_args()
     for name in arguments.drills:
