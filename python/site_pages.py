@@ -12,6 +12,7 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -21,9 +22,13 @@ ACTIONS = {
     "action-babf.md": "cpp/actions/Babf.cpp",
     "action-torch-cv.md": "cpp/actions/TorchCv.cpp",
 }
-TOP_LEVEL = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+TOP_LEVEL = {
+    "overview.md": "README.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+}
 # Links of the documentation to the sources that pages are made from lead to those pages.
-PAGES = {source: page for page, source in (ACTIONS | TOP_LEVEL).items()} | {"README.md": "index.md"}
+PAGES = {source: page for page, source in (ACTIONS | TOP_LEVEL).items()}
 
 
 def action_page(source: Path) -> str:
@@ -99,18 +104,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made |= {f"api/{name}.md": module_page(name) for name in modules()}
     for page, content in made.items():
         files.append(File.generated(config, page, content=content))
+    citation = ROOT / "CITATION.cff"  # which README.md links to
+    files.append(File.generated(config, citation.name, abs_src_path=str(citation)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links that are right in the repository to the pages of the site."""
-    if page.file.src_path in TOP_LEVEL:
-        return re.sub(r"\]\(docs/", "](", markdown)
+    top_level = page.file.src_path in TOP_LEVEL
 
     def led(link: re.Match[str]) -> str:
-        return f"]({PAGES[link[1]]}" if link[1] in PAGES else link[0]
+        words, target = link[1], link[2]
+        if not top_level:
+            source = target.removeprefix("../")
+            return f"[{words}]({PAGES[source]}" if source in PAGES and source != target else link[0]
+        if target.startswith("docs/"):
+            return f"[{words}]({target.removeprefix('docs/')}"
+        return f"[{words}]({PAGES.get(target, target)}"
 
-    return re.sub(r"\]\(\.\./([^)#]+)", led, markdown)
+    return re.sub(r"\[([^\]]*)\]\(([^)#]+)", led, markdown)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -118,6 +130,9 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
 
     def drawn(formula: re.Match[str]) -> str:
         display = "block" if formula[1] == "div" else "inline"
-        return convert(html.unescape(formula[2])[2:-2].strip(), display=display)
+        drawing: str = convert(html.unescape(formula[2])[2:-2].strip(), display=display)
+        if "\\" in drawing:
+            raise PluginError(f"{page.file.src_path}: cannot be drawn: {formula[2]}")
+        return drawing
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', drawn, content, flags=re.DOTALL)
