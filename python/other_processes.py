@@ -3,10 +3,12 @@
     python -m python.other_processes RUNS         # run (or go on) in this folder, then print
     python -m python.other_processes              # print from the committed data
 
-A vacancy in tungsten (embedded atoms) and in tantalum (a machine-learned SNAP potential), and the
-<110> dumbbell in iron. Each gets end states and an input of a dozen lines, and is run like any
-user's by `plumed-cv run`. Results go to docs/other-processes.json. About ten minutes on one core,
-most of them for SNAP.
+A vacancy in tungsten (embedded atoms) and in tantalum (a machine-learned SNAP potential), the
+<110> dumbbell in iron, and vacancies in crystals that are not bcc, cubic or pure: copper, magnesium
+and Ni3Al. Each gets end states and an input of a dozen lines, and is run like any user's by
+`plumed-cv run`. The last three are compared with the harmonic limit, and with the potential's
+published barrier at 0 K where there is one. Results go to docs/other-processes.json. About an
+hour on one core.
 """
 
 import argparse
@@ -17,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk
 
 from plumed_cv import workflow
+from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.files import write_text
+from plumed_cv.path import EnergyPath, load_path, minimum_energy_path, oriented
+from python.references import harmonic
 from python.zero_kelvin import systems
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "other-processes.json"
@@ -41,23 +46,52 @@ deviation_limit_A = {limit_A}
 """
 
 
-def vacancy(symbol: str, lattice_A: float, repeats: int) -> tuple[Atoms, Atoms]:
-    """A vacancy in a bcc crystal before and after a nearest neighbour has moved into it."""
-    crystal = bulk(symbol, "bcc", a=lattice_A, cubic=True).repeat(repeats)
-    middle = int(np.argmin(np.linalg.norm(crystal.positions - crystal.cell.sum(0) / 2, axis=1)))
-    distances = crystal.get_distances(middle, range(len(crystal)), mic=True)
-    distances[middle] = np.inf
+def vacancy(
+    crystal: Atoms, symbol: str | None = None, along: tuple[float, float, float] | None = None
+) -> tuple[Atoms, Atoms]:
+    """A vacancy in a crystal before and after a neighbour of the same element has moved into it.
+
+    Parameters
+    ----------
+    crystal
+        The perfect crystal.
+    symbol
+        Element that is missing; needed where there are several.
+    along
+        Direction that the jump is nearest to, if the neighbours are not all alike.
+    """
+    crystal = oriented(crystal)
+    alike = np.array(crystal.get_chemical_symbols()) == (symbol or crystal.symbols[0])
+    from_middle = np.linalg.norm(crystal.positions - crystal.cell.sum(0) / 2, axis=1)
+    site = int(np.where(alike, from_middle, np.inf).argmin())
+    vectors = crystal.get_distances(site, range(len(crystal)), mic=True, vector=True)
+    distances = np.linalg.norm(vectors, axis=1)
+    distances[~alike] = np.inf
+    distances[site] = np.inf
     neighbour = int(distances.argmin())
+    if along is not None:
+        near = distances < 1.1 * distances[neighbour]
+        cosines = vectors @ along / np.where(near, distances, np.inf)
+        neighbour = int(cosines.argmax())
     initial, final = crystal.copy(), crystal.copy()
-    final.positions[neighbour] = crystal.positions[middle]
-    del initial[middle]
-    del final[middle]
+    final.positions[neighbour] = crystal.positions[site]
+    del initial[site]
+    del final[site]
     return initial, final
 
 
+def ni3al() -> Atoms:
+    """Ni3Al, L1_2, with the lattice parameter of its potential at 0 K."""
+    corners = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    cell = Atoms("AlNi3", cell=3.5677 * np.eye(3), scaled_positions=corners, pbc=True)
+    crystal: Atoms = cell.repeat((3, 3, 3))
+    return crystal
+
+
+# Lattice parameters are those of the potentials at 0 K, Mg's the lowest energy in a and c.
 PROCESSES: dict[str, dict[str, Any]] = {
     "vacancy in W": {
-        "ends": lambda: vacancy("W", 3.165, 4),
+        "ends": lambda: vacancy(bulk("W", "bcc", a=3.165, cubic=True).repeat(4)),
         "potential": ["pair_style eam/alloy", "pair_coeff * * W_zhou.eam.alloy W"],
         "temperature_K": 1000.0,
         "steps": 150_000,
@@ -71,7 +105,7 @@ PROCESSES: dict[str, dict[str, Any]] = {
         "limit_A": 1.75,  # another jump of a dumbbell moves atoms by no more than 1 A
     },
     "vacancy in Ta, SNAP": {
-        "ends": lambda: vacancy("Ta", 3.316, 3),
+        "ends": lambda: vacancy(bulk("Ta", "bcc", a=3.316, cubic=True).repeat(3)),
         "potential": [
             "pair_style hybrid/overlay zbl 4.0 4.8 snap",
             "pair_coeff 1 1 zbl 73 73",
@@ -80,6 +114,34 @@ PROCESSES: dict[str, dict[str, Any]] = {
         "temperature_K": 600.0,
         "steps": 30_000,
         "limit_A": 2.5,
+    },
+    "vacancy in Cu, fcc": {  # on the primitive axes: a rhombohedron, with all three tilts
+        "ends": lambda: vacancy(bulk("Cu", "fcc", a=3.6149).repeat(5)),
+        "potential": ["pair_style eam/alloy", "pair_coeff * * Cu_mishin1.eam.alloy Cu"],
+        "temperature_K": 300.0,
+        "steps": 200_000,
+        "limit_A": 2.3,
+        "compare": True,
+        "larger": lambda: vacancy(bulk("Cu", "fcc", a=3.6149).repeat(8)),
+        "published_eV": 0.69,  # Mishin et al., Phys. Rev. B 63, 224106 (2001)
+    },
+    "vacancy in Mg, hcp": {  # a jump in the basal plane; primitive axes
+        "ends": lambda: vacancy(
+            bulk("Mg", "hcp", a=3.1842, c=5.1844).repeat((4, 4, 3)), along=(1.0, 0.0, 0.0)
+        ),
+        "potential": ["pair_style eam/fs", "pair_coeff * * Mg_mm.eam.fs Mg"],
+        "temperature_K": 300.0,
+        "steps": 200_000,
+        "limit_A": 2.9,
+        "compare": True,
+    },
+    "Ni vacancy in Ni3Al": {
+        "ends": lambda: vacancy(ni3al(), "Ni"),
+        "potential": ["pair_style eam/alloy", "pair_coeff * * NiAlH_jea.eam.alloy Al Ni"],
+        "temperature_K": 600.0,
+        "steps": 150_000,
+        "limit_A": 2.5,
+        "compare": True,
     },
 }
 
@@ -100,7 +162,36 @@ def run(name: str, root: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "plumed_cv.cli", "run", "input.toml", "--json"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout)
-    return {"atoms": len(process["ends"]()[0]), "result": result}
+    found = {"atoms": len(process["ends"]()[0]), "result": result}
+    if process.get("compare"):
+        path = load_path(folder / "run" / "path.xyz")
+        found["harmonic_flux_barrier_eV"] = harmonic_limit(
+            path, process["potential"], process["temperature_K"]
+        )
+    if "larger" in process:
+        initial, final = process["larger"]()
+        with LammpsEngine(process["potential"], initial) as engine:
+            path = minimum_energy_path(initial, final, engine.calculator, n_images=11)
+        found["larger"] = {"atoms": len(initial), "energy_barrier_0K_eV": path.barrier}
+    return found
+
+
+def harmonic_limit(path: EnergyPath, potential: list[str], temperature_K: float) -> float:
+    """Flux barrier in the harmonic limit, eV, at the highest image of a path."""
+    with LammpsEngine(potential, path.images[0]) as engine:
+        minimum, saddle = (
+            harmonic.expansion(engine, path.images[k].positions, path.cell)
+            for k in (0, int(path.energies.argmax()))
+        )
+    ratio = harmonic.log_ratio(minimum, saddle)
+    kT = units.kB * temperature_K
+    return harmonic.flux_barrier(saddle.energy_eV - minimum.energy_eV, ratio, kT)
+
+
+def read_data() -> dict[str, Any]:
+    """The committed results, by process."""
+    data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    return data
 
 
 def print_table(data: dict[str, Any]) -> None:
@@ -120,6 +211,25 @@ def print_table(data: dict[str, Any]) -> None:
         print("| " + " | ".join(map(str, cells)) + " |")
 
 
+def print_comparison(data: dict[str, Any]) -> None:
+    """Print what can be compared: with the harmonic limit, and with published barriers at 0 K."""
+    print("| process | flux barrier of each iteration (eV) | harmonic limit (eV) ", end="")
+    print("| barrier at 0 K (eV), atoms | published (eV) |")
+    print("|" + " --- |" * 5)
+    for name, found in data.items():
+        if "harmonic_flux_barrier_eV" not in found:
+            continue
+        result, limit = found["result"], found["harmonic_flux_barrier_eV"]
+        sizes = [(result["energy_barrier_0K_eV"], found["atoms"])]
+        if larger := found.get("larger"):
+            sizes.append((larger["energy_barrier_0K_eV"], larger["atoms"]))
+        parts = [workflow.in_words(part, "flux_barrier") for part in result["iterations"]]
+        cells = [name, ", ".join(part.removesuffix(" eV") for part in parts), f"{limit:.3f}"]
+        cells += [", ".join(f"{barrier:.4f} ({atoms})" for barrier, atoms in sizes)]
+        cells += [str(PROCESSES[name].get("published_eV", ""))]
+        print("| " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(
@@ -128,12 +238,15 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="?", help="folder for the runs; none: only print")
     parser.add_argument("--only", nargs="+", default=list(PROCESSES), choices=list(PROCESSES))
     arguments = parser.parse_args()
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    data = read_data()
     if arguments.runs is not None:
         for name in arguments.only:
-            data[name] = run(name, arguments.runs.absolute())
+            found = run(name, arguments.runs.absolute())
+            data = read_data() | {name: found}  # others may have written meanwhile
             write_text(DATA, json.dumps(data, indent=1))
     print_table(data)
+    print()
+    print_comparison(data)
 
 
 if __name__ == "__main__":

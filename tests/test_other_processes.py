@@ -1,0 +1,28 @@
+"""docs/other-processes.md says what its data say, and the end states are what they are called."""
+
+import numpy as np
+import pytest
+
+from python import other_processes
+
+
+def test_the_page_has_the_tables_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    data = other_processes.read_data()
+    page = other_processes.DATA.with_suffix(".md").read_text(encoding="utf-8")
+    other_processes.print_table(data)
+    other_processes.print_comparison(data)
+    for line in capsys.readouterr().out.splitlines():
+        assert line in page
+
+
+@pytest.mark.parametrize("name", other_processes.PROCESSES)
+def test_one_atom_moves_or_a_dumbbell_jumps(name: str) -> None:
+    initial, final = other_processes.PROCESSES[name]["ends"]()
+    assert list(initial.symbols) == list(final.symbols)
+    moved = np.linalg.norm(final.positions - initial.positions, axis=1)
+    if "vacancy" in name:
+        assert (moved > 0.1).sum() == 1
+        distances = initial.get_all_distances(mic=True)
+        assert moved.max() == pytest.approx(distances[distances > 0].min(), rel=0.01)
+    tilted = np.abs(np.tril(initial.cell.array, -1)).max() > 1.0
+    assert tilted == (name in ("vacancy in Cu, fcc", "vacancy in Mg, hcp"))
