@@ -1,0 +1,142 @@
+"""What may go wrong around a run: damaged files, a full disk, company, bad physics.
+
+The drills of python/drills.py, shortened; docs/robustness.md says what they found at length.
+"""
+
+import ast
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import plumed_cv
+from plumed_cv import autoencoder, pca
+from plumed_cv.autoencoder import Examples, Training
+from plumed_cv.cv import random_model
+from plumed_cv.errors import UserError
+from python import drills
+
+CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
+
+
+@pytest.fixture(scope="module")
+def example(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return drills.prepare(tmp_path_factory.mktemp("drills") / "example", steps=2000)
+
+
+@pytest.fixture(scope="module")
+def finished(example: Path) -> Path:
+    """A run that was left alone."""
+    run = example.parent / "run"
+    status, said = drills.attempt(example, run)
+    assert status == 0, said
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model", "state", "profile", "start of a segment", "structure", "path", "trajectory", "input"],
+)
+def test_damaged_files_are_refused_or_harmless(
+    example: Path, finished: Path, tmp_path: Path, name: str
+) -> None:
+    reader = drills.all_readers(finished, example)[name]
+    counts = drills.damage(reader, 60, tmp_path, seed=2)
+    assert counts["broken"] == 0, counts
+    assert counts["refused"] > 0
+    if reader.is_checked:
+        assert counts["otherwise"] == 0, counts
+
+
+def test_of_two_runs_in_one_directory_one_works(example: Path, finished: Path) -> None:
+    run, log = example.parent / "two", example.parent / "two.log"
+    first = drills.start(example, run, log)
+    while first.poll() is None and not (run / "provenance.json").exists():
+        pass
+    status, said = drills.attempt(example, run)
+    if first.poll() is None or status != 0:  # else the first had ended before
+        assert "another run is at work" in said
+    assert first.wait() == 0, log.read_text()
+    assert drills.contents(run) == drills.contents(finished)
+
+
+def test_results_depend_neither_on_threads_nor_on_the_day(example: Path, finished: Path) -> None:
+    run = example.parent / "threads"
+    done = subprocess.run(
+        drills.command("run", example, "--dir", run),
+        env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "TZ": "Asia/Tokyo"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert drills.contents(run) == drills.contents(finished)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_sentence_and_loses_nothing(
+    example: Path, finished: Path, tmp_path: Path
+) -> None:
+    try:
+        with drills.small_disk(tmp_path / "disk", 100):
+            pass
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root may mount a small disk")
+    found = drills.fill_disk(example, drills.contents(finished), tmp_path / "disk", 500)
+    assert found["times_full"] > 1
+    assert found["not_one_sentence"] == 0, found["what_was_said_then"]
+    assert not found["differs"]
+    assert found["read_only_new_is_one_sentence"]
+
+
+def test_nothing_decides_by_the_time_of_day() -> None:
+    """The clock may jump: time.time and datetime.now are for records alone."""
+    records = {"provenance.py"}
+    for file in Path(plumed_cv.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                called = ast.unparse(node.func)
+                wall = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
+                assert called not in wall or file.name in records, (file, called)
+
+
+def test_no_code_comes_from_data() -> None:
+    """No pickle, no eval, no shell: what a file holds is numbers and names, but for TorchScript."""
+    root = Path(plumed_cv.__file__).parent
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names = {alias.name.split(".")[0] for alias in node.names}
+                assert not names & {"pickle", "dill", "joblib", "shelve", "marshal"}, file
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "os.system", "os.popen", "torch.load"), file
+                for word in node.keywords:
+                    if word.arg in ("shell", "allow_pickle"):
+                        assert ast.unparse(word.value) == "False", (file, called)
+
+
+def test_an_atom_that_jumps_a_lattice_vector_changes_nothing() -> None:
+    rng = np.random.default_rng(1)
+    model = random_model(rng, 8, 3, (4,), cell=CELL)
+    r = model.reference_positions + rng.normal(scale=0.1, size=(8, 3))
+    jumped = r + rng.integers(-2, 3, size=(8, 3)) @ CELL
+    np.testing.assert_allclose(model.value(jumped, CELL), model.value(r, CELL), rtol=1e-11)
+    np.testing.assert_allclose(model.gradient(jumped, CELL), model.gradient(r, CELL), atol=1e-11)
+
+
+def test_a_component_without_variance_is_harmless() -> None:
+    rng = np.random.default_rng(2)
+    x = np.linspace(-1, 1, 300)
+    data = np.stack([x, x**2, np.zeros(300)], axis=1) + 1e-3 * rng.normal(size=(300, 3))
+    data[:, 2] = 0.25
+    network = autoencoder.train(Examples(data, data), Training(schedule=((1e-2, 30),)))
+    assert np.isfinite(network.losses).all()
+
+
+def test_three_snapshots_are_too_few() -> None:
+    u = np.random.default_rng(3).normal(size=(3, 10, 3))
+    with pytest.raises(UserError, match="need more than 3 structures"):
+        pca.fit(u, 6)
