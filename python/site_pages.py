@@ -133,6 +133,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         drawing: str = convert(html.unescape(formula[2])[2:-2].strip(), display=display)
         if "\\" in drawing:
             raise PluginError(f"{page.file.src_path}: cannot be drawn: {formula[2]}")
-        return drawing
+        wide = '<div style="overflow-x: auto">'  # on a phone
+        return f"{wide}{drawing}</div>" if display == "block" else drawing
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', drawn, content, flags=re.DOTALL)
