@@ -91,8 +91,12 @@ def module_page(name: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the reference last in the navigation."""
+    """Put the reference last in the navigation, and before it what mkdocs.yml does not name."""
     assert config.nav is not None
+    named = str(config.nav)
+    more = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in named]
+    if more:
+        config.nav.insert(-1, {"More": more})
     config.nav[-1]["Develop"].append({"Reference": [{n: f"api/{n}.md"} for n in modules()]})
     return config
 
