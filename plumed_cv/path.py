@@ -503,7 +503,29 @@ def _read(path: Path | str, index: str) -> list[Atoms]:
         raise UserError(f"{path}: the file does not exist.") from None
     except Exception as error:  # ASE's readers raise whatever their parsers raise
         raise UserError(f"{path}: ASE cannot read it as a structure ({error}).") from None
+    for atoms in images:
+        if has_forces(atoms) and not _are_numbers(atoms):
+            raise UserError(
+                f"{path}: holds an energy, forces, magnetic moments or charges that are no numbers."
+            )
     return list(images)
+
+
+def _are_numbers(atoms: Atoms) -> bool:
+    """Whether energy and forces are; ASE's readers take any word for a value."""
+    energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
+    # For ASE, atoms with a NaN in these are others than those that the energy is of.
+    others = [atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()]
+    if not all(np.isfinite(array).all() for array in others):
+        return False
+    try:
+        return (
+            energy is not None
+            and np.asarray(energy, dtype=float).ndim == 0
+            and np.asarray(forces, dtype=float).shape == atoms.positions.shape
+        )
+    except (TypeError, ValueError):
+        return False
 
 
 def _chunks(n: int, size: int = 1000) -> Iterator[slice]:
