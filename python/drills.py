@@ -626,6 +626,61 @@ DRILLS = {
 }
 
 
+def table(found: dict[str, Any]) -> list[str]:
+    """What the drills have found, as the lines of a Markdown table."""
+    lines = ["| drill | how often | what came of it |", "|---|---|---|"]
+    if "kills" in found:
+        counts = found["kills"]
+        for kind in ("kills", "stages"):
+            ways = ", ".join(f"{name} {n}" for name, n in sorted(counts[kind].items()))
+            lines.append(f"| {'by way' if kind == 'kills' else 'by stage'} | {ways} | |")
+        lines.insert(
+            -2,
+            f"| kills | {sum(counts['kills'].values())} in {counts['runs']} runs | "
+            f"{counts['runs_that_differ']} runs differ, {counts['restarts_refused']} starts "
+            f"refused, {counts['tracebacks_after_ctrl_c']} tracebacks after Ctrl-C, "
+            f"{counts['leftover_files']} files left over |",
+        )
+    if "disk" in found:
+        counts = found["disk"]
+        lines.append(
+            f"| disk full | {counts['times_full']} times in one run | "
+            f"{counts['not_one_sentence']} times not one sentence; the result "
+            f"{'differs' if counts['differs'] else 'is the same'} |"
+        )
+    if "company" in found:
+        counts = found["company"]
+        lines.append(
+            f"| runs in one directory | {counts['started']} at once | {counts['done']} done, "
+            f"{counts['refused']} refused in a sentence |"
+        )
+    if "core" in found:
+        for name, counts in found["core"]["readers"].items():
+            lines.append(
+                f"| C++: {name} | {counts['cases']:,} files | {counts['refused']:,} refused, "
+                f"{counts['read']:,} read |"
+            )
+    for name, counts in found.get("readers", {}).items():
+        otherwise = f"{counts['otherwise']:,} as something else"
+        lines.append(
+            f"| Python: {name} | {counts['cases']:,} files | {counts['refused']:,} refused, "
+            f"{counts['read']:,} read, {otherwise}; {counts['broken']} other exceptions |"
+        )
+    if "updates" in found:
+        counts = found["updates"]
+        lines.append(
+            f"| updates of the sums | {counts['updates']:,} | largest relative error "
+            f"{counts['largest_relative_error']:.1e} |"
+        )
+    if "memory" in found:
+        tenths = found["memory"]["resident_kB_after_each_tenth"]
+        lines.append(
+            f"| steps of BABF in PLUMED | {found['memory']['steps']:,} | resident memory "
+            f"{tenths[0]:,} kB after the first tenth, {tenths[-1]:,} kB at the end |"
+        )
+    return lines
+
+
 def main() -> None:
     """Do the drills that are named, and print what all of them have found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -649,8 +704,7 @@ def main() -> None:
         for name in arguments.drills:
             found[name] = DRILLS[name](folder, arguments)
             write_text(DATA, json.dumps(found, indent=1) + "\n")
-    for name, counts in found.items():
-        print(f"{name}: {json.dumps(counts)}")
+    print("\n".join(table(found)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The drills of python/drills.py, shortened; docs/robustness.md says what they fou
 """
 
 import ast
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -89,6 +90,11 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(
     assert found["not_one_sentence"] == 0, found["what_was_said_then"]
     assert not found["differs"]
     assert found["read_only_new_is_one_sentence"]
+
+
+def test_the_page_shows_what_the_drills_found() -> None:
+    page = (drills.DATA.parent / "robustness.md").read_text()
+    assert "\n".join(drills.table(json.loads(drills.DATA.read_text()))) in page
 
 
 def test_nothing_decides_by_the_time_of_day() -> None:
