@@ -32,6 +32,7 @@ DATA = Path(__file__).resolve().parent.parent / "docs" / "alanine.json"
 KT_EV = 8.617333262e-5 * 300.0
 RIGHT = (0.0, np.radians(125.0))
 BLOCKS = 10
+CORES = ((0.6, 1.5), (-2.6, -0.9))  # phi well inside C7ax, and inside the other wells
 
 
 def difference(folder: Path) -> Estimate:
@@ -59,6 +60,13 @@ def difference(folder: Path) -> Estimate:
     return Estimate(float(value[0]), float(error[0]))
 
 
+def crossings(folder: Path) -> int:
+    """How often an iteration went from well inside C7ax to well inside the rest, or back."""
+    phi = np.concatenate([np.loadtxt(s / "torsions")[:, 1] for s in sampling.segments(folder)])
+    inside = np.array([(phi > low) & (phi < high) for low, high in CORES])
+    return int(np.abs(np.diff(inside[0, inside.any(axis=0)].astype(int))).sum())
+
+
 def rows(run: Path) -> list[dict[str, Any]]:
     """What the iterations of a run found."""
     found = []
@@ -66,6 +74,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
         estimate = difference(run / f"iteration-{n}")
         kept = {key: part[key] for key in ("kind", "md_steps", "similarity", "seconds_sampling")}
         kept |= {"barrier_eV": part["barrier_eV"], "barrier_error_eV": part["barrier_error_eV"]}
+        kept["crossings"] = crossings(run / f"iteration-{n}")
         found.append({**kept, **workflow.as_json({"difference": estimate})})
     return found
 
@@ -85,14 +94,14 @@ def main() -> None:
     found = json.loads(DATA.read_text()) if arguments.run is None else rows(arguments.run)
     if arguments.run is not None and arguments.keep:
         write_text(DATA, json.dumps(found, indent=1))
-    print(
-        "| iteration | CV | steps | barrier (eV) | F(C7ax) - F(rest) (eV) | 1 - cos to the next |"
-    )
-    print("|" + " --- |" * 6)
+    print("| iteration | CV | steps | barrier (eV) | F(C7ax) - F(rest) (eV) ", end="")
+    print("| crossings | 1 - cos to the next |")
+    print("|" + " --- |" * 7)
     for n, row in enumerate(found, start=1):
         estimates = [words(row, name) for name in ("barrier", "difference")]
         cells = [n, row["kind"], f"{row['md_steps']:,}", *estimates]
-        print("| " + " | ".join(map(str, [*cells, f"{row['similarity']:.2f}"])) + " |")
+        cells += [row["crossings"], f"{row['similarity']:.2f}"]
+        print("| " + " | ".join(map(str, cells)) + " |")
 
 
 if __name__ == "__main__":
