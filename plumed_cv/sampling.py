@@ -15,6 +15,7 @@ after the last whole segment.
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -303,6 +304,8 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
 
         progress(0)
         outcome = engine.run(segment, progress)
+        if not outcome.stopped_by_plumed:
+            _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
         outcome.end.save(segment.directory / "end.npz")
         part = {
             "n_steps": outcome.n_steps,
@@ -313,6 +316,23 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
         segment.directory.replace(order.home / _segment_name(k))
         done.append(part)
         steps += outcome.n_steps
+
+
+def _check_state(file: Path, last_step: int) -> None:
+    """Raise a UserError unless a state was written at the end of its segment.
+
+    PLUMED writes it when it is taken down and cannot report that there was no room.
+    """
+    try:
+        found = re.search(r"^#! SET md_step (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
+    if found is None or int(found[1]) != last_step:
+        step = "no step" if found is None else f"step {found[1]}"
+        raise UserError(
+            f"{file}: is of {step} and not of the last, {last_step}; is the disk full? Make room "
+            "and run again."
+        )
 
 
 def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:

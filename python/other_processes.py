@@ -146,6 +146,12 @@ PROCESSES: dict[str, dict[str, Any]] = {
 }
 
 
+# The same with a mean path of fewer polynomials, which noise bends less.
+PROCESSES["vacancy in Mg, hcp, 6 functions"] = PROCESSES["vacancy in Mg, hcp"] | {
+    "more": "\n[cv]\nfunctions = 6\n"
+}
+
+
 def run(name: str, root: Path) -> dict[str, Any]:
     """Write the input of a process into a folder of its own and run it by the command line."""
     process = PROCESSES[name]
@@ -157,7 +163,8 @@ def run(name: str, root: Path) -> dict[str, Any]:
             atoms.write(file, format="extxyz")
     write_text(
         folder / "input.toml",
-        INPUT.format(**process | {"potential": json.dumps(list(process["potential"]))}),
+        INPUT.format(**process | {"potential": json.dumps(list(process["potential"]))})
+        + process.get("more", ""),
     )
     command = [sys.executable, "-m", "plumed_cv.cli", "run", "input.toml", "--json"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True, text=True)

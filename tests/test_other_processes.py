@@ -25,4 +25,4 @@ def test_one_atom_moves_or_a_dumbbell_jumps(name: str) -> None:
         distances = initial.get_all_distances(mic=True)
         assert moved.max() == pytest.approx(distances[distances > 0].min(), rel=0.01)
     tilted = np.abs(np.tril(initial.cell.array, -1)).max() > 1.0
-    assert tilted == (name in ("vacancy in Cu, fcc", "vacancy in Mg, hcp"))
+    assert tilted == name.startswith(("vacancy in Cu", "vacancy in Mg"))
