@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -328,11 +329,7 @@ def hostile_copy(run: Path, folder: Path) -> Path:
     (copy / "result.json").write_text(json.dumps(result | {"converged": True, "note": HOSTILE}))
     (copy / "plumed.dat").write_text(HOSTILE)
     for file in copy.glob("cv*.safetensors"):
-        whole = file.read_bytes()
-        kind = b'"kind":"autoencoder"'
-        attack = b'"kind":"<img src=x>"'
-        assert len(kind) == len(attack)
-        file.write_bytes(whole.replace(kind, attack))
+        replace(cv.CollectiveVariable.load(file), kind="<img src=x>").save(file)
     return copy
 
 
