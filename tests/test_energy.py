@@ -320,7 +320,7 @@ def test_localisation_is_the_motion_of_the_atoms() -> None:
     assert found.participation == pytest.approx(expected.sum() ** 2 / (expected**2).sum(), rel=1e-3)
     spread = energy.reconstruct(arc(basis(2)), 2000, 0.15, 2, quick).localisation
     assert spread.verdict == "extended"
-    assert "0.387 A" in spread.sentence
+    assert "0.387 Å" in spread.sentence
     assert spread.participation > 6
 
 
