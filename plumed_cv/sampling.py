@@ -41,7 +41,7 @@ from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
-from plumed_cv.files import replacing, write_text
+from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.plumed import babf_input
 
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
@@ -251,23 +251,6 @@ def grid(sampling: Sampling) -> tuple[float, float, int]:
 def ramp(sampling: Sampling) -> int:
     """Steps over which the weights grow to 1: N of Eq. 12."""
     return round(sampling.ramp * sampling.steps)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a record of a run.
-
-    Raises
-    ------
-    UserError
-        If it is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error}); remove its folder and start again."
-        ) from None
-    return content
 
 
 @contextmanager

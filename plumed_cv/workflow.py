@@ -16,7 +16,6 @@ killed goes on where its files end:
     result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -50,7 +49,7 @@ from plumed_cv.figures import (
     plot_localisation,
     plot_profiles,
 )
-from plumed_cv.files import replacing, write_text
+from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.kernel import find_plumed
 from plumed_cv.path import (
     EnergyPath,
@@ -177,7 +176,7 @@ def run(
     files = RunDirectory(Path(directory).absolute())
     initial, final = end_states(config)
     with _claimed(files.root), sampling.open_engine(config, initial) as engine:
-        _same_input(files.root, config)
+        provenance.check_same_input(files.root, config)
         plumed = find_plumed()
         plugin = build_plugin(plumed)
         provenance.record(files.provenance, config, plumed, plugin)
@@ -217,7 +216,7 @@ def sample(
         raise UserError(
             f"{files.root}: there is nothing to sample; 'plumed-cv run --inputs-only' prepares it."
         )
-    _same_input(files.root, config)
+    provenance.check_same_input(files.root, config)
     n = open_ones[0]
     orders = _orders(config, files, n, build_plugin(find_plumed()))
     if not 0 <= walker < len(orders):
@@ -532,7 +531,7 @@ def _stage_iteration(
     """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
     folder = files.iteration(n)
     if (folder / "result.json").exists():
-        return sampling.read_json(folder / "result.json")
+        return read_json(folder / "result.json")
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
     seconds_sampling = _sample(config, files, n, engine, plugin, reporter)
@@ -584,7 +583,7 @@ def analyse(folder: Path) -> dict[str, Any]:
         unknown = babf.Estimate(np.nan, np.nan)
         flux = babf.Flux(unknown, unknown, unknown, np.nan)
     estimates |= {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
-    parts = [sampling.read_json(segment / "segment.json") for segment in sampling.segments(folder)]
+    parts = [read_json(segment / "segment.json") for segment in sampling.segments(folder)]
     guard = [
         {"xi": float(xi[-1]), "deviation_A": float(deviation[-1])}
         for part, xi, deviation in zip(parts, series["ae.node-0"], series["ae.dev"], strict=True)
@@ -675,7 +674,7 @@ def _train(
     from plumed_cv import autoencoder
 
     training = _training(config, config.iteration.seed + n)
-    n_components = int(sampling.read_json(files.components)["components"])
+    n_components = int(read_json(files.components)["components"])
     symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
     with reporter.task(f"training cv-{n}", training.n_epochs) as update:
@@ -823,7 +822,7 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     files = RunDirectory(run_directory)
     if not files.result.exists():
         raise UserError(f"{run_directory}: is no directory of a run that has ended.")
-    given = sampling.read_json(files.root / "input.json")
+    given = read_json(files.root / "input.json")
     temperature_K, settings = given["system"]["temperature_K"], Sampling(**given["sampling"])
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
@@ -888,52 +887,3 @@ def _claimed(root: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _same_input(root: Path, config: Config) -> None:
-    """Record the input on the first start, and refuse another one on a later start."""
-    # These may change: they decide when to stop and who computes, not what is computed.
-    when = {"criterion", "minimum", "maximum", "tolerance", "barrier_tolerance_eV"}
-    free = {"iteration": when, "sampling": {"scheduler"}}
-    content = config.model_dump(mode="json", exclude=free)
-    for name in ("initial", "final"):
-        if file := getattr(config.system, name):
-            content["system"][name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    if images := config.path.file:
-        files = images if isinstance(images, list) else [images]
-        hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-        content["path"]["file"] = hashes
-    content["engine"].pop("directory")
-    content["engine"]["files"] = _engine_hashes(config)
-    record = root / "input.json"
-    if not record.exists():
-        write_text(record, json.dumps(content, indent=2))
-        return
-    before = sampling.read_json(record)
-    recorded = Sampling(**before.get("sampling", {}))
-    before["sampling"] = recorded.model_dump(mode="json")  # with keys of later versions
-    for section, values in content.items():
-        for key, value in values.items():
-            if before.get(section, {}).get(key) != value:
-                raise UserError(
-                    f"{root}: was started with another {section}.{key}; restore the input or name "
-                    "a new directory."
-                )
-
-
-def _engine_hashes(config: Config) -> dict[str, str]:
-    """Hashes of the files beside the input that the engine's keys name."""
-    folder = config.engine.directory or Path()
-    values = config.engine.model_dump(mode="json", exclude={"directory"})
-    words = [word for text in _texts(values) for word in text.split()]
-    named = {word: folder / word for word in words if (folder / word).is_file()}
-    return {word: hashlib.sha256(file.read_bytes()).hexdigest() for word, file in named.items()}
-
-
-def _texts(values: Any) -> Iterator[str]:
-    """All strings in nested dictionaries and lists."""
-    if isinstance(values, str):
-        yield values
-    elif isinstance(values, dict | list):
-        for value in values.values() if isinstance(values, dict) else values:
-            yield from _texts(value)

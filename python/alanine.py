@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from plumed_cv import babf, sampling, workflow
 from plumed_cv.babf import Estimate
 from plumed_cv.babf.profiles import jackknife
-from plumed_cv.files import write_text
+from plumed_cv.files import read_json, write_text
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "alanine.json"
 KT_EV = 8.617333262e-5 * 300.0
@@ -70,7 +70,7 @@ def crossings(folder: Path) -> int:
 def rows(run: Path) -> list[dict[str, Any]]:
     """What the iterations of a run found."""
     found = []
-    for n, part in enumerate(sampling.read_json(run / "result.json")["iterations"], start=1):
+    for n, part in enumerate(read_json(run / "result.json")["iterations"], start=1):
         estimate = difference(run / f"iteration-{n}")
         kept = {key: part[key] for key in ("kind", "md_steps", "similarity", "seconds_sampling")}
         kept |= {"barrier_eV": part["barrier_eV"], "barrier_error_eV": part["barrier_error_eV"]}

@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.build import bulk
 from distributed import LocalCluster
 
-from plumed_cv import babf, config, cv, sampling, workflow
+from plumed_cv import babf, config, cv, provenance, sampling, workflow
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
 from plumed_cv.path import oriented
@@ -291,20 +291,20 @@ def test_results_do_not_depend_on_where_walkers_run(example: Path) -> None:
     folder = example / "record"
     folder.mkdir()
     settings = config.load(example / "walkers.toml")
-    workflow._same_input(folder, settings)
+    provenance.check_same_input(folder, settings)
 
     def changed(**changes: object) -> config.Config:
         return settings.model_copy(
             update={"sampling": settings.sampling.model_copy(update=changes)}
         )
 
-    workflow._same_input(folder, changed(scheduler="tcp://elsewhere:8786"))
+    provenance.check_same_input(folder, changed(scheduler="tcp://elsewhere:8786"))
     with pytest.raises(UserError, match=r"another sampling\.walkers"):
-        workflow._same_input(folder, changed(walkers=3))
+        provenance.check_same_input(folder, changed(walkers=3))
     # A record of before there were walkers is of one.
     record = json.loads((folder / "input.json").read_text())
     del record["sampling"]["walkers"]
     (folder / "input.json").write_text(json.dumps(record))
-    workflow._same_input(folder, changed(walkers=1))
+    provenance.check_same_input(folder, changed(walkers=1))
     with pytest.raises(UserError, match=r"another sampling\.walkers"):
-        workflow._same_input(folder, settings)
+        provenance.check_same_input(folder, settings)

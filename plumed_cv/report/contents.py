@@ -15,6 +15,7 @@ from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import Localisation
 from plumed_cv.errors import UserError
+from plumed_cv.files import read_json
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.pca import PrincipalComponents
@@ -223,7 +224,7 @@ def read(directory: Path) -> Run:
         parts.append(part)
     return Run(
         files=files,
-        given=sampling.read_json(files.root / "input.json"),
+        given=read_json(files.root / "input.json"),
         starts=provenance.read(files.provenance),
         result=json_of(files.result),
         path=load_path(files.path) if files.path.exists() else None,
@@ -254,7 +255,7 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         blocks=blocks,
         xi=series["ae.node-0"],
         deviation=series["ae.dev"],
-        records=[sampling.read_json(segment / "segment.json") for segment in segments],
+        records=[read_json(segment / "segment.json") for segment in segments],
         walkers=[homes.count(home) for home in dict.fromkeys(homes)],
     )
 
@@ -267,4 +268,4 @@ def _merged(blocks: Sequence[babf.State]) -> list[babf.State]:
 
 def json_of(path: Path) -> dict[str, Any] | None:
     """What a record holds, None if there is none."""
-    return sampling.read_json(path) if path.exists() else None
+    return read_json(path) if path.exists() else None
