@@ -234,7 +234,7 @@ void Autoencoder::calculate() {
         for (unsigned i = 0; i < n; ++i)
             for (unsigned a = 0; a < 3; ++a)
                 node->setDerivative(3 * i + a, angstrom_ * gradient[a * plane + i]);
-        plumed_cv::Cell strain = cv_->strain_derivative();
+        plumed_cv::Cell strain = cv_->strain_derivative(gradient);
         plumed_cv::symmetrise(cell, strain);
         for (unsigned j = 0; j < 9; ++j)
             node->setDerivative(static_cast<unsigned>(3 * n) + j, -strain[j]);

@@ -90,7 +90,7 @@ struct Leading {
 /// With y the positions and f the reference, both less their mean over the atoms, the rotation R
 /// minimises sum |R y - f|^2. It is found from the quaternion that is the leading eigenvector of
 /// Horn's matrix (J. Opt. Soc. Am. A 4, 629 (1987)), which knows no singular orientation.
-/// Arrays are in planes, as in Frame.
+/// Arrays are in planes, as in Frame, where nothing else is said.
 class Alignment {
   public:
     /// Throws if the atoms lie on a line.
@@ -103,13 +103,16 @@ class Alignment {
         fit();
     }
 
-    /// Displacements u = R y - f of positions in planes; in a cell they are made whole first.
+    /// Displacements u = R y - f, in planes, of positions x1 y1 z1 x2 ... times `unit`; in a cell
+    /// they are made whole first.
     ///
     /// Each atom is taken to the image nearest to its neighbour in the shortest tree that joins all
     /// atoms of the reference; no distance in it may reach half the width of the cell.
-    void displacements(const double* positions, bool periodic, const Matrix3& cell,
+    void displacements(const double* positions, double unit, bool periodic, const Matrix3& cell,
                        const Matrix3& inverse, double* u) {
-        std::copy_n(positions, 3 * plane_, y_.begin());
+        for (std::size_t i = 0; i < atoms_; ++i)
+            for (std::size_t a = 0; a < 3; ++a)
+                y_[a * plane_ + i] = unit * positions[3 * i + a];
         if (periodic)
             for (std::size_t k = 1; k < atoms_; ++k) {
                 const std::size_t i = order_[k], j = parents_[i];

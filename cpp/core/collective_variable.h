@@ -30,11 +30,10 @@ class CollectiveVariable {
           encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
           shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
           x_(padded(components_)), off_(padded(components_)), f_(padded(latent_)), xi_(latent_),
-          jacobian_(latent_ * x_.size()), directions_(jacobian_.size()), gradient_(stride_),
-          weighted_(jacobian_.size()), inverse_mass_(components_ * x_.size()),
-          gram_(latent_ * latent_) {
-        if (frame_.aligned())
-            gradients_.resize(latent_ * stride_);
+          jacobian_(latent_ * x_.size()), directions_(jacobian_.size()),
+          gradients_((frame_.aligned() ? latent_ : 1) * stride_),
+          weighted_(frame_.aligned() ? stride_ : jacobian_.size()),
+          inverse_mass_(components_ * x_.size()), gram_(latent_ * latent_) {
         to_planes(model.pca_mean.data(), mean_.data());
         for (std::size_t k = 0; k < components_; ++k)
             to_planes(&model.pca_components[3 * k * atoms()], &basis_[k * stride_]);
@@ -84,7 +83,7 @@ class CollectiveVariable {
         measure_deviation();
         if (frame_.aligned()) {
             for (std::size_t k = 0; k < latent_; ++k)
-                std::copy_n(gradient(k), stride_, &gradients_[k * stride_]);
+                make_gradient(k, &gradients_[k * stride_]);
             for (std::size_t k = 0; k < latent_; ++k)
                 multiply(gradients_.data(), latent_, stride_, &gradients_[k * stride_],
                          &gram_[k * latent_]);
@@ -106,8 +105,8 @@ class CollectiveVariable {
             for (std::size_t k = 0; k < latent_; ++k) {
                 const double* const g = &gradients_[k * stride_];
                 for (std::size_t j = 0; j < stride_; ++j)
-                    gradient_[j] = g[j] * light_[j];
-                multiply(gradients_.data(), latent_, stride_, gradient_.data(),
+                    weighted_[j] = g[j] * light_[j];
+                multiply(gradients_.data(), latent_, stride_, weighted_.data(),
                          &gram_[k * latent_]);
             }
             return determinant_of_gram();
@@ -123,24 +122,30 @@ class CollectiveVariable {
 
     /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
     const double* gradient(std::size_t k) {
-        std::fill(gradient_.begin(), gradient_.end(), 0.0);
-        add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient_.data());
-        frame_.to_positions(gradient_.data());
-        return gradient_.data();
+        if (frame_.aligned())
+            return &gradients_[k * stride_];
+        make_gradient(k, gradients_.data());
+        return gradients_.data();
     }
 
-    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, from the
-    /// gradient that gradient(k) has just given.
-    Cell strain_derivative() const {
+    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, of what
+    /// gradient(k) gave.
+    Cell strain_derivative(const double* gradient) const {
         Cell strain{};
         if (!frame_.aligned())
-            add_products(frame_.plane(), u_.data(), gradient_.data(), strain);
+            add_products(frame_.plane(), u_.data(), gradient, strain);
         if (const double* const arms = frame_.arms())
-            add_products(frame_.plane(), arms, gradient_.data(), strain);
+            add_products(frame_.plane(), arms, gradient, strain);
         return strain;
     }
 
   private:
+    void make_gradient(std::size_t k, double* gradient) {
+        std::fill_n(gradient, stride_, 0.0);
+        add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient);
+        frame_.to_positions(gradient);
+    }
+
     /// By elimination, which spoils the matrix.
     double determinant_of_gram() {
         double determinant = 1;
@@ -287,15 +292,15 @@ class CollectiveVariable {
     Network encoder_, decoder_;
     std::vector<double> shift_, scale_;
 
-    Array u_, v_;                 // displacements, and the same less the mean
-    Array x_, off_;               // components, and their distance from the path
-    Array f_;                     // the encoder's output
-    std::vector<double> xi_;      // the same, rescaled
-    Array jacobian_, directions_; // d xi/d x, row by row, and the same made orthonormal
-    Array gradient_;
+    Array u_, v_;                   // displacements, and the same less the mean
+    Array x_, off_;                 // components, and their distance from the path
+    Array f_;                       // the encoder's output
+    std::vector<double> xi_;        // the same, rescaled
+    Array jacobian_, directions_;   // d xi/d x, row by row, and the same made orthonormal
+    Array gradients_;               // with alignment all of them, else the one asked for last
     Array weighted_, inverse_mass_; // U^T diag(1/m) U
     std::vector<double> gram_;
-    Array gradients_, light_; // with alignment, all gradients, and 1/m of each coordinate
+    Array light_; // with alignment, 1/m of each coordinate
     double distance2_ = 0, deviation_ = 0, gradient_norm_ = 0;
 };
 

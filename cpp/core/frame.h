@@ -102,10 +102,7 @@ class Frame {
     /// Displacements u, 3 plane() numbers, of positions x1 y1 z1 x2 ... times `unit`.
     void displacements(const double* positions, double unit, double* u) {
         if (alignment_) {
-            for (std::size_t i = 0; i < atoms_; ++i)
-                for (std::size_t a = 0; a < 3; ++a)
-                    reference_[a * plane_ + i] = unit * positions[3 * i + a];
-            alignment_->displacements(reference_.data(), around_, cell_, inverse_, u);
+            alignment_->displacements(positions, unit, around_, cell_, inverse_, u);
             return;
         }
         relative(positions, unit, atoms_, plane_, reference_.data(), u);
