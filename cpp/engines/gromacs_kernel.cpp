@@ -2,7 +2,7 @@
 // Copyright (c) 2026 The plumed_cv developers
 
 // Stands between GROMACS and PLUMED: to GROMACS (PLUMED_KERNEL) it is the kernel, and it hands every
-// command on to the real one (PLUMED_CV_KERNEL). It adds the two things that GROMACS's own interface
+// command on to the real one (PLUMED_CV_KERNEL). It adds the three things that GROMACS's own interface
 // leaves out:
 //
 // - A run that PLUMED ends (COMMITTOR) ends. GROMACS never looks at the stop flag, so it is told by
@@ -10,6 +10,8 @@
 //   the one that stopped the run is forces only: nothing is learned or printed.
 // - The starting configuration of a run that continues another is not counted twice
 //   (PLUMED_CV_COUNT_START=0).
+// - An error of PLUMED says its cause. GROMACS prints what the outermost of nested exceptions says,
+//   which is where the error happened.
 //
 // At the end it says on standard error at which step PLUMED stopped the run, if it did.
 
@@ -17,12 +19,26 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <stdexcept>
 #include <string>
 
 #include <dlfcn.h>
 
 namespace {
+
+/// What an exception and those that it is nested around say, the cause first, in the words of PLUMED's
+/// own wrapper.
+std::string causes(const std::exception& error) {
+    try {
+        std::rethrow_if_nested(error);
+    } catch (const std::exception& cause) {
+        return causes(cause) +
+               "\n\nThe above exception was the direct cause of the following exception:\n" +
+               error.what();
+    }
+    return error.what();
+}
 
 struct Kernel {
     void* (*create)() = nullptr;
@@ -109,7 +125,11 @@ void* plumed_plumedmain_create() {
 }
 
 void plumed_plumedmain_cmd(void* plumed, const char* key, const void* value) {
-    static_cast<Plumed*>(plumed)->cmd(key, value);
+    try {
+        static_cast<Plumed*>(plumed)->cmd(key, value);
+    } catch (const std::exception& error) {
+        throw std::runtime_error(causes(error));
+    }
 }
 
 void plumed_plumedmain_finalize(void* plumed) {

@@ -25,6 +25,11 @@ from plumed_cv.path import is_oriented
 
 Thermostat = Literal["langevin", "brownian"]
 
+# What PLUMED's wrapper writes between the messages of nested exceptions.
+NESTED = "The above exception was the direct cause of the following exception:"
+
+_FRAME = ("PLUMED error", "at ", "message follows", "(tools", "(core")  # lines of its messages
+
 
 def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: float) -> Array:
     """Draw velocities at a temperature and remove the total momentum.
@@ -362,16 +367,18 @@ def exploded(engine: str) -> str:
 
 
 def plumed_sentence(message: str) -> str:
-    """Return what PLUMED's exception says, without its frame and the places in its source."""
-    lines = []
-    for line in message.splitlines():
-        line = line.removeprefix("+++").strip()
-        if not line or line.startswith(
-            ("PLUMED error", "at ", "message follows", "(tools", "(core")
-        ):
-            continue
-        lines.append(line)
-    return "PLUMED: " + " ".join(lines)
+    """Return what PLUMED's exception says, without its frame and the places in its source.
+
+    Of nested ones the first is the cause. The last says which action was at work, which is added
+    where the cause does not.
+    """
+    said = []
+    for part in message.split(NESTED):
+        lines = [line.removeprefix("+++").strip() for line in part.splitlines()]
+        said.append(" ".join(line for line in lines if line and not line.startswith(_FRAME)))
+    cause, context = said[0], said[-1]
+    named = len(said) == 1 or " with label " in cause
+    return f"PLUMED: {cause}" if named else f"PLUMED: {cause} ({context})"
 
 
 class _EngineCalculator(Calculator):

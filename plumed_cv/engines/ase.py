@@ -22,6 +22,7 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.engines import (
+    NESTED,
     Dynamics,
     Engine,
     Segment,
@@ -377,7 +378,11 @@ class _Coupling:
     def _refusal(self, error: Exception) -> Exception:
         if isinstance(error, UserError):
             return error
-        return UserError(f"{self._file}: {plumed_sentence(str(error))}")
+        messages, cause = [str(error)], error.__cause__
+        while cause is not None:
+            messages.insert(0, str(cause))
+            cause = cause.__cause__
+        return UserError(f"{self._file}: {plumed_sentence(NESTED.join(messages))}")
 
 
 class _Snapshots:

@@ -19,7 +19,16 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
-from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
+from plumed_cv.cv import linear
+from plumed_cv.engines import (
+    NESTED,
+    Dynamics,
+    Engine,
+    Segment,
+    SegmentResult,
+    State,
+    plumed_sentence,
+)
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
@@ -494,6 +503,29 @@ def test_bad_plumed_input(tmp_path: Path, engine: Engine, line: str) -> None:
         engine.run(Segment(tmp_path, State.of(crystal()), Dynamics(50.0), 1, 1, line))
     assert "\n" not in str(caught.value)
     assert "plumed.dat" in str(caught.value)
+
+
+def test_an_error_in_mid_run_says_its_cause(tmp_path: Path, plugin: Path, engine: Engine) -> None:
+    """PLUMED nests it in one that says "An error happened while calculating ae" alone."""
+    ends = crystal(), crystal(1)
+    no_cell = linear(ends[0].symbols, np.zeros((3, 3)), *(atoms.positions for atoms in ends))
+    no_cell.save(tmp_path / "cv.safetensors")
+    plumed = PLUMED_UNITS + (
+        f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL=cv.safetensors\n"
+        "RESTRAINT ARG=ae.node-0 AT=0 KAPPA=1\n"
+    )
+    with pytest.raises(UserError) as caught:
+        engine.run(Segment(tmp_path, State.of(ends[0]), Dynamics(50.0), 1, 1, plumed))
+    assert str(caught.value) == (
+        f"{tmp_path / 'plumed.dat'}: PLUMED: ERROR in input to action AUTOENCODER with label ae : "
+        "cv.safetensors: the model is of a system without periodicity and the engine gives a cell; "
+        "remove it or train the model with a cell."
+    )
+
+
+def test_a_cause_that_names_no_action() -> None:
+    said = f"\n(tools/Tools.cpp:9) f()\nout of range\n\n{NESTED}\n(core/X.cpp:1) g()\nAt work on b"
+    assert plumed_sentence(said) == "PLUMED: out of range (At work on b)"
 
 
 def test_atoms_that_do_not_fit(engine: Engine) -> None:
