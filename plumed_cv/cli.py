@@ -34,7 +34,7 @@ from plumed_cv.files import write_text
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
     from plumed_cv.babf import Surface
-    from plumed_cv.sampling import Update
+    from plumed_cv.progress import Update
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "

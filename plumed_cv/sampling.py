@@ -20,7 +20,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -43,14 +43,12 @@ from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.plumed import babf_input
+from plumed_cv.progress import Update
 
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
 
 _POLL_S = 0.5  # seconds between looks at what the walkers have done
 _PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was killed
-
-# Called with the amount done so far and a few words on how it stands.
-Update = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.path import load_path, read_structure
 from plumed_cv.trajectory import read_displacements
+from plumed_cv.workflow.directory import claimed
+from plumed_cv.workflow.results import stopped_by
 
 INPUT = """
 [system]
@@ -207,7 +209,7 @@ def test_another_input_or_a_second_run_is_refused(example: Path, finished: Path)
     assert done.returncode == 1
     assert "another system.temperature_K" in done.stderr
     assert done.stderr.count("\n") == 1
-    with workflow._claimed(finished):
+    with claimed(finished):
         done = command("run", example / "vacancy.toml")
     assert done.returncode == 1
     assert "another run is at work" in done.stderr
@@ -340,12 +342,12 @@ def test_what_ends_the_iterations() -> None:
     barrier = config.Iteration(criterion="barrier", barrier_tolerance_eV=0.01)
     one, same, other = part(0.05, 0.5, 0.004), part(0.2, 0.505, 0.005), part(0.2, 0.53, 0.005)
     rough, unknown = part(0.2, 0.51, 0.02), part(0.2, 0.5, None)
-    assert workflow._stopped_by(equivalence, [one]) is None  # only a guess was sampled
-    assert workflow._stopped_by(equivalence, [same, one]) == "equivalent CVs (Eq. 17)"
-    assert workflow._stopped_by(equivalence, [one, same]) is None
-    assert "flux barrier" in str(workflow._stopped_by(barrier, [one, same]))
+    assert stopped_by(equivalence, [one]) is None  # only a guess was sampled
+    assert stopped_by(equivalence, [same, one]) == "equivalent CVs (Eq. 17)"
+    assert stopped_by(equivalence, [one, same]) is None
+    assert "flux barrier" in str(stopped_by(barrier, [one, same]))
     for last in (other, rough, unknown):
-        assert workflow._stopped_by(barrier, [one, last]) is None
+        assert stopped_by(barrier, [one, last]) is None
 
 
 def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:

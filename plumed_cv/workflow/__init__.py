@@ -1,0 +1,52 @@
+"""The iterative procedure of Sec. 2.4 (Fig. 4): sample, train, compare, repeat.
+
+Everything lives in a run directory, in files that are whole or absent, so that a run that was
+killed goes on where its files end:
+
+    input.json              the input it was started with
+    provenance.json         input, versions and machine of every start
+    path.xyz, path.json     the minimum energy path, and what it took; none of a molecule
+    components.json         number of principal components, and what it was chosen by
+    cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
+    training-n.json         losses and variances of that training
+    iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
+        segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
+        fes.dat             free energy profile
+        result.json         barriers, and the similarity of cv-n to cv-(n-1)
+    result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
+
+`procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
+and the path between them, `learning` the collective variables, `results` what is found in the end
+of an iteration and of the run. `zero_kelvin` gets the energy along a path back, without dynamics.
+"""
+
+from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import end_states, find_path
+from plumed_cv.workflow.procedure import run, sample
+from plumed_cv.workflow.results import (
+    RESULTS,
+    analyse,
+    as_json,
+    blocks_of,
+    export,
+    in_words,
+    summary,
+)
+from plumed_cv.workflow.zero_kelvin import energy, write_localisation
+
+__all__ = [
+    "RESULTS",
+    "RunDirectory",
+    "analyse",
+    "as_json",
+    "blocks_of",
+    "end_states",
+    "energy",
+    "export",
+    "find_path",
+    "in_words",
+    "run",
+    "sample",
+    "summary",
+    "write_localisation",
+]

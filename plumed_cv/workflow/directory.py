@@ -1,0 +1,73 @@
+"""A run directory: the names of its files, and keeping other runs out of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from plumed_cv.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of the files of a run."""
+
+    root: Path
+
+    def cv(self, n: int) -> Path:
+        """Model file of the collective variable xi^(n)."""
+        return self.root / f"cv-{n}.safetensors"
+
+    def training(self, n: int) -> Path:
+        """What the training of xi^(n) was like."""
+        return self.root / f"training-{n}.json"
+
+    def iteration(self, n: int) -> Path:
+        """Folder of the bABF run along xi^(n-1)."""
+        return self.root / f"iteration-{n}"
+
+    def iteration_result(self, n: int) -> Path:
+        """What iteration n has found; there when it has ended."""
+        return self.iteration(n) / "result.json"
+
+    @property
+    def path(self) -> Path:
+        """The minimum energy path."""
+        return self.root / "path.xyz"
+
+    @property
+    def components(self) -> Path:
+        """The number of principal components, and what it was chosen by."""
+        return self.root / "components.json"
+
+    @property
+    def provenance(self) -> Path:
+        """With what it was computed."""
+        return self.root / "provenance.json"
+
+    @property
+    def result(self) -> Path:
+        """The answer."""
+        return self.root / "result.json"
+
+
+@contextmanager
+def claimed(root: Path) -> Iterator[None]:
+    """Make the run directory and keep other runs out of it."""
+    lock = FileLock(root / ".lock")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{root}: another run is at work in this directory.") from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot be used as a run directory: {error.strerror}.") from None
+    try:
+        for stale in root.rglob(".*-*.*"):  # what a killed process was writing
+            if stale.is_file():
+                stale.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,180 @@
+"""The collective variables of a run: what they are trained on, how, and with how many components.
+
+torch is imported where it is needed: it takes seconds, and a resumed run may do without.
+"""
+
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+
+from plumed_cv import cv, pca, sampling, symmetry
+from plumed_cv.config import Config
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.energy import SCREE, number_of_components
+from plumed_cv.errors import UserError
+from plumed_cv.files import read_json, write_text
+from plumed_cv.path import EnergyPath, cell_of, load_path
+from plumed_cv.progress import Reporter
+from plumed_cv.trajectory import read_displacements
+from plumed_cv.workflow.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from plumed_cv.autoencoder import Training
+
+NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
+
+
+def training_of(config: Config | None, seed: int, recipe: str | None = None) -> "Training":
+    """How networks are trained: by a named recipe, else the input's way, else the default."""
+    from plumed_cv.autoencoder import RECIPES, Training, lasting
+
+    if recipe is not None:
+        if recipe not in RECIPES:
+            raise UserError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+        return replace(RECIPES[recipe], seed=seed)
+    if config is None:
+        return Training(seed=seed)
+    given = {
+        "hidden": tuple(config.cv.hidden) if config.cv.hidden else None,
+        "activation": config.cv.activation,
+        "tied": config.cv.tied,
+        "subspace": config.cv.subspace,
+        "functions": config.cv.functions,
+    }
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    recipe = config.cv.recipe
+    if config.cv.epochs:
+        chosen["schedule"] = lasting(RECIPES[recipe].schedule, config.cv.epochs)
+    return replace(RECIPES[recipe], restarts=config.cv.restarts, seed=seed, **chosen)
+
+
+def noise_variance(config: Config) -> float:
+    """Variance of the noise on the path, A^2."""
+    return config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
+
+
+def write_first_cv(
+    config: Config,
+    files: RunDirectory,
+    path: EnergyPath | None,
+    ends: tuple[Atoms, Atoms],
+    reporter: Reporter,
+) -> None:
+    """Write cv-0 unless it is there, and choose the number of components by the noisy path."""
+    if files.cv(0).exists() and (path is None or files.components.exists()):
+        return
+    if path is None:
+        species = ends[0].get_chemical_symbols()
+        serials = cv.select(config.cv.atoms, species)
+        start, end = (atoms.positions[serials - 1] for atoms in ends)
+        chosen = [species[serial - 1] for serial in serials]
+        molecule = cv.linear(chosen, cell_of(ends[0]), start, end, "optimal", serials)
+        molecule.save(files.cv(0))
+        return
+    rng = np.random.default_rng(config.iteration.seed)
+    samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
+    _choose_components(config, files, samples)
+    first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
+    if config.cv.start == "path":
+        coordinate = np.linspace(0.0, 1.0, len(samples))
+        first = _train(config, files, samples, coordinate, first, 0, reporter)
+    first.save(files.cv(0))
+
+
+def train_on_snapshots(
+    config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
+) -> None:
+    """Write cv-n, trained on what iteration n has sampled along cv-(n-1).
+
+    Parameters
+    ----------
+    config
+        The input.
+    files
+        The run directory.
+    atoms
+        All atoms of the snapshots, of which the collective variable may have some.
+    n
+        Number of the iteration.
+    reporter
+        Is told how it goes.
+    """
+    old = CollectiveVariable.load(files.cv(n - 1))
+    snapshots = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
+    data = read_displacements(snapshots, old, cell_of(atoms), species=atoms.get_chemical_symbols())
+    if not files.components.exists():
+        _choose_components(config, files, data)
+    xi = old.encode(old.components(data))[:, 0]
+    _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
+
+
+def _train(
+    config: Config,
+    files: RunDirectory,
+    displacements: np.ndarray,
+    coordinate: np.ndarray,
+    frame: CollectiveVariable,
+    n: int,
+    reporter: Reporter,
+) -> CollectiveVariable:
+    """Train cv-n on displacements at values of the path parameter or of cv-(n-1)."""
+    from plumed_cv import autoencoder
+
+    training = training_of(config, config.iteration.seed + n)
+    n_components = int(read_json(files.components)["components"])
+    symmetric = config.cv.symmetry and files.path.exists()
+    started = time.perf_counter()
+    with reporter.task(f"training cv-{n}", training.n_epochs) as update:
+        learned, principal, network = autoencoder.learn(
+            displacements,
+            frame,
+            n_components,
+            training,
+            lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
+            {"iteration": n, "temperature_K": config.system.temperature_K},
+            coordinate,
+            symmetry.of_path(load_path(files.path), frame) if symmetric else (),
+            through_ends=n == 0,  # structures of the path, not of the dynamics
+        )
+    record = {
+        "structures": len(displacements),
+        "seconds": time.perf_counter() - started,
+        "variances_A2": principal.variances.tolist(),
+        "total_variance_A2": principal.total_variance,
+        "losses_A2": network.losses.tolist(),
+        "misalignment": network.misalignment,
+    }
+    write_text(files.training(n), json.dumps(record))
+    return learned
+
+
+def _choose_components(config: Config, files: RunDirectory, samples: np.ndarray) -> None:
+    """Write the number of principal components D for structures like these."""
+    write_text(files.components, json.dumps(_number_of_components(config, samples)))
+
+
+def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
+    """D of the input, or by the elbow (Sec. 2.2), which then is returned too."""
+    n_structures, n_atoms, _ = samples.shape
+    # Translations are no components, nor rotations with alignment.
+    rigid = 3 if config.cv.alignment == "none" else 6
+    most = min(n_structures - 1, 3 * n_atoms - rigid)
+    if config.cv.components is not None:
+        if config.cv.components > most:
+            raise UserError(
+                f"cv.components = {config.cv.components}: {n_atoms} atoms and "
+                f"{n_structures} structures have at most {most}."
+            )
+        return {"components": config.cv.components}
+    scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)
+    elbow = pca.elbow(scree.fraction_of_variance)
+    wanted = number_of_components(elbow, n_structures, n_atoms, training_of(config, 0))
+    return {
+        "components": min(wanted, most),
+        "elbow": elbow,
+        "fraction_of_variance": scree.fraction_of_variance.tolist(),
+    }

@@ -1,0 +1,201 @@
+"""Sample, train, compare, repeat: what is missing in a run directory is done, in order."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from plumed_cv import babf, convergence, provenance, sampling
+from plumed_cv.config import Config
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.engines import Engine, State
+from plumed_cv.errors import UserError
+from plumed_cv.files import read_json, write_text
+from plumed_cv.kernel import find_plumed
+from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.plumed import build_plugin
+from plumed_cv.progress import Reporter, Silent
+from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.learning import train_on_snapshots, write_first_cv
+from plumed_cv.workflow.mep import end_states, find_path
+from plumed_cv.workflow.results import analyse, stopped_by, summary, write_answer
+
+
+def run(
+    config: Config,
+    directory: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    inputs_only: bool = False,
+) -> dict[str, Any]:
+    """Run the iterative procedure, or go on with it.
+
+    Parameters
+    ----------
+    config
+        The input.
+    directory
+        The run directory; made if absent.
+    reporter
+        Is told how it goes.
+    inputs_only
+        Write what the next sampling begins with and return before it; `sample` does it, here or
+        elsewhere, and `run` goes on from what there is then.
+
+    Returns
+    -------
+    dict
+        What `result.json` holds: `barrier_eV`, `delta_F_eV` and `flux_barrier_eV` with their
+        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
+        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run.
+
+    Raises
+    ------
+    UserError
+        If the input does not fit, a file was damaged, another run works in the directory, or the
+        directory holds a run with another input.
+    """
+    reporter = reporter or Silent()
+    files = RunDirectory(Path(directory).absolute())
+    initial, final = end_states(config)
+    with claimed(files.root), sampling.open_engine(config, initial) as engine:
+        provenance.check_same_input(files.root, config)
+        plumed = find_plumed()
+        plugin = build_plugin(plumed)
+        provenance.record(files.provenance, config, plumed, plugin)
+        path = None
+        if config.cv.alignment == "none":
+            path = _path(config, files, engine, reporter)
+        write_first_cv(config, files, path, (initial, final), reporter)
+        iterations: list[dict[str, Any]] = []
+        for n in range(1, config.iteration.maximum + 1):
+            if inputs_only and not files.iteration_result(n).exists():
+                files.iteration(n).mkdir(exist_ok=True)
+                waiting = sampling.prepare(_orders(config, files, n, plugin))
+                if waiting:
+                    return {"iteration": n, "walkers": [order.walker for order in waiting]}
+            result = _iterate(config, files, n, engine, plugin, initial, reporter)
+            iterations.append(result)
+            if stopped_by(config.iteration, iterations) is not None:
+                break
+        return write_answer(config, files, path, initial, plugin, iterations, reporter)
+
+
+def sample(
+    config: Config, directory: Path | str, walker: int = 0, reporter: Reporter | None = None
+) -> None:
+    """Do one walker's share of the sampling that `run` with `inputs_only` has returned before.
+
+    Raises
+    ------
+    UserError
+        If there is nothing to sample, another process works on it, or as for `run`.
+    """
+    reporter = reporter or Silent()
+    files = RunDirectory(Path(directory).absolute())
+    numbers = range(1, config.iteration.maximum + 1)
+    open_ones = [n for n in numbers if not files.iteration_result(n).exists()]
+    if not (open_ones and files.iteration(open_ones[0]).is_dir()):
+        raise UserError(
+            f"{files.root}: there is nothing to sample; 'plumed-cv run --inputs-only' prepares it."
+        )
+    provenance.check_same_input(files.root, config)
+    n = open_ones[0]
+    orders = _orders(config, files, n, build_plugin(find_plumed()))
+    if not 0 <= walker < len(orders):
+        raise UserError(f"--walker {walker}: sampling.walkers = {len(orders)}, counted from 0.")
+    order = orders[walker]
+    with (
+        sampling.open_engine(config, order.atoms) as engine,
+        reporter.task(f"iteration {n}: bABF sampling", order.steps) as update,
+    ):
+        sampling.run_walker(order, engine, update)
+
+
+def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporter) -> EnergyPath:
+    """The minimum energy path, found unless it is there."""
+    if not files.path.exists():
+        started = time.perf_counter()
+        find_path(config, files.path, reporter, engine)
+        taken = {"seconds": time.perf_counter() - started}
+        write_text(files.root / "path.json", json.dumps(taken))
+    return load_path(files.path)  # rounded as the file is, so that a resumed run is the same
+
+
+def _iterate(
+    config: Config,
+    files: RunDirectory,
+    n: int,
+    engine: Engine,
+    plugin: Path,
+    atoms: Atoms,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
+    if files.iteration_result(n).exists():
+        return read_json(files.iteration_result(n))
+    folder = files.iteration(n)
+    folder.mkdir(exist_ok=True)
+    old = CollectiveVariable.load(files.cv(n - 1))
+    orders = _orders(config, files, n, plugin)
+    with reporter.task(f"iteration {n}: bABF sampling", config.sampling.steps) as update:
+        seconds_sampling = sampling.sample(orders, engine, update)
+    result = analyse(folder)
+    if result["barrier_eV"] is None:
+        raise UserError(
+            f"{folder}: its {result['md_steps']} steps did not reach both end states, so there is "
+            "no barrier; raise sampling.steps, in a new directory."
+        )
+    if not files.cv(n).exists():
+        train_on_snapshots(config, files, atoms, n, reporter)
+    new = CollectiveVariable.load(files.cv(n))
+    result |= {
+        "iteration": n,
+        "cv": files.cv(n - 1).name,
+        "kind": old.kind,
+        "similarity": convergence.similarity(new, old),
+        "seconds_sampling": seconds_sampling,
+    }
+    write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
+    if result["note"]:
+        reporter.say(f"Iteration {n}: {result['note']}")
+    reporter.say(
+        f"Iteration {n} ({old.kind} CV): {summary(result)}; "
+        f"1 - cos to the next CV {result['similarity']:.3f}"
+    )
+    return result
+
+
+def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
+    """What each walker has to do in iteration n."""
+    atoms = end_states(config)[0]
+    start = State.of(load_path(files.path).images[0] if files.path.exists() else atoms)
+    prior = _prior(config, files, n)
+    folder = files.iteration(n)
+    return [
+        sampling.Order(config, atoms, start, files.cv(n - 1), plugin, n, folder, walker, prior)
+        for walker in range(config.sampling.walkers)
+    ]
+
+
+def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
+    """Write the profile that the bias of iteration n starts from, if there is one."""
+    kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    if kind == "none" or (kind == "previous" and n == 1):
+        return None
+    if not target.exists():
+        variable = CollectiveVariable.load(files.cv(n - 1))
+        if kind == "energy":
+            path = load_path(files.path)
+            displacements, A = path.displacements, path.energies - path.energies[0]
+        else:
+            profile = babf.read_fes(files.iteration(n - 1) / "fes.dat")
+            known = np.isfinite(profile.A)
+            before = CollectiveVariable.load(files.cv(n - 2))
+            displacements, A = before.path(profile.xi[known, None]), profile.A[known]
+        xi = variable.encode(variable.components(displacements))[:, 0]
+        babf.write_prior(target, babf.Grid(*sampling.grid(config.sampling)), xi, A)
+    return target

@@ -1,0 +1,252 @@
+"""What a run has found: the barriers of an iteration, when it has converged, and the answer."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+import plumed_cv
+from plumed_cv import babf, sampling
+from plumed_cv.config import Config, Iteration, Sampling
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.figures import plot_profiles
+from plumed_cv.files import read_json, replacing, write_text
+from plumed_cv.path import EnergyPath, cell_of
+from plumed_cv.plumed import babf_input
+from plumed_cv.progress import Reporter
+from plumed_cv.workflow.directory import RunDirectory
+
+# The results with an error bar, by the beginning of their keys, and how they are called.
+RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
+
+
+def blocks_of(folder: Path) -> tuple[list[babf.State], dict[str, list[np.ndarray]]]:
+    """What each segment of an iteration added to the sums, and what it printed.
+
+    Parameters
+    ----------
+    folder
+        The folder of an iteration.
+
+    Returns
+    -------
+    tuple
+        The blocks, and by their names the columns of COLVAR, a series for every block.
+
+    Raises
+    ------
+    UserError
+        If it has no whole segment, or a file of one is damaged.
+    """
+    segments = sampling.segments(folder)
+    if not segments:
+        raise UserError(f"{folder}: holds no finished segment of a bABF run.")
+    printed = [_read_colvar(segment / "colvar") for segment in segments]
+    return sampling.blocks(folder), {name: [part[name] for part in printed] for name in printed[0]}
+
+
+def analyse(folder: Path) -> dict[str, Any]:
+    """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
+    blocks, series = blocks_of(folder)
+    profile = babf.profile(blocks)
+    babf.write_fes(folder / "fes.dat", profile)
+    estimates = {"barrier": profile.barrier, "delta_F": profile.delta_F}
+    note = None
+    try:
+        flux = babf.flux(blocks, series["ae.node-0"], series["ae.gradnorm"], series["ae.invmass"])
+    except UserError as error:  # the profile stands without it
+        note = str(error)
+        unknown = babf.Estimate(np.nan, np.nan)
+        flux = babf.Flux(unknown, unknown, unknown, np.nan)
+    estimates |= {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
+    parts = [read_json(segment / "segment.json") for segment in sampling.segments(folder)]
+    guard = [
+        {"xi": float(xi[-1]), "deviation_A": float(deviation[-1])}
+        for part, xi, deviation in zip(parts, series["ae.node-0"], series["ae.dev"], strict=True)
+        if part["stopped"]
+    ]
+    return as_json(estimates) | {
+        "tst_rate_per_s": _or_none(flux.rate_per_s.value),
+        "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
+        "dividing_surface": _or_none(flux.surface),
+        "note": note,
+        "md_steps": sum(part["n_steps"] for part in parts),
+        "restarts": len(guard),
+        "restarted_at": guard,
+    }
+
+
+def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
+    """Which criterion the iterations so far fulfil, in words; None if they must go on."""
+    last = iterations[-1]
+    if len(iterations) < limits.minimum:
+        return None
+    if limits.criterion == "equivalence":
+        return "equivalent CVs (Eq. 17)" if last["similarity"] < limits.tolerance else None
+    pair = iterations[-2:]
+    values = [part["flux_barrier_eV"] for part in pair]
+    errors = [part["flux_barrier_error_eV"] for part in pair]
+    if len(pair) < 2 or None in values or None in errors:
+        return None
+    agree = abs(values[1] - values[0]) < 2.0 * np.hypot(*errors)
+    if agree and errors[1] < limits.barrier_tolerance_eV:
+        return "flux barrier, the same as in the iteration before within two errors"
+    return None
+
+
+def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
+    """Values and errors by name, eV; what is not known is None."""
+    result: dict[str, float | None] = {}
+    for name, estimate in estimates.items():
+        for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
+            result[f"{key}_eV"] = _or_none(number)
+    return result
+
+
+def in_words(result: dict[str, Any], name: str) -> str:
+    """A result and its error in words, for example "0.612 ± 0.004 eV"."""
+    pair = (result[f"{name}_eV"], result[f"{name}_error_eV"])
+    return str(babf.Estimate(*(np.nan if number is None else number for number in pair)))
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Barrier, flux barrier if there is one, and A(1)-A(0), in words."""
+    return ", ".join(
+        f"{words} {in_words(result, name)}"
+        for name, words in RESULTS.items()
+        if f"{name}_eV" in result
+    )
+
+
+def write_answer(
+    config: Config,
+    files: RunDirectory,
+    path: EnergyPath | None,
+    atoms: Atoms,
+    plugin: Path,
+    iterations: list[dict[str, Any]],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat."""
+    last = iterations[-1]
+    n = last["iteration"]
+    reached = stopped_by(config.iteration, iterations)
+    result = {
+        key: value
+        for key, value in last.items()
+        if key.endswith(("_eV", "_per_s")) or key in ("similarity", "dividing_surface", "note")
+    } | {
+        "converged": reached is not None,
+        "stopped_by": reached or "iteration limit",
+        "md_steps": sum(part["md_steps"] for part in iterations),
+        "temperature_K": config.system.temperature_K,
+        "cell_A": cell_of(atoms).tolist(),
+        "energy_barrier_0K_eV": None if path is None else path.barrier,
+        "cv": "cv.safetensors",
+        "plumed_cv": plumed_cv.__version__,
+        "iterations": iterations,
+    }
+    answer = CollectiveVariable.load(files.cv(n - 1))
+    answer.save(files.root / "cv.safetensors")
+    with replacing(files.root / "fes.dat") as temporary:
+        shutil.copyfile(files.iteration(n) / "fes.dat", temporary)
+    sampling.copy_state(files.iteration(n), files.root / "babf.state")
+    profiles = [
+        (f"{k} ({part['kind']} CV)", babf.read_fes(files.iteration(k) / "fes.dat"))
+        for k, part in enumerate(iterations, start=1)
+    ]
+    zero_kelvin = None
+    if path is not None:
+        along_path = answer.encode(answer.components(path.displacements))[:, 0]
+        zero_kelvin = (along_path, path.energies)
+    plot_profiles(
+        files.root / "profiles.png",
+        profiles,
+        f"{len(atoms)} atoms, {config.system.temperature_K:g} K",
+        zero_kelvin,
+    )
+    production = _production_input(
+        config.system.temperature_K,
+        config.sampling,
+        plugin,
+        Path("babf.state"),
+        babf.read_state(files.root / "babf.state").tau,
+    )
+    write_text(files.root / "plumed.dat", production)
+    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    reporter.say(f"At {config.system.temperature_K:g} K: {summary(result)}")
+    if reached is None:
+        reporter.say(
+            f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f} (equivalent "
+            f"below {config.iteration.tolerance:g}) and the flux barrier "
+            f"{in_words(last, 'flux_barrier')}. Raise iteration.maximum and run again, or sample "
+            "longer in a new directory."
+        )
+    return result
+
+
+def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariable:
+    """Write the CV of a run that has ended and a plumed.dat that samples it from the start.
+
+    Raises
+    ------
+    UserError
+        If the directory holds no answer, or `output` exists.
+    """
+    files = RunDirectory(run_directory)
+    if not files.result.exists():
+        raise UserError(f"{run_directory}: is no directory of a run that has ended.")
+    given = read_json(files.root / "input.json")
+    temperature_K, settings = given["system"]["temperature_K"], Sampling(**given["sampling"])
+    variable = CollectiveVariable.load(files.root / "cv.safetensors")
+    output.mkdir(parents=True)
+    variable.save(output / "cv.safetensors")
+    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin))
+    return variable
+
+
+def _production_input(
+    temperature_K: float,
+    settings: Sampling,
+    plugin: Path,
+    state_in: Path | None = None,
+    tau: float | None = None,
+) -> str:
+    """The plumed.dat that samples `cv.safetensors` as the run did, for any engine.
+
+    A state is gone on from with its own weight `tau` of the prior.
+    """
+    lines = babf_input(
+        plugin,
+        Path("cv.safetensors"),
+        temperature_K=temperature_K,
+        ramp=sampling.ramp(settings),
+        tau=tau,
+        grid=sampling.grid(settings),
+        kappa_eV=settings.kappa_eV,
+        state_in=state_in,
+        state_out=Path("babf-new.state" if state_in else "babf.state"),
+        state_stride=10_000,
+        colvar=Path("colvar"),
+        colvar_stride=settings.snapshot_stride,
+    )
+    return lines + settings.plumed
+
+
+def _read_colvar(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            names = file.readline().split()[2:]
+            table = np.loadtxt(file, comments="#", ndmin=2)
+        return dict(zip(names, table.T, strict=True))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
+
+
+def _or_none(number: float) -> float | None:
+    """The number, or None where it is NaN, which JSON does not have."""
+    return number if np.isfinite(number) else None

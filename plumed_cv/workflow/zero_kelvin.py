@@ -1,0 +1,114 @@
+"""The energy along a path at 0 K, got back from a collective variable: `plumed-cv energy`."""
+
+import json
+from pathlib import Path
+
+import ase.io
+
+from plumed_cv import sampling
+from plumed_cv.config import Config
+from plumed_cv.energy import Localisation, Reconstruction, reconstruct
+from plumed_cv.errors import UserError
+from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
+from plumed_cv.files import replacing, write_text
+from plumed_cv.path import EnergyPath, Files, load_path, name_of, read_images
+from plumed_cv.progress import Reporter, Silent
+from plumed_cv.workflow.learning import noise_variance, training_of
+from plumed_cv.workflow.mep import complete, find_path
+
+
+def energy(
+    source: Config | Files,
+    output: Path,
+    *,
+    n_structures: int | None = None,
+    noise_A2: float | None = None,
+    n_components: int | None = None,
+    recipe: str | None = None,
+    use_symmetry: bool | None = None,
+    seed: int | None = None,
+    engine: Config | None = None,
+    reporter: Reporter | None = None,
+) -> Reconstruction:
+    """Get the energy along a path back by an autoencoder (Sec. 4.1) and write what was found.
+
+    Parameters
+    ----------
+    source
+        An input, whose path is read or found; or the files of the path's images.
+    output
+        Folder, made if absent, for energy.json, path.xyz, cv.safetensors, the pictures
+        profiles.png, fve.png and localisation.png, and localisation.xyz: the end states with a
+        column var_D, the amplitude of each atom in the components (Eq. 3, angstrom).
+    n_structures, noise_A2, n_components, seed
+        As for `energy.reconstruct`; the input's, or that function's own, if None.
+    use_symmetry
+        As for `energy.reconstruct`; as the input says, or true, if None.
+    recipe
+        A name of `autoencoder.RECIPES`; the input's training, or the default, if None.
+    engine
+        An input whose engine computes energies and forces that the files lack.
+    reporter
+        Is told how it goes.
+
+    Raises
+    ------
+    UserError
+        If the input or the images do not fit, or the folder cannot be written to.
+    """
+    reporter = reporter or Silent()
+    _make_folder(output)
+    if isinstance(source, Config):
+        config = source
+        seed = config.iteration.seed if seed is None else seed
+        n_structures = n_structures or config.path.structures
+        noise_A2 = noise_A2 or noise_variance(config)
+        n_components = n_components or config.cv.components
+        path = find_path(config, output / "path.xyz", reporter)
+        training = training_of(config, seed, recipe)
+        use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
+    else:
+        seed = seed or 0
+        if engine is None:
+            path = load_path(source, reporter.say)
+        else:
+            images = read_images(source, reporter.say)
+            with sampling.open_engine(engine, images[0]) as opened:
+                path = complete(images, name_of(source), opened, reporter)
+        path.save(output / "path.xyz")
+        training = training_of(None, seed, recipe)
+    with reporter.task("learning from the noisy path", training.n_epochs) as update:
+        found = reconstruct(
+            path,
+            n_structures or 20_000,
+            noise_A2 or 0.005,
+            n_components,
+            training,
+            seed,
+            lambda done, total, stage: update(done, stage),
+            use_symmetry is not False,
+        )
+    found.variable.save(output / "cv.safetensors")
+    plot_energy_profiles(output / "profiles.png", found)
+    plot_fve(output / "fve.png", [(f"{len(path.species)} atoms", found)])
+    plot_localisation(output / "localisation.png", found)
+    write_localisation(output / "localisation.xyz", found.path, found.localisation)
+    write_text(output / "energy.json", json.dumps(found.as_dict(), indent=1, allow_nan=False))
+    return found
+
+
+def write_localisation(output: Path, path: EnergyPath, localisation: Localisation) -> None:
+    """Write the end states of a path with each atom's var_D, for OVITO (extended XYZ)."""
+    ends = [path.images[0].copy(), path.images[-1].copy()]
+    for atoms in ends:
+        atoms.arrays["var_D"] = localisation.amplitude
+    with replacing(output) as temporary:
+        columns = ["symbols", "positions", "var_D"]
+        ase.io.write(temporary, ends, format="extxyz", columns=columns)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be used as a folder: {error.strerror}.") from None
