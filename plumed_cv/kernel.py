@@ -180,10 +180,46 @@ def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
                         f"{build}: building PLUMED needs {_SOURCE_SPACE // 10**6} MB of disk space "
                         "and there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
-                _fetch_source(build)
+                fetch_source(build)
             _make_kernel(build, prefix, compiler, make, progress, lock)
             shutil.rmtree(build)
     return _describe(prefix / "lib" / _KERNEL_NAME, "optimised kernel built by plumed-cv")
+
+
+def fetch_source(build: Path) -> None:
+    """Put the sources of the kernels installed here into the new folder `build`/plumed2.
+
+    Raises
+    ------
+    UserError
+        If the package index does not send them.
+    """
+    requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
+    # pip would build the package, PLUMED included, only to look at its metadata.
+    command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
+    index = output_of([sys.executable, "-m", "pip", "config", "get", "global.index-url"])
+    if index := os.environ.get("PIP_INDEX_URL", index):
+        command += ["--index-url", index]
+    archive = build / f"{KERNEL_PACKAGE}-{KERNEL_PACKAGE_VERSION}.tar.gz"
+    done = subprocess.run(
+        [*command, requirement], capture_output=True, text=True, check=False, cwd=build
+    )
+    if done.returncode != 0 or not archive.is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(
+            f"the sources of PLUMED ({requirement}, source distribution) cannot be fetched from "
+            f"the package index ({lines[-1].strip() if lines else 'not found'})"
+        )
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != _SOURCE_SHA256:
+        archive.unlink()
+        raise UserError(
+            f"{archive.name}: what the package index sent is not the file it was; try again"
+        )
+    with fresh_dir(build / "unpacking") as unpacking:
+        shutil.unpack_archive(archive, unpacking)
+        (unpacking / archive.name.removesuffix(".tar.gz") / "external" / "plumed2").replace(
+            build / "plumed2"
+        )
 
 
 def tool(name: str) -> str | None:
@@ -395,36 +431,6 @@ def _install_wheel() -> None:
                     "newer, or set PLUMED_KERNEL to a libplumedKernel.so"
                 )
             (temporary / "wheel").replace(target)
-
-
-def _fetch_source(build: Path) -> None:
-    """Put PLUMED's sources into `build`/plumed2."""
-    requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
-    # pip would build the package, PLUMED included, only to look at its metadata.
-    command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
-    index = output_of([sys.executable, "-m", "pip", "config", "get", "global.index-url"])
-    if index := os.environ.get("PIP_INDEX_URL", index):
-        command += ["--index-url", index]
-    archive = build / f"{KERNEL_PACKAGE}-{KERNEL_PACKAGE_VERSION}.tar.gz"
-    done = subprocess.run(
-        [*command, requirement], capture_output=True, text=True, check=False, cwd=build
-    )
-    if done.returncode != 0 or not archive.is_file():
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(
-            f"the sources of PLUMED ({requirement}, source distribution) cannot be fetched from "
-            f"the package index ({lines[-1].strip() if lines else 'not found'})"
-        )
-    if hashlib.sha256(archive.read_bytes()).hexdigest() != _SOURCE_SHA256:
-        archive.unlink()
-        raise UserError(
-            f"{archive.name}: what the package index sent is not the file it was; try again"
-        )
-    with fresh_dir(build / "unpacking") as unpacking:
-        shutil.unpack_archive(archive, unpacking)
-        (unpacking / archive.name.removesuffix(".tar.gz") / "external" / "plumed2").replace(
-            build / "plumed2"
-        )
 
 
 def _make_kernel(

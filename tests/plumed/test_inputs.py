@@ -24,7 +24,7 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed
 from plumed_cv.torchscript import write_torchscript
-from tests.conftest import unavailable
+from tests.conftest import MakePlumed, unavailable
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "plumed_inputs"
@@ -103,6 +103,26 @@ def engine(plumed_installation: Plumed) -> Iterator[LammpsEngine]:
         yield started
 
 
+@pytest.fixture
+def drr(make_plumed: MakePlumed) -> str:
+    """The line that loads DRR, which most PLUMEDs were built without."""
+    try:
+        make_plumed(1, "DRR", log="drr.log")
+    except RuntimeError as error:
+        if 'module "drr"' not in str(error):  # it is there, and misses its keywords
+            return ""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "python" / "drr.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0 and "Traceback" not in done.stderr:
+        unavailable(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    return f"LOAD FILE={done.stdout.strip()}\n"
+
+
 def run(
     engine: LammpsEngine, folder: Path, text: str | None, start: State, first_step: int = 0
 ) -> SegmentResult:
@@ -117,8 +137,6 @@ def run(
     try:
         return engine.run(segment)
     except UserError as error:
-        if 'module "drr"' in str(error):  # and mostly is built without
-            pytest.skip(str(error))
         if "available in module" in str(error):  # PLUMED can be built without OPES
             unavailable(str(error))
         raise
@@ -133,10 +151,16 @@ def test_the_folder_holds_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", PLUMED_FILES)
 def test_runs_and_goes_on(
-    tmp_path: Path, engine: LammpsEngine, plugin: Path, torch_plugin: Path, name: str
+    tmp_path: Path,
+    engine: LammpsEngine,
+    plugin: Path,
+    torch_plugin: Path,
+    name: str,
+    request: pytest.FixtureRequest,
 ) -> None:
     start = State.of(end_states()[0])
-    text = read(name, plugin, torch_plugin)
+    more = request.getfixturevalue("drr") if name == "autoencoder_drr.dat" else ""
+    text = more + read(name, plugin, torch_plugin)
     first = run(engine, tmp_path, text, start)
     assert first.n_steps == STEPS
     check_outputs(tmp_path, text)
@@ -148,7 +172,7 @@ def test_runs_and_goes_on(
     moved = np.abs(first.end.positions - free.end.positions).max()
     assert (moved < 1e-6) if name == "guard.dat" else (moved > 1e-4)
 
-    text = read(name, plugin, torch_plugin, continued=True)
+    text = more + read(name, plugin, torch_plugin, continued=True)
     second = run(engine, tmp_path, text, first.end, first_step=STEPS)
     assert second.n_steps == STEPS
     check_outputs(tmp_path, text)
@@ -160,6 +184,29 @@ def test_runs_and_goes_on(
         assert read_state(tmp_path / "babf.state").steps == 2 * STEPS + 1
     for hills in announced(text) & {"HILLS", "KERNELS"}:
         assert len(columns(tmp_path / hills)["time"]) > 2
+
+
+def test_drr_tool_reads_the_state(
+    tmp_path: Path, engine: LammpsEngine, plugin: Path, drr: str, plumed_installation: Plumed
+) -> None:
+    if plumed_installation.executable is None:
+        unavailable(f"{plumed_installation.kernel}: there is no program `plumed` beside it")
+    text = drr + read("autoencoder_drr.dat", plugin)
+    run(engine, tmp_path, text, State.of(end_states()[0]))
+    # As its last lines and those of python/drr.py say.
+    preload = {"LD_PRELOAD": drr.strip().removeprefix("LOAD FILE=")} if drr else {}
+    tool = [str(plumed_installation.executable), "drr_tool", "--units", "eV"]
+    subprocess.run(
+        [*tool, "--extract", "drr.drrstate"],
+        cwd=tmp_path,
+        env={**os.environ, **plumed_installation.environment(), **preload},
+        check=True,
+    )
+    xi, slope = np.loadtxt(tmp_path / "drr.czar.grad").T
+    _, count = np.loadtxt(tmp_path / "drr.czar.count").T
+    assert len(xi) == 140
+    assert np.isfinite(slope).all()
+    assert count.sum() == STEPS
 
 
 def test_the_guard_ends_a_run_off_the_path(

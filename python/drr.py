@@ -1,0 +1,98 @@
+"""Builds DRR, PLUMED's extended-system ABF, as a plugin for a kernel that was built without.
+
+    python python/drr.py
+
+prints the path of the plugin, for a line `LOAD FILE=` before the one with DRR; with LD_PRELOAD set
+to it `plumed` has `drr_tool` too. PLUMED builds this module where it finds boost's serialization
+library, and the kernels that plumed-cv installs were built without. What is compiled is the module
+of the very source that these kernels were made of (4 MB to fetch, once), in some 15 seconds.
+
+Ends with status 1 and a sentence if something is missing.
+"""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from plumed_cv.errors import UserError
+from plumed_cv.files import fresh_dir, locked
+from plumed_cv.kernel import LIBRARY_SUFFIX, cxx_compiler, data_dir, fetch_source, find_plumed
+
+
+def build() -> Path:
+    """Return the plugin, building it if it is not in the cache.
+
+    Raises
+    ------
+    UserError
+        If PLUMED's headers, boost or a compiler is missing, if the source cannot be fetched or is
+        not that of this PLUMED, or if it does not compile.
+    """
+    plumed = find_plumed()
+    if plumed.include_dir is None:
+        raise UserError(f"{plumed.kernel}: the headers of this PLUMED are not installed")
+    compiler = cxx_compiler()
+    _check_boost(compiler)
+    home = data_dir() / "plumed-drr"
+    with locked(home.with_name(f"{home.name}.lock")):
+        source = _fetch(home)
+        version = (source / "VERSION.txt").read_text().split()[-1]
+        if plumed.version != version:
+            raise UserError(
+                f"{plumed.kernel}: is PLUMED {plumed.version} and the source of DRR here is of "
+                f"{version}; build your PLUMED with boost, or use the one of `plumed-cv plumed`"
+            )
+        files = sorted(source.glob("*.cpp"))
+        command = [
+            *(compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-w"),
+            "-D__PLUMED_HAS_BOOST_SERIALIZATION",
+            *(f"-I{plumed.include_dir}", f"-I{plumed.include_dir / 'plumed'}"),
+            *map(str, files),
+            *(f"-L{plumed.kernel.parent}", f"-Wl,-rpath,{plumed.kernel.parent}", "-lplumedKernel"),
+            "-lboost_serialization",
+        ]
+        key = hashlib.sha256("\n".join(command).encode()).hexdigest()[:16]
+        plugin = home / f"drr-{key}{LIBRARY_SUFFIX}"
+        if not plugin.is_file():
+            partial = plugin.with_suffix(".partial")
+            done = subprocess.run(
+                [*command, "-o", str(partial)], capture_output=True, text=True, check=False
+            )
+            if done.returncode != 0:
+                last = [line for line in done.stderr.splitlines() if "error" in line] or [""]
+                raise UserError(f"PLUMED's DRR does not compile: {last[0]}")
+            partial.replace(plugin)
+    return plugin
+
+
+def _check_boost(compiler: str) -> None:
+    code = "#include <boost/archive/binary_oarchive.hpp>\nint main() {}\n"
+    command = [compiler, "-x", "c++", "-", "-o", "/dev/null", "-lboost_serialization"]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(
+            "DRR needs boost's serialization library with its headers; install Debian's package "
+            "libboost-serialization-dev, or set CPATH and LIBRARY_PATH to where yours are"
+        )
+
+
+def _fetch(home: Path) -> Path:
+    """Return the folder with the module's files and PLUMED's version, fetching them once."""
+    source = home / "source"
+    if not source.is_dir():
+        with fresh_dir(home / "whole") as whole, fresh_dir(home / "partial") as made:
+            fetch_source(whole)
+            plumed = whole / "plumed2"
+            for file in [*(plumed / "src" / "drr").glob("*"), plumed / "VERSION.txt"]:
+                if file.suffix in (".cpp", ".h", ".txt"):
+                    file.replace(made / file.name)
+            made.replace(source)
+    return source
+
+
+if __name__ == "__main__":
+    try:
+        print(build())
+    except UserError as error:
+        sys.exit(str(error))
