@@ -426,15 +426,8 @@ def train(
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))
     check_end_states(first, last)
     species = first.get_chemical_symbols()
-    serials = cv.select(atoms, species)
-    frame = cv.linear(
-        [species[serial - 1] for serial in serials],
-        cell_of(first),
-        first.positions[serials - 1],
-        last.positions[serials - 1],
-        alignment,
-        serials,
-    )
+    ends = (first.positions, last.positions)
+    frame = cv.linear(species, cell_of(first), *ends, alignment, atoms)
     data = read_displacements(trajectories, frame, stride=stride, species=species)
     with Terminal().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(

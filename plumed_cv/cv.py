@@ -371,30 +371,38 @@ def linear(
     initial: NDArray[Any],
     final: NDArray[Any],
     alignment: str = "none",
-    serials: NDArray[np.int64] | None = None,
+    atoms: str = "all",
 ) -> CollectiveVariable:
     """The projection on the line between two end states, step 0 of Sec. 2.4.
 
     Parameters
     ----------
     species
-        Chemical symbols, one an atom.
+        Chemical symbols of all atoms.
     cell
         Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
     initial, final
-        Positions of the end states q0 and q1, shape (N, 3), angstrom.
+        Positions of all atoms in the end states q0 and q1, shape (M, 3), angstrom.
     alignment
         "none" for solids, "optimal" for molecules, which turn.
-    serials
-        PLUMED serial numbers of the atoms, shape (N,); 1 to N if None.
+    atoms
+        Which of them it depends on, as `select` reads it.
 
     Raises
     ------
     UserError
-        If the end states have different atoms or are the same structure.
+        If the end states have different atoms or, in those chosen, are the same structure, or as
+        for `select`.
     """
+    serials = select(atoms, species)
     cell = np.asarray(cell, dtype=np.float64)
-    initial = np.asarray(initial, dtype=np.float64)
+    initial, final = (np.asarray(end, dtype=np.float64) for end in (initial, final))
+    if not initial.shape == final.shape == (len(species), 3):
+        raise UserError(
+            f"There are {len(species)} species, but positions of shapes {initial.shape} and "
+            f"{final.shape}; both end states need all atoms."
+        )
+    initial, final = initial[serials - 1], final[serials - 1]
     if alignment == "optimal":
         if cell.any():
             initial = whole(initial, cell, initial)
@@ -406,8 +414,8 @@ def linear(
         raise UserError("The initial and final states are the same structure; no path joins them.")
     one, zero = np.ones((1, 1)), np.zeros(1)
     return CollectiveVariable(
-        serials=np.arange(1, len(initial) + 1) if serials is None else serials,
-        species=tuple(species),
+        serials=serials,
+        species=tuple(species[serial - 1] for serial in serials),
         reference_positions=initial,
         reference_cell=reference_cell,
         pca_mean=np.zeros(step.size),
@@ -436,12 +444,12 @@ def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
     Raises
     ------
     UserError
-        If it means something else, atoms that do not exist, or fewer than three.
+        If it means something else, atoms that do not exist, or less than all and fewer than three.
     """
     every = np.arange(1, len(species) + 1)
     if selection == "all":
-        chosen = every
-    elif selection == "heavy":
+        return every
+    if selection == "heavy":
         chosen = every[[symbol not in ("H", "D") for symbol in species]]
     else:
         try:

@@ -131,12 +131,19 @@ def test_linear_cv_of_a_molecule() -> None:
     final = initial + rng.normal(scale=0.4, size=(6, 3))
     turn = Rotation.random(random_state=3).as_matrix()
     serials = np.array([1, 4, 5, 7, 8, 12])
-    variable = linear(["C"] * 6, 3.0 * CELL, initial, final @ turn + 30.0, "optimal", serials)
-    assert variable.serials.tolist() == serials.tolist()
+    before, after = rng.uniform(size=(2, 12, 3)) * 4.0  # what the others do is nothing to it
+    before[serials - 1], after[serials - 1] = initial, final @ turn + 30.0
+    species = ["C" if serial in serials else "H" for serial in range(1, 13)]
+    for atoms in ("1,4-5,7-8,12", "heavy"):
+        variable = linear(species, 3.0 * CELL, before, after, "optimal", atoms)
+        assert variable.serials.tolist() == serials.tolist()
+        assert variable.species == ("C",) * 6
     for structure, value in ((initial, 0.0), (final, 1.0), (final @ turn.T, 1.0)):
         np.testing.assert_allclose(variable.value(structure, np.zeros((3, 3))), [value], atol=1e-12)
     with pytest.raises(UserError, match="same structure"):
         linear(["C"] * 6, 3.0 * CELL, initial, initial @ turn, "optimal")
+    with pytest.raises(UserError, match="both end states need all atoms"):
+        linear(species, 3.0 * CELL, before, final, "optimal", "heavy")
 
 
 def test_file_of_a_molecule(molecule: CollectiveVariable, tmp_path: Path) -> None:

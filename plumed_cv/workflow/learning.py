@@ -67,21 +67,17 @@ def write_first_cv(
     """Write cv-0 unless it is there, and choose the number of components by the noisy path."""
     if files.cv(0).exists() and (path is None or files.components.exists()):
         return
-    if path is None:
-        species = ends[0].get_chemical_symbols()
-        serials = cv.select(config.cv.atoms, species)
-        start, end = (atoms.positions[serials - 1] for atoms in ends)
-        chosen = [species[serial - 1] for serial in serials]
-        molecule = cv.linear(chosen, cell_of(ends[0]), start, end, "optimal", serials)
-        molecule.save(files.cv(0))
-        return
-    rng = np.random.default_rng(config.iteration.seed)
-    samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
-    _choose_components(config, files, samples)
-    first = cv.linear(path.species, path.cell, path.images[0].positions, path.images[-1].positions)
-    if config.cv.start == "path":
-        coordinate = np.linspace(0.0, 1.0, len(samples))
-        first = _train(config, files, samples, coordinate, first, 0, reporter)
+    start, end = ends if path is None else (path.images[0], path.images[-1])
+    species, cell = start.get_chemical_symbols(), cell_of(start)
+    how = (config.cv.alignment, config.cv.atoms)
+    first = cv.linear(species, cell, start.positions, end.positions, *how)
+    if path is not None:
+        rng = np.random.default_rng(config.iteration.seed)
+        samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
+        _choose_components(config, files, samples)
+        if config.cv.start == "path":
+            coordinate = np.linspace(0.0, 1.0, len(samples))
+            first = _train(config, files, samples, coordinate, first, 0, reporter)
     first.save(files.cv(0))
 
 
