@@ -15,7 +15,6 @@ after the last whole segment.
 
 import json
 import os
-import re
 import shutil
 import signal
 import threading
@@ -124,6 +123,7 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
                 section.topology,
                 section.structure,
                 atoms,
+                tpr=section.tpr,
                 restraints=section.restraints,
                 index=section.index,
                 directory=directory,
@@ -305,14 +305,13 @@ def _check_state(file: Path, last_step: int) -> None:
     PLUMED writes it when it is taken down and cannot report that there was no room.
     """
     try:
-        found = re.search(r"^#! SET md_step (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
-    if found is None or int(found[1]) != last_step:
-        step = "no step" if found is None else f"step {found[1]}"
+        found = babf.last_step(file)
+    except UserError as error:
+        raise UserError(f"{error}. Is the disk full? Make room and run again.") from None
+    if found != last_step:
         raise UserError(
-            f"{file}: is of {step} and not of the last, {last_step}; is the disk full? Make room "
-            "and run again."
+            f"{file}: is of step {found} and not of the last, {last_step}; is the disk full? Make "
+            "room and run again."
         )
 
 

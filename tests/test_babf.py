@@ -16,6 +16,7 @@ from plumed_cv.babf import (
     State,
     blocks,
     flux,
+    last_step,
     prior_derivative,
     profile,
     read_fes,
@@ -376,6 +377,23 @@ def test_state_file_returns_every_bit(tmp_path: Path) -> None:
         assert getattr(back, name) == getattr(estimator.state, name)
     resumed = Estimator.from_state(back)
     assert resumed.learn(0.3).bias_eV == estimator.learn(0.3).bias_eV
+
+
+def test_last_step_of_a_state(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_state(path, Estimator(Grid(0.0, 1.0, 10), KT).state)
+    assert last_step(path) is None  # no engine has made it
+    text = re.sub("#! SET checksum .*\n", "", path.read_text())
+    whole = text.replace("#! SET steps", "#! SET md_step 400\n#! SET steps")
+    path.write_text(whole)
+    assert last_step(path) == 400
+    for length in range(len(whole)):
+        path.write_text(whole[:length])
+        with pytest.raises(UserError):
+            last_step(path)
+    path.write_text(whole.replace("md_step 400", "md_step 0.5"))
+    with pytest.raises(UserError, match="no number of steps"):
+        last_step(path)
 
 
 def test_state_file_in_another_energy_unit(tmp_path: Path) -> None:

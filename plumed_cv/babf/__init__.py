@@ -20,6 +20,7 @@ from plumed_cv.babf.estimator import (
     weight_of_first,
 )
 from plumed_cv.babf.files import (
+    last_step,
     read_fes,
     read_state,
     read_surface,
@@ -42,6 +43,7 @@ __all__ = [
     "Surface",
     "blocks",
     "flux",
+    "last_step",
     "potential",
     "prior_derivative",
     "profile",

@@ -37,6 +37,21 @@ def read_state(path: Path | str) -> State:
     UserError
         If it is missing, foreign, cut short or damaged, or its energy unit has no value in eV.
     """
+    return _read_state(path)[0]
+
+
+def last_step(path: Path | str) -> int | None:
+    """The engine's number of the last step that a state has learned from; None of a sum of states.
+
+    Raises
+    ------
+    UserError
+        As for `read_state`.
+    """
+    return _read_state(path)[1].last_step()
+
+
+def _read_state(path: Path | str) -> tuple[State, "_Header"]:
     fields, header, rows = _read_table(path)
     if header.text("action") != "BABF_state" or header.text("format_version") != "1":
         raise UserError(f"{path}: is not a state file of BABF in format version 1")
@@ -59,7 +74,7 @@ def read_state(path: Path | str) -> State:
     header.check_unchanged()
     energy = header.energy_unit()
     sums[1 : 1 + d] *= energy
-    return State(
+    state = State(
         arguments=arguments,
         axes=axes,
         kT_eV=header.number("kT") * energy,
@@ -67,9 +82,10 @@ def read_state(path: Path | str) -> State:
         tau=header.number("tau"),
         ramp=header.number("ramp"),
         prior=energy * (prior[0] if d == 1 else prior),
-        steps=header.steps(),
+        steps=header.whole("steps"),
         sums=sums,
     )
+    return state, header
 
 
 def write_state(path: Path | str, state: State) -> None:
@@ -299,12 +315,15 @@ class _Header:
         except ValueError as error:
             raise UserError(f"{self.path}: {name}={self.text(name)} is no number") from error
 
-    def steps(self) -> int:
-        """Return the number of samples."""
-        steps = self.number("steps")
+    def whole(self, name: str) -> int:
+        """Return a number of steps."""
+        steps = self.number(name)
         if not (steps >= 0 and np.isfinite(steps) and steps == int(steps)):
-            raise UserError(f"{self.path}: steps={self.text('steps')} is no number of steps")
+            raise UserError(f"{self.path}: {name}={self.text(name)} is no number of steps")
         return int(steps)
+
+    def last_step(self) -> int | None:
+        return self.whole("md_step") if "md_step" in self.constants else None
 
     def axes(self, fields: Sequence[str]) -> tuple[tuple[str, ...], tuple[Grid, ...]]:
         """Return the CVs, which are the first columns, and the nodes along each."""
