@@ -1,9 +1,9 @@
 """Alanine dipeptide by a learned CV: the free energy difference of its states in each iteration.
 
     plumed-cv init alanine alanine && plumed-cv run alanine/alanine.toml     # some minutes
-    python python/alanine.py alanine/run            # print the table
-    python python/alanine.py alanine/run --keep     # and keep it in docs/alanine.json
-    python python/alanine.py                        # print what is kept
+    python -m python.alanine alanine/run            # print the table
+    python -m python.alanine alanine/run --keep     # and keep it in docs/alanine.json
+    python -m python.alanine                        # print what is kept
 
 F(C7ax) - F(rest), with C7ax and its surroundings where 0 < phi < 125 degrees. A run along xi gives
 it whatever its bias was, since that depends on xi alone:
@@ -27,10 +27,10 @@ from plumed_cv import babf, sampling, workflow
 from plumed_cv.babf import Estimate
 from plumed_cv.babf.profiles import jackknife
 from plumed_cv.files import read_json, write_text
+from python.ramachandran import RIGHT
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "alanine.json"
 KT_EV = 8.617333262e-5 * 300.0
-RIGHT = (0.0, np.radians(125.0))
 BLOCKS = 10
 CORES = ((0.6, 1.5), (-2.6, -0.9))  # phi well inside C7ax, and inside the other wells
 

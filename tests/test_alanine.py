@@ -9,6 +9,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_table() -> None:
     done = subprocess.run(
-        [sys.executable, "python/alanine.py"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "python.alanine"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() in (ROOT / "docs" / "molecules.md").read_text(encoding="utf-8")
