@@ -78,11 +78,20 @@ class Gromacs(_Engine):
     """GROMACS 2025 or newer."""
 
     name: Literal["gromacs"]
-    mdp: Path = Field(
-        description="run parameters; integrator, steps, thermostat, seeds and output are set by us"
+    mdp: Path | None = Field(
+        None,
+        description="run parameters; integrator, steps, thermostat, seeds and output are set by "
+        "us; required without tpr",
     )
-    topology: Path = Field(description="topology (.top)")
-    structure: Path = Field(description="structure with the names of the atoms (.gro, .g96, .pdb)")
+    topology: Path | None = Field(None, description="topology (.top); required without tpr")
+    structure: Path | None = Field(
+        None,
+        description="structure with the names of the atoms (.gro, .g96, .pdb); required without "
+        "tpr",
+    )
+    tpr: Path | None = Field(
+        None, description="a .tpr alone instead of the three, where it can be read back"
+    )
     restraints: Path | None = Field(
         None, description="reference of position restraints (grompp -r); structure if absent"
     )
@@ -97,6 +106,16 @@ class Gromacs(_Engine):
     max_warnings: Annotated[int, Field(ge=0)] = Field(
         0, description="warnings of grompp that are accepted"
     )
+
+    @model_validator(mode="after")
+    def _files(self) -> "Gromacs":
+        files = {"mdp": self.mdp, "topology": self.topology, "structure": self.structure}
+        for name, file in files.items():
+            if file is None and self.tpr is None:
+                raise ValueError(f"engine.{name} is missing, and there is no engine.tpr instead")
+            if file is not None and self.tpr is not None:
+                raise ValueError(f"engine.tpr holds what engine.{name} says; remove one of them")
+        return self
 
 
 class Ase(_Engine):

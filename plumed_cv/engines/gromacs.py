@@ -1,13 +1,14 @@
 """GROMACS as an engine: `gmx mdrun -plumed` of GROMACS 2025 or newer, a program to be started.
 
 The user gives run parameters (.mdp), a topology (.top) and a structure with its atom names (.gro,
-.g96 or .pdb); what a run must have (integrator, steps, thermostat, seeds, output) is set here and
-replaces what the parameters say of it. A segment is a `gmx grompp` and a `gmx mdrun` in its folder;
-positions and velocities go from one to the next in the precision of the `gmx`.
+.g96 or .pdb), or a .tpr of which they can be made; what a run must have (integrator, steps,
+thermostat, seeds, output) is set here and replaces what the parameters say of it. A segment is a
+`gmx grompp` and a `gmx mdrun` in its folder; positions and velocities go from one to the next in
+the precision of the `gmx`.
 
 GROMACS hands PLUMED positions, box, masses, charges, kT and the step, never the energy, so ENERGY
-cannot be used. Two things that its interface lacks are added by cpp/engines/gromacs_kernel.cpp,
-which stands between the two: the end of a run that PLUMED stops, and `Segment.count_start`.
+cannot be used. What its interface lacks is added by cpp/engines/gromacs_kernel.cpp, which stands
+between the two: the end of a run that PLUMED stops, `Segment.count_start`, and causes of errors.
 """
 
 import os
@@ -33,6 +34,7 @@ from plumed_cv.engines import (
     SegmentResult,
     State,
     exploded,
+    gromacs_tpr,
     plumed_input,
     plumed_sentence,
     uses_energy,
@@ -137,9 +139,12 @@ class GromacsEngine(Engine):
     ----------
     mdp, topology, structure
         Run parameters; topology; a structure file of the same atoms in the same order, of which
-        only the names are used (and the coordinates for `restraints` if that is not given).
+        only the names are used (and the coordinates for `restraints` if that is not given). None
+        with `tpr`.
     atoms
         The atoms: species, cell and periodic boundaries, as `pbc` of `mdp` has them.
+    tpr
+        A .tpr instead of those three; see `gromacs_tpr` for what it may hold.
     restraints
         Reference coordinates of position restraints (grompp -r); `structure` by default.
     index
@@ -164,11 +169,12 @@ class GromacsEngine(Engine):
 
     def __init__(
         self,
-        mdp: Path | str,
-        topology: Path | str,
-        structure: Path | str,
+        mdp: Path | str | None,
+        topology: Path | str | None,
+        structure: Path | str | None,
         atoms: Atoms,
         *,
+        tpr: Path | str | None = None,
         restraints: Path | str | None = None,
         index: Path | str | None = None,
         directory: Path | str = ".",
@@ -184,6 +190,16 @@ class GromacsEngine(Engine):
             )
         self.gromacs = find_gromacs(program)
         self._directory = Path(directory).absolute()
+        self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-gromacs-")
+        folder = Path(self._work.name)
+        self._source = self._file(tpr or topology or "topol.top")  # what is to blame
+        dump = ""
+        if tpr is not None:
+            dump = self._dump(self._source)
+            mdp, topology, structure = *self._taken_apart(dump), tpr
+        assert mdp is not None
+        assert topology is not None
+        assert structure is not None
         self._topology = self._file(topology)
         self._structure = self._file(structure)
         self._restraints = self._file(restraints or structure)
@@ -192,10 +208,14 @@ class GromacsEngine(Engine):
         self._max_warnings = max_warnings
         self._plumed = plumed
         self._parameters = _read_parameters(self._file(mdp))
-        self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-gromacs-")
-        folder = Path(self._work.name)
         self._prepare(folder, State.of(atoms), _SINGLE)  # which tries the files
-        self._check_species(folder / "run.tpr")
+        copy = self._dump(folder / "run.tpr")
+        if dump and (line := gromacs_tpr.difference(dump, copy)) is not None:
+            raise UserError(
+                f"{self._source}: has {line!r}, which cannot be made again from a .tpr alone; give "
+                "mdp, topology and structure"
+            )
+        self._check_species(copy)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
@@ -354,17 +374,28 @@ class GromacsEngine(Engine):
                 raise UserError(exploded("GROMACS"))
             text = _complaint(str(arguments[0]), code, said)
             if "not the same as in Trajectory" in text:
-                text = (
-                    f"{self._topology}: the structure has {len(self.symbols)} atoms; it has others"
-                )
+                text = f"{self._source}: the structure has {len(self.symbols)} atoms; it has others"
             if text.startswith("PLUMED"):
                 text = f"{arguments[arguments.index('-plumed') + 1]}: {text}"
             raise UserError(text)
         return said
 
-    def _check_species(self, tpr: Path) -> None:
+    def _dump(self, tpr: Path) -> str:
+        return self._gmx(tpr.parent, "dump", "-s", tpr.name)
+
+    def _taken_apart(self, dump: str) -> tuple[Path, Path]:
+        """Write run parameters and topology of a .tpr that was dumped."""
+        try:
+            texts = gromacs_tpr.parameters_and_topology(dump)
+        except UserError as error:
+            raise UserError(f"{self._source}: {error}") from None
+        files = tuple(Path(self._work.name) / f"taken_apart.{kind}" for kind in ("mdp", "top"))
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        return files[0], files[1]
+
+    def _check_species(self, said: str) -> None:
         """Compare the elements of the topology, as far as it says them, with those of the atoms."""
-        said = self._gmx(tpr.parent, "dump", "-s", tpr.name)
         numbers: dict[int, list[int]] = {}
         for part in re.split(r"\n +moltype \((?=\d+\))", said)[1:]:
             found = re.findall(r"atom\[ *\d+\]=\{.*atomnumber= *(-?\d+)\}", part)
@@ -374,7 +405,7 @@ class GromacsEngine(Engine):
         for index, (symbol, number) in enumerate(zip(self.symbols, expected, strict=True)):
             if number > 0 and symbol != chemical_symbols[number]:
                 raise UserError(
-                    f"{self._topology}: atom {index + 1} is {chemical_symbols[number]}, and "
+                    f"{self._source}: atom {index + 1} is {chemical_symbols[number]}, and "
                     f"{symbol} in the structure; give all files the same order of atoms, and "
                     "structures that name the elements"
                 )
@@ -468,18 +499,17 @@ def _complaint(tool: str, code: int, said: str) -> str:
     if "PLUMED was calculating the forces" in said:
         inner = said.partition("PLUMED was calculating the forces")[2].lstrip(":\n")
         return plumed_sentence(inner.partition("For more information")[0])
-    mistakes = [
-        found
+    mistakes = {
+        kind: re.findall(rf"^{kind} \d+ \[(.*)\]:\n((?: +.*\n)+)", said, re.MULTILINE)
         for kind in ("ERROR", "WARNING")
-        for found in re.findall(rf"^{kind} \d+ \[(.*)\]:\n((?: +.*\n)+)", said, re.MULTILINE)
-    ]
-    if mistakes:
-        place, text = mistakes[0]
-        text = f"{place}: {text}"
-    elif fatal := re.search(
+    }
+    fatal = re.search(
         r"^Source file:.*\n(?:Function:.*\n)?\n.*:\n((?:.*\n)+?)\nFor more", said, re.MULTILINE
-    ):
+    )
+    if fatal and not mistakes["ERROR"] and "Too many warnings" not in fatal[1]:
         text = fatal[1]
+    elif found := mistakes["ERROR"] or mistakes["WARNING"]:
+        text = ": ".join(found[0])
     else:
         text = said.strip().rpartition("\n")[2] or f"ended with status {code}"
     return f"gmx {tool}: " + re.sub(r"\s+", " ", text).strip().rstrip(".")
