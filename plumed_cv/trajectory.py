@@ -1,5 +1,6 @@
 """Trajectories in any format that mdtraj reads, as displacements for the training."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
 _NM = 10.0  # angstrom
+_STRUCTURES = 1000  # read at once
 
 
 def read_displacements(
@@ -56,19 +58,23 @@ def read_displacements(
     """
     topology = _topology(species or frame.species)
     chosen = None if species is None else frame.serials - 1
-    parts: list[NDArray[np.float32]] = []
+    found = np.empty((0, *frame.reference_positions.shape), dtype=np.float32)
     for file in files:
         try:
-            before = len(parts)
+            before = len(found)
             with _quiet():
                 chunks = mdtraj.iterload(
-                    str(file), top=topology, chunk=1000, stride=stride, atom_indices=chosen
+                    str(file), top=topology, chunk=_STRUCTURES, stride=stride, atom_indices=chosen
                 )
                 for chunk in chunks:
                     for positions, own_cell in _by_cell(chunk):
                         used = own_cell if cell is None else cell
-                        parts.append(frame.displacements(positions, used).astype(np.float32))
-            if len(parts) == before:
+                        part = frame.displacements(positions, used)
+                        # In place: a list of parts, put together in the end, would take twice the
+                        # memory, and large arrays grow by moving their pages, not by a copy.
+                        found.resize((len(found) + len(part), *part.shape[1:]), refcheck=False)
+                        found[-len(part) :] = part
+            if len(found) == before:
                 raise UserError(f"{file}: the trajectory holds no structure.")
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
@@ -76,19 +82,22 @@ def read_displacements(
             raise UserError(f"{file}: the trajectory does not exist.") from None
         except Exception as error:  # mdtraj's readers raise whatever their parsers raise
             raise UserError(f"{file}: mdtraj cannot read it as a trajectory ({error}).") from None
-    return np.concatenate(parts)
+    return found
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the DCD reader, which is C code, from talking on standard output."""
+    c_library = ctypes.CDLL(None)  # keeps what it prints in a buffer of its own
     sys.stdout.flush()
+    c_library.fflush(None)
     kept = os.dup(1)
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 1)
         try:
             yield
         finally:
+            c_library.fflush(None)
             os.dup2(kept, 1)
             os.close(kept)
 

@@ -4,9 +4,9 @@
     python -m python.drills                             # print from the committed data
 
 The drills are `kills` (see --kills), `disk` (root alone may do it), `company`, `readers`, `core`,
-`updates` and `memory`. Results go to docs/robustness.json; docs/robustness.md says what they mean.
-The vacancy of the packaged example, in a crystal of 54 sites and sampled for seconds, stands for
-all runs. Minutes each; 100 kills take 15.
+`updates`, `memory` and `snapshots`. Results go to docs/robustness.json; docs/robustness.md says
+what they mean. The vacancy of the packaged example, in a crystal of 54 sites and sampled for
+seconds, stands for all runs. Minutes each; 100 kills take 15.
 """
 
 import argparse
@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mdtraj
 import nlohmann_json
 import numpy as np
+from ase import Atoms
 
 from plumed_cv import babf, config
 from plumed_cv.cv import CollectiveVariable
@@ -54,7 +56,7 @@ images = 7
 fmax_eV_A = 0.02
 structures = 500
 [cv]
-components = 6
+components = 5
 [sampling]
 steps = {steps}
 segments = 16
@@ -523,6 +525,47 @@ PRINT ARG=d,b.* FILE={folder}/colvar STRIDE=100""".replace("\\\n", "")
     return {"steps": arguments.steps, "resident_kB_after_each_tenth": resident}
 
 
+def write_trajectory(file: Path, ends: tuple[Atoms, Atoms], n: int, seed: int = 1) -> None:
+    """Write n structures between two end states, with thermal noise, as a DCD file."""
+    rng = np.random.default_rng(seed)
+    start, end = (atoms.positions for atoms in ends)
+    with mdtraj.formats.DCDTrajectoryFile(str(file), "w") as stream:
+        for begin in range(0, n, 10_000):
+            xi = rng.uniform(-0.1, 1.1, (min(10_000, n - begin), 1, 1))
+            noise = rng.normal(scale=0.07, size=(len(xi), *start.shape))
+            stream.write(
+                (start + xi * (end - start) + noise).astype(np.float32),
+                cell_lengths=np.tile(ends[0].cell.lengths(), (len(xi), 1)),
+                cell_angles=np.tile(ends[0].cell.angles(), (len(xi), 1)),
+            )
+
+
+def snapshots(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train on a trajectory of many structures: the memory that it takes, and the time."""
+    file = folder / "example" / "vacancy.toml"
+    if not file.exists():
+        prepare(folder / "example")
+    names = [file.parent / f"{name}.xyz" for name in ("initial", "final")]
+    trajectory, model = folder / "many.dcd", folder / "many.safetensors"
+    ends = (read_structure(names[0]), read_structure(names[1]))
+    write_trajectory(trajectory, ends, arguments.structures)
+    line = command("train", trajectory, "--initial", names[0], "--final", names[1], "-o", model)
+    began = time.monotonic()
+    process = subprocess.Popen([*line, "--components", "5"], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - began
+    if status != 0:
+        sys.exit(f"the training ended with status {status}")
+    trajectory.unlink()
+    return {
+        "structures": arguments.structures,
+        "atoms": len(ends[0]),
+        "displacements_kB": arguments.structures * len(ends[0]) * 12 // 1024,
+        "peak_kB": used.ru_maxrss,
+        "seconds": round(seconds),
+    }
+
+
 # Two atoms whose distance wanders over the grid.
 _LONG_RUN = """
 import sys
@@ -623,6 +666,7 @@ DRILLS = {
     "core": core,
     "updates": updates,
     "memory": memory,
+    "snapshots": snapshots,
 }
 
 
@@ -678,6 +722,13 @@ def table(found: dict[str, Any]) -> list[str]:
             f"| steps of BABF in PLUMED | {found['memory']['steps']:,} | resident memory "
             f"{tenths[0]:,} kB after the first tenth, {tenths[-1]:,} kB at the end |"
         )
+    if "snapshots" in found:
+        counts = found["snapshots"]
+        lines.append(
+            f"| training on a trajectory | {counts['structures']:,} structures of "
+            f"{counts['atoms']} atoms | {counts['peak_kB'] // 1024:,} MB at most, of which "
+            f"{counts['displacements_kB'] // 1024:,} are the displacements; {counts['seconds']} s |"
+        )
     return lines
 
 
@@ -692,6 +743,7 @@ def main() -> None:
     parser.add_argument("--python_cases", type=int, default=10_000, help="of those in Python")
     parser.add_argument("--updates", type=int, default=100_000_000, help="of the sums")
     parser.add_argument("--steps", type=int, default=1_000_000, help="in which memory is watched")
+    parser.add_argument("--structures", type=int, default=1_000_000, help="to train on")
     parser.add_argument("--step_kB", type=int, default=100, help="by which the full disk grows")
     arguments = parser.parse_args()
     for name in arguments.drills:
@@ -702,7 +754,8 @@ def main() -> None:
         folder = arguments.folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for name in arguments.drills:
-            found[name] = DRILLS[name](folder, arguments)
+            result = DRILLS[name](folder, arguments)
+            found = json.loads(DATA.read_text()) | {name: result}  # others may have written since
             write_text(DATA, json.dumps(found, indent=1) + "\n")
     print("\n".join(table(found)))
 

@@ -7,6 +7,7 @@ import ast
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from plumed_cv import autoencoder, pca
 from plumed_cv.autoencoder import Examples, Training
 from plumed_cv.cv import random_model
 from plumed_cv.errors import UserError
+from plumed_cv.path import read_structure
 from python import drills
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
@@ -140,6 +142,35 @@ def test_a_component_without_variance_is_harmless() -> None:
     data[:, 2] = 0.25
     network = autoencoder.train(Examples(data, data), Training(schedule=((1e-2, 30),)))
     assert np.isfinite(network.losses).all()
+
+
+READ = """
+import resource, sys
+from pathlib import Path
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.trajectory import read_displacements
+frame = CollectiveVariable.load(Path(sys.argv[1]))
+read_displacements([sys.argv[3]], frame)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+u = read_displacements([sys.argv[2]], frame)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / u.nbytes)
+"""
+
+
+def test_a_long_trajectory_takes_its_size_in_memory_and_says_nothing(
+    example: Path, finished: Path, tmp_path: Path
+) -> None:
+    ends = [read_structure(example.parent / f"{name}.xyz") for name in ("initial", "final")]
+    long, short = tmp_path / "long.dcd", tmp_path / "short.dcd"
+    drills.write_trajectory(long, (ends[0], ends[1]), 100_000)
+    drills.write_trajectory(short, (ends[0], ends[1]), 2000)
+    line = [sys.executable, "-c", READ, finished / "cv-0.safetensors", long, short]
+    # With what C code prints in a buffer, as for most users.
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=buffered)
+    # One line: mdtraj's reader talks, but not on standard output. In memory: the displacements,
+    # 64 MB, and a tenth for the piece that is read.
+    assert float(done.stdout) < 1.3
 
 
 def test_three_snapshots_are_too_few() -> None:
