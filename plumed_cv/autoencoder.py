@@ -1,7 +1,8 @@
 """The autoencoder of Sec. 3.1 and its training: from displacements to a collective variable.
 
-Trained in single precision on principal components of displacements (angstrom) by PyTorch, handed
-over in double precision as layers that `cv.CollectiveVariable` evaluates.
+Trained on principal components of displacements (angstrom) by PyTorch, in single precision unless
+told otherwise, on the processor or a GPU; handed over in double precision as layers that
+`cv.CollectiveVariable` evaluates.
 
 Two recipes. The paper's reconstructs the noisy structures themselves; a loss made of noise hardly
 feels the slope of the encoder across the path, on which energies depend (Eq. 18). The other one,
@@ -11,6 +12,7 @@ length of the path, so that equal steps of the variable are equal distances. Wit
 is zero, so that a lower loss is a better collective variable.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,6 +64,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 
+_DTYPES = {"single": torch.float32, "double": torch.float64}
+
 # Called after every epoch with the epochs done, the epochs in all, and the mean square error (A^2).
 Progress = Callable[[int, int, float], None]
 
@@ -96,7 +100,12 @@ class Training:
     restarts
         Networks trained from different initial weights; the one of the lowest loss is kept.
     seed
-        Seed of weights and batches.
+        Seed of weights and batches, which do not depend on the device.
+    device
+        Where it is trained: "cpu"; "cuda", a GPU of NVIDIA's (or "cuda:1", ...); "auto", that where
+        there is one.
+    precision
+        "single", or "double", in which a GPU gives the processor's numbers but for rounding.
     """
 
     hidden: tuple[int, ...] | None = None
@@ -110,6 +119,8 @@ class Training:
     batch_size: int = 250
     restarts: int = 1
     seed: int = 0
+    device: str = "cpu"
+    precision: Literal["single", "double"] = "single"
 
     def __post_init__(self) -> None:
         if self.activation not in _ACTIVATIONS:
@@ -121,15 +132,26 @@ class Training:
             raise UserError(f"Hidden layers of widths {self.hidden}: give positive numbers.")
         if min(self.n_latent, self.batch_size, self.restarts) < 1:
             raise UserError("Latent dimensions, batch size and restarts must be 1 or more.")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise UserError(f"device = {self.device!r}: there are cpu, cuda, cuda:1, ..., and auto.")
+        if self.precision not in _DTYPES:
+            raise UserError(f"precision = {self.precision!r}: there are {', '.join(_DTYPES)}.")
         if self.n_latent > 1 and self.target == "mean path":
             raise UserError(
-                f"{self.n_latent} latent dimensions: a mean path has one; train with the target "
-                "'structure'."
+                f"{self.n_latent} latent dimensions: a mean path has one; take the recipe 'paper', "
+                "whose target is the structure."
             )
 
     def default_width(self, n_components: int) -> int:
         """Width of the hidden layers for D components if `hidden` is None."""
         return n_components if self.target == "structure" else 2 * n_components
+
+    def limited(self, n_components: int, at_rest: bool = False) -> int:
+        """These components, or those that the mean path has, if it has fewer (L - 1)."""
+        if self.subspace == "pca":
+            return n_components
+        default = meanpath.AT_REST_FUNCTIONS if at_rest else meanpath.N_FUNCTIONS
+        return min(n_components, (self.functions or default) - 1)
 
     @property
     def n_epochs(self) -> int:
@@ -282,7 +304,7 @@ def train(
     scale = float(np.std(examples.inputs, axis=0).max())
     if not scale > 0:
         raise UserError("The structures do not differ; there is nothing to learn from them.")
-    data = _Tensors.of(examples, scale)
+    data = _Tensors.of(examples, scale, _device(training.device), _DTYPES[training.precision])
     with _one_thread():
         runs = [
             _restart(data, training, restart, scale**2, progress)
@@ -453,11 +475,13 @@ class _Tensors:
     lengths: Tensor | None
 
     @classmethod
-    def of(cls, examples: Examples, scale: float) -> "_Tensors":
+    def of(
+        cls, examples: Examples, scale: float, device: torch.device, dtype: torch.dtype
+    ) -> "_Tensors":
         def tensor(array: NDArray[Any] | None, unit: float = scale) -> Tensor | None:
             if array is None:
                 return None
-            return torch.as_tensor(np.ascontiguousarray(array / unit), dtype=torch.float32)
+            return torch.as_tensor(np.ascontiguousarray(array / unit), dtype=dtype, device=device)
 
         inputs, targets = tensor(examples.inputs), tensor(examples.targets)
         assert inputs is not None
@@ -465,12 +489,33 @@ class _Tensors:
         return cls(inputs, targets, tensor(examples.tangents, 1.0), tensor(examples.lengths))
 
 
+def _device(name: str) -> torch.device:
+    """The device of a name, tried.
+
+    Raises
+    ------
+    UserError
+        If there is none of that name here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"device = {name!r}: torch {torch.__version__} cannot compute there ({reason}); take "
+            "'cpu', or install a torch with CUDA and NVIDIA's driver (https://pytorch.org)."
+        ) from None
+    return torch.device(name)
+
+
 def _restart(
     data: _Tensors, training: Training, restart: int, unit: float, progress: Progress
 ) -> tuple[list[list[float]], Autoencoder]:
     """Train one network; returns the terms of the loss of its epochs, and itself."""
     generator = torch.Generator().manual_seed(training.seed * 1000 + restart)
-    model = Autoencoder(data.inputs.shape[1], training, generator)
+    model = Autoencoder(data.inputs.shape[1], training, generator).to(data.inputs)
     before = restart * training.n_epochs // training.restarts
 
     def report(epoch: int, loss: float) -> None:
@@ -505,8 +550,9 @@ def _descend(
         for group in optimiser.param_groups:
             group["lr"] = rate
         for _ in range(epochs):
-            total = torch.zeros(3)
-            order = torch.randperm(n, generator=generator)
+            total = data.inputs.new_zeros(3)
+            # Drawn on the processor: the same batches whatever the device.
+            order = torch.randperm(n, generator=generator).to(data.inputs.device)
             for batch in order.split(training.batch_size):
                 optimiser.zero_grad()
                 terms = _losses(model, data, batch)
@@ -527,7 +573,7 @@ def _losses(model: Autoencoder, data: _Tensors, batch: Tensor) -> Tensor:
     inputs = data.inputs[batch]
     if data.tangents is None or data.lengths is None:
         error = functional.mse_loss(model(inputs), data.targets[batch])
-        return torch.stack([error, torch.zeros(()), torch.zeros(())])
+        return torch.stack([error, error.new_zeros(()), error.new_zeros(())])
     inputs.requires_grad_()
     latent = model.encode(inputs)
     (gradient,) = torch.autograd.grad(latent.sum(), inputs, create_graph=True)
@@ -551,5 +597,6 @@ def _zeros(widths: Sequence[int]) -> nn.ParameterList:
 
 def _layer(weight: Tensor, bias: Tensor) -> Layer:
     return Layer(
-        weight.detach().numpy().astype(np.float64), bias.detach().numpy().astype(np.float64)
+        weight.detach().cpu().numpy().astype(np.float64),
+        bias.detach().cpu().numpy().astype(np.float64),
     )

@@ -1,40 +1,34 @@
 """The command line `plumed-cv`: reads arguments, calls the package, prints. No science here."""
 
 import json
-import math
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 import plumed_cv
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
+from plumed_cv.terminal import (
+    Terminal,
+    bar,
+    err,
+    out,
+    print_energies,
+    print_iterations,
+    print_surface,
+    resumable,
+)
 
-if TYPE_CHECKING:  # the science takes seconds to import; --help should not
-    from plumed_cv.babf import Surface
-    from plumed_cv.progress import Update
+# The science takes seconds to import, and --help should not: each command imports what it needs.
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
@@ -46,36 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Input = Annotated[Path, typer.Argument(help="input file (TOML)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON alone")]
-
-
-class Terminal:
-    """Shows the progress of a run: bars on a terminal, a line a task elsewhere."""
-
-    def say(self, text: str) -> None:
-        """Print a result."""
-        err.print(text)
-
-    @contextmanager
-    def task(self, name: str, total: float | None) -> "Iterator[Update]":
-        """Show one task until the block ends."""
-        if not err.is_terminal:
-            err.print(name)
-            yield lambda done, note: None
-            return
-        with _bar(TextColumn("{task.fields[note]}")) as progress:
-            task = progress.add_task(name, total=total, note="")
-
-            def update(done: float, note: str) -> None:
-                progress.update(task, completed=done)
-                if note:
-                    progress.update(task, note=note)
-
-            yield update
 
 
 @app.command()
@@ -127,7 +94,7 @@ def plumed(
     from plumed_cv.kernel import build_optimised_kernel, find_plumed
 
     if optimised:
-        with _bar() as progress:
+        with bar() as progress:
             build_optimised_kernel(progress)
     found = find_plumed()
     print(found.kernel)
@@ -205,11 +172,8 @@ def run(
     from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
-    try:
+    with resumable():
         result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
-    except KeyboardInterrupt:
-        err.print("plumed-cv: interrupted; the same command goes on from here.")
-        raise typer.Exit(130) from None
     if "walkers" in result:
         folder = workflow.RunDirectory(directory).iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))
@@ -219,7 +183,7 @@ def run(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        _print_iterations(result)
+        print_iterations(result)
         print(f"Report: {page}   all results: {directory}")
 
 
@@ -258,11 +222,8 @@ def sample(
     from plumed_cv import workflow
 
     settings = configuration.load(config)
-    try:
+    with resumable():
         workflow.sample(settings, directory or config.parent / "run", walker, Terminal())
-    except KeyboardInterrupt:
-        err.print("plumed-cv: interrupted; the same command goes on from here.")
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -374,7 +335,7 @@ def energy(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        _print_energies(result)
+        print_energies(result)
         print(f"Pictures and all results: {output}")
 
 
@@ -386,7 +347,16 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="model file")] = Path(
         "cv.safetensors"
     ),
-    components: Annotated[int, typer.Option(min=1, help="principal components D")] = 12,
+    components: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="principal components D; 12, or those of the mean path, if absent"
+        ),
+    ] = None,
+    functions: Annotated[
+        int | None,
+        typer.Option(min=3, help="polynomials of the mean path, more than components; 6 if absent"),
+    ] = None,
     hidden: Annotated[str, typer.Option(help="widths of hidden layers, as 24,24; none: D,D")] = "",
     recipe: Annotated[str, typer.Option(help="denoising, or the paper's")] = "denoising",
     activation: Annotated[
@@ -420,7 +390,8 @@ def train(
     _check_folder(output)
     if recipe not in autoencoder.RECIPES:
         raise UserError(f"--recipe {recipe}: there are {', '.join(autoencoder.RECIPES)}.")
-    training = replace(autoencoder.RECIPES[recipe], hidden=widths, seed=seed)
+    chosen = autoencoder.RECIPES[recipe]
+    training = replace(chosen, hidden=widths, functions=functions, seed=seed)
     if activation:
         training = replace(training, activation=activation)
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))
@@ -433,7 +404,7 @@ def train(
         learned, _, network = autoencoder.learn(
             data,
             frame,
-            components,
+            components or training.limited(12),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
         )
@@ -479,7 +450,7 @@ def fes(
         babf.write_surface(output, surface)
         if picture:
             plot_surface(picture, surface, str(output))
-        _print_surface(output, surface, sum(block.steps for block in blocks), as_json)
+        print_surface(output, surface, sum(block.steps for block in blocks), as_json)
         return
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
     profile = babf.profile(blocks, ends)
@@ -559,103 +530,10 @@ def main() -> None:
     sys.exit(1)
 
 
-def _print_surface(output: Path, surface: "Surface", md_steps: int, as_json: bool) -> None:
-    minima = [
-        {
-            **dict(zip(surface.arguments, point, strict=True)),
-            "A_eV": A.value,
-            "A_error_eV": A.error if math.isfinite(A.error) else None,
-        }
-        for point, A in surface.minima()
-    ]
-    if as_json:
-        print(json.dumps({"minima": minima, "md_steps": md_steps}, indent=2, allow_nan=False))
-        return
-    visited = int((surface.count > 0).sum())
-    print(
-        f"{output}: {visited} of {len(surface.count)} bins visited in {md_steps:,} steps; minima:"
-    )
-    for point, A in surface.minima()[:8]:
-        at = ", ".join(
-            f"{name} = {x:.3f}" for name, x in zip(surface.arguments, point, strict=True)
-        )
-        print(f"  {at}: {A}")
-
-
 def _check_folder(output: Path) -> None:
     """Refuse an output that could not be written, before hours of work."""
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output}: its folder does not exist; make it first.")
-
-
-def _bar(*more: ProgressColumn) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        *more,
-        console=err,
-    )
-
-
-def _print_energies(result: dict[str, Any]) -> None:
-    table = Table(
-        "", "barrier (eV)", "error", "error (%)", "end point (eV)", "error", "RMS (eV)",
-        box=None, pad_edge=False,
-    )  # fmt: skip
-    names = {"neb": "path", "pca": f"PCA, D = {result['components']}", "ae_pca": "AE+PCA"}
-    for name, words in names.items():
-        row = result["profiles"][name]
-        percent, end = row["barrier_error_percent"], f"{row['end_point_eV']:.4f}"
-        barrier = f"{row['barrier_eV']:.4f}"
-        if name == "neb":
-            table.add_row(words, barrier, "", "", end)
-            continue
-        table.add_row(
-            words,
-            barrier,
-            f"{row['barrier_error_eV']:+.4f}",
-            "" if percent is None else f"{percent:+.2f}",
-            end,
-            f"{row['end_point_error_eV']:+.4f}",
-            f"{row['rms_eV']:.4f}",
-        )
-    out.print(table)
-    operations = result["symmetry_operations"]
-    print(
-        f"{result['atoms']} atoms, {result['images']} images, {result['structures']:,} structures, "
-        f"elbow at {result['elbow']} components, {sum(result['seconds'].values()):.0f} s; "
-        f"components of the {'structures' if result['subspace'] == 'pca' else 'mean path'}"
-        + (f", {operations} symmetry operations" if operations > 1 else "")
-    )
-    print(result["localisation"]["sentence"])
-    for note in result["notes"]:
-        print(note)
-
-
-def _print_iterations(result: dict[str, Any]) -> None:
-    from plumed_cv.workflow import RESULTS, in_words
-
-    table = Table(
-        "", "CV", "barrier (eV)", "flux b. (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
-        box=None, pad_edge=False,
-    )  # fmt: skip
-    for part in result["iterations"]:
-        words = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
-        values = [value.replace(" ± ", "±") for value in words]
-        similarity = f"{part['similarity']:.3f}"
-        table.add_row(
-            str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"
-        )
-    out.print(table)
-    print(
-        f"At {result['temperature_K']:g} K: barrier {in_words(result, 'barrier')} "
-        f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
-    )
 
 
 if __name__ == "__main__":

@@ -214,9 +214,9 @@ class CV(_Section):
     )
     functions: Annotated[int, Field(ge=3, le=48)] | None = Field(
         None,
-        description="polynomials of the mean path, one more than components at least; 16, or more "
-        "at 0 K, if absent. A few, as 4, where the dynamics goes to and fro only some tens of "
-        "times, as in molecules: more would follow the chance of single passes",
+        description="polynomials of the mean path, one more than components at least; 6, or 16 and "
+        "more at 0 K, if absent. More bend faster and make the iterations unstable; 4 where the "
+        "surroundings of the path are soft, as in molecules",
     )
     epochs: Count | None = Field(
         None, description="epochs of a training, as the recipe if absent; fewer make it faster"

@@ -24,7 +24,6 @@ from plumed_cv import cv, pca, symmetry
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
-from plumed_cv.meanpath import N_FUNCTIONS
 from plumed_cv.path import EnergyPath
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -448,9 +447,7 @@ def localisation(
 def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: "Training") -> int:
     """D for an elbow: twice that (Sec. 2.2), 12 at least, and no more than there are."""
     most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
-    if training.subspace == "mean path":
-        most = min(most, (training.functions or N_FUNCTIONS) - 1)
-    return min(max(2 * elbow, MINIMUM_COMPONENTS), most)
+    return training.limited(min(max(2 * elbow, MINIMUM_COMPONENTS), most), at_rest=True)
 
 
 def reconstruct(

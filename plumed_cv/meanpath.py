@@ -26,7 +26,10 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.symmetry import Operation
 
-N_FUNCTIONS = 16
+# At finite temperature a tilt of the isosurfaces that varies along the process comes back magnified,
+# the more the faster it varies (docs/theory.md): few functions keep the iterations stable.
+N_FUNCTIONS = 6
+AT_REST_FUNCTIONS = 16
 _MORE_FUNCTIONS = (24, 32, 48)  # for paths with sharp turns, where the data are sure of them
 _EM_STEPS = 60
 _END_WEIGHT = 0.1  # of an end state that is known, in units of all structures together
@@ -112,8 +115,8 @@ def fit(
         temperature, where the mean structure of a state is not its minimum and thermal motion is
         elastic itself, so that the prior would take it for the process.
     n_functions
-        Number of polynomials L. If None, 16; with `at_rest`, where the noise of the structures is
-        independent, up to 48 as long as the leading directions have significant coefficients.
+        Number of polynomials L. If None, 6; with `at_rest`, where the noise of the structures is
+        independent, from 16 to 48, as long as the leading directions have significant coefficients.
 
     Raises
     ------
@@ -124,8 +127,8 @@ def fit(
     if s.shape != (len(displacements),) or not np.isfinite(s).all():
         raise UserError("Each structure needs one finite place along the process.")
     largest = n_functions or (N_FUNCTIONS if at_rest is None else _MORE_FUNCTIONS[-1])
-    if n_functions is None and len(s) < 40 * largest:
-        largest = N_FUNCTIONS
+    if n_functions is None and at_rest is not None and len(s) < 40 * largest:
+        largest = AT_REST_FUNCTIONS
     if len(s) < 4 * largest:
         raise UserError(
             f"A mean path needs {4 * largest} structures or more, not {len(s)}; sample longer."
@@ -153,7 +156,7 @@ def fit(
     residual = (squares - (raw**2).sum(axis=0)) / (len(s) - largest)
     noise = np.maximum(residual.reshape(n_atoms, 3).mean(axis=1), 1e-12)
     if n_functions is None:
-        n_functions = _enough_functions(raw, noise)
+        n_functions = N_FUNCTIONS if at_rest is None else _enough_functions(raw, noise)
     moments = moments[:n_functions].reshape(n_functions, n_atoms, 3)
     products, sums = products[:n_functions, :n_functions], sums[:n_functions]
     measure = measure[:n_functions, :n_functions]
@@ -187,9 +190,9 @@ def _enough_functions(raw: Array, noise: Array) -> int:
 
     Looked for along the leading directions alone: noise has as much in all of the 3N.
     """
-    leading = np.linalg.svd(raw[1:N_FUNCTIONS], full_matrices=False)[2][:8]
+    leading = np.linalg.svd(raw[1:AT_REST_FUNCTIONS], full_matrices=False)[2][:8]
     strength = (raw @ leading.T) ** 2 / (leading**2 @ np.repeat(noise, 3))  # 1 on average if noise
-    enough = below = N_FUNCTIONS
+    enough = below = AT_REST_FUNCTIONS
     for n in _MORE_FUNCTIONS:
         part = strength[below:n]
         if part.sum() > part.size + 5.0 * (2.0 * part.size) ** 0.5:

@@ -152,7 +152,8 @@ def fit_mean_path(
     mean, modes = path.moments()
     if not 1 <= n_components <= len(modes):
         raise UserError(
-            f"{n_components} principal components: a mean path has from 1 to {len(modes)}."
+            f"{n_components} principal components: a mean path of {len(modes) + 1} functions has "
+            f"from 1 to {len(modes)}."
         )
     _, singular, components = np.linalg.svd(modes, full_matrices=False)
     total_variance = float((singular**2).sum() + 3.0 * path.noise.sum())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from plumed_cv import cv, meanpath, pca, symmetry
 from plumed_cv.errors import UserError
@@ -30,7 +31,7 @@ def noisy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_smooth_path_without_noise_comes_back() -> None:
     s = np.linspace(0.0, 1.0, 500)
-    path = meanpath.fit(curve(s), s)
+    path = meanpath.fit(curve(s), s, n_functions=16)
     np.testing.assert_allclose(path.points(s), curve(s).reshape(500, -1), atol=2e-6)
     h = 1e-5
     slope = (path.points(s[1:-1] + h) - path.points(s[1:-1] - h)) / (2 * h)
@@ -43,7 +44,7 @@ def test_lengths_are_those_of_the_curve() -> None:
     s = np.linspace(-0.2, 1.0, 600)
     u = np.zeros((600, 3, 3))
     u[:, 0, 0], u[:, 0, 1] = np.cos(np.pi * s), np.sin(np.pi * s)
-    path = meanpath.fit(u, s)
+    path = meanpath.fit(u, s, n_functions=16)
     np.testing.assert_allclose(path.lengths(s), np.pi * s, atol=1e-5)
 
 
@@ -58,14 +59,14 @@ def test_moments_are_those_of_the_points() -> None:
 
 def test_shrinkage_removes_most_of_the_regressions_error() -> None:
     s, u = noisy(4000, seed=2)
-    path = meanpath.fit(u, s)
+    path = meanpath.fit(u, s, n_functions=16)
     np.testing.assert_allclose(path.noise.mean(), SIGMA**2, rtol=0.03)
-    basis = np.polynomial.legendre.legvander(2 * s - 1, meanpath.N_FUNCTIONS - 1)
+    basis = np.polynomial.legendre.legvander(2 * s - 1, 15)
     plain = basis @ np.linalg.lstsq(basis, u.reshape(4000, -1))[0]
     truth = curve(s).reshape(4000, -1)
     error, unshrunk = (float(np.mean((p - truth) ** 2)) for p in (path.points(s), plain))
     # Least squares: sigma^2 L / M, with a spread of 3 % (117 x 16 numbers).
-    assert unshrunk == pytest.approx(SIGMA**2 * meanpath.N_FUNCTIONS / 4000, rel=0.15)
+    assert unshrunk == pytest.approx(SIGMA**2 * 16 / 4000, rel=0.15)
     assert error < 0.35 * unshrunk  # 2 of 40 atoms move; the mean of all is not shrunk
 
 
@@ -105,8 +106,8 @@ def test_symmetry_is_as_good_as_more_data() -> None:
 
 def test_bad_data() -> None:
     s, u = noisy(200, seed=4)
-    with pytest.raises(UserError, match="64 structures or more, not 50"):
-        meanpath.fit(u[:50], s[:50])
+    with pytest.raises(UserError, match="24 structures or more, not 20"):
+        meanpath.fit(u[:20], s[:20])
     with pytest.raises(UserError, match="all at one place"):
         meanpath.fit(u, np.full(200, 0.3))
     with pytest.raises(UserError, match="too few places"):
@@ -116,5 +117,45 @@ def test_bad_data() -> None:
     u[3, 2, 1] = np.nan
     with pytest.raises(UserError, match="NaN"):
         meanpath.fit(u, s)
-    with pytest.raises(UserError, match="from 1 to 15"):
+    with pytest.raises(UserError, match="from 1 to 5"):
         pca.fit_mean_path(*noisy(200, seed=4)[::-1], 16)
+
+
+def test_few_functions_keep_the_iterations_stable() -> None:
+    # The atom moves along x over a barrier of 24 kT, with a soft mode of 0.17 A across, along y:
+    # the mean path is the x axis, whatever the first collective variable. But an isosurface that is
+    # tilted where the energy is steep has its mean off the axis, and what varies fast in that comes
+    # back magnified in the next iteration (docs/theory.md).
+    few, many = (tilt_after_iterations(n_functions) for n_functions in (None, 16))
+    assert few < 0.06  # seeds 0 to 9: 0.027 to 0.037
+    assert many > 0.3  # 0.53 to 0.80
+
+
+def tilt_after_iterations(n_functions: int | None, seed: int = 0) -> float:
+    """Mean 1 - cos between the mean path and the x axis after six iterations of sampling and fit.
+
+    Sampling is exact, with a bias that makes the distribution of the collective variable even.
+    """
+    rng = np.random.default_rng(seed)
+    length, variance = 2.5, 0.03
+    x, y = np.meshgrid(np.linspace(-0.35, 2.85, 321), np.linspace(-1.0, 1.0, 121))
+    grid = np.stack([x.ravel(), y.ravel()], axis=1)
+    weight = np.exp(-24.0 * np.sin(np.pi * grid[:, 0] / length) ** 2)
+    weight *= np.exp(-(grid[:, 1] ** 2) / (2.0 * variance))
+    xi = grid @ [1.0, 0.15] / length
+    for _ in range(6):
+        place = np.floor((xi + 0.1) * 100).astype(int)
+        weight_of_bin = np.bincount(place.clip(0, 119), weight, minlength=120)
+        even = np.where((place >= 0) & (place < 120), weight / weight_of_bin[place.clip(0, 119)], 0)
+        sample = rng.choice(len(grid), 15_000, p=even / even.sum())
+        u = np.zeros((len(sample), 1, 3))
+        u[:, 0, :2] = grid[sample]
+        path = meanpath.fit(u, xi[sample], n_functions=n_functions)
+        s = np.linspace(path.lower, path.upper, 481)
+        points, tangents = path.points(s)[:, :2], path.tangents(s)[:, :2]
+        _, nearest = cKDTree(points).query(grid)
+        along = np.einsum("mi,mi->m", grid - points[nearest], tangents[nearest])
+        xi = s[nearest] + along / (tangents[nearest] ** 2).sum(axis=1)
+    inside = (s > 0.0) & (s < 1.0)
+    cosine = tangents[:, 0] / np.linalg.norm(tangents, axis=1)
+    return float(np.mean(1.0 - cosine[inside]))

@@ -39,7 +39,7 @@ images = 5
 fmax_eV_A = 0.05
 structures = 500
 [cv]
-components = 6
+components = 5
 [sampling]
 steps = 8000
 segments = 8

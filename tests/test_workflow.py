@@ -38,7 +38,7 @@ images = 7
 fmax_eV_A = 0.02
 structures = 500
 [cv]
-components = 6
+components = 5
 [sampling]
 steps = 2000
 segments = 8

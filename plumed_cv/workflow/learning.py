@@ -122,19 +122,20 @@ def _train(
 
     training = training_of(config, config.iteration.seed + n)
     n_components = int(read_json(files.components)["components"])
+    at_rest = n == 0  # structures of the path, not of the dynamics
     symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
     with reporter.task(f"training cv-{n}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
             displacements,
             frame,
-            n_components,
+            training.limited(n_components, at_rest),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
             symmetry.of_path(load_path(files.path), frame) if symmetric else (),
-            through_ends=n == 0,  # structures of the path, not of the dynamics
+            through_ends=at_rest,
         )
     record = {
         "structures": len(displacements),
@@ -164,6 +165,12 @@ def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]
             raise UserError(
                 f"cv.components = {config.cv.components}: {n_atoms} atoms and "
                 f"{n_structures} structures have at most {most}."
+            )
+        most = training_of(config, 0).limited(config.cv.components)
+        if config.cv.components > most:
+            raise UserError(
+                f"cv.components = {config.cv.components}: the mean path has {most}; set "
+                f"cv.functions = {config.cv.components + 1} or more, or leave components out."
             )
         return {"components": config.cv.components}
     scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)

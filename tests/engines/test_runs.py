@@ -26,7 +26,7 @@ images = 5
 fmax_eV_A = 0.1
 structures = 200
 [cv]
-components = 6
+components = 5
 [sampling]
 steps = 1200
 segments = 6
