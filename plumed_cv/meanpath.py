@@ -26,7 +26,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.symmetry import Operation
 
-# At finite temperature a tilt of the isosurfaces that varies along the process comes back magnified,
+# At finite temperature a tilt of isosurfaces that varies along the process comes back magnified,
 # the more the faster it varies (docs/theory.md): few functions keep the iterations stable.
 N_FUNCTIONS = 6
 AT_REST_FUNCTIONS = 16
