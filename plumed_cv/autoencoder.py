@@ -133,7 +133,9 @@ class Training:
         if min(self.n_latent, self.batch_size, self.restarts) < 1:
             raise UserError("Latent dimensions, batch size and restarts must be 1 or more.")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device = {self.device!r}: there are cpu, cuda, cuda:1, ..., and auto.")
+            raise UserError(
+                f"device = {self.device!r}: there are cpu, cuda, cuda:1, ..., and auto."
+            )
         if self.precision not in _DTYPES:
             raise UserError(f"precision = {self.precision!r}: there are {', '.join(_DTYPES)}.")
         if self.n_latent > 1 and self.target == "mean path":

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from plumed_cv import autoencoder, cv
-from plumed_cv.autoencoder import RECIPES, Examples, Training
+from plumed_cv.autoencoder import RECIPES, Autoencoder, Examples, Training
 from plumed_cv.convergence import gradient_alignment, similarity
 from plumed_cv.errors import UserError
 
@@ -67,6 +68,60 @@ def test_denoising_holds_the_gradient_along_the_path() -> None:
     # Radius 1 A and noise 0.03 A: 1 % is 6 degrees.
     assert lost["denoising"] < 0.01
     assert lost["denoising"] < lost["paper"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_gpu_gives_the_processors_numbers(recipe: str) -> None:
+    """In double precision, for as many steps as rounding needs to grow from 1e-16."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU of NVIDIA's and a torch with CUDA (https://pytorch.org)")
+    _, u, line = arc(1000)
+    training = replace(RECIPES[recipe], schedule=((0.005, 5),), restarts=2, precision="double")
+    on_cpu, _, losses = autoencoder.learn(u, line, 4, training)
+    on_gpu, _, others = autoencoder.learn(u, line, 4, replace(training, device="cuda"))
+    np.testing.assert_allclose(others.losses, losses.losses, rtol=1e-10)
+    expected, found = (model.gradient_of(u[:20]) for model in (on_cpu, on_gpu))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_nothing_of_a_training_stays_behind_on_the_processor(recipe: str) -> None:
+    """torch's device without numbers refuses tensors of another one, as a GPU does."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=shape) for shape in ((50, 4), (50, 4), (50, 4), (50,))]
+    examples = Examples(*(arrays if recipe == "denoising" else arrays[:2]))
+    meta = torch.device("meta")
+    data = autoencoder._Tensors.of(examples, 1.0, meta, torch.float64)
+    model = Autoencoder(4, RECIPES[recipe], torch.Generator()).to(data.inputs)
+    optimiser = torch.optim.Adam(model.parameters(), fused=False)
+    terms = autoencoder._losses(model, data, torch.randperm(50).to(meta)[:10])
+    terms.sum().backward()
+    optimiser.step()
+    assert terms.device == meta
+    assert terms.dtype == torch.float64
+
+
+def test_double_precision_is_single_precision_but_for_rounding() -> None:
+    _, u, line = arc(1000)
+    training = replace(RECIPES["denoising"], schedule=((0.005, 2),))
+    single, double = (
+        autoencoder.learn(u, line, 4, how)[2].losses
+        for how in (training, replace(training, precision="double"))
+    )
+    np.testing.assert_allclose(single, double, rtol=1e-4)
+    assert not np.array_equal(single, double)
+
+
+def test_devices_that_are_not_there() -> None:
+    with pytest.raises(UserError, match="device = 'gpu': there are cpu, cuda"):
+        Training(device="gpu")
+    _, u, line = arc(100)
+    training = replace(RECIPES["paper"], schedule=((0.01, 1),))
+    autoencoder.learn(u, line, 4, replace(training, device="auto"))
+    missing = "cuda:99" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=r"torch .* cannot compute there .*; take 'cpu'") as caught:
+        autoencoder.learn(u, line, 4, replace(training, device=missing))
+    assert "\n" not in str(caught.value)
 
 
 def test_layers_are_the_network_in_double_precision() -> None:
