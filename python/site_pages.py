@@ -82,7 +82,9 @@ def modules() -> list[str]:
     files = sorted((ROOT / "plumed_cv").rglob("*.py"))
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     public = [name.removesuffix(".__init__") for name in names if "examples" not in name]
-    return [name for name in public if name not in ("plumed_cv", "plumed_cv.cli")]
+    return [
+        name for name in public if name not in ("plumed_cv", "plumed_cv.cli", "plumed_cv.terminal")
+    ]
 
 
 def module_page(name: str) -> str:

@@ -1,0 +1,162 @@
+"""What the command line shows: progress, tables, and what an interruption means."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from plumed_cv.progress import Update
+
+if TYPE_CHECKING:  # the science takes seconds to import; --help should not
+    from plumed_cv.babf import Surface
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Terminal:
+    """Shows the progress of a run: bars on a terminal, a line a task elsewhere."""
+
+    def say(self, text: str) -> None:
+        """Print a result."""
+        err.print(text)
+
+    @contextmanager
+    def task(self, name: str, total: float | None) -> Iterator[Update]:
+        """Show one task until the block ends."""
+        if not err.is_terminal:
+            err.print(name)
+            yield lambda done, note: None
+            return
+        with bar(TextColumn("{task.fields[note]}")) as progress:
+            task = progress.add_task(name, total=total, note="")
+
+            def update(done: float, note: str) -> None:
+                progress.update(task, completed=done)
+                if note:
+                    progress.update(task, note=note)
+
+            yield update
+
+
+def bar(*more: ProgressColumn) -> Progress:
+    """A bar for each task, on standard error."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        *more,
+        console=err,
+    )
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """What is done in the block goes on where it was when it is interrupted and started again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("plumed-cv: interrupted; the same command goes on from here.")
+        raise typer.Exit(130) from None
+
+
+def print_iterations(result: dict[str, Any]) -> None:
+    """Print what `result.json` holds: a row an iteration, and the answer."""
+    from plumed_cv.workflow import RESULTS, in_words
+
+    table = Table(
+        "", "CV", "barrier (eV)", "flux b. (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for part in result["iterations"]:
+        words = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
+        values = [value.replace(" ± ", "±") for value in words]
+        similarity = f"{part['similarity']:.3f}"
+        table.add_row(
+            str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"
+        )
+    out.print(table)
+    print(
+        f"At {result['temperature_K']:g} K: barrier {in_words(result, 'barrier')} "
+        f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
+    )
+
+
+def print_energies(result: dict[str, Any]) -> None:
+    """Print what `energy.json` holds."""
+    table = Table(
+        "", "barrier (eV)", "error", "error (%)", "end point (eV)", "error", "RMS (eV)",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    names = {"neb": "path", "pca": f"PCA, D = {result['components']}", "ae_pca": "AE+PCA"}
+    for name, words in names.items():
+        row = result["profiles"][name]
+        percent, end = row["barrier_error_percent"], f"{row['end_point_eV']:.4f}"
+        barrier = f"{row['barrier_eV']:.4f}"
+        if name == "neb":
+            table.add_row(words, barrier, "", "", end)
+            continue
+        table.add_row(
+            words,
+            barrier,
+            f"{row['barrier_error_eV']:+.4f}",
+            "" if percent is None else f"{percent:+.2f}",
+            end,
+            f"{row['end_point_error_eV']:+.4f}",
+            f"{row['rms_eV']:.4f}",
+        )
+    out.print(table)
+    operations = result["symmetry_operations"]
+    print(
+        f"{result['atoms']} atoms, {result['images']} images, {result['structures']:,} structures, "
+        f"elbow at {result['elbow']} components, {sum(result['seconds'].values()):.0f} s; "
+        f"components of the {'structures' if result['subspace'] == 'pca' else 'mean path'}"
+        + (f", {operations} symmetry operations" if operations > 1 else "")
+    )
+    print(result["localisation"]["sentence"])
+    for note in result["notes"]:
+        print(note)
+
+
+def print_surface(output: Path, surface: "Surface", md_steps: int, as_json: bool) -> None:
+    """Print the minima of a free energy on two CVs."""
+    minima = [
+        {
+            **dict(zip(surface.arguments, point, strict=True)),
+            "A_eV": A.value,
+            "A_error_eV": A.error if math.isfinite(A.error) else None,
+        }
+        for point, A in surface.minima()
+    ]
+    if as_json:
+        print(json.dumps({"minima": minima, "md_steps": md_steps}, indent=2, allow_nan=False))
+        return
+    visited = int((surface.count > 0).sum())
+    print(
+        f"{output}: {visited} of {len(surface.count)} bins visited in {md_steps:,} steps; minima:"
+    )
+    for point, A in surface.minima()[:8]:
+        at = ", ".join(
+            f"{name} = {x:.3f}" for name, x in zip(surface.arguments, point, strict=True)
+        )
+        print(f"  {at}: {A}")
