@@ -36,7 +36,7 @@ from plumed_cv.engines.lammps_process import (
     lammps_sentence,
     package_potentials,
 )
-from plumed_cv.engines.process import run_program, steps_of
+from plumed_cv.engines.process import how_it_ended, run_program, steps_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.kernel import Plumed, find_plumed
@@ -155,7 +155,9 @@ class LammpsProgram(Engine):
         end = folder / "end.dump"
         lines += [
             f"run {segment.n_steps} post no",
-            f'write_dump all custom "{end}" id xu yu zu vx vy vz modify sort id format float %.17g',
+            # By its name in this folder, which a forgotten program finds removed.
+            f"write_dump all custom {end.name} id xu yu zu vx vy vz "
+            "modify sort id format float %.17g",
             f'print "{_ANSWER}: $(step:%.0f)"',
         ]
 
@@ -300,7 +302,8 @@ class LammpsProgram(Engine):
         last = (
             errors[-1]
             if errors
-            else f"ended with status {code}: {said.strip().rpartition(chr(10))[2]}"
+            else f"ended {how_it_ended(code)}: "
+            + (said.strip().rpartition("\n")[2] or "it said nothing")
         )
         if is_explosion(last):
             raise UserError(exploded("LAMMPS"))

