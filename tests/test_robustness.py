@@ -18,7 +18,9 @@ from plumed_cv import autoencoder, pca
 from plumed_cv.autoencoder import Examples, Training
 from plumed_cv.cv import random_model
 from plumed_cv.errors import UserError
+from plumed_cv.files import replacing
 from plumed_cv.path import read_structure
+from plumed_cv.workflow.directory import claimed
 from python import drills
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
@@ -63,6 +65,25 @@ def test_of_two_runs_in_one_directory_one_works(example: Path, finished: Path) -
         assert "another run is at work" in said
     assert first.wait() == 0, log.read_text()
     assert drills.contents(run) == drills.contents(finished)
+
+
+def test_a_run_removes_what_was_left_half_written_and_nothing_else(tmp_path: Path) -> None:
+    segment = tmp_path / "iteration-1" / "unfinished-segment-000003"
+    segment.mkdir(parents=True)
+    stale = [
+        tmp_path / ".cv-1-ab_3defg.safetensors",
+        tmp_path / "iteration-1" / ".fes-0aaaaaaa.dat",
+    ]
+    kept = [tmp_path / ".my-notes.txt", tmp_path / ".git-ignored", tmp_path / "cv-1.safetensors"]
+    for file in (*stale, *kept):
+        file.touch()
+    with replacing(segment / "end.npz") as temporary:  # as `plumed-cv sample` does elsewhere
+        temporary.write_text("the end")
+        with claimed(tmp_path):
+            pass
+    assert (segment / "end.npz").read_text() == "the end"
+    assert not any(file.exists() for file in stale)
+    assert all(file.exists() for file in kept)
 
 
 def test_results_depend_neither_on_threads_nor_on_the_day(example: Path, finished: Path) -> None:
@@ -164,9 +185,10 @@ def test_a_long_trajectory_takes_its_size_in_memory_and_says_nothing(
     long, short = tmp_path / "long.dcd", tmp_path / "short.dcd"
     drills.write_trajectory(long, (ends[0], ends[1]), 100_000)
     drills.write_trajectory(short, (ends[0], ends[1]), 2000)
-    line = [sys.executable, "-c", READ, finished / "cv-0.safetensors", long, short]
+    files = map(str, (finished / "cv-0.safetensors", long, short))
     # With what C code prints in a buffer, as for most users.
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    line = [sys.executable, "-c", READ, *files]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=buffered)
     # One line: mdtraj's reader talks, but not on standard output. In memory: the displacements,
     # 64 MB, and a tenth for the piece that is read.

@@ -1,5 +1,7 @@
 """A run directory: the names of its files, and keeping other runs out of it."""
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from plumed_cv.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]+)?")
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,19 @@ def claimed(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{root}: cannot be used as a run directory: {error.strerror}.") from None
     try:
-        for stale in root.rglob(".*-*.*"):  # what a killed process was writing
-            if stale.is_file():
-                stale.unlink(missing_ok=True)
+        _sweep(root)
         yield
     finally:
         lock.release()
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed processes were writing (`files.replacing`).
+
+    Not where segments are being sampled: `plumed-cv sample` may be at work there, and whoever takes
+    up an unfinished segment removes its folder as a whole.
+    """
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith("unfinished-")]
+        for name in filter(_TEMPORARY.fullmatch, names):
+            Path(folder, name).unlink(missing_ok=True)
