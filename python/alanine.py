@@ -16,7 +16,6 @@ of segments. The reference is OPES_METAD on phi and psi (`ramachandran.py`).
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,7 @@ def difference(folder: Path) -> Estimate:
     blocks, printed = workflow.blocks_of(folder)
     phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
 
-    def of(groups: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-        kept = np.concatenate(groups).astype(int)
+    def of(kept: list[int]) -> NDArray[np.float64]:
         profile = babf.profile([blocks[k] for k in kept])
         known = np.isfinite(profile.A)
         xi = np.concatenate([printed["ae.node-0"][k] for k in kept])
@@ -55,7 +53,7 @@ def difference(folder: Path) -> Estimate:
         ratio = (part * weight).sum() / ((1.0 - part) * weight).sum()
         return np.array([-KT_EV * np.log(ratio)])
 
-    groups = np.array_split(np.arange(len(blocks), dtype=np.int64), BLOCKS)
+    groups = [part.tolist() for part in np.array_split(np.arange(len(blocks)), BLOCKS)]
     value, error = jackknife(groups, np.ones(BLOCKS).tolist(), of)
     return Estimate(float(value[0]), float(error[0]))
 

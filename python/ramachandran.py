@@ -14,7 +14,6 @@ on one busy core.
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -167,10 +166,10 @@ def collect(runs: Path) -> None:
     A_opes, opes_error = jackknife(histograms, [1.0] * len(histograms), free_energy_of)
     A_babf = surface.A * KJ_MOL_PER_EV
     delta, delta_error = jackknife(
-        blocks, weights_of(blocks), lambda some: difference_of_babf(some, axis)
+        blocks, weights_of(blocks), lambda state: difference_of_babf(state, axis)
     )
     delta_opes, delta_opes_error = jackknife(
-        histograms, [1.0] * len(histograms), lambda some: difference(np.sum(some, axis=0), axis)
+        histograms, [1.0] * len(histograms), lambda total: difference(total, axis)
     )
     with replacing(DATA) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
@@ -192,11 +191,10 @@ def histogram(axis: babf.Grid, part: Array, top: float) -> Array:
     return np.asarray(np.bincount(psi * axis.bins + phi, weights, minlength=axis.bins**2), float)
 
 
-def free_energy_of(histograms: Sequence[Array]) -> Array:
+def free_energy_of(histogram: Array) -> Array:
     """Return -kT ln of the share of each bin, kJ/mol."""
-    total = np.sum(histograms, axis=0)
     with np.errstate(divide="ignore"):
-        A = -KT * np.log(total / total.sum())
+        A = -KT * np.log(histogram / histogram.sum())
     A[np.isinf(A)] = np.nan
     return np.asarray(A)
 
@@ -208,9 +206,9 @@ def difference(density: Array, axis: babf.Grid) -> Array:
     return np.array([-KT * np.log(density[right].sum() / density[~right].sum())])
 
 
-def difference_of_babf(blocks: Sequence[babf.State], axis: babf.Grid) -> Array:
+def difference_of_babf(state: babf.State, axis: babf.Grid) -> Array:
     """Return the same of a surface by BABF."""
-    A = babf.surface([sum(blocks[1:], start=blocks[0])]).A * KJ_MOL_PER_EV
+    A = babf.surface([state]).A * KJ_MOL_PER_EV
     return difference(np.nan_to_num(np.exp(-(A - np.nanmin(A)) / KT)), axis)
 
 

@@ -225,6 +225,54 @@ def test_empty_bins_stay_empty() -> None:
     assert np.isnan(found.barrier.value)  # the product was not reached: the top is not known
 
 
+def direct_jackknife(
+    blocks: list[State], estimate: Callable[[list[State]], Array]
+) -> tuple[Array, Array]:
+    """The definition, with all that is left added up anew for every group left out."""
+    shares = np.array([block.weight.sum() for block in blocks])
+    shares /= shares.sum()
+    value, errors = estimate(blocks), []
+    groups = [[k] for k in range(len(blocks))]
+    while (m := len(groups)) >= 2:
+        terms = []
+        for group in groups:
+            rest = [block for k, block in enumerate(blocks) if k not in group]
+            terms.append(((1 - shares[group].sum()) * (estimate(rest) - value)) ** 2)
+        errors.append(np.sqrt(m / (m - 1) * np.sum(terms, axis=0)))
+        if m // 2 < 6:
+            break
+        last = groups[-1] if m % 2 else []
+        groups = [groups[k] + groups[k + 1] for k in range(0, m - 1, 2)]
+        groups[-1] = groups[-1] + last
+    return value, np.max(errors, axis=0) if errors else np.full_like(value, np.nan)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 12, 27])
+def test_errors_are_those_of_the_direct_jackknife(number: int) -> None:
+    rng = np.random.default_rng(number)
+    system = Frozen(Grid(-0.1, 1.1, 24), double_well(3.0), double_well(3.0))
+    parts = [
+        replace(block, sums=(k + 1) * block.sums)
+        for k, block in enumerate(
+            system.state(x) for x in correlated_blocks(system, rng, number, 50, 0.9)
+        )
+    ]
+    found = profile(parts)
+    origin = int(np.nanargmin(np.abs(found.A)))
+
+    def estimate(some: list[State]) -> Array:
+        one = profile([replace(parts[0], sums=np.sum([part.sums for part in some], axis=0))])
+        values = [one.A_k - one.A_k[origin], one.A - one.A[origin]]
+        return np.concatenate([*values, [one.barrier.value, one.delta_F.value]])
+
+    value, error = direct_jackknife(parts, estimate)
+    both = (found.barrier, found.delta_F)
+    got = np.concatenate([found.A_k, found.A, [each.value for each in both]])
+    np.testing.assert_allclose(got, value, rtol=1e-10, atol=1e-13)
+    got = np.concatenate([found.A_k_error, found.A_error, [each.error for each in both]])
+    np.testing.assert_allclose(got, error, rtol=1e-10, atol=1e-13)
+
+
 def correlated_blocks(
     system: Frozen, rng: np.random.Generator, number: int, length: int, sticky: float
 ) -> list[Array]:
@@ -438,6 +486,9 @@ def test_damaged_state_files(tmp_path: Path) -> None:
         path.write_text(text.replace(last, " " + " ".join(words)))
         with pytest.raises(UserError, match=message):
             read_state(path)
+    path.write_text(text + "#! FIELDS time x\n 0 1\n")
+    with pytest.raises(UserError, match="other columns"):
+        read_state(path)
     path.write_text("#! FIELDS time x\n 0 1\n")
     with pytest.raises(UserError, match="action"):
         read_state(path)

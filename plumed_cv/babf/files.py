@@ -368,6 +368,11 @@ def _read_table(path: Path | str) -> tuple[list[str], "_Header", Array]:
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if words[:2] == ["#!", "FIELDS"]:
+            if rows and words[2:] != fields:
+                raise UserError(
+                    f"{path}: line {number} names other columns than those of the rows before it; "
+                    "give a file with one table"
+                )
             fields = words[2:]
         elif words[:2] == ["#!", "SET"] and len(words) == 4:
             constants[words[2]] = words[3]

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import add
 from typing import TypeVar
 
 import numpy as np
@@ -123,13 +124,13 @@ def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -
     _, A = _profiles(total)
     origin = _lowest_reactant(grid, A, states)
 
-    def estimate(some: Sequence[State]) -> Array:
-        A_k, A = _profiles(total_of(some))
+    def estimate(sums: Array) -> Array:
+        A_k, A = _profiles(replace(total, sums=sums))
         smooth = smoothed(grid, A, states)
         summary = [barrier_of(grid, smooth, states), difference_of(grid, smooth, states)]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
 
-    value, error = jackknife(blocks, weights_of(blocks), estimate)
+    value, error = jackknife([block.sums for block in blocks], weights_of(blocks), estimate)
     return Profile(
         argument=total.argument,
         grid=grid,
@@ -205,7 +206,8 @@ def flux(
             f"{len(xi_series)}, {len(gradnorm_series)} and {len(invmass_series)}"
         )
     grid, kT = blocks[0].grid, blocks[0].kT_eV
-    _, A = _profiles(total_of(blocks))
+    total = total_of(blocks)
+    _, A = _profiles(total)
     sampled = A[np.isfinite(A)]
     if not len(sampled):
         raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
@@ -219,16 +221,21 @@ def flux(
     planck_eV_s = units._hplanck / units._e
     attempts_per_s = kT / planck_eV_s
     wave = units.second * planck_eV_s / np.sqrt(2 * np.pi * kT)
-    moments = [
-        _binned(grid, xi, np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
-        for xi, gradnorm, invmass in zip(xi_series, gradnorm_series, invmass_series, strict=True)
+    lengths = [
+        (np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
+        for gradnorm, invmass in zip(gradnorm_series, invmass_series, strict=True)
+    ]
+    parts = [
+        np.concatenate([block.sums, _binned(grid, xi, *both)])
+        for block, xi, both in zip(blocks, xi_series, lengths, strict=True)
     ]
 
-    def surfaces(some: Sequence[tuple[State, Array]]) -> Array:
+    def surfaces(sums: Array) -> Array:
         """F with |grad xi| and with lambda at every node, (2, n), eV; NaN where unknown."""
-        _, A = _profiles(total_of([state for state, _ in some]))
+        of_state, moments = np.split(sums, [len(total.sums)])
+        _, A = _profiles(replace(total, sums=of_state))
         A = smoothed(grid, A, states)
-        means = _smoothed_means(np.sum([moment for _, moment in some], axis=0))
+        means = _smoothed_means(moments)
         A = A - np.nanmin(A)
         density = np.nan_to_num(np.exp(-A / kT))
         basin = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
@@ -239,15 +246,14 @@ def flux(
             F[:, between] = A[between] - kT * np.log(means[:, between] / basin[between])
         return F
 
-    def highest(some: Sequence[tuple[State, Array]]) -> Array:
-        F = surfaces(some)
+    def highest(sums: Array) -> Array:
+        F = surfaces(sums)
         return np.array([np.nanmax(row) if np.isfinite(row).any() else np.nan for row in F])
 
-    pairs = list(zip(blocks, moments, strict=True))
-    value, error = jackknife(pairs, weights_of(blocks), highest)
+    value, error = jackknife(parts, weights_of(blocks), highest)
     barrier, activation = (Estimate(float(v), float(e)) for v, e in zip(value, error, strict=True))
     rate = attempts_per_s * np.exp(-activation.value / kT)
-    F = surfaces(pairs)[0]
+    F = surfaces(np.sum(parts, axis=0))[0]
     return Flux(
         barrier=barrier,
         activation=activation,
@@ -284,9 +290,9 @@ def reweighted_profile(
         for xi, bias in zip(xi_series, bias_series_eV, strict=True)
     ]
 
-    def estimate(some: Sequence[Array]) -> Array:
+    def estimate(histogram: Array) -> Array:
         with np.errstate(divide="ignore"):
-            A = -kT_eV * np.log(np.sum(some, axis=0))
+            A = -kT_eV * np.log(histogram)
         A[np.isinf(A)] = np.nan
         return np.asarray(A - np.nanmean(A))
 
@@ -401,31 +407,57 @@ def _smoothed_means(moments: Array) -> Array:
 
 
 def jackknife(
-    blocks: Sequence[T], weights: Sequence[float], estimate: Callable[[Sequence[T]], Array]
+    parts: Sequence[T], weights: Sequence[float], estimate: Callable[[T], Array]
 ) -> tuple[Array, Array]:
-    """Return `estimate(blocks)` and its delete-one error, the largest over re-blockings by pairs.
+    """Return the estimate from all data and its delete-one error, the largest over re-blockings.
 
-    Blocks of a ramped run have very different weights. To first order the estimate without a block
-    of the share f is off by the block's residual over 1 - f, whatever the residual's variance; so
-    the variance is m/(m-1) sum (1-f)^2 d^2, which is the textbook's for equal blocks.
+    Parts of a ramped run have very different weights. To first order the estimate without a part
+    of the share f is off by the part's residual over 1 - f, whatever the residual's variance; so
+    the variance is m/(m-1) sum (1-f)^2 d^2, which is the textbook's for equal parts.
+
+    Parameters
+    ----------
+    parts
+        (m,) the data in their order, in parts that `+` puts together: arrays, states, lists.
+    weights
+        (m,) how much each part holds.
+    estimate
+        The estimate from parts put together.
+
+    Returns
+    -------
+    Array, Array
+        The estimate from all parts, and its error: the largest of those without one part, one pair
+        of parts, one pair of pairs ..., as long as six are left; NaN of a single part.
     """
-    value = estimate(blocks)
-    groups = [[i] for i in range(len(blocks))]
-    shares = np.array(weights) / np.sum(weights)
+    shares = list(np.array(weights) / np.sum(weights))
+    until = list(accumulate(parts))
+    value = estimate(until[-1])
     errors = []
-    while (m := len(groups)) >= 2:
+    while (m := len(parts)) >= 2:
+        # Sums, never the total minus a part: an empty bin must stay exactly empty.
+        after = list(accumulate(reversed(parts), lambda later, part: part + later))[::-1]
+        rests = [
+            after[1],
+            *map(add, until[: m - 2], after[2:]),
+            until[-2],
+        ]
         variance = np.zeros_like(value)
-        for group in groups:
-            without = [block for i, block in enumerate(blocks) if i not in group]
-            kept = 1 - shares[group].sum()
-            variance += m / (m - 1) * (kept * (estimate(without) - value)) ** 2
+        for share, rest in zip(shares, rests, strict=True):
+            variance += m / (m - 1) * ((1 - share) * (estimate(rest) - value)) ** 2
         errors.append(np.sqrt(variance))
         if m // 2 < FEWEST_BLOCKS:
             break
-        pairs = [a + b for a, b in zip(groups[0:-1:2], groups[1::2], strict=True)]
-        groups = pairs if m % 2 == 0 else [*pairs[:-1], pairs[-1] + groups[-1]]
+        parts, shares = _in_pairs(parts), _in_pairs(shares)
+        until = list(accumulate(parts))
     # A NaN stays: it says that a bin lives by one block alone.
     return value, np.max(errors, axis=0) if errors else np.full_like(value, np.nan)
+
+
+def _in_pairs(parts: Sequence[T]) -> list[T]:
+    """Put neighbours together; of an odd number the last three."""
+    pairs = list(map(add, parts[0:-1:2], parts[1::2]))
+    return pairs if len(parts) % 2 == 0 else [*pairs[:-1], add(pairs[-1], parts[-1])]
 
 
 def weights_of(blocks: Sequence[State]) -> list[float]:

@@ -1,7 +1,7 @@
 """Free energies on the plane of two CVs, with errors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import minimum_filter
@@ -106,10 +106,11 @@ def surface(blocks: Sequence[State]) -> Surface:
         raise UserError("no sample is on the grid: the free energy needs a run that visits it")
     n = len(total.weight)
 
-    def estimate(some: Sequence[State]) -> Array:
-        return np.concatenate([_of_all(A, total.kT_eV) for A in _surfaces(total_of(some))])
+    def estimate(sums: Array) -> Array:
+        both = _surfaces(replace(total, sums=sums))
+        return np.concatenate([_of_all(A, total.kT_eV) for A in both])
 
-    value, error = jackknife(blocks, weights_of(blocks), estimate)
+    value, error = jackknife([block.sums for block in blocks], weights_of(blocks), estimate)
     return Surface(
         arguments=total.arguments,
         axes=total.axes,
