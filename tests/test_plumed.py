@@ -246,6 +246,41 @@ def test_the_plugin_is_built_once_and_loads(plumed_installation: Plumed, plugin:
     assert "--optimised" in found["PLUMED kernel"].remedy or plumed_installation.optimised
 
 
+def test_the_plugin_refuses_another_kernel_than_its_own(
+    plumed_installation: Plumed, plugin: Path, tmp_path: Path
+) -> None:
+    """The linker goes by the library's name alone: it would let any kernel take the plugin."""
+    code = (
+        "import sys, plumed; p = plumed.Plumed(kernel=sys.argv[1]); p.cmd('setNatoms', 1); "
+        "p.cmd('setLogFile', '/dev/null'); p.cmd('init'); "
+        f"p.cmd('readInputLine', 'LOAD FILE={plugin}'); "
+        "p.cmd('readInputLine', 'x: POSITION ATOM=1'); p.cmd('readInputLine', 'b: BABF ARG=x.x "
+        "TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0')"
+    )
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "other").mkdir()
+    moved = tmp_path / "moved" / plumed_installation.kernel.name
+    other = tmp_path / "other" / plumed_installation.kernel.name
+    for kernel in (moved, other):
+        shutil.copy(plumed_installation.kernel, kernel)
+    with other.open("ab") as file:
+        file.write(bytes(16))  # behind the end: the same PLUMED, but another file
+    results = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(kernel)],
+            env=os.environ | plumed_installation.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for kernel in (plumed_installation.kernel, moved, other)
+    ]
+    assert [done.returncode for done in results] == [0, 0, 1], results
+    sentence = results[2].stderr.strip().splitlines()[-1]
+    assert f"was built for the PLUMED kernel {plumed_installation.kernel}" in sentence
+    assert f"is loaded in another, {other}: LOAD the one" in sentence
+
+
 def test_doctor_tells_what_is_missing(bare: Path) -> None:
     (Path(os.environ["PATH"]) / "g++").unlink()
     found = {finding.name: finding for finding in doctor()}

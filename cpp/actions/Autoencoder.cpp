@@ -4,6 +4,7 @@
 #include "../core/elements.h"
 #include "../core/model.h"
 #include "compat.h"
+#include "kernel.h"
 
 #include "core/ActionRegister.h"
 #include "core/Colvar.h"
@@ -143,6 +144,7 @@ class Autoencoder : public plumed_cv::compat::Compat<Colvar> {
 PLUMED_REGISTER_ACTION(Autoencoder, "AUTOENCODER")
 
 void Autoencoder::registerKeywords(Keywords& keys) {
+    plumed_cv::check_kernel();
     Colvar::registerKeywords(keys);
     keys.remove("NOPBC"); // the model says whether there is a cell
     keys.add("compulsory", "MODEL", "the model file (safetensors) written by plumed_cv");

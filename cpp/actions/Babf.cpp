@@ -4,6 +4,7 @@
 #include "../core/babf_files.h"
 #include "../core/walkers.h"
 #include "compat.h"
+#include "kernel.h"
 
 #include "bias/Bias.h"
 #include "core/ActionRegister.h"
@@ -324,6 +325,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
 PLUMED_REGISTER_ACTION(BabfAction, "BABF")
 
 void BabfAction::registerKeywords(PLMD::Keywords& keys) {
+    check_kernel();
     PLMD::bias::Bias::registerKeywords(keys);
     compat::use_arg(keys);
     keys.add("optional", "TEMP", "temperature; may be left out where the engine passes it");

@@ -3,6 +3,7 @@
 #include "../core/cell.h"
 #include "../core/torch_model.h"
 #include "compat.h"
+#include "kernel.h"
 
 #include "core/ActionRegister.h"
 #include "core/ActionWithArguments.h"
@@ -112,6 +113,7 @@ PLUMED_REGISTER_ACTION(TorchCv, "PYTORCH_MODEL")
 #endif
 
 void TorchCv::registerKeywords(Keywords& keys) {
+    plumed_cv::check_kernel();
     Colvar::registerKeywords(keys);
     plumed_cv::compat::add_optional_arg(keys, "the values that the model takes");
     keys.add("atoms", "ATOMS", "the atoms whose positions the model takes, in its order");
