@@ -306,7 +306,7 @@ def train(
     scale = float(np.std(examples.inputs, axis=0).max())
     if not scale > 0:
         raise UserError("The structures do not differ; there is nothing to learn from them.")
-    data = _Tensors.of(examples, scale, _device(training.device), _DTYPES[training.precision])
+    data = _Tensors.of(examples, scale, find_device(training.device), _DTYPES[training.precision])
     with _one_thread():
         runs = [
             _restart(data, training, restart, scale**2, progress)
@@ -324,6 +324,27 @@ def train(
         losses=np.array(losses)[:, 0] * scale**2,
         misalignment=losses[-1][1],
     )
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a name of `Training`, tried.
+
+    Raises
+    ------
+    UserError
+        If there is none of that name here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"device = {name!r}: torch {torch.__version__} cannot compute there ({reason}); take "
+            "'cpu', or install a torch with CUDA and NVIDIA's driver (https://pytorch.org)."
+        ) from None
+    return torch.device(name)
 
 
 def learn(
@@ -489,27 +510,6 @@ class _Tensors:
         assert inputs is not None
         assert targets is not None
         return cls(inputs, targets, tensor(examples.tangents, 1.0), tensor(examples.lengths))
-
-
-def _device(name: str) -> torch.device:
-    """The device of a name, tried.
-
-    Raises
-    ------
-    UserError
-        If there is none of that name here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"device = {name!r}: torch {torch.__version__} cannot compute there ({reason}); take "
-            "'cpu', or install a torch with CUDA and NVIDIA's driver (https://pytorch.org)."
-        ) from None
-    return torch.device(name)
 
 
 def _restart(

@@ -43,6 +43,8 @@ app = typer.Typer(
 
 Input = Annotated[Path, typer.Argument(help="input file (TOML)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON alone")]
+Latent = typer.Option(min=1, help="latent dimensions d; more than one need the recipe paper")
+Device = typer.Option(help="where the network is trained: cpu, cuda, or auto, cuda if there is one")
 
 
 @app.command()
@@ -284,6 +286,8 @@ def energy(
     recipe: Annotated[
         str | None, typer.Option(help="denoising (the default) or paper; the input's if absent")
     ] = None,
+    latent: Annotated[int | None, Latent] = None,
+    device: Annotated[str | None, Device] = None,
     symmetry: Annotated[
         bool | None,
         typer.Option(help="whether to use the path's symmetry; the input's, or yes, if absent"),
@@ -326,6 +330,8 @@ def energy(
         noise_A2=noise,
         n_components=components,
         recipe=recipe,
+        n_latent=latent,
+        device=device,
         use_symmetry=symmetry,
         seed=seed,
         engine=forces,
@@ -359,6 +365,8 @@ def train(
     ] = None,
     hidden: Annotated[str, typer.Option(help="widths of hidden layers, as 24,24; none: D,D")] = "",
     recipe: Annotated[str, typer.Option(help="denoising, or the paper's")] = "denoising",
+    latent: Annotated[int, Latent] = 1,
+    device: Annotated[str, Device] = "cpu",
     activation: Annotated[
         str | None, typer.Option(help="relu, tanh, elu, softplus, silu, sigmoid; the recipe's")
     ] = None,
@@ -391,7 +399,9 @@ def train(
     if recipe not in autoencoder.RECIPES:
         raise UserError(f"--recipe {recipe}: there are {', '.join(autoencoder.RECIPES)}.")
     chosen = autoencoder.RECIPES[recipe]
-    training = replace(chosen, hidden=widths, functions=functions, seed=seed)
+    training = replace(
+        chosen, hidden=widths, functions=functions, n_latent=latent, device=device, seed=seed
+    )
     if activation:
         training = replace(training, activation=activation)
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))

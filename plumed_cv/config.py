@@ -222,6 +222,16 @@ class CV(_Section):
         None, description="epochs of a training, as the recipe if absent; fewer make it faster"
     )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
+    latent: Count = Field(
+        1,
+        description="latent dimensions d, for 'plumed-cv energy'; more than one need recipe = "
+        "'paper', and 'plumed-cv run' samples one",
+    )
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        "cpu",
+        description="where networks are trained: cpu; cuda, a GPU of NVIDIA's; auto, that where "
+        "there is one",
+    )
 
 
 class Sampling(_Section):

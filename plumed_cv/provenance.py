@@ -56,7 +56,7 @@ def check_same_input(root: Path, config: Config) -> None:
     """
     # These may change: they decide when to stop and who computes, not what is computed.
     when = {"criterion", "minimum", "maximum", "tolerance", "barrier_tolerance_eV"}
-    free = {"iteration": when, "sampling": {"scheduler"}}
+    free = {"iteration": when, "sampling": {"scheduler"}, "cv": {"device"}}
     content = config.model_dump(mode="json", exclude=free)
     for name in ("initial", "final"):
         if structure := getattr(config.system, name):

@@ -261,6 +261,9 @@ def test_forces_of_other_atoms_are_refused() -> None:
         energy.check_forces(EnergyPath(tuple(copies)))
 
 
+SHORT = ((1e-2, 20), (1e-3, 10))
+
+
 def test_an_autoencoder_finds_the_arc_again() -> None:
     """With little noise: the plane by PCA, the angle by the network, the energy by both."""
     path = arc(basis(2))
@@ -284,6 +287,17 @@ def test_an_autoencoder_finds_the_arc_again() -> None:
     json.dumps(found.as_dict(), allow_nan=False)
     again = energy.reconstruct(path, 3000, 1e-4, 4, training, 1)
     np.testing.assert_array_equal(again.ae_pca.energy, found.ae_pca.energy)
+
+
+def test_two_latent_dimensions_are_the_plane_of_the_arc() -> None:
+    """Both gradients span it, so that Eq. 19 projects out what the components do."""
+    path = arc(basis(2), off=0.1)  # with forces across the path, which one dimension leaves out
+    training = replace(RECIPES["paper"], n_latent=2, activation="tanh", schedule=SHORT)
+    found = energy.reconstruct(path, 3000, 1e-4, 2, training, 1)
+    assert found.xi.shape == (len(found.neb.parameter), 2)
+    np.testing.assert_allclose(found.xi[[0, -1]], [[0, 0], [1, 1]], atol=1e-9)
+    assert found.ae_pca.deviation_from(found.pca) < 1e-9
+    json.dumps(found.as_dict(), allow_nan=False)
 
 
 def test_the_mean_path_filters_the_noise() -> None:
@@ -433,6 +447,16 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
     )  # fmt: skip
 
 
+def test_energy_by_two_latent_dimensions(from_input: Path, tmp_path: Path) -> None:
+    two = ["--latent", "2", "--recipe", "paper", "--device", "auto", "--structures", "1000"]
+    done = command("energy", from_input / "path.xyz", *two, "-o", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert np.shape(result["xi"]) == (len(result["parameter"]), 2)
+    assert CollectiveVariable.load(tmp_path / "cv.safetensors").n_latent == 2
+    assert result["profiles"]["ae_pca"]["barrier_eV"] > 0
+
+
 def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path: Path) -> None:
     given = from_input / "path.xyz"
     images = list(ase.io.iread(given))
@@ -456,6 +480,8 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
         ([bare], "bare.xyz: image 0 has no energy or no forces"),
         ([given, "--noise", "-1"], "--noise -1.0"),
         ([given, "--recipe", "soup"], "no recipe 'soup'; choose one of denoising, paper"),
+        ([given, "--latent", "2"], "2 latent dimensions: a mean path has one; take the recipe"),
+        ([given, "--device", "gpu"], "device = 'gpu': there are cpu, cuda"),
         ([given, "--components", "400"], "400 principal components"),
         ([given, vacancy / "input.toml"], "give one input file, or the images"),
         ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "names an engine itself"),

@@ -265,6 +265,12 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     assert "200 structures" in done.stdout
     variable = CollectiveVariable.load(model)
     assert variable.n_components == 5
+    done = command(
+        "train", *snapshots, "--initial", example / "initial.xyz", "--final", example / "final.xyz",
+        "--components", "5", "--latent", "2", "--recipe", "paper", "--device", "auto", "-o", model,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert CollectiveVariable.load(model).n_latent == 2
     profile = tmp_path / "fes.dat"
     done = command("fes", finished / "iteration-2", "-o", profile, "--json")
     assert done.returncode == 0, done.stderr
@@ -421,6 +427,10 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
         "temperature missing": (
             [*run, edited("m8.toml", ("temperature_K = 300.0", ""))],
             "system.temperature_K is missing",
+        ),
+        "two latent dimensions": (
+            [*run, edited("m10.toml", ("[cv]", "[cv]\nlatent = 2"))],
+            "cv.latent = 2: 'plumed-cv run' samples one latent dimension",
         ),
         "unknown key": ([*run, edited("m9.toml", ("steps =", "stpes ="))], "no key sampling.stpes"),
         "truncated model": (["export", broken, tmp / "x"], "cv.safetensors: is truncated"),

@@ -28,16 +28,29 @@ if TYPE_CHECKING:
 NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
 
-def training_of(config: Config | None, seed: int, recipe: str | None = None) -> "Training":
-    """How networks are trained: by a named recipe, else the input's way, else the default."""
-    from plumed_cv.autoencoder import RECIPES, Training, lasting
+def training_of(
+    config: Config | None,
+    seed: int,
+    recipe: str | None = None,
+    n_latent: int | None = None,
+    device: str | None = None,
+) -> "Training":
+    """How networks are trained: by a named recipe, else the input's way, else the default.
 
+    Latent dimensions and device, where they are given, replace those of the input.
+    """
+    from plumed_cv.autoencoder import RECIPES, lasting
+
+    settings: dict[str, Any] = {"seed": seed, "n_latent": n_latent or 1, "device": device or "cpu"}
+    if config is not None:
+        settings["n_latent"] = n_latent or config.cv.latent
+        settings["device"] = device or config.cv.device
     if recipe is not None:
         if recipe not in RECIPES:
             raise UserError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
-        return replace(RECIPES[recipe], seed=seed)
+        return replace(RECIPES[recipe], **settings)
     if config is None:
-        return Training(seed=seed)
+        return replace(RECIPES["denoising"], **settings)
     given = {
         "hidden": tuple(config.cv.hidden) if config.cv.hidden else None,
         "activation": config.cv.activation,
@@ -49,7 +62,7 @@ def training_of(config: Config | None, seed: int, recipe: str | None = None) -> 
     recipe = config.cv.recipe
     if config.cv.epochs:
         chosen["schedule"] = lasting(RECIPES[recipe].schedule, config.cv.epochs)
-    return replace(RECIPES[recipe], restarts=config.cv.restarts, seed=seed, **chosen)
+    return replace(RECIPES[recipe], restarts=config.cv.restarts, **settings, **chosen)
 
 
 def noise_variance(config: Config) -> float:

@@ -59,6 +59,16 @@ def run(
         directory holds a run with another input.
     """
     reporter = reporter or Silent()
+    if config.cv.latent > 1:
+        raise UserError(
+            f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
+            "a model of more by 'plumed-cv train --latent' and bias it as "
+            "plumed_inputs/babf_2d_latent.dat does."
+        )
+    if config.cv.device == "cuda":  # it is asked for after the sampling; torch takes seconds
+        from plumed_cv.autoencoder import find_device
+
+        find_device(config.cv.device)
     files = RunDirectory(Path(directory).absolute())
     initial, final = end_states(config)
     with claimed(files.root), sampling.open_engine(config, initial) as engine:

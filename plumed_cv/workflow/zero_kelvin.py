@@ -25,6 +25,8 @@ def energy(
     noise_A2: float | None = None,
     n_components: int | None = None,
     recipe: str | None = None,
+    n_latent: int | None = None,
+    device: str | None = None,
     use_symmetry: bool | None = None,
     seed: int | None = None,
     engine: Config | None = None,
@@ -46,6 +48,8 @@ def energy(
         As for `energy.reconstruct`; as the input says, or true, if None.
     recipe
         A name of `autoencoder.RECIPES`; the input's training, or the default, if None.
+    n_latent, device
+        Latent dimensions, and where the network is trained; the input's, or 1 and "cpu", if None.
     engine
         An input whose engine computes energies and forces that the files lack.
     reporter
@@ -65,7 +69,7 @@ def energy(
         noise_A2 = noise_A2 or noise_variance(config)
         n_components = n_components or config.cv.components
         path = find_path(config, output / "path.xyz", reporter)
-        training = training_of(config, seed, recipe)
+        training = training_of(config, seed, recipe, n_latent, device)
         use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
     else:
         seed = seed or 0
@@ -76,7 +80,7 @@ def energy(
             with sampling.open_engine(engine, images[0]) as opened:
                 path = complete(images, name_of(source), opened, reporter)
         path.save(output / "path.xyz")
-        training = training_of(None, seed, recipe)
+        training = training_of(None, seed, recipe, n_latent, device)
     with reporter.task("learning from the noisy path", training.n_epochs) as update:
         found = reconstruct(
             path,

