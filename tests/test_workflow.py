@@ -432,6 +432,10 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
             [*run, edited("m10.toml", ("[cv]", "[cv]\nlatent = 2"))],
             "cv.latent = 2: 'plumed-cv run' samples one latent dimension",
         ),
+        "more components than the mean path has": (
+            [*run, edited("m11.toml", ("components = 5", "components = 8"))],
+            "the mean path has 5; set cv.functions = 9",
+        ),
         "unknown key": ([*run, edited("m9.toml", ("steps =", "stpes ="))], "no key sampling.stpes"),
         "truncated model": (["export", broken, tmp / "x"], "cv.safetensors: is truncated"),
         "truncated state": (["fes", state, "-o", tmp / "fes.dat"], "babf.state"),
