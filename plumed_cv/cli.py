@@ -51,13 +51,16 @@ Device = typer.Option(help="where the network is trained: cpu, cuda, or auto, cu
 def doctor(as_json: AsJson = False) -> None:
     """Show what is found of PLUMED, the plugin and the engines, and what to do about the rest.
 
-    Exit status 1 if something needed is missing.
+    Below are the versions that are here and those that the tests were run with. Exit status 1 if
+    something needed is missing.
     """
     from plumed_cv.doctor import doctor as examine
+    from plumed_cv.doctor import tested_versions
 
-    findings = examine()
+    findings, tested = examine(), tested_versions()
     if as_json:
-        print(json.dumps([vars(finding) for finding in findings], indent=2))
+        rows = [vars(finding) | {"tested": tested.get(finding.name)} for finding in findings]
+        print(json.dumps(rows, indent=2))
     else:
         table = Table(box=None, show_header=False, pad_edge=False)
         for finding in findings:
@@ -67,6 +70,12 @@ def doctor(as_json: AsJson = False) -> None:
             if finding.remedy:
                 table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")
         out.print(table)
+        here = {finding.name: finding.version for finding in findings}
+        support = Table("version of", "here", "tested", box=None, pad_edge=False)
+        for name, number in tested.items():
+            support.add_row(name, here.get(name) or "none", number)
+        out.print()
+        out.print(support)
     if not all(finding.ok for finding in findings if finding.required):
         raise typer.Exit(1)
 

@@ -4,10 +4,12 @@ Libraries are loaded in processes of their own: some end the process that loads 
 not fit the machine.
 """
 
+import json
 import platform
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 
 from plumed_cv.engines.gromacs import find_gromacs
@@ -61,6 +63,8 @@ class Finding:
         What to do about it, empty if there is nothing to do.
     required
         Whether a run is impossible without it.
+    version
+        Its version as `tested_versions` has it, empty if that is not recorded of it.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Finding:
     detail: str
     remedy: str = ""
     required: bool = True
+    version: str = ""
 
 
 def doctor() -> list[Finding]:
@@ -86,11 +91,23 @@ def doctor() -> list[Finding]:
         )
     if plumed is not None:
         findings += [_kernel(plumed), _bindings(plumed), _plugin(plumed)]
-    return [*findings, _lammps(), _torch(), _gromacs()]
+    return [*findings, _lammps(), _torch(), _ase(), _gromacs()]
+
+
+def tested_versions() -> dict[str, str]:
+    """With which versions all tests have been run, by the names of the findings.
+
+    A test fails where it runs with others.
+    """
+    text = (resources.files("plumed_cv") / "tested_versions.json").read_text(encoding="utf-8")
+    tested: dict[str, str] = json.loads(text)
+    return tested
 
 
 def _python() -> Finding:
-    return Finding("Python", True, f"{platform.python_version()}, {sys.executable}")
+    found = platform.python_version()
+    minor = found.rpartition(".")[0]
+    return Finding("Python", True, f"{found}, {sys.executable}", version=minor)
 
 
 def _compiler() -> Finding:
@@ -114,7 +131,7 @@ def _cmake() -> Finding:
 def _kernel(plumed: Plumed) -> Finding:
     detail = f"{plumed.version} ({plumed.source}), {plumed.kernel}"
     if plumed.optimised:
-        return Finding("PLUMED kernel", True, detail)
+        return Finding("PLUMED kernel", True, detail, version=plumed.version)
     remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"
     if plumed.source not in ("kernel wheel", "optimised kernel built by plumed-cv"):
         remedy = "compile it with CXXFLAGS=-O3, or unset what leads to it and " + remedy
@@ -125,6 +142,7 @@ def _kernel(plumed: Plumed) -> Finding:
         "seven times as long as it need",
         remedy,
         required=False,
+        version=plumed.version,
     )
 
 
@@ -141,7 +159,7 @@ def _bindings(plumed: Plumed) -> Finding:
             f"{installed} cannot use the kernel: {complaint}",
             "pip install --force-reinstall --no-deps plumed",
         )
-    return Finding("PLUMED bindings", True, installed)
+    return Finding("PLUMED bindings", True, installed, version=installed)
 
 
 def _plugin(plumed: Plumed) -> Finding:
@@ -185,7 +203,7 @@ def _lammps() -> Finding:
         detail += f", MPI from {mpi}"
     if facts["eam"] == "False":
         detail += "; without EAM potentials, which the vacancy examples need (package MANYBODY)"
-    return Finding("LAMMPS", True, detail)
+    return Finding("LAMMPS", True, detail, version=facts["version"])
 
 
 def _torch() -> Finding:
@@ -195,7 +213,13 @@ def _torch() -> Finding:
             "PyTorch", False, f"cannot be imported: {_last_line(done)}", "pip install torch"
         )
     installed, threads = done.stdout.split()
-    return Finding("PyTorch", True, f"{installed}, {threads} threads by default")
+    detail = f"{installed}, {threads} threads by default"
+    return Finding("PyTorch", True, detail, version=installed.partition("+")[0])
+
+
+def _ase() -> Finding:
+    installed = version("ase")
+    return Finding("ASE", True, installed, version=installed)
 
 
 def _gromacs() -> Finding:
@@ -211,7 +235,8 @@ def _gromacs() -> Finding:
     if not found.has_plumed:
         detail += "; its mdrun has no -plumed, which came with 2025"
         return Finding("GROMACS", False, detail, remedy, required=False)
-    return Finding("GROMACS", True, detail, required=False)
+    number = found.version.partition("-")[0]  # what follows is of those who made the package
+    return Finding("GROMACS", True, detail, required=False, version=number)
 
 
 def _complaint(code: str, *arguments: str) -> str | None:

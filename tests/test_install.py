@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from plumed_cv.doctor import doctor, tested_versions
 from plumed_cv.kernel import Plumed
 from python import drills
+from tests.conftest import unavailable
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = ["pyproject.toml", "MANIFEST.in", "README.md", "COPYING", "COPYING.LESSER"]
@@ -100,6 +102,16 @@ def run_in(
     )
 
 
+def test_the_table_of_versions_is_that_of_these_tests() -> None:
+    """What `plumed-cv doctor` calls tested; python/tested_versions.py writes it."""
+    here = {finding.name: finding.version for finding in doctor() if finding.version}
+    tested = tested_versions()
+    assert set(here) <= set(tested)
+    if here != tested:
+        other = {name: (here.get(name), tested[name]) for name in tested}
+        unavailable(f"the tests run with other versions (here, recorded): {other}")
+
+
 @pytest.mark.slow
 def test_the_wheel_needs_no_source_tree(
     environment: Path, plumed_installation: Plumed, tmp_path: Path
@@ -129,6 +141,7 @@ def test_the_wheel_needs_no_source_tree(
     }
     assert all(finding["ok"] for finding in findings.values() if finding["required"])
     assert findings["Plugin"]["detail"] == str(plugin)
+    assert findings["PyTorch"]["version"] == findings["PyTorch"]["tested"]
     assert Path(findings["Python"]["detail"].split()[-1]).is_relative_to(environment)
 
     of("plumed-cv", "init", "vacancy-fe", "vacancy")

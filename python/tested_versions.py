@@ -1,0 +1,26 @@
+"""Write the versions that are here into plumed_cv/tested_versions.json, when all tests have passed.
+
+    python python/tested_versions.py
+
+`plumed-cv doctor` shows them; tests/test_install.py fails where it runs with others.
+"""
+
+import json
+from pathlib import Path
+
+from plumed_cv.doctor import doctor, tested_versions
+from plumed_cv.files import write_text
+
+FILE = Path(__file__).resolve().parent.parent / "plumed_cv" / "tested_versions.json"
+
+
+def main() -> None:
+    """Write what is found; what is not found here stays as it was."""
+    found = {finding.name: finding.version for finding in doctor() if finding.version}
+    known = tested_versions() if FILE.exists() else {}
+    write_text(FILE, json.dumps(known | found, indent=2) + "\n")
+    print(FILE.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()
