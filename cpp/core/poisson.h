@@ -110,7 +110,7 @@ class Poisson {
     /// Calls f(a, b, e) for every edge from a to b, e being its place in Edges, axis by axis.
     template <class Function>
     void for_edges(std::size_t axis, Function&& f) const {
-        const auto [n, m] = nodes_;
+        const std::size_t n = nodes_[0], m = nodes_[1];
         if (axis == 0) {
             for (std::size_t y = 0; y < m; ++y) {
                 const std::size_t row = y * n;
@@ -150,7 +150,7 @@ class Poisson {
 
     /// q = the matrix of the problem times p.
     void multiply() {
-        const auto [n, m] = nodes_;
+        const std::size_t n = nodes_[0], m = nodes_[1];
         for (std::size_t j = 0; j < size(); ++j)
             q_[j] = diagonal_[j] * p_[j];
         for (std::size_t row = 0; row < n * m; row += n) {
@@ -182,7 +182,7 @@ class Poisson {
     /// The pivots of a factorisation that fills in nothing and adds nearly all of what it leaves
     /// out to the diagonal.
     void factorise() {
-        const auto [n, m] = nodes_;
+        const std::size_t n = nodes_[0], m = nodes_[1];
         std::fill(diagonal_.begin(), diagonal_.end(), 0.0);
         std::vector<double>& later = q_; // weights of the edges to nodes that come later
         std::fill(later.begin(), later.end(), 0.0);
@@ -216,7 +216,7 @@ class Poisson {
 
     /// z = r divided by the factorisation; returns r z.
     double precondition() {
-        const auto [n, m] = nodes_;
+        const std::size_t n = nodes_[0], m = nodes_[1]; // clang wants no [n, m] in omp loops
         for (std::size_t y = 0; y < m; ++y) {
             const std::size_t row = y * n;
             double* z = &z_[row];

@@ -152,9 +152,14 @@ inline Table parse_table(const std::string& text, const std::string& name) {
         if (std::string(begin, stop) == "#!") {
             const std::string kind = words.text();
             if (kind == "FIELDS") {
-                table.fields.clear();
+                std::vector<std::string> fields;
                 for (std::string word = words.text(); !word.empty(); word = words.text())
-                    table.fields.push_back(word);
+                    fields.push_back(word);
+                if (!table.rows.empty() && fields != table.fields)
+                    throw std::runtime_error(name + ": line " + std::to_string(number) +
+                                             " names other columns than those of the rows before "
+                                             "it; give a file with one table.");
+                table.fields = std::move(fields);
             } else if (kind == "SET") {
                 const std::string key = words.text();
                 const std::string value = words.text();
