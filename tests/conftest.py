@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed, find_plumed
 from plumed_cv.plumed import build_plugin
+from tests.browser import Browser, find_chromium, opened
 
 MakePlumed = Callable[..., Any]
 
@@ -34,28 +35,37 @@ def plumed_installation() -> Plumed:
     return found
 
 
-@pytest.fixture(scope="session")
-def plugin(plumed_installation: Plumed) -> Path:
+def built(plumed: Plumed, torch: bool) -> Path:
+    """A plugin; one that does not compile is a defect, whatever the machine."""
     try:
-        return build_plugin(plumed_installation)
+        return build_plugin(plumed, torch=torch)
     except UserError as error:
-        # A plugin that does not compile is a defect, whatever the machine.
         if "does not compile" in str(error):
             pytest.fail(str(error))
         unavailable(str(error))
         raise
+
+
+@pytest.fixture(scope="session")
+def plugin(plumed_installation: Plumed) -> Path:
+    return built(plumed_installation, torch=False)
 
 
 @pytest.fixture(scope="session")
 def torch_plugin(plumed_installation: Plumed) -> Path:
     """The library with TORCH_CV."""
-    try:
-        return build_plugin(plumed_installation, torch=True)
-    except UserError as error:
-        if "does not compile" in str(error):
-            pytest.fail(str(error))
-        unavailable(str(error))
-        raise
+    return built(plumed_installation, torch=True)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser with an empty page."""
+    program = find_chromium()
+    if program is None:
+        unavailable("There is no Chromium to show pages: apt-get install chromium")
+    assert program is not None
+    with opened(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,8 +20,7 @@ from plumed_cv.energy import Localisation
 from plumed_cv.errors import UserError
 from plumed_cv.report import contents, scene
 from plumed_cv.report.numbers import duration, scientific, with_error
-from tests.browser import Browser, find_chromium, opened
-from tests.conftest import unavailable
+from tests.browser import Browser
 
 INPUT = """
 [system]
@@ -70,16 +68,6 @@ def run(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
     return report.write(run)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        unavailable("There is no Chromium to show the report: apt-get install chromium")
-    assert program is not None
-    with opened(program, tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 class Page(HTMLParser):
