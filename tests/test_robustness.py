@@ -8,20 +8,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 import plumed_cv
-from plumed_cv import autoencoder, pca
-from plumed_cv.autoencoder import Examples, Training
-from plumed_cv.cv import random_model
+from plumed_cv import autoencoder, cv
+from plumed_cv.autoencoder import RECIPES, Examples, Training
+from plumed_cv.babf import profile
+from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.path import read_structure
+from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
-from python import drills
+from python import drills, fuzzers
+from tests.test_babf import KT, WIDE, Frozen, double_well
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
 
@@ -115,6 +122,19 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on(
     assert found["read_only_new_is_one_sentence"]
 
 
+@pytest.mark.slow
+def test_fuzzers_find_nothing(tmp_path: Path) -> None:
+    try:
+        fuzzers.build(tmp_path)
+    except UserError as error:
+        pytest.skip(str(error))
+    for reader in fuzzers.READERS:
+        counts = fuzzers.run(tmp_path, reader, seconds=10)
+        assert counts["cases"] > 100, reader
+        assert counts["read"] > 0, reader
+        assert counts["refused"] > 0, reader
+
+
 def test_the_page_shows_what_the_drills_found() -> None:
     page = (drills.DATA.parent / "robustness.md").read_text()
     assert "\n".join(drills.table(json.loads(drills.DATA.read_text()))) in page
@@ -147,6 +167,22 @@ def test_no_code_comes_from_data() -> None:
                         assert ast.unparse(word.value) == "False", (file, called)
 
 
+def test_dynamics_that_explode_are_a_sentence_and_keep_what_was_before(example: Path) -> None:
+    """LAMMPS loses its atoms, for a time step that is far too long."""
+    file = example.with_name("hasty.toml")
+    file.write_text(example.read_text().replace("timestep_fs = 2.0", "timestep_fs = 300.0"))
+    run = example.parent / "hasty"
+    times = []
+    for _ in range(2):
+        status, said = drills.attempt(file, run)
+        assert status == 1
+        assert drills.is_a_sentence(said)
+        assert "flew apart; shorten the time step" in said
+        times.append([(run / n).stat().st_mtime_ns for n in ("path.xyz", "cv-0.safetensors")])
+    assert times[0] == times[1]
+    assert not list(run.rglob("segment-*/segment.json"))
+
+
 def test_an_atom_that_jumps_a_lattice_vector_changes_nothing() -> None:
     rng = np.random.default_rng(1)
     model = random_model(rng, 8, 3, (4,), cell=CELL)
@@ -154,6 +190,40 @@ def test_an_atom_that_jumps_a_lattice_vector_changes_nothing() -> None:
     jumped = r + rng.integers(-2, 3, size=(8, 3)) @ CELL
     np.testing.assert_allclose(model.value(jumped, CELL), model.value(r, CELL), rtol=1e-11)
     np.testing.assert_allclose(model.gradient(jumped, CELL), model.gradient(r, CELL), atol=1e-11)
+
+
+def test_atoms_that_jump_in_a_trajectory_change_nothing(
+    example: Path, finished: Path, tmp_path: Path
+) -> None:
+    """As engines write it that put atoms back into the cell."""
+    rng = np.random.default_rng(4)
+    frame = CollectiveVariable.load(finished / "cv-0.safetensors")
+    cell, positions = frame.reference_cell, frame.reference_positions
+    moved = positions + rng.normal(scale=0.1, size=(20, *positions.shape))
+    jumps = rng.integers(-1, 2, size=moved.shape) @ cell
+    shape = {"cell_lengths": np.tile(np.diag(cell), (20, 1)), "cell_angles": np.full((20, 3), 90.0)}
+    for name, x in (("whole", moved), ("jumps", moved + jumps)):
+        with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / f"{name}.dcd"), "w") as stream:
+            stream.write(x.astype(np.float32), **shape)
+    whole, jumping = (
+        read_displacements([tmp_path / f"{n}.dcd"], frame) for n in ("whole", "jumps")
+    )
+    np.testing.assert_allclose(jumping, whole, atol=1e-5)
+
+
+def test_a_barrier_of_fifty_kt() -> None:
+    """Without noise the profile is exact, though densities differ by 1e21."""
+    U = double_well(50.0)
+    found = profile([Frozen(WIDE, U, lambda x: 0.9 * U(x)).exact()])
+    # The grid's error is that of U'': 2.5 times that of 20 kT.
+    assert found.barrier.value == pytest.approx(50.0 * KT, abs=0.04 * KT)
+    assert found.delta_F.value == pytest.approx(0.0, abs=1e-6 * KT)
+    # Without a bias nothing is known of the barrier, and nothing is claimed.
+    blind = Frozen(WIDE, U, lambda x: np.zeros_like(x))
+    rng = np.random.default_rng(5)
+    blocks = [blind.state(blind.sample(rng, 2000)) for _ in range(10)]
+    unknown = profile(blocks)
+    assert np.isnan(unknown.barrier.value) or unknown.barrier.error > 1.0 * KT
 
 
 def test_a_component_without_variance_is_harmless() -> None:
@@ -195,7 +265,35 @@ def test_a_long_trajectory_takes_its_size_in_memory_and_says_nothing(
     assert float(done.stdout) < 1.3
 
 
-def test_three_snapshots_are_too_few() -> None:
-    u = np.random.default_rng(3).normal(size=(3, 10, 3))
-    with pytest.raises(UserError, match="need more than 3 structures"):
-        pca.fit(u, 6)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_three_snapshots_or_the_same_again_and_again_are_too_few(recipe: str) -> None:
+    rng = np.random.default_rng(3)
+    reference = rng.uniform(0, 9, size=(10, 3))
+    line = cv.linear(["Fe"] * 10, 9 * np.eye(3), reference, reference + np.eye(10, 3))
+    three = rng.normal(scale=0.1, size=(3, 10, 3))
+    with pytest.raises(UserError, match=r"not 3; sample longer|need more than 3 structures"):
+        autoencoder.learn(three, line, 4, RECIPES[recipe])
+    with pytest.raises(UserError, match=r"all at one place|do not differ"):
+        autoencoder.learn(np.tile(three[:1], (500, 1, 1)), line, 4, RECIPES[recipe])
+
+
+def test_threads_change_no_bit_of_a_training() -> None:
+    """Of sizes at which libraries do share the work: all the matrix products, and the network."""
+    rng = np.random.default_rng(6)
+    u = rng.normal(scale=0.1, size=(4000, 120, 3)).astype(np.float32)
+    u[:, 0] += rng.uniform(size=(4000, 1))
+    reference = rng.uniform(0, 20, size=(120, 3))
+    line = cv.linear(["Fe"] * 120, 20 * np.eye(3), reference, reference + np.eye(120)[0][:, None])
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with threadpool_limits(threads):
+            for recipe in RECIPES.values():
+                training = replace(recipe, schedule=((0.01, 2),))
+                learned = autoencoder.learn(u, line, 5, training)[0]
+                arrays = [learned.pca_mean, learned.pca_components]
+                arrays += [layer.weight for layer in (*learned.encoder, *learned.decoder)]
+                found.append(arrays)
+    for one, two in zip(found[: len(RECIPES)], found[len(RECIPES) :], strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -223,6 +223,39 @@ TEST("the profile leaves empty bins out and carries the energy across them") {
     CHECK(std::isnan(Babf(p).profile().corrected[3]));
 }
 
+// Measured over 20 seeds: 0.094 kT on average, at most 0.128. Samples of the first crossings, of
+// which some have 60 kT too much, are in it.
+TEST("a barrier of 50 kT in 200 000 steps of inertial dynamics: 0.2 kT root mean square") {
+    constexpr double height = 50;
+    auto p = parameters(false, 40000);
+    p.kT = 1;
+    p.kappa = {BabfParameters::default_kappa(p.axes[0], p.kT)};
+    Babf babf(p);
+    std::mt19937_64 generator(1);
+    std::normal_distribution<double> normal;
+    const double dt = 0.4 * p.axes[0].spacing(), decay = std::exp(-dt / 0.4);
+    double x = 0, v = normal(generator), force = 0;
+    for (int s = 0; s < 200000; ++s) { // BAOAB
+        v += 0.5 * dt * force;
+        x += 0.5 * dt * v;
+        v = decay * v + std::sqrt(1 - decay * decay) * normal(generator);
+        x += 0.5 * dt * v;
+        force = babf.evaluate(x).force[0] - 32 * height * x * (1 - x) * (1 - 2 * x);
+        babf.update();
+        v += 0.5 * dt * force;
+    }
+    const auto profile = babf.profile();
+    double sum = 0, squares = 0, nodes = 0;
+    for (std::size_t j = 5; j + 5 < babf.size(); ++j) {
+        const double z = babf.node(j)[0];
+        const double off = profile.corrected[j] - 16 * height * std::pow(z * (1 - z), 2);
+        sum += off;
+        squares += off * off;
+        nodes += 1;
+    }
+    CHECK(std::sqrt(squares / nodes - std::pow(sum / nodes, 2)) < 0.2);
+}
+
 TEST("every cut and every typical damage of a state file is refused in a sentence") {
     const auto p = parameters();
     const std::string text = state_text(learned(p, series(100)));
@@ -230,6 +263,7 @@ TEST("every cut and every typical damage of a state file is refused in a sentenc
         CHECK_THROWS(read_back(text.substr(0, length), p), "state: ");
     CHECK_THROWS(read_back("# nothing\n", p), "not a PLUMED text file");
     CHECK_THROWS(read_back("#! FIELDS time ae.node-0\n 0 1\n", p), "no '#! SET action'");
+    CHECK_THROWS(read_back(text + "#! FIELDS time ae.node-0 bias\n", p), "other columns");
     CHECK_THROWS(read_back(replaced(text, "ae.node-0 w", "cv w"), p), "the CV 'cv'");
     CHECK_THROWS(read_back(replaced(text, "force count", "count force"), p), "columns");
     CHECK_THROWS(read_back(replaced(text, "eV", "kj/mol"), p), "energy_unit=kj/mol");

@@ -9,12 +9,9 @@
 #include "../core/collective_variable.h"
 #include "../core/walkers.h"
 #include "check.h"
-#include "reference.h"
+#include "damage.h"
 
 #include <cstdlib>
-#include <functional>
-#include <iterator>
-#include <limits>
 
 using namespace plumed_cv;
 using test::Random;
@@ -24,69 +21,6 @@ namespace {
 std::size_t number_of_cases() {
     const char* text = std::getenv("PLUMED_CV_FUZZ_CASES");
     return text ? std::strtoul(text, nullptr, 10) : 50'000;
-}
-
-std::size_t below(Random& random, std::size_t n) {
-    return random() % n;
-}
-
-template <class List>
-auto one_of(Random& random, const List& list) {
-    return list[below(random, std::size(list))];
-}
-
-/// One edit at one place. `header` is the length of what is most worth damaging.
-void spoil(Random& random, std::string& bytes, std::size_t header) {
-    static const std::string signs = "{}[]\",:0123456789-+.eE \n\r\t#!naifNI\\x\xff";
-    static const char* const numbers[] = {"nan", "-inf",   "1e999", "1e308",
-                                          "-1",  "0",      "-0.0",  "18446744073709551615",
-                                          "0x1", "1e-320", "null",  "true"};
-    static const double doubles[] = {NAN,  INFINITY, -INFINITY, 1e308, 5e-324, 0.0,
-                                     -0.0, 1e-20,    1e20,      -1,    1,      2};
-    if (bytes.empty())
-        return;
-    const std::size_t reach = below(random, 3) ? std::min(header, bytes.size()) : bytes.size();
-    std::size_t at = below(random, reach), length = 1 + below(random, 20);
-    switch (below(random, 9)) {
-    case 0:
-        bytes[at] = static_cast<char>(random());
-        break;
-    case 1:
-        bytes[at] = static_cast<char>(bytes[at] ^ (1 << below(random, 8)));
-        break;
-    case 2: // another digit, the silent one
-        at = bytes.find_first_of("0123456789", at);
-        if (at != std::string::npos)
-            bytes[at] = one_of(random, std::string("0123456789"));
-        break;
-    case 3:
-        bytes.insert(at, 1, one_of(random, signs));
-        break;
-    case 4:
-        bytes.erase(at, length);
-        break;
-    case 5: // twice
-        bytes.insert(at, bytes.substr(at, length * length));
-        break;
-    case 6: { // another number
-        const std::size_t begin = bytes.find_first_of("0123456789", at);
-        if (begin == std::string::npos)
-            break;
-        const std::size_t end = bytes.find_first_not_of("0123456789.e+-", begin);
-        bytes.replace(begin, end - begin, one_of(random, numbers));
-        break;
-    }
-    case 7: { // another double, as the data of a model have them
-        const double value = one_of(random, doubles);
-        at = (bytes.size() - at) / 8 * 8; // from the end, where they begin
-        if (at >= 8)
-            std::memcpy(&bytes[bytes.size() - at], &value, 8);
-        break;
-    }
-    case 8: // a block of zeros, as a machine that fails leaves them
-        bytes.replace(at, std::min(length * length, bytes.size() - at), length, '\0');
-        break;
-    }
 }
 
 struct Count {
@@ -105,8 +39,7 @@ void attempt(const char* name, const std::string& bytes, bool in_one_place, Read
     } catch (const std::runtime_error& error) { // anything else ends the test
         ++count.refused;
         const std::string what = error.what();
-        test::check(!what.empty() && what.back() == '.' && what.find('\n') == std::string::npos,
-                    name, 0, "no sentence: " + what);
+        test::check(test::is_sentence(what), name, 0, "no sentence: " + what);
     }
 }
 
@@ -121,9 +54,9 @@ void fuzz(const char* name, const std::string& bytes, std::size_t header, std::s
     CHECK(count.read == 0);
     while (count.cases < std::max(cases, bytes.size())) {
         std::string damaged = bytes;
-        const std::size_t edits = below(random, 2) ? 1 : 1 + below(random, 4);
+        const std::size_t edits = test::below(random, 2) ? 1 : 1 + test::below(random, 4);
         for (std::size_t i = 0; i < edits; ++i)
-            spoil(random, damaged, header);
+            test::spoil(random, damaged, header);
         attempt(name, damaged, edits == 1, read, count);
     }
     std::printf("%s: %zu cases, %zu read, %zu refused\n", name, count.cases, count.read,
@@ -165,46 +98,16 @@ void fuzz_model(const char* name, const std::string& activation, const std::stri
     });
 }
 
-/// An estimator that has learned a little.
-Babf learned(std::size_t dimensions) {
-    BabfParameters p;
-    for (std::size_t d = 0; d < dimensions; ++d) {
-        p.axes.push_back(Grid{-1, 1, dimensions == 1 ? 12u : 4u, d == 1});
-        p.kappa.push_back(BabfParameters::default_kappa(p.axes[d], 2.5));
-    }
-    p.kT = 2.5;
-    p.ramp = 10;
-    p.tau = BabfParameters::default_tau(p.ramp);
-    Babf babf(p);
-    std::mt19937_64 random(3);
-    std::uniform_real_distribution<double> uniform(-1, 1);
-    for (int s = 0; s < 500; ++s) {
-        Babf::Point x{};
-        for (std::size_t d = 0; d < dimensions; ++d)
-            x[d] = uniform(random);
-        babf.evaluate(x.data());
-        babf.update();
-    }
-    return babf;
-}
-
 void fuzz_state(const char* name, std::size_t dimensions, bool of_walker, std::size_t cases) {
-    const Babf babf = learned(dimensions);
-    const BabfLabels labels{dimensions == 1 ? std::vector<std::string>{"cv.node-0"}
-                                            : std::vector<std::string>{"phi", "psi"},
-                            "kj/mol"};
-    Table table = state_table(babf, labels, 500);
-    if (of_walker) {
-        table.constants.emplace_back("walker", "3");
-        table.constants.emplace_back("writer", "1-2-3-4-5");
-    }
-    const std::string text = format_table(table);
-    fuzz(name, text, text.find("\n ") + 100, cases, [&](const std::string& content) {
+    const Babf babf = test::learned(dimensions);
+    const BabfLabels labels = test::labels(dimensions);
+    const std::string text = test::state_file(dimensions, of_walker);
+    fuzz(name, text, test::header_of_table(text), cases, [&](const std::string& content) {
         const Table found = parse_table(content, "state");
         const long long step = md_step(found, "state");
         bool right = step == 500;
         if (of_walker)
-            right &= walker_of(found) == 3;
+            right &= walker_of(found) == 1;
         const BabfSums sums = read_sums(found, babf.parameters(), labels, "state");
         const Babf again = restored(found, babf.parameters(), labels, "state");
         right &= sums.steps == babf.steps();
@@ -220,16 +123,14 @@ void fuzz_state(const char* name, std::size_t dimensions, bool of_walker, std::s
 }
 
 void fuzz_prior(const char* name, std::size_t dimensions, std::size_t cases) {
-    const Babf babf = learned(dimensions);
-    const BabfLabels labels{dimensions == 1 ? std::vector<std::string>{"cv.node-0"}
-                                            : std::vector<std::string>{"phi", "psi"},
-                            "kj/mol"};
-    const std::string text = format_table(profile_table(babf, labels));
+    const Babf babf = test::learned(dimensions);
+    const BabfLabels labels = test::labels(dimensions);
+    const std::string text = test::profile_file(dimensions);
     const auto derivative = [&](const std::string& content) {
         return prior_of(parse_table(content, "fes.dat"), babf.parameters().axes, labels, "fes.dat");
     };
     const auto right = derivative(text);
-    fuzz(name, text, text.find("\n ") + 100, cases,
+    fuzz(name, text, test::header_of_table(text), cases,
          [&](const std::string& content) { return derivative(content) == right; });
 }
 
