@@ -21,7 +21,7 @@ from plumed_cv.torchscript import plumed_line, write_torchscript
 from tests.plumed.test_autoencoder import (
     NO_CELL,
     TRICLINIC,
-    bias_energy,
+    assert_derivatives_of_the_bias,
     configurations,
     sentence,
     step,
@@ -143,36 +143,6 @@ def test_default_file_and_traced_models(
     _, distance, value = np.loadtxt("colvar")
     expected = module(torch.tensor([[distance]], dtype=torch.float64)).item()
     assert value == pytest.approx(expected, rel=1e-14)
-
-
-def assert_derivatives_of_the_bias(handle: Any, positions: Array, cell: Array) -> None:
-    """What the engine receives, against its own energy at displaced atoms and strained cells."""
-    n = len(positions)
-    forces, virial = step(handle, 0, positions, cell)
-
-    def energy(r: Array, h: Array) -> float:
-        step(handle, 1, r, h)
-        return bias_energy(handle)
-
-    # Central differences of 1e-4 A: error of order 1e-8 of the largest force. Engine: kJ/mol, nm.
-    delta = 1e-4
-    assert abs(forces).max() > 0.1
-    for i, a in [(0, 0), (1, 1), (n - 1, 2)]:
-        shift = np.zeros((n, 3))
-        shift[i, a] = delta
-        slope = energy(positions + shift, cell) - energy(positions - shift, cell)
-        expected = -slope / (2 * 0.1 * delta)
-        np.testing.assert_allclose(forces[i, a], expected, rtol=1e-6, atol=1e-7 * abs(forces).max())
-    expected_virial = np.zeros((3, 3))
-    for a in range(3):
-        for b in range(3):
-            strain = np.zeros((3, 3))
-            strain[a, b] = delta
-            plus, minus = np.eye(3) + strain, np.eye(3) - strain
-            slope = energy(positions @ plus, cell @ plus) - energy(positions @ minus, cell @ minus)
-            expected_virial[a, b] = slope / (2 * delta)  # PLUMED gives the engine + dE/d strain
-    np.testing.assert_allclose(virial, expected_virial, rtol=1e-6, atol=1e-6 * abs(virial).max())
-    handle.finalize()
 
 
 def test_forces_and_virial_by_way_of_arguments(
