@@ -161,12 +161,6 @@ class Training:
         return self.restarts * sum(epochs for _, epochs in self.schedule)
 
 
-def lasting(schedule: tuple[tuple[float, int], ...], epochs: int) -> tuple[tuple[float, int], ...]:
-    """A schedule of the same learning rates in about so many epochs, one for each at least."""
-    whole = sum(part for _, part in schedule)
-    return tuple((rate, max(1, round(part * epochs / whole))) for rate, part in schedule)
-
-
 # By name, what a user chooses between.
 RECIPES = {
     "denoising": Training(),

@@ -218,9 +218,6 @@ class CV(_Section):
         "more at 0 K, if absent. More bend faster and make the iterations unstable; 4 where the "
         "surroundings of the path are soft, as in molecules",
     )
-    epochs: Count | None = Field(
-        None, description="epochs of a training, as the recipe if absent; fewer make it faster"
-    )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
     latent: Count = Field(
         1,

@@ -39,7 +39,7 @@ def training_of(
 
     Latent dimensions and device, where they are given, replace those of the input.
     """
-    from plumed_cv.autoencoder import RECIPES, lasting
+    from plumed_cv.autoencoder import RECIPES
 
     settings: dict[str, Any] = {"seed": seed, "n_latent": n_latent or 1, "device": device or "cpu"}
     if config is not None:
@@ -60,8 +60,6 @@ def training_of(
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = config.cv.recipe
-    if config.cv.epochs:
-        chosen["schedule"] = lasting(RECIPES[recipe].schedule, config.cv.epochs)
     return replace(RECIPES[recipe], restarts=config.cv.restarts, **settings, **chosen)
 
 
