@@ -29,6 +29,7 @@ from plumed_cv import meanpath, pca
 from plumed_cv.cv import CollectiveVariable, Layer
 from plumed_cv.errors import UserError
 from plumed_cv.symmetry import Operation
+from plumed_cv.threads import one_thread
 
 # Learning rate and epochs of each stage.
 SCHEDULE: tuple[tuple[float, int], ...] = (
@@ -341,6 +342,7 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@one_thread()
 def learn(
     displacements: NDArray[Any],
     frame: CollectiveVariable,

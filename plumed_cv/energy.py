@@ -25,6 +25,7 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath
+from plumed_cv.threads import one_thread
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from plumed_cv.autoencoder import Training
@@ -450,6 +451,7 @@ def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: 
     return training.limited(min(max(2 * elbow, MINIMUM_COMPONENTS), most), at_rest=True)
 
 
+@one_thread()
 def reconstruct(
     path: EnergyPath,
     n_structures: int = 20_000,

@@ -13,6 +13,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.meanpath import MeanPath
 from plumed_cv.symmetry import Operation
+from plumed_cv.threads import one_thread
 
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 10
@@ -62,6 +63,7 @@ class PrincipalComponents:
         return np.concatenate(parts).astype(np.float32)
 
 
+@one_thread()
 def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> PrincipalComponents:
     """Leading principal components by randomised singular value decomposition.
 

@@ -19,6 +19,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
 from plumed_cv.path import EnergyPath, cell_of, load_path
 from plumed_cv.progress import Reporter
+from plumed_cv.threads import one_thread
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
 
@@ -68,6 +69,7 @@ def noise_variance(config: Config) -> float:
     return config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
 
 
+@one_thread()
 def write_first_cv(
     config: Config,
     files: RunDirectory,
@@ -92,6 +94,7 @@ def write_first_cv(
     first.save(files.cv(0))
 
 
+@one_thread()
 def train_on_snapshots(
     config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
 ) -> None:
