@@ -89,6 +89,10 @@ $e^{-40}$ times improbable teach nothing.
 RAMP of the order of the length of the run is the choice of the reference below. Much shorter ones
 trust the first crossing, RAMP=0 trusts every sample. The answer is the same in the end.
 
+While the wells fill, the bias changes under the system and heats it. Where the thermostat is so weak
+that the CV crosses the grid several times before its velocity is forgotten, the first estimate is far
+off and takes many more samples to come right: couple more strongly, or leave the first blocks out.
+
 KAPPA above about $4 k_BT/\Delta z^2$ makes the nodes stand apart as separate wells, and the log
 warns; with a smaller one the bias is smoother, follows sharp features less, and pushes less hard.
 
@@ -370,7 +374,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
 
 BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     const std::size_t dimensions = getNumberOfArguments();
-    if (dimensions < 1 || dimensions > Babf::most_dimensions)
+    if (dimensions < 1 || dimensions > most_dimensions)
         error("BABF biases one or two CVs, but ARG names " + std::to_string(dimensions) + ".");
     for (std::size_t d = 0; d < dimensions; ++d)
         labels_.arguments.push_back(getPntrToArgument(static_cast<unsigned>(d))->getName());

@@ -6,123 +6,21 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <optional>
 #include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
+#include "babf_profile.h"
+#include "babf_sums.h"
 #include "matrix.h"
-#include "poisson.h"
 #include "vector_math.h"
 
 // Bayesian adaptive biasing force in one and two dimensions: Eqs. 7-10 and 12 of Baima et al., Phys.
 // Chem. Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
 namespace plumed_cv {
 
-/// The values of the extended variable zeta along one CV: bins + 1 nodes, or bins where the last is
-/// the first.
-struct Grid {
-    double minimum = 0;
-    double maximum = 1;
-    std::size_t bins = 1;
-    bool periodic = false;
-
-    std::size_t nodes() const { return periodic ? bins : bins + 1; }
-    double length() const { return maximum - minimum; }
-    double spacing() const { return (maximum - minimum) / static_cast<double>(bins); }
-    double node(std::size_t j) const { return minimum + static_cast<double>(j) * spacing(); }
-    /// The node nearest to x, as a whole number that may be outside of a grid that is not periodic.
-    double bin(double x) const {
-        const double n = static_cast<double>(nodes());
-        const double nearest = std::floor((x - minimum) / spacing() + 0.5);
-        return periodic ? nearest - n * std::floor(nearest / n) : nearest;
-    }
-};
-
-struct BabfParameters {
-    std::vector<Grid> axes; // one a CV; nodes are numbered with the first CV running fastest
-    double kT = 1;
-    std::vector<double> kappa; // one a CV, energy over the square of the CV
-    double tau = 1;            // weight of the prior; infinite: the bias is the prior, for ever
-    double ramp = 0;           // samples over which a sample's weight grows to 1
-    std::vector<double> prior; // dA/dz at the nodes before there are samples, CV by CV; empty: zero
-    int solve_stride = 1000;   // samples between two solutions for A in two dimensions, at most
-
-    std::size_t nodes() const {
-        std::size_t product = 1;
-        for (const Grid& grid : axes)
-            product *= grid.nodes();
-        return product;
-    }
-    static double default_kappa(const Grid& grid, double kT) {
-        return kT / (grid.spacing() * grid.spacing());
-    }
-    /// The weight of the first 20 samples.
-    static double default_tau(double ramp) {
-        double tau = 0;
-        for (int s = 1; s <= 20; ++s)
-            tau += ramp > 0 ? std::min(1.0, s / ramp) : 1.0;
-        return tau;
-    }
-    /// A solution takes longer than a thousand steps of their own would where there are many nodes.
-    static int default_solve_stride(std::size_t nodes) {
-        return std::max(1000, static_cast<int>(nodes / 20));
-    }
-};
-
-/// Sums, one for every node or more. What rounding takes away from `sum` is kept in `rest`, so that
-/// 1e8 samples add up like one; `sum` alone is the rounded total.
-struct Sums {
-    std::vector<double> sum, rest;
-
-    explicit Sums(std::size_t size = 0) : sum(size), rest(size) {}
-
-    PLUMED_CV_INLINE static void add(double& sum, double& rest, double value) {
-        const double a = sum, b = rest + value;
-        const double total = a + b, b_rounded = total - a;
-        sum = total;
-        rest = (a - (total - b_rounded)) + (b - b_rounded);
-    }
-
-    void add(std::size_t j, double value) { add(sum[j], rest[j], value); }
-
-    void add(const Sums& other) {
-        if (other.sum.size() != sum.size() || other.rest.size() != sum.size())
-            throw std::runtime_error("the sums are of another grid.");
-        for (std::size_t j = 0; j < sum.size(); ++j) {
-            add(j, other.sum[j]);
-            add(j, other.rest[j]);
-        }
-    }
-};
-
-/// Everything learned. All of it is sums over samples: runs are merged and blocks are cut out by
-/// adding and subtracting. Mean forces and offsets are kept CV by CV.
-struct BabfSums {
-    explicit BabfSums(std::size_t nodes = 0, std::size_t dimensions = 1)
-        : weight(nodes), force(nodes * dimensions), count(nodes), offset(nodes * dimensions) {}
-
-    std::size_t nodes() const { return weight.sum.size(); }
-
-    double steps = 0; // samples (a whole number; exact up to 2^53)
-    Sums weight;      // w P_j
-    Sums force;       // w P_j k (z_j - xi)
-    Sums count;       // w, of the samples in the bin centred on node j
-    Sums offset;      // w (<z> - xi), of the same
-
-    void add(const BabfSums& other) {
-        weight.add(other.weight);
-        force.add(other.force);
-        count.add(other.count);
-        offset.add(other.offset);
-        steps += other.steps;
-    }
-};
-
 class Babf {
   public:
-    static constexpr std::size_t most_dimensions = 2;
     using Point = std::array<double, most_dimensions>; // one number a CV; the rest is zero
 
     struct Evaluation {
@@ -131,48 +29,16 @@ class Babf {
         Point zeta;  // <z>, the mean of the extended variable at this xi
     };
 
-    struct Profile {
-        std::vector<double> convolved;  // A_k
-        std::vector<double> derivative; // dA_k/dz, CV by CV
-        std::vector<double> corrected;  // A; NaN in bins without a sample
-        std::vector<double> count;      // weight of the samples in each bin
-    };
-
-    explicit Babf(BabfParameters parameters) : parameters_(std::move(parameters)) {
-        auto& p = parameters_;
-        if (p.axes.empty() || p.axes.size() > most_dimensions || p.kappa.size() != p.axes.size())
-            throw std::runtime_error("one or two CVs can be biased, with a KAPPA for each.");
-        for (const Grid& grid : p.axes)
-            if (!(grid.maximum > grid.minimum) || !std::isfinite(grid.spacing()) || grid.bins < 2)
-                throw std::runtime_error(
-                    "the grid needs a minimum below its maximum and at least 2 bins.");
-        if (!(p.kT > 0 && std::isfinite(p.kT)))
-            throw std::runtime_error("the temperature must be positive.");
-        for (double kappa : p.kappa)
-            if (!(kappa > 0 && std::isfinite(kappa)))
-                throw std::runtime_error("the spring constant KAPPA must be positive.");
-        if (!(p.tau > 0))
-            throw std::runtime_error("TAU, the weight of the prior, must be positive.");
-        if (!(p.ramp >= 0 && std::isfinite(p.ramp)))
-            throw std::runtime_error("RAMP must be a number of steps, or 0 for equal weights.");
-        const std::size_t n = p.nodes();
-        if (p.prior.empty())
-            p.prior.assign(n * dimensions(), 0.0);
-        if (p.prior.size() != n * dimensions() ||
-            !std::all_of(p.prior.begin(), p.prior.end(), [](double f) { return std::isfinite(f); }))
-            throw std::runtime_error("the prior must have one finite number for every node.");
-        sums_ = others_ = BabfSums(n, dimensions());
-        derivative_.assign(n * dimensions(), 0.0);
-        energy_.assign(n, 0.0);
+    explicit Babf(BabfParameters parameters)
+        : parameters_(checked(std::move(parameters))), sums_(parameters_.nodes(), dimensions()),
+          others_(sums_), derivative_(parameters_.nodes() * dimensions()),
+          energy_(parameters_.nodes()), free_energy_(parameters_) {
         if (dimensions() == 1) {
-            distance_ = exponent_ = probability_ = Array(n);
-            for (std::size_t j = 0; j < n; ++j)
-                nodes_.push_back(p.axes[0].node(j));
-        } else {
-            poisson_.emplace(std::array<std::size_t, 2>{p.axes[0].nodes(), p.axes[1].nodes()},
-                             std::array<bool, 2>{p.axes[0].periodic, p.axes[1].periodic});
+            distance_ = exponent_ = probability_ = Array(size());
+            for (std::size_t j = 0; j < size(); ++j)
+                nodes_.push_back(parameters_.axes[0].node(j));
         }
-        integrate(0, n);
+        integrate(0, size());
     }
 
     const BabfParameters& parameters() const { return parameters_; }
@@ -287,29 +153,11 @@ class Babf {
             integrate(0, size());
     }
 
-    /// The two estimates of the profile, each with its lowest value at zero, from all that biases.
-    ///
-    /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
-    /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
-    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
-    /// are empty nothing is known of rho, and the convolved profile carries the energy across.
-    Profile profile() const {
+    /// The profile from all that biases.
+    BabfProfile profile() const {
         BabfSums all = sums_;
         all.add(others_);
-        Profile out{std::vector<double>(size(), 0.0), parameters_.prior,
-                    std::vector<double>(size(), NAN), all.count.sum};
-        for (std::size_t j = 0; j < size(); ++j)
-            if (all.count.sum[j] > 0)
-                for (std::size_t d = 0; d < dimensions(); ++d)
-                    out.derivative[d * size() + j] =
-                        all.force.sum[d * size() + j] / all.weight.sum[j];
-        if (dimensions() == 1)
-            profile_line(all, out);
-        else
-            profile_plane(all, out);
-        lower_to_zero(out.convolved);
-        lower_to_zero(out.corrected);
-        return out;
+        return free_energy_.profile(all);
     }
 
     static constexpr double cutoff = 40;
@@ -422,39 +270,6 @@ class Babf {
         }
     }
 
-    void profile_line(const BabfSums& all, Profile& out) const {
-        const Grid& grid = parameters_.axes[0];
-        const double kT = parameters_.kT, kappa = parameters_.kappa[0];
-        const std::size_t n = size();
-        const auto &count = all.count.sum, &offset = all.offset.sum;
-        std::vector<std::size_t> sampled;
-        for (std::size_t j = 0; j < n; ++j)
-            if (count[j] > 0)
-                sampled.push_back(j);
-        trapezoid(out.derivative, 0, out.convolved);
-        if (sampled.empty())
-            return;
-        const auto step = [&](std::size_t i, std::size_t j, bool adjacent) {
-            if (!adjacent)
-                return out.convolved[j] - out.convolved[i];
-            const double mean_i = offset[i] / count[i];
-            const double mean_j = offset[j] / count[j];
-            return -kT * std::log(count[j] / count[i]) +
-                   grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
-        };
-        const std::size_t first = sampled.front(), last = sampled.back();
-        out.corrected[first] = 0;
-        for (std::size_t s = 1; s < sampled.size(); ++s) {
-            const std::size_t i = sampled[s - 1], j = sampled[s];
-            out.corrected[j] = out.corrected[i] + step(i, j, j == i + 1);
-        }
-        if (grid.periodic) { // what is left after one turn is noise: spread it evenly
-            const double turn = out.corrected[last] + step(last, first, first + n == last + 1);
-            for (std::size_t j : sampled)
-                out.corrected[j] -= turn * static_cast<double>(j - first) / static_cast<double>(n);
-        }
-    }
-
     /// Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
     void integrate(std::size_t begin, std::size_t end) {
         const double tau = parameters_.tau;
@@ -469,27 +284,9 @@ class Babf {
                     derivative_[i] = (tau * prior[i] + (force[i] + more_force[i])) /
                                      (tau + (weight[j] + more_weight[j]));
         if (dimensions() == 1)
-            trapezoid(derivative_, begin, energy_);
+            free_energy_.integrate(derivative_, begin, energy_);
         else
             solve();
-    }
-
-    /// Integrates from the first node; nodes before `begin` hold their values already. On a circle
-    /// only a derivative without a mean has an integral.
-    void trapezoid(const std::vector<double>& derivative, std::size_t begin,
-                   std::vector<double>& integral) const {
-        const double half = 0.5 * parameters_.axes[0].spacing();
-        double twice_mean = 0;
-        if (parameters_.axes[0].periodic) {
-            for (double d : derivative)
-                twice_mean += d;
-            twice_mean *= 2 / static_cast<double>(derivative.size());
-            begin = 0;
-        }
-        integral[0] = 0;
-        for (std::size_t j = std::max<std::size_t>(begin, 1); j < integral.size(); ++j)
-            integral[j] =
-                integral[j - 1] + half * ((derivative[j - 1] + derivative[j]) - twice_mean);
     }
 
     // Two dimensions: only nodes near xi have a part in a step, a rectangle of them, which may reach
@@ -637,119 +434,9 @@ class Babf {
         if (!std::isinf(parameters_.tau))
             for (std::size_t j = 0; j < size(); ++j)
                 weight[j] = parameters_.tau + (sums_.weight.sum[j] + others_.weight.sum[j]);
-        solve(weight, derivative_, energy_);
+        free_energy_.solve(weight, derivative_, energy_);
         solved_ = sums_.steps;
         highest_ = *std::max_element(energy_.begin(), energy_.end());
-    }
-
-    void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
-               std::vector<double>& energy) const {
-        Poisson::Edges weights, steps;
-        for (std::size_t d = 0; d < 2; ++d) {
-            const double h = parameters_.axes[d].spacing();
-            // A sample of the force along d has the variance kT k_d, and the step is h times it.
-            const double stiffness = parameters_.kT / (parameters_.kappa[d] * h * h);
-            const double* slope = &derivative[d * size()];
-            weights[d].resize(size());
-            steps[d].resize(size());
-            for (std::size_t j = 0; j < size(); ++j) {
-                if (!poisson_->has_next(d, j))
-                    continue;
-                const std::size_t next = poisson_->next(d, j);
-                weights[d][j] = stiffness * weight[j] * weight[next] / (weight[j] + weight[next]);
-                steps[d][j] = 0.5 * h * (slope[j] + slope[next]);
-            }
-        }
-        poisson_->solve(weights, steps, energy);
-        const double first = energy[0];
-        for (double& a : energy)
-            a -= first;
-    }
-
-    void profile_plane(const BabfSums& all, Profile& out) const {
-        const double kT = parameters_.kT;
-        const auto &weight = all.weight.sum, &count = all.count.sum, &offset = all.offset.sum;
-        double sum = 0, sampled = 0;
-        for (std::size_t j = 0; j < size(); ++j)
-            if (count[j] > 0) {
-                sum += weight[j];
-                sampled += 1;
-            }
-        if (sampled == 0) {
-            solve(std::vector<double>(size(), 1.0), out.derivative, out.convolved);
-            return;
-        }
-        const double least = unsampled * sum / sampled;
-        std::vector<double> weights(size());
-        for (std::size_t j = 0; j < size(); ++j)
-            weights[j] = count[j] > 0 ? std::max(weight[j], least) : least;
-        solve(weights, out.derivative, out.convolved);
-
-        // The same between sampled bins that are neighbours; the number of samples is what makes
-        // the logarithm's error.
-        Poisson::Edges edge, step;
-        for (std::size_t d = 0; d < 2; ++d) {
-            edge[d].assign(size(), 0.0);
-            step[d].assign(size(), 0.0);
-            const double half = 0.5 * parameters_.axes[d].spacing() * parameters_.kappa[d];
-            const double* moment = &offset[d * size()];
-            for (std::size_t i = 0; i < size(); ++i) {
-                if (!(count[i] > 0) || !poisson_->has_next(d, i))
-                    continue;
-                const std::size_t j = poisson_->next(d, i);
-                if (!(count[j] > 0))
-                    continue;
-                edge[d][i] = count[i] * count[j] / (count[i] + count[j]);
-                step[d][i] = -kT * std::log(count[j] / count[i]) +
-                             half * (moment[i] / count[i] + moment[j] / count[j]);
-            }
-        }
-        out.corrected = out.convolved;
-        poisson_->solve(edge, step, out.corrected);
-        // Between parts of the grid that no sampled bins join, the convolved profile says how high
-        // one lies above the other.
-        std::vector<bool> done(size());
-        for (std::size_t start = 0; start < size(); ++start) {
-            if (!(count[start] > 0)) {
-                out.corrected[start] = NAN;
-                continue;
-            }
-            if (done[start])
-                continue;
-            std::vector<std::size_t> part{start};
-            done[start] = true;
-            double samples = 0, above = 0;
-            for (std::size_t p = 0; p < part.size(); ++p) {
-                const std::size_t j = part[p];
-                samples += count[j];
-                above += count[j] * (out.convolved[j] - out.corrected[j]);
-                const auto visit = [&](std::size_t i) {
-                    if (count[i] > 0 && !done[i]) {
-                        done[i] = true;
-                        part.push_back(i);
-                    }
-                };
-                for (std::size_t d = 0; d < 2; ++d) {
-                    if (poisson_->has_next(d, j))
-                        visit(poisson_->next(d, j));
-                    if (poisson_->has_previous(d, j))
-                        visit(poisson_->previous(d, j));
-                }
-            }
-            for (std::size_t j : part)
-                out.corrected[j] += above / samples;
-        }
-    }
-
-    /// Weight in A_k of a node without samples, over the mean of those with.
-    static constexpr double unsampled = 1e-4;
-
-    static void lower_to_zero(std::vector<double>& profile) {
-        double lowest = INFINITY;
-        for (double a : profile)
-            lowest = std::min(lowest, std::isnan(a) ? INFINITY : a);
-        for (double& a : profile)
-            a -= lowest;
     }
 
     BabfParameters parameters_;
@@ -760,7 +447,7 @@ class Babf {
     std::size_t first_ = 0, last_ = 0;        // probability_ is zero outside; one dimension
     std::array<Span, 2> spans_;               // two dimensions: the rectangle of exponent_ and
     std::size_t row_ = 0;                     // probability_, and what one of its rows takes
-    mutable std::optional<Poisson> poisson_;
+    FreeEnergy free_energy_;
     double highest_ = 0; // of energy_
     double solved_ = 0;
     Point xi_{}, offset_{};

@@ -455,7 +455,7 @@ inline long long md_step(const Table& table, const std::string& name) {
 inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
     const auto& p = babf.parameters();
     const std::size_t dimensions = babf.dimensions();
-    const Babf::Profile profile = babf.profile();
+    const BabfProfile profile = babf.profile();
     Table table;
     table.fields = labels.arguments;
     table.fields.insert(table.fields.end(), {"A_k", "A"});

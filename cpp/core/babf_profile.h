@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <optional>
+#include <vector>
+
+#include "babf_sums.h"
+#include "poisson.h"
+
+// From mean forces at the nodes to free energies: the A that biases, and the profiles that are
+// written. Eqs. 7 and 8 of Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022).
+namespace plumed_cv {
+
+/// Free energy along the CVs, each of the two with its lowest value at zero.
+struct BabfProfile {
+    std::vector<double> convolved;  // A_k
+    std::vector<double> derivative; // dA_k/dz, CV by CV
+    std::vector<double> corrected;  // A; NaN in bins without a sample
+    std::vector<double> count;      // weight of the samples in each bin
+};
+
+/// Makes free energies on the grid of an estimator.
+class FreeEnergy {
+  public:
+    explicit FreeEnergy(const BabfParameters& parameters) : parameters_(parameters) {
+        const auto& axes = parameters_.axes;
+        if (dimensions() == 2)
+            poisson_.emplace(std::array<std::size_t, 2>{axes[0].nodes(), axes[1].nodes()},
+                             std::array<bool, 2>{axes[0].periodic, axes[1].periodic});
+    }
+
+    /// Eq. 8 along one CV, by the trapezoidal rule from the first node; nodes before `begin` hold
+    /// their values already. On a circle only a derivative without a mean has an integral.
+    void integrate(const std::vector<double>& derivative, std::size_t begin,
+                   std::vector<double>& integral) const {
+        const double half = 0.5 * parameters_.axes[0].spacing();
+        double twice_mean = 0;
+        if (parameters_.axes[0].periodic) {
+            for (double d : derivative)
+                twice_mean += d;
+            twice_mean *= 2 / static_cast<double>(derivative.size());
+            begin = 0;
+        }
+        integral[0] = 0;
+        for (std::size_t j = std::max<std::size_t>(begin, 1); j < integral.size(); ++j)
+            integral[j] =
+                integral[j - 1] + half * ((derivative[j - 1] + derivative[j]) - twice_mean);
+    }
+
+    /// Eq. 8 in the plane: the A whose slopes come closest to the mean force, in which a node counts
+    /// with its weight; zero at the first node. Goes on from the A that is there.
+    void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
+               std::vector<double>& energy) const {
+        Poisson::Edges weights, steps;
+        for (std::size_t d = 0; d < 2; ++d) {
+            const double h = parameters_.axes[d].spacing();
+            // A sample of the force along d has the variance kT k_d, and the step is h times it.
+            const double stiffness = parameters_.kT / (parameters_.kappa[d] * h * h);
+            const double* slope = &derivative[d * size()];
+            weights[d].resize(size());
+            steps[d].resize(size());
+            for (std::size_t j = 0; j < size(); ++j) {
+                if (!poisson_->has_next(d, j))
+                    continue;
+                const std::size_t next = poisson_->next(d, j);
+                weights[d][j] = stiffness * weight[j] * weight[next] / (weight[j] + weight[next]);
+                steps[d][j] = 0.5 * h * (slope[j] + slope[next]);
+            }
+        }
+        poisson_->solve(weights, steps, energy);
+        const double first = energy[0];
+        for (double& a : energy)
+            a -= first;
+    }
+
+    /// The two estimates of the profile.
+    ///
+    /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
+    /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
+    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
+    /// are empty nothing is known of rho, and the convolved profile carries the energy across.
+    BabfProfile profile(const BabfSums& all) const {
+        BabfProfile out{std::vector<double>(size(), 0.0), parameters_.prior,
+                        std::vector<double>(size(), NAN), all.count.sum};
+        for (std::size_t j = 0; j < size(); ++j)
+            if (all.count.sum[j] > 0)
+                for (std::size_t d = 0; d < dimensions(); ++d)
+                    out.derivative[d * size() + j] =
+                        all.force.sum[d * size() + j] / all.weight.sum[j];
+        if (dimensions() == 1)
+            profile_line(all, out);
+        else
+            profile_plane(all, out);
+        lower_to_zero(out.convolved);
+        lower_to_zero(out.corrected);
+        return out;
+    }
+
+  private:
+    std::size_t dimensions() const { return parameters_.axes.size(); }
+    std::size_t size() const { return parameters_.prior.size() / dimensions(); }
+
+    void profile_line(const BabfSums& all, BabfProfile& out) const {
+        const Grid& grid = parameters_.axes[0];
+        const double kT = parameters_.kT, kappa = parameters_.kappa[0];
+        const std::size_t n = size();
+        const auto &count = all.count.sum, &offset = all.offset.sum;
+        std::vector<std::size_t> sampled;
+        for (std::size_t j = 0; j < n; ++j)
+            if (count[j] > 0)
+                sampled.push_back(j);
+        integrate(out.derivative, 0, out.convolved);
+        if (sampled.empty())
+            return;
+        const auto step = [&](std::size_t i, std::size_t j, bool adjacent) {
+            if (!adjacent)
+                return out.convolved[j] - out.convolved[i];
+            const double mean_i = offset[i] / count[i];
+            const double mean_j = offset[j] / count[j];
+            return -kT * std::log(count[j] / count[i]) +
+                   grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
+        };
+        const std::size_t first = sampled.front(), last = sampled.back();
+        out.corrected[first] = 0;
+        for (std::size_t s = 1; s < sampled.size(); ++s) {
+            const std::size_t i = sampled[s - 1], j = sampled[s];
+            out.corrected[j] = out.corrected[i] + step(i, j, j == i + 1);
+        }
+        if (grid.periodic) { // what is left after one turn is noise: spread it evenly
+            const double turn = out.corrected[last] + step(last, first, first + n == last + 1);
+            for (std::size_t j : sampled)
+                out.corrected[j] -= turn * static_cast<double>(j - first) / static_cast<double>(n);
+        }
+    }
+
+    void profile_plane(const BabfSums& all, BabfProfile& out) const {
+        const double kT = parameters_.kT;
+        const auto &weight = all.weight.sum, &count = all.count.sum, &offset = all.offset.sum;
+        double sum = 0, sampled = 0;
+        for (std::size_t j = 0; j < size(); ++j)
+            if (count[j] > 0) {
+                sum += weight[j];
+                sampled += 1;
+            }
+        if (sampled == 0) {
+            solve(std::vector<double>(size(), 1.0), out.derivative, out.convolved);
+            return;
+        }
+        const double least = unsampled * sum / sampled;
+        std::vector<double> weights(size());
+        for (std::size_t j = 0; j < size(); ++j)
+            weights[j] = count[j] > 0 ? std::max(weight[j], least) : least;
+        solve(weights, out.derivative, out.convolved);
+
+        // The same between sampled bins that are neighbours; the number of samples is what makes
+        // the logarithm's error.
+        Poisson::Edges edge, step;
+        for (std::size_t d = 0; d < 2; ++d) {
+            edge[d].assign(size(), 0.0);
+            step[d].assign(size(), 0.0);
+            const double half = 0.5 * parameters_.axes[d].spacing() * parameters_.kappa[d];
+            const double* moment = &offset[d * size()];
+            for (std::size_t i = 0; i < size(); ++i) {
+                if (!(count[i] > 0) || !poisson_->has_next(d, i))
+                    continue;
+                const std::size_t j = poisson_->next(d, i);
+                if (!(count[j] > 0))
+                    continue;
+                edge[d][i] = count[i] * count[j] / (count[i] + count[j]);
+                step[d][i] = -kT * std::log(count[j] / count[i]) +
+                             half * (moment[i] / count[i] + moment[j] / count[j]);
+            }
+        }
+        out.corrected = out.convolved;
+        poisson_->solve(edge, step, out.corrected);
+        // Between parts of the grid that no sampled bins join, the convolved profile says how high
+        // one lies above the other.
+        std::vector<bool> done(size());
+        for (std::size_t start = 0; start < size(); ++start) {
+            if (!(count[start] > 0)) {
+                out.corrected[start] = NAN;
+                continue;
+            }
+            if (done[start])
+                continue;
+            std::vector<std::size_t> part{start};
+            done[start] = true;
+            double samples = 0, above = 0;
+            for (std::size_t p = 0; p < part.size(); ++p) {
+                const std::size_t j = part[p];
+                samples += count[j];
+                above += count[j] * (out.convolved[j] - out.corrected[j]);
+                const auto visit = [&](std::size_t i) {
+                    if (count[i] > 0 && !done[i]) {
+                        done[i] = true;
+                        part.push_back(i);
+                    }
+                };
+                for (std::size_t d = 0; d < 2; ++d) {
+                    if (poisson_->has_next(d, j))
+                        visit(poisson_->next(d, j));
+                    if (poisson_->has_previous(d, j))
+                        visit(poisson_->previous(d, j));
+                }
+            }
+            for (std::size_t j : part)
+                out.corrected[j] += above / samples;
+        }
+    }
+
+    /// Weight in A_k of a node without samples, over the mean of those with.
+    static constexpr double unsampled = 1e-4;
+
+    static void lower_to_zero(std::vector<double>& profile) {
+        double lowest = INFINITY;
+        for (double a : profile)
+            lowest = std::min(lowest, std::isnan(a) ? INFINITY : a);
+        for (double& a : profile)
+            a -= lowest;
+    }
+
+    BabfParameters parameters_;
+    mutable std::optional<Poisson> poisson_;
+};
+
+} // namespace plumed_cv
