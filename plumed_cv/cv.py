@@ -243,7 +243,13 @@ class CollectiveVariable:
         return np.asarray(np.sqrt(np.maximum(determinant, 0.0)))  # rounding may go below zero
 
     def save(self, path: Path | str) -> None:
-        """Write the model file (safetensors), with a check vector that the C++ action verifies."""
+        """Write the model file (safetensors), with a check vector that the C++ action verifies.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
+        """
         rng = np.random.default_rng(0)
         noise = rng.normal(scale=0.05, size=(self.n_atoms, 3))
         strain = np.eye(3) + rng.uniform(-0.01, 0.01, size=(3, 3))
@@ -479,7 +485,23 @@ def random_model(
     cell: NDArray[Any] | None = None,
     alignment: str = "none",
 ) -> CollectiveVariable:
-    """A model with random weights, for tests and benchmarks; no cell means no periodicity."""
+    """A model with random weights, for tests and benchmarks.
+
+    Parameters
+    ----------
+    rng
+        Decides all of it.
+    n_atoms, n_components, n_latent
+        N atoms, D components, d latent dimensions.
+    hidden
+        Widths of the encoder's hidden layers; the decoder mirrors them.
+    activation
+        One of `ACTIVATIONS`.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom; no periodicity if None.
+    alignment
+        "none" for solids, "optimal" for molecules.
+    """
     cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
     fractional = rng.uniform(size=(n_atoms, 3))
     positions = fractional @ (cell if cell.any() else 10.0 * np.eye(3))

@@ -432,7 +432,17 @@ def check_forces(path: EnergyPath) -> float:
 def localisation(
     path: EnergyPath, principal: pca.PrincipalComponents, noise: float
 ) -> Localisation:
-    """Which atoms take part in a process, from the components of its noisy path (Eq. 3)."""
+    """Which atoms take part in a process, from the components of its noisy path (Eq. 3).
+
+    Parameters
+    ----------
+    path
+        The path without noise.
+    principal
+        Principal components of its noisy structures.
+    noise
+        Standard deviation of the noise of one coordinate, angstrom.
+    """
     curve = _Curve(path)
     weights = np.gradient(curve.parameter)
     weights[[0, -1]] *= 0.5

@@ -316,7 +316,13 @@ def is_oriented(cell: Array) -> bool:
 
 
 def cell_of(atoms: Atoms) -> Array:
-    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without borders."""
+    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without borders.
+
+    Raises
+    ------
+    UserError
+        If it is periodic along one or two directions only.
+    """
     if not atoms.pbc.any():
         return np.zeros((3, 3))
     if not atoms.pbc.all():
@@ -328,7 +334,13 @@ def cell_of(atoms: Atoms) -> Array:
 
 
 def check_end_states(initial: Atoms, final: Atoms) -> None:
-    """Raise a UserError unless both structures have the same atoms, in order, and cell."""
+    """Refuse end states that are not of one system.
+
+    Raises
+    ------
+    UserError
+        If the structures differ in their atoms, the order of these or the cell.
+    """
     if len(initial) != len(final):
         raise UserError(
             f"The initial state has {len(initial)} atoms and the final state {len(final)}."

@@ -59,7 +59,13 @@ class RunDirectory:
 
 @contextmanager
 def claimed(root: Path) -> Iterator[None]:
-    """Make the run directory and keep other runs out of it."""
+    """Make the run directory and keep other runs out of it until the block ends.
+
+    Raises
+    ------
+    UserError
+        If another run is at work there, or it cannot be a folder.
+    """
     lock = FileLock(root / ".lock")
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,21 @@ def training_of(
 ) -> "Training":
     """How networks are trained: by a named recipe, else the input's way, else the default.
 
-    Latent dimensions and device, where they are given, replace those of the input.
+    Parameters
+    ----------
+    config
+        The input, if there is one.
+    seed
+        Seed of weights and batches.
+    recipe
+        A name of `autoencoder.RECIPES`.
+    n_latent, device
+        Latent dimensions and where it is trained; they replace those of the input if not None.
+
+    Raises
+    ------
+    UserError
+        If there is no such recipe, or the settings do not go together.
     """
     from plumed_cv.autoencoder import RECIPES
 
@@ -77,7 +91,26 @@ def write_first_cv(
     ends: tuple[Atoms, Atoms],
     reporter: Reporter,
 ) -> None:
-    """Write cv-0 unless it is there, and choose the number of components by the noisy path."""
+    """Write cv-0 unless it is there, and choose the number of components by the noisy path.
+
+    Parameters
+    ----------
+    config
+        The input.
+    files
+        The run directory.
+    path
+        The minimum energy path; None of a molecule.
+    ends
+        The end states of the input, which are taken where there is no path.
+    reporter
+        Is told how it goes.
+
+    Raises
+    ------
+    UserError
+        If the end states are the same, or the input asks for more components than there are.
+    """
     if files.cv(0).exists() and (path is None or files.components.exists()):
         return
     start, end = ends if path is None else (path.images[0], path.images[-1])

@@ -107,7 +107,19 @@ def find_path(
 
 
 def complete(images: list[Atoms], name: str, engine: Engine, reporter: Reporter) -> EnergyPath:
-    """A path of images, with energies and forces from the engine where they are missing."""
+    """A path of images, with energies and forces from the engine where they are missing.
+
+    Parameters
+    ----------
+    images
+        K structures of the same atoms.
+    name
+        What sentences to the user call them.
+    engine
+        Computes what is missing.
+    reporter
+        Is told how many that were.
+    """
     missing = sum(not has_forces(image) for image in images)
     if missing:
         with reporter.task("energies and forces", len(images)) as update:

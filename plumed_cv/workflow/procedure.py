@@ -99,6 +99,17 @@ def sample(
 ) -> None:
     """Do one walker's share of the sampling that `run` with `inputs_only` has returned before.
 
+    Parameters
+    ----------
+    config
+        The input.
+    directory
+        The run directory.
+    walker
+        Its number, from 0.
+    reporter
+        Is told how it goes.
+
     Raises
     ------
     UserError

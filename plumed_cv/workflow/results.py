@@ -131,7 +131,30 @@ def write_answer(
     iterations: list[dict[str, Any]],
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat."""
+    """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat.
+
+    Parameters
+    ----------
+    config
+        The input.
+    files
+        The run directory, with all iterations in it.
+    path
+        The minimum energy path; None of a molecule.
+    atoms
+        The initial state.
+    plugin
+        What plumed.dat loads.
+    iterations
+        What each iteration has found, the last of which is the answer.
+    reporter
+        Is told the answer, and whether it has converged.
+
+    Returns
+    -------
+    dict
+        What result.json holds.
+    """
     last = iterations[-1]
     n = last["iteration"]
     reached = stopped_by(config.iteration, iterations)
@@ -191,6 +214,20 @@ def write_answer(
 
 def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariable:
     """Write the CV of a run that has ended and a plumed.dat that samples it from the start.
+
+    Parameters
+    ----------
+    run_directory
+        The run directory.
+    output
+        New folder.
+    plugin
+        What plumed.dat loads.
+
+    Returns
+    -------
+    CollectiveVariable
+        The CV.
 
     Raises
     ------

@@ -102,7 +102,17 @@ def energy(
 
 
 def write_localisation(output: Path, path: EnergyPath, localisation: Localisation) -> None:
-    """Write the end states of a path with each atom's var_D, for OVITO (extended XYZ)."""
+    """Write the end states of a path with each atom's var_D, for OVITO.
+
+    Parameters
+    ----------
+    output
+        The file, extended XYZ.
+    path
+        Its first and last image are written.
+    localisation
+        Has the column `var_D`, shape (N,), angstrom.
+    """
     ends = [path.images[0].copy(), path.images[-1].copy()]
     for atoms in ends:
         atoms.arrays["var_D"] = localisation.amplitude
