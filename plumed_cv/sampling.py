@@ -10,7 +10,8 @@ the iteration itself:
 Several walkers run through the interface of `concurrent.futures.Executor`, in processes of this
 machine or in those of a dask cluster that sees the same files. What a walker has to do is an
 `Order`, and all that it has done is in its folder: whoever works on the same order later goes on
-after the last whole segment.
+after the last whole segment. Jobs of `plumed-cv sample` also keep what a segment that was cut short
+has sampled: a run that must repeat to the last bit does not.
 """
 
 import json
@@ -34,7 +35,7 @@ from filelock import FileLock, Timeout
 
 from plumed_cv import babf
 from plumed_cv.config import Ase, Config, Gromacs, Sampling
-from plumed_cv.engines import Dynamics, Engine, Segment, State
+from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
@@ -44,6 +45,7 @@ from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Update
 
+STATES = 10  # written in a segment
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
 
 _POLL_S = 0.5  # seconds between looks at what the walkers have done
@@ -106,6 +108,12 @@ class Order:
         sampling, stride = self.config.sampling, self.config.sampling.snapshot_stride
         number = max(1, round(sampling.segments / sampling.walkers))
         return max(stride, sampling.steps // sampling.walkers // number // stride * stride)
+
+    @property
+    def state_steps(self) -> int:
+        """Steps between states, up to which a segment that is cut short counts."""
+        stride = self.config.sampling.snapshot_stride
+        return max(stride, self.segment_steps // STATES // stride * stride)
 
     def done(self) -> list[dict[str, Any]]:
         """The records of the whole segments, in order."""
@@ -177,8 +185,25 @@ def sample(orders: Sequence[Order], engine: Engine, update: Update) -> float:
     return max(float(sum(part["seconds"] for part in order.done())) for order in orders)
 
 
-def run_walker(order: Order, engine: Engine, update: Update = lambda done, note: None) -> None:
+def run_walker(
+    order: Order,
+    engine: Engine,
+    update: Update = lambda done, note: None,
+    *,
+    rescue: bool = False,
+) -> None:
     """Run what is missing of one walker's share.
+
+    Parameters
+    ----------
+    order
+        The share.
+    engine
+        Runs it.
+    update
+        Is told the steps done.
+    rescue
+        Whether a segment that was cut short is gone on with, from its last state, and not repeated.
 
     Raises
     ------
@@ -187,11 +212,15 @@ def run_walker(order: Order, engine: Engine, update: Update = lambda done, note:
         file `stop` appears in the iteration's folder.
     """
     with _at_work(order):
+        if rescue:
+            _rescue(order, engine)
         _run_segments(order, engine, update)
 
 
-def prepare(orders: Sequence[Order]) -> list[Order]:
+def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
     """Write the plumed.dat that each walker's next segment begins with, and run nothing.
+
+    What a segment that was cut short has sampled is kept, up to its last state.
 
     Returns
     -------
@@ -202,13 +231,18 @@ def prepare(orders: Sequence[Order]) -> list[Order]:
     UserError
         If another process works on one of them.
     """
-    waiting = [order for order in orders if _steps_done(order) < order.steps]
-    for order in waiting:
+    waiting = []
+    for order in orders:
+        if _steps_done(order) == order.steps:
+            continue
         (order.folder / "stop").unlink(missing_ok=True)
         with _at_work(order):
-            segment = _next_segment(order, order.done())
-            assert isinstance(segment.plumed, str)
-            write_text(segment.directory / "plumed.dat", segment.plumed)
+            _rescue(order, engine)
+            if _steps_done(order) < order.steps:
+                segment = _next_segment(order, order.done())
+                assert isinstance(segment.plumed, str)
+                write_text(segment.directory / "plumed.dat", segment.plumed)
+                waiting.append(order)
     return waiting
 
 
@@ -287,16 +321,61 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
         outcome = engine.run(segment, progress)
         if not outcome.stopped_by_plumed:
             _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
-        outcome.end.save(segment.directory / "end.npz")
-        part = {
-            "n_steps": outcome.n_steps,
-            "stopped": outcome.stopped_by_plumed,
-            "seconds": outcome.seconds,
-        }
-        write_text(segment.directory / "segment.json", json.dumps(part))
-        segment.directory.replace(order.home / _segment_name(k))
-        done.append(part)
+        done.append(_keep(order, k, outcome))
         steps += outcome.n_steps
+
+
+def _keep(order: Order, k: int, outcome: SegmentResult) -> dict[str, Any]:
+    """Make a whole segment of an unfinished one; return its record."""
+    folder = order.home / f"unfinished-{_segment_name(k)}"
+    outcome.end.save(folder / "end.npz")
+    part = {
+        "n_steps": outcome.n_steps,
+        "stopped": outcome.stopped_by_plumed,
+        "seconds": outcome.seconds,
+    }
+    write_text(folder / "segment.json", json.dumps(part))
+    folder.replace(order.home / _segment_name(k))
+    return part
+
+
+def _rescue(order: Order, engine: Engine) -> None:
+    """Keep what a segment that was cut short has sampled, up to its last state.
+
+    The next segment starts from its last snapshot, with new velocities.
+    """
+    done = order.done()
+    k = len(done)
+    folder = order.home / f"unfinished-{_segment_name(k)}"
+    state = folder / "babf.state"
+    try:
+        n_steps = babf.last_step(state)
+    except UserError:  # there is none, or PLUMED was writing the first one
+        return
+    if not n_steps:
+        return
+    segment = _segment(order, done, folder, None)
+    end = engine.rescue(segment, n_steps)
+    if end is None:
+        return
+    last = n_steps * order.config.sampling.timestep_fs
+    _cut_table(folder / "colvar", last * (1 + 1e-9))
+    seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
+    snapshots = folder / "snapshots.dcd"
+    _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)))
+
+
+def _cut_table(file: Path, last: float) -> None:
+    """Leave of a file that PLUMED prints the whole lines up to a time."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    width = len(lines[0].split()) - 2  # of "#! FIELDS ..."
+
+    def stays(line: str) -> bool:
+        words = line.split()
+        whole = line.endswith("\n") and len(words) == width
+        return line.startswith("#") or (whole and float(words[0]) <= last)
+
+    write_text(file, "".join(filter(stays, lines)))
 
 
 def _check_state(file: Path, last_step: int) -> None:
@@ -324,7 +403,6 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
         shared.mkdir(exist_ok=True)
     stride = sampling.snapshot_stride
     k = len(done)
-    fresh = k == 0 or done[-1]["stopped"]
     if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
         raise UserError(
             f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
@@ -349,7 +427,7 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
         prior=_relative(order.prior, unfinished) if order.prior and not k else None,
         tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
         state_out=Path("babf.state"),
-        state_stride=order.segment_steps,
+        state_stride=order.state_steps,
         colvar=Path("colvar"),
         colvar_stride=stride,
         deviation_limit_A=sampling.deviation_limit_A,
@@ -358,8 +436,18 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
         else None,
     )
     plumed_dat += sampling.plumed
+    return _segment(order, done, unfinished, plumed_dat)
+
+
+def _segment(
+    order: Order, done: Sequence[dict[str, Any]], folder: Path, plumed_dat: str | None
+) -> Segment:
+    """The segment that comes after these, in a folder."""
+    sampling, k = order.config.sampling, len(done)
+    fresh = k == 0 or done[-1]["stopped"]
+    previous = order.home / _segment_name(k - 1)
     return Segment(
-        directory=unfinished,
+        directory=folder,
         start=order.start if fresh else State.load(previous / "end.npz"),
         dynamics=Dynamics(
             order.config.system.temperature_K,
@@ -371,7 +459,7 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
         seed=_seed(order, k),
         plumed=plumed_dat,
         count_start=fresh,
-        snapshot_stride=stride,
+        snapshot_stride=sampling.snapshot_stride,
     )
 
 

@@ -62,7 +62,7 @@ def read_displacements(
     for file in files:
         try:
             before = len(found)
-            with _quiet():
+            with quiet():
                 chunks = mdtraj.iterload(
                     str(file), top=topology, chunk=_STRUCTURES, stride=stride, atom_indices=chosen
                 )
@@ -86,7 +86,7 @@ def read_displacements(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the DCD reader, which is C code, from talking on standard output."""
     c_library = ctypes.CDLL(None)  # keeps what it prints in a buffer of its own
     sys.stdout.flush()

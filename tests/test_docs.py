@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 ACTIONS = sorted((ROOT / "cpp" / "actions").glob("*.cpp"))
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "plumed_inputs/README.md")]
-PAGES += sorted(DOCS.glob("*.md"))
+PAGES += sorted(DOCS.rglob("*.md"))
 
 
 def blocks(text: str) -> Iterator[str]:

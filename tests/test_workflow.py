@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ase.io
+import mdtraj
 import numpy as np
 import pytest
 from ase import Atoms
 
-from plumed_cv import babf, config, workflow
+from plumed_cv import babf, config, sampling, workflow
 from plumed_cv.cv import CollectiveVariable
+from plumed_cv.engines import State
 from plumed_cv.errors import UserError
 from plumed_cv.path import load_path, read_structure
 from plumed_cv.trajectory import read_displacements
@@ -142,30 +144,26 @@ def test_killed_at_any_time_it_ends_with_the_same_answer(example: Path, finished
     assert not list(run.rglob("unfinished-*"))
 
 
+def in_jobs() -> dict[str, str]:
+    """The environment of a job."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 def test_sampled_by_jobs_it_ends_with_the_same_answer(example: Path, finished: Path) -> None:
     whole = json.loads((finished / "result.json").read_text())
     run = example / "jobs"
     line: list[str | Path] = ["run", example / "vacancy.toml", "--dir", run]
     line += ["--inputs-only", "--json"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     jobs = 0
     while (done := command(*line)).returncode == 3 and jobs < 5:
         folder = sorted(run.glob("iteration-*"))[-1]
         (prepared,) = folder.glob("unfinished-*/plumed.dat")
         assert "BABF" in prepared.read_text()
-        before = len(list(folder.glob("segment-*")))
-        assert (0 < before < 8) if jobs == 1 else (before == 0)
-        job = subprocess.Popen(
-            ["sh", folder / "job.sh"], env={**os.environ, "PATH": path}, start_new_session=True
-        )
-        while jobs == 0 and job.poll() is None and not list(folder.glob("segment-*")):
-            time.sleep(0.01)
-        if jobs == 0:  # cut short after a segment or two, as by a queue
-            (folder / "stop").touch()
-        assert job.wait() == (1 if jobs == 0 else 0)
+        assert not list(folder.glob("segment-*"))
+        subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
         jobs += 1
     assert done.returncode == 0, done.stderr
-    assert jobs == 3  # the first iteration in two, the second in one
+    assert jobs == 2
     result = json.loads(done.stdout)
     for part, other in zip(result["iterations"], whole["iterations"], strict=True):
         for key in ("barrier_eV", "barrier_error_eV", "similarity", "md_steps"):
@@ -174,6 +172,41 @@ def test_sampled_by_jobs_it_ends_with_the_same_answer(example: Path, finished: P
     done = command("sample", example / "vacancy.toml", "--dir", run)
     assert done.returncode == 1
     assert "there is nothing to sample" in done.stderr
+
+
+def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin: Path) -> None:
+    file, run = example / "long.toml", example / "cut-short"
+    text = INPUT.replace("steps = 2000", "steps = 80_000")  # half a second a segment
+    file.write_text(text.replace("maximum = 2", "minimum = 1\nmaximum = 1"))
+    line: list[str | Path] = ["run", file, "--dir", run, "--inputs-only", "--json"]
+    assert command(*line).returncode == 3
+    folder = run / "iteration-1"
+    job = subprocess.Popen(["sh", folder / "job.sh"], env=in_jobs(), start_new_session=True)
+    unfinished = folder / "unfinished-segment-000001"
+    while not (unfinished / "babf.state").exists() and job.poll() is None:
+        time.sleep(0.01)
+    os.killpg(job.pid, signal.SIGKILL)  # as by a queue
+    job.wait()
+    reached = babf.last_step(unfinished / "babf.state")
+    assert reached is not None
+    assert 900 < reached < 10_000
+    assert command(*line).returncode == 3
+    rescued = folder / "segment-000001"
+    assert json.loads((rescued / "segment.json").read_text())["n_steps"] == reached
+    times = np.loadtxt(rescued / "colvar")[:, 0]
+    np.testing.assert_allclose(times, 20.0 * np.arange(1, reached // 10 + 1))
+    with mdtraj.formats.DCDTrajectoryFile(str(rescued / "snapshots.dcd")) as snapshots:
+        assert len(snapshots) == reached // 10
+    assert State.load(rescued / "end.npz").velocities is None
+    assert sampling.blocks(folder)[1].steps == reached
+    (prepared,) = folder.glob("unfinished-*/plumed.dat")
+    assert "STATE_RFILE=../segment-000001/babf.state" in prepared.read_text()
+    subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["md_steps"] == 80_000
+    assert len(sampling.segments(folder)) == 9
+    assert babf.read_state(run / "babf.state").steps == 80_001
 
 
 def test_jobs_of_several_walkers(example: Path, plugin: Path) -> None:
@@ -188,8 +221,7 @@ def test_jobs_of_several_walkers(example: Path, plugin: Path) -> None:
     done = command("sample", file, "--dir", example / "two", "--walker", "2")
     assert done.returncode == 1
     assert "sampling.walkers = 2" in done.stderr
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(["sh", folder / "job.sh"], env={**os.environ, "PATH": path}, check=True)
+    subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
     done = command(*line, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["md_steps"] == 2000

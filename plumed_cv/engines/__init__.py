@@ -272,6 +272,32 @@ class Engine(ABC):
             If the engine or PLUMED refuses its input, or the dynamics explode.
         """
 
+    def rescue(self, segment: Segment, n_steps: int) -> State | None:
+        """Keep the first `n_steps` of a run that was ended in its middle.
+
+        Cuts the snapshots of its folder, and returns the last one that is left, without velocities;
+        None if there is none.
+        """
+        import mdtraj  # takes most of a second
+
+        from plumed_cv.trajectory import quiet
+
+        file, wanted = segment.directory / "snapshots.dcd", n_steps // segment.snapshot_stride
+        try:
+            with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+                positions, lengths, angles = trajectory.read(n_frames=wanted)
+        except OSError:  # there is none, or its first snapshot is not whole
+            return None
+        if len(positions) == 0:
+            return None
+        periodic = {"cell_lengths": lengths, "cell_angles": angles} if self.periodic else {}
+        with (
+            replacing(file) as temporary,
+            mdtraj.formats.DCDTrajectoryFile(str(temporary), "w") as trajectory,
+        ):
+            trajectory.write(positions, **periodic)
+        return State(positions[-1], segment.start.cell)
+
     @abstractmethod
     def close(self) -> None:
         """End the engine's process and remove its temporary files, as far as it has any."""

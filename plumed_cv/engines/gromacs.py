@@ -19,6 +19,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.cell import Cell
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from plumed_cv.engines import (
     Engine,
@@ -318,6 +320,14 @@ class GromacsEngine(Engine):
             seconds=time.perf_counter() - started,
         )
 
+    def rescue(self, segment: Segment, n_steps: int) -> State | None:
+        """Keep the first steps of a run that was ended in its middle."""
+        folder = segment.directory
+        steps = segment.first_step, segment.first_step + n_steps
+        snapshots = folder / "snapshots.dcd"
+        last = _write_dcd(snapshots, folder / "run.trr", segment.start, steps)
+        return None if last is None else State(last, segment.start.cell)
+
     def close(self) -> None:
         """Remove the files for single structures."""
         self._work.cleanup()
@@ -465,8 +475,7 @@ def _write_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
     """
     if not trr.is_file() or trr.stat().st_size == 0:
         return None
-    with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file:
-        positions, _, numbers, _, _ = file.read()
+    positions, numbers = _read_frames(trr)
     frames = positions[(numbers > steps[0]) & (numbers <= steps[1])] * _NM
     if len(frames) == 0:
         return None
@@ -481,6 +490,26 @@ def _write_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
         )
     last: Array = frames[-1]
     return last
+
+
+def _read_frames(trr: Path) -> tuple[Array, NDArray[np.int_]]:
+    """Positions in nm, shape (K, N, 3), and steps of the whole frames; a run may have been killed.
+
+    The reader knows that the last frame is not whole when it comes to it.
+    """
+    try:
+        with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file:
+            frames = [file.read()]
+    except OSError:
+        return np.zeros((0, 1, 3)), np.zeros(0, dtype=int)
+    except RuntimeError:
+        frames = []
+        with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file, suppress(RuntimeError):
+            while True:
+                frames.append(file.read(n_frames=1))
+    if not frames:
+        return np.zeros((0, 1, 3)), np.zeros(0, dtype=int)
+    return np.concatenate([f[0] for f in frames]), np.concatenate([f[2] for f in frames])
 
 
 def _unwrapped(frames: Array, cell: Array) -> Array:

@@ -84,7 +84,7 @@ def run(
         for n in range(1, config.iteration.maximum + 1):
             if inputs_only and not files.iteration_result(n).exists():
                 files.iteration(n).mkdir(exist_ok=True)
-                waiting = sampling.prepare(_orders(config, files, n, plugin))
+                waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
                 if waiting:
                     return {"iteration": n, "walkers": [order.walker for order in waiting]}
             result = _iterate(config, files, n, engine, plugin, initial, reporter)
@@ -133,7 +133,7 @@ def sample(
         sampling.open_engine(config, order.atoms) as engine,
         reporter.task(f"iteration {n}: bABF sampling", order.steps) as update,
     ):
-        sampling.run_walker(order, engine, update)
+        sampling.run_walker(order, engine, update, rescue=True)
 
 
 def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporter) -> EnergyPath:

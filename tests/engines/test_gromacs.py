@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import pytest
 from ase import units
@@ -229,6 +230,23 @@ def processes_in(folder: Path) -> list[Path]:
             if (process / "cwd").readlink() == folder:
                 found.append(process)
     return found
+
+
+def test_a_frame_that_is_not_whole_is_left_out(files: Path, tmp_path: Path) -> None:
+    with open_engine(files) as engine:
+        segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0, timestep_fs=2.0), 50, 1)
+        engine.run(segment)
+        words = [*engine.gromacs.command, "-nobackup", "mdrun", "-s", "run.tpr", "-deffnm", "run"]
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+        whole = (tmp_path / "run.trr").read_bytes()
+        for cut, frames in ((len(whole) - 7, 4), (2000, 0), (10, 0), (0, 0)):
+            (tmp_path / "run.trr").write_bytes(whole[:cut])
+            (tmp_path / "snapshots.dcd").unlink(missing_ok=True)
+            assert (engine.rescue(segment, 50) is None) == (frames == 0)
+            assert (tmp_path / "snapshots.dcd").exists() == (frames > 0)
+            if frames:
+                with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / "snapshots.dcd")) as file:
+                    assert len(file.read()[0]) == frames
 
 
 def test_a_killed_run_leaves_no_program(files: Path, tmp_path: Path) -> None:

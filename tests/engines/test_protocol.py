@@ -472,6 +472,43 @@ def test_progress_can_end_the_run(tmp_path: Path, free: Engine) -> None:
     assert np.isfinite(free.evaluate(gas().positions, gas().cell.array)[0])
 
 
+def test_a_run_that_was_ended_is_rescued(tmp_path: Path, engine: Engine) -> None:
+    """What it has left up to a step is what a whole run has there."""
+
+    class EnoughError(Exception):
+        pass
+
+    n_steps, dynamics = 150, Dynamics(60.0, timestep_fs=2.0)
+
+    def run(name: str, steps: int, progress: Callable[[int], None] | None) -> Segment:
+        (tmp_path / name).mkdir()
+        segment = Segment(tmp_path / name, State.of(crystal()), dynamics, steps, 7)
+        assert engine.rescue(segment, n_steps) is None
+        if progress is None:
+            engine.run(segment)
+            return segment
+        with pytest.raises(EnoughError):
+            engine.run(segment, progress)
+        return segment
+
+    def enough(step: int) -> None:
+        if step > 2 * n_steps:
+            raise EnoughError
+
+    run("whole", n_steps, None)
+    ended = run("ended", 10**8, enough)
+    end = engine.rescue(ended, n_steps)
+    assert end is not None
+    whole, rescued = (
+        mdtraj.formats.DCDTrajectoryFile(str(tmp_path / name / "snapshots.dcd")).read()[0]
+        for name in ("whole", "ended")
+    )
+    assert len(rescued) == n_steps // ended.snapshot_stride
+    np.testing.assert_allclose(rescued, whole, atol=1e-4)
+    np.testing.assert_allclose(end.positions, rescued[-1], atol=1e-6)
+    assert end.velocities is None
+
+
 def test_a_cluster_has_no_box(
     tmp_path: Path, kit: Kit, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -269,10 +269,22 @@ def without_own_gradient(source: Path, target: Path) -> None:
     save(Forward(loaded), target)
 
 
+GPU = pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="needs a GPU of NVIDIA's and a torch with CUDA (https://pytorch.org)",
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("frame", ["no cell", "triclinic", "aligned"])
 def test_agrees_with_autoencoder(
-    make_plumed: MakePlumed, torch_plugin: Path, tmp_path: Path, activation: str, frame: str
+    make_plumed: MakePlumed,
+    torch_plugin: Path,
+    tmp_path: Path,
+    activation: str,
+    frame: str,
+    device: str,
 ) -> None:
     """An exported model, by its own gradient and by autograd: values, forces and virial."""
     rng = np.random.default_rng([*activation.encode()])
@@ -287,8 +299,8 @@ def test_agrees_with_autoencoder(
     for number, action in enumerate(
         (
             f"AUTOENCODER MODEL={tmp_path}/cv.safetensors",
-            f"TORCH_CV MODEL={tmp_path}/own.pt ATOMS=1-13",
-            f"TORCH_CV MODEL={tmp_path}/autograd.pt ATOMS=1-13",
+            f"TORCH_CV MODEL={tmp_path}/own.pt ATOMS=1-13 DEVICE={device}",
+            f"TORCH_CV MODEL={tmp_path}/autograd.pt ATOMS=1-13 DEVICE={device}",
         )
     ):
         handle = make_plumed(
