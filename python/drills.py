@@ -4,9 +4,9 @@
     python -m python.drills                             # print from the committed data
 
 The drills are `kills` (see --kills), `disk` (root alone may do it), `company`, `readers`, `core`,
-`updates`, `memory` and `snapshots`. Results go to docs/robustness.json; docs/robustness.md says
-what they mean. The vacancy of the packaged example, in a crystal of 54 sites and sampled for
-seconds, stands for all runs. Minutes each; 100 kills take 15.
+`fuzz` (where clang is), `updates`, `memory` and `snapshots`. Results go to docs/robustness.json;
+docs/robustness.md says what they mean. The vacancy of the packaged example, in a crystal of 54
+sites and sampled for seconds, stands for all runs. Minutes each; 100 kills take 15.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import numpy as np
 from ase import Atoms
 
 from plumed_cv import babf, config
-from plumed_cv.cv import CollectiveVariable
+from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
@@ -40,6 +40,7 @@ from plumed_cv.kernel import cxx_compiler, tool
 from plumed_cv.path import load_path, read_structure
 from plumed_cv.plumed import build_plugin
 from plumed_cv.trajectory import read_displacements
+from python import fuzzers
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "robustness.json"
 CPP = Path(__file__).resolve().parent.parent / "cpp"
@@ -503,15 +504,37 @@ def updates(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"updates": int(found[1]), "largest_relative_error": float(found[2])}
 
 
+def fuzz(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The C++ readers under libFuzzer and sanitizers, from nothing but whole files."""
+    fuzzers.build(folder)
+    found = {}
+    for reader in arguments.fuzz_readers:
+        shutil.rmtree(folder / "corpus" / reader, ignore_errors=True)
+        found[reader] = fuzzers.run(folder, reader, cases=arguments.fuzz_cases)
+    return json.loads(DATA.read_text()).get("fuzz", {}) | found
+
+
 def memory(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Resident memory of a process in which BABF learns for long and writes all its files."""
-    lines = f"""UNITS LENGTH=A ENERGY=eV TIME=fs
+    """Resident memory while AUTOENCODER and BABF work for long and write all their files."""
+    model = random_model(np.random.default_rng(1), 8, 3, (4,))
+    model.save(folder / "cv.safetensors")
+    start, path = model.reference_positions, model.end_displacements
+    wave = np.linspace(0.0, 1.0, 21)[:, None, None]
+    cell = model.reference_cell
+    xi = [model.value(start + u, cell)[0] for u in path[0] + wave * (path[1] - path[0])]
+    low, high = min(xi) - 1.0, max(xi) + 1.0
+    np.savez(folder / "ends.npz", ends=0.1 * (start + path))  # nm
+    (folder / "plumed.dat").write_text(
+        f"""UNITS LENGTH=A ENERGY=eV TIME=fs
 LOAD FILE={build_plugin()}
-d: DISTANCE ATOMS=1,2 NOPBC
-b: BABF ARG=d TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=100 RAMP=1000 FES_FILE={folder}/fes.dat \\
-FES_STRIDE=10000 STATE_WFILE={folder}/state STATE_WSTRIDE=10000
-PRINT ARG=d,b.* FILE={folder}/colvar STRIDE=100""".replace("\\\n", "")
-    (folder / "plumed.dat").write_text(lines + "\n")
+ae: AUTOENCODER MODEL={folder}/cv.safetensors
+b: BABF ...
+  ARG=ae.node-0 TEMP=300 GRID_MIN={low} GRID_MAX={high} GRID_BIN=100 RAMP=1000
+  FES_FILE={folder}/fes.dat FES_STRIDE=10000 STATE_WFILE={folder}/state STATE_WSTRIDE=10000
+...
+PRINT ARG=ae.*,b.* FILE={folder}/colvar STRIDE=100
+"""
+    )
     done = subprocess.run(
         [sys.executable, "-c", _LONG_RUN, str(arguments.steps)],
         cwd=folder,
@@ -522,7 +545,16 @@ PRINT ARG=d,b.* FILE={folder}/colvar STRIDE=100""".replace("\\\n", "")
     if done.returncode != 0:
         sys.exit(done.stderr)
     resident = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
-    return {"steps": arguments.steps, "resident_kB_after_each_tenth": resident}
+    # What the first tenth takes, buffers of files among it, comes once.
+    million = np.linspace(0.0, arguments.steps / 1e6, len(resident) + 1)[1:]
+    later = slice(len(resident) // 10, None)
+    slope = np.polyfit(million[later], resident[later], 1)[0]
+    return {
+        "steps": arguments.steps,
+        "samples": len(resident),
+        "resident_kB_after_each_tenth": resident[9::10],
+        "slope_kB_per_million_steps": round(float(slope), 2),
+    }
 
 
 def write_trajectory(file: Path, ends: tuple[Atoms, Atoms], n: int, seed: int = 1) -> None:
@@ -566,7 +598,7 @@ def snapshots(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# Two atoms whose distance wanders over the grid.
+# Atoms that wander between two structures, with noise.
 _LONG_RUN = """
 import sys
 from pathlib import Path
@@ -574,24 +606,28 @@ import numpy as np
 from plumed_cv.kernel import find_plumed
 find_plumed().activate()
 import plumed
+first, last = np.load("ends.npz")["ends"]
+n = len(first)
 handle = plumed.Plumed()
 handle.cmd("setMDEngine", "drill")
-handle.cmd("setNatoms", 2)
+handle.cmd("setNatoms", n)
 handle.cmd("setTimestep", 0.001)
 handle.cmd("setPlumedDat", "plumed.dat")
 handle.cmd("setLogFile", "plumed.log")
 handle.cmd("init")
 steps = int(sys.argv[1])
-positions, forces, masses = np.zeros((2, 3)), np.zeros((2, 3)), np.ones(2)
-box, virial, bias = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros(1)
+positions, forces, masses = np.zeros((n, 3)), np.zeros((n, 3)), np.full(n, 55.8)
+box, virial = np.zeros((3, 3)), np.zeros((3, 3))
+noise = np.random.default_rng(1).normal(scale=0.002, size=(1009, n, 3))
 for step in range(steps):
-    positions[1, 0] = 0.05 * (0.5 + 0.5 * np.sin(0.7 * step))
+    s = 0.5 + 0.5 * np.sin(0.7 * step)
+    positions[:] = first + s * (last - first) + noise[step % len(noise)]
     handle.cmd("setStep", step)
     for name, array in (("Positions", positions), ("Forces", forces), ("Masses", masses),
                         ("Box", box), ("Virial", virial)):
         handle.cmd("set" + name, array)
     handle.cmd("calc", None)
-    if (step + 1) % (steps // 10) == 0:
+    if (step + 1) % (steps // 100) == 0:
         print(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0], flush=True)
 """
 
@@ -664,6 +700,7 @@ DRILLS = {
     "company": company,
     "readers": readers,
     "core": core,
+    "fuzz": fuzz,
     "updates": updates,
     "memory": memory,
     "snapshots": snapshots,
@@ -704,6 +741,12 @@ def table(found: dict[str, Any]) -> list[str]:
                 f"| C++: {name} | {counts['cases']:,} files | {counts['refused']:,} refused, "
                 f"{counts['read']:,} read |"
             )
+    for name, counts in found.get("fuzz", {}).items():
+        lines.append(
+            f"| libFuzzer: {name} | {counts['cases']:,} files | {counts['refused']:,} refused, "
+            f"{counts['read']:,} read; {counts['places']:,} places in the code reached, "
+            f"{counts['kept']:,} files kept that reached new ones |"
+        )
     for name, counts in found.get("readers", {}).items():
         otherwise = f"{counts['otherwise']:,} as something else"
         lines.append(
@@ -719,8 +762,9 @@ def table(found: dict[str, Any]) -> list[str]:
     if "memory" in found:
         tenths = found["memory"]["resident_kB_after_each_tenth"]
         lines.append(
-            f"| steps of BABF in PLUMED | {found['memory']['steps']:,} | resident memory "
-            f"{tenths[0]:,} kB after the first tenth, {tenths[-1]:,} kB at the end |"
+            f"| steps of AUTOENCODER and BABF | {found['memory']['steps']:,} | resident memory "
+            f"{tenths[0]:,} kB after the first tenth, {tenths[-1]:,} kB at the end; slope "
+            f"{found['memory']['slope_kB_per_million_steps']} kB a million steps |"
         )
     if "snapshots" in found:
         counts = found["snapshots"]
@@ -740,9 +784,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=60.0, help="of kills, at most")
     parser.add_argument("--cases", type=int, default=1_000_000, help="of the C++ readers")
+    parser.add_argument("--fuzz_cases", type=int, default=1_000_000, help="of each C++ reader")
+    parser.add_argument("--fuzz_readers", nargs="+", default=fuzzers.READERS, metavar="READER")
     parser.add_argument("--python_cases", type=int, default=10_000, help="of those in Python")
     parser.add_argument("--updates", type=int, default=100_000_000, help="of the sums")
-    parser.add_argument("--steps", type=int, default=1_000_000, help="in which memory is watched")
+    parser.add_argument("--steps", type=int, default=10_000_000, help="in which memory is watched")
     parser.add_argument("--structures", type=int, default=1_000_000, help="to train on")
     parser.add_argument("--step_kB", type=int, default=100, help="by which the full disk grows")
     arguments = parser.parse_args()
