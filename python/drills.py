@@ -507,11 +507,12 @@ def updates(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def fuzz(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The C++ readers under libFuzzer and sanitizers, from nothing but whole files."""
     fuzzers.build(folder)
-    found = {}
+    counts = {}
     for reader in arguments.fuzz_readers:
         shutil.rmtree(folder / "corpus" / reader, ignore_errors=True)
-        found[reader] = fuzzers.run(folder, reader, cases=arguments.fuzz_cases)
-    return json.loads(DATA.read_text()).get("fuzz", {}) | found
+        counts[reader] = fuzzers.run(folder, reader, cases=arguments.fuzz_cases)
+    others: dict[str, Any] = json.loads(DATA.read_text()).get("fuzz", {})
+    return others | counts
 
 
 def memory(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
