@@ -1,0 +1,42 @@
+"""A vacancy that hops in 53 atoms of iron: what the tests run that need a whole input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ase import Atoms
+from ase.build import bulk
+
+# What all inputs begin with; a test adds the sections that it is about.
+SYSTEM = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = 300.0
+[engine]
+potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+"""
+
+
+def end_states() -> tuple[Atoms, Atoms]:
+    """The vacancy before and after the first atom has moved into it."""
+    initial: Atoms = bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3)
+    hole = initial.positions[0].copy()
+    del initial[0]
+    final = initial.copy()
+    final.positions[0] = hole
+    return initial, final
+
+
+def write(folder: Path, text: str, name: str = "vacancy.toml") -> Path:
+    """Write an input and the end states into a folder; returns the input."""
+    for atoms, file in zip(end_states(), ("initial.xyz", "final.xyz"), strict=True):
+        atoms.write(folder / file, format="extxyz")
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def command(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run `plumed-cv` to its end."""
+    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
