@@ -12,14 +12,11 @@ from pathlib import Path
 import typer.main
 
 from plumed_cv.cli import app
-from tests.test_library import INPUT, vacancy
+from tests import vacancy
+from tests.test_library import INPUT
+from tests.vacancy import command
 
 PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
-
-
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
 def test_every_command_is_documented() -> None:
@@ -56,9 +53,7 @@ def test_names_of_examples_are_completed() -> None:
 
 
 def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: Path) -> None:
-    vacancy(tmp_path)
-    file = tmp_path / "vacancy.toml"
-    file.write_text(INPUT.replace("steps = 3000", "steps = 6000"))
+    file = vacancy.write(tmp_path, INPUT.replace("steps = 3000", "steps = 6000"))
     line = [sys.executable, "-m", "plumed_cv.cli", "run", str(file)]
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

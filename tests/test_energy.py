@@ -1,8 +1,6 @@
 """The energy along a path: analytic paths whose integrals are known, and the command on iron."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
@@ -21,6 +18,7 @@ from plumed_cv.cv import CollectiveVariable, Layer, random_model
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath, load_path
+from tests.vacancy import SYSTEM, command, write
 
 N_ATOMS, RADIUS, ANGLE, HEIGHT, TILT = 12, 1.3, 2.0, 0.7, -0.15
 
@@ -348,13 +346,7 @@ def test_bad_requests() -> None:
         energy.along_variable(path, random_model(np.random.default_rng(0), 5, 3, (3,)))
 
 
-INPUT = """
-[system]
-initial = "initial.xyz"
-final = "final.xyz"
-temperature_K = 300.0
-[engine]
-potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+INPUT = f"""{SYSTEM}
 [path]
 images = 9
 fmax_eV_A = 0.02
@@ -364,22 +356,11 @@ activation = "tanh"
 """
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def vacancy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An input of a vacancy's hop in 53 atoms of iron."""
     folder = tmp_path_factory.mktemp("vacancy")
-    initial = bulk("Fe", "bcc", a=2.855, cubic=True).repeat(3)
-    final = initial.copy()
-    final.positions[1] = initial.positions[0]
-    del initial[0], final[0]
-    initial.write(folder / "initial.xyz")
-    final.write(folder / "final.xyz")
-    (folder / "input.toml").write_text(INPUT)
+    write(folder, INPUT, "input.toml")
     return folder
 
 

@@ -6,21 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase.build import bulk
 
 from plumed_cv import babf
 from plumed_cv.energy import EnergyProfile, Localisation
 from plumed_cv.pca import PrincipalComponents
+from tests import vacancy
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 
-INPUT = """
-[system]
-initial = "initial.xyz"
-final = "final.xyz"
-temperature_K = 300.0
-[engine]
-potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+INPUT = f"""{vacancy.SYSTEM}
 [path]
 images = 7
 fmax_eV_A = 0.02
@@ -37,25 +31,13 @@ maximum = 1
 """
 
 
-def vacancy(folder: Path) -> None:
-    """The end states of the example in a smaller crystal."""
-    initial = bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3)
-    corner = initial.positions[0]
-    del initial[0]
-    final = initial.copy()
-    final.positions[0] = corner
-    initial.write(folder / "initial.xyz", format="extxyz")
-    final.write(folder / "final.xyz", format="extxyz")
-    (folder / "vacancy.toml").write_text(INPUT)
-
-
 def test_the_page_runs(
     plugin: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    vacancy(tmp_path)
+    vacancy.write(tmp_path, INPUT)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) == 5

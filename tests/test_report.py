@@ -20,15 +20,10 @@ from plumed_cv.energy import Localisation
 from plumed_cv.errors import UserError
 from plumed_cv.report import contents, scene
 from plumed_cv.report.numbers import duration, scientific, with_error
+from tests import vacancy
 from tests.browser import Browser
 
-INPUT = """
-[system]
-initial = "initial.xyz"
-final = "final.xyz"
-temperature_K = 300.0
-[engine]
-potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+INPUT = f"""{vacancy.SYSTEM}
 [path]
 images = 7
 fmax_eV_A = 0.02
@@ -52,16 +47,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.h
 def run(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vacancy in 53 atoms of iron, two iterations, too short to converge."""
     folder = tmp_path_factory.mktemp("report")
-    crystal = bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3)
-    corner, centre = crystal.positions[0], crystal.positions[1]
-    del crystal[0]
-    crystal.write(folder / "initial.xyz", format="extxyz")
-    hopped = crystal.copy()
-    assert np.allclose(crystal.positions[0], centre)
-    hopped.positions[0] = corner
-    hopped.write(folder / "final.xyz", format="extxyz")
-    (folder / "vacancy.toml").write_text(INPUT)
-    workflow.run(config.load(folder / "vacancy.toml"), folder / "run")
+    workflow.run(config.load(vacancy.write(folder, INPUT)), folder / "run")
     return folder / "run"
 
 

@@ -18,22 +18,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from ase import Atoms
-from ase.build import bulk
 from distributed import LocalCluster
 
 from plumed_cv import babf, config, cv, provenance, sampling, workflow
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
-from plumed_cv.path import oriented
+from tests import vacancy
 
-INPUT = """
-[system]
-initial = "initial.xyz"
-final = "final.xyz"
-temperature_K = 300.0
-[engine]
-potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+INPUT = f"""{vacancy.SYSTEM}
 [path]
 images = 5
 fmax_eV_A = 0.05
@@ -59,13 +51,7 @@ Orders = Callable[..., list[sampling.Order]]
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An input with end states: a vacancy before and after a jump of its neighbour."""
     folder = tmp_path_factory.mktemp("walkers")
-    crystal = oriented(bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(3))
-    initial: Atoms = crystal[1:]
-    final = initial.copy()
-    final.positions[0] = crystal.positions[0]
-    initial.write(folder / "initial.xyz", format="extxyz")
-    final.write(folder / "final.xyz", format="extxyz")
-    (folder / "walkers.toml").write_text(INPUT)
+    vacancy.write(folder, INPUT, "walkers.toml")
     return folder
 
 

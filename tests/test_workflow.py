@@ -27,14 +27,9 @@ from plumed_cv.path import load_path, read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from plumed_cv.workflow.results import stopped_by
+from tests.vacancy import SYSTEM, command
 
-INPUT = """
-[system]
-initial = "initial.xyz"
-final = "final.xyz"
-temperature_K = 300.0
-[engine]
-potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+INPUT = f"""{SYSTEM}
 [path]
 images = 7
 fmax_eV_A = 0.02
@@ -50,11 +45,6 @@ maximum = 2
 tolerance = 1e-9
 seed = 3
 """
-
-
-def command(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
 @pytest.fixture(scope="module")
