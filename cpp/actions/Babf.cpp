@@ -387,6 +387,11 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     parameters.kT = getkBT();
     if (!(parameters.kT > 0))
         error("the temperature is not known, because the engine does not pass it: give TEMP.");
+    // Of the constants of nature engines know seven digits alike.
+    if (engine_kT() > 0 && std::abs(engine_kT() / parameters.kT - 1) > 1e-3)
+        error("TEMP says kT=" + std::to_string(parameters.kT) +
+              " and the engine kT=" + std::to_string(engine_kT()) + " (" + labels_.energy_unit +
+              "): give both the same temperature, or leave TEMP out.");
     parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
     parameters.kappa = parse_list<double>("KAPPA");

@@ -15,6 +15,8 @@
 #include "core/Atoms.h"
 #define PLUMED_CV_BEFORE_2_10 1
 #else
+#include "core/ActionForInterface.h"
+#include "core/ActionSet.h"
 #define PLUMED_CV_BEFORE_2_10 0
 #endif
 
@@ -72,6 +74,17 @@ class Compat : public Base {
     }
 
   protected:
+    /// kT that the engine passes, in PLUMED's energy unit; 0 if it passes none.
+    double engine_kT() {
+#if PLUMED_CV_BEFORE_2_10
+        return this->plumed.getAtoms().getKbT();
+#else
+        const auto* passed =
+            this->plumed.getActionSet().template selectWithLabel<PLMD::ActionForInterface*>("kBT");
+        return passed != nullptr ? passed->copyOutput(0)->get() : 0;
+#endif
+    }
+
 #if PLUMED_CV_BEFORE_2_10
     const PLMD::Units& getUnits() {
         return this->plumed.getAtoms().getUnits();

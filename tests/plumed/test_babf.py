@@ -1066,6 +1066,16 @@ def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:
     handle.finalize()
 
 
+def test_another_temperature_than_the_engines_is_refused(make_plumed: MakePlumed) -> None:
+    right = 300.0 * 8.314462618e-3  # kJ/mol, as the engine passes it
+    handle = make_plumed(1, POSITION, kT=right * (1 + 1e-6))
+    handle.cmd("readInputLine", f"b: BABF ARG=x.x {GRID} RAMP=0")
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"c: BABF ARG=x.x {GRID.replace('300', '310')} RAMP=0")
+    assert "TEMP says kT=0.026714 and the engine kT=0.025852 (eV)" in sentence(caught.value)
+    handle.finalize()
+
+
 def test_the_engine_may_pass_the_temperature(make_plumed: MakePlumed, tmp_path: Path) -> None:
     handle = make_plumed(
         1,
