@@ -84,6 +84,9 @@ class Babf {
     /// Goes on from a state in two dimensions. Between two solutions A is not a function of the sums
     /// and has to be given.
     void resume(const BabfSums& sums, std::vector<double> energy, double solved) {
+        if (!std::all_of(energy.begin(), energy.end(),
+                         [&](double a) { return parameters_.can_be_energy(a); }))
+            throw std::runtime_error("the profile of a state must rise by less than 1e12 kT.");
         sums_ = sums;
         energy_ = std::move(energy);
         solved_ = solved;

@@ -51,6 +51,8 @@ struct BabfParameters {
             product *= grid.nodes();
         return product;
     }
+    /// Whether a number can be a free energy: sums of it must stay finite. Not if it is NaN.
+    bool can_be_energy(double energy) const { return std::abs(energy) < 1e12 * kT; }
     static double default_kappa(const Grid& grid, double kT) {
         return kT / (grid.spacing() * grid.spacing());
     }
@@ -87,9 +89,12 @@ inline BabfParameters checked(BabfParameters p) {
     const std::size_t numbers = p.nodes() * p.axes.size();
     if (p.prior.empty())
         p.prior.assign(numbers, 0.0);
-    if (p.prior.size() != numbers ||
-        !std::all_of(p.prior.begin(), p.prior.end(), [](double f) { return std::isfinite(f); }))
-        throw std::runtime_error("the prior must have one finite number for every node.");
+    bool sound = p.prior.size() == numbers;
+    for (std::size_t j = 0; sound && j < numbers; ++j)
+        sound = p.can_be_energy(p.prior[j] * p.axes[j / p.nodes()].length());
+    if (!sound)
+        throw std::runtime_error("the prior must have one finite number for every node and rise "
+                                 "by less than 1e12 kT.");
     return p;
 }
 

@@ -321,4 +321,11 @@ TEST("parameters without a meaning are refused") {
     refuse([](auto& p) { p.tau = 0; }, "TAU");
     refuse([](auto& p) { p.ramp = -5; }, "RAMP");
     refuse([](auto& p) { p.prior = {1, 2}; }, "prior");
+    for (double slope : {std::nan(""), 1e300}) // what is finite may still add up to what is not
+        refuse(
+            [slope](auto& p) {
+                p.prior.assign(p.nodes(), 0.0);
+                p.prior[3] = slope;
+            },
+            "prior");
 }

@@ -256,6 +256,12 @@ TEST("an infinite TAU freezes the bias, and everything is still counted") {
     CHECK(state_text(read_back(state_text(babf), p)) == state_text(babf));
 }
 
+TEST("what cannot be a profile does not bias") {
+    Babf babf(parameters(true, true));
+    const std::vector<double> huge(babf.size(), 1e300); // finite, but not the sums of it
+    CHECK_THROWS(babf.resume(babf.sums(), huge, 0), "1e12 kT");
+}
+
 TEST("a prior is the gradient of its profile, wherever its own grid lies") {
     for (const auto& [first, second] : kinds) {
         const auto p = parameters(first, second);
