@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,19 @@ from ase import Atoms
 from filelock import FileLock, Timeout
 
 from plumed_cv import babf
-from plumed_cv.config import Ase, Config, Gromacs, Sampling
+from plumed_cv.config import Ase, Config, Gromacs, Lammps, Sampling
 from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_input import LammpsInput
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Update
 
+NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
 STATES = 10  # written in a segment
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
 
@@ -212,6 +214,7 @@ def run_walker(
         file `stop` appears in the iteration's folder.
     """
     with _at_work(order):
+        _take_in(order, engine)
         if rescue:
             _rescue(order, engine)
         _run_segments(order, engine, update)
@@ -237,11 +240,13 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
             continue
         (order.folder / "stop").unlink(missing_ok=True)
         with _at_work(order):
+            _take_in(order, engine)
             _rescue(order, engine)
             if _steps_done(order) < order.steps:
                 segment = _next_segment(order, order.done())
                 assert isinstance(segment.plumed, str)
                 write_text(segment.directory / "plumed.dat", segment.plumed)
+                _write_native(order)
                 waiting.append(order)
     return waiting
 
@@ -339,10 +344,14 @@ def _keep(order: Order, k: int, outcome: SegmentResult) -> dict[str, Any]:
     return part
 
 
-def _rescue(order: Order, engine: Engine) -> None:
+def _rescue(order: Order, engine: Engine) -> bool:
     """Keep what a segment that was cut short has sampled, up to its last state.
 
     The next segment starts from its last snapshot, with new velocities.
+
+    Returns
+    -------
+    Whether there was something to keep.
     """
     done = order.done()
     k = len(done)
@@ -351,18 +360,75 @@ def _rescue(order: Order, engine: Engine) -> None:
     try:
         n_steps = babf.last_step(state)
     except UserError:  # there is none, or PLUMED was writing the first one
-        return
+        return False
     if not n_steps:
-        return
+        return False
     segment = _segment(order, done, folder, None)
     end = engine.rescue(segment, n_steps)
     if end is None:
-        return
+        return False
     last = n_steps * order.config.sampling.timestep_fs
     _cut_table(folder / "colvar", last * (1 + 1e-9))
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
     snapshots = folder / "snapshots.dcd"
     _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)))
+    return True
+
+
+def _take_in(order: Order, engine: Engine) -> None:
+    """Keep what the engine's own inputs have given (`_write_native`), as far as it goes."""
+    while _steps_done(order) < order.steps:
+        name = _segment_name(len(order.done()))
+        if not (order.home / NATIVE / name / "babf.state").is_file():
+            return
+        unfinished = order.home / f"unfinished-{name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(order.home / NATIVE / name, unfinished)
+        if not _rescue(order, engine):
+            return
+
+
+def _write_native(order: Order) -> None:
+    """Write the segments that are missing as inputs of LAMMPS alone, in a folder of their own.
+
+    Not for several walkers, nor with a guard, after which a segment starts from the beginning.
+    """
+    native, config, done = order.home / NATIVE, order.config, order.done()
+    shutil.rmtree(native, ignore_errors=True)
+    section, sampling = config.engine, config.sampling
+    if (
+        not isinstance(section, Lammps)
+        or sampling.walkers > 1
+        or sampling.deviation_limit_A is not None
+    ):
+        return
+    native.mkdir()
+    for file in (order.model, order.plugin, order.prior):
+        if file is not None:
+            shutil.copyfile(file, native / file.name)
+    if done:
+        previous = _segment_name(len(done) - 1)
+        (native / previous).mkdir()
+        shutil.copyfile(order.home / previous / "babf.state", native / previous / "babf.state")
+    there = replace(
+        order,
+        model=native / order.model.name,
+        prior=None if order.prior is None else native / order.prior.name,
+    )
+    first = _segment(order, done, native, None)
+    parts = []
+    left = order.steps - sum(part["n_steps"] for part in done)
+    for k in range(len(done), len(done) + -(-left // order.segment_steps)):
+        folder = native / _segment_name(k)
+        folder.mkdir()
+        n_steps = min(order.segment_steps, left)
+        text = _plumed_dat(there, k, folder, Path("..") / order.plugin.name)
+        parts.append(
+            replace(first, directory=folder, n_steps=n_steps, seed=_seed(order, k), plumed=text)
+        )
+        left -= n_steps
+    directory = section.directory or Path()
+    LammpsInput(section.potential, order.atoms, section.species, directory).write_job(native, parts)
 
 
 def _cut_table(file: Path, last: float) -> None:
@@ -401,7 +467,6 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
     shared = order.folder / "shared"
     if several:
         shared.mkdir(exist_ok=True)
-    stride = sampling.snapshot_stride
     k = len(done)
     if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
         raise UserError(
@@ -412,31 +477,36 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
         )
     if k == 0:  # what a first segment that was killed has contributed
         (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
-    previous = order.home / _segment_name(k - 1)
     unfinished = order.home / f"unfinished-{_segment_name(k)}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    plumed_dat = babf_input(
-        order.plugin,
-        _relative(order.model, unfinished),
+    plumed_dat = _plumed_dat(order, k, unfinished, order.plugin)
+    return _segment(order, done, unfinished, plumed_dat)
+
+
+def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path) -> str:
+    """The PLUMED input of segment k, in a folder beside that of the one before."""
+    sampling = order.config.sampling
+    lines = babf_input(
+        plugin,
+        _relative(order.model, folder),
         temperature_K=order.config.system.temperature_K,
         ramp=ramp(sampling),
         grid=grid(sampling),
         kappa_eV=sampling.kappa_eV,
-        state_in=Path("..") / previous.name / "babf.state" if k else None,
-        prior=_relative(order.prior, unfinished) if order.prior and not k else None,
+        state_in=Path("..") / _segment_name(k - 1) / "babf.state" if k else None,
+        prior=_relative(order.prior, folder) if order.prior and not k else None,
         tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
         state_out=Path("babf.state"),
         state_stride=order.state_steps,
         colvar=Path("colvar"),
-        colvar_stride=stride,
+        colvar_stride=sampling.snapshot_stride,
         deviation_limit_A=sampling.deviation_limit_A,
-        walkers=(sampling.walkers, order.walker, _relative(shared, unfinished))
-        if several
+        walkers=(sampling.walkers, order.walker, _relative(order.folder / "shared", folder))
+        if sampling.walkers > 1
         else None,
     )
-    plumed_dat += sampling.plumed
-    return _segment(order, done, unfinished, plumed_dat)
+    return lines + sampling.plumed
 
 
 def _segment(

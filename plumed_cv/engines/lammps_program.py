@@ -24,11 +24,10 @@ from plumed_cv.engines import (
     SegmentResult,
     State,
     exploded,
-    maxwell_boltzmann,
     plumed_input,
     plumed_sentence,
 )
-from plumed_cv.engines.lammps import element_types, potential_commands, standard_mass
+from plumed_cv.engines.lammps_input import END, LammpsInput
 from plumed_cv.engines.lammps_process import (
     BAR_IN_EV_PER_A3,
     FS_IN_PS,
@@ -41,8 +40,6 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.kernel import Plumed, find_plumed
 
-_LARGEST_SEED = 899_999_999
-_LOG_STRIDE = 1000  # steps between lines of log.lammps
 _ANSWER = "plumed_cv answers"
 
 
@@ -80,10 +77,7 @@ class LammpsProgram(Engine):
                 f"{program}: there is no such program; name an lmp on PATH, or its whole path"
             )
         self._directory = Path(directory).absolute()
-        self._commands = potential_commands(potential, self._directory)
-        self._elements, self._types = element_types(atoms, species)
-        charges = atoms.get_initial_charges()
-        self._charges = charges if charges.any() else None
+        self._input = LammpsInput(potential, atoms, species, self._directory)
         self._plumed = plumed
         self._plugin = plugin
         self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-lammps-")
@@ -112,24 +106,13 @@ class LammpsProgram(Engine):
         """Run molecular dynamics; the folder gets LAMMPS's input and log.lammps too."""
         self._check_segment(segment)
         started = time.perf_counter()
-        folder, dynamics = segment.directory.absolute(), segment.dynamics
-        velocity_seed, noise_seed = np.random.SeedSequence(segment.seed).spawn(2)
-        start = segment.start
-        if start.velocities is None:
-            rng = np.random.default_rng(velocity_seed)
-            velocities = maxwell_boltzmann(rng, self._masses, dynamics.temperature_K)
-            start = State(start.positions, start.cell, velocities)
-        seeds = noise_seed.generate_state(len(self._elements)) % _LARGEST_SEED + 1
+        folder = segment.directory.absolute()
+        start = self._input.moving(segment, self._masses)
+        (folder / "start.data").write_text(self._input.data(start))
         lines = [
-            *self._set_up(folder / "start.data", start),
+            *self._input.set_up(folder / "start.data"),
             f'log "{folder / "log.lammps"}"',
             f'shell cd "{folder}"',  # where relative names in PLUMED's input begin
-            f"reset_timestep {segment.first_step}",
-            f"timestep {float(dynamics.timestep_fs) * FS_IN_PS!r}",
-            f"thermo {_LOG_STRIDE}",
-            "thermo_style custom step temp pe",
-            "thermo_modify lost error norm no flush yes",
-            "compute_modify thermo_temp extra/dof 0",
         ]
         environment: dict[str, str] = {}
         input_file = None
@@ -140,26 +123,10 @@ class LammpsProgram(Engine):
             environment = self._plumed.environment()
             if self._plugin is not None:
                 lines.append(f'plugin load "{self._plugin}"')
-            lines += [
-                f'fix plumed all plumed plumedfile "{input_file}" outfile plumed.log',
-                "fix_modify plumed energy no",
-            ]
-        lines += self._dynamics(segment, seeds.tolist())
-        snapshots = None
-        if segment.snapshot_stride:
-            snapshots = folder / "snapshots.dcd"
-            lines += [
-                f'dump snapshots all dcd {segment.snapshot_stride} "{snapshots}"',
-                f"dump_modify snapshots unwrap yes delay {segment.first_step + 1}",
-            ]
-        end = folder / "end.dump"
-        lines += [
-            f"run {segment.n_steps} post no",
-            # By its name in this folder, which a forgotten program finds removed.
-            f"write_dump all custom {end.name} id xu yu zu vx vy vz "
-            "modify sort id format float %.17g",
-            f'print "{_ANSWER}: $(step:%.0f)"',
-        ]
+        lines += self._input.run(segment, self._masses, input_file)
+        lines.append(f'print "{_ANSWER}: $(step:%.0f)"')
+        snapshots = folder / "snapshots.dcd" if segment.snapshot_stride else None
+        end = folder / END
 
         def tell(step: int) -> None:
             assert progress is not None
@@ -194,10 +161,12 @@ class LammpsProgram(Engine):
         """Energy (eV) and pressures (bar); and for each atom its id, mass and forces."""
         folder = Path(self._work.name)
         table = folder / "single.dump"
+        data = folder / "start.data"
+        data.write_text(self._input.data(state))
         stress = [f"c_stress[{k}]" for k in range(1, 7)]
         answers = " ".join(f"$({name}:%.17g)" for name in ("pe", *stress))
         lines = [
-            *self._set_up(folder / "start.data", state),
+            *self._input.set_up(data),
             "log none",
             "compute stress all pressure NULL virial",
             f"thermo_style custom step pe {' '.join(stress)}",
@@ -208,72 +177,6 @@ class LammpsProgram(Engine):
         ]
         values = self._lammps(folder / "in.lammps", lines)
         return values, np.loadtxt(table, skiprows=9, ndmin=2)
-
-    def _set_up(self, data: Path, state: State) -> list[str]:
-        """Write the atoms; return the commands that read them and set up the potential."""
-        cell, positions = state.cell, state.positions
-        images = np.zeros(positions.shape, dtype=int)
-        if self.periodic:
-            images = np.floor(positions @ np.linalg.inv(cell)).astype(int)
-            edges = np.stack([np.zeros(3), np.diag(cell)])
-        else:
-            edges = np.stack([positions.min(axis=0) - 1, positions.max(axis=0) + 1])
-        wrapped = positions - images @ cell
-        text = ["LAMMPS data of plumed_cv", ""]
-        text += [f"{len(positions)} atoms", f"{len(self._elements)} atom types"]
-        for axis, (low, high) in zip("xyz", edges.T.tolist(), strict=True):
-            text.append(f"{low!r} {high!r} {axis}lo {axis}hi")
-        tilts = [float(cell[k]) for k in ((1, 0), (2, 0), (2, 1))]
-        if any(tilts):
-            text.append(f"{' '.join(map(repr, tilts))} xy xz yz")
-        text += ["", "Masses", ""]
-        text += [f"{k} {standard_mass(name)!r}" for k, name in enumerate(self._elements, 1)]
-        style = "atomic" if self._charges is None else "charge"
-        text += ["", f"Atoms # {style}", ""]
-        charges = ["" for _ in positions] if self._charges is None else self._charges.tolist()
-        rows = zip(self._types.tolist(), charges, wrapped.tolist(), images.tolist(), strict=True)
-        for number, (kind, charge, where, image) in enumerate(rows, 1):
-            text.append(f"{number} {kind} {charge} {_row(where)} {' '.join(map(str, image))}")
-        if state.velocities is not None:
-            text += ["", "Velocities", ""]
-            velocities = (state.velocities / FS_IN_PS).tolist()
-            text += [f"{number} {_row(v)}" for number, v in enumerate(velocities, 1)]
-        data.write_text("\n".join(text) + "\n")
-        kinds = range(1, len(self._elements) + 1)
-        return [
-            "units metal",
-            f"atom_style {style}",
-            "atom_modify map array",
-            f"boundary {'p p p' if self.periodic else 's s s'}",
-            "box tilt large",
-            f'read_data "{data}"',
-            *(f"group type{k} type {k}" for k in kinds),
-            f"neighbor 1.0 {'bin' if self.periodic else 'nsq'}",
-            "neigh_modify every 1 delay 0 check yes",
-            *self._commands,
-        ]
-
-    def _dynamics(self, segment: Segment, seeds: list[int]) -> list[str]:
-        dynamics = segment.dynamics
-        temperature = repr(float(dynamics.temperature_K))
-        friction = float(dynamics.friction_per_ps)
-        if dynamics.thermostat == "langevin":
-            return [
-                "fix integrate all nve",
-                f"fix thermostat all langevin {temperature} {temperature} {1 / friction!r} "
-                f"{seeds[0]}",
-            ]
-        # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
-        lines = []
-        for kind, seed in enumerate(seeds, 1):
-            if not (self._types == kind).any():
-                continue
-            mass = float(self._masses[self._types == kind][0])
-            lines.append(
-                f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
-                f"gamma_t {mass * friction!r}"
-            )
-        return lines
 
     def _lammps(
         self,
@@ -308,7 +211,3 @@ class LammpsProgram(Engine):
         if is_explosion(last):
             raise UserError(exploded("LAMMPS"))
         raise UserError(f"LAMMPS: {lammps_sentence(last)}")
-
-
-def _row(values: Sequence[float]) -> str:
-    return " ".join(map(repr, values))

@@ -1,0 +1,223 @@
+"""Input scripts of LAMMPS with `fix plumed`, for `lmp` programs here or elsewhere."""
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+
+from plumed_cv.engines import Segment, State, maxwell_boltzmann
+from plumed_cv.engines.lammps import element_types, potential_commands, standard_mass
+from plumed_cv.engines.lammps_process import FS_IN_PS, package_potentials
+from plumed_cv.frame import Array
+
+END = "end.dump"  # the last configuration of a segment, to all digits
+
+_LARGEST_SEED = 899_999_999
+_LOG_STRIDE = 1000  # steps between lines of log.lammps
+
+
+_JOB = """#!/bin/sh
+# Runs the segments that are missing, one after the other. It needs this folder and an lmp that has
+# fix plumed; LMP says how that is started. PLUMED loads libplumed_cv.so from here: where another
+# PLUMED runs, put the plugin that belongs to it in its place.
+LMP=${{LMP:-lmp}}
+cd "$(dirname "$0")" || exit 1
+for segment in {names}; do
+    test -f $segment/end.data && continue
+    (cd $segment && $LMP -in in.lammps) || exit 1
+done
+"""
+
+
+class LammpsInput:
+    """Writes the commands for one potential and one set of atoms.
+
+    Parameters
+    ----------
+    potential, atoms, species, directory
+        As for `LammpsEngine`.
+
+    Raises
+    ------
+    UserError
+        If the potential lacks a command, or its file is missing.
+    """
+
+    def __init__(
+        self,
+        potential: Sequence[str] | Path,
+        atoms: Atoms,
+        species: Sequence[str] | None,
+        directory: Path,
+    ) -> None:
+        self._directory = directory
+        self.commands = potential_commands(potential, directory)
+        self.elements, self._types = element_types(atoms, species)
+        self.periodic = bool(atoms.pbc.all())
+        charges = atoms.get_initial_charges()
+        self._charges = charges if charges.any() else None
+
+    @property
+    def masses(self) -> Array:
+        """Masses of the atoms in amu, unless the potential's commands set others."""
+        return np.array([standard_mass(self.elements[kind - 1]) for kind in self._types])
+
+    def data(self, state: State) -> str:
+        """Return a data file."""
+        cell, positions = state.cell, state.positions
+        images = np.zeros(positions.shape, dtype=int)
+        if self.periodic:
+            images = np.floor(positions @ np.linalg.inv(cell)).astype(int)
+            edges = np.stack([np.zeros(3), np.diag(cell)])
+        else:
+            edges = np.stack([positions.min(axis=0) - 1, positions.max(axis=0) + 1])
+        wrapped = positions - images @ cell
+        text = ["LAMMPS data of plumed_cv", ""]
+        text += [f"{len(positions)} atoms", f"{len(self.elements)} atom types"]
+        for axis, (low, high) in zip("xyz", edges.T.tolist(), strict=True):
+            text.append(f"{low!r} {high!r} {axis}lo {axis}hi")
+        tilts = [float(cell[k]) for k in ((1, 0), (2, 0), (2, 1))]
+        if any(tilts):
+            text.append(f"{' '.join(map(repr, tilts))} xy xz yz")
+        text += ["", "Masses", ""]
+        text += [f"{k} {standard_mass(name)!r}" for k, name in enumerate(self.elements, 1)]
+        style = "atomic" if self._charges is None else "charge"
+        text += ["", f"Atoms # {style}", ""]
+        charges = ["" for _ in positions] if self._charges is None else self._charges.tolist()
+        rows = zip(self._types.tolist(), charges, wrapped.tolist(), images.tolist(), strict=True)
+        for number, (kind, charge, where, image) in enumerate(rows, 1):
+            text.append(f"{number} {kind} {charge} {_row(where)} {' '.join(map(str, image))}")
+        if state.velocities is not None:
+            text += ["", "Velocities", ""]
+            velocities = (state.velocities / FS_IN_PS).tolist()
+            text += [f"{number} {_row(v)}" for number, v in enumerate(velocities, 1)]
+        return "\n".join(text) + "\n"
+
+    def set_up(self, data: Path | str) -> list[str]:
+        """Return the commands that read a data file and set up the potential."""
+        style = "atomic" if self._charges is None else "charge"
+        kinds = range(1, len(self.elements) + 1)
+        return [
+            "units metal",
+            f"atom_style {style}",
+            "atom_modify map array",
+            f"boundary {'p p p' if self.periodic else 's s s'}",
+            "box tilt large",
+            f'read_data "{data}"',
+            *(f"group type{k} type {k}" for k in kinds),
+            f"neighbor 1.0 {'bin' if self.periodic else 'nsq'}",
+            "neigh_modify every 1 delay 0 check yes",
+            *self.commands,
+        ]
+
+    def moving(self, segment: Segment, masses: Array) -> State:
+        """Return the start of a segment with velocities."""
+        start = segment.start
+        if start.velocities is not None:
+            return start
+        rng = np.random.default_rng(np.random.SeedSequence(segment.seed).spawn(2)[0])
+        velocities = maxwell_boltzmann(rng, masses, segment.dynamics.temperature_K)
+        return State(start.positions, start.cell, velocities)
+
+    def run(self, segment: Segment, masses: Array, plumed_dat: Path | str | None) -> list[str]:
+        """Return the commands that run a segment in the working directory, after `set_up`."""
+        dynamics = segment.dynamics
+        noise = np.random.SeedSequence(segment.seed).spawn(2)[1]
+        seeds = noise.generate_state(len(self.elements)) % _LARGEST_SEED + 1
+        lines = [
+            f"reset_timestep {segment.first_step}",
+            f"timestep {float(dynamics.timestep_fs) * FS_IN_PS!r}",
+            f"thermo {_LOG_STRIDE}",
+            "thermo_style custom step temp pe",
+            "thermo_modify lost error norm no flush yes",
+            "compute_modify thermo_temp extra/dof 0",
+        ]
+        if plumed_dat is not None:
+            lines += [
+                f'fix plumed all plumed plumedfile "{plumed_dat}" outfile plumed.log',
+                "fix_modify plumed energy no",
+            ]
+        lines += self._dynamics(segment, seeds.tolist(), masses)
+        if segment.snapshot_stride:
+            lines += [
+                f"dump snapshots all dcd {segment.snapshot_stride} snapshots.dcd",
+                f"dump_modify snapshots unwrap yes delay {segment.first_step + 1}",
+            ]
+        return [
+            *lines,
+            f"run {segment.n_steps} post no",
+            # By its name in this folder, which a forgotten program finds removed.
+            f"write_dump all custom {END} id xu yu zu vx vy vz modify sort id format float %.17g",
+        ]
+
+    def write_job(self, folder: Path, segments: Sequence[Segment]) -> None:
+        """Write segments that follow one another, for an `lmp` with `fix plumed` and no plumed_cv.
+
+        Their folders lie in `folder`, which gets the potential's files, where the atoms start, and
+        a script, run.sh, that runs what is missing.
+        """
+        commands = self._carried(folder)
+        data = "../start.data"
+        (folder / "start.data").write_text(self.data(self.moving(segments[0], self.masses)))
+        for segment in segments:
+            assert isinstance(segment.plumed, str)
+            (segment.directory / "plumed.dat").write_text(segment.plumed)
+            lines = [
+                *self.set_up(data)[: -len(self.commands)],
+                *commands,
+                *self.run(segment, self.masses, "plumed.dat"),
+                "write_data end.data nocoeff",
+            ]
+            (segment.directory / "in.lammps").write_text("\n".join(lines) + "\n")
+            data = f"../{segment.directory.name}/end.data"
+        names = " ".join(segment.directory.name for segment in segments)
+        (folder / "run.sh").write_text(_JOB.format(names=names))
+
+    def _carried(self, folder: Path) -> list[str]:
+        """Copy the files that the potential's commands name; return the commands as seen beside."""
+        potentials = Path(
+            {**package_potentials(), **os.environ}.get("LAMMPS_POTENTIALS", self._directory)
+        )
+        commands = list(self.commands)
+        if commands[0].startswith("include "):
+            text = Path(commands[0].removeprefix("include ").strip('"')).read_text()
+            commands = [line for line in text.splitlines() if line.split()[:1] != ["units"]]
+
+        def carried(word: re.Match[str]) -> str:
+            for place in (self._directory, potentials):
+                if (place / word[0]).is_file():
+                    shutil.copyfile(place / word[0], folder / Path(word[0]).name)
+                    return f"../{Path(word[0]).name}"
+            return word[0]
+
+        return [re.sub(r"[^\s\"']+", carried, line) for line in commands]
+
+    def _dynamics(self, segment: Segment, seeds: list[int], masses: Array) -> list[str]:
+        dynamics = segment.dynamics
+        temperature = repr(float(dynamics.temperature_K))
+        friction = float(dynamics.friction_per_ps)
+        if dynamics.thermostat == "langevin":
+            return [
+                "fix integrate all nve",
+                f"fix thermostat all langevin {temperature} {temperature} {1 / friction!r} "
+                f"{seeds[0]}",
+            ]
+        # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
+        lines = []
+        for kind, seed in enumerate(seeds, 1):
+            if not (self._types == kind).any():
+                continue
+            mass = float(masses[self._types == kind][0])
+            lines.append(
+                f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
+                f"gamma_t {mass * friction!r}"
+            )
+        return lines
+
+
+def _row(values: Sequence[float]) -> str:
+    return " ".join(map(repr, values))
