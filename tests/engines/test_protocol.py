@@ -600,6 +600,18 @@ def test_exploding_dynamics(tmp_path: Path, engine: Engine, plumed: str | None) 
     assert np.isfinite(engine.evaluate(crystal().positions, crystal().cell.array)[0])
 
 
+def test_forces_that_are_no_numbers(tmp_path: Path, engine: Engine) -> None:
+    plumed = PLUMED_UNITS + (
+        "d: DISTANCE ATOMS=1,2\nc: CUSTOM ARG=d FUNC=sqrt(x-100) PERIODIC=NO\n"
+        "RESTRAINT ARG=c AT=0 KAPPA=1\n"
+    )
+    segment = Segment(
+        tmp_path, State.of(crystal()), Dynamics(60.0, timestep_fs=2.0), 200, 1, plumed
+    )
+    with pytest.raises(UserError, match="at the forces of the bias"):
+        engine.run(segment)
+
+
 def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: Engine) -> None:
     with pytest.raises(UserError, match="temperature_K = -1"):
         Dynamics(-1.0)
