@@ -49,7 +49,7 @@ def test_the_page_runs(
     assert names["gradient"].shape == (1, 53, 3)
     assert len(names["xi"]) == len(names["A"])
     shown = capsys.readouterr().out
-    for words in ("CollectiveVariable(", "Profile(ae.node-0 from", "Network(6-", "Reconstruction("):
+    for words in ("CollectiveVariable(", "Profile(ae.node-0 from", "Network(5-", "Reconstruction("):
         assert words in shown
     assert max(len(line) for line in shown.splitlines()) < 250
 
