@@ -4,8 +4,8 @@
     python -m python.drills                             # print from the committed data
 
 The drills are `kills` (see --kills), `disk` (root alone may do it), `company`, `readers`, `core`,
-`fuzz` (where clang is), `updates`, `memory` and `snapshots`. Results go to docs/robustness.json;
-docs/robustness.md says what they mean. The vacancy of the packaged example, in a crystal of 54
+`fuzz` (where clang is), `updates`, `memory` and `snapshots`. Results go to docs/robustness.json and
+into the table of docs/robustness.md. The vacancy of the packaged example, in a crystal of 54
 sites and sampled for seconds, stands for all runs. Minutes each; 100 kills take 15.
 """
 
@@ -777,6 +777,14 @@ def table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _show(found: dict[str, Any]) -> None:
+    """Put the table into the page."""
+    page = DATA.with_suffix(".md")
+    before, _, rest = page.read_text(encoding="utf-8").partition("| drill |")
+    _, _, after = rest.partition("\n\n")
+    write_text(page, before + "\n".join(table(found)) + "\n\n" + after)
+
+
 def main() -> None:
     """Do the drills that are named, and print what all of them have found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -804,6 +812,7 @@ def main() -> None:
             result = DRILLS[name](folder, arguments)
             found = json.loads(DATA.read_text()) | {name: result}  # others may have written since
             write_text(DATA, json.dumps(found, indent=1) + "\n")
+            _show(found)
     print("\n".join(table(found)))
 
 
