@@ -248,6 +248,8 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
                 write_text(segment.directory / "plumed.dat", segment.plumed)
                 _write_native(order)
                 waiting.append(order)
+            else:
+                shutil.rmtree(order.home / NATIVE, ignore_errors=True)  # all of it is taken in
     return waiting
 
 

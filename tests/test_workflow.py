@@ -244,6 +244,9 @@ def test_a_job_without_plumed_cv(
     blocks = sampling.blocks(folder)
     # `fix plumed` counts the start of every segment.
     assert [block.steps for block in blocks] == [251] * 8
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {
+        f"segment-{k:06d}" for k in range(8)
+    }
     assert babf.read_state(run / "babf.state").steps == 8 * 251
 
 
