@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from plumed_cv.doctor import doctor, tested_versions
+from plumed_cv import doctor
 from plumed_cv.kernel import Plumed
 from python import drills
 from tests.conftest import unavailable
@@ -104,8 +104,8 @@ def run_in(
 
 def test_the_table_of_versions_is_that_of_these_tests() -> None:
     """What `plumed-cv doctor` calls tested; python/tested_versions.py writes it."""
-    here = {finding.name: finding.version for finding in doctor() if finding.version}
-    tested = tested_versions()
+    here = {finding.name: finding.version for finding in doctor.doctor() if finding.version}
+    tested = doctor.tested_versions()
     assert set(here) <= set(tested)
     if here != tested:
         other = {name: (here.get(name), tested[name]) for name in tested}
