@@ -1,0 +1,37 @@
+"""The bABF run of one iteration: in segments, by one walker or by several at once.
+
+A walker has a folder of its own with its segments; of a run with one walker that is the folder of
+the iteration itself:
+
+    iteration-n/segment-kkk/             one walker
+    iteration-n/walker-w/segment-kkk/    several
+    iteration-n/shared/walker-w.state    what they learn from each other (WALKERS_DIR of BABF)
+
+Several walkers run through the interface of `concurrent.futures.Executor`, in processes of this
+machine or in those of a dask cluster that sees the same files. What a walker has to do is an
+`Order`, and all that it has done is in its folder: whoever works on the same order later goes on
+after the last whole segment. Jobs of `plumed-cv sample` also keep what a segment that was cut short
+has sampled: a run that must repeat to the last bit does not.
+
+`order` is what a walker has to do, `walker` does it, `walkers` lets several do it at once, and
+`folders` finds what they have done.
+"""
+
+from plumed_cv.sampling.folders import barrier_so_far, blocks, copy_state, segments
+from plumed_cv.sampling.order import Order, grid, open_engine, ramp
+from plumed_cv.sampling.walker import prepare, run_walker
+from plumed_cv.sampling.walkers import sample
+
+__all__ = [
+    "Order",
+    "barrier_so_far",
+    "blocks",
+    "copy_state",
+    "grid",
+    "open_engine",
+    "prepare",
+    "ramp",
+    "run_walker",
+    "sample",
+    "segments",
+]

@@ -1,0 +1,54 @@
+"""The folders of an iteration: whole segments, what they have learned, and what their names are."""
+
+import shutil
+from pathlib import Path
+
+from plumed_cv import babf
+from plumed_cv.files import replacing
+
+
+def segments(folder: Path) -> list[Path]:
+    """The whole segments of an iteration, in order, one walker after the other."""
+    return [segment for home in homes(folder) for segment in segments_of(home)]
+
+
+def blocks(folder: Path) -> list[babf.State]:
+    """What each whole segment of an iteration added to the sums, in the order of `segments`."""
+    return [
+        block
+        for home in homes(folder)
+        for block in babf.blocks([babf.read_state(s / "babf.state") for s in segments_of(home)])
+    ]
+
+
+def copy_state(folder: Path, target: Path) -> None:
+    """Write what all walkers of an iteration have learned in the end as one state file."""
+    last = [segments_of(home)[-1] / "babf.state" for home in homes(folder) if segments_of(home)]
+    if len(last) == 1:
+        with replacing(target) as temporary:
+            shutil.copyfile(last[0], temporary)
+        return
+    total = babf.read_state(last[0])
+    for state in last[1:]:
+        total = total + babf.read_state(state)
+    babf.write_state(target, total)
+
+
+def barrier_so_far(folder: Path) -> str:
+    """The barrier from what an iteration has sampled, in words."""
+    return f"barrier {babf.profile(blocks(folder)).barrier}"
+
+
+def homes(folder: Path) -> list[Path]:
+    """The folders that hold an iteration's segments: its walkers', or itself."""
+    return sorted(path for path in folder.glob("walker-*") if path.is_dir()) or [folder]
+
+
+def segments_of(home: Path) -> list[Path]:
+    """The whole segments of one walker, in order."""
+    return sorted(path.parent for path in home.glob("segment-*/segment.json"))
+
+
+def segment_name(k: int) -> str:
+    """Name of segment k; names are ordered as the numbers are."""
+    return f"segment-{k:06d}"

@@ -1,0 +1,349 @@
+"""One walker's share: segment after segment, from what is there to the last step."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from plumed_cv import babf
+from plumed_cv.config import Lammps
+from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
+from plumed_cv.engines.lammps_input import LammpsInput
+from plumed_cv.errors import UserError
+from plumed_cv.files import write_text
+from plumed_cv.plumed import babf_input
+from plumed_cv.progress import Update
+from plumed_cv.sampling.folders import barrier_so_far, segment_name
+from plumed_cv.sampling.order import Order, grid, ramp, steps_done
+
+NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
+RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
+PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was killed
+
+
+def run_walker(
+    order: Order,
+    engine: Engine,
+    update: Update = lambda done, note: None,
+    *,
+    rescue: bool = False,
+) -> None:
+    """Run what is missing of one walker's share.
+
+    Parameters
+    ----------
+    order
+        The share.
+    engine
+        Runs it.
+    update
+        Is told the steps done.
+    rescue
+        Whether a segment that was cut short is gone on with, from its last state, and not repeated.
+
+    Raises
+    ------
+    UserError
+        If the engine refuses, the guard never lets it go on, another process works there, or a
+        file `stop` appears in the iteration's folder.
+    """
+    with at_work(order):
+        _take_in(order, engine)
+        if rescue:
+            _rescue(order, engine)
+        _run_segments(order, engine, update)
+
+
+def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
+    """Write the plumed.dat that each walker's next segment begins with, and run nothing.
+
+    What a segment that was cut short has sampled is kept, up to its last state.
+
+    Returns
+    -------
+    Those orders of which something is missing.
+
+    Raises
+    ------
+    UserError
+        If another process works on one of them.
+    """
+    waiting = []
+    for order in orders:
+        if steps_done(order) == order.steps:
+            continue
+        (order.folder / "stop").unlink(missing_ok=True)
+        with at_work(order):
+            _take_in(order, engine)
+            _rescue(order, engine)
+            if steps_done(order) < order.steps:
+                segment = _next_segment(order, order.done())
+                assert isinstance(segment.plumed, str)
+                write_text(segment.directory / "plumed.dat", segment.plumed)
+                _write_native(order)
+                waiting.append(order)
+            else:
+                shutil.rmtree(order.home / NATIVE, ignore_errors=True)  # all of it is taken in
+    return waiting
+
+
+@contextmanager
+def at_work(order: Order) -> Iterator[None]:
+    """Be the only process that works on this walker."""
+    order.home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(order.home / ".lock")
+    try:
+        lock.acquire(timeout=PATIENCE_S)
+    except Timeout:
+        raise UserError(
+            f"{order.home}: another process is at work there; end it and run again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_segments(order: Order, engine: Engine, update: Update) -> None:
+    sampling, stop = order.config.sampling, order.folder / "stop"
+    several = sampling.walkers > 1
+    done = order.done()
+    steps = sum(part["n_steps"] for part in done)
+    while steps < order.steps:
+        k = len(done)
+        segment = _next_segment(order, done)
+        note = barrier_so_far(order.folder) if k and k % 4 == 0 and not several else ""
+
+        def progress(i: int, before: int = steps, note: str = note) -> None:
+            if stop.exists():
+                raise UserError(f"{stop}: this file ends the sampling; run again to go on.")
+            update(before + i, note)
+
+        progress(0)
+        outcome = engine.run(segment, progress)
+        if not outcome.stopped_by_plumed:
+            _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
+        done.append(_keep(order, k, outcome))
+        steps += outcome.n_steps
+
+
+def _keep(order: Order, k: int, outcome: SegmentResult) -> dict[str, Any]:
+    """Make a whole segment of an unfinished one; return its record."""
+    folder = order.home / f"unfinished-{segment_name(k)}"
+    outcome.end.save(folder / "end.npz")
+    part = {
+        "n_steps": outcome.n_steps,
+        "stopped": outcome.stopped_by_plumed,
+        "seconds": outcome.seconds,
+    }
+    write_text(folder / "segment.json", json.dumps(part))
+    folder.replace(order.home / segment_name(k))
+    return part
+
+
+def _rescue(order: Order, engine: Engine) -> bool:
+    """Keep what a segment that was cut short has sampled, up to its last state.
+
+    The next segment starts from its last snapshot, with new velocities.
+
+    Returns
+    -------
+    Whether there was something to keep.
+    """
+    done = order.done()
+    k = len(done)
+    folder = order.home / f"unfinished-{segment_name(k)}"
+    state = folder / "babf.state"
+    try:
+        n_steps = babf.last_step(state)
+    except UserError:  # there is none, or PLUMED was writing the first one
+        return False
+    if not n_steps:
+        return False
+    segment = _segment(order, done, folder, None)
+    end = engine.rescue(segment, n_steps)
+    if end is None:
+        return False
+    last = n_steps * order.config.sampling.timestep_fs
+    _cut_table(folder / "colvar", last * (1 + 1e-9))
+    seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
+    snapshots = folder / "snapshots.dcd"
+    _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)))
+    return True
+
+
+def _take_in(order: Order, engine: Engine) -> None:
+    """Keep what the engine's own inputs have given (`_write_native`), as far as it goes."""
+    while steps_done(order) < order.steps:
+        name = segment_name(len(order.done()))
+        if not (order.home / NATIVE / name / "babf.state").is_file():
+            return
+        unfinished = order.home / f"unfinished-{name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(order.home / NATIVE / name, unfinished)
+        if not _rescue(order, engine):
+            return
+
+
+def _write_native(order: Order) -> None:
+    """Write the segments that are missing as inputs of LAMMPS alone, in a folder of their own.
+
+    Not for several walkers, nor with a guard, after which a segment starts from the beginning.
+    """
+    native, config, done = order.home / NATIVE, order.config, order.done()
+    shutil.rmtree(native, ignore_errors=True)
+    section, sampling = config.engine, config.sampling
+    if (
+        not isinstance(section, Lammps)
+        or sampling.walkers > 1
+        or sampling.deviation_limit_A is not None
+    ):
+        return
+    native.mkdir()
+    for file in (order.model, order.plugin, order.prior):
+        if file is not None:
+            shutil.copyfile(file, native / file.name)
+    if done:
+        previous = segment_name(len(done) - 1)
+        (native / previous).mkdir()
+        shutil.copyfile(order.home / previous / "babf.state", native / previous / "babf.state")
+    there = replace(
+        order,
+        model=native / order.model.name,
+        prior=None if order.prior is None else native / order.prior.name,
+    )
+    first = _segment(order, done, native, None)
+    parts = []
+    left = order.steps - sum(part["n_steps"] for part in done)
+    for k in range(len(done), len(done) + -(-left // order.segment_steps)):
+        folder = native / segment_name(k)
+        folder.mkdir()
+        n_steps = min(order.segment_steps, left)
+        text = _plumed_dat(there, k, folder, Path("..") / order.plugin.name)
+        parts.append(
+            replace(first, directory=folder, n_steps=n_steps, seed=_seed(order, k), plumed=text)
+        )
+        left -= n_steps
+    directory = section.directory or Path()
+    LammpsInput(section.potential, order.atoms, section.species, directory).write_job(native, parts)
+
+
+def _cut_table(file: Path, last: float) -> None:
+    """Leave of a file that PLUMED prints the whole lines up to a time."""
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    width = len(lines[0].split()) - 2  # of "#! FIELDS ..."
+
+    def stays(line: str) -> bool:
+        words = line.split()
+        whole = line.endswith("\n") and len(words) == width
+        return line.startswith("#") or (whole and float(words[0]) <= last)
+
+    write_text(file, "".join(filter(stays, lines)))
+
+
+def _check_state(file: Path, last_step: int) -> None:
+    """Raise a UserError unless a state was written at the end of its segment.
+
+    PLUMED writes it when it is taken down and cannot report that there was no room.
+    """
+    try:
+        found = babf.last_step(file)
+    except UserError as error:
+        raise UserError(f"{error}. Is the disk full? Make room and run again.") from None
+    if found != last_step:
+        raise UserError(
+            f"{file}: is of step {found} and not of the last, {last_step}; is the disk full? Make "
+            "room and run again."
+        )
+
+
+def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
+    """Make the folder of the segment that comes after these; what was in it is removed."""
+    sampling = order.config.sampling
+    several = sampling.walkers > 1
+    shared = order.folder / "shared"
+    if several:
+        shared.mkdir(exist_ok=True)
+    k = len(done)
+    if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
+        raise UserError(
+            f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
+            f"{RESTARTS} parts of iteration {order.iteration} all ended there; thermal motion "
+            "alone exceeds it (see ae.dev in colvar). Start with a larger one in a new "
+            "directory."
+        )
+    if k == 0:  # what a first segment that was killed has contributed
+        (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
+    unfinished = order.home / f"unfinished-{segment_name(k)}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    plumed_dat = _plumed_dat(order, k, unfinished, order.plugin)
+    return _segment(order, done, unfinished, plumed_dat)
+
+
+def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path) -> str:
+    """The PLUMED input of segment k, in a folder beside that of the one before."""
+    sampling = order.config.sampling
+    lines = babf_input(
+        plugin,
+        _relative(order.model, folder),
+        temperature_K=order.config.system.temperature_K,
+        ramp=ramp(sampling),
+        grid=grid(sampling),
+        kappa_eV=sampling.kappa_eV,
+        state_in=Path("..") / segment_name(k - 1) / "babf.state" if k else None,
+        prior=_relative(order.prior, folder) if order.prior and not k else None,
+        tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
+        state_out=Path("babf.state"),
+        state_stride=order.state_steps,
+        colvar=Path("colvar"),
+        colvar_stride=sampling.snapshot_stride,
+        deviation_limit_A=sampling.deviation_limit_A,
+        walkers=(sampling.walkers, order.walker, _relative(order.folder / "shared", folder))
+        if sampling.walkers > 1
+        else None,
+    )
+    return lines + sampling.plumed
+
+
+def _segment(
+    order: Order, done: Sequence[dict[str, Any]], folder: Path, plumed_dat: str | None
+) -> Segment:
+    """The segment that comes after these, in a folder."""
+    sampling, k = order.config.sampling, len(done)
+    fresh = k == 0 or done[-1]["stopped"]
+    previous = order.home / segment_name(k - 1)
+    return Segment(
+        directory=folder,
+        start=order.start if fresh else State.load(previous / "end.npz"),
+        dynamics=Dynamics(
+            order.config.system.temperature_K,
+            sampling.timestep_fs,
+            sampling.thermostat,
+            sampling.friction_per_ps,
+        ),
+        n_steps=min(order.segment_steps, order.steps - sum(part["n_steps"] for part in done)),
+        seed=_seed(order, k),
+        plumed=plumed_dat,
+        count_start=fresh,
+        snapshot_stride=sampling.snapshot_stride,
+    )
+
+
+def _relative(path: Path, folder: Path) -> Path:
+    """So that the run directory can be moved."""
+    return Path(os.path.relpath(path, folder))
+
+
+def _seed(order: Order, segment: int) -> int:
+    key = [order.config.iteration.seed, order.iteration, segment]
+    if order.config.sampling.walkers > 1:
+        key.append(order.walker)
+    return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -1,0 +1,167 @@
+"""All walkers of an iteration: one here, or several at once in processes or on a cluster."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+from plumed_cv.config import Config
+from plumed_cv.engines import Engine
+from plumed_cv.errors import UserError
+from plumed_cv.files import read_json
+from plumed_cv.progress import Update
+from plumed_cv.sampling.folders import barrier_so_far, segments_of
+from plumed_cv.sampling.order import Order, open_engine, steps_done
+from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker
+
+_POLL_S = 0.5  # seconds between looks at what the walkers have done
+
+
+def sample(orders: Sequence[Order], engine: Engine, update: Update) -> float:
+    """Run what is missing of an iteration; return the seconds of the walker that took longest.
+
+    Parameters
+    ----------
+    orders
+        One for each walker. A single one is run here, unless the input names a scheduler.
+    engine
+        Runs a walker that is run here.
+    update
+        Is told the steps done by all walkers.
+
+    Raises
+    ------
+    UserError
+        If a walker cannot go on. The others have then done their share, and what is done stays.
+    """
+    if len(orders) == 1 and orders[0].config.sampling.scheduler is None:
+        (orders[0].folder / "stop").unlink(missing_ok=True)
+        run_walker(orders[0], engine, update)
+    else:
+        _run_at_once(orders, update)
+    return max(float(sum(part["seconds"] for part in order.done())) for order in orders)
+
+
+def _run_at_once(orders: Sequence[Order], update: Update) -> None:
+    """Run all walkers until each has done its share or failed."""
+    folder = orders[0].folder
+    stop = folder / "stop"
+    waiting = [order for order in orders if steps_done(order) < order.steps]
+    if not waiting:
+        return
+    # Processes of a cluster may outlive the one that started them; new ones take over.
+    stop.touch()
+    for order in waiting:
+        with at_work(order):
+            pass
+    stop.unlink(missing_ok=True)
+    with _executors(orders[0].config, len(waiting)) as executors:
+        futures = [
+            executor.submit(_work, order)
+            for executor, order in zip(executors, waiting, strict=True)
+        ]
+        try:
+            _watch(orders, futures, update)
+        except BaseException:
+            stop.touch()
+            wait(futures, timeout=PATIENCE_S)
+            raise
+        finally:
+            stop.unlink(missing_ok=True)
+        failures = {
+            order.walker: failure
+            for order, future in zip(waiting, futures, strict=True)
+            if (failure := future.exception()) is not None
+        }
+    for walker, failure in failures.items():
+        what = f"{folder}: walker {walker} ended before its share was done"
+        remedy = "what all walkers have sampled is kept, and the same command goes on from there."
+        if isinstance(failure, UserError):
+            raise UserError(f"{what}: {failure}")
+        if isinstance(failure, BrokenProcessPool):
+            raise UserError(f"{what}, for its process was killed; {remedy}")
+        if type(failure).__module__.startswith("distributed"):
+            raise UserError(f"{what} ({failure}); {remedy}")
+        raise failure
+
+
+def _watch(orders: Sequence[Order], futures: Sequence[Future[None]], update: Update) -> None:
+    """Tell how the walkers get on until all have ended."""
+    told, note, waiting = 0, "", set(futures)
+    steps: dict[Path, int] = {}  # of the whole segments, each of which is read once
+    while waiting:
+        _, waiting = wait(waiting, timeout=_POLL_S + 0.01 * len(orders))
+        for order in orders:
+            for segment in segments_of(order.home):
+                if segment not in steps:
+                    steps[segment] = read_json(segment / "segment.json")["n_steps"]
+        if len(steps) >= told + 4 * len(orders):
+            told, note = len(steps), barrier_so_far(orders[0].folder)
+        update(sum(steps.values()), note)
+
+
+def _work(order: Order) -> None:
+    """What a process does with an order."""
+    with open_engine(order.config, order.atoms) as engine:
+        run_walker(order, engine)
+
+
+@contextmanager
+def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
+    """An executor for each of so many walkers."""
+    if config.sampling.scheduler is not None:
+        with _cluster(config.sampling.scheduler) as executor:
+            yield [executor] * number
+        return
+    # A process that dies takes its pool along, so each walker has one of its own.
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                ProcessPoolExecutor(1, get_context("spawn"), _follow, (os.getpid(),))
+            )
+            for _ in range(number)
+        ]
+
+
+@contextmanager
+def _cluster(scheduler: str) -> Iterator[Executor]:
+    """The workers of a dask cluster."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError(
+            f"sampling.scheduler = {scheduler}: needs dask.distributed; "
+            'pip install "plumed_cv[cluster]".'
+        ) from None
+    where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
+    if "://" not in scheduler and not Path(scheduler).is_file():
+        raise UserError(
+            f"sampling.scheduler = {scheduler}: there is no such file; start the scheduler first "
+            "(dask scheduler --scheduler-file ...), or give its address as tcp://..."
+        )
+    try:
+        client = Client(**where)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"sampling.scheduler = {scheduler}: no dask scheduler answers there ({error})."
+        ) from None
+    with client:
+        yield client.get_executor()
+
+
+def _follow(parent: int) -> None:
+    """In a process of this machine: leave interrupts to the parent, and end when it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
