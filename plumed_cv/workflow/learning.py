@@ -155,6 +155,16 @@ def train_on_snapshots(
     _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
 
 
+def check_components(config: Config) -> None:
+    """Refuse an input that asks for more principal components than the mean path will have."""
+    wanted = config.cv.components
+    if wanted is not None and (most := training_of(config, 0).limited(wanted)) < wanted:
+        raise UserError(
+            f"cv.components = {wanted}: the mean path has {most}; set cv.functions = {wanted + 1} "
+            "or more, or leave components out."
+        )
+
+
 def _train(
     config: Config,
     files: RunDirectory,
@@ -212,12 +222,6 @@ def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]
             raise UserError(
                 f"cv.components = {config.cv.components}: {n_atoms} atoms and "
                 f"{n_structures} structures have at most {most}."
-            )
-        most = training_of(config, 0).limited(config.cv.components)
-        if config.cv.components > most:
-            raise UserError(
-                f"cv.components = {config.cv.components}: the mean path has {most}; set "
-                f"cv.functions = {config.cv.components + 1} or more, or leave components out."
             )
         return {"components": config.cv.components}
     scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)

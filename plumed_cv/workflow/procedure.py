@@ -19,7 +19,7 @@ from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.plumed import build_plugin
 from plumed_cv.progress import Reporter, Silent
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.learning import train_on_snapshots, write_first_cv
+from plumed_cv.workflow.learning import check_components, train_on_snapshots, write_first_cv
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.results import analyse, stopped_by, summary, write_answer
 
@@ -65,6 +65,7 @@ def run(
             "a model of more by 'plumed-cv train --latent' and bias it as "
             "plumed_inputs/babf_2d_latent.dat does."
         )
+    check_components(config)
     if config.cv.device == "cuda":  # it is asked for after the sampling; torch takes seconds
         from plumed_cv.autoencoder import find_device
 
