@@ -90,12 +90,12 @@ def test_every_method_runs(
     monkeypatch.setattr(efficiency, "PACE", {"METAD": 20, "METAD-500": 20, "OPES": 20})
     monkeypatch.setattr(efficiency, "FULL_SAMPLES", 2)
     monkeypatch.setattr(efficiency, "PRIOR_SAMPLES", 1)
-    found = efficiency.measure(method, setup, tmp_path / "run", 1, (2000, 4000))
-    assert list(found) == ["2000", "4000"]
+    found = efficiency.measure(method, setup, tmp_path / "run", 1, (2000, 12_000))
+    assert list(found) == ["2000", "12000"]
     for numbers in found.values():
         assert 0 < (numbers["deviation_A"] or 0) < 10
         assert numbers["us_per_step"]
-    barrier, delta = (found["4000"][name] for name in ("barrier_eV", "delta_F_eV"))
+    barrier, delta = (found["12000"][name] for name in ("barrier_eV", "delta_F_eV"))
     assert barrier is not None
     assert delta is not None
     assert 0.01 < barrier < 5  # far from converged

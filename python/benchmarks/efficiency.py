@@ -25,7 +25,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -99,20 +99,25 @@ class Setup:
         File of the linear CV.
     prior
         Profile file of the energy along the path, for BABF.
+    reference
+        Profile file of the truth, for BABF.
     """
 
     path: EnergyPath
     model: Path
     prior: Path
+    reference: Path
 
     @classmethod
     def make(cls, path: EnergyPath, folder: Path) -> "Setup":
         """Write the files into `folder`."""
-        setup = cls(path, folder / "cv.safetensors", folder / "prior.dat")
+        names = ("cv.safetensors", "prior.dat", "reference.dat")
+        setup = cls(path, *(folder / name for name in names))
         ends = [path.images[k].positions for k in (0, -1)]
         linear = cv.linear(path.species, path.cell, *ends)
         linear.save(setup.model)
         babf.write_prior(setup.prior, GRID, GRID.nodes, energy_along(linear, path))
+        babf.write_prior(setup.reference, GRID, GRID.nodes, true_profile())
         return setup
 
     def engine(self) -> LammpsEngine:
@@ -134,6 +139,15 @@ class Result:
     delta_F_error_eV: float
     deviation_A: float
     us_per_step: float = np.nan
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What differs between runs of bABF: steps of the ramp, the first profile, its weight."""
+
+    ramp: int
+    prior: Path | None = None
+    prior_samples: float | None = None
 
 
 Numbers = dict[str, float | None]  # a `Result` as JSON has it
@@ -172,39 +186,63 @@ def read(A_eV: Array, deviation_A: float) -> Result:
 
 def truth() -> tuple[float, float]:
     """Barrier of the reference, read like all others, and its standard error, eV."""
+    error = common.read_data("umbrella")[CASE]["symmetric_barrier_error_eV"]
+    return profile(true_profile()).barrier.value, error
+
+
+def true_profile() -> Array:
+    """The reference at the nodes of `GRID`, eV, (n,)."""
     data = common.read_data("umbrella")[CASE]
-    A = np.interp(GRID.nodes, data["xi"], np.array(data["symmetric_A_eV"], dtype=float))
-    return profile(A).barrier.value, data["symmetric_barrier_error_eV"]
+    A = np.array(data["symmetric_A_eV"], dtype=float)
+    return np.asarray(np.interp(GRID.nodes, data["xi"], A))
 
 
-def run_babf(
-    setup: Setup, folder: Path, seed: int, budgets: Sequence[int], prior: bool = False
-) -> list[Result]:
+def run_babf(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
     """Run bABF as the package does: once for each budget, since the ramp is a part of it."""
-    return [_babf(setup, folder / str(n), seed, n, prior) for n in budgets]
+    return [_babf(setup, folder, seed, n, Bias(n // RAMP)) for n in budgets]
 
 
 def run_babf_prior(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
     """Run bABF that starts from the energy along the path."""
-    return run_babf(setup, folder, seed, budgets, prior=True)
+    return [
+        _babf(setup, folder, seed, n, Bias(n // RAMP, setup.prior, PRIOR_SAMPLES)) for n in budgets
+    ]
 
 
-def _babf(setup: Setup, folder: Path, seed: int, n_steps: int, prior: bool) -> Result:
-    length, ramp = n_steps // SEGMENTS, n_steps // RAMP
+def run_babf_2fs(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Run bABF with the time step of the packaged example."""
+    longer = replace(DYNAMICS, timestep_fs=2.0)
+    return [_babf(setup, folder, seed, n, Bias(n // RAMP), longer) for n in budgets]
+
+
+def run_oracle(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Run with the true profile as the bias from the first step on, and nothing to learn."""
+    return [_babf(setup, folder, seed, n, Bias(0, setup.reference, np.inf)) for n in budgets]
+
+
+def _babf(
+    setup: Setup,
+    folder: Path,
+    seed: int,
+    n_steps: int,
+    bias: Bias,
+    dynamics: Dynamics = DYNAMICS,
+) -> Result:
+    length = n_steps // SEGMENTS
     start, before = State.of(setup.path.images[0]), None
     states, deviation = [], 0.0
     with setup.engine() as engine:
         for k in range(SEGMENTS):
-            part = folder / f"{k:02d}"
+            part = folder / str(n_steps) / f"{k:02d}"
             part.mkdir(parents=True)
             text = babf_input(
                 build_plugin(find_plumed()),
                 setup.model,
-                temperature_K=DYNAMICS.temperature_K,
-                ramp=ramp,
+                temperature_K=dynamics.temperature_K,
+                ramp=bias.ramp,
                 grid=(GRID.minimum, GRID.maximum, GRID.bins),
-                prior=setup.prior if prior else None,
-                tau=PRIOR_SAMPLES if prior else None,
+                prior=bias.prior,
+                tau=bias.prior_samples,
                 state_in=before,
                 state_out=part / "babf.state",
                 state_stride=length,
@@ -212,7 +250,7 @@ def _babf(setup: Setup, folder: Path, seed: int, n_steps: int, prior: bool) -> R
                 colvar_stride=STRIDE,
             )
             order = Segment(
-                *(part, start, DYNAMICS, length, common.seed(seed, k), text),
+                *(part, start, dynamics, length, common.seed(seed, k), text),
                 count_start=before is None,
                 snapshot_stride=0,
             )
@@ -483,6 +521,8 @@ def _umbrella_input(model: Path, centre: float) -> str:
 METHODS: dict[str, Runner] = {
     "bABF": run_babf,
     "bABF-prior": run_babf_prior,
+    "bABF-2fs": run_babf_2fs,
+    "oracle": run_oracle,
     "METAD": run_metad,
     "METAD-500": run_metad_slowly,
     "OPES": run_opes,
