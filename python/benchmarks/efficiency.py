@@ -50,6 +50,7 @@ from plumed_cv.frame import Array
 from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input, build_plugin
+from python import drr
 from python.references import common, umbrella
 from python.zero_kelvin.systems import POTENTIAL
 
@@ -293,6 +294,19 @@ def run_opes(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> l
 def _reweighted(
     setup: Setup, folder: Path, seed: int, budgets: Sequence[int], bias: str, weight: str
 ) -> list[Result]:
+    step, xi, deviation, energy = _run_plumed(setup, folder, seed, max(budgets), bias, weight)
+    results = []
+    for budget in budgets:
+        kept = (step > DISCARDED * budget) & (step <= budget)
+        A = reweighted(xi[kept], energy[kept])
+        results.append(read(A, float(deviation[step <= budget].max())))
+    return results
+
+
+def _run_plumed(
+    setup: Setup, folder: Path, seed: int, n_steps: int, bias: str, printed: str
+) -> Array:
+    """Run with a bias of PLUMED's; time, xi, distance from the path and what is printed, (4, M)."""
     # The walls of bABF: there V = k x^2 / 2, here KAPPA x^2.
     kappa = 0.5 * KT / GRID.spacing**2
     text = (
@@ -301,21 +315,13 @@ def _reweighted(
         f"ae: AUTOENCODER MODEL={setup.model.absolute()}\n{bias}"
         f"LOWER_WALLS ARG=ae.node-0 AT={GRID.minimum} KAPPA={kappa!r}\n"
         f"UPPER_WALLS ARG=ae.node-0 AT={GRID.maximum} KAPPA={kappa!r}\n"
-        f"PRINT ARG=ae.node-0,ae.dev,{weight} FILE=colvar STRIDE={STRIDE} FMT=%.12g\n"
+        f"PRINT ARG=ae.node-0,ae.dev,{printed} FILE=colvar STRIDE={STRIDE} FMT=%.12g\n"
     )
     start = State.of(setup.path.images[0])
-    order = Segment(
-        *(folder, start, DYNAMICS, max(budgets), common.seed(seed), text), snapshot_stride=0
-    )
+    order = Segment(*(folder, start, DYNAMICS, n_steps, common.seed(seed), text), snapshot_stride=0)
     with setup.engine() as engine:
         engine.run(order)
-    step, xi, deviation, energy = np.loadtxt(folder / "colvar").T
-    results = []
-    for budget in budgets:
-        kept = (step > DISCARDED * budget) & (step <= budget)
-        A = reweighted(xi[kept], energy[kept])
-        results.append(read(A, float(deviation[step <= budget].max())))
-    return results
+    return np.asarray(np.loadtxt(folder / "colvar").T)
 
 
 def reweighted(xi: Array, bias_eV: Array) -> Array:
@@ -326,6 +332,26 @@ def reweighted(xi: Array, bias_eV: Array) -> Array:
     with np.errstate(divide="ignore"):
         A = -KT * np.log(histogram)
     return np.where(histogram > 0, A, np.nan)
+
+
+def run_drr(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Extended-system ABF of PLUMED (DRR), with the CZAR estimator."""
+    stride = int(np.gcd.reduce(budgets))
+    bias = "" if has_action("DRR") else f"LOAD FILE={drr.build()}\n"
+    bias += (
+        f"d: DRR ARG=ae.node-0 TEMP={DYNAMICS.temperature_K} FULLSAMPLES={FULL_SAMPLES} "
+        f"GRID_MIN={GRID.minimum} GRID_MAX={GRID.maximum} GRID_BIN={GRID.bins} REFLECTINGWALL=1 "
+        f"TAU={EXTENDED_PERIOD_FS} FRICTION={EXTENDED_FRICTION_PER_PS / 1000} "
+        f"OUTPUTPREFIX=drr OUTPUTFREQ={stride} HISTORYFREQ={stride} TEXTOUTPUT\n"
+    )
+    fictitious = "d.ae.node-0_fict"
+    step, _, deviation, _ = _run_plumed(setup, folder, seed, max(budgets), bias, fictitious)
+    results = []
+    for budget in budgets:
+        xi, A = np.loadtxt(folder / f"drr.{budget}.czar.pmf").T
+        away = float(deviation[step <= budget].max())
+        results.append(read(np.interp(GRID.nodes, xi, A), away))
+    return results
 
 
 def run_eabf(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
@@ -527,6 +553,7 @@ METHODS: dict[str, Runner] = {
     "METAD-500": run_metad_slowly,
     "OPES": run_opes,
     "eABF": run_eabf,
+    "DRR": run_drr,
     "umbrella": run_umbrella,
 }
 
@@ -543,7 +570,7 @@ def measure(
     began = _children_seconds()
     results = METHODS[method](setup, folder, common.seed(seed, *method.encode()), budgets)
     # bABF has a run for every budget, the others one that goes on.
-    steps = sum(budgets) if method.startswith("bABF") else max(budgets)
+    steps = sum(budgets) if method.startswith(("bABF", "oracle")) else max(budgets)
     cost = 1e6 * (_children_seconds() - began) / steps
     found = {}
     for budget, result in zip(budgets, results, strict=True):
@@ -755,17 +782,6 @@ def has_action(name: str) -> bool:
     return True
 
 
-def drr() -> str:
-    """Say whether PLUMED's own eABF could be compared."""
-    try:
-        there = has_action("DRR")
-    except UserError as error:
-        return f"DRR: {error}"
-    return "DRR: " + (
-        "in this PLUMED, not measured: the method is eABF" if there else "not in this PLUMED"
-    )
-
-
 def draw(data: dict[str, Any], file: Path) -> None:
     """Draw RMS errors over steps."""
     figure = Figure(figsize=(8.0, 3.6), layout="constrained")
@@ -832,7 +848,6 @@ def main() -> None:
     if not data["runs"]:
         parser.error(f"{arguments.data}: no results yet; name a folder for the runs")
     print(table(data))
-    print(f"\n{drr()}")
     draw(data, arguments.data.with_suffix(".png"))
 
 
