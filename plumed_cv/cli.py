@@ -205,7 +205,7 @@ def _job(config: Path, directory: Path, walkers: list[int]) -> str:
 # The next sampling, a process for each walker. Edit this for your machine or its queue. It needs
 # plumed-cv, the engine, the input and the run directory, here or in copies that are brought back.
 # What a job that was cut short has done is kept, to the last state of its segment. native/run.sh,
-# where there is one beside this, does the same with LAMMPS and PLUMED alone.
+# where there is one beside this, does the same with the engine and PLUMED alone.
 status=0
 for walker in {" ".join(map(str, walkers))}; do
     {shlex.join(words)} --walker "$walker" &

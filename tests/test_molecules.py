@@ -1,8 +1,11 @@
 """Molecules: a run with GROMACS from the example, and the choice of atoms."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ase
@@ -11,10 +14,11 @@ import numpy as np
 import pytest
 
 import plumed_cv
-from plumed_cv import config, cv, sampling, workflow
+from plumed_cv import babf, config, cv, sampling, workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import aligned
+from plumed_cv.kernel import Plumed
 from plumed_cv.trajectory import read_displacements
 from tests.engines.test_protocol import script_output
 
@@ -68,6 +72,56 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     end = np.load(segments[-1] / "end.npz")["positions"][first.serials - 1]
     _, rotation = aligned(end, cell, first.reference_positions)
     assert np.trace(rotation) < 2.9  # by 18 degrees or more
+
+
+def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> None:
+    """GROMACS alone does the segments of native/ elsewhere, in two jobs of which one is killed."""
+    given, run = config.load(alanine / "alanine.toml"), alanine / "run"
+    folder, elsewhere = run / "iteration-1", alanine.parent / "elsewhere"
+    environment = {
+        **os.environ,
+        **plumed_installation.environment(),
+        "PLUMED_KERNEL": str(plumed_installation.kernel),
+    }
+    for part in range(2):
+        assert workflow.run(given, run, inputs_only=True)["iteration"] == 1
+        shutil.move(folder / "native", elsewhere)
+        written = [*elsewhere.glob("*/plumed.dat"), *elsewhere.glob("*/run.mdp")]
+        for file in (*written, elsewhere / "run.sh", elsewhere / "topol.top"):
+            assert str(alanine) not in file.read_text()
+        assert "#include" not in (elsewhere / "topol.top").read_text()
+        log = alanine.parent / "log"
+        with log.open("w") as said:
+            job = subprocess.Popen(
+                ["sh", "elsewhere/run.sh"],
+                cwd=alanine.parent,
+                env=environment,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+            state = elsewhere / "segment-000002" / "babf.state"
+            while part == 0 and job.poll() is None and not state.exists():
+                time.sleep(0.005)
+            if part == 0:
+                os.killpg(job.pid, signal.SIGKILL)
+        assert job.wait() == (-signal.SIGKILL if part == 0 else 0), log.read_text()
+        shutil.move(elsewhere, folder / "native")
+    result = workflow.run(given, run, inputs_only=True)
+    assert result["md_steps"] == 24_000
+    assert 0.0 < result["barrier_eV"] < 1.0
+    segments = sampling.segments(folder)
+    assert len(segments) >= 6
+    for k, segment in enumerate(segments):
+        end = babf.last_step(segment / "babf.state")
+        assert end is not None
+        with mdtraj.formats.DCDTrajectoryFile(str(segment / "snapshots.dcd")) as snapshots:
+            assert len(snapshots) == end // 10
+        times = np.loadtxt(segment / "colvar")[:, 0]
+        np.testing.assert_allclose(times, 20.0 * np.arange(int(k > 0), end // 10 + 1), rtol=1e-6)
+    # The first configuration of a segment that goes on is not counted again.
+    assert babf.read_state(run / "babf.state").steps == 24_001
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {s.name for s in segments}
 
 
 def test_what_goes_with_molecules(alanine: Path) -> None:

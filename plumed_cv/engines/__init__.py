@@ -298,6 +298,24 @@ class Engine(ABC):
             trajectory.write(positions, **periodic)
         return State(positions[-1], segment.start.cell)
 
+    def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
+        """Write segments that follow one another as inputs that need no plumed_cv where they run.
+
+        `folder` has the segments' own in it, and the plugin. It gets what all of them need and a
+        script, run.sh, that runs those that are missing. The first one starts where it says, each
+        other one where the one before has ended; `rescue` makes a result of what they leave.
+
+        Returns
+        -------
+        Whether the engine can; if not, nothing is written.
+
+        Raises
+        ------
+        UserError
+            If the engine refuses its input.
+        """
+        return False
+
     @abstractmethod
     def close(self) -> None:
         """End the engine's process and remove its temporary files, as far as it has any."""

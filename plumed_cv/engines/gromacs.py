@@ -77,6 +77,32 @@ _SINGLE = {
     **{"nstfout": 1, "nstenergy": 1, "nstcalcenergy": 1, "genvel": "no", "continuation": "yes"},
 }
 
+_JOB = """#!/bin/sh
+# Runs the segments that are missing, one after the other. It needs this folder, GROMACS 2025 or
+# newer and PLUMED: PLUMED_KERNEL names its libplumedKernel.so, GMX and MDRUN say how gmx and mdrun
+# are started. {kernel}, which stands between the two, and the plugin are loaded from here: where
+# another PLUMED or system runs, put those that belong to it in their places.
+GMX=${{GMX:-gmx}}
+MDRUN=${{MDRUN:-$GMX mdrun{options}}}
+cd "$(dirname "$0")" || exit 1
+export PLUMED_CV_KERNEL="${{PLUMED_KERNEL:?is not set; it names libplumedKernel.so}}"
+export PLUMED_KERNEL="$PWD/{kernel}"
+export PLUMED_CV_COUNT_START={count_start}
+start=../start.trr
+for segment in {names}; do
+    if ! test -f $segment/run.gro; then  # which is written after the last step
+        (
+            cd $segment && rm -f *.state *.trr || exit 1  # of an earlier try
+            $GMX grompp -nobackup -f run.mdp -p ../topol.top{files} \\
+                -t $start -o run.tpr -maxwarn {max_warnings} || exit 1
+            $MDRUN -nobackup -s run.tpr -deffnm run -plumed plumed.dat && test -f run.gro
+        ) || exit 1
+    fi
+    start=../$segment/run.cpt
+    PLUMED_CV_COUNT_START=0  # the first configuration is the last one of the segment before
+done
+"""
+
 
 @dataclass(frozen=True)
 class Gromacs:
@@ -251,38 +277,12 @@ class GromacsEngine(Engine):
         """
         self._check_segment(segment)
         started = time.perf_counter()
-        folder, dynamics, stride = segment.directory, segment.dynamics, segment.snapshot_stride
-        thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
-        draws = segment.start.velocities is None
-        own = {
-            "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",
-            "dt": dynamics.timestep_fs / 1000,
-            "nsteps": segment.n_steps,
-            "initstep": segment.first_step,
-            "tcgrps": "System",
-            "taut": 1 / dynamics.friction_per_ps,
-            "reft": dynamics.temperature_K,
-            "bdfric": 0,  # the friction is then mass / tau-t, atom by atom
-            "ldseed": noise,
-            "genvel": "yes" if draws else "no",
-            "gentemp": dynamics.temperature_K,
-            "genseed": thermal,
-            "continuation": "no" if draws else "yes",
-            "nstxout": stride,
-            "nstlog": _LOG_STRIDE,
-            "nstenergy": _LOG_STRIDE,
-        }
-        self._prepare(folder, segment.start, own)
+        folder = segment.directory
+        self._prepare(folder, segment.start, _dynamics(segment, segment.start.velocities is None))
         files = ["-s", "run.tpr", "-deffnm", "run"]
         environment: dict[str, str] = {}
         if segment.plumed is not None:
-            input_file, text = plumed_input(segment)
-            if uses_energy(text):
-                raise UserError(
-                    f"{input_file}: uses ENERGY, which GROMACS does not hand to PLUMED; take "
-                    "another variable"
-                )
-            files += ["-plumed", str(input_file)]
+            files += ["-plumed", str(_plumed_input(segment))]
             environment = self._environment(segment.count_start)
         watch = ["-v", "-stepout", str(_STEP_OUT)] if progress is not None else []
 
@@ -328,6 +328,36 @@ class GromacsEngine(Engine):
         last = _write_dcd(snapshots, folder / "run.trr", segment.start, steps)
         return None if last is None else State(last, segment.start.cell)
 
+    def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
+        """Write inputs for a `gmx` with `mdrun -plumed`, the topology with all that it includes."""
+        first, work = segments[0], Path(self._work.name)
+        draws = first.start.velocities is None
+        # What has been processed needs no such parameters, and a macro without a use is a warning.
+        processed = {k: v for k, v in self._parameters.items() if k not in ("define", "include")}
+        for segment in segments:
+            _plumed_input(segment)
+            own = _dynamics(segment, draws and segment is first)
+            _write_mdp(segment.directory / "run.mdp", {**processed, **own})
+        topology = "-pp", folder.absolute() / "topol.top"
+        self._prepare(work, first.start, _dynamics(first, draws), topology)
+        carried = {"start.trr": work / "frame.trr", SHIM_NAME: self._shim()}
+        arguments = ""
+        for option, name, file in self._coordinates():
+            carried[name + file.suffix] = file
+            arguments += f" {option} ../{name}{file.suffix}"
+        for name, file in carried.items():
+            shutil.copyfile(file, folder / name)
+        job = _JOB.format(
+            names=" ".join(segment.directory.name for segment in segments),
+            options="".join(f" {option}" for option in self._options),
+            files=arguments,
+            max_warnings=self._max_warnings,
+            count_start=int(first.count_start),
+            kernel=SHIM_NAME,
+        )
+        (folder / "run.sh").write_text(job)
+        return True
+
     def close(self) -> None:
         """Remove the files for single structures."""
         self._work.cleanup()
@@ -344,27 +374,39 @@ class GromacsEngine(Engine):
                 f"{' '.join(self.gromacs.command)}: GROMACS {self.gromacs.version} has no "
                 "`mdrun -plumed`, which came with 2025; name a newer one in [engine] program"
             )
-        if self._plumed is None:
-            self._plumed = find_plumed()
+        shim = self._shim()
+        assert self._plumed is not None
         return {
             **self._plumed.environment(),
-            "PLUMED_KERNEL": str(build_plugin(self._plumed).with_name(SHIM_NAME)),
+            "PLUMED_KERNEL": str(shim),
             "PLUMED_CV_KERNEL": str(self._plumed.kernel),
             "PLUMED_CV_COUNT_START": str(int(count_start)),
         }
 
-    def _prepare(self, folder: Path, start: State, own: Mapping[str, object]) -> None:
-        """Write run.tpr: the user's parameters, but ours where we have them."""
-        parameters = {**self._parameters, **own}
-        lines = [f"{key} = {value}" for key, value in parameters.items()]
-        folder = folder.absolute()
-        (folder / "run.mdp").write_text("\n".join(lines) + "\n")
-        _write_trr(folder / "frame.trr", start)
-        inputs = ["-f", folder / "run.mdp", "-p", self._topology, "-r", self._restraints]
-        inputs += ["-c", self._structure, "-t", folder / "frame.trr"]
+    def _shim(self) -> Path:
+        if self._plumed is None:
+            self._plumed = find_plumed()
+        return build_plugin(self._plumed).with_name(SHIM_NAME)
+
+    def _coordinates(self) -> list[tuple[str, str, Path]]:
+        """What grompp reads beside the topology: its options, what the files are, the files."""
+        files = [("-c", "structure", self._structure), ("-r", "restraints", self._restraints)]
         if self._index is not None:
-            inputs += ["-n", self._index]
-        outputs = ["-o", folder / "run.tpr", "-po", folder / "mdout.mdp"]
+            files.append(("-n", "index", self._index))
+        return files
+
+    def _prepare(
+        self, folder: Path, start: State, own: Mapping[str, object], more: Sequence[object] = ()
+    ) -> None:
+        """Write run.tpr: the user's parameters, but ours where we have them."""
+        folder = folder.absolute()
+        _write_mdp(folder / "run.mdp", {**self._parameters, **own})
+        _write_trr(folder / "frame.trr", start)
+        inputs: list[object] = ["-f", folder / "run.mdp", "-p", self._topology]
+        inputs += ["-t", folder / "frame.trr"]
+        for option, _, file in self._coordinates():
+            inputs += [option, file]
+        outputs = ["-o", folder / "run.tpr", "-po", folder / "mdout.mdp", *more]
         # In the user's folder, where relative names in the parameters (include) begin.
         self._gmx(self._directory, "grompp", *inputs, *outputs, "-maxwarn", self._max_warnings)
 
@@ -421,6 +463,40 @@ class GromacsEngine(Engine):
                 )
 
 
+def _dynamics(segment: Segment, draws: bool) -> dict[str, object]:
+    """The run parameters of a segment that draws velocities, or goes on with those of a frame."""
+    dynamics = segment.dynamics
+    thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
+    return {
+        "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",
+        "dt": dynamics.timestep_fs / 1000,
+        "nsteps": segment.n_steps,
+        "initstep": segment.first_step,
+        "tcgrps": "System",
+        "taut": 1 / dynamics.friction_per_ps,
+        "reft": dynamics.temperature_K,
+        "bdfric": 0,  # the friction is then mass / tau-t, atom by atom
+        "ldseed": noise,
+        "genvel": "yes" if draws else "no",
+        "gentemp": dynamics.temperature_K,
+        "genseed": thermal,
+        "continuation": "no" if draws else "yes",
+        "nstxout": segment.snapshot_stride,
+        "nstlog": _LOG_STRIDE,
+        "nstenergy": _LOG_STRIDE,
+    }
+
+
+def _plumed_input(segment: Segment) -> Path:
+    """The file of a segment's PLUMED input, written if it is a text."""
+    file, text = plumed_input(segment)
+    if uses_energy(text):
+        raise UserError(
+            f"{file}: uses ENERGY, which GROMACS does not hand to PLUMED; take another variable"
+        )
+    return file
+
+
 def _read_parameters(path: Path) -> dict[str, str]:
     """The user's parameters without those that runs set."""
     parameters = {}
@@ -430,6 +506,10 @@ def _read_parameters(path: Path) -> dict[str, str]:
         if equals and key not in _OURS and not key.startswith(_OUR_PREFIXES):
             parameters[key] = value.strip()
     return parameters
+
+
+def _write_mdp(path: Path, parameters: Mapping[str, object]) -> None:
+    path.write_text("".join(f"{key} = {value}\n" for key, value in parameters.items()))
 
 
 def _write_trr(path: Path, state: State) -> None:

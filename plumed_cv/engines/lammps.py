@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
-from ase.data import atomic_masses, atomic_numbers
-from numpy.typing import NDArray
 
 from plumed_cv.engines import (
     Engine,
@@ -29,6 +27,7 @@ from plumed_cv.engines import (
     plumed_input,
     uses_energy,
 )
+from plumed_cv.engines.lammps_input import LammpsInput, standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, PlumedRun, RunOrder, System
 from plumed_cv.engines.process import Child
 from plumed_cv.errors import UserError
@@ -92,23 +91,23 @@ class LammpsEngine(Engine):
         plugin: Path | None = None,
     ) -> None:
         super().__init__(atoms)
-        elements, types = element_types(atoms, species)
-        charges = atoms.get_initial_charges()
         start = State.of(atoms)
         given = dict(masses or {})
         self._directory = Path(directory).absolute()
+        self._input = LammpsInput(potential, atoms, species, self._directory)
+        elements = self._input.elements
         self._coupling = coupling
         self._plumed = plumed
         self._plugin = plugin
         self._bridge: Path | None = None
         self._system = System(
-            commands=potential_commands(potential, self._directory),
+            commands=self._input.commands,
             directory=self._directory,
             elements=elements,
             default_masses=tuple(given.get(e, standard_mass(e)) for e in elements),
             masses=tuple(given.get(e, standard_mass(e)) for e in elements) if given else None,
-            types=types,
-            charges=np.array(charges, dtype=np.float64) if charges.any() else None,
+            types=self._input.types,
+            charges=self._input.charges,
             positions=start.positions,
             cell=start.cell,
         )
@@ -178,6 +177,13 @@ class LammpsEngine(Engine):
             seconds=answer["seconds"],
         )
 
+    def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
+        """Write inputs for an `lmp` with `fix plumed`; not with masses of one's own."""
+        if self._system.masses is not None:
+            return False
+        self._input.write_job(folder, segments, self._masses)
+        return True
+
     def close(self) -> None:
         """End LAMMPS's process; using the engine again starts a new one."""
         if self._child is not None:
@@ -231,55 +237,3 @@ class LammpsEngine(Engine):
             # Whatever it was in the middle of, the next request finds a fresh process.
             self.close()
             raise
-
-
-def element_types(
-    atoms: Atoms, species: Sequence[str] | None
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the element of each LAMMPS type, and the type of each atom, from 1.
-
-    Raises
-    ------
-    UserError
-        If `species` lacks an element of the atoms.
-    """
-    elements = tuple(species if species is not None else dict.fromkeys(atoms.symbols))
-    for symbol in atoms.symbols:
-        if symbol not in elements:
-            raise UserError(
-                f"species = {list(elements)}: the structure also holds {symbol}; name the "
-                "element of every LAMMPS atom type"
-            )
-    return elements, np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])
-
-
-def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
-    """Return the commands that set up a potential.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, there is no pair_style, or the units are others than metal.
-    """
-    if isinstance(potential, Path):
-        path = directory / potential
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such LAMMPS file; name the one with pair_style")
-        return (f'include "{path}"',)
-    if isinstance(potential, str):
-        potential = potential.splitlines()
-    commands = tuple(line.strip() for line in potential if line.strip())
-    if not any(line.split()[0] == "pair_style" for line in commands):
-        raise UserError("the LAMMPS commands for the potential have no pair_style line")
-    for line in commands:
-        if line.split()[0] == "units" and line.split()[1:] != ["metal"]:
-            raise UserError(f"'{line}': the potential must be in LAMMPS's `units metal`")
-    return tuple(line for line in commands if line.split()[0] != "units")
-
-
-def standard_mass(symbol: str) -> float:
-    """Return the mass of an element in amu."""
-    try:
-        return float(atomic_masses[atomic_numbers[symbol]])
-    except KeyError as error:
-        raise UserError(f"{symbol!r} is no chemical symbol") from error

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_masses, atomic_numbers
+from numpy.typing import NDArray
 
 from plumed_cv.engines import Segment, State, maxwell_boltzmann
-from plumed_cv.engines.lammps import element_types, potential_commands, standard_mass
 from plumed_cv.engines.lammps_process import FS_IN_PS, package_potentials
+from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
 END = "end.dump"  # the last configuration of a segment, to all digits
@@ -28,7 +30,7 @@ LMP=${{LMP:-lmp}}
 cd "$(dirname "$0")" || exit 1
 for segment in {names}; do
     test -f $segment/end.data && continue
-    (cd $segment && $LMP -in in.lammps) || exit 1
+    (cd $segment && rm -f *.state *.dcd && $LMP -in in.lammps) || exit 1  # those of an earlier try
 done
 """
 
@@ -56,15 +58,10 @@ class LammpsInput:
     ) -> None:
         self._directory = directory
         self.commands = potential_commands(potential, directory)
-        self.elements, self._types = element_types(atoms, species)
+        self.elements, self.types = element_types(atoms, species)
         self.periodic = bool(atoms.pbc.all())
-        charges = atoms.get_initial_charges()
-        self._charges = charges if charges.any() else None
-
-    @property
-    def masses(self) -> Array:
-        """Masses of the atoms in amu, unless the potential's commands set others."""
-        return np.array([standard_mass(self.elements[kind - 1]) for kind in self._types])
+        charges = np.array(atoms.get_initial_charges(), dtype=np.float64)
+        self.charges = charges if charges.any() else None
 
     def data(self, state: State) -> str:
         """Return a data file."""
@@ -85,10 +82,10 @@ class LammpsInput:
             text.append(f"{' '.join(map(repr, tilts))} xy xz yz")
         text += ["", "Masses", ""]
         text += [f"{k} {standard_mass(name)!r}" for k, name in enumerate(self.elements, 1)]
-        style = "atomic" if self._charges is None else "charge"
+        style = "atomic" if self.charges is None else "charge"
         text += ["", f"Atoms # {style}", ""]
-        charges = ["" for _ in positions] if self._charges is None else self._charges.tolist()
-        rows = zip(self._types.tolist(), charges, wrapped.tolist(), images.tolist(), strict=True)
+        charges = ["" for _ in positions] if self.charges is None else self.charges.tolist()
+        rows = zip(self.types.tolist(), charges, wrapped.tolist(), images.tolist(), strict=True)
         for number, (kind, charge, where, image) in enumerate(rows, 1):
             text.append(f"{number} {kind} {charge} {_row(where)} {' '.join(map(str, image))}")
         if state.velocities is not None:
@@ -99,7 +96,7 @@ class LammpsInput:
 
     def set_up(self, data: Path | str) -> list[str]:
         """Return the commands that read a data file and set up the potential."""
-        style = "atomic" if self._charges is None else "charge"
+        style = "atomic" if self.charges is None else "charge"
         kinds = range(1, len(self.elements) + 1)
         return [
             "units metal",
@@ -154,22 +151,18 @@ class LammpsInput:
             f"write_dump all custom {END} id xu yu zu vx vy vz modify sort id format float %.17g",
         ]
 
-    def write_job(self, folder: Path, segments: Sequence[Segment]) -> None:
-        """Write segments that follow one another, for an `lmp` with `fix plumed` and no plumed_cv.
-
-        Their folders lie in `folder`, which gets the potential's files, where the atoms start, and
-        a script, run.sh, that runs what is missing.
-        """
+    def write_job(self, folder: Path, segments: Sequence[Segment], masses: Array) -> None:
+        """Write segments for an `lmp` with `fix plumed`, as `Engine.write_job` says."""
         commands = self._carried(folder)
         data = "../start.data"
-        (folder / "start.data").write_text(self.data(self.moving(segments[0], self.masses)))
+        (folder / "start.data").write_text(self.data(self.moving(segments[0], masses)))
         for segment in segments:
             assert isinstance(segment.plumed, str)
             (segment.directory / "plumed.dat").write_text(segment.plumed)
             lines = [
                 *self.set_up(data)[: -len(self.commands)],
                 *commands,
-                *self.run(segment, self.masses, "plumed.dat"),
+                *self.run(segment, masses, "plumed.dat"),
                 "write_data end.data nocoeff",
             ]
             (segment.directory / "in.lammps").write_text("\n".join(lines) + "\n")
@@ -209,9 +202,9 @@ class LammpsInput:
         # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
         lines = []
         for kind, seed in enumerate(seeds, 1):
-            if not (self._types == kind).any():
+            if not (self.types == kind).any():
                 continue
-            mass = float(masses[self._types == kind][0])
+            mass = float(masses[self.types == kind][0])
             lines.append(
                 f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
                 f"gamma_t {mass * friction!r}"
@@ -221,3 +214,55 @@ class LammpsInput:
 
 def _row(values: Sequence[float]) -> str:
     return " ".join(map(repr, values))
+
+
+def element_types(
+    atoms: Atoms, species: Sequence[str] | None
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the element of each LAMMPS type, and the type of each atom, from 1.
+
+    Raises
+    ------
+    UserError
+        If `species` lacks an element of the atoms.
+    """
+    elements = tuple(species if species is not None else dict.fromkeys(atoms.symbols))
+    for symbol in atoms.symbols:
+        if symbol not in elements:
+            raise UserError(
+                f"species = {list(elements)}: the structure also holds {symbol}; name the "
+                "element of every LAMMPS atom type"
+            )
+    return elements, np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])
+
+
+def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
+    """Return the commands that set up a potential.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, there is no pair_style, or the units are others than metal.
+    """
+    if isinstance(potential, Path):
+        path = directory / potential
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such LAMMPS file; name the one with pair_style")
+        return (f'include "{path}"',)
+    if isinstance(potential, str):
+        potential = potential.splitlines()
+    commands = tuple(line.strip() for line in potential if line.strip())
+    if not any(line.split()[0] == "pair_style" for line in commands):
+        raise UserError("the LAMMPS commands for the potential have no pair_style line")
+    for line in commands:
+        if line.split()[0] == "units" and line.split()[1:] != ["metal"]:
+            raise UserError(f"'{line}': the potential must be in LAMMPS's `units metal`")
+    return tuple(line for line in commands if line.split()[0] != "units")
+
+
+def standard_mass(symbol: str) -> float:
+    """Return the mass of an element in amu."""
+    try:
+        return float(atomic_masses[atomic_numbers[symbol]])
+    except KeyError as error:
+        raise UserError(f"{symbol!r} is no chemical symbol") from error

@@ -153,6 +153,11 @@ class LammpsProgram(Engine):
             seconds=time.perf_counter() - started,
         )
 
+    def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
+        """Write inputs for an `lmp` with `fix plumed`."""
+        self._input.write_job(folder, segments, self._masses)
+        return True
+
     def close(self) -> None:
         """Remove the files for single structures."""
         self._work.cleanup()

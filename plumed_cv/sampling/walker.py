@@ -13,9 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from plumed_cv import babf
-from plumed_cv.config import Lammps
 from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
-from plumed_cv.engines.lammps_input import LammpsInput
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.plumed import babf_input
@@ -87,7 +85,7 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
                 segment = _next_segment(order, order.done())
                 assert isinstance(segment.plumed, str)
                 write_text(segment.directory / "plumed.dat", segment.plumed)
-                _write_native(order)
+                _write_native(order, engine)
                 waiting.append(order)
             else:
                 shutil.rmtree(order.home / NATIVE, ignore_errors=True)  # all of it is taken in
@@ -171,8 +169,8 @@ def _rescue(order: Order, engine: Engine) -> bool:
     end = engine.rescue(segment, n_steps)
     if end is None:
         return False
-    last = n_steps * order.config.sampling.timestep_fs
-    _cut_table(folder / "colvar", last * (1 + 1e-9))
+    # Engines differ in the digits of a time.
+    _cut_table(folder / "colvar", (n_steps + 0.5) * order.config.sampling.timestep_fs)
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
     snapshots = folder / "snapshots.dcd"
     _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)))
@@ -192,19 +190,15 @@ def _take_in(order: Order, engine: Engine) -> None:
             return
 
 
-def _write_native(order: Order) -> None:
-    """Write the segments that are missing as inputs of LAMMPS alone, in a folder of their own.
+def _write_native(order: Order, engine: Engine) -> None:
+    """Write the segments that are missing as inputs of the engine alone, in a folder of their own.
 
-    Not for several walkers, nor with a guard, after which a segment starts from the beginning.
+    Not for several walkers, nor with a guard, after which a segment starts from the beginning, nor
+    for an engine that is no program.
     """
-    native, config, done = order.home / NATIVE, order.config, order.done()
+    native, sampling, done = order.home / NATIVE, order.config.sampling, order.done()
     shutil.rmtree(native, ignore_errors=True)
-    section, sampling = config.engine, config.sampling
-    if (
-        not isinstance(section, Lammps)
-        or sampling.walkers > 1
-        or sampling.deviation_limit_A is not None
-    ):
+    if sampling.walkers > 1 or sampling.deviation_limit_A is not None:
         return
     native.mkdir()
     for file in (order.model, order.plugin, order.prior):
@@ -220,19 +214,18 @@ def _write_native(order: Order) -> None:
         prior=None if order.prior is None else native / order.prior.name,
     )
     first = _segment(order, done, native, None)
-    parts = []
+    parts: list[Segment] = []
     left = order.steps - sum(part["n_steps"] for part in done)
     for k in range(len(done), len(done) + -(-left // order.segment_steps)):
         folder = native / segment_name(k)
         folder.mkdir()
         n_steps = min(order.segment_steps, left)
         text = _plumed_dat(there, k, folder, Path("..") / order.plugin.name)
-        parts.append(
-            replace(first, directory=folder, n_steps=n_steps, seed=_seed(order, k), plumed=text)
-        )
+        part = replace(first, directory=folder, n_steps=n_steps, seed=_seed(order, k), plumed=text)
+        parts.append(replace(part, count_start=False) if parts else part)
         left -= n_steps
-    directory = section.directory or Path()
-    LammpsInput(section.potential, order.atoms, section.species, directory).write_job(native, parts)
+    if not engine.write_job(native, parts):
+        shutil.rmtree(native)
 
 
 def _cut_table(file: Path, last: float) -> None:

@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj
@@ -88,6 +90,56 @@ def test_bias_forces_in_the_units_of_gromacs(files: Path, tmp_path: Path, plugin
     force = (moved["biased"] - moved["free"])[0] * friction / units.fs
     expected = 1000 * units.kJ / units.mol / units.nm * vector / np.linalg.norm(vector)
     np.testing.assert_allclose(force, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_a_job_does_what_runs_do(tmp_path: Path, plugin: Path, plumed_installation: Plumed) -> None:
+    """Two segments by run.sh, where none of the files is there that the inputs name."""
+    files, job, atoms = tmp_path / "files", tmp_path / "job", crystal()
+    for folder in (files, files / "parts", files / "runs", job):
+        folder.mkdir()
+    gromacs(crystal(2), EPSILON, files).close()
+    (files / "crystal.gro").rename(files / "reference.gro")
+    gromacs(atoms, EPSILON, files).close()
+    mdp, top = files / "crystal.mdp", files / "crystal.top"
+    more = "define = -DHELD\ninclude = -Iparts\nenergygrps = Held Free\n"
+    mdp.write_text(mdp.read_text() + more)
+    held = '#ifdef HELD\n#include "held.itp"\n#endif\n[ system ]'
+    top.write_text(top.read_text().replace("[ system ]", held))
+    (files / "parts" / "held.itp").write_text("[ position_restraints ]\n1 1 1e5 1e5 1e5\n")
+    free = " ".join(map(str, range(2, 109)))
+    (files / "atoms.ndx").write_text(f"[ System ]\n1 {free}\n[ Held ]\n1\n[ Free ]\n{free}\n")
+    plumed = PLUMED_UNITS + "d: DISTANCE ATOMS=1,12\nPRINT ARG=d FILE=colvar FMT=%.15g\n"
+    dynamics = Dynamics(60.0, timestep_fs=2.0, friction_per_ps=5.0)
+    segments = [
+        Segment(job / name, State.of(atoms), dynamics, 20, seed, plumed, 20 * seed, seed == 0)
+        for seed, name in enumerate(("first", "second"))
+    ]
+    program = script_output("gromacs.py", "--double")
+    options = {"restraints": "reference.gro", "index": "atoms.ndx", "program": program}
+    with open_engine(files, **options) as engine:
+        start, ends, printed = State.of(atoms), [], []
+        for segment in segments:
+            segment.directory.mkdir()
+            runs = files / "runs"
+            start = engine.run(replace(segment, directory=runs, start=start)).end
+            ends.append(start.positions)
+            printed.append(np.loadtxt(runs / "colvar"))
+        assert engine.write_job(job, segments)
+        shutil.rmtree(files)
+        moved = job.rename(tmp_path / "moved")
+        environment = {**os.environ, **plumed_installation.environment(), "GMX": program}
+        environment["PLUMED_KERNEL"] = str(plumed_installation.kernel)
+        for _ in range(2):  # the second time there is nothing to do
+            subprocess.run(["sh", "moved/run.sh"], cwd=tmp_path, env=environment, check=True)
+        held_at = crystal(2).positions[0]
+        assert np.linalg.norm(ends[-1][0] - held_at) < np.linalg.norm(atoms.positions[0] - held_at)
+        for segment, end, rows in zip(segments, ends, printed, strict=True):
+            there = replace(segment, directory=moved / segment.directory.name)
+            found = engine.rescue(there, 20)
+            assert found is not None
+            np.testing.assert_allclose(found.positions, end, atol=1e-5)  # read in single precision
+            np.testing.assert_allclose(np.loadtxt(there.directory / "colvar"), rows, atol=1e-9)
+            assert len(rows) == 20 + (segment is segments[0])
 
 
 def test_trajectories_of_gromacs_are_those_of_the_engine(files: Path, tmp_path: Path) -> None:
