@@ -1,6 +1,7 @@
 """Finding PLUMED, the plugin's cache, the kernels of our own, and plumed.dat."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -265,10 +266,17 @@ def test_the_plugin_refuses_another_kernel_than_its_own(
         shutil.copy(plumed_installation.kernel, kernel)
     with other.open("ab") as file:
         file.write(bytes(16))  # behind the end: the same PLUMED, but another file
+    # A kernel from a wheel finds what it needs by its own place.
+    linked = subprocess.run(
+        ["ldd", plumed_installation.kernel], capture_output=True, text=True, check=True
+    )
+    folders = {str(Path(library).parent) for library in re.findall(r"=> (/\S+)", linked.stdout)}
     results = [
         subprocess.run(
             [sys.executable, "-c", code, str(kernel)],
-            env=os.environ | plumed_installation.environment(),
+            env=os.environ
+            | plumed_installation.environment()
+            | {"LD_LIBRARY_PATH": os.pathsep.join(sorted(folders))},
             capture_output=True,
             text=True,
             check=False,
