@@ -217,7 +217,7 @@ def test_two_processes_do_not_work_on_one_walker(
     made = orders(steps=2_000_000, segments=200)
     process = begin(made)
     until(all_have_segments(made))
-    monkeypatch.setattr(sampling, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr("plumed_cv.sampling.walker.PATIENCE_S", 0.2)
     with (
         sampling.open_engine(made[0].config, made[0].atoms) as engine,
         pytest.raises(UserError, match="walker-0000: another process is at work there"),
