@@ -65,12 +65,13 @@ def run(
             "a model of more by 'plumed-cv train --latent' and bias it as "
             "plumed_inputs/babf_2d_latent.dat does."
         )
-    check_components(config)
     if config.cv.device == "cuda":  # it is asked for after the sampling; torch takes seconds
         from plumed_cv.autoencoder import find_device
 
         find_device(config.cv.device)
     files = RunDirectory(Path(directory).absolute())
+    if not files.components.exists():  # a run that goes on may do without torch's seconds
+        check_components(config)
     initial, final = end_states(config)
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
