@@ -154,8 +154,6 @@ def babf_input(
         "UNITS LENGTH=A ENERGY=eV TIME=fs",
         _action("LOAD", {"FILE": plugin}),
         _action("ae: AUTOENCODER", {"MODEL": model}),
-        # Before BABF, so that what is printed is there when a state is.
-        _action("FLUSH", {"STRIDE": state_stride}),
         _action("b: BABF", babf),
         _action("PRINT", printed),
     ]

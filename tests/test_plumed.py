@@ -541,7 +541,6 @@ def test_plumed_dat_as_written(tmp_path: Path) -> None:
         "UNITS LENGTH=A ENERGY=eV TIME=fs",
         "LOAD FILE=/p/plumed_cv.so",
         "ae: AUTOENCODER MODEL={my cv.safetensors}",
-        "FLUSH STRIDE=500",
         "b: BABF ARG=ae.node-0 TEMP=300.0 GRID_MIN=-0.1 GRID_MAX=1.1 GRID_BIN=120 RAMP=1000 "
         "PRIOR=fes.dat STATE_WFILE=STATE STATE_WSTRIDE=500",
         "PRINT ARG=ae.node-0,ae.dev,ae.gradnorm,ae.invmass,b.bias,b.zeta FILE=COLVAR STRIDE=10 "

@@ -113,7 +113,8 @@ For two CVs a row is a node, the first CV runs fastest, and
 FES_FILE has an empty line after each of its rows, as `sum_hills` and gnuplot have it.
 Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
 the end. What other runs have left there is kept under the name that PLUMED gives to backups, except
-for a state that this run goes on from and, with RESTART, FES_FILE.
+for a state that this run goes on from and, with RESTART, FES_FILE. When a state is written, what other
+actions have printed in the steps before it is on disk too; no FLUSH is needed for that.
 
 A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
 as the engine does the same. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
@@ -537,6 +538,7 @@ void BabfAction::update() {
     const bool profile = getCPT() || profile_.due(steps);
     if (!state && !profile)
         return;
+    plumed.fflush(); // what was printed on the way to a state is there when the state is
     try {
         write(state, profile);
     } catch (const std::runtime_error& problem) {

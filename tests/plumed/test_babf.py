@@ -321,6 +321,18 @@ def test_files_are_written_as_asked(make_plumed: MakePlumed, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_what_was_printed_before_a_state_is_there_with_it(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    """PLUMED keeps lines back, here without end; a run may be killed right after a state."""
+    babf = f"{BABF} STATE_WFILE={tmp_path}/state STATE_WSTRIDE=25"
+    handle = make_plumed(1, f"{POSITION}\n{babf}\nPRINT ARG=x.x FILE={tmp_path}/colvar STRIDE=5")
+    run(handle, recorded_series(50))
+    assert read_state(tmp_path / "state").steps == 50
+    lines = (tmp_path / "colvar").read_text().splitlines()
+    assert [float(line.split()[0]) for line in lines[1:]] == [5.0 * k for k in range(10)]
+
+
 def test_other_units(make_plumed: MakePlumed, tmp_path: Path) -> None:
     """The same run in kJ/mol and nm, by name and by number: the same sums, in eV."""
     states = []
