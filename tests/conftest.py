@@ -1,6 +1,7 @@
 """A real PLUMED and our plugin, found or built once for all tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from plumed_cv.plumed import build_plugin
 from tests.browser import Browser, find_chromium, opened
 
 MakePlumed = Callable[..., Any]
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unavailable(what: str) -> None:
