@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from plumed_cv import doctor
 from plumed_cv.kernel import Plumed
-from python import drills
+from python.drills import runs
 from tests.conftest import unavailable
 
 REPOSITORY = Path(__file__).parents[1]
@@ -145,7 +145,7 @@ def test_the_wheel_needs_no_source_tree(
     assert Path(findings["Python"]["detail"].split()[-1]).is_relative_to(environment)
 
     of("plumed-cv", "init", "vacancy-fe", "vacancy")
-    (tmp_path / "vacancy" / "short.toml").write_text(drills.INPUT.format(steps=1000))
+    (tmp_path / "vacancy" / "short.toml").write_text(runs.INPUT.format(steps=1000))
     result = json.loads(of("plumed-cv", "run", "vacancy/short.toml", "--json"))
     assert result["md_steps"] == 2000
     assert (tmp_path / "vacancy" / "run" / "report.html").is_file()

@@ -1,6 +1,6 @@
 """What may go wrong around a run: damaged files, a full disk, company, bad physics.
 
-The drills of python/drills.py, shortened; docs/robustness.md says what they found at length.
+The drills of python/drills/, shortened; docs/robustness.md says what they found at length.
 """
 
 import ast
@@ -27,7 +27,7 @@ from plumed_cv.files import replacing
 from plumed_cv.path import read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
-from python import drills, fuzzers
+from python.drills import directory, endurance, files, fuzzers, runs, table
 from tests.test_babf import KT, WIDE, Frozen, double_well
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
@@ -35,14 +35,14 @@ CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
 
 @pytest.fixture(scope="module")
 def example(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return drills.prepare(tmp_path_factory.mktemp("drills") / "example", steps=2000)
+    return runs.prepare(tmp_path_factory.mktemp("drills") / "example", steps=2000)
 
 
 @pytest.fixture(scope="module")
 def finished(example: Path) -> Path:
     """A run that was left alone."""
     run = example.parent / "run"
-    status, said = drills.attempt(example, run)
+    status, said = runs.attempt(example, run)
     assert status == 0, said
     return run
 
@@ -54,8 +54,8 @@ def finished(example: Path) -> Path:
 def test_damaged_files_are_refused_or_harmless(
     example: Path, finished: Path, tmp_path: Path, name: str
 ) -> None:
-    reader = drills.all_readers(finished, example)[name]
-    counts = drills.damage(reader, 60, tmp_path, seed=2)
+    reader = files.all_readers(finished, example)[name]
+    counts = files.damage(reader, 60, tmp_path, seed=2)
     assert counts["broken"] == 0, counts
     assert counts["refused"] > 0
     if reader.is_checked:
@@ -64,14 +64,14 @@ def test_damaged_files_are_refused_or_harmless(
 
 def test_of_two_runs_in_one_directory_one_works(example: Path, finished: Path) -> None:
     run, log = example.parent / "two", example.parent / "two.log"
-    first = drills.start(example, run, log)
+    first = runs.start(example, run, log)
     while first.poll() is None and not (run / "provenance.json").exists():
         pass
-    status, said = drills.attempt(example, run)
+    status, said = runs.attempt(example, run)
     if first.poll() is None or status != 0:  # else the first had ended before
         assert "another run is at work" in said
     assert first.wait() == 0, log.read_text()
-    assert drills.contents(run) == drills.contents(finished)
+    assert runs.contents(run) == runs.contents(finished)
 
 
 def test_a_run_removes_what_was_left_half_written_and_nothing_else(tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_a_run_removes_what_was_left_half_written_and_nothing_else(tmp_path: Pat
 def test_results_depend_neither_on_threads_nor_on_the_day(example: Path, finished: Path) -> None:
     run = example.parent / "threads"
     done = subprocess.run(
-        drills.command("run", example, "--dir", run),
+        runs.command("run", example, "--dir", run),
         env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "TZ": "Asia/Tokyo"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert drills.contents(run) == drills.contents(finished)
+    assert runs.contents(run) == runs.contents(finished)
 
 
 @pytest.mark.slow
@@ -111,11 +111,11 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on(
     example: Path, finished: Path, tmp_path: Path
 ) -> None:
     try:
-        with drills.small_disk(tmp_path / "disk", 100):
+        with directory.small_disk(tmp_path / "disk", 100):
             pass
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("only root may mount a small disk")
-    found = drills.fill_disk(example, drills.contents(finished), tmp_path / "disk", 500)
+    found = directory.fill_disk(example, runs.contents(finished), tmp_path / "disk", 500)
     assert found["times_full"] > 1
     assert found["not_one_sentence"] == 0, found["what_was_said_then"]
     assert not found["differs"]
@@ -136,8 +136,8 @@ def test_fuzzers_find_nothing(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_what_the_drills_found() -> None:
-    page = (drills.DATA.parent / "robustness.md").read_text()
-    assert "\n".join(drills.table(json.loads(drills.DATA.read_text()))) in page
+    page = (table.DATA.parent / "robustness.md").read_text()
+    assert "\n".join(table.table(json.loads(table.DATA.read_text()))) in page
 
 
 def test_nothing_decides_by_the_time_of_day() -> None:
@@ -174,9 +174,9 @@ def test_dynamics_that_explode_are_a_sentence_and_keep_what_was_before(example: 
     run = example.parent / "hasty"
     times = []
     for _ in range(2):
-        status, said = drills.attempt(file, run)
+        status, said = runs.attempt(file, run)
         assert status == 1
-        assert drills.is_a_sentence(said)
+        assert runs.is_a_sentence(said)
         assert "flew apart; shorten the time step" in said
         times.append([(run / n).stat().st_mtime_ns for n in ("path.xyz", "cv-0.safetensors")])
     assert times[0] == times[1]
@@ -253,12 +253,12 @@ def test_a_long_trajectory_takes_its_size_in_memory_and_says_nothing(
 ) -> None:
     ends = [read_structure(example.parent / f"{name}.xyz") for name in ("initial", "final")]
     long, short = tmp_path / "long.dcd", tmp_path / "short.dcd"
-    drills.write_trajectory(long, (ends[0], ends[1]), 100_000)
-    drills.write_trajectory(short, (ends[0], ends[1]), 2000)
-    files = map(str, (finished / "cv-0.safetensors", long, short))
+    endurance.write_trajectory(long, (ends[0], ends[1]), 100_000)
+    endurance.write_trajectory(short, (ends[0], ends[1]), 2000)
+    names = map(str, (finished / "cv-0.safetensors", long, short))
     # With what C code prints in a buffer, as for most users.
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    line = [sys.executable, "-c", READ, *files]
+    line = [sys.executable, "-c", READ, *names]
     done = subprocess.run(line, capture_output=True, text=True, check=True, env=buffered)
     # One line: mdtraj's reader talks, but not on standard output. In memory: the displacements,
     # 64 MB, and a tenth for the piece that is read.

@@ -2,7 +2,7 @@
 // Copyright (c) 2026 The plumed_cv developers
 
 // Writes whole files for the fuzzers to begin with, into FOLDER/state, FOLDER/profile and
-// FOLDER/walkers. Those of models come from Python: python/drills.py calls both.
+// FOLDER/walkers. Those of models come from Python: python/drills/fuzzers.py calls both.
 
 #include "../damage.h"
 

@@ -2,7 +2,7 @@
 
 A fuzzer damages files, keeps what reaches code that none before has reached, and goes on from
 there. The checksums would stop all damage at the door, so the fuzzers, not the readers, make most
-of them right again. The drill `fuzz` of python/drills.py runs them for long.
+of them right again. The drill `fuzz` runs them for long.
 """
 
 import os
@@ -18,7 +18,7 @@ from plumed_cv.cv import random_model
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import tool
 
-CPP = Path(__file__).resolve().parent.parent / "cpp"
+CPP = Path(__file__).resolve().parents[2] / "cpp"
 READERS = ("model", "state", "profile", "walkers")
 LARGEST = 4096  # bytes of a file: more than all that the fuzzers begin with
 
