@@ -66,34 +66,5 @@ std::size_t mutate(std::uint8_t* data, std::size_t size, std::size_t most, unsig
     return bytes.size();
 }
 
-/// The checksum of a state or profile.
-inline void repair_table(std::string& text) {
-    static const std::string key = "#! SET checksum ";
-    const std::size_t begin = text.find(key);
-    const std::size_t end = begin == std::string::npos ? begin : text.find('\n', begin);
-    if (end != std::string::npos)
-        text.replace(begin, end - begin, key + checksum_around(text, begin, end + 1));
-}
-
-/// The mutator of all files that are tables.
-inline std::size_t mutate_table(std::uint8_t* data, std::size_t size, std::size_t most,
-                                unsigned seed) {
-    const std::string text(reinterpret_cast<const char*>(data), size);
-    return mutate(data, size, most, seed, test::header_of_table(text), repair_table);
-}
-
-/// What is read biases: with finite numbers, and after samples too.
-inline void require_bias(Babf& babf) {
-    for (double x : {-1.3, 0.1, 0.9}) {
-        const Babf::Point xi{x, 0.5 * x};
-        const Babf::Evaluation now = babf.evaluate(xi.data());
-        bool finite = std::isfinite(now.bias);
-        for (std::size_t d = 0; d < babf.dimensions(); ++d)
-            finite = finite && std::isfinite(now.force[d]);
-        require(finite, "the bias is finite");
-        babf.update();
-    }
-}
-
 } // namespace fuzz
 } // namespace plumed_cv

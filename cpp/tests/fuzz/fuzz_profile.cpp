@@ -3,14 +3,9 @@
 
 // Profiles, read as PRIOR of BABF on one CV and on two.
 
-#include "fuzz.h"
+#include "fuzz_table.h"
 
 using namespace plumed_cv;
-
-extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
-                                               std::size_t most, unsigned seed) {
-    return fuzz::mutate_table(data, size, most, seed);
-}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     static const Babf estimators[] = {test::learned(1), test::learned(2)};

@@ -5,7 +5,7 @@
 // it is replaced. In files, as the walkers have them.
 
 #include "../../core/walkers.h"
-#include "fuzz.h"
+#include "fuzz_table.h"
 
 #include <filesystem>
 #include <fstream>
@@ -27,11 +27,6 @@ void replace(const std::string& path, const std::string& text) {
 }
 
 } // namespace
-
-extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size,
-                                               std::size_t most, unsigned seed) {
-    return fuzz::mutate_table(data, size, most, seed);
-}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     static const Babf estimators[] = {test::learned(1), test::learned(2)};
