@@ -403,6 +403,7 @@ def train(
     """
     from plumed_cv import autoencoder, cv
     from plumed_cv.path import cell_of, check_end_states, oriented, read_structure
+    from plumed_cv.training import RECIPES
     from plumed_cv.trajectory import read_displacements
 
     try:
@@ -410,9 +411,9 @@ def train(
     except ValueError:
         raise UserError(f"--hidden {hidden}: give widths as 24,24.") from None
     _check_folder(output)
-    if recipe not in autoencoder.RECIPES:
-        raise UserError(f"--recipe {recipe}: there are {', '.join(autoencoder.RECIPES)}.")
-    chosen = autoencoder.RECIPES[recipe]
+    if recipe not in RECIPES:
+        raise UserError(f"--recipe {recipe}: there are {', '.join(RECIPES)}.")
+    chosen = RECIPES[recipe]
     training = replace(
         chosen, hidden=widths, functions=functions, n_latent=latent, device=device, seed=seed
     )

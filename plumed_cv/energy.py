@@ -12,7 +12,7 @@ Lengths are in angstrom, energies in eV. K images of N atoms, D components, d la
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ase import units
@@ -26,9 +26,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath
 from plumed_cv.threads import one_thread
-
-if TYPE_CHECKING:  # torch takes seconds to import
-    from plumed_cv.autoencoder import Training
+from plumed_cv.training import Training
 
 SUBDIVISIONS = 32  # of the path between two images
 SCREE = 30  # components of the curve of Fig. 2
@@ -200,7 +198,7 @@ class Reconstruction:
     elbow: int
     localisation: Localisation
     variable: CollectiveVariable
-    training: "Training"
+    training: Training
     n_operations: int
     losses: Array
     seconds: dict[str, float]
@@ -455,7 +453,7 @@ def localisation(
     return Localisation(principal.localisation, noise, motion)
 
 
-def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: "Training") -> int:
+def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: Training) -> int:
     """D for an elbow: twice that (Sec. 2.2), 12 at least, and no more than there are."""
     most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
     return training.limited(min(max(2 * elbow, MINIMUM_COMPONENTS), most), at_rest=True)
@@ -467,7 +465,7 @@ def reconstruct(
     n_structures: int = 20_000,
     variance_A2: float = 0.005,
     n_components: int | None = None,
-    training: "Training | None" = None,
+    training: Training | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total, stage: None,
     use_symmetry: bool = True,
@@ -498,9 +496,9 @@ def reconstruct(
     UserError
         If the forces do not fit the energies (`check_forces`), or as for `autoencoder.learn`.
     """
-    from plumed_cv import autoencoder
+    from plumed_cv import autoencoder  # torch takes seconds to import
 
-    training = training or autoencoder.Training(seed=seed)
+    training = training or Training(seed=seed)
     if n_structures < 2 or not variance_A2 > 0:
         raise UserError(
             f"{n_structures} structures with a noise of variance {variance_A2} A^2: give two or "

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from plumed_cv import autoencoder, cv
-from plumed_cv.autoencoder import RECIPES, Autoencoder, Examples, Training
+from plumed_cv.autoencoder import Autoencoder, Examples
 from plumed_cv.convergence import gradient_alignment, similarity
 from plumed_cv.errors import UserError
+from plumed_cv.training import RECIPES, Training
 
 SHORT = ((0.02, 20), (0.005, 20), (0.001, 20), (1e-4, 20))
 CELL = 20.0 * np.eye(3)

@@ -6,7 +6,7 @@ torch is imported where it is needed: it takes seconds, and a resumed run may do
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -20,11 +20,9 @@ from plumed_cv.files import read_json, write_text
 from plumed_cv.path import EnergyPath, cell_of, load_path
 from plumed_cv.progress import Reporter
 from plumed_cv.threads import one_thread
+from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
-
-if TYPE_CHECKING:
-    from plumed_cv.autoencoder import Training
 
 NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
@@ -35,7 +33,7 @@ def training_of(
     recipe: str | None = None,
     n_latent: int | None = None,
     device: str | None = None,
-) -> "Training":
+) -> Training:
     """How networks are trained: by a named recipe, else the input's way, else the default.
 
     Parameters
@@ -45,7 +43,7 @@ def training_of(
     seed
         Seed of weights and batches.
     recipe
-        A name of `autoencoder.RECIPES`.
+        A name of `training.RECIPES`.
     n_latent, device
         Latent dimensions and where it is trained; they replace those of the input if not None.
 
@@ -54,8 +52,6 @@ def training_of(
     UserError
         If there is no such recipe, or the settings do not go together.
     """
-    from plumed_cv.autoencoder import RECIPES
-
     settings: dict[str, Any] = {"seed": seed, "n_latent": n_latent or 1, "device": device or "cpu"}
     if config is not None:
         settings["n_latent"] = n_latent or config.cv.latent

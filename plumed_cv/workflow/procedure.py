@@ -70,8 +70,7 @@ def run(
 
         find_device(config.cv.device)
     files = RunDirectory(Path(directory).absolute())
-    if not files.components.exists():  # a run that goes on may do without torch's seconds
-        check_components(config)
+    check_components(config)
     initial, final = end_states(config)
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)

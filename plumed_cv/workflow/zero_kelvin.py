@@ -47,7 +47,7 @@ def energy(
     use_symmetry
         As for `energy.reconstruct`; as the input says, or true, if None.
     recipe
-        A name of `autoencoder.RECIPES`; the input's training, or the default, if None.
+        A name of `training.RECIPES`; the input's training, or the default, if None.
     n_latent, device
         Latent dimensions, and where the network is trained; the input's, or 1 and "cpu", if None.
     engine

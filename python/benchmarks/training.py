@@ -29,6 +29,7 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
     from ase.build import bulk
 
     from plumed_cv import autoencoder, cv, meanpath
+    from plumed_cv.training import RECIPES
 
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(3 * n_atoms, 6)))[0].T
@@ -53,7 +54,7 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
         displacements,
         frame,
         COMPONENTS,
-        autoencoder.RECIPES[recipe],
+        RECIPES[recipe],
         coordinate=s,
         through_ends=True,
     )

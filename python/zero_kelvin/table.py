@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from plumed_cv import cv, energy, pca, symmetry
-from plumed_cv.autoencoder import RECIPES, Training
 from plumed_cv.energy import Reconstruction, compare
 from plumed_cv.files import replacing, write_text
 from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.training import RECIPES, Training
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "zero-kelvin"
 SEEDS = 5
