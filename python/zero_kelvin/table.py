@@ -297,17 +297,21 @@ def draw(names: list[str]) -> None:
 
     systems = [(name, data) for name, data in of(names) if "counts" in data]
     columns = max(len(systems), 1)
-    figure = Figure(figsize=(3.6 * columns, 3.6), layout="constrained")
-    for axes, (name, data) in zip(
-        figure.subplots(1, columns, squeeze=False)[0], systems, strict=True
-    ):
+    figure = Figure(figsize=(3.0 * columns, 3.4), layout="constrained")
+    panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    for axes, (name, data) in zip(panels, systems, strict=True):
         for words, marker in (("pca", "s"), ("mean path", "o"), ("mean path, symmetry", "^")):
             counts = {int(n): -float(np.mean(part[words])) for n, part in data["counts"].items()}
             axes.loglog(list(counts), list(counts.values()), f"{marker}-", label=words)
-        axes.set_title(f"{name} ({data['operations']} operations)")
+        operations = data["operations"]
+        axes.set_title(
+            f"{name} ({operations} operation{'s' * (operations > 1)})", fontsize="medium"
+        )
         axes.set_xlabel("structures")
-        axes.set_ylabel("barrier lost by the subspace (%)")
-        axes.legend(fontsize="small")
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].set_ylabel("barrier lost by the subspace (%)")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize="small")
     save(figure, "structures.png")
 
 
