@@ -118,7 +118,7 @@ class Browser:
     def close(self) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=120)
         os.close(self._write)
         os.close(self._read)
 
@@ -126,7 +126,7 @@ class Browser:
         size = self.send("Page.getLayoutMetrics")["cssContentSize"]
         return {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
 
-    def _receive(self, patience_s: float = 60.0) -> dict[str, Any]:
+    def _receive(self, patience_s: float = 300.0) -> dict[str, Any]:
         """The next message; events are noted."""
         end = time.monotonic() + patience_s
         while b"\0" not in self._buffer:

@@ -53,7 +53,7 @@ def test_names_of_examples_are_completed() -> None:
 
 
 def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: Path) -> None:
-    file = vacancy.write(tmp_path, INPUT.replace("steps = 3000", "steps = 6000"))
+    file = vacancy.write(tmp_path, INPUT.replace("steps = 3000", "steps = 20_000"))
     line = [sys.executable, "-m", "plumed_cv.cli", "run", str(file)]
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -63,7 +63,7 @@ def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: 
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of the group
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert out == ""
     assert said.splitlines()[-1].endswith("interrupted; the same command goes on from here.")
@@ -73,6 +73,6 @@ def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: 
     assert "This run has not ended" in (tmp_path / "run" / "report.html").read_text()
     done = command("run", file, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["md_steps"] == 6000  # one document and nothing else
+    assert json.loads(done.stdout)["md_steps"] == 20_000  # one document and nothing else
     assert not re.search(r"[\x1b\r]", done.stderr)
     assert "This run has not ended" not in (tmp_path / "run" / "report.html").read_text()

@@ -31,8 +31,8 @@ project(small CXX)
 add_library(plumed_cv MODULE small.cpp)
 """
 
-# What PLUMED's own build system shows of itself to build_optimised_kernel, with objects that take
-# their time.
+# What PLUMED's own build system shows of itself to build_optimised_kernel. The last object waits
+# for as long as there is a file `hold`.
 CONFIGURE = """#!/bin/sh
 for argument in "$@"; do case $argument in --prefix=*) prefix=${argument#--prefix=};; esac; done
 echo "once" >> configured.txt
@@ -44,7 +44,7 @@ lib: libplumedKernel.so
 %.o: %.cpp
 \t@echo "compiling " $<
 \t@echo $< >> compiled.txt
-\t@sleep 0.3
+\t@if test $< = h.cpp; then while test -e hold; do sleep 0.02; done; fi
 \t@g++ -fPIC -c $< -o $@
 libplumedKernel.so: $(objects)
 \tg++ -shared $(objects) -o $@
@@ -342,7 +342,8 @@ def test_the_cache_key(plumed_installation: Plumed, tmp_path: Path) -> None:
 def small_package(tmp_path: Path) -> Path:
     """Return a copy of the package whose C++ sources are a project of one line."""
     copy = tmp_path / "copy"
-    shutil.copytree(REPOSITORY / "plumed_cv", copy / "plumed_cv")
+    ignored = shutil.ignore_patterns("__pycache__")  # other processes write there
+    shutil.copytree(REPOSITORY / "plumed_cv", copy / "plumed_cv", ignore=ignored)
     (copy / "cpp").mkdir()
     (copy / "cpp" / "CMakeLists.txt").write_text(CMAKE_PROJECT)
     (copy / "cpp" / "small.cpp").write_text('extern "C" int answer() { return 42; }\n')
@@ -492,14 +493,16 @@ def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
         "from plumed_cv.kernel import build_optimised_kernel as b; print(b().kernel)",
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PLUMED_CV_HOME": str(home)}
+    (source / "hold").touch()
     first = subprocess.Popen(command, env=environment)
     compiled = source / "compiled.txt"
-    while not compiled.exists() or len(compiled.read_text().split()) < 6:
+    while not compiled.exists() or "h.cpp" not in compiled.read_text():
         assert first.poll() is None
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.wait()
     assert not (home / "plumed-optimised").exists()
+    (source / "hold").unlink()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     kernel = home / "plumed-optimised" / "lib" / "libplumedKernel.so"
     assert Path(done.stdout.strip()) == kernel

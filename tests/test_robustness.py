@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_of_two_runs_in_one_directory_one_works(example: Path, finished: Path) -
     run, log = example.parent / "two", example.parent / "two.log"
     first = runs.start(example, run, log)
     while first.poll() is None and not (run / "provenance.json").exists():
-        pass
+        time.sleep(0.01)
     status, said = runs.attempt(example, run)
     if first.poll() is None or status != 0:  # else the first had ended before
         assert "another run is at work" in said

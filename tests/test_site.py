@@ -17,7 +17,7 @@ SEARCH = """
   query.focus();
   query.value = "Umbrella sampling";
   query.dispatchEvent(new KeyboardEvent("keyup", { bubbles: true }));
-  for (let wait = 0; wait < 200; wait++) {
+  for (let wait = 0; wait < 1200; wait++) {
     const found = document.querySelectorAll(".md-search-result__link");
     if (found.length) return [...found].map((link) => link.href);
     await new Promise((done) => setTimeout(done, 100));
