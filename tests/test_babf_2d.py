@@ -29,8 +29,6 @@ from plumed_cv.babf import (
 from plumed_cv.babf.estimator import edges
 from plumed_cv.cli import app
 from plumed_cv.errors import UserError
-from python import ramachandran
-from python.benchmarks import babf_2d
 
 Array = NDArray[np.float64]
 Axes = tuple[Grid, Grid]
@@ -337,17 +335,3 @@ def test_command_line(tmp_path: Path) -> None:
     assert "bins visited in 2,400 steps; minima:" in done.stdout
     done = CliRunner().invoke(app, ["fes", *states, "--walkers", "--product", "2", *output])
     assert "are for one CV" in str(done.exception)
-
-
-def test_the_page_shows_what_its_scripts_print(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(ramachandran, "PICTURE", tmp_path / "alanine.png")
-    with np.load(ramachandran.DATA) as data:
-        ramachandran.report(dict(data))
-    babf_2d.show(json.loads(ramachandran.DATA.with_name("babf-2d.json").read_text()))
-    page = ramachandran.DATA.with_name("babf-2d.md").read_text()
-    lines = [line for line in capsys.readouterr().out.splitlines() if "Picture" not in line]
-    assert len(lines) > 10
-    for line in lines:
-        assert line in page

@@ -138,14 +138,6 @@ def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
     assert efficiency.read_data(tmp_path / "none.json") == {"runs": {}}
 
 
-def test_table_of_the_committed_data_is_the_documented_one(tmp_path: Path) -> None:
-    data = efficiency.read_data()
-    documented = (efficiency.DOCS / "efficiency.md").read_text(encoding="utf-8")
-    assert efficiency.table(data) in documented
-    efficiency.draw(data, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
 def test_the_reference_is_still_the_one_compared_with() -> None:
     used = efficiency.read_data()["reference"]
     barrier, error = efficiency.truth()

@@ -4,7 +4,6 @@ The drills of python/drills/, shortened; docs/robustness.md says what they found
 """
 
 import ast
-import json
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from plumed_cv.path import read_structure
 from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
-from python.drills import directory, endurance, files, fuzzers, runs, table
+from python.drills import directory, endurance, files, fuzzers, runs
 from tests.test_babf import KT, WIDE, Frozen, double_well
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
@@ -135,11 +134,6 @@ def test_fuzzers_find_nothing(tmp_path: Path) -> None:
         assert counts["cases"] > 100, reader
         assert counts["read"] > 0, reader
         assert counts["refused"] > 0, reader
-
-
-def test_the_page_shows_what_the_drills_found() -> None:
-    page = (table.DATA.parent / "robustness.md").read_text()
-    assert "\n".join(table.table(json.loads(table.DATA.read_text()))) in page
 
 
 def test_nothing_decides_by_the_time_of_day() -> None:

@@ -9,17 +9,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from plumed_cv.engines.lammps_process import package_potentials
 from tests import vacancy
-from tests.test_docs import DOCS, blocks
+from tests.pages import DOCS, blocks, lines
 
-VACANCY = (DOCS / "tutorial-vacancy.md").read_text(encoding="utf-8")
-OWN_DEFECT = (DOCS / "tutorial-own-defect.md").read_text(encoding="utf-8")
+VACANCY = DOCS / "tutorial-vacancy.md"
+OWN_DEFECT = DOCS / "tutorial-own-defect.md"
 
 # Few steps, and the least that a path and a training take.
 SHORT = """
@@ -34,20 +33,14 @@ maximum = 1
 """
 
 
-def commands(page: str) -> list[str]:
+def commands(page: Path) -> list[str]:
     """The lines that a reader types, in their order."""
-    return [
-        line
-        for block in blocks(page)
-        for line in block.splitlines()
-        if line.startswith("plumed-cv ")
-    ]
+    return [line for block in blocks(page) if block.kind == "shell" for line in lines(block)]
 
 
-def inputs(page: str) -> list[dict[str, Any]]:
+def inputs(page: Path) -> list[str]:
     """The TOML blocks of a page."""
-    found = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    return [tomllib.loads(block) for block in found]
+    return [block.text for block in blocks(page) if block.kind == "toml"]
 
 
 def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -74,9 +67,9 @@ def changed(text: str, *pairs: tuple[str, str]) -> str:
 
 @pytest.mark.slow
 def test_ten_minutes_with_a_vacancy(plugin: Path, tmp_path: Path) -> None:
-    lines = commands(VACANCY)
-    assert [line.split()[1] for line in lines] == ["init", "run", "run", "export", "fes"]
-    for line in lines:
+    shown_lines = commands(VACANCY)
+    assert [line.split()[1] for line in shown_lines] == ["init", "run", "run", "export", "fes"]
+    for line in shown_lines:
         if line.startswith("plumed-cv fes"):  # two runs elsewhere, which are over
             for walker in ("walker-0", "walker-1"):
                 (tmp_path / walker).mkdir()
@@ -90,7 +83,7 @@ def test_ten_minutes_with_a_vacancy(plugin: Path, tmp_path: Path) -> None:
             }
             file = tmp_path / "demo" / "vacancy.toml"
             whole = tomllib.loads(file.read_text())
-            for section, keys in inputs(VACANCY)[0].items():  # shown as it is
+            for section, keys in tomllib.loads(inputs(VACANCY)[0]).items():  # shown as it is
                 assert keys.items() <= whole[section].items()
             shorter = (("150_000", "3000"), ("images = 19", "images = 7\nstructures = 500"),
                        ("maximum = 5", "minimum = 1\nmaximum = 1"))  # fmt: skip
@@ -101,7 +94,7 @@ def test_ten_minutes_with_a_vacancy(plugin: Path, tmp_path: Path) -> None:
         assert (tmp_path / "demo" / "run" / name).stat().st_size > 1000
     header = (tmp_path / "demo" / "run" / "fes.dat").read_text().split("\n", 1)[0]
     assert header.split()[3:5] == ["A_k", "A"]
-    shown = next(block for block in blocks(VACANCY) if "LOAD" in block)
+    shown = next(block.text for block in blocks(VACANCY) if block.kind == "plumed")
     written = (tmp_path / "production" / "plumed.dat").read_text()
     for own in (r"(?<=LOAD FILE=).*(?=/libplumed_cv\.so)", r"(?<=RAMP=)\d+"):  # of 150 000 steps
         written, shown = re.sub(own, "", written), re.sub(own, "", shown)
@@ -116,10 +109,10 @@ def test_your_own_defect(plugin: Path, tmp_path: Path) -> None:
     after.write(tmp_path / "after.xyz")
     potential = Path(package_potentials()["LAMMPS_POTENTIALS"]) / "Fe_mm.eam.fs"
     (tmp_path / "potential.eam.fs").write_bytes(potential.read_bytes())
-    whole = re.search(r"^```toml\n(\[system\]\n.*?)^```", OWN_DEFECT, re.MULTILINE | re.DOTALL)
-    assert whole is not None
+    whole, _, short_run = inputs(OWN_DEFECT)
+    page = OWN_DEFECT.read_text(encoding="utf-8")
     file = tmp_path / "defect.toml"
-    file.write_text(whole[1] + SHORT)
+    file.write_text(whole + SHORT)
     at_zero, trial, last = commands(OWN_DEFECT)
 
     done = typed(at_zero, tmp_path)
@@ -128,11 +121,10 @@ def test_your_own_defect(plugin: Path, tmp_path: Path) -> None:
     for row in ("PCA, D = 5", "AE+PCA"):
         assert row in done.stdout
     for name in ("profiles.png", "localisation.xyz"):
-        assert f"`{name}`" in OWN_DEFECT
+        assert f"`{name}`" in page
         assert (tmp_path / "at-zero" / name).stat().st_size > 1000
 
-    short_run = inputs(OWN_DEFECT)[2]["sampling"]["steps"]
-    file.write_text(whole[1] + SHORT + f"[sampling]\nsteps = {short_run}\n")
+    file.write_text(whole + SHORT + short_run)
     done = typed(trial, tmp_path)
     assert done.returncode == 0 or "did not reach both end states" in done.stderr, done.stderr
     pieces = sorted((tmp_path / "trial" / "iteration-1").glob("segment-*/colvar"))
@@ -144,8 +136,8 @@ def test_your_own_defect(plugin: Path, tmp_path: Path) -> None:
     chosen = ["deviation_limit_A = 2.5", "timestep_fs = 2.0", "margin = 0.1", "ramp = 0.2"]
     chosen += ["friction_per_ps = 1.0", "steps = 6000"]
     for key in chosen:
-        assert f"sampling.{key.split()[0]}" in OWN_DEFECT
-    file.write_text(whole[1] + SHORT + "[sampling]\n" + "\n".join(chosen) + "\n")
+        assert f"sampling.{key.split()[0]}" in page
+    file.write_text(whole + SHORT + "[sampling]\n" + "\n".join(chosen) + "\n")
     done = typed(last, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "At 300 K: barrier" in done.stdout
