@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 CONSTRAINTS := requirements/constraints.txt
+# A process for each core, each file of tests in one of them; a process takes up to 2 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-fast lint format docs venv plugin clean
 
@@ -22,10 +24,10 @@ demo: plugin
 	$(BIN)/plumed-cv run demo/vacancy.toml
 
 test: $(VENV)/.tests-installed plugin
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.tests-installed plugin
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.tests-installed
 	$(BIN)/ruff check

@@ -21,6 +21,12 @@ MakePlumed = Callable[..., Any]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: of several processes none is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def unavailable(what: str) -> None:
     """End a test that lacks an engine: a failure in CI, elsewhere a skip that says what to do."""
     if os.environ.get("CI") == "true":
@@ -85,24 +91,22 @@ def fix_plumed(plumed_installation: Plumed) -> Path:
     return Path(done.stdout.strip())
 
 
-@pytest.fixture
-def make_plumed(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> MakePlumed:
-    """Return a function that starts PLUMED for `n_atoms` atoms with our plugin loaded.
+@pytest.fixture(scope="session")
+def start_plumed(plumed_installation: Plumed, plugin: Path) -> MakePlumed:
+    """Return what `make_plumed` does, with the log's path as first argument.
 
-    `make_plumed(n_atoms, lines, timestep_ps=..., kT=...)` returns the `plumed.Plumed` object. The
-    lines are read after `UNITS LENGTH=A ENERGY=eV TIME=fs` and LOAD, unless `units` says other.
-    The log goes to `plumed.log` in the test's `tmp_path`.
+    For fixtures that outlive a test.
     """
     import plumed
 
-    def make(
+    def start(
+        log: Path,
         n_atoms: int,
         lines: str = "",
         *,
         units: str = "UNITS LENGTH=A ENERGY=eV TIME=fs",
         timestep_ps: float = 0.001,
         kT: float | None = None,  # kJ/mol, as an engine in PLUMED's own units passes it
-        log: str = "plumed.log",
         restart: bool = False,
     ) -> Any:
         handle = plumed.Plumed(kernel=str(plumed_installation.kernel))
@@ -113,11 +117,26 @@ def make_plumed(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> Ma
             handle.cmd("setKbT", kT)
         if restart:
             handle.cmd("setRestart", 1)
-        handle.cmd("setLogFile", str(tmp_path / log))
+        handle.cmd("setLogFile", str(log))
         handle.cmd("init")
         for line in [units, f"LOAD FILE={plugin}", *lines.splitlines()]:
             if line.strip():
                 handle.cmd("readInputLine", line)
         return handle
+
+    return start
+
+
+@pytest.fixture
+def make_plumed(start_plumed: MakePlumed, tmp_path: Path) -> MakePlumed:
+    """Return a function that starts PLUMED for `n_atoms` atoms with our plugin loaded.
+
+    `make_plumed(n_atoms, lines, timestep_ps=..., kT=...)` returns the `plumed.Plumed` object. The
+    lines are read after `UNITS LENGTH=A ENERGY=eV TIME=fs` and LOAD, unless `units` says other.
+    The log goes to `plumed.log` in the test's `tmp_path`.
+    """
+
+    def make(n_atoms: int, lines: str = "", *, log: str = "plumed.log", **options: Any) -> Any:
+        return start_plumed(tmp_path / log, n_atoms, lines, **options)
 
     return make
