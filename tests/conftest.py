@@ -81,9 +81,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def fix_plumed(plumed_installation: Plumed) -> Path:
     """LAMMPS's own `fix plumed`, as a LAMMPS plugin."""
-    script = Path(__file__).parents[1] / "python" / "lammps_fix_plumed.py"
+    return built_fix_plumed(plumed_installation)
+
+
+def built_fix_plumed(plumed: Plumed) -> Path:
+    """The same for any PLUMED."""
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False
+        [sys.executable, str(Path(__file__).parents[1] / "python" / "lammps_fix_plumed.py")],
+        env=os.environ | plumed.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0 and "Traceback" not in done.stderr:
         unavailable(done.stderr.strip())

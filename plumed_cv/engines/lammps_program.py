@@ -7,6 +7,7 @@ configuration of every segment; and without periodic boundaries it hands over LA
 that actions need NOPBC. More than one MPI rank needs a PLUMED that was built with MPI too.
 """
 
+import math
 import re
 import shlex
 import shutil
@@ -81,6 +82,7 @@ class LammpsProgram(Engine):
         self._plumed = plumed
         self._plugin = plugin
         self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-lammps-")
+        self._ranks = 1
         start = State.of(atoms)
         _, table = self._single(start)
         self._masses = table[:, 1]
@@ -120,6 +122,12 @@ class LammpsProgram(Engine):
             input_file = plumed_input(segment)[0]
             if self._plumed is None:
                 self._plumed = find_plumed()
+            if self._ranks > 1 and not self._plumed.mpi:
+                raise UserError(
+                    f"{shlex.join(self._program)}: starts {self._ranks} MPI ranks, and the PLUMED "
+                    f"here ({self._plumed.kernel}) has no MPI; start one, or set PLUMED_KERNEL to "
+                    "a PLUMED with the MPI of this LAMMPS, which `plumed-cv plumed --mpi` builds"
+                )
             environment = self._plumed.environment()
             if self._plugin is not None:
                 lines.append(f'plugin load "{self._plugin}"')
@@ -200,6 +208,8 @@ class LammpsProgram(Engine):
             environment={**package_potentials(), **(environment or {})},
             heard=heard,
         )
+        if grid := re.search(r"(\d+) by (\d+) by (\d+) MPI processor grid", said):
+            self._ranks = math.prod(map(int, grid.groups()))
         answers = re.findall(rf"^{_ANSWER}: (.*)$", said, re.MULTILINE)
         if code == 0 and answers:
             return [float(word) for word in answers[-1].split()]

@@ -22,6 +22,7 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.errors import UserError
+from plumed_cv.kernel import Plumed
 from plumed_cv.path import oriented
 
 Array = NDArray[np.float64]
@@ -226,8 +227,8 @@ def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:
         atoms.get_forces()
 
 
-def test_a_program_on_two_ranks(tmp_path: Path) -> None:
-    """Without PLUMED: the one of the tests knows no MPI."""
+def test_a_program_on_two_ranks(tmp_path: Path, plumed_installation: Plumed) -> None:
+    """Without PLUMED: tests/plumed/test_mpi.py has one with MPI."""
     atoms, programs = mixture(shear=1.0), Path(sys.executable).parent
     command = f"{programs / 'mpirun'} -np 2 {programs / 'lmp'}"
     with LammpsProgram(command, POTENTIAL, atoms, species=SPECIES) as engine:
@@ -237,6 +238,12 @@ def test_a_program_on_two_ranks(tmp_path: Path) -> None:
         result = engine.run(Segment(tmp_path, State.of(atoms), Dynamics(40.0), 50, 1))
         assert result.n_steps == 50
         assert "on 2 procs" in (tmp_path / "log.lammps").read_text()
+        if not plumed_installation.mpi:  # PLUMED would see a part of the atoms on each rank
+            biased = Segment(tmp_path, State.of(atoms), Dynamics(40.0), 1, 1, "d: DISTANCE\n")
+            with pytest.raises(
+                UserError, match=r"starts 2 MPI ranks, and the PLUMED here .* no MPI"
+            ):
+                engine.run(biased)
 
 
 @pytest.mark.parametrize("name", BAD_POTENTIALS)
