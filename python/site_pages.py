@@ -116,7 +116,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that are right in the repository to the pages of the site."""
+    """Lead links that are right in the repository to the pages of the site, and call them so."""
     top_level = page.file.src_path in TOP_LEVEL
 
     def led(link: re.Match[str]) -> str:
@@ -124,9 +124,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not top_level:
             source = target.removeprefix("../")
             return f"[{words}]({PAGES[source]}" if source in PAGES and source != target else link[0]
-        if target.startswith("docs/"):
-            return f"[{words}]({target.removeprefix('docs/')}"
-        return f"[{words}]({PAGES.get(target, target)}"
+        if words == target and target.endswith(".md"):
+            words = (ROOT / target).read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+        return f"[{words}]({PAGES.get(target, target.removeprefix('docs/'))}"
 
     return re.sub(r"\[([^\]]*)\]\(([^)#]+)", led, markdown)
 
@@ -139,7 +139,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         drawing: str = convert(html.unescape(formula[2])[2:-2].strip(), display=display)
         if "\\" in drawing:
             raise PluginError(f"{page.file.src_path}: cannot be drawn: {formula[2]}")
-        wide = '<div style="overflow-x: auto">'  # on a phone
+        wide = '<div style="overflow-x: auto; padding: 0.4em 0">'  # on a phone
         return f"{wide}{drawing}</div>" if display == "block" else drawing
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', drawn, content, flags=re.DOTALL)

@@ -239,6 +239,7 @@ def _glob(word: str) -> list[Path]:
     return list(Path().glob(word)) if re.search(r"[*?]", word) else []
 
 
+@pytest.mark.slow
 def test_commands(
     tmp_path: Path,
     plugin: Path,
