@@ -210,6 +210,7 @@ def fuzz(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     for reader in arguments.fuzz_readers:
         shutil.rmtree(folder / "corpus" / reader, ignore_errors=True)
         counts[reader] = fuzzers.run(folder, reader, cases=arguments.fuzz_cases)
+        print(f"{reader}: {counts[reader]}", flush=True)  # should another fail, or be cut short
     others: dict[str, Any] = json.loads(DATA.read_text()).get("fuzz", {})
     return others | counts
 
