@@ -286,21 +286,6 @@ TEST("every cut and every typical damage of a state file is refused in a sentenc
     CHECK_THROWS(read_back(text, parameters(true)), "-3.14");
 }
 
-TEST("random damage never does worse than a sentence") {
-    const auto p = parameters();
-    const std::string text = state_text(learned(p, series(100)));
-    std::mt19937_64 generator(11);
-    for (int i = 0; i < 3000; ++i) {
-        std::string damaged = text;
-        for (int k = 0; k < 3; ++k)
-            damaged[generator() % damaged.size()] = char(generator());
-        try {
-            read_back(damaged, p);
-        } catch (const std::runtime_error&) {
-        }
-    }
-}
-
 TEST("files that cannot be read or written say so") {
     const Table table = state_table(learned(parameters(), {0.5}), labels);
     CHECK_THROWS(write_table("no/such/folder/state", table), "no/such/folder/state: cannot be");

@@ -361,15 +361,6 @@ TEST("damaged and foreign states are refused in a sentence") {
     std::mt19937_64 generator(11);
     for (int i = 0; i < 300; ++i)
         CHECK_THROWS(read_back(text.substr(0, generator() % text.size()), p), "state: ");
-    for (int i = 0; i < 1000; ++i) {
-        std::string damaged = text;
-        for (int k = 0; k < 3; ++k)
-            damaged[generator() % damaged.size()] = char(generator());
-        try {
-            read_back(damaged, p);
-        } catch (const std::runtime_error&) {
-        }
-    }
     auto other = p;
     std::swap(other.axes[0], other.axes[1]);
     CHECK_THROWS(read_back(text, other), "min_phi=");
