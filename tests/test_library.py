@@ -14,13 +14,7 @@ from tests import vacancy
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 
-INPUT = f"""{vacancy.SYSTEM}
-[path]
-images = 7
-fmax_eV_A = 0.02
-structures = 500
-[cv]
-components = 5
+INPUT = f"""{vacancy.SYSTEM}{vacancy.QUICK}
 [sampling]
 steps = 3000
 segments = 8

@@ -29,15 +29,9 @@ from plumed_cv.path import load_path, read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from plumed_cv.workflow.results import stopped_by
-from tests.vacancy import SYSTEM, command
+from tests.vacancy import QUICK, SYSTEM, command
 
-INPUT = f"""{SYSTEM}
-[path]
-images = 7
-fmax_eV_A = 0.02
-structures = 500
-[cv]
-components = 5
+INPUT = f"""{SYSTEM}{QUICK}
 [sampling]
 steps = 2000
 segments = 8

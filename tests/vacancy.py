@@ -7,15 +7,10 @@ from pathlib import Path
 from ase import Atoms
 from ase.build import bulk
 
-# What all inputs begin with; a test adds the sections that it is about.
-SYSTEM = """
-[system]
-initial = "initial.xyz"
-final = "final.xyz"
-temperature_K = 300.0
-[engine]
-potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
-"""
+from python.drills import runs
+
+SYSTEM = runs.SYSTEM  # what all inputs begin with; a test adds the sections that it is about
+QUICK = runs.QUICK  # a path and a CV, for those that are about what comes later
 
 
 def end_states() -> tuple[Atoms, Atoms]:

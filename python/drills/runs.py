@@ -9,21 +9,26 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
-INPUT = """
+# The vacancy, and the least that a path and a training take.
+SYSTEM = """
 [system]
 initial = "initial.xyz"
 final = "final.xyz"
 temperature_K = 300.0
 [engine]
 potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
+"""
+QUICK = """
 [path]
 images = 7
 fmax_eV_A = 0.02
 structures = 500
 [cv]
 components = 5
+"""
+INPUT = f"""{SYSTEM}{QUICK}
 [sampling]
-steps = {steps}
+steps = {{steps}}
 segments = 16
 timestep_fs = 2.0
 [iteration]
