@@ -211,6 +211,18 @@ def test_optimisation_is_read_from_the_kernel(tmp_path: Path, flags: str, optimi
     assert kernel_module._is_optimised(kernel, 0) == optimised
 
 
+@pytest.mark.parametrize(
+    ("datatype", "mpi"),
+    [("NS_12MPI_DatatypeE", False), ("i", True), ("P15ompi_datatype_t", True)],
+    ids=["none", "MPICH", "Open MPI"],
+)
+def test_mpi_is_read_from_the_kernel(tmp_path: Path, datatype: str, mpi: bool) -> None:
+    kernel = tmp_path / "libplumedKernel.so"
+    symbol = f"_ZN4PLMD12Communicator10getMPITypeIiEE{datatype}v"
+    kernel.write_bytes(b"\x7fELF\0" * 100 + symbol.encode() + b"\0" * 100)
+    assert kernel_module._has_mpi(kernel, 0) == mpi
+
+
 def test_optimisation_agrees_with_what_plumed_says(plumed_installation: Plumed) -> None:
     if plumed_installation.executable is None:
         pytest.skip("this PLUMED has no `plumed` program")
@@ -223,6 +235,7 @@ def test_optimisation_agrees_with_what_plumed_says(plumed_installation: Plumed) 
     )
     flags = next(line for line in done.stdout.splitlines() if line.startswith("CXXFLAGS="))
     assert plumed_installation.optimised == any(f" -O{level}" in f" {flags[9:]}" for level in "123")
+    assert plumed_installation.mpi == ("-D__PLUMED_HAS_MPI=1" in done.stdout)
 
 
 def test_the_environment_is_enough_to_run_plumed(plumed_installation: Plumed) -> None:
@@ -525,6 +538,23 @@ def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
     sentence = done.stderr.strip().splitlines()[-1]
     assert "UserError: PLUMED cannot be built (`configure` failed)" in sentence
     assert "no working compiler" in Path(sentence.split()[-1]).read_text()
+
+
+def test_a_kernel_build_with_an_mpi_that_does_not_work(tmp_path: Path) -> None:
+    if kernel_module.tool("mpicxx") is None:
+        pytest.skip("there is no mpicxx: pip install mpich")
+    source = tmp_path / "plumed-optimised-mpi-build" / "plumed2"
+    source.mkdir(parents=True)
+    # PLUMED's configure goes on without MPI.
+    (source / "configure").write_text("#!/bin/sh\necho CPPFLAGS= > Makefile.conf\n")
+    (source / "configure").chmod(0o755)
+    done = run_python(
+        "from plumed_cv.kernel import build_optimised_kernel as b; b(mpi=True)",
+        PLUMED_CV_HOME=str(tmp_path),
+    )
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert "mpicxx: PLUMED cannot be built with this MPI; the messages are in " in sentence
+    assert Path(sentence.split()[-1]).is_file()
 
 
 def test_plumed_dat_as_written(tmp_path: Path) -> None:
