@@ -1,7 +1,8 @@
 """Pages of the site that are made from the sources: an mkdocs hook, which mkdocs.yml names.
 
 The page of an action is the PLUMEDOC comment of its C++ file and the keywords that it registers; a
-page of the reference is a module's docstrings; the pages for contributors lie at the top level.
+page of the reference is a module's docstrings; the pages for contributors lie at the top level, and
+the inputs to start from in a folder of their own.
 Formulas become MathML, which browsers draw without a script.
 """
 
@@ -26,6 +27,7 @@ TOP_LEVEL = {
     "overview.md": "README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
+    "inputs.md": "plumed_inputs/README.md",
 }
 # Links of the documentation to the sources that pages are made from lead to those pages.
 PAGES = {source: page for page, source in (ACTIONS | TOP_LEVEL).items()}
@@ -77,6 +79,12 @@ def _text(literals: str) -> str:
     return "".join(re.findall(r'"([^"]*)"', literals))
 
 
+def inputs() -> str:
+    """Return the files of plumed_inputs/, each under its name, Markdown."""
+    files = sorted(file for file in (ROOT / "plumed_inputs").iterdir() if file.suffix != ".md")
+    return "".join(f"\n## {file.name}\n\n```text\n{file.read_text()}```\n" for file in files)
+
+
 def modules() -> list[str]:
     """Return the public modules of the package but the command line, dotted."""
     files = sorted((ROOT / "plumed_cv").rglob("*.py"))
@@ -107,6 +115,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     made = {page: action_page(ROOT / source) for page, source in ACTIONS.items()}
     made |= {page: (ROOT / source).read_text() for page, source in TOP_LEVEL.items()}
+    made["inputs.md"] += inputs()
     made |= {f"api/{name}.md": module_page(name) for name in modules()}
     for page, content in made.items():
         files.append(File.generated(config, page, content=content))
@@ -124,9 +133,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not top_level:
             source = target.removeprefix("../")
             return f"[{words}]({PAGES[source]}" if source in PAGES and source != target else link[0]
-        if words == target and target.endswith(".md"):
-            words = (ROOT / target).read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-        return f"[{words}]({PAGES.get(target, target.removeprefix('docs/'))}"
+        if words == target.removeprefix("../") and target.endswith(".md"):
+            words = (ROOT / words).read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+        return f"[{words}]({PAGES.get(target, re.sub(r'^(../)?docs/', '', target))}"
 
     return re.sub(r"\[([^\]]*)\]\(([^)#]+)", led, markdown)
 

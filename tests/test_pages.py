@@ -51,7 +51,7 @@ ELSEWHERE = {
         "tests/test_molecules.py",
         "elsewhere/run.sh",
     ),
-    "plumed-cv init alanine alanine": ("tests/test_molecules.py", "build.py"),
+    "plumed-cv init alanine": ("tests/test_molecules.py", "build.py"),
     "plumed-cv run alanine/alanine.toml": ("tests/test_molecules.py", "workflow.run(given"),
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
