@@ -480,10 +480,11 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
 
 @pytest.mark.slow
 def test_the_default_recipe_knows_the_path_of_a_vacancy(tmp_path: Path) -> None:
-    """127 atoms, 10 000 structures: less than 1 % is lost, the paper's recipe loses more than 2 %.
+    """127 atoms, 10 000 structures: less than 1 % is lost, and by the paper's recipe over 1.5 %.
 
     Over seven seeds the default's errors are -0.42 +- 0.06 % of the barrier, -1.1 +- 0.4 meV of the
-    end point and 2.1 +- 0.3 meV RMS; over five the paper's is -3.7 +- 0.5 %.
+    end point and 2.1 +- 0.3 meV RMS; over five the paper's is -3.7 +- 0.5 %: each
+    limit is four standard deviations away or more.
     """
     done = command("init", "vacancy-fe", tmp_path / "vacancy")
     assert done.returncode == 0, done.stderr
@@ -498,4 +499,4 @@ def test_the_default_recipe_knows_the_path_of_a_vacancy(tmp_path: Path) -> None:
     assert abs(found["denoising"]["barrier_error_percent"]) < 1.0
     assert abs(found["denoising"]["end_point_error_eV"]) < 0.004  # 0 by symmetry
     assert found["denoising"]["rms_eV"] < 0.005
-    assert found["paper"]["barrier_error_percent"] < -2.0
+    assert found["paper"]["barrier_error_percent"] < -1.5
