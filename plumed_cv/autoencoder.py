@@ -5,8 +5,7 @@ told otherwise, on the processor or a GPU, as `training` says; handed over in do
 layers that `cv.CollectiveVariable` evaluates.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn import functional
 from plumed_cv import meanpath, pca
 from plumed_cv.cv import CollectiveVariable, Layer
 from plumed_cv.errors import UserError
+from plumed_cv.frame import chunks
 from plumed_cv.symmetry import Operation
 from plumed_cv.threads import one_thread
 from plumed_cv.training import Training
@@ -137,6 +137,7 @@ class Network:
         )
 
 
+@one_thread()
 def train(
     examples: Examples,
     training: Training,
@@ -165,11 +166,10 @@ def train(
     if not scale > 0:
         raise UserError("The structures do not differ; there is nothing to learn from them.")
     data = _Tensors.of(examples, scale, find_device(training.device), _DTYPES[training.precision])
-    with _one_thread():
-        runs = [
-            _restart(data, training, restart, scale**2, progress)
-            for restart in range(training.restarts)
-        ]
+    runs = [
+        _restart(data, training, restart, scale**2, progress)
+        for restart in range(training.restarts)
+    ]
     finite = [run for run in runs if np.isfinite(run[0][-1]).all()]
     if not finite:
         raise UserError("The training diverged; lower the learning rates of the schedule.")
@@ -290,8 +290,7 @@ def _along_the_line(displacements: NDArray[Any], frame: CollectiveVariable) -> N
     start, end = frame.end_displacements
     line = (end - start).ravel()
     parts = [
-        displacements[part].reshape(-1, line.size) @ line
-        for part in meanpath.chunks(len(displacements))
+        displacements[part].reshape(-1, line.size) @ line for part in chunks(len(displacements))
     ]
     return np.asarray((np.concatenate(parts) - start.ravel() @ line) / (line @ line))
 
@@ -383,17 +382,6 @@ def _restart(
         progress(before + epoch, training.n_epochs, loss * unit)
 
     return _descend(model, data, training, generator, report), model
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """At these sizes a thread pool costs more than it gives."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _descend(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from plumed_cv.babf import Profile, Surface
 from plumed_cv.energy import Reconstruction
@@ -189,7 +188,11 @@ def plot_localisation(path: Path | str, result: Reconstruction) -> None:
     initial = result.path.images[0]
     centre = int(found.amplitude.argmax())
     distances = initial.get_distances(centre, range(len(initial)), mic=bool(initial.pbc.any()))
-    for atoms, face in ((found.moving, "tab:blue"), (~found.moving, "white")):
+    groups = (
+        (found.moving, found.share, "tab:blue"),
+        (~found.moving, 1.0 - found.share, "white"),
+    )
+    for atoms, share, face in groups:
         axes.plot(
             distances[atoms],
             found.amplitude[atoms],
@@ -197,8 +200,7 @@ def plot_localisation(path: Path | str, result: Reconstruction) -> None:
             color="tab:blue",
             markerfacecolor=face,
             markersize=4,
-            label=f"{atoms.sum()} atoms with {100 * _share(found.motion, atoms):.0f} % "
-            "of the squared displacement",
+            label=f"{atoms.sum()} atoms with {100 * share:.0f} % of the squared displacement",
         )
     axes.axhline(found.noise, color="black", linestyle="--", linewidth=0.8, label="thermal noise")
     axes.set_xlabel("distance from the most mobile atom (Å)")
@@ -221,7 +223,3 @@ def _figure(path: Path | str) -> tuple[Figure, Any]:
 def _save(figure: Figure, path: Path | str) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
-
-
-def _share(motion: Array, atoms: NDArray[np.bool_]) -> float:
-    return float(motion[atoms].sum() / motion.sum())

@@ -6,6 +6,7 @@ which turns, it is the displacement after the translation and the rotation that 
 best to the reference. All lengths are in angstrom.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -173,17 +174,31 @@ def turned_back(
 def whole(positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDArray[Any]) -> Array:
     """Put a molecule together that the border of the cell has cut, shape (..., N, 3), angstrom.
 
-    Each atom is taken to the image nearest to one that it is bound to: neighbours are joined by the
-    shortest tree through the reference, whose longest distance must be below half the cell's width.
+    Each atom is taken to the image nearest to one that it is bound to, as by `bonds`, of which the
+    longest must be below half the cell's width.
+    """
+    joined = np.array(positions, dtype=np.float64)
+    inverse = np.linalg.inv(cell)
+    for parent, atom in bonds(reference_positions):
+        bond = joined[..., atom, :] - joined[..., parent, :]
+        joined[..., atom, :] -= np.rint(bond @ inverse) @ cell
+    return joined
+
+
+def bonds(reference_positions: NDArray[Any]) -> NDArray[np.int64]:
+    """Pairs of atoms that the shortest tree through all of them joins, shape (N - 1, 2).
+
+    The first of a pair is atom 0 or the second of an earlier pair.
     """
     tree = minimum_spanning_tree(cdist(reference_positions, reference_positions))
     order, parents = breadth_first_order(tree, 0, directed=False)
-    joined = np.array(positions, dtype=np.float64)
-    inverse = np.linalg.inv(cell)
-    for atom in order[1:]:
-        bond = joined[..., atom, :] - joined[..., parents[atom], :]
-        joined[..., atom, :] -= np.rint(bond @ inverse) @ cell
-    return joined
+    return np.stack([parents[order[1:]], order[1:]], axis=1).astype(np.int64)
+
+
+def chunks(n: int, size: int = 1000) -> Iterator[slice]:
+    """Consecutive pieces of n structures, whose coordinates are too many to be copied at once."""
+    for begin in range(0, n, size):
+        yield slice(begin, min(begin + size, n))
 
 
 def _checked(positions: NDArray[Any], reference_positions: NDArray[Any]) -> Array:

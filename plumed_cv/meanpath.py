@@ -10,7 +10,7 @@ the noise of the atoms is independent, atoms are moreover held to move as neighb
 (`elastic`). Lengths are in angstrom. M structures of N atoms, L functions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from plumed_cv import elastic
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
+from plumed_cv.frame import Array, chunks
 from plumed_cv.symmetry import Operation
 
 # At finite temperature a tilt of isosurfaces that varies along the process comes back magnified,
@@ -231,12 +231,6 @@ def _symmetrised(
         all_products += sign[:, None] * products * sign
         all_moments += sign[:, None, None] * turned
     return all_products / len(symmetry), all_moments / len(symmetry)
-
-
-def chunks(n: int, size: int = 1000) -> Iterator[slice]:
-    """Consecutive pieces of n structures."""
-    for begin in range(0, n, size):
-        yield slice(begin, min(begin + size, n))
 
 
 def _shrunk(raw: Array, noise: Array) -> Array:

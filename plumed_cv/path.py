@@ -3,7 +3,7 @@
 Lengths are in angstrom, energies in eV. K images of N atoms.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
-from plumed_cv.frame import Array, displacements
+from plumed_cv.frame import Array, chunks, displacements
 
 # Called after every optimisation step with the largest force (eV/A) and what is being done.
 Progress = Callable[[float, str], None]
@@ -125,7 +125,7 @@ class EnergyPath:
         """
         samples = np.empty((n_samples, *self.displacements.shape[1:]), dtype=np.float32)
         tangent_of = self.spline.derivative()
-        for chunk in _chunks(n_samples):
+        for chunk in chunks(n_samples):
             at = np.linspace(0.0, 1.0, n_samples)[chunk]
             noise = rng.normal(scale=variance_A2**0.5, size=samples[chunk].shape)
             noise -= noise.mean(axis=1, keepdims=True)
@@ -538,8 +538,3 @@ def _are_numbers(atoms: Atoms) -> bool:
         )
     except (TypeError, ValueError):
         return False
-
-
-def _chunks(n: int, size: int = 1000) -> Iterator[slice]:
-    for begin in range(0, n, size):
-        yield slice(begin, min(begin + size, n))

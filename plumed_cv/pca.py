@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from plumed_cv import meanpath
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
+from plumed_cv.frame import Array, chunks
 from plumed_cv.meanpath import MeanPath
 from plumed_cv.symmetry import Operation
 from plumed_cv.threads import one_thread
@@ -198,7 +198,7 @@ def _check_count(displacements: NDArray[Any], n_components: int) -> None:
 
 def _parts(displacements: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """The structures in pieces, flat, shape (up to 1000, 3N)."""
-    for part in meanpath.chunks(len(displacements)):
+    for part in chunks(len(displacements)):
         yield np.asarray(displacements[part]).reshape(-1, 3 * displacements.shape[1])
 
 

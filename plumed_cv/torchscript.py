@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
-from plumed_cv.frame import Array
+from plumed_cv.frame import Array, bonds
 
 
 def write_torchscript(cv: CollectiveVariable, path: Path | str) -> None:
@@ -61,13 +59,13 @@ class _Model(torch.nn.Module):
         self.linear = len(cv.encoder) == 1
         self.activation = cv.activation
         reference = cv.reference_positions
-        bonds, tree = np.zeros((0, 2), dtype=np.int64), np.zeros((0, 0))
+        pairs, tree = np.zeros((0, 2), dtype=np.int64), np.zeros((0, 0))
         if self.aligned:
-            bonds, tree = _spanning_tree(reference)
+            pairs, tree = _spanning_tree(reference)
             reference = reference - reference.mean(axis=0)
         if self.periodic:  # in fractions of the cell, which it follows
             reference = np.asarray(np.linalg.solve(cv.reference_cell.T, reference.T).T)
-        for name, array in {"reference": reference, "bonds": bonds, "tree": tree}.items():
+        for name, array in {"reference": reference, "bonds": pairs, "tree": tree}.items():
             self.register_buffer(name, torch.tensor(np.ascontiguousarray(array)))
         weights = [layer.weight for layer in cv.encoder]
         biases = [layer.bias for layer in cv.encoder]
@@ -188,14 +186,12 @@ def _spanning_tree(reference: Array) -> tuple[NDArray[np.int64], Array]:
 
     The image of an atom is the sum of those along the bonds that lead to it from the first one.
     """
-    tree = minimum_spanning_tree(cdist(reference, reference))
-    order, parents = breadth_first_order(tree, 0, directed=False)
-    bonds = np.array([(parents[atom], atom) for atom in order[1:]], dtype=np.int64)
-    path = np.zeros((len(reference), len(bonds)))
-    for k, (parent, atom) in enumerate(bonds):
+    pairs = bonds(reference)
+    path = np.zeros((len(reference), len(pairs)))
+    for k, (parent, atom) in enumerate(pairs):
         path[atom] = path[parent]
         path[atom, k] = 1.0
-    return bonds, path
+    return pairs, path
 
 
 def _ranges(serials: Sequence[int]) -> str:

@@ -29,6 +29,7 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
     from ase.build import bulk
 
     from plumed_cv import autoencoder, cv, meanpath
+    from plumed_cv.frame import chunks
     from plumed_cv.training import RECIPES
 
     rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
         return np.asarray(np.stack([2.5 * s, *waves], axis=1) @ axes)
 
     displacements = np.empty((n_structures, n_atoms, 3), dtype=np.float32)
-    for part in meanpath.chunks(n_structures):
+    for part in chunks(n_structures):
         noise = rng.standard_normal((len(s[part]), 3 * n_atoms), dtype=np.float32)
         whole = (curve(s[part]) + 0.07 * noise).reshape(-1, n_atoms, 3)
         displacements[part] = whole - whole.mean(axis=1, keepdims=True)
