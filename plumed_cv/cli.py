@@ -402,7 +402,7 @@ def train(
               plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
     """
     from plumed_cv import autoencoder, cv
-    from plumed_cv.path import cell_of, check_end_states, oriented, read_structure
+    from plumed_cv.structures import cell_of, check_end_states, oriented, read_structure
     from plumed_cv.training import RECIPES
     from plumed_cv.trajectory import read_displacements
 

@@ -1,4 +1,4 @@
-"""Paths at 0 K: nudged elastic band, paths that users bring, spline, and noisy samples.
+"""Paths at 0 K: their images, as users bring them, the curve through them, and noisy samples.
 
 Lengths are in angstrom, energies in eV. K images of N atoms.
 """
@@ -7,31 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.mep.neb import NEB, NEBOptimizer
-from ase.optimize import FIRE, LBFGS
-from ase.optimize.optimize import Optimizer
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array, chunks, displacements
-
-# Called after every optimisation step with the largest force (eV/A) and what is being done.
-Progress = Callable[[float, str], None]
+from plumed_cv.structures import cell_of, has_forces, oriented, read_structures
 
 # One file of all images of a path, or several in order.
 Files = Path | str | Sequence[Path | str]
-
-# Between images. With springs much softer than bonds dense images gather at the ends of the path.
-_SPRING_EV_A2 = 5.0
 
 # No two atoms are closer: who moves by less between two images has not changed places.
 _CLOSEST_A = 0.6
@@ -187,10 +176,10 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
     """
     name = name_of(files)
     if isinstance(files, Path | str):
-        given = _read(files, ":")
+        given = read_structures(files)
         names = [f"{name}: image {number}" for number in range(len(given))]
     else:
-        given = [_read(file, "-1:")[0] for file in files]
+        given = [read_structures(file, "-1:")[0] for file in files]
         names = [f"{file}: image {number}" for number, file in enumerate(files)]
     images = []
     for image_name, atoms in zip(names, given, strict=True):
@@ -234,219 +223,6 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
 def name_of(files: Files) -> str:
     """What messages call the images' files."""
     return str(files) if isinstance(files, Path | str) else f"{files[0]} ... {files[-1]}"
-
-
-def has_forces(atoms: Atoms) -> bool:
-    """Whether a structure carries its energy and forces."""
-    return atoms.calc is not None and {"energy", "forces"} <= set(atoms.calc.results)
-
-
-def with_forces(
-    images: Sequence[Atoms],
-    new_calculator: Callable[[], Calculator],
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[Atoms]:
-    """Copies of images with energies and forces, computed where they are missing.
-
-    Parameters
-    ----------
-    images
-        The structures.
-    new_calculator
-        Makes a calculator of energy (eV) and forces (eV/A).
-    progress
-        Called with the number of images done.
-    """
-    complete = []
-    for image in images:
-        atoms = image
-        if not has_forces(image):
-            atoms = image.copy()
-            atoms.calc = new_calculator()
-            _freeze(atoms)
-        complete.append(atoms)
-        progress(len(complete))
-    return complete
-
-
-def read_structure(path: Path | str) -> Atoms:
-    """Read the (last) structure of a file in any format that ASE reads.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, cannot be read, or holds positions that are not finite.
-    """
-    atoms: Atoms = _read(path, "-1:")[0]
-    if len(atoms) < 2 or not np.isfinite(atoms.positions).all():
-        raise UserError(f"{path}: needs at least two atoms with finite positions.")
-    return atoms
-
-
-def oriented(atoms: Atoms) -> Atoms:
-    """Return a copy turned as LAMMPS needs it: first cell vector along x, second in the xy plane.
-
-    Energy and forces of a finished calculation come along. A collective variable depends on the
-    orientation, so structures are turned once, when they come in, and everything afterwards sees
-    the same frame. Structures with the same cell are turned in the same way. Without periodic
-    boundaries nothing is turned.
-
-    Raises
-    ------
-    UserError
-        If the cell vectors are left-handed.
-    """
-    turned = atoms.copy()
-    rotation = np.eye(3)
-    if turned.pbc.any() and not is_oriented(turned.cell.array):
-        if np.linalg.det(turned.cell.array) <= 0:
-            raise UserError("the cell vectors are left-handed; swap two of them")
-        cell, rotation = turned.cell.standard_form()
-        turned.positions = turned.positions @ rotation.T
-        turned.set_cell(np.tril(cell.array))
-    if isinstance(atoms.calc, SinglePointCalculator) and has_forces(atoms):
-        energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
-        turned.calc = SinglePointCalculator(turned, energy=energy, forces=forces @ rotation.T)
-    return turned  # type: ignore[no-any-return]
-
-
-def is_oriented(cell: Array) -> bool:
-    """Whether the cell's first vector is along x and its second in the xy plane."""
-    return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
-
-
-def cell_of(atoms: Atoms) -> Array:
-    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without borders.
-
-    Raises
-    ------
-    UserError
-        If it is periodic along one or two directions only.
-    """
-    if not atoms.pbc.any():
-        return np.zeros((3, 3))
-    if not atoms.pbc.all():
-        raise UserError(
-            "The structure is periodic along some directions only; make it periodic along all "
-            "three, with vacuum where it ends."
-        )
-    return np.asarray(atoms.cell.array, dtype=np.float64)
-
-
-def check_end_states(initial: Atoms, final: Atoms) -> None:
-    """Refuse end states that are not of one system.
-
-    Raises
-    ------
-    UserError
-        If the structures differ in their atoms, the order of these or the cell.
-    """
-    if len(initial) != len(final):
-        raise UserError(
-            f"The initial state has {len(initial)} atoms and the final state {len(final)}."
-        )
-    for index, (a, b) in enumerate(zip(initial.symbols, final.symbols, strict=True)):
-        if a != b:
-            raise UserError(
-                f"Atom {index + 1} is {a} in the initial and {b} in the final state; both "
-                "must list the same atoms in the same order."
-            )
-    if not np.allclose(cell_of(initial), cell_of(final), atol=1e-6):
-        raise UserError("The initial and final states have different cells; give both the same.")
-
-
-def minimum_energy_path(
-    initial: Atoms,
-    final: Atoms,
-    new_calculator: Callable[[], Calculator],
-    n_images: int = 19,
-    fmax_eV_A: float = 1e-3,
-    max_steps: int = 5000,
-    progress: Progress = lambda fmax, stage: None,
-    interpolation: Literal["idpp", "linear"] = "idpp",
-) -> EnergyPath:
-    """Relax two end states and find the minimum energy path between them.
-
-    Climbing-image nudged elastic band with improved tangents.
-
-    Parameters
-    ----------
-    initial, final
-        The end states; the same atoms in the same order, in the same cell.
-    new_calculator
-        Makes a calculator of energy (eV) and forces (eV/A); each image has its own.
-    n_images
-        Number of images K, end states included.
-    fmax_eV_A
-        Largest force left on an atom, across the path for the images, eV/A.
-    max_steps
-        Limit on the optimisation steps of each stage.
-    progress
-        Called after every optimisation step.
-    interpolation
-        The first guess: the image-dependent pair potential's, which keeps atoms apart and takes
-        memory and time as N^2, or a straight line, enough where no atom passes another.
-
-    Raises
-    ------
-    UserError
-        If the end states do not fit together, relax to the same minimum, or the forces do not
-        converge within `max_steps`.
-    """
-    check_end_states(initial, final)
-    start, end = initial.copy(), final.copy()
-    for name, state in (("initial state", start), ("final state", end)):
-        state.calc = new_calculator()
-        _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
-        # In a long soft valley small forces still mean energies that a low barrier does not bear.
-        newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
-        _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
-        _freeze(state)
-    cell = cell_of(start)
-    step = displacements(end.positions, cell, start.positions, cell)
-    if np.linalg.norm(step) < 0.05:
-        raise UserError("The initial and final states relax to the same structure.")
-    forces = end.get_forces()
-    energy = end.get_potential_energy()
-    end.positions = start.positions + step
-    end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
-
-    images = [start, *(start.copy() for _ in range(n_images - 2)), end]
-    band = NEB(images, k=_SPRING_EV_A2, method="improvedtangent")
-    band.interpolate(method=interpolation, mic=False)
-    for image in images[1:-1]:
-        image.calc = new_calculator()
-    _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
-    band.climb = True
-    # FIRE needs the more steps the more images there are, and L-BFGS diverges in shallow valleys.
-    # This one measures the largest component of a force, not the norm.
-    adaptive = NEBOptimizer(band, logfile=None)
-    _minimise(adaptive, fmax_eV_A / 3**0.5, max_steps, "climbing image", progress)
-    for image in images[1:-1]:
-        _freeze(image)
-    return EnergyPath(tuple(images))
-
-
-def _minimise(
-    optimiser: Optimizer, fmax: float, max_steps: int, stage: str, progress: Progress
-) -> None:
-    optimiser.attach(lambda: progress(_largest_force(optimiser), stage))
-    if not optimiser.run(fmax=fmax, steps=max_steps):
-        raise UserError(
-            f"The {stage} did not converge to {fmax:.2g} eV/A in {max_steps} steps (largest force "
-            f"{_largest_force(optimiser):.2g} eV/A); check the end states and the potential."
-        )
-
-
-def _largest_force(optimiser: Optimizer) -> float:
-    forces = optimiser.optimizable.get_gradient().reshape(-1, 3)
-    return float(np.sqrt((forces**2).sum(axis=1).max()))
-
-
-def _freeze(atoms: Atoms) -> None:
-    """Keep energy and forces with the structure, without the calculator."""
-    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
 
 
 def _displacements(atoms: Atoms, reference: Atoms) -> Array:
@@ -506,35 +282,3 @@ def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
                 "was in the image before; give all images the same order of atoms, or more images "
                 "if they do change places."
             )
-
-
-def _read(path: Path | str, index: str) -> list[Atoms]:
-    try:
-        images = ase.io.read(path, index)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the file does not exist.") from None
-    except Exception as error:  # ASE's readers raise whatever their parsers raise
-        raise UserError(f"{path}: ASE cannot read it as a structure ({error}).") from None
-    for atoms in images:
-        if has_forces(atoms) and not _are_numbers(atoms):
-            raise UserError(
-                f"{path}: holds an energy, forces, magnetic moments or charges that are no numbers."
-            )
-    return list(images)
-
-
-def _are_numbers(atoms: Atoms) -> bool:
-    """Whether energy and forces are; ASE's readers take any word for a value."""
-    energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
-    # For ASE, atoms with a NaN in these are others than those that the energy is of.
-    others = [atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()]
-    if not all(np.isfinite(array).all() for array in others):
-        return False
-    try:
-        return (
-            energy is not None
-            and np.asarray(energy, dtype=float).ndim == 0
-            and np.asarray(forces, dtype=float).shape == atoms.positions.shape
-        )
-    except (TypeError, ValueError):
-        return False

@@ -25,7 +25,9 @@ from ase.build import bulk
 from plumed_cv import workflow
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.files import write_text
-from plumed_cv.path import EnergyPath, load_path, minimum_energy_path, oriented
+from plumed_cv.neb import minimum_energy_path
+from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.structures import oriented
 from python.references import harmonic
 from python.zero_kelvin import systems
 

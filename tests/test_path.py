@@ -13,14 +13,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from plumed_cv.errors import UserError
-from plumed_cv.path import (
-    EnergyPath,
-    check_end_states,
-    load_path,
-    minimum_energy_path,
-    read_images,
-    with_forces,
-)
+from plumed_cv.neb import minimum_energy_path, with_forces
+from plumed_cv.path import EnergyPath, load_path, read_images
+from plumed_cv.structures import check_end_states
 
 CURVATURE, HEIGHT, SPRING = 0.6, 0.5, 3.0
 

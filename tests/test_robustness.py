@@ -24,7 +24,7 @@ from plumed_cv.babf import profile
 from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
-from plumed_cv.path import read_structure
+from plumed_cv.structures import read_structure
 from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed

@@ -25,7 +25,8 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed
-from plumed_cv.path import load_path, read_structure
+from plumed_cv.path import load_path
+from plumed_cv.structures import read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from plumed_cv.workflow.results import stopped_by

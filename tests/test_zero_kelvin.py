@@ -11,7 +11,7 @@ from ase.optimize import FIRE
 from plumed_cv import energy
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.frame import Array
-from plumed_cv.path import check_end_states
+from plumed_cv.structures import check_end_states
 from python.zero_kelvin import systems
 from python.zero_kelvin.systems import LATTICE_A, SYSTEMS
 

@@ -21,7 +21,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array
-from plumed_cv.path import is_oriented
+from plumed_cv.structures import cell_of, is_oriented
 
 Thermostat = Literal["langevin", "brownian"]
 
@@ -121,8 +121,7 @@ class State:
     @classmethod
     def of(cls, atoms: Atoms) -> Self:
         """Return positions and cell of `atoms`, to start with fresh velocities."""
-        cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
-        return cls(atoms.positions.copy(), cell.copy())
+        return cls(atoms.positions.copy(), cell_of(atoms).copy())
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -227,7 +226,8 @@ class Engine(ABC):
     ----------
     atoms
         The atoms: their species, order, cell and periodic boundaries (all directions or none). The
-        cell must be as `path.oriented` makes it: trajectory files keep only lengths and angles.
+        cell must be as `structures.oriented` makes it: trajectory files keep only lengths and
+        angles.
 
     Raises
     ------
@@ -237,7 +237,7 @@ class Engine(ABC):
 
     def __init__(self, atoms: Atoms) -> None:
         self.symbols = tuple(atoms.symbols)
-        self.periodic = _periodicity(atoms)
+        self.periodic = bool(cell_of(atoms).any())
         _check_cell(atoms)
 
     @abstractmethod
@@ -339,7 +339,7 @@ class Engine(ABC):
                     f"atom {index + 1} is {found} and the engine was set up with {expected} there; "
                     "give all structures the same order of atoms"
                 )
-        if _periodicity(atoms) != self.periodic:
+        if bool(cell_of(atoms).any()) != self.periodic:
             raise UserError("the structures differ in their periodic boundaries")
         _check_cell(atoms)
 
@@ -450,17 +450,6 @@ class _EngineCalculator(Calculator):
             self.results["stress"] = stress
 
 
-def _periodicity(atoms: Atoms) -> bool:
-    if atoms.pbc.all():
-        return True
-    if atoms.pbc.any():
-        raise UserError(
-            f"periodic boundaries {atoms.pbc.tolist()}: give all three directions or none; for a "
-            "surface make the third one periodic too, with vacuum in the cell"
-        )
-    return False
-
-
 def _check_cell(atoms: Atoms) -> None:
     if not atoms.pbc.any():
         return
@@ -469,5 +458,5 @@ def _check_cell(atoms: Atoms) -> None:
     if not is_oriented(atoms.cell.array):
         raise UserError(
             f"cell {atoms.cell.array.tolist()}: engines need the first vector along x and the "
-            "second in the xy plane; rotate the structures (plumed_cv.path.oriented)"
+            "second in the xy plane; rotate the structures (plumed_cv.structures.oriented)"
         )

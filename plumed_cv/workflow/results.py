@@ -15,9 +15,10 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.figures import plot_profiles
 from plumed_cv.files import read_json, replacing, write_text
-from plumed_cv.path import EnergyPath, cell_of
+from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Reporter
+from plumed_cv.structures import cell_of
 from plumed_cv.workflow.directory import RunDirectory
 
 # The results with an error bar, by the beginning of their keys, and how they are called.

@@ -31,8 +31,8 @@ from plumed_cv.config import Config, Lammps, Sampling, System
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.kernel import cxx_compiler
-from plumed_cv.path import oriented
 from plumed_cv.plumed import babf_input, build_plugin
+from plumed_cv.structures import oriented
 
 NUMBERS = (2, 10, 100, 1000)
 STEP_US = 140.0

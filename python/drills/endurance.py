@@ -15,8 +15,8 @@ from ase import Atoms
 
 from plumed_cv.cv import random_model
 from plumed_cv.kernel import cxx_compiler
-from plumed_cv.path import read_structure
 from plumed_cv.plumed import build_plugin
+from plumed_cv.structures import read_structure
 from python.drills.fuzzers import CPP
 from python.drills.runs import command, prepare
 

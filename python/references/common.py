@@ -20,7 +20,8 @@ from plumed_cv.engines import Dynamics
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.files import write_text
 from plumed_cv.frame import Array
-from plumed_cv.path import EnergyPath, load_path, minimum_energy_path
+from plumed_cv.neb import minimum_energy_path
+from plumed_cv.path import EnergyPath, load_path
 from python.zero_kelvin.systems import LATTICE_A, POTENTIAL, vacancy
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed
-from plumed_cv.path import read_structure
+from plumed_cv.structures import read_structure
 from plumed_cv.trajectory import read_displacements
 from tests.engines.test_protocol import (
     EPSILON,

@@ -23,7 +23,7 @@ from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed
-from plumed_cv.path import oriented
+from plumed_cv.structures import oriented
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from ase.build import bulk
 from plumed_cv import babf
 from plumed_cv.cv import linear, random_model
 from plumed_cv.frame import Array
-from plumed_cv.path import oriented
+from plumed_cv.structures import oriented
 
 FOLDER = Path(__file__).parents[2] / "plumed_inputs"
 UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
