@@ -16,24 +16,17 @@ from typing import Any
 
 import numpy as np
 from ase import units
-from numpy.typing import NDArray
 from scipy.integrate import trapezoid
-from scipy.interpolate import CubicHermiteSpline, CubicSpline
+from scipy.interpolate import CubicHermiteSpline
 
-from plumed_cv import cv, pca, symmetry
+from plumed_cv import cv, localisation, pca, symmetry
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
+from plumed_cv.localisation import Localisation
 from plumed_cv.path import EnergyPath
 from plumed_cv.threads import one_thread
 from plumed_cv.training import Training
-
-SUBDIVISIONS = 32  # of the path between two images
-SCREE = 30  # components of the curve of Fig. 2
-MINIMUM_COMPONENTS = 12
-
-# Shares of the path's squared displacement above which a process is localised, or partly so.
-LOCALISED, PARTLY_LOCALISED = 0.8, 0.6
 
 # Units in eV and angstrom that forces, and energies, are handed over in by mistake.
 _FORCE_UNITS = {
@@ -88,69 +81,6 @@ class EnergyProfile:
         """Root mean square difference to another profile along the path, eV."""
         square = (self.energy - other.energy) ** 2
         return float(trapezoid(square, self.parameter) ** 0.5)
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """Which atoms take part in a process: more than the thermal noise of one coordinate.
-
-    Parameters
-    ----------
-    amplitude
-        var_{D,a} of Eq. 3, shape (N,), angstrom.
-    noise
-        Standard deviation of the noise of one coordinate, angstrom.
-    motion
-        Each atom's squared displacement along the path without noise, about its mean and averaged
-        over the path, shape (N,), A^2.
-    """
-
-    amplitude: Array
-    noise: float
-    motion: Array
-
-    def __repr__(self) -> str:
-        return (
-            f"Localisation({self.verdict}: {100 * self.share:.0f} % of the motion on "
-            f"{self.moving.sum()} of {len(self.motion)} atoms)"
-        )
-
-    @property
-    def moving(self) -> NDArray[np.bool_]:
-        """The atoms whose var_{D,a} exceeds the noise, shape (N,)."""
-        return np.asarray(self.amplitude > self.noise)
-
-    @property
-    def share(self) -> float:
-        """What the moving atoms have of the path's squared displacement, 0 to 1."""
-        return float(self.motion[self.moving].sum() / self.motion.sum())
-
-    @property
-    def participation(self) -> float:
-        """How many atoms share the motion, 1 to N: (sum m)^2 / sum m^2 of the motion m."""
-        return float(self.motion.sum() ** 2 / (self.motion**2).sum())
-
-    @property
-    def verdict(self) -> str:
-        """Localised, partly localised or extended: by the share of the moving atoms."""
-        if self.share >= LOCALISED:
-            return "localised"
-        return "partly localised" if self.share >= PARTLY_LOCALISED else "extended"
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in a sentence with its reason and what to expect."""
-        expect = {
-            "localised": "an autoencoder suits it",
-            "partly localised": "it needs more structures than a localised one",
-            "extended": "barriers come out too low unless very many structures are drawn",
-        }[self.verdict]
-        return (
-            f"The process is {self.verdict}, {expect}: {100 * self.share:.0f} % of the squared "
-            f"displacement is on {self.moving.sum()} of {len(self.motion)} atoms, those that "
-            f"exceed the thermal noise of {self.noise:.3f} Å (participation number "
-            f"{self.participation:.1f})."
-        )
 
 
 @dataclass(frozen=True)
@@ -249,15 +179,7 @@ class Reconstruction:
             "symmetry_operations": self.n_operations,
             "activation": self.training.activation,
             "profiles": {name: compare(profile, self.neb) for name, profile in profiles.items()},
-            "localisation": {
-                "verdict": self.localisation.verdict,
-                "sentence": self.localisation.sentence,
-                "moving_atoms": int(self.localisation.moving.sum()),
-                "share_of_moving_atoms": self.localisation.share,
-                "participation": self.localisation.participation,
-                "noise_A": self.localisation.noise,
-                "var_D_A": self.localisation.amplitude.tolist(),
-            },
+            "localisation": self.localisation.as_dict(),
             "final_loss_A2": float(self.losses[-1]),
             "losses_A2": self.losses.tolist(),
             "fraction_of_variance": self.fraction_of_variance.tolist(),
@@ -296,29 +218,6 @@ def compare(profile: EnergyProfile, reference: EnergyProfile) -> dict[str, float
     }
 
 
-class _Curve:
-    """Cubic splines through images: weights of the K images on a fine grid of the path.
-
-    A spline of any property of the images, and its derivative, are these weights times the
-    property, so nothing of the size of a structure is needed on the grid.
-    """
-
-    def __init__(self, path: EnergyPath) -> None:
-        knots = path.arc_length
-        fractions = np.arange(SUBDIVISIONS) / SUBDIVISIONS
-        grid = (knots[:-1, None] + np.diff(knots)[:, None] * fractions).ravel()
-        spline = CubicSpline(knots, np.eye(len(knots)))
-        self.parameter = np.append(grid, 1.0)
-        self.values = spline(self.parameter)
-        self.slopes = spline(self.parameter, 1)
-        self.at_images = np.arange(len(knots)) * SUBDIVISIONS
-
-    def integral(self, slope: Array) -> EnergyProfile:
-        """The profile of given slopes dE/dlambda: the trapezoid of Eq. 20 on the fine grid."""
-        steps = 0.5 * (slope[1:] + slope[:-1]) * np.diff(self.parameter)
-        return EnergyProfile(self.parameter, np.concatenate([[0.0], np.cumsum(steps)]))
-
-
 def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
     """Energy along a path from the force along a collective variable alone (Eqs. 18-20).
 
@@ -339,14 +238,13 @@ def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProf
     UserError
         If the variable is one of other atoms.
     """
-    curve = _Curve(path)
-    x, slopes, gradients = _in_components(path, variable, curve)
+    x, slopes, gradients = _in_components(path, variable)
     jacobian = variable.encoder_jacobian(x)  # (G, d, D)
     dxi = jacobian @ slopes[..., None]
     gram = jacobian @ np.swapaxes(jacobian, -1, -2)
     # The pseudo-inverse: where a latent dimension is flat, the force along it counts nothing.
     mean_force = np.linalg.pinv(gram, hermitian=True) @ (jacobian @ gradients[..., None])
-    return curve.integral(np.sum(dxi * mean_force, axis=(1, 2)))
+    return _integral(path, np.sum(dxi * mean_force, axis=(1, 2)))
 
 
 def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
@@ -354,22 +252,21 @@ def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyPr
 
     What a perfect collective variable of these components would give: the `PCA` of Figs. 5 and 6.
     """
-    curve = _Curve(path)
-    _, slopes, gradients = _in_components(path, variable, curve)
-    return curve.integral(np.sum(slopes * gradients, axis=1))
+    _, slopes, gradients = _in_components(path, variable)
+    return _integral(path, np.sum(slopes * gradients, axis=1))
 
 
 def along_path(path: EnergyPath) -> EnergyProfile:
     """Energy along a path from all of the forces: must be the energies of the images."""
-    curve = _Curve(path)
+    curve = path.curve
     flat = (len(path.images), -1)
     work = -path.displacements.reshape(flat) @ path.forces.reshape(flat).T  # (K, K)
-    return curve.integral(np.sum((curve.slopes @ work) * curve.values, axis=1))
+    return _integral(path, np.sum((curve.slopes @ work) * curve.values, axis=1))
 
 
 def of_images(path: EnergyPath) -> EnergyProfile:
     """The images' energies, between them by cubic polynomials with the slope of their forces."""
-    curve = _Curve(path)
+    curve = path.curve
     flat = (len(path.images), -1)
     tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(flat)
     slopes = -np.sum(tangents * path.forces.reshape(flat), axis=1)
@@ -382,7 +279,7 @@ def force_across(path: EnergyPath) -> float:
 
     On the end states, which should be minima, all of the force counts.
     """
-    curve = _Curve(path)
+    curve = path.curve
     tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(len(path.images), -1)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     tangents[[0, -1]] = 0.0
@@ -405,7 +302,7 @@ def check_forces(path: EnergyPath) -> float:
     UserError
         If forces have another sign or unit than the energies, or do not belong to them.
     """
-    curve = _Curve(path)
+    curve = path.curve
     work = along_path(path).energy[curve.at_images]
     energies = path.energies
     spread = float(np.ptp(energies))
@@ -425,38 +322,6 @@ def check_forces(path: EnergyPath) -> float:
         f"{path.name}: the forces along the path add up to {ratio:.3g} times the energies of the "
         "images; give forces in eV/A of the same calculation as the energies, or more images."
     )
-
-
-def localisation(
-    path: EnergyPath, principal: pca.PrincipalComponents, noise: float
-) -> Localisation:
-    """Which atoms take part in a process, from the components of its noisy path (Eq. 3).
-
-    Parameters
-    ----------
-    path
-        The path without noise.
-    principal
-        Principal components of its noisy structures.
-    noise
-        Standard deviation of the noise of one coordinate, angstrom.
-    """
-    curve = _Curve(path)
-    weights = np.gradient(curve.parameter)
-    weights[[0, -1]] *= 0.5
-    weights /= weights.sum()
-    positions = path.displacements.reshape(len(path.images), -1)
-    moments = curve.values.T @ (weights[:, None] * curve.values)
-    squares = np.sum((moments @ positions) * positions, axis=0)
-    squares -= (weights @ curve.values @ positions) ** 2
-    motion = np.maximum(squares, 0.0).reshape(-1, 3).sum(axis=1)
-    return Localisation(principal.localisation, noise, motion)
-
-
-def number_of_components(elbow: int, n_structures: int, n_atoms: int, training: Training) -> int:
-    """D for an elbow: twice that (Sec. 2.2), 12 at least, and no more than there are."""
-    most = min(n_structures - 1, 3 * n_atoms - 3)  # translations are no components
-    return training.limited(min(max(2 * elbow, MINIMUM_COMPONENTS), most), at_rest=True)
 
 
 @one_thread()
@@ -481,7 +346,7 @@ def reconstruct(
     variance_A2
         Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
     n_components
-        Principal components D; by the elbow if None, see `number_of_components`.
+        Principal components D; by the elbow if None, see `pca.scree`.
     training
         Network and schedule; the defaults with `seed` if None.
     seed
@@ -519,9 +384,7 @@ def reconstruct(
     samples = path.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
     lap("structures")
     progress(0, total, "principal components")
-    n_atoms = len(path.species)
-    scree = pca.fit(samples, min(SCREE, n_structures - 1, 3 * n_atoms - 3), seed)
-    elbow = pca.elbow(scree.fraction_of_variance)
+    scree = pca.scree(samples, seed)
     lap("components")
     wanted = use_symmetry and "mean path" in (training.subspace, training.target)
     operations = symmetry.of_path(path, frame) if wanted else []
@@ -529,7 +392,7 @@ def reconstruct(
     variable, principal, network = autoencoder.learn(
         samples,
         frame,
-        n_components or number_of_components(elbow, n_structures, n_atoms, training),
+        n_components or training.limited(scree.n_components, at_rest=True),
         training,
         lambda epoch, epochs, loss: progress(epoch, epochs, f"error {loss**0.5:.4f} A"),
         {"path": path.name, "noise_A2": variance_A2},
@@ -538,8 +401,7 @@ def reconstruct(
         through_ends=True,
     )
     lap("training")
-    curve = _Curve(path)
-    x, _, _ = _in_components(path, variable, curve)
+    x, _, _ = _in_components(path, variable)
     return Reconstruction(
         path=path,
         neb=of_images(path),
@@ -548,8 +410,8 @@ def reconstruct(
         forces=along_path(path),
         xi=variable.encode(x),
         fraction_of_variance=scree.fraction_of_variance,
-        elbow=elbow,
-        localisation=localisation(path, principal, variance_A2**0.5),
+        elbow=scree.elbow,
+        localisation=localisation.of_path(path, principal, variance_A2**0.5),
         variable=variable,
         training=training,
         n_operations=len(operations),
@@ -561,15 +423,14 @@ def reconstruct(
     )
 
 
-def _in_components(
-    path: EnergyPath, variable: CollectiveVariable, curve: _Curve
-) -> tuple[Array, Array, Array]:
+def _in_components(path: EnergyPath, variable: CollectiveVariable) -> tuple[Array, Array, Array]:
     """Components x, dx/dlambda and U_D^T grad V on the grid, each of shape (G, D)."""
     if variable.species != path.species:
         raise UserError(f"{path.name}: the collective variable is one of other atoms.")
     positions = np.stack([image.positions for image in path.images])
     x = variable.components(variable.displacements(positions, path.cell))
     gradients = -path.forces.reshape(len(positions), -1) @ variable.pca_components.T
+    curve = path.curve
     return curve.values @ x, curve.slopes @ x, curve.values @ gradients
 
 
@@ -581,3 +442,10 @@ def _mistakes() -> Iterator[tuple[float, str]]:
     for unit, factor in _ENERGY_UNITS.items():
         yield factor, f"the energies are in {unit}: multiply them by {factor:.6g}"
     yield -1.0, "the forces are gradients, they point uphill: multiply them by -1"
+
+
+def _integral(path: EnergyPath, slope: Array) -> EnergyProfile:
+    """The profile of given slopes dE/dlambda: the trapezoid of Eq. 20 on the fine grid."""
+    parameter = path.curve.parameter
+    steps = 0.5 * (slope[1:] + slope[:-1]) * np.diff(parameter)
+    return EnergyProfile(parameter, np.concatenate([[0.0], np.cumsum(steps)]))

@@ -12,7 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
-from scipy.interpolate import Akima1DInterpolator
+from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
@@ -22,8 +22,41 @@ from plumed_cv.structures import cell_of, has_forces, oriented, read_structures
 # One file of all images of a path, or several in order.
 Files = Path | str | Sequence[Path | str]
 
+SUBDIVISIONS = 32  # of the path between two images
+
 # No two atoms are closer: who moves by less between two images has not changed places.
 _CLOSEST_A = 0.6
+
+
+class Curve:
+    """Cubic splines through images: weights of the K images on a fine grid of the path.
+
+    A spline of any property of the images, and its derivative, are these weights times the
+    property, so nothing of the size of a structure is needed on the grid.
+
+    Parameters
+    ----------
+    knots
+        Fractional arc length of the images, shape (K,).
+
+    Attributes
+    ----------
+    parameter
+        Fractional arc length on the grid, shape (G,).
+    values, slopes
+        The weights of a property's spline and of its derivative to the arc length, shape (G, K).
+    at_images
+        Where on the grid the images are, shape (K,).
+    """
+
+    def __init__(self, knots: Array) -> None:
+        fractions = np.arange(SUBDIVISIONS) / SUBDIVISIONS
+        grid = (knots[:-1, None] + np.diff(knots)[:, None] * fractions).ravel()
+        spline = CubicSpline(knots, np.eye(len(knots)))
+        self.parameter = np.append(grid, 1.0)
+        self.values = spline(self.parameter)
+        self.slopes = spline(self.parameter, 1)
+        self.at_images = np.arange(len(knots)) * SUBDIVISIONS
 
 
 @dataclass(frozen=True)
@@ -92,6 +125,11 @@ class EnergyPath:
     def spline(self) -> Akima1DInterpolator:
         """X(lambda): Akima spline of the displacements over fractional arc length (Sec. 3.2)."""
         return Akima1DInterpolator(self.arc_length, self.displacements, axis=0)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Cubic splines through the images, on a fine grid."""
+        return Curve(self.arc_length)
 
     def noisy_samples(
         self, n_samples: int, variance_A2: float, rng: np.random.Generator

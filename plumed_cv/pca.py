@@ -15,6 +15,9 @@ from plumed_cv.meanpath import MeanPath
 from plumed_cv.symmetry import Operation
 from plumed_cv.threads import one_thread
 
+SCREE = 30  # components of the curve of Fig. 2
+FEWEST_COMPONENTS = 12
+
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 10
 
@@ -163,6 +166,57 @@ def fit_mean_path(
     return _principal(mean, components[leading], singular[leading] ** 2, total_variance), path
 
 
+@dataclass(frozen=True)
+class Scree:
+    """How much of the variance the components explain (Fig. 2), and how many of them to take.
+
+    Parameters
+    ----------
+    fraction_of_variance
+        Of the leading components, at most 30.
+    elbow
+        How many of them are above the noise.
+    n_components
+        D: twice the elbow (Sec. 2.2), 12 at least, and no more than there are.
+    """
+
+    fraction_of_variance: Array
+    elbow: int
+    n_components: int
+
+
+def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) -> Scree:
+    """Choose the number of components by the elbow of the structures' variance.
+
+    Parameters
+    ----------
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom.
+    seed
+        Seed of the random projections.
+    aligned
+        As for `most_components`.
+
+    Raises
+    ------
+    UserError
+        As for `fit`.
+    """
+    most = most_components(displacements, aligned=aligned)
+    found = fit(displacements, min(SCREE, most), seed).fraction_of_variance
+    above = elbow(found)
+    return Scree(found, above, min(max(2 * above, FEWEST_COMPONENTS), most))
+
+
+def most_components(displacements: NDArray[Any], *, aligned: bool = False) -> int:
+    """How many principal components structures, shape (M, N, 3), can have.
+
+    Translations are none; rotations are none where structures are aligned.
+    """
+    n, n_atoms = displacements.shape[:2]
+    return int(min(n - 1, 3 * n_atoms - (6 if aligned else 3)))
+
+
 def elbow(fraction_of_variance: Array) -> int:
     """Number of components above the plateau of thermal noise (elbow of Fig. 2).
 
@@ -185,11 +239,11 @@ def elbow(fraction_of_variance: Array) -> int:
 
 
 def _check_count(displacements: NDArray[Any], n_components: int) -> None:
-    n, n_atoms = displacements.shape[:2]
-    largest = min(n - 1, 3 * n_atoms - 3)
+    largest = most_components(displacements)
     if n_components < 1:
         raise UserError(f"{n_components} principal components: ask for one or more.")
     if n_components > largest:
+        n, n_atoms = displacements.shape[:2]
         raise UserError(
             f"{n_components} principal components need more than {n} structures of {n_atoms} "
             f"atoms; sample longer or ask for at most {max(largest, 0)}."

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from plumed_cv import babf
-from plumed_cv.energy import EnergyProfile, Localisation
+from plumed_cv.energy import EnergyProfile
+from plumed_cv.localisation import Localisation
 from plumed_cv.pca import PrincipalComponents
 from tests import vacancy
 

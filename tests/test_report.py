@@ -16,8 +16,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from plumed_cv import babf, config, cv, report, workflow
-from plumed_cv.energy import Localisation
 from plumed_cv.errors import UserError
+from plumed_cv.localisation import Localisation
 from plumed_cv.report import contents, scene
 from plumed_cv.report.numbers import duration, scientific, with_error
 from tests import vacancy

@@ -13,10 +13,10 @@ from plumed_cv import babf, convergence, provenance, sampling, workflow
 from plumed_cv.babf.profiles import FEWEST_BLOCKS
 from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.energy import Localisation
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json
 from plumed_cv.frame import Array
+from plumed_cv.localisation import Localisation
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.pca import PrincipalComponents
 

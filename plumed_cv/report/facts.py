@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import provenance, workflow
-from plumed_cv.path import EnergyPath
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.report.numbers import duration, scientific, with_error
@@ -436,11 +435,11 @@ def write_localisation(run: Run, output: Path) -> bool:
         return False
     variable, found = located
     cell = variable.reference_cell
-    ends = tuple(
+    ends = [
         Atoms(variable.species, variable.reference_positions + u, cell=cell, pbc=bool(cell.any()))
         for u in variable.end_displacements
-    )
-    workflow.write_localisation(output, EnergyPath(ends), found)
+    ]
+    found.write(output, ends)
     return True
 
 

@@ -32,7 +32,7 @@ from plumed_cv.workflow.results import (
     in_words,
     summary,
 )
-from plumed_cv.workflow.zero_kelvin import energy, write_localisation
+from plumed_cv.workflow.zero_kelvin import energy
 
 __all__ = [
     "RESULTS",
@@ -48,5 +48,4 @@ __all__ = [
     "run",
     "sample",
     "summary",
-    "write_localisation",
 ]

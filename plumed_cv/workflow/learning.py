@@ -14,7 +14,6 @@ from ase import Atoms
 from plumed_cv import cv, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.energy import SCREE, number_of_components
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
 from plumed_cv.path import EnergyPath, load_path
@@ -210,22 +209,19 @@ def _choose_components(config: Config, files: RunDirectory, samples: np.ndarray)
 
 def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
     """D of the input, or by the elbow (Sec. 2.2), which then is returned too."""
-    n_structures, n_atoms, _ = samples.shape
-    # Translations are no components, nor rotations with alignment.
-    rigid = 3 if config.cv.alignment == "none" else 6
-    most = min(n_structures - 1, 3 * n_atoms - rigid)
+    aligned = config.cv.alignment != "none"
     if config.cv.components is not None:
+        most = pca.most_components(samples, aligned=aligned)
         if config.cv.components > most:
+            n_structures, n_atoms, _ = samples.shape
             raise UserError(
                 f"cv.components = {config.cv.components}: {n_atoms} atoms and "
                 f"{n_structures} structures have at most {most}."
             )
         return {"components": config.cv.components}
-    scree = pca.fit(samples, min(SCREE, most), config.iteration.seed)
-    elbow = pca.elbow(scree.fraction_of_variance)
-    wanted = number_of_components(elbow, n_structures, n_atoms, training_of(config, 0))
+    scree = pca.scree(samples, config.iteration.seed, aligned=aligned)
     return {
-        "components": min(wanted, most),
-        "elbow": elbow,
+        "components": scree.n_components,
+        "elbow": scree.elbow,
         "fraction_of_variance": scree.fraction_of_variance.tolist(),
     }

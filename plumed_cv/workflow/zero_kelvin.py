@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 
-import ase.io
-
 from plumed_cv import sampling
 from plumed_cv.config import Config
-from plumed_cv.energy import Localisation, Reconstruction, reconstruct
+from plumed_cv.energy import Reconstruction, reconstruct
 from plumed_cv.errors import UserError
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
-from plumed_cv.files import replacing, write_text
-from plumed_cv.path import EnergyPath, Files, load_path, name_of, read_images
+from plumed_cv.files import write_text
+from plumed_cv.path import Files, load_path, name_of, read_images
 from plumed_cv.progress import Reporter, Silent
 from plumed_cv.workflow.learning import noise_variance, training_of
 from plumed_cv.workflow.mep import complete, find_path
@@ -96,29 +94,9 @@ def energy(
     plot_energy_profiles(output / "profiles.png", found)
     plot_fve(output / "fve.png", [(f"{len(path.species)} atoms", found)])
     plot_localisation(output / "localisation.png", found)
-    write_localisation(output / "localisation.xyz", found.path, found.localisation)
+    found.localisation.write(output / "localisation.xyz", [path.images[0], path.images[-1]])
     write_text(output / "energy.json", json.dumps(found.as_dict(), indent=1, allow_nan=False))
     return found
-
-
-def write_localisation(output: Path, path: EnergyPath, localisation: Localisation) -> None:
-    """Write the end states of a path with each atom's var_D, for OVITO.
-
-    Parameters
-    ----------
-    output
-        The file, extended XYZ.
-    path
-        Its first and last image are written.
-    localisation
-        Has the column `var_D`, shape (N,), angstrom.
-    """
-    ends = [path.images[0].copy(), path.images[-1].copy()]
-    for atoms in ends:
-        atoms.arrays["var_D"] = localisation.amplitude
-    with replacing(output) as temporary:
-        columns = ["symbols", "positions", "var_D"]
-        ase.io.write(temporary, ends, format="extxyz", columns=columns)
 
 
 def _make_folder(path: Path) -> None:
