@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from ase import Atoms, units
@@ -399,6 +399,20 @@ def uses_energy(plumed_dat: str) -> bool:
     """Whether a PLUMED input has the action ENERGY (not the unit in `UNITS ENERGY=eV`)."""
     lines = (line.partition("#")[0] for line in plumed_dat.splitlines())
     return any(re.search(r"\bENERGY\b(?!\s*=)", line) for line in lines)
+
+
+def check_finite(engine: str, energy: Any, forces: Array) -> None:
+    """Refuse what an engine has computed if it holds no finite numbers.
+
+    Raises
+    ------
+    UserError
+        If energy (or energies) or forces are infinite or not a number.
+    """
+    if not (np.isfinite(energy).all() and np.isfinite(forces).all()):
+        raise UserError(
+            f"{engine}: energy and forces are not finite; do two atoms lie on each other?"
+        )
 
 
 def exploded(engine: str) -> str:

@@ -28,6 +28,7 @@ from plumed_cv.engines import (
     Segment,
     SegmentResult,
     State,
+    check_finite,
     exploded,
     maxwell_boltzmann,
     plumed_input,
@@ -78,10 +79,11 @@ class AseEngine(Engine):
         super().__init__(atoms)
         bare = atoms.copy()
         bare.set_constraint()
-        self._made_from = (calculator, dict(arguments or {}), Path(directory).absolute(), bare)
         self._plumed = plumed
-        self._child: Child | None = None
-        self._ask("describe")  # so that bad input is refused here
+        self._child = Child(
+            AseWorker, calculator, dict(arguments or {}), Path(directory).absolute(), bare
+        )
+        self._child.ask("describe")  # so that bad input is refused here
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
@@ -90,7 +92,7 @@ class AseEngine(Engine):
         tells them apart. The stress is nan if the calculator has none.
         """
         state = State(positions, cell)
-        return self._ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
+        return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.ase has step, temperature (K) and potential energy (eV).
@@ -105,26 +107,12 @@ class AseEngine(Engine):
             log = segment.directory.absolute() / "plumed.log"
             input_file = plumed_input(segment)[0]
             plumed = PlumedFiles(input_file, log, self._plumed.kernel, self._plumed.environment())
-        result: SegmentResult = self._ask("run", segment, plumed, progress=progress)
+        result: SegmentResult = self._child.ask("run", segment, plumed, progress=progress)
         return result
 
     def close(self) -> None:
         """End the calculator's process; using the engine again starts a new one."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
-
-    def _ask(
-        self, request: str, *arguments: Any, progress: Callable[[int], None] | None = None
-    ) -> Any:
-        if self._child is None:
-            self._child = Child(AseWorker, *self._made_from)
-        try:
-            return self._child.ask(request, *arguments, progress=progress)
-        except BaseException:
-            # Whatever it was in the middle of, the next request finds a fresh process.
-            self.close()
-            raise
+        self._child.close()
 
 
 @dataclass(frozen=True)
@@ -167,10 +155,7 @@ class AseWorker:
         atoms = self._atoms
         self._place(positions, cell)
         forces, energy = self._forces(), self._energy()
-        if not (np.isfinite(energy) and np.isfinite(forces).all()):
-            raise UserError(
-                f"{self._name}: energy and forces are not finite; do two atoms lie on each other?"
-            )
+        check_finite(self._name, energy, forces)
         stress = np.zeros(6)
         if cell.any():
             stress = np.full(6, np.nan)

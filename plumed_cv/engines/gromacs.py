@@ -35,6 +35,7 @@ from plumed_cv.engines import (
     Segment,
     SegmentResult,
     State,
+    check_finite,
     exploded,
     gromacs_tpr,
     plumed_input,
@@ -261,10 +262,7 @@ class GromacsEngine(Engine):
         rows = (folder / "run.xvg").read_text().splitlines()
         values = [row.split() for row in rows if row.strip() and row.lstrip()[0] not in "#@"]
         numbers = np.array(values[-1][1:], dtype=np.float64) * _KJ_MOL
-        if not (np.isfinite(numbers).all() and np.isfinite(forces).all()):
-            raise UserError(
-                "GROMACS: energy and forces are not finite; do two atoms lie on each other?"
-            )
+        check_finite("GROMACS", numbers, forces)
         # GROMACS's virial is -1/2 sum r f.
         stress = 2 * numbers[1:][[0, 3, 5, 4, 2, 1]] / abs(np.linalg.det(cell))
         return float(numbers[0]), forces, stress

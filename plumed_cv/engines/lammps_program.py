@@ -24,6 +24,7 @@ from plumed_cv.engines import (
     Segment,
     SegmentResult,
     State,
+    check_finite,
     exploded,
     plumed_input,
     plumed_sentence,
@@ -95,10 +96,7 @@ class LammpsProgram(Engine):
         state = State(positions, cell)
         (energy, *pressure), table = self._single(state)
         forces = table[:, 2:]
-        if not (np.isfinite(energy) and np.isfinite(forces).all()):
-            raise UserError(
-                "LAMMPS: energy and forces are not finite; do two atoms lie on each other?"
-            )
+        check_finite("LAMMPS", energy, forces)
         stress = np.zeros(6)
         if self.periodic:
             stress = -np.array(pressure)[[0, 1, 2, 5, 4, 3]] * BAR_IN_EV_PER_A3

@@ -40,7 +40,7 @@ class Worker(Protocol):
 
 
 class Child:
-    """A Python process with one `Worker`, and the pipe to it.
+    """A Python process with one `Worker`, and the pipe to it; started when it is asked something.
 
     Parameters
     ----------
@@ -48,40 +48,16 @@ class Child:
         Class of the worker.
     arguments
         What it is made from, in the other process.
-
-    Raises
-    ------
-    UserError
-        If making it does, or ends the process.
     """
 
     def __init__(self, worker: type[Worker], *arguments: Any) -> None:
-        # Not multiprocessing's own start: it would import the parent's main module, and with it
-        # whatever that imports.
-        self._connection, theirs = multiprocessing.Pipe()
-        # The engine, PLUMED and MPI write their last words there.
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = dict(os.environ)
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-        environment.setdefault("OMP_NUM_THREADS", "1")
-        self._name = worker.__name__
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "plumed_cv.engines.process"),
-                *(str(theirs.fileno()), worker.__module__, worker.__name__),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self._words,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-        theirs.close()
-        try:
-            self.ask("", *arguments)
-        except BaseException:
-            self.close()
-            raise
+        self._worker, self._arguments = worker, arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process, None if it has not been started or has ended."""
+        return None if self._process is None else self._process.pid
 
     def ask(
         self, method: str, *arguments: Any, progress: Callable[[int], None] | None = None
@@ -100,8 +76,59 @@ class Child:
         Raises
         ------
         UserError
-            If the worker raises one, or its process ends.
+            If the worker, or making it, raises one, or its process ends.
         """
+        try:
+            if self._process is None:
+                self._start()
+                self._answer("", self._arguments)
+            return self._answer(method, arguments, progress)
+        except BaseException:
+            # Whatever it was in the middle of, the next request finds a fresh process.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process; the next request starts a new one."""
+        if self._process is None:
+            return
+        self._connection.close()
+        try:
+            self._process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._words.close()
+        self._process = None
+
+    def _start(self) -> None:
+        # Not multiprocessing's own start: it would import the parent's main module, and with it
+        # whatever that imports.
+        self._connection, theirs = multiprocessing.Pipe()
+        # The engine, PLUMED and MPI write their last words there.
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "plumed_cv.engines.process"),
+                *(str(theirs.fileno()), self._worker.__module__, self._worker.__name__),
+            ],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self._words,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        theirs.close()
+
+    def _answer(
+        self,
+        method: str,
+        arguments: tuple[Any, ...],
+        progress: Callable[[int], None] | None = None,
+    ) -> Any:
         try:
             self._connection.send((method, arguments, progress is not None))
             while True:
@@ -114,21 +141,12 @@ class Child:
                 elif kind == "user error":
                     raise UserError(answer)
                 else:
-                    raise RuntimeError(f"in the process of {self._name}:\n{answer}")
+                    raise RuntimeError(f"in the process of {self._worker.__name__}:\n{answer}")
         except (EOFError, ConnectionError):
             raise UserError(self._obituary()) from None
 
-    def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        try:
-            self._process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._words.close()
-
     def _obituary(self) -> str:
+        assert self._process is not None
         code = self._process.wait(timeout=10)
         self._words.seek(0)
         words = self._words.read().decode(errors="replace")

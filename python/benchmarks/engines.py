@@ -106,7 +106,7 @@ def processor_time(engine: Engine) -> float:
     """Return the processor time so far of the engine's process, or of all that have ended."""
     child = getattr(engine, "_child", None)
     if child is not None:
-        status = Path(f"/proc/{child._process.pid}/schedstat")
+        status = Path(f"/proc/{child.pid}/schedstat")
         return int(status.read_text().split()[0]) / 1e9
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -304,9 +304,8 @@ def timed(engine: LammpsEngine, segment: Segment) -> tuple[State, float]:
 
 def processor_time(engine: LammpsEngine) -> float:
     """Return the processor time of LAMMPS's process so far, seconds; 0 if nothing says."""
-    child = engine._child
-    path = Path(f"/proc/{child._process.pid}/schedstat") if child else None
-    return int(path.read_text().split()[0]) / 1e9 if path and path.is_file() else 0.0
+    path = Path(f"/proc/{engine._child.pid}/schedstat")
+    return int(path.read_text().split()[0]) / 1e9 if path.is_file() else 0.0
 
 
 def middle(values: Array) -> tuple[float, float]:

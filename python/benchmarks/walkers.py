@@ -161,9 +161,7 @@ def one_run(
 
 def processor_time(engine: LammpsEngine) -> float:
     """Return the processor's time of LAMMPS's process so far, seconds."""
-    child = engine._child
-    assert child is not None
-    return int(Path(f"/proc/{child._process.pid}/schedstat").read_text().split()[0]) / 1e9
+    return int(Path(f"/proc/{engine._child.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def show(results: dict[str, Any]) -> None:
