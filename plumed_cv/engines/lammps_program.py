@@ -29,12 +29,12 @@ from plumed_cv.engines import (
     plumed_input,
     plumed_sentence,
 )
-from plumed_cv.engines.lammps_input import END, LammpsInput
-from plumed_cv.engines.lammps_process import (
+from plumed_cv.engines.lammps_input import (
     BAR_IN_EV_PER_A3,
+    END,
     FS_IN_PS,
-    is_explosion,
-    lammps_sentence,
+    LammpsInput,
+    complaint,
     package_potentials,
 )
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
@@ -221,6 +221,4 @@ class LammpsProgram(Engine):
             else f"ended {how_it_ended(code)}: "
             + (said.strip().rpartition("\n")[2] or "it said nothing")
         )
-        if is_explosion(last):
-            raise UserError(exploded("LAMMPS"))
-        raise UserError(f"LAMMPS: {lammps_sentence(last)}")
+        raise UserError(complaint(last))

@@ -1,0 +1,176 @@
+"""PLUMED in LAMMPS's library: what cpp/engines/lammps_bridge.cpp is to Python."""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumed_cv.engines import exploded, plumed_sentence
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+
+
+@dataclass(frozen=True)
+class PlumedRun:
+    """How PLUMED takes part in a run.
+
+    Attributes
+    ----------
+    input_file, log_file
+        PLUMED's input and log.
+    kernel
+        PLUMED's shared library.
+    environment
+        Variables it needs.
+    bridge
+        Our library for `fix external`, or None to use LAMMPS's own `fix plumed`.
+    plugin
+        A LAMMPS plugin that brings `fix plumed`, or None.
+    kt
+        Temperature times Boltzmann's constant in eV.
+    count_start
+        Whether actions update on the first step.
+    needs_energy
+        Whether the input uses the potential energy.
+    """
+
+    input_file: Path
+    log_file: Path
+    kernel: Path
+    environment: dict[str, str]
+    bridge: Path | None
+    plugin: Path | None
+    kt: float
+    count_start: bool
+    needs_energy: bool
+
+
+class _Settings(ctypes.Structure):
+    """Mirror of plumed_cv_lammps_settings in cpp/engines/lammps_bridge.cpp."""
+
+    _fields_ = (
+        ("lammps", ctypes.c_void_p),
+        ("extract_atom", ctypes.c_void_p),
+        ("force_timeout", ctypes.c_void_p),
+        ("potential_energy", ctypes.c_void_p),
+        ("kernel", ctypes.c_char_p),
+        ("plumed_dat", ctypes.c_char_p),
+        ("log_file", ctypes.c_char_p),
+        ("masses", ctypes.c_void_p),
+        ("charges", ctypes.c_void_p),
+        ("box", ctypes.c_void_p),
+        ("timestep", ctypes.c_double),
+        ("kt", ctypes.c_double),
+        ("first_step", ctypes.c_int64),
+        ("natoms", ctypes.c_int),
+        ("count_start", ctypes.c_int),
+    )
+
+
+class Bridge:
+    """PLUMED, called by LAMMPS's `fix external` without Python in between.
+
+    Parameters
+    ----------
+    lammps
+        LAMMPS, an instance of its Python class.
+    fix
+        Name of its `fix external`.
+    plumed
+        How PLUMED takes part.
+    masses, charges
+        In amu and e, shape (N,) each.
+    box
+        Lattice vectors as rows, shape (3, 3), angstrom; zeros without periodic boundaries.
+    timestep_ps
+        Time step, ps.
+    first_step
+        Number of the step at the start.
+
+    Raises
+    ------
+    UserError
+        If PLUMED refuses its input.
+    """
+
+    def __init__(
+        self,
+        lammps: Any,
+        fix: str,
+        plumed: PlumedRun,
+        masses: Array,
+        charges: Array,
+        box: Array,
+        timestep_ps: float,
+        first_step: int,
+    ) -> None:
+        library = ctypes.CDLL(str(plumed.bridge))
+        library.plumed_cv_lammps_open.restype = ctypes.c_void_p
+        library.plumed_cv_lammps_error.restype = ctypes.c_char_p
+        for name in ("error", "stopped", "close"):
+            getattr(library, f"plumed_cv_lammps_{name}").argtypes = [ctypes.c_void_p]
+        self._library = library
+        self._input_file = plumed.input_file
+        self._keep = (masses, charges, np.ascontiguousarray(box))
+        self._energy = _energy_function(lammps) if plumed.needs_energy else None
+        settings = _Settings(
+            lammps=lammps.lmp.value,
+            extract_atom=_address(lammps.lib.lammps_extract_atom),
+            force_timeout=_address(lammps.lib.lammps_force_timeout),
+            potential_energy=_address(self._energy) if self._energy else None,
+            kernel=str(plumed.kernel).encode(),
+            plumed_dat=str(plumed.input_file).encode(),
+            log_file=str(plumed.log_file).encode(),
+            masses=masses.ctypes.data,
+            charges=charges.ctypes.data,
+            box=self._keep[2].ctypes.data,
+            timestep=timestep_ps,
+            kt=plumed.kt,
+            first_step=first_step,
+            natoms=len(masses),
+            count_start=int(plumed.count_start),
+        )
+        self._bridge = library.plumed_cv_lammps_open(ctypes.byref(settings))
+        if not self._bridge:
+            self._refuse(library.plumed_cv_lammps_error(None))
+        attach = lammps.lib.lammps_set_fix_external_callback
+        attach.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p]
+        step = _address(library.plumed_cv_lammps_step)
+        attach(lammps.lmp, fix.encode(), step, self._bridge)
+
+    def finish(self) -> bool:
+        """End PLUMED; raise what went wrong in it, or return whether it ended the run."""
+        message = self._library.plumed_cv_lammps_error(self._bridge)
+        if message:
+            self._refuse(message)
+        stopped = bool(self._library.plumed_cv_lammps_stopped(self._bridge))
+        self._library.plumed_cv_lammps_close(self._bridge)
+        return stopped
+
+    def _refuse(self, message: bytes) -> None:
+        if message == b"lost atoms":
+            raise UserError(exploded("LAMMPS"))
+        raise UserError(f"{self._input_file}: {plumed_sentence(message.decode(errors='replace'))}")
+
+
+def _energy_function(lammps: Any) -> Any:
+    """Return a C function that gives the potential energy and asks for it on the next step."""
+    library = lammps.lib
+    library.lammps_extract_compute.restype = ctypes.POINTER(ctypes.c_double)
+    following = ctypes.c_int64()
+
+    def energy(handle: int, step: int) -> float:
+        pointer = library.lammps_extract_compute(handle, b"thermo_pe", 0, 0)
+        following.value = step + 1
+        library.lammps_addstep_compute_all(ctypes.c_void_p(handle), ctypes.byref(following))
+        return float(pointer[0])
+
+    return ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p, ctypes.c_int64)(energy)
+
+
+def _address(function: Any) -> int:
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
