@@ -19,16 +19,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import mdtraj
 import numpy as np
-from ase import Atoms, units
-from ase.cell import Cell
+from ase import Atoms
 from ase.data import chemical_symbols
-from numpy.typing import NDArray
 
 from plumed_cv.engines import (
     Engine,
@@ -42,6 +38,17 @@ from plumed_cv.engines import (
     plumed_sentence,
     uses_energy,
 )
+from plumed_cv.engines.gromacs_files import (
+    KJ_MOL,
+    SINGLE,
+    mdp_of,
+    read_mdp,
+    read_trr,
+    trr_to_dcd,
+    unwrapped,
+    write_mdp,
+    write_trr,
+)
 from plumed_cv.engines.process import run_program, steps_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
@@ -52,31 +59,9 @@ PROGRAM_VARIABLE = "GMX"
 SINGLE_THREAD = ("-ntmpi", "1", "-ntomp", "1", "-pin", "off")
 SHIM_NAME = f"libplumed_cv_gromacs{LIBRARY_SUFFIX}"
 
-_NM = 10.0  # angstrom
-_KJ_MOL = float(units.kJ / units.mol)  # eV
-_NM_PER_PS = 100.0  # angstrom/fs
-_TRR_MAGIC = 1993
-_LARGEST_SEED = 2**31 - 2
 _FASTEST = 10.0  # angstrom/fs; GROMACS goes on with atoms that fly, or crashes
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS)
 _STEP_OUT = 500  # steps between lines of mdrun's progress
-_LOG_STRIDE = 1000
-
-# Parameters that a run sets, without '-' and '_', in small letters. What begins with the last ones
-# belongs to thermostats, barostats and velocities too.
-_OURS = {
-    *("integrator", "dt", "nsteps", "tinit", "initstep", "simulationpart", "continuation"),
-    *("bdfric", "ldseed", "tcoupl", "tcgrps", "taut", "reft", "nsttcouple", "nstlog", "nstenergy"),
-    *("nstxout", "nstvout", "nstfout", "nstxoutcompressed", "compressedxgrps", "nstcalcenergy"),
-}
-_OUR_PREFIXES = ("gen", "pcoupl", "nstpcouple", "annealing", "ensembletemperature")
-
-# A run of no steps. A list of neighbours for one step, at a temperature that is no matter here,
-# needs no buffer, for which a small cell has no room.
-_SINGLE = {
-    **{"integrator": "sd", "tcgrps": "System", "taut": 1, "reft": 1, "nstlist": 1, "nsteps": 0},
-    **{"nstfout": 1, "nstenergy": 1, "nstcalcenergy": 1, "genvel": "no", "continuation": "yes"},
-}
 
 _JOB = """#!/bin/sh
 # Runs the segments that are missing, one after the other. It needs this folder, GROMACS 2025 or
@@ -236,8 +221,8 @@ class GromacsEngine(Engine):
         self._options = tuple(options)
         self._max_warnings = max_warnings
         self._plumed = plumed
-        self._parameters = _read_parameters(self._file(mdp))
-        self._prepare(folder, State.of(atoms), _SINGLE)  # which tries the files
+        self._parameters = read_mdp(self._file(mdp))
+        self._prepare(folder, State.of(atoms), SINGLE)  # which tries the files
         copy = self._dump(folder / "run.tpr")
         if dump and (line := gromacs_tpr.difference(dump, copy)) is not None:
             raise UserError(
@@ -252,16 +237,16 @@ class GromacsEngine(Engine):
         By a run of no steps, since `mdrun -rerun` gives no virial; in GROMACS's own precision.
         """
         folder = Path(self._work.name)
-        self._prepare(folder, State(positions, cell), _SINGLE)
+        self._prepare(folder, State(positions, cell), SINGLE)
         self._gmx(folder, "mdrun", "-deffnm", "run", "-noconfout", *self._options)
-        forces = _read_trr(folder / "run.trr")["f"] * (_KJ_MOL / _NM)
+        forces = read_trr(folder / "run.trr")["f"]
         # The program puts them into an order of its own: this one.
         terms = ["Potential", *(f"Vir-{part}" for part in ("XX", "XY", "XZ", "YY", "YZ", "ZZ"))]
         outputs = ("-f", "run.edr", "-o", "run.xvg", "-dp")
         self._gmx(folder, "energy", *outputs, given="\n".join(terms) + "\n\n")
         rows = (folder / "run.xvg").read_text().splitlines()
         values = [row.split() for row in rows if row.strip() and row.lstrip()[0] not in "#@"]
-        numbers = np.array(values[-1][1:], dtype=np.float64) * _KJ_MOL
+        numbers = np.array(values[-1][1:], dtype=np.float64) * KJ_MOL
         check_finite("GROMACS", numbers, forces)
         # GROMACS's virial is -1/2 sum r f.
         stress = 2 * numbers[1:][[0, 3, 5, 4, 2, 1]] / abs(np.linalg.det(cell))
@@ -276,7 +261,7 @@ class GromacsEngine(Engine):
         self._check_segment(segment)
         started = time.perf_counter()
         folder = segment.directory
-        self._prepare(folder, segment.start, _dynamics(segment, segment.start.velocities is None))
+        self._prepare(folder, segment.start, mdp_of(segment, segment.start.velocities is None))
         files = ["-s", "run.tpr", "-deffnm", "run"]
         environment: dict[str, str] = {}
         if segment.plumed is not None:
@@ -298,18 +283,18 @@ class GromacsEngine(Engine):
         n_steps = int(stopped[1]) - segment.first_step if stopped else segment.n_steps
         # The checkpoint is written wherever the run ends, to all digits.
         self._gmx(folder, "trjconv", "-f", "run.cpt", "-o", "end.trr")
-        end = _read_trr(folder / "end.trr")
-        positions, velocities = end["x"] * _NM, end["v"] / _NM_PER_PS
+        end = read_trr(folder / "end.trr")
+        positions, velocities = end["x"], end["v"]
         if not (np.isfinite(positions).all() and abs(velocities).max() < _FASTEST):
             raise UserError(exploded("GROMACS"))
         steps = segment.first_step, segment.first_step + n_steps
-        snapshots = _write_dcd(folder / "snapshots.dcd", folder / "run.trr", segment.start, steps)
+        snapshots = trr_to_dcd(folder / "snapshots.dcd", folder / "run.trr", segment.start, steps)
         if (folder / "PLUMED.OUT").exists():
             (folder / "PLUMED.OUT").replace(folder / "plumed.log")
         for name in ("run.trr", "run.cpt", "run.gro", "end.trr", "frame.trr", "mdout.mdp"):
             (folder / name).unlink(missing_ok=True)
         last = segment.start.positions if snapshots is None else snapshots
-        positions = _unwrapped(np.stack([last, positions]), segment.start.cell)[-1]
+        positions = unwrapped(np.stack([last, positions]), segment.start.cell)[-1]
         return SegmentResult(
             n_steps=n_steps,
             stopped_by_plumed=stopped is not None,
@@ -323,7 +308,7 @@ class GromacsEngine(Engine):
         folder = segment.directory
         steps = segment.first_step, segment.first_step + n_steps
         snapshots = folder / "snapshots.dcd"
-        last = _write_dcd(snapshots, folder / "run.trr", segment.start, steps)
+        last = trr_to_dcd(snapshots, folder / "run.trr", segment.start, steps)
         return None if last is None else State(last, segment.start.cell)
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
@@ -334,10 +319,10 @@ class GromacsEngine(Engine):
         processed = {k: v for k, v in self._parameters.items() if k not in ("define", "include")}
         for segment in segments:
             _plumed_input(segment)
-            own = _dynamics(segment, draws and segment is first)
-            _write_mdp(segment.directory / "run.mdp", {**processed, **own})
+            own = mdp_of(segment, draws and segment is first)
+            write_mdp(segment.directory / "run.mdp", {**processed, **own})
         topology = "-pp", folder.absolute() / "topol.top"
-        self._prepare(work, first.start, _dynamics(first, draws), topology)
+        self._prepare(work, first.start, mdp_of(first, draws), topology)
         carried = {"start.trr": work / "frame.trr", SHIM_NAME: self._shim()}
         arguments = ""
         for option, name, file in self._coordinates():
@@ -398,8 +383,8 @@ class GromacsEngine(Engine):
     ) -> None:
         """Write run.tpr: the user's parameters, but ours where we have them."""
         folder = folder.absolute()
-        _write_mdp(folder / "run.mdp", {**self._parameters, **own})
-        _write_trr(folder / "frame.trr", start)
+        write_mdp(folder / "run.mdp", {**self._parameters, **own})
+        write_trr(folder / "frame.trr", start)
         inputs: list[object] = ["-f", folder / "run.mdp", "-p", self._topology]
         inputs += ["-t", folder / "frame.trr"]
         for option, _, file in self._coordinates():
@@ -461,30 +446,6 @@ class GromacsEngine(Engine):
                 )
 
 
-def _dynamics(segment: Segment, draws: bool) -> dict[str, object]:
-    """The run parameters of a segment that draws velocities, or goes on with those of a frame."""
-    dynamics = segment.dynamics
-    thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
-    return {
-        "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",
-        "dt": dynamics.timestep_fs / 1000,
-        "nsteps": segment.n_steps,
-        "initstep": segment.first_step,
-        "tcgrps": "System",
-        "taut": 1 / dynamics.friction_per_ps,
-        "reft": dynamics.temperature_K,
-        "bdfric": 0,  # the friction is then mass / tau-t, atom by atom
-        "ldseed": noise,
-        "genvel": "yes" if draws else "no",
-        "gentemp": dynamics.temperature_K,
-        "genseed": thermal,
-        "continuation": "no" if draws else "yes",
-        "nstxout": segment.snapshot_stride,
-        "nstlog": _LOG_STRIDE,
-        "nstenergy": _LOG_STRIDE,
-    }
-
-
 def _plumed_input(segment: Segment) -> Path:
     """The file of a segment's PLUMED input, written if it is a text."""
     file, text = plumed_input(segment)
@@ -493,109 +454,6 @@ def _plumed_input(segment: Segment) -> Path:
             f"{file}: uses ENERGY, which GROMACS does not hand to PLUMED; take another variable"
         )
     return file
-
-
-def _read_parameters(path: Path) -> dict[str, str]:
-    """The user's parameters without those that runs set."""
-    parameters = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        key, equals, value = line.partition(";")[0].partition("=")
-        key = re.sub("[-_]", "", key.strip().lower())  # as GROMACS compares them
-        if equals and key not in _OURS and not key.startswith(_OUR_PREFIXES):
-            parameters[key] = value.strip()
-    return parameters
-
-
-def _write_mdp(path: Path, parameters: Mapping[str, object]) -> None:
-    path.write_text("".join(f"{key} = {value}\n" for key, value in parameters.items()))
-
-
-def _write_trr(path: Path, state: State) -> None:
-    """Write a frame in double precision, for a GROMACS of any precision."""
-    name = b"GMX_trn_file"
-    parts = [state.cell / _NM, state.positions / _NM]
-    if state.velocities is not None:
-        parts.append(state.velocities * _NM_PER_PS)
-    sizes = [0, 0, parts[0].nbytes, 0, 0, 0, 0, parts[1].nbytes, 0, 0, len(parts[1]), 0, 0]
-    sizes[8] = sum(part.nbytes for part in parts[2:])
-    header = np.array([_TRR_MAGIC, len(name) + 1, len(name)], ">i4").tobytes() + name
-    numbers = np.concatenate([np.zeros(2), *(part.ravel() for part in parts)])  # time, lambda, ...
-    path.write_bytes(header + np.array(sizes, ">i4").tobytes() + numbers.astype(">f8").tobytes())
-
-
-def _read_trr(path: Path) -> dict[str, Array]:
-    """The positions x, velocities v and forces f of the first frame, those that are in it.
-
-    mdtraj's reader knows no velocities and no forces, and single precision only.
-    """
-    data = path.read_bytes()
-    at = 12 + int.from_bytes(data[8:12])  # magic number, and the name with its two lengths
-    header = np.frombuffer(data, ">i4", 13, at).tolist()
-    sizes = dict(
-        zip(("box", "vir", "pres", "top", "sym", "x", "v", "f"), header[2:10], strict=True)
-    )
-    n_atoms = header[10]
-    width = max(sizes["x"], sizes["v"], sizes["f"]) // (3 * n_atoms)
-    at += 13 * 4 + 2 * width + header[0] + header[1]  # time and lambda; obsolete parts
-    found = {}
-    for name, size in sizes.items():
-        if size and name in ("x", "v", "f"):
-            values = np.frombuffer(data, f">f{width}", 3 * n_atoms, at)
-            found[name] = values.astype(np.float64).reshape(n_atoms, 3)
-        at += size
-    return found
-
-
-def _write_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) -> Array | None:
-    """Write the frames after one step up to another, without periodic jumps; return the last.
-
-    Returns None, and writes nothing, if there are none.
-    """
-    if not trr.is_file() or trr.stat().st_size == 0:
-        return None
-    positions, numbers = _read_frames(trr)
-    frames = positions[(numbers > steps[0]) & (numbers <= steps[1])] * _NM
-    if len(frames) == 0:
-        return None
-    frames = _unwrapped(np.concatenate([start.positions[None], frames]), start.cell)
-    cell = Cell(start.cell)
-    shape = (len(frames) - 1, 3)
-    with mdtraj.formats.DCDTrajectoryFile(str(target), "w") as file:
-        file.write(
-            frames[1:].astype(np.float32),
-            cell_lengths=np.broadcast_to(cell.lengths(), shape),
-            cell_angles=np.broadcast_to(cell.angles(), shape),
-        )
-    last: Array = frames[-1]
-    return last
-
-
-def _read_frames(trr: Path) -> tuple[Array, NDArray[np.int_]]:
-    """Positions in nm, shape (K, N, 3), and steps of the whole frames; a run may have been killed.
-
-    The reader knows that the last frame is not whole when it comes to it.
-    """
-    try:
-        with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file:
-            frames = [file.read()]
-    except OSError:
-        return np.zeros((0, 1, 3)), np.zeros(0, dtype=int)
-    except RuntimeError:
-        frames = []
-        with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file, suppress(RuntimeError):
-            while True:
-                frames.append(file.read(n_frames=1))
-    if not frames:
-        return np.zeros((0, 1, 3)), np.zeros(0, dtype=int)
-    return np.concatenate([f[0] for f in frames]), np.concatenate([f[2] for f in frames])
-
-
-def _unwrapped(frames: Array, cell: Array) -> Array:
-    """Frames, shape (K, N, 3), so that no atom jumps by a lattice vector after the first one."""
-    jumps = np.round(np.diff(frames, axis=0) @ np.linalg.inv(cell))
-    unwrapped = frames.copy()
-    unwrapped[1:] -= np.cumsum(jumps, axis=0) @ cell
-    return unwrapped
 
 
 def _complaint(tool: str, code: int, said: str) -> str:
