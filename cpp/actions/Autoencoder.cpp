@@ -17,8 +17,7 @@
 #include <string>
 #include <vector>
 
-namespace PLMD {
-namespace plumedcv {
+namespace plumed_cv {
 
 //+PLUMEDOC COLVAR AUTOENCODER
 /*
@@ -121,17 +120,17 @@ PRINT ARG=ae.node-0,ae.dev,b.bias STRIDE=10 FILE=COLVAR
 */
 //+ENDPLUMEDOC
 
-class Autoencoder : public plumed_cv::compat::Compat<Colvar> {
+class Autoencoder : public compat::Compat<PLMD::Colvar> {
   public:
-    explicit Autoencoder(const ActionOptions&);
-    static void registerKeywords(Keywords& keys);
+    explicit Autoencoder(const PLMD::ActionOptions&);
+    static void registerKeywords(PLMD::Keywords& keys);
     void calculate() override;
     void apply() override;
 
   private:
     void check_masses();
 
-    std::optional<plumed_cv::CollectiveVariable> cv_;
+    std::optional<CollectiveVariable> cv_;
     std::vector<std::string> species_;
     std::string model_file_;
     std::vector<double> forces_; // on positions x1 y1 z1 x2 ... and the cell, as PLUMED wants them
@@ -143,24 +142,24 @@ class Autoencoder : public plumed_cv::compat::Compat<Colvar> {
 
 PLUMED_REGISTER_ACTION(Autoencoder, "AUTOENCODER")
 
-void Autoencoder::registerKeywords(Keywords& keys) {
-    plumed_cv::check_kernel();
+void Autoencoder::registerKeywords(PLMD::Keywords& keys) {
+    check_kernel();
     Colvar::registerKeywords(keys);
     keys.remove("NOPBC"); // the model says whether there is a cell
     keys.add("compulsory", "MODEL", "the model file (safetensors) written by plumed_cv");
     keys.add("atoms", "ATOMS",
              "the atoms in the order of the model; by default those with the serial numbers stored "
              "in the model");
-    using plumed_cv::compat::add_component;
+    using compat::add_component;
     add_component(keys, "node", "the collective variable, one component per latent dimension");
     add_component(keys, "dev", "the distance from the mean path, orthogonal to the gradients");
     add_component(keys, "gradnorm", "the norm of the gradient");
     add_component(keys, "invmass", "the squared norm of the gradient weighted by inverse masses");
 }
 
-Autoencoder::Autoencoder(const ActionOptions& ao) : Action(ao), Compat(ao) {
+Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     parse("MODEL", model_file_);
-    std::vector<AtomNumber> atoms;
+    std::vector<PLMD::AtomNumber> atoms;
     parseAtomList("ATOMS", atoms);
     checkRead();
 
@@ -172,7 +171,7 @@ Autoencoder::Autoencoder(const ActionOptions& ao) : Action(ao), Compat(ao) {
 
     std::vector<std::int64_t> serials;
     try {
-        const auto model = plumed_cv::Model::read(model_file_);
+        const auto model = Model::read(model_file_);
         cv_.emplace(model);
         species_ = model.species;
         serials = model.serials;
@@ -182,7 +181,7 @@ Autoencoder::Autoencoder(const ActionOptions& ao) : Action(ao), Compat(ao) {
 
     if (atoms.empty()) {
         for (const auto serial : serials)
-            atoms.push_back(AtomNumber::serial(static_cast<unsigned>(serial)));
+            atoms.push_back(PLMD::AtomNumber::serial(static_cast<unsigned>(serial)));
     } else if (atoms.size() != cv_->atoms()) {
         error(model_file_ + ": the model has " + std::to_string(cv_->atoms()) +
               " atoms and ATOMS lists " + std::to_string(atoms.size()) +
@@ -213,8 +212,8 @@ Autoencoder::Autoencoder(const ActionOptions& ao) : Action(ao), Compat(ao) {
 
 void Autoencoder::calculate() {
     const std::size_t n = cv_->atoms(), plane = cv_->frame().plane(), latent = cv_->latent();
-    const Tensor& box = getPbc().getBox();
-    plumed_cv::Cell cell;
+    const PLMD::Tensor& box = getPbc().getBox();
+    Cell cell;
     for (unsigned a = 0; a < 3; ++a)
         for (unsigned b = 0; b < 3; ++b)
             cell[3 * a + b] = angstrom_ * box(a, b);
@@ -228,7 +227,7 @@ void Autoencoder::calculate() {
     }
 
     for (std::size_t k = 0; k < latent; ++k) {
-        Value* node = getPntrToComponent(static_cast<int>(k));
+        PLMD::Value* node = getPntrToComponent(static_cast<int>(k));
         node->set(cv_->value(k));
         if (doNotCalculateDerivatives())
             continue;
@@ -236,8 +235,8 @@ void Autoencoder::calculate() {
         for (unsigned i = 0; i < n; ++i)
             for (unsigned a = 0; a < 3; ++a)
                 node->setDerivative(3 * i + a, angstrom_ * gradient[a * plane + i]);
-        plumed_cv::Cell strain = cv_->strain_derivative(gradient);
-        plumed_cv::symmetrise(cell, strain);
+        Cell strain = cv_->strain_derivative(gradient);
+        symmetrise(cell, strain);
         for (unsigned j = 0; j < 9; ++j)
             node->setDerivative(static_cast<unsigned>(3 * n) + j, -strain[j]);
     }
@@ -262,7 +261,7 @@ void Autoencoder::apply() {
     double* const total = forces_.data();
     const unsigned n = static_cast<unsigned>(forces_.size());
     for (int k = 0; k < latent; ++k) {
-        const Value* node = getPntrToComponent(k);
+        const PLMD::Value* node = getPntrToComponent(k);
         const double force = node->getForce();
         if (force == 0)
             continue;
@@ -300,7 +299,7 @@ void Autoencoder::check_masses() {
     }
     cv_->set_masses(masses);
     for (unsigned i = 0; i < cv_->atoms(); ++i) {
-        const auto expected = plumed_cv::standard_mass(species_[i]);
+        const auto expected = standard_mass(species_[i]);
         if (!expected || std::abs(amu_ * masses[i] - *expected) <= 0.05 * *expected)
             continue;
         warning(model_file_ + ": atom " + std::to_string(getAbsoluteIndex(i).serial()) + " is " +
@@ -311,5 +310,4 @@ void Autoencoder::check_masses() {
     }
 }
 
-} // namespace plumedcv
-} // namespace PLMD
+} // namespace plumed_cv

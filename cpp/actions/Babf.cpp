@@ -99,8 +99,9 @@ warns; with a smaller one the bias is smoother, follows sharp features less, and
 A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it.
 
 BABF learns in every step that the engine reports as a step of the dynamics, or, if STRIDE is given,
-in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that matter leads to a profile that depends
-on the direction of the last crossing; look at the error bars over independent runs.
+in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that
+matter leads to a profile that depends on the direction of the last crossing; look at the error bars
+over independent runs.
 
 ### Files
 

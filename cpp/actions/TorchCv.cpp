@@ -16,8 +16,7 @@
 #include <string>
 #include <vector>
 
-namespace PLMD {
-namespace plumedcv {
+namespace plumed_cv {
 
 //+PLUMEDOC COLVAR TORCH_CV
 /*
@@ -85,21 +84,21 @@ PRINT ARG=cv.node-0 FILE=colvar
 */
 //+ENDPLUMEDOC
 
-class TorchCv : public plumed_cv::compat::Compat<Colvar>, public ActionWithArguments {
+class TorchCv : public compat::Compat<PLMD::Colvar>, public PLMD::ActionWithArguments {
   public:
-    explicit TorchCv(const ActionOptions&);
-    static void registerKeywords(Keywords& keys);
+    explicit TorchCv(const PLMD::ActionOptions&);
+    static void registerKeywords(PLMD::Keywords& keys);
     void calculate() override;
     void apply() override;
     unsigned getNumberOfDerivatives() override;
-    void calculateNumericalDerivatives(ActionWithValue* values) override;
+    void calculateNumericalDerivatives(PLMD::ActionWithValue* values) override;
     void lockRequests() override;
     void unlockRequests() override;
 
   private:
     bool of_atoms() const { return getNumberOfAtoms() > 0; }
 
-    std::optional<plumed_cv::TorchModel> model_;
+    std::optional<TorchModel> model_;
     std::vector<double> input_;  // arguments, or positions in angstrom
     std::vector<double> forces_; // on arguments, or on positions and cell
     double angstrom_ = 0;        // PLUMED's unit of length
@@ -112,20 +111,20 @@ PLUMED_REGISTER_ACTION(TorchCv, "TORCH_CV")
 PLUMED_REGISTER_ACTION(TorchCv, "PYTORCH_MODEL")
 #endif
 
-void TorchCv::registerKeywords(Keywords& keys) {
-    plumed_cv::check_kernel();
+void TorchCv::registerKeywords(PLMD::Keywords& keys) {
+    check_kernel();
     Colvar::registerKeywords(keys);
-    plumed_cv::compat::add_optional_arg(keys, "the values that the model takes");
+    compat::add_optional_arg(keys, "the values that the model takes");
     keys.add("atoms", "ATOMS", "the atoms whose positions the model takes, in its order");
     keys.add("optional", "MODEL", "the TorchScript file");
     keys.add("optional", "FILE",
              "the same by the name that PYTORCH_MODEL gives it; without both it is model.ptc");
     keys.add("compulsory", "DEVICE", "cpu", "where the model runs: cpu, cuda, cuda:1, ...");
     keys.add("compulsory", "THREADS", "1", "how many threads torch may use");
-    plumed_cv::compat::add_component(keys, "node", "a number that the model returns");
+    compat::add_component(keys, "node", "a number that the model returns");
 }
 
-TorchCv::TorchCv(const ActionOptions& ao) : Action(ao), Compat(ao), ActionWithArguments(ao) {
+TorchCv::TorchCv(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao), ActionWithArguments(ao) {
     std::string file, same, device;
     parse("MODEL", file);
     parse("FILE", same);
@@ -134,7 +133,7 @@ TorchCv::TorchCv(const ActionOptions& ao) : Action(ao), Compat(ao), ActionWithAr
     parse("THREADS", threads);
     bool nopbc = false;
     parseFlag("NOPBC", nopbc);
-    std::vector<AtomNumber> atoms;
+    std::vector<PLMD::AtomNumber> atoms;
     parseAtomList("ATOMS", atoms);
     checkRead();
 
@@ -148,7 +147,7 @@ TorchCv::TorchCv(const ActionOptions& ao) : Action(ao), Compat(ao), ActionWithAr
     if (atoms.empty() == (n == 0))
         error("give either the values (ARG) or the atoms (ATOMS) that the model takes.");
 #if !PLUMED_CV_BEFORE_2_10
-    for (const Value* argument : getArguments())
+    for (const PLMD::Value* argument : getArguments())
         if (argument->getRank() > 0)
             error(argument->getName() + " is not a single number; give its elements one by one.");
 #endif
@@ -186,8 +185,7 @@ TorchCv::TorchCv(const ActionOptions& ao) : Action(ao), Compat(ao), ActionWithAr
             << (model_->takes_cell() ? " and the cell\n"
                 : whole_             ? ", made whole\n"
                                      : ", as they are\n");
-    log << "  libtorch " << TORCH_VERSION << ", " << plumed_cv::torch_detail::library_path()
-        << "\n";
+    log << "  libtorch " << TORCH_VERSION << ", " << torch_detail::library_path() << "\n";
     log << "  A TorchScript file is a program: run only those whose origin you trust\n";
 }
 
@@ -200,7 +198,7 @@ void TorchCv::calculate() {
         const double* positions = &getPositions()[0][0];
         for (std::size_t j = 0; j < input_.size(); ++j)
             input_[j] = angstrom_ * positions[j];
-        const Tensor& box = getPbc().getBox();
+        const PLMD::Tensor& box = getPbc().getBox();
         for (unsigned a = 0; a < 3; ++a)
             for (unsigned b = 0; b < 3; ++b)
                 cell[3 * a + b] = angstrom_ * box(a, b);
@@ -218,7 +216,7 @@ void TorchCv::calculate() {
     const unsigned n = static_cast<unsigned>(input_.size());
     const double unit = of_atoms() ? angstrom_ : 1;
     for (std::size_t k = 0; k < model_->outputs(); ++k) {
-        Value* node = getPntrToComponent(static_cast<int>(k));
+        PLMD::Value* node = getPntrToComponent(static_cast<int>(k));
         node->set(model_->value(k));
         if (!derivatives)
             continue;
@@ -238,7 +236,7 @@ void TorchCv::calculate() {
         if (model_->takes_cell())
             for (unsigned i = 0; i < 9; i += 3)
                 add(&cell[i], model_->cell_gradient(k) + i);
-        plumed_cv::symmetrise(cell, strain);
+        symmetrise(cell, strain);
         for (unsigned j = 0; j < 9; ++j)
             node->setDerivative(n + j, -strain[j]);
     }
@@ -249,7 +247,7 @@ void TorchCv::apply() {
     const unsigned n = static_cast<unsigned>(forces_.size());
     bool forced = false;
     for (int k = 0; k < outputs; ++k) {
-        const Value* node = getPntrToComponent(k);
+        const PLMD::Value* node = getPntrToComponent(k);
         const double force = node->getForce();
         if (force == 0)
             continue;
@@ -272,7 +270,7 @@ unsigned TorchCv::getNumberOfDerivatives() {
     return of_atoms() ? Colvar::getNumberOfDerivatives() : getNumberOfArguments();
 }
 
-void TorchCv::calculateNumericalDerivatives(ActionWithValue* values) {
+void TorchCv::calculateNumericalDerivatives(PLMD::ActionWithValue* values) {
     if (of_atoms())
         ActionAtomistic::calculateNumericalDerivatives(values);
     else
@@ -289,5 +287,4 @@ void TorchCv::unlockRequests() {
     ActionWithArguments::unlockRequests();
 }
 
-} // namespace plumedcv
-} // namespace PLMD
+} // namespace plumed_cv

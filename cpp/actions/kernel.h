@@ -2,8 +2,8 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
-// Whether the plugin is in the PLUMED that it was built for. Another one, even of the same version, may lay
-// out its classes in another way: then anything may happen, wrong numbers included.
+// Whether the plugin is in the PLUMED that it was built for. Another one, even of the same version,
+// may lay out its classes in another way: then anything may happen, wrong numbers included.
 
 #include "core/ActionRegister.h"
 
@@ -17,9 +17,9 @@ namespace plumed_cv {
 
 /// Throws a std::runtime_error if the kernel in this process is not the one that was linked.
 ///
-/// Called where an action declares its keywords, before anything of it is made. The dynamic linker goes by the
-/// library's name alone, so a kernel that is there already takes the place of the one in our rpath. They
-/// are told apart by their size in bytes, so that a kernel may be moved or copied.
+/// Called where an action declares its keywords, before anything of it is made. The dynamic linker
+/// goes by the library's name alone, so a kernel that is there already takes the place of the one in
+/// our rpath. They are told apart by their size in bytes, so that a kernel may be moved or copied.
 inline void check_kernel() {
     Dl_info loaded;
     if (dladdr(reinterpret_cast<void*>(&PLMD::actionRegister), &loaded) == 0 ||

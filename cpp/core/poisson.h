@@ -48,6 +48,10 @@ class Poisson {
         const std::size_t stride = axis == 0 ? 1 : nodes_[0];
         return index(axis, j) + 1 < nodes_[axis] ? j + stride : j - (nodes_[axis] - 1) * stride;
     }
+    std::size_t previous(std::size_t axis, std::size_t j) const {
+        const std::size_t stride = axis == 0 ? 1 : nodes_[0];
+        return index(axis, j) > 0 ? j - stride : j + (nodes_[axis] - 1) * stride;
+    }
 
     /// Improves A, from what it is, until rounding or a relative error of 1e-13 ends it; returns the
     /// number of iterations. Weights must not be negative. A is up to a constant, and up to one for
@@ -87,11 +91,6 @@ class Poisson {
                 p_[j] = z_[j] + beta * p_[j];
         }
         return iterations;
-    }
-
-    std::size_t previous(std::size_t axis, std::size_t j) const {
-        const std::size_t stride = axis == 0 ? 1 : nodes_[0];
-        return index(axis, j) > 0 ? j - stride : j + (nodes_[axis] - 1) * stride;
     }
 
   private:

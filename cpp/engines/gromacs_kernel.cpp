@@ -50,19 +50,17 @@ const Kernel& kernel() {
     static const Kernel loaded = [] {
         const char* path = std::getenv("PLUMED_CV_KERNEL");
         void* library = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
-        if (library == nullptr) {
+        if (library == nullptr)
             throw std::runtime_error(std::string("PLUMED_CV_KERNEL: PLUMED cannot be loaded: ") +
                                      (path == nullptr ? "not set" : dlerror()));
-        }
         Kernel found;
         found.create = reinterpret_cast<void* (*)()>(dlsym(library, "plumed_plumedmain_create"));
         found.cmd = reinterpret_cast<void (*)(void*, const char*, const void*)>(
             dlsym(library, "plumed_plumedmain_cmd"));
         found.finalize =
             reinterpret_cast<void (*)(void*)>(dlsym(library, "plumed_plumedmain_finalize"));
-        if (found.create == nullptr || found.cmd == nullptr || found.finalize == nullptr) {
+        if (found.create == nullptr || found.cmd == nullptr || found.finalize == nullptr)
             throw std::runtime_error(std::string(path) + ": is no PLUMED kernel");
-        }
         return found;
     }();
     return loaded;
@@ -70,50 +68,49 @@ const Kernel& kernel() {
 
 class Plumed {
   public:
-    Plumed() : plumed(kernel().create()) {
+    Plumed() : plumed_(kernel().create()) {
         const char* counts = std::getenv("PLUMED_CV_COUNT_START");
-        skip_update = counts != nullptr && std::strcmp(counts, "0") == 0;
+        skip_update_ = counts != nullptr && std::strcmp(counts, "0") == 0;
     }
     Plumed(const Plumed&) = delete;
     Plumed& operator=(const Plumed&) = delete;
     ~Plumed() {
-        if (stopped != 0) {
-            std::fprintf(stderr, "\nplumed_cv: PLUMED stopped the run at step %ld\n", stop_step);
-        }
-        kernel().finalize(plumed);
+        if (stopped_ != 0)
+            std::fprintf(stderr, "\nplumed_cv: PLUMED stopped the run at step %ld\n", stop_step_);
+        kernel().finalize(plumed_);
     }
 
     void cmd(const char* key, const void* value) {
         if (std::strcmp(key, "performCalc") == 0) {
             perform();
         } else if (std::strcmp(key, "setStopFlag") == 0) {
-            kernel().cmd(plumed, key, &stopped);
+            kernel().cmd(plumed_, key, &stopped_);
         } else {
             if (std::strcmp(key, "setStepLong") == 0) {
-                step = *static_cast<const long*>(value);
+                step_ = *static_cast<const long*>(value);
             }
-            kernel().cmd(plumed, key, value);
+            kernel().cmd(plumed_, key, value);
         }
     }
 
   private:
     void perform() {
-        const bool forces_only = skip_update || stopped != 0;
-        const bool stopped_before = stopped != 0;
-        skip_update = false;
-        kernel().cmd(plumed, forces_only ? "performCalcNoUpdate" : "performCalc", nullptr);
-        if (stopped != 0 && !stopped_before) {
-            stop_step = step;
+        const bool forces_only = skip_update_ || stopped_ != 0;
+        const bool stopped_before = stopped_ != 0;
+        skip_update_ = false;
+        kernel().cmd(plumed_, forces_only ? "performCalcNoUpdate" : "performCalc", nullptr);
+        if (stopped_ != 0 && !stopped_before) {
+            stop_step_ = step_;
             std::raise(SIGINT);
             std::raise(SIGINT);
         }
     }
 
-    void* plumed;
-    bool skip_update = false;
-    int stopped = 0;
-    long step = 0;
-    long stop_step = 0;
+    void* plumed_;
+    bool skip_update_ = false;
+    int stopped_ = 0;
+    long step_ = 0;
+    long stop_step_ = 0;
 };
 
 } // namespace

@@ -57,35 +57,32 @@ constexpr double picosecond_in_ps = 1.0;
 class Bridge {
   public:
     explicit Bridge(const plumed_cv_lammps_settings& given)
-        : settings(given), plumed(PLMD::Plumed::dlopen(given.kernel)) {
-        if (!plumed.valid()) {
+        : settings_(given), plumed_(PLMD::Plumed::dlopen(given.kernel)) {
+        if (!plumed_.valid())
             throw std::runtime_error(std::string(given.kernel) + ": PLUMED cannot be loaded");
-        }
-        plumed.cmd("setMDEnergyUnits", ev_in_kj_per_mol);
-        plumed.cmd("setMDLengthUnits", angstrom_in_nm);
-        plumed.cmd("setMDTimeUnits", picosecond_in_ps);
-        plumed.cmd("setPlumedDat", given.plumed_dat);
-        plumed.cmd("setLogFile", given.log_file);
-        plumed.cmd("setMDEngine", "LAMMPS");
-        plumed.cmd("setNatoms", given.natoms);
-        plumed.cmd("setNoVirial");
-        plumed.cmd("setTimestep", given.timestep);
-        plumed.cmd("setKbT", given.kt);
-        plumed.cmd("init");
+        plumed_.cmd("setMDEnergyUnits", ev_in_kj_per_mol);
+        plumed_.cmd("setMDLengthUnits", angstrom_in_nm);
+        plumed_.cmd("setMDTimeUnits", picosecond_in_ps);
+        plumed_.cmd("setPlumedDat", given.plumed_dat);
+        plumed_.cmd("setLogFile", given.log_file);
+        plumed_.cmd("setMDEngine", "LAMMPS");
+        plumed_.cmd("setNatoms", given.natoms);
+        plumed_.cmd("setNoVirial");
+        plumed_.cmd("setTimestep", given.timestep);
+        plumed_.cmd("setKbT", given.kt);
+        plumed_.cmd("init");
     }
 
     void step(std::int64_t step, int natoms, const int* tags, double** positions) {
-        if (!error.empty()) {
+        if (!error.empty())
             return;
-        }
         try {
             calculate(step, natoms, tags, positions);
         } catch (const std::exception& caught) {
             error = caught.what();
         }
-        if (stopped != 0 || !error.empty()) {
-            settings.force_timeout(settings.lammps);
-        }
+        if (stopped != 0 || !error.empty())
+            settings_.force_timeout(settings_.lammps);
     }
 
     std::string error;
@@ -95,28 +92,27 @@ class Bridge {
     void calculate(std::int64_t step, int natoms, const int* tags, double** positions) {
         check_order(natoms, tags);
         // LAMMPS may move the force array whenever the number of ghost atoms grows.
-        auto** forces = static_cast<double**>(settings.extract_atom(settings.lammps, "f"));
+        auto** forces = static_cast<double**>(settings_.extract_atom(settings_.lammps, "f"));
         const auto n = static_cast<std::size_t>(natoms);
-        plumed.cmd("setStepLongLong", static_cast<long long>(step));
-        plumed.cmd("setStopFlag", &stopped);
-        plumed.cmd("setPositions", positions[0], {n, 3});
-        plumed.cmd("setBox", settings.box, {3, 3});
-        plumed.cmd("setForces", forces[0], {n, 3});
-        plumed.cmd("setMasses", settings.masses, {n});
-        plumed.cmd("setCharges", settings.charges, {n});
-        plumed.cmd("prepareCalc");
-        if (settings.potential_energy != nullptr) {
-            energy = settings.potential_energy(settings.lammps, step);
-            plumed.cmd("setEnergy", &energy);
+        plumed_.cmd("setStepLongLong", static_cast<long long>(step));
+        plumed_.cmd("setStopFlag", &stopped);
+        plumed_.cmd("setPositions", positions[0], {n, 3});
+        plumed_.cmd("setBox", settings_.box, {3, 3});
+        plumed_.cmd("setForces", forces[0], {n, 3});
+        plumed_.cmd("setMasses", settings_.masses, {n});
+        plumed_.cmd("setCharges", settings_.charges, {n});
+        plumed_.cmd("prepareCalc");
+        if (settings_.potential_energy != nullptr) {
+            energy_ = settings_.potential_energy(settings_.lammps, step);
+            plumed_.cmd("setEnergy", &energy_);
         }
-        const bool counts = settings.count_start != 0 || step != settings.first_step;
-        plumed.cmd(counts ? "performCalc" : "performCalcNoUpdate");
+        const bool counts = settings_.count_start != 0 || step != settings_.first_step;
+        plumed_.cmd(counts ? "performCalc" : "performCalcNoUpdate");
     }
 
     void check_order(int natoms, const int* tags) const {
-        if (natoms != settings.natoms) {
+        if (natoms != settings_.natoms)
             throw std::runtime_error("lost atoms");
-        }
         for (int i = 0; i < natoms; ++i) {
             if (tags[i] != i + 1) {
                 throw std::runtime_error(
@@ -125,9 +121,9 @@ class Bridge {
         }
     }
 
-    plumed_cv_lammps_settings settings;
-    PLMD::Plumed plumed;
-    double energy = 0.0;
+    plumed_cv_lammps_settings settings_;
+    PLMD::Plumed plumed_;
+    double energy_ = 0.0;
 };
 
 std::string open_error;
