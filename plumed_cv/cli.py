@@ -105,7 +105,8 @@ def plumed(
     ] = False,
 ) -> None:
     """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
-    from plumed_cv.kernel import build_optimised_kernel, find_plumed
+    from plumed_cv.kernel import find_plumed
+    from plumed_cv.kernel_build import build_optimised_kernel
 
     if optimised or mpi:
         with bar() as progress:

@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed, cxx_compiler, find_plumed, tool
+from plumed_cv.kernel import Plumed, find_plumed
 from plumed_cv.plumed import build_plugin
+from plumed_cv.tools import cxx_compiler, tool
 
 _BINDINGS = """
 import os, sys, plumed

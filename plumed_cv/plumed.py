@@ -12,16 +12,8 @@ import nlohmann_json
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import fresh_dir, locked
-from plumed_cv.kernel import (
-    LIBRARY_SUFFIX,
-    Plumed,
-    cxx_compiler,
-    data_dir,
-    find_plumed,
-    n_cores,
-    output_of,
-    tool,
-)
+from plumed_cv.kernel import Plumed, data_dir, find_plumed
+from plumed_cv.tools import LIBRARY_SUFFIX, cxx_compiler, n_cores, output_of, tool
 
 
 def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import fresh_dir, locked
-from plumed_cv.kernel import compile_library, cxx_compiler, data_dir, fetch_source, find_plumed
+from plumed_cv.kernel import data_dir, find_plumed
+from plumed_cv.kernel_build import fetch_source
+from plumed_cv.tools import compile_library, cxx_compiler
 
 
 def build() -> Path:

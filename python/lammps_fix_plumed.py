@@ -18,7 +18,8 @@ import tarfile
 from pathlib import Path
 
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import compile_library, cxx_compiler, data_dir, find_plumed
+from plumed_cv.kernel import data_dir, find_plumed
+from plumed_cv.tools import compile_library, cxx_compiler
 
 VERSION = "20250204+dfsg.1"
 FILES = (

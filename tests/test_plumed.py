@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from plumed_cv import kernel as kernel_module
+from plumed_cv import tools
 from plumed_cv.cv import random_model
 from plumed_cv.doctor import doctor
 from plumed_cv.errors import UserError
@@ -319,8 +320,8 @@ def test_the_cache_key(plumed_installation: Plumed, tmp_path: Path) -> None:
     header.write_text("int a;\n")
     kernel = tmp_path / "libplumedKernel.so"
     shutil.copy2(plumed_installation.kernel, kernel)
-    plumed = kernel_module._describe(kernel, "test")
-    compiler = kernel_module.cxx_compiler()
+    plumed = kernel_module.describe(kernel, "test")
+    compiler = tools.cxx_compiler()
 
     def key() -> str:
         return _plugin_key(plumed, sources, compiler)
@@ -373,7 +374,7 @@ def test_two_processes_build_once(
     compiler.write_text(
         "#!/bin/sh\n"
         f'case "$*" in *small.cpp) echo one >> {tmp_path}/count; sleep 1;; esac\n'
-        f'exec {kernel_module.cxx_compiler()} "$@"\n'
+        f'exec {tools.cxx_compiler()} "$@"\n'
     )
     compiler.chmod(0o755)
     home = tmp_path / "home"
@@ -410,7 +411,7 @@ def test_a_killed_build_leaves_nothing_in_the_way(
     slow.write_text(
         "#!/bin/sh\n"
         f'case "$*" in *small.cpp) touch {tmp_path}/begun; sleep 3;; esac\n'
-        f'exec {kernel_module.cxx_compiler()} "$@"\n'
+        f'exec {tools.cxx_compiler()} "$@"\n'
     )
     slow.chmod(0o755)
     environment = os.environ | {
@@ -488,7 +489,7 @@ def test_no_headers(bare: Path, plumed_installation: Plumed, tmp_path: Path) -> 
     kernel = install_at(tmp_path / "headless", plumed_installation)
     (tmp_path / "headless" / "include").unlink()
     with pytest.raises(UserError, match=r"PLUMED's headers .* are not installed"):
-        build_plugin(kernel_module._describe(kernel, "test"))
+        build_plugin(kernel_module.describe(kernel, "test"))
 
 
 def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -503,7 +504,7 @@ def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from plumed_cv.kernel import build_optimised_kernel as b; print(b().kernel)",
+        "from plumed_cv.kernel_build import build_optimised_kernel as b; print(b().kernel)",
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PLUMED_CV_HOME": str(home)}
     (source / "hold").touch()
@@ -532,7 +533,7 @@ def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
     (source / "configure").write_text("#!/bin/sh\necho no working compiler >&2\nexit 1\n")
     (source / "configure").chmod(0o755)
     done = run_python(
-        "from plumed_cv.kernel import build_optimised_kernel as b; b()",
+        "from plumed_cv.kernel_build import build_optimised_kernel as b; b()",
         PLUMED_CV_HOME=str(tmp_path),
     )
     sentence = done.stderr.strip().splitlines()[-1]

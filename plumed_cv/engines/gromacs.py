@@ -52,8 +52,9 @@ from plumed_cv.engines.gromacs_files import (
 from plumed_cv.engines.process import run_program, steps_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
-from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, data_dir, find_plumed
+from plumed_cv.kernel import Plumed, data_dir, find_plumed
 from plumed_cv.plumed import build_plugin
+from plumed_cv.tools import LIBRARY_SUFFIX
 
 PROGRAM_VARIABLE = "GMX"
 SINGLE_THREAD = ("-ntmpi", "1", "-ntomp", "1", "-pin", "off")

@@ -31,8 +31,9 @@ from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.process import Child
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
-from plumed_cv.kernel import LIBRARY_SUFFIX, Plumed, find_plumed
+from plumed_cv.kernel import Plumed, find_plumed
 from plumed_cv.plumed import build_plugin
+from plumed_cv.tools import LIBRARY_SUFFIX
 
 Coupling = Literal["auto", "external", "plumed"]
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from plumed_cv.files import write_text
-from plumed_cv.kernel import cxx_compiler
+from plumed_cv.tools import cxx_compiler
 
 BINS = (25, 50, 100, 150, 200)
 STEPS = 100_000

@@ -37,8 +37,9 @@ from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed, cxx_compiler, data_dir, find_plumed, optimised_prefix
+from plumed_cv.kernel import Plumed, data_dir, find_plumed, optimised_prefix
 from plumed_cv.plumed import build_plugin
+from plumed_cv.tools import cxx_compiler
 
 Array = NDArray[np.float64]
 

@@ -14,9 +14,9 @@ import numpy as np
 from ase import Atoms
 
 from plumed_cv.cv import random_model
-from plumed_cv.kernel import cxx_compiler
 from plumed_cv.plumed import build_plugin
 from plumed_cv.structures import read_structure
+from plumed_cv.tools import cxx_compiler
 from python.drills.fuzzers import CPP
 from python.drills.runs import command, prepare
 

@@ -21,9 +21,9 @@ from plumed_cv import babf, config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import tool
 from plumed_cv.path import load_path
 from plumed_cv.structures import read_structure
+from plumed_cv.tools import tool
 from plumed_cv.trajectory import read_displacements
 from python.drills import fuzzers
 from python.drills.fuzzers import CPP

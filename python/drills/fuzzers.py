@@ -16,7 +16,7 @@ import numpy as np
 
 from plumed_cv.cv import random_model
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import tool
+from plumed_cv.tools import tool
 
 CPP = Path(__file__).resolve().parents[2] / "cpp"
 READERS = ("model", "state", "profile", "walkers")
