@@ -484,7 +484,7 @@ def fes(
     if picture:
         plot_profiles(picture, [(profile.argument, profile)], str(output))
     result: dict[str, Any] = {
-        **workflow.as_json({"barrier": profile.barrier, "delta_F": profile.delta_F}),
+        **workflow.barriers(profile),
         "md_steps": sum(block.steps for block in blocks),
     }
     if as_json:

@@ -67,9 +67,19 @@ class Part:
         return self.fes or babf.profile(_merged(self.blocks))
 
     @property
+    def numbers(self) -> dict[str, Any]:
+        """Its result; of an iteration that has not ended what its profile says so far."""
+        return self.result or workflow.barriers(self.profile)
+
+    @property
+    def restarts(self) -> int:
+        """How often the guard has put the dynamics back."""
+        return sum(bool(record["stopped"]) for record in self.records)
+
+    @property
     def steps(self) -> int:
         """Steps sampled."""
-        return int(sum(record["n_steps"] for record in self.records))
+        return sampling.steps_of(self.records)
 
     @property
     def seconds(self) -> float:
@@ -102,7 +112,7 @@ class Part:
             chosen = [k for walker in self._by_walker() for k in walker[:first]]
             barrier = babf.profile(_merged([self.blocks[k] for k in chosen])).barrier
             if np.isfinite(barrier.value):
-                steps.append(sum(self.records[k]["n_steps"] for k in chosen))
+                steps.append(sampling.steps_of([self.records[k] for k in chosen]))
                 estimates.append(barrier)
         return np.array(steps), estimates
 
@@ -255,7 +265,7 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         blocks=blocks,
         xi=series["ae.node-0"],
         deviation=series["ae.dev"],
-        records=[read_json(segment / "segment.json") for segment in segments],
+        records=sampling.records(segments),
         walkers=[homes.count(home) for home in dict.fromkeys(homes)],
     )
 

@@ -16,7 +16,7 @@ from ase import Atoms, units
 from markupsafe import Markup
 
 import plumed_cv
-from plumed_cv import provenance, workflow
+from plumed_cv import provenance
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.report.numbers import duration, scientific, with_error
@@ -116,9 +116,7 @@ def _answer(run: Run) -> dict[str, Any] | None:
     part = run.answer
     if part is None:
         return None
-    given = part.result or workflow.as_json(
-        {"barrier": part.profile.barrier, "delta_F": part.profile.delta_F}
-    )
+    given = part.numbers
 
     def estimate(name: str) -> str:
         return with_error(given.get(f"{name}_eV"), given.get(f"{name}_error_eV"))
@@ -172,15 +170,14 @@ def _checks(run: Run) -> list[dict[str, Any]]:
         f"The dynamics went from one end state to the other {crossings} times in iteration "
         f"{part.number}" + ("." if crossings >= _CROSSINGS else "; ten or more would be better."),
     )
-    stops = sum(record["stopped"] for record in part.records)
     limit = run.settings.deviation_limit_A
     if limit is None:
         check(True, "No guard was set (sampling.deviation_limit_A).")
     else:
         check(
-            stops <= 0.1 * len(part.records),
+            part.restarts <= 0.1 * len(part.records),
             f"The guard (deviation above {limit:g} Å) put the dynamics back to the first end state "
-            f"{stops} times in iteration {part.number}.",
+            f"{part.restarts} times in iteration {part.number}.",
         )
     steps, estimates = part.convergence()
     if len(estimates) > 3 and np.isfinite(estimates[-1].error):
@@ -197,9 +194,7 @@ def _checks(run: Run) -> list[dict[str, Any]]:
 
 def _row(part: Part, run: Run) -> dict[str, Any]:
     """An iteration in the table."""
-    result = part.result or workflow.as_json(
-        {"barrier": part.profile.barrier, "delta_F": part.profile.delta_F}
-    )
+    result = part.numbers
 
     def estimate(name: str) -> str:
         return with_error(result.get(f"{name}_eV"), result.get(f"{name}_error_eV"), "").strip()
@@ -216,7 +211,7 @@ def _row(part: Part, run: Run) -> dict[str, Any]:
         "similarity": "—" if similarity is None else f"{similarity:.3f}",
         "steps": f"{part.steps:,}",
         "crossings": part.crossings(),
-        "restarts": sum(record["stopped"] for record in part.records),
+        "restarts": part.restarts,
     }
 
 

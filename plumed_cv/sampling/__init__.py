@@ -17,7 +17,14 @@ has sampled: a run that must repeat to the last bit does not.
 `folders` finds what they have done.
 """
 
-from plumed_cv.sampling.folders import barrier_so_far, blocks, copy_state, segments
+from plumed_cv.sampling.folders import (
+    barrier_so_far,
+    blocks,
+    copy_state,
+    records,
+    segments,
+    steps_of,
+)
 from plumed_cv.sampling.order import Order, grid, open_engine, ramp
 from plumed_cv.sampling.walker import prepare, run_walker
 from plumed_cv.sampling.walkers import sample
@@ -31,7 +38,9 @@ __all__ = [
     "open_engine",
     "prepare",
     "ramp",
+    "records",
     "run_walker",
     "sample",
     "segments",
+    "steps_of",
 ]

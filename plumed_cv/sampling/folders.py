@@ -1,15 +1,33 @@
 """The folders of an iteration: whole segments, what they have learned, and what their names are."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from plumed_cv import babf
-from plumed_cv.files import replacing
+from plumed_cv.files import read_json, replacing
 
 
 def segments(folder: Path) -> list[Path]:
     """The whole segments of an iteration, in order, one walker after the other."""
     return [segment for home in homes(folder) for segment in segments_of(home)]
+
+
+def records(segments: Sequence[Path]) -> list[dict[str, Any]]:
+    """What is recorded of whole segments: `n_steps`, `stopped` (by the guard) and `seconds`.
+
+    Raises
+    ------
+    UserError
+        If a record is damaged.
+    """
+    return [read_json(segment / "segment.json") for segment in segments]
+
+
+def steps_of(records: Sequence[dict[str, Any]]) -> int:
+    """Steps of segments together."""
+    return sum(int(record["n_steps"]) for record in records)
 
 
 def blocks(folder: Path) -> list[babf.State]:

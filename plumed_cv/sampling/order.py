@@ -12,8 +12,7 @@ from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
-from plumed_cv.files import read_json
-from plumed_cv.sampling.folders import segments_of
+from plumed_cv.sampling.folders import records, segments_of, steps_of
 
 STATES = 10  # written in a segment
 
@@ -81,9 +80,14 @@ class Order:
         stride = self.config.sampling.snapshot_stride
         return max(stride, self.segment_steps // STATES // stride * stride)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is missing."""
+        return steps_of(self.done()) >= self.steps
+
     def done(self) -> list[dict[str, Any]]:
         """The records of the whole segments, in order."""
-        return [read_json(segment / "segment.json") for segment in segments_of(self.home)]
+        return records(segments_of(self.home))
 
 
 def open_engine(config: Config, atoms: Atoms) -> Engine:
@@ -136,8 +140,3 @@ def grid(sampling: Sampling) -> tuple[float, float, int]:
 def ramp(sampling: Sampling) -> int:
     """Steps over which the weights grow to 1: N of Eq. 12."""
     return round(sampling.ramp * sampling.steps)
-
-
-def steps_done(order: Order) -> int:
-    """Steps of the whole segments."""
-    return sum(part["n_steps"] for part in order.done())

@@ -18,8 +18,8 @@ from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Update
-from plumed_cv.sampling.folders import barrier_so_far, segment_name
-from plumed_cv.sampling.order import Order, grid, ramp, steps_done
+from plumed_cv.sampling.folders import barrier_so_far, segment_name, steps_of
+from plumed_cv.sampling.order import Order, grid, ramp
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
@@ -75,13 +75,13 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
     """
     waiting = []
     for order in orders:
-        if steps_done(order) == order.steps:
+        if order.is_done:
             continue
         (order.folder / "stop").unlink(missing_ok=True)
         with at_work(order):
             _take_in(order, engine)
             _rescue(order, engine)
-            if steps_done(order) < order.steps:
+            if not order.is_done:
                 segment = _next_segment(order, order.done())
                 assert isinstance(segment.plumed, str)
                 write_text(segment.directory / "plumed.dat", segment.plumed)
@@ -113,7 +113,7 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
     sampling, stop = order.config.sampling, order.folder / "stop"
     several = sampling.walkers > 1
     done = order.done()
-    steps = sum(part["n_steps"] for part in done)
+    steps = steps_of(done)
     while steps < order.steps:
         k = len(done)
         segment = _next_segment(order, done)
@@ -179,7 +179,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
 
 def _take_in(order: Order, engine: Engine) -> None:
     """Keep what the engine's own inputs have given (`_write_native`), as far as it goes."""
-    while steps_done(order) < order.steps:
+    while not order.is_done:
         name = segment_name(len(order.done()))
         if not (order.home / NATIVE / name / "babf.state").is_file():
             return
@@ -215,7 +215,7 @@ def _write_native(order: Order, engine: Engine) -> None:
     )
     first = _segment(order, done, native, None)
     parts: list[Segment] = []
-    left = order.steps - sum(part["n_steps"] for part in done)
+    left = order.steps - steps_of(done)
     for k in range(len(done), len(done) + -(-left // order.segment_steps)):
         folder = native / segment_name(k)
         folder.mkdir()
@@ -322,7 +322,7 @@ def _segment(
             sampling.thermostat,
             sampling.friction_per_ps,
         ),
-        n_steps=min(order.segment_steps, order.steps - sum(part["n_steps"] for part in done)),
+        n_steps=min(order.segment_steps, order.steps - steps_of(done)),
         seed=_seed(order, k),
         plumed=plumed_dat,
         count_start=fresh,

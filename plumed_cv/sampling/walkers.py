@@ -14,10 +14,9 @@ from pathlib import Path
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.errors import UserError
-from plumed_cv.files import read_json
 from plumed_cv.progress import Update
-from plumed_cv.sampling.folders import barrier_so_far, segments_of
-from plumed_cv.sampling.order import Order, open_engine, steps_done
+from plumed_cv.sampling.folders import barrier_so_far, records, segments_of, steps_of
+from plumed_cv.sampling.order import Order, open_engine
 from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker
 
 _POLL_S = 0.5  # seconds between looks at what the walkers have done
@@ -52,7 +51,7 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
     """Run all walkers until each has done its share or failed."""
     folder = orders[0].folder
     stop = folder / "stop"
-    waiting = [order for order in orders if steps_done(order) < order.steps]
+    waiting = [order for order in orders if not order.is_done]
     if not waiting:
         return
     # Processes of a cluster may outlive the one that started them; new ones take over.
@@ -100,7 +99,7 @@ def _watch(orders: Sequence[Order], futures: Sequence[Future[None]], update: Upd
         for order in orders:
             for segment in segments_of(order.home):
                 if segment not in steps:
-                    steps[segment] = read_json(segment / "segment.json")["n_steps"]
+                    steps[segment] = steps_of(records([segment]))
         if len(steps) >= told + 4 * len(orders):
             told, note = len(steps), barrier_so_far(orders[0].folder)
         update(sum(steps.values()), note)

@@ -55,7 +55,6 @@ def analyse(folder: Path) -> dict[str, Any]:
     blocks, series = blocks_of(folder)
     profile = babf.profile(blocks)
     babf.write_fes(folder / "fes.dat", profile)
-    estimates = {"barrier": profile.barrier, "delta_F": profile.delta_F}
     note = None
     try:
         flux = babf.flux(blocks, series["ae.node-0"], series["ae.gradnorm"], series["ae.invmass"])
@@ -63,22 +62,26 @@ def analyse(folder: Path) -> dict[str, Any]:
         note = str(error)
         unknown = babf.Estimate(np.nan, np.nan)
         flux = babf.Flux(unknown, unknown, unknown, np.nan)
-    estimates |= {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
-    parts = [read_json(segment / "segment.json") for segment in sampling.segments(folder)]
+    from_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
+    parts = sampling.records(sampling.segments(folder))
     guard = [
         {"xi": float(xi[-1]), "deviation_A": float(deviation[-1])}
         for part, xi, deviation in zip(parts, series["ae.node-0"], series["ae.dev"], strict=True)
         if part["stopped"]
     ]
-    return as_json(estimates) | {
-        "tst_rate_per_s": _or_none(flux.rate_per_s.value),
-        "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
-        "dividing_surface": _or_none(flux.surface),
-        "note": note,
-        "md_steps": sum(part["n_steps"] for part in parts),
-        "restarts": len(guard),
-        "restarted_at": guard,
-    }
+    return (
+        barriers(profile)
+        | as_json(from_flux)
+        | {
+            "tst_rate_per_s": _or_none(flux.rate_per_s.value),
+            "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
+            "dividing_surface": _or_none(flux.surface),
+            "note": note,
+            "md_steps": sampling.steps_of(parts),
+            "restarts": len(guard),
+            "restarted_at": guard,
+        }
+    )
 
 
 def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
@@ -97,6 +100,11 @@ def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | Non
     if agree and errors[1] < limits.barrier_tolerance_eV:
         return "flux barrier, the same as in the iteration before within two errors"
     return None
+
+
+def barriers(profile: babf.Profile) -> dict[str, float | None]:
+    """What a profile says without its flux: the barrier and A(1) - A(0), by the keys of results."""
+    return as_json({"barrier": profile.barrier, "delta_F": profile.delta_F})
 
 
 def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
