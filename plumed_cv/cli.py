@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 import plumed_cv
 from plumed_cv.errors import UserError
@@ -21,9 +20,10 @@ from plumed_cv.terminal import (
     Terminal,
     bar,
     err,
-    out,
     print_energies,
+    print_findings,
     print_iterations,
+    print_keys,
     print_surface,
     resumable,
 )
@@ -62,20 +62,7 @@ def doctor(as_json: AsJson = False) -> None:
         rows = [vars(finding) | {"tested": tested.get(finding.name)} for finding in findings]
         print(json.dumps(rows, indent=2))
     else:
-        table = Table(box=None, show_header=False, pad_edge=False)
-        for finding in findings:
-            missing = "[red]!![/]" if finding.required else "[yellow]--[/]"
-            mark = "[green]ok[/]" if finding.ok else missing
-            table.add_row(mark, finding.name, finding.detail)
-            if finding.remedy:
-                table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")
-        out.print(table)
-        here = {finding.name: finding.version for finding in findings}
-        support = Table("version of", "here", "tested", box=None, pad_edge=False)
-        for name, number in tested.items():
-            support.add_row(name, here.get(name) or "none", number)
-        out.print()
-        out.print(support)
+        print_findings(findings, tested)
     if not all(finding.ok for finding in findings if finding.required):
         raise typer.Exit(1)
 
@@ -177,10 +164,7 @@ def run(
     from plumed_cv import config as configuration
 
     if keys:
-        table = Table("key", "default", "meaning", box=None, pad_edge=False)
-        for row in configuration.describe_keys():
-            table.add_row(*row)
-        out.print(table)
+        print_keys(configuration.describe_keys())
         return
     if config is None:
         raise UserError("Which input file? For example: plumed-cv run demo/vacancy.toml")

@@ -28,6 +28,9 @@ from plumed_cv.path import EnergyPath
 from plumed_cv.threads import one_thread
 from plumed_cv.training import Training
 
+N_STRUCTURES = 20_000  # drawn from a path, if nothing is said
+VARIANCE_A2 = 0.005  # of a coordinate's noise; resembles iron at 300 K
+
 # Units in eV and angstrom that forces, and energies, are handed over in by mistake.
 _FORCE_UNITS = {
     "Ry/bohr": units.Ry / units.Bohr,
@@ -327,8 +330,8 @@ def check_forces(path: EnergyPath) -> float:
 @one_thread()
 def reconstruct(
     path: EnergyPath,
-    n_structures: int = 20_000,
-    variance_A2: float = 0.005,
+    n_structures: int = N_STRUCTURES,
+    variance_A2: float = VARIANCE_A2,
     n_components: int | None = None,
     training: Training | None = None,
     seed: int = 0,

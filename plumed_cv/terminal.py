@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from plumed_cv.progress import Update
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
     from plumed_cv.babf import Surface
+    from plumed_cv.doctor import Finding
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -78,6 +79,32 @@ def resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("plumed-cv: interrupted; the same command goes on from here.")
         raise typer.Exit(130) from None
+
+
+def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> None:
+    """Print what was looked at, what to do about it, and the versions here and tested."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        missing = "[red]!![/]" if finding.required else "[yellow]--[/]"
+        mark = "[green]ok[/]" if finding.ok else missing
+        table.add_row(mark, finding.name, finding.detail)
+        if finding.remedy:
+            table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")
+    out.print(table)
+    here = {finding.name: finding.version for finding in findings}
+    support = Table("version of", "here", "tested", box=None, pad_edge=False)
+    for name, number in tested.items():
+        support.add_row(name, here.get(name) or "none", number)
+    out.print()
+    out.print(support)
+
+
+def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
+    """Print the keys of the input file: name, default and meaning."""
+    table = Table("key", "default", "meaning", box=None, pad_edge=False)
+    for row in keys:
+        table.add_row(*row)
+    out.print(table)
 
 
 def print_iterations(result: dict[str, Any]) -> None:

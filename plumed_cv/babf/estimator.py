@@ -348,6 +348,15 @@ def blocks(states: Sequence[State]) -> list[State]:
     return [*states[:1], *(later - earlier for earlier, later in pairwise(states))]
 
 
+def at_all_nodes(along: Sequence[Array]) -> Array:
+    """Return what has values along each CV, (n1,), (n2,), at all nodes, (d, n).
+
+    The first CV runs fastest.
+    """
+    planes = np.meshgrid(*reversed(along), indexing="ij")
+    return np.array([plane.ravel() for plane in reversed(planes)])
+
+
 def edges(axes: Sequence[Grid]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return for each CV the pairs of neighbouring nodes along it, the lower and the upper ones."""
     shape = [len(axis.nodes) for axis in reversed(axes)]
@@ -471,9 +480,7 @@ def _size(axes: Sequence[Grid]) -> int:
 
 def _distances(axes: Sequence[Grid], xi: Array) -> Array:
     """Return z_j - xi, (d, n)."""
-    along = [axis.distances(float(x)) for axis, x in zip(axes, xi, strict=True)]
-    planes = np.meshgrid(*reversed(along), indexing="ij")
-    return np.array([plane.ravel() for plane in reversed(planes)])
+    return at_all_nodes([axis.distances(float(x)) for axis, x in zip(axes, xi, strict=True)])
 
 
 def _weight(step: ArrayLike, ramp: float) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
 
-from plumed_cv.babf.estimator import Grid, State
+from plumed_cv.babf.estimator import Grid, State, at_all_nodes
 from plumed_cv.babf.profiles import Estimate, Profile, barrier_of, difference_of, smoothed
 from plumed_cv.babf.surfaces import Surface
 from plumed_cv.errors import UserError
@@ -266,8 +266,7 @@ def _state_fields(arguments: Sequence[str]) -> list[str]:
 
 def _nodes(axes: Sequence[Grid]) -> Array:
     """Return the nodes, (d, n), the first CV running fastest."""
-    planes = np.meshgrid(*(axis.nodes for axis in reversed(axes)), indexing="ij")
-    return np.array([plane.ravel() for plane in reversed(planes)])
+    return at_all_nodes([axis.nodes for axis in axes])
 
 
 def _grid_constants(axes: Sequence[Grid], arguments: Sequence[str]) -> dict[str, str]:

@@ -467,7 +467,6 @@ def weights_of(blocks: Sequence[State]) -> list[float]:
 
 def total_of(blocks: Sequence[State]) -> State:
     """Return the state of all blocks together."""
-    # Sums, never the total minus a part: an empty bin must stay exactly empty.
     sums = np.sum([block.sums for block in blocks], axis=0)
     return replace(blocks[0], steps=sum(block.steps for block in blocks), sums=sums)
 

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import minimum_filter
 
-from plumed_cv.babf.estimator import Grid, State, edges, potential, potential_of_mean_force
+from plumed_cv.babf.estimator import (
+    Grid,
+    State,
+    at_all_nodes,
+    edges,
+    potential,
+    potential_of_mean_force,
+)
 from plumed_cv.babf.profiles import Estimate, check_blocks, jackknife, total_of, weights_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
@@ -53,8 +60,7 @@ class Surface:
     @property
     def points(self) -> Array:
         """The nodes, (2, n)."""
-        y, x = np.meshgrid(self.axes[1].nodes, self.axes[0].nodes, indexing="ij")
-        return np.array([x.ravel(), y.ravel()])
+        return at_all_nodes([axis.nodes for axis in self.axes])
 
     def on_grid(self, values: Array) -> Array:
         """Return (n,) values as (n2, n1): a row for every node along the second CV."""

@@ -14,6 +14,7 @@ from ase import Atoms
 from plumed_cv import cv, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
+from plumed_cv.energy import VARIANCE_A2
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
 from plumed_cv.path import EnergyPath, load_path
@@ -24,7 +25,7 @@ from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
 
-NOISE_A2_PER_K = 0.005 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
+NOISE_A2_PER_K = VARIANCE_A2 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
 
 def training_of(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from plumed_cv import sampling
 from plumed_cv.config import Config
-from plumed_cv.energy import Reconstruction, reconstruct
+from plumed_cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.errors import UserError
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
 from plumed_cv.files import write_text
@@ -82,8 +82,8 @@ def energy(
     with reporter.task("learning from the noisy path", training.n_epochs) as update:
         found = reconstruct(
             path,
-            n_structures or 20_000,
-            noise_A2 or 0.005,
+            n_structures or N_STRUCTURES,
+            noise_A2 or VARIANCE_A2,
             n_components,
             training,
             seed,
