@@ -5,7 +5,6 @@ are in angstrom; the collective variable has no unit. N atoms, D components, d l
 """
 
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,17 +15,12 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
 import plumed_cv
+from plumed_cv import model_file
 from plumed_cv.errors import UserError
-from plumed_cv.files import replacing
 from plumed_cv.frame import Array, aligned, displacements, turned_back, whole
-
-FORMAT = "plumed_cv collective variable"
-FORMAT_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -278,8 +272,6 @@ class CollectiveVariable:
                 tensors[f"{name}.{k}.weight"] = layer.weight
                 tensors[f"{name}.{k}.bias"] = layer.bias
         metadata = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
             "length_unit": "angstrom",
             "activation": self.activation,
             "kind": self.kind,
@@ -288,13 +280,7 @@ class CollectiveVariable:
             "written_by": f"plumed_cv {plumed_cv.__version__}",
             "provenance": json.dumps(self.provenance),
         }
-        with replacing(path) as temporary:
-            try:
-                whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-                metadata["checksum"] = _checksum(whole, metadata)
-                save_file(whole, temporary, metadata)
-            except SafetensorError as error:
-                raise UserError(f"{path}: cannot be written ({error}).") from None
+        model_file.write(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> "CollectiveVariable":
@@ -306,21 +292,7 @@ class CollectiveVariable:
             If the file is missing, truncated, foreign, of another version, holds values that are
             not finite, or does not reproduce its own check vector or checksum.
         """
-        try:
-            with safe_open(path, framework="np") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise UserError(f"{path}: is not a model file of plumed_cv.")
-                if metadata.get("format_version") != FORMAT_VERSION:
-                    raise UserError(
-                        f"{path}: has format version {metadata.get('format_version')}; this "
-                        f"plumed_cv reads version {FORMAT_VERSION}. Train or export it again."
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise UserError(f"{path}: the model file does not exist.") from None
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: is truncated or not a safetensors file ({error}).") from None
+        tensors, metadata, changed = model_file.read(path)
         try:
             model = cls(
                 serials=tensors["serials"],
@@ -362,8 +334,7 @@ class CollectiveVariable:
                 "damaged. Train or export it again."
             )
         # The check vector does not see everything: which atoms are meant, or a ReLU that is off.
-        found = _checksum(tensors, metadata)
-        if metadata.get("checksum", found) != found:
+        if changed:
             raise UserError(
                 f"{path}: has been changed or damaged, as its checksum shows. Train or export it "
                 "again."
@@ -541,20 +512,6 @@ def _forward(layers: Sequence[Layer], activation: str, inputs: NDArray[Any]) -> 
     for layer in layers[:-1]:
         inputs = function(inputs @ layer.weight.T + layer.bias)
     return np.asarray(inputs @ layers[-1].weight.T + layers[-1].bias)
-
-
-def _checksum(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> str:
-    """CRC-32 of all arrays and metadata, by name, but the metadata's own `checksum`."""
-    sum_ = 0
-    for name, tensor in sorted(tensors.items()):
-        kind = tensor.dtype.kind.upper() + str(8 * tensor.itemsize)
-        described = f"{'BOOL' if kind == 'B8' else kind}[{','.join(map(str, tensor.shape))}]"
-        sum_ = zlib.crc32(f"{name} {described}\n".encode(), sum_)
-        sum_ = zlib.crc32(tensor.tobytes(), sum_)
-    for name, text in sorted(metadata.items()):
-        if name != "checksum":
-            sum_ = zlib.crc32(f"{name} {text}\n".encode(), sum_)
-    return f"{sum_:08x}"
 
 
 def _layers(tensors: dict[str, Any], name: str) -> tuple[Layer, ...]:
