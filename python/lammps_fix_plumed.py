@@ -4,8 +4,8 @@
 
 prints the path of the plugin, for `plugin load` in LAMMPS or `LammpsEngine(plugin=...)`. The source
 comes from Debian's lammps package, by apt-get in a folder of its own; it is about 130 MB to fetch,
-once. The tests and the benchmarks use it to compare our coupling with the real one. It serves several
-MPI ranks if PLUMED has MPI (PLUMED_KERNEL=$(plumed-cv plumed --mpi)).
+once. The tests and the benchmarks use it to compare our coupling with the real one. It serves
+several MPI ranks if PLUMED has MPI (PLUMED_KERNEL=$(plumed-cv plumed --mpi)).
 
 Ends with status 1 and a sentence if something is missing.
 """

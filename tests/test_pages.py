@@ -30,7 +30,8 @@ from ase.build import bulk
 import plumed_cv
 from plumed_cv import babf, cli, config, cv, sampling
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.path import cell_of, load_path, read_structure
+from plumed_cv.path import load_path
+from plumed_cv.structures import cell_of, read_structure
 from tests import pages, vacancy
 from tests.conftest import MakePlumed
 from tests.engines.test_protocol import script_output

@@ -542,7 +542,7 @@ def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
 
 
 def test_a_kernel_build_with_an_mpi_that_does_not_work(tmp_path: Path) -> None:
-    if kernel_module.tool("mpicxx") is None:
+    if tools.tool("mpicxx") is None:
         pytest.skip("there is no mpicxx: pip install mpich")
     source = tmp_path / "plumed-optimised-mpi-build" / "plumed2"
     source.mkdir(parents=True)
@@ -550,7 +550,7 @@ def test_a_kernel_build_with_an_mpi_that_does_not_work(tmp_path: Path) -> None:
     (source / "configure").write_text("#!/bin/sh\necho CPPFLAGS= > Makefile.conf\n")
     (source / "configure").chmod(0o755)
     done = run_python(
-        "from plumed_cv.kernel import build_optimised_kernel as b; b(mpi=True)",
+        "from plumed_cv.kernel_build import build_optimised_kernel as b; b(mpi=True)",
         PLUMED_CV_HOME=str(tmp_path),
     )
     sentence = done.stderr.strip().splitlines()[-1]

