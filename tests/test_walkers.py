@@ -1,7 +1,7 @@
 """Several walkers on one estimate: processes here and of a dask cluster, kills, resumption.
 
 Short runs of the iron vacancy in a 54-atom crystal with real LAMMPS, PLUMED and dask. How the
-action BABF puts contributions together is tested in tests/plumed/test_babf.py.
+action BABF puts contributions together is tested in tests/plumed/test_babf_walkers.py.
 """
 
 import json

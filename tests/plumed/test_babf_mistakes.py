@@ -1,0 +1,186 @@
+"""What BABF refuses, each in one sentence that says what to do."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import plumed
+import pytest
+from ase import units
+
+from plumed_cv.babf import read_state
+from tests.plumed.babf import (
+    BABF,
+    GRID,
+    POSITION,
+    MakePlumed,
+    recorded_series,
+    run,
+    sentence,
+    step,
+)
+
+BAD_INPUT = {
+    "TEMP missing": ("GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0", "give TEMP"),
+    "TEMP zero": ("TEMP=0 GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0", "give TEMP"),
+    "unknown keyword": (f"{GRID} RAMP=0 PACE=5", "cannot understand the following words"),
+    "RAMP missing": (GRID, "RAMP is compulsory"),
+    "RAMP negative": (f"{GRID} RAMP=-5", "RAMP must be a number of steps"),
+    "KAPPA negative": (f"{GRID} RAMP=0 KAPPA=-1", "KAPPA must be positive"),
+    "TAU zero": (f"{GRID} RAMP=0 TAU=0", "TAU=0 must be a positive number"),
+    "TAU a word": (f"{GRID} RAMP=0 TAU=big", "TAU=big must be a positive number"),
+    "no bins": ("TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=1 RAMP=0", "GRID_BIN=1 must be from"),
+    "grid reversed": (
+        "TEMP=300 GRID_MIN=1 GRID_MAX=0 GRID_BIN=50 RAMP=0",
+        "a minimum below its maximum",
+    ),
+    "stride without a file": (f"{GRID} RAMP=0 STATE_WSTRIDE=5", "without STATE_WFILE"),
+    "prior missing": (f"{GRID} RAMP=0 PRIOR=absent.dat", "absent.dat: is not there"),
+    "prior too short": (f"{GRID} RAMP=0 PRIOR=short.dat", "give a profile over the whole grid"),
+    "prior with NaN": (f"{GRID} RAMP=0 PRIOR=nan.dat", "row 2 has a number that is not finite"),
+    "prior in another unit": (f"{GRID} RAMP=0 PRIOR=unit.dat", "is in kj/mol"),
+    "prior of words": (f"{GRID} RAMP=0 PRIOR=words.dat", "is not a PLUMED text file"),
+    "state missing": (f"{GRID} RAMP=100 STATE_RFILE=absent", "absent: is not there"),
+    "state of another grid": (
+        "TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=51 RAMP=100 STATE_RFILE=state",
+        "nbins_x.x=50 but here it is 51",
+    ),
+    "state of another range": (
+        "TEMP=300 GRID_MIN=0 GRID_MAX=2 GRID_BIN=50 RAMP=100 STATE_RFILE=state",
+        "max_x.x=1 but here it is 2",
+    ),
+    "state of another temperature": (
+        "TEMP=301 GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=100 STATE_RFILE=state",
+        "has kT=",
+    ),
+    "state of another spring": (f"{GRID} RAMP=100 KAPPA=7 STATE_RFILE=state", "has kappa="),
+    "state of another ramp": (f"{GRID} RAMP=200 STATE_RFILE=state", "has ramp=100"),
+    "state of another tau": (f"{GRID} RAMP=100 TAU=9 STATE_RFILE=state", "has tau="),
+    "one file for two": (
+        f"{GRID} RAMP=100 STATE_WFILE=new FES_FILE=./new",
+        "STATE_WFILE and FES_FILE are both new",
+    ),
+    "profile over the state": (
+        f"{GRID} RAMP=100 STATE_RFILE=state FES_FILE=state",
+        "STATE_RFILE and FES_FILE are both state",
+    ),
+    "number of walkers missing": (f"{GRID} RAMP=0 WALKERS_ID=0", "without WALKERS_N"),
+    "no walkers": (f"{GRID} RAMP=0 WALKERS_N=0", "WALKERS_N=0 must be from 1"),
+    "walker's number missing": (
+        f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_DIR=.",
+        "numbers from 0 to 1: give this one by WALKERS_ID.",
+    ),
+    "walker's number too high": (
+        f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=2 WALKERS_DIR=.",
+        "give this one by WALKERS_ID, which is 2.",
+    ),
+    "walkers' folder missing": (f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0", "without WALKERS_DIR"),
+    "walkers' folder not there": (
+        f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=absent",
+        "WALKERS_DIR=absent is no folder",
+    ),
+    "walkers' stride zero": (
+        f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=. WALKERS_RSTRIDE=0",
+        "WALKERS_RSTRIDE=0 must be a positive number",
+    ),
+    "walker's file as state": (
+        f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=. STATE_WFILE=walker-0.state",
+        "walker-0.state: is this walker's file",
+    ),
+    "state with a wrong step": (f"{GRID} RAMP=100 STATE_RFILE=state_step", "md_step=-3 is no"),
+    "state with NaN": (f"{GRID} RAMP=100 STATE_RFILE=state_nan", "row 51 holds a number"),
+    "a COLVAR as state": (f"{GRID} RAMP=100 STATE_RFILE=COLVAR", "no '#! SET action'"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory, start_plumed: MakePlumed) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    handle = start_plumed(folder / "log", 1, f"{POSITION}\n{BABF} STATE_WFILE={folder}/state")
+    run(handle, recorded_series(50))
+    handle.finalize()
+    text = re.sub("#! SET checksum .*\n", "", (folder / "state").read_text())
+    words = text.splitlines()[-1].split()
+    words[2] = "NAN"
+    (folder / "state_nan").write_text("\n".join([*text.splitlines()[:-1], " ".join(words)]) + "\n")
+    (folder / "state_step").write_text(text.replace("md_step 49", "md_step -3"))
+    (folder / "short.dat").write_text("#! FIELDS x free\n 0 1\n 0.5 2\n")
+    (folder / "nan.dat").write_text("#! FIELDS x free\n -1 1\n 0.5 NAN\n 2 1\n")
+    (folder / "unit.dat").write_text("#! FIELDS x free\n#! SET energy_unit kj/mol\n -1 1\n 2 1\n")
+    (folder / "words.dat").write_text("some words\n")
+    (folder / "COLVAR").write_text("#! FIELDS time x.x\n 0 0.5\n")
+    return folder
+
+
+@pytest.mark.parametrize("mistake", BAD_INPUT)
+def test_mistakes_end_in_one_sentence(
+    make_plumed: MakePlumed, bad_files: Path, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    monkeypatch.chdir(bad_files)
+    keywords, message = BAD_INPUT[mistake]
+    handle = make_plumed(1, POSITION)
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"b: BABF ARG=x.x {keywords}")
+    assert message in sentence(caught.value)
+    handle.finalize()
+
+
+def test_a_cut_state_is_refused_wherever_it_ends(
+    make_plumed: MakePlumed, bad_files: Path, tmp_path: Path
+) -> None:
+    text = (bad_files / "state").read_text()
+    handle = make_plumed(1, POSITION)
+    rng = np.random.default_rng(0)
+    lengths = [0, 1, len(text) - 1, *rng.integers(2, len(text) - 1, size=40)]
+    for i, length in enumerate(lengths):
+        (tmp_path / "cut").write_text(text[:length])
+        with pytest.raises(plumed.PlumedError) as caught:
+            handle.cmd("readInputLine", f"b{i}: {BABF[3:]} STATE_RFILE={tmp_path}/cut")
+        assert f"{tmp_path}/cut: " in sentence(caught.value)
+    handle.finalize()
+
+
+def test_a_file_that_cannot_be_written_ends_the_run(make_plumed: MakePlumed) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE=absent/state STATE_WSTRIDE=2")
+    step(handle, 0, np.array([0.5]))
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 1, np.array([0.5]))
+    assert "absent/state: cannot be written: No such file" in sentence(caught.value)
+    handle.finalize()
+
+
+def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:
+    handle = make_plumed(1, f"{POSITION}\nphi: CUSTOM ARG=x.x FUNC=x PERIODIC=-pi,pi")
+    with pytest.raises(plumed.PlumedError, match="one or two CVs, but ARG names 3"):
+        handle.cmd("readInputLine", f"b: BABF ARG=x.x,x.y,x.z {GRID} RAMP=0")
+    with pytest.raises(plumed.PlumedError, match="GRID_MIN has 1 numbers for the 2 CVs of ARG"):
+        handle.cmd("readInputLine", f"e: BABF ARG=x.x,x.y {GRID} RAMP=0")
+    with pytest.raises(plumed.PlumedError, match="give GRID_MIN=-pi and GRID_MAX=pi"):
+        handle.cmd("readInputLine", f"c: BABF ARG=phi {GRID} RAMP=0")
+    handle.cmd("readInputLine", f"d: {BABF[3:]}")
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 0, np.array([np.nan]))
+    assert "is not a finite number" in sentence(caught.value)
+    handle.finalize()
+
+
+def test_another_temperature_than_the_engines_is_refused(make_plumed: MakePlumed) -> None:
+    right = 300.0 * 8.314462618e-3  # kJ/mol, as the engine passes it
+    handle = make_plumed(1, POSITION, kT=right * (1 + 1e-6))
+    handle.cmd("readInputLine", f"b: BABF ARG=x.x {GRID} RAMP=0")
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"c: BABF ARG=x.x {GRID.replace('300', '310')} RAMP=0")
+    assert "TEMP says kT=0.026714 and the engine kT=0.025852 (eV)" in sentence(caught.value)
+    handle.finalize()
+
+
+def test_the_engine_may_pass_the_temperature(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    handle = make_plumed(
+        1,
+        f"{POSITION}\nb: BABF ARG=x.x GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0 "
+        f"STATE_WFILE={tmp_path}/state",
+        kT=2.5,
+    )
+    step(handle, 0, np.array([0.5]))
+    handle.finalize()
+    assert read_state(tmp_path / "state").kT_eV == pytest.approx(2.5 * units.kJ / units.mol)
