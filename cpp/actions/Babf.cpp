@@ -12,6 +12,7 @@
 #include "tools/File.h"
 
 #include <cmath>
+#include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <fstream>
@@ -313,6 +314,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void write(bool state, bool profile) const;
     void parse_walkers(std::size_t nodes);
     void exchange(bool write);
+    void tell(std::string& message);
 
     BabfLabels labels_;
     Output state_, profile_;
@@ -498,7 +500,10 @@ BabfAction::~BabfAction() {
         if (walkers_ && exchanged_ && writes_)
             walkers_->write(*babf_, labels_, learned_step_);
     } catch (const std::exception& problem) {
-        log.printf("+++ WARNING +++ %s\n", problem.what());
+        if (comm.Get_size() == 1)
+            log.printf("+++ WARNING +++ %s\n", problem.what());
+        else // where the log would wait for processes that may have ended
+            std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
     }
 }
 
@@ -540,11 +545,15 @@ void BabfAction::update() {
     if (!state && !profile)
         return;
     plumed.fflush(); // what was printed on the way to a state is there when the state is
+    std::string problem;
     try {
         write(state, profile);
-    } catch (const std::runtime_error& problem) {
-        error(problem.what());
+    } catch (const std::runtime_error& failure) {
+        problem = failure.what();
     }
+    tell(problem);
+    if (!problem.empty())
+        error(problem);
     if (state && profile)
         written_steps_ = steps;
 }
@@ -614,13 +623,17 @@ void BabfAction::exchange(bool write) {
         if (outcome != failed && walkers_->read(babf_->parameters(), labels_, complaints))
             outcome = changed;
     }
-    for (const std::string& complaint : complaints)
+    int told[] = {outcome, static_cast<int>(complaints.size())};
+    comm.Bcast(told, 2, 0);
+    complaints.resize(static_cast<std::size_t>(told[1]));
+    for (std::string& complaint : complaints) {
+        tell(complaint);
         warning(complaint);
-    int told = outcome;
-    comm.Bcast(told, 0);
-    if (told == failed)
-        error(problem.empty() ? "the walker's file cannot be written." : problem);
-    if (told == same)
+    }
+    tell(problem);
+    if (told[0] == failed)
+        error(problem);
+    if (told[0] == same)
         return;
     BabfSums others = writes_ ? walkers_->others(babf_->parameters())
                               : BabfSums(babf_->size(), babf_->dimensions());
@@ -630,6 +643,15 @@ void BabfAction::exchange(bool write) {
     }
     comm.Bcast(others.steps, 0);
     babf_->set_others(std::move(others));
+}
+
+// Makes what one process has to say that of all: PLUMED's error, warning and log wait for every process.
+void BabfAction::tell(std::string& message) {
+    int size = static_cast<int>(message.size());
+    comm.Bcast(size, 0);
+    message.resize(static_cast<std::size_t>(size));
+    if (size > 0)
+        comm.Bcast(message, 0);
 }
 
 void BabfAction::check_outputs(const std::string& restart) {

@@ -211,7 +211,9 @@ class LammpsProgram(Engine):
         answers = re.findall(rf"^{_ANSWER}: (.*)$", said, re.MULTILINE)
         if code == 0 and answers:
             return [float(word) for word in answers[-1].split()]
-        thrown = re.search(r"^Exception: (.*?)(?=^Abort|\Z)", said, re.MULTILINE | re.DOTALL)
+        # Every rank may say it.
+        first = r"^Exception: (.*?)(?=^Abort|^Exception|\Z)"
+        thrown = re.search(first, said, re.MULTILINE | re.DOTALL)
         if plumed_dat is not None and thrown:
             raise UserError(f"{plumed_dat}: {plumed_sentence(thrown[1])}")
         errors = re.findall(r"^ERROR.*(?:\n(?!Last|Abort|\s*$).*)*", said, re.MULTILINE)

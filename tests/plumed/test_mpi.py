@@ -18,13 +18,14 @@ from ase import Atoms
 from ase.build import bulk
 
 from plumed_cv.babf import last_step, read_fes, read_state
-from plumed_cv.cv import random_model
+from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.kernel import Plumed, describe, find_plumed, optimised_prefix
+from plumed_cv.torchscript import write_torchscript
 from tests.conftest import built, built_fix_plumed
 
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
@@ -181,6 +182,17 @@ def test_any_number_of_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
         assert set(last.values()) == set(range(ranks))
 
 
+def test_a_torchscript_model(tmp_path: Path, mpi: Built, learned: str) -> None:
+    model = re.search(r"ae: AUTOENCODER MODEL=(\S+)", learned)
+    assert model is not None
+    write_torchscript(CollectiveVariable.load(model[1]), tmp_path / "model.pt")
+    action = f"ae: TORCH_CV MODEL={tmp_path / 'model.pt'} ATOMS=1-{len(iron())}"
+    lines = f"LOAD FILE={built(mpi.plumed, torch=True)}\n{learned.replace(model[0], action)}{PRINT}"
+    for ranks in (1, 2):
+        end(start(mpi, tmp_path / str(ranks), lines, ranks, steps=STEPS // 4))
+    assert_same(tmp_path / "1", tmp_path / "2")
+
+
 def test_restart(tmp_path: Path, mpi: Built, learned: str) -> None:
     """On fewer ranks and on more. The step between the runs, which LAMMPS repeats, counts once."""
     first = tmp_path / "first"
@@ -198,19 +210,23 @@ def test_restart(tmp_path: Path, mpi: Built, learned: str) -> None:
 def test_walkers_of_two_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
     """The second walker learns from the first one's file the same on one rank and on two."""
     for ranks in (1, 2):
-        (tmp_path / f"walkers{ranks}").mkdir()
+        walkers = tmp_path / f"walkers{ranks}"
+        walkers.mkdir()
+        (walkers / "walker-2.state").write_text("garbage\n")
         for walker in (0, 1):
             lines = (
-                f"{learned} WALKERS_N=2 WALKERS_ID={walker} WALKERS_DIR=../walkers{ranks} "
+                f"{learned} WALKERS_N=3 WALKERS_ID={walker} WALKERS_DIR=../walkers{ranks} "
                 f"WALKERS_RSTRIDE=20{PRINT}"
             )
             folder = tmp_path / f"{ranks}-{walker}"
             end(start(mpi, folder, lines, ranks, steps=STEPS // (1 + walker)))
         log = (folder / "plumed.log").read_text()
         assert f"of the others 1 have contributed, {STEPS + 1} steps" in log
-        names = sorted(path.name for path in (tmp_path / f"walkers{ranks}").iterdir())
-        assert names == ["walker-0.state", "walker-1.state"]
-        assert read_state(tmp_path / f"walkers{ranks}" / "walker-1.state").steps == STEPS // 2 + 1
+        assert log.count("walker-2.state: ") == 1
+        assert sorted(path.name for path in walkers.iterdir()) == [
+            f"walker-{walker}.state" for walker in range(3)
+        ]
+        assert read_state(walkers / "walker-1.state").steps == STEPS // 2 + 1
     for walker in (0, 1):
         assert_same(tmp_path / f"1-{walker}", tmp_path / f"2-{walker}")
 
