@@ -62,7 +62,17 @@ class Examples:
 
 
 class Autoencoder(nn.Module):
-    """A symmetric autoencoder D -> hidden -> d -> hidden -> D."""
+    """A symmetric autoencoder D -> hidden -> d -> hidden -> D.
+
+    Parameters
+    ----------
+    n_components
+        Number of components D.
+    training
+        Its hidden layers, activation, latent dimensions, and whether the decoder is tied.
+    generator
+        Source of the initial weights.
+    """
 
     def __init__(self, n_components: int, training: Training, generator: torch.Generator) -> None:
         super().__init__()

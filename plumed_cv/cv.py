@@ -81,6 +81,11 @@ class CollectiveVariable:
         reference then has no cell.
     provenance
         How the model came about; anything that JSON can hold.
+
+    Raises
+    ------
+    UserError
+        If there is no such alignment, or a reference with a cell is to be aligned to.
     """
 
     serials: NDArray[np.int64]

@@ -206,6 +206,15 @@ def describe(
 ) -> Plumed:
     """Complete what is known of a kernel from the folders around it and from the file itself.
 
+    Parameters
+    ----------
+    kernel
+        The shared library.
+    source
+        Where it was found, in words.
+    root, executable, include_dir
+        What is known of its PLUMED already; see `Plumed`.
+
     Raises
     ------
     UserError

@@ -162,7 +162,13 @@ def babf_input(
 
 
 def source_dir() -> Path:
-    """Return the folder of the C++ sources: inside the installed package, or the repository's."""
+    """Return the folder of the C++ sources: inside the installed package, or the repository's.
+
+    Raises
+    ------
+    UserError
+        If it is not there.
+    """
     package = Path(__file__).resolve().parent
     for folder in (package / "cpp", package.parent / "cpp"):
         if (folder / "CMakeLists.txt").is_file():

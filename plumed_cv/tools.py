@@ -65,7 +65,13 @@ def cxx_compiler() -> str:
 
 
 def mpi_compiler() -> str:
-    """Return the path of `mpicxx`, which calls the C++ compiler that its MPI was made for."""
+    """Return the path of `mpicxx`, which calls the C++ compiler that its MPI was made for.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
     found = tool("mpicxx")
     if found is None:
         raise UserError(

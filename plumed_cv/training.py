@@ -80,6 +80,11 @@ class Training:
         there is one.
     precision
         "single", or "double", in which a GPU gives the processor's numbers but for rounding.
+
+    Raises
+    ------
+    UserError
+        If a setting is impossible, or two do not go together.
     """
 
     hidden: tuple[int, ...] | None = None

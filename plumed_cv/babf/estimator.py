@@ -454,7 +454,13 @@ def integral(grid: Grid, derivative: Array) -> Array:
 
 
 def check_same_estimator(one: State, other: State) -> None:
-    """Refuse states that are not of one estimator."""
+    """Refuse states that are not of one estimator.
+
+    Raises
+    ------
+    UserError
+        If they differ in the CVs, the grid, the temperature or the spring constants.
+    """
     for name, word in (
         ("arguments", "argument"),
         ("axes", "grid"),

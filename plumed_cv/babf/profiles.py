@@ -472,7 +472,13 @@ def total_of(blocks: Sequence[State]) -> State:
 
 
 def check_blocks(blocks: Sequence[State]) -> None:
-    """Refuse no blocks, and blocks of different estimators."""
+    """Refuse no blocks, and blocks of different estimators.
+
+    Raises
+    ------
+    UserError
+        If there is no block, or as for `check_same_estimator`.
+    """
     if not blocks:
         raise UserError("a profile needs at least one state or block of a run")
     for one, other in pairwise(blocks):

@@ -72,6 +72,11 @@ class Dynamics:
     friction_per_ps
         gamma in 1/ps. Brownian dynamics makes steps of sqrt(2 kT timestep / (m gamma)), which
         should be about 0.01 angstrom: 100 / ps for iron at 300 K and 1 fs, not 1 / ps.
+
+    Raises
+    ------
+    UserError
+        If a number is not positive, or there is no such thermostat.
     """
 
     temperature_K: float
@@ -102,6 +107,11 @@ class State:
         Rows are lattice vectors in angstrom, shape (3, 3); zero without periodic boundaries.
     velocities
         In angstrom/fs, shape (N, 3), or None to draw them from the Maxwell-Boltzmann distribution.
+
+    Raises
+    ------
+    UserError
+        If a number is not finite.
     """
 
     positions: Array
@@ -175,6 +185,11 @@ class Segment:
         always counts it.
     snapshot_stride
         A snapshot is written after every so many steps; 0 for none.
+
+    Raises
+    ------
+    UserError
+        If it has no steps.
     """
 
     directory: Path

@@ -121,9 +121,21 @@ def read_trr(path: Path) -> dict[str, Array]:
 
 
 def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) -> Array | None:
-    """Write the frames after one step up to another, without periodic jumps; return the last.
+    """Write frames of a .trr as a DCD file without periodic jumps.
 
-    Returns None, and writes nothing, if there are none.
+    Parameters
+    ----------
+    target, trr
+        The new file, and the one that is read, whose last frame may not be whole.
+    start
+        Where the atoms were before the first frame, and their cell.
+    steps
+        The frames after the first of these steps, up to the second one.
+
+    Returns
+    -------
+    Array or None
+        Positions of the last frame, shape (N, 3), angstrom. None, and no file, if there is none.
     """
     if not trr.is_file() or trr.stat().st_size == 0:
         return None
@@ -145,7 +157,15 @@ def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
 
 
 def unwrapped(frames: Array, cell: Array) -> Array:
-    """Frames, shape (K, N, 3), so that no atom jumps by a lattice vector after the first one."""
+    """Frames so that no atom jumps by a lattice vector after the first one.
+
+    Parameters
+    ----------
+    frames
+        Positions, shape (K, N, 3), angstrom.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom.
+    """
     jumps = np.round(np.diff(frames, axis=0) @ np.linalg.inv(cell))
     unwrapped = frames.copy()
     unwrapped[1:] -= np.cumsum(jumps, axis=0) @ cell

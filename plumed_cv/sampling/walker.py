@@ -94,7 +94,13 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
 
 @contextmanager
 def at_work(order: Order) -> Iterator[None]:
-    """Be the only process that works on this walker."""
+    """Be the only process that works on this walker.
+
+    Raises
+    ------
+    UserError
+        If another one does, for longer than it may take to end.
+    """
     order.home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(order.home / ".lock")
     try:

@@ -153,7 +153,13 @@ def train_on_snapshots(
 
 
 def check_components(config: Config) -> None:
-    """Refuse an input that asks for more principal components than the mean path will have."""
+    """Refuse an input that asks for more principal components than the mean path will have.
+
+    Raises
+    ------
+    UserError
+        If it does, or as for `training_of`.
+    """
     wanted = config.cv.components
     if wanted is not None and (most := training_of(config, 0).limited(wanted)) < wanted:
         raise UserError(
