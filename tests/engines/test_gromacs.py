@@ -301,6 +301,13 @@ def test_a_frame_that_is_not_whole_is_left_out(files: Path, tmp_path: Path) -> N
                     assert len(file.read()[0]) == frames
 
 
+def test_plumed_on_two_ranks_of_thread_mpi(files: Path, tmp_path: Path, plugin: Path) -> None:
+    with open_engine(files, options=["-ntmpi", "2", "-ntomp", "1"]) as engine:
+        segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0), 1, 1, "d: DISTANCE\n")
+        with pytest.raises(UserError, match=r"PLUMED: .* not compatible with THREAD_MPI"):
+            engine.run(segment)
+
+
 def test_a_killed_run_leaves_no_program(files: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
