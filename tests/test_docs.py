@@ -35,6 +35,27 @@ def test_pages_of_actions_have_all_keywords() -> None:
         assert "## Examples" in page
 
 
+def test_modules_import_from_those_above_them() -> None:
+    """In the list of CONTRIBUTING.md, which has them all."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = text.partition("plumed_cv/  ")[2].partition("cpp/core/")[0].splitlines()[1:]
+    words = [word for line in lines for word in line[2:22].split()]
+    place = {word.removesuffix(".py").rstrip("/"): k for k, word in enumerate(words)}
+    assert len(place) > 30
+    for file in (ROOT / "plumed_cv").rglob("*.py"):
+        own = file.relative_to(ROOT / "plumed_cv").parts[0].removesuffix(".py")
+        if own in ("__init__", "examples"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            names = node.module.split(".")[:2]
+            if names == ["plumed_cv"]:
+                names = [alias.name for alias in node.names]
+            for name in set(names) & set(place):
+                assert place[name] <= place[own], f"{file}: imports {name}"
+
+
 def sentences() -> Iterator[str]:
     """Texts in the sources, without what is put into them."""
     for file in (ROOT / "plumed_cv").rglob("*.py"):
