@@ -18,7 +18,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.training import RECIPES, Training
-from tests.vacancy import SYSTEM, command, write
+from tests.vacancy import SYSTEM, called, command, write
 
 N_ATOMS, RADIUS, ANGLE, HEIGHT, TILT = 12, 1.3, 2.0, 0.7, -0.15
 
@@ -470,7 +470,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
     ]
     for arguments, sentence in mistakes:
         options: list[str | Path] = [] if "-o" in arguments else ["-o", tmp_path / "out"]
-        done = command("energy", *arguments, *options)
+        done = called("energy", *arguments, *options)
         assert done.returncode == 1, (sentence, done)
         last = done.stderr.strip().splitlines()[-1]
         assert sentence in last, done.stderr

@@ -30,7 +30,7 @@ from plumed_cv.structures import read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from plumed_cv.workflow.results import stopped_by
-from tests.vacancy import QUICK, SYSTEM, command
+from tests.vacancy import QUICK, SYSTEM, called, command
 
 INPUT = f"""{SYSTEM}{QUICK}
 [sampling]
@@ -528,7 +528,7 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
 
 def test_typical_mistakes_are_one_sentence(example: Path, finished: Path, tmp_path: Path) -> None:
     for name, (arguments, sentence) in mistakes(example, finished, tmp_path).items():
-        done = command(*arguments)
+        done = called(*arguments)
         assert done.returncode == 1, (name, done)
         assert sentence in done.stderr, (name, done.stderr)
         assert "Traceback" not in done.stderr, name
@@ -559,7 +559,7 @@ def test_help_has_examples() -> None:
         "export",
     )
     for verb in verbs:
-        done = command(verb, "--help")
+        done = called(verb, "--help")
         assert done.returncode == 0
         assert len(done.stdout) > 100
     assert "sampling.friction_per_ps" in command("run", "--keys").stdout

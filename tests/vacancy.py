@@ -1,12 +1,16 @@
 """A vacancy that hops in 53 atoms of iron: what the tests run that need a whole input."""
 
+import contextlib
+import io
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from ase import Atoms
 from ase.build import bulk
 
+from plumed_cv import cli
 from python.drills import runs
 
 SYSTEM = runs.SYSTEM  # what all inputs begin with; a test adds the sections that it is about
@@ -35,3 +39,20 @@ def command(*arguments: str | Path, **options: object) -> subprocess.CompletedPr
     """Run `plumed-cv` to its end."""
     line = [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def called(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Do what `command` does in this process: where many are refused, importing takes the time."""
+    words = ["plumed-cv", *map(str, arguments)]
+    out, said = io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", words),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), said.getvalue())
