@@ -40,7 +40,6 @@ def run(inputs: config.Config, limit_A: float | None, folder: Path) -> dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_profile_is_right_with_the_guard_and_wrong_without(
     inputs: config.Config, tmp_path: Path
 ) -> None:
