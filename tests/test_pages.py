@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +62,17 @@ NAMES = r"plumed-cv (?:run|train|energy|fes|sample)(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {
-    r"\.repeat\(4\)": ".repeat(3)",
-    r"images = 19": "images = 7\nfmax_eV_A = 0.02\nstructures = 500",
-    r"functions = 6": "functions = 6\ncomponents = 5",
-    r"steps = 150_000": "steps = 2000\nsegments = 8",
-    r"maximum = 5": "maximum = 2",
-    r"tolerance = 0.1": "tolerance = 1e-9",
+    ".repeat(4)": ".repeat(3)",
+    "images = 19": "images = 7\nfmax_eV_A = 0.02\nstructures = 500",
+    "functions = 6": "functions = 6\ncomponents = 5",
+    "steps = 150_000": "steps = 2000\nsegments = 8",
+    "maximum = 5": "maximum = 2",
+    "tolerance = 0.1": "tolerance = 1e-9",
 }
-MORE = {  # options that are added to a command
-    "energy": "--structures 500 --components 5",
-    "inputs-only": "--dir elsewhere",
-    "sample": "--dir elsewhere",
+MORE = {  # options that are added to a command, where the last one counts
+    "energy": ["--structures", "500", "--components", "5"],
+    "--inputs-only": ["--dir", "elsewhere"],
+    "sample": ["--dir", "elsewhere"],
 }
 
 
@@ -103,11 +104,12 @@ def shell_lines() -> dict[str, Path]:
     return found
 
 
-def shortened(text: str) -> str:
-    """An example in the sizes of a test."""
-    for long, short in SHORT.items():
-        text = re.sub(long, short, text)
-    return text
+def shorten(file: Path, text: str, *names: str) -> None:
+    """Write a file of the example in the sizes of a test."""
+    for name in names:
+        assert name in text
+        text = text.replace(name, SHORT[name])
+    file.write_text(text)
 
 
 def make_files(folder: Path, demo: Path) -> None:
@@ -206,10 +208,8 @@ class Desk:
             return done.stdout
         command, _, filter_ = line.partition(" | ")
         words = shlex.split(re.sub(r" 2> \S+$", "", command))[1:]
-        for part, options in MORE.items():
-            if part in command.split()[1] or f"--{part}" in words:
-                words = _with(words, options)
-        words = [file for word in words for file in sorted(map(str, _glob(word))) or [word]]
+        words = [file for word in words for file in _glob(word) or [word]]
+        words += next((more for word, more in MORE.items() if word in words), [])
         self.monkeypatch.setattr(sys, "argv", ["plumed-cv", *words])
         self.capsys.readouterr()
         status = 0
@@ -219,25 +219,16 @@ class Desk:
             status = int(end.code or 0)
         said = self.capsys.readouterr()
         assert status == (3 if "--inputs-only" in words else 0), (line, said.err)
+        for option, value in pairwise(words):
+            assert option not in ("-o", "--picture") or Path(value).exists(), line
         if filter_:
             (key,) = re.findall(r"^jq \.(\w+)$", filter_)
             return str(json.loads(said.out)[key])
         return said.out
 
 
-def _with(words: list[str], options: str) -> list[str]:
-    """A command's words with those options that it does not have, or has with another value."""
-    for name, value in re.findall(r"(--\w+) (\S+)", options):
-        if name in words:
-            words = [value if before == name else word
-                     for before, word in zip(["", *words], words, strict=False)]  # fmt: skip
-        else:
-            words = [*words, name, value]
-    return words
-
-
-def _glob(word: str) -> list[Path]:
-    return list(Path().glob(word)) if re.search(r"[*?]", word) else []
+def _glob(word: str) -> list[str]:
+    return sorted(map(str, Path().glob(word))) if re.search(r"[*?]", word) else []
 
 
 @pytest.mark.slow
@@ -258,9 +249,10 @@ def test_commands(
         desk.type(line)
         if line == "plumed-cv init vacancy-fe demo":
             demo = tmp_path / "demo"
-            (demo / "build.py").write_text(shortened((demo / "build.py").read_text()))
+            build, *sizes = SHORT
+            shorten(demo / "build.py", (demo / "build.py").read_text(), build)
             subprocess.run([sys.executable, "build.py"], cwd=demo, check=True)
-            (demo / "vacancy.toml").write_text(shortened(whole))
+            shorten(demo / "vacancy.toml", whole, *sizes)
         elif line == "plumed-cv run demo/vacancy.toml":
             make_files(tmp_path, tmp_path / "demo")
     (script,) = [block.text for block in readme if block.kind == "python"]
