@@ -53,7 +53,7 @@ def test_names_of_examples_are_completed() -> None:
 
 
 def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: Path) -> None:
-    file = vacancy.write(tmp_path, INPUT.replace("steps = 3000", "steps = 20_000"))
+    file = vacancy.write(tmp_path, INPUT.replace("steps = 8000", "steps = 20_000"))
     line = [sys.executable, "-m", "plumed_cv.cli", "run", str(file)]
     process = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 
 INPUT = f"""{vacancy.SYSTEM}{vacancy.QUICK}
 [sampling]
-steps = 3000
+steps = 8000
 segments = 8
 timestep_fs = 2.0
 [iteration]

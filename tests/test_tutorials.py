@@ -85,7 +85,7 @@ def test_ten_minutes_with_a_vacancy(plugin: Path, tmp_path: Path) -> None:
             whole = tomllib.loads(file.read_text())
             for section, keys in tomllib.loads(inputs(VACANCY)[0]).items():  # shown as it is
                 assert keys.items() <= whole[section].items()
-            shorter = (("150_000", "3000"), ("images = 19", "images = 7\nstructures = 500"),
+            shorter = (("150_000", "8000"), ("images = 19", "images = 7\nstructures = 500"),
                        ("maximum = 5", "minimum = 1\nmaximum = 1"))  # fmt: skip
             file.write_text(changed(file.read_text(), *shorter) + "\n[cv]\ncomponents = 5\n")
         elif line.endswith("--keys"):
