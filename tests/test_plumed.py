@@ -527,16 +527,21 @@ def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
     ]
 
 
-def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
-    source = tmp_path / "plumed-optimised-build" / "plumed2"
+def build_with(configure: str, home: Path, mpi: bool) -> str:
+    """Build a kernel where PLUMED's `configure` is a script; return the last line of the error."""
+    source = home / f"plumed-optimised{'-mpi' if mpi else ''}-build" / "plumed2"
     source.mkdir(parents=True)
-    (source / "configure").write_text("#!/bin/sh\necho no working compiler >&2\nexit 1\n")
+    (source / "configure").write_text(f"#!/bin/sh\n{configure}\n")
     (source / "configure").chmod(0o755)
     done = run_python(
-        "from plumed_cv.kernel_build import build_optimised_kernel as b; b()",
-        PLUMED_CV_HOME=str(tmp_path),
+        f"from plumed_cv.kernel_build import build_optimised_kernel as b; b(mpi={mpi})",
+        PLUMED_CV_HOME=str(home),
     )
-    sentence = done.stderr.strip().splitlines()[-1]
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
+    sentence = build_with("echo no working compiler >&2\nexit 1", tmp_path, mpi=False)
     assert "UserError: PLUMED cannot be built (`configure` failed)" in sentence
     assert "no working compiler" in Path(sentence.split()[-1]).read_text()
 
@@ -544,16 +549,8 @@ def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
 def test_a_kernel_build_with_an_mpi_that_does_not_work(tmp_path: Path) -> None:
     if tools.tool("mpicxx") is None:
         pytest.skip("there is no mpicxx: pip install mpich")
-    source = tmp_path / "plumed-optimised-mpi-build" / "plumed2"
-    source.mkdir(parents=True)
     # PLUMED's configure goes on without MPI.
-    (source / "configure").write_text("#!/bin/sh\necho CPPFLAGS= > Makefile.conf\n")
-    (source / "configure").chmod(0o755)
-    done = run_python(
-        "from plumed_cv.kernel_build import build_optimised_kernel as b; b(mpi=True)",
-        PLUMED_CV_HOME=str(tmp_path),
-    )
-    sentence = done.stderr.strip().splitlines()[-1]
+    sentence = build_with("echo CPPFLAGS= > Makefile.conf", tmp_path, mpi=True)
     assert "mpicxx: PLUMED cannot be built with this MPI; the messages are in " in sentence
     assert Path(sentence.split()[-1]).is_file()
 
