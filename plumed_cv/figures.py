@@ -1,18 +1,63 @@
-"""Pictures of a run and of a path, in files of any format."""
+"""Pictures of a run and of a path, in one style: files of any format, and the charts of a report.
 
-from collections.abc import Sequence
+`plot_*` writes a file. `draw_*` draws on axes: those of a page, or of a script of yours.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from plumed_cv.babf import Profile, Surface
 from plumed_cv.energy import Reconstruction
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array
+from plumed_cv.localisation import Localisation
+
+# All that is drawn has one of these colours; a page knows them, and has others for the dark.
+COLOURS = {
+    "ink": "#1a2027",
+    "muted": "#55606c",
+    "grid": "#e1e5ea",
+    "surface": "#ffffff",
+    "last": "#005f9e",
+    "earlier-1": "#a85b00",
+    "earlier-2": "#00735a",
+    "earlier-3": "#9c3f78",
+    "earlier-4": "#5f6872",
+}
+INK, MUTED, GRID, SURFACE, LAST, *EARLIER = COLOURS.values()
+_DASHES = ["-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
+
+STYLE: Any = {
+    "text.parse_math": False,  # what stands in a run directory is text
+    "font.size": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.4,
+}
 
 
 def plot_profiles(
@@ -21,52 +66,60 @@ def plot_profiles(
     title: str,
     zero_kelvin: tuple[Array, Array] | None = None,
 ) -> None:
-    """Draw free energy profiles with bands of one standard error, the last one strongest.
+    """Draw free energy profiles into a file, with their barriers.
 
     Parameters
     ----------
     path
         The picture; its suffix chooses the format.
-    profiles
-        Label and profile of each iteration.
+    profiles, zero_kelvin
+        As for `draw_profiles`.
     title
         What was sampled.
-    zero_kelvin
-        Collective variable and energy (eV) along the minimum energy path, shapes (K,), if known.
 
     Raises
     ------
     UserError
         If there is no such format.
     """
-    figure, axes = _figure(path)
-    colours = colormaps["viridis"](np.linspace(0.8, 0.0, max(len(profiles), 2)))
+    named = [(f"{label}: {profile.barrier}", profile) for label, profile in profiles]
+    with _picture(path, title) as axes:
+        draw_profiles(axes, named, zero_kelvin)
+
+
+def draw_profiles(
+    axes: Axes,
+    profiles: Sequence[tuple[str, Profile]],
+    zero_kelvin: tuple[Array, Array] | None = None,
+) -> None:
+    """Draw free energy profiles with bands of one standard error, the last one strongest.
+
+    Parameters
+    ----------
+    axes
+        On which.
+    profiles
+        Label and profile of each iteration.
+    zero_kelvin
+        Collective variable and energy (eV) along the minimum energy path, shapes (K,), if known.
+    """
     for k, (label, profile) in enumerate(profiles):
-        last = k + 1 == len(profiles)
-        axes.plot(
-            profile.xi,
-            profile.A,
-            color=colours[k],
-            linewidth=2.0 if last else 1.0,
-            label=f"{label}: {profile.barrier}",
-        )
-        axes.fill_between(
-            profile.xi,
-            profile.A - profile.A_error,
-            profile.A + profile.A_error,
-            color=colours[k],
-            alpha=0.25,
-            linewidth=0,
-        )
+        colour, dash = look(k, len(profiles))
+        xi, A, error = profile.xi, profile.A, profile.A_error
+        axes.fill_between(xi, A - error, A + error, color=colour, alpha=0.22, linewidth=0)
+        width = 2.0 if k + 1 == len(profiles) else 1.2
+        axes.plot(xi, A, color=colour, linestyle=dash, linewidth=width, label=label)
     if zero_kelvin is not None:
-        axes.plot(*zero_kelvin, "k--", linewidth=0.8, label="0 K minimum energy path")
-    axes.set_xlabel(r"collective variable $\xi$")
+        axes.plot(*zero_kelvin, color=MUTED, linestyle=":", label="0 K, minimum energy path")
+    last = profiles[-1][1]
+    for state in last.states:
+        if last.xi[0] <= state <= last.xi[-1]:
+            axes.axvline(state, color=MUTED, linewidth=0.6, zorder=0)
+    axes.set_xlabel("collective variable ξ")
     axes.set_ylabel("free energy (eV)")
-    axes.set_title(title)
     axes.margins(x=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.legend(fontsize="small", loc="lower center")
-    _save(figure, path)
+    legend(axes)
 
 
 def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
@@ -86,18 +139,16 @@ def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
     UserError
         If there is no such format.
     """
-    figure, axes = _figure(path)
     A = np.ma.masked_invalid(surface.on_grid(surface.A))
     first, second = (axis.nodes for axis in surface.axes)
     # A few bins that were seen once are no reason for a scale on which basins look flat.
-    top = float(np.percentile(A.compressed(), 98))
-    drawn = axes.contourf(first, second, A, np.linspace(0.0, top, 17), cmap="viridis", extend="max")
-    axes.contour(first, second, A, drawn.levels[::2], colors="black", linewidths=0.4)
-    figure.colorbar(drawn, ax=axes, label="free energy (eV)")
-    axes.set_xlabel(surface.arguments[0])
-    axes.set_ylabel(surface.arguments[1])
-    axes.set_title(title)
-    _save(figure, path)
+    levels = np.linspace(0.0, float(np.percentile(A.compressed(), 98)), 17)
+    with _picture(path, title) as axes:
+        drawn = axes.contourf(first, second, A, levels, cmap="viridis", extend="max")
+        axes.contour(first, second, A, levels[::2], colors=INK, linewidths=0.4)
+        axes.figure.colorbar(drawn, ax=axes, label="free energy (eV)")
+        axes.set_xlabel(surface.arguments[0])
+        axes.set_ylabel(surface.arguments[1])
 
 
 def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
@@ -115,31 +166,34 @@ def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
     UserError
         If there is no such format.
     """
-    figure, axes = _figure(path)
     components = f"D = {result.variable.n_components}"
     subspace = "PCA" if result.training.subspace == "pca" else "PCA of the mean path"
     profiles = (
-        (result.neb, "path", "black", "-"),
-        (result.pca, f"{subspace}, {components}", "tab:orange", "--"),
-        (result.ae_pca, f"AE+PCA, {components}", "tab:blue", "-"),
+        (result.neb, "path", INK, "-"),
+        (result.pca, f"{subspace}, {components}", EARLIER[0], "--"),
+        (result.ae_pca, f"AE+PCA, {components}", LAST, "-"),
     )
-    axes.plot(result.path.arc_length, result.path.energies, "o", color="black", markersize=4)
-    for profile, words, colour, style in profiles:
-        label = f"{words}: {profile.barrier:.4f} eV"
-        if profile is not result.neb and result.neb.barrier > 0:
-            label += f" ({100 * (profile.barrier / result.neb.barrier - 1):+.1f} %)"
-        above = 3 if style == "--" else 2  # or the solid lines would hide it
-        axes.plot(profile.parameter, profile.energy, style, color=colour, label=label, zorder=above)
-    axes.set_xlabel("arc length along the path")
-    axes.set_ylabel("energy (eV)")
-    axes.set_title(f"{len(result.path.species)} atoms, {result.n_structures:,} structures")
-    axes.margins(x=0.01)
-    axes.legend(fontsize="small")
-    _save(figure, path)
+    title = f"{len(result.path.species)} atoms, {result.n_structures:,} structures"
+    with _picture(path, title) as axes:
+        axes.plot(result.path.arc_length, result.path.energies, "o", color=INK, markersize=4)
+        for profile, words, colour, style in profiles:
+            label = f"{words}: {profile.barrier:.4f} eV"
+            if profile is not result.neb and result.neb.barrier > 0:
+                label += f" ({100 * (profile.barrier / result.neb.barrier - 1):+.1f} %)"
+            axes.plot(
+                *(profile.parameter, profile.energy, style),
+                color=colour,
+                label=label,
+                zorder=3 if style == "--" else 2,  # or the solid lines would hide it
+            )
+        axes.set_xlabel("arc length along the path")
+        axes.set_ylabel("energy (eV)")
+        axes.margins(x=0.01)
+        legend(axes)
 
 
 def plot_fve(path: Path | str, results: Sequence[tuple[str, Reconstruction]]) -> None:
-    """Draw the fraction of variance explained by each component, filled up to the elbow (Fig. 2).
+    """Draw the fraction of variance explained by each component into a file (Fig. 2).
 
     Parameters
     ----------
@@ -153,23 +207,40 @@ def plot_fve(path: Path | str, results: Sequence[tuple[str, Reconstruction]]) ->
     UserError
         If there is no such format.
     """
-    figure, axes = _figure(path)
-    for k, (label, result) in enumerate(results):
-        fractions, elbow = result.fraction_of_variance, result.elbow
+    with _picture(path) as axes:
+        draw_fve(
+            axes, [(words, found.fraction_of_variance, found.elbow) for words, found in results]
+        )
+
+
+def draw_fve(axes: Axes, curves: Sequence[tuple[str, Array, int | None]]) -> None:
+    """Draw the fraction of variance explained by each component, filled up to the elbow (Fig. 2).
+
+    Parameters
+    ----------
+    axes
+        On which.
+    curves
+        Label, fractions and number of components before the elbow; None where all were taken.
+    """
+    for k, (label, fractions, elbow) in enumerate(curves):
+        colour, _ = look(k, len(curves))
         number = np.arange(1, len(fractions) + 1)
-        colour = f"C{k}"
-        axes.semilogy(number, fractions, color=colour, linewidth=0.8)
-        for part, face in ((slice(elbow), colour), (slice(elbow, None), "white")):
-            axes.plot(number[part], fractions[part], "o", color=colour, markerfacecolor=face)
-        axes.plot([], [], "o-", color=colour, label=f"{label}: elbow at {elbow}")
+        axes.plot(number, fractions, color=colour, linewidth=0.9)
+        for part, face in ((slice(elbow), colour), (slice(elbow, None), SURFACE)):
+            if elbow is not None or face == colour:
+                axes.plot(number[part], fractions[part], "o", color=colour, markersize=3.5,
+                          markerfacecolor=face)  # fmt: skip
+        named = label if elbow is None else f"{label}: elbow at {elbow}"
+        axes.plot([], [], "o-", color=colour, markersize=3.5, linewidth=0.9, label=named)
+    logarithmic(axes)
     axes.set_xlabel("principal component")
     axes.set_ylabel("fraction of variance explained")
-    axes.legend(fontsize="small")
-    _save(figure, path)
+    legend(axes)
 
 
 def plot_localisation(path: Path | str, result: Reconstruction) -> None:
-    """Draw each atom's share in the components by its distance from the most mobile atom (Fig. 3).
+    """Draw each atom's share in the components into a file (Fig. 3).
 
     Parameters
     ----------
@@ -183,43 +254,84 @@ def plot_localisation(path: Path | str, result: Reconstruction) -> None:
     UserError
         If there is no such format.
     """
-    figure, axes = _figure(path)
     found = result.localisation
     initial = result.path.images[0]
     centre = int(found.amplitude.argmax())
     distances = initial.get_distances(centre, range(len(initial)), mic=bool(initial.pbc.any()))
+    with _picture(path, f"{len(initial)} atoms, {found.verdict}") as axes:
+        draw_localisation(axes, distances, found)
+
+
+def draw_localisation(axes: Axes, distances: Array, found: Localisation) -> None:
+    """Draw each atom's share in the components by its distance from the most mobile one (Fig. 3).
+
+    Parameters
+    ----------
+    axes
+        On which.
+    distances
+        Shape (N,), angstrom.
+    found
+        Which atoms take part.
+    """
     groups = (
-        (found.moving, found.share, "tab:blue"),
-        (~found.moving, 1.0 - found.share, "white"),
+        (found.moving, found.share, LAST),
+        (~found.moving, 1.0 - found.share, SURFACE),
     )
     for atoms, share, face in groups:
+        number = f"{atoms.sum()} {'atom' if atoms.sum() == 1 else 'atoms'}"
         axes.plot(
             distances[atoms],
             found.amplitude[atoms],
             "o",
-            color="tab:blue",
-            markerfacecolor=face,
+            color=LAST,
             markersize=4,
-            label=f"{atoms.sum()} atoms with {100 * share:.0f} % of the squared displacement",
+            markerfacecolor=face,
+            markeredgewidth=0.8,
+            label=f"{number} with {100 * share:.0f} % of the squared displacement",
         )
-    axes.axhline(found.noise, color="black", linestyle="--", linewidth=0.8, label="thermal noise")
+    axes.axhline(found.noise, color=MUTED, linestyle=":", label="thermal noise")
+    logarithmic(axes)
     axes.set_xlabel("distance from the most mobile atom (Å)")
-    axes.set_ylabel(r"$\mathrm{var}_{D,a}$ (Å)")
-    axes.set_title(f"{len(initial)} atoms, {found.verdict}")
+    axes.set_ylabel("amplitude var_D (Å)")
+    legend(axes)
+
+
+def look(k: int, number: int) -> tuple[str, Any]:
+    """Colour and dash of the k-th of so many curves; those of the last one are always the same."""
+    if k + 1 == number:
+        return LAST, "-"
+    return EARLIER[k % len(EARLIER)], _DASHES[(k + 1) % len(_DASHES)]
+
+
+def legend(axes: Axes) -> None:
+    """Put a legend above the axes, where it hides no data."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1, borderaxespad=0.2)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the y axis logarithmic, with numbers that are plain text, not formulae."""
     axes.set_yscale("log")
-    axes.legend(fontsize="small")
-    _save(figure, path)
+    low, high = axes.get_ylim()
+    narrow = high / low < 30
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=7))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _figure(path: Path | str) -> tuple[Figure, Any]:
-    """A figure with one set of axes, if there is a format for the picture's name."""
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    formats = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix.removeprefix(".") not in formats:
-        raise UserError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}.")
-    return figure, figure.subplots()
-
-
-def _save(figure: Figure, path: Path | str) -> None:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+@contextmanager
+def _picture(path: Path | str, title: str | None = None) -> Iterator[Axes]:
+    """Axes whose picture becomes a file, if there is a format for its name."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+        formats = figure.canvas.get_supported_filetypes()
+        if Path(path).suffix.removeprefix(".") not in formats:
+            raise UserError(
+                f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}."
+            )
+        yield figure.subplots()
+        if title is not None:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=9.0)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=200)

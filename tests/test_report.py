@@ -152,6 +152,15 @@ def test_page_is_accessible_and_stands_alone(page: Path) -> None:
     assert {str(name)[1:] for name in inner} <= set(names)
 
 
+def test_charts_have_the_colours_of_the_page(page: Path) -> None:
+    """By name: a colour that is spelt out stays what it is in the dark."""
+    drawn = re.findall(r'<svg class="chart".*?</svg>', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(drawn) == 9
+    for svg in drawn:
+        assert "var(--ink)" in svg
+        assert not re.search(r"#[0-9a-f]{6}\b", svg)
+
+
 def test_what_is_wrong_comes_first(run: Path, page: Path, tmp_path: Path) -> None:
     def first_words(directory: Path) -> str:
         words = Page(report.write(directory)).words

@@ -12,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from plumed_cv import figures
 from plumed_cv.files import write_text
 from plumed_cv.report import contents, facts
 from plumed_cv.report.contents import Run
@@ -55,10 +56,11 @@ def render(run: Run) -> str:
         undefined=StrictUndefined,
     )
     style, script = (_template(name) for name in ("page.css", "page.js"))
+    colours = " ".join(f"--{name}: {colour};" for name, colour in figures.COLOURS.items())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         **facts.of(run),
-        style=Markup(style),
+        style=Markup(f":root {{ {colours} }}\n{style}"),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )

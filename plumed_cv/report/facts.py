@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import provenance
+from plumed_cv.frame import Array
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.report.numbers import duration, scientific, with_error
@@ -224,9 +225,8 @@ def _figures(run: Run) -> dict[str, Markup]:
         if run.path is not None:
             zero = (run.along_path(answer.variable), run.path.energies)
         figures["profiles"] = charts.profiles(
-            [(part.label, part.profile.xi, part.profile.A, part.profile.A_error) for part in parts],
+            [(part.label, part.profile) for part in parts],
             zero,
-            answer.profile.states,
             "Free energy in eV over the collective variable, one curve an iteration; barriers "
             + ", ".join(f"iteration {p.number}: {p.profile.barrier}" for p in parts),
         )
@@ -287,15 +287,16 @@ def _figures(run: Run) -> dict[str, Markup]:
 
 
 def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
-    fractions = []
+    fractions: list[tuple[str, Array, int | None]] = []
+    elbow = run.components.get("elbow")
     if scree := run.components.get("fraction_of_variance"):
         drawn = "noisy 0 K path" if run.path else "structures of iteration 1"
-        fractions.append((drawn, np.array(scree)))
+        fractions.append((drawn, np.array(scree), elbow))
     if run.trainings:
         n = max(run.trainings)
         record = run.trainings[n]
         shares = np.array(record["variances_A2"]) / record["total_variance_A2"]
-        fractions.append((f"components of CV {n}", shares))
+        fractions.append((f"components of CV {n}", shares, None))
         figures["losses"] = charts.lines(
             "losses",
             [
@@ -310,11 +311,9 @@ def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
             ),
             logarithmic=True,
         )
-    elbow = run.components.get("elbow")
     if fractions:
         figures["variance"] = charts.variance(
             fractions,
-            elbow,
             "Fraction of variance explained by each principal component"
             + (f", with the elbow after component {elbow}" if elbow else ""),
         )
@@ -343,11 +342,9 @@ def _localisation(run: Run) -> dict[str, Any] | None:
         "gradient": Markup(gradient),
         "shown": len(picture.atoms),
         "atoms": variable.n_atoms,
-        "chart": charts.by_distance(
+        "chart": charts.localisation(
             scene.distances(variable),
-            found.amplitude,
-            found.noise,
-            found.moving,
+            found,
             "Amplitude of each atom over its distance from the most mobile one; " + found.sentence,
         ),
         "table": [

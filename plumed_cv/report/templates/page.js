@@ -59,7 +59,7 @@
     context.setTransform(dots, 0, 0, dots, 0, 0);
     const style = getComputedStyle(document.documentElement);
     const [ink, muted, way] =
-      ["--ink", "--muted", "--way"].map((name) => style.getPropertyValue(name).trim());
+      ["--ink", "--muted", "--last"].map((name) => style.getPropertyValue(name).trim());
     const reach = scene.radius + 0.8, scale = 0.5 * size / reach;
     const project = ([x, y, z]) => {
       const near = 1 / (1 - 0.2 * z / reach); // a little perspective tells front from back
