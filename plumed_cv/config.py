@@ -242,6 +242,11 @@ class Sampling(_Section):
         description="runs at once that share one estimate; each does its part of the steps in a "
         "process of its own",
     )
+    start: Literal["initial", "path"] = Field(
+        "initial",
+        description="where walkers start: all in the initial state, or evenly spread along the "
+        "minimum energy path, so that none has to cross the barrier before its other side is known",
+    )
     scheduler: str | None = Field(
         None,
         description="dask scheduler whose workers run the walkers, by its address (tcp://...) or "
@@ -257,6 +262,13 @@ class Sampling(_Section):
         "at low temperature the bias, while it is learned, then drives it too hard",
     )
     snapshot_stride: Count = Field(10, description="steps between snapshots for the training")
+    mean_force: bool | None = Field(
+        None,
+        description="whether the forces on the atoms of every snapshot are computed once more and "
+        "the profile is that of their mean along the variable, whose error is smaller than that of "
+        "the histogram. true or false; if absent, wherever it is possible and engine.name is not "
+        "gromacs, which takes too long for it: not with cv.alignment, nor along a network of relu",
+    )
     bins: Annotated[int, Field(ge=10)] = Field(
         100, description="intervals of the grid between xi = 0 and 1"
     )
@@ -367,6 +379,16 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
+    def _mean_force_is_known(self) -> "Config":
+        activation = self.cv.activation or ("relu" if self.cv.recipe == "paper" else "tanh")
+        if self.sampling.mean_force and activation == "relu":
+            raise ValueError(
+                "sampling.mean_force = true: not along a network of relu, whose gradient jumps; "
+                "set cv.activation = 'tanh', or leave mean_force out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_path_of_molecules(self) -> "Config":
         if self.cv.alignment == "none":
             if self.cv.atoms != "all":
@@ -379,6 +401,8 @@ class Config(_Section):
             "path.file": self.path.file is not None,
             "cv.start = 'path'": self.cv.start == "path",
             "sampling.prior = 'energy'": self.sampling.prior == "energy",
+            "sampling.start = 'path'": self.sampling.start == "path",
+            "sampling.mean_force = true": bool(self.sampling.mean_force),
             "system.expansion": bool(self.system.expansion),
         }
         for name, given in needs.items():

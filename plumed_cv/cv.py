@@ -35,20 +35,45 @@ def _sigmoid(z: Array) -> Array:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
 
 
-# By the name in the model file: the function and its derivative.
-ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
-    "relu": (lambda z: np.maximum(z, 0.0), lambda z: (z > 0.0).astype(np.float64)),
-    "tanh": (np.tanh, lambda z: 1.0 - np.tanh(z) ** 2),
+def _sigmoid_slope(z: Array) -> Array:
+    return _sigmoid(z) * (1.0 - _sigmoid(z))
+
+
+def _silu_curvature(z: Array) -> Array:
+    return _sigmoid_slope(z) * (2.0 + z * (1.0 - 2.0 * _sigmoid(z)))
+
+
+_Function = Callable[[Array], Array]
+
+# By the name in the model file: the function, its first and its second derivative. That of relu
+# leaves out its kink.
+ACTIVATIONS: dict[str, tuple[_Function, _Function, _Function]] = {
+    "relu": (
+        lambda z: np.maximum(z, 0.0),
+        lambda z: (z > 0.0).astype(np.float64),
+        np.zeros_like,
+    ),
+    "tanh": (
+        np.tanh,
+        lambda z: 1.0 - np.tanh(z) ** 2,
+        lambda z: -2.0 * np.tanh(z) * (1.0 - np.tanh(z) ** 2),
+    ),
     "elu": (
         lambda z: np.where(z > 0.0, z, np.expm1(np.minimum(z, 0.0))),
         lambda z: np.exp(np.minimum(z, 0.0)),
+        lambda z: np.where(z > 0.0, 0.0, np.exp(np.minimum(z, 0.0))),
     ),
-    "softplus": (lambda z: np.logaddexp(0.0, z), _sigmoid),
+    "softplus": (lambda z: np.logaddexp(0.0, z), _sigmoid, _sigmoid_slope),
     "silu": (
         lambda z: z * _sigmoid(z),
         lambda z: _sigmoid(z) * (1.0 + z * (1.0 - _sigmoid(z))),
+        _silu_curvature,
     ),
-    "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * (1.0 - _sigmoid(z))),
+    "sigmoid": (
+        _sigmoid,
+        _sigmoid_slope,
+        lambda z: _sigmoid_slope(z) * (1.0 - 2.0 * _sigmoid(z)),
+    ),
 }
 
 
@@ -172,6 +197,38 @@ class CollectiveVariable:
                 jacobian = derivative(z)[..., None] * jacobian
                 inputs = ACTIVATIONS[self.activation][0](z)
         return np.asarray(self.latent_scale[:, None] * jacobian)
+
+    @property
+    def has_curvature(self) -> bool:
+        """Whether second derivatives say how the gradient changes: not across the kinks of relu."""
+        return self.activation != "relu" or len(self.encoder) == 1
+
+    def flow_divergence(self, components: NDArray[Any]) -> Array:
+        """Divergence of grad xi/|grad xi|^2, (..., D) -> (...), no unit; d = 1, no alignment.
+
+        By one pass through the encoder that carries the Laplacian and the second derivative along
+        the gradient: div(g/|g|^2) = (lap xi - 2 g.H.g/|g|^2)/|g|^2, H the Hessian. The components
+        are orthonormal, so that those of space are theirs.
+        """
+        gradient = self.encoder_jacobian(components)[..., 0, :]  # (..., D)
+        function, slope, curvature = ACTIVATIONS[self.activation]
+        inputs = components
+        # Of all nodes: the gradient, and the two second derivatives.
+        first = np.broadcast_to(np.eye(self.n_components), (*inputs.shape, self.n_components))
+        laplacian, along = np.zeros_like(inputs), np.zeros_like(inputs)
+        for k, layer in enumerate(self.encoder):
+            z = inputs @ layer.weight.T + layer.bias
+            first = layer.weight @ first
+            laplacian, along = laplacian @ layer.weight.T, along @ layer.weight.T
+            if k + 1 < len(self.encoder):
+                bend, turn = curvature(z), (first @ gradient[..., None])[..., 0]
+                laplacian = slope(z) * laplacian + bend * np.sum(first**2, axis=-1)
+                along = slope(z) * along + bend * turn**2
+                first = slope(z)[..., None] * first
+                inputs = function(z)
+        square = np.sum(gradient**2, axis=-1)
+        scale = self.latent_scale[0]
+        return np.asarray(scale * (laplacian - 2.0 * along / square[..., None])[..., 0] / square)
 
     def decode(self, value: NDArray[Any]) -> Array:
         """Principal components of the mean path at values: (..., d) -> (..., D), angstrom."""

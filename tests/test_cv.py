@@ -230,3 +230,27 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     refused("check vector")
     save_file(tensors | {"encoder.0.weight": np.ones((4, 5))}, file, metadata)
     refused("do not fit")
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu", "softplus", "silu", "sigmoid"])
+def test_flow_divergence_is_that_of_the_gradient_over_its_square(activation: str) -> None:
+    rng = np.random.default_rng(1)
+    model = random_model(rng, 10, 6, (8, 7), activation=activation)
+    x = 0.3 * rng.normal(size=(5, 6))
+
+    def flow(x: np.ndarray) -> np.ndarray:
+        gradient = model.encoder_jacobian(x)[:, 0]
+        return np.asarray(gradient / np.sum(gradient**2, axis=1, keepdims=True))
+
+    h = 1e-5
+    differences = [(flow(x + h * e) - flow(x - h * e))[:, k] for k, e in enumerate(np.eye(6))]
+    expected = np.sum(differences, axis=0) / (2 * h)
+    np.testing.assert_allclose(model.flow_divergence(x), expected, rtol=1e-7)
+    assert model.has_curvature
+
+
+def test_flow_divergence_of_a_linear_variable_vanishes() -> None:
+    model = linear(["Fe"] * 4, np.zeros((3, 3)), np.eye(4)[:, :3], 1.1 * np.eye(4)[:, :3])
+    assert model.has_curvature  # of relu it has only the name
+    np.testing.assert_array_equal(model.flow_divergence(np.ones((2, 1))), 0.0)
+    assert not random_model(np.random.default_rng(1), 5, 3, (4,), activation="relu").has_curvature

@@ -95,7 +95,11 @@ class Profile:
         return self.grid.nodes
 
 
-def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -> Profile:
+def profile(
+    blocks: Sequence[State],
+    states: tuple[float, float] = (0.0, 1.0),
+    mean_force: Sequence[Array] | None = None,
+) -> Profile:
     """Return the free energy profile and its errors.
 
     Parameters
@@ -105,6 +109,9 @@ def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -
         states of independent walkers, or both one after the other. One block gives no errors.
     states
         The CV in the reactant and in the product, reactant first.
+    mean_force
+        For every block what `meanforce.binned` makes of its snapshots, (2, n): A is then the
+        integral of the mean force of the atoms, whose error is smaller than that of bABF's sums.
 
     Returns
     -------
@@ -116,21 +123,22 @@ def profile(blocks: Sequence[State], states: tuple[float, float] = (0.0, 1.0)) -
     Raises
     ------
     UserError
-        If there is no block, or blocks are of different estimators.
+        If there is no block, blocks are of different estimators, or `mean_force` is of other ones.
     """
     check_blocks(blocks)
     total = total_of(blocks)
     grid, n = total.grid, len(total.grid.nodes)
-    _, A = _profiles(total)
+    parts = _with_mean_force(blocks, mean_force)
+    _, A = _profiles(total, np.sum(parts, axis=0))
     origin = _lowest_reactant(grid, A, states)
 
     def estimate(sums: Array) -> Array:
-        A_k, A = _profiles(replace(total, sums=sums))
+        A_k, A = _profiles(total, sums)
         smooth = smoothed(grid, A, states)
         summary = [barrier_of(grid, smooth, states), difference_of(grid, smooth, states)]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
 
-    value, error = jackknife([block.sums for block in blocks], weights_of(blocks), estimate)
+    value, error = jackknife(parts, weights_of(blocks), estimate)
     return Profile(
         argument=total.argument,
         grid=grid,
@@ -178,6 +186,7 @@ def flux(
     gradnorm_series: Sequence[ArrayLike],
     invmass_series: Sequence[ArrayLike],
     states: tuple[float, float] = (0.0, 1.0),
+    mean_force: Sequence[Array] | None = None,
 ) -> Flux:
     """Return the flux out of the reactant, through the dividing surface where it is least.
 
@@ -191,6 +200,8 @@ def flux(
         bias.
     states
         The CV in the reactant and in the product, reactant first.
+    mean_force
+        As for `profile`.
 
     Raises
     ------
@@ -207,7 +218,8 @@ def flux(
         )
     grid, kT = blocks[0].grid, blocks[0].kT_eV
     total = total_of(blocks)
-    _, A = _profiles(total)
+    of_blocks = _with_mean_force(blocks, mean_force)
+    _, A = _profiles(total, np.sum(of_blocks, axis=0))
     sampled = A[np.isfinite(A)]
     if not len(sampled):
         raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
@@ -226,14 +238,14 @@ def flux(
         for gradnorm, invmass in zip(gradnorm_series, invmass_series, strict=True)
     ]
     parts = [
-        np.concatenate([block.sums, _binned(grid, xi, *both)])
-        for block, xi, both in zip(blocks, xi_series, lengths, strict=True)
+        np.concatenate([sums, _binned(grid, xi, *both)])
+        for sums, xi, both in zip(of_blocks, xi_series, lengths, strict=True)
     ]
 
     def surfaces(sums: Array) -> Array:
         """F with |grad xi| and with lambda at every node, (2, n), eV; NaN where unknown."""
-        of_state, moments = np.split(sums, [len(total.sums)])
-        _, A = _profiles(replace(total, sums=of_state))
+        of_profile, moments = np.split(sums, [len(of_blocks[0])])
+        _, A = _profiles(total, of_profile)
         A = smoothed(grid, A, states)
         means = _smoothed_means(moments)
         A = A - np.nanmin(A)
@@ -299,16 +311,46 @@ def reweighted_profile(
     return jackknife(histograms, [len(np.asarray(xi)) for xi in xi_series], estimate)
 
 
-def _profiles(state: State) -> tuple[Array, Array]:
+def _with_mean_force(
+    blocks: Sequence[State], mean_force: Sequence[Array] | None
+) -> Sequence[Array]:
+    """Return the sums of every block, (4, n), and below them, if given, its mean force, (6, n).
+
+    Snapshots get the mean weight of their block's samples: what is left out of a jackknife's
+    estimate is then the same share of both.
+    """
+    if mean_force is None:
+        return [block.sums for block in blocks]
+    shape = (2, len(blocks[0].grid.nodes))
+    if len(mean_force) != len(blocks) or any(part.shape != shape for part in mean_force):
+        raise UserError(
+            f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}, as "
+            "meanforce.binned makes them on their grid"
+        )
+    return [
+        np.concatenate([block.sums, part * (block.sums[2].sum() / max(1, block.steps))])
+        for block, part in zip(blocks, mean_force, strict=True)
+    ]
+
+
+def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
     """Return A_k and the corrected A, (n,) each, eV, up to constants.
 
     A_k is Eq. 7 without the prior where a node's own bin holds samples and the prior elsewhere: P_j
     never vanishes, but a mean over other bins' tails alone means nothing. A comes from
-    -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Nothing is known of rho in an empty
-    bin: A is NaN there, and A_k carries the energy across.
+    -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins, or from the mean force of the atoms
+    if `sums` has it. Nothing is known of an empty bin: A is NaN there, and A_k carries the energy
+    across.
+
+    Parameters
+    ----------
+    state
+        Grid, temperature, spring and prior.
+    sums
+        As `_with_mean_force` returns them, (4, n) or (6, n).
     """
     grid, kT = state.grid, state.kT_eV
-    weight, force, count, offset = state.sums
+    weight, force, count, offset, *atoms = sums
     n = len(grid.nodes)
     sampled = np.flatnonzero(count > 0)
     derivative = state.prior.copy()
@@ -316,11 +358,18 @@ def _profiles(state: State) -> tuple[Array, Array]:
     derivative[weighed] = force[weighed] / weight[weighed]
     A_k = integral(grid, derivative)
     A = np.full(n, np.nan)
+    if atoms:
+        sampled = np.flatnonzero(atoms[0] > 0)
     if not len(sampled):
         return A_k, A
     following = np.append(sampled[1:], sampled[0])
-    mean_force = state.kappa_eV * offset[sampled] / count[sampled]
-    steps = -kT * np.log(count[following] / count[sampled]) + 0.5 * grid.spacing * (
+    if atoms:
+        mean_force = atoms[1][sampled] / atoms[0][sampled]
+        of_histogram = np.zeros(len(sampled))
+    else:
+        mean_force = state.kappa_eV * offset[sampled] / count[sampled]
+        of_histogram = -kT * np.log(count[following] / count[sampled])
+    steps = of_histogram + 0.5 * grid.spacing * (
         mean_force + np.append(mean_force[1:], mean_force[0])
     )
     adjacent = (following - sampled - 1) % n == 0 if grid.periodic else following == sampled + 1

@@ -267,6 +267,16 @@ class Engine(ABC):
             If the positions or what the engine makes of them are no finite numbers.
         """
 
+    def forces(self, positions: Array, cell: Array) -> Array:
+        """Return the forces (eV/angstrom) of structures in a cell, shape (M, N, 3) both.
+
+        Raises
+        ------
+        UserError
+            As for `evaluate`.
+        """
+        return np.array([self.evaluate(structure, cell)[1] for structure in positions])
+
     @abstractmethod
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics.

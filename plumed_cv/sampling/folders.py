@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plumed_cv import babf
+import numpy as np
+
+from plumed_cv import babf, meanforce
 from plumed_cv.files import read_json, replacing
+
+MEAN_FORCE = "mean-force.dat"  # of a segment, where it is computed
 
 
 def segments(folder: Path) -> list[Path]:
@@ -39,6 +43,21 @@ def blocks(folder: Path) -> list[babf.State]:
     ]
 
 
+def mean_forces(folder: Path) -> list[np.ndarray] | None:
+    """The sums of `meanforce.binned` of each whole segment; None where they are not computed.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged.
+    """
+    parts = segments(folder)
+    if not parts or not (parts[0] / MEAN_FORCE).exists():
+        return None
+    axis = babf.read_state(parts[0] / "babf.state").grid
+    return [meanforce.binned(axis, *meanforce.read(part / MEAN_FORCE)) for part in parts]
+
+
 def copy_state(folder: Path, target: Path) -> None:
     """Write what all walkers of an iteration have learned in the end as one state file."""
     last = [segments_of(home)[-1] / "babf.state" for home in homes(folder) if segments_of(home)]
@@ -54,7 +73,7 @@ def copy_state(folder: Path, target: Path) -> None:
 
 def barrier_so_far(folder: Path) -> str:
     """The barrier from what an iteration has sampled, in words."""
-    return f"barrier {babf.profile(blocks(folder)).barrier}"
+    return f"barrier {babf.profile(blocks(folder), mean_force=mean_forces(folder)).barrier}"
 
 
 def homes(folder: Path) -> list[Path]:

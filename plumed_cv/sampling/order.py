@@ -6,7 +6,9 @@ from typing import Any
 
 from ase import Atoms
 
+from plumed_cv import meanforce
 from plumed_cv.config import Ase, Config, Gromacs, Sampling
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
@@ -41,6 +43,8 @@ class Order:
         Number of the walker, from 0.
     prior
         File of the profile that the bias starts from, or None.
+    at_rest
+        Whether `start` is a structure at 0 K, relaxed across the path.
     """
 
     config: Config
@@ -52,6 +56,7 @@ class Order:
     folder: Path
     walker: int
     prior: Path | None = None
+    at_rest: bool = False
 
     @property
     def home(self) -> Path:
@@ -79,6 +84,19 @@ class Order:
         """Steps between states, up to which a segment that is cut short counts."""
         stride = self.config.sampling.snapshot_stride
         return max(stride, self.segment_steps // STATES // stride * stride)
+
+    @property
+    def wants_mean_force(self) -> bool:
+        """Whether the profile is to come from the forces on the atoms."""
+        wanted = self.config.sampling.mean_force
+        if wanted is None:
+            return self.config.engine.name != "gromacs" and meanforce.is_known(self.variable)
+        return wanted
+
+    @property
+    def variable(self) -> CollectiveVariable:
+        """The collective variable."""
+        return CollectiveVariable.load(self.model)
 
     @property
     def is_done(self) -> bool:

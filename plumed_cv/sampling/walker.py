@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import units
 from filelock import FileLock, Timeout
 
-from plumed_cv import babf
-from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
+from plumed_cv import babf, meanforce
+from plumed_cv.engines import (
+    Dynamics,
+    Engine,
+    Segment,
+    SegmentResult,
+    State,
+    maxwell_boltzmann,
+)
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Update
-from plumed_cv.sampling.folders import barrier_so_far, segment_name, steps_of
+from plumed_cv.sampling.folders import MEAN_FORCE, barrier_so_far, segment_name, steps_of
 from plumed_cv.sampling.order import Order, grid, ramp
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
@@ -134,14 +142,16 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
         outcome = engine.run(segment, progress)
         if not outcome.stopped_by_plumed:
             _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
-        done.append(_keep(order, k, outcome))
+        done.append(_keep(order, k, outcome, engine))
         steps += outcome.n_steps
 
 
-def _keep(order: Order, k: int, outcome: SegmentResult) -> dict[str, Any]:
+def _keep(order: Order, k: int, outcome: SegmentResult, engine: Engine) -> dict[str, Any]:
     """Make a whole segment of an unfinished one; return its record."""
     folder = order.home / f"unfinished-{segment_name(k)}"
     outcome.end.save(folder / "end.npz")
+    if order.wants_mean_force:
+        _write_mean_force(order, folder, engine)
     part = {
         "n_steps": outcome.n_steps,
         "stopped": outcome.stopped_by_plumed,
@@ -179,8 +189,23 @@ def _rescue(order: Order, engine: Engine) -> bool:
     _cut_table(folder / "colvar", (n_steps + 0.5) * order.config.sampling.timestep_fs)
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
     snapshots = folder / "snapshots.dcd"
-    _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)))
+    _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)), engine)
     return True
+
+
+def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
+    """Compute the forces in a segment's snapshots, without the bias, and what they are along xi."""
+    from plumed_cv.trajectory import read_displacements  # mdtraj takes most of a second
+
+    variable = order.variable
+    xi, along = np.zeros((2, 0))
+    if (file := folder / "snapshots.dcd").exists():
+        cell = order.start.cell
+        moved = read_displacements([file], variable, cell).astype(np.float64)
+        forces = engine.forces(variable.reference_positions + moved, cell)
+        kT_eV = units.kB * order.config.system.temperature_K
+        xi, along = meanforce.instantaneous(variable, moved, forces, kT_eV)
+    meanforce.write(folder / MEAN_FORCE, xi, along)
 
 
 def _take_in(order: Order, engine: Engine) -> None:
@@ -321,7 +346,7 @@ def _segment(
     previous = order.home / segment_name(k - 1)
     return Segment(
         directory=folder,
-        start=order.start if fresh else State.load(previous / "end.npz"),
+        start=_fresh_start(order, k) if fresh else State.load(previous / "end.npz"),
         dynamics=Dynamics(
             order.config.system.temperature_K,
             sampling.timestep_fs,
@@ -334,6 +359,19 @@ def _segment(
         count_start=fresh,
         snapshot_stride=sampling.snapshot_stride,
     )
+
+
+def _fresh_start(order: Order, k: int) -> State:
+    """Where segment k starts when it follows none.
+
+    Atoms at rest in a structure of the minimum energy path have no energy in their springs and
+    give half of their kinetic energy to them at once, so they get twice of it.
+    """
+    if not order.at_rest:
+        return order.start
+    rng = np.random.default_rng(_seed(order, k))
+    masses, doubled_K = order.atoms.get_masses(), 2.0 * order.config.system.temperature_K
+    return replace(order.start, velocities=maxwell_boltzmann(rng, masses, doubled_K))
 
 
 def _relative(path: Path, folder: Path) -> Path:

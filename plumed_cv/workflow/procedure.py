@@ -194,12 +194,28 @@ def _iterate(
 def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
     """What each walker has to do in iteration n."""
     atoms = end_states(config)[0]
-    start = State.of(load_path(files.path).images[0] if files.path.exists() else atoms)
+    at_rest = files.path.exists()
+    images = load_path(files.path).images if at_rest else (atoms,)
     prior = _prior(config, files, n)
     folder = files.iteration(n)
+    walkers = config.sampling.walkers
+    starts = [0] * walkers
+    if config.sampling.start == "path":
+        starts = [int((k + 0.5) / walkers * len(images)) for k in range(walkers)]
     return [
-        sampling.Order(config, atoms, start, files.cv(n - 1), plugin, n, folder, walker, prior)
-        for walker in range(config.sampling.walkers)
+        sampling.Order(
+            config=config,
+            atoms=atoms,
+            start=State.of(images[start]),
+            model=files.cv(n - 1),
+            plugin=plugin,
+            iteration=n,
+            folder=folder,
+            walker=k,
+            prior=prior,
+            at_rest=at_rest,
+        )
+        for k, start in enumerate(starts)
     ]
 
 

@@ -53,11 +53,13 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], dict[str, list[np.ndarray
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
     blocks, series = blocks_of(folder)
-    profile = babf.profile(blocks)
+    atoms = sampling.mean_forces(folder)
+    profile = babf.profile(blocks, mean_force=atoms)
     babf.write_fes(folder / "fes.dat", profile)
     note = None
+    xi, gradnorm, invmass = (series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
     try:
-        flux = babf.flux(blocks, series["ae.node-0"], series["ae.gradnorm"], series["ae.invmass"])
+        flux = babf.flux(blocks, xi, gradnorm, invmass, mean_force=atoms)
     except UserError as error:  # the profile stands without it
         note = str(error)
         unknown = babf.Estimate(np.nan, np.nan)
@@ -65,14 +67,17 @@ def analyse(folder: Path) -> dict[str, Any]:
     from_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
     parts = sampling.records(sampling.segments(folder))
     guard = [
-        {"xi": float(xi[-1]), "deviation_A": float(deviation[-1])}
-        for part, xi, deviation in zip(parts, series["ae.node-0"], series["ae.dev"], strict=True)
+        {"xi": float(where[-1]), "deviation_A": float(deviation[-1])}
+        for part, where, deviation in zip(parts, xi, series["ae.dev"], strict=True)
         if part["stopped"]
     ]
+    of_histogram = profile if atoms is None else babf.profile(blocks)
     return (
         barriers(profile)
         | as_json(from_flux)
+        | as_json({"histogram_barrier": of_histogram.barrier})
         | {
+            "estimator": "histogram" if atoms is None else "mean force of the atoms",
             "tst_rate_per_s": _or_none(flux.rate_per_s.value),
             "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
             "dividing_surface": _or_none(flux.surface),
@@ -170,7 +175,8 @@ def write_answer(
     result = {
         key: value
         for key, value in last.items()
-        if key.endswith(("_eV", "_per_s")) or key in ("similarity", "dividing_surface", "note")
+        if key.endswith(("_eV", "_per_s"))
+        or key in ("estimator", "similarity", "dividing_surface", "note")
     } | {
         "converged": reached is not None,
         "stopped_by": reached or "iteration limit",

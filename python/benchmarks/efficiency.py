@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,7 +41,7 @@ from scipy.stats import chi2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plumed_cv import babf, cv
+from plumed_cv import babf, config, cv, meanforce, sampling, workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
@@ -50,6 +51,7 @@ from plumed_cv.frame import Array
 from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input, build_plugin
+from plumed_cv.trajectory import read_displacements
 from python import drr
 from python.references import common, umbrella
 from python.zero_kelvin.systems import POTENTIAL
@@ -69,7 +71,8 @@ STRIDE = 10  # steps between lines of a COLVAR
 
 SEGMENTS = 50
 RAMP = 5  # the ramp of bABF is this part of the run
-PRIOR_SAMPLES = 20.0  # the package's default
+PRIOR_SAMPLES = 20  # of the first samples at a node
+WALKERS = 8
 
 SIGMA = {"METAD": 0.03, "OPES": 0.02}  # of hills and kernels; a basin has 0.034
 PACE = {"METAD": 100, "METAD-500": 500, "OPES": 200}  # steps between them
@@ -216,6 +219,63 @@ def run_babf_2fs(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) 
     return [_babf(setup, folder, seed, n, Bias(n // RAMP), longer) for n in budgets]
 
 
+def run_babf_forces(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Run bABF as the package does by default: the profile from the forces in its snapshots."""
+    return [_babf(setup, folder, seed, n, Bias(n // RAMP), forces=True) for n in budgets]
+
+
+def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
+    """Run several walkers from along the path, from its energy on; the profile from the forces."""
+    results = []
+    for n_steps in budgets:
+        settings = config.Config.model_validate(
+            {
+                "system": {
+                    "initial": "initial.xyz",
+                    "final": "final.xyz",
+                    "temperature_K": DYNAMICS.temperature_K,
+                },
+                "engine": {"name": "lammps", "potential": POTENTIAL},
+                "sampling": {
+                    "steps": n_steps,
+                    "walkers": WALKERS,
+                    "start": "path",
+                    "prior": "energy",
+                    "prior_samples": PRIOR_SAMPLES,
+                    "ramp": 1 / RAMP,
+                    "margin": 0.1,
+                    "segments": SEGMENTS,
+                    "timestep_fs": DYNAMICS.timestep_fs,
+                    "friction_per_ps": DYNAMICS.friction_per_ps,
+                },
+                "iteration": {"seed": common.seed(seed) % 2**31},
+            }
+        )
+        images = setup.path.images
+        (folder / str(n_steps)).mkdir()
+        orders = [
+            sampling.Order(
+                config=settings,
+                atoms=images[0],
+                start=State.of(images[int((k + 0.5) / WALKERS * len(images))]),
+                model=setup.model,
+                plugin=build_plugin(find_plumed()),
+                iteration=1,
+                folder=folder / str(n_steps),
+                walker=k,
+                prior=setup.prior,
+                at_rest=True,
+            )
+            for k in range(WALKERS)
+        ]
+        with setup.engine() as engine:
+            sampling.sample(orders, engine, lambda done, note: None)
+        blocks, series = workflow.blocks_of(folder / str(n_steps))
+        found = babf.profile(blocks, mean_force=sampling.mean_forces(folder / str(n_steps)))
+        results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))
+    return results
+
+
 def run_oracle(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
     """Run with the true profile as the bias from the first step on, and nothing to learn."""
     return [_babf(setup, folder, seed, n, Bias(0, setup.reference, np.inf)) for n in budgets]
@@ -228,10 +288,13 @@ def _babf(
     n_steps: int,
     bias: Bias,
     dynamics: Dynamics = DYNAMICS,
+    *,
+    forces: bool = False,
 ) -> Result:
+    model = CollectiveVariable.load(setup.model)
     length = n_steps // SEGMENTS
     start, before = State.of(setup.path.images[0]), None
-    states, deviation = [], 0.0
+    states, mean_forces, deviation = [], [], 0.0
     with setup.engine() as engine:
         for k in range(SEGMENTS):
             part = folder / str(n_steps) / f"{k:02d}"
@@ -253,15 +316,27 @@ def _babf(
             order = Segment(
                 *(part, start, dynamics, length, common.seed(seed, k), text),
                 count_start=before is None,
-                snapshot_stride=0,
+                snapshot_stride=STRIDE if forces else 0,
             )
             start, before = engine.run(order).end, part / "babf.state"
             states.append(babf.read_state(before))
             deviation = max(deviation, float(np.loadtxt(part / "colvar")[:, 2].max()))
-    found = babf.profile(babf.blocks(states))
+            if forces:
+                snapshots = read_displacements([part / "snapshots.dcd"], model, setup.path.cell)
+                moved = snapshots.astype(np.float64)
+                found = engine.forces(model.reference_positions + moved, setup.path.cell)
+                along = meanforce.instantaneous(model, moved, found, KT)
+                mean_forces.append(meanforce.binned(GRID, *along))
+    return _with_errors(
+        babf.profile(babf.blocks(states), mean_force=mean_forces or None), deviation
+    )
+
+
+def _with_errors(found: babf.Profile, deviation_A: float) -> Result:
+    """Barrier and difference of a profile of the package's, with its own errors."""
     return Result(
         *(found.barrier.value, found.delta_F.value, found.barrier.error, found.delta_F.error),
-        deviation_A=deviation,
+        deviation_A=deviation_A,
     )
 
 
@@ -548,6 +623,8 @@ METHODS: dict[str, Runner] = {
     "bABF": run_babf,
     "bABF-prior": run_babf_prior,
     "bABF-2fs": run_babf_2fs,
+    "bABF-forces": run_babf_forces,
+    "bABF-walkers": run_babf_walkers,
     "oracle": run_oracle,
     "METAD": run_metad,
     "METAD-500": run_metad_slowly,
@@ -608,11 +685,13 @@ def run_all(
     build_plugin(find_plumed())
     orders = [(setup, runs, method, seed) for seed, method in todo]
     with (
-        get_context("spawn").Pool(processes) as pool,
+        # Its processes may have children: walkers.
+        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
         Progress(console=Console(stderr=True)) as progress,
     ):
-        done = pool.imap_unordered(_measure, orders)
-        for method, seed, found in progress.track(done, len(orders), description="runs"):
+        done = as_completed([pool.submit(_measure, order) for order in orders])
+        for future in progress.track(done, len(orders), description="runs"):
+            method, seed, found = future.result()
             data["runs"].setdefault(method, {})[str(seed)] = found
             write_data(data_file, data)
             progress.console.print(f"{method}, seed {seed}: {_in_words(found)}")

@@ -1,0 +1,130 @@
+"""The mean force from forces on atoms: identities that hold exactly, files, mistakes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plumed_cv import babf, cv, meanforce
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+
+KT = 0.025
+
+
+def variable(activation: str = "tanh", n_latent: int = 1) -> CollectiveVariable:
+    """A curved variable of three components of five atoms."""
+    rng = np.random.default_rng(5)
+    return cv.random_model(rng, 5, 3, (6, 6), n_latent=n_latent, activation=activation)
+
+
+def harmonic(model: CollectiveVariable, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Structures of a crystal of springs in equilibrium, independent, and the forces on them."""
+    rng = np.random.default_rng(1)
+    size = 3 * model.n_atoms
+    stiffness = rng.normal(size=(size, size))
+    stiffness = stiffness @ stiffness.T / size + 0.5 * np.eye(size)  # eV/A^2
+    u = rng.multivariate_normal(np.zeros(size), KT * np.linalg.inv(stiffness), n)
+    forces = -u @ stiffness
+    # Springs that do not see the atoms' mean displacement: the frame has none.
+    u, forces = u.reshape(n, -1, 3), forces.reshape(n, -1, 3)
+    return u, forces
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu", "softplus", "silu"])
+def test_the_mean_of_test_functions_is_that_of_their_slopes(activation: str) -> None:
+    """<phi(xi) A'(xi)> = kT <phi'(xi)> for every phi that vanishes at the ends: no histogram.
+
+    Three phi, 100 000 independent structures: each beyond four errors once in 16 000 times.
+    """
+    model = variable(activation)
+    u, forces = harmonic(model, 100_000)
+    xi, along = meanforce.instantaneous(model, u, forces, KT)
+    without = along + KT * model.flow_divergence(model.components(u))
+    off = []
+    for wave in (1, 2, 3):
+        scaled = wave * np.pi * (xi - xi.min()) / np.ptp(xi)
+        phi, slope = np.sin(scaled), wave * np.pi / np.ptp(xi) * np.cos(scaled)
+        difference = phi * along - KT * slope
+        error = difference.std() / len(xi) ** 0.5
+        assert abs(difference.mean()) < 4.0 * error
+        off.append(abs((phi * without - KT * slope).mean()) / error)
+    assert max(off) > 8.0  # the test can tell: it needs the divergence
+
+
+def test_a_bias_along_the_variable_changes_nothing() -> None:
+    """Structures drawn with other weights for each xi have the same mean force in each bin."""
+    model = variable()
+    u, forces = harmonic(model, 40_000)
+    xi, along = meanforce.instantaneous(model, u, forces, KT)
+    low, high = np.quantile(xi, [0.05, 0.95]).tolist()
+    grid = babf.Grid(low, high, 10)
+    chosen = np.random.default_rng(2).uniform(size=len(xi)) < 1 / (1 + np.exp(2 * xi / xi.std()))
+    means = []
+    for part in (np.full(len(xi), True), chosen):
+        number, total = meanforce.binned(grid, xi[part], along[part])
+        means.append(total / number)
+    number, _ = meanforce.binned(grid, xi[chosen], along[chosen])
+    spread = along.std() / number**0.5
+    # Eleven bins within 4.5 errors: off once in 13 000 times.
+    assert np.all(np.abs(means[1] - means[0]) < 4.5 * spread)
+
+
+def test_the_profile_is_the_integral_of_the_mean_force() -> None:
+    """From exact forces of a known profile, whatever bABF's own sums say."""
+    grid = babf.Grid(-0.2, 1.2, 140)
+    n = len(grid.nodes)
+    A = 0.3 * np.sin(np.pi * grid.nodes) ** 2 + 0.1 * grid.nodes
+    slope = 0.3 * np.pi * np.sin(2 * np.pi * grid.nodes) + 0.1
+    sums = np.array([np.full(n, 8.0), np.zeros(n), np.full(n, 8.0), np.zeros(n)])
+    state = babf.State(
+        ("xi",), (grid,), KT, (KT / grid.spacing**2,), 0.0, 0, np.zeros(n), 8 * n, sums
+    )
+    exact = np.array([np.full(n, 3.0), 3.0 * slope])
+    profile = babf.profile([state] * 8, mean_force=[exact] * 8)
+    np.testing.assert_allclose(profile.A - profile.A[20], A - A[20], atol=2e-4)
+    assert profile.barrier.value == pytest.approx(A[20:120].max() - A[:70].min(), abs=1e-3)
+    assert profile.barrier.error == pytest.approx(0.0, abs=1e-12)
+    assert babf.profile([state] * 8).barrier.value < 0.01  # the histogram is flat
+
+    empty = exact.copy()
+    empty[:, 60:65] = 0.0
+    holes = babf.profile([state] * 8, mean_force=[empty] * 8)
+    assert np.isnan(holes.A[60:65]).all()
+    assert np.isfinite(holes.A[65:]).all()
+    with pytest.raises(UserError, match="8 blocks need as many sums"):
+        babf.profile([state] * 8, mean_force=[exact] * 7)
+
+
+def test_sums_add_up_and_files_keep_every_bit(tmp_path: Path) -> None:
+    model = variable()
+    xi, along = meanforce.instantaneous(model, *harmonic(model, 100), KT)
+    grid = babf.Grid(-1.0, 1.0, 20)
+    parts = [meanforce.binned(grid, xi[k::2], along[k::2]) for k in (0, 1)]
+    np.testing.assert_allclose(sum(parts), meanforce.binned(grid, xi, along), rtol=1e-12)
+    file = tmp_path / "mean-force.dat"
+    meanforce.write(file, xi, along)
+    for found, expected in zip(meanforce.read(file), (xi, along), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    meanforce.write(file, xi[:0], along[:0])
+    assert len(meanforce.read(file)[0]) == 0
+
+
+def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
+    model = variable()
+    u, forces = harmonic(model, 3)
+    for other in (variable("relu"), variable(n_latent=2)):
+        assert not meanforce.is_known(other)
+        with pytest.raises(UserError, match="an activation other than relu"):
+            meanforce.instantaneous(other, u, forces, KT)
+    with pytest.raises(UserError, match=r"must be \(M, 5, 3\)"):
+        meanforce.instantaneous(model, u, forces[:2], KT)
+    file = tmp_path / "mean-force.dat"
+    with pytest.raises(UserError, match="cannot be read"):
+        meanforce.read(file)
+    file.write_text("#! FIELDS time xi\n")
+    with pytest.raises(UserError, match="no table of mean forces"):
+        meanforce.read(file)
+    file.write_text("#! FIELDS xi mean_force_eV\n0.1 nan\n")
+    with pytest.raises(UserError, match="no number"):
+        meanforce.read(file)
