@@ -449,10 +449,10 @@ def fes(
     from plumed_cv.figures import plot_profiles, plot_surface
 
     if len(states) == 1 and states[0].is_dir():
-        blocks, _ = workflow.blocks_of(states[0])
+        blocks, mean_force, _ = workflow.sampled(states[0])
     else:
         read = [babf.read_state(state) for state in states]
-        blocks = read if walkers else babf.blocks(read)
+        blocks, mean_force = read if walkers else babf.blocks(read), None
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
             raise UserError("--reactant and --product are for one CV; these states are of two.")
@@ -463,7 +463,7 @@ def fes(
         print_surface(output, surface, sum(block.steps for block in blocks), as_json)
         return
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
-    profile = babf.profile(blocks, ends)
+    profile = babf.profile(blocks, ends, mean_force)
     babf.write_fes(output, profile)
     if picture:
         plot_profiles(picture, [(profile.argument, profile)], str(output))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from plumed_cv.frame import Array
 from plumed_cv.localisation import Localisation
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.pca import PrincipalComponents
+
+T = TypeVar("T")
 
 MOST_POINTS = 16  # of the barrier's convergence
 MOST_BLOCKS = 60  # its errors are from; the time they take grows with the square
@@ -37,8 +39,9 @@ class Part:
         What was sampled.
     result, fes
         What its result.json and fes.dat hold, None if it has not ended.
-    blocks, xi, deviation
-        What its segments learned and printed, in the order of `sampling.segments`.
+    blocks, mean_force, xi, deviation
+        What its segments learned (`mean_force` may be None) and printed, in the order of
+        `sampling.segments`.
     records
         The segments' records.
     walkers
@@ -50,6 +53,7 @@ class Part:
     result: dict[str, Any] | None
     fes: babf.Profile | None
     blocks: Sequence[babf.State]
+    mean_force: Sequence[Array] | None
     xi: Sequence[Array]
     deviation: Sequence[Array]
     records: Sequence[dict[str, Any]]
@@ -64,7 +68,7 @@ class Part:
     @cached_property
     def profile(self) -> babf.Profile:
         """The free energy profile."""
-        return self.fes or babf.profile(_merged(self.blocks))
+        return self.fes or self._profile_of(range(len(self.blocks)))
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -110,11 +114,21 @@ class Part:
         steps, estimates = [], []
         for first in firsts:
             chosen = [k for walker in self._by_walker() for k in walker[:first]]
-            barrier = babf.profile(_merged([self.blocks[k] for k in chosen])).barrier
+            barrier = self._profile_of(chosen).barrier
             if np.isfinite(barrier.value):
                 steps.append(sampling.steps_of([self.records[k] for k in chosen]))
                 estimates.append(barrier)
         return np.array(steps), estimates
+
+    def _profile_of(self, segments: Sequence[int]) -> babf.Profile:
+        """The profile from some segments, in so few blocks that their errors take no time."""
+        groups = np.array_split(np.array(segments), min(len(segments), MOST_BLOCKS))
+
+        def merged(parts: Sequence[T]) -> list[T]:
+            return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
+
+        mean_force = None if self.mean_force is None else merged(self.mean_force)
+        return babf.profile(merged(self.blocks), mean_force=mean_force)
 
     def history(self) -> tuple[Array, Array, Array, list[tuple[float, float]]]:
         """Step, CV and deviation of all that was printed, and where the guard ended a part."""
@@ -254,7 +268,7 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
     segments = sampling.segments(folder)
     if not segments:
         return None
-    blocks, series = workflow.blocks_of(folder)
+    blocks, mean_force, series = workflow.sampled(folder)
     homes = [segment.parent for segment in segments]
     result = json_of(folder / "result.json")
     return Part(
@@ -263,17 +277,12 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         result=result,
         fes=babf.read_fes(folder / "fes.dat") if result else None,
         blocks=blocks,
+        mean_force=mean_force,
         xi=series["ae.node-0"],
         deviation=series["ae.dev"],
         records=sampling.records(segments),
         walkers=[homes.count(home) for home in dict.fromkeys(homes)],
     )
-
-
-def _merged(blocks: Sequence[babf.State]) -> list[babf.State]:
-    """The same data in so few blocks that their errors take no time: neighbours added up."""
-    groups = np.array_split(np.arange(len(blocks)), min(len(blocks), MOST_BLOCKS))
-    return [reduce(operator.add, [blocks[k] for k in group]) for group in groups]
 
 
 def json_of(path: Path) -> dict[str, Any] | None:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from plumed_cv import babf, meanforce
 from plumed_cv.files import read_json, replacing
+from plumed_cv.frame import Array
 
 MEAN_FORCE = "mean-force.dat"  # of a segment, where it is computed
 
@@ -36,26 +35,33 @@ def steps_of(records: Sequence[dict[str, Any]]) -> int:
 
 def blocks(folder: Path) -> list[babf.State]:
     """What each whole segment of an iteration added to the sums, in the order of `segments`."""
-    return [
-        block
-        for home in homes(folder)
-        for block in babf.blocks([babf.read_state(s / "babf.state") for s in segments_of(home)])
-    ]
+    return _blocks([segments_of(home) for home in homes(folder)])
 
 
-def mean_forces(folder: Path) -> list[np.ndarray] | None:
-    """The sums of `meanforce.binned` of each whole segment; None where they are not computed.
+def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
+    """What each whole segment added to bABF's sums, and its sums of the mean force of the atoms.
+
+    The latter are those of `meanforce.binned`, or None where the input does not want them.
 
     Raises
     ------
     UserError
         If a file is damaged.
     """
-    parts = segments(folder)
-    if not parts or not (parts[0] / MEAN_FORCE).exists():
-        return None
-    axis = babf.read_state(parts[0] / "babf.state").grid
-    return [meanforce.binned(axis, *meanforce.read(part / MEAN_FORCE)) for part in parts]
+    by_walker = [segments_of(home) for home in homes(folder)]  # while walkers may be adding more
+    found = _blocks(by_walker)
+    files = [segment / MEAN_FORCE for segments in by_walker for segment in segments]
+    if not files or not files[0].exists():
+        return found, None
+    return found, [meanforce.binned(found[0].grid, *meanforce.read(file)) for file in files]
+
+
+def _blocks(by_walker: Sequence[Sequence[Path]]) -> list[babf.State]:
+    return [
+        block
+        for segments in by_walker
+        for block in babf.blocks([babf.read_state(s / "babf.state") for s in segments])
+    ]
 
 
 def copy_state(folder: Path, target: Path) -> None:
@@ -73,7 +79,8 @@ def copy_state(folder: Path, target: Path) -> None:
 
 def barrier_so_far(folder: Path) -> str:
     """The barrier from what an iteration has sampled, in words."""
-    return f"barrier {babf.profile(blocks(folder), mean_force=mean_forces(folder)).barrier}"
+    found, mean_force = learned(folder)
+    return f"barrier {babf.profile(found, mean_force=mean_force).barrier}"
 
 
 def homes(folder: Path) -> list[Path]:

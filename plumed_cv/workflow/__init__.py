@@ -28,9 +28,9 @@ from plumed_cv.workflow.results import (
     analyse,
     as_json,
     barriers,
-    blocks_of,
     export,
     in_words,
+    sampled,
     summary,
 )
 from plumed_cv.workflow.zero_kelvin import energy
@@ -41,7 +41,6 @@ __all__ = [
     "analyse",
     "as_json",
     "barriers",
-    "blocks_of",
     "end_states",
     "energy",
     "export",
@@ -49,5 +48,6 @@ __all__ = [
     "in_words",
     "run",
     "sample",
+    "sampled",
     "summary",
 ]

@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -15,6 +15,7 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.figures import plot_profiles
 from plumed_cv.files import read_json, replacing, write_text
+from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Reporter
@@ -25,18 +26,31 @@ from plumed_cv.workflow.directory import RunDirectory
 RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
 
 
-def blocks_of(folder: Path) -> tuple[list[babf.State], dict[str, list[np.ndarray]]]:
-    """What each segment of an iteration added to the sums, and what it printed.
+class Sampled(NamedTuple):
+    """What an iteration has sampled: of each segment what it learned and what it printed.
+
+    Attributes
+    ----------
+    blocks
+        What it added to bABF's sums.
+    mean_force
+        Its sums of the mean force of the atoms, as `babf.profile` takes them, or None.
+    series
+        The columns of COLVAR, by their names.
+    """
+
+    blocks: list[babf.State]
+    mean_force: list[Array] | None
+    series: dict[str, list[Array]]
+
+
+def sampled(folder: Path) -> Sampled:
+    """What the segments of an iteration learned and printed.
 
     Parameters
     ----------
     folder
         The folder of an iteration.
-
-    Returns
-    -------
-    tuple
-        The blocks, and by their names the columns of COLVAR, a series for every block.
 
     Raises
     ------
@@ -47,13 +61,13 @@ def blocks_of(folder: Path) -> tuple[list[babf.State], dict[str, list[np.ndarray
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
     printed = [_read_colvar(segment / "colvar") for segment in segments]
-    return sampling.blocks(folder), {name: [part[name] for part in printed] for name in printed[0]}
+    series = {name: [part[name] for part in printed] for name in printed[0]}
+    return Sampled(*sampling.learned(folder), series)
 
 
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
-    blocks, series = blocks_of(folder)
-    atoms = sampling.mean_forces(folder)
+    blocks, atoms, series = sampled(folder)
     profile = babf.profile(blocks, mean_force=atoms)
     babf.write_fes(folder / "fes.dat", profile)
     note = None

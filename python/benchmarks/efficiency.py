@@ -270,8 +270,8 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         ]
         with setup.engine() as engine:
             sampling.sample(orders, engine, lambda done, note: None)
-        blocks, series = workflow.blocks_of(folder / str(n_steps))
-        found = babf.profile(blocks, mean_force=sampling.mean_forces(folder / str(n_steps)))
+        blocks, mean_force, series = workflow.sampled(folder / str(n_steps))
+        found = babf.profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))
     return results
 
