@@ -94,6 +94,10 @@ class AseEngine(Engine):
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
+    def forces(self, positions: Array, cell: Array) -> Array:
+        """Return the forces of structures, shape (M, N, 3), eV/angstrom."""
+        return self._child.ask("forces", np.asarray(positions, dtype=np.float64), cell)  # type: ignore[no-any-return]
+
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.ase has step, temperature (K) and potential energy (eV).
 
@@ -162,6 +166,15 @@ class AseWorker:
             if "stress" in self._calculator.implemented_properties:
                 stress = np.array(atoms.get_stress(apply_constraint=False))
         return energy, forces, stress
+
+    def forces(self, positions: Array, cell: Array) -> Array:
+        """Return the forces (eV/angstrom) of structures, (M, N, 3), without their stress."""
+        found = np.empty_like(positions)
+        for k, structure in enumerate(positions):
+            self._place(structure, cell)
+            found[k] = self._forces()
+        check_finite(self._name, 0.0, found)
+        return found
 
     def run(self, segment: Segment, plumed: PlumedFiles | None) -> SegmentResult:
         """Run molecular dynamics."""

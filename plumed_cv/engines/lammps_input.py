@@ -100,6 +100,17 @@ class LammpsInput:
             text += [f"{number} {_row(v)}" for number, v in enumerate(velocities, 1)]
         return "\n".join(text) + "\n"
 
+    def frames(self, positions: Array, cell: Array) -> str:
+        """Return structures, (M, N, 3), in a periodic cell as a dump file for `rerun`."""
+        wrapped = positions - np.floor(positions @ np.linalg.inv(cell)) @ cell
+        n_atoms = positions.shape[1]
+        head = f"ITEM: NUMBER OF ATOMS\n{n_atoms}\nITEM: BOX BOUNDS pp pp pp\n" + "0 1\n" * 3
+        text = []
+        for number, frame in enumerate(wrapped.tolist()):
+            text += [f"ITEM: TIMESTEP\n{number}\n{head}ITEM: ATOMS id x y z\n"]
+            text += [f"{serial} {_row(where)}\n" for serial, where in enumerate(frame, 1)]
+        return "".join(text)
+
     def set_up(self, data: Path | str) -> list[str]:
         """Return the commands that read a data file and set up the potential."""
         style = "atomic" if self.charges is None else "charge"
