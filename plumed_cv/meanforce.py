@@ -8,7 +8,7 @@ with the forces f of the potential alone (den Otter, J. Chem. Phys. 112, 7283 (2
 xi does not change such an average, so that snapshots of any biased run serve, as long as the other
 coordinates are in equilibrium. A histogram of the same run has to wait until the variable has
 diffused back and forth; the forces tell in every snapshot which way is down, without the
-thermostat's noise, and so give a smaller error from the same steps (docs/mean-force.md).
+thermostat's noise, and so give a smaller error from the same steps (docs/theory.md).
 
 Lengths are in angstrom, energies and forces along xi (which has no unit) in eV. M structures of N
 atoms, n nodes.

@@ -7,11 +7,13 @@ action BABF puts contributions together is tested in tests/plumed/test_babf_walk
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +22,10 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from plumed_cv import babf, config, cv, provenance, sampling, workflow
+from plumed_cv import babf, config, cv, meanforce, provenance, sampling, workflow
 from plumed_cv.engines import State
 from plumed_cv.errors import UserError
+from plumed_cv.path import load_path
 from tests import vacancy
 
 INPUT = f"""{vacancy.SYSTEM}
@@ -294,3 +297,32 @@ def test_results_do_not_depend_on_where_walkers_run(example: Path) -> None:
     provenance.check_same_input(folder, changed(walkers=1))
     with pytest.raises(UserError, match=r"another sampling\.walkers"):
         provenance.check_same_input(folder, settings)
+
+
+def test_walkers_start_along_the_path_as_hot_as_they_will_be(
+    example: Path, plugin: Path, tmp_path: Path
+) -> None:
+    """Each at its own image, with twice the kinetic energy, half of which goes into the springs.
+
+    Over the first 400 steps the temperature of the 53 atoms is that of equilibrium: 300 K, at any
+    time with a standard deviation of 34 K, and less on average; after a cold start it is 150 K.
+    """
+    given = config.load(example / "walkers.toml")
+    changed = config.Sampling(steps=2400, segments=6, walkers=2, start="path", timestep_fs=1.0)
+    settings = given.model_copy(update={"sampling": changed})
+    with suppress(UserError):  # so short a run need not arrive at both end states
+        workflow.run(settings, tmp_path)
+    path = load_path(tmp_path / "path.xyz")
+    variable = cv.CollectiveVariable.load(tmp_path / "cv-0.safetensors")
+    xi = variable.encode(variable.components(path.displacements))[:, 0]
+    for walker, image in enumerate((1, 3)):
+        folder = tmp_path / "iteration-1" / f"walker-{walker:04d}" / "segment-000000"
+        printed = np.loadtxt(folder / "colvar")
+        assert printed[0, 1] == pytest.approx(xi[image], abs=1e-9)
+        found, along = meanforce.read(folder / "mean-force.dat")
+        # Snapshots have single precision, and there is none of the start.
+        np.testing.assert_allclose(found, printed[1:, 1], atol=1e-5)
+        assert np.isfinite(along).all()
+        log = re.findall(r"^ +\d+ +([\d.]+) +-[\d.]+ *$", (folder / "log.lammps").read_text(), re.M)
+        assert float(log[0]) == pytest.approx(600.0, rel=0.5)
+        assert np.mean([float(word) for word in log[1:]]) == pytest.approx(300.0, rel=0.4)

@@ -72,7 +72,7 @@ STRIDE = 10  # steps between lines of a COLVAR
 SEGMENTS = 50
 RAMP = 5  # the ramp of bABF is this part of the run
 PRIOR_SAMPLES = 20  # of the first samples at a node
-WALKERS = 8
+WALKERS, WALKERS_PRIOR_SAMPLES = 8, 300
 
 SIGMA = {"METAD": 0.03, "OPES": 0.02}  # of hills and kernels; a basin has 0.034
 PACE = {"METAD": 100, "METAD-500": 500, "OPES": 200}  # steps between them
@@ -241,7 +241,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
                     "walkers": WALKERS,
                     "start": "path",
                     "prior": "energy",
-                    "prior_samples": PRIOR_SAMPLES,
+                    "prior_samples": WALKERS_PRIOR_SAMPLES,
                     "ramp": 1 / RAMP,
                     "margin": 0.1,
                     "segments": SEGMENTS,
