@@ -20,7 +20,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.frame import aligned
 from plumed_cv.kernel import Plumed
 from plumed_cv.trajectory import read_displacements
-from tests.engines.test_protocol import script_output
+from tests.engines.kits import script_output
 
 EXAMPLE = Path(plumed_cv.__file__).parent / "examples" / "alanine"
 HEAVY = [1, 5, 6, 7, 9, 11, 15, 16, 17, 19]
@@ -63,7 +63,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     u = read_displacements(
         [segment / "snapshots.dcd" for segment in segments], first, cell, species=species
     )
-    printed = np.concatenate(workflow.blocks_of(folder)[1]["ae.node-0"])
+    printed = np.concatenate(workflow.sampled(folder).series["ae.node-0"])
     found = first.encode(first.components(u))[:, 0]
     np.testing.assert_allclose(found, printed[len(printed) - len(found) :], atol=2e-4)
     torsions = [np.loadtxt(segment / "torsions") for segment in segments]

@@ -30,7 +30,7 @@ from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.files import write_text
 from plumed_cv.kernel import find_plumed
 from plumed_cv.plumed import build_plugin
-from tests.engines import test_protocol as crystals
+from tests.engines import kits
 
 # A long and a short run of each, in steps.
 LENGTHS = {
@@ -50,14 +50,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     arguments = parser.parse_args()
     kernel = find_plumed()
-    kits = {name: kit.make for name, kit in crystals.KITS.items()}
-    kits["gromacs"] = lambda atoms, epsilon, folder: crystals.gromacs(atoms, epsilon, folder, "")
+    makers = {name: kit.make for name, kit in kits.KITS.items()}
+    makers["gromacs"] = lambda atoms, epsilon, folder: kits.gromacs(atoms, epsilon, folder, "")
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for name, lengths in LENGTHS.items():
             folder = Path(temporary) / name
             folder.mkdir()
-            with kits[name](crystals.crystal(), crystals.EPSILON, folder) as engine:
+            with makers[name](kits.crystal(), kits.EPSILON, folder) as engine:
                 repetitions = 3 if arguments.quick else 9
                 rows.append({"engine": name, **measure(engine, folder, lengths, repetitions)})
     print_rows(rows)
@@ -95,7 +95,7 @@ def measure(
 
 def seconds(engine: Engine, folder: Path, n_steps: int, seed: int, text: str | None) -> float:
     """Run a segment; return the processor time of the process that it ran in."""
-    start = State.of(crystals.crystal())
+    start = State.of(kits.crystal())
     dynamics = Dynamics(30.0, timestep_fs=2.0, friction_per_ps=5.0)
     before = processor_time(engine)
     engine.run(Segment(folder, start, dynamics, n_steps, seed, text, snapshot_stride=0))
@@ -114,7 +114,7 @@ def processor_time(engine: Engine) -> float:
 
 def plumed_input(folder: Path) -> str:
     """Return a plumed.dat with a random model whose reference is the crystal."""
-    atoms = crystals.crystal()
+    atoms = kits.crystal()
     widths = (COMPONENTS, COMPONENTS)
     rng = np.random.default_rng(1)
     model = random_model(rng, len(atoms), COMPONENTS, widths, cell=atoms.cell.array)
@@ -122,7 +122,7 @@ def plumed_input(folder: Path) -> str:
     model.save(folder / "cv.safetensors")
     xi = float(model.value(atoms.positions, atoms.cell.array)[0])
     return (
-        f"{crystals.PLUMED_UNITS}LOAD FILE={build_plugin()}\n"
+        f"{kits.PLUMED_UNITS}LOAD FILE={build_plugin()}\n"
         f"ae: AUTOENCODER MODEL={folder / 'cv.safetensors'}\n"
         f"b: BABF ARG=ae.node-0 TEMP=30 GRID_MIN={xi - 1} GRID_MAX={xi + 1} GRID_BIN=100 "
         "RAMP=1000\n"

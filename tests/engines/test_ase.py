@@ -68,6 +68,16 @@ def test_a_calculator_of_the_users_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(own.evaluate(atoms.positions, np.zeros((3, 3)))[1][0, 0], -0.25)
 
 
+def test_a_potential_that_gives_no_numbers(tmp_path: Path) -> None:
+    atoms: Atoms = bulk("Fe", cubic=True) * (2, 2, 2)
+    arguments = {"ideal_positions": atoms.positions.tolist(), "k": float("nan")}
+    with AseEngine(SPRINGS, atoms, arguments=arguments) as engine:
+        with pytest.raises(UserError, match="energy and forces are not finite"):
+            engine.evaluate(atoms.positions, atoms.cell.array)
+        with pytest.raises(UserError, match="flew apart"):
+            engine.run(Segment(tmp_path, State.of(atoms), Dynamics(300.0), 10, 1))
+
+
 TORCH_POTENTIAL = """
 import torch
 from ase.calculators.calculator import Calculator, all_changes

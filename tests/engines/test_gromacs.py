@@ -22,7 +22,7 @@ from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed
 from plumed_cv.structures import read_structure
 from plumed_cv.trajectory import read_displacements
-from tests.engines.test_protocol import (
+from tests.engines.kits import (
     EPSILON,
     PLUMED_UNITS,
     crystal,

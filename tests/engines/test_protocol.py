@@ -1,229 +1,27 @@
-"""What every engine does alike: one crystal, one dynamics, one PLUMED; independent references.
-
-The crystal is a Lennard-Jones one of two masses in a triclinic cell, in every engine's own code.
-"""
+"""What every engine does alike: one crystal, one dynamics, one PLUMED; independent references."""
 
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import pytest
-from ase import Atoms, units
-from ase.build import bulk
-from ase.neighborlist import neighbor_list
-from numpy.typing import NDArray
+from ase import units
 
-from plumed_cv.cv import linear
-from plumed_cv.engines import (
-    NESTED,
-    Dynamics,
-    Engine,
-    Segment,
-    SegmentResult,
-    State,
-    plumed_sentence,
-)
-from plumed_cv.engines.ase import AseEngine
-from plumed_cv.engines.gromacs import GromacsEngine
-from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
 from plumed_cv.errors import UserError
-from tests.conftest import unavailable
-
-Array = NDArray[np.float64]
-
-EPSILON, SIGMA, CUTOFF = 0.0103, 3.40, 7.0  # eV, angstrom; the energy is shifted to 0 at the cutoff
-KJ_MOL = units.kJ / units.mol
-PLUMED_UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
-SCRIPTS = Path(__file__).parents[2] / "python"
-STILL = 1e-20  # K: no noise
-
-
-def crystal(seed: int = 0) -> Atoms:
-    """108 atoms of argon and krypton on an fcc lattice, displaced, in a sheared cell."""
-    rng = np.random.default_rng(seed)
-    atoms: Atoms = bulk("Ar", cubic=True, a=5.4) * (3, 3, 3)
-    cell = atoms.cell.array.copy()
-    cell[1, 0], cell[2, 0], cell[2, 1] = 2.1, -1.3, 1.7
-    atoms.set_cell(cell, scale_atoms=True)
-    atoms.symbols[1::3] = "Kr"
-    atoms.positions += rng.normal(scale=0.1, size=(len(atoms), 3))
-    return atoms
-
-
-def gas(cell: float = 40.0) -> Atoms:
-    """Four atoms far from each other, in the middle of a box."""
-    corners = np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
-    return Atoms("ArKrArKr", 12.0 + 16.0 * corners, cell=[cell] * 3, pbc=True)
-
-
-def cluster() -> Atoms:
-    """13 atoms without periodic boundaries."""
-    atoms = crystal()
-    near = np.argsort(np.linalg.norm(atoms.positions - atoms.cell.array.sum(axis=0) / 2, axis=1))
-    atoms = atoms[np.sort(near[:13])]
-    atoms.pbc = False
-    atoms.cell = np.zeros((3, 3))
-    return atoms
-
-
-def reference(atoms: Atoms) -> tuple[float, Array, Array]:
-    """Energy, forces and stress (xx yy zz yz xz xy), from a list of pairs."""
-    first, _, length, vector = neighbor_list("ijdD", atoms, CUTOFF)
-    power, edge = (SIGMA / length) ** 6, (SIGMA / CUTOFF) ** 6
-    energy = float((2 * EPSILON * (power**2 - power - edge**2 + edge)).sum())  # pairs come twice
-    slope = -24 * EPSILON * (2 * power**2 - power) / length
-    forces = np.zeros((len(atoms), 3))
-    np.add.at(forces, first, (slope / length)[:, None] * vector)
-    stress = 0.5 * np.einsum("p,pa,pb->ab", slope / length, vector, vector)
-    return (
-        energy,
-        forces,
-        (stress / (atoms.cell.volume or 1.0))[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
-    )
-
-
-@dataclass(frozen=True)
-class Kit:
-    """An engine, and in what it may differ from the others.
-
-    Attributes
-    ----------
-    make
-        Opens the engine for atoms, with the energy of the pairs, in a folder for its files.
-    digits
-        Relative precision of its forces.
-    skips_start
-        Whether `count_start` works.
-    hands_kt
-        Whether PLUMED learns the temperature.
-    hands_energy
-        Whether PLUMED can be given the energy.
-    overshoot
-        Largest number of steps after PLUMED's stop.
-    clusters
-        "NOPBC" where PLUMED's actions need that without periodic boundaries, None where there are
-        no such systems.
-    """
-
-    make: Callable[[Atoms, float, Path], Engine]
-    digits: float = 1e-11
-    skips_start: bool = True
-    hands_kt: bool = True
-    hands_energy: bool = True
-    overshoot: int = 0
-    clusters: str | None = ""
-
-
-def lammps_commands(epsilon: float) -> list[str]:
-    return [
-        f"pair_style lj/cut {CUTOFF}",
-        f"pair_coeff * * {epsilon} {SIGMA}",
-        "pair_modify shift yes",
-    ]
-
-
-@lru_cache
-def script_output(name: str, *arguments: str) -> str:
-    """What a script of python/ prints: the path of an engine that it builds or fetches once."""
-    command = [sys.executable, str(SCRIPTS / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0 and "Traceback" not in done.stderr:
-        unavailable(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def lammps_program(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
-    plugin = Path(script_output("lammps_fix_plumed.py"))
-    program = str(Path(sys.executable).with_name("lmp"))
-    commands = lammps_commands(epsilon)
-    return LammpsProgram(program, commands, atoms, species=("Ar", "Kr"), plugin=plugin)
-
-
-def gromacs(atoms: Atoms, epsilon: float, folder: Path, program: str = "--double") -> Engine:
-    top = ["[ defaults ]", "1 2 no 1.0 1.0", "[ atomtypes ]"]
-    for symbol, number, mass in (("Ar", 18, 39.948), ("Kr", 36, 83.798)):
-        top.append(f"{symbol} {number} {mass} 0 A {SIGMA / 10} {epsilon / KJ_MOL:.17g}")
-    top += ["[ moleculetype ]", "crystal 0", "[ atoms ]"]
-    names = list(atoms.symbols)
-    top += [f"{k} {name} 1 CRY {name} {k} 0" for k, name in enumerate(names, 1)]
-    top += ["[ system ]", "crystal", "[ molecules ]", "crystal 1", ""]
-    (folder / "crystal.top").write_text("\n".join(top))
-    rows = [
-        f"{1:5d}{'CRY':<5s}{name:>5s}{k % 100000:5d}{x:8.3f}{y:8.3f}{z:8.3f}"
-        for k, (name, (x, y, z)) in enumerate(zip(names, atoms.positions / 10, strict=True), 1)
-    ]
-    c = atoms.cell.array / 10
-    box = [c[k] for k in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))]
-    end = " ".join(f"{value:.5f}" for value in box)
-    (folder / "crystal.gro").write_text("\n".join(["crystal", f"{len(names)}", *rows, end, ""]))
-    (folder / "crystal.mdp").write_text(
-        f"""
-; what the user says of the forces, and something of the dynamics, which is ours
-Integrator   = md
-dt           = 17
-ref_t        = 1000
-Gen-vel      = yes
-cutoff-scheme= Verlet
-verlet-buffer-tolerance = -1  ; the tests' temperatures are no measure of their velocities
-rlist        = 0.76
-nstlist      = 10
-vdw-modifier = Potential-shift
-rvdw         = {CUTOFF / 10}
-rcoulomb     = {CUTOFF / 10}
-comm-mode    = none
-"""
-    )
-    return GromacsEngine(
-        "crystal.mdp",
-        "crystal.top",
-        "crystal.gro",
-        atoms,
-        directory=folder,
-        program=script_output("gromacs.py", *([program] if program else [])),
-    )
-
-
-def ase(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
-    arguments = {"sigma": SIGMA, "epsilon": epsilon, "rc": CUTOFF}
-    return AseEngine("ase.calculators.lj.LennardJones", atoms, arguments=arguments)
-
-
-KITS = {
-    "lammps": Kit(lambda a, e, f: LammpsEngine(lammps_commands(e), a, species=("Ar", "Kr"))),
-    "lammps-program": Kit(lammps_program, skips_start=False, hands_kt=False, clusters="NOPBC"),
-    "ase": Kit(ase),
-    "gromacs-double": Kit(gromacs, hands_energy=False, overshoot=100, clusters=None),
-}
-
-
-@pytest.fixture(scope="module", params=KITS)
-def kit(request: pytest.FixtureRequest, plugin: Path) -> Kit:
-    return KITS[request.param]
-
-
-@pytest.fixture(scope="module")
-def engine(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with kit.make(crystal(), EPSILON, tmp_path_factory.mktemp("crystal")) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def free(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Atoms without forces, but for PLUMED's."""
-    with kit.make(gas(), 0.0, tmp_path_factory.mktemp("gas")) as engine:
-        yield engine
-
-
-def columns(path: Path) -> Array:
-    return np.loadtxt(path, ndmin=2)
+from tests.engines.kits import (
+    EPSILON,
+    PLUMED_UNITS,
+    STILL,
+    Kit,
+    cluster,
+    columns,
+    crystal,
+    gas,
+    reference,
+)
 
 
 def test_energy_forces_and_stress(kit: Kit, engine: Engine) -> None:
@@ -252,6 +50,22 @@ def test_another_cell(kit: Kit, engine: Engine) -> None:
     atoms.set_cell(atoms.cell.array * 1.02, scale_atoms=True)
     atoms.calc = engine.calculator()
     np.testing.assert_allclose(atoms.get_forces(), reference(atoms)[1], atol=kit.digits)
+
+
+def test_forces_of_many_structures_are_those_of_each(
+    tmp_path: Path, kit: Kit, engine: Engine
+) -> None:
+    """Far apart, one across the border, in another cell, and after a run has left its traces."""
+    dynamics = Dynamics(60.0, timestep_fs=2.0)
+    engine.run(Segment(tmp_path, State.of(crystal(3)), dynamics, 5, 1, None))
+    structures = [crystal(seed) for seed in range(3)]
+    structures[1].positions += structures[1].cell.array.sum(axis=0)
+    for atoms in structures:
+        atoms.set_cell(atoms.cell.array * 1.01, scale_atoms=True)
+    cell = structures[0].cell.array
+    found = engine.forces(np.array([atoms.positions for atoms in structures]), cell)
+    expected = np.array([reference(atoms)[1] for atoms in structures])
+    np.testing.assert_allclose(found, expected, atol=kit.digits)
 
 
 @pytest.mark.parametrize("count_start", [True, False])
@@ -524,105 +338,3 @@ def test_a_cluster_has_no_box(
         engine.run(Segment(tmp_path, State.of(atoms), Dynamics(1.0), 1, 1, PLUMED_UNITS + plumed))
     distance = atoms.get_distance(0, 12)
     assert columns(tmp_path / "colvar")[0, 1] == pytest.approx(distance, abs=2e-6)
-
-
-BAD_PLUMED = {
-    "d: DISTNCE ATOMS=1,2\n": 'Action "DISTNCE" is not known',
-    "d: DISTANCE ATOMS=1,999\n": "out of range",
-    "METAD ARG=d PACE=1 HEIGHT=1 SIGMA=1\n": "cannot find action named d",
-    "LOAD FILE=nothing.so\n": "Could not load library nothing.so",
-}
-
-
-@pytest.mark.parametrize("line", BAD_PLUMED)
-def test_bad_plumed_input(tmp_path: Path, engine: Engine, line: str) -> None:
-    with pytest.raises(UserError, match=BAD_PLUMED[line]) as caught:
-        engine.run(Segment(tmp_path, State.of(crystal()), Dynamics(50.0), 1, 1, line))
-    assert "\n" not in str(caught.value)
-    assert "plumed.dat" in str(caught.value)
-
-
-def test_an_error_in_mid_run_says_its_cause(tmp_path: Path, plugin: Path, engine: Engine) -> None:
-    """PLUMED nests it in one that says "An error happened while calculating ae" alone."""
-    ends = crystal(), crystal(1)
-    no_cell = linear(ends[0].symbols, np.zeros((3, 3)), *(atoms.positions for atoms in ends))
-    no_cell.save(tmp_path / "cv.safetensors")
-    plumed = PLUMED_UNITS + (
-        f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL=cv.safetensors\n"
-        "RESTRAINT ARG=ae.node-0 AT=0 KAPPA=1\n"
-    )
-    with pytest.raises(UserError) as caught:
-        engine.run(Segment(tmp_path, State.of(ends[0]), Dynamics(50.0), 1, 1, plumed))
-    assert str(caught.value) == (
-        f"{tmp_path / 'plumed.dat'}: PLUMED: ERROR in input to action AUTOENCODER with label ae : "
-        "cv.safetensors: the model is of a system without periodicity and the engine gives a cell; "
-        "remove it or train the model with a cell."
-    )
-
-
-def test_a_cause_that_names_no_action() -> None:
-    said = f"\n(tools/Tools.cpp:9) f()\nout of range\n\n{NESTED}\n(core/X.cpp:1) g()\nAt work on b"
-    assert plumed_sentence(said) == "PLUMED: out of range (At work on b)"
-
-
-def test_atoms_that_do_not_fit(engine: Engine) -> None:
-    with pytest.raises(UserError, match="107 atoms"):
-        engine.check(crystal()[:107])
-    other = crystal()
-    other.symbols[4] = "Ne"
-    with pytest.raises(UserError, match="atom 5 is Ne"):
-        engine.check(other)
-    surface = crystal()
-    surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum where it ends"):
-        engine.check(surface)
-    turned = crystal()
-    turned.rotate(30, "z", rotate_cell=True)
-    with pytest.raises(UserError, match="first vector along x"):
-        engine.check(turned)
-
-
-def test_positions_that_are_no_numbers(engine: Engine) -> None:
-    atoms = crystal()
-    atoms.positions[3, 1] = np.nan
-    atoms.calc = engine.calculator()
-    with pytest.raises(UserError, match="no number"):
-        atoms.get_forces()
-
-
-@pytest.mark.parametrize("plumed", [None, PLUMED_UNITS + "d: DISTANCE ATOMS=1,2\n"])
-def test_exploding_dynamics(tmp_path: Path, engine: Engine, plumed: str | None) -> None:
-    hasty = Dynamics(3000.0, timestep_fs=1000.0)
-    with pytest.raises(UserError, match="flew apart") as caught:
-        engine.run(Segment(tmp_path, State.of(crystal()), hasty, 1000, 1, plumed))
-    assert "\n" not in str(caught.value)
-    # The engine works on.
-    assert np.isfinite(engine.evaluate(crystal().positions, crystal().cell.array)[0])
-
-
-def test_forces_that_are_no_numbers(tmp_path: Path, engine: Engine) -> None:
-    plumed = PLUMED_UNITS + (
-        "d: DISTANCE ATOMS=1,2\nc: CUSTOM ARG=d FUNC=sqrt(x-100) PERIODIC=NO\n"
-        "RESTRAINT ARG=c AT=0 KAPPA=1\n"
-    )
-    segment = Segment(
-        tmp_path, State.of(crystal()), Dynamics(60.0, timestep_fs=2.0), 200, 1, plumed
-    )
-    with pytest.raises(UserError, match="at the forces of the bias"):
-        engine.run(segment)
-
-
-def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: Engine) -> None:
-    with pytest.raises(UserError, match="temperature_K = -1"):
-        Dynamics(-1.0)
-    with pytest.raises(UserError, match="'langevin' and 'brownian'"):
-        Dynamics(300.0, thermostat="nose")  # type: ignore[arg-type]
-    start = State.of(crystal())
-    with pytest.raises(UserError, match="n_steps = 0"):
-        Segment(tmp_path, start, Dynamics(300.0), 0, 1)
-    with pytest.raises(UserError, match="no such folder"):
-        engine.run(Segment(tmp_path / "none", start, Dynamics(300.0), 1, 1))
-    with pytest.raises(UserError, match="not a state of a run"):
-        State.load(tmp_path / "none.npz")
-    with pytest.raises(UserError, match=r"shape \(3, 3\)"):
-        engine.run(Segment(tmp_path, State(np.eye(3), start.cell), Dynamics(300.0), 1, 1))

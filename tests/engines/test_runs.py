@@ -12,7 +12,7 @@ from ase.build import bulk
 from plumed_cv.config import load
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.sampling import open_engine
-from tests.engines.test_protocol import EPSILON, gromacs, script_output
+from tests.engines.kits import EPSILON, gromacs, script_output
 
 INPUT = """
 [system]
