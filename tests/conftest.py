@@ -1,6 +1,8 @@
 """A real PLUMED and our plugin, found or built once for all tests."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed, find_plumed
 from plumed_cv.plumed import build_plugin
+from python.drills import runs
+from tests import vacancy
 from tests.browser import Browser, find_chromium, opened
 
 MakePlumed = Callable[..., Any]
@@ -43,6 +47,43 @@ def plumed_installation() -> Plumed:
         raise
     found.activate()
     return found
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return an empty data folder, with nothing in the environment that leads to a PLUMED."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "bash", "env", "pkg-config", "g++", "as", "ld"):
+        if path := shutil.which(name):
+            (programs / name).symlink_to(path)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("PLUMED_CV_HOME", str(home))
+    monkeypatch.setenv("PKG_CONFIG_LIBDIR", str(tmp_path / "pkgconfig"))
+    for name in ("PLUMED_KERNEL", "PLUMED_ROOT", "PLUMED_INCLUDEDIR", "CONDA_PREFIX", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("PKG_CONFIG_PATH", raising=False)
+    return home
+
+
+def install_at(prefix: Path, real: Plumed) -> Path:
+    """Lay out a PLUMED under `prefix` from links to a real one; return its kernel."""
+    (prefix / "bin").mkdir(parents=True)
+    # The folder as a whole: a kernel finds its own libraries from where it lies.
+    (prefix / "lib").symlink_to(real.kernel.parent)
+    if real.include_dir is not None:
+        (prefix / "include").symlink_to(real.include_dir)
+    if real.executable is not None:
+        program = prefix / "bin" / "plumed"
+        program.write_text(
+            "#!/bin/sh\n"
+            f"export LD_LIBRARY_PATH={real.kernel.parent} PLUMED_ROOT={prefix}/lib/plumed\n"
+            f'PLUMED_INCLUDEDIR={prefix}/include exec {real.executable} "$@"\n'
+        )
+        program.chmod(0o755)
+    return prefix / "lib" / real.kernel.name
 
 
 def built(plumed: Plumed, torch: bool) -> Path:
@@ -97,6 +138,23 @@ def built_fix_plumed(plumed: Plumed) -> Path:
         unavailable(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def example(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input folder, from the packaged example with a smaller crystal."""
+    file = runs.prepare(tmp_path_factory.mktemp("example") / "vacancy")
+    file.write_text(vacancy.INPUT)
+    return file.parent
+
+
+@pytest.fixture(scope="module")
+def finished(example: Path) -> Path:
+    """A run without interruption."""
+    done = vacancy.command("run", example / "vacancy.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((example / "run" / "result.json").read_text())
+    return example / "run"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from plumed_cv import babf, config, workflow
 
 TEMPERATURE_K = 700.0
+LIMIT_A = 2.6
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +46,25 @@ def test_the_profile_is_right_with_the_guard_and_wrong_without(
 ) -> None:
     """Seven other neighbours may jump, each as often as the one that the CV describes.
 
-    About ten do so in 400 ps. What the CV measures after a jump is another process: A(1)-A(0),
-    zero by symmetry, was off by 1.5 and 0.2 eV in two runs without the guard, the barrier by 0.03
-    and 0.25 eV. With it A(1)-A(0) was 0.020 +- 0.014 and 0.003 +- 0.011 eV; four errors and 0.1 eV
-    leave room for what the error bar does not know, odds of failing below one in a thousand.
+    About ten do so in 400 ps: one run in 20 000 has none. What the CV measures after a jump is
+    another process: A(1)-A(0), zero by symmetry, was off by 1.5 and 0.2 eV in two runs without the
+    guard, the barrier by 0.03 and 0.25 eV. With it A(1)-A(0) was 0.020 +- 0.014 and 0.003 +- 0.011
+    eV. Six errors, of some ten degrees of freedom, are one in 5000.
     """
-    guarded = run(inputs, 2.6, tmp_path / "guarded")
+    guarded = run(inputs, LIMIT_A, tmp_path / "guarded")
     part = guarded["iterations"][0]
     assert part["restarts"] >= 1
     assert part["md_steps"] == 200_000
-    assert all(place["deviation_A"] > 2.6 for place in part["restarted_at"])
-    assert abs(guarded["delta_F_eV"]) < min(4 * guarded["delta_F_error_eV"], 0.1)
+    assert all(place["deviation_A"] > LIMIT_A for place in part["restarted_at"])
+    assert abs(guarded["delta_F_eV"]) < min(6 * guarded["delta_F_error_eV"], 0.1)
     profile = babf.read_fes(tmp_path / "guarded" / "fes.dat")
     inner = (profile.xi > -0.05) & (profile.xi < 1.05)
     assert np.abs(profile.A - profile.A[::-1])[inner].max() < 0.2
     free = run(inputs, None, tmp_path / "free")
     assert free["iterations"][0]["restarts"] == 0
+    # Where it went it stayed, far from the path: the first of ten jumps comes after nine tenths of
+    # the run once in 10 000. By then the CV's values mean something else.
+    deviations = workflow.sampled(tmp_path / "free" / "iteration-1").series["ae.dev"]
+    assert np.mean(np.concatenate(deviations) > LIMIT_A) > 0.05
     wrong = abs(free["delta_F_eV"]), abs(free["barrier_eV"] - guarded["barrier_eV"])
-    assert max(wrong) > 0.1
+    assert max(wrong) > 0.05

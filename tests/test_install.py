@@ -145,7 +145,7 @@ def test_the_wheel_needs_no_source_tree(
     assert Path(findings["Python"]["detail"].split()[-1]).is_relative_to(environment)
 
     of("plumed-cv", "init", "vacancy-fe", "vacancy")
-    (tmp_path / "vacancy" / "short.toml").write_text(runs.INPUT.format(steps=8000))
+    (tmp_path / "vacancy" / "short.toml").write_text(runs.INPUT)
     result = json.loads(of("plumed-cv", "run", "vacancy/short.toml", "--json"))
     assert result["md_steps"] == 16_000
     assert (tmp_path / "vacancy" / "run" / "report.html").is_file()

@@ -35,7 +35,7 @@ from plumed_cv.path import load_path
 from plumed_cv.structures import cell_of, read_structure
 from tests import pages, vacancy
 from tests.conftest import MakePlumed
-from tests.engines.test_protocol import script_output
+from tests.engines.kits import script_output
 from tests.plumed.test_autoencoder import step
 from tests.test_tutorials import typed as in_a_shell
 
@@ -65,7 +65,7 @@ SHORT = {
     ".repeat(4)": ".repeat(3)",
     "images = 19": "images = 7\nfmax_eV_A = 0.02\nstructures = 500",
     "functions = 6": "functions = 6\ncomponents = 5",
-    "steps = 150_000": "steps = 2000\nsegments = 8",
+    "steps = 150_000": "steps = 8000\nsegments = 8",
     "maximum = 5": "maximum = 2",
     "tolerance = 0.1": "tolerance = 1e-9",
 }

@@ -29,7 +29,7 @@ images = 7
 fmax_eV_A = 0.02
 structures = 500
 [sampling]
-steps = 4000
+steps = 8000
 segments = 8
 timestep_fs = 2.0
 deviation_limit_A = 1.6
@@ -175,7 +175,7 @@ def test_what_is_wrong_comes_first(run: Path, page: Path, tmp_path: Path) -> Non
         shutil.rmtree(segment)
     words = first_words(copy)
     assert words.startswith(" K This run has not ended")
-    assert "Iteration 2 has sampled 1,500 of 4,000 steps" in words
+    assert "Iteration 2 has sampled 3,000 of 8,000 steps" in words
     assert "those of iteration 1: preliminary" in words
     shutil.rmtree(copy / "iteration-2")
     assert "the next one has not sampled anything yet" in first_words(copy)
@@ -212,7 +212,7 @@ def part(xi: list[list[float]], stopped: list[bool], walkers: list[int]) -> cont
     series = [np.array(values) for values in xi]
     records = [{"n_steps": len(s), "stopped": stop} for s, stop in zip(xi, stopped, strict=True)]
     none: Any = None
-    return contents.Part(1, none, None, None, [], series, series, records, walkers)
+    return contents.Part(1, none, None, None, [], None, series, series, records, walkers)
 
 
 def test_crossings_are_counted_for_each_walker_and_not_across_restarts() -> None:
@@ -228,7 +228,7 @@ def test_convergence_ends_at_the_answer(run: Path) -> None:
     found = contents.read(run)
     result = json.loads((run / "result.json").read_text())
     steps, estimates = found.parts[-1].convergence()
-    assert steps[-1] == 4000
+    assert steps[-1] == 8000
     assert np.all(np.diff(steps) > 0)
     assert estimates[-1].value == pytest.approx(result["barrier_eV"])
     assert found.parts[0].steps + found.parts[1].steps == result["md_steps"]
@@ -250,7 +250,7 @@ def test_several_walkers_converge_together() -> None:
         states += babf.blocks(run)[1:]
     records = [{"n_steps": 50, "stopped": False}] * 16
     none: Any = None
-    both = contents.Part(1, none, None, None, states, [], [], records, [8, 8])
+    both = contents.Part(1, none, None, None, states, None, [], [], records, [8, 8])
     steps, estimates = both.convergence()
     assert list(steps) == [300, 400, 500, 600, 700, 800]
     first = [*states[:3], *states[8:11]]

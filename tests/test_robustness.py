@@ -36,7 +36,7 @@ CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
 
 @pytest.fixture(scope="module")
 def example(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.prepare(tmp_path_factory.mktemp("drills") / "example", steps=2000)
+    return runs.prepare(tmp_path_factory.mktemp("drills") / "example")
 
 
 @pytest.fixture(scope="module")

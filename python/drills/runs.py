@@ -28,7 +28,7 @@ components = 5
 """
 INPUT = f"""{SYSTEM}{QUICK}
 [sampling]
-steps = {{steps}}
+steps = 8000
 segments = 16
 timestep_fs = 2.0
 [iteration]
@@ -43,13 +43,13 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)]
 
 
-def prepare(folder: Path, steps: int = 8000) -> Path:
+def prepare(folder: Path) -> Path:
     """Write the end states and the input into a new folder; returns the input."""
     subprocess.run(command("init", "vacancy-fe", folder), check=True, stdout=subprocess.DEVNULL)
     build = folder / "build.py"
     build.write_text(build.read_text().replace(".repeat(4)", ".repeat(3)"))
     subprocess.run([sys.executable, build.name], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    (folder / "vacancy.toml").write_text(INPUT.format(steps=steps))
+    (folder / "vacancy.toml").write_text(INPUT)
     return folder / "vacancy.toml"
 
 
