@@ -280,10 +280,11 @@ class Sampling(_Section):
         description="part of the run over which the weights of Eq. 12 grow to 1: what is sampled "
         "while the bias is still rough counts less; a fifth is enough where barriers are 20 kT",
     )
-    prior: Literal["none", "energy", "previous"] = Field(
+    prior: Literal["none", "energy", "previous", "energy, previous"] = Field(
         "none",
         description="profile that the bias starts from: none; the energy along the minimum energy "
-        "path; or, from the second iteration on, the profile of the iteration before",
+        "path; from the second iteration on, the profile of the iteration before; or that, and the "
+        "energy in the first iteration",
     )
     prior_samples: Count = Field(
         100,
@@ -400,7 +401,7 @@ class Config(_Section):
         needs = {
             "path.file": self.path.file is not None,
             "cv.start = 'path'": self.cv.start == "path",
-            "sampling.prior = 'energy'": self.sampling.prior == "energy",
+            f"sampling.prior = {self.sampling.prior!r}": "energy" in self.sampling.prior,
             "sampling.start = 'path'": self.sampling.start == "path",
             "sampling.mean_force = true": bool(self.sampling.mean_force),
             "system.expansion": bool(self.system.expansion),

@@ -221,7 +221,9 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
 
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     """Write the profile that the bias of iteration n starts from, if there is one."""
-    kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    kind: str = config.sampling.prior
+    target = files.iteration(n) / "prior.dat"
+    kind = kind.removesuffix(", previous") if n == 1 else kind.removeprefix("energy, ")
     if kind == "none" or (kind == "previous" and n == 1):
         return None
     if not target.exists():
