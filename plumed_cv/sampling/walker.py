@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -150,12 +151,13 @@ def _keep(order: Order, k: int, outcome: SegmentResult, engine: Engine) -> dict[
     """Make a whole segment of an unfinished one; return its record."""
     folder = order.home / f"unfinished-{segment_name(k)}"
     outcome.end.save(folder / "end.npz")
+    began = time.monotonic()
     if order.wants_mean_force:
         _write_mean_force(order, folder, engine)
     part = {
         "n_steps": outcome.n_steps,
         "stopped": outcome.stopped_by_plumed,
-        "seconds": outcome.seconds,
+        "seconds": outcome.seconds + time.monotonic() - began,
     }
     write_text(folder / "segment.json", json.dumps(part))
     folder.replace(order.home / segment_name(k))
