@@ -35,7 +35,7 @@ def test_the_page_runs(
     vacancy.write(tmp_path, INPUT)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
@@ -43,6 +43,10 @@ def test_the_page_runs(
     assert names["halfway"].shape == (53, 3)
     assert names["gradient"].shape == (1, 53, 3)
     assert len(names["xi"]) == len(names["A"])
+    np.testing.assert_array_equal(names["table"]["A_error"], names["A_error"])
+    (barrier,) = names["iterations"]["barrier_eV"]
+    assert barrier == pytest.approx(names["result"]["barrier_eV"])
+    assert (tmp_path / "own.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
     for words in ("CollectiveVariable(", "Profile(ae.node-0 from", "Network(5-", "Reconstruction("):
         assert words in shown
