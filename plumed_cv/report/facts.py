@@ -129,6 +129,9 @@ def _answer(run: Run) -> dict[str, Any] | None:
         "barrier_kJ": with_error(in_kJ, error_kJ, "kJ/mol"),
         "flux": estimate("flux_barrier"),
         "delta": estimate("delta_F"),
+        "histogram": None
+        if given.get("estimator", "histogram") == "histogram"
+        else estimate("histogram_barrier"),
         "activation": estimate("activation_free_energy"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
         "surface": given.get("dividing_surface"),
