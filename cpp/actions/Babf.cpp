@@ -121,8 +121,9 @@ actions have printed in the steps before it is on disk too; no FLUSH is needed f
 A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
 as the engine does the same. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
 state. The prior is part of the state and PRIOR is then not read. The state holds the number of the
-last step it has learned from, `md_step`. An engine that begins by computing that step once more, as
-GROMACS does after `-cpi`, teaches nothing with it. With RESTART, also where the engine asks for it,
+last step it has learned from, `md_step`, with the CV and the bias in it. An engine that computes that
+step once more, as GROMACS does after `-cpi` and LAMMPS where a run begins, teaches nothing with it
+and gets the same force again. With RESTART, also where the engine asks for it,
 an existing STATE_WFILE must be read with STATE_RFILE; give both keywords the same file.
 
 ### Two collective variables
@@ -326,8 +327,9 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     std::vector<PLMD::Value*> zeta_;
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
-    long long learned_step_ = -1;  // the engine's number of it, -1 if unknown
-    long long repeated_step_ = -1; // of which the engine may compute the forces once more
+    LearnedStep learned_;     // the last one
+    bool is_the_last_ = true; // whether the engine has begun no other step since
+    bool repeated_ = false;   // whether it computes that one again
 };
 
 PLUMED_REGISTER_ACTION(BabfAction, "BABF")
@@ -428,9 +430,7 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                       ", which counts here already; give STATE_RFILE a state of this walker.");
             babf_ = restored(table, parameters, labels_, restart);
             written_steps_ = babf_->sums().steps;
-            learned_step_ = md_step(table, restart);
-            // Step 0 is no repetition: engines that count every run from 0 begin with it.
-            repeated_step_ = learned_step_ > 0 ? learned_step_ : -1;
+            learned_ = learned_step(table, labels_, parameters, restart);
         } else if (!prior.empty()) {
             parameters.prior = read_prior(input_path(prior), parameters.axes, labels_);
             babf_.emplace(parameters);
@@ -498,7 +498,7 @@ BabfAction::~BabfAction() {
         const bool learned = babf_->sums().steps != written_steps_;
         write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
         if (walkers_ && exchanged_ && writes_)
-            walkers_->write(*babf_, labels_, learned_step_);
+            walkers_->write(*babf_, labels_, learned_);
     } catch (const std::exception& problem) {
         if (comm.Get_size() == 1)
             log.printf("+++ WARNING +++ %s\n", problem.what());
@@ -516,9 +516,10 @@ void BabfAction::calculate() {
             error("the CV " + labels_.arguments[d] +
                   " is not a finite number: the dynamics has failed before this step.");
     }
-    if (getStep() != repeated_step_) // a later step of that number is not the same configuration
-        repeated_step_ = -1;
-    const Babf::Evaluation& now = babf_->evaluate(xi.data());
+    is_the_last_ = is_the_last_ && getStep() == learned_.number;
+    repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
+    // The bias of a step is the one from before it was learned from.
+    const Babf::Evaluation& now = repeated_ ? *learned_.acted : babf_->evaluate(xi.data());
     setBias(now.bias);
     for (std::size_t d = 0; d < dimensions; ++d) {
         setOutputForce(static_cast<unsigned>(d), now.force[d]);
@@ -527,14 +528,11 @@ void BabfAction::calculate() {
 }
 
 void BabfAction::update() {
-    if (!onStep())
+    if (!onStep() || repeated_)
         return;
-    if (getStep() == repeated_step_) {
-        repeated_step_ = -1;
-        return;
-    }
+    learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
+    is_the_last_ = true;
     babf_->update();
-    learned_step_ = getStep();
     const double steps = babf_->sums().steps;
     if (walkers_ && (!exchanged_ || static_cast<long long>(steps) % walkers_stride_ == 0)) {
         exchange(true);
@@ -562,7 +560,7 @@ void BabfAction::write(bool state, bool profile) const {
     if (!writes_)
         return;
     if (state && !state_.path.empty())
-        write_table(state_.path, state_table(*babf_, labels_, learned_step_));
+        write_table(state_.path, state_table(*babf_, labels_, learned_));
     if (profile && !profile_.path.empty())
         write_table(profile_.path, profile_table(*babf_, labels_));
 }
@@ -607,7 +605,7 @@ void BabfAction::exchange(bool write) {
     if (writes_) {
         try {
             if (write)
-                walkers_->write(*babf_, labels_, learned_step_);
+                walkers_->write(*babf_, labels_, learned_);
         } catch (const Walkers::SameWalker& found) {
             problem = found.what();
             outcome = failed;

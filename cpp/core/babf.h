@@ -109,6 +109,9 @@ class Babf {
         return dimensions() == 1 ? evaluate_line() : evaluate_plane();
     }
     const Evaluation& evaluate(double xi) { return evaluate(&xi); }
+    /// Where it was called last, and what it returned.
+    const Point& xi() const { return xi_; }
+    const Evaluation& evaluation() const { return evaluation_; }
 
     /// Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
     /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -267,8 +268,27 @@ auto sum_columns(BabfSumsOrConst& sums, std::size_t dimensions) {
     return columns;
 }
 
-/// `md_step` is the engine's number of the last step learned from, negative where there is none.
-inline Table state_table(const Babf& babf, const BabfLabels& labels, long long md_step = -1) {
+/// The last step learned from. An engine that goes on from there may compute it once more.
+struct LearnedStep {
+    long long number = -1; // the engine's, negative where there is none
+    Babf::Point xi{};
+    std::optional<Babf::Evaluation> acted; // unknown in files that only have the number
+
+    /// Whether this is where it was, but for rounding, which is that of what an engine keeps.
+    bool is_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
+        if (!acted)
+            return false;
+        for (std::size_t d = 0; d < axes.size(); ++d) {
+            const double moved =
+                axes[d].periodic ? std::remainder(at[d] - xi[d], axes[d].length()) : at[d] - xi[d];
+            if (!(std::abs(moved) <= 1e-3 * axes[d].spacing()))
+                return false;
+        }
+        return true;
+    }
+};
+
+inline Table state_table(const Babf& babf, const BabfLabels& labels, const LearnedStep& last = {}) {
     const auto& p = babf.parameters();
     const std::size_t dimensions = babf.dimensions();
     Table table;
@@ -284,8 +304,15 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, long long m
     table.constants.emplace_back("steps", to_text(babf.sums().steps));
     if (dimensions > 1)
         table.constants.emplace_back("solved", to_text(babf.solved()));
-    if (md_step >= 0)
-        table.constants.emplace_back("md_step", std::to_string(md_step));
+    if (last.number >= 0)
+        table.constants.emplace_back("md_step", std::to_string(last.number));
+    if (last.acted) {
+        table.constants.emplace_back("md_bias", to_text(last.acted->bias));
+        for (std::size_t d = 0; d < dimensions; ++d) {
+            table.constants.emplace_back(labels.of("md_cv", d), to_text(last.xi[d]));
+            table.constants.emplace_back(labels.of("md_force", d), to_text(last.acted->force[d]));
+        }
+    }
     add_grid_constants(table, p.axes, labels);
     const auto columns = sum_columns(babf.sums(), dimensions);
     for (std::size_t j = 0; j < babf.size(); ++j) {
@@ -441,15 +468,35 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     return babf;
 }
 
-/// The `md_step` of a state, -1 if it has none (the sum of several runs).
-inline long long md_step(const Table& table, const std::string& name) {
+/// The last step that a state has learned from: `md_step`, which is not there in the sum of several
+/// runs, the CVs in it, and the bias that acted.
+inline LearnedStep learned_step(const Table& table, const BabfLabels& labels,
+                                const BabfParameters& parameters, const std::string& name) {
+    LearnedStep last;
     const std::string* text = table.constant("md_step");
     if (!text)
-        return -1;
+        return last;
     double step;
     if (!to_number(*text, step) || !(step >= 0 && step < 1e15) || step != std::floor(step))
         throw std::runtime_error(name + ": md_step=" + *text + " is no number of a step.");
-    return static_cast<long long>(step);
+    last.number = static_cast<long long>(step);
+    if (!table.constant("md_bias"))
+        return last;
+    const auto number = [&](const std::string& key) {
+        const std::string value = required(table, key, name);
+        double found;
+        if (!to_number(value, found) || !std::isfinite(found))
+            throw std::runtime_error(name + ": " + key + "=" + value + " is no number.");
+        return found;
+    };
+    Babf::Evaluation acted{number("md_bias"), {}, {}};
+    for (std::size_t d = 0; d < labels.arguments.size(); ++d) {
+        last.xi[d] = number(labels.of("md_cv", d));
+        acted.force[d] = number(labels.of("md_force", d));
+        acted.zeta[d] = last.xi[d] + acted.force[d] / parameters.kappa[d];
+    }
+    last.acted = acted;
+    return last;
 }
 
 inline Table profile_table(const Babf& babf, const BabfLabels& labels) {

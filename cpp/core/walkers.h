@@ -154,7 +154,7 @@ class Walkers {
     struct SameWalker : std::runtime_error {
         using std::runtime_error::runtime_error;
     };
-    void write(const Babf& babf, const BabfLabels& labels, long long md_step) {
+    void write(const Babf& babf, const BabfLabels& labels, const LearnedStep& last) {
         if (!written_.empty()) {
             const OpenFile file(path());
             const OpenFile::Version version = file.version();
@@ -164,7 +164,7 @@ class Walkers {
                                  "WALKERS_ID of its own and each estimate a folder, and "
                                  "end a walker before it is started again.");
         }
-        Table table = state_table(babf, labels, md_step);
+        Table table = state_table(babf, labels, last);
         table.constants.emplace_back("walker", std::to_string(id_));
         table.constants.emplace_back("writer", mark_);
         write_table(path(), table, false); // what a failing machine loses, the next version brings

@@ -119,7 +119,8 @@ inline BabfLabels labels(std::size_t dimensions) {
 
 /// Its state or, with `of_walker`, the contribution of a walker with the number 1.
 inline std::string state_file(std::size_t dimensions, bool of_walker) {
-    Table table = state_table(learned(dimensions), labels(dimensions), 500);
+    const Babf babf = learned(dimensions);
+    Table table = state_table(babf, labels(dimensions), {500, babf.xi(), babf.evaluation()});
     if (of_walker) {
         table.constants.emplace_back("walker", "1");
         table.constants.emplace_back("writer", "1-2-3-4-5");

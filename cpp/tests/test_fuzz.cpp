@@ -104,8 +104,10 @@ void fuzz_state(const char* name, std::size_t dimensions, bool of_walker, std::s
     const std::string text = test::state_file(dimensions, of_walker);
     fuzz(name, text, test::header_of_table(text), cases, [&](const std::string& content) {
         const Table found = parse_table(content, "state");
-        const long long step = md_step(found, "state");
-        bool right = step == 500;
+        const LearnedStep last = learned_step(found, labels, babf.parameters(), "state");
+        bool right = last.number == 500 && last.is_at(babf.xi(), babf.parameters().axes) &&
+                     last.acted->bias == babf.evaluation().bias &&
+                     last.acted->force == babf.evaluation().force;
         if (of_walker)
             right &= walker_of(found) == 1;
         const BabfSums sums = read_sums(found, babf.parameters(), labels, "state");

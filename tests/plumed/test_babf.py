@@ -151,12 +151,41 @@ def test_a_step_computed_again_after_a_restart_counts_once(
     check_two_parts(make_plumed, tmp_path, lines, recorded_series(60), cut, again=1)
 
 
+def test_a_step_computed_again_has_the_force_it_had(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    """In the same run, as in LAMMPS from one `run` to the next, and after a restart."""
+    lines = f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state"
+    series = recorded_series(60)
+    here = series[-1:]
+    handle = make_plumed(1, lines)
+    run(handle, series[:-1])
+    force = step(handle, 59, here)
+    assert np.array_equal(step(handle, 59, here), force)
+    handle.finalize()
+    written = (tmp_path / "state").read_bytes()
+    assert read_state(tmp_path / "state").steps == 60
+
+    lines += f" STATE_RFILE={tmp_path}/state"
+    handle = make_plumed(1, lines, log="second.log")
+    assert np.array_equal(step(handle, 59, here + 1e-12), force)
+    handle.finalize()
+    assert (tmp_path / "state").read_bytes() == written
+
+    handle = make_plumed(1, lines, log="third.log")
+    # The same number in another place, which is a step of its own; there the bias has changed.
+    assert abs(step(handle, 59, here + 1e-4) - force) > 1e-3
+    step(handle, 60, here)
+    handle.finalize()
+    assert read_state(tmp_path / "state").steps == 62
+
+
 def test_steps_counted_from_zero_again_are_no_repetition(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
     """Segments whose engine counts from 0: also where the last step's number comes again."""
     lines = f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
-    x = np.array([0.4])
+    path = iter(np.linspace(0.4, 0.6, 12))
     for name, count_start, last, steps in [
         ("a", True, 0, 1),  # ends at step 0
         ("b", True, 1, 3),
@@ -166,8 +195,8 @@ def test_steps_counted_from_zero_again_are_no_repetition(
         before = chr(ord(name) - 1)
         read = f" STATE_RFILE={tmp_path}/{before}" if name != "a" else ""
         handle = make_plumed(1, lines + name + read, log=name + ".log")
-        step(handle, 0, x, "calc" if count_start else "performCalcNoUpdate")
-        run(handle, np.full(last, 0.4), first=1)
+        step(handle, 0, np.array([next(path)]), "calc" if count_start else "performCalcNoUpdate")
+        run(handle, np.array([next(path) for _ in range(last)]), first=1)
         handle.finalize()
         assert read_state(tmp_path / name).steps == steps
 

