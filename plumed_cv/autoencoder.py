@@ -207,7 +207,7 @@ def find_device(name: str) -> torch.device:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise UserError(
             f"device = {name!r}: torch {torch.__version__} cannot compute there ({reason}); take "
             "'cpu', or install a torch with CUDA and NVIDIA's driver (https://pytorch.org)."

@@ -119,7 +119,8 @@ void TorchCv::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "MODEL", "the TorchScript file");
     keys.add("optional", "FILE",
              "the same by the name that PYTORCH_MODEL gives it; without both it is model.ptc");
-    keys.add("compulsory", "DEVICE", "cpu", "where the model runs: cpu, cuda, cuda:1, ...");
+    keys.add("compulsory", "DEVICE", "cpu",
+             "where the model runs: cpu; cuda (or cuda:1, ...); auto, on a GPU where there is one");
     keys.add("compulsory", "THREADS", "1", "how many threads torch may use");
     compat::add_component(keys, "node", "a number that the model returns");
 }

@@ -22,6 +22,7 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -173,7 +174,7 @@ class TorchModel {
         : file_(file), threads_(threads), device_(at::kCPU) {
         check_library();
         const Surroundings here(threads_);
-        device_ = parse_device(device);
+        device_ = find_device(device);
         std::error_code ignored;
         if (!std::filesystem::is_regular_file(file, ignored))
             fail("there is no such file");
@@ -280,22 +281,28 @@ class TorchModel {
 #endif
     }
 
-    c10::Device parse_device(const std::string& name) const {
+    /// The device of a name, tried: one that is there may still not be of use to this torch.
+    static c10::Device find_device(const std::string& name) {
+        if (name == "auto")
+            return torch::cuda::is_available() ? at::kCUDA : at::kCPU;
+        std::optional<c10::Device> device;
         try {
-            const c10::Device device(name);
-            if (!device.is_cuda() && !device.is_cpu())
-                throw Refused("");
-            if (device.is_cuda() && !torch::cuda::is_available())
-                throw Refused("DEVICE=" + name + ": libtorch (" + torch_detail::library_path() +
-                              ") finds no CUDA device; use DEVICE=cpu, or a torch and a machine "
-                              "with CUDA.");
-            return device;
-        } catch (const Refused& refused) {
-            if (*refused.what())
-                throw;
+            device.emplace(name);
         } catch (const std::exception&) {
         }
-        throw Refused("DEVICE=" + name + ": there are cpu and cuda (or cuda:1, ...).");
+        if (!device || !(device->is_cuda() || device->is_cpu()))
+            throw Refused("DEVICE=" + name + ": there are cpu, cuda (or cuda:1, ...) and auto.");
+        const std::string here =
+            "DEVICE=" + name + ": libtorch (" + torch_detail::library_path() + ") ";
+        if (device->is_cuda() && !torch::cuda::is_available())
+            throw Refused(here + "finds no CUDA device; use DEVICE=cpu, or a torch and a machine "
+                                 "with CUDA.");
+        try {
+            at::zeros({1}, *device);
+        } catch (const std::exception& error) {
+            throw Refused(here + "cannot compute there (" + torch_detail::reason(error) + ").");
+        }
+        return *device;
     }
 
     std::size_t size() const {

@@ -71,6 +71,16 @@ def test_default_file_and_traced_models(
     assert value == pytest.approx(expected, rel=1e-14)
 
 
+def test_a_gpu_is_taken_where_there_is_one(
+    make_plumed: MakePlumed, torch_plugin: Path, tmp_path: Path
+) -> None:
+    save(network(1, 1), tmp_path / "model.pt")
+    lines = f"d: DISTANCE ATOMS=1,2\ncv: TORCH_CV MODEL={tmp_path}/model.pt ARG=d DEVICE=auto"
+    make_plumed(2, f"LOAD FILE={torch_plugin}\n{lines}").finalize()
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    assert f"float64 on {found}, with 1 outputs" in (tmp_path / "plumed.log").read_text()
+
+
 def test_forces_and_virial_by_way_of_arguments(
     make_plumed: MakePlumed, torch_plugin: Path, tmp_path: Path
 ) -> None:

@@ -59,12 +59,14 @@ MISTAKES = {
     "tuple": ("MODEL=tuple.pt ARG=d", r"forward returns .*Tensor.* and not a tensor"),
     "detached": ("MODEL=detached.pt ARG=d", r"the output has no derivatives"),
     "own gradient": ("MODEL=wrong.pt ARG=d,e", r"1 values and 1 derivatives for 2 arguments"),
-    "device": ("MODEL=one.pt ARG=d DEVICE=tpu", r"DEVICE=tpu: there are cpu and cuda"),
+    "device": ("MODEL=one.pt ARG=d DEVICE=tpu", r"DEVICE=tpu: there are cpu, cuda"),
     "threads": ("MODEL=one.pt ARG=d THREADS=0", r"THREADS=0: give at least 1"),
     "nan": ("MODEL=log.pt ARG=negative", r"log\.pt: node-0 is -?nan for -1\.4"),
     "derivative": ("MODEL=root.pt ARG=d", r"root\.pt: a derivative is not a finite number for 1"),
 }
-if not torch.cuda.is_available():
+if torch.cuda.is_available():
+    MISTAKES["cuda"] = ("MODEL=one.pt ARG=d DEVICE=cuda:99", r"DEVICE=cuda:99: .* cannot compute")
+else:
     MISTAKES["cuda"] = ("MODEL=one.pt ARG=d DEVICE=cuda", r"DEVICE=cuda: .* finds no CUDA device")
 
 
