@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plumed_cv import autoencoder, cv
-from plumed_cv.autoencoder import Autoencoder, Examples
+from plumed_cv.autoencoder import Examples
 from plumed_cv.convergence import gradient_alignment, similarity
 from plumed_cv.errors import UserError
 from plumed_cv.training import RECIPES, Training
@@ -83,23 +83,6 @@ def test_a_gpu_gives_the_processors_numbers(recipe: str) -> None:
     np.testing.assert_allclose(others.losses, losses.losses, rtol=1e-10)
     expected, found = (model.gradient_of(u[:20]) for model in (on_cpu, on_gpu))
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_nothing_of_a_training_stays_behind_on_the_processor(recipe: str) -> None:
-    """torch's device without numbers refuses tensors of another one, as a GPU does."""
-    rng = np.random.default_rng(0)
-    arrays = [rng.normal(size=shape) for shape in ((50, 4), (50, 4), (50, 4), (50,))]
-    examples = Examples(*(arrays if recipe == "denoising" else arrays[:2]))
-    meta = torch.device("meta")
-    data = autoencoder._Tensors.of(examples, 1.0, meta, torch.float64)
-    model = Autoencoder(4, RECIPES[recipe], torch.Generator()).to(data.inputs)
-    optimiser = torch.optim.Adam(model.parameters(), fused=False)
-    terms = autoencoder._losses(model, data, torch.randperm(50).to(meta)[:10])
-    terms.sum().backward()
-    optimiser.step()
-    assert terms.device == meta
-    assert terms.dtype == torch.float64
 
 
 def test_double_precision_is_single_precision_but_for_rounding() -> None:
