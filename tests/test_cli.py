@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -38,6 +39,48 @@ def test_exit_statuses_are_documented_and_kept(plugin: Path, tmp_path: Path) -> 
     findings = json.loads(doctor.stdout)
     needed = all(finding["ok"] for finding in findings if finding["required"])
     assert doctor.returncode == (0 if needed else 1)
+
+
+def on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
+    """Exit status, standard output and what a terminal on standard error is sent."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        text=True,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "200"} | environment,
+    )
+    os.close(follower)
+    sent = b""
+    try:
+        while piece := os.read(leader, 1 << 16):
+            sent += piece
+    except OSError:  # as Linux says that nobody is left who writes
+        pass
+    os.close(leader)
+    return process.wait(), process.communicate()[0], sent.decode()
+
+
+def test_an_error_is_red_on_a_terminal(tmp_path: Path) -> None:
+    for environment, red in (({}, True), ({"NO_COLOR": "1"}, False)):
+        status, out, said = on_a_terminal("run", tmp_path / "none.toml", **environment)
+        assert (status, out) == (1, "")
+        assert re.sub(r"\x1b\[[\d;]*m", "", said).startswith("plumed-cv: ")
+        assert "does not exist" in said
+        assert ("\x1b[31m" in said) == red
+
+
+def test_a_terminal_shows_the_time_that_is_left_and_the_barrier_so_far(
+    plugin: Path, tmp_path: Path
+) -> None:
+    text = INPUT.replace("steps = 8000\nsegments = 8", "steps = 20_000\nsegments = 20")
+    status, out, said = on_a_terminal("run", vacancy.write(tmp_path, text), "--json")
+    assert status == 0, said
+    assert json.loads(out)["barrier_eV"] > 0
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", said)
+    assert re.search(r"\d:\d\d:\d\d left", shown)
+    assert re.search(r"barrier \d\.\d+ ± \d\.\d+", shown)
 
 
 def test_names_of_examples_are_completed() -> None:
