@@ -26,10 +26,17 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = DOCS / "finite-temperature.json"
 STEPS = {100: 100_000, 300: 500_000, 500: 1_000_000}
 # The example's settings are for 300 K. Where the barrier is 70 kT a bias that is learned too
-# eagerly drives the atom, and the drag that it then feels is taken for free energy: the defaults,
-# and a head start. And where it is hot the basins are wider: the default's margin.
+# eagerly drives the atom, and the drag that it then feels is taken for free energy: a head start,
+# walkers from along the path, more friction. Where it is hot the basins are wider: more margin.
 OTHERWISE: dict[int, dict[str, Any]] = {
-    100: {"friction_per_ps": 5.0, "ramp": 1.0, "margin": 0.2, "prior": "previous"},
+    100: {
+        "friction_per_ps": 2.0,
+        "ramp": 0.5,
+        "prior": "energy, previous",
+        "prior_samples": 300,
+        "walkers": 8,
+        "start": "path",
+    },
     500: {"margin": 0.2},
 }
 REFERENCES = {"umbrella": "umbrella sampling, linear CV", "pafi": "hyperplanes of the path"}
