@@ -13,7 +13,8 @@ from plumed_cv.frame import displacements
 from plumed_cv.kernel import Plumed
 from plumed_cv.path import EnergyPath
 from python.benchmarks import efficiency
-from python.benchmarks.efficiency import GRID, KT, Setup
+from python.benchmarks import efficiency_methods as methods
+from python.benchmarks.efficiency_methods import GRID, KT, Setup
 from python.references import common
 
 from .conftest import unavailable
@@ -45,7 +46,7 @@ def parabola(xi: np.ndarray) -> np.ndarray:
 
 
 def test_the_profile_that_is_read_is_the_one_given() -> None:
-    found = efficiency.profile(parabola(GRID.nodes))
+    found = methods.profile(parabola(GRID.nodes))
     # A cubic fit does not change a parabola, whose lowest node is the end of the grid.
     assert found.barrier.value == pytest.approx(2.0 * 0.6**2, abs=1e-9)
     assert found.delta_F.value == pytest.approx(0, abs=1e-9)
@@ -53,13 +54,13 @@ def test_the_profile_that_is_read_is_the_one_given() -> None:
 
 def test_nothing_is_read_off_a_profile_that_misses_the_product() -> None:
     A = np.where(GRID.nodes < 0.6, parabola(GRID.nodes), np.nan)
-    assert np.isnan(efficiency.read(A, 1.0).barrier_eV)
+    assert np.isnan(methods.read(A, 1.0).barrier_eV)
 
 
 def test_weights_take_the_bias_off() -> None:
     rng = np.random.default_rng(1)
     xi = rng.uniform(-0.105, 1.105, 400_000)  # as under the bias -A
-    A = efficiency.reweighted(xi, -parabola(xi))
+    A = methods.reweighted(xi, -parabola(xi))
     # 3300 samples a bin, and the steepest bins are 0.024 eV wide.
     assert A - A[60] == pytest.approx(parabola(GRID.nodes) - 0.5, abs=6 * KT / 3300**0.5)
 
@@ -73,25 +74,25 @@ def test_interval_of_an_rms_holds_the_true_one_as_often_as_it_says() -> None:
 
 def test_prior_is_the_energy_of_the_path_and_rises_beyond_it(setup: Setup) -> None:
     model = CollectiveVariable.load(setup.model)
-    A = efficiency.energy_along(model, setup.path)
+    A = methods.energy_along(model, setup.path)
     assert A[60] == pytest.approx(0.6, abs=1e-6)
     assert A[10] == pytest.approx(0, abs=1e-6)
     assert A[0] > 0.005
     assert A[-1] > 0.005
 
 
-@pytest.mark.parametrize("method", efficiency.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_runs(
     method: str, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Heavy-handed, so that so few steps lead across, and no bin stays empty.
-    monkeypatch.setattr(efficiency, "STRIDE", 1)
-    monkeypatch.setattr(efficiency, "HEIGHT_EV", 0.5)
-    monkeypatch.setattr(efficiency, "PACE", {"METAD": 20, "METAD-500": 20, "OPES": 20})
-    monkeypatch.setattr(efficiency, "FULL_SAMPLES", 2)
-    monkeypatch.setattr(efficiency, "PRIOR_SAMPLES", 1)
+    monkeypatch.setattr(methods, "STRIDE", 1)
+    monkeypatch.setattr(methods, "HEIGHT_EV", 0.5)
+    monkeypatch.setattr(methods, "PACE", {"METAD": 20, "METAD-500": 20, "OPES": 20})
+    monkeypatch.setattr(methods, "FULL_SAMPLES", 2)
+    monkeypatch.setattr(methods, "PRIOR_SAMPLES", 1)
     try:
-        found = efficiency.measure(method, setup, tmp_path / "run", 1, (2000, 12_000))
+        found = methods.measure(method, setup, tmp_path / "run", 1, (2000, 12_000))
     except UserError as error:  # DRR needs boost
         unavailable(str(error))
         raise
@@ -107,16 +108,16 @@ def test_every_method_runs(
 
 
 def test_the_prior_comes_into_the_bias(setup: Setup, tmp_path: Path) -> None:
-    efficiency.run_babf_prior(setup, tmp_path, 1, (1000,))
+    methods.run_babf_prior(setup, tmp_path, 1, (1000,))
     state = babf.read_state(tmp_path / "1000" / "00" / "babf.state")
-    energy = efficiency.energy_along(CollectiveVariable.load(setup.model), setup.path)
+    energy = methods.energy_along(CollectiveVariable.load(setup.model), setup.path)
     assert state.prior == pytest.approx(babf.prior_derivative(GRID, GRID.nodes, energy), abs=1e-9)
-    assert state.tau == efficiency.PRIOR_SAMPLES
+    assert state.tau == methods.PRIOR_SAMPLES
 
 
 def test_colvars_has_the_same_variable(setup: Setup, tmp_path: Path) -> None:
-    efficiency.run_eabf(setup, tmp_path, 1, (200, 500))
-    values, frames = efficiency.eabf_frames(tmp_path)
+    methods.run_eabf(setup, tmp_path, 1, (200, 500))
+    values, frames = methods.eabf_frames(tmp_path)
     model = CollectiveVariable.load(setup.model)
     ours = [float(model.value(frame, setup.path.cell)[0]) for frame in frames]
     assert len(values) == 51
@@ -125,8 +126,8 @@ def test_colvars_has_the_same_variable(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_actions_are_found_out(plumed_installation: Plumed) -> None:
-    assert efficiency.has_action("METAD")
-    assert not efficiency.has_action("NO_SUCH_ACTION")
+    assert methods.has_action("METAD")
+    assert not methods.has_action("NO_SUCH_ACTION")
 
 
 def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
@@ -140,5 +141,5 @@ def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
 
 def test_the_reference_is_still_the_one_compared_with() -> None:
     used = efficiency.read_data()["reference"]
-    barrier, error = efficiency.truth()
+    barrier, error = methods.truth()
     assert abs(barrier - used["barrier_eV"]) < 3 * np.hypot(error, used["barrier_error_eV"])
