@@ -339,8 +339,8 @@ def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
     A_k is Eq. 7 without the prior where a node's own bin holds samples and the prior elsewhere: P_j
     never vanishes, but a mean over other bins' tails alone means nothing. A comes from
     -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins, or from the mean force of the atoms
-    if `sums` has it. Nothing is known of an empty bin: A is NaN there, and A_k carries the energy
-    across.
+    if `sums` has it, which is interpolated in bins that were visited between snapshots only.
+    Nothing is known of a bin that never was: A is NaN there, and A_k carries the energy across.
 
     Parameters
     ----------
@@ -358,13 +358,14 @@ def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
     derivative[weighed] = force[weighed] / weight[weighed]
     A_k = integral(grid, derivative)
     A = np.full(n, np.nan)
-    if atoms:
-        sampled = np.flatnonzero(atoms[0] > 0)
-    if not len(sampled):
+    if not len(sampled) or (atoms and not atoms[0].any()):
         return A_k, A
     following = np.append(sampled[1:], sampled[0])
     if atoms:
-        mean_force = atoms[1][sampled] / atoms[0][sampled]
+        seen = atoms[0] > 0
+        period = grid.maximum - grid.minimum if grid.periodic else None
+        means = atoms[1][seen] / atoms[0][seen]
+        mean_force = np.interp(grid.nodes[sampled], grid.nodes[seen], means, period=period)
         of_histogram = np.zeros(len(sampled))
     else:
         mean_force = state.kappa_eV * offset[sampled] / count[sampled]
