@@ -53,7 +53,7 @@ struct Walker {
             babf.set_others(walkers.others(babf.parameters()));
     }
     void exchange() {
-        walkers.write(babf, labels, -1);
+        walkers.write(babf, labels, LearnedStep{});
         read();
     }
 };
@@ -132,7 +132,7 @@ TEST("what others have learned biases like what was learned here") {
     Babf one(p);
     for (double xi : series(1, 200))
         a.learn(xi);
-    a.walkers.write(a.babf, labels, -1);
+    a.walkers.write(a.babf, labels, LearnedStep{});
     b.learn(0.3);
     b.read();
     one.evaluate(0.3);
@@ -177,7 +177,7 @@ TEST("a contribution replaces the one before") {
     Walker a(p, folder, 2, 0), b(p, folder, 2, 1);
     for (double xi : series(1, 50)) {
         a.learn(xi);
-        a.walkers.write(a.babf, labels, -1);
+        a.walkers.write(a.babf, labels, LearnedStep{});
         b.read();
         b.read();
     }
@@ -185,7 +185,7 @@ TEST("a contribution replaces the one before") {
     // Also by an earlier state, of a walker that was started again from there.
     Walker again(p, folder, 2, 0);
     again.learn(0.4);
-    again.walkers.write(again.babf, labels, -1);
+    again.walkers.write(again.babf, labels, LearnedStep{});
     b.read();
     check_same_sums(b.walkers.others(p), again.babf.sums(), 0);
 }
@@ -304,5 +304,5 @@ TEST("a folder that is not there is said") {
     Walkers walkers("no/such/folder", 2, 0);
     std::vector<std::string> complaints;
     CHECK(!walkers.read(p, labels, complaints) && complaints.empty());
-    CHECK_THROWS(walkers.write(Babf(p), labels, -1), "no/such/folder/walker-0.state: cannot be");
+    CHECK_THROWS(walkers.write(Babf(p), labels, LearnedStep{}), "no/such/folder/walker-0.state: cannot be");
 }
