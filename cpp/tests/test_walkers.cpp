@@ -304,5 +304,6 @@ TEST("a folder that is not there is said") {
     Walkers walkers("no/such/folder", 2, 0);
     std::vector<std::string> complaints;
     CHECK(!walkers.read(p, labels, complaints) && complaints.empty());
-    CHECK_THROWS(walkers.write(Babf(p), labels, LearnedStep{}), "no/such/folder/walker-0.state: cannot be");
+    CHECK_THROWS(walkers.write(Babf(p), labels, LearnedStep{}),
+                 "no/such/folder/walker-0.state: cannot be");
 }
