@@ -18,7 +18,8 @@ import tarfile
 from pathlib import Path
 
 from plumed_cv.errors import UserError
-from plumed_cv.kernel import data_dir, find_plumed
+from plumed_cv.files import locked
+from plumed_cv.kernel import Plumed, data_dir, find_plumed
 from plumed_cv.tools import compile_library, cxx_compiler
 
 VERSION = "20250204+dfsg.1"
@@ -77,6 +78,12 @@ def build() -> Path:
     if plumed.include_dir is None:
         raise UserError(f"{plumed.kernel}: the headers of this PLUMED are not installed")
     home = data_dir() / "lammps-fix-plumed"
+    home.mkdir(parents=True, exist_ok=True)
+    with locked(home / "build.lock"):  # tests in several processes ask for it at once
+        return _build(plumed, home, headers, mpi)
+
+
+def _build(plumed: Plumed, home: Path, headers: Path, mpi: Path) -> Path:
     source = fetch(home)
     registration = home / "registration.cpp"
     registration.write_text(REGISTRATION)

@@ -19,7 +19,9 @@ def test_flux_barriers_of_the_last_iteration(temperature_K: int) -> None:
     assert runs
     found = finite_temperature.references(temperature_K)
     worse, better = found["umbrella"], found["pafi"]
-    for run in runs:
+    known = [run for run in runs if run["flux_barrier_error_eV"] is not None]
+    assert len(known) >= len(runs) - 1
+    for run in known:
         value, error = run["flux_barrier_eV"], run["flux_barrier_error_eV"]
         low = worse["flux_barrier_eV"] - 3 * np.hypot(error, worse["flux_barrier_error_eV"])
         high = better["flux_barrier_eV"] + 3 * np.hypot(error, better["flux_barrier_error_eV"])

@@ -302,7 +302,7 @@ def hostile_copy(run: Path, folder: Path) -> Path:
             return {HOSTILE if key == "versions" else k: poisoned(v, k) for k, v in value.items()}
         if isinstance(value, list):
             return [poisoned(item) for item in value]
-        keep = ("cv", "time", "prior", "thermostat", "scheduler", "criterion")
+        keep = ("cv", "time", "prior", "thermostat", "scheduler", "criterion", "start")
         return HOSTILE if isinstance(value, str) and key not in keep else value
 
     for file in (copy / "provenance.json", copy / "input.json", copy / "result.json",
