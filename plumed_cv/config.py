@@ -381,8 +381,11 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _mean_force_is_known(self) -> "Config":
-        activation = self.cv.activation or ("relu" if self.cv.recipe == "paper" else "tanh")
-        if self.sampling.mean_force and activation == "relu":
+        if not self.sampling.mean_force:
+            return self
+        from plumed_cv.training import RECIPES  # SciPy takes a while
+
+        if (self.cv.activation or RECIPES[self.cv.recipe].activation) == "relu":
             raise ValueError(
                 "sampling.mean_force = true: not along a network of relu, whose gradient jumps; "
                 "set cv.activation = 'tanh', or leave mean_force out"

@@ -11,16 +11,16 @@ diffused back and forth; the forces tell in every snapshot which way is down, wi
 thermostat's noise, and so give a smaller error from the same steps (docs/theory.md).
 
 Lengths are in angstrom, energies and forces along xi (which has no unit) in eV. M structures of N
-atoms, n nodes.
+atoms.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv.babf import Grid
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
@@ -81,15 +81,38 @@ def instantaneous(
     return variable.encode(x)[:, 0], -along - kT_eV * variable.flow_divergence(x)
 
 
-def binned(grid: Grid, xi: NDArray[Any], mean_force: NDArray[Any]) -> Array:
-    """Number of structures in the bin of each node and the sums of their forces, shape (2, n).
+def of_trajectory(
+    variable: CollectiveVariable,
+    file: Path,
+    cell: Array,
+    forces: Callable[[Array, Array], Array],
+    kT_eV: float,
+) -> tuple[Array, Array]:
+    """What `instantaneous` returns for the snapshots of a run at constant cell.
 
-    Such sums of several runs add up; `babf.profile` and `babf.flux` take one for each block.
+    Parameters
+    ----------
+    variable
+        The collective variable, of all atoms.
+    file
+        Trajectory.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom, those of the variable's reference.
+    forces
+        Returns the forces of structures in a cell, as `Engine.forces` does.
+    kT_eV
+        Temperature of the run, eV.
+
+    Raises
+    ------
+    UserError
+        As for `trajectory.read_displacements` and `instantaneous`.
     """
-    j = grid.bin(xi)
-    inside, n = j >= 0, len(grid.nodes)
-    number = np.bincount(j[inside], minlength=n).astype(np.float64)
-    return np.array([number, np.bincount(j[inside], mean_force[inside], minlength=n)])
+    from plumed_cv.trajectory import read_displacements  # mdtraj takes most of a second
+
+    moved = read_displacements([file], variable, cell).astype(np.float64)
+    found = forces(variable.reference_positions + moved, cell)
+    return instantaneous(variable, moved, found, kT_eV)
 
 
 def write(path: Path, xi: Array, mean_force: Array) -> None:

@@ -78,7 +78,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
     with mdtraj.formats.DCDTrajectoryFile(str(rescued / "snapshots.dcd")) as snapshots:
         assert len(snapshots) == reached // 10
     assert State.load(rescued / "end.npz").velocities is None
-    assert sampling.blocks(folder)[k].steps == reached
+    assert sampling.learned(folder)[0][k].steps == reached
     (prepared,) = folder.glob("unfinished-*/plumed.dat")
     assert f"STATE_RFILE=../{rescued.name}/babf.state" in prepared.read_text()
     subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
@@ -129,7 +129,7 @@ def test_a_job_without_plumed_cv(
     result = json.loads(done.stdout)
     assert result["md_steps"] == STEPS
     assert result["barrier_eV"] > 0
-    blocks = sampling.blocks(folder)
+    blocks = sampling.learned(folder)[0]
     # `fix plumed` counts the start of every segment.
     assert [block.steps for block in blocks] == [STEPS // 8 + 1] * 8
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {

@@ -63,9 +63,9 @@ def test_a_bias_along_the_variable_changes_nothing() -> None:
     chosen = np.random.default_rng(2).uniform(size=len(xi)) < 1 / (1 + np.exp(2 * xi / xi.std()))
     means = []
     for part in (np.full(len(xi), True), chosen):
-        number, total = meanforce.binned(grid, xi[part], along[part])
+        number, total = babf.binned(grid, xi[part], along[part])
         means.append(total / number)
-    number, _ = meanforce.binned(grid, xi[chosen], along[chosen])
+    number, _ = babf.binned(grid, xi[chosen], along[chosen])
     spread = along.std() / number**0.5
     # Eleven bins within 4.5 errors: off once in 13 000 times.
     assert np.all(np.abs(means[1] - means[0]) < 4.5 * spread)
@@ -105,8 +105,8 @@ def test_sums_add_up_and_files_keep_every_bit(tmp_path: Path) -> None:
     model = variable()
     xi, along = meanforce.instantaneous(model, *harmonic(model, 100), KT)
     grid = babf.Grid(-1.0, 1.0, 20)
-    parts = [meanforce.binned(grid, xi[k::2], along[k::2]) for k in (0, 1)]
-    np.testing.assert_allclose(sum(parts), meanforce.binned(grid, xi, along), rtol=1e-12)
+    parts = [babf.binned(grid, xi[k::2], along[k::2]) for k in (0, 1)]
+    np.testing.assert_allclose(sum(parts), babf.binned(grid, xi, along), rtol=1e-12)
     file = tmp_path / "mean-force.dat"
     meanforce.write(file, xi, along)
     for found, expected in zip(meanforce.read(file), (xi, along), strict=True):

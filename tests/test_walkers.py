@@ -144,7 +144,7 @@ def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:
     assert [path.name for path in sorted(folder.glob("walker-*"))] == ["walker-0000", "walker-0001"]
     segments = sampling.segments(folder)
     assert [segment.parent.name[-1] for segment in segments] == ["0"] * 4 + ["1"] * 4
-    blocks = sampling.blocks(folder)
+    blocks = sampling.learned(folder)[0]
     assert [block.steps for block in blocks] == [1001, 1000, 1000, 1000] * 2
     # Each walker has random numbers of its own.
     starts = [np.load(segments[i] / "end.npz")["positions"] for i in (0, 4)]

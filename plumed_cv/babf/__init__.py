@@ -29,7 +29,15 @@ from plumed_cv.babf.files import (
     write_state,
     write_surface,
 )
-from plumed_cv.babf.profiles import Estimate, Flux, Profile, flux, profile, reweighted_profile
+from plumed_cv.babf.profiles import (
+    Estimate,
+    Flux,
+    Profile,
+    binned,
+    flux,
+    profile,
+    reweighted_profile,
+)
 from plumed_cv.babf.surfaces import Surface, surface
 
 __all__ = [
@@ -41,6 +49,7 @@ __all__ = [
     "Profile",
     "State",
     "Surface",
+    "binned",
     "blocks",
     "flux",
     "last_step",

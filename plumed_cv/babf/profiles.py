@@ -110,7 +110,7 @@ def profile(
     states
         The CV in the reactant and in the product, reactant first.
     mean_force
-        For every block what `meanforce.binned` makes of its snapshots, (2, n): A is then the
+        For every block what `binned` makes of its snapshots, (2, n): A is then the
         integral of the mean force of the atoms, whose error is smaller than that of bABF's sums.
 
     Returns
@@ -238,7 +238,7 @@ def flux(
         for gradnorm, invmass in zip(gradnorm_series, invmass_series, strict=True)
     ]
     parts = [
-        np.concatenate([sums, _binned(grid, xi, *both)])
+        np.concatenate([sums, binned(grid, xi, *both)])
         for sums, xi, both in zip(of_blocks, xi_series, lengths, strict=True)
     ]
 
@@ -298,7 +298,7 @@ def reweighted_profile(
     """
     top = max(float(np.max(np.asarray(bias))) for bias in bias_series_eV)
     histograms = [
-        _binned(grid, xi, np.exp((np.asarray(bias, dtype=float) - top) / kT_eV))[1]
+        binned(grid, xi, np.exp((np.asarray(bias, dtype=float) - top) / kT_eV))[1]
         for xi, bias in zip(xi_series, bias_series_eV, strict=True)
     ]
 
@@ -325,7 +325,7 @@ def _with_mean_force(
     if len(mean_force) != len(blocks) or any(part.shape != shape for part in mean_force):
         raise UserError(
             f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}, as "
-            "meanforce.binned makes them on their grid"
+            "babf.binned makes them on their grid"
         )
     return [
         np.concatenate([block.sums, part * (block.sums[2].sum() / max(1, block.steps))])
@@ -435,8 +435,12 @@ def _smoother(known: bytes, width: int, periodic: bool) -> Array:
     return matrix
 
 
-def _binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
-    """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`."""
+def binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
+    """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`.
+
+    Such sums of several runs add up. With the `values` of `meanforce.instantaneous` they are the
+    mean force that `profile` and `flux` take, one for each block.
+    """
     j = grid.bin(np.asarray(xi, dtype=float))
     inside = j >= 0
     n = len(grid.nodes)

@@ -19,21 +19,19 @@ has sampled: a run that must repeat to the last bit does not.
 
 from plumed_cv.sampling.folders import (
     barrier_so_far,
-    blocks,
     copy_state,
     learned,
     records,
     segments,
     steps_of,
 )
-from plumed_cv.sampling.order import Order, grid, open_engine, ramp
+from plumed_cv.sampling.order import Order, grid, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
 from plumed_cv.sampling.walkers import sample
 
 __all__ = [
     "Order",
     "barrier_so_far",
-    "blocks",
     "copy_state",
     "grid",
     "learned",
@@ -44,5 +42,6 @@ __all__ = [
     "run_walker",
     "sample",
     "segments",
+    "spread",
     "steps_of",
 ]

@@ -33,15 +33,11 @@ def steps_of(records: Sequence[dict[str, Any]]) -> int:
     return sum(int(record["n_steps"]) for record in records)
 
 
-def blocks(folder: Path) -> list[babf.State]:
-    """What each whole segment of an iteration added to the sums, in the order of `segments`."""
-    return _blocks([segments_of(home) for home in homes(folder)])
-
-
 def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
     """What each whole segment added to bABF's sums, and its sums of the mean force of the atoms.
 
-    The latter are those of `meanforce.binned`, or None where the input does not want them.
+    Both are in the order of `segments`. The latter are those of `babf.binned`, or None where the
+    input does not want them.
 
     Raises
     ------
@@ -49,19 +45,15 @@ def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
         If a file is damaged.
     """
     by_walker = [segments_of(home) for home in homes(folder)]  # while walkers may be adding more
-    found = _blocks(by_walker)
-    files = [segment / MEAN_FORCE for segments in by_walker for segment in segments]
-    if not files or not files[0].exists():
-        return found, None
-    return found, [meanforce.binned(found[0].grid, *meanforce.read(file)) for file in files]
-
-
-def _blocks(by_walker: Sequence[Sequence[Path]]) -> list[babf.State]:
-    return [
+    found = [
         block
         for segments in by_walker
         for block in babf.blocks([babf.read_state(s / "babf.state") for s in segments])
     ]
+    files = [segment / MEAN_FORCE for segments in by_walker for segment in segments]
+    if not files or not files[0].exists():
+        return found, None
+    return found, [babf.binned(found[0].grid, *meanforce.read(file)) for file in files]
 
 
 def copy_state(folder: Path, target: Path) -> None:

@@ -1,14 +1,13 @@
 """What a walker has to do in an iteration, as the input says."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
 
-from plumed_cv import meanforce
 from plumed_cv.config import Ase, Config, Gromacs, Sampling
-from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
@@ -86,19 +85,6 @@ class Order:
         return max(stride, self.segment_steps // STATES // stride * stride)
 
     @property
-    def wants_mean_force(self) -> bool:
-        """Whether the profile is to come from the forces on the atoms."""
-        wanted = self.config.sampling.mean_force
-        if wanted is None:
-            return self.config.engine.name != "gromacs" and meanforce.is_known(self.variable)
-        return wanted
-
-    @property
-    def variable(self) -> CollectiveVariable:
-        """The collective variable."""
-        return CollectiveVariable.load(self.model)
-
-    @property
     def is_done(self) -> bool:
         """Whether no step is missing."""
         return steps_of(self.done()) >= self.steps
@@ -106,6 +92,11 @@ class Order:
     def done(self) -> list[dict[str, Any]]:
         """The records of the whole segments, in order."""
         return records(segments_of(self.home))
+
+
+def spread(images: Sequence[Atoms], walkers: int) -> list[State]:
+    """Return where walkers start that are evenly spread along a path."""
+    return [State.of(images[int((k + 0.5) / walkers * len(images))]) for k in range(walkers)]
 
 
 def open_engine(config: Config, atoms: Atoms) -> Engine:

@@ -15,6 +15,7 @@ from ase import units
 from filelock import FileLock, Timeout
 
 from plumed_cv import babf, meanforce
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import (
     Dynamics,
     Engine,
@@ -152,8 +153,7 @@ def _keep(order: Order, k: int, outcome: SegmentResult, engine: Engine) -> dict[
     folder = order.home / f"unfinished-{segment_name(k)}"
     outcome.end.save(folder / "end.npz")
     began = time.monotonic()
-    if order.wants_mean_force:
-        _write_mean_force(order, folder, engine)
+    _write_mean_force(order, folder, engine)
     part = {
         "n_steps": outcome.n_steps,
         "stopped": outcome.stopped_by_plumed,
@@ -196,17 +196,20 @@ def _rescue(order: Order, engine: Engine) -> bool:
 
 
 def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
-    """Compute the forces in a segment's snapshots, without the bias, and what they are along xi."""
-    from plumed_cv.trajectory import read_displacements  # mdtraj takes most of a second
+    """Compute the forces in a segment's snapshots, without the bias, and what they are along xi.
 
-    variable = order.variable
+    Nothing where the input does not want it, or says nothing and it cannot be had.
+    """
+    wanted = order.config.sampling.mean_force
+    if wanted is False or (wanted is None and order.config.engine.name == "gromacs"):
+        return
+    variable = CollectiveVariable.load(order.model)
+    if wanted is None and not meanforce.is_known(variable):
+        return
     xi, along = np.zeros((2, 0))
     if (file := folder / "snapshots.dcd").exists():
-        cell = order.start.cell
-        moved = read_displacements([file], variable, cell).astype(np.float64)
-        forces = engine.forces(variable.reference_positions + moved, cell)
         kT_eV = units.kB * order.config.system.temperature_K
-        xi, along = meanforce.instantaneous(variable, moved, forces, kT_eV)
+        xi, along = meanforce.of_trajectory(variable, file, order.start.cell, engine.forces, kT_eV)
     meanforce.write(folder / MEAN_FORCE, xi, along)
 
 

@@ -198,15 +198,14 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
     images = load_path(files.path).images if at_rest else (atoms,)
     prior = _prior(config, files, n)
     folder = files.iteration(n)
-    walkers = config.sampling.walkers
-    starts = [0] * walkers
+    starts = [State.of(images[0])] * config.sampling.walkers
     if config.sampling.start == "path":
-        starts = [int((k + 0.5) / walkers * len(images)) for k in range(walkers)]
+        starts = sampling.spread(images, config.sampling.walkers)
     return [
         sampling.Order(
             config=config,
             atoms=atoms,
-            start=State.of(images[start]),
+            start=start,
             model=files.cv(n - 1),
             plugin=plugin,
             iteration=n,

@@ -28,7 +28,6 @@ from plumed_cv.frame import Array
 from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input, build_plugin
-from plumed_cv.trajectory import read_displacements
 from python import drr
 from python.references import common, umbrella
 from python.zero_kelvin.systems import POTENTIAL
@@ -242,12 +241,13 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
             }
         )
         images = setup.path.images
+        starts = sampling.spread(images, WALKERS)
         (folder / str(n_steps)).mkdir()
         orders = [
             sampling.Order(
                 config=settings,
                 atoms=images[0],
-                start=State.of(images[int((k + 0.5) / WALKERS * len(images))]),
+                start=start,
                 model=setup.model,
                 plugin=build_plugin(find_plumed()),
                 iteration=1,
@@ -256,7 +256,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
                 prior=setup.prior,
                 at_rest=True,
             )
-            for k in range(WALKERS)
+            for k, start in enumerate(starts)
         ]
         with setup.engine() as engine:
             sampling.sample(orders, engine, lambda done, note: None)
@@ -312,11 +312,9 @@ def _babf(
             states.append(babf.read_state(before))
             deviation = max(deviation, float(np.loadtxt(part / "colvar")[:, 2].max()))
             if forces:
-                snapshots = read_displacements([part / "snapshots.dcd"], model, setup.path.cell)
-                moved = snapshots.astype(np.float64)
-                found = engine.forces(model.reference_positions + moved, setup.path.cell)
-                along = meanforce.instantaneous(model, moved, found, KT)
-                mean_forces.append(meanforce.binned(GRID, *along))
+                snapshots, cell = part / "snapshots.dcd", setup.path.cell
+                along = meanforce.of_trajectory(model, snapshots, cell, engine.forces, KT)
+                mean_forces.append(babf.binned(GRID, *along))
     return _with_errors(
         babf.profile(babf.blocks(states), mean_force=mean_forces or None), deviation
     )

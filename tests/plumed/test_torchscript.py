@@ -4,15 +4,14 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
 from plumed_cv.torchscript import plumed_line, write_torchscript
+from python.benchmarks.torch_cv import WithoutGradient
 from tests.conftest import MakePlumed
 from tests.plumed.test_autoencoder import NO_CELL, TRICLINIC, configurations, step
 from tests.plumed.torch_models import save
@@ -20,20 +19,10 @@ from tests.plumed.torch_models import save
 
 def without_own_gradient(source: Path, target: Path) -> None:
     """Copy a TorchScript file with `forward` alone."""
-
-    class Forward(nn.Module):
-        def __init__(self, model: Any) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, positions: Tensor, cell: Tensor) -> Tensor:
-            value: Tensor = self.model(positions, cell)
-            return value
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         loaded = torch.jit.load(str(source))
-    save(Forward(loaded), target)
+    save(WithoutGradient(loaded), target)
 
 
 GPU = pytest.mark.skipif(
