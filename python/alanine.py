@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from plumed_cv import babf, sampling, workflow
 from plumed_cv.babf import Estimate
-from plumed_cv.babf.profiles import jackknife
+from plumed_cv.babf.jackknife import jackknife
 from plumed_cv.files import read_json, write_text
 from python.ramachandran import RIGHT
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 import plumed_cv
 from plumed_cv import babf
-from plumed_cv.babf.profiles import jackknife, weights_of
+from plumed_cv.babf.jackknife import jackknife
+from plumed_cv.babf.profiles import weights_of
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.files import replacing, write_text
 from plumed_cv.kernel import find_plumed

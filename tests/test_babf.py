@@ -225,6 +225,25 @@ def test_empty_bins_stay_empty() -> None:
     assert np.isnan(found.barrier.value)  # the product was not reached: the top is not known
 
 
+@pytest.mark.parametrize(("seen_to", "known"), [(0.8, True), (0.53, False)])
+def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
+    seen_to: float, known: bool
+) -> None:
+    """If the others have seen A fall by kT behind its top: in this double well at 0.71."""
+    system = Frozen(WIDE, double_well(3.0), double_well(3.0))
+    rng = np.random.default_rng(3)
+    series = [system.sample(rng, 20_000) for _ in range(8)]
+    parts = [system.state(x[x < seen_to]) for x in series[:-1]]
+    found = profile([*parts, system.state(series[-1])])
+    assert np.isfinite([found.barrier.value, found.delta_F.value]).all()
+    assert np.isnan(found.delta_F.error)
+    assert np.isfinite(found.barrier.error) == known
+    if known:  # its spread over 30 seeds is 0.014 kT
+        assert found.barrier.value == pytest.approx(3.0 * KT, abs=0.06 * KT)
+        assert 0.004 * KT < found.barrier.error < 0.03 * KT
+    assert np.isnan(profile(parts).barrier.value)
+
+
 def direct_jackknife(
     blocks: list[State], estimate: Callable[[list[State]], Array]
 ) -> tuple[Array, Array]:
@@ -254,7 +273,7 @@ def test_errors_are_those_of_the_direct_jackknife(number: int) -> None:
     parts = [
         replace(block, sums=(k + 1) * block.sums)
         for k, block in enumerate(
-            system.state(x) for x in correlated_blocks(system, rng, number, 50, 0.9)
+            system.state(x) for x in correlated_blocks(system, rng, number, 100, 0.9)
         )
     ]
     found = profile(parts)

@@ -1,23 +1,19 @@
 """Free energy profiles, barriers and fluxes along one CV, with errors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import accumulate, pairwise
-from operator import add
-from typing import TypeVar
+from itertools import pairwise
 
 import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
 
 from plumed_cv.babf.estimator import Grid, State, check_same_estimator, integral
+from plumed_cv.babf.jackknife import jackknife
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 
-T = TypeVar("T")
-
-FEWEST_BLOCKS = 6  # a blocking that leaves fewer says little about the variance
 SMOOTHING = 0.08  # half a window of the local cubic, in units of the distance of the states
 
 
@@ -118,7 +114,7 @@ def profile(
     Profile
         The errors are delete-one jackknife errors over the blocks, the largest of those with
         blocks, pairs of blocks, pairs of pairs ... as long as six are left. They are NaN where the
-        samples of a bin are all in one block.
+        samples of a bin are all in one block, that of `delta_F` also if this is so at a state.
 
     Raises
     ------
@@ -131,11 +127,14 @@ def profile(
     parts = _with_mean_force(blocks, mean_force)
     _, A = _profiles(total, np.sum(parts, axis=0))
     origin = _lowest_reactant(grid, A, states)
+    # Once the product was reached a part of the blocks need not have been there, but on its side.
+    reached = np.isfinite(difference_of(grid, A, states))
 
     def estimate(sums: Array) -> Array:
         A_k, A = _profiles(total, sums)
         smooth = smoothed(grid, A, states)
-        summary = [barrier_of(grid, smooth, states), difference_of(grid, smooth, states)]
+        barrier = _height(grid, smooth, states, total.kT_eV) if reached else np.nan
+        summary = [barrier, difference_of(grid, smooth, states)]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
 
     value, error = jackknife(parts, weights_of(blocks), estimate)
@@ -220,6 +219,7 @@ def flux(
     total = total_of(blocks)
     of_blocks = _with_mean_force(blocks, mean_force)
     _, A = _profiles(total, np.sum(of_blocks, axis=0))
+    reached = np.isfinite(difference_of(grid, A, states))
     sampled = A[np.isfinite(A)]
     if not len(sampled):
         raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
@@ -254,7 +254,7 @@ def flux(
         basin *= 0.5 * grid.spacing
         between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (basin > 0)
         F = np.full((2, len(A)), np.nan)
-        if np.isfinite(difference_of(grid, A, states)):
+        if reached and np.isfinite(_height(grid, A, states, kT)):
             F[:, between] = A[between] - kT * np.log(means[:, between] / basin[between])
         return F
 
@@ -383,16 +383,23 @@ def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
 
 def barrier_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
     """Return the highest A between the states over the lowest on the reactant's side of it."""
-    top = _highest(grid, A, states)
-    if top is None or not np.isfinite(difference_of(grid, A, states)):
+    if not np.isfinite(difference_of(grid, A, states)):
         return np.nan  # as long as an end state was not reached, the top may be beyond
-    return float(A[top] - np.nanmin(A[: top + 1]))
+    return _height(grid, A, states, 0.0)
 
 
 def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
     """Return A in the product over A in the reactant."""
     reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan)
     return float(product - reactant)
+
+
+def _height(grid: Grid, A: Array, states: tuple[float, float], fall_eV: float) -> float:
+    """Return what `barrier_of` does if A is known to fall so far behind its top, and else NaN."""
+    top = _highest(grid, A, states)
+    if top is None or A[top] - np.nanmin(A[top:]) < fall_eV:
+        return np.nan
+    return float(A[top] - np.nanmin(A[: top + 1]))
 
 
 def _highest(grid: Grid, A: Array, states: tuple[float, float]) -> int | None:
@@ -458,60 +465,6 @@ def _smoothed_means(moments: Array) -> Array:
         return np.full((len(sums), len(number)), np.nan)
     nodes = np.arange(len(number))
     return np.array([np.interp(nodes, known, total[known] / number[known]) for total in sums])
-
-
-def jackknife(
-    parts: Sequence[T], weights: Sequence[float], estimate: Callable[[T], Array]
-) -> tuple[Array, Array]:
-    """Return the estimate from all data and its delete-one error, the largest over re-blockings.
-
-    Parts of a ramped run have very different weights. To first order the estimate without a part
-    of the share f is off by the part's residual over 1 - f, whatever the residual's variance; so
-    the variance is m/(m-1) sum (1-f)^2 d^2, which is the textbook's for equal parts.
-
-    Parameters
-    ----------
-    parts
-        (m,) the data in their order, in parts that `+` puts together: arrays, states, lists.
-    weights
-        (m,) how much each part holds.
-    estimate
-        The estimate from parts put together.
-
-    Returns
-    -------
-    Array, Array
-        The estimate from all parts, and its error: the largest of those without one part, one pair
-        of parts, one pair of pairs ..., as long as six are left; NaN of a single part.
-    """
-    shares = list(np.array(weights) / np.sum(weights))
-    until = list(accumulate(parts))
-    value = estimate(until[-1])
-    errors = []
-    while (m := len(parts)) >= 2:
-        # Sums, never the total minus a part: an empty bin must stay exactly empty.
-        after = list(accumulate(reversed(parts), lambda later, part: part + later))[::-1]
-        rests = [
-            after[1],
-            *map(add, until[: m - 2], after[2:]),
-            until[-2],
-        ]
-        variance = np.zeros_like(value)
-        for share, rest in zip(shares, rests, strict=True):
-            variance += m / (m - 1) * ((1 - share) * (estimate(rest) - value)) ** 2
-        errors.append(np.sqrt(variance))
-        if m // 2 < FEWEST_BLOCKS:
-            break
-        parts, shares = _in_pairs(parts), _in_pairs(shares)
-        until = list(accumulate(parts))
-    # A NaN stays: it says that a bin lives by one block alone.
-    return value, np.max(errors, axis=0) if errors else np.full_like(value, np.nan)
-
-
-def _in_pairs(parts: Sequence[T]) -> list[T]:
-    """Put neighbours together; of an odd number the last three."""
-    pairs = list(map(add, parts[0:-1:2], parts[1::2]))
-    return pairs if len(parts) % 2 == 0 else [*pairs[:-1], add(pairs[-1], parts[-1])]
 
 
 def weights_of(blocks: Sequence[State]) -> list[float]:

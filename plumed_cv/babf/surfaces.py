@@ -14,7 +14,8 @@ from plumed_cv.babf.estimator import (
     potential,
     potential_of_mean_force,
 )
-from plumed_cv.babf.profiles import Estimate, check_blocks, jackknife, total_of, weights_of
+from plumed_cv.babf.jackknife import jackknife
+from plumed_cv.babf.profiles import Estimate, check_blocks, total_of, weights_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from plumed_cv import babf, convergence, provenance, sampling, workflow
-from plumed_cv.babf.profiles import FEWEST_BLOCKS
+from plumed_cv.babf.jackknife import FEWEST_BLOCKS
 from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
