@@ -72,21 +72,23 @@ def test_a_bias_along_the_variable_changes_nothing() -> None:
 
 
 def test_the_profile_is_the_integral_of_the_mean_force() -> None:
-    """From exact forces of a known profile, whatever bABF's own sums say."""
+    """From exact forces of a known profile, as sharp as that of a cold vacancy, with two humps."""
     grid = babf.Grid(-0.2, 1.2, 140)
-    n = len(grid.nodes)
-    A = 0.3 * np.sin(np.pi * grid.nodes) ** 2 + 0.1 * grid.nodes
-    slope = 0.3 * np.pi * np.sin(2 * np.pi * grid.nodes) + 0.1
+    n, x = len(grid.nodes), grid.nodes
+    dip = 0.12 * np.exp(-(((x - 0.5) / 0.09) ** 2))
+    A = 0.67 * np.sin(np.pi * x) ** 2 - dip + 0.1 * x
+    slope = 0.67 * np.pi * np.sin(2 * np.pi * x) + dip * 2 * (x - 0.5) / 0.09**2 + 0.1
     sums = np.array([np.full(n, 8.0), np.zeros(n), np.full(n, 8.0), np.zeros(n)])
     state = babf.State(
         ("xi",), (grid,), KT, (KT / grid.spacing**2,), 0.0, 0, np.zeros(n), 8 * n, sums
     )
     exact = np.array([np.full(n, 3.0), 3.0 * slope])
     profile = babf.profile([state] * 8, mean_force=[exact] * 8)
-    np.testing.assert_allclose(profile.A - profile.A[20], A - A[20], atol=2e-4)
-    assert profile.barrier.value == pytest.approx(A[20:120].max() - A[:70].min(), abs=1e-3)
+    np.testing.assert_allclose(profile.A - profile.A[20], A - A[20], atol=5e-4)
+    # The local cubic that histograms need would be 2 meV lower.
+    assert profile.barrier.value == pytest.approx(A[20:120].max() - A[:70].min(), abs=3e-4)
     assert profile.barrier.error == pytest.approx(0.0, abs=1e-12)
-    assert babf.profile([state] * 8).barrier.value < 0.01  # the histogram is flat
+    assert np.ptp(babf.profile([state] * 8).A) < 0.01  # the histogram is flat
 
     # Bins that were visited between two snapshots only, and bins that never were.
     some = exact.copy()

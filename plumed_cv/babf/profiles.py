@@ -62,8 +62,9 @@ class Profile:
 
     Notes
     -----
-    Barrier and difference are those of a local cubic fit to A: the highest of many noisy bins is
-    too high.
+    Of a histogram, barrier and difference are those of a local cubic fit to A, for the highest of
+    many noisy bins is too high; the fit rounds off what is sharper than its window. The integral of
+    the mean force has hardly any noise from bin to bin and is taken as it is.
     """
 
     argument: str
@@ -132,7 +133,7 @@ def profile(
 
     def estimate(sums: Array) -> Array:
         A_k, A = _profiles(total, sums)
-        smooth = smoothed(grid, A, states)
+        smooth = smoothed(grid, A, states) if mean_force is None else A
         barrier = _height(grid, smooth, states, total.kT_eV) if reached else np.nan
         summary = [barrier, difference_of(grid, smooth, states)]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
@@ -246,7 +247,8 @@ def flux(
         """F with |grad xi| and with lambda at every node, (2, n), eV; NaN where unknown."""
         of_profile, moments = np.split(sums, [len(of_blocks[0])])
         _, A = _profiles(total, of_profile)
-        A = smoothed(grid, A, states)
+        if mean_force is None:
+            A = smoothed(grid, A, states)
         means = _smoothed_means(moments)
         A = A - np.nanmin(A)
         density = np.nan_to_num(np.exp(-A / kT))
