@@ -280,11 +280,10 @@ class Sampling(_Section):
         description="part of the run over which the weights of Eq. 12 grow to 1: what is sampled "
         "while the bias is still rough counts less; a fifth is enough where barriers are 20 kT",
     )
-    prior: Literal["none", "energy", "previous", "energy, previous"] = Field(
+    prior: Literal["none", "energy", "previous"] = Field(
         "none",
         description="profile that the bias starts from: none; the energy along the minimum energy "
-        "path; from the second iteration on, the profile of the iteration before; or that, and the "
-        "energy in the first iteration",
+        "path; or, from the second iteration on, the profile of the iteration before",
     )
     prior_samples: Count = Field(
         100,
@@ -404,7 +403,7 @@ class Config(_Section):
         needs = {
             "path.file": self.path.file is not None,
             "cv.start = 'path'": self.cv.start == "path",
-            f"sampling.prior = {self.sampling.prior!r}": "energy" in self.sampling.prior,
+            "sampling.prior = 'energy'": self.sampling.prior == "energy",
             "sampling.start = 'path'": self.sampling.start == "path",
             "sampling.mean_force = true": bool(self.sampling.mean_force),
             "system.expansion": bool(self.system.expansion),

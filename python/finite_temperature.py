@@ -32,8 +32,7 @@ STEPS = {100: 100_000, 300: 500_000, 500: 1_000_000}
 OTHERWISE: dict[int, dict[str, Any]] = {
     100: {
         "timestep_fs": 3.0,
-        "ramp": 0.5,
-        "prior": "energy, previous",
+        "prior": "energy",
         "prior_samples": 300,
         "walkers": 8,
         "start": "path",

@@ -220,9 +220,7 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
 
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     """Write the profile that the bias of iteration n starts from, if there is one."""
-    kind: str = config.sampling.prior
-    target = files.iteration(n) / "prior.dat"
-    kind = kind.removesuffix(", previous") if n == 1 else kind.removeprefix("energy, ")
+    kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
     if kind == "none" or (kind == "previous" and n == 1):
         return None
     if not target.exists():
