@@ -118,18 +118,18 @@ def shrunk(
     information = (response.T @ weighted).reshape(len(sites), 3, n_forces)
     evidence = (raw.reshape(n_modes, -1) @ weighted).reshape(n_modes, len(sites), 3)
     matrices = _matrices(forces)
-    spectra = [np.linalg.eigh(choice) for choice in between]
+    spectra = [_spectrum(choice) for choice in between]
     for _ in range(_EM_STEPS):
         # Forces are roots @ (independent numbers); in the eigenvectors of what the data say of
         # these numbers, and of B, all are independent a posteriori as well.
         matrices += 1e-12 * np.trace(matrices.mean(axis=0)) * np.eye(3)
-        roots = np.linalg.cholesky(matrices)
+        roots = np.asarray(np.linalg.cholesky(matrices), dtype=np.float64)
         half = (roots.transpose(0, 2, 1) @ information).reshape(n_forces, len(sites), 3)
         known, axes = np.linalg.eigh(_times(half, roots).reshape(n_forces, n_forces))
         known = np.maximum(known, 0.0)
         seen = _times(evidence, roots).reshape(n_modes, n_forces) @ axes
         # Once and for all: later, the S_a follow a B that is too smooth and seem to confirm it.
-        spectra = [max(spectra, key=lambda choice: _log_likelihood(*choice, known, seen))]
+        spectra = [max(spectra, key=lambda choice: _log_likelihood(choice, known, seen))]
         strengths, modes = spectra[0]
         uncertainty = strengths[:, None] / (1.0 + strengths[:, None] * known)
         mean = uncertainty * (modes.T @ seen)
@@ -148,20 +148,26 @@ def shrunk(
 def _matrices(forces: Array) -> Array:
     """Covariances S_a that are likely for forces, shape (L, F, 3), if these were exact."""
     n_modes = len(forces)
-    between = np.eye(n_modes)
+    between: Array = np.eye(n_modes)
     for _ in range(_ROUNDS):
         weighted = np.linalg.solve(between, forces.reshape(n_modes, -1)).reshape(forces.shape)
         matrices = np.einsum("lai,laj->aij", forces, weighted) / n_modes
         matrices += 1e-3 * np.trace(matrices.mean(axis=0)) * np.eye(3)
-        weighted = np.linalg.solve(matrices, forces.transpose(1, 2, 0)).reshape(-1, n_modes)
-        between = forces.reshape(n_modes, -1) @ weighted
+        whitened = np.linalg.solve(matrices, forces.transpose(1, 2, 0)).reshape(-1, n_modes)
+        between = forces.reshape(n_modes, -1) @ whitened
         between *= n_modes / np.trace(between)
         between += 1e-10 * np.eye(n_modes)
     return np.asarray(matrices)
 
 
-def _log_likelihood(strengths: Array, modes: Array, known: Array, seen: Array) -> float:
-    """Of the data if B has these eigenvalues and eigenvectors, but for what is the same for all."""
+def _spectrum(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray(values), np.asarray(vectors)
+
+
+def _log_likelihood(between: tuple[Array, Array], known: Array, seen: Array) -> float:
+    """Of the data, if B has this spectrum, but for what is the same for all B."""
+    strengths, modes = between
     gain = strengths[:, None] * known
     explained = strengths[:, None] / (1.0 + gain) * (modes.T @ seen) ** 2
     return 0.5 * float(explained.sum() - np.log1p(gain).sum())
