@@ -3,9 +3,9 @@
 Atoms in a crystal do not move independently: around a defect all follow the few that rearrange, as
 an elastic body would. So the 3N displacements u are modelled as K^-1 f with a network of springs K
 and random forces f, whose variances are found from the data, atom by atom (empirical Bayes): large
-where bonds change, small elsewhere. Only ratios of spring constants matter, and no potential is
-needed. Lengths are in angstrom, stiffnesses in units of a spring between nearest neighbours. N
-atoms, F of them with forces, L modes of the path.
+where bonds change, small elsewhere; and so is how smooth they are along the path. Only ratios of
+spring constants matter, and no potential is needed. Lengths are in angstrom, stiffnesses in units
+of a spring between nearest neighbours. N atoms, F of them with forces, L modes of the path.
 """
 
 import numpy as np
@@ -19,7 +19,8 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.frame import Array, is_periodic
 
 MOST_SITES = 400  # with forces; their number cubed is the cost
-_EM_STEPS = 15
+_EM_STEPS = 4  # more fit the noise: six numbers a site are found
+_ROUNDS = 5  # of the first guess of these; ten change nothing
 _DECAY = 8  # springs weaken with this power of their length
 _REACH = 1.8  # longest spring, in nearest neighbour distances: three shells in bcc, two in fcc
 _ACROSS = 0.03  # stiffness of a spring across its direction, without which open lattices are soft
@@ -82,12 +83,15 @@ def _nearest(atoms: Atoms) -> float:
     return radius
 
 
-def shrunk(raw: Array, noise: Array, guess: Array, springs: sparse.csr_matrix) -> Array:
+def shrunk(
+    raw: Array, noise: Array, guess: Array, springs: sparse.csr_matrix, between: Array
+) -> Array:
     """Posterior mean of modes c given raw = c + noise, each of shape (L, N, 3).
 
     The prior of the forces of an atom, L x 3, is matrix normal: covariance B between the modes, the
-    same for all atoms, times S_a between the directions, its own for each atom. Both are found by
-    expectation maximisation. Only the atoms on which a first guess has the largest forces get any.
+    same for all atoms, times S_a between the directions, its own for each atom. B is the likeliest
+    of several, for L^2 free numbers would fit the noise; the S_a are found by expectation
+    maximisation. Only the atoms on which a first guess has the largest forces get any.
 
     Parameters
     ----------
@@ -99,6 +103,8 @@ def shrunk(raw: Array, noise: Array, guess: Array, springs: sparse.csr_matrix) -
         A first guess of the posterior mean, shape (L, N, 3).
     springs
         Stiffness matrix K, shape (3N, 3N).
+    between
+        Choice of B, each of trace L, shape (C, L, L).
     """
     n_modes = len(raw)
     forces = (springs @ guess.reshape(n_modes, -1).T).T.reshape(raw.shape)
@@ -111,34 +117,60 @@ def shrunk(raw: Array, noise: Array, guess: Array, springs: sparse.csr_matrix) -
     weighted = response / np.repeat(noise, 3)[:, None]
     information = (response.T @ weighted).reshape(len(sites), 3, n_forces)
     evidence = (raw.reshape(n_modes, -1) @ weighted).reshape(n_modes, len(sites), 3)
-    matrices = np.einsum("lai,laj->aij", forces, forces) / n_modes
-    matrices += 1e-3 * np.trace(matrices.mean(axis=0)) * np.eye(3)
-    strengths = (forces**2).sum(axis=(1, 2))
-    between = np.diag(np.maximum(strengths / strengths.mean(), 1e-6))
+    matrices = _matrices(forces)
+    spectra = [_spectrum(choice) for choice in between]
     for _ in range(_EM_STEPS):
         # Forces are roots @ (independent numbers); in the eigenvectors of what the data say of
         # these numbers, and of B, all are independent a posteriori as well.
-        strengths, modes = np.linalg.eigh(between)
-        strengths = np.maximum(strengths, 1e-10 * strengths[-1])[:, None]
         matrices += 1e-12 * np.trace(matrices.mean(axis=0)) * np.eye(3)
-        roots = np.linalg.cholesky(matrices)
+        roots = np.asarray(np.linalg.cholesky(matrices), dtype=np.float64)
         half = (roots.transpose(0, 2, 1) @ information).reshape(n_forces, len(sites), 3)
         known, axes = np.linalg.eigh(_times(half, roots).reshape(n_forces, n_forces))
-        uncertainty = strengths / (1.0 + strengths * np.maximum(known, 0.0))
-        along = _times(np.einsum("lk,lai->kai", modes, evidence), roots)
-        mean = uncertainty * (along.reshape(n_modes, n_forces) @ axes)
+        known = np.maximum(known, 0.0)
+        seen = _times(evidence, roots).reshape(n_modes, n_forces) @ axes
+        # Once and for all: later, the S_a follow a B that is too smooth and seem to confirm it.
+        spectra = [max(spectra, key=lambda choice: _log_likelihood(choice, known, seen))]
+        strengths, modes = spectra[0]
+        uncertainty = strengths[:, None] / (1.0 + strengths[:, None] * known)
+        mean = uncertainty * (modes.T @ seen)
         axes = (roots @ axes.reshape(len(sites), 3, n_forces)).reshape(n_forces, n_forces)
         forces = mean @ axes.T
-        # What the posterior says of B and S_a.
-        between = modes @ (mean @ mean.T + np.diag(uncertainty.sum(axis=1))) @ modes.T / n_forces
-        whitened = (forces / np.sqrt(strengths)).reshape(n_modes, len(sites), 3)
-        spread = axes * np.sqrt((uncertainty / strengths).sum(axis=0))
+        # What the posterior says of S_a.
+        whitened = (forces / np.sqrt(strengths)[:, None]).reshape(n_modes, len(sites), 3)
+        spread = axes * np.sqrt((uncertainty / strengths[:, None]).sum(axis=0))
         spread = spread.reshape(len(sites), 3, n_forces)
         matrices = np.einsum("kai,kaj->aij", whitened, whitened)
         matrices += spread @ spread.transpose(0, 2, 1)
-        scale = np.trace(between) / n_modes
-        between, matrices = between / scale, matrices * (scale / n_modes)
+        matrices /= n_modes
     return np.asarray((modes @ forces @ response.T).reshape(raw.shape))
+
+
+def _matrices(forces: Array) -> Array:
+    """Covariances S_a that are likely for forces, shape (L, F, 3), if these were exact."""
+    n_modes = len(forces)
+    between: Array = np.eye(n_modes)
+    for _ in range(_ROUNDS):
+        weighted = np.linalg.solve(between, forces.reshape(n_modes, -1)).reshape(forces.shape)
+        matrices = np.einsum("lai,laj->aij", forces, weighted) / n_modes
+        matrices += 1e-3 * np.trace(matrices.mean(axis=0)) * np.eye(3)
+        whitened = np.linalg.solve(matrices, forces.transpose(1, 2, 0)).reshape(-1, n_modes)
+        between = forces.reshape(n_modes, -1) @ whitened
+        between *= n_modes / np.trace(between)
+        between += 1e-10 * np.eye(n_modes)
+    return np.asarray(matrices)
+
+
+def _spectrum(matrix: Array) -> tuple[Array, Array]:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray(values), np.asarray(vectors)
+
+
+def _log_likelihood(between: tuple[Array, Array], known: Array, seen: Array) -> float:
+    """Of the data, if B has this spectrum, but for what is the same for all B."""
+    strengths, modes = between
+    gain = strengths[:, None] * known
+    explained = strengths[:, None] / (1.0 + gain) * (modes.T @ seen) ** 2
+    return 0.5 * float(explained.sum() - np.log1p(gain).sum())
 
 
 def _strongest(strengths: Array) -> NDArray[np.int64]:

@@ -30,9 +30,11 @@ from plumed_cv.symmetry import Operation
 # the more the faster it varies (docs/theory.md): few functions keep the iterations stable.
 N_FUNCTIONS = 6
 AT_REST_FUNCTIONS = 16
-_MORE_FUNCTIONS = (24, 32, 48)  # for paths with sharp turns, where the data are sure of them
+_MOST_FUNCTIONS = 48  # where there are structures enough; the prior holds what they do not need
 _EM_STEPS = 60
-_END_WEIGHT = 0.1  # of an end state that is known, in units of all structures together
+_LENGTHS = 0.05 * 2.0 ** (np.arange(16) / 3.0)  # of correlation, in units of the path
+_STRETCH = 0.95  # of the coordinate towards the ends: 0 is none, 1 without bounds
+_END_WEIGHT = 1.0  # of an end state that is known, in units of all structures together
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def fit(
         temperature, where the mean structure of a state is not its minimum and thermal motion is
         elastic itself, so that the prior would take it for the process.
     n_functions
-        Number of polynomials L. If None, 6; with `at_rest`, where the noise of the structures is
-        independent, from 16 to 48, as long as the leading directions have significant coefficients.
+        Number of polynomials L. If None, 6; with `at_rest`, where how smooth the path is is found
+        from the data, 48, or 16 with fewer than 40 structures for each of these.
 
     Raises
     ------
@@ -126,12 +128,14 @@ def fit(
     s = np.asarray(s, dtype=np.float64)
     if s.shape != (len(displacements),) or not np.isfinite(s).all():
         raise UserError("Each structure needs one finite place along the process.")
-    largest = n_functions or (N_FUNCTIONS if at_rest is None else _MORE_FUNCTIONS[-1])
-    if n_functions is None and at_rest is not None and len(s) < 40 * largest:
-        largest = AT_REST_FUNCTIONS
-    if len(s) < 4 * largest:
+    if n_functions is None and at_rest is None:
+        n_functions = N_FUNCTIONS
+    elif n_functions is None:
+        few = len(s) < 40 * _MOST_FUNCTIONS
+        n_functions = AT_REST_FUNCTIONS if few else _MOST_FUNCTIONS
+    if len(s) < 4 * n_functions:
         raise UserError(
-            f"A mean path needs {4 * largest} structures or more, not {len(s)}; sample longer."
+            f"A mean path needs {4 * n_functions} structures or more, not {len(s)}; sample longer."
         )
     lower, upper = float(s.min()), float(s.max())
     if upper - lower < 1e-6:
@@ -140,9 +144,9 @@ def fit(
         lower = min(lower, 1.0 - upper)
         upper = 1.0 - lower
     scaled = (2.0 * s - lower - upper) / (upper - lower)
-    basis = legendre.legvander(scaled, largest - 1)
+    basis = legendre.legvander(scaled, n_functions - 1)
     n_atoms = displacements.shape[1]
-    moments = np.zeros((largest, 3 * n_atoms))
+    moments = np.zeros((n_functions, 3 * n_atoms))
     squares = np.zeros(3 * n_atoms)
     for part in chunks(len(s)):
         flat = np.asarray(displacements[part]).reshape(-1, 3 * n_atoms)
@@ -153,13 +157,9 @@ def fit(
     products, sums = basis.T @ basis, basis.sum(axis=0)
     measure = _triangle(products)
     raw = solve_triangular(measure, moments, trans="T")
-    residual = (squares - (raw**2).sum(axis=0)) / (len(s) - largest)
+    residual = (squares - (raw**2).sum(axis=0)) / (len(s) - n_functions)
     noise = np.maximum(residual.reshape(n_atoms, 3).mean(axis=1), 1e-12)
-    if n_functions is None:
-        n_functions = N_FUNCTIONS if at_rest is None else _enough_functions(raw, noise)
-    moments = moments[:n_functions].reshape(n_functions, n_atoms, 3)
-    products, sums = products[:n_functions, :n_functions], sums[:n_functions]
-    measure = measure[:n_functions, :n_functions]
+    moments = moments.reshape(n_functions, n_atoms, 3)
     if at_rest is not None:
         at_ends = (2.0 * np.array([0.0, 1.0]) - lower - upper) / (upper - lower)
         known = legendre.legvander(at_ends, n_functions - 1) * (_END_WEIGHT * len(s)) ** 0.5
@@ -179,26 +179,34 @@ def fit(
     modes = raw[1:].reshape(-1, n_atoms, 3)
     posterior = _shrunk(modes, noise_of_sums)
     if at_rest is not None:
-        posterior = elastic.shrunk(modes, noise_of_sums, posterior, elastic.network(at_rest))
+        springs = elastic.network(at_rest)
+        posterior = elastic.shrunk(modes, noise_of_sums, posterior, springs, _smooth(triangle))
     raw[1:] = posterior.reshape(raw[1:].shape)
     coefficients = solve_triangular(triangle, raw)
     return MeanPath(coefficients, lower, upper, noise, measure / len(s) ** 0.5)
 
 
-def _enough_functions(raw: Array, noise: Array) -> int:
-    """How many polynomials there is a signal for, five standard deviations above the noise.
+def _smooth(triangle: Array) -> Array:
+    """Covariances between the orthogonal polynomials of random functions, shape (C, L - 1, L - 1).
 
-    Looked for along the leading directions alone: noise has as much in all of the 3N.
+    One for each of several correlation lengths. The functions are a Gaussian process with a Matern
+    kernel (nu = 7/2) of a coordinate in which the ends are stretched: towards a minimum a path
+    turns into the softest direction, more sharply than elsewhere.
+
+    Parameters
+    ----------
+    triangle
+        Upper triangular factor of the polynomials, shape (L, L), see `_triangle`.
     """
-    leading = np.linalg.svd(raw[1:AT_REST_FUNCTIONS], full_matrices=False)[2][:8]
-    strength = (raw @ leading.T) ** 2 / (leading**2 @ np.repeat(noise, 3))  # 1 on average if noise
-    enough = below = AT_REST_FUNCTIONS
-    for n in _MORE_FUNCTIONS:
-        part = strength[below:n]
-        if part.sum() > part.size + 5.0 * (2.0 * part.size) ** 0.5:
-            enough = n
-        below = n
-    return enough
+    n = len(triangle)
+    nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)  # of Chebyshev's interpolation
+    places = np.arcsin(_STRETCH * nodes) / (2.0 * np.arcsin(_STRETCH))  # from -1/2 to 1/2
+    coefficients = (triangle @ np.linalg.inv(legendre.legvander(nodes, n - 1)))[1:]
+    apart = 7**0.5 * abs(places[:, None] - places) / _LENGTHS[:, None, None]
+    kernel = (1.0 + apart + 0.4 * apart**2 + apart**3 / 15.0) * np.exp(-apart)
+    between = coefficients @ kernel @ coefficients.T
+    between *= (n - 1) / np.trace(between, axis1=1, axis2=2)[:, None, None]
+    return np.asarray(between + 1e-9 * np.eye(n - 1))
 
 
 def _triangle(products: Array) -> Array:

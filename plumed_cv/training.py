@@ -20,11 +20,11 @@ from plumed_cv.errors import UserError
 
 # Learning rate and epochs of each stage.
 SCHEDULE: tuple[tuple[float, int], ...] = (
+    (2e-2, 20),
     (1e-2, 20),
-    (5e-3, 20),
-    (2e-3, 15),
-    (5e-4, 12),
-    (1e-4, 8),
+    (4e-3, 15),
+    (1e-3, 12),
+    (2e-4, 8),
 )
 
 # The paper's: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).

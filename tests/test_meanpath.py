@@ -104,6 +104,47 @@ def test_symmetry_is_as_good_as_more_data() -> None:
     np.testing.assert_allclose(points[:, 0, 0], places, atol=0.03)
 
 
+def test_smooth_functions_have_the_kernel_of_their_length() -> None:
+    x = np.linspace(-1.0, 1.0, 400)
+    basis = np.polynomial.legendre.legvander(x, 31)
+    triangle = np.linalg.qr(basis)[1]
+    between = meanpath._smooth(triangle)
+    assert between.shape == (len(meanpath._LENGTHS), 31, 31)
+    modes = np.linalg.solve(triangle.T, basis.T).T[:, 1:]
+    covariance = modes @ between[9] @ modes.T  # of what is not the same everywhere
+    variance = np.diag(covariance)
+    differences = variance[:, None] + variance - 2.0 * covariance
+    stretched = np.arcsin(meanpath._STRETCH * x) / np.arcsin(meanpath._STRETCH) / 2.0
+    apart = 7**0.5 * abs(stretched[:, None] - stretched) / meanpath._LENGTHS[9]
+    kernel = (1 + apart + 0.4 * apart**2 + apart**3 / 15) * np.exp(-apart)
+    ratio = differences[0, -1] / (1.0 - kernel[0, -1])
+    np.testing.assert_allclose(differences, ratio * (1.0 - kernel), atol=1e-3 * ratio)
+
+
+def test_a_smooth_path_needs_no_choice_of_functions() -> None:
+    """Of 48 polynomials as little noise is left as of 16: how smooth they are is found."""
+    line = cv.linear(["Fe"] * N_ATOMS, np.zeros((3, 3)), *atoms_apart())
+    s = np.linspace(0.0, 1.0, 2000)
+    noise = np.random.default_rng(6).normal(scale=SIGMA, size=(2000, N_ATOMS, 3))
+    u = curve(s) + noise - noise.mean(axis=1, keepdims=True)
+    truth = curve(s).reshape(2000, -1)
+    few, many = (
+        float(np.mean((meanpath.fit(u, s, at_rest=line, n_functions=n).points(s) - truth) ** 2))
+        for n in (16, None)
+    )
+    assert len(meanpath.fit(u, s, at_rest=line).coefficients) == 48
+    assert many < 1.3 * few  # three times as many polynomials, and three times the noise of each
+    assert many < 0.2 * SIGMA**2 * 16 / 2000
+
+
+def atoms_apart() -> tuple[np.ndarray, np.ndarray]:
+    """The ends of `curve`, of atoms in a row without neighbours."""
+    row = np.zeros((N_ATOMS, 3))
+    row[:, 0] = 100.0 * np.arange(N_ATOMS)
+    ends = curve(np.array([0.0, 1.0]))
+    return row + ends[0], row + ends[1]
+
+
 def test_bad_data() -> None:
     s, u = noisy(200, seed=4)
     with pytest.raises(UserError, match="24 structures or more, not 20"):
