@@ -6,7 +6,8 @@ sums over samples at every node of the grid. So states of independent walkers ar
 states of one run are subtracted, and such differences are the blocks that error bars come from.
 
 `estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers and
-fluxes along one CV of it, `surfaces` free energies on the plane of two; `files` reads and writes.
+fluxes along one CV of it, `surfaces` free energies on the plane of two, `jackknife` their errors;
+`files` reads and writes.
 """
 
 from plumed_cv.babf.estimator import (

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,17 @@ def run_all(
         Progress(console=Console(stderr=True)) as progress,
     ):
         done = as_completed([pool.submit(_measure, order) for order in orders])
-        for future in progress.track(done, len(orders), description="runs"):
-            method, seed, found = future.result()
-            data["runs"].setdefault(method, {})[str(seed)] = found
-            write_data(data_file, data)
-            progress.console.print(f"{method}, seed {seed}: {_in_words(found)}")
+        try:
+            for future in progress.track(done, len(orders), description="runs"):
+                method, seed, found = future.result()
+                data["runs"].setdefault(method, {})[str(seed)] = found
+                write_data(data_file, data)
+                progress.console.print(f"{method}, seed {seed}: {_in_words(found)}")
+        except BaseException:  # a pool would first run all that is in its queue
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
+            raise
 
 
 def _measure(order: tuple[Setup, Path, str, int]) -> tuple[str, int, dict[str, Numbers]]:
@@ -292,7 +298,7 @@ def main() -> None:
         "--data", type=Path, default=DATA, help="data file (default: the committed)"
     )
     arguments = parser.parse_args()
-    # A pool ends its processes when an exception comes by, not when its own is killed.
+    # Nothing that it began must go on when it is killed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments.runs is not None:
         runs = arguments.runs.absolute()
