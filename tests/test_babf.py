@@ -244,6 +244,16 @@ def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
     assert np.isnan(profile(parts).barrier.value)
 
 
+def test_a_process_that_only_climbs_has_a_barrier() -> None:
+    """A top at the product, behind which nothing falls, is one, if the product was reached."""
+    system = Frozen(WIDE, lambda x: 4 * KT * np.abs(x), lambda x: 4 * KT * np.abs(x))
+    rng = np.random.default_rng(2)
+    found = profile([system.state(system.sample(rng, 20_000)) for _ in range(8)])
+    # The local cubic rounds off the kink at 0; the histogram has some 0.02 kT.
+    assert found.barrier.value == pytest.approx(4 * KT, abs=0.3 * KT)
+    assert 0.0 < found.barrier.error < 0.1 * KT
+
+
 def direct_jackknife(
     blocks: list[State], estimate: Callable[[list[State]], Array]
 ) -> tuple[Array, Array]:

@@ -387,7 +387,7 @@ def barrier_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
     """Return the highest A between the states over the lowest on the reactant's side of it."""
     if not np.isfinite(difference_of(grid, A, states)):
         return np.nan  # as long as an end state was not reached, the top may be beyond
-    return _height(grid, A, states, 0.0)
+    return _height(grid, A, states)
 
 
 def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
@@ -396,10 +396,16 @@ def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
     return float(product - reactant)
 
 
-def _height(grid: Grid, A: Array, states: tuple[float, float], fall_eV: float) -> float:
-    """Return what `barrier_of` does if A is known to fall so far behind its top, and else NaN."""
+def _height(grid: Grid, A: Array, states: tuple[float, float], fall_eV: float = 0.0) -> float:
+    """Return the highest A over the lowest before it, if it is known to be the highest.
+
+    That is so where A is known in both states, or to fall by `fall_eV` behind its top; else NaN.
+    """
     top = _highest(grid, A, states)
-    if top is None or A[top] - np.nanmin(A[top:]) < fall_eV:
+    if top is None:
+        return np.nan
+    reached = np.isfinite(difference_of(grid, A, states))
+    if not reached and A[top] - np.nanmin(A[top:]) < fall_eV:
         return np.nan
     return float(A[top] - np.nanmin(A[: top + 1]))
 

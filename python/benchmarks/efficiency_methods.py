@@ -271,14 +271,6 @@ def run_oracle(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) ->
     return [_babf(setup, folder, seed, n, Bias(0, setup.reference, np.inf)) for n in budgets]
 
 
-def run_oracle_forces(
-    setup: Setup, folder: Path, seed: int, budgets: Sequence[int]
-) -> list[Result]:
-    """Run the oracle, with the profile from the forces in its snapshots."""
-    truth = Bias(0, setup.reference, np.inf)
-    return [_babf(setup, folder, seed, n, truth, forces=True) for n in budgets]
-
-
 def _babf(
     setup: Setup,
     folder: Path,
@@ -622,7 +614,6 @@ METHODS: dict[str, Runner] = {
     "bABF-forces": run_babf_forces,
     "bABF-walkers": run_babf_walkers,
     "oracle": run_oracle,
-    "oracle-forces": run_oracle_forces,
     "METAD": run_metad,
     "METAD-500": run_metad_slowly,
     "OPES": run_opes,
