@@ -304,8 +304,9 @@ def test_walkers_start_along_the_path_as_hot_as_they_will_be(
 ) -> None:
     """Each at its own image, with twice the kinetic energy, half of which goes into the springs.
 
-    Over the first 400 steps the temperature of the 53 atoms is that of equilibrium: 300 K, at any
-    time with a standard deviation of 34 K, and less on average; after a cold start it is 150 K.
+    After 400 steps the temperature of the 53 atoms is that of equilibrium, 300 K with a standard
+    deviation of 34 K, and some 50 K above it by what a walker gains on its way down. After a cold
+    start it is 150 K with 17 K: 220 is four deviations from there, 500 from here.
     """
     given = config.load(example / "walkers.toml")
     changed = config.Sampling(steps=2400, segments=6, walkers=2, start="path", timestep_fs=1.0)
@@ -325,4 +326,4 @@ def test_walkers_start_along_the_path_as_hot_as_they_will_be(
         assert np.isfinite(along).all()
         log = re.findall(r"^ +\d+ +([\d.]+) +-[\d.]+ *$", (folder / "log.lammps").read_text(), re.M)
         assert float(log[0]) == pytest.approx(600.0, rel=0.5)
-        assert np.mean([float(word) for word in log[1:]]) == pytest.approx(300.0, rel=0.4)
+        assert 220.0 < float(log[-1]) < 500.0
