@@ -118,8 +118,8 @@ def shrunk(
     information = (response.T @ weighted).reshape(len(sites), 3, n_forces)
     evidence = (raw.reshape(n_modes, -1) @ weighted).reshape(n_modes, len(sites), 3)
     matrices = _matrices(forces)
-    spectra = [_spectrum(choice) for choice in between]
-    for _ in range(_EM_STEPS):
+    spectra = list(zip(*np.linalg.eigh(between), strict=True))
+    for step in range(_EM_STEPS):
         # Forces are roots @ (independent numbers); in the eigenvectors of what the data say of
         # these numbers, and of B, all are independent a posteriori as well.
         matrices += 1e-12 * np.trace(matrices.mean(axis=0)) * np.eye(3)
@@ -128,9 +128,8 @@ def shrunk(
         known, axes = np.linalg.eigh(_times(half, roots).reshape(n_forces, n_forces))
         known = np.maximum(known, 0.0)
         seen = _times(evidence, roots).reshape(n_modes, n_forces) @ axes
-        # Once and for all: later, the S_a follow a B that is too smooth and seem to confirm it.
-        spectra = [max(spectra, key=lambda choice: _log_likelihood(choice, known, seen))]
-        strengths, modes = spectra[0]
+        if step == 0:  # later, the S_a would follow a B that is too smooth and seem to confirm it
+            strengths, modes = max(spectra, key=lambda b: _log_likelihood(b[0], b[1], known, seen))
         uncertainty = strengths[:, None] / (1.0 + strengths[:, None] * known)
         mean = uncertainty * (modes.T @ seen)
         axes = (roots @ axes.reshape(len(sites), 3, n_forces)).reshape(n_forces, n_forces)
@@ -160,14 +159,8 @@ def _matrices(forces: Array) -> Array:
     return np.asarray(matrices)
 
 
-def _spectrum(matrix: Array) -> tuple[Array, Array]:
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray(values), np.asarray(vectors)
-
-
-def _log_likelihood(between: tuple[Array, Array], known: Array, seen: Array) -> float:
+def _log_likelihood(strengths: Array, modes: Array, known: Array, seen: Array) -> float:
     """Of the data, if B has this spectrum, but for what is the same for all B."""
-    strengths, modes = between
     gain = strengths[:, None] * known
     explained = strengths[:, None] / (1.0 + gain) * (modes.T @ seen) ** 2
     return 0.5 * float(explained.sum() - np.log1p(gain).sum())

@@ -128,14 +128,12 @@ def profile(
     parts = _with_mean_force(blocks, mean_force)
     _, A = _profiles(total, np.sum(parts, axis=0))
     origin = _lowest_reactant(grid, A, states)
-    # Once the product was reached a part of the blocks need not have been there, but on its side.
-    reached = np.isfinite(difference_of(grid, A, states))
+    fall = _fall_of_a_part(total, A, states)
 
     def estimate(sums: Array) -> Array:
         A_k, A = _profiles(total, sums)
         smooth = smoothed(grid, A, states) if mean_force is None else A
-        barrier = _height(grid, smooth, states, total.kT_eV) if reached else np.nan
-        summary = [barrier, difference_of(grid, smooth, states)]
+        summary = [barrier_of(grid, smooth, states, fall), difference_of(grid, smooth, states)]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
 
     value, error = jackknife(parts, weights_of(blocks), estimate)
@@ -220,7 +218,7 @@ def flux(
     total = total_of(blocks)
     of_blocks = _with_mean_force(blocks, mean_force)
     _, A = _profiles(total, np.sum(of_blocks, axis=0))
-    reached = np.isfinite(difference_of(grid, A, states))
+    fall = _fall_of_a_part(total, A, states)
     sampled = A[np.isfinite(A)]
     if not len(sampled):
         raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
@@ -256,7 +254,7 @@ def flux(
         basin *= 0.5 * grid.spacing
         between = (grid.nodes > states[0]) & (grid.nodes < states[1]) & (basin > 0)
         F = np.full((2, len(A)), np.nan)
-        if reached and np.isfinite(_height(grid, A, states, kT)):
+        if np.isfinite(barrier_of(grid, A, states, fall)):
             F[:, between] = A[between] - kT * np.log(means[:, between] / basin[between])
         return F
 
@@ -383,23 +381,11 @@ def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
     return A_k, A
 
 
-def barrier_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
-    """Return the highest A between the states over the lowest on the reactant's side of it."""
-    if not np.isfinite(difference_of(grid, A, states)):
-        return np.nan  # as long as an end state was not reached, the top may be beyond
-    return _height(grid, A, states)
+def barrier_of(grid: Grid, A: Array, states: tuple[float, float], fall_eV: float = np.inf) -> float:
+    """Return the highest A between the states over the lowest on the reactant's side of it.
 
-
-def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
-    """Return A in the product over A in the reactant."""
-    reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan)
-    return float(product - reactant)
-
-
-def _height(grid: Grid, A: Array, states: tuple[float, float], fall_eV: float = 0.0) -> float:
-    """Return the highest A over the lowest before it, if it is known to be the highest.
-
-    That is so where A is known in both states, or to fall by `fall_eV` behind its top; else NaN.
+    NaN if the top may be another one: unless A is known in both states, it must be known to fall by
+    `fall_eV` behind it.
     """
     top = _highest(grid, A, states)
     if top is None:
@@ -408,6 +394,21 @@ def _height(grid: Grid, A: Array, states: tuple[float, float], fall_eV: float = 
     if not reached and A[top] - np.nanmin(A[top:]) < fall_eV:
         return np.nan
     return float(A[top] - np.nanmin(A[: top + 1]))
+
+
+def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
+    """Return A in the product over A in the reactant."""
+    reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan)
+    return float(product - reactant)
+
+
+def _fall_of_a_part(total: State, A: Array, states: tuple[float, float]) -> float:
+    """Return the `fall_eV` that `barrier_of` asks of a part of the data, if A is that of all, eV.
+
+    Once the product was reached a part need not have been there, but on its side of the top.
+    """
+    reached = np.isfinite(difference_of(total.grid, A, states))
+    return total.kT_eV if reached else np.inf
 
 
 def _highest(grid: Grid, A: Array, states: tuple[float, float]) -> int | None:
