@@ -295,10 +295,17 @@ class Sampling(_Section):
     segments: Annotated[int, Field(ge=6)] = Field(
         40, description="parts of a run: one is lost when killed, and error bars come from them"
     )
+    atom_deviation_limit_A: Positive | Literal["auto", "off"] = Field(
+        "auto",
+        description="guard: a trajectory is ended when one atom is farther than this from its "
+        "place on the mean path, angstrom, and goes on from its last snapshot well inside. auto: "
+        "0.6 of the longest displacement of one atom, within 0.4 and 0.6 of the distance of "
+        "nearest neighbours; off: no guard, as with cv.alignment",
+    )
     deviation_limit_A: Positive | None = Field(
         None,
-        description="start again from the initial state when the structure is farther than this "
-        "from the mean path (Eq. 21), angstrom; never if absent",
+        description="a second limit, on the distance of the whole structure from the mean path "
+        "(Eq. 21), angstrom, which grows with the number of atoms; none if absent",
     )
 
     plumed: str = Field(

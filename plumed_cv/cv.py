@@ -287,6 +287,15 @@ class CollectiveVariable:
         along = np.swapaxes(gradient, -1, -2) @ (np.linalg.pinv(gram) @ overlap)
         return np.asarray(np.linalg.norm(off_path - along[..., 0], axis=-1))
 
+    def atom_deviations(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Distance of each atom from its place on the mean path, shape (..., N), angstrom.
+
+        |u_i - u^_i(xi)|. The largest is AUTOENCODER's `maxdev`: it shows the jump of one atom in a
+        system of any size, where `deviation` grows with the thermal motion of all atoms.
+        """
+        u = self.displacements(positions, cell)
+        return np.asarray(np.linalg.norm(u - self.path(self.encode(self.components(u))), axis=-1))
+
     def gradient_norm(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """sqrt(det G) with G_kl = grad xi_k . grad xi_l, shape (...); 1/angstrom for d = 1."""
         u = self.displacements(positions, cell)

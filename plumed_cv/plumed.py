@@ -87,12 +87,15 @@ def babf_input(
     kappa_eV: float | None = None,
     tau: float | None = None,
     deviation_limit_A: float | None = None,
+    atom_limit_A: float | None = None,
+    learn_from_fs: float | None = None,
     walkers: tuple[int, int, Path] | None = None,
 ) -> str:
     """Return a plumed.dat that biases a learned collective variable with bABF.
 
-    Units are angstrom, eV and fs. The printed columns are `ae.node-0`, `ae.dev` (angstrom),
-    `ae.gradnorm` (1/angstrom), `ae.invmass` (1/(angstrom^2 mass)), `b.bias` (eV) and `b.zeta`.
+    Units are angstrom, eV and fs. The printed columns are `ae.node-0`, `ae.dev` and `ae.maxdev`
+    (angstrom), `ae.gradnorm` (1/angstrom), `ae.invmass` (1/(angstrom^2 mass)), `ae.temp` (K),
+    `b.bias` (eV) and `b.zeta`.
 
     Parameters
     ----------
@@ -120,6 +123,10 @@ def babf_input(
         Weight of the prior, in samples; the action's own default if None.
     deviation_limit_A
         Stop the run when `ae.dev` exceeds this (Eq. 21), angstrom.
+    atom_limit_A
+        Stop the run when `ae.maxdev` exceeds this, angstrom.
+    learn_from_fs
+        The bias acts from the start and learns from this time on, fs.
     walkers
         How many walkers share the estimate, which of them this is (from 0), and their folder.
     """
@@ -137,27 +144,29 @@ def babf_input(
         "STATE_RFILE": state_in,
         "STATE_WFILE": state_out,
         "STATE_WSTRIDE": state_stride,
+        "UPDATE_FROM": learn_from_fs,
     }
     if walkers is not None:
         babf |= dict(zip(("WALKERS_N", "WALKERS_ID", "WALKERS_DIR"), walkers, strict=True))
-    columns = "ae.node-0,ae.dev,ae.gradnorm,ae.invmass,b.bias,b.zeta"
+    columns = "ae.node-0,ae.dev,ae.maxdev,ae.gradnorm,ae.invmass,ae.temp,b.bias,b.zeta"
     printed = {"ARG": columns, "FILE": colvar, "STRIDE": colvar_stride, "FMT": "%.12g"}
     lines = [
         "UNITS LENGTH=A ENERGY=eV TIME=fs",
         _action("LOAD", {"FILE": plugin}),
-        _action("ae: AUTOENCODER", {"MODEL": model}),
+        _action("ae: AUTOENCODER", {"MODEL": model, "MAXDEV_STRIDE": colvar_stride}),
         _action("b: BABF", babf),
         _action("PRINT", printed),
     ]
-    if deviation_limit_A is not None:
-        guard = {
-            "ARG": "ae.dev",
-            "BASIN_LL1": deviation_limit_A,
-            "BASIN_UL1": 1e9,
-            "STRIDE": colvar_stride,
-            "FILE": "guard",
-        }
-        lines.append(_action("COMMITTOR", guard))
+    for name, limit_A in (("dev", deviation_limit_A), ("maxdev", atom_limit_A)):
+        if limit_A is not None:
+            guard = {
+                "ARG": f"ae.{name}",
+                "BASIN_LL1": limit_A,
+                "BASIN_UL1": 1e9,
+                "STRIDE": colvar_stride,
+                "FILE": f"guard.{name}",
+            }
+            lines.append(_action("COMMITTOR", guard))
     return "\n".join(lines) + "\n"
 
 

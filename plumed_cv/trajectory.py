@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
+from plumed_cv.files import replacing
 from plumed_cv.frame import Array
 
 _NM = 10.0  # angstrom
@@ -83,6 +84,49 @@ def read_displacements(
         except Exception as error:  # mdtraj's readers raise whatever their parsers raise
             raise UserError(f"{file}: mdtraj cannot read it as a trajectory ({error}).") from None
     return found
+
+
+def positions_of(file: Path, number: int) -> Array:
+    """Positions of a structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
+    with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+        trajectory.seek(number)
+        positions, _, _ = trajectory.read(n_frames=1)
+    return np.asarray(positions[0], dtype=np.float64)
+
+
+def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
+    """Keep the structures `begin` to `end` - 1 of a DCD file; return the positions of the last one.
+
+    Parameters
+    ----------
+    file
+        The file, which is replaced. It is removed if no structure is left.
+    begin, end
+        As in a slice.
+    periodic
+        Whether its structures have a cell.
+
+    Returns
+    -------
+    Array or None
+        Shape (N, 3), angstrom; None if no structure is left, or the file cannot be read.
+    """
+    try:
+        with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+            positions, lengths, angles = trajectory.read(n_frames=max(end, 1))
+    except OSError:  # there is none, or its first structure is not whole
+        return None
+    positions, lengths, angles = positions[begin:end], lengths[begin:end], angles[begin:end]
+    if len(positions) == 0:
+        file.unlink()
+        return None
+    cells = {"cell_lengths": lengths, "cell_angles": angles} if periodic else {}
+    with (
+        replacing(file) as temporary,
+        mdtraj.formats.DCDTrajectoryFile(str(temporary), "w") as trajectory,
+    ):
+        trajectory.write(positions, **cells)
+    return np.asarray(positions[-1], dtype=np.float64)
 
 
 @contextmanager

@@ -292,11 +292,11 @@ def test_plumed_dat_as_written(tmp_path: Path) -> None:
     assert text.splitlines() == [
         "UNITS LENGTH=A ENERGY=eV TIME=fs",
         "LOAD FILE=/p/plumed_cv.so",
-        "ae: AUTOENCODER MODEL={my cv.safetensors}",
+        "ae: AUTOENCODER MODEL={my cv.safetensors} MAXDEV_STRIDE=10",
         "b: BABF ARG=ae.node-0 TEMP=300.0 GRID_MIN=-0.1 GRID_MAX=1.1 GRID_BIN=120 RAMP=1000 "
         "PRIOR=fes.dat STATE_WFILE=STATE STATE_WSTRIDE=500",
-        "PRINT ARG=ae.node-0,ae.dev,ae.gradnorm,ae.invmass,b.bias,b.zeta FILE=COLVAR STRIDE=10 "
-        "FMT=%.12g",
+        "PRINT ARG=ae.node-0,ae.dev,ae.maxdev,ae.gradnorm,ae.invmass,ae.temp,b.bias,b.zeta "
+        "FILE=COLVAR STRIDE=10 FMT=%.12g",
     ]
 
 
@@ -356,8 +356,10 @@ def test_plumed_runs_what_is_written(
     assert lines[0].split()[3:] == [
         "ae.node-0",
         "ae.dev",
+        "ae.maxdev",
         "ae.gradnorm",
         "ae.invmass",
+        "ae.temp",
         "b.bias",
         "b.zeta",
     ]

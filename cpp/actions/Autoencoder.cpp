@@ -10,6 +10,7 @@
 #include "core/Colvar.h"
 #include "core/PlumedMain.h"
 
+#include <array>
 #include <cmath>
 #include <exception>
 #include <limits>
@@ -54,19 +55,28 @@ and $a$ and $b$ make $\xi=0$ in the initial and $\xi=1$ in the final state. The 
 the mean path, $\hat u(\xi) = U_D f_d(f_e(x)) + \bar u$. All is computed in double precision;
 derivatives with respect to positions and cell (the virial) are analytic.
 
-Besides $\xi$ (`node-0`, and `node-1` ... for models of more latent dimensions) there are three
+Besides $\xi$ (`node-0`, and `node-1` ... for models of more latent dimensions) there are
 quantities without derivatives, for printing, reweighting and COMMITTOR; a bias on them is refused:
 
-- `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. A
-  value far above those of the training data says that the system has left the process that the model
-  describes. COMMITTOR can stop the run then.
+- `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. It is
+  a norm over all atoms, so thermal motion makes it grow with the square root of their number.
+- `maxdev`, the largest distance of one atom from its place on the mean path,
+  $\max_i |u_i - \hat u_i|$. Thermal motion keeps it small in a system of any size, and an atom that
+  jumps to another site raises it by the length of the jump. A value beyond half of such a length
+  says that the system has left the process that the model describes. COMMITTOR can stop the run
+  then. It is computed in every MAXDEV_STRIDE steps and keeps its value in between.
+- `temp`, the kinetic temperature along the collective variable in K,
+  $\dot\xi^2 / (k_\mathrm{B} \sum_i |\nabla_i\xi|^2/m_i)$, with $\dot\xi$ from two successive
+  steps. Its mean is the temperature of the thermostat in equilibrium. A larger mean says that the
+  bias heats the collective variable, and that free energies along it are wrong. It is not a number
+  (nan) where the step before is not known, without masses, and for more latent dimensions than one.
 - `gradnorm`, $|\nabla\xi|$ (for more dimensions $\sqrt{\det G}$ with
   $G_{kl}=\nabla\xi_k\cdot\nabla\xi_l$), which makes the flux through a dividing surface, and so a
   barrier that does not depend on the choice of the collective variable.
 - `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions), the
   same for rates. It is not a number (nan) if the engine passes no masses.
 
-`dev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass; $\xi$ has no unit.
+`dev`, `maxdev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass; $\xi$ has no unit.
 
 The model is checked when it is read: it must be complete and consistent, and give the values and
 gradients that its writer has stored for one configuration.
@@ -99,13 +109,13 @@ ae: AUTOENCODER MODEL=cv.safetensors
 PRINT ARG=ae.node-0,ae.dev,ae.gradnorm STRIDE=10 FILE=COLVAR
 ```
 
-The same atoms under other serial numbers, a bias, and a stop when the system leaves the path by 3 A:
+The same atoms under other serial numbers, a bias, and a stop when an atom leaves the path by 1.5 A:
 
 ```plumed
 UNITS LENGTH=A ENERGY=eV TIME=fs
-ae: AUTOENCODER MODEL=cv.safetensors ATOMS=128-254
+ae: AUTOENCODER MODEL=cv.safetensors ATOMS=128-254 MAXDEV_STRIDE=10
 opes: OPES_METAD ARG=ae.node-0 PACE=500 BARRIER=0.8 TEMP=300
-COMMITTOR ARG=ae.dev STRIDE=10 BASIN_LL1=3.0 BASIN_UL1=1000
+COMMITTOR ARG=ae.maxdev STRIDE=10 BASIN_LL1=1.5 BASIN_UL1=1000
 ```
 
 Bayesian adaptive biasing force with BABF, as in the paper:
@@ -120,6 +130,9 @@ PRINT ARG=ae.node-0,ae.dev,b.bias STRIDE=10 FILE=COLVAR
 */
 //+ENDPLUMEDOC
 
+/// The components without derivatives, which come after the nodes in this order.
+constexpr std::array unforced{"dev", "gradnorm", "invmass", "maxdev", "temp"};
+
 class Autoencoder : public compat::Compat<PLMD::Colvar> {
   public:
     explicit Autoencoder(const PLMD::ActionOptions&);
@@ -129,6 +142,7 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
 
   private:
     void check_masses();
+    double kinetic_temperature(double inverse_mass);
 
     std::optional<CollectiveVariable> cv_;
     std::vector<std::string> species_;
@@ -136,8 +150,11 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
     std::vector<double> forces_; // on positions x1 y1 z1 x2 ... and the cell, as PLUMED wants them
     double angstrom_ = 0;        // PLUMED's unit of length
     double amu_ = 0;             // PLUMED's unit of mass
+    int maxdev_stride_ = 1;
     bool first_step_ = true;
     bool masses_known_ = false;
+    double last_value_ = 0;              // of node-0
+    std::optional<long long> last_step_; // at which it was computed
 };
 
 PLUMED_REGISTER_ACTION(Autoencoder, "AUTOENCODER")
@@ -150,18 +167,27 @@ void Autoencoder::registerKeywords(PLMD::Keywords& keys) {
     keys.add("atoms", "ATOMS",
              "the atoms in the order of the model; by default those with the serial numbers stored "
              "in the model");
+    keys.add("compulsory", "MAXDEV_STRIDE", "1",
+             "the number of steps between calculations of maxdev; PRINT and COMMITTOR need it at "
+             "multiples of their STRIDE");
     using compat::add_component;
     add_component(keys, "node", "the collective variable, one component per latent dimension");
     add_component(keys, "dev", "the distance from the mean path, orthogonal to the gradients");
     add_component(keys, "gradnorm", "the norm of the gradient");
     add_component(keys, "invmass", "the squared norm of the gradient weighted by inverse masses");
+    add_component(keys, "maxdev", "the largest distance of one atom from the mean path");
+    add_component(keys, "temp", "the kinetic temperature along the collective variable, K");
 }
 
 Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     parse("MODEL", model_file_);
     std::vector<PLMD::AtomNumber> atoms;
     parseAtomList("ATOMS", atoms);
+    parse("MAXDEV_STRIDE", maxdev_stride_);
     checkRead();
+    if (maxdev_stride_ < 1)
+        error("MAXDEV_STRIDE=" + std::to_string(maxdev_stride_) +
+              " must be a positive number of steps.");
 
     if (usingNaturalUnits())
         error("the model's lengths are in angstrom, so UNITS NATURAL cannot be used with it; "
@@ -193,7 +219,7 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
         addComponentWithDerivatives(name);
         componentIsNotPeriodic(name);
     }
-    for (const char* name : {"dev", "gradnorm", "invmass"}) {
+    for (const char* name : unforced) {
         addComponent(name);
         componentIsNotPeriodic(name);
     }
@@ -245,17 +271,36 @@ void Autoencoder::calculate() {
     const double scale = latent == 1 ? angstrom_ : std::pow(angstrom_, latent);
     getPntrToComponent(last)->set(cv_->deviation() / angstrom_);
     getPntrToComponent(last + 1)->set(cv_->gradient_norm() * scale);
-    getPntrToComponent(last + 2)->set(masses_known_ ? cv_->inverse_mass() * scale * scale
-                                                    : std::numeric_limits<double>::quiet_NaN());
+    const double unknown = std::numeric_limits<double>::quiet_NaN();
+    const double inverse_mass = masses_known_ ? cv_->inverse_mass() * scale * scale : unknown;
+    getPntrToComponent(last + 2)->set(inverse_mass);
+    if (getStep() % maxdev_stride_ == 0)
+        getPntrToComponent(last + 3)->set(cv_->largest_deviation() / angstrom_);
+    getPntrToComponent(last + 4)->set(latent == 1 ? kinetic_temperature(inverse_mass) : unknown);
+}
+
+/// The kinetic temperature along node-0 in K, from its change since the step before; inverse_mass
+/// in PLUMED's units of length and mass. Not a number if that step was not computed.
+double Autoencoder::kinetic_temperature(double inverse_mass) {
+    constexpr double boltzmann = 0.0083144626; // kJ/mol/K, and amu nm^2/ps^2 is kJ/mol
+    const bool successive = last_step_ && getStep() == *last_step_ + 1;
+    const double change = cv_->value(0) - last_value_;
+    last_step_ = getStep();
+    last_value_ = cv_->value(0);
+    if (!successive)
+        return std::numeric_limits<double>::quiet_NaN();
+    const double velocity = change / (getTimeStep() * getUnits().getTime());
+    const double length = getUnits().getLength();
+    return velocity * velocity * length * length * amu_ / (boltzmann * inverse_mass);
 }
 
 /// In place of PLUMED's own, which reads derivatives also of components that have none.
 void Autoencoder::apply() {
     const int latent = static_cast<int>(cv_->latent());
-    for (int k = latent; k < latent + 3; ++k)
-        if (getPntrToComponent(k)->getForce() != 0)
-            error("a bias on dev, gradnorm or invmass has no force, for these have no derivatives; "
-                  "use node-0.");
+    for (std::size_t k = 0; k < unforced.size(); ++k)
+        if (getPntrToComponent(latent + static_cast<int>(k))->getForce() != 0)
+            error(std::string("a bias on ") + unforced[k] +
+                  " has no force, because it has no derivatives; use node-0.");
 
     bool forced = false;
     double* const total = forces_.data();

@@ -29,7 +29,8 @@ class CollectiveVariable {
           stride_(3 * frame_.plane()), basis_(components_ * stride_), mean_(stride_),
           encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
           shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
-          x_(padded(components_)), off_(padded(components_)), f_(padded(latent_)), xi_(latent_),
+          apart_(stride_), x_(padded(components_)), off_(padded(components_)),
+          path_(padded(components_)), f_(padded(latent_)), xi_(latent_),
           jacobian_(latent_ * x_.size()), directions_(jacobian_.size()),
           gradients_((frame_.aligned() ? latent_ : 1) * stride_),
           weighted_(frame_.aligned() ? stride_ : jacobian_.size()),
@@ -95,6 +96,22 @@ class CollectiveVariable {
 
     /// The distance from the mean path orthogonal to the gradients (Eq. 21), angstrom.
     double deviation() const { return deviation_; }
+
+    /// The largest distance of one atom from its place on the mean path, |u_i - u^_i|, angstrom.
+    ///
+    /// Unlike deviation(), which grows with the thermal motion of all atoms, it shows the jump of a
+    /// single atom in a system of any size. It costs as much as gradient().
+    double largest_deviation() {
+        for (std::size_t k = 0; k < components_; ++k)
+            path_[k] = off_[k] - x_[k]; // the path, negative
+        std::copy(v_.begin(), v_.end(), apart_.begin());
+        add_transposed(basis_.data(), components_, stride_, path_.data(), apart_.data());
+        const double *x = apart_.data(), *y = x + frame_.plane(), *z = y + frame_.plane();
+        double largest = 0;
+        for (std::size_t i = 0; i < atoms(); ++i)
+            largest = std::max(largest, x[i] * x[i] + y[i] * y[i] + z[i] * z[i]);
+        return std::sqrt(largest);
+    }
 
     /// The volume spanned by the gradients; for one latent dimension |grad xi|, 1/angstrom.
     double gradient_norm() const { return gradient_norm_; }
@@ -293,7 +310,8 @@ class CollectiveVariable {
     std::vector<double> shift_, scale_;
 
     Array u_, v_;                   // displacements, and the same less the mean
-    Array x_, off_;                 // components, and their distance from the path
+    Array apart_;                   // displacements from the path
+    Array x_, off_, path_;          // components, their distance from the path, and the path
     Array f_;                       // the encoder's output
     std::vector<double> xi_;        // the same, rescaled
     Array jacobian_, directions_;   // d xi/d x, row by row, and the same made orthonormal

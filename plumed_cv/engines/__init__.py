@@ -273,9 +273,38 @@ class Engine(ABC):
         Raises
         ------
         UserError
-            As for `evaluate`.
+            As for `evaluate`, or if the forces cannot be those of the structures: structures that
+            differ have the same forces, or `evaluate` gives others for the last one.
         """
+        positions = np.ascontiguousarray(positions, dtype=np.float64)
+        if not len(positions):
+            return np.zeros_like(positions)
+        found = self._forces(positions, cell)
+        check_finite(type(self).__name__, 0.0, found)
+        if len(found) > 1:
+            self._check_forces(positions, cell, found)
+        return found
+
+    def _forces(self, positions: Array, cell: Array) -> Array:
+        """Return the forces of structures, as `forces` does, without its checks."""
         return np.array([self.evaluate(structure, cell)[1] for structure in positions])
+
+    def _check_forces(self, positions: Array, cell: Array, found: Array) -> None:
+        """Refuse forces that are not those of their structures.
+
+        An engine that skips the calculation returns the forces of an earlier configuration
+        without any error. This costs one more evaluation.
+        """
+        same = np.array_equal(found[0], found[-1]) and np.abs(found[0]).max() > 0
+        again = self.evaluate(positions[-1], cell)[1]
+        size = max(float(np.sqrt(np.mean(again**2))), 1e-6)
+        off = float(np.abs(found[-1] - again).max())
+        if (same and not np.array_equal(positions[0], positions[-1])) or off > 0.05 * size + 1e-4:
+            raise UserError(
+                f"{type(self).__name__}: the forces of snapshots are not those of their "
+                f"structures (the last one differs by {off:.2g} eV/A from a new calculation); "
+                "check that the potential gives the same forces for the same structure"
+            )
 
     @abstractmethod
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
@@ -303,25 +332,11 @@ class Engine(ABC):
         Cuts the snapshots of its folder, and returns the last one that is left, without velocities;
         None if there is none.
         """
-        import mdtraj  # takes most of a second
-
-        from plumed_cv.trajectory import quiet
+        from plumed_cv.trajectory import keep  # mdtraj takes most of a second
 
         file, wanted = segment.directory / "snapshots.dcd", n_steps // segment.snapshot_stride
-        try:
-            with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
-                positions, lengths, angles = trajectory.read(n_frames=wanted)
-        except OSError:  # there is none, or its first snapshot is not whole
-            return None
-        if len(positions) == 0:
-            return None
-        periodic = {"cell_lengths": lengths, "cell_angles": angles} if self.periodic else {}
-        with (
-            replacing(file) as temporary,
-            mdtraj.formats.DCDTrajectoryFile(str(temporary), "w") as trajectory,
-        ):
-            trajectory.write(positions, **periodic)
-        return State(positions[-1], segment.start.cell)
+        last = keep(file, 0, wanted, periodic=self.periodic)
+        return None if last is None else State(last, segment.start.cell)
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
         """Write segments that follow one another as inputs that need no plumed_cv where they run.

@@ -94,9 +94,8 @@ class AseEngine(Engine):
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
-    def forces(self, positions: Array, cell: Array) -> Array:
-        """Return the forces of structures, shape (M, N, 3), eV/angstrom."""
-        return self._child.ask("forces", np.asarray(positions, dtype=np.float64), cell)  # type: ignore[no-any-return]
+    def _forces(self, positions: Array, cell: Array) -> Array:
+        return self._child.ask("forces", positions, cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.ase has step, temperature (K) and potential energy (eV).

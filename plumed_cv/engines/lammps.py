@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from ase import Atoms, units
 
 from plumed_cv.engines import (
@@ -23,7 +22,6 @@ from plumed_cv.engines import (
     Segment,
     SegmentResult,
     State,
-    check_finite,
     plumed_input,
     uses_energy,
 )
@@ -136,11 +134,8 @@ class LammpsEngine(Engine):
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
-    def forces(self, positions: Array, cell: Array) -> Array:
-        """Return the forces of structures, shape (M, N, 3), eV/angstrom."""
-        found: Array = self._child.ask("forces", np.asarray(positions, dtype=np.float64), cell)
-        check_finite("LAMMPS", 0.0, found)
-        return found
+    def _forces(self, positions: Array, cell: Array) -> Array:
+        return self._child.ask("forces", positions, cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.lammps has the temperature (K) and potential energy (eV).

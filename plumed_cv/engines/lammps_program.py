@@ -102,10 +102,10 @@ class LammpsProgram(Engine):
             stress = -np.array(pressure)[[0, 1, 2, 5, 4, 3]] * BAR_IN_EV_PER_A3
         return energy, forces, stress
 
-    def forces(self, positions: Array, cell: Array) -> Array:
-        """Return the forces of structures, (M, N, 3), eV/angstrom: `rerun` of all in one start."""
+    def _forces(self, positions: Array, cell: Array) -> Array:
+        """Forces of structures, (M, N, 3), eV/angstrom: `rerun` of all in one start."""
         if not self.periodic:  # the box of one structure is too small for another
-            return super().forces(positions, cell)
+            return super()._forces(positions, cell)
         folder = Path(self._work.name)
         data, frames, table = (folder / name for name in ("start.data", "frames.dump", "f.dump"))
         data.write_text(self._input.data(State(positions[0], cell)))
@@ -124,7 +124,6 @@ class LammpsProgram(Engine):
         rows = [row for row in table.read_text().splitlines() if row.count(" ") == 3]
         words = " ".join(row for row in rows if not row.startswith("ITEM")).split()
         found = np.array(words, dtype=np.float64).reshape(len(positions), -1, 4)[..., 1:]
-        check_finite("LAMMPS", 0.0, found)
         return np.ascontiguousarray(found)
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:

@@ -14,13 +14,14 @@ after the last whole segment. Jobs of `plumed-cv sample` also keep what a segmen
 has sampled: a run that must repeat to the last bit does not.
 
 `order` is what a walker has to do, `walker` does it, `walkers` lets several do it at once, and
-`folders` finds what they have done.
+`folders` finds what they have done. `guard` says when a trajectory has left the process.
 """
 
 from plumed_cv.sampling.folders import (
     barrier_so_far,
     copy_state,
     learned,
+    read_colvar,
     records,
     segments,
     steps_of,
@@ -38,6 +39,7 @@ __all__ = [
     "open_engine",
     "prepare",
     "ramp",
+    "read_colvar",
     "records",
     "run_walker",
     "sample",

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from plumed_cv import babf, meanforce
+from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, replacing
 from plumed_cv.frame import Array
 
@@ -73,6 +76,24 @@ def barrier_so_far(folder: Path) -> str:
     """The barrier from what an iteration has sampled, in words."""
     found, mean_force = learned(folder)
     return f"barrier {babf.profile(found, mean_force=mean_force).barrier}"
+
+
+def read_colvar(path: Path) -> dict[str, Array]:
+    """Columns of a COLVAR file by their names, shape (M,) each.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            names = file.readline().split()[2:]
+            rows = [line.split() for line in file if not line.startswith("#")]
+            table = np.array(rows, dtype=float).reshape(len(rows), len(names))
+        return dict(zip(names, table.T, strict=True))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
 
 
 def homes(folder: Path) -> list[Path]:

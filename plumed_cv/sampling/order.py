@@ -2,20 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ase import Atoms
+import numpy as np
+from ase import Atoms, units
 
 from plumed_cv.config import Ase, Config, Gromacs, Sampling
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.errors import UserError
+from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import records, segments_of, steps_of
 
 STATES = 10  # written in a segment
+MAX_PHASE = 0.3  # omega dt of the extended variable's coupling: a faster one heats light atoms
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,44 @@ class Order:
         stride = self.config.sampling.snapshot_stride
         return max(stride, self.segment_steps // STATES // stride * stride)
 
+    @cached_property
+    def variable(self) -> CollectiveVariable:
+        """The collective variable."""
+        return CollectiveVariable.load(self.model)
+
+    @property
+    def atom_limit_A(self) -> float | None:  # noqa: N802
+        """The guard's limit: largest distance of one atom from the mean path; None for none."""
+        return guard.limit(self.config.sampling.atom_deviation_limit_A, self.variable)
+
+    @property
+    def kappa_eV(self) -> float | None:  # noqa: N802
+        """Coupling of the extended variable that the input or the time step asks for.
+
+        None where BABF's default, kT over the square of the grid spacing, is slow enough for the
+        time step.
+
+        Raises
+        ------
+        UserError
+            If the input gives one that the time step cannot follow.
+        """
+        sampling = self.config.sampling
+        fastest = 1.0 / (sampling.timestep_fs**2 * _inverse_mass(self.variable))  # omega dt = 1
+        given = sampling.kappa_eV
+        if given is not None:
+            if given > fastest:
+                raise UserError(
+                    f"sampling.kappa_eV = {given:g}: oscillates with omega dt = "
+                    f"{(given / fastest) ** 0.5:.2g} along {self.model.name}, where it must be "
+                    f"below 1; give {fastest * MAX_PHASE**2:.3g} or less, or shorten "
+                    "sampling.timestep_fs."
+                )
+            return given
+        default = units.kB * self.config.system.temperature_K * sampling.bins**2
+        slow = MAX_PHASE**2 * fastest
+        return slow if default > slow else None
+
     @property
     def is_done(self) -> bool:
         """Whether no step is missing."""
@@ -92,6 +136,17 @@ class Order:
     def done(self) -> list[dict[str, Any]]:
         """The records of the whole segments, in order."""
         return records(segments_of(self.home))
+
+
+def _inverse_mass(variable: CollectiveVariable) -> float:
+    """Largest sum of |grad_i xi|^2/m_i along the mean path, in 1/(eV fs^2)."""
+    path = variable.path(np.linspace(0.0, 1.0, 101)[:, None])
+    if variable.is_aligned:
+        gradients = np.stack([variable.gradient_of(u)[0] for u in path])
+    else:
+        gradients = variable.gradient_of(path)[:, 0]
+    squares = np.einsum("pia,pia,i->p", gradients, gradients, 1.0 / variable.masses)
+    return float(squares.max() * units.fs**2)
 
 
 def spread(images: Sequence[Atoms], walkers: int) -> list[State]:

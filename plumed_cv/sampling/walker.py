@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +16,6 @@ from ase import units
 from filelock import FileLock, Timeout
 
 from plumed_cv import babf, meanforce
-from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import (
     Dynamics,
     Engine,
@@ -28,11 +28,19 @@ from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Update
-from plumed_cv.sampling.folders import MEAN_FORCE, barrier_so_far, segment_name, steps_of
+from plumed_cv.sampling import guard
+from plumed_cv.sampling.folders import (
+    MEAN_FORCE,
+    barrier_so_far,
+    read_colvar,
+    segment_name,
+    steps_of,
+)
 from plumed_cv.sampling.order import Order, grid, ramp
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
-RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
+RESTARTS = 20  # so many stops by the guard without a snapshot that counts end the run
+EQUILIBRATION_PS = 0.4  # after velocities were drawn; the bias acts and nothing counts
 PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was killed
 
 
@@ -144,24 +152,93 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
         outcome = engine.run(segment, progress)
         if not outcome.stopped_by_plumed:
             _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
-        done.append(_keep(order, k, outcome, engine))
+        done.append(_keep(order, segment, outcome, engine))
         steps += outcome.n_steps
 
 
-def _keep(order: Order, k: int, outcome: SegmentResult, engine: Engine) -> dict[str, Any]:
-    """Make a whole segment of an unfinished one; return its record."""
-    folder = order.home / f"unfinished-{segment_name(k)}"
-    outcome.end.save(folder / "end.npz")
+def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine) -> dict[str, Any]:
+    """Make a whole segment of an unfinished one; return its record.
+
+    Its files then hold what counts: neither the beginning, while the atoms come to the temperature,
+    nor what was outside of the guard's limit.
+    """
+    folder = segment.directory
     began = time.monotonic()
-    _write_mean_force(order, folder, engine)
-    part = {
+    part: dict[str, Any] = {
         "n_steps": outcome.n_steps,
         "stopped": outcome.stopped_by_plumed,
-        "seconds": outcome.seconds + time.monotonic() - began,
+        "skipped": min(_skipped(order, segment), outcome.n_steps),
     }
+    n_kept, end = outcome.n_steps, outcome.end
+    if outcome.stopped_by_plumed:
+        if not (folder / "babf.state").exists():
+            raise UserError(
+                f"sampling.atom_deviation_limit_A = {order.config.sampling.atom_deviation_limit_A}"
+                f": the first trajectory of iteration {order.iteration} left the mean path after "
+                f"{outcome.n_steps} steps, before anything was learned; raise it in a new "
+                "directory, or relax the structure first"
+            )
+        outcome.end.save(folder / "left.npz")
+        part["departure"] = guard.Departure.of(order.variable, outcome.end).as_dict()
+        limits = order.atom_limit_A, _whole_limit(order, len(order.done()))
+        n_kept, end = _back_inside(segment, limits)
+    end.save(folder / "end.npz")
+    stride = segment.snapshot_stride
+    first, last = -(-int(part["skipped"]) // stride), n_kept // stride
+    if part["skipped"] or outcome.stopped_by_plumed:
+        from plumed_cv.trajectory import keep  # mdtraj takes most of a second
+
+        keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
+        timestep_fs = segment.dynamics.timestep_fs
+        begin = part["skipped"] * timestep_fs if part["skipped"] else -np.inf
+        _cut_table(folder / "colvar", begin, (n_kept + 0.5) * timestep_fs)
+    _write_mean_force(order, folder, engine)
+    part["seconds"] = outcome.seconds + time.monotonic() - began
     write_text(folder / "segment.json", json.dumps(part))
-    folder.replace(order.home / segment_name(k))
+    folder.replace(order.home / folder.name.removeprefix("unfinished-"))
     return part
+
+
+def _skipped(order: Order, segment: Segment) -> int:
+    """Steps at the beginning of a segment that do not count, because velocities were drawn."""
+    if not segment.count_start:
+        return 0
+    steps = round(1000.0 * EQUILIBRATION_PS / segment.dynamics.timestep_fs)
+    return min(steps, order.segment_steps // 4)
+
+
+def _whole_limit(order: Order, k: int) -> float | None:
+    """Limit on the distance of the whole structure from the path in segment k, angstrom.
+
+    Atoms that start at rest with twice the kinetic energy swing out together: for a moment all of
+    it is potential energy, twice as much as in equilibrium.
+    """
+    limit = order.config.sampling.deviation_limit_A
+    return limit * 2.0**0.5 if limit is not None and k == 0 and order.at_rest else limit
+
+
+def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) -> tuple[int, State]:
+    """Steps of a segment before one of the guard's limits was passed, and where to go on.
+
+    The limits are those on `maxdev` and on `dev`.
+    """
+    from plumed_cv.trajectory import positions_of  # mdtraj takes most of a second
+
+    stride = segment.snapshot_stride
+    columns = read_colvar(segment.directory / "colvar")
+    steps = np.rint(columns["time"] / segment.dynamics.timestep_fs).astype(int)
+    kept = steps > 0  # the start is in no snapshot
+    largest, whole = columns["ae.maxdev"][kept], columns["ae.dev"][kept]
+    outside = np.zeros(len(largest), dtype=bool)
+    for values, limit in zip((largest, whole), limits, strict=True):
+        if limit is not None:
+            outside |= values > limit
+    first_out = int(outside.argmax()) if outside.any() else len(outside)
+    back = guard.where_to_go_on(largest[:first_out], whole[:first_out], *limits)
+    if back is None:
+        return first_out * stride, State(segment.start.positions, segment.start.cell)
+    positions = positions_of(segment.directory / "snapshots.dcd", back)
+    return first_out * stride, State(positions, segment.start.cell)
 
 
 def _rescue(order: Order, engine: Engine) -> bool:
@@ -188,11 +265,23 @@ def _rescue(order: Order, engine: Engine) -> bool:
     if end is None:
         return False
     # Engines differ in the digits of a time.
-    _cut_table(folder / "colvar", (n_steps + 0.5) * order.config.sampling.timestep_fs)
+    half = 0.5 * order.config.sampling.timestep_fs
+    _cut_table(folder / "colvar", -np.inf, n_steps * 2 * half + half)
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
     snapshots = folder / "snapshots.dcd"
-    _keep(order, k, SegmentResult(n_steps, False, end, snapshots, max(0.0, seconds)), engine)
+    stopped = _guard_spoke(folder)
+    outcome = SegmentResult(n_steps, stopped, end, snapshots, max(0.0, seconds))
+    _keep(order, segment, outcome, engine)
     return True
+
+
+def _guard_spoke(folder: Path) -> bool:
+    """Whether the guard's limit was passed in a segment: COMMITTOR has written a line then."""
+    return any(
+        line.strip() and not line.startswith("#")
+        for file in folder.glob("guard.*")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    )
 
 
 def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
@@ -203,7 +292,7 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
     wanted = order.config.sampling.mean_force
     if wanted is False or (wanted is None and order.config.engine.name == "gromacs"):
         return
-    variable = CollectiveVariable.load(order.model)
+    variable = order.variable
     if wanted is None and not meanforce.is_known(variable):
         return
     xi, along = np.zeros((2, 0))
@@ -229,12 +318,13 @@ def _take_in(order: Order, engine: Engine) -> None:
 def _write_native(order: Order, engine: Engine) -> None:
     """Write the segments that are missing as inputs of the engine alone, in a folder of their own.
 
-    Not for several walkers, nor with a guard, after which a segment starts from the beginning, nor
-    for an engine that is no program.
+    Not for several walkers, nor for an engine that is no program, nor with a guard for GROMACS,
+    whose own PLUMED interface goes on where PLUMED asks for the end.
     """
     native, sampling, done = order.home / NATIVE, order.config.sampling, order.done()
     shutil.rmtree(native, ignore_errors=True)
-    if sampling.walkers > 1 or sampling.deviation_limit_A is not None:
+    guarded = sampling.deviation_limit_A is not None or order.atom_limit_A is not None
+    if sampling.walkers > 1 or (guarded and order.config.engine.name == "gromacs"):
         return
     native.mkdir()
     for file in (order.model, order.plugin, order.prior):
@@ -256,23 +346,25 @@ def _write_native(order: Order, engine: Engine) -> None:
         folder = native / segment_name(k)
         folder.mkdir()
         n_steps = min(order.segment_steps, left)
-        text = _plumed_dat(there, k, folder, Path("..") / order.plugin.name)
-        part = replace(first, directory=folder, n_steps=n_steps, seed=_seed(order, k), plumed=text)
-        parts.append(replace(part, count_start=False) if parts else part)
+        part = replace(first, directory=folder, n_steps=n_steps, seed=_seed(order, k))
+        if parts:
+            part = replace(part, count_start=False)
+        text = _plumed_dat(there, k, folder, Path("..") / order.plugin.name, _skipped(order, part))
+        parts.append(replace(part, plumed=text))
         left -= n_steps
     if not engine.write_job(native, parts):
         shutil.rmtree(native)
 
 
-def _cut_table(file: Path, last: float) -> None:
-    """Leave of a file that PLUMED prints the whole lines up to a time."""
+def _cut_table(file: Path, first: float, last: float) -> None:
+    """Leave of a file that PLUMED prints the whole lines after a time and up to another one."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     width = len(lines[0].split()) - 2  # of "#! FIELDS ..."
 
     def stays(line: str) -> bool:
         words = line.split()
         whole = line.endswith("\n") and len(words) == width
-        return line.startswith("#") or (whole and float(words[0]) <= last)
+        return line.startswith("#") or (whole and first < float(words[0]) <= last)
 
     write_text(file, "".join(filter(stays, lines)))
 
@@ -301,24 +393,49 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
     if several:
         shared.mkdir(exist_ok=True)
     k = len(done)
-    if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
-        raise UserError(
-            f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
-            f"{RESTARTS} parts of iteration {order.iteration} all ended there; thermal motion "
-            "alone exceeds it (see ae.dev in colvar). Start with a larger one in a new "
-            "directory."
-        )
+    _check_progress(order, done)
     if k == 0:  # what a first segment that was killed has contributed
         (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
     unfinished = order.home / f"unfinished-{segment_name(k)}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    plumed_dat = _plumed_dat(order, k, unfinished, order.plugin)
-    return _segment(order, done, unfinished, plumed_dat)
+    segment = _segment(order, done, unfinished, None)
+    skipped = _skipped(order, segment)
+    return replace(segment, plumed=_plumed_dat(order, k, unfinished, order.plugin, skipped))
 
 
-def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path) -> str:
-    """The PLUMED input of segment k, in a folder beside that of the one before."""
+def _check_progress(order: Order, done: Sequence[dict[str, Any]]) -> None:
+    """Refuse to go on where the guard ends every segment before anything in it counts.
+
+    Raises
+    ------
+    UserError
+        If it has done so in the last `RESTARTS` segments.
+    """
+    last, stride = done[-RESTARTS:], order.config.sampling.snapshot_stride
+    counted = sum(part["n_steps"] - part.get("skipped", 0) for part in last)
+    if len(last) < RESTARTS or not all(part["stopped"] for part in last):
+        return
+    if counted >= RESTARTS * stride:
+        return
+    of_atom = Counter(part["departure"]["atom"] for part in last)
+    (atom, times), departure = of_atom.most_common(1)[0], last[-1]["departure"]
+    raise UserError(
+        f"iteration {order.iteration}: the guard ended the last {RESTARTS} trajectories at once "
+        f"(atom {atom} left the path {times} times; the last time it was "
+        f"{departure['distance_A']:.2f} A away, the structure {departure['deviation_A']:.2f} A); "
+        f"sampling.atom_deviation_limit_A = {order.config.sampling.atom_deviation_limit_A} or "
+        f"deviation_limit_A = {order.config.sampling.deviation_limit_A} is below the thermal "
+        "motion, or the system leaves the process for good: look at ae.maxdev and ae.dev in "
+        "colvar, and start with a larger limit or a lower temperature in a new directory"
+    )
+
+
+def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) -> str:
+    """The PLUMED input of segment k, in a folder beside that of the one before.
+
+    The bias does not learn from the first `skipped` steps.
+    """
     sampling = order.config.sampling
     lines = babf_input(
         plugin,
@@ -326,7 +443,7 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path) -> str:
         temperature_K=order.config.system.temperature_K,
         ramp=ramp(sampling),
         grid=grid(sampling),
-        kappa_eV=sampling.kappa_eV,
+        kappa_eV=order.kappa_eV,
         state_in=Path("..") / segment_name(k - 1) / "babf.state" if k else None,
         prior=_relative(order.prior, folder) if order.prior and not k else None,
         tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
@@ -334,7 +451,9 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path) -> str:
         state_stride=order.state_steps,
         colvar=Path("colvar"),
         colvar_stride=sampling.snapshot_stride,
-        deviation_limit_A=sampling.deviation_limit_A,
+        deviation_limit_A=_whole_limit(order, k),
+        atom_limit_A=order.atom_limit_A,
+        learn_from_fs=(skipped + 0.5) * sampling.timestep_fs if skipped else None,
         walkers=(sampling.walkers, order.walker, _relative(order.folder / "shared", folder))
         if sampling.walkers > 1
         else None,
@@ -351,7 +470,7 @@ def _segment(
     previous = order.home / segment_name(k - 1)
     return Segment(
         directory=folder,
-        start=_fresh_start(order, k) if fresh else State.load(previous / "end.npz"),
+        start=State.load(previous / "end.npz") if k else _first_start(order),
         dynamics=Dynamics(
             order.config.system.temperature_K,
             sampling.timestep_fs,
@@ -366,15 +485,15 @@ def _segment(
     )
 
 
-def _fresh_start(order: Order, k: int) -> State:
-    """Where segment k starts when it follows none.
+def _first_start(order: Order) -> State:
+    """Where the first segment starts.
 
     Atoms at rest in a structure of the minimum energy path have no energy in their springs and
     give half of their kinetic energy to them at once, so they get twice of it.
     """
     if not order.at_rest:
         return order.start
-    rng = np.random.default_rng(_seed(order, k))
+    rng = np.random.default_rng(_seed(order, 0))
     masses, doubled_K = order.atoms.get_masses(), 2.0 * order.config.system.temperature_K
     return replace(order.start, velocities=maxwell_boltzmann(rng, masses, doubled_K))
 

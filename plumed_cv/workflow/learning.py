@@ -145,6 +145,7 @@ def train_on_snapshots(
     """
     old = CollectiveVariable.load(files.cv(n - 1))
     snapshots = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
+    snapshots = [file for file in snapshots if file.exists()]
     data = read_displacements(snapshots, old, cell_of(atoms), species=atoms.get_chemical_symbols())
     if not files.components.exists():
         _choose_components(config, files, data)

@@ -60,7 +60,7 @@ def sampled(folder: Path) -> Sampled:
     segments = sampling.segments(folder)
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
-    printed = [_read_colvar(segment / "colvar") for segment in segments]
+    printed = [sampling.read_colvar(segment / "colvar") for segment in segments]
     series = {name: [part[name] for part in printed] for name in printed[0]}
     return Sampled(*sampling.learned(folder), series)
 
@@ -80,11 +80,8 @@ def analyse(folder: Path) -> dict[str, Any]:
         flux = babf.Flux(unknown, unknown, unknown, np.nan)
     from_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
     parts = sampling.records(sampling.segments(folder))
-    guard = [
-        {"xi": float(where[-1]), "deviation_A": float(deviation[-1])}
-        for part, where, deviation in zip(parts, xi, series["ae.dev"], strict=True)
-        if part["stopped"]
-    ]
+    departures = [part["departure"] for part in parts if "departure" in part]
+    temperature = _temperature(series)
     of_histogram = profile if atoms is None else babf.profile(blocks)
     return (
         barriers(profile)
@@ -97,10 +94,29 @@ def analyse(folder: Path) -> dict[str, Any]:
             "dividing_surface": _or_none(flux.surface),
             "note": note,
             "md_steps": sampling.steps_of(parts),
-            "restarts": len(guard),
-            "restarted_at": guard,
+            "cv_temperature_K": _or_none(temperature.value),
+            "cv_temperature_error_K": _or_none(temperature.error),
+            "restarts": len(departures),
+            "restarted_at": departures,
         }
     )
+
+
+def _temperature(series: dict[str, list[Array]]) -> babf.Estimate:
+    """Kinetic temperature along the collective variable and its error, K."""
+    means = [np.mean(known) for part in series.get("ae.temp", []) if len(known := _finite(part))]
+    numbers = [len(known) for part in series.get("ae.temp", []) if len(known := _finite(part))]
+    if not means:
+        return babf.Estimate(np.nan, np.nan)
+    value = float(np.average(means, weights=numbers))
+    if len(means) < 2:
+        return babf.Estimate(value, np.nan)
+    spread = np.average((np.array(means) - value) ** 2, weights=numbers) / (len(means) - 1)
+    return babf.Estimate(value, float(spread**0.5))
+
+
+def _finite(values: Array) -> Array:
+    return values[np.isfinite(values)]
 
 
 def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
@@ -301,16 +317,6 @@ def _production_input(
         colvar_stride=settings.snapshot_stride,
     )
     return lines + settings.plumed
-
-
-def _read_colvar(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            names = file.readline().split()[2:]
-            table = np.loadtxt(file, comments="#", ndmin=2)
-        return dict(zip(names, table.T, strict=True))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
 
 
 def _or_none(number: float) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plumed
 import pytest
+from ase import units as ase_units
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy.spatial.transform import Rotation
@@ -104,13 +105,15 @@ def assert_agrees(
         np.testing.assert_allclose(
             row[: cv.n_latent], cv.value(positions, cell), rtol=1e-12, atol=1e-13 * (1 + size.max())
         )
-        np.testing.assert_allclose(row[-3], cv.deviation(positions, cell), rtol=1e-12)
+        np.testing.assert_allclose(row[-5], cv.deviation(positions, cell), rtol=1e-12)
+        largest = cv.atom_deviations(positions, cell).max()
+        np.testing.assert_allclose(row[-2], largest, rtol=1e-11, atol=1e-13)
         volume = size.prod()
         # From the gradient over the atoms; by singular values, for they may be dependent (ReLU).
         norm = np.linalg.svd(gradient.reshape(cv.n_latent, -1), compute_uv=False).prod()
-        np.testing.assert_allclose(row[-2], norm, rtol=1e-12, atol=1e-14 * volume)
+        np.testing.assert_allclose(row[-4], norm, rtol=1e-12, atol=1e-14 * volume)
         np.testing.assert_allclose(
-            row[-1], inverse_mass(gradient, masses), rtol=1e-11, atol=1e-14 * volume**2
+            row[-3], inverse_mass(gradient, masses), rtol=1e-11, atol=1e-14 * volume**2
         )
         np.testing.assert_allclose(
             got[:-9].T.reshape(gradient.shape), gradient, rtol=1e-12, atol=1e-13 * size.max()
@@ -165,19 +168,47 @@ def test_units_of_length(make_plumed: MakePlumed, tmp_path: Path) -> None:
     cv = random_model(rng, 9, 5, [6], 1, "tanh", TRICLINIC)
     cv.save(tmp_path / "cv.safetensors")
     ((positions, cell),) = configurations(cv, rng, 1)
+    after = positions + rng.normal(scale=0.01, size=positions.shape)
     rows = {}
-    for units, scale in [("A", 1.0), ("nm", 0.1)]:
+    for units, scale in [("A TIME=fs", 1.0), ("nm MASS=2.0", 0.1)]:
         handle = make_plumed(
             9,
             f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
-            f"PRINT ARG=ae.* FILE={tmp_path}/{units} FMT=%.17g",
+            f"PRINT ARG=ae.* FILE={tmp_path}/{units[0]} FMT=%.17g",
             units=f"UNITS LENGTH={units}",
         )
         step(handle, 0, positions, cell)
+        step(handle, 1, after, cell)
         handle.finalize()
-        # In angstrom: xi, dev, gradnorm, invmass.
-        rows[units] = np.loadtxt(tmp_path / units)[1:] * [1, 1 / scale, scale, scale**2]
-    np.testing.assert_allclose(rows["nm"], rows["A"], rtol=1e-12)
+        # In angstrom and amu: xi, dev, gradnorm, invmass, maxdev; the temperature in K.
+        mass = 2.0 if "MASS" in units else 1.0
+        in_angstrom = [1, 1 / scale, scale, scale**2 / mass, 1 / scale, 1]
+        rows[units[0]] = np.loadtxt(tmp_path / units[0])[:, 1:] * in_angstrom
+    np.testing.assert_allclose(rows["n"], rows["A"], rtol=1e-11)
+    assert np.isnan(rows["A"][0, -1])  # there is no step before the first
+
+
+def test_kinetic_temperature(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """Of a linear variable the velocity is exact: m v^2 = kT of one coordinate."""
+    initial = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    final = initial + np.array([[0.0, 0.0, 0.0], [0.0, 1.5, 0.0]])
+    linear(["Fe", "Fe"], np.zeros((3, 3)), initial, final).save(tmp_path / "cv.safetensors")
+    handle = make_plumed(
+        2,
+        f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
+        f"PRINT ARG=ae.temp FILE={tmp_path}/colvar FMT=%.17g",
+        timestep_ps=0.002,
+    )
+    masses, velocity = np.array([56.0, 56.0]), 0.003  # amu, angstrom/fs
+    for number in (0, 1, 2, 5):
+        positions = initial + np.array([[0.0] * 3, [0.0, 2.0 * velocity * number, 0.0]])
+        step(handle, number, positions, np.zeros((3, 3)), masses)
+    handle.finalize()
+    got = np.loadtxt(tmp_path / "colvar")[:, 1]
+    # The reduced mass is that of the relative motion, along which the variable goes.
+    kT_eV = 28.0 * (velocity / ase_units.fs) ** 2
+    assert np.isnan(got[[0, 3]]).all()  # the first, and one whose step before was not computed
+    np.testing.assert_allclose(got[1:3], kT_eV / ase_units.kB, rtol=1e-6)
 
 
 def test_atoms_override_serials(make_plumed: MakePlumed, tmp_path: Path) -> None:
@@ -253,7 +284,7 @@ def test_forces_and_virial_are_derivatives_of_the_bias(
     assert_derivatives_of_the_bias(handle, positions, cell)
 
 
-@pytest.mark.parametrize("component", ["dev", "gradnorm", "invmass"])
+@pytest.mark.parametrize("component", ["dev", "gradnorm", "invmass", "maxdev", "temp"])
 def test_a_bias_on_what_has_no_derivatives_is_refused(
     make_plumed: MakePlumed, tmp_path: Path, component: str
 ) -> None:
@@ -268,7 +299,7 @@ def test_a_bias_on_what_has_no_derivatives_is_refused(
     )
     with pytest.raises(plumed.PlumedError) as caught:
         step(handle, 0, positions, cell)
-    assert "a bias on dev, gradnorm or invmass has no force" in sentence(caught.value)
+    assert f"a bias on {component} has no force" in sentence(caught.value)
     handle.finalize()
 
 
@@ -339,8 +370,8 @@ def test_numerical_derivatives_in_driver(
     row = np.loadtxt(tmp_path / "colvar")[1:]
     np.testing.assert_allclose(row[:2], cv.value(positions, cell), rtol=1e-9)
     # The driver has no masses: the rest must not suffer from it.
-    assert np.isnan(row[-1])
-    assert np.isfinite(row[:-1]).all()
+    assert np.isnan(row[[-3, -1]]).all()
+    assert np.isfinite(np.delete(row, [-3, -1])).all()
 
 
 def test_numerical_strain_without_a_cell(make_plumed: MakePlumed, tmp_path: Path) -> None:

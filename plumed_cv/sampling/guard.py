@@ -1,0 +1,139 @@
+"""The guard: it ends a trajectory in which an atom leaves the process, and says where to go on.
+
+A collective variable describes one process. Where other jumps are possible as well (the other
+neighbours of a vacancy, the other exits of an interstitial site) the dynamics sooner or later makes
+one of them, and every value of the variable after it means something else. So PLUMED ends the
+trajectory when one atom is farther than a limit from its place on the mean path (AUTOENCODER's
+`maxdev`). The dynamics goes on from the last snapshot well inside of the limit, with velocities
+drawn anew from the Maxwell-Boltzmann distribution. What is sampled is the equilibrium distribution
+of the structures within the limit; a restart from the initial state would drive a current from
+there to the place of the exit.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.engines import State
+from plumed_cv.frame import Array
+
+# The limit as a share of the longest displacement of one atom along the path, and its bounds as
+# shares of the distance between nearest neighbours. Thermal motion exceeds 0.4 of that distance
+# hardly ever below the melting point (Lindemann's rule: the root mean square displacement melts a
+# crystal at 0.1 to 0.15 of it), and a jump to a neighbouring site is complete at 1.
+_OF_PATH = 0.6
+_LOWEST, _HIGHEST = 0.4, 0.6
+
+INSIDE = 0.7  # share of the limit below which the dynamics may go on
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How a trajectory left the process.
+
+    Attributes
+    ----------
+    xi
+        Collective variable where it was ended.
+    atom
+        PLUMED's serial number of the atom that is farthest from the mean path.
+    element
+        Its chemical symbol.
+    distance_A
+        Its distance from the path, angstrom.
+    displacement_A
+        The displacement from its place on the path, shape (3,), angstrom.
+    deviation_A
+        Distance of the whole structure from the path (Eq. 21), angstrom.
+    """
+
+    xi: float
+    atom: int
+    element: str
+    distance_A: float
+    displacement_A: list[float]
+    deviation_A: float
+
+    @classmethod
+    def of(cls, variable: CollectiveVariable, end: State) -> "Departure":
+        """How the configuration `end`, of all atoms of the engine, has left the process."""
+        positions = end.positions[variable.serials - 1]
+        u = variable.displacements(positions, end.cell)
+        xi = variable.encode(variable.components(u))
+        off = u - variable.path(xi)
+        distances = np.linalg.norm(off, axis=1)
+        farthest = int(distances.argmax())
+        return cls(
+            xi=float(xi[0]),
+            atom=int(variable.serials[farthest]),
+            element=variable.species[farthest],
+            distance_A=float(distances[farthest]),
+            displacement_A=off[farthest].tolist(),
+            deviation_A=float(variable.deviation(positions, end.cell)),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+
+def limit(setting: float | Literal["auto", "off"], variable: CollectiveVariable) -> float | None:
+    """Largest distance of one atom from the mean path that the guard allows, angstrom.
+
+    Parameters
+    ----------
+    setting
+        `sampling.atom_deviation_limit_A`.
+    variable
+        The collective variable.
+
+    Returns
+    -------
+    float or None
+        For "auto" 0.6 of the longest displacement of one atom along the path, but at least 0.4
+        and at most 0.6 of the median distance of an atom to its nearest neighbour. None for "off",
+        and for "auto" with an alignment: a molecule that bends moves many atoms far.
+    """
+    if setting == "off" or (setting == "auto" and variable.is_aligned):
+        return None
+    if setting != "auto":
+        return float(setting)
+    path = variable.path(np.linspace(0.0, 1.0, 101)[:, None])
+    longest = float(np.linalg.norm(path - path[0], axis=2).max())
+    nearest = _nearest_neighbour(variable.reference_positions, variable.reference_cell)
+    return float(np.clip(_OF_PATH * longest, _LOWEST * nearest, _HIGHEST * nearest))
+
+
+def _nearest_neighbour(positions: Array, cell: Array) -> float:
+    """Median over the atoms of the distance to the nearest other one, angstrom."""
+    images = np.zeros((1, 3))
+    if cell.any():
+        steps = np.arange(-1, 2)
+        images = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3) @ cell
+        positions = positions - np.floor(positions @ np.linalg.inv(cell)) @ cell
+    everywhere = (positions[None] + images[:, None]).reshape(-1, 3)
+    distances, _ = cKDTree(everywhere).query(positions, k=2)
+    return float(np.median(distances[:, 1]))
+
+
+def where_to_go_on(
+    largest_A: Array, whole_A: Array, limit_A: float | None, whole_limit_A: float | None
+) -> int | None:
+    """Number of the last snapshot that is well inside of the limits; None if there is none.
+
+    Parameters
+    ----------
+    largest_A, whole_A
+        Of each snapshot `maxdev` and `dev`, shape (M,), angstrom.
+    limit_A, whole_limit_A
+        The limits on them, angstrom; None for no limit.
+    """
+    inside = np.ones(len(largest_A), dtype=bool)
+    for values, limit in ((largest_A, limit_A), (whole_A, whole_limit_A)):
+        if limit is not None:
+            inside &= values < INSIDE * limit
+    found = np.flatnonzero(inside)
+    return int(found[-1]) if len(found) else None
