@@ -90,9 +90,15 @@ $e^{-40}$ times improbable teach nothing.
 RAMP of the order of the length of the run is the choice of the reference below. Much shorter ones
 trust the first crossing, RAMP=0 trusts every sample. The answer is the same in the end.
 
-While the wells fill, the bias changes under the system and heats it. Where the thermostat is so weak
-that the CV crosses the grid several times before its velocity is forgotten, the first estimate is far
-off and takes many more samples to come right: couple more strongly, or leave the first blocks out.
+The profile that biases is updated after 5 % more samples, at least after 50 of them where
+SOLVE_STRIDE has its default, and never later than after SOLVE_STRIDE of them. Between two updates the
+bias is a potential that does not change. A bias that follows every sample at once, as in the
+reference below, is raised where the system is in every step. That work heats the CV above the
+temperature of the thermostat by about $n/(\gamma t)$ of it, for $n$ nodes, a friction $\gamma$ and a
+run of length $t$; light atoms suffer most, because they pass the heat on slowly. While the wells
+fill for the first time the bias still heats the system somewhat. Where the thermostat is so weak that
+the CV crosses the grid several times before its velocity is forgotten, couple more strongly or leave
+the first blocks out. The component `temp` of AUTOENCODER shows the temperature of the CV.
 
 KAPPA above about $4 k_BT/\Delta z^2$ makes the nodes stand apart as separate wells, and the log
 warns; with a smaller one the bias is smoother, follows sharp features less, and pushes less hard.
@@ -119,7 +125,7 @@ for a state that this run goes on from and, with RESTART, FES_FILE. When a state
 actions have printed in the steps before it is on disk too; no FLUSH is needed for that.
 
 A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
-as the engine does the same. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
+as the engine does the same, because the state also holds the profile that acts. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
 state. The prior is part of the state and PRIOR is then not read. The state holds the number of the
 last step it has learned from, `md_step`, with the CV and the bias in it. An engine that computes that
 step once more, as GROMACS does after `-cpi` and LAMMPS where a run begins, teaches nothing with it
@@ -148,9 +154,7 @@ equal weights this would be Poisson's equation, with the mean force itself as co
 and none on periodic CVs. In one dimension the rule is the trapezoidal one.
 
 A step takes some microseconds, for only nodes near $\xi$ have a part in it; a solution takes
-milliseconds. There is one after 5 % more samples and never later than after SOLVE_STRIDE of them.
-Between two solutions the bias is a potential that does not change, so that nothing is learned
-wrongly, only later. A run goes on to the last bit, because the state holds the profile that acts.
+milliseconds, so there is one only where the profile is updated.
 
 ### Several walkers
 
@@ -357,8 +361,8 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
         "a file with the profile to start from: its column A_k, or else the one after the CVs");
     keys.add(
         "optional", "SOLVE_STRIDE",
-        "two CVs: learned steps between two solutions for the profile that biases; 1000, and a "
-        "20th of the number of nodes at least, by default");
+        "learned steps between two updates of the profile that biases, at most; 1000, and a 20th "
+        "of the number of nodes at least, by default");
     keys.add("optional", "FES_FILE", "write the free energy profile to this file");
     keys.add("optional", "FES_STRIDE",
              "steps between writing FES_FILE; at the end only by default");
@@ -464,9 +468,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                    labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.spacing(),
                    grid.periodic ? ", periodic" : "", parameters.kappa[d]);
     }
-    if (dimensions > 1)
-        log.printf("  the profile is solved for every %d steps, and more often at first\n",
-                   parameters.solve_stride);
+    log.printf("  the profile that biases is updated every %d steps, and more often at first\n",
+               parameters.solve_stride);
     if (!restart.empty())
         log.printf("  going on from %s, which has learned from %.0f steps%s\n", restart.c_str(),
                    babf_->sums().steps,
@@ -742,8 +745,6 @@ int BabfAction::parse_solve_stride(std::size_t nodes) {
     parse("SOLVE_STRIDE", stride);
     if (stride == absent)
         return BabfParameters::default_solve_stride(nodes);
-    if (labels_.arguments.size() == 1)
-        error("SOLVE_STRIDE is for two CVs: with one the profile is integrated in every step.");
     if (stride < 1)
         error("SOLVE_STRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
     return stride;

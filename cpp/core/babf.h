@@ -60,7 +60,7 @@ class Babf {
     double steps() const { return sums_.steps + others_.steps; }
     /// A at the nodes, as it biases now; zero at the first.
     const std::vector<double>& energy() const { return energy_; }
-    /// In two dimensions: this run's samples when A was solved for last.
+    /// This run's samples when A followed from the sums for the last time.
     double solved() const { return solved_; }
 
     /// P_j at the last evaluated xi.
@@ -81,7 +81,7 @@ class Babf {
         integrate(0, size());
     }
 
-    /// Goes on from a state in two dimensions. Between two solutions A is not a function of the sums
+    /// Goes on from a state. Between two solutions A is not a function of the sums
     /// and has to be given.
     void resume(const BabfSums& sums, std::vector<double> energy, double solved) {
         if (!std::all_of(energy.begin(), energy.end(),
@@ -113,7 +113,8 @@ class Babf {
     const Point& xi() const { return xi_; }
     const Evaluation& evaluation() const { return evaluation_; }
 
-    /// Adds the last evaluated sample to the sums (Eq. 12) and integrates A again (Eq. 8). A sample
+    /// Adds the last evaluated sample to the sums (Eq. 12), and where it is `due` integrates A again
+    /// (Eq. 8). A sample
     /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
     /// out there or a failing engine, and one of them would spoil the end node: it is only counted.
     /// The ramp weights a sample by how much A, under which it was taken, had been learned from: the
@@ -153,9 +154,7 @@ class Babf {
             for (std::size_t d = 0; d < dimensions(); ++d)
                 sums_.offset.add(d * size() + node, w * offset_[d]);
         }
-        if (dimensions() == 1)
-            integrate(first_, last_);
-        else if (due())
+        if (due())
             integrate(0, size());
     }
 
@@ -293,6 +292,7 @@ class Babf {
             free_energy_.integrate(derivative_, begin, energy_);
         else
             solve();
+        solved_ = sums_.steps;
     }
 
     // Two dimensions: only nodes near xi have a part in a step, a rectangle of them, which may reach
@@ -423,8 +423,10 @@ class Babf {
             Sums::add(sum[j], rest[j], factor * p[j]);
     }
 
-    /// Whether A is to follow from the mean force again: after 5 % more samples, and never later than
-    /// after so many, for at any time the system may come to where nothing is known.
+    /// Whether A is to follow from the sums again: after 5 % more samples, and never later than after
+    /// so many, for at any time the system may come to where nothing is known. Not in every step: a
+    /// sample raises the bias where the system is, so that a bias which follows at once does work on
+    /// it in every step and heats the CV. After some ten femtoseconds the system is elsewhere.
     bool due() const {
         const double stride = parameters_.solve_stride;
         const double wait = std::clamp(std::floor(sums_.steps / 20),
@@ -441,7 +443,6 @@ class Babf {
             for (std::size_t j = 0; j < size(); ++j)
                 weight[j] = parameters_.tau + (sums_.weight.sum[j] + others_.weight.sum[j]);
         free_energy_.solve(weight, derivative_, energy_);
-        solved_ = sums_.steps;
         highest_ = *std::max_element(energy_.begin(), energy_.end());
     }
 

@@ -235,8 +235,8 @@ inline void add_grid_constants(Table& table, const std::vector<Grid>& axes,
     }
 }
 
-/// The columns of a state: the CVs; the sums; the prior; what rounding took from the sums; in two
-/// dimensions A, as it biases.
+/// The columns of a state: the CVs; the sums; the prior; what rounding took from the sums; and A, as
+/// it biases.
 inline std::vector<std::string> state_fields(const BabfLabels& labels) {
     const std::size_t dimensions = labels.arguments.size();
     std::vector<std::string> sums{"weight"};
@@ -251,9 +251,14 @@ inline std::vector<std::string> state_fields(const BabfLabels& labels) {
         fields.push_back(labels.of("prior", d));
     for (const std::string& sum : sums)
         fields.push_back(sum + "_rest");
-    if (dimensions > 1)
-        fields.push_back("A");
+    fields.push_back("A");
     return fields;
+}
+
+/// Whether a state holds A as it biases. One of a single CV that an earlier version has written does
+/// not: the bias was always that of its sums.
+inline bool has_profile(const Table& table, std::size_t dimensions) {
+    return dimensions > 1 || table.constant("solved") != nullptr;
 }
 
 /// The sums of an estimator as columns of a state: where each begins in its array.
@@ -302,8 +307,7 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
     table.constants.emplace_back("tau", to_text(p.tau));
     table.constants.emplace_back("ramp", to_text(p.ramp));
     table.constants.emplace_back("steps", to_text(babf.sums().steps));
-    if (dimensions > 1)
-        table.constants.emplace_back("solved", to_text(babf.solved()));
+    table.constants.emplace_back("solved", to_text(babf.solved()));
     if (last.number >= 0)
         table.constants.emplace_back("md_step", std::to_string(last.number));
     if (last.acted) {
@@ -324,8 +328,7 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
             row.push_back(p.prior[d * babf.size() + j]);
         for (const auto& [sums, begin] : columns)
             row.push_back(sums->rest[begin + j]);
-        if (dimensions > 1)
-            row.push_back(babf.energy()[j]);
+        row.push_back(babf.energy()[j]);
         table.rows.push_back(std::move(row));
     }
     return table;
@@ -390,7 +393,10 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         same_number(labels.of("kappa", d), expected.kappa[d], expected.kappa[d]);
     same_number("ramp", expected.ramp, expected.ramp);
     same_number("tau", expected.tau, expected.tau);
-    if (table.fields != state_fields(labels))
+    std::vector<std::string> fields = state_fields(labels);
+    if (!has_profile(table, dimensions))
+        fields.pop_back();
+    if (table.fields != fields)
         throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
     const std::size_t nodes = expected.nodes();
     if (table.rows.size() != nodes)
@@ -460,11 +466,11 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
         for (double slope : column(table, dimensions + 2 + 2 * dimensions + d))
             parameters.prior.push_back(slope);
     Babf babf(std::move(parameters));
-    if (dimensions == 1)
-        babf.merge(sums);
-    else
+    if (has_profile(table, dimensions))
         babf.resume(sums, column(table, table.fields.size() - 1),
                     sample_number(table, "solved", name));
+    else
+        babf.merge(sums);
     return babf;
 }
 

@@ -43,7 +43,7 @@ struct BabfParameters {
     double tau = 1;            // weight of the prior; infinite: the bias is the prior, for ever
     double ramp = 0;           // samples over which a sample's weight grows to 1
     std::vector<double> prior; // dA/dz at the nodes before there are samples, CV by CV; empty: zero
-    int solve_stride = 1000;   // samples between two solutions for A in two dimensions, at most
+    int solve_stride = 1000;   // samples between two solutions for A, at most
 
     std::size_t nodes() const {
         std::size_t product = 1;

@@ -18,7 +18,7 @@ from plumed_cv.frame import Array
 T = TypeVar("T")
 
 CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest are left out of Eq. 9
-SOLVE_STRIDE = 1000  # samples between two solutions for A on two CVs, at most
+SOLVE_STRIDE = 1000  # samples between two updates of A as it biases, at most
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class Estimator:
     argument
         Name of the CV, for files; for two CVs a name for each.
     solve_stride
-        Two CVs: samples between two solutions for A, at most.
+        Samples between two updates of A as it biases, at most.
     """
 
     def __init__(
@@ -312,9 +312,9 @@ class Estimator:
                 sums[1 + d, j] += w
                 sums[2 + d :, j] += w * (np.atleast_1d(now.zeta) - point)
         self.state = replace(state, steps=steps, sums=sums)
-        # On two CVs a solution takes long: after 5 % more samples.
+        # Not in every step: that would do work on the CV and heat it.
         wait = np.clip(steps // 20, max(1, self.solve_stride // 20), self.solve_stride)
-        if d == 1 or (steps - self._solved >= wait and not np.isinf(state.tau)):
+        if steps - self._solved >= wait and not np.isinf(state.tau):
             self.energy, self._solved = self.state.energy(), steps
         return now
 

@@ -58,6 +58,8 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
     arguments, axes = header.axes(fields)
     d, nodes = len(axes), _nodes(axes)
     expected = [*arguments, *_state_fields(arguments)]
+    if d == 1 and fields == expected[:-1]:  # of a version whose bias was always that of the sums
+        expected.pop()
     if fields != expected or len(rows) != nodes.shape[1]:
         raise UserError(
             f"{path}: has {len(rows)} rows of {' '.join(fields)} where {nodes.shape[1]} rows of "
@@ -103,13 +105,12 @@ def write_state(path: Path | str, state: State) -> None:
         "tau": _number(state.tau),
         "ramp": _number(state.ramp),
         "steps": str(state.steps),
-        **({"solved": str(state.steps)} if d > 1 else {}),
+        "solved": str(state.steps),
         **_grid_constants(state.axes, state.arguments),
     }
     rests = np.zeros_like(state.sums)
     columns = [*_nodes(state.axes), *state.sums, *np.atleast_2d(state.prior), *rests]
-    if d > 1:
-        columns.append(state.energy())
+    columns.append(state.energy())
     fields = [*state.arguments, *_state_fields(state.arguments)]
     _write_table(path, fields, constants, columns)
 
@@ -261,7 +262,7 @@ def _state_fields(arguments: Sequence[str]) -> list[str]:
     sums = ["weight", *of_each("force"), "count", *of_each("offset")]
     # In the rests the action keeps what rounding took from the sums: below the last digit here.
     fields = [*sums, *of_each("prior"), *(f"{name}_rest" for name in sums)]
-    return fields if len(arguments) == 1 else [*fields, "A"]
+    return [*fields, "A"]
 
 
 def _nodes(axes: Sequence[Grid]) -> Array:

@@ -138,7 +138,8 @@ class Part:
             steps.append(done + n * np.arange(1, len(xi) + 1) / len(xi))
             done += n
             if record["stopped"]:
-                stops.append((float(done), float(deviation[-1])))
+                left = record.get("departure", {}).get("deviation_A")
+                stops.append((float(done), float(deviation[-1] if left is None else left)))
         return np.concatenate(steps), np.concatenate(self.xi), np.concatenate(self.deviation), stops
 
     def _by_walker(self) -> Iterator[range]:

@@ -40,7 +40,7 @@ from plumed_cv.sampling.order import Order, grid, ramp
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
 RESTARTS = 20  # so many stops by the guard without a snapshot that counts end the run
-EQUILIBRATION_PS = 0.4  # after velocities were drawn; the bias acts and nothing counts
+EQUILIBRATION_PS = 0.4  # of a first segment: the bias acts and nothing counts
 PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was killed
 
 
@@ -159,16 +159,16 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
 def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine) -> dict[str, Any]:
     """Make a whole segment of an unfinished one; return its record.
 
-    Its files then hold what counts: neither the beginning, while the atoms come to the temperature,
-    nor what was outside of the guard's limit.
+    Its files then hold what counts: neither the beginning of the first one, while the atoms come to
+    the temperature, nor the way out of the guard's limit.
     """
     folder = segment.directory
     began = time.monotonic()
     part: dict[str, Any] = {
         "n_steps": outcome.n_steps,
         "stopped": outcome.stopped_by_plumed,
-        "skipped": min(_skipped(order, segment), outcome.n_steps),
     }
+    skipped = min(_skipped(order, segment), outcome.n_steps)
     n_kept, end = outcome.n_steps, outcome.end
     if outcome.stopped_by_plumed:
         if not (folder / "babf.state").exists():
@@ -184,13 +184,14 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
         n_kept, end = _back_inside(segment, limits)
     end.save(folder / "end.npz")
     stride = segment.snapshot_stride
-    first, last = -(-int(part["skipped"]) // stride), n_kept // stride
-    if part["skipped"] or outcome.stopped_by_plumed:
+    first, last = -(-skipped // stride), n_kept // stride
+    part["n_counted"] = stride * max(0, last - first)
+    if skipped or outcome.stopped_by_plumed:
         from plumed_cv.trajectory import keep  # mdtraj takes most of a second
 
         keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
         timestep_fs = segment.dynamics.timestep_fs
-        begin = part["skipped"] * timestep_fs if part["skipped"] else -np.inf
+        begin = skipped * timestep_fs if skipped else -np.inf
         _cut_table(folder / "colvar", begin, (n_kept + 0.5) * timestep_fs)
     _write_mean_force(order, folder, engine)
     part["seconds"] = outcome.seconds + time.monotonic() - began
@@ -200,8 +201,12 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
 
 
 def _skipped(order: Order, segment: Segment) -> int:
-    """Steps at the beginning of a segment that do not count, because velocities were drawn."""
-    if not segment.count_start:
+    """Steps at the beginning of a segment that do not count: of the first one, while it heats up.
+
+    After the guard the atoms are where the equilibrium had them, and velocities do not depend on
+    that.
+    """
+    if len(order.done()) or not segment.count_start:
         return 0
     steps = round(1000.0 * EQUILIBRATION_PS / segment.dynamics.timestep_fs)
     return min(steps, order.segment_steps // 4)
@@ -218,7 +223,7 @@ def _whole_limit(order: Order, k: int) -> float | None:
 
 
 def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) -> tuple[int, State]:
-    """Steps of a segment before one of the guard's limits was passed, and where to go on.
+    """Steps of a segment that count after a stop by the guard, and where to go on: their end.
 
     The limits are those on `maxdev` and on `dev`.
     """
@@ -236,9 +241,9 @@ def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) ->
     first_out = int(outside.argmax()) if outside.any() else len(outside)
     back = guard.where_to_go_on(largest[:first_out], whole[:first_out], *limits)
     if back is None:
-        return first_out * stride, State(segment.start.positions, segment.start.cell)
+        return 0, State(segment.start.positions, segment.start.cell)
     positions = positions_of(segment.directory / "snapshots.dcd", back)
-    return first_out * stride, State(positions, segment.start.cell)
+    return (back + 1) * stride, State(positions, segment.start.cell)
 
 
 def _rescue(order: Order, engine: Engine) -> bool:
@@ -412,11 +417,8 @@ def _check_progress(order: Order, done: Sequence[dict[str, Any]]) -> None:
     UserError
         If it has done so in the last `RESTARTS` segments.
     """
-    last, stride = done[-RESTARTS:], order.config.sampling.snapshot_stride
-    counted = sum(part["n_steps"] - part.get("skipped", 0) for part in last)
-    if len(last) < RESTARTS or not all(part["stopped"] for part in last):
-        return
-    if counted >= RESTARTS * stride:
+    last = done[-RESTARTS:]
+    if len(last) < RESTARTS or any(part.get("n_counted", part["n_steps"]) for part in last):
         return
     of_atom = Counter(part["departure"]["atom"] for part in last)
     (atom, times), departure = of_atom.most_common(1)[0], last[-1]["departure"]
@@ -467,10 +469,9 @@ def _segment(
     """The segment that comes after these, in a folder."""
     sampling, k = order.config.sampling, len(done)
     fresh = k == 0 or done[-1]["stopped"]
-    previous = order.home / segment_name(k - 1)
     return Segment(
         directory=folder,
-        start=State.load(previous / "end.npz") if k else _first_start(order),
+        start=_start_after(order, done) if done else _first_start(order),
         dynamics=Dynamics(
             order.config.system.temperature_K,
             sampling.timestep_fs,
@@ -483,6 +484,24 @@ def _segment(
         count_start=fresh,
         snapshot_stride=sampling.snapshot_stride,
     )
+
+
+def _start_after(order: Order, done: Sequence[dict[str, Any]]) -> State:
+    """Where the segment after these starts.
+
+    Where the last one ended, if anything in it counts. After n segments that the guard ended at
+    once, where the n-th last one ended in which something counts: their common start was on the
+    way out.
+    """
+    counted = [k for k, part in enumerate(done) if part.get("n_counted", part["n_steps"])]
+    failed = len(done) - 1 - (counted[-1] if counted else -1)
+    if failed >= len(counted):
+        return order.start if failed else State.load(_end_of(order, len(done) - 1))
+    return State.load(_end_of(order, counted[-1 - failed]))
+
+
+def _end_of(order: Order, k: int) -> Path:
+    return order.home / segment_name(k) / "end.npz"
 
 
 def _first_start(order: Order) -> State:
