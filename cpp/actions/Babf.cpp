@@ -643,7 +643,8 @@ void BabfAction::exchange(bool write) {
         comm.Bcast(sums->rest, 0);
     }
     comm.Bcast(others.steps, 0);
-    babf_->set_others(std::move(others));
+    // A restart goes on with the profile that acted, which knows of the others.
+    babf_->set_others(std::move(others), write || babf_->sums().steps == 0);
 }
 
 // Makes what one process has to say that of all: PLUMED's error, warning and log wait for every process.

@@ -94,12 +94,14 @@ class Babf {
     }
 
     /// Takes what other walkers have learned in all, in place of what was taken before. It biases
-    /// like what this run has learned, and stays apart from it.
-    void set_others(BabfSums others) {
+    /// like what this run has learned, and stays apart from it: at once, or where the next update is
+    /// due, as after resume(), whose A knows of the others already.
+    void set_others(BabfSums others, bool at_once = true) {
         if (others.nodes() != size() || others.force.sum.size() != sums_.force.sum.size())
             throw std::runtime_error("the sums are of another grid.");
         others_ = std::move(others);
-        integrate(0, size());
+        if (at_once)
+            integrate(0, size());
     }
 
     /// Bias, force and P_j at xi, one number a CV, which must be finite. update() then learns from

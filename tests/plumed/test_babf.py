@@ -155,7 +155,7 @@ def test_a_step_computed_again_has_the_force_it_had(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
     """In the same run, as in LAMMPS from one `run` to the next, and after a restart."""
-    lines = f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state"
+    lines = f"{POSITION}\n{BABF} SOLVE_STRIDE=1 STATE_WFILE={tmp_path}/state"
     series = recorded_series(60)
     here = series[-1:]
     handle = make_plumed(1, lines)

@@ -87,7 +87,7 @@ def test_walkers_step_by_step_against_the_reference(
     handles = [
         make_plumed(
             1,
-            f"{POSITION}\n{BABF} {as_walker(tmp_path, w, stride=5)} "
+            f"{POSITION}\n{BABF} SOLVE_STRIDE=1 {as_walker(tmp_path, w, stride=5)} "
             f"STATE_WFILE={tmp_path}/state{w}",
             log=f"{w}.log",
         )
