@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -172,8 +173,14 @@ def run(
     from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
-    with resumable():
-        result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
+    try:
+        with resumable():
+            result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
+    except UserError:
+        if any(directory.glob("iteration-*/**/segment.json")):
+            with suppress(UserError):  # the page shows how far the run has got
+                report.write(directory)
+        raise
     if "walkers" in result:
         folder = workflow.RunDirectory(directory).iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))
@@ -442,17 +449,24 @@ def fes(
 ) -> None:
     """Free energy with errors, from the states that BABF wrote on one CV or two.
 
+    Flux barrier and rate too, of an iteration's folder, and of runs with an exported plumed.dat
+    from the colvar beside each state.
+
     Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
               plumed-cv fes walker-*/babf.state --walkers --picture fes.png
     """
     from plumed_cv import babf, workflow
     from plumed_cv.figures import plot_profiles, plot_surface
+    from plumed_cv.numbers import scientific
 
     if len(states) == 1 and states[0].is_dir():
-        blocks, mean_force, _ = workflow.sampled(states[0])
+        found = workflow.sampled(states[0])
     else:
         read = [babf.read_state(state) for state in states]
-        blocks, mean_force = read if walkers else babf.blocks(read), None
+        found = workflow.Sampled(
+            read if walkers else babf.blocks(read), None, workflow.printed_beside(states)
+        )
+    blocks, mean_force = found.blocks, found.mean_force
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
             raise UserError("--reactant and --product are for one CV; these states are of two.")
@@ -465,16 +479,23 @@ def fes(
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
     profile = babf.profile(blocks, ends, mean_force)
     babf.write_fes(output, profile)
-    if picture:
-        plot_profiles(picture, [(profile.argument, profile)], str(output))
     result: dict[str, Any] = {
+        **workflow.flux_of(found, ends),
         **workflow.barriers(profile),
         "md_steps": sum(block.steps for block in blocks),
     }
+    if picture:
+        label = f"{profile.argument}: {workflow.summary(result)}"
+        plot_profiles(picture, [(label, profile)], str(output))
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print(f"{output}: {workflow.summary(result)}")
+        if rate := result.get("tst_rate_per_s"):
+            words = scientific(rate, result["tst_rate_error_per_s"], "1/s")
+            print(f"Rate of transition state theory: {words}")
+        if result.get("note"):
+            print(f"The flux barrier is unknown: {result['note']}")
 
 
 @app.command()

@@ -25,7 +25,6 @@ from plumed_cv.path import load_path
 from plumed_cv.structures import read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
-from plumed_cv.workflow.results import stopped_by
 from tests.vacancy import INPUT, STEPS, called, command
 
 
@@ -39,9 +38,20 @@ def test_answer_has_what_is_promised(finished: Path) -> None:
     assert result["barrier_error_eV"] is None or result["barrier_error_eV"] > 0.01
     assert result["converged"] is False
     assert result["stopped_by"] == "iteration limit"
+    assert "Raise iteration.maximum" in result["advice"]
+    assert next(iter(result)) == "flux_barrier_eV"
+    assert result["answer_iteration"] == 2
+    names = [check["name"] for check in result["checks"]]
+    assert names[:3] == ["end states", "crossings", "flux barrier"]
+    (variable,) = [check for check in result["checks"] if check["name"] == "collective variable"]
+    assert variable["passed"] is False
+    for n, part in enumerate(result["iterations"], start=1):
+        assert 0 < part["similarity"] <= 1
+        assert part["similarity_worst"] >= part["similarity_at_surface"] >= 0
+        assert (part["similarity_floor"] is None) == (n == 1)  # below iteration.minimum
+        assert part["crossings"] >= 1
     assert result["md_steps"] == 2 * STEPS
     assert [part["cv"] for part in result["iterations"]] == ["cv-0.safetensors", "cv-1.safetensors"]
-    assert all(part["similarity"] > 0 for part in result["iterations"])
     assert (finished / "profiles.png").stat().st_size > 10_000
     profile = babf.read_fes(finished / "fes.dat")
     assert profile.barrier.value == pytest.approx(result["barrier_eV"], abs=1e-9)
@@ -237,26 +247,6 @@ def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> N
     assert np.corrcoef(state.prior, slope)[0, 1] > 0.98
 
 
-def test_what_ends_the_iterations() -> None:
-    def part(similarity: float, flux: float, error: float | None) -> dict[str, float | None]:
-        return {
-            "similarity": similarity,
-            "flux_barrier_eV": flux,
-            "flux_barrier_error_eV": error,
-        }
-
-    equivalence = config.Iteration()
-    barrier = config.Iteration(criterion="barrier", barrier_tolerance_eV=0.01)
-    one, same, other = part(0.05, 0.5, 0.004), part(0.2, 0.505, 0.005), part(0.2, 0.53, 0.005)
-    rough, unknown = part(0.2, 0.51, 0.02), part(0.2, 0.5, None)
-    assert stopped_by(equivalence, [one]) is None  # only a guess was sampled
-    assert stopped_by(equivalence, [same, one]) == "equivalent CVs (Eq. 17)"
-    assert stopped_by(equivalence, [one, same]) is None
-    assert "flux barrier" in str(stopped_by(barrier, [one, same]))
-    for last in (other, rough, unknown):
-        assert stopped_by(barrier, [one, last]) is None
-
-
 def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
     file = example / "tight.toml"
     file.write_text(INPUT.replace("timestep_fs", "deviation_limit_A = 0.2\ntimestep_fs"))
@@ -274,6 +264,9 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
     assert done.returncode == 1
     assert "its 60 steps did not reach both end states" in done.stderr
     assert not (example / "brief" / "result.json").exists()
+    page = (example / "brief" / "report.html").read_text(encoding="utf-8")
+    assert "All 60 steps of iteration 1 did not reach both end states" in page
+    assert "Raise sampling.steps and run again." in page
 
 
 def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[str | Path], str]]:

@@ -144,12 +144,51 @@ def train_on_snapshots(
         Is told how it goes.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    snapshots = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
-    data = read_displacements(snapshots, old, cell_of(atoms), species=atoms.get_chemical_symbols())
+    data = _sampled_displacements(files, old, atoms, n)
     if not files.components.exists():
         _choose_components(config, files, data)
     xi = old.encode(old.components(data))[:, 0]
     _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
+
+
+@one_thread()
+def train_on_halves(
+    config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
+) -> tuple[CollectiveVariable, CollectiveVariable]:
+    """Train two collective variables as cv-n was, each on every other segment of iteration n.
+
+    Their difference is the noise that the sampling leaves in a learned variable. Nothing is
+    written.
+
+    Parameters
+    ----------
+    config, files, atoms, n, reporter
+        As for `train_on_snapshots`.
+    """
+    old = CollectiveVariable.load(files.cv(n - 1))
+    trained = []
+    for first in (0, 1):
+        data = _sampled_displacements(files, old, atoms, n, slice(first, None, 2))
+        xi = old.encode(old.components(data))[:, 0]
+        trained.append(_train(config, files, data, xi, old, n, reporter, half=first + 1))
+    return trained[0], trained[1]
+
+
+def _sampled_displacements(
+    files: RunDirectory,
+    old: CollectiveVariable,
+    atoms: Atoms,
+    n: int,
+    segments: slice = slice(None),
+) -> np.ndarray:
+    """The snapshots of some segments of iteration n, shape (M, N, 3), angstrom."""
+    parts = sampling.segments(files.iteration(n))[segments]
+    return read_displacements(
+        [part / "snapshots.dcd" for part in parts],
+        old,
+        cell_of(atoms),
+        species=atoms.get_chemical_symbols(),
+    )
 
 
 def check_components(config: Config) -> None:
@@ -176,16 +215,22 @@ def _train(
     frame: CollectiveVariable,
     n: int,
     reporter: Reporter,
+    half: int | None = None,
 ) -> CollectiveVariable:
-    """Train cv-n on displacements at values of the path parameter or of cv-(n-1)."""
+    """Train cv-n on displacements at values of the path parameter or of cv-(n-1).
+
+    Of a half of the data, 1 or 2, no record is written.
+    """
     from plumed_cv import autoencoder
 
-    training = training_of(config, config.iteration.seed + n)
+    # Weights of its own for a half, too: they are a part of the noise.
+    training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
     n_components = int(read_json(files.components)["components"])
     at_rest = n == 0  # structures of the path, not of the dynamics
     symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
-    with reporter.task(f"training cv-{n}", training.n_epochs) as update:
+    of = "" if half is None else f" on half {half} of the data"
+    with reporter.task(f"training cv-{n}{of}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
             displacements,
             frame,
@@ -197,6 +242,8 @@ def _train(
             symmetry.of_path(load_path(files.path), frame) if symmetric else (),
             through_ends=at_rest,
         )
+    if half is not None:
+        return learned
     record = {
         "structures": len(displacements),
         "seconds": time.perf_counter() - started,

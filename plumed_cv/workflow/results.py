@@ -1,16 +1,21 @@
-"""What a run has found: the barriers of an iteration, when it has converged, and the answer."""
+"""What a run has found: the barriers of an iteration, how it went in time, and the answer."""
 
 import json
+import operator
+import re
 import shutil
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import ArrayLike
 
 import plumed_cv
-from plumed_cv import babf, sampling
-from plumed_cv.config import Config, Iteration, Sampling
+from plumed_cv import babf, convergence, sampling
+from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.figures import plot_profiles
@@ -18,12 +23,21 @@ from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input
-from plumed_cv.progress import Reporter
 from plumed_cv.structures import cell_of
+from plumed_cv.workflow import checks
 from plumed_cv.workflow.directory import RunDirectory
 
+T = TypeVar("T")
+
 # The results with an error bar, by the beginning of their keys, and how they are called.
-RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
+RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "A(1)-A(0)"}
+# What of an iteration is a part of the answer, besides energies, rates and temperatures.
+_OF_THE_ANSWER = (
+    *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps", "populations"),
+    *("crossings", "restarts", "outside_fraction", "note"),
+    *("similarity_worst", "similarity_at_surface", "similarity_floor"),
+)
+MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
 
 
 class Sampled(NamedTuple):
@@ -103,22 +117,212 @@ def analyse(folder: Path) -> dict[str, Any]:
     )
 
 
-def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
-    """Which criterion the iterations so far fulfil, in words; None if they must go on."""
-    last = iterations[-1]
-    if len(iterations) < limits.minimum:
-        return None
-    if limits.criterion == "equivalence":
-        return "equivalent CVs (Eq. 17)" if last["similarity"] < limits.tolerance else None
-    pair = iterations[-2:]
-    values = [part["flux_barrier_eV"] for part in pair]
-    errors = [part["flux_barrier_error_eV"] for part in pair]
-    if len(pair) < 2 or None in values or None in errors:
-        return None
-    agree = abs(values[1] - values[0]) < 2.0 * np.hypot(*errors)
-    if agree and errors[1] < limits.barrier_tolerance_eV:
-        return "flux barrier, the same as in the iteration before within two errors"
-    return None
+def flux_of(found: Sampled, states: tuple[float, float]) -> dict[str, Any]:
+    """Flux barrier and rate by the keys of results; none without COLVAR's columns.
+
+    Parameters
+    ----------
+    found
+        What was sampled.
+    states
+        The CV in the reactant and in the product.
+    """
+    if not found.series:
+        return {}
+    xi, gradnorm, invmass = (
+        found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
+    )
+    try:
+        flux = babf.flux(found.blocks, xi, gradnorm, invmass, states, found.mean_force)
+    except UserError as error:
+        return {"flux_barrier_eV": None, "flux_barrier_error_eV": None, "note": str(error)}
+    return as_json({"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}) | {
+        "tst_rate_per_s": _or_none(flux.rate_per_s.value),
+        "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
+        "dividing_surface": _or_none(flux.surface),
+        "note": None,
+    }
+
+
+def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
+    """The columns of the file `colvar` beside each state file, by their names.
+
+    None unless every state has a folder of its own with a `colvar` that has the columns of an
+    exported plumed.dat, in angstrom, as the plumed.dat there must say.
+    """
+    folders = [state.parent for state in states]
+    if len(set(map(Path.resolve, folders))) < len(folders):
+        return {}
+    for folder in folders:
+        lines = folder / "plumed.dat"
+        if not ((folder / "colvar").is_file() and lines.is_file()):
+            return {}
+        if not re.search(r"(?m)^UNITS LENGTH=A\b", lines.read_text(encoding="utf-8")):
+            return {}
+    printed = [_read_colvar(folder / "colvar") for folder in folders]
+    names = ("ae.node-0", "ae.gradnorm", "ae.invmass")
+    if not all(name in part for part in printed for name in names):
+        return {}
+    return {name: [part[name] for part in printed] for name in names}
+
+
+def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, Any]:
+    """Add to the result of iteration n what the checks read, unless it is there.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    n
+        Number of the iteration.
+    result
+        What it has found.
+
+    Returns
+    -------
+    dict
+        Also `crossings`, `first_half_flux_barrier_eV` and `second_...` with errors, `flanks` (where
+        the profile has risen by kT above reactant and product, as values of the CV) and, if the
+        next CV has been learned, `similarity` to it, `similarity_worst`, `similarity_at_surface`.
+    """
+    folder = files.iteration(n)
+    if "crossings" not in result:
+        segments = sampling.segments(folder)
+        result = result | course(
+            sampled(folder), sampling.records(segments), walkers_of(segments), result
+        )
+    if "flanks" not in result:
+        profile = babf.read_fes(folder / "fes.dat")
+        result = result | {"flanks": flanks(profile, result.get("dividing_surface"))}
+    if "similarity_worst" not in result and files.cv(n).exists():
+        new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
+        found = convergence.difference(new, old, **checks.where(result))
+        result = result | {
+            "similarity": found.mean,
+            "similarity_worst": found.worst,
+            "similarity_at_surface": found.at_surface,
+        }
+    return result
+
+
+def course(
+    found: Sampled,
+    records: Sequence[dict[str, Any]],
+    walkers: Sequence[int],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """How an iteration went in time: `crossings` and the flux barriers of both halves.
+
+    Parameters
+    ----------
+    found
+        What it has sampled.
+    records
+        The segments' records.
+    walkers
+        Number of segments of each walker.
+    result
+        What it has found: `steps`, if known, have the minima of reactant and product.
+    """
+    steps = result.get("steps") or [{}]
+    ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
+    of_walkers = np.split(np.arange(len(records)), np.cumsum(walkers)[:-1])
+    halves = [
+        np.concatenate(segments)
+        for segments in zip(*(np.array_split(own, 2) for own in of_walkers), strict=True)
+    ]
+    stopped = [bool(record["stopped"]) for record in records]
+    names = ("first_half_flux_barrier", "second_half_flux_barrier")
+    return {
+        "crossings": crossings(found.series["ae.node-0"], stopped, walkers, ends),
+        **as_json(
+            {name: flux_barrier(found, own) for name, own in zip(names, halves, strict=True)}
+        ),
+    }
+
+
+def crossings(
+    xi: Sequence[Array],
+    stopped: Sequence[bool],
+    walkers: Sequence[int],
+    states: tuple[float, float] = (0.0, 1.0),
+) -> int:
+    """How often a walker came from one state to the other, not counting where the guard put it.
+
+    Parameters
+    ----------
+    xi
+        The series of each segment, one walker after the other.
+    stopped
+        Whether the guard ended the segment.
+    walkers
+        Number of segments of each walker.
+    states
+        Minima of reactant and product. A state counts as visited within a tenth of their distance.
+    """
+    reactant, product = states
+    number, k = 0, 0
+    for segments in walkers:
+        piece: list[Array] = []
+        for left in reversed(range(segments)):
+            piece.append((xi[k] - reactant) / (product - reactant))
+            if stopped[k] or not left:  # put back, or at the end
+                place = np.concatenate(piece)
+                visits = np.select([place < 0.1, place > 0.9], [-1, 1])
+                number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+                piece = []
+            k += 1
+    return number
+
+
+def flux_barrier(found: Sampled, segments: ArrayLike) -> babf.Estimate:
+    """The flux barrier from some segments, in so few blocks that its error takes no time.
+
+    Unknown where there is none.
+    """
+    chosen = np.array(segments, dtype=int)
+    if not len(chosen):
+        return babf.Estimate(np.nan, np.nan)
+    groups = np.array_split(chosen, min(len(chosen), MOST_BLOCKS))
+    xi, gradnorm, invmass = (
+        [np.concatenate([found.series[f"ae.{name}"][k] for k in group]) for group in groups]
+        for name in ("node-0", "gradnorm", "invmass")
+    )
+    atoms = None if found.mean_force is None else merged(found.mean_force, groups)
+    blocks = merged(found.blocks, groups)
+    try:
+        return babf.flux(blocks, xi, gradnorm, invmass, mean_force=atoms).barrier
+    except UserError:
+        return babf.Estimate(np.nan, np.nan)
+
+
+def merged(parts: Sequence[T], groups: Sequence[Iterable[int]]) -> list[T]:
+    """Sum the parts of each group."""
+    return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
+
+
+def walkers_of(segments: Sequence[Path]) -> list[int]:
+    """Number of segments of each walker."""
+    homes = [segment.parent for segment in segments]
+    return [homes.count(home) for home in dict.fromkeys(homes)]
+
+
+def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
+    """Where the profile has risen by kT above reactant and product, as values of the CV.
+
+    Nearer to the minima an angle between isosurfaces costs less than kT. 0 and 1 where the
+    dividing surface or the profile is not known.
+    """
+    if surface is None:
+        return (0.0, 1.0)
+    sides = (profile.xi <= surface, profile.xi >= surface)
+    found = []
+    for side, end, last in zip(sides, profile.states, (-1, 0), strict=True):
+        known = side & np.isfinite(profile.A)
+        bottom = np.min(profile.A[known], initial=np.inf)
+        low = known & (profile.A - bottom <= profile.kT_eV)
+        found.append(float(profile.xi[low][last]) if low.any() else end)
+    return (found[0], found[1])
 
 
 def barriers(profile: babf.Profile) -> dict[str, float | None]:
@@ -142,7 +346,7 @@ def in_words(result: dict[str, Any], name: str) -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Barrier, flux barrier if there is one, and A(1)-A(0), in words."""
+    """Flux barrier if there is one, barrier and A(1)-A(0), in words."""
     return ", ".join(
         f"{words} {in_words(result, name)}"
         for name, words in RESULTS.items()
@@ -157,7 +361,6 @@ def write_answer(
     atoms: Atoms,
     plugin: Path,
     iterations: list[dict[str, Any]],
-    reporter: Reporter,
 ) -> dict[str, Any]:
     """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat.
 
@@ -174,26 +377,25 @@ def write_answer(
     plugin
         What plumed.dat loads.
     iterations
-        What each iteration has found, the last of which is the answer.
-    reporter
-        Is told the answer, and whether it has converged.
+        What each iteration has found. `checks.judge` chooses the answer among them.
 
     Returns
     -------
     dict
         What result.json holds.
     """
-    last = iterations[-1]
-    n = last["iteration"]
-    reached = stopped_by(config.iteration, iterations)
+    verdict = checks.judge(
+        files, iterations, config.iteration, config.sampling, config.system.temperature_K
+    )
+    n = verdict.answer
+    found = iterations[n - 1]
     result = {
         key: value
-        for key, value in last.items()
-        if key.endswith(("_eV", "_per_s"))
-        or key in ("estimator", "similarity", "dividing_surface", "note")
+        for key, value in found.items()
+        if key.endswith(("_eV", "_per_s", "_K")) or key in _OF_THE_ANSWER
     } | {
-        "converged": reached is not None,
-        "stopped_by": reached or "iteration limit",
+        **verdict.as_dict(len(iterations), config.iteration),
+        "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
         "cell_A": cell_of(atoms).tolist(),
@@ -207,9 +409,10 @@ def write_answer(
     with replacing(files.root / "fes.dat") as temporary:
         shutil.copyfile(files.iteration(n) / "fes.dat", temporary)
     sampling.copy_state(files.iteration(n), files.root / "babf.state")
+    order = [k for k in range(1, len(iterations) + 1) if k != n]
     profiles = [
-        (f"{k} ({part['kind']} CV)", babf.read_fes(files.iteration(k) / "fes.dat"))
-        for k, part in enumerate(iterations, start=1)
+        (_label(iterations[k - 1]), babf.read_fes(files.iteration(k) / "fes.dat"))
+        for k in [*order, n]
     ]
     zero_kelvin = None
     if path is not None:
@@ -220,6 +423,8 @@ def write_answer(
         profiles,
         f"{len(atoms)} atoms, {config.system.temperature_K:g} K",
         zero_kelvin,
+        checks.surfaces_of(found),
+        checks.minima_of(found),
     )
     production = _production_input(
         config.system.temperature_K,
@@ -230,15 +435,11 @@ def write_answer(
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
-    reporter.say(f"At {config.system.temperature_K:g} K: {summary(result)}")
-    if reached is None:
-        reporter.say(
-            f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f} (equivalent "
-            f"below {config.iteration.tolerance:g}) and the flux barrier "
-            f"{in_words(last, 'flux_barrier')}. Raise iteration.maximum and run again, or sample "
-            "longer in a new directory."
-        )
     return result
+
+
+def _label(part: dict[str, Any]) -> str:
+    return f"{part['iteration']} ({part['kind']} CV): flux b. {in_words(part, 'flux_barrier')}"
 
 
 def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariable:
@@ -299,6 +500,7 @@ def _production_input(
         state_stride=10_000,
         colvar=Path("colvar"),
         colvar_stride=settings.snapshot_stride,
+        deviation_limit_A=settings.deviation_limit_A,
     )
     return lines + settings.plumed
 

@@ -1,4 +1,4 @@
-"""Numbers as a report prints them: with a unit, rounded to their error."""
+"""Numbers as terminal and report print them: with a unit, rounded to their error."""
 
 import math
 
