@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -173,14 +172,8 @@ def run(
     from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
-    try:
-        with resumable():
-            result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
-    except UserError:
-        if any(directory.glob("iteration-*/**/segment.json")):
-            with suppress(UserError):  # the page shows how far the run has got
-                report.write(directory)
-        raise
+    with resumable():
+        result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
     if "walkers" in result:
         folder = workflow.RunDirectory(directory).iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))

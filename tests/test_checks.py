@@ -33,6 +33,8 @@ GOOD: dict[str, Any] = {
     "A1_minus_A0_error_eV": 0.004,
     "estimators_agree": True,
     "estimators": {"histogram": {"flux_barrier_eV": 0.53, "flux_barrier_error_eV": 0.01}},
+    "repetitions_agree": True,
+    "repetitions": [{"flux_barrier_eV": 0.531, "flux_barrier_error_eV": 0.007}],
     "cv_temperature_K": 303.0,
     "cv_temperature_error_K": 2.0,
     "outside_fraction": 0.01,
@@ -58,7 +60,7 @@ def of(change: dict[str, Any], related: bool = True) -> checks.Verdict:
 def test_a_good_iteration_passes_all() -> None:
     verdict = of({})
     assert [check.name for check in verdict.checks] == [
-        *("end states", "crossings", "flux barrier", "halves", "estimators"),
+        *("end states", "crossings", "flux barrier", "halves", "estimators", "repetitions"),
         *("symmetry of A(1) - A(0)", "symmetry of the free energy of the product"),
         *("temperature", "guard", "outside", "collective variable"),
     ]
@@ -91,6 +93,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "drift": ({"first_half_flux_barrier_eV": 0.553}, "halves", "sampling.steps"),
     "estimators": ({"estimators_agree": False}, "estimators", "sampling.steps"),
+    "repetitions": ({"repetitions_agree": False}, "repetitions", "sampling.steps"),
     "populations": (
         {"delta_F_eV": 0.0091},
         "symmetry of the free energy of the product",

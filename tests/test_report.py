@@ -103,6 +103,7 @@ def test_numbers_are_rounded_to_their_errors() -> None:
         assert with_error(value, error) == words
     assert scientific(1234.0, 520.0, "s⁻¹") == "(1.2 ± 0.5) × 10³ s⁻¹"
     assert scientific(2.5e-7, 3e-8, "s⁻¹") == "(2.50 ± 0.30) × 10⁻⁷ s⁻¹"
+    assert scientific(2836.0, None, "1/s") == "2.8 × 10³ 1/s, error unknown"
     assert scientific(0.0, None, "s⁻¹") == scientific(1e3, 2e3, "s⁻¹") == "unknown"
     assert [duration(s) for s in (12.3, 150.0, 7300.0)] == ["12 s", "2 min", "2 h 2 min"]
 

@@ -141,6 +141,11 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
     places = result["iterations"][0]["restarted_at"]
     assert len(places) == stops
     assert all(place["deviation_A"] > limit for place in places)
+    done = command("export", example / "guard", example / "exported")
+    assert done.returncode == 0, done.stderr
+    for file in (example / "exported", example / "guard"):  # both are guarded as the run was
+        guard = f"COMMITTOR ARG=ae.dev BASIN_LL1={limit}"
+        assert guard in (file / "plumed.dat").read_text()
     last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
     # Each start is counted as a sample besides each step.
     assert last.steps == STEPS + 1 + sum(part["stopped"] for part in parts[:-1])
@@ -191,11 +196,26 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     done = command("fes", *states, "-o", profile, "--json", "--picture", tmp_path / "fes.png")
     of_states = json.loads(done.stdout)["barrier_eV"]  # which know nothing of forces on atoms
     assert of_states == pytest.approx(result["histogram_barrier_eV"])
+    # Beside each state lies a colvar whose plumed.dat says angstrom, as in an exported run.
+    found = workflow.sampled(finished / "iteration-2")
+    xi, norm, mass = (found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
+    flux = babf.flux(found.blocks, xi, norm, mass)
+    said = json.loads(done.stdout)
+    assert said["flux_barrier_eV"] == pytest.approx(flux.barrier.value)
+    assert said["tst_rate_per_s"] == pytest.approx(flux.rate_per_s.value)
+    for k, state in enumerate(states[:2]):
+        shutil.copytree(state.parent, tmp_path / f"nm-{k}")
+        lines = tmp_path / f"nm-{k}" / "plumed.dat"
+        lines.write_text(lines.read_text().replace("LENGTH=A", "LENGTH=nm"))
+    done = command("fes", tmp_path / "nm-0/babf.state", tmp_path / "nm-1/babf.state", "--json",
+                   "-o", profile)  # fmt: skip
+    assert "flux_barrier_eV" not in json.loads(done.stdout)
     done = command("export", finished, tmp_path / "production")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
     assert f"RAMP={STEPS}" in text
+    assert "COMMITTOR" not in text
     done = command("export", finished, tmp_path / "with-torch", "--torch")
     assert done.returncode == 0, done.stderr
     assert "TORCH_CV MODEL=cv.pt ATOMS=1-53" in done.stdout
@@ -264,6 +284,7 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
     assert done.returncode == 1
     assert "its 60 steps did not reach both end states" in done.stderr
     assert not (example / "brief" / "result.json").exists()
+    assert command("report", example / "brief").returncode == 0
     page = (example / "brief" / "report.html").read_text(encoding="utf-8")
     assert "All 60 steps of iteration 1 did not reach both end states" in page
     assert "Raise sampling.steps and run again." in page

@@ -88,14 +88,14 @@ def _unfinished(run: Run) -> dict[str, Any]:
     remedy, command = "The command that started it goes on from there: ", "plumed-cv run INPUT.toml"
     if last is None:
         so_far = "Nothing has been sampled yet."
-    elif last.result is not None:
-        so_far = f"Iteration {last.number} is done; the next one has not sampled anything yet."
     elif last.steps >= steps and last.numbers["barrier_eV"] is None:
         so_far = (
             f"All {last.steps:,} steps of iteration {last.number} did not reach both end states, "
             "so there is no barrier."
         )
         remedy, command = "Raise sampling.steps and run again.", ""
+    elif last.result is not None:
+        so_far = f"Iteration {last.number} is done; the next one has not sampled anything yet."
     else:
         so_far = (
             f"Iteration {last.number} has sampled {last.steps:,} of {steps:,} steps; it goes on, "

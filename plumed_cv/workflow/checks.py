@@ -218,6 +218,7 @@ def of_sampling(
         _error(part, limit, kT_eV, more, mend),
         _halves(part, more),
         _estimators(part, more),
+        _repetitions(part, more),
         *(_symmetry(part, kT_eV, more) if related else ()),
         _temperature(part, temperature_K),
         _guard(part, settings),
@@ -412,6 +413,18 @@ def _estimators(part: dict[str, Any], more: str) -> Check | None:
     says = "agree" if agree else "do not agree"
     sentence = f"The estimators of the flux barrier {says}{f': {values}' if values else ''}."
     return Check("estimators", bool(agree), sentence, "" if agree else more)
+
+
+def _repetitions(part: dict[str, Any], more: str) -> Check | None:
+    agree = part.get("repetitions_agree")
+    if agree is None:
+        return None
+    values = ", ".join(
+        with_error(*_estimate(found, "flux_barrier")) for found in part.get("repetitions") or ()
+    )
+    says = "agree" if agree else "do not agree"
+    sentence = f"The repetitions {says} on the flux barrier{f': {values}' if values else ''}."
+    return Check("repetitions", bool(agree), sentence, "" if agree else more)
 
 
 def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:

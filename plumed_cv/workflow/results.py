@@ -101,8 +101,8 @@ def analyse(folder: Path) -> dict[str, Any]:
     ]
     of_histogram = profile if atoms is None else babf.profile(blocks)
     return (
-        barriers(profile)
-        | as_json(from_flux)
+        as_json(from_flux)
+        | barriers(profile)
         | as_json({"histogram_barrier": of_histogram.barrier})
         | {
             "estimator": "histogram" if atoms is None else "mean force of the atoms",
