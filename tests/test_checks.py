@@ -9,8 +9,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import config, convergence, cv
+from plumed_cv import autoencoder, config, convergence, cv
 from plumed_cv.path import EnergyPath
+from plumed_cv.training import Training
 from plumed_cv.workflow import RunDirectory, checks, results
 from tests import vacancy
 
@@ -267,6 +268,41 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
     elsewhere = convergence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
+
+
+def test_halves_differ_twice_as_much_as_independent_data() -> None:
+    """So half of their difference is what two trainings on all of the data differ by.
+
+    The ratio of means over four pairs each has an error of 8 %: the bounds are 4 errors away.
+    """
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(0, 12, size=(20, 3))
+    final = reference.copy()
+    final[0] += [1.5, 0.5, 0.0]
+    frame = cv.linear(["Fe"] * 20, np.diag([12.0] * 3), reference, final)
+    bow = np.zeros((20, 3))
+    bow[2, 2] = 0.6
+
+    def structures() -> np.ndarray:
+        s = rng.uniform(-0.1, 1.1, (300, 1, 1))
+        u = s * frame.end_displacements[1] + 4 * s * (1 - s) * bow
+        u += rng.normal(scale=0.3, size=u.shape)
+        return np.asarray(u - u.mean(axis=1, keepdims=True))
+
+    def learned(u: np.ndarray, seed: int) -> cv.CollectiveVariable:
+        xi = frame.encode(frame.components(u))[:, 0]
+        return autoencoder.learn(u, frame, 5, Training(seed=seed), coordinate=xi)[0]
+
+    halves, wholes = [], []
+    for k in range(4):
+        u, v = structures(), structures()
+        wholes.append((learned(u, 4 * k), learned(v, 4 * k + 1)))
+        halves.append((learned(u[::2], 4 * k + 2), learned(u[1::2], 4 * k + 3)))
+    apart = [
+        np.mean([convergence.difference(one, other, along=frame).mean for one, other in pairs])
+        for pairs in (halves, wholes)
+    ]
+    assert 1.4 < apart[0] / apart[1] < 2.9
 
 
 def test_crossings_are_counted_between_the_minima() -> None:

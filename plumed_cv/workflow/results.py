@@ -193,7 +193,7 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
         )
     if "flanks" not in result:
         profile = babf.read_fes(folder / "fes.dat")
-        result = result | {"flanks": flanks(profile, result.get("dividing_surface"))}
+        result = result | {"flanks": list(flanks(profile, result.get("dividing_surface")))}
     if "similarity_worst" not in result and files.cv(n).exists():
         new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
         found = convergence.difference(new, old, **checks.where(result))
