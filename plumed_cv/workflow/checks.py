@@ -473,9 +473,9 @@ def _temperature(part: dict[str, Any], temperature_K: float) -> Check | None:
 
 
 def _guard(part: dict[str, Any], settings: Sampling) -> Check | None:
-    """Few stops: no more than crossings, or a tenth of the parts of the run."""
+    """Few stops: no more than crossings, or a tenth of the parts of the run; None without any."""
     restarts, crossings = part.get("restarts"), part.get("crossings") or 0
-    if restarts is None or (restarts == 0 and settings.deviation_limit_A is None):
+    if not restarts:
         return None
     most = max(crossings, settings.segments // 10)
     passed = restarts <= most
