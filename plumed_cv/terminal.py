@@ -111,10 +111,8 @@ def print_iterations(result: dict[str, Any]) -> None:
     """Print what `result.json` holds: a row an iteration, and the answer."""
     from plumed_cv.workflow import RESULTS, in_words
 
-    table = Table(
-        "", "CV", "barrier (eV)", "flux b. (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
-        box=None, pad_edge=False,
-    )  # fmt: skip
+    columns = [f"{words} (eV)" for words in RESULTS.values()]
+    table = Table("", "CV", *columns, "1-cos", "steps", box=None, pad_edge=False)
     for part in result["iterations"]:
         words = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
         values = [value.replace(" ± ", "±") for value in words]
@@ -124,7 +122,7 @@ def print_iterations(result: dict[str, Any]) -> None:
         )
     out.print(table)
     print(
-        f"At {result['temperature_K']:g} K: barrier {in_words(result, 'barrier')} "
+        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')} "
         f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
     )
 

@@ -105,10 +105,8 @@ def references(temperature_K: int) -> dict[str, dict[str, Any]]:
 
 def print_table(data: dict[str, Any]) -> None:
     """Print every iteration, and the references below those of their temperature."""
-    print(
-        "| T (K) | seed | iteration | CV | barrier (eV) | flux barrier (eV) | A(1) - A(0) (eV) ",
-        end="",
-    )
+    numbers = " | ".join(f"{words} (eV)" for words in workflow.RESULTS.values())
+    print(f"| T (K) | seed | iteration | CV | {numbers} ", end="")
     print("| rate (1/s) | 1 - cos | restarts | MD steps | sampling (s) |")
     print("|" + " --- |" * 12)
     for temperature_K in STEPS:
@@ -124,13 +122,13 @@ def print_table(data: dict[str, Any]) -> None:
                 cells += [round(part["seconds_sampling"])]
                 print("| " + " | ".join(map(str, cells)) + " |")
         for name, result in references(temperature_K).items():
-            barrier, flux, delta = (
+            flux, barrier, delta = (
                 f"{result[f'{key}_eV']:.4f} ± {result[f'{key}_error_eV']:.4f}"
                 if f"{key}_eV" in result
                 else ""
-                for key in ("symmetric_barrier", "symmetric_flux_barrier", "delta_F")
+                for key in ("symmetric_flux_barrier", "symmetric_barrier", "delta_F")
             )
-            cells = [temperature_K, "", "", REFERENCES[name], barrier, flux, delta]
+            cells = [temperature_K, "", "", REFERENCES[name], flux, barrier, delta]
             cells += [f"{result['rate_per_s']:.2g}", "", "", result["steps"], ""]
             print("| " + " | ".join(map(str, cells)) + " |")
 

@@ -25,7 +25,9 @@ from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import run, sample
 from plumed_cv.workflow.results import (
     RESULTS,
+    Sampled,
     analyse,
+    analysed,
     as_json,
     barriers,
     export,
@@ -38,7 +40,9 @@ from plumed_cv.workflow.zero_kelvin import energy
 __all__ = [
     "RESULTS",
     "RunDirectory",
+    "Sampled",
     "analyse",
+    "analysed",
     "as_json",
     "barriers",
     "end_states",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,9 @@ from plumed_cv.structures import cell_of
 from plumed_cv.workflow.directory import RunDirectory
 
 # The results with an error bar, by the beginning of their keys, and how they are called.
-RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
+RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "delta F"}
+
+MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"  # the estimators
 
 
 class Sampled(NamedTuple):
@@ -67,40 +70,160 @@ def sampled(folder: Path) -> Sampled:
 
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
-    blocks, atoms, series = sampled(folder)
-    profile = babf.profile(blocks, mean_force=atoms)
+    found = sampled(folder)
+    profile, result = analysed(found, sampling.segments_by_walker(folder))
     babf.write_fes(folder / "fes.dat", profile)
-    note = None
-    xi, gradnorm, invmass = (series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-    try:
-        flux = babf.flux(blocks, xi, gradnorm, invmass, mean_force=atoms)
-    except UserError as error:  # the profile stands without it
-        note = str(error)
-        unknown = babf.Estimate(np.nan, np.nan)
-        flux = babf.Flux(unknown, unknown, unknown, np.nan)
-    from_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
     parts = sampling.records(sampling.segments(folder))
+    xi, deviation = found.series["ae.node-0"], found.series["ae.dev"]
     guard = [
-        {"xi": float(where[-1]), "deviation_A": float(deviation[-1])}
-        for part, where, deviation in zip(parts, xi, series["ae.dev"], strict=True)
+        {"xi": float(where[-1]), "deviation_A": float(distance[-1])}
+        for part, where, distance in zip(parts, xi, deviation, strict=True)
         if part["stopped"]
     ]
-    of_histogram = profile if atoms is None else babf.profile(blocks)
-    return (
-        barriers(profile)
-        | as_json(from_flux)
-        | as_json({"histogram_barrier": of_histogram.barrier})
-        | {
-            "estimator": "histogram" if atoms is None else "mean force of the atoms",
+    return result | {
+        "md_steps": sampling.steps_of(parts),
+        "restarts": len(guard),
+        "restarted_at": guard,
+    }
+
+
+class Estimated(NamedTuple):
+    """What one estimator finds.
+
+    Attributes
+    ----------
+    profile, flux
+        Its profile and its flux.
+    note
+        Why the flux is unknown, or None.
+    """
+
+    profile: babf.Profile
+    flux: babf.Flux
+    note: str | None
+
+
+def analysed(
+    found: Sampled,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> tuple[babf.Profile, dict[str, Any]]:
+    """The profile of what was sampled, and its barriers, differences and rates by their keys.
+
+    Where there are forces on the atoms both estimators are asked, and the one that knows the flux
+    barrier with the smaller error gives the answer.
+
+    Parameters
+    ----------
+    found
+        What was sampled. Without columns of COLVAR nothing is said of the flux.
+    walkers
+        Number of blocks of each walker, one walker after the other; all are of one by default.
+    states
+        The CV in the reactant and in the product.
+
+    Returns
+    -------
+    Profile, dict
+        Among the results `estimator`, which gave them; `estimators`, what each one finds; and
+        `estimators_agree`, null where it is not known.
+    """
+    estimates = {HISTOGRAM: _estimated(found, None, walkers, states)}
+    if found.mean_force is not None:
+        estimates = {MEAN_FORCE: _estimated(found, found.mean_force, walkers, states)} | estimates
+    chosen = _most_precise(estimates)
+    profile, flux, note = estimates[chosen]
+    result: dict[str, Any] = barriers(profile)
+    if found.series:
+        of_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
+        result |= as_json(of_flux) | {
             "tst_rate_per_s": _or_none(flux.rate_per_s.value),
             "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
             "dividing_surface": _or_none(flux.surface),
+            "steps": [_step(step) for step in flux.steps],
+            "populations": [_or_none(share.value) for share in flux.populations],
+            "populations_error": [_or_none(share.error) for share in flux.populations],
             "note": note,
-            "md_steps": sampling.steps_of(parts),
-            "restarts": len(guard),
-            "restarted_at": guard,
         }
-    )
+    return profile, result | as_json(
+        {"histogram_barrier": estimates[HISTOGRAM].profile.barrier}
+    ) | {
+        "estimator": chosen,
+        "estimators": {
+            name: as_json({"flux_barrier": each.flux.barrier, "delta_F": each.profile.delta_F})
+            for name, each in estimates.items()
+        },
+        "estimators_agree": _agree(list(estimates.values())),
+    }
+
+
+def _estimated(
+    found: Sampled,
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None,
+    states: tuple[float, float],
+) -> Estimated:
+    unknown = babf.Estimate(np.nan, np.nan)
+    flux, note = babf.Flux(unknown, unknown, unknown, np.nan), None
+    if found.series:
+        xi, gradnorm, invmass = (
+            found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
+        )
+        try:
+            flux = babf.flux(
+                found.blocks, xi, gradnorm, invmass, states, mean_force, walkers=walkers
+            )
+        except UserError as error:  # the profile stands without it
+            note = str(error)
+    profile = babf.profile(found.blocks, states, mean_force, walkers=walkers, basins=flux.basins)
+    return Estimated(profile, flux, note)
+
+
+def _most_precise(estimates: dict[str, Estimated]) -> str:
+    """The estimator with the smallest error of the flux barrier; the first if none knows it."""
+    errors = {name: each.flux.barrier.error for name, each in estimates.items()}
+    known = [name for name, error in errors.items() if np.isfinite(error)]
+    return min(known, key=errors.__getitem__) if known else next(iter(estimates))
+
+
+def _agree(estimates: list[Estimated]) -> bool | None:
+    """Whether flux barriers and differences of two estimators agree; None if not known.
+
+    They agree within three times the larger of the two errors. Both estimates have the same
+    trajectory, so their difference has a smaller error than that of independent ones, the root of
+    the sum of squares.
+    """
+    if len(estimates) < 2:
+        return None
+    verdicts = []
+    for one, other in (
+        [each.flux.barrier for each in estimates],
+        [each.profile.delta_F for each in estimates],
+    ):
+        off, limit = abs(one.value - other.value), 3.0 * max(one.error, other.error)
+        verdicts.append(bool(off < limit) if np.isfinite([off, limit]).all() else None)
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def _step(step: babf.Step) -> dict[str, float | None]:
+    """One barrier between two basins as result.json has it."""
+    result: dict[str, float | None] = {
+        "reactant_xi": step.reactant,
+        "product_xi": step.product,
+        "surface": step.surface,
+    }
+    for way, barrier, rate in (
+        ("", step.flux_barrier, step.rate_per_s),
+        ("reverse_", step.reverse_flux_barrier, step.reverse_rate_per_s),
+    ):
+        result |= as_json({f"{way}flux_barrier": barrier})
+        result |= {
+            f"{way}rate_per_s": _or_none(rate.value),
+            f"{way}rate_error_per_s": _or_none(rate.error),
+        }
+    return result
 
 
 def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
@@ -122,8 +245,9 @@ def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | Non
 
 
 def barriers(profile: babf.Profile) -> dict[str, float | None]:
-    """What a profile says without its flux: the barrier and A(1) - A(0), by the keys of results."""
-    return as_json({"barrier": profile.barrier, "delta_F": profile.delta_F})
+    """What a profile says without its flux, by the keys of results."""
+    names = ("barrier", "delta_F", "A1_minus_A0")
+    return as_json({name: getattr(profile, name) for name in names})
 
 
 def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
@@ -137,12 +261,13 @@ def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
 
 def in_words(result: dict[str, Any], name: str) -> str:
     """A result and its error in words, for example "0.612 ± 0.004 eV"."""
-    pair = (result[f"{name}_eV"], result[f"{name}_error_eV"])
-    return str(babf.Estimate(*(np.nan if number is None else number for number in pair)))
+    value, error = (result.get(f"{name}{of}_eV") for of in ("", "_error"))
+    value, error = (np.nan if number is None else number for number in (value, error))
+    return str(babf.Estimate(value, error))
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Barrier, flux barrier if there is one, and A(1)-A(0), in words."""
+    """Flux barrier if there is one, barrier, and the difference of the states, in words."""
     return ", ".join(
         f"{words} {in_words(result, name)}"
         for name, words in RESULTS.items()
