@@ -164,6 +164,18 @@ def test_three_wells(stretch: float) -> None:
     assert of_profile.delta_F.value == pytest.approx(expected_dF, abs=0.06 * KT)
 
 
+@pytest.mark.parametrize("stretch", [0.12, -0.12])
+def test_a_compressed_cv_takes_nothing_off_the_flux_barrier_of_a_histogram(stretch: float) -> None:
+    """A fit to A(xi) over 0.08 would round off the top, or fill the wells, by 0.4 or 1 kT."""
+    process = Process(
+        lambda y: 16 * 20 * KT * (y * (1 - y)) ** 2, stretch=stretch, grid=Grid(-0.25, 1.25, 300)
+    )
+    found = process.flux(*process.exact())
+    population = process.population(-0.5, 0.5)
+    expected = -KT * np.log(process.current(0.5) / THERMAL / population)
+    assert found.barrier.value == pytest.approx(expected, abs=0.05 * KT)
+
+
 @pytest.mark.parametrize("stretch", [0.0, 0.06, -0.06])
 def test_states_are_basins_whatever_the_scale_of_the_cv(stretch: float) -> None:
     """A symmetric process has no difference, an asymmetric one that of its populations."""
