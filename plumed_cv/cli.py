@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -451,35 +451,33 @@ def fes(
     from plumed_cv import babf, workflow
     from plumed_cv.figures import plot_profiles, plot_surface
     from plumed_cv.numbers import scientific
+    from plumed_cv.sampling import segments_by_walker
 
     if len(states) == 1 and states[0].is_dir():
         found = workflow.sampled(states[0])
+        lengths = segments_by_walker(states[0])
     else:
         read = [babf.read_state(state) for state in states]
-        found = workflow.Sampled(
-            read if walkers else babf.blocks(read), None, workflow.printed_beside(states)
-        )
-    blocks, mean_force = found.blocks, found.mean_force
+        printed = workflow.printed_beside(states)
+        found = workflow.Sampled(read if walkers else babf.blocks(read), None, printed)
+        lengths = [1] * len(read) if walkers else [len(read)]
+    blocks = found.blocks
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
             raise UserError("--reactant and --product are for one CV; these states are of two.")
-        surface = babf.surface(blocks)
+        surface = babf.surface(blocks, walkers=lengths)
         babf.write_surface(output, surface)
         if picture:
             plot_surface(picture, surface, str(output))
         print_surface(output, surface, sum(block.steps for block in blocks), as_json)
         return
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
-    profile = babf.profile(blocks, ends, mean_force)
+    profile, result = workflow.analysed(found, lengths, ends)
     babf.write_fes(output, profile)
-    result: dict[str, Any] = {
-        **workflow.flux_of(found, ends),
-        **workflow.barriers(profile),
-        "md_steps": sum(block.steps for block in blocks),
-    }
     if picture:
         label = f"{profile.argument}: {workflow.summary(result)}"
         plot_profiles(picture, [(label, profile)], str(output))
+    result["md_steps"] = sum(block.steps for block in blocks)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:

@@ -62,7 +62,7 @@ def test_a_good_iteration_passes_all() -> None:
     verdict = of({})
     assert [check.name for check in verdict.checks] == [
         *("end states", "crossings", "flux barrier", "halves", "estimators", "repetitions"),
-        *("symmetry of A(1) - A(0)", "symmetry of the free energy of the product"),
+        *("symmetry of delta F", "symmetry of A(1) - A(0)"),
         *("temperature", "guard", "outside", "collective variable"),
     ]
     assert all(check.passed for check in verdict.checks)
@@ -97,7 +97,7 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
     "repetitions": ({"repetitions_agree": False}, "repetitions", "sampling.steps"),
     "populations": (
         {"delta_F_eV": 0.0091},
-        "symmetry of the free energy of the product",
+        "symmetry of delta F",
         "sampling.steps",
     ),
     "end points": ({"A1_minus_A0_eV": 0.014}, "symmetry of A(1) - A(0)", "sampling.steps"),

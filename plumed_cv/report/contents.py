@@ -62,27 +62,20 @@ class Part:
         return self.found.series["ae.node-0"]
 
     @cached_property
+    def _so_far(self) -> tuple[babf.Profile, dict[str, Any]]:
+        """Profile and results of what was sampled."""
+        profile, result = workflow.analysed(self.found, self.walkers)
+        return profile, result | workflow.course(self.found, self.records, self.walkers, result)
+
+    @property
     def profile(self) -> babf.Profile:
         """The free energy profile."""
-        if self.fes:
-            return self.fes
-        every = np.arange(len(self.found.blocks))
-        groups = np.array_split(every, min(len(every), workflow.MOST_BLOCKS))
-        atoms = self.found.mean_force
-        return babf.profile(
-            workflow.merged(self.found.blocks, groups),
-            mean_force=None if atoms is None else workflow.merged(atoms, groups),
-        )
+        return self.fes or self._so_far[0]
 
-    @cached_property
+    @property
     def numbers(self) -> dict[str, Any]:
         """Its result; of an iteration that has not ended what it says so far."""
-        if self.result is not None:
-            return self.result
-        every = range(len(self.found.blocks))
-        so_far = {"flux_barrier": workflow.flux_barrier(self.found, every)}
-        result = workflow.as_json(so_far) | workflow.barriers(self.profile)
-        return result | workflow.course(self.found, self.records, self.walkers, result)
+        return self._so_far[1] if self.result is None else self.result
 
     @property
     def restarts(self) -> int:
@@ -108,10 +101,11 @@ class Part:
         firsts = np.unique(np.linspace(fewest, longest, MOST_POINTS).round().astype(int))
         steps, estimates = [], []
         for first in firsts:
-            chosen = [k for walker in self._by_walker() for k in walker[:first]]
-            barrier = workflow.flux_barrier(self.found, chosen)
+            chosen = [walker[:first] for walker in self._by_walker()]
+            barrier = workflow.flux_barrier(self.found, chosen, self.numbers.get("estimator"))
             if np.isfinite(barrier.value):
-                steps.append(sampling.steps_of([self.records[k] for k in chosen]))
+                records = [self.records[k] for walker in chosen for k in walker]
+                steps.append(sampling.steps_of(records))
                 estimates.append(barrier)
         return np.array(steps), estimates
 
@@ -279,7 +273,7 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         fes=babf.read_fes(folder / "fes.dat") if result else None,
         found=workflow.sampled(folder),
         records=sampling.records(segments),
-        walkers=workflow.walkers_of(segments),
+        walkers=sampling.segments_by_walker(folder),
     )
 
 

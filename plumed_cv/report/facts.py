@@ -121,14 +121,13 @@ def _answer(run: Run) -> dict[str, Any] | None:
     given = part.numbers
     flux, error = given.get("flux_barrier_eV"), given.get("flux_barrier_error_eV")
     in_kJ, error_kJ = (None if n is None else n * _KJ_MOL for n in (flux, error))
-    difference = "A1_minus_A0" if "A1_minus_A0_eV" in given else "delta_F"
     temperature = given.get("cv_temperature_K"), given.get("cv_temperature_error_K")
     return {
         "flux": _estimate(given, "flux_barrier", "eV"),
         "flux_kJ": with_error(in_kJ, error_kJ, "kJ/mol"),
         "barrier": _estimate(given, "barrier", "eV"),
-        "delta": _estimate(given, "delta_F", "eV") if difference != "delta_F" else None,
-        "difference": _estimate(given, difference, "eV"),
+        "delta": _estimate(given, "delta_F", "eV"),
+        "difference": _estimate(given, "A1_minus_A0", "eV"),
         "estimator": given.get("estimator"),
         "estimators": [
             (name, _estimate(found, "flux_barrier", "eV"))
@@ -185,7 +184,6 @@ def _row(part: Part, run: Run) -> dict[str, Any]:
     """An iteration in the table."""
     result = part.numbers
     similarity = result.get("similarity")
-    difference = "A1_minus_A0" if "A1_minus_A0_eV" in result else "delta_F"
     return {
         "number": part.number,
         "kind": part.variable.kind,
@@ -193,7 +191,7 @@ def _row(part: Part, run: Run) -> dict[str, Any]:
         "answer": part is run.answer,
         "flux": _estimate(result, "flux_barrier"),
         "barrier": _estimate(result, "barrier"),
-        "delta": _estimate(result, difference),
+        "delta": _estimate(result, "delta_F"),
         "similarity": "—" if similarity is None else f"{similarity:.3f}",
         "steps": f"{part.steps:,}",
         "crossings": "—" if result.get("crossings") is None else result["crossings"],

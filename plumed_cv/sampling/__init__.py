@@ -23,6 +23,7 @@ from plumed_cv.sampling.folders import (
     learned,
     records,
     segments,
+    segments_by_walker,
     steps_of,
 )
 from plumed_cv.sampling.order import Order, grid, open_engine, ramp, spread
@@ -42,6 +43,7 @@ __all__ = [
     "run_walker",
     "sample",
     "segments",
+    "segments_by_walker",
     "spread",
     "steps_of",
 ]

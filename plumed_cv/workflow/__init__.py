@@ -33,33 +33,30 @@ from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import run, sample
 from plumed_cv.workflow.results import (
-    MOST_BLOCKS,
     RESULTS,
     Sampled,
     analyse,
+    analysed,
     as_json,
     barriers,
     complete,
     course,
     export,
     flux_barrier,
-    flux_of,
     in_words,
-    merged,
     printed_beside,
     sampled,
     summary,
-    walkers_of,
 )
 from plumed_cv.workflow.zero_kelvin import energy
 
 __all__ = [
-    "MOST_BLOCKS",
     "RESULTS",
     "RunDirectory",
     "Sampled",
     "Verdict",
     "analyse",
+    "analysed",
     "as_json",
     "barriers",
     "complete",
@@ -69,10 +66,8 @@ __all__ = [
     "export",
     "find_path",
     "flux_barrier",
-    "flux_of",
     "in_words",
     "judge",
-    "merged",
     "minima_of",
     "of_sampling",
     "printed_beside",
@@ -82,5 +77,4 @@ __all__ = [
     "sampled",
     "summary",
     "surfaces_of",
-    "walkers_of",
 ]

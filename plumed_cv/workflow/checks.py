@@ -430,14 +430,11 @@ def _repetitions(part: dict[str, Any], more: str) -> Check | None:
 def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:
     """Zero by symmetry. A(1) - A(0) also has the scale of the CV at both ends in it."""
     checks = []
-    names = {"A1_minus_A0": "A(1) - A(0)", "delta_F": "the free energy of the product"}
-    if "A1_minus_A0_eV" not in part:  # as earlier versions called it
-        names = {"delta_F": "A(1) - A(0)"}
-    for key, words in names.items():
+    for key, words in (("delta_F", "delta F"), ("A1_minus_A0", "A(1) - A(0)")):
         value, error = _estimate(part, key)
         if value is None or error is None:
             continue
-        scale = 0.5 * kT_eV if words == "A(1) - A(0)" else 0.0
+        scale = 0.5 * kT_eV if key == "A1_minus_A0" else 0.0
         passed: bool | None = abs(value) <= max(3.0 * error, scale)
         if passed and error > 2.0 * kT_eV:
             passed = None  # so large an error hides what is to be seen

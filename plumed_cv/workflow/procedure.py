@@ -54,7 +54,7 @@ def run(
     Returns
     -------
     dict
-        What `result.json` holds: `barrier_eV`, `delta_F_eV` and `flux_barrier_eV` with their
+        What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
         `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
         returned before a sampling: `iteration`, and `walkers`, the numbers of those to run.
 

@@ -4,14 +4,13 @@ import json
 import operator
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ase import Atoms
-from numpy.typing import ArrayLike
 
 import plumed_cv
 from plumed_cv import babf, convergence, sampling
@@ -30,14 +29,16 @@ from plumed_cv.workflow.directory import RunDirectory
 T = TypeVar("T")
 
 # The results with an error bar, by the beginning of their keys, and how they are called.
-RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "A(1)-A(0)"}
+RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "delta F"}
 # What of an iteration is a part of the answer, besides energies, rates and temperatures.
 _OF_THE_ANSWER = (
-    *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps", "populations"),
-    *("crossings", "restarts", "outside_fraction", "note"),
+    *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps"),
+    *("populations", "populations_error", "crossings", "restarts", "outside_fraction", "note"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
 MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
+
+MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"  # the estimators
 
 
 class Sampled(NamedTuple):
@@ -81,67 +82,160 @@ def sampled(folder: Path) -> Sampled:
 
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
-    blocks, atoms, series = sampled(folder)
-    profile = babf.profile(blocks, mean_force=atoms)
+    found = sampled(folder)
+    profile, result = analysed(found, sampling.segments_by_walker(folder))
     babf.write_fes(folder / "fes.dat", profile)
-    note = None
-    xi, gradnorm, invmass = (series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-    try:
-        flux = babf.flux(blocks, xi, gradnorm, invmass, mean_force=atoms)
-    except UserError as error:  # the profile stands without it
-        note = str(error)
-        unknown = babf.Estimate(np.nan, np.nan)
-        flux = babf.Flux(unknown, unknown, unknown, np.nan)
-    from_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
     parts = sampling.records(sampling.segments(folder))
+    xi, deviation = found.series["ae.node-0"], found.series["ae.dev"]
     guard = [
-        {"xi": float(where[-1]), "deviation_A": float(deviation[-1])}
-        for part, where, deviation in zip(parts, xi, series["ae.dev"], strict=True)
+        {"xi": float(where[-1]), "deviation_A": float(distance[-1])}
+        for part, where, distance in zip(parts, xi, deviation, strict=True)
         if part["stopped"]
     ]
-    of_histogram = profile if atoms is None else babf.profile(blocks)
-    return (
-        as_json(from_flux)
-        | barriers(profile)
-        | as_json({"histogram_barrier": of_histogram.barrier})
-        | {
-            "estimator": "histogram" if atoms is None else "mean force of the atoms",
-            "tst_rate_per_s": _or_none(flux.rate_per_s.value),
-            "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
-            "dividing_surface": _or_none(flux.surface),
-            "note": note,
-            "md_steps": sampling.steps_of(parts),
-            "restarts": len(guard),
-            "restarted_at": guard,
-        }
-    )
+    return result | {
+        "md_steps": sampling.steps_of(parts),
+        "restarts": len(guard),
+        "restarted_at": guard,
+    }
 
 
-def flux_of(found: Sampled, states: tuple[float, float]) -> dict[str, Any]:
-    """Flux barrier and rate by the keys of results; none without COLVAR's columns.
+class Estimated(NamedTuple):
+    """What one estimator finds.
+
+    Attributes
+    ----------
+    profile, flux
+        Its profile and its flux.
+    note
+        Why the flux is unknown, or None.
+    """
+
+    profile: babf.Profile
+    flux: babf.Flux
+    note: str | None
+
+
+def analysed(
+    found: Sampled,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> tuple[babf.Profile, dict[str, Any]]:
+    """The profile of what was sampled, and its barriers, differences and rates by their keys.
+
+    Where there are forces on the atoms both estimators are asked, and the one that knows the flux
+    barrier with the smaller error gives the answer.
 
     Parameters
     ----------
     found
-        What was sampled.
+        What was sampled. Without columns of COLVAR nothing is said of the flux.
+    walkers
+        Number of blocks of each walker, one walker after the other; all are of one by default.
     states
         The CV in the reactant and in the product.
+
+    Returns
+    -------
+    Profile, dict
+        Among the results `estimator`, which gave them; `estimators`, what each one finds; and
+        `estimators_agree`, null where it is not known.
     """
-    if not found.series:
-        return {}
-    xi, gradnorm, invmass = (
-        found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
-    )
-    try:
-        flux = babf.flux(found.blocks, xi, gradnorm, invmass, states, found.mean_force)
-    except UserError as error:
-        return {"flux_barrier_eV": None, "flux_barrier_error_eV": None, "note": str(error)}
-    return as_json({"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}) | {
-        "tst_rate_per_s": _or_none(flux.rate_per_s.value),
-        "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
-        "dividing_surface": _or_none(flux.surface),
-        "note": None,
+    estimates = {HISTOGRAM: _estimated(found, None, walkers, states)}
+    if found.mean_force is not None:
+        estimates = {MEAN_FORCE: _estimated(found, found.mean_force, walkers, states)} | estimates
+    chosen = _most_precise(estimates)
+    profile, flux, note = estimates[chosen]
+    result: dict[str, Any] = barriers(profile)
+    if found.series:
+        of_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
+        result |= as_json(of_flux) | {
+            "tst_rate_per_s": _or_none(flux.rate_per_s.value),
+            "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
+            "dividing_surface": _or_none(flux.surface),
+            "steps": [_step(step) for step in flux.steps],
+            "populations": [_or_none(share.value) for share in flux.populations],
+            "populations_error": [_or_none(share.error) for share in flux.populations],
+            "note": note,
+        }
+    return profile, result | as_json(
+        {"histogram_barrier": estimates[HISTOGRAM].profile.barrier}
+    ) | {
+        "estimator": chosen,
+        "estimators": {
+            name: as_json({"flux_barrier": each.flux.barrier, "delta_F": each.profile.delta_F})
+            for name, each in estimates.items()
+        },
+        "estimators_agree": _agree(list(estimates.values())),
     }
+
+
+def _estimated(
+    found: Sampled,
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None,
+    states: tuple[float, float],
+) -> Estimated:
+    unknown = babf.Estimate(np.nan, np.nan)
+    flux, note = babf.Flux(unknown, unknown, unknown, np.nan), None
+    if found.series:
+        xi, gradnorm, invmass = (
+            found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
+        )
+        try:
+            flux = babf.flux(
+                found.blocks, xi, gradnorm, invmass, states, mean_force, walkers=walkers
+            )
+        except UserError as error:  # the profile stands without it
+            note = str(error)
+    profile = babf.profile(found.blocks, states, mean_force, walkers=walkers, basins=flux.basins)
+    return Estimated(profile, flux, note)
+
+
+def _most_precise(estimates: dict[str, Estimated]) -> str:
+    """The estimator with the smallest error of the flux barrier; the first if none knows it."""
+    errors = {name: each.flux.barrier.error for name, each in estimates.items()}
+    known = [name for name, error in errors.items() if np.isfinite(error)]
+    return min(known, key=errors.__getitem__) if known else next(iter(estimates))
+
+
+def _agree(estimates: list[Estimated]) -> bool | None:
+    """Whether flux barriers and differences of two estimators agree; None if not known.
+
+    They agree within three times the larger of the two errors. Both estimates have the same
+    trajectory, so their difference has a smaller error than that of independent ones, the root of
+    the sum of squares.
+    """
+    if len(estimates) < 2:
+        return None
+    verdicts = []
+    for one, other in (
+        [each.flux.barrier for each in estimates],
+        [each.profile.delta_F for each in estimates],
+    ):
+        off, limit = abs(one.value - other.value), 3.0 * max(one.error, other.error)
+        verdicts.append(bool(off < limit) if np.isfinite([off, limit]).all() else None)
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def _step(step: babf.Step) -> dict[str, float | None]:
+    """One barrier between two basins as result.json has it."""
+    result: dict[str, float | None] = {
+        "reactant_xi": step.reactant,
+        "product_xi": step.product,
+        "surface": step.surface,
+    }
+    for way, barrier, rate in (
+        ("", step.flux_barrier, step.rate_per_s),
+        ("reverse_", step.reverse_flux_barrier, step.reverse_rate_per_s),
+    ):
+        result |= as_json({f"{way}flux_barrier": barrier})
+        result |= {
+            f"{way}rate_per_s": _or_none(rate.value),
+            f"{way}rate_error_per_s": _or_none(rate.error),
+        }
+    return result
 
 
 def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
@@ -186,11 +280,14 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
         next CV has been learned, `similarity` to it, `similarity_worst`, `similarity_at_surface`.
     """
     folder = files.iteration(n)
+    if "A1_minus_A0_eV" not in result:  # earlier versions called it delta_F
+        of_points = {key: result.get(f"delta_F{key}") for key in ("_eV", "_error_eV")}
+        result = result | {f"A1_minus_A0{key}": value for key, value in of_points.items()}
+        result |= dict.fromkeys(("delta_F_eV", "delta_F_error_eV"))
     if "crossings" not in result:
-        segments = sampling.segments(folder)
-        result = result | course(
-            sampled(folder), sampling.records(segments), walkers_of(segments), result
-        )
+        records = sampling.records(sampling.segments(folder))
+        walkers = sampling.segments_by_walker(folder)
+        result = result | course(sampled(folder), records, walkers, result)
     if "flanks" not in result:
         profile = babf.read_fes(folder / "fes.dat")
         result = result | {"flanks": list(flanks(profile, result.get("dividing_surface")))}
@@ -222,22 +319,17 @@ def course(
     walkers
         Number of segments of each walker.
     result
-        What it has found: `steps`, if known, have the minima of reactant and product.
+        What it has found: `estimator`, and `steps` with the minima of reactant and product.
     """
     steps = result.get("steps") or [{}]
     ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
-    of_walkers = np.split(np.arange(len(records)), np.cumsum(walkers)[:-1])
-    halves = [
-        np.concatenate(segments)
-        for segments in zip(*(np.array_split(own, 2) for own in of_walkers), strict=True)
-    ]
+    own = np.split(np.arange(len(records)), np.cumsum(walkers)[:-1])
+    halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
     stopped = [bool(record["stopped"]) for record in records]
-    names = ("first_half_flux_barrier", "second_half_flux_barrier")
+    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
     return {
         "crossings": crossings(found.series["ae.node-0"], stopped, walkers, ends),
-        **as_json(
-            {name: flux_barrier(found, own) for name, own in zip(names, halves, strict=True)}
-        ),
+        **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
     }
 
 
@@ -275,36 +367,52 @@ def crossings(
     return number
 
 
-def flux_barrier(found: Sampled, segments: ArrayLike) -> babf.Estimate:
+def flux_barrier(
+    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+) -> babf.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
-    Unknown where there is none.
+    Parameters
+    ----------
+    found
+        What was sampled.
+    by_walker
+        The numbers of the segments of each walker.
+    estimator
+        `MEAN_FORCE`, if the mean force is to be taken.
+
+    Returns
+    -------
+    Estimate
+        Unknown where there is none.
     """
-    chosen = np.array(segments, dtype=int)
-    if not len(chosen):
+    most = max(1, MOST_BLOCKS // max(1, len(by_walker)))
+    split = [np.array_split(own, min(len(own), most)) for own in by_walker if len(own)]
+    groups = [group for own in split for group in own]
+    if not groups:
         return babf.Estimate(np.nan, np.nan)
-    groups = np.array_split(chosen, min(len(chosen), MOST_BLOCKS))
+
+    def merged(parts: Sequence[T]) -> list[T]:
+        return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
+
     xi, gradnorm, invmass = (
         [np.concatenate([found.series[f"ae.{name}"][k] for k in group]) for group in groups]
         for name in ("node-0", "gradnorm", "invmass")
     )
-    atoms = None if found.mean_force is None else merged(found.mean_force, groups)
-    blocks = merged(found.blocks, groups)
+    atoms = None
+    if found.mean_force is not None and estimator == MEAN_FORCE:
+        atoms = merged(found.mean_force)
     try:
-        return babf.flux(blocks, xi, gradnorm, invmass, mean_force=atoms).barrier
+        return babf.flux(
+            merged(found.blocks),
+            xi,
+            gradnorm,
+            invmass,
+            mean_force=atoms,
+            walkers=[len(own) for own in split],
+        ).barrier
     except UserError:
         return babf.Estimate(np.nan, np.nan)
-
-
-def merged(parts: Sequence[T], groups: Sequence[Iterable[int]]) -> list[T]:
-    """Sum the parts of each group."""
-    return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
-
-
-def walkers_of(segments: Sequence[Path]) -> list[int]:
-    """Number of segments of each walker."""
-    homes = [segment.parent for segment in segments]
-    return [homes.count(home) for home in dict.fromkeys(homes)]
 
 
 def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
@@ -326,8 +434,9 @@ def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
 
 
 def barriers(profile: babf.Profile) -> dict[str, float | None]:
-    """What a profile says without its flux: the barrier and A(1) - A(0), by the keys of results."""
-    return as_json({"barrier": profile.barrier, "delta_F": profile.delta_F})
+    """What a profile says without its flux, by the keys of results."""
+    names = ("barrier", "delta_F", "A1_minus_A0")
+    return as_json({name: getattr(profile, name) for name in names})
 
 
 def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
@@ -341,12 +450,13 @@ def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
 
 def in_words(result: dict[str, Any], name: str) -> str:
     """A result and its error in words, for example "0.612 ± 0.004 eV"."""
-    pair = (result[f"{name}_eV"], result[f"{name}_error_eV"])
-    return str(babf.Estimate(*(np.nan if number is None else number for number in pair)))
+    value, error = (result.get(f"{name}{of}_eV") for of in ("", "_error"))
+    value, error = (np.nan if number is None else number for number in (value, error))
+    return str(babf.Estimate(value, error))
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Flux barrier if there is one, barrier and A(1)-A(0), in words."""
+    """Flux barrier if there is one, barrier, and the difference of the states, in words."""
     return ", ".join(
         f"{words} {in_words(result, name)}"
         for name, words in RESULTS.items()
