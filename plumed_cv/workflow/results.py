@@ -147,8 +147,8 @@ def analysed(
     profile, flux, note = estimates[chosen]
     result: dict[str, Any] = barriers(profile)
     if found.series:
-        of_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
-        result |= as_json(of_flux) | {
+        result = as_json({"flux_barrier": flux.barrier}) | result  # it comes first
+        result |= as_json({"activation_free_energy": flux.activation}) | {
             "tst_rate_per_s": _or_none(flux.rate_per_s.value),
             "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
             "dividing_surface": _or_none(flux.surface),
