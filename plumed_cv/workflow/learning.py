@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import cv, pca, sampling, symmetry
+from plumed_cv import convergence, cv, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import VARIANCE_A2
@@ -152,26 +152,35 @@ def train_on_snapshots(
 
 
 @one_thread()
-def train_on_halves(
+def noise_floor(
     config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
-) -> tuple[CollectiveVariable, CollectiveVariable]:
-    """Train two collective variables as cv-n was, each on every other segment of iteration n.
+) -> float | None:
+    """Mean of 1 - cos (Eq. 17) that two variables learned from independent samples would have.
 
-    Their difference is the noise that the sampling leaves in a learned variable. Nothing is
-    written.
+    Two are trained as cv-n was, each on every other segment of iteration n, and compared along the
+    path of cv-(n-1). Each has the noise of half of the data, and 1 - cos adds up as variances do:
+    it is twice what two variables of all data would have. Nothing is written.
 
     Parameters
     ----------
     config, files, atoms, n, reporter
         As for `train_on_snapshots`.
+
+    Returns
+    -------
+    float or None
+        None if half of the data is too little to learn from.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    trained = []
-    for first in (0, 1):
-        data = _sampled_displacements(files, old, atoms, n, slice(first, None, 2))
-        xi = old.encode(old.components(data))[:, 0]
-        trained.append(_train(config, files, data, xi, old, n, reporter, half=first + 1))
-    return trained[0], trained[1]
+    halves = []
+    try:
+        for half in (1, 2):
+            data = _sampled_displacements(files, old, atoms, n, slice(half - 1, None, 2))
+            xi = old.encode(old.components(data))[:, 0]
+            halves.append(_train(config, files, data, xi, old, n, reporter, half))
+    except UserError:
+        return None
+    return 0.5 * convergence.difference(halves[0], halves[1], along=old).mean
 
 
 def _sampled_displacements(
@@ -182,9 +191,9 @@ def _sampled_displacements(
     segments: slice = slice(None),
 ) -> np.ndarray:
     """The snapshots of some segments of iteration n, shape (M, N, 3), angstrom."""
-    parts = sampling.segments(files.iteration(n))[segments]
+    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))[segments]]
     return read_displacements(
-        [part / "snapshots.dcd" for part in parts],
+        [file for file in parts if file.exists()],
         old,
         cell_of(atoms),
         species=atoms.get_chemical_symbols(),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import babf, convergence, provenance, sampling
+from plumed_cv import babf, provenance, sampling
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
@@ -22,7 +22,7 @@ from plumed_cv.workflow import checks
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
     check_components,
-    train_on_halves,
+    noise_floor,
     train_on_snapshots,
     write_first_cv,
 )
@@ -191,9 +191,7 @@ def _iterate(
     result = complete(files, n, result)
     result["similarity_floor"] = None
     if result["similarity"] > config.iteration.tolerance and n >= config.iteration.minimum:
-        halves = train_on_halves(config, files, atoms, n, reporter)
-        # Each has the noise of half of the data, so twice that of all in 1 - cos.
-        result["similarity_floor"] = 0.5 * convergence.difference(*halves, along=old).mean
+        result["similarity_floor"] = noise_floor(config, files, atoms, n, reporter)
     write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
     if result["note"]:
         reporter.say(f"Iteration {n}: {result['note']}")
