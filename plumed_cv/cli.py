@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -442,39 +442,51 @@ def fes(
 ) -> None:
     """Free energy with errors, from the states that BABF wrote on one CV or two.
 
+    Flux barrier and rate too, of an iteration's folder, and of runs with an exported plumed.dat
+    from the colvar beside each state.
+
     Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
               plumed-cv fes walker-*/babf.state --walkers --picture fes.png
     """
     from plumed_cv import babf, workflow
     from plumed_cv.figures import plot_profiles, plot_surface
+    from plumed_cv.numbers import scientific
+    from plumed_cv.sampling import segments_by_walker
 
     if len(states) == 1 and states[0].is_dir():
-        blocks, mean_force, _ = workflow.sampled(states[0])
+        found = workflow.sampled(states[0])
+        lengths = segments_by_walker(states[0])
     else:
         read = [babf.read_state(state) for state in states]
-        blocks, mean_force = read if walkers else babf.blocks(read), None
+        printed = workflow.printed_beside(states)
+        found = workflow.Sampled(read if walkers else babf.blocks(read), None, printed)
+        lengths = [1] * len(read) if walkers else [len(read)]
+    blocks = found.blocks
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
             raise UserError("--reactant and --product are for one CV; these states are of two.")
-        surface = babf.surface(blocks)
+        surface = babf.surface(blocks, walkers=lengths)
         babf.write_surface(output, surface)
         if picture:
             plot_surface(picture, surface, str(output))
         print_surface(output, surface, sum(block.steps for block in blocks), as_json)
         return
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
-    profile = babf.profile(blocks, ends, mean_force)
+    profile, result = workflow.analysed(found, lengths, ends)
     babf.write_fes(output, profile)
     if picture:
-        plot_profiles(picture, [(profile.argument, profile)], str(output))
-    result: dict[str, Any] = {
-        **workflow.barriers(profile),
-        "md_steps": sum(block.steps for block in blocks),
-    }
+        label = f"{profile.argument}: {workflow.summary(result)}"
+        plot_profiles(picture, [(label, profile)], str(output))
+    result["md_steps"] = sum(block.steps for block in blocks)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print(f"{output}: {workflow.summary(result)}")
+        if rate := result.get("tst_rate_per_s"):
+            words = scientific(rate, result["tst_rate_error_per_s"], "1/s")
+            print(f"Rate of transition state theory: {words}")
+        if result.get("note"):
+            print(f"The flux barrier is unknown: {result['note']}")
 
 
 @app.command()

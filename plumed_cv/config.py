@@ -339,13 +339,17 @@ class Iteration(_Section):
     criterion: Literal["equivalence", "barrier"] = Field(
         "equivalence",
         description="equivalence: two successive collective variables are (Eq. 17); barrier: two "
-        "successive flux barriers agree within two errors, and the error is small",
+        "successive flux barriers agree within two errors",
     )
     tolerance: Positive = Field(
-        0.1, description="two collective variables are equivalent below this (epsilon of Eq. 17)"
+        0.02,
+        description="two collective variables are equivalent up to this mean of 1 - cos (epsilon "
+        "of Eq. 17), or up to twice the noise of learning from the snapshots",
     )
-    barrier_tolerance_eV: Positive = Field(
-        0.01, description="largest error of the flux barrier at which criterion = barrier ends, eV"
+    barrier_tolerance_eV: Positive | None = Field(
+        None,
+        description="largest error of the flux barrier of a run that has converged, eV; the larger "
+        "of 0.01 and kT/2 if absent",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         1, description="seed of velocities, thermostat, noise and training"

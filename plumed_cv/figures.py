@@ -65,14 +65,16 @@ def plot_profiles(
     profiles: Sequence[tuple[str, Profile]],
     title: str,
     zero_kelvin: tuple[Array, Array] | None = None,
+    surfaces: Sequence[float] = (),
+    minima: Sequence[float] = (),
 ) -> None:
-    """Draw free energy profiles into a file, with their barriers.
+    """Draw free energy profiles into a file.
 
     Parameters
     ----------
     path
         The picture; its suffix chooses the format.
-    profiles, zero_kelvin
+    profiles, zero_kelvin, surfaces, minima
         As for `draw_profiles`.
     title
         What was sampled.
@@ -82,15 +84,16 @@ def plot_profiles(
     UserError
         If there is no such format.
     """
-    named = [(f"{label}: {profile.barrier}", profile) for label, profile in profiles]
     with _picture(path, title) as axes:
-        draw_profiles(axes, named, zero_kelvin)
+        draw_profiles(axes, profiles, zero_kelvin, surfaces, minima)
 
 
 def draw_profiles(
     axes: Axes,
     profiles: Sequence[tuple[str, Profile]],
     zero_kelvin: tuple[Array, Array] | None = None,
+    surfaces: Sequence[float] = (),
+    minima: Sequence[float] = (),
 ) -> None:
     """Draw free energy profiles with bands of one standard error, the last one strongest.
 
@@ -102,6 +105,8 @@ def draw_profiles(
         Label and profile of each iteration.
     zero_kelvin
         Collective variable and energy (eV) along the minimum energy path, shapes (K,), if known.
+    surfaces, minima
+        Dividing surfaces and minima of the basins of the last profile, as values of its CV.
     """
     for k, (label, profile) in enumerate(profiles):
         colour, dash = look(k, len(profiles))
@@ -115,6 +120,12 @@ def draw_profiles(
     for state in last.states:
         if last.xi[0] <= state <= last.xi[-1]:
             axes.axvline(state, color=MUTED, linewidth=0.6, zorder=0)
+    for k, surface in enumerate(surfaces):
+        label = "" if k else f"dividing surface{'s' if len(surfaces) > 1 else ''}"
+        axes.axvline(surface, color=INK, linewidth=0.9, linestyle="--", zorder=0, label=label)
+    if len(minima):
+        heights = np.interp(minima, last.xi, np.nan_to_num(last.A))
+        axes.plot(minima, heights, "^", color=INK, markersize=6, clip_on=False, label="basins")
     axes.set_xlabel("collective variable ξ")
     axes.set_ylabel("free energy (eV)")
     axes.margins(x=0)

@@ -108,25 +108,59 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 
 def print_iterations(result: dict[str, Any]) -> None:
-    """Print what `result.json` holds: a row an iteration, and the answer."""
+    """Print what `result.json` holds: a row an iteration, the steps, and the answer."""
+    from plumed_cv.numbers import scientific
     from plumed_cv.workflow import RESULTS, in_words
 
-    table = Table(
-        "", "CV", "barrier (eV)", "flux b. (eV)", "A(1)-A(0) (eV)", "1-cos", "steps",
-        box=None, pad_edge=False,
-    )  # fmt: skip
+    columns = [f"{words} (eV)" for words in RESULTS.values()]
+    table = Table("", "CV", *columns, "1-cos", "MD steps", box=None, pad_edge=False)
     for part in result["iterations"]:
         words = [in_words(part, name).removesuffix(" eV") for name in RESULTS]
         values = [value.replace(" ± ", "±") for value in words]
-        similarity = f"{part['similarity']:.3f}"
+        mark = "*" if part["iteration"] == result["answer_iteration"] else ""
         table.add_row(
-            str(part["iteration"]), part["kind"], *values, similarity, f"{part['md_steps']:,}"
+            f"{part['iteration']}{mark}",
+            part["kind"],
+            *values,
+            f"{part['similarity']:.3f}",
+            f"{part['md_steps']:,}",
         )
     out.print(table)
+    _print_steps(result.get("steps") or [], result.get("populations") or [])
+    print(f"* the answer: {result['answer_because']}")
+    for check in result["checks"]:
+        if check["passed"] is False:
+            print(f"Attention: {check['sentence']}")
+    rate = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
+    says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
+    advice = f" {result['advice']}" if result["advice"] else ""
     print(
-        f"At {result['temperature_K']:g} K: barrier {in_words(result, 'barrier')} "
-        f"({'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']})"
+        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, rate "
+        f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
+
+
+def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
+    """Print the steps of a process that has several, a line each, and the populations."""
+    from plumed_cv.numbers import scientific, with_error
+
+    if len(steps) < 2:
+        return
+    for number, step in enumerate(steps, start=1):
+        ways = []
+        for way in ("", "reverse_"):
+            barrier, rate = f"{way}flux_barrier", f"{way}rate"
+            ways.append(
+                with_error(step.get(f"{barrier}_eV"), step.get(f"{barrier}_error_eV"))
+                + ", rate "
+                + scientific(step.get(f"{rate}_per_s"), step.get(f"{rate}_error_per_s"), "1/s")
+            )
+        places = [step[key] for key in ("reactant_xi", "surface", "product_xi")]
+        over = "xi {:.2f} over {:.2f} to {:.2f}".format(*places)
+        print(f"step {number}, {over}: flux barrier {ways[0]}; back {ways[1]}")
+    if populations:
+        shares = ", ".join(f"{100 * population:.3g} %" for population in populations)
+        print(f"populations of the basins: {shares}")
 
 
 def print_energies(result: dict[str, Any]) -> None:

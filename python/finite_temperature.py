@@ -106,7 +106,7 @@ def references(temperature_K: int) -> dict[str, dict[str, Any]]:
 def print_table(data: dict[str, Any]) -> None:
     """Print every iteration, and the references below those of their temperature."""
     print(
-        "| T (K) | seed | iteration | CV | barrier (eV) | flux barrier (eV) | A(1) - A(0) (eV) ",
+        "| T (K) | seed | iteration | CV | flux barrier (eV) | barrier (eV) | A(1) - A(0) (eV) ",
         end="",
     )
     print("| rate (1/s) | 1 - cos | restarts | MD steps | sampling (s) |")
@@ -130,7 +130,7 @@ def print_table(data: dict[str, Any]) -> None:
                 else ""
                 for key in ("symmetric_barrier", "symmetric_flux_barrier", "delta_F")
             )
-            cells = [temperature_K, "", "", REFERENCES[name], barrier, flux, delta]
+            cells = [temperature_K, "", "", REFERENCES[name], flux, barrier, delta]
             cells += [f"{result['rate_per_s']:.2g}", "", "", result["steps"], ""]
             print("| " + " | ".join(map(str, cells)) + " |")
 

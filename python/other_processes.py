@@ -208,7 +208,7 @@ def print_table(data: dict[str, Any]) -> None:
     print(
         "| process | atoms | T (K) | steps an iteration | iterations | barrier at 0 K (eV) ", end=""
     )
-    print("| barrier (eV) | flux barrier (eV) | A(1) - A(0) (eV) | 1 - cos | restarts | ended by |")
+    print("| flux barrier (eV) | barrier (eV) | A(1) - A(0) (eV) | 1 - cos | restarts | ended by |")
     print("|" + " --- |" * 12)
     for name, found in data.items():
         result = found["result"]

@@ -67,7 +67,7 @@ SHORT = {
     "functions = 6": "functions = 6\ncomponents = 5",
     "steps = 150_000": "steps = 8000\nsegments = 8",
     "maximum = 5": "maximum = 2",
-    "tolerance = 0.1": "tolerance = 1e-9",
+    "tolerance = 0.02": "tolerance = 1e-9",
 }
 MORE = {  # options that are added to a command, where the last one counts
     "energy": ["--structures", "500", "--components", "5"],

@@ -15,11 +15,11 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv import babf, config, cv, report, workflow
+from plumed_cv import babf, config, cv, report, terminal, workflow
 from plumed_cv.errors import UserError
 from plumed_cv.localisation import Localisation
+from plumed_cv.numbers import duration, scientific, with_error
 from plumed_cv.report import contents, scene
-from plumed_cv.report.numbers import duration, scientific, with_error
 from tests import vacancy
 from tests.browser import Browser
 
@@ -103,6 +103,7 @@ def test_numbers_are_rounded_to_their_errors() -> None:
         assert with_error(value, error) == words
     assert scientific(1234.0, 520.0, "s⁻¹") == "(1.2 ± 0.5) × 10³ s⁻¹"
     assert scientific(2.5e-7, 3e-8, "s⁻¹") == "(2.50 ± 0.30) × 10⁻⁷ s⁻¹"
+    assert scientific(2836.0, None, "1/s") == "2.8 × 10³ 1/s, error unknown"
     assert scientific(0.0, None, "s⁻¹") == scientific(1e3, 2e3, "s⁻¹") == "unknown"
     assert [duration(s) for s in (12.3, 150.0, 7300.0)] == ["12 s", "2 min", "2 h 2 min"]
 
@@ -166,7 +167,9 @@ def test_what_is_wrong_comes_first(run: Path, page: Path, tmp_path: Path) -> Non
         words = Page(report.write(directory)).words
         return words[words.index(" K", words.index("Free energy barrier of")) :][:400]
 
-    assert first_words(run).startswith(" K Not converged . The procedure stopped at its limit of 2")
+    assert first_words(run).startswith(
+        " K Not converged . The procedure stopped after 2 iterations: iteration limit"
+    )
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "result.json").unlink()
@@ -208,20 +211,80 @@ def test_report_of_a_run_that_may_not_be_written_to(run: Path, tmp_path: Path) -
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
-def part(xi: list[list[float]], stopped: list[bool], walkers: list[int]) -> contents.Part:
-    series = [np.array(values) for values in xi]
-    records = [{"n_steps": len(s), "stopped": stop} for s, stop in zip(xi, stopped, strict=True)]
-    none: Any = None
-    return contents.Part(1, none, None, None, [], None, series, series, records, walkers)
+def test_terminal_and_page_say_the_same(
+    run: Path, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads((run / "result.json").read_text())
+    terminal.print_iterations(result)
+    printed, words = capsys.readouterr().out, Page(page).words
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("At 300 K: flux barrier ")
+    assert last.endswith(f"(NOT converged: iteration limit). {result['advice']}")
+    assert result["advice"] in words
+    failed = [check for check in result["checks"] if check["passed"] is False]
+    assert failed
+    for check in failed:
+        assert f"Attention: {check['sentence']}" in printed
+        assert f"Attention: {check['sentence']}" in words
+    assert f"from iteration {result['answer_iteration']} (" in words
+    assert f"{result['answer_iteration']}*" in printed
+    assert "No guard was set" not in words
 
 
-def test_crossings_are_counted_for_each_walker_and_not_across_restarts() -> None:
-    there, back = [0.0, 0.5, 1.0], [1.0, 0.4, 0.0]
-    assert part([there, back, there], [False] * 3, [3]).crossings() == 3
-    assert part([[0.0, 0.5], [0.5, 0.0]], [False] * 2, [2]).crossings() == 0
-    # Put back by the guard, or another walker: not on its own feet.
-    assert part([there, there], [True, False], [2]).crossings() == 2
-    assert part([there, there], [False, False], [1, 1]).crossings() == 2
+def test_page_of_a_run_of_an_earlier_version(run: Path, tmp_path: Path) -> None:
+    """Whose results lack all that the checks read: it is computed, and claims nothing."""
+    copy = tmp_path / "old"
+    shutil.copytree(run, copy)
+    new = ("checks", "advice", "crossings", "first_half", "second_half", "flanks", "similarity_",
+           "answer_")  # fmt: skip
+
+    def old(result: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in result.items() if not key.startswith(new)}
+
+    for n in (1, 2):
+        file = copy / f"iteration-{n}" / "result.json"
+        file.write_text(json.dumps(old(json.loads(file.read_text()))))
+    result = json.loads((copy / "result.json").read_text())
+    parts = [old(part) for part in result["iterations"]]
+    claim = {"converged": True, "iterations": parts, "stopped_by": "equivalent CVs (Eq. 17)"}
+    (copy / "result.json").write_text(json.dumps(old(result) | claim))
+    words = Page(report.write(copy)).words
+    assert "Not converged ." in words
+    for check in result["checks"]:
+        if check["name"] != "collective variable":  # whose noise was not kept
+            assert check["sentence"] in words
+
+
+STEPS = [
+    {
+        **{"reactant_xi": 0.0, "surface": 0.25, "product_xi": 0.5},
+        **{"flux_barrier_eV": 0.41, "flux_barrier_error_eV": 0.01},
+        **{"reverse_flux_barrier_eV": 0.40, "reverse_flux_barrier_error_eV": 0.02},
+        **{"rate_per_s": 1.2e8, "rate_error_per_s": 3e7, "reverse_rate_per_s": 2.2e8},
+    },
+    {"reactant_xi": 0.5, "surface": 0.75, "product_xi": 1.0, "flux_barrier_eV": None},
+]
+
+
+def test_steps_are_shown_where_there_are_several(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "steps"
+    shutil.copytree(run, copy)
+    more = {"steps": STEPS, "populations": [0.5, 0.1, 0.4]}
+    result = json.loads((copy / "result.json").read_text()) | more
+    (copy / "result.json").write_text(json.dumps(result))
+    answer = copy / f"iteration-{result['answer_iteration']}" / "result.json"
+    answer.write_text(json.dumps(json.loads(answer.read_text()) | more))
+    words = Page(report.write(copy)).words
+    for cell in ("0.410 ± 0.010", "0.400 ± 0.020", "(1.20 ± 0.30) × 10⁸", "Steps of the process"):
+        assert cell in words
+    assert "dividing surfaces" in words
+    terminal.print_iterations(result)
+    printed = capsys.readouterr().out
+    assert "0.410 ± 0.010" in printed
+    assert "(1.20 ± 0.30) × 10⁸ 1/s" in printed
+    assert "populations of the basins: 50 %, 10 %, 40 %" in printed
 
 
 def test_convergence_ends_at_the_answer(run: Path) -> None:
@@ -230,7 +293,7 @@ def test_convergence_ends_at_the_answer(run: Path) -> None:
     steps, estimates = found.parts[-1].convergence()
     assert steps[-1] == 8000
     assert np.all(np.diff(steps) > 0)
-    assert estimates[-1].value == pytest.approx(result["barrier_eV"])
+    assert estimates[-1].value == pytest.approx(result["flux_barrier_eV"])
     assert found.parts[0].steps + found.parts[1].steps == result["md_steps"]
     for (_, curve), row in zip(found.similarities(), result["iterations"], strict=True):
         assert curve.mean() == pytest.approx(row["similarity"])
@@ -239,22 +302,28 @@ def test_convergence_ends_at_the_answer(run: Path) -> None:
 def test_several_walkers_converge_together() -> None:
     """The first so many steps are the first parts of every walker."""
     rng = np.random.default_rng(0)
-    grid, states = babf.Grid(-0.2, 1.2, 14), []
+    grid, states, series = babf.Grid(-0.2, 1.2, 14), [], []
     for _ in range(2):
         estimator = babf.Estimator(grid, 0.025)
         run = [estimator.state]
         for _ in range(8):
-            for xi in rng.uniform(-0.2, 1.2, 50):
+            wells = rng.integers(2, size=170) + rng.normal(scale=0.07, size=170)
+            series.append(rng.permutation([*wells, *rng.uniform(-0.2, 1.2, 30)]))
+            for xi in series[-1]:
                 estimator.learn(xi)
             run.append(estimator.state)
         states += babf.blocks(run)[1:]
-    records = [{"n_steps": 50, "stopped": False}] * 16
+    records = [{"n_steps": 200, "stopped": False}] * 16
+    ones = [np.ones(200)] * 16
     none: Any = None
-    both = contents.Part(1, none, None, None, states, None, [], [], records, [8, 8])
+    columns = {"ae.node-0": series, "ae.gradnorm": ones, "ae.invmass": ones}
+    found = workflow.Sampled(states, None, columns)
+    both = contents.Part(1, none, None, None, found, records, [8, 8])
     steps, estimates = both.convergence()
-    assert list(steps) == [300, 400, 500, 600, 700, 800]
+    assert list(steps) == [1200, 1600, 2000, 2400, 2800, 3200]
     first = [*states[:3], *states[8:11]]
-    assert estimates[0].value == pytest.approx(babf.profile(first).barrier.value)
+    known = babf.flux(first, [*series[:3], *series[8:11]], ones[:6], ones[:6]).barrier
+    assert estimates[0].value == pytest.approx(known.value)
 
 
 @pytest.mark.parametrize(("repeat", "periodic"), [(3, True), (3, False), (7, True)])

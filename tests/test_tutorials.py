@@ -140,5 +140,5 @@ def test_your_own_defect(plugin: Path, tmp_path: Path) -> None:
     file.write_text(whole + SHORT + "[sampling]\n" + "\n".join(chosen) + "\n")
     done = typed(last, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "At 300 K: barrier" in done.stdout
+    assert "At 300 K: flux barrier" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()

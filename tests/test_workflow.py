@@ -25,7 +25,6 @@ from plumed_cv.path import load_path
 from plumed_cv.structures import read_structure
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
-from plumed_cv.workflow.results import stopped_by
 from tests.vacancy import INPUT, STEPS, called, command
 
 
@@ -39,9 +38,20 @@ def test_answer_has_what_is_promised(finished: Path) -> None:
     assert result["barrier_error_eV"] is None or result["barrier_error_eV"] > 0.01
     assert result["converged"] is False
     assert result["stopped_by"] == "iteration limit"
+    assert "Raise iteration.maximum" in result["advice"]
+    assert next(iter(result)) == "flux_barrier_eV"
+    assert result["answer_iteration"] == 2
+    names = [check["name"] for check in result["checks"]]
+    assert names[:3] == ["end states", "crossings", "flux barrier"]
+    (variable,) = [check for check in result["checks"] if check["name"] == "collective variable"]
+    assert variable["passed"] is False
+    for n, part in enumerate(result["iterations"], start=1):
+        assert 0 < part["similarity"] <= 1
+        assert part["similarity_worst"] >= part["similarity_at_surface"] >= 0
+        assert (part["similarity_floor"] is None) == (n == 1)  # below iteration.minimum
+        assert part["crossings"] >= 1
     assert result["md_steps"] == 2 * STEPS
     assert [part["cv"] for part in result["iterations"]] == ["cv-0.safetensors", "cv-1.safetensors"]
-    assert all(part["similarity"] > 0 for part in result["iterations"])
     assert (finished / "profiles.png").stat().st_size > 10_000
     profile = babf.read_fes(finished / "fes.dat")
     assert profile.barrier.value == pytest.approx(result["barrier_eV"], abs=1e-9)
@@ -131,6 +141,11 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
     places = result["iterations"][0]["restarted_at"]
     assert len(places) == stops
     assert all(place["deviation_A"] > limit for place in places)
+    done = command("export", example / "guard", example / "exported")
+    assert done.returncode == 0, done.stderr
+    for file in (example / "exported", example / "guard"):  # both are guarded as the run was
+        guard = f"COMMITTOR ARG=ae.dev BASIN_LL1={limit}"
+        assert guard in (file / "plumed.dat").read_text()
     last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
     # Each start is counted as a sample besides each step.
     assert last.steps == STEPS + 1 + sum(part["stopped"] for part in parts[:-1])
@@ -181,11 +196,26 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     done = command("fes", *states, "-o", profile, "--json", "--picture", tmp_path / "fes.png")
     of_states = json.loads(done.stdout)["barrier_eV"]  # which know nothing of forces on atoms
     assert of_states == pytest.approx(result["histogram_barrier_eV"])
+    # Beside each state lies a colvar whose plumed.dat says angstrom, as in an exported run.
+    found = workflow.sampled(finished / "iteration-2")
+    xi, norm, mass = (found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
+    flux = babf.flux(found.blocks, xi, norm, mass)
+    said = json.loads(done.stdout)
+    assert said["flux_barrier_eV"] == pytest.approx(flux.barrier.value)
+    assert said["tst_rate_per_s"] == pytest.approx(flux.rate_per_s.value)
+    for k, state in enumerate(states[:2]):
+        shutil.copytree(state.parent, tmp_path / f"nm-{k}")
+        lines = tmp_path / f"nm-{k}" / "plumed.dat"
+        lines.write_text(lines.read_text().replace("LENGTH=A", "LENGTH=nm"))
+    done = command("fes", tmp_path / "nm-0/babf.state", tmp_path / "nm-1/babf.state", "--json",
+                   "-o", profile)  # fmt: skip
+    assert "flux_barrier_eV" not in json.loads(done.stdout)
     done = command("export", finished, tmp_path / "production")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
     assert f"RAMP={STEPS}" in text
+    assert "COMMITTOR" not in text
     done = command("export", finished, tmp_path / "with-torch", "--torch")
     assert done.returncode == 0, done.stderr
     assert "TORCH_CV MODEL=cv.pt ATOMS=1-53" in done.stdout
@@ -237,26 +267,6 @@ def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> N
     assert np.corrcoef(state.prior, slope)[0, 1] > 0.98
 
 
-def test_what_ends_the_iterations() -> None:
-    def part(similarity: float, flux: float, error: float | None) -> dict[str, float | None]:
-        return {
-            "similarity": similarity,
-            "flux_barrier_eV": flux,
-            "flux_barrier_error_eV": error,
-        }
-
-    equivalence = config.Iteration()
-    barrier = config.Iteration(criterion="barrier", barrier_tolerance_eV=0.01)
-    one, same, other = part(0.05, 0.5, 0.004), part(0.2, 0.505, 0.005), part(0.2, 0.53, 0.005)
-    rough, unknown = part(0.2, 0.51, 0.02), part(0.2, 0.5, None)
-    assert stopped_by(equivalence, [one]) is None  # only a guess was sampled
-    assert stopped_by(equivalence, [same, one]) == "equivalent CVs (Eq. 17)"
-    assert stopped_by(equivalence, [one, same]) is None
-    assert "flux barrier" in str(stopped_by(barrier, [one, same]))
-    for last in (other, rough, unknown):
-        assert stopped_by(barrier, [one, last]) is None
-
-
 def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
     file = example / "tight.toml"
     file.write_text(INPUT.replace("timestep_fs", "deviation_limit_A = 0.2\ntimestep_fs"))
@@ -274,6 +284,10 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
     assert done.returncode == 1
     assert "its 60 steps did not reach both end states" in done.stderr
     assert not (example / "brief" / "result.json").exists()
+    assert command("report", example / "brief").returncode == 0
+    page = (example / "brief" / "report.html").read_text(encoding="utf-8")
+    assert "All 60 steps of iteration 1 did not reach both end states" in page
+    assert "Raise sampling.steps and run again." in page
 
 
 def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[str | Path], str]]:

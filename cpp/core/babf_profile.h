@@ -82,8 +82,10 @@ class FreeEnergy {
     ///
     /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
     /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
-    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Where bins in between
-    /// are empty nothing is known of rho, and the convolved profile carries the energy across.
+    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Each part of the grid
+    /// that is joined by visited bins is taken by itself; the convolved profile says how high it lies
+    /// above the others: on average over its samples they are the same. What is left after a turn
+    /// around a circle goes where least is known, so in the convolved profile to empty bins.
     BabfProfile profile(const BabfSums& all) const {
         BabfProfile out{std::vector<double>(size(), 0.0), parameters_.prior,
                         std::vector<double>(size(), NAN), all.count.sum};
@@ -107,35 +109,86 @@ class FreeEnergy {
 
     void profile_line(const BabfSums& all, BabfProfile& out) const {
         const Grid& grid = parameters_.axes[0];
-        const double kT = parameters_.kT, kappa = parameters_.kappa[0];
-        const std::size_t n = size();
-        const auto &count = all.count.sum, &offset = all.offset.sum;
-        std::vector<std::size_t> sampled;
+        const double kT = parameters_.kT, half = 0.5 * grid.spacing();
+        const auto &weight = all.weight.sum, &count = all.count.sum, &offset = all.offset.sum;
+        const std::size_t n = size(), edges = grid.periodic ? n : n - 1;
+        double sum = 0, weighed = 0;
         for (std::size_t j = 0; j < n; ++j)
-            if (count[j] > 0)
-                sampled.push_back(j);
-        integrate(out.derivative, 0, out.convolved);
-        if (sampled.empty())
-            return;
-        const auto step = [&](std::size_t i, std::size_t j, bool adjacent) {
-            if (!adjacent)
-                return out.convolved[j] - out.convolved[i];
-            const double mean_i = offset[i] / count[i];
-            const double mean_j = offset[j] / count[j];
-            return -kT * std::log(count[j] / count[i]) +
-                   grid.spacing() * kappa * 0.5 * (mean_i + mean_j);
+            if (count[j] > 0) {
+                sum += weight[j];
+                weighed += 1;
+            }
+        const double least = weighed > 0 ? unsampled * sum / weighed : 1;
+        const auto trust = [&](std::size_t j) {
+            return count[j] > 0 ? std::max(weight[j], least) : least;
         };
-        const std::size_t first = sampled.front(), last = sampled.back();
-        out.corrected[first] = 0;
-        for (std::size_t s = 1; s < sampled.size(); ++s) {
-            const std::size_t i = sampled[s - 1], j = sampled[s];
-            out.corrected[j] = out.corrected[i] + step(i, j, j == i + 1);
+        std::vector<double> weights(edges), steps(edges);
+        for (std::size_t j = 0; j < edges; ++j) {
+            const std::size_t next = (j + 1) % n;
+            weights[j] = trust(j) * trust(next) / (trust(j) + trust(next));
+            steps[j] = half * (out.derivative[j] + out.derivative[next]);
         }
-        if (grid.periodic) { // what is left after one turn is noise: spread it evenly
-            const double turn = out.corrected[last] + step(last, first, first + n == last + 1);
-            for (std::size_t j : sampled)
-                out.corrected[j] -= turn * static_cast<double>(j - first) / static_cast<double>(n);
+        add_up(weights, steps, out.convolved);
+        const auto mean = [&](std::size_t j) {
+            return parameters_.kappa[0] * offset[j] / count[j];
+        };
+        for (std::size_t j = 0; j < edges; ++j) {
+            const std::size_t next = (j + 1) % n;
+            const bool both = count[j] > 0 && count[next] > 0;
+            weights[j] = both ? count[j] * count[next] / (count[j] + count[next]) : 0;
+            steps[j] =
+                both ? -kT * std::log(count[next] / count[j]) + half * (mean(j) + mean(next)) : 0;
         }
+        add_up(weights, steps, out.corrected);
+        // A stretch of visited bins begins where no edge leads to, or anywhere on a full circle.
+        std::size_t begin = 0;
+        while (grid.periodic && begin < n && weights[(begin + n - 1) % n] > 0)
+            ++begin;
+        begin %= n;
+        for (std::size_t k = 0; k < n;) {
+            double samples = 0, above = 0;
+            std::size_t length = 0;
+            while (k + length < n) {
+                const std::size_t j = (begin + k + length++) % n;
+                samples += count[j];
+                above += count[j] * (out.convolved[j] - out.corrected[j]);
+                if (j >= edges || !(weights[j] > 0))
+                    break;
+            }
+            for (; length > 0; --length, ++k) {
+                const std::size_t j = (begin + k) % n;
+                out.corrected[j] = count[j] > 0 ? out.corrected[j] + above / samples : NAN;
+            }
+        }
+    }
+
+    /// The A along one CV that rises by given steps from node to node; where the weight of a step is
+    /// zero A begins anew. On a circle the least squares with these weights: what is left after a
+    /// turn goes with 1/weight.
+    static void add_up(const std::vector<double>& weights, std::vector<double> steps,
+                       std::vector<double>& energy) {
+        const std::size_t n = energy.size(), edges = steps.size();
+        bool closed = edges == n;
+        for (double weight : weights)
+            closed = closed && weight > 0;
+        if (closed) {
+            double turn = 0, looseness = 0;
+            for (std::size_t j = 0; j < n; ++j) {
+                turn += steps[j];
+                looseness += 1 / weights[j];
+            }
+            for (std::size_t j = 0; j < n; ++j)
+                steps[j] -= turn / (weights[j] * looseness);
+        }
+        energy[0] = 0;
+        for (std::size_t j = 0; j + 1 < n; ++j)
+            energy[j + 1] = energy[j] + (weights[j] > 0 ? steps[j] : 0);
+        if (edges < n || closed || !(weights[n - 1] > 0))
+            return;
+        // The last stretch goes on in the first.
+        const double shift = energy[n - 1] + steps[n - 1];
+        for (std::size_t j = n; j-- > 0 && (j + 1 == n || weights[j] > 0);)
+            energy[j] -= shift;
     }
 
     void profile_plane(const BabfSums& all, BabfProfile& out) const {

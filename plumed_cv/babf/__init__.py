@@ -5,11 +5,12 @@ action BABF does the same in C++ and writes the files read here. Everything it l
 sums over samples at every node of the grid. So states of independent walkers are added, successive
 states of one run are subtracted, and such differences are the blocks that error bars come from.
 
-`estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers and
-fluxes along one CV of it, `surfaces` free energies on the plane of two, `jackknife` their errors;
-`files` reads and writes.
+`estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers,
+fluxes and rates along one CV of it, between the states that `basins` finds, `surfaces` free
+energies on the plane of two, `jackknife` their errors; `files` reads and writes.
 """
 
+from plumed_cv.babf.basins import Basins
 from plumed_cv.babf.estimator import (
     Estimator,
     Evaluation,
@@ -34,6 +35,7 @@ from plumed_cv.babf.profiles import (
     Estimate,
     Flux,
     Profile,
+    Step,
     binned,
     flux,
     profile,
@@ -42,6 +44,7 @@ from plumed_cv.babf.profiles import (
 from plumed_cv.babf.surfaces import Surface, surface
 
 __all__ = [
+    "Basins",
     "Estimate",
     "Estimator",
     "Evaluation",
@@ -49,6 +52,7 @@ __all__ = [
     "Grid",
     "Profile",
     "State",
+    "Step",
     "Surface",
     "binned",
     "blocks",

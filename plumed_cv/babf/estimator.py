@@ -18,6 +18,7 @@ from plumed_cv.frame import Array
 T = TypeVar("T")
 
 CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest are left out of Eq. 9
+UNSAMPLED = 1e-4  # weight in A_k of a node without samples, over the mean of those with
 SOLVE_STRIDE = 1000  # samples between two updates of A as it biases, at most
 
 
@@ -442,6 +443,31 @@ def potential_of_mean_force(state: State, derivative: Array, weight: Array) -> A
         weights.append(stiffness * weight[a] * weight[b] / (weight[a] + weight[b]))
     A, _ = potential(state.axes, steps, weights)
     return A
+
+
+def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Return what `potential` does, along one CV.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    steps, weights
+        What A is to rise from each node to the next, and how much that counts, (n,). The last ones
+        are from the last node to the first; they count only if the CV is periodic.
+    """
+    n, joined = len(grid.nodes), weights > 0
+    if (
+        grid.periodic and joined.all()
+    ):  # least squares: what is left after a turn goes with 1/weight
+        steps = steps - steps.sum() * (1 / weights) / np.sum(1 / weights)
+    A = np.concatenate([[0.0], np.cumsum(np.where(joined, steps, 0.0)[:-1])])
+    part = np.concatenate([[0], np.cumsum(~joined[:-1])])
+    if grid.periodic and joined[-1] and part[-1] > 0:  # the last part goes on in the first
+        last = part == part[-1]
+        A[last] -= A[n - 1] + steps[-1]
+        part[last] = 0
+    return A, part
 
 
 def integral(grid: Grid, derivative: Array) -> Array:

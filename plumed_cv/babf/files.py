@@ -10,8 +10,9 @@ import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
 
+from plumed_cv.babf.basins import find
 from plumed_cv.babf.estimator import Grid, State, at_all_nodes
-from plumed_cv.babf.profiles import Estimate, Profile, barrier_of, difference_of, smoothed
+from plumed_cv.babf.profiles import Estimate, Profile, barrier_and_delta_F, difference_of, smoothed
 from plumed_cv.babf.surfaces import Surface
 from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
@@ -127,6 +128,8 @@ def write_fes(path: Path | str, profile: Profile) -> None:
         "barrier_error": _number(profile.barrier.error),
         "delta_F": _number(profile.delta_F.value),
         "delta_F_error": _number(profile.delta_F.error),
+        "A1_minus_A0": _number(profile.A1_minus_A0.value),
+        "A1_minus_A0_error": _number(profile.A1_minus_A0.error),
         **_grid_constants([profile.grid], [profile.argument]),
     }
     columns = {
@@ -177,26 +180,29 @@ def read_fes(path: Path | str) -> Profile:
     energy = header.energy_unit()
     unknown = np.full(len(rows), np.nan)
     states = (header.number("reactant", 0.0), header.number("product", 1.0))
-    A = columns["A"] * energy
+    A, kT = columns["A"] * energy, header.number("kT") * energy
     smooth = smoothed(grid, A, states)
+    barrier, delta_F = barrier_and_delta_F(A, smooth, find(grid, smooth, states, kT), kT)
+
+    def estimate(name: str, computed: float) -> Estimate:
+        # Files without A1_minus_A0 are older, and say delta_F where they mean it.
+        if name == "delta_F" and "A1_minus_A0" not in header.constants:
+            return Estimate(computed, np.nan)
+        return Estimate(header.number(name, computed), header.number(f"{name}_error", np.nan))
+
     return Profile(
         argument=fields[0],
         grid=grid,
-        kT_eV=header.number("kT") * energy,
+        kT_eV=kT,
         states=states,
         A_k=columns["A_k"] * energy,
         A=A,
         A_k_error=columns.get("A_k_error", unknown) * energy,
         A_error=columns.get("A_error", unknown) * energy,
         count=columns["count"],
-        barrier=Estimate(
-            header.number("barrier", barrier_of(grid, smooth, states)),
-            header.number("barrier_error", np.nan),
-        ),
-        delta_F=Estimate(
-            header.number("delta_F", difference_of(grid, smooth, states)),
-            header.number("delta_F_error", np.nan),
-        ),
+        barrier=estimate("barrier", barrier),
+        delta_F=estimate("delta_F", delta_F),
+        A1_minus_A0=estimate("A1_minus_A0", difference_of(grid, smooth, states)),
     )
 
 

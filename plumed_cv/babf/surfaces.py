@@ -7,6 +7,7 @@ import numpy as np
 from scipy.ndimage import minimum_filter
 
 from plumed_cv.babf.estimator import (
+    UNSAMPLED,
     Grid,
     State,
     at_all_nodes,
@@ -18,8 +19,6 @@ from plumed_cv.babf.jackknife import jackknife
 from plumed_cv.babf.profiles import Estimate, check_blocks, total_of, weights_of
 from plumed_cv.errors import UserError
 from plumed_cv.frame import Array
-
-UNSAMPLED = 1e-4  # weight in A_k of a node without samples, over the mean of those with
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +85,15 @@ class Surface:
         ]
 
 
-def surface(blocks: Sequence[State]) -> Surface:
+def surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) -> Surface:
     """Return the free energy on the plane and its errors.
 
     Parameters
     ----------
     blocks
         As for `profile`: parts of the data in the order of time, of one estimator of two CVs.
+    walkers
+        As for `profile`.
 
     Returns
     -------
@@ -117,7 +118,9 @@ def surface(blocks: Sequence[State]) -> Surface:
         both = _surfaces(replace(total, sums=sums))
         return np.concatenate([_of_all(A, total.kT_eV) for A in both])
 
-    value, error = jackknife([block.sums for block in blocks], weights_of(blocks), estimate)
+    value, error = jackknife(
+        [block.sums for block in blocks], weights_of(blocks), estimate, walkers
+    )
     return Surface(
         arguments=total.arguments,
         axes=total.axes,

@@ -28,12 +28,16 @@ _STYLE: Any = figures.STYLE | {"svg.fonttype": "none", "svg.hashsalt": "plumed_c
 
 
 def profiles(
-    curves: Sequence[tuple[str, Profile]], zero_kelvin: tuple[Array, Array] | None, alt: str
+    curves: Sequence[tuple[str, Profile]],
+    zero_kelvin: tuple[Array, Array] | None,
+    surfaces: Sequence[float],
+    minima: Sequence[float],
+    alt: str,
 ) -> Markup:
     """Free energy profiles, as `figures.draw_profiles` draws them; `alt` says them in words."""
     with rc_context(_STYLE):
         figure, axes = _figure(5.0, 3.4)
-        figures.draw_profiles(axes, curves, zero_kelvin)
+        figures.draw_profiles(axes, curves, zero_kelvin, surfaces, minima)
         return _svg(figure, "profiles", alt)
 
 
@@ -54,7 +58,7 @@ def localisation(distances: Array, found: Localisation, alt: str) -> Markup:
 
 
 def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], alt: str) -> Markup:
-    """The barrier from the first so many steps, with its error."""
+    """The flux barrier from the first so many steps, with its error."""
     with rc_context(_STYLE):
         figure, axes = _figure()
         for k, (label, steps, estimates) in enumerate(curves):
@@ -67,7 +71,7 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
             few = "o" if len(steps) < 4 else "none"
             axes.plot(steps, value, marker=few, color=colour, linestyle=dash, label=label)
         axes.set_xlabel("MD steps of the iteration")
-        axes.set_ylabel("barrier (eV)")
+        axes.set_ylabel("flux barrier (eV)")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.locator_params(axis="x", nbins=5)

@@ -1,11 +1,10 @@
 """What a run directory holds, read for the report: of a run that ended, or as far as it got."""
 
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +19,7 @@ from plumed_cv.localisation import Localisation
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.pca import PrincipalComponents
 
-T = TypeVar("T")
-
 MOST_POINTS = 16  # of the barrier's convergence
-MOST_BLOCKS = 60  # its errors are from; the time they take grows with the square
-_REACHED = (0.1, 0.9)  # values of the CV at which an end state counts as visited
 
 
 @dataclass(frozen=True)
@@ -39,9 +34,8 @@ class Part:
         What was sampled.
     result, fes
         What its result.json and fes.dat hold, None if it has not ended.
-    blocks, mean_force, xi, deviation
-        What its segments learned (`mean_force` may be None) and printed, in the order of
-        `sampling.segments`.
+    found
+        What its segments learned and printed, in the order of `sampling.segments`.
     records
         The segments' records.
     walkers
@@ -52,10 +46,7 @@ class Part:
     variable: CollectiveVariable
     result: dict[str, Any] | None
     fes: babf.Profile | None
-    blocks: Sequence[babf.State]
-    mean_force: Sequence[Array] | None
-    xi: Sequence[Array]
-    deviation: Sequence[Array]
+    found: workflow.Sampled
     records: Sequence[dict[str, Any]]
     walkers: Sequence[int]
 
@@ -65,15 +56,26 @@ class Part:
         unfinished = "" if self.result else ", not ended"
         return f"{self.number} ({self.variable.kind} CV{unfinished})"
 
+    @property
+    def xi(self) -> Sequence[Array]:
+        """The collective variable, a series for each segment."""
+        return self.found.series["ae.node-0"]
+
     @cached_property
+    def _so_far(self) -> tuple[babf.Profile, dict[str, Any]]:
+        """Profile and results of what was sampled."""
+        profile, result = workflow.analysed(self.found, self.walkers)
+        return profile, result | workflow.course(self.found, self.records, self.walkers, result)
+
+    @property
     def profile(self) -> babf.Profile:
         """The free energy profile."""
-        return self.fes or self._profile_of(range(len(self.blocks)))
+        return self.fes or self._so_far[0]
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Its result; of an iteration that has not ended what its profile says so far."""
-        return self.result or workflow.barriers(self.profile)
+        """Its result; of an iteration that has not ended what it says so far."""
+        return self._so_far[1] if self.result is None else self.result
 
     @property
     def restarts(self) -> int:
@@ -92,55 +94,33 @@ class Part:
         parts = np.split(np.array([record["seconds"] for record in self.records]), ends[:-1])
         return float(max(part.sum() for part in parts))
 
-    def crossings(self) -> int:
-        """How often a walker came from one end state to the other."""
-        number = 0
-        for walker in self._by_walker():
-            piece: list[Array] = []
-            for k in walker:
-                piece.append(self.xi[k])
-                if self.records[k]["stopped"] or k == walker[-1]:  # put back, or at the end
-                    xi = np.concatenate(piece)
-                    visits = np.select([xi < _REACHED[0], xi > _REACHED[1]], [-1, 1])
-                    number += int(np.count_nonzero(np.diff(visits[visits != 0])))
-                    piece = []
-        return number
-
     def convergence(self) -> tuple[Array, list[babf.Estimate]]:
-        """Steps, and the barrier from the first so many, with its error."""
+        """Steps, and the flux barrier from the first so many, with its error."""
         longest = max(self.walkers)
         fewest = min(-(-FEWEST_BLOCKS // len(self.walkers)), longest)
         firsts = np.unique(np.linspace(fewest, longest, MOST_POINTS).round().astype(int))
         steps, estimates = [], []
         for first in firsts:
-            chosen = [k for walker in self._by_walker() for k in walker[:first]]
-            barrier = self._profile_of(chosen).barrier
+            chosen = [walker[:first] for walker in self._by_walker()]
+            barrier = workflow.flux_barrier(self.found, chosen, self.numbers.get("estimator"))
             if np.isfinite(barrier.value):
-                steps.append(sampling.steps_of([self.records[k] for k in chosen]))
+                records = [self.records[k] for walker in chosen for k in walker]
+                steps.append(sampling.steps_of(records))
                 estimates.append(barrier)
         return np.array(steps), estimates
-
-    def _profile_of(self, segments: Sequence[int]) -> babf.Profile:
-        """The profile from some segments, in so few blocks that their errors take no time."""
-        groups = np.array_split(np.array(segments), min(len(segments), MOST_BLOCKS))
-
-        def merged(parts: Sequence[T]) -> list[T]:
-            return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
-
-        mean_force = None if self.mean_force is None else merged(self.mean_force)
-        return babf.profile(merged(self.blocks), mean_force=mean_force)
 
     def history(self) -> tuple[Array, Array, Array, list[tuple[float, float]]]:
         """Step, CV and deviation of all that was printed, and where the guard ended a part."""
         steps, stops, done = [], [], 0
-        for xi, deviation, record in zip(self.xi, self.deviation, self.records, strict=True):
+        deviations = self.found.series["ae.dev"]
+        for xi, deviation, record in zip(self.xi, deviations, self.records, strict=True):
             n = record["n_steps"]
             steps.append(done + n * np.arange(1, len(xi) + 1) / len(xi))
             done += n
             if record["stopped"]:
                 left = record.get("departure", {}).get("deviation_A")
                 stops.append((float(done), float(deviation[-1] if left is None else left)))
-        return np.concatenate(steps), np.concatenate(self.xi), np.concatenate(self.deviation), stops
+        return np.concatenate(steps), np.concatenate(self.xi), np.concatenate(deviations), stops
 
     def _by_walker(self) -> Iterator[range]:
         """The segments of each walker."""
@@ -185,11 +165,28 @@ class Run:
         """Whether the answer is there, and of all that was sampled."""
         return self.result is not None and len(self.result["iterations"]) == len(self.parts)
 
+    @cached_property
+    def judged(self) -> dict[str, Any]:
+        """What result.json says of the answer; computed if it does not, or the run goes on.
+
+        `answer_iteration`, `answer_because`, `checks`, `converged`, `stopped_by` and `advice`.
+        """
+        if self.ended and self.result is not None and "checks" in self.result:
+            return self.result
+        given = (self.limits, self.settings, self.kelvin)
+        if done := [part.numbers for part in self.parts if part.result]:
+            return workflow.judge(self.files, done, *given).as_dict(len(done), self.limits)
+        found = []
+        if self.parts:
+            related = workflow.related_by_symmetry(self.files)
+            found = workflow.of_sampling(self.parts[-1].numbers, *given, related)
+        verdict = workflow.Verdict(len(self.parts), "no iteration has ended", found)
+        return verdict.as_dict(0, self.limits)
+
     @property
     def answer(self) -> Part | None:
-        """The iteration whose numbers come first: the last that ended, else the last."""
-        ended = [part for part in self.parts if part.result] or self.parts
-        return ended[-1] if ended else None
+        """The iteration whose numbers come first."""
+        return self.parts[self.judged["answer_iteration"] - 1] if self.parts else None
 
     def similarities(self) -> list[tuple[str, Array]]:
         """1 - cos between successive CVs along the path of the older (Eq. 16)."""
@@ -269,20 +266,15 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
     segments = sampling.segments(folder)
     if not segments:
         return None
-    blocks, mean_force, series = workflow.sampled(folder)
-    homes = [segment.parent for segment in segments]
     result = json_of(folder / "result.json")
     return Part(
         number=n,
         variable=variable,
-        result=result,
+        result=None if result is None else workflow.complete(files, n, result),
         fes=babf.read_fes(folder / "fes.dat") if result else None,
-        blocks=blocks,
-        mean_force=mean_force,
-        xi=series["ae.node-0"],
-        deviation=series["ae.dev"],
+        found=workflow.sampled(folder),
         records=sampling.records(segments),
-        walkers=[homes.count(home) for home in dict.fromkeys(homes)],
+        walkers=sampling.segments_by_walker(folder),
     )
 
 

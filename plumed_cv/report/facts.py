@@ -16,15 +16,14 @@ from ase import Atoms, units
 from markupsafe import Markup
 
 import plumed_cv
-from plumed_cv import provenance
+from plumed_cv import provenance, workflow
 from plumed_cv.frame import Array
+from plumed_cv.numbers import duration, scientific, with_error
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
-from plumed_cv.report.numbers import duration, scientific, with_error
 
 _KJ_MOL = units.mol / units.kJ  # of an eV
 _HASHED = ("cv.safetensors", "fes.dat", "babf.state", "plumed.dat", "result.json", "path.xyz")
-_CROSSINGS = 10  # fewer say little about what separates the end states
 
 
 def of(run: Run) -> dict[str, Any]:
@@ -41,7 +40,8 @@ def of(run: Run) -> dict[str, Any]:
         "ended": _moment(datetime.fromtimestamp(written, UTC).isoformat()) if written else None,
         "status": _status(run),
         "answer": _answer(run),
-        "checks": _checks(run),
+        "steps": _steps(run),
+        "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
         "figures": _figures(run),
         "localisation": _localisation(run),
@@ -59,56 +59,57 @@ def of(run: Run) -> dict[str, Any]:
 
 def _status(run: Run) -> dict[str, Any]:
     """How the run stands, in the words that come first."""
-    limits, steps = run.limits, run.settings.steps
+    judged = run.judged
     if not run.ended:
-        last = run.parts[-1] if run.parts else None
-        if last is None:
-            so_far = "Nothing has been sampled yet."
-        elif last.result is None:
-            so_far = (
-                f"Iteration {last.number} has sampled {last.steps:,} of {steps:,} steps; "
-                "it goes on, or was stopped."
-            )
-        else:
-            so_far = f"Iteration {last.number} is done; the next one has not sampled anything yet."
-        answer = run.answer
-        if answer is not None:
-            of = "that iteration's" if answer is last else f"those of iteration {answer.number}"
-            so_far += f" The numbers below are {of}: preliminary."
+        return _unfinished(run)
+    number = f"{len(run.parts)} iteration{'s' if len(run.parts) > 1 else ''}"
+    if judged["converged"]:
         return {
-            "kind": "bad",
-            "headline": "This run has not ended",
-            "sentence": so_far,
-            "remedy": "The command that started it goes on from there: ",
-            "command": "plumed-cv run INPUT.toml",
-        }
-    assert run.result is not None
-    if not run.result["converged"]:
-        if limits.criterion == "equivalence":
-            why = (
-                f"1 − cos between the last two CVs is {run.result['similarity']:.3f}; they count "
-                f"as equivalent below {limits.tolerance:g}."
-            )
-        else:
-            why = (
-                "The last two flux barriers do not agree within two errors, or the error is not "
-                f"below {limits.barrier_tolerance_eV:g} eV."
-            )
-        return {
-            "kind": "bad",
-            "headline": "Not converged",
-            "sentence": f"The procedure stopped at its limit of {len(run.parts)} iterations. {why} "
-            "Take the numbers below as preliminary.",
-            "remedy": "Raise iteration.maximum in the input and run again, or sample longer in a "
-            "new directory.",
+            "kind": "good",
+            "headline": "Converged",
+            "sentence": f"after {number}: {judged['stopped_by']}.",
+            "remedy": None,
             "command": None,
         }
+    failed = [check["name"] for check in judged["checks"] if check["passed"] is False]
     return {
-        "kind": "good",
-        "headline": "Converged",
-        "sentence": f"after {len(run.parts)} iterations: {run.result['stopped_by']}.",
-        "remedy": None,
+        "kind": "bad",
+        "headline": "Not converged",
+        "sentence": f"The procedure stopped after {number}: {judged['stopped_by']}. "
+        f"Failed: {', '.join(failed)}. Take the numbers below as preliminary.",
+        "remedy": judged["advice"],
         "command": None,
+    }
+
+
+def _unfinished(run: Run) -> dict[str, Any]:
+    """How far a run has got that has no answer yet."""
+    steps, last = run.settings.steps, run.parts[-1] if run.parts else None
+    remedy, command = "The command that started it goes on from there: ", "plumed-cv run INPUT.toml"
+    if last is None:
+        so_far = "Nothing has been sampled yet."
+    elif last.steps >= steps and last.numbers["barrier_eV"] is None:
+        so_far = (
+            f"All {last.steps:,} steps of iteration {last.number} did not reach both end states, "
+            "so there is no barrier."
+        )
+        remedy, command = "Raise sampling.steps and run again.", ""
+    elif last.result is not None:
+        so_far = f"Iteration {last.number} is done; the next one has not sampled anything yet."
+    else:
+        so_far = (
+            f"Iteration {last.number} has sampled {last.steps:,} of {steps:,} steps; it goes on, "
+            "or was stopped."
+        )
+    if run.answer is not None:
+        of = "that iteration's" if run.answer is last else f"those of iteration {run.answer.number}"
+        so_far += f" The numbers below are {of}: preliminary."
+    return {
+        "kind": "bad",
+        "headline": "This run has not ended",
+        "sentence": so_far,
+        "remedy": remedy,
+        "command": command or None,
     }
 
 
@@ -118,103 +119,82 @@ def _answer(run: Run) -> dict[str, Any] | None:
     if part is None:
         return None
     given = part.numbers
-
-    def estimate(name: str) -> str:
-        return with_error(given.get(f"{name}_eV"), given.get(f"{name}_error_eV"))
-
-    barrier, error = given["barrier_eV"], given["barrier_error_eV"]
-    in_kJ, error_kJ = (None if n is None else n * _KJ_MOL for n in (barrier, error))
+    flux, error = given.get("flux_barrier_eV"), given.get("flux_barrier_error_eV")
+    in_kJ, error_kJ = (None if n is None else n * _KJ_MOL for n in (flux, error))
+    temperature = given.get("cv_temperature_K"), given.get("cv_temperature_error_K")
     return {
-        "barrier": estimate("barrier"),
-        "barrier_kJ": with_error(in_kJ, error_kJ, "kJ/mol"),
-        "flux": estimate("flux_barrier"),
-        "delta": estimate("delta_F"),
-        "histogram": None
-        if given.get("estimator", "histogram") == "histogram"
-        else estimate("histogram_barrier"),
-        "activation": estimate("activation_free_energy"),
+        "flux": _estimate(given, "flux_barrier", "eV"),
+        "flux_kJ": with_error(in_kJ, error_kJ, "kJ/mol"),
+        "barrier": _estimate(given, "barrier", "eV"),
+        "delta": _estimate(given, "delta_F", "eV"),
+        "difference": _estimate(given, "A1_minus_A0", "eV"),
+        "estimator": given.get("estimator"),
+        "estimators": [
+            (name, _estimate(found, "flux_barrier", "eV"))
+            for name, found in (given.get("estimators") or {}).items()
+        ],
+        "activation": _estimate(given, "activation_free_energy", "eV"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
         "surface": given.get("dividing_surface"),
+        "temperature": None if temperature[0] is None else with_error(*temperature, "K"),
         "zero": None if run.path is None else f"{run.path.barrier:.4f} eV",
         "of": part.label,
+        "because": run.judged["answer_because"] if len(run.parts) > 1 else None,
         "note": given.get("note"),
         "time_ns": f"{1e-6 * run.settings.timestep_fs * sum(p.steps for p in run.parts):.3g}",
         "steps": f"{sum(p.steps for p in run.parts):,}",
     }
 
 
-def _checks(run: Run) -> list[dict[str, Any]]:
-    """What speaks for the answer and against it."""
-    part = run.answer
-    if part is None:
+def _steps(run: Run) -> list[dict[str, Any]]:
+    """The steps of a process with intermediate states; none if it has one step."""
+    given = run.answer.numbers if run.answer else {}
+    steps, populations = given.get("steps") or [], given.get("populations") or []
+    if len(steps) < 2:
         return []
-    checks = []
+    return [
+        {
+            "number": k,
+            "reactant": _xi(step.get("reactant_xi")),
+            "surface": _xi(step.get("surface")),
+            "product": _xi(step.get("product_xi")),
+            "flux": _estimate(step, "flux_barrier"),
+            "reverse_flux": _estimate(step, "reverse_flux_barrier"),
+            "rate": scientific(step.get("rate_per_s"), step.get("rate_error_per_s"), ""),
+            "reverse_rate": scientific(
+                step.get("reverse_rate_per_s"), step.get("reverse_rate_error_per_s"), ""
+            ),
+            "population": f"{100 * populations[k - 1]:.3g}" if k <= len(populations) else "—",
+            "population_behind": f"{100 * populations[k]:.3g}" if k < len(populations) else "—",
+        }
+        for k, step in enumerate(steps, start=1)
+    ]
 
-    def check(ok: bool, words: str) -> None:
-        checks.append({"ok": ok, "words": words})
 
-    delta, barrier = part.profile.delta_F, part.profile.barrier
-    if not np.isfinite(barrier.value):
-        check(False, "One of the end states was not reached, so there is no barrier.")
-    elif not np.isfinite(barrier.error):
-        check(False, "There are too few independent parts for an error bar.")
-    else:
-        share = barrier.error / max(barrier.value, 1e-12)
-        check(share < 0.1, f"The error bar is {100 * share:.2g} % of the barrier.")
-    if run.path is not None and abs(run.path.energies[-1]) < 1e-3 and np.isfinite(delta.error):
-        off = abs(delta.value) / delta.error
-        check(
-            off < 3.0 and delta.error < 2.0 * part.profile.kT_eV,
-            "The end states have the same energy at 0 K, so A(1) − A(0) should be 0: it is "
-            f"{with_error(delta.value, delta.error)}, {off:.1f} standard errors away.",
-        )
-    crossings = part.crossings()
-    check(
-        crossings >= _CROSSINGS,
-        f"The dynamics went from one end state to the other {crossings} times in iteration "
-        f"{part.number}" + ("." if crossings >= _CROSSINGS else "; ten or more would be better."),
-    )
-    limit = run.settings.deviation_limit_A
-    if limit is None:
-        check(True, "No guard was set (sampling.deviation_limit_A).")
-    else:
-        check(
-            part.restarts <= 0.1 * len(part.records),
-            f"The guard (deviation above {limit:g} Å) put the dynamics back to the first end state "
-            f"{part.restarts} times in iteration {part.number}.",
-        )
-    steps, estimates = part.convergence()
-    if len(estimates) > 3 and np.isfinite(estimates[-1].error):
-        half = estimates[int(np.searchsorted(steps, 0.5 * steps[-1]))]
-        moved = abs(estimates[-1].value - half.value)
-        if np.isfinite(half.error):
-            check(
-                moved < 2.0 * half.error,
-                "From half of the steps to all of them the barrier moved by "
-                f"{1e3 * moved:.0f} meV; its error was {1e3 * half.error:.0f} meV at half.",
-            )
-    return checks
+def _xi(value: float | None) -> str:
+    return "—" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def _estimate(given: dict[str, Any], name: str, unit: str = "") -> str:
+    """A number with its error; in a table without its unit."""
+    return with_error(given.get(f"{name}_eV"), given.get(f"{name}_error_eV"), unit).strip()
 
 
 def _row(part: Part, run: Run) -> dict[str, Any]:
     """An iteration in the table."""
     result = part.numbers
-
-    def estimate(name: str) -> str:
-        return with_error(result.get(f"{name}_eV"), result.get(f"{name}_error_eV"), "").strip()
-
     similarity = result.get("similarity")
     return {
         "number": part.number,
         "kind": part.variable.kind,
         "ended": part.result is not None,
         "answer": part is run.answer,
-        "barrier": estimate("barrier"),
-        "flux": estimate("flux_barrier"),
-        "delta": estimate("delta_F"),
+        "flux": _estimate(result, "flux_barrier"),
+        "barrier": _estimate(result, "barrier"),
+        "delta": _estimate(result, "delta_F"),
         "similarity": "—" if similarity is None else f"{similarity:.3f}",
         "steps": f"{part.steps:,}",
-        "crossings": part.crossings(),
+        "crossings": "—" if result.get("crossings") is None else result["crossings"],
         "restarts": part.restarts,
     }
 
@@ -227,18 +207,23 @@ def _figures(run: Run) -> dict[str, Markup]:
         zero = None
         if run.path is not None:
             zero = (run.along_path(answer.variable), run.path.energies)
+        curves = [(part.label, part.profile) for part in parts if part is not answer]
         figures["profiles"] = charts.profiles(
-            [(part.label, part.profile) for part in parts],
+            [*curves, (f"{answer.label}, the answer", answer.profile)],
             zero,
-            "Free energy in eV over the collective variable, one curve an iteration; barriers "
-            + ", ".join(f"iteration {p.number}: {p.profile.barrier}" for p in parts),
+            workflow.surfaces_of(answer.numbers),
+            workflow.minima_of(answer.numbers),
+            "Free energy in eV over the collective variable, one curve an iteration; flux barriers "
+            + ", ".join(
+                f"iteration {p.number}: {_estimate(p.numbers, 'flux_barrier', 'eV')}" for p in parts
+            ),
         )
         growth = [(part.label, *part.convergence()) for part in parts]
         if any(estimates for _, _, estimates in growth):
             figures["steps"] = charts.barrier_with_steps(
                 growth,
-                "Barrier over the number of steps it is computed from, one curve an iteration, "
-                f"ending at {parts[-1].profile.barrier}",
+                "Flux barrier over the number of steps it is from, one curve an iteration, "
+                f"ending at {_estimate(parts[-1].numbers, 'flux_barrier', 'eV')}",
             )
         histograms = []
         for part in parts:

@@ -24,6 +24,7 @@ from plumed_cv.sampling.folders import (
     read_colvar,
     records,
     segments,
+    segments_by_walker,
     steps_of,
 )
 from plumed_cv.sampling.order import Order, grid, open_engine, ramp, spread
@@ -44,6 +45,7 @@ __all__ = [
     "run_walker",
     "sample",
     "segments",
+    "segments_by_walker",
     "spread",
     "steps_of",
 ]

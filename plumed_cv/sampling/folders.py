@@ -20,6 +20,11 @@ def segments(folder: Path) -> list[Path]:
     return [segment for home in homes(folder) for segment in segments_of(home)]
 
 
+def segments_by_walker(folder: Path) -> list[int]:
+    """Number of whole segments of each walker of an iteration, in the order of `segments`."""
+    return [number for home in homes(folder) if (number := len(segments_of(home)))]
+
+
 def records(segments: Sequence[Path]) -> list[dict[str, Any]]:
     """What is recorded of whole segments: `n_steps`, `stopped` (by the guard) and `seconds`.
 

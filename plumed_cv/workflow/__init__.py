@@ -12,24 +12,39 @@ killed goes on where its files end:
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
         fes.dat             free energy profile
-        result.json         barriers, and the similarity of cv-n to cv-(n-1)
+        result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1)
     result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `results` what is found in the end
-of an iteration and of the run. `zero_kelvin` gets the energy along a path back, without dynamics.
+of an iteration and of the run, and `checks` whether that can be believed. `zero_kelvin` gets the
+energy along a path back, without dynamics.
 """
 
+from plumed_cv.workflow.checks import (
+    Verdict,
+    judge,
+    minima_of,
+    of_sampling,
+    related_by_symmetry,
+    surfaces_of,
+)
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import run, sample
 from plumed_cv.workflow.results import (
     RESULTS,
+    Sampled,
     analyse,
+    analysed,
     as_json,
     barriers,
+    complete,
+    course,
     export,
+    flux_barrier,
     in_words,
+    printed_beside,
     sampled,
     summary,
 )
@@ -38,16 +53,28 @@ from plumed_cv.workflow.zero_kelvin import energy
 __all__ = [
     "RESULTS",
     "RunDirectory",
+    "Sampled",
+    "Verdict",
     "analyse",
+    "analysed",
     "as_json",
     "barriers",
+    "complete",
+    "course",
     "end_states",
     "energy",
     "export",
     "find_path",
+    "flux_barrier",
     "in_words",
+    "judge",
+    "minima_of",
+    "of_sampling",
+    "printed_beside",
+    "related_by_symmetry",
     "run",
     "sample",
     "sampled",
     "summary",
+    "surfaces_of",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import cv, pca, sampling, symmetry
+from plumed_cv import convergence, cv, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import VARIANCE_A2
@@ -144,13 +144,60 @@ def train_on_snapshots(
         Is told how it goes.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    snapshots = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
-    snapshots = [file for file in snapshots if file.exists()]
-    data = read_displacements(snapshots, old, cell_of(atoms), species=atoms.get_chemical_symbols())
+    data = _sampled_displacements(files, old, atoms, n)
     if not files.components.exists():
         _choose_components(config, files, data)
     xi = old.encode(old.components(data))[:, 0]
     _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
+
+
+@one_thread()
+def noise_floor(
+    config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
+) -> float | None:
+    """Mean of 1 - cos (Eq. 17) that two variables learned from independent samples would have.
+
+    Two are trained as cv-n was, each on every other segment of iteration n, and compared along the
+    path of cv-(n-1). Each has the noise of half of the data, and 1 - cos adds up as variances do:
+    it is twice what two variables of all data would have. Nothing is written.
+
+    Parameters
+    ----------
+    config, files, atoms, n, reporter
+        As for `train_on_snapshots`.
+
+    Returns
+    -------
+    float or None
+        None if half of the data is too little to learn from.
+    """
+    old = CollectiveVariable.load(files.cv(n - 1))
+    halves = []
+    try:
+        for half in (1, 2):
+            data = _sampled_displacements(files, old, atoms, n, slice(half - 1, None, 2))
+            xi = old.encode(old.components(data))[:, 0]
+            halves.append(_train(config, files, data, xi, old, n, reporter, half))
+    except UserError:
+        return None
+    return 0.5 * convergence.difference(halves[0], halves[1], along=old).mean
+
+
+def _sampled_displacements(
+    files: RunDirectory,
+    old: CollectiveVariable,
+    atoms: Atoms,
+    n: int,
+    segments: slice = slice(None),
+) -> np.ndarray:
+    """The snapshots of some segments of iteration n, shape (M, N, 3), angstrom."""
+    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))[segments]]
+    return read_displacements(
+        [file for file in parts if file.exists()],
+        old,
+        cell_of(atoms),
+        species=atoms.get_chemical_symbols(),
+    )
 
 
 def check_components(config: Config) -> None:
@@ -177,16 +224,22 @@ def _train(
     frame: CollectiveVariable,
     n: int,
     reporter: Reporter,
+    half: int | None = None,
 ) -> CollectiveVariable:
-    """Train cv-n on displacements at values of the path parameter or of cv-(n-1)."""
+    """Train cv-n on displacements at values of the path parameter or of cv-(n-1).
+
+    Of a half of the data, 1 or 2, no record is written.
+    """
     from plumed_cv import autoencoder
 
-    training = training_of(config, config.iteration.seed + n)
+    # Weights of its own for a half, too: they are a part of the noise.
+    training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
     n_components = int(read_json(files.components)["components"])
     at_rest = n == 0  # structures of the path, not of the dynamics
     symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
-    with reporter.task(f"training cv-{n}", training.n_epochs) as update:
+    of = "" if half is None else f" on half {half} of the data"
+    with reporter.task(f"training cv-{n}{of}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
             displacements,
             frame,
@@ -198,6 +251,8 @@ def _train(
             symmetry.of_path(load_path(files.path), frame) if symmetric else (),
             through_ends=at_rest,
         )
+    if half is not None:
+        return learned
     record = {
         "structures": len(displacements),
         "seconds": time.perf_counter() - started,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import babf, convergence, provenance, sampling
+from plumed_cv import babf, provenance, sampling
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
@@ -18,10 +18,16 @@ from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.plumed import build_plugin
 from plumed_cv.progress import Reporter, Silent
+from plumed_cv.workflow import checks
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.learning import check_components, train_on_snapshots, write_first_cv
+from plumed_cv.workflow.learning import (
+    check_components,
+    noise_floor,
+    train_on_snapshots,
+    write_first_cv,
+)
 from plumed_cv.workflow.mep import end_states, find_path
-from plumed_cv.workflow.results import analyse, stopped_by, summary, write_answer
+from plumed_cv.workflow.results import analyse, complete, summary, write_answer
 
 
 def run(
@@ -48,7 +54,7 @@ def run(
     Returns
     -------
     dict
-        What `result.json` holds: `barrier_eV`, `delta_F_eV` and `flux_barrier_eV` with their
+        What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
         `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
         returned before a sampling: `iteration`, and `walkers`, the numbers of those to run.
 
@@ -90,9 +96,12 @@ def run(
                     return {"iteration": n, "walkers": [order.walker for order in waiting]}
             result = _iterate(config, files, n, engine, plugin, initial, reporter)
             iterations.append(result)
-            if stopped_by(config.iteration, iterations) is not None:
+            verdict = checks.judge(
+                files, iterations, config.iteration, config.sampling, config.system.temperature_K
+            )
+            if checks.stopped_by(verdict, n, config.iteration) is not None:
                 break
-        return write_answer(config, files, path, initial, plugin, iterations, reporter)
+        return write_answer(config, files, path, initial, plugin, iterations)
 
 
 def sample(
@@ -158,7 +167,7 @@ def _iterate(
 ) -> dict[str, Any]:
     """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
     if files.iteration_result(n).exists():
-        return read_json(files.iteration_result(n))
+        return complete(files, n, read_json(files.iteration_result(n)))
     folder = files.iteration(n)
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
@@ -173,14 +182,16 @@ def _iterate(
         )
     if not files.cv(n).exists():
         train_on_snapshots(config, files, atoms, n, reporter)
-    new = CollectiveVariable.load(files.cv(n))
     result |= {
         "iteration": n,
         "cv": files.cv(n - 1).name,
         "kind": old.kind,
-        "similarity": convergence.similarity(new, old),
         "seconds_sampling": seconds_sampling,
     }
+    result = complete(files, n, result)
+    result["similarity_floor"] = None
+    if result["similarity"] > config.iteration.tolerance and n >= config.iteration.minimum:
+        result["similarity_floor"] = noise_floor(config, files, atoms, n, reporter)
     write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
     if result["note"]:
         reporter.say(f"Iteration {n}: {result['note']}")

@@ -1,16 +1,20 @@
-"""What a run has found: the barriers of an iteration, when it has converged, and the answer."""
+"""What a run has found: the barriers of an iteration, how it went in time, and the answer."""
 
 import json
+import operator
+import re
 import shutil
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ase import Atoms
 
 import plumed_cv
-from plumed_cv import babf, sampling
-from plumed_cv.config import Config, Iteration, Sampling
+from plumed_cv import babf, convergence, sampling
+from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.figures import plot_profiles
@@ -18,12 +22,24 @@ from plumed_cv.files import read_json, replacing, write_text
 from plumed_cv.frame import Array
 from plumed_cv.path import EnergyPath
 from plumed_cv.plumed import babf_input
-from plumed_cv.progress import Reporter
+from plumed_cv.sampling import guard
 from plumed_cv.structures import cell_of
+from plumed_cv.workflow import checks
 from plumed_cv.workflow.directory import RunDirectory
 
+T = TypeVar("T")
+
 # The results with an error bar, by the beginning of their keys, and how they are called.
-RESULTS = {"barrier": "barrier", "flux_barrier": "flux barrier", "delta_F": "A(1)-A(0)"}
+RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "delta F"}
+# What of an iteration is a part of the answer, besides energies, rates and temperatures.
+_OF_THE_ANSWER = (
+    *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps"),
+    *("populations", "populations_error", "crossings", "restarts", "outside_fraction", "note"),
+    *("similarity_worst", "similarity_at_surface", "similarity_floor"),
+)
+MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
+
+MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"  # the estimators
 
 
 class Sampled(NamedTuple):
@@ -67,79 +83,359 @@ def sampled(folder: Path) -> Sampled:
 
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
-    blocks, atoms, series = sampled(folder)
-    profile = babf.profile(blocks, mean_force=atoms)
+    found = sampled(folder)
+    profile, result = analysed(found, sampling.segments_by_walker(folder))
     babf.write_fes(folder / "fes.dat", profile)
-    note = None
-    xi, gradnorm, invmass = (series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-    try:
-        flux = babf.flux(blocks, xi, gradnorm, invmass, mean_force=atoms)
-    except UserError as error:  # the profile stands without it
-        note = str(error)
-        unknown = babf.Estimate(np.nan, np.nan)
-        flux = babf.Flux(unknown, unknown, unknown, np.nan)
-    from_flux = {"flux_barrier": flux.barrier, "activation_free_energy": flux.activation}
     parts = sampling.records(sampling.segments(folder))
     departures = [part["departure"] for part in parts if "departure" in part]
-    temperature = _temperature(series)
-    of_histogram = profile if atoms is None else babf.profile(blocks)
-    return (
-        barriers(profile)
-        | as_json(from_flux)
-        | as_json({"histogram_barrier": of_histogram.barrier})
-        | {
-            "estimator": "histogram" if atoms is None else "mean force of the atoms",
+    temperature = _temperature(found.series)
+    return result | {
+        "md_steps": sampling.steps_of(parts),
+        "cv_temperature_K": _or_none(temperature.value),
+        "cv_temperature_error_K": _or_none(temperature.error),
+        "restarts": len(departures),
+        "restarted_at": departures,
+    }
+
+
+class Estimated(NamedTuple):
+    """What one estimator finds.
+
+    Attributes
+    ----------
+    profile, flux
+        Its profile and its flux.
+    note
+        Why the flux is unknown, or None.
+    """
+
+    profile: babf.Profile
+    flux: babf.Flux
+    note: str | None
+
+
+def analysed(
+    found: Sampled,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> tuple[babf.Profile, dict[str, Any]]:
+    """The profile of what was sampled, and its barriers, differences and rates by their keys.
+
+    Where there are forces on the atoms both estimators are asked, and the one that knows the flux
+    barrier with the smaller error gives the answer.
+
+    Parameters
+    ----------
+    found
+        What was sampled. Without columns of COLVAR nothing is said of the flux.
+    walkers
+        Number of blocks of each walker, one walker after the other; all are of one by default.
+    states
+        The CV in the reactant and in the product.
+
+    Returns
+    -------
+    Profile, dict
+        Among the results `estimator`, which gave them; `estimators`, what each one finds; and
+        `estimators_agree`, null where it is not known.
+    """
+    estimates = {HISTOGRAM: _estimated(found, None, walkers, states)}
+    if found.mean_force is not None:
+        estimates = {MEAN_FORCE: _estimated(found, found.mean_force, walkers, states)} | estimates
+    chosen = _most_precise(estimates)
+    profile, flux, note = estimates[chosen]
+    result: dict[str, Any] = barriers(profile)
+    if found.series:
+        result = as_json({"flux_barrier": flux.barrier}) | result  # it comes first
+        result |= as_json({"activation_free_energy": flux.activation}) | {
             "tst_rate_per_s": _or_none(flux.rate_per_s.value),
             "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
             "dividing_surface": _or_none(flux.surface),
+            "steps": [_step(step) for step in flux.steps],
+            "populations": [_or_none(share.value) for share in flux.populations],
+            "populations_error": [_or_none(share.error) for share in flux.populations],
             "note": note,
-            "md_steps": sampling.steps_of(parts),
-            "cv_temperature_K": _or_none(temperature.value),
-            "cv_temperature_error_K": _or_none(temperature.error),
-            "restarts": len(departures),
-            "restarted_at": departures,
         }
-    )
+    return profile, result | as_json(
+        {"histogram_barrier": estimates[HISTOGRAM].profile.barrier}
+    ) | {
+        "estimator": chosen,
+        "estimators": {
+            name: as_json({"flux_barrier": each.flux.barrier, "delta_F": each.profile.delta_F})
+            for name, each in estimates.items()
+        },
+        "estimators_agree": _agree(list(estimates.values())),
+    }
 
 
-def _temperature(series: dict[str, list[Array]]) -> babf.Estimate:
-    """Kinetic temperature along the collective variable and its error, K."""
-    means = [np.mean(known) for part in series.get("ae.temp", []) if len(known := _finite(part))]
-    numbers = [len(known) for part in series.get("ae.temp", []) if len(known := _finite(part))]
-    if not means:
+def _estimated(
+    found: Sampled,
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None,
+    states: tuple[float, float],
+) -> Estimated:
+    unknown = babf.Estimate(np.nan, np.nan)
+    flux, note = babf.Flux(unknown, unknown, unknown, np.nan), None
+    if found.series:
+        xi, gradnorm, invmass = (
+            found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
+        )
+        try:
+            flux = babf.flux(
+                found.blocks, xi, gradnorm, invmass, states, mean_force, walkers=walkers
+            )
+        except UserError as error:  # the profile stands without it
+            note = str(error)
+    profile = babf.profile(found.blocks, states, mean_force, walkers=walkers, basins=flux.basins)
+    return Estimated(profile, flux, note)
+
+
+def _most_precise(estimates: dict[str, Estimated]) -> str:
+    """The estimator with the smallest error of the flux barrier; the first if none knows it."""
+    errors = {name: each.flux.barrier.error for name, each in estimates.items()}
+    known = [name for name, error in errors.items() if np.isfinite(error)]
+    return min(known, key=errors.__getitem__) if known else next(iter(estimates))
+
+
+def _agree(estimates: list[Estimated]) -> bool | None:
+    """Whether flux barriers and differences of two estimators agree; None if not known.
+
+    They agree within three times the larger of the two errors. Both estimates have the same
+    trajectory, so their difference has a smaller error than that of independent ones, the root of
+    the sum of squares.
+    """
+    if len(estimates) < 2:
+        return None
+    verdicts = []
+    for one, other in (
+        [each.flux.barrier for each in estimates],
+        [each.profile.delta_F for each in estimates],
+    ):
+        off, limit = abs(one.value - other.value), 3.0 * max(one.error, other.error)
+        verdicts.append(bool(off < limit) if np.isfinite([off, limit]).all() else None)
+    if False in verdicts:
+        return False
+    return None if None in verdicts else True
+
+
+def _step(step: babf.Step) -> dict[str, float | None]:
+    """One barrier between two basins as result.json has it."""
+    result: dict[str, float | None] = {
+        "reactant_xi": step.reactant,
+        "product_xi": step.product,
+        "surface": step.surface,
+    }
+    for way, barrier, rate in (
+        ("", step.flux_barrier, step.rate_per_s),
+        ("reverse_", step.reverse_flux_barrier, step.reverse_rate_per_s),
+    ):
+        result |= as_json({f"{way}flux_barrier": barrier})
+        result |= {
+            f"{way}rate_per_s": _or_none(rate.value),
+            f"{way}rate_error_per_s": _or_none(rate.error),
+        }
+    return result
+
+
+def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
+    """The columns of the file `colvar` beside each state file, by their names.
+
+    None unless every state has a folder of its own with a `colvar` that has the columns of an
+    exported plumed.dat, in angstrom, as the plumed.dat there must say.
+    """
+    folders = [state.parent for state in states]
+    if len(set(map(Path.resolve, folders))) < len(folders):
+        return {}
+    for folder in folders:
+        lines = folder / "plumed.dat"
+        if not ((folder / "colvar").is_file() and lines.is_file()):
+            return {}
+        if not re.search(r"(?m)^UNITS LENGTH=A\b", lines.read_text(encoding="utf-8")):
+            return {}
+    printed = [sampling.read_colvar(folder / "colvar") for folder in folders]
+    names = ("ae.node-0", "ae.gradnorm", "ae.invmass")
+    if not all(name in part for part in printed for name in names):
+        return {}
+    return {name: [part[name] for part in printed] for name in names}
+
+
+def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, Any]:
+    """Add to the result of iteration n what the checks read, unless it is there.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    n
+        Number of the iteration.
+    result
+        What it has found.
+
+    Returns
+    -------
+    dict
+        Also `crossings`, `first_half_flux_barrier_eV` and `second_...` with errors, `flanks` (where
+        the profile has risen by kT above reactant and product, as values of the CV) and, if the
+        next CV has been learned, `similarity` to it, `similarity_worst`, `similarity_at_surface`.
+    """
+    folder = files.iteration(n)
+    if "A1_minus_A0_eV" not in result:  # earlier versions called it delta_F
+        of_points = {key: result.get(f"delta_F{key}") for key in ("_eV", "_error_eV")}
+        result = result | {f"A1_minus_A0{key}": value for key, value in of_points.items()}
+        result |= dict.fromkeys(("delta_F_eV", "delta_F_error_eV"))
+    if "crossings" not in result:
+        records = sampling.records(sampling.segments(folder))
+        walkers = sampling.segments_by_walker(folder)
+        result = result | course(sampled(folder), records, walkers, result)
+    if "flanks" not in result:
+        profile = babf.read_fes(folder / "fes.dat")
+        result = result | {"flanks": list(flanks(profile, result.get("dividing_surface")))}
+    if "similarity_worst" not in result and files.cv(n).exists():
+        new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
+        found = convergence.difference(new, old, **checks.where(result))
+        result = result | {
+            "similarity": found.mean,
+            "similarity_worst": found.worst,
+            "similarity_at_surface": found.at_surface,
+        }
+    return result
+
+
+def course(
+    found: Sampled,
+    records: Sequence[dict[str, Any]],
+    walkers: Sequence[int],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """How an iteration went in time: `crossings` and the flux barriers of both halves.
+
+    Parameters
+    ----------
+    found
+        What it has sampled.
+    records
+        The segments' records.
+    walkers
+        Number of segments of each walker.
+    result
+        What it has found: `estimator`, and `steps` with the minima of reactant and product.
+    """
+    steps = result.get("steps") or [{}]
+    ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
+    own = np.split(np.arange(len(records)), np.cumsum(walkers)[:-1])
+    halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
+    stopped = [bool(record["stopped"]) for record in records]
+    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
+    return {
+        "crossings": crossings(found.series["ae.node-0"], stopped, walkers, ends),
+        **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
+    }
+
+
+def crossings(
+    xi: Sequence[Array],
+    stopped: Sequence[bool],
+    walkers: Sequence[int],
+    states: tuple[float, float] = (0.0, 1.0),
+) -> int:
+    """How often a walker came from one state to the other, not counting where the guard put it.
+
+    Parameters
+    ----------
+    xi
+        The series of each segment, one walker after the other.
+    stopped
+        Whether the guard ended the segment.
+    walkers
+        Number of segments of each walker.
+    states
+        Minima of reactant and product. A state counts as visited within a tenth of their distance.
+    """
+    reactant, product = states
+    number, k = 0, 0
+    for segments in walkers:
+        piece: list[Array] = []
+        for left in reversed(range(segments)):
+            piece.append((xi[k] - reactant) / (product - reactant))
+            if stopped[k] or not left:  # put back, or at the end
+                place = np.concatenate(piece)
+                visits = np.select([place < 0.1, place > 0.9], [-1, 1])
+                number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+                piece = []
+            k += 1
+    return number
+
+
+def flux_barrier(
+    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+) -> babf.Estimate:
+    """The flux barrier from some segments, in so few blocks that its error takes no time.
+
+    Parameters
+    ----------
+    found
+        What was sampled.
+    by_walker
+        The numbers of the segments of each walker.
+    estimator
+        `MEAN_FORCE`, if the mean force is to be taken.
+
+    Returns
+    -------
+    Estimate
+        Unknown where there is none.
+    """
+    most = max(1, MOST_BLOCKS // max(1, len(by_walker)))
+    split = [np.array_split(own, min(len(own), most)) for own in by_walker if len(own)]
+    groups = [group for own in split for group in own]
+    if not groups:
         return babf.Estimate(np.nan, np.nan)
-    value = float(np.average(means, weights=numbers))
-    if len(means) < 2:
-        return babf.Estimate(value, np.nan)
-    spread = np.average((np.array(means) - value) ** 2, weights=numbers) / (len(means) - 1)
-    return babf.Estimate(value, float(spread**0.5))
+
+    def merged(parts: Sequence[T]) -> list[T]:
+        return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
+
+    xi, gradnorm, invmass = (
+        [np.concatenate([found.series[f"ae.{name}"][k] for k in group]) for group in groups]
+        for name in ("node-0", "gradnorm", "invmass")
+    )
+    atoms = None
+    if found.mean_force is not None and estimator == MEAN_FORCE:
+        atoms = merged(found.mean_force)
+    try:
+        return babf.flux(
+            merged(found.blocks),
+            xi,
+            gradnorm,
+            invmass,
+            mean_force=atoms,
+            walkers=[len(own) for own in split],
+        ).barrier
+    except UserError:
+        return babf.Estimate(np.nan, np.nan)
 
 
-def _finite(values: Array) -> Array:
-    return values[np.isfinite(values)]
+def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
+    """Where the profile has risen by kT above reactant and product, as values of the CV.
 
-
-def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
-    """Which criterion the iterations so far fulfil, in words; None if they must go on."""
-    last = iterations[-1]
-    if len(iterations) < limits.minimum:
-        return None
-    if limits.criterion == "equivalence":
-        return "equivalent CVs (Eq. 17)" if last["similarity"] < limits.tolerance else None
-    pair = iterations[-2:]
-    values = [part["flux_barrier_eV"] for part in pair]
-    errors = [part["flux_barrier_error_eV"] for part in pair]
-    if len(pair) < 2 or None in values or None in errors:
-        return None
-    agree = abs(values[1] - values[0]) < 2.0 * np.hypot(*errors)
-    if agree and errors[1] < limits.barrier_tolerance_eV:
-        return "flux barrier, the same as in the iteration before within two errors"
-    return None
+    Nearer to the minima an angle between isosurfaces costs less than kT. 0 and 1 where the
+    dividing surface or the profile is not known.
+    """
+    if surface is None:
+        return (0.0, 1.0)
+    sides = (profile.xi <= surface, profile.xi >= surface)
+    found = []
+    for side, end, last in zip(sides, profile.states, (-1, 0), strict=True):
+        known = side & np.isfinite(profile.A)
+        bottom = np.min(profile.A[known], initial=np.inf)
+        low = known & (profile.A - bottom <= profile.kT_eV)
+        found.append(float(profile.xi[low][last]) if low.any() else end)
+    return (found[0], found[1])
 
 
 def barriers(profile: babf.Profile) -> dict[str, float | None]:
-    """What a profile says without its flux: the barrier and A(1) - A(0), by the keys of results."""
-    return as_json({"barrier": profile.barrier, "delta_F": profile.delta_F})
+    """What a profile says without its flux, by the keys of results."""
+    names = ("barrier", "delta_F", "A1_minus_A0")
+    return as_json({name: getattr(profile, name) for name in names})
 
 
 def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
@@ -153,12 +449,13 @@ def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
 
 def in_words(result: dict[str, Any], name: str) -> str:
     """A result and its error in words, for example "0.612 ± 0.004 eV"."""
-    pair = (result[f"{name}_eV"], result[f"{name}_error_eV"])
-    return str(babf.Estimate(*(np.nan if number is None else number for number in pair)))
+    value, error = (result.get(f"{name}{of}_eV") for of in ("", "_error"))
+    value, error = (np.nan if number is None else number for number in (value, error))
+    return str(babf.Estimate(value, error))
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Barrier, flux barrier if there is one, and A(1)-A(0), in words."""
+    """Flux barrier if there is one, barrier, and the difference of the states, in words."""
     return ", ".join(
         f"{words} {in_words(result, name)}"
         for name, words in RESULTS.items()
@@ -173,7 +470,6 @@ def write_answer(
     atoms: Atoms,
     plugin: Path,
     iterations: list[dict[str, Any]],
-    reporter: Reporter,
 ) -> dict[str, Any]:
     """Write the answer: result.json, fes.dat, profiles.png, cv.safetensors and plumed.dat.
 
@@ -190,26 +486,25 @@ def write_answer(
     plugin
         What plumed.dat loads.
     iterations
-        What each iteration has found, the last of which is the answer.
-    reporter
-        Is told the answer, and whether it has converged.
+        What each iteration has found. `checks.judge` chooses the answer among them.
 
     Returns
     -------
     dict
         What result.json holds.
     """
-    last = iterations[-1]
-    n = last["iteration"]
-    reached = stopped_by(config.iteration, iterations)
+    verdict = checks.judge(
+        files, iterations, config.iteration, config.sampling, config.system.temperature_K
+    )
+    n = verdict.answer
+    found = iterations[n - 1]
     result = {
         key: value
-        for key, value in last.items()
-        if key.endswith(("_eV", "_per_s"))
-        or key in ("estimator", "similarity", "dividing_surface", "note")
+        for key, value in found.items()
+        if key.endswith(("_eV", "_per_s", "_K")) or key in _OF_THE_ANSWER
     } | {
-        "converged": reached is not None,
-        "stopped_by": reached or "iteration limit",
+        **verdict.as_dict(len(iterations), config.iteration),
+        "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
         "cell_A": cell_of(atoms).tolist(),
@@ -223,9 +518,10 @@ def write_answer(
     with replacing(files.root / "fes.dat") as temporary:
         shutil.copyfile(files.iteration(n) / "fes.dat", temporary)
     sampling.copy_state(files.iteration(n), files.root / "babf.state")
+    order = [k for k in range(1, len(iterations) + 1) if k != n]
     profiles = [
-        (f"{k} ({part['kind']} CV)", babf.read_fes(files.iteration(k) / "fes.dat"))
-        for k, part in enumerate(iterations, start=1)
+        (_label(iterations[k - 1]), babf.read_fes(files.iteration(k) / "fes.dat"))
+        for k in [*order, n]
     ]
     zero_kelvin = None
     if path is not None:
@@ -236,8 +532,11 @@ def write_answer(
         profiles,
         f"{len(atoms)} atoms, {config.system.temperature_K:g} K",
         zero_kelvin,
+        checks.surfaces_of(found),
+        checks.minima_of(found),
     )
     production = _production_input(
+        answer,
         config.system.temperature_K,
         config.sampling,
         plugin,
@@ -246,15 +545,11 @@ def write_answer(
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
-    reporter.say(f"At {config.system.temperature_K:g} K: {summary(result)}")
-    if reached is None:
-        reporter.say(
-            f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f} (equivalent "
-            f"below {config.iteration.tolerance:g}) and the flux barrier "
-            f"{in_words(last, 'flux_barrier')}. Raise iteration.maximum and run again, or sample "
-            "longer in a new directory."
-        )
     return result
+
+
+def _label(part: dict[str, Any]) -> str:
+    return f"{part['iteration']} ({part['kind']} CV): flux b. {in_words(part, 'flux_barrier')}"
 
 
 def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariable:
@@ -287,11 +582,12 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
-    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin))
+    write_text(output / "plumed.dat", _production_input(variable, temperature_K, settings, plugin))
     return variable
 
 
 def _production_input(
+    variable: CollectiveVariable,
     temperature_K: float,
     settings: Sampling,
     plugin: Path,
@@ -315,6 +611,8 @@ def _production_input(
         state_stride=10_000,
         colvar=Path("colvar"),
         colvar_stride=settings.snapshot_stride,
+        deviation_limit_A=settings.deviation_limit_A,
+        atom_limit_A=guard.limit(settings.atom_deviation_limit_A, variable),
     )
     return lines + settings.plumed
 

@@ -1,4 +1,4 @@
-"""Numbers as a report prints them: with a unit, rounded to their error."""
+"""Numbers as terminal and report print them: with a unit, rounded to their error."""
 
 import math
 
@@ -27,10 +27,10 @@ def scientific(value: float | None, error: float | None, unit: str) -> str:
         return NONE
     power = math.floor(math.log10(value))
     scale = 10.0**power
-    number = with_error(value / scale, None if error is None else error / scale, "").strip(" ,")
-    if "±" in number:
-        number = f"({number})"
-    return f"{number} × 10{str(power).translate(_SUPERSCRIPTS)} {unit}"
+    times = f" × 10{str(power).translate(_SUPERSCRIPTS)} {unit}"
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value / scale:.1f}{times}, error unknown"
+    return f"({with_error(value / scale, error / scale, '').strip()}){times}"
 
 
 def duration(seconds: float | None) -> str:

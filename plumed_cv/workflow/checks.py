@@ -1,0 +1,498 @@
+"""Whether the answer of a run can be believed: checks of an iteration, and which one is the answer.
+
+Nothing here computes what an iteration has found: the checks read its result.json. A key that is
+absent there, as in directories of earlier versions, means "unknown".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from ase import units
+
+from plumed_cv import convergence, symmetry
+from plumed_cv.config import Iteration, Sampling
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.numbers import with_error
+from plumed_cv.path import load_path
+from plumed_cv.workflow.directory import RunDirectory
+
+CROSSINGS = 10  # the relative error of an error bar from n events is 1/sqrt(2n): 22 %
+AT_SURFACE = 0.05  # largest 1 - cos at the dividing surface: 18 degrees, see docs/theory.md
+WORST = 0.3  # largest 1 - cos between the states: at 45 degrees a CV sees half of a slope
+NOISE = 2.0  # so many noise floors two equivalent collective variables differ by at most
+LEAST_ERROR_EV = 0.01  # as small as an error need be, also where kT/2 is less
+HOT = 0.03  # share of the temperature by which the CV's may be off, whatever its error
+OUTSIDE = 0.1  # largest share of snapshots that were outside of the process
+EQUAL_EV = 1e-3  # energies of two end states at 0 K that count as equal
+
+_NECESSARY = ("end states", "crossings", "flux barrier", "collective variable")
+
+
+class Check(NamedTuple):
+    """One check of an answer.
+
+    Attributes
+    ----------
+    name
+        What is checked.
+    passed
+        None where it could not be made.
+    sentence
+        What was found.
+    remedy
+        What to do about it; empty if it has passed.
+    mend
+        What may mend it: another iteration, more steps in every iteration, or another input.
+    """
+
+    name: str
+    passed: bool | None
+    sentence: str
+    remedy: str = ""
+    mend: Literal["iterations", "steps", "input"] = "iterations"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check as result.json has it."""
+        return {"name": self.name, "passed": self.passed, "sentence": self.sentence}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said of a run.
+
+    Attributes
+    ----------
+    answer
+        Number of the iteration whose numbers are the answer, from 1.
+    because
+        Why it is that one.
+    checks
+        Those of that iteration, and that of the last collective variable.
+    """
+
+    answer: int
+    because: str
+    checks: Sequence[Check]
+
+    @property
+    def failed(self) -> list[Check]:
+        """Those that have not passed, and those that must be known and are not."""
+        return [
+            check
+            for check in self.checks
+            if check.passed is False or (check.passed is None and check.name in _NECESSARY)
+        ]
+
+    @property
+    def converged(self) -> bool:
+        """Whether every check has passed that could be made, and those that must be known."""
+        return not self.failed
+
+    @property
+    def advice(self) -> str | None:
+        """What to do where the run has not converged.
+
+        Where the input must change, more of the same does not help.
+        """
+        causes = [check for check in self.failed if check.mend == "input"]
+        remedies = [check.remedy for check in causes or self.failed if check.remedy]
+        return " ".join(dict.fromkeys(remedies)) or None
+
+    def as_dict(self, number: int, limits: Iteration) -> dict[str, Any]:
+        """The verdict after so many iterations as result.json has it."""
+        return {
+            "converged": self.converged,
+            "stopped_by": stopped_by(self, number, limits) or "iteration limit",
+            "advice": self.advice,
+            "answer_iteration": self.answer,
+            "answer_because": self.because,
+            "checks": [check.as_dict() for check in self.checks],
+        }
+
+
+def judge(
+    files: RunDirectory,
+    iterations: Sequence[dict[str, Any]],
+    limits: Iteration,
+    settings: Sampling,
+    temperature_K: float,
+) -> Verdict:
+    """Choose the answer among the iterations, and check it.
+
+    It is the iteration with the smallest error of the flux barrier, among those that have passed
+    their own checks and sampled a collective variable that is equivalent to the last one; the last
+    iteration if there is none.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    iterations
+        What each iteration has found, at least one.
+    limits, settings, temperature_K
+        The input's.
+    """
+    related = related_by_symmetry(files)
+    last = len(iterations)
+    before = iterations[-2] if last > 1 else None
+    of_variable = variable_check(iterations[-1], before, limits)
+    own = [of_sampling(part, limits, settings, temperature_K, related) for part in iterations]
+    good = [
+        k
+        for k in range(1, last + 1)
+        if Verdict(k, "", [*own[k - 1], of_variable]).converged
+        and (k == last or _is_like_the_last(files, k, iterations, limits))
+    ]
+    if not good:
+        return Verdict(last, "it is the last one", [*own[-1], of_variable])
+    answer = min(good, key=lambda k: float(iterations[k - 1]["flux_barrier_error_eV"]))
+    if len(good) == 1:
+        because = "it alone passed all checks along a CV that is equivalent to the last one"
+    else:
+        because = (
+            "its flux barrier has the smallest error of the iterations "
+            f"{', '.join(map(str, good))}, which passed all checks along equivalent CVs"
+        )
+    return Verdict(answer, because, [*own[answer - 1], of_variable])
+
+
+def stopped_by(verdict: Verdict, number: int, limits: Iteration) -> str | None:
+    """Why the iterations end after so many, in words; None if they must go on."""
+    if number < limits.minimum:
+        return None
+    if verdict.converged:
+        return "all checks passed"
+    if any(check.mend == "iterations" for check in verdict.failed):
+        return None
+    names = ", ".join(check.name for check in verdict.failed)
+    return f"another iteration does not mend what failed: {names}"
+
+
+def related_by_symmetry(files: RunDirectory) -> bool:
+    """Whether an operation exchanges the end states and maps the path onto itself.
+
+    The states then have the same free energy. Equal energies at 0 K alone do not say so.
+    """
+    if not (files.path.exists() and files.cv(0).exists()):
+        return False
+    path = load_path(files.path)
+    if abs(path.energies[-1] - path.energies[0]) > EQUAL_EV:
+        return False
+    found = symmetry.of_path(path, CollectiveVariable.load(files.cv(0)))
+    return any(operation.reverses for operation in found)
+
+
+def of_sampling(
+    part: dict[str, Any],
+    limits: Iteration,
+    settings: Sampling,
+    temperature_K: float,
+    related: bool,
+) -> list[Check]:
+    """Check what an iteration has sampled.
+
+    Parameters
+    ----------
+    part
+        What its result.json holds.
+    limits, settings, temperature_K
+        The input's.
+    related
+        Whether its end states have the same free energy by symmetry.
+
+    Returns
+    -------
+    list
+        Those for which there is something to check.
+    """
+    kT_eV = units.kB * temperature_K
+    limit = limits.barrier_tolerance_eV or max(LEAST_ERROR_EV, 0.5 * kT_eV)
+    needed = _needed_steps(part, settings.steps, limit)
+    more = f"Raise sampling.steps to about {needed:,} and run again."
+    mend: Literal["iterations", "steps"] = "iterations" if needed <= 2 * settings.steps else "steps"
+    checks = [
+        _end_states(part, more),
+        _crossings(part, more, mend),
+        _error(part, limit, kT_eV, more, mend),
+        _halves(part, more),
+        _estimators(part, more),
+        _repetitions(part, more),
+        *(_symmetry(part, kT_eV, more) if related else ()),
+        _temperature(part, temperature_K),
+        _guard(part, settings),
+        _outside(part),
+    ]
+    return [check for check in checks if check is not None]
+
+
+def variable_check(part: dict[str, Any], before: dict[str, Any] | None, limits: Iteration) -> Check:
+    """Check whether the collective variable stands, by the criterion of the input.
+
+    Parameters
+    ----------
+    part, before
+        What the last iteration has found, and the one before it.
+    limits
+        The input's.
+    """
+    name = "collective variable"
+    on = f"Raise iteration.maximum above {limits.maximum} and run again."
+    if limits.criterion == "barrier":
+        return _same_barrier(name, part, before, on)
+    mean = part.get("similarity")
+    if mean is None:
+        return Check(name, None, "No collective variable has been learned from the iteration yet.")
+    worst, surface, floor = (
+        part.get(f"similarity_{key}") for key in ("worst", "at_surface", "floor")
+    )
+    passed = _is_equivalent(mean, worst, surface, floor, limits.tolerance)
+    noise = "" if floor is None else f" or {NOISE:g} times its noise, {floor:.3f}"
+    words = [f"{mean:.3f} on average (equivalent up to {limits.tolerance:g}{noise})"]
+    for value, place, most in (
+        (surface, "at the dividing surface", AT_SURFACE),
+        (worst, "at worst between the states", WORST),
+    ):
+        words.append(f"unknown {place}" if value is None else f"{value:.3f} {place} ({most:g})")
+    says = "is equivalent to the one before" if passed else "still changes"
+    sentence = f"The learned collective variable {says}: 1 - cos is {', '.join(words)}."
+    earlier = None if before is None else before.get("similarity")
+    if earlier is not None and mean > max(1.5 * earlier, limits.tolerance):
+        on = "1 - cos grows: set cv.functions = 4 in a new directory."
+    elif floor is not None and mean <= NOISE * floor:
+        on = "The noise of the snapshots is too large: raise sampling.steps and run again."
+    return Check(name, passed, sentence, "" if passed else on)
+
+
+def _is_equivalent(
+    mean: float, worst: float | None, surface: float | None, floor: float | None, tolerance: float
+) -> bool:
+    """Whether two collective variables are equivalent, by their values of 1 - cos."""
+    close = mean <= max(tolerance, NOISE * (floor or 0.0))
+    if worst is None or surface is None:
+        return False
+    return close and worst <= WORST and surface <= AT_SURFACE
+
+
+def _same_barrier(name: str, part: dict[str, Any], before: dict[str, Any] | None, on: str) -> Check:
+    here, there = (_estimate(result or {}, "flux_barrier") for result in (part, before))
+    if None in (*here, *there):
+        return Check(name, False, "Two iterations with a known flux barrier are needed.", on)
+    (value, error), (earlier, earlier_error) = here, there
+    off = abs(value - earlier) / np.hypot(error, earlier_error)
+    sentence = (
+        f"The flux barrier of the iteration before was {with_error(earlier, earlier_error)}, "
+        f"{off:.1f} standard errors away (2 at most)."
+    )
+    return Check(name, bool(off < 2.0), sentence, "" if off < 2.0 else on)
+
+
+def _is_like_the_last(
+    files: RunDirectory, k: int, iterations: Sequence[dict[str, Any]], limits: Iteration
+) -> bool:
+    """Whether iteration k sampled a variable that is equivalent to the last one learned."""
+    last = len(iterations)
+    if limits.criterion == "barrier":
+        return k == last - 1  # `variable_check` has compared it
+    if not files.cv(last).exists():
+        return False
+    new, old = (CollectiveVariable.load(files.cv(m)) for m in (last, k - 1))
+    found = convergence.difference(new, old, **where(iterations[k - 1]))
+    floor = iterations[-1].get("similarity_floor")
+    return _is_equivalent(found.mean, found.worst, found.at_surface, floor, limits.tolerance)
+
+
+def surfaces_of(part: dict[str, Any]) -> list[float]:
+    """The dividing surfaces of an iteration, as values of its collective variable."""
+    found = [step.get("surface") for step in part.get("steps") or ()]
+    found.append(part.get("dividing_surface"))
+    return sorted({surface for surface in found if surface is not None})
+
+
+def minima_of(part: dict[str, Any]) -> list[float]:
+    """The minima of the basins of an iteration, as values of its CV; none where not known."""
+    steps = part.get("steps") or ()
+    found = [step.get(key) for step in steps for key in ("reactant_xi", "product_xi")]
+    return sorted({minimum for minimum in found if minimum is not None})
+
+
+def where(part: dict[str, Any]) -> dict[str, Any]:
+    """Where along its collective variable an iteration's is compared: see `difference`."""
+    return {
+        "surfaces": surfaces_of(part),
+        "between": tuple(part.get("flanks") or (0.0, 1.0)),
+    }
+
+
+def _needed_steps(part: dict[str, Any], steps: int, limit_eV: float) -> int:
+    """Steps of an iteration that would pass, two digits; twice as many where nothing says more.
+
+    An error falls with the root of the steps, and crossings grow with them. From an error that is
+    far too large, or without crossings, no more can be said than that ten times as many are needed.
+    """
+    factors = []
+    error, crossings = part.get("flux_barrier_error_eV"), part.get("crossings")
+    if error is not None and error > limit_eV:
+        factors.append((error / limit_eV) ** 2)
+    if crossings is not None and crossings < CROSSINGS:
+        factors.append(CROSSINGS / max(crossings, 1))
+    factor = min(max(factors, default=2.0), 10.0)
+    needed = max(1.2, factor) * steps
+    digits = 10 ** (int(np.log10(needed)) - 1)
+    return int(np.ceil(needed / digits) * digits)
+
+
+def _estimate(part: dict[str, Any], name: str) -> tuple[Any, Any]:
+    return part.get(f"{name}_eV"), part.get(f"{name}_error_eV")
+
+
+def _end_states(part: dict[str, Any], more: str) -> Check:
+    if part.get("barrier_eV") is None:
+        sentence = "The dynamics did not reach both end states, so there is no barrier."
+        return Check("end states", False, sentence, more, "steps")
+    return Check("end states", True, "The dynamics reached both end states.")
+
+
+def _crossings(part: dict[str, Any], more: str, mend: Literal["iterations", "steps"]) -> Check:
+    number = part.get("crossings")
+    if number is None:
+        return Check("crossings", None, "The number of crossings is unknown.", more)
+    passed = number >= CROSSINGS
+    sentence = (
+        f"The dynamics went from one end state to the other {number} times ({CROSSINGS} at least)."
+    )
+    return Check("crossings", passed, sentence, "" if passed else more, mend)
+
+
+def _error(
+    part: dict[str, Any],
+    limit_eV: float,
+    kT_eV: float,
+    more: str,
+    mend: Literal["iterations", "steps"],
+) -> Check:
+    name, (value, error) = "flux barrier", _estimate(part, "flux_barrier")
+    if value is None:
+        note = part.get("note")
+        sentence = f"The flux barrier is unknown{f': {note}' if note else ''}".rstrip(".") + "."
+        return Check(name, False, sentence, "" if note else more)
+    if error is None:
+        sentence = "The flux barrier has no error bar: there are too few independent parts."
+        return Check(name, False, sentence, more)
+    passed = error <= limit_eV
+    sentence = (
+        f"The error of the flux barrier is {error:.2g} eV or {error / kT_eV:.2g} kT "
+        f"({limit_eV:.2g} eV at most)."
+    )
+    return Check(name, passed, sentence, "" if passed else more, mend)
+
+
+def _halves(part: dict[str, Any], more: str) -> Check | None:
+    halves = [_estimate(part, f"{half}_half_flux_barrier") for half in ("first", "second")]
+    if None in (*halves[0], *halves[1]):
+        return None
+    (first, first_error), (second, second_error) = halves
+    off = abs(first - second) / np.hypot(first_error, second_error)
+    sentence = (
+        f"The first half of the steps gives a flux barrier of {with_error(first, first_error)}, "
+        f"the second {with_error(second, second_error)}: {off:.1f} standard errors apart (3 at "
+        "most)."
+    )
+    return Check("halves", bool(off <= 3.0), sentence, "" if off <= 3.0 else more)
+
+
+def _estimators(part: dict[str, Any], more: str) -> Check | None:
+    agree = part.get("estimators_agree")
+    if agree is None:
+        return None
+    values = ", ".join(
+        f"{name} {with_error(*_estimate(found, 'flux_barrier'))}"
+        for name, found in (part.get("estimators") or {}).items()
+    )
+    says = "agree" if agree else "do not agree"
+    sentence = f"The estimators of the flux barrier {says}{f': {values}' if values else ''}."
+    return Check("estimators", bool(agree), sentence, "" if agree else more)
+
+
+def _repetitions(part: dict[str, Any], more: str) -> Check | None:
+    agree = part.get("repetitions_agree")
+    if agree is None:
+        return None
+    values = ", ".join(
+        with_error(*_estimate(found, "flux_barrier")) for found in part.get("repetitions") or ()
+    )
+    says = "agree" if agree else "do not agree"
+    sentence = f"The repetitions {says} on the flux barrier{f': {values}' if values else ''}."
+    return Check("repetitions", bool(agree), sentence, "" if agree else more)
+
+
+def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:
+    """Zero by symmetry. A(1) - A(0) also has the scale of the CV at both ends in it."""
+    checks = []
+    for key, words in (("delta_F", "delta F"), ("A1_minus_A0", "A(1) - A(0)")):
+        value, error = _estimate(part, key)
+        if value is None or error is None:
+            continue
+        scale = 0.5 * kT_eV if key == "A1_minus_A0" else 0.0
+        passed: bool | None = abs(value) <= max(3.0 * error, scale)
+        if passed and error > 2.0 * kT_eV:
+            passed = None  # so large an error hides what is to be seen
+        sentence = (
+            f"By symmetry {words} is 0; it is {with_error(value, error)}, "
+            f"{abs(value) / error:.1f} standard errors away (3 at most)."
+        )
+        checks.append(Check(f"symmetry of {words}", passed, sentence, "" if passed else more))
+    return checks
+
+
+def _temperature(part: dict[str, Any], temperature_K: float) -> Check | None:
+    value, error = (part.get(f"cv_temperature_{key}") for key in ("K", "error_K"))
+    if value is None:
+        return None
+    allowed = max(HOT * temperature_K, 3.0 * (error or 0.0))
+    off = abs(value - temperature_K)
+    passed: bool | None = off <= allowed
+    if passed and allowed > 0.1 * temperature_K:
+        passed = None  # so large an error hides what is to be seen
+    sentence = (
+        f"The kinetic temperature along the collective variable is "
+        f"{with_error(value, error, 'K')}, that of the thermostat {temperature_K:g} K."
+    )
+    remedy = (
+        "The bias heats the collective variable: raise sampling.friction_per_ps, and sampling.ramp "
+        "if it is below 1, in a new directory."
+        if value > temperature_K
+        else "The thermostat does not keep its temperature: shorten sampling.timestep_fs, in a new "
+        "directory."
+    )
+    return Check("temperature", passed, sentence, "" if passed else remedy, "input")
+
+
+def _guard(part: dict[str, Any], settings: Sampling) -> Check | None:
+    """Few stops: no more than crossings, or a tenth of the parts of the run; None without any."""
+    restarts, crossings = part.get("restarts"), part.get("crossings") or 0
+    if not restarts:
+        return None
+    most = max(crossings, settings.segments // 10)
+    passed = restarts <= most
+    sentence = f"The guard stopped the dynamics {restarts} times ({most} at most)."
+    remedy = (
+        "The system leaves the process, or the guard is too tight: look at the deviation where it "
+        "stopped (restarted_at in result.json), and set sampling.atom_deviation_limit_A between "
+        "thermal motion and the next jump, in a new directory."
+    )
+    return Check("guard", passed, sentence, "" if passed else remedy, "input")
+
+
+def _outside(part: dict[str, Any]) -> Check | None:
+    share = part.get("outside_fraction")
+    if share is None:
+        return None
+    passed = share <= OUTSIDE
+    sentence = (
+        f"{100 * share:.2g} % of the snapshots were outside of the process and were left out "
+        f"({100 * OUTSIDE:g} % at most)."
+    )
+    remedy = "The system leaves the process: set a guard (sampling.atom_deviation_limit_A)."
+    return Check("outside", passed, sentence, "" if passed else remedy, "input")
