@@ -28,8 +28,16 @@ from plumed_cv.errors import UserError
 from plumed_cv.files import write_text
 from plumed_cv.plumed import babf_input
 from plumed_cv.progress import Update
-from plumed_cv.sampling.folders import MEAN_FORCE, barrier_so_far, segment_name, steps_of
-from plumed_cv.sampling.order import Order, grid, ramp
+from plumed_cv.sampling.folders import (
+    MEAN_FORCE,
+    barrier_so_far,
+    remedy,
+    segment_name,
+    segments_of,
+    state_of,
+    steps_of,
+)
+from plumed_cv.sampling.order import Order
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
 RESTARTS = 20  # so many guard stops one after the other mean that the guard is too tight
@@ -63,6 +71,7 @@ def run_walker(
         file `stop` appears in the iteration's folder.
     """
     with at_work(order):
+        _check_states(order)
         _take_in(order, engine)
         if rescue:
             _rescue(order, engine)
@@ -89,6 +98,7 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
             continue
         (order.folder / "stop").unlink(missing_ok=True)
         with at_work(order):
+            _check_states(order)
             _take_in(order, engine)
             _rescue(order, engine)
             if not order.is_done:
@@ -125,13 +135,25 @@ def at_work(order: Order) -> Iterator[None]:
         lock.release()
 
 
+def _check_states(order: Order) -> None:
+    """Refuse a damaged state before any step: PLUMED and the analysis would find it later.
+
+    Raises
+    ------
+    UserError
+        If that of a whole segment is missing or damaged.
+    """
+    for segment in segments_of(order.home):
+        state_of(segment)
+
+
 def _run_segments(order: Order, engine: Engine, update: Update) -> None:
     sampling, stop = order.config.sampling, order.folder / "stop"
-    several = sampling.walkers > 1
+    several = sampling.walkers * sampling.repetitions > 1
     done = order.done()
     steps = steps_of(done)
     while steps < order.steps:
-        k = len(done)
+        k = order.next
         segment = _next_segment(order, done)
         note = barrier_so_far(order.folder) if k and k % 4 == 0 and not several else ""
 
@@ -160,6 +182,7 @@ def _keep(order: Order, k: int, outcome: SegmentResult, engine: Engine) -> dict[
         "seconds": outcome.seconds + time.monotonic() - began,
     }
     write_text(folder / "segment.json", json.dumps(part))
+    shutil.rmtree(order.home / segment_name(k), ignore_errors=True)  # what is left of a removed one
     folder.replace(order.home / segment_name(k))
     return part
 
@@ -174,7 +197,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
     Whether there was something to keep.
     """
     done = order.done()
-    k = len(done)
+    k = order.next
     folder = order.home / f"unfinished-{segment_name(k)}"
     state = folder / "babf.state"
     try:
@@ -216,7 +239,7 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
 def _take_in(order: Order, engine: Engine) -> None:
     """Keep what the engine's own inputs have given (`_write_native`), as far as it goes."""
     while not order.is_done:
-        name = segment_name(len(order.done()))
+        name = segment_name(order.next)
         if not (order.home / NATIVE / name / "babf.state").is_file():
             return
         unfinished = order.home / f"unfinished-{name}"
@@ -240,10 +263,9 @@ def _write_native(order: Order, engine: Engine) -> None:
     for file in (order.model, order.plugin, order.prior):
         if file is not None:
             shutil.copyfile(file, native / file.name)
-    if done:
-        previous = segment_name(len(done) - 1)
-        (native / previous).mkdir()
-        shutil.copyfile(order.home / previous / "babf.state", native / previous / "babf.state")
+    if (previous := order.previous) is not None:
+        (native / previous.name).mkdir()
+        shutil.copyfile(previous / "babf.state", native / previous.name / "babf.state")
     there = replace(
         order,
         model=native / order.model.name,
@@ -252,7 +274,7 @@ def _write_native(order: Order, engine: Engine) -> None:
     first = _segment(order, done, native, None)
     parts: list[Segment] = []
     left = order.steps - steps_of(done)
-    for k in range(len(done), len(done) + -(-left // order.segment_steps)):
+    for k in range(order.next, order.next + -(-left // order.segment_steps)):
         folder = native / segment_name(k)
         folder.mkdir()
         n_steps = min(order.segment_steps, left)
@@ -297,10 +319,10 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
     """Make the folder of the segment that comes after these; what was in it is removed."""
     sampling = order.config.sampling
     several = sampling.walkers > 1
-    shared = order.folder / "shared"
+    shared = order.shared
     if several:
         shared.mkdir(exist_ok=True)
-    k = len(done)
+    k = order.next
     if k >= RESTARTS and all(part["stopped"] for part in done[-RESTARTS:]):
         raise UserError(
             f"sampling.deviation_limit_A = {sampling.deviation_limit_A}: the last "
@@ -324,18 +346,15 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path) -> str:
         plugin,
         _relative(order.model, folder),
         temperature_K=order.config.system.temperature_K,
-        ramp=ramp(sampling),
-        grid=grid(sampling),
-        kappa_eV=sampling.kappa_eV,
+        **order.parameters._asdict(),
         state_in=Path("..") / segment_name(k - 1) / "babf.state" if k else None,
         prior=_relative(order.prior, folder) if order.prior and not k else None,
-        tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
         state_out=Path("babf.state"),
         state_stride=order.state_steps,
         colvar=Path("colvar"),
         colvar_stride=sampling.snapshot_stride,
         deviation_limit_A=sampling.deviation_limit_A,
-        walkers=(sampling.walkers, order.walker, _relative(order.folder / "shared", folder))
+        walkers=(sampling.walkers, order.walker, _relative(order.shared, folder))
         if sampling.walkers > 1
         else None,
     )
@@ -346,12 +365,11 @@ def _segment(
     order: Order, done: Sequence[dict[str, Any]], folder: Path, plumed_dat: str | None
 ) -> Segment:
     """The segment that comes after these, in a folder."""
-    sampling, k = order.config.sampling, len(done)
+    sampling, k = order.config.sampling, order.next
     fresh = k == 0 or done[-1]["stopped"]
-    previous = order.home / segment_name(k - 1)
     return Segment(
         directory=folder,
-        start=_fresh_start(order, k) if fresh else State.load(previous / "end.npz"),
+        start=_fresh_start(order, k) if fresh else _end_of(order.home / segment_name(k - 1)),
         dynamics=Dynamics(
             order.config.system.temperature_K,
             sampling.timestep_fs,
@@ -379,6 +397,12 @@ def _fresh_start(order: Order, k: int) -> State:
     return replace(order.start, velocities=maxwell_boltzmann(rng, masses, doubled_K))
 
 
+def _end_of(segment: Path) -> State:
+    """Where a whole segment ended."""
+    with remedy(segment):
+        return State.load(segment / "end.npz")
+
+
 def _relative(path: Path, folder: Path) -> Path:
     """So that the run directory can be moved."""
     return Path(os.path.relpath(path, folder))
@@ -386,6 +410,8 @@ def _relative(path: Path, folder: Path) -> Path:
 
 def _seed(order: Order, segment: int) -> int:
     key = [order.config.iteration.seed, order.iteration, segment]
-    if order.config.sampling.walkers > 1:
+    if order.config.sampling.walkers > 1 or order.repetition:
         key.append(order.walker)
+    if order.repetition:
+        key.append(order.repetition)
     return int(np.random.SeedSequence(key).generate_state(1)[0])

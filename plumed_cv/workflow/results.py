@@ -1,5 +1,6 @@
 """What a run has found: the barriers of an iteration, when it has converged, and the answer."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -60,7 +61,10 @@ def sampled(folder: Path) -> Sampled:
     segments = sampling.segments(folder)
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
-    printed = [_read_colvar(segment / "colvar") for segment in segments]
+    printed = []
+    for segment in segments:
+        with sampling.remedy(segment):
+            printed.append(_read_colvar(segment / "colvar"))
     series = {name: [part[name] for part in printed] for name in printed[0]}
     return Sampled(*sampling.learned(folder), series)
 
@@ -106,7 +110,7 @@ def analyse(folder: Path) -> dict[str, Any]:
 def stopped_by(limits: Iteration, iterations: list[dict[str, Any]]) -> str | None:
     """Which criterion the iterations so far fulfil, in words; None if they must go on."""
     last = iterations[-1]
-    if len(iterations) < limits.minimum:
+    if len(iterations) < limits.minimum or last.get("repetitions_agree") is False:
         return None
     if limits.criterion == "equivalence":
         return "equivalent CVs (Eq. 17)" if last["similarity"] < limits.tolerance else None
@@ -222,11 +226,7 @@ def write_answer(
         zero_kelvin,
     )
     production = _production_input(
-        config.system.temperature_K,
-        config.sampling,
-        plugin,
-        Path("babf.state"),
-        babf.read_state(files.root / "babf.state").tau,
+        config.system.temperature_K, config.sampling, plugin, files.root / "babf.state"
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
@@ -235,8 +235,8 @@ def write_answer(
         reporter.say(
             f"Not converged: after {n} iterations 1 - cos is {last['similarity']:.3f} (equivalent "
             f"below {config.iteration.tolerance:g}) and the flux barrier "
-            f"{in_words(last, 'flux_barrier')}. Raise iteration.maximum and run again, or sample "
-            "longer in a new directory."
+            f"{in_words(last, 'flux_barrier')}. Raise iteration.maximum or sampling.steps and "
+            "run again."
         )
     return result
 
@@ -280,21 +280,20 @@ def _production_input(
     settings: Sampling,
     plugin: Path,
     state_in: Path | None = None,
-    tau: float | None = None,
 ) -> str:
-    """The plumed.dat that samples `cv.safetensors` as the run did, for any engine.
+    """The plumed.dat beside `cv.safetensors` that samples it as the run did, for any engine.
 
-    A state is gone on from with its own weight `tau` of the prior.
+    A state beside it is gone on from with its own parameters.
     """
+    parameters = sampling.Parameters.of_input(settings)
+    if state_in is not None:
+        parameters = sampling.Parameters.of_state(babf.read_state(state_in))
     lines = babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
-        ramp=sampling.ramp(settings),
-        tau=tau,
-        grid=sampling.grid(settings),
-        kappa_eV=settings.kappa_eV,
-        state_in=state_in,
+        **parameters._asdict(),
+        state_in=None if state_in is None else Path(state_in.name),
         state_out=Path("babf-new.state" if state_in else "babf.state"),
         state_stride=10_000,
         colvar=Path("colvar"),
@@ -305,9 +304,11 @@ def _production_input(
 
 def _read_colvar(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open(encoding="utf-8") as file:
-            names = file.readline().split()[2:]
-            table = np.loadtxt(file, comments="#", ndmin=2)
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("it ends in the middle of a line")
+        names = text.partition("\n")[0].split()[2:]
+        table = np.loadtxt(io.StringIO(text), comments="#", ndmin=2)
         return dict(zip(names, table.T, strict=True))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
