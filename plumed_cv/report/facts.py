@@ -59,7 +59,7 @@ def of(run: Run) -> dict[str, Any]:
 
 def _status(run: Run) -> dict[str, Any]:
     """How the run stands, in the words that come first."""
-    limits, steps = run.limits, run.settings.steps
+    limits, steps = run.limits, run.settings.steps * run.settings.repetitions
     if not run.ended:
         last = run.parts[-1] if run.parts else None
         if last is None:
@@ -69,6 +69,8 @@ def _status(run: Run) -> dict[str, Any]:
                 f"Iteration {last.number} has sampled {last.steps:,} of {steps:,} steps; "
                 "it goes on, or was stopped."
             )
+        elif last.result["barrier_eV"] is None:
+            so_far = f"Iteration {last.number} did not reach both end states; raise sampling.steps."
         else:
             so_far = f"Iteration {last.number} is done; the next one has not sampled anything yet."
         answer = run.answer
@@ -99,8 +101,8 @@ def _status(run: Run) -> dict[str, Any]:
             "headline": "Not converged",
             "sentence": f"The procedure stopped at its limit of {len(run.parts)} iterations. {why} "
             "Take the numbers below as preliminary.",
-            "remedy": "Raise iteration.maximum in the input and run again, or sample longer in a "
-            "new directory.",
+            "remedy": "Raise iteration.maximum in the input and run again, or raise "
+            "sampling.steps.",
             "command": None,
         }
     return {
