@@ -156,7 +156,8 @@ def run(
 ) -> None:
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
 
-    Started again after any stop, it goes on where it was. Writes report.html in the run directory.
+    Started again after any stop, it goes on where it was. A finished run goes on if sampling.steps,
+    sampling.repetitions or iteration.maximum were raised. Writes report.html in the run directory.
     With --inputs-only it ends with exit status 3 as long as something is to be sampled.
 
     Example: plumed-cv run demo/vacancy.toml
@@ -172,8 +173,11 @@ def run(
     from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
-    with resumable():
-        result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
+    try:
+        with resumable():
+            result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
+    except workflow.NoBarrierError as error:
+        raise UserError(f"{error} {report.write(directory)} shows what was sampled.") from None
     if "walkers" in result:
         folder = workflow.RunDirectory(directory).iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))

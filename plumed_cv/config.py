@@ -235,12 +235,20 @@ class Sampling(_Section):
     """The bABF run of each iteration."""
 
     steps: Count = Field(
-        100_000, description="steps of molecular dynamics an iteration, of all walkers together"
+        100_000,
+        description="steps of molecular dynamics an iteration, of all walkers together; may be "
+        "raised later",
     )
     walkers: Annotated[int, Field(gt=0, le=10_000)] = Field(
         1,
         description="runs at once that share one estimate; each does its part of the steps in a "
         "process of its own",
+    )
+    repetitions: Annotated[int, Field(gt=0, le=1000)] = Field(
+        1,
+        description="independent runs of each iteration with other seeds, each with all the steps "
+        "and walkers, at once in processes of their own; their samples are put together and their "
+        "barriers compared; may be raised later",
     )
     start: Literal["initial", "path"] = Field(
         "initial",

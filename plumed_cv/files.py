@@ -67,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: is damaged ({error}); remove its folder and start again."
+            f"{path}: is damaged ({error}); remove it and run again: what it said is computed anew."
         ) from None
     return content
 

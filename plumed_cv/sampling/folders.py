@@ -1,7 +1,13 @@
-"""The folders of an iteration: whole segments, what they have learned, and what their names are."""
+"""The folders of an iteration: whole segments, what they have learned, and what their names are.
+
+A segment that is no longer there leaves a gap. States hold sums from the start of their walker, so
+that the state after a gap still has what was learned in it; snapshots, printed values and forces
+of the gap are gone.
+"""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +22,19 @@ MEAN_FORCE = "mean-force.dat"  # of a segment, where it is computed
 
 
 def segments(folder: Path) -> list[Path]:
-    """The whole segments of an iteration, in order, one walker after the other."""
-    return [segment for home in homes(folder) for segment in segments_of(home)]
+    """The whole segments of an iteration, in order, one walker after the other.
+
+    The walkers of one repetition come before those of the next.
+    """
+    return [segment for part in by_repetition(folder) for segment in part]
+
+
+def by_repetition(folder: Path) -> list[list[Path]]:
+    """The whole segments of each independent repetition of an iteration, as in `segments`."""
+    return [
+        [segment for home in _walkers(base) for segment in segments_of(home)]
+        for base in _repetitions(folder)
+    ]
 
 
 def segments_by_walker(folder: Path) -> list[int]:
@@ -41,6 +58,12 @@ def steps_of(records: Sequence[dict[str, Any]]) -> int:
     return sum(int(record["n_steps"]) for record in records)
 
 
+def share_discarded(records: Sequence[dict[str, Any]]) -> float:
+    """Share of the steps that do not count: while the atoms heat up, and on the way out."""
+    counted = sum(int(record.get("n_counted", record["n_steps"])) for record in records)
+    return 1.0 - counted / max(1, steps_of(records))
+
+
 def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
     """What each whole segment added to bABF's sums, and its sums of the mean force of the atoms.
 
@@ -54,26 +77,28 @@ def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
     """
     by_walker = [segments_of(home) for home in homes(folder)]  # while walkers may be adding more
     found = [
-        block
-        for segments in by_walker
-        for block in babf.blocks([babf.read_state(s / "babf.state") for s in segments])
+        block for segments in by_walker for block in babf.blocks(list(map(state_of, segments)))
     ]
-    files = [segment / MEAN_FORCE for segments in by_walker for segment in segments]
-    if not files or not files[0].exists():
+    all_segments = [segment for segments in by_walker for segment in segments]
+    if not any((segment / MEAN_FORCE).exists() for segment in all_segments):
         return found, None
-    return found, [babf.binned(found[0].grid, *meanforce.read(file)) for file in files]
+    sums = []
+    for segment in all_segments:
+        with remedy(segment):
+            sums.append(babf.binned(found[0].grid, *meanforce.read(segment / MEAN_FORCE)))
+    return found, sums
 
 
 def copy_state(folder: Path, target: Path) -> None:
     """Write what all walkers of an iteration have learned in the end as one state file."""
-    last = [segments_of(home)[-1] / "babf.state" for home in homes(folder) if segments_of(home)]
+    last = [segments_of(home)[-1] for home in homes(folder) if segments_of(home)]
     if len(last) == 1:
         with replacing(target) as temporary:
-            shutil.copyfile(last[0], temporary)
+            shutil.copyfile(last[0] / "babf.state", temporary)
         return
-    total = babf.read_state(last[0])
-    for state in last[1:]:
-        total = total + babf.read_state(state)
+    total = state_of(last[0])
+    for segment in last[1:]:
+        total = total + state_of(segment)
     babf.write_state(target, total)
 
 
@@ -102,7 +127,17 @@ def read_colvar(path: Path) -> dict[str, Array]:
 
 
 def homes(folder: Path) -> list[Path]:
-    """The folders that hold an iteration's segments: its walkers', or itself."""
+    """The folders that hold an iteration's segments, one for each walker of each repetition."""
+    return [home for base in _repetitions(folder) for home in _walkers(base)]
+
+
+def _repetitions(folder: Path) -> list[Path]:
+    """The folders of an iteration's independent repetitions; the first one is its own."""
+    return [folder, *sorted(path for path in folder.glob("repetition-*") if path.is_dir())]
+
+
+def _walkers(folder: Path) -> list[Path]:
+    """The folders of the walkers of one repetition, or its own if there is only one walker."""
     return sorted(path for path in folder.glob("walker-*") if path.is_dir()) or [folder]
 
 
@@ -114,3 +149,38 @@ def segments_of(home: Path) -> list[Path]:
 def segment_name(k: int) -> str:
     """Name of segment k; names are ordered as the numbers are."""
     return f"segment-{k:06d}"
+
+
+def number_of(segment: Path) -> int:
+    """The k of `segment_name`."""
+    return int(segment.name.removeprefix("segment-"))
+
+
+def state_of(segment: Path) -> babf.State:
+    """What a walker had learned at the end of a whole segment.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or damaged.
+    """
+    with remedy(segment):
+        return babf.read_state(segment / "babf.state")
+
+
+@contextmanager
+def remedy(segment: Path) -> Iterator[None]:
+    """Say what to do about a segment in which a file cannot be read.
+
+    Raises
+    ------
+    UserError
+        With the reader's sentence and the remedy.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"{str(error).rstrip('.')}; remove the folder {segment} and run again: the other "
+            "segments stay, and steps that are missing are sampled again."
+        ) from None

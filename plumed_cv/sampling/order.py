@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from ase import Atoms, units
 
+from plumed_cv import babf
 from plumed_cv.config import Ase, Config, Gromacs, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
@@ -18,10 +19,65 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.errors import UserError
 from plumed_cv.sampling import guard
-from plumed_cv.sampling.folders import records, segments_of, steps_of
+from plumed_cv.sampling.folders import (
+    number_of,
+    records,
+    segments,
+    segments_of,
+    state_of,
+    steps_of,
+)
 
 STATES = 10  # written in a segment
 MAX_PHASE = 0.3  # omega dt of the extended variable's coupling: a faster one heats light atoms
+
+
+class Parameters(NamedTuple):
+    """The parameters of bABF, which a run keeps from its first step to its last.
+
+    Attributes
+    ----------
+    ramp
+        N of Eq. 12, steps.
+    grid
+        Lower end, upper end and number of intervals.
+    kappa_eV
+        Coupling of the extended variable, eV; the action's default if None.
+    tau
+        Weight of the prior, in samples; the action's default if None.
+    """
+
+    ramp: int
+    grid: tuple[float, float, int]
+    kappa_eV: float | None
+    tau: float | None
+
+    @classmethod
+    def of_input(
+        cls,
+        sampling: Sampling,
+        temperature_K: float,
+        variable: CollectiveVariable,
+        *,
+        prior: bool = False,
+    ) -> Self:
+        """Those of a run that starts as the input says now, with or without a prior.
+
+        Raises
+        ------
+        UserError
+            As for `coupling`.
+        """
+        steps = ramp(sampling)
+        tau = babf.weight_of_first(sampling.prior_samples, steps) if prior else None
+        return cls(steps, grid(sampling), coupling(sampling, temperature_K, variable), tau)
+
+    @classmethod
+    def of_state(cls, state: babf.State) -> Self:
+        """Those of a run that goes on from a state, which is refused with others."""
+        axis = state.grid
+        limits = (axis.minimum, axis.maximum, axis.bins)
+        return cls(round(state.ramp), limits, state.kappa_eV, state.tau)
 
 
 @dataclass(frozen=True)
@@ -50,6 +106,8 @@ class Order:
         File of the profile that the bias starts from, or None.
     at_rest
         Whether `start` is a structure at 0 K, relaxed across the path.
+    repetition
+        Which of the independent repetitions of the iteration it belongs to, from 0.
     """
 
     config: Config
@@ -62,16 +120,62 @@ class Order:
     walker: int
     prior: Path | None = None
     at_rest: bool = False
+    repetition: int = 0
+
+    @property
+    def number(self) -> int:
+        """Which share of the iteration it is, from 0: the walkers of one repetition, then on."""
+        return self.repetition * self.config.sampling.walkers + self.walker
+
+    @property
+    def base(self) -> Path:
+        """Folder of this repetition; the walkers in it share one estimate."""
+        name = f"repetition-{self.repetition:04d}"
+        return self.folder / name if self.repetition else self.folder
+
+    @property
+    def shared(self) -> Path:
+        """Folder of what the walkers of this repetition learn from each other."""
+        return self.base / "shared"
 
     @property
     def home(self) -> Path:
         """Folder of this walker's segments."""
         several = self.config.sampling.walkers > 1
-        return self.folder / f"walker-{self.walker:04d}" if several else self.folder
+        return self.base / f"walker-{self.walker:04d}" if several else self.base
+
+    @property
+    def previous(self) -> Path | None:
+        """The last whole segment."""
+        whole = segments_of(self.home)
+        return whole[-1] if whole else None
+
+    @property
+    def next(self) -> int:
+        """Number of the segment that comes after the last whole one."""
+        return 0 if self.previous is None else number_of(self.previous) + 1
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters of bABF: those that this repetition was started with, then the input's.
+
+        The input's `steps` may have changed since, and with it what the ramp would be.
+        """
+        if whole := segments(self.base):
+            return Parameters.of_state(state_of(whole[0]))
+        return Parameters.of_input(
+            self.config.sampling,
+            self.config.system.temperature_K,
+            self.variable,
+            prior=self.prior is not None,
+        )
 
     @property
     def steps(self) -> int:
-        """Steps of this walker; the last one takes what does not divide."""
+        """Steps of this walker; the last one takes what does not divide.
+
+        They may be raised while it samples, or later.
+        """
         sampling, stride = self.config.sampling, self.config.sampling.snapshot_stride
         share = sampling.steps // sampling.walkers // stride * stride
         last = self.walker == sampling.walkers - 1
@@ -101,34 +205,6 @@ class Order:
         return guard.limit(self.config.sampling.atom_deviation_limit_A, self.variable)
 
     @property
-    def kappa_eV(self) -> float | None:  # noqa: N802
-        """Coupling of the extended variable that the input or the time step asks for.
-
-        None where BABF's default, kT over the square of the grid spacing, is slow enough for the
-        time step.
-
-        Raises
-        ------
-        UserError
-            If the input gives one that the time step cannot follow.
-        """
-        sampling = self.config.sampling
-        fastest = 1.0 / (sampling.timestep_fs**2 * _inverse_mass(self.variable))  # omega dt = 1
-        given = sampling.kappa_eV
-        if given is not None:
-            if given > fastest:
-                raise UserError(
-                    f"sampling.kappa_eV = {given:g}: oscillates with omega dt = "
-                    f"{(given / fastest) ** 0.5:.2g} along {self.model.name}, where it must be "
-                    f"below 1; give {fastest * MAX_PHASE**2:.3g} or less, or shorten "
-                    "sampling.timestep_fs."
-                )
-            return given
-        default = units.kB * self.config.system.temperature_K * sampling.bins**2
-        slow = MAX_PHASE**2 * fastest
-        return slow if default > slow else None
-
-    @property
     def is_done(self) -> bool:
         """Whether no step is missing."""
         return steps_of(self.done()) >= self.steps
@@ -136,6 +212,32 @@ class Order:
     def done(self) -> list[dict[str, Any]]:
         """The records of the whole segments, in order."""
         return records(segments_of(self.home))
+
+
+def coupling(
+    sampling: Sampling, temperature_K: float, variable: CollectiveVariable
+) -> float | None:
+    """Coupling of the extended variable, eV, that the input or the time step asks for.
+
+    None where the default of BABF, kT over the square of the grid spacing, is slow enough for the
+    time step.
+
+    Raises
+    ------
+    UserError
+        If the input gives one that the time step cannot follow.
+    """
+    fastest = 1.0 / (sampling.timestep_fs**2 * _inverse_mass(variable))  # omega dt = 1
+    given = sampling.kappa_eV
+    if given is not None and given > fastest:
+        raise UserError(
+            f"sampling.kappa_eV = {given:g}: oscillates with omega dt = "
+            f"{(given / fastest) ** 0.5:.2g} along the collective variable, where it must be below "
+            f"1; give {fastest * MAX_PHASE**2:.3g} or less, or shorten sampling.timestep_fs."
+        )
+    slow = MAX_PHASE**2 * fastest
+    default = units.kB * temperature_K * sampling.bins**2
+    return given or (slow if default > slow else None)
 
 
 def _inverse_mass(variable: CollectiveVariable) -> float:

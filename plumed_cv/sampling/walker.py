@@ -33,10 +33,13 @@ from plumed_cv.sampling.folders import (
     MEAN_FORCE,
     barrier_so_far,
     read_colvar,
+    remedy,
     segment_name,
+    segments_of,
+    state_of,
     steps_of,
 )
-from plumed_cv.sampling.order import Order, grid, ramp
+from plumed_cv.sampling.order import Order
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
 RESTARTS = 20  # so many stops by the guard without a snapshot that counts end the run
@@ -71,6 +74,7 @@ def run_walker(
         file `stop` appears in the iteration's folder.
     """
     with at_work(order):
+        _check_states(order)
         _take_in(order, engine)
         if rescue:
             _rescue(order, engine)
@@ -97,6 +101,7 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
             continue
         (order.folder / "stop").unlink(missing_ok=True)
         with at_work(order):
+            _check_states(order)
             _take_in(order, engine)
             _rescue(order, engine)
             if not order.is_done:
@@ -133,13 +138,25 @@ def at_work(order: Order) -> Iterator[None]:
         lock.release()
 
 
+def _check_states(order: Order) -> None:
+    """Refuse a damaged state before any step: PLUMED and the analysis would find it later.
+
+    Raises
+    ------
+    UserError
+        If that of a whole segment is missing or damaged.
+    """
+    for segment in segments_of(order.home):
+        state_of(segment)
+
+
 def _run_segments(order: Order, engine: Engine, update: Update) -> None:
     sampling, stop = order.config.sampling, order.folder / "stop"
-    several = sampling.walkers > 1
+    several = sampling.walkers * sampling.repetitions > 1
     done = order.done()
     steps = steps_of(done)
     while steps < order.steps:
-        k = len(done)
+        k = order.next
         segment = _next_segment(order, done)
         note = barrier_so_far(order.folder) if k and k % 4 == 0 and not several else ""
 
@@ -180,7 +197,7 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
             )
         outcome.end.save(folder / "left.npz")
         part["departure"] = guard.Departure.of(order.variable, outcome.end).as_dict()
-        limits = order.atom_limit_A, _whole_limit(order, len(order.done()))
+        limits = order.atom_limit_A, _whole_limit(order, order.next)
         n_kept, end = _back_inside(segment, limits)
     end.save(folder / "end.npz")
     stride = segment.snapshot_stride
@@ -196,7 +213,9 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
     _write_mean_force(order, folder, engine)
     part["seconds"] = outcome.seconds + time.monotonic() - began
     write_text(folder / "segment.json", json.dumps(part))
-    folder.replace(order.home / folder.name.removeprefix("unfinished-"))
+    final = order.home / folder.name.removeprefix("unfinished-")
+    shutil.rmtree(final, ignore_errors=True)  # what is left of a removed one
+    folder.replace(final)
     return part
 
 
@@ -206,7 +225,7 @@ def _skipped(order: Order, segment: Segment) -> int:
     After the guard the atoms are where the equilibrium had them, and velocities do not depend on
     that.
     """
-    if len(order.done()) or not segment.count_start:
+    if order.next or not segment.count_start:
         return 0
     steps = round(1000.0 * EQUILIBRATION_PS / segment.dynamics.timestep_fs)
     return min(steps, order.segment_steps // 4)
@@ -256,7 +275,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
     Whether there was something to keep.
     """
     done = order.done()
-    k = len(done)
+    k = order.next
     folder = order.home / f"unfinished-{segment_name(k)}"
     state = folder / "babf.state"
     try:
@@ -310,7 +329,7 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
 def _take_in(order: Order, engine: Engine) -> None:
     """Keep what the engine's own inputs have given (`_write_native`), as far as it goes."""
     while not order.is_done:
-        name = segment_name(len(order.done()))
+        name = segment_name(order.next)
         if not (order.home / NATIVE / name / "babf.state").is_file():
             return
         unfinished = order.home / f"unfinished-{name}"
@@ -335,10 +354,9 @@ def _write_native(order: Order, engine: Engine) -> None:
     for file in (order.model, order.plugin, order.prior):
         if file is not None:
             shutil.copyfile(file, native / file.name)
-    if done:
-        previous = segment_name(len(done) - 1)
-        (native / previous).mkdir()
-        shutil.copyfile(order.home / previous / "babf.state", native / previous / "babf.state")
+    if (previous := order.previous) is not None:
+        (native / previous.name).mkdir()
+        shutil.copyfile(previous / "babf.state", native / previous.name / "babf.state")
     there = replace(
         order,
         model=native / order.model.name,
@@ -347,7 +365,7 @@ def _write_native(order: Order, engine: Engine) -> None:
     first = _segment(order, done, native, None)
     parts: list[Segment] = []
     left = order.steps - steps_of(done)
-    for k in range(len(done), len(done) + -(-left // order.segment_steps)):
+    for k in range(order.next, order.next + -(-left // order.segment_steps)):
         folder = native / segment_name(k)
         folder.mkdir()
         n_steps = min(order.segment_steps, left)
@@ -394,10 +412,10 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
     """Make the folder of the segment that comes after these; what was in it is removed."""
     sampling = order.config.sampling
     several = sampling.walkers > 1
-    shared = order.folder / "shared"
+    shared = order.shared
     if several:
         shared.mkdir(exist_ok=True)
-    k = len(done)
+    k = order.next
     _check_progress(order, done)
     if k == 0:  # what a first segment that was killed has contributed
         (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
@@ -443,12 +461,9 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) 
         plugin,
         _relative(order.model, folder),
         temperature_K=order.config.system.temperature_K,
-        ramp=ramp(sampling),
-        grid=grid(sampling),
-        kappa_eV=order.kappa_eV,
+        **order.parameters._asdict(),
         state_in=Path("..") / segment_name(k - 1) / "babf.state" if k else None,
         prior=_relative(order.prior, folder) if order.prior and not k else None,
-        tau=babf.weight_of_first(sampling.prior_samples, ramp(sampling)) if order.prior else None,
         state_out=Path("babf.state"),
         state_stride=order.state_steps,
         colvar=Path("colvar"),
@@ -456,7 +471,7 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) 
         deviation_limit_A=_whole_limit(order, k),
         atom_limit_A=order.atom_limit_A,
         learn_from_fs=(skipped + 0.5) * sampling.timestep_fs if skipped else None,
-        walkers=(sampling.walkers, order.walker, _relative(order.folder / "shared", folder))
+        walkers=(sampling.walkers, order.walker, _relative(order.shared, folder))
         if sampling.walkers > 1
         else None,
     )
@@ -467,7 +482,7 @@ def _segment(
     order: Order, done: Sequence[dict[str, Any]], folder: Path, plumed_dat: str | None
 ) -> Segment:
     """The segment that comes after these, in a folder."""
-    sampling, k = order.config.sampling, len(done)
+    sampling, k = order.config.sampling, order.next
     fresh = k == 0 or done[-1]["stopped"]
     return Segment(
         directory=folder,
@@ -493,15 +508,12 @@ def _start_after(order: Order, done: Sequence[dict[str, Any]]) -> State:
     once, where the n-th last one ended in which something counts: their common start was on the
     way out.
     """
+    parts = segments_of(order.home)
     counted = [k for k, part in enumerate(done) if part.get("n_counted", part["n_steps"])]
     failed = len(done) - 1 - (counted[-1] if counted else -1)
-    if failed >= len(counted):
-        return order.start if failed else State.load(_end_of(order, len(done) - 1))
-    return State.load(_end_of(order, counted[-1 - failed]))
-
-
-def _end_of(order: Order, k: int) -> Path:
-    return order.home / segment_name(k) / "end.npz"
+    if failed and failed >= len(counted):
+        return order.start
+    return _end_of(parts[counted[-1 - failed]])
 
 
 def _first_start(order: Order) -> State:
@@ -517,6 +529,12 @@ def _first_start(order: Order) -> State:
     return replace(order.start, velocities=maxwell_boltzmann(rng, masses, doubled_K))
 
 
+def _end_of(segment: Path) -> State:
+    """Where a whole segment ended."""
+    with remedy(segment):
+        return State.load(segment / "end.npz")
+
+
 def _relative(path: Path, folder: Path) -> Path:
     """So that the run directory can be moved."""
     return Path(os.path.relpath(path, folder))
@@ -524,6 +542,8 @@ def _relative(path: Path, folder: Path) -> Path:
 
 def _seed(order: Order, segment: int) -> int:
     key = [order.config.iteration.seed, order.iteration, segment]
-    if order.config.sampling.walkers > 1:
+    if order.config.sampling.walkers > 1 or order.repetition:
         key.append(order.walker)
+    if order.repetition:
+        key.append(order.repetition)
     return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -28,7 +28,8 @@ def sample(orders: Sequence[Order], engine: Engine, update: Update) -> float:
     Parameters
     ----------
     orders
-        One for each walker. A single one is run here, unless the input names a scheduler.
+        One for each walker of each repetition. A single one is run here, unless the input names a
+        scheduler.
     engine
         Runs a walker that is run here.
     update
@@ -73,13 +74,13 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
             raise
         finally:
             stop.unlink(missing_ok=True)
-        failures = {
-            order.walker: failure
+        failures = [
+            (order, failure)
             for order, future in zip(waiting, futures, strict=True)
             if (failure := future.exception()) is not None
-        }
-    for walker, failure in failures.items():
-        what = f"{folder}: walker {walker} ended before its share was done"
+        ]
+    for order, failure in failures:
+        what = f"{order.base}: walker {order.walker} ended before its share was done"
         remedy = "what all walkers have sampled is kept, and the same command goes on from there."
         if isinstance(failure, UserError):
             raise UserError(f"{what}: {failure}")

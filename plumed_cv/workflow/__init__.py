@@ -3,7 +3,7 @@
 Everything lives in a run directory, in files that are whole or absent, so that a run that was
 killed goes on where its files end:
 
-    input.json              the input it was started with
+    input.json              the input, with what has changed since (`provenance.MAY_CHANGE`)
     provenance.json         input, versions and machine of every start
     path.xyz, path.json     the minimum energy path, and what it took; none of a molecule
     components.json         number of principal components, and what it was chosen by
@@ -12,13 +12,15 @@ killed goes on where its files end:
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
         fes.dat             free energy profile
-        result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1)
+        result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1); without
+                            cv-n the iteration has not ended
     result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `results` what is found in the end
-of an iteration and of the run, and `checks` whether that can be believed. `zero_kelvin` gets the
-energy along a path back, without dynamics.
+of an iteration and of the run, `repetitions` whether several runs found the same, and `checks`
+whether the answer can be believed. `zero_kelvin` gets the energy along a path back, without
+dynamics.
 """
 
 from plumed_cv.workflow.checks import (
@@ -31,7 +33,7 @@ from plumed_cv.workflow.checks import (
 )
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import end_states, find_path
-from plumed_cv.workflow.procedure import run, sample
+from plumed_cv.workflow.procedure import NoBarrierError, run, sample
 from plumed_cv.workflow.results import (
     RESULTS,
     Sampled,
@@ -52,6 +54,7 @@ from plumed_cv.workflow.zero_kelvin import energy
 
 __all__ = [
     "RESULTS",
+    "NoBarrierError",
     "RunDirectory",
     "Sampled",
     "Verdict",

@@ -24,7 +24,7 @@ WORST = 0.3  # largest 1 - cos between the states: at 45 degrees a CV sees half 
 NOISE = 2.0  # so many noise floors two equivalent collective variables differ by at most
 LEAST_ERROR_EV = 0.01  # as small as an error need be, also where kT/2 is less
 HOT = 0.03  # share of the temperature by which the CV's may be off, whatever its error
-OUTSIDE = 0.1  # largest share of snapshots that were outside of the process
+OUTSIDE = 0.5  # largest share of steps that the guard discards
 EQUAL_EV = 1e-3  # energies of two end states at 0 K that count as equal
 
 _NECESSARY = ("end states", "crossings", "flux barrier", "collective variable")
@@ -221,8 +221,7 @@ def of_sampling(
         _repetitions(part, more),
         *(_symmetry(part, kT_eV, more) if related else ()),
         _temperature(part, temperature_K),
-        _guard(part, settings),
-        _outside(part),
+        _guard(part),
     ]
     return [check for check in checks if check is not None]
 
@@ -469,30 +468,19 @@ def _temperature(part: dict[str, Any], temperature_K: float) -> Check | None:
     return Check("temperature", passed, sentence, "" if passed else remedy, "input")
 
 
-def _guard(part: dict[str, Any], settings: Sampling) -> Check | None:
-    """Few stops: no more than crossings, or a tenth of the parts of the run; None without any."""
-    restarts, crossings = part.get("restarts"), part.get("crossings") or 0
-    if not restarts:
-        return None
-    most = max(crossings, settings.segments // 10)
-    passed = restarts <= most
-    sentence = f"The guard stopped the dynamics {restarts} times ({most} at most)."
-    remedy = (
-        "The system leaves the process, or the guard is too tight: look at the deviation where it "
-        "stopped (restarted_at in result.json), and set sampling.atom_deviation_limit_A between "
-        "thermal motion and the next jump, in a new directory."
-    )
-    return Check("guard", passed, sentence, "" if passed else remedy, "input")
-
-
-def _outside(part: dict[str, Any]) -> Check | None:
-    share = part.get("outside_fraction")
-    if share is None:
+def _guard(part: dict[str, Any]) -> Check | None:
+    """Few steps lost on the way out of the process; None where nothing left it."""
+    restarts, share = part.get("restarts"), part.get("outside_fraction")
+    if not restarts or share is None:
         return None
     passed = share <= OUTSIDE
     sentence = (
-        f"{100 * share:.2g} % of the snapshots were outside of the process and were left out "
-        f"({100 * OUTSIDE:g} % at most)."
+        f"The guard ended {restarts} trajectories that left the process; {100 * share:.2g} % of "
+        f"the steps were on the way out and do not count ({100 * OUTSIDE:g} % at most)."
     )
-    remedy = "The system leaves the process: set a guard (sampling.atom_deviation_limit_A)."
-    return Check("outside", passed, sentence, "" if passed else remedy, "input")
+    remedy = (
+        "The system leaves the process most of the time, or the guard is too tight: see which "
+        "atoms left (restarted_at in result.json), and set sampling.atom_deviation_limit_A between "
+        "thermal motion and the next jump, in a new directory."
+    )
+    return Check("guard", passed, sentence, "" if passed else remedy, "input")

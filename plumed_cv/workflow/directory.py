@@ -33,8 +33,19 @@ class RunDirectory:
         return self.root / f"iteration-{n}"
 
     def iteration_result(self, n: int) -> Path:
-        """What iteration n has found; there when it has ended."""
+        """What iteration n has found."""
         return self.iteration(n) / "result.json"
+
+    def has_ended(self, n: int) -> bool:
+        """Whether iteration n has a result and has trained the next collective variable."""
+        return self.iteration_result(n).exists() and self.cv(n).exists()
+
+    def last_begun(self) -> int:
+        """Number of the last iteration that has a folder; 0 if none has."""
+        n = 0
+        while self.iteration(n + 1).is_dir():
+            n += 1
+        return n
 
     @property
     def path(self) -> Path:

@@ -27,7 +27,12 @@ from plumed_cv.workflow.learning import (
     write_first_cv,
 )
 from plumed_cv.workflow.mep import end_states, find_path
+from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
+
+
+class NoBarrierError(UserError):
+    """A sampling that did not reach both end states; its report says how far it came."""
 
 
 def run(
@@ -56,10 +61,13 @@ def run(
     dict
         What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
         `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
-        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run.
+        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run, as
+        `sample` takes them.
 
     Raises
     ------
+    NoBarrierError
+        If a sampling was too short to reach both end states.
     UserError
         If the input does not fit, a file was damaged, another run works in the directory, or the
         directory holds a run with another input.
@@ -87,20 +95,16 @@ def run(
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
         write_first_cv(config, files, path, (initial, final), reporter)
+        reopened = _reopen(config, files, plugin)
         iterations: list[dict[str, Any]] = []
-        for n in range(1, config.iteration.maximum + 1):
-            if inputs_only and not files.iteration_result(n).exists():
+        while not _is_last(config, files, iterations, reopened):
+            n = len(iterations) + 1
+            if inputs_only and not files.has_ended(n):
                 files.iteration(n).mkdir(exist_ok=True)
                 waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
                 if waiting:
-                    return {"iteration": n, "walkers": [order.walker for order in waiting]}
-            result = _iterate(config, files, n, engine, plugin, initial, reporter)
-            iterations.append(result)
-            verdict = checks.judge(
-                files, iterations, config.iteration, config.sampling, config.system.temperature_K
-            )
-            if checks.stopped_by(verdict, n, config.iteration) is not None:
-                break
+                    return {"iteration": n, "walkers": [order.number for order in waiting]}
+            iterations.append(_iterate(config, files, n, engine, plugin, initial, reporter))
         return write_answer(config, files, path, initial, plugin, iterations)
 
 
@@ -116,7 +120,7 @@ def sample(
     directory
         The run directory.
     walker
-        Its number, from 0.
+        Its number, from 0; those of one repetition come before those of the next.
     reporter
         Is told how it goes.
 
@@ -127,17 +131,18 @@ def sample(
     """
     reporter = reporter or Silent()
     files = RunDirectory(Path(directory).absolute())
-    numbers = range(1, config.iteration.maximum + 1)
-    open_ones = [n for n in numbers if not files.iteration_result(n).exists()]
-    if not (open_ones and files.iteration(open_ones[0]).is_dir()):
+    n = files.last_begun()
+    if n == 0 or files.has_ended(n):
         raise UserError(
             f"{files.root}: there is nothing to sample; 'plumed-cv run --inputs-only' prepares it."
         )
     provenance.check_same_input(files.root, config)
-    n = open_ones[0]
     orders = _orders(config, files, n, build_plugin(find_plumed()))
     if not 0 <= walker < len(orders):
-        raise UserError(f"--walker {walker}: sampling.walkers = {len(orders)}, counted from 0.")
+        shares = "sampling.walkers"
+        if config.sampling.repetitions > 1:
+            shares = "sampling.walkers x sampling.repetitions"
+        raise UserError(f"--walker {walker}: {shares} = {len(orders)}, counted from 0.")
     order = orders[walker]
     with (
         sampling.open_engine(config, order.atoms) as engine,
@@ -166,35 +171,39 @@ def _iterate(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
-    if files.iteration_result(n).exists():
+    if files.has_ended(n):
         return complete(files, n, read_json(files.iteration_result(n)))
     folder = files.iteration(n)
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
     orders = _orders(config, files, n, plugin)
-    with reporter.task(f"iteration {n}: bABF sampling", config.sampling.steps) as update:
+    steps = config.sampling.steps * config.sampling.repetitions
+    with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
         seconds_sampling = sampling.sample(orders, engine, update)
-    result = analyse(folder)
-    if result["barrier_eV"] is None:
-        raise UserError(
-            f"{folder}: its {result['md_steps']} steps did not reach both end states, so there is "
-            "no barrier; raise sampling.steps, in a new directory."
-        )
-    if not files.cv(n).exists():
-        train_on_snapshots(config, files, atoms, n, reporter)
+    result = analyse(folder) | compare_repetitions(folder)
     result |= {
         "iteration": n,
         "cv": files.cv(n - 1).name,
         "kind": old.kind,
         "seconds_sampling": seconds_sampling,
     }
+    if result["barrier_eV"] is None:
+        _write_result(files, n, result | {"similarity": None})  # for the report
+        raise NoBarrierError(
+            f"{folder}: its {result['md_steps']} steps did not reach both end states, so there is "
+            "no barrier; raise sampling.steps and run again, which goes on from there, or first "
+            "remove that folder if they become many more, because its ramp stays as short as it is."
+        )
+    if not files.cv(n).exists():
+        train_on_snapshots(config, files, atoms, n, reporter)
     result = complete(files, n, result)
     result["similarity_floor"] = None
     if result["similarity"] > config.iteration.tolerance and n >= config.iteration.minimum:
         result["similarity_floor"] = noise_floor(config, files, atoms, n, reporter)
-    write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
-    if result["note"]:
-        reporter.say(f"Iteration {n}: {result['note']}")
+    _write_result(files, n, result)
+    for note in (result["note"], result["repetitions_note"]):
+        if note:
+            reporter.say(f"Iteration {n}: {note}")
     reporter.say(
         f"Iteration {n} ({old.kind} CV): {summary(result)}; "
         f"1 - cos to the next CV {result['similarity']:.3f}"
@@ -202,8 +211,41 @@ def _iterate(
     return result
 
 
+def _write_result(files: RunDirectory, n: int, result: dict[str, Any]) -> None:
+    write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
+
+
+def _reopen(config: Config, files: RunDirectory, plugin: Path) -> int:
+    """Take back the end of the last iteration if the input asks for more of it; return its number.
+
+    Earlier iterations stay as they are: what came after them was learned from what they found.
+    """
+    n = files.last_begun()
+    if n and not all(order.is_done for order in _orders(config, files, n, plugin)):
+        # The result goes last: without it the iteration would pass for one that never ended.
+        for file in (files.result, files.cv(n), files.training(n), files.iteration_result(n)):
+            file.unlink(missing_ok=True)
+    return n
+
+
+def _is_last(
+    config: Config, files: RunDirectory, iterations: list[dict[str, Any]], begun: int
+) -> bool:
+    """Whether no iteration follows these: one that has ended always counts."""
+    n = len(iterations)
+    if n < begun and (files.has_ended(n + 1) or n + 1 == begun):
+        return False
+    if n >= config.iteration.maximum:
+        return True
+    if not n:
+        return False
+    kelvin = config.system.temperature_K
+    verdict = checks.judge(files, iterations, config.iteration, config.sampling, kelvin)
+    return checks.stopped_by(verdict, n, config.iteration) is not None
+
+
 def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
-    """What each walker has to do in iteration n."""
+    """What each walker of each repetition has to do in iteration n, by `Order.number`."""
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
     images = load_path(files.path).images if at_rest else (atoms,)
@@ -224,7 +266,9 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
             walker=k,
             prior=prior,
             at_rest=at_rest,
+            repetition=repetition,
         )
+        for repetition in range(config.sampling.repetitions)
         for k, start in enumerate(starts)
     ]
 

@@ -76,7 +76,10 @@ def sampled(folder: Path) -> Sampled:
     segments = sampling.segments(folder)
     if not segments:
         raise UserError(f"{folder}: holds no finished segment of a bABF run.")
-    printed = [sampling.read_colvar(segment / "colvar") for segment in segments]
+    printed = []
+    for segment in segments:
+        with sampling.remedy(segment):
+            printed.append(sampling.read_colvar(segment / "colvar"))
     series = {name: [part[name] for part in printed] for name in printed[0]}
     return Sampled(*sampling.learned(folder), series)
 
@@ -88,11 +91,12 @@ def analyse(folder: Path) -> dict[str, Any]:
     babf.write_fes(folder / "fes.dat", profile)
     parts = sampling.records(sampling.segments(folder))
     departures = [part["departure"] for part in parts if "departure" in part]
-    temperature = _temperature(found.series)
+    temperature = _temperature(found)
     return result | {
         "md_steps": sampling.steps_of(parts),
         "cv_temperature_K": _or_none(temperature.value),
         "cv_temperature_error_K": _or_none(temperature.error),
+        "outside_fraction": sampling.share_discarded(parts),
         "restarts": len(departures),
         "restarted_at": departures,
     }
@@ -284,9 +288,8 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
         result = result | {f"A1_minus_A0{key}": value for key, value in of_points.items()}
         result |= dict.fromkeys(("delta_F_eV", "delta_F_error_eV"))
     if "crossings" not in result:
-        records = sampling.records(sampling.segments(folder))
         walkers = sampling.segments_by_walker(folder)
-        result = result | course(sampled(folder), records, walkers, result)
+        result = result | course(sampled(folder), walkers, result)
     if "flanks" not in result:
         profile = babf.read_fes(folder / "fes.dat")
         result = result | {"flanks": list(flanks(profile, result.get("dividing_surface")))}
@@ -303,7 +306,6 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
 
 def course(
     found: Sampled,
-    records: Sequence[dict[str, Any]],
     walkers: Sequence[int],
     result: dict[str, Any],
 ) -> dict[str, Any]:
@@ -313,8 +315,6 @@ def course(
     ----------
     found
         What it has sampled.
-    records
-        The segments' records.
     walkers
         Number of segments of each walker.
     result
@@ -322,47 +322,41 @@ def course(
     """
     steps = result.get("steps") or [{}]
     ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
-    own = np.split(np.arange(len(records)), np.cumsum(walkers)[:-1])
+    own = np.split(np.arange(len(found.blocks)), np.cumsum(walkers)[:-1])
     halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
-    stopped = [bool(record["stopped"]) for record in records]
     first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
     return {
-        "crossings": crossings(found.series["ae.node-0"], stopped, walkers, ends),
+        "crossings": crossings(found.series["ae.node-0"], walkers, ends),
         **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
     }
 
 
 def crossings(
     xi: Sequence[Array],
-    stopped: Sequence[bool],
     walkers: Sequence[int],
     states: tuple[float, float] = (0.0, 1.0),
 ) -> int:
-    """How often a walker came from one state to the other, not counting where the guard put it.
+    """How often a walker came from one state to the other.
+
+    Where the guard ended a segment, the next one starts a few snapshots before its end.
 
     Parameters
     ----------
     xi
         The series of each segment, one walker after the other.
-    stopped
-        Whether the guard ended the segment.
     walkers
         Number of segments of each walker.
     states
         Minima of reactant and product. A state counts as visited within a tenth of their distance.
     """
     reactant, product = states
-    number, k = 0, 0
+    number, first = 0, 0
     for segments in walkers:
-        piece: list[Array] = []
-        for left in reversed(range(segments)):
-            piece.append((xi[k] - reactant) / (product - reactant))
-            if stopped[k] or not left:  # put back, or at the end
-                place = np.concatenate(piece)
-                visits = np.select([place < 0.1, place > 0.9], [-1, 1])
-                number += int(np.count_nonzero(np.diff(visits[visits != 0])))
-                piece = []
-            k += 1
+        place = np.concatenate(xi[first : first + segments] or [np.zeros(0)])
+        place = (place - reactant) / (product - reactant)
+        visits = np.select([place < 0.1, place > 0.9], [-1, 1])
+        number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+        first += segments
     return number
 
 
@@ -430,6 +424,27 @@ def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
         low = known & (profile.A - bottom <= profile.kT_eV)
         found.append(float(profile.xi[low][last]) if low.any() else end)
     return (found[0], found[1])
+
+
+def _temperature(found: Sampled) -> babf.Estimate:
+    """Kinetic temperature along the collective variable and its error, K.
+
+    Segments count as their samples do in the free energy: less while the bias is still rough.
+    """
+    of_segments, weights = [], []
+    for block, series in zip(found.blocks, found.series.get("ae.temp", []), strict=False):
+        known = series[np.isfinite(series)]
+        if len(known) and block.sums[0].any():
+            of_segments.append(float(known.mean()))
+            weights.append(float(block.sums[0].sum()))
+    if not weights:
+        return babf.Estimate(np.nan, np.nan)
+    value = float(np.average(of_segments, weights=weights))
+    independent = np.sum(weights) ** 2 / np.sum(np.square(weights))
+    if independent < 2:
+        return babf.Estimate(value, np.nan)
+    variance = np.average((np.array(of_segments) - value) ** 2, weights=weights)
+    return babf.Estimate(value, float((variance / (independent - 1)) ** 0.5))
 
 
 def barriers(profile: babf.Profile) -> dict[str, float | None]:
@@ -536,12 +551,7 @@ def write_answer(
         checks.minima_of(found),
     )
     production = _production_input(
-        answer,
-        config.system.temperature_K,
-        config.sampling,
-        plugin,
-        Path("babf.state"),
-        babf.read_state(files.root / "babf.state").tau,
+        answer, config.system.temperature_K, config.sampling, plugin, files.root / "babf.state"
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
@@ -592,21 +602,21 @@ def _production_input(
     settings: Sampling,
     plugin: Path,
     state_in: Path | None = None,
-    tau: float | None = None,
 ) -> str:
-    """The plumed.dat that samples `cv.safetensors` as the run did, for any engine.
+    """The plumed.dat beside `cv.safetensors` that samples it as the run did, for any engine.
 
-    A state is gone on from with its own weight `tau` of the prior.
+    A state beside it is gone on from with its own parameters.
     """
+    if state_in is None:
+        parameters = sampling.Parameters.of_input(settings, temperature_K, variable)
+    else:
+        parameters = sampling.Parameters.of_state(babf.read_state(state_in))
     lines = babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
-        ramp=sampling.ramp(settings),
-        tau=tau,
-        grid=sampling.grid(settings),
-        kappa_eV=settings.kappa_eV,
-        state_in=state_in,
+        **parameters._asdict(),
+        state_in=None if state_in is None else Path(state_in.name),
         state_out=Path("babf-new.state" if state_in else "babf.state"),
         state_stride=10_000,
         colvar=Path("colvar"),
