@@ -402,6 +402,7 @@ def reconstruct(
         coordinate=np.linspace(0.0, 1.0, n_structures),
         symmetry=operations,
         through_ends=True,
+        continued=training.target == "mean path",  # the paper's recipe as it is
     )
     lap("training")
     x, _, _ = _in_components(path, variable)

@@ -32,7 +32,8 @@ def noisy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_smooth_path_without_noise_comes_back() -> None:
     s = np.linspace(0.0, 1.0, 500)
     path = meanpath.fit(curve(s), s, n_functions=16)
-    np.testing.assert_allclose(path.points(s), curve(s).reshape(500, -1), atol=2e-6)
+    s = s[(s > path.first) & (s < path.last)]
+    np.testing.assert_allclose(path.points(s), curve(s).reshape(len(s), -1), atol=2e-6)
     h = 1e-5
     slope = (path.points(s[1:-1] + h) - path.points(s[1:-1] - h)) / (2 * h)
     np.testing.assert_allclose(path.tangents(s[1:-1]), slope, atol=1e-6)
@@ -48,10 +49,28 @@ def test_lengths_are_those_of_the_curve() -> None:
     np.testing.assert_allclose(path.lengths(s), np.pi * s, atol=1e-5)
 
 
+def test_beyond_its_ends_the_path_is_straight() -> None:
+    s = np.linspace(-0.2, 1.1, 600)
+    u = np.zeros((600, 3, 3))
+    u[:, 0, 0], u[:, 0, 1] = np.cos(np.pi * s), np.sin(np.pi * s)
+    path = meanpath.fit(u, s, n_functions=16)
+    assert (path.first, path.last) == pytest.approx((-0.2 + 0.03 * 1.3, 1.1 - 0.03 * 1.3))
+    for end, step in ((path.first, -0.3), (path.last, 0.4)):
+        places = end + step * np.array([0.0, 0.5, 1.0])
+        points, tangents = path.points(places), path.tangents(places)
+        np.testing.assert_allclose(tangents, tangents[[0, 0, 0]], rtol=1e-12)
+        straight = points[0] + (places - end)[:, None] * tangents[0]
+        np.testing.assert_allclose(points, straight, atol=1e-12)
+        np.testing.assert_allclose(path.lengths(places), np.pi * places, atol=1e-5)
+
+
 def test_moments_are_those_of_the_points() -> None:
     s, u = noisy(800, seed=1)
     path = meanpath.fit(u, s)
-    points = path.points(s)
+    scaled = (2.0 * s - path.lower - path.upper) / (path.upper - path.lower)
+    points = np.polynomial.legendre.legval(scaled, path.coefficients).T
+    inside = (s > path.first) & (s < path.last)
+    np.testing.assert_allclose(path.points(s)[inside], points[inside], atol=1e-12)
     mean, modes = path.moments()
     np.testing.assert_allclose(mean, points.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(modes.T @ modes, np.cov(points.T, bias=True), atol=1e-12)
