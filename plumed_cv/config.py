@@ -19,6 +19,7 @@ from plumed_cv.errors import UserError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+Margin = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -183,7 +184,8 @@ class CV(_Section):
     start: Literal["linear", "path"] = Field(
         "linear",
         description="first collective variable: projection on the line between the end states, or "
-        "an autoencoder trained on the noisy minimum energy path",
+        "an autoencoder trained on the noisy minimum energy path, which is also taken if the "
+        "projection does not rise along that path",
     )
     components: Count | None = Field(
         None,
@@ -272,8 +274,12 @@ class Sampling(_Section):
     bins: Annotated[int, Field(ge=10)] = Field(
         100, description="intervals of the grid between xi = 0 and 1"
     )
-    margin: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="how far the grid goes on below xi = 0 and above 1"
+    margin: Margin | tuple[Margin, Margin] | None = Field(
+        None,
+        description="how far the grid extends below xi = 0 and above 1: a number, or one for each "
+        "end. If absent, to where the energy along the minimum energy path is 6 kT above the end "
+        "state, but at most 0.6 of the distance from the end state to the first barrier; 0.2 with "
+        "cv.alignment",
     )
     ramp: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0,

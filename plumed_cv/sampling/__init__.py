@@ -25,7 +25,7 @@ from plumed_cv.sampling.folders import (
     segments,
     steps_of,
 )
-from plumed_cv.sampling.order import Order, grid, open_engine, ramp, spread
+from plumed_cv.sampling.order import Order, grid, margin_of, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
 from plumed_cv.sampling.walkers import sample
 
@@ -35,6 +35,7 @@ __all__ = [
     "copy_state",
     "grid",
     "learned",
+    "margin_of",
     "open_engine",
     "prepare",
     "ramp",

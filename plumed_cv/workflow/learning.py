@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import cv, pca, sampling, symmetry
+from plumed_cv import cv, energy, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import VARIANCE_A2
@@ -24,6 +24,8 @@ from plumed_cv.threads import one_thread
 from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
+
+MOST_FALL = 0.05  # of a CV along the path; less is an error of a CV that hardly matters
 
 NOISE_A2_PER_K = VARIANCE_A2 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
@@ -106,7 +108,12 @@ def write_first_cv(
     Raises
     ------
     UserError
-        If the end states are the same, or the input asks for more components than there are.
+        If the end states are the same, the input asks for more components than there are, or a CV
+        that is trained on the path does not rise along it.
+
+    Notes
+    -----
+    If the linear CV does not rise along the path, a CV is trained on the path in its place.
     """
     if files.cv(0).exists() and (path is None or files.components.exists()):
         return
@@ -118,7 +125,14 @@ def write_first_cv(
         rng = np.random.default_rng(config.iteration.seed)
         samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
         _choose_components(config, files, samples)
-        if config.cv.start == "path":
+        fall = energy.falls_by(path, first)
+        if config.cv.start == "linear" and fall > MOST_FALL:
+            reporter.say(
+                f"The linear CV falls by {fall:.2f} along the minimum energy path, so it does not "
+                "tell all points of the path apart: the first CV is trained on the path (cv.start "
+                '= "path").'
+            )
+        if config.cv.start == "path" or fall > MOST_FALL:
             coordinate = np.linspace(0.0, 1.0, len(samples))
             first = _train(config, files, samples, coordinate, first, 0, reporter)
     first.save(files.cv(0))
@@ -142,6 +156,11 @@ def train_on_snapshots(
         Number of the iteration.
     reporter
         Is told how it goes.
+
+    Raises
+    ------
+    UserError
+        If the CV does not rise along the minimum energy path.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
     snapshots = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
@@ -206,6 +225,16 @@ def _train(
         "misalignment": network.misalignment,
     }
     write_text(files.training(n), json.dumps(record))
+    if files.path.exists():
+        fall = energy.falls_by(load_path(files.path), learned)
+        if fall > MOST_FALL:
+            raise UserError(
+                f"{files.root}: cv-{n}, which was just trained, falls by {fall:.2f} along the "
+                f"minimum energy path, more than {MOST_FALL:g}, so no profile along it would be of "
+                "this process; "
+                + ("raise path.structures" if at_rest else "sample longer (sampling.steps)")
+                + ", or take more cv.components and cv.functions, in a new directory."
+            )
     return learned
 
 

@@ -18,6 +18,7 @@ from plumed_cv.kernel import find_plumed
 from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.plumed import build_plugin
 from plumed_cv.progress import Reporter, Silent
+from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import check_components, train_on_snapshots, write_first_cv
 from plumed_cv.workflow.mep import end_states, find_path
@@ -193,6 +194,7 @@ def _iterate(
 
 def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
     """What each walker has to do in iteration n."""
+    config = with_grid(config, files, n)
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
     images = load_path(files.path).images if at_rest else (atoms,)

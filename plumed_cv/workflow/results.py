@@ -225,8 +225,8 @@ def write_answer(
         config.system.temperature_K,
         config.sampling,
         plugin,
-        Path("babf.state"),
-        babf.read_state(files.root / "babf.state").tau,
+        babf.read_state(files.root / "babf.state"),
+        goes_on=True,
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
@@ -271,7 +271,8 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
-    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin))
+    state = babf.read_state(files.root / "babf.state")
+    write_text(output / "plumed.dat", _production_input(temperature_K, settings, plugin, state))
     return variable
 
 
@@ -279,23 +280,26 @@ def _production_input(
     temperature_K: float,
     settings: Sampling,
     plugin: Path,
-    state_in: Path | None = None,
-    tau: float | None = None,
+    state: babf.State,
+    *,
+    goes_on: bool = False,
 ) -> str:
     """The plumed.dat that samples `cv.safetensors` as the run did, for any engine.
 
-    A state is gone on from with its own weight `tau` of the prior.
+    It has the grid of the run's state. It may start from that state, `babf.state`, which has its
+    own weight of the prior.
     """
+    settings = settings.model_copy(update={"margin": sampling.margin_of(state.grid)})
     lines = babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
         ramp=sampling.ramp(settings),
-        tau=tau,
+        tau=state.tau if goes_on else None,
         grid=sampling.grid(settings),
         kappa_eV=settings.kappa_eV,
-        state_in=state_in,
-        state_out=Path("babf-new.state" if state_in else "babf.state"),
+        state_in=Path("babf.state") if goes_on else None,
+        state_out=Path("babf-new.state" if goes_on else "babf.state"),
         state_stride=10_000,
         colvar=Path("colvar"),
         colvar_stride=settings.snapshot_stride,
