@@ -216,9 +216,10 @@ class CV(_Section):
     )
     functions: Annotated[int, Field(ge=3, le=48)] | None = Field(
         None,
-        description="polynomials of the mean path, one more than components at least; 6, or 16 and "
-        "more at 0 K, if absent. More bend faster and make the iterations unstable; 4 where the "
-        "surroundings of the path are soft, as in molecules",
+        description="polynomials of the mean path, one more than components at least; if absent, "
+        "2 + 4 for each 2.5 angstrom of the minimum energy path's length, 6 at least and 48 at "
+        "most (6 with cv.alignment; 16 or 48 at 0 K). More bend faster and make the iterations "
+        "unstable; 4 where the surroundings of the path are soft, as in molecules",
     )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
     latent: Count = Field(

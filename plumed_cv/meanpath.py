@@ -31,6 +31,7 @@ from plumed_cv.symmetry import Operation
 N_FUNCTIONS = 6
 AT_REST_FUNCTIONS = 16
 _MOST_FUNCTIONS = 48  # where there are structures enough; the prior holds what they do not need
+_HOP_A = 2.5  # length of the path of one jump, for which N_FUNCTIONS are enough
 _OUTERMOST = 0.03  # part of the structures at each end, where a polynomial's slope is uncertain
 _EM_STEPS = 60
 _LENGTHS = 0.05 * 2.0 ** (np.arange(16) / 3.0)  # of correlation, in units of the path
@@ -108,6 +109,26 @@ class MeanPath:
         return (2.0 * s - self.lower - self.upper) / (self.upper - self.lower)
 
 
+def functions_for(length_A: float) -> int:
+    """Number of polynomials for a path at finite temperature: 2 + 4 for each jump of 2.5 A.
+
+    Six at least, and 48 at most. With six whatever the length, the tangents of a path of several
+    jumps are lost; more for each jump make the iterations unstable.
+
+    Parameters
+    ----------
+    length_A
+        Arc length of the minimum energy path: the norms of the displacements of all atoms between
+        its images, added up, angstrom.
+    """
+    return min(max(N_FUNCTIONS, round(2 + 4 * length_A / _HOP_A)), _MOST_FUNCTIONS)
+
+
+def functions_at_rest(n_structures: int) -> int:
+    """Number of polynomials at 0 K, where the smoothness is found from the structures."""
+    return AT_REST_FUNCTIONS if n_structures < 40 * _MOST_FUNCTIONS else _MOST_FUNCTIONS
+
+
 def fit(
     displacements: NDArray[Any],
     s: NDArray[Any],
@@ -146,8 +167,7 @@ def fit(
     if n_functions is None and at_rest is None:
         n_functions = N_FUNCTIONS
     elif n_functions is None:
-        few = len(s) < 40 * _MOST_FUNCTIONS
-        n_functions = AT_REST_FUNCTIONS if few else _MOST_FUNCTIONS
+        n_functions = functions_at_rest(len(s))
     if len(s) < 4 * n_functions:
         raise UserError(
             f"A mean path needs {4 * n_functions} structures or more, not {len(s)}; sample longer."

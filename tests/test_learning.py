@@ -15,7 +15,7 @@ from plumed_cv.path import EnergyPath
 from plumed_cv.progress import Silent
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.learning import write_first_cv
+from plumed_cv.workflow.learning import check_components, functions_of, write_first_cv
 from tests.test_energy import arc, basis, images
 
 
@@ -97,6 +97,16 @@ def test_a_run_keeps_its_grid(tmp_path: Path) -> None:
         chosen = settings(margin=given)
         assert with_grid(chosen, files, 2) is chosen
     assert sampling.grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
+
+
+def test_functions_and_most_components_follow_the_length(tmp_path: Path) -> None:
+    path = around()  # of 1.5 pi: 4.7 angstrom
+    assert functions_of(settings(), path) == 10
+    assert functions_of(settings(), arc(basis(2))) == 6
+    check_components(settings(components=9), path)
+    check_components(settings(components=10))  # it is not known yet
+    with pytest.raises(UserError, match=r"the mean path has 9; set cv\.functions = 11"):
+        first_cv(tmp_path, settings(components=10), path)
 
 
 def test_molecules_have_no_path_to_find_the_grid_by(tmp_path: Path) -> None:

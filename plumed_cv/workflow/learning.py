@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import cv, energy, pca, sampling, symmetry
+from plumed_cv import cv, energy, meanpath, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import VARIANCE_A2
@@ -122,6 +122,7 @@ def write_first_cv(
     how = (config.cv.alignment, config.cv.atoms)
     first = cv.linear(species, cell, start.positions, end.positions, *how)
     if path is not None:
+        check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
         samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
         _choose_components(config, files, samples)
@@ -171,8 +172,27 @@ def train_on_snapshots(
     _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
 
 
-def check_components(config: Config) -> None:
+def functions_of(config: Config, path: EnergyPath | None) -> int | None:
+    """Polynomials of the mean path at finite temperature: the input's, or by the path's length.
+
+    None of a molecule, which has no path.
+    """
+    if config.cv.functions is not None or path is None:
+        return config.cv.functions
+    steps = np.linalg.norm(np.diff(path.displacements, axis=0), axis=(1, 2))
+    return meanpath.functions_for(float(steps.sum()))
+
+
+def check_components(config: Config, path: EnergyPath | None = None) -> None:
     """Refuse an input that asks for more principal components than the mean path will have.
+
+    Parameters
+    ----------
+    config
+        The input.
+    path
+        The minimum energy path, by which `cv.functions` is chosen if the input leaves it out. If
+        None, only an input is refused that gives both, or is of a molecule.
 
     Raises
     ------
@@ -180,7 +200,12 @@ def check_components(config: Config) -> None:
         If it does, or as for `training_of`.
     """
     wanted = config.cv.components
-    if wanted is not None and (most := training_of(config, 0).limited(wanted)) < wanted:
+    if wanted is None or (
+        path is None and config.cv.functions is None and config.cv.alignment == "none"
+    ):
+        return
+    training = replace(training_of(config, 0), functions=functions_of(config, path))
+    if (most := training.limited(wanted)) < wanted:
         raise UserError(
             f"cv.components = {wanted}: the mean path has {most}; set cv.functions = {wanted + 1} "
             "or more, or leave components out."
@@ -200,9 +225,11 @@ def _train(
     from plumed_cv import autoencoder
 
     training = training_of(config, config.iteration.seed + n)
+    path = load_path(files.path) if files.path.exists() else None
+    if n > 0:
+        training = replace(training, functions=functions_of(config, path))
     n_components = int(read_json(files.components)["components"])
     at_rest = n == 0  # structures of the path, not of the dynamics
-    symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
     with reporter.task(f"training cv-{n}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
@@ -213,11 +240,12 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(load_path(files.path), frame) if symmetric else (),
+            symmetry.of_path(path, frame) if config.cv.symmetry and path is not None else (),
             through_ends=at_rest,
         )
     record = {
         "structures": len(displacements),
+        "functions": training.functions or meanpath.functions_at_rest(len(displacements)),
         "seconds": time.perf_counter() - started,
         "variances_A2": principal.variances.tolist(),
         "total_variance_A2": principal.total_variance,
@@ -225,8 +253,8 @@ def _train(
         "misalignment": network.misalignment,
     }
     write_text(files.training(n), json.dumps(record))
-    if files.path.exists():
-        fall = energy.falls_by(load_path(files.path), learned)
+    if path is not None:
+        fall = energy.falls_by(path, learned)
         if fall > MOST_FALL:
             raise UserError(
                 f"{files.root}: cv-{n}, which was just trained, falls by {fall:.2f} along the "
