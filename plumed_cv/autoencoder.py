@@ -19,7 +19,8 @@ from torch.nn import functional
 from plumed_cv import meanpath, pca
 from plumed_cv.cv import CollectiveVariable, Layer
 from plumed_cv.errors import UserError
-from plumed_cv.frame import chunks
+from plumed_cv.frame import Array, chunks
+from plumed_cv.meanpath import MeanPath
 from plumed_cv.symmetry import Operation
 from plumed_cv.threads import one_thread
 from plumed_cv.training import Training
@@ -34,6 +35,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 _DTYPES = {"single": torch.float32, "double": torch.float64}
+
+# The mean path is continued beyond its ends by this part of its length, with so many structures
+# there for each one of the data, at either end.
+_REACH_BEYOND = 0.5
+_SHARE_BEYOND = 0.1
+
+# Of the slope along the mean path in the loss. More makes xi more even and its gradient less true.
+_SLOPE_WEIGHT = 0.2
 
 # Called after every epoch with the epochs done, the epochs in all, and the mean square error (A^2).
 Progress = Callable[[int, int, float], None]
@@ -226,6 +235,7 @@ def learn(
     coordinate: NDArray[Any] | None = None,
     symmetry: Sequence[Operation] = (),
     through_ends: bool = False,
+    continued: bool = True,
 ) -> tuple[CollectiveVariable, pca.PrincipalComponents, Network]:
     """Principal components and autoencoder of displacements, as a collective variable.
 
@@ -251,6 +261,11 @@ def learn(
     through_ends
         Whether the mean path must pass through the end states: at 0 K, with independent noise on
         the coordinates. Then it is also held to be elastic, see `meanpath.fit`.
+    continued
+        Whether structures are added beyond both ends of the mean path, on its straight
+        continuations by half of its length, so that the variable rises there as it does between the
+        end states. Without them it saturates. Never with several latent dimensions, where there is
+        no one path.
 
     Returns
     -------
@@ -267,7 +282,13 @@ def learn(
     if coordinate is None:
         coordinate = _along_the_line(displacements, frame)
     principal, examples = _examples(
-        displacements, coordinate, n_components, training, symmetry, frame if through_ends else None
+        displacements,
+        coordinate,
+        n_components,
+        training,
+        symmetry,
+        frame if through_ends else None,
+        continued and training.n_latent == 1,
     )
     network = train(examples, training, progress)
     variable = CollectiveVariable(
@@ -312,6 +333,7 @@ def _examples(
     training: Training,
     symmetry: Sequence[Operation],
     at_rest: CollectiveVariable | None,
+    continued: bool,
 ) -> tuple[pca.PrincipalComponents, Examples]:
     """The subspace of a training, and what there is to learn in it."""
     if training.subspace == "pca":
@@ -322,18 +344,52 @@ def _examples(
             displacements, s, n_components, symmetry, at_rest, training.functions
         )
     inputs = principal.project(displacements)
-    if training.target == "structure":
+    if training.target == "structure" and not continued:
         return principal, Examples(inputs, inputs)
     path = path or meanpath.fit(displacements, s, symmetry, at_rest, training.functions)
-    targets = path.points(s, principal.components) - principal.components @ principal.mean
+    origin = principal.components @ principal.mean
+    noise = inputs - (path.points(s, principal.components) - origin)
+    if continued:
+        beyond, nearest = _beyond(path, s)
+        s, noise = np.concatenate([s, beyond]), np.concatenate([noise, noise[nearest]])
+    targets = path.points(s, principal.components) - origin
+    if training.target == "structure":
+        return principal, Examples(targets + noise, targets + noise)
     tangents = path.tangents(s, principal.components)
     tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-300)
     # A structure belongs to the point of the path that is nearest: thermal motion along the path
     # is taken out, as the noise of Sec. 3.2 has none.
-    noise = inputs - targets
     noise -= np.sum(noise * tangents, axis=1, keepdims=True) * tangents
     lengths = path.lengths(s, principal.components)
     return principal, Examples(targets + noise, targets, tangents, lengths - lengths.mean())
+
+
+def _beyond(path: MeanPath, s: NDArray[Any]) -> tuple[Array, NDArray[np.int64]]:
+    """Places on the straight continuations of a mean path, and structures to take noise from.
+
+    Without examples there the network goes over to a constant. A harmonic wall at the end of the
+    grid would then not act on the atoms, and a run could leave the process.
+
+    Parameters
+    ----------
+    path
+        The mean path.
+    s
+        Places of the structures, shape (M,).
+
+    Returns
+    -------
+    tuple
+        Places beyond both ends, shape (B,), and for each of them the index of one of the structures
+        that are nearest to that end, shape (B,).
+    """
+    n = max(1, round(_SHARE_BEYOND * len(s)))
+    order = np.argsort(s, kind="stable")
+    length = float(np.diff(path.lengths(np.array([0.0, 1.0])))[0])
+    speeds = np.linalg.norm(path.tangents(np.array([path.first, path.last])), axis=1)
+    steps = (np.arange(n) + 0.5) / n * _REACH_BEYOND * length / np.maximum(speeds, 1e-9)[:, None]
+    places = np.concatenate([path.first - steps[0], path.last + steps[1]])
+    return places, np.concatenate([order[:n], order[-n:]])
 
 
 def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
@@ -409,7 +465,7 @@ def _descend(
         for group in optimiser.param_groups:
             group["lr"] = rate
         for _ in range(epochs):
-            total = data.inputs.new_zeros(3)
+            total = data.inputs.new_zeros(4)
             # Drawn on the processor: the same batches whatever the device.
             order = torch.randperm(n, generator=generator).to(data.inputs.device)
             for batch in order.split(training.batch_size):
@@ -424,15 +480,15 @@ def _descend(
 
 
 def _losses(model: Autoencoder, data: _Tensors, batch: Tensor) -> Tensor:
-    """What is minimised, for some structures, shape (3,).
+    """What is minimised, for some structures, shape (4,).
 
     The mean square error, the mean of 1 - cos^2 between the encoder's gradient and the tangents,
-    and the mean square error of its values.
+    the mean square error of its values, and that of its slope along the tangents, weighted.
     """
     inputs = data.inputs[batch]
     if data.tangents is None or data.lengths is None:
         error = functional.mse_loss(model(inputs), data.targets[batch])
-        return torch.stack([error, error.new_zeros(()), error.new_zeros(())])
+        return torch.stack([error, *error.new_zeros(3)])
     inputs.requires_grad_()
     latent = model.encode(inputs)
     (gradient,) = torch.autograd.grad(latent.sum(), inputs, create_graph=True)
@@ -440,7 +496,8 @@ def _losses(model: Autoencoder, data: _Tensors, batch: Tensor) -> Tensor:
     cosine2 = along**2 / (gradient.square().sum(dim=1) + 1e-12)
     error = functional.mse_loss(model.decode(latent), data.targets[batch])
     length = functional.mse_loss(latent[:, 0], data.lengths[batch])
-    return torch.stack([error, 1.0 - cosine2.mean(), length])
+    slope = _SLOPE_WEIGHT * (along - 1.0).square().mean()
+    return torch.stack([error, 1.0 - cosine2.mean(), length, slope])
 
 
 def _glorot(widths: Sequence[int], generator: torch.Generator) -> nn.ParameterList:

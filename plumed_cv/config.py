@@ -19,6 +19,7 @@ from plumed_cv.errors import UserError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
+Margin = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -183,7 +184,8 @@ class CV(_Section):
     start: Literal["linear", "path"] = Field(
         "linear",
         description="first collective variable: projection on the line between the end states, or "
-        "an autoencoder trained on the noisy minimum energy path",
+        "an autoencoder trained on the noisy minimum energy path, which is also taken if the "
+        "projection does not rise along that path",
     )
     components: Count | None = Field(
         None,
@@ -214,9 +216,10 @@ class CV(_Section):
     )
     functions: Annotated[int, Field(ge=3, le=48)] | None = Field(
         None,
-        description="polynomials of the mean path, one more than components at least; 6, or 16 and "
-        "more at 0 K, if absent. More bend faster and make the iterations unstable; 4 where the "
-        "surroundings of the path are soft, as in molecules",
+        description="polynomials of the mean path, one more than components at least; if absent, "
+        "2 + 4 for each 2.5 angstrom of the minimum energy path's length, 6 at least and 48 at "
+        "most (6 with cv.alignment; 16 or 48 at 0 K). More bend faster and make the iterations "
+        "unstable; 4 where the surroundings of the path are soft, as in molecules",
     )
     restarts: Count = Field(1, description="networks trained; the one of the lowest loss is kept")
     latent: Count = Field(
@@ -280,8 +283,12 @@ class Sampling(_Section):
     bins: Annotated[int, Field(ge=10)] = Field(
         100, description="intervals of the grid between xi = 0 and 1"
     )
-    margin: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="how far the grid goes on below xi = 0 and above 1"
+    margin: Margin | tuple[Margin, Margin] | None = Field(
+        None,
+        description="how far the grid extends below xi = 0 and above 1: a number, or one for each "
+        "end. If absent, to where the energy along the minimum energy path is 6 kT above the end "
+        "state, but at most 0.6 of the distance from the end state to the first barrier; 0.2 with "
+        "cv.alignment",
     )
     ramp: Annotated[float, Field(ge=0, le=1)] = Field(
         1.0,

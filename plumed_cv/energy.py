@@ -277,6 +277,67 @@ def of_images(path: EnergyPath) -> EnergyProfile:
     return EnergyProfile(curve.parameter, spline(curve.parameter))
 
 
+def margins(path: EnergyPath, variable: CollectiveVariable, kT_eV: float) -> tuple[float, float]:
+    """How far a grid must go on below xi = 0 and above 1 to hold the thermal motion in both states.
+
+    A state is taken to be as wide on its far side as it is towards the barrier: its margin is the
+    distance in xi from the state to where the path's energy is 6 kT above it. Three ten-thousandths
+    of a harmonic basin are beyond that. No margin is longer than 0.6 of the distance to the first
+    barrier of more than 2 kT: if the process repeats itself, the barrier behind the state is as far
+    away.
+
+    Parameters
+    ----------
+    path
+        The minimum energy path.
+    variable
+        A collective variable of its atoms with one latent dimension.
+    kT_eV
+        Temperature, eV.
+
+    Returns
+    -------
+    tuple
+        The margins below 0 and above 1, in units of xi, each 0.05 at least.
+    """
+    xi, energy = values(path, variable), of_images(path).energy
+    return (
+        _margin(xi, energy - energy[0], kT_eV),
+        _margin(1.0 - xi[::-1], energy[::-1] - energy[-1], kT_eV),
+    )
+
+
+def _margin(xi: Array, energy: Array, kT_eV: float) -> float:
+    """The margin of a state at xi = 0 from the energies above it along the path, shape (G,)."""
+    highest = np.maximum.accumulate(energy)
+    behind = np.flatnonzero((highest > 2.0 * kT_eV) & (energy < highest - 2.0 * kT_eV))
+    rise = energy[: behind[0]] if len(behind) else energy
+    peaks = np.flatnonzero(
+        (rise >= np.append(rise[1:], -np.inf))
+        & (rise >= np.append(-np.inf, rise[:-1]))
+        & (rise >= rise.max() - kT_eV)
+    )
+    top = int(peaks[0])
+    high = np.flatnonzero(rise[: top + 1] >= 6.0 * kT_eV)
+    reach = int(high[0]) if len(high) else top
+    return max(0.05, min(float(xi[reach]), 0.6 * float(xi[top])))
+
+
+def values(path: EnergyPath, variable: CollectiveVariable) -> Array:
+    """The first latent dimension along the path, on the fine grid of its curve, shape (G,)."""
+    x, _, _ = _in_components(path, variable)
+    return np.asarray(variable.encode(x)[:, 0])
+
+
+def falls_by(path: EnergyPath, variable: CollectiveVariable) -> float:
+    """How far a collective variable falls along a path, at most, in units of its rise from 0 to 1.
+
+    Zero if it rises all the way: only then does it have one value for each point of the path.
+    """
+    xi = values(path, variable)
+    return float((np.maximum.accumulate(xi) - xi).max())
+
+
 def force_across(path: EnergyPath) -> float:
     """The largest force on an atom across the path (eV/A): near 0 on a minimum energy path.
 
@@ -402,6 +463,7 @@ def reconstruct(
         coordinate=np.linspace(0.0, 1.0, n_structures),
         symmetry=operations,
         through_ends=True,
+        continued=training.target == "mean path",  # the paper's recipe as it is
     )
     lap("training")
     x, _, _ = _in_components(path, variable)

@@ -31,6 +31,8 @@ from plumed_cv.symmetry import Operation
 N_FUNCTIONS = 6
 AT_REST_FUNCTIONS = 16
 _MOST_FUNCTIONS = 48  # where there are structures enough; the prior holds what they do not need
+_HOP_A = 2.5  # length of the path of one jump, for which N_FUNCTIONS are enough
+_OUTERMOST = 0.03  # part of the structures at each end, where a polynomial's slope is uncertain
 _EM_STEPS = 60
 _LENGTHS = 0.05 * 2.0 ** (np.arange(16) / 3.0)  # of correlation, in units of the path
 _STRETCH = 0.95  # of the coordinate towards the ends: 0 is none, 1 without bounds
@@ -46,7 +48,9 @@ class MeanPath:
     coefficients
         Of the Legendre polynomials of degree 0 to L - 1, shape (L, 3N), angstrom.
     lower, upper
-        Range of s; beyond it the path stays at its ends.
+        Range of s in which the polynomials are orthogonal.
+    first, last
+        Range of s beyond which the path continues straight, along its tangents there.
     noise
         Variance of each atom's coordinates around the path, shape (N,), A^2.
     triangle
@@ -57,40 +61,72 @@ class MeanPath:
     coefficients: Array
     lower: float
     upper: float
+    first: float
+    last: float
     noise: Array
     triangle: Array
 
     def moments(self) -> tuple[Array, Array]:
         """Mean over the structures' places, shape (3N,), and modes, shape (L - 1, 3N), angstrom.
 
-        The modes' transpose times themselves is the covariance of the path's points.
+        The modes' transpose times themselves is the covariance of the path's points. They are those
+        of the polynomials, also beyond `first` and `last`.
         """
         orthogonal = self.triangle @ self.coefficients
         return orthogonal[0] * np.sign(self.triangle[0, 0]), orthogonal[1:]
 
     def points(self, s: NDArray[Any], onto: Array | None = None) -> Array:
         """Displacements on the path, shape (M, 3N), or their components along rows of `onto`."""
-        return np.asarray(legendre.legval(self._scaled(s), self._series(onto)).T)
+        inside = np.clip(np.asarray(s, dtype=np.float64), self.first, self.last)
+        points = legendre.legval(self._scaled(inside), self._series(onto)).T
+        beyond = np.asarray(s) - inside
+        outside = np.flatnonzero(beyond)
+        if len(outside):
+            tangents = self.tangents(inside[outside], onto)
+            points[outside] += beyond[outside, None] * tangents
+        return np.asarray(points)
 
     def tangents(self, s: NDArray[Any], onto: Array | None = None) -> Array:
         """Their derivatives with respect to s, shapes as for `points`."""
         slope = legendre.legder(self._series(onto), scl=2.0 / (self.upper - self.lower))
-        return np.asarray(legendre.legval(self._scaled(s), slope).T)
+        inside = np.clip(np.asarray(s, dtype=np.float64), self.first, self.last)
+        return np.asarray(legendre.legval(self._scaled(inside), slope).T)
 
     def lengths(self, s: NDArray[Any], onto: Array | None = None) -> Array:
         """Length of the path from s = 0 up to each s, negative before, shape (M,), angstrom."""
-        grid = np.linspace(self.lower, self.upper, 2001)
+        grid = np.linspace(self.first, self.last, 2001)
         speed = np.linalg.norm(self.tangents(grid, onto), axis=1)
         length = cumulative_trapezoid(speed, grid, initial=0.0)
-        along = np.interp(np.asarray(s), grid, length)
-        return np.asarray(along - np.interp(0.0, grid, length))
+        s = np.append(np.asarray(s, dtype=np.float64), 0.0)
+        beyond = s - np.clip(s, self.first, self.last)
+        along = np.interp(s, grid, length) + beyond * np.where(beyond < 0.0, speed[0], speed[-1])
+        return np.asarray(along[:-1] - along[-1])
 
     def _series(self, onto: Array | None) -> Array:
         return self.coefficients if onto is None else self.coefficients @ onto.T
 
-    def _scaled(self, s: NDArray[Any]) -> Array:
-        inside = np.clip(np.asarray(s, dtype=np.float64), self.lower, self.upper)
-        return (2.0 * inside - self.lower - self.upper) / (self.upper - self.lower)
+    def _scaled(self, s: Array) -> Array:
+        return (2.0 * s - self.lower - self.upper) / (self.upper - self.lower)
+
+
+def functions_for(length_A: float) -> int:
+    """Number of polynomials for a path at finite temperature: 2 + 4 for each jump of 2.5 A.
+
+    Six at least, and 48 at most. With six whatever the length, the tangents of a path of several
+    jumps are lost; more for each jump make the iterations unstable.
+
+    Parameters
+    ----------
+    length_A
+        Arc length of the minimum energy path: the norms of the displacements of all atoms between
+        its images, added up, angstrom.
+    """
+    return min(max(N_FUNCTIONS, round(2 + 4 * length_A / _HOP_A)), _MOST_FUNCTIONS)
+
+
+def functions_at_rest(n_structures: int) -> int:
+    """Number of polynomials at 0 K, where the smoothness is found from the structures."""
+    return AT_REST_FUNCTIONS if n_structures < 40 * _MOST_FUNCTIONS else _MOST_FUNCTIONS
 
 
 def fit(
@@ -131,8 +167,7 @@ def fit(
     if n_functions is None and at_rest is None:
         n_functions = N_FUNCTIONS
     elif n_functions is None:
-        few = len(s) < 40 * _MOST_FUNCTIONS
-        n_functions = AT_REST_FUNCTIONS if few else _MOST_FUNCTIONS
+        n_functions = functions_at_rest(len(s))
     if len(s) < 4 * n_functions:
         raise UserError(
             f"A mean path needs {4 * n_functions} structures or more, not {len(s)}; sample longer."
@@ -140,9 +175,11 @@ def fit(
     lower, upper = float(s.min()), float(s.max())
     if upper - lower < 1e-6:
         raise UserError("The structures are all at one place of the process; there is no path.")
+    outermost = 0.0 if at_rest is not None else _OUTERMOST
+    first, last = np.quantile(s, [outermost, 1.0 - outermost])
     if any(operation.reverses for operation in symmetry):
-        lower = min(lower, 1.0 - upper)
-        upper = 1.0 - lower
+        lower, first = min(lower, 1.0 - upper), min(first, 1.0 - last)
+        upper, last = 1.0 - lower, 1.0 - first
     scaled = (2.0 * s - lower - upper) / (upper - lower)
     basis = legendre.legvander(scaled, n_functions - 1)
     n_atoms = displacements.shape[1]
@@ -183,7 +220,9 @@ def fit(
         posterior = elastic.shrunk(modes, noise_of_sums, posterior, springs, _smooth(triangle))
     raw[1:] = posterior.reshape(raw[1:].shape)
     coefficients = solve_triangular(triangle, raw)
-    return MeanPath(coefficients, lower, upper, noise, measure / len(s) ** 0.5)
+    return MeanPath(
+        coefficients, lower, upper, float(first), float(last), noise, measure / len(s) ** 0.5
+    )
 
 
 def _smooth(triangle: Array) -> Array:

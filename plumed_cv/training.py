@@ -64,7 +64,7 @@ class Training:
         of the encoder along it, or the "structure".
     functions
         Number of Legendre polynomials of the mean path, which bounds the components by one less;
-        as `meanpath.fit` chooses if None.
+        as `meanpath.fit` chooses if None. A run sets it by the length of its path.
     n_latent
         Number of latent dimensions d; more than one only for the target "structure".
     schedule

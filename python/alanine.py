@@ -79,8 +79,11 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 def words(row: dict[str, Any], name: str) -> Estimate:
     """A number of a row with its error; what is unknown is not a number."""
-    pair = (row[f"{name}_eV"], row[f"{name}_error_eV"])
-    return Estimate(*(np.nan if number is None else number for number in pair))
+    value, error = (
+        np.nan if row[key] is None else float(row[key])
+        for key in (f"{name}_eV", f"{name}_error_eV")
+    )
+    return Estimate(value, error)
 
 
 def main() -> None:

@@ -71,6 +71,32 @@ def test_denoising_holds_the_gradient_along_the_path() -> None:
     assert lost["denoising"] < lost["paper"]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "lowest", "highest"), [("denoising", 0.8, 1.2), ("paper", 0.3, 1.7)]
+)
+def test_rises_beyond_the_ends_as_between_them(recipe: str, lowest: float, highest: float) -> None:
+    """On the half circle's tangents at its ends, where a network without examples saturates.
+
+    Seeds 1 to 3 have slopes of 0.92 to 1.07 by the default recipe and 0.52 to 1.22 by the paper's;
+    without the continuation both are negative somewhere, or zero.
+    """
+    t, u, line = arc(4000)
+    training = replace(RECIPES[recipe], schedule=SHORT, seed=2)
+    beyond = np.linspace(0.0, 0.2 * np.pi, 21)  # angstrom: a fifth of the path
+    straight = np.zeros((2, 21, 4, 3))
+    straight[1, :, 0, 0] = 2.0
+    straight[:, :, 0, 1] = -beyond
+    straight -= straight.mean(axis=2, keepdims=True)
+    slopes = {}
+    for continued in (True, False):
+        learned, _, _ = autoencoder.learn(u, line, 4, training, coordinate=t, continued=continued)
+        xi = learned.encode(learned.components(straight))[..., 0] * [[-1.0], [1.0]]
+        slopes[continued] = np.pi * np.diff(xi, axis=1) / np.diff(beyond)
+    assert slopes[True].min() > lowest
+    assert slopes[True].max() < highest
+    assert slopes[False].min() < 0.1
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_gpu_gives_the_processors_numbers(recipe: str) -> None:
     """In double precision, for as many steps as rounding needs to grow from 1e-16."""

@@ -104,6 +104,50 @@ class Angle(CollectiveVariable):
         return np.asarray(turned / (x**2 + y**2)[..., None, None])
 
 
+def straight(energies: Array, gradients: Array) -> EnergyPath:
+    """A straight path of equal steps with given energies and slopes, eV and eV per length."""
+    direction = basis(1)[0]
+    s = np.linspace(0, 1, len(energies))
+    slopes = (gradients / RADIUS)[:, None] * direction
+    return images(RADIUS * s[:, None] * direction, energies, slopes)
+
+
+def test_margins_hold_the_thermal_motion_and_stop_before_the_next_barrier() -> None:
+    s, top = np.linspace(0, 1, 41), 0.6
+    path = straight(top * np.sin(np.pi * s) ** 2, top * np.pi * np.sin(2 * np.pi * s))
+    line = frame(path)
+    for kT in (0.01, 0.03, 0.045):
+        expected = np.arcsin((6 * kT / top) ** 0.5) / np.pi
+        assert energy.margins(path, line, kT) == pytest.approx([expected] * 2, abs=2e-3)
+    # With xi(-0.5) as high a barrier behind the state: 0.2 of the path is left before its top.
+    assert energy.margins(path, line, 0.09) == pytest.approx([0.3, 0.3], abs=2e-3)
+    assert energy.margins(path, line, 1e-5) == (0.05, 0.05)
+    # Twice the same hop: the first top counts, and both ends are alike.
+    path = straight(top * np.sin(2 * np.pi * s) ** 2, 2 * top * np.pi * np.sin(4 * np.pi * s))
+    assert energy.margins(path, frame(path), 0.09) == pytest.approx([0.15, 0.15], abs=2e-3)
+    # A wide initial state and a narrow final one, 0.4 eV above it.
+    values = np.where(
+        s < 0.75, np.sin(np.pi * s / 1.5) ** 2, 0.4 + 0.6 * np.sin(2 * np.pi * s) ** 2
+    )
+    slopes = np.gradient(values, s)
+    below, above = energy.margins(straight(values, slopes), frame(path), 0.04)
+    assert below == pytest.approx(1.5 * np.arcsin(0.24**0.5) / np.pi, abs=0.01)
+    assert above == pytest.approx(np.arcsin(0.4**0.5) / (2 * np.pi), abs=0.01)
+
+
+def test_whether_a_variable_rises_along_a_path() -> None:
+    assert energy.falls_by(arc(basis(2)), frame(arc(basis(2)))) == pytest.approx(0, abs=1e-12)
+    # Three quarters of a circle: the projection on the line between the ends turns back twice.
+    t = 1.5 * np.pi * np.linspace(0, 1, 41)
+    plane = basis(2)
+    points = (1 - np.cos(t))[:, None] * plane[0] + np.sin(t)[:, None] * plane[1]
+    around = images(points, np.sin(t / 3) ** 2, np.zeros_like(points))
+    projected = points @ (points[-1] / (points[-1] @ points[-1]))
+    expected = (np.maximum.accumulate(projected) - projected).max()
+    assert expected > 0.2
+    assert energy.falls_by(around, frame(around)) == pytest.approx(expected, abs=0.01)
+
+
 @pytest.mark.parametrize(("n_images", "accuracy"), [(20, 2e-3), (30, 5e-4)])
 def test_the_exact_variable_gives_the_exact_energy(n_images: int, accuracy: float) -> None:
     plane = basis(2)

@@ -32,7 +32,8 @@ def noisy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_smooth_path_without_noise_comes_back() -> None:
     s = np.linspace(0.0, 1.0, 500)
     path = meanpath.fit(curve(s), s, n_functions=16)
-    np.testing.assert_allclose(path.points(s), curve(s).reshape(500, -1), atol=2e-6)
+    s = s[(s > path.first) & (s < path.last)]
+    np.testing.assert_allclose(path.points(s), curve(s).reshape(len(s), -1), atol=2e-6)
     h = 1e-5
     slope = (path.points(s[1:-1] + h) - path.points(s[1:-1] - h)) / (2 * h)
     np.testing.assert_allclose(path.tangents(s[1:-1]), slope, atol=1e-6)
@@ -48,10 +49,28 @@ def test_lengths_are_those_of_the_curve() -> None:
     np.testing.assert_allclose(path.lengths(s), np.pi * s, atol=1e-5)
 
 
+def test_beyond_its_ends_the_path_is_straight() -> None:
+    s = np.linspace(-0.2, 1.1, 600)
+    u = np.zeros((600, 3, 3))
+    u[:, 0, 0], u[:, 0, 1] = np.cos(np.pi * s), np.sin(np.pi * s)
+    path = meanpath.fit(u, s, n_functions=16)
+    assert (path.first, path.last) == pytest.approx((-0.2 + 0.03 * 1.3, 1.1 - 0.03 * 1.3))
+    for end, step in ((path.first, -0.3), (path.last, 0.4)):
+        places = end + step * np.array([0.0, 0.5, 1.0])
+        points, tangents = path.points(places), path.tangents(places)
+        np.testing.assert_allclose(tangents, tangents[[0, 0, 0]], rtol=1e-12)
+        straight = points[0] + (places - end)[:, None] * tangents[0]
+        np.testing.assert_allclose(points, straight, atol=1e-12)
+        np.testing.assert_allclose(path.lengths(places), np.pi * places, atol=1e-5)
+
+
 def test_moments_are_those_of_the_points() -> None:
     s, u = noisy(800, seed=1)
     path = meanpath.fit(u, s)
-    points = path.points(s)
+    scaled = (2.0 * s - path.lower - path.upper) / (path.upper - path.lower)
+    points = np.polynomial.legendre.legval(scaled, path.coefficients).T
+    inside = (s > path.first) & (s < path.last)
+    np.testing.assert_allclose(path.points(s)[inside], points[inside], atol=1e-12)
     mean, modes = path.moments()
     np.testing.assert_allclose(mean, points.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(modes.T @ modes, np.cov(points.T, bias=True), atol=1e-12)
@@ -172,27 +191,71 @@ def test_few_functions_keep_the_iterations_stable() -> None:
     assert many > 0.3  # 0.53 to 0.80
 
 
-def tilt_after_iterations(n_functions: int | None, seed: int = 0) -> float:
+@pytest.mark.parametrize("jumps", [1, 2, 3, 4, 6])
+def test_functions_follow_the_length_of_a_chain_of_jumps(jumps: int) -> None:
+    """Atoms jump one after the other, by 2.5 A each: loss of barrier 1 - cos^2 of the tangents.
+
+    With 6 functions it is 0.0085, 0.040, 0.16 and 0.33 for 2, 3, 4 and 6 jumps; with the number by
+    the length it is 0.0022 at most.
+    """
+    n_functions = meanpath.functions_for(2.5 * jumps)
+    assert n_functions == 2 + 4 * jumps
+    rng = np.random.default_rng(0)
+    s = rng.uniform(-0.1, 1.1, size=10_000)
+    u = chain(s, jumps) + rng.normal(scale=SIGMA, size=(len(s), jumps + 8, 3))
+    u -= u.mean(axis=1, keepdims=True)
+    places = np.linspace(0.03, 0.97, 400)
+    true = chain(places, jumps)
+    true -= true.mean(axis=1, keepdims=True)
+    true = np.gradient(true, places, axis=0).reshape(400, -1)
+    found = meanpath.fit(u, s, n_functions=n_functions).tangents(places)
+    cosine2 = (true * found).sum(axis=1) ** 2 / (true**2).sum(axis=1) / (found**2).sum(axis=1)
+    assert np.mean(1.0 - cosine2) < 0.004
+
+
+def chain(s: np.ndarray, jumps: int) -> np.ndarray:
+    """Displacements of atoms that jump along x one after the other, with rounded corners."""
+    u = np.zeros((len(s), jumps + 8, 3))
+    for offset in np.linspace(-0.25, 0.25, 11):
+        along = jumps * np.clip(s + offset / jumps, 0.0, 1.0)
+        u[:, :jumps, 0] += 2.5 / 11 * np.clip(along[:, None] - np.arange(jumps), 0.0, 1.0)
+    return u
+
+
+def test_a_path_of_any_length_has_six_functions_at_least_and_48_at_most() -> None:
+    assert [meanpath.functions_for(length) for length in (0.5, 2.63, 100.0)] == [6, 6, 48]
+
+
+def test_functions_by_length_keep_the_iterations_of_two_jumps_stable() -> None:
+    few, many = (tilt_after_iterations(n, jumps=2) for n in (meanpath.functions_for(5.0), 26))
+    assert few < 0.1  # seeds 0 and 1: 0.060 and 0.061
+    assert many > 0.3  # 0.84 and 0.60
+
+
+def tilt_after_iterations(n_functions: int | None, seed: int = 0, jumps: int = 1) -> float:
     """Mean 1 - cos between the mean path and the x axis after six iterations of sampling and fit.
 
     Sampling is exact, with a bias that makes the distribution of the collective variable even.
     """
     rng = np.random.default_rng(seed)
     length, variance = 2.5, 0.03
-    x, y = np.meshgrid(np.linspace(-0.35, 2.85, 321), np.linspace(-1.0, 1.0, 121))
+    end, bins = length * jumps, 100 * jumps
+    along = np.linspace(-0.35, end + 0.35, 320 * jumps + 1)
+    x, y = np.meshgrid(along, np.linspace(-1.0, 1.0, 121))
     grid = np.stack([x.ravel(), y.ravel()], axis=1)
     weight = np.exp(-24.0 * np.sin(np.pi * grid[:, 0] / length) ** 2)
     weight *= np.exp(-(grid[:, 1] ** 2) / (2.0 * variance))
-    xi = grid @ [1.0, 0.15] / length
+    xi = grid @ [1.0, 0.15] / end
     for _ in range(6):
-        place = np.floor((xi + 0.1) * 100).astype(int)
-        weight_of_bin = np.bincount(place.clip(0, 119), weight, minlength=120)
-        even = np.where((place >= 0) & (place < 120), weight / weight_of_bin[place.clip(0, 119)], 0)
-        sample = rng.choice(len(grid), 15_000, p=even / even.sum())
+        place = np.floor((xi + 0.1 / jumps) * bins).astype(int)
+        inside, place = (place >= 0) & (place < bins + 20), place.clip(0, bins + 19)
+        weight_of_bin = np.bincount(place, weight, minlength=bins + 20)
+        even = np.where(inside, weight / weight_of_bin[place], 0)
+        sample = rng.choice(len(grid), 15_000 * jumps, p=even / even.sum())
         u = np.zeros((len(sample), 1, 3))
         u[:, 0, :2] = grid[sample]
         path = meanpath.fit(u, xi[sample], n_functions=n_functions)
-        s = np.linspace(path.lower, path.upper, 481)
+        s = np.linspace(path.lower, path.upper, 480 * jumps + 1)
         points, tangents = path.points(s)[:, :2], path.tangents(s)[:, :2]
         _, nearest = cKDTree(points).query(grid)
         along = np.einsum("mi,mi->m", grid - points[nearest], tangents[nearest])

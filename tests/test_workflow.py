@@ -361,7 +361,7 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
             "cv.latent = 2: 'plumed-cv run' samples one latent dimension",
         ),
         "more components than the mean path has": (
-            [*run, edited("m11.toml", ("components = 5", "components = 8"))],
+            [*run, edited("m11.toml", ("components = 5", "components = 8\nfunctions = 6"))],
             "the mean path has 5; set cv.functions = 9",
         ),
         "unknown key": ([*run, edited("m9.toml", ("steps =", "stpes ="))], "no key sampling.stpes"),

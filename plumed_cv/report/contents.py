@@ -65,7 +65,7 @@ class Part:
     def _so_far(self) -> tuple[babf.Profile, dict[str, Any]]:
         """Profile and results of what was sampled."""
         profile, result = workflow.analysed(self.found, self.walkers)
-        return profile, result | workflow.course(self.found, self.records, self.walkers, result)
+        return profile, result | workflow.course(self.found, self.walkers, result)
 
     @property
     def profile(self) -> babf.Profile:

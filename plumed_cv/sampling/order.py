@@ -297,10 +297,22 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
 
 
 def grid(sampling: Sampling) -> tuple[float, float, int]:
-    """The grid from -margin to 1 + margin, with nodes at 0 and 1: ends and number of intervals."""
-    bins = sampling.bins
-    extra = round(sampling.margin * bins)
-    return (-extra / bins, 1.0 + extra / bins, bins + 2 * extra)
+    """The grid with its margins below 0 and above 1, and nodes at 0 and 1.
+
+    Parameters
+    ----------
+    sampling
+        Settings with a margin; of a run, those of `workflow.defaults.with_grid`.
+
+    Returns
+    -------
+    Lower end, upper end and number of intervals.
+    """
+    bins, margin = sampling.bins, sampling.margin
+    assert margin is not None
+    below, above = margin if isinstance(margin, tuple) else (margin, margin)
+    extra = (round(below * bins), round(above * bins))
+    return (-extra[0] / bins, 1.0 + extra[1] / bins, bins + sum(extra))
 
 
 def ramp(sampling: Sampling) -> int:

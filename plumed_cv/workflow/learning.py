@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import convergence, cv, pca, sampling, symmetry
+from plumed_cv import convergence, cv, energy, meanpath, pca, sampling, symmetry
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.energy import VARIANCE_A2
@@ -24,6 +24,8 @@ from plumed_cv.threads import one_thread
 from plumed_cv.training import RECIPES, Training
 from plumed_cv.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
+
+MOST_FALL = 0.05  # of a CV along the path; less is an error of a CV that hardly matters
 
 NOISE_A2_PER_K = VARIANCE_A2 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
@@ -106,7 +108,12 @@ def write_first_cv(
     Raises
     ------
     UserError
-        If the end states are the same, or the input asks for more components than there are.
+        If the end states are the same, the input asks for more components than there are, or a CV
+        that is trained on the path does not rise along it.
+
+    Notes
+    -----
+    If the linear CV does not rise along the path, a CV is trained on the path in its place.
     """
     if files.cv(0).exists() and (path is None or files.components.exists()):
         return
@@ -115,10 +122,18 @@ def write_first_cv(
     how = (config.cv.alignment, config.cv.atoms)
     first = cv.linear(species, cell, start.positions, end.positions, *how)
     if path is not None:
+        check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
         samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
         _choose_components(config, files, samples)
-        if config.cv.start == "path":
+        fall = energy.falls_by(path, first)
+        if config.cv.start == "linear" and fall > MOST_FALL:
+            reporter.say(
+                f"The linear CV falls by {fall:.2f} along the minimum energy path, so it does not "
+                "tell all points of the path apart: the first CV is trained on the path (cv.start "
+                '= "path").'
+            )
+        if config.cv.start == "path" or fall > MOST_FALL:
             coordinate = np.linspace(0.0, 1.0, len(samples))
             first = _train(config, files, samples, coordinate, first, 0, reporter)
     first.save(files.cv(0))
@@ -142,6 +157,11 @@ def train_on_snapshots(
         Number of the iteration.
     reporter
         Is told how it goes.
+
+    Raises
+    ------
+    UserError
+        If the CV does not rise along the minimum energy path.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
     data = _sampled_displacements(files, old, atoms, n)
@@ -200,8 +220,27 @@ def _sampled_displacements(
     )
 
 
-def check_components(config: Config) -> None:
+def functions_of(config: Config, path: EnergyPath | None) -> int | None:
+    """Polynomials of the mean path at finite temperature: the input's, or by the path's length.
+
+    None of a molecule, which has no path.
+    """
+    if config.cv.functions is not None or path is None:
+        return config.cv.functions
+    steps = np.linalg.norm(np.diff(path.displacements, axis=0), axis=(1, 2))
+    return meanpath.functions_for(float(steps.sum()))
+
+
+def check_components(config: Config, path: EnergyPath | None = None) -> None:
     """Refuse an input that asks for more principal components than the mean path will have.
+
+    Parameters
+    ----------
+    config
+        The input.
+    path
+        The minimum energy path, by which `cv.functions` is chosen if the input leaves it out. If
+        None, only an input is refused that gives both, or is of a molecule.
 
     Raises
     ------
@@ -209,7 +248,12 @@ def check_components(config: Config) -> None:
         If it does, or as for `training_of`.
     """
     wanted = config.cv.components
-    if wanted is not None and (most := training_of(config, 0).limited(wanted)) < wanted:
+    if wanted is None or (
+        path is None and config.cv.functions is None and config.cv.alignment == "none"
+    ):
+        return
+    training = replace(training_of(config, 0), functions=functions_of(config, path))
+    if (most := training.limited(wanted)) < wanted:
         raise UserError(
             f"cv.components = {wanted}: the mean path has {most}; set cv.functions = {wanted + 1} "
             "or more, or leave components out."
@@ -234,9 +278,11 @@ def _train(
 
     # Weights of its own for a half, too: they are a part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
+    path = load_path(files.path) if files.path.exists() else None
+    if n > 0:
+        training = replace(training, functions=functions_of(config, path))
     n_components = int(read_json(files.components)["components"])
     at_rest = n == 0  # structures of the path, not of the dynamics
-    symmetric = config.cv.symmetry and files.path.exists()
     started = time.perf_counter()
     of = "" if half is None else f" on half {half} of the data"
     with reporter.task(f"training cv-{n}{of}", training.n_epochs) as update:
@@ -248,13 +294,14 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(load_path(files.path), frame) if symmetric else (),
+            symmetry.of_path(path, frame) if config.cv.symmetry and path is not None else (),
             through_ends=at_rest,
         )
     if half is not None:
         return learned
     record = {
         "structures": len(displacements),
+        "functions": training.functions or meanpath.functions_at_rest(len(displacements)),
         "seconds": time.perf_counter() - started,
         "variances_A2": principal.variances.tolist(),
         "total_variance_A2": principal.total_variance,
@@ -262,6 +309,16 @@ def _train(
         "misalignment": network.misalignment,
     }
     write_text(files.training(n), json.dumps(record))
+    if path is not None:
+        fall = energy.falls_by(path, learned)
+        if fall > MOST_FALL:
+            raise UserError(
+                f"{files.root}: cv-{n}, which was just trained, falls by {fall:.2f} along the "
+                f"minimum energy path, more than {MOST_FALL:g}, so no profile along it would be of "
+                "this process; "
+                + ("raise path.structures" if at_rest else "sample longer (sampling.steps)")
+                + ", or take more cv.components and cv.functions, in a new directory."
+            )
     return learned
 
 

@@ -19,6 +19,7 @@ from plumed_cv.path import EnergyPath, load_path
 from plumed_cv.plumed import build_plugin
 from plumed_cv.progress import Reporter, Silent
 from plumed_cv.workflow import checks
+from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
     check_components,
@@ -246,6 +247,7 @@ def _is_last(
 
 def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
     """What each walker of each repetition has to do in iteration n, by `Order.number`."""
+    config = with_grid(config, files, n)
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
     images = load_path(files.path).images if at_rest else (atoms,)

@@ -550,8 +550,9 @@ def write_answer(
         checks.surfaces_of(found),
         checks.minima_of(found),
     )
+    state = babf.read_state(files.root / "babf.state")
     production = _production_input(
-        answer, config.system.temperature_K, config.sampling, plugin, files.root / "babf.state"
+        answer, config.system.temperature_K, config.sampling, plugin, state, goes_on=True
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
@@ -592,7 +593,9 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
-    write_text(output / "plumed.dat", _production_input(variable, temperature_K, settings, plugin))
+    state = babf.read_state(files.root / "babf.state")
+    production = _production_input(variable, temperature_K, settings, plugin, state)
+    write_text(output / "plumed.dat", production)
     return variable
 
 
@@ -601,23 +604,25 @@ def _production_input(
     temperature_K: float,
     settings: Sampling,
     plugin: Path,
-    state_in: Path | None = None,
+    state: babf.State,
+    *,
+    goes_on: bool = False,
 ) -> str:
     """The plumed.dat beside `cv.safetensors` that samples it as the run did, for any engine.
 
-    A state beside it is gone on from with its own parameters.
+    It has the parameters of the run's state. It may start from that state, `babf.state`, which has
+    its own weight of the prior.
     """
-    if state_in is None:
-        parameters = sampling.Parameters.of_input(settings, temperature_K, variable)
-    else:
-        parameters = sampling.Parameters.of_state(babf.read_state(state_in))
+    parameters = sampling.Parameters.of_state(state)
+    if not goes_on:
+        parameters = parameters._replace(tau=None)
     lines = babf_input(
         plugin,
         Path("cv.safetensors"),
         temperature_K=temperature_K,
         **parameters._asdict(),
-        state_in=None if state_in is None else Path(state_in.name),
-        state_out=Path("babf-new.state" if state_in else "babf.state"),
+        state_in=Path("babf.state") if goes_on else None,
+        state_out=Path("babf-new.state" if goes_on else "babf.state"),
         state_stride=10_000,
         colvar=Path("colvar"),
         colvar_stride=settings.snapshot_stride,

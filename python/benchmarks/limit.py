@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.polynomial import legendre
 
-from plumed_cv import meanforce, sampling
+from plumed_cv import babf, meanforce, sampling
 from plumed_cv.frame import Array
 
 WINDOWS_FS = (20.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0)
@@ -75,7 +75,8 @@ def main() -> None:
         interval = settings["timestep_fs"] * settings["snapshot_stride"]
         files = [segment / "mean-force.dat" for segment in sampling.segments(folder)]
         found = noise([meanforce.read(file) for file in files], interval)
-        length = 1 + 2 * settings["margin"]
+        state = babf.read_state(sorted(folder.rglob("segment-*/babf.state"))[0])
+        length = state.grid.maximum - state.grid.minimum
         cells = [f"{sigma:.2f}" for _, sigma in found] + [""] * (len(WINDOWS_FS) - len(found))
         sigma = next(sigma for window, sigma in reversed(found) if window <= MEMORY_FS)
         for n in arguments.steps:

@@ -135,7 +135,7 @@ def one_run(
     model = home / "cv.safetensors"
     cell = initial.cell.array
     cv.linear(list(initial.symbols), cell, initial.positions, final.positions).save(model)
-    settings = Sampling(steps=1_000_000)
+    settings = Sampling(steps=1_000_000, margin=0.2)
     text = babf_input(
         plugin,
         model,

@@ -1,0 +1,56 @@
+"""Settings that the input leaves open and that follow from the temperature, the path and the CV."""
+
+import json
+from typing import Any
+
+from ase import units
+
+from plumed_cv import energy
+from plumed_cv.config import Config
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.files import read_json, write_text
+from plumed_cv.path import load_path
+from plumed_cv.workflow.directory import RunDirectory
+
+MARGIN_OF_MOLECULES = 0.2  # which have no path that it could follow from
+
+
+def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
+    """The input with the margins of iteration n's grid, which are found once and kept in a file.
+
+    Parameters
+    ----------
+    config
+        The input.
+    files
+        The run directory, with cv-(n-1) and, unless it is a molecule's, the path.
+    n
+        Number of the iteration.
+
+    Returns
+    -------
+    Config
+        The input itself if it gives the margin; else the input with `sampling.margin` set to
+        `energy.margins`, or to 0.2 of a molecule.
+    """
+    if config.sampling.margin is not None:
+        return config
+    file = files.iteration(n) / "grid.json"
+    if file.exists():
+        margins = read_json(file)["margin"]
+    else:
+        margins = _margins(config, files, n)
+        file.parent.mkdir(exist_ok=True)
+        write_text(file, json.dumps({"margin": margins}))
+    settings: dict[str, Any] = {"margin": tuple(margins)}
+    return config.model_copy(update={"sampling": config.sampling.model_copy(update=settings)})
+
+
+def _margins(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:
+    """Margins of the grid along cv-(n-1), rounded to thousandths."""
+    if not files.path.exists():
+        return MARGIN_OF_MOLECULES, MARGIN_OF_MOLECULES
+    variable = CollectiveVariable.load(files.cv(n - 1))
+    kT_eV = units.kB * config.system.temperature_K
+    below, above = energy.margins(load_path(files.path), variable, kT_eV)
+    return round(below, 3), round(above, 3)

@@ -1,0 +1,114 @@
+"""How a run chooses its first CV and its grid: on analytic paths, without dynamics."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plumed_cv import energy, sampling
+from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.errors import UserError
+from plumed_cv.frame import Array
+from plumed_cv.path import EnergyPath
+from plumed_cv.progress import Silent
+from plumed_cv.workflow.defaults import with_grid
+from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.learning import check_components, functions_of, write_first_cv
+from tests.test_energy import arc, basis, images
+
+
+class Heard(Silent):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep a result."""
+        self.sentences.append(text)
+
+
+def around() -> EnergyPath:
+    """Three quarters of a circle of radius 1 A."""
+    t = 1.5 * np.pi * np.linspace(0, 1, 41)
+    plane = basis(2)
+    points = (1 - np.cos(t))[:, None] * plane[0] + np.sin(t)[:, None] * plane[1]
+    tangents = np.sin(t)[:, None] * plane[0] + np.cos(t)[:, None] * plane[1]
+    slopes: Array = np.sin(t / 1.5 * 2) / 1.5
+    return images(points, np.sin(t / 1.5) ** 2, slopes[:, None] * tangents)
+
+
+def settings(components: int = 4, margin: float | tuple[float, float] | None = None) -> Config:
+    return Config(
+        system=System(initial=Path("a"), final=Path("b"), temperature_K=300.0),
+        engine=Lammps(potential=[]),
+        path=PathSection(structures=2000, noise_A2=0.002),
+        cv=CV(components=components),
+        sampling=Sampling(margin=margin),
+    )
+
+
+def first_cv(folder: Path, config: Config, path: EnergyPath) -> tuple[RunDirectory, list[str]]:
+    files, heard = RunDirectory(folder), Heard()
+    path.save(files.path)
+    write_first_cv(config, files, path, (path.images[0], path.images[-1]), heard)
+    return files, heard.sentences
+
+
+def test_a_path_that_turns_back_gets_a_cv_that_rises_along_it(tmp_path: Path) -> None:
+    path = around()
+    files, said = first_cv(tmp_path, settings(), path)
+    assert len(said) == 1
+    assert "The linear CV falls by 0.21 along the minimum energy path" in said[0]
+    first = CollectiveVariable.load(files.cv(0))
+    assert first.kind == "autoencoder"
+    assert energy.falls_by(path, first) < 1e-3
+    xi = energy.values(path, first)
+    np.testing.assert_allclose(xi, path.curve.parameter, atol=0.03)
+
+
+def test_a_path_along_which_the_linear_cv_rises_keeps_it(tmp_path: Path) -> None:
+    files, said = first_cv(tmp_path, settings(), arc(basis(2)))
+    assert CollectiveVariable.load(files.cv(0)).kind == "linear"
+    assert not said
+
+
+def test_a_cv_that_does_not_rise_is_refused(tmp_path: Path) -> None:
+    """Of one component a network makes at best its projection, which turns back."""
+    with pytest.raises(UserError, match=r"cv-0, .* falls by .* raise path\.structures") as caught:
+        first_cv(tmp_path, settings(components=1), around())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_keeps_its_grid(tmp_path: Path) -> None:
+    path = arc(basis(2))
+    files, _ = first_cv(tmp_path, settings(), path)
+    config = with_grid(settings(), files, 1)
+    expected = energy.margins(path, CollectiveVariable.load(files.cv(0)), 300 * 8.617e-5)
+    assert config.sampling.margin == pytest.approx(expected, abs=1e-3)
+    lower, upper, bins = sampling.grid(config.sampling)
+    assert (lower, upper) == pytest.approx((-expected[0], 1 + expected[1]), abs=0.006)
+    assert (upper - lower) / bins == pytest.approx(0.01)
+    (files.iteration(1) / "grid.json").write_text(json.dumps({"margin": [0.3, 0.4]}))
+    assert with_grid(settings(), files, 1).sampling.margin == (0.3, 0.4)
+    for given in (0.1, (0.1, 0.25)):
+        chosen = settings(margin=given)
+        assert with_grid(chosen, files, 2) is chosen
+    assert sampling.grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
+
+
+def test_functions_and_most_components_follow_the_length(tmp_path: Path) -> None:
+    path = around()  # of 1.5 pi: 4.7 angstrom
+    assert functions_of(settings(), path) == 10
+    assert functions_of(settings(), arc(basis(2))) == 6
+    check_components(settings(components=9), path)
+    check_components(settings(components=10))  # it is not known yet
+    with pytest.raises(UserError, match=r"the mean path has 9; set cv\.functions = 11"):
+        first_cv(tmp_path, settings(components=10), path)
+
+
+def test_molecules_have_no_path_to_find_the_grid_by(tmp_path: Path) -> None:
+    config = with_grid(settings(), RunDirectory(tmp_path), 1)
+    assert config.sampling.margin == (0.2, 0.2)
