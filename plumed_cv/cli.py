@@ -489,6 +489,11 @@ def fes(
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print(f"{output}: {workflow.summary(result)}")
+    if result["barrier_eV"] is None and None in (reactant, product):
+        err.print(
+            f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; name its values in "
+            "the two states by --reactant and --product."
+        )
 
 
 @app.command()
