@@ -297,7 +297,8 @@ def energy(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
-        Path | None, typer.Option(help="input file whose engine computes missing forces")
+        Path | None,
+        typer.Option(help="input file whose engine computes forces if an image lacks them"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -350,7 +351,10 @@ def energy(
 
 @app.command()
 def train(
-    trajectories: Annotated[list[Path], typer.Argument(help="any format that mdtraj reads")],
+    trajectories: Annotated[
+        list[Path],
+        typer.Argument(help="any format of mdtraj's or ASE's (file@index too), dumps of LAMMPS"),
+    ],
     initial: Annotated[Path, typer.Option(help="structure where the CV is 0")],
     final: Annotated[Path, typer.Option(help="structure where the CV is 1")],
     output: Annotated[Path, typer.Option("--output", "-o", help="model file")] = Path(
@@ -391,7 +395,14 @@ def train(
               plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
     """
     from plumed_cv import autoencoder, cv
-    from plumed_cv.structures import cell_of, check_end_states, oriented, read_structure
+    from plumed_cv.structures import (
+        cell_of,
+        check_end_states,
+        check_order,
+        check_range,
+        oriented,
+        read_structure,
+    )
     from plumed_cv.training import RECIPES
     from plumed_cv.trajectory import read_displacements
 
@@ -410,6 +421,9 @@ def train(
         training = replace(training, activation=activation)
     first, last = oriented(read_structure(initial)), oriented(read_structure(final))
     check_end_states(first, last)
+    if alignment == "none":
+        check_order(first, last, "give --final the order of --initial.")
+        check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
     frame = cv.linear(species, cell_of(first), *ends, alignment, atoms)
@@ -491,6 +505,11 @@ def fes(
             print(f"Rate of transition state theory: {words}")
         if result.get("note"):
             print(f"The flux barrier is unknown: {result['note']}")
+    if result["barrier_eV"] is None and None in (reactant, product):
+        err.print(
+            f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; name its values in "
+            "the two states by --reactant and --product."
+        )
 
 
 @app.command()

@@ -31,13 +31,19 @@ class System(_Section):
 
     initial: Path | None = Field(
         None,
-        description="structure before the process, any format that ASE reads; "
-        "required without path.file",
+        description="structure before the process, in any format of ASE's or a data or dump file "
+        "of LAMMPS; the last one of a file, or file@index; required without path.file",
     )
     final: Path | None = Field(
         None,
         description="structure after it: same atoms, same order, same cell; "
         "required without path.file",
+    )
+    reorder: bool | None = Field(
+        None,
+        description="order of the atoms of final. true: put atoms of one element into the order of "
+        "initial, so that they move least; false: keep it, atoms do exchange places. If absent, "
+        "an order that seems wrong is refused",
     )
     temperature_K: Positive = Field(description="temperature, K")
     expansion: list[float] = Field(
@@ -63,7 +69,9 @@ class Lammps(_Engine):
     )
     species: list[str] | None = Field(
         None,
-        description="chemical symbols of LAMMPS types 1, 2, ...; by first appearance if absent",
+        description="chemical symbols of LAMMPS types 1, 2, ...; if absent, those that the "
+        "potential names (pair_coeff * * file Ni Al), or by first appearance where all types are "
+        "alike",
     )
     coupling: Literal["auto", "external", "plumed"] = Field(
         "auto", description="PLUMED through fix external, through fix plumed, or the faster one"
@@ -152,8 +160,9 @@ class PathSection(_Section):
 
     file: Path | list[Path] | None = Field(
         None,
-        description="images of your own path in any format that ASE reads, or one file an image; "
-        "energies and forces are computed where they are missing. An elastic band between "
+        description="images of your own path in any format that ASE reads (neb.traj@-9: for the "
+        "last nine), or one file an image; energies and forces of all of them are computed where "
+        "one lacks them. An elastic band between "
         "system.initial and system.final if absent",
     )
     images: Annotated[int, Field(ge=5)] = Field(
@@ -397,6 +406,11 @@ class Config(_Section):
             raise ValueError(
                 "system.expansion changes the cell, and the images of path.file have theirs; give "
                 "the end states instead, or a path in the expanded cell"
+            )
+        if self.path.file is not None and self.system.reorder is not None:
+            raise ValueError(
+                "system.reorder is for system.initial and system.final; give the images of "
+                "path.file in one order of atoms"
             )
         if self.path.file is not None and ends != (None, None):
             raise ValueError(

@@ -31,6 +31,9 @@ from plumed_cv.training import Training
 N_STRUCTURES = 20_000  # drawn from a path, if nothing is said
 VARIANCE_A2 = 0.005  # of a coordinate's noise; resembles iron at 300 K
 
+# Of the energies' range: what images far apart may make of the forces' work, with a note.
+_LARGEST_ERROR = 0.35
+
 # Units in eV and angstrom that forces, and energies, are handed over in by mistake.
 _FORCE_UNITS = {
     "Ry/bohr": units.Ry / units.Bohr,
@@ -154,7 +157,8 @@ class Reconstruction:
         if own > 0.005:
             notes.append(
                 f"{self.path.name}: the forces do not integrate to the energies (RMS deviation "
-                f"{100 * own:.1f} % of their range): more images would."
+                f"{100 * own:.1f} % of their range): more images would, if both are of one "
+                "calculation."
             )
         across = force_across(self.path)
         if across > 0.05:
@@ -341,13 +345,16 @@ def falls_by(path: EnergyPath, variable: CollectiveVariable) -> float:
 def force_across(path: EnergyPath) -> float:
     """The largest force on an atom across the path (eV/A): near 0 on a minimum energy path.
 
-    On the end states, which should be minima, all of the force counts.
+    On the end states, which should be minima, all of the force counts. Atoms that the images hold
+    at their places do not count.
     """
     curve = path.curve
     tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(len(path.images), -1)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     tangents[[0, -1]] = 0.0
-    forces = path.forces.reshape(tangents.shape)
+    free = path.forces.copy()
+    free[:, path.held] = 0.0
+    forces = free.reshape(tangents.shape)
     across = forces - np.sum(forces * tangents, axis=1, keepdims=True) * tangents
     return float(np.linalg.norm(across.reshape(path.forces.shape), axis=2).max())
 
@@ -364,7 +371,8 @@ def check_forces(path: EnergyPath) -> float:
     Raises
     ------
     UserError
-        If forces have another sign or unit than the energies, or do not belong to them.
+        If forces have another sign or unit than the energies, or do not belong to them, or if the
+        images are too far apart.
     """
     curve = path.curve
     work = along_path(path).energy[curve.at_images]
@@ -382,10 +390,32 @@ def check_forces(path: EnergyPath) -> float:
     for expected, remedy in _mistakes():
         if alike > 0.9 and abs(ratio / expected - 1.0) < 0.05:
             raise UserError(f"{path.name}: {remedy}, for eV and eV/A are expected.")
+    error = float(np.abs(work - energies).max() / spread)
+    if alike > 0 and error < _error_of_images(path, work):
+        if error < _LARGEST_ERROR:
+            return error
+        raise UserError(
+            f"{path.name}: {len(path.images)} images are too far apart: their forces along the "
+            f"path give the energies with an error of {100 * error:.0f} % of the range; give more "
+            "images."
+        )
     raise UserError(
         f"{path.name}: the forces along the path add up to {ratio:.3g} times the energies of the "
-        "images; give forces in eV/A of the same calculation as the energies, or more images."
+        f"images, which is more than the distances of {len(path.images)} images explain; give "
+        "forces in eV/A of the same calculation as the energies, or more images."
     )
+
+
+def _error_of_images(path: EnergyPath, work: Array) -> float:
+    """What the distances of the images may do to the forces' work, as a fraction of its range.
+
+    Bound from above by what leaving out every second image does.
+    """
+    last = len(path.images) - 1
+    kept = sorted({*range(0, last, 2), last})
+    coarse = EnergyPath(tuple(path.images[k] for k in kept), path.name)
+    coarse_work = along_path(coarse).energy[coarse.curve.at_images]
+    return float(np.abs(coarse_work - work[kept]).max() / np.ptp(path.energies))
 
 
 @one_thread()

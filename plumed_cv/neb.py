@@ -1,4 +1,4 @@
-"""Minimum energy paths by the nudged elastic band, and forces of images that lack them.
+"""Minimum energy paths by the nudged elastic band, and forces of the images of a path.
 
 Lengths are in angstrom, energies in eV.
 """
@@ -13,11 +13,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.mep.neb import NEB, NEBOptimizer
 from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
+from numpy.typing import NDArray
 
 from plumed_cv.errors import UserError
 from plumed_cv.frame import displacements
 from plumed_cv.path import EnergyPath
-from plumed_cv.structures import cell_of, check_end_states, has_forces
+from plumed_cv.structures import cell_of, check_end_states, check_range, held_atoms
 
 # Called after every optimisation step with the largest force (eV/A) and what is being done.
 Progress = Callable[[float, str], None]
@@ -38,7 +39,8 @@ def minimum_energy_path(
 ) -> EnergyPath:
     """Relax two end states and find the minimum energy path between them.
 
-    Climbing-image nudged elastic band with improved tangents.
+    Climbing-image nudged elastic band with improved tangents. Atoms that the end states hold at
+    their places (`FixAtoms`) stay there.
 
     Parameters
     ----------
@@ -61,10 +63,12 @@ def minimum_energy_path(
     Raises
     ------
     UserError
-        If the end states do not fit together, relax to the same minimum, or the forces do not
-        converge within `max_steps`.
+        If the end states do not fit together, relax to the same minimum, hold other atoms or hold
+        them elsewhere, or the forces do not converge within `max_steps`.
     """
     check_end_states(initial, final)
+    check_range(initial, final)
+    held = _check_held(initial, final)
     start, end = initial.copy(), final.copy()
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
@@ -72,13 +76,15 @@ def minimum_energy_path(
         # In a long soft valley small forces still mean energies that a low barrier does not bear.
         newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
         _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
-        _freeze(state)
+        _keep(state)
     cell = cell_of(start)
     step = displacements(end.positions, cell, start.positions, cell)
     if np.linalg.norm(step) < 0.05:
         raise UserError("The initial and final states relax to the same structure.")
-    forces = end.get_forces()
-    energy = end.get_potential_energy()
+    if len(held):  # with them the band does not drift
+        step -= step[held].mean(axis=0)
+        step[held] = 0.0
+    energy, forces = end.calc.results["energy"], end.calc.results["forces"]
     end.positions = start.positions + step
     end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
 
@@ -90,11 +96,10 @@ def minimum_energy_path(
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
     band.climb = True
     # FIRE needs the more steps the more images there are, and L-BFGS diverges in shallow valleys.
-    # This one measures the largest component of a force, not the norm.
     adaptive = NEBOptimizer(band, logfile=None)
-    _minimise(adaptive, fmax_eV_A / 3**0.5, max_steps, "climbing image", progress)
+    _minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
     for image in images[1:-1]:
-        _freeze(image)
+        _keep(image)
     return EnergyPath(tuple(images))
 
 
@@ -103,7 +108,7 @@ def with_forces(
     new_calculator: Callable[[], Calculator],
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Atoms]:
-    """Copies of images with energies and forces, computed where they are missing.
+    """Copies of images with energies and forces by one calculator, whatever they had before.
 
     Parameters
     ----------
@@ -116,21 +121,40 @@ def with_forces(
     """
     complete = []
     for image in images:
-        atoms = image
-        if not has_forces(image):
-            atoms = image.copy()
-            atoms.calc = new_calculator()
-            _freeze(atoms)
+        atoms = image.copy()
+        atoms.calc = new_calculator()
+        _keep(atoms)
         complete.append(atoms)
         progress(len(complete))
     return complete
+
+
+def _check_held(initial: Atoms, final: Atoms) -> NDArray[np.int64]:
+    """The atoms that both end states hold, at the same places but for a drift of the whole."""
+    held = held_atoms(initial)
+    if not np.array_equal(held, held_atoms(final)):
+        raise UserError(
+            f"The initial state holds {len(held)} atoms at their places and the final state "
+            f"{len(held_atoms(final))} or others; hold the same atoms in both."
+        )
+    cell = cell_of(initial)
+    step = displacements(final.positions, cell, initial.positions, cell)[held]
+    off = np.linalg.norm(step - step.mean(axis=0), axis=1) if len(held) else np.zeros(1)
+    if off.max() > 1e-3:
+        raise UserError(
+            f"Atom {held[off.argmax()] + 1} is held at its place, and is {off.max():.3f} A "
+            "elsewhere in the final state; give held atoms the same places in both."
+        )
+    return held
 
 
 def _minimise(
     optimiser: Optimizer, fmax: float, max_steps: int, stage: str, progress: Progress
 ) -> None:
     optimiser.attach(lambda: progress(_largest_force(optimiser), stage))
-    if not optimiser.run(fmax=fmax, steps=max_steps):
+    # This one measures the largest component of a force, not the norm.
+    limit = fmax / 3**0.5 if isinstance(optimiser, NEBOptimizer) else fmax
+    if not optimiser.run(fmax=limit, steps=max_steps):
         raise UserError(
             f"The {stage} did not converge to {fmax:.2g} eV/A in {max_steps} steps (largest force "
             f"{_largest_force(optimiser):.2g} eV/A); check the end states and the potential."
@@ -142,7 +166,7 @@ def _largest_force(optimiser: Optimizer) -> float:
     return float(np.sqrt((forces**2).sum(axis=1).max()))
 
 
-def _freeze(atoms: Atoms) -> None:
-    """Keep energy and forces with the structure, without the calculator."""
-    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+def _keep(atoms: Atoms) -> None:
+    """Keep energy and forces with the structure, also those on held atoms, and no calculator."""
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
     atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)

@@ -11,21 +11,29 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array, chunks, displacements
-from plumed_cv.structures import cell_of, has_forces, oriented, read_structures
+from plumed_cv.structures import (
+    CLOSEST_A,
+    cell_of,
+    check_free,
+    has_forces,
+    held_atoms,
+    meant_order,
+    oriented,
+    read_structures,
+    split_index,
+)
 
 # One file of all images of a path, or several in order.
 Files = Path | str | Sequence[Path | str]
 
 SUBDIVISIONS = 32  # of the path between two images
-
-# No two atoms are closer: who moves by less between two images has not changed places.
-_CLOSEST_A = 0.6
 
 
 class Curve:
@@ -90,6 +98,11 @@ class EnergyPath:
     def cell(self) -> Array:
         """Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity."""
         return cell_of(self.images[0])
+
+    @cached_property
+    def held(self) -> NDArray[np.int64]:
+        """Numbers of the atoms, from 0, that the images' constraints hold at their places."""
+        return held_atoms(self.images[0])
 
     @property
     def energies(self) -> Array:
@@ -168,7 +181,11 @@ class EnergyPath:
             ase.io.write(temporary, list(self.images), format="extxyz")
 
 
-def load_path(files: Files, say: Callable[[str], None] = lambda text: None) -> EnergyPath:
+def load_path(
+    files: Files,
+    say: Callable[[str], None] = lambda text: None,
+    species: Sequence[str] | None = None,
+) -> EnergyPath:
     """Read a path of images with energies (eV) and forces (eV/A); see `read_images`.
 
     Raises
@@ -177,7 +194,7 @@ def load_path(files: Files, say: Callable[[str], None] = lambda text: None) -> E
         As `read_images`, and if an image has no energy or no forces.
     """
     name = name_of(files)
-    images = read_images(files, say)
+    images = read_images(files, say, species)
     for number, image in enumerate(images):
         if not has_forces(image):
             raise UserError(
@@ -187,8 +204,13 @@ def load_path(files: Files, say: Callable[[str], None] = lambda text: None) -> E
     return EnergyPath(tuple(images), name)
 
 
-def read_images(files: Files, say: Callable[[str], None] = lambda text: None) -> list[Atoms]:
-    """Read the images of a path, with or without energies and forces, in any format of ASE's.
+def read_images(
+    files: Files,
+    say: Callable[[str], None] = lambda text: None,
+    species: Sequence[str] | None = None,
+    free: bool = False,
+) -> list[Atoms]:
+    """Read the images of a path, with or without energies and forces; see `read_structures`.
 
     Atoms may cross the borders of the cell and images may drift as a whole: only the displacement
     frame counts. Images are turned as by `oriented`; repeated ones are dropped.
@@ -200,24 +222,31 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
         the OUTCAR files of an elastic band do.
     say
         Is told in a sentence what was changed.
+    species
+        Chemical symbols of LAMMPS's types 1, 2, ...
+    free
+        Whether constraints are refused, because the atoms are to move in molecular dynamics.
 
     Returns
     -------
     list[Atoms]
-        Three images or more, without constraints.
+        Three images or more. Atoms that are held at their places stay so (`FixAtoms`); other
+        constraints are left out.
 
     Raises
     ------
     UserError
         If a file is missing or cannot be read, if the images are not of the same atoms in the same
-        order and cell, have numbers that are not finite, or an atom moves by half of the cell.
+        order and cell, have numbers that are not finite, or an atom moves by half of the cell, or
+        if a file holds several bands.
     """
     name = name_of(files)
     if isinstance(files, Path | str):
-        given = read_structures(files)
+        given = read_structures(files, species=species)
+        _check_one_band(files, given)
         names = [f"{name}: image {number}" for number in range(len(given))]
     else:
-        given = [read_structures(file, "-1:")[0] for file in files]
+        given = [read_structures(file, "-1:", species)[-1] for file in files]
         names = [f"{file}: image {number}" for number, file in enumerate(files)]
     images = []
     for image_name, atoms in zip(names, given, strict=True):
@@ -226,7 +255,9 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
             images.append(oriented(atoms))
         except UserError as error:
             raise UserError(f"{image_name}: {error}") from None
-        images[-1].set_constraint()
+        if free:
+            check_free(atoms, image_name)
+        images[-1].set_constraint(_held(atoms))
         _check_same_atoms(image_name, images[-1], images[0])
     if not np.allclose(images[0].cell.array, given[0].cell.array):
         say(f"{name}: turned: first cell vector along x, second in the xy plane.")
@@ -239,7 +270,7 @@ def read_images(files: Files, say: Callable[[str], None] = lambda text: None) ->
     unwrapped = np.cumsum(steps, axis=0)
     for image_name, image, u in zip(names, images, unwrapped, strict=True):
         off = np.linalg.norm(u - _displacements(image, images[0]), axis=1)
-        if off.max() > _CLOSEST_A:
+        if off.max() > CLOSEST_A:
             raise UserError(
                 f"{image_name}: atom {off.argmax() + 1} has moved by half of the cell since image "
                 "0; a periodic displacement is not unique beyond that, so take a larger cell."
@@ -294,29 +325,45 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
 
 
 def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
-    """Refuse an image in which an atom is where another atom was in the image before."""
-    cell = cell_of(atoms)
-    periodic = bool(cell.any())
-    inverse = np.linalg.inv(cell) if periodic else np.eye(3)
+    """Refuse an image in which an atom is where another one was in the image before."""
+    order = meant_order(before, atoms)
+    wrong = np.flatnonzero(order != np.arange(len(order)))
+    if len(wrong):
+        atom = int(wrong[0])
+        raise UserError(
+            f"{name} has the atoms in another order: atom {atom + 1} is where atom "
+            f"{int(np.flatnonzero(order == atom)[0]) + 1} was in the image before; give all images "
+            "the same order of atoms, or more images if they do change places."
+        )
 
-    def nearest(shifts: Array) -> Array:
-        return np.asarray(shifts - np.rint(shifts @ inverse) @ cell if periodic else shifts)
 
-    shifts = atoms.positions - before.positions
-    # What most atoms do is a drift, and a shuffled minority does not touch the circular mean much.
-    phases = np.exp(2j * np.pi * shifts @ inverse).mean(axis=0)
-    drift = np.angle(phases) / (2 * np.pi) @ cell if periodic else np.median(shifts, axis=0)
-    candidates = [(nearest(shifts - offset), offset) for offset in (np.zeros(3), drift)]
-    moves, offset = min(candidates, key=lambda pair: np.median(np.linalg.norm(pair[0], axis=1)))
-    distances = np.linalg.norm(moves, axis=1)
-    far = np.flatnonzero(distances > _CLOSEST_A)
-    for atom in far:
-        to_others = nearest(atoms.positions[atom] - offset - before.positions[far])
-        gaps = np.linalg.norm(to_others, axis=1)
-        other = far[gaps.argmin()]
-        if other != atom and gaps.min() < 0.5 * distances[atom]:
-            raise UserError(
-                f"{name} has the atoms in another order: atom {atom + 1} is where atom {other + 1} "
-                "was in the image before; give all images the same order of atoms, or more images "
-                "if they do change places."
-            )
+def _check_one_band(file: Path | str, images: Sequence[Atoms]) -> None:
+    """Refuse a file with the bands of all iterations, as ASE's `NEB` writes one.
+
+    The end states of a band do not move: they come again in the first and last image of each.
+    """
+    first = images[0]
+    again = [
+        number
+        for number, image in enumerate(images)
+        if len(image) == len(first) and np.array_equal(image.positions, first.positions)
+    ]
+    if len(again) < 2:
+        return
+    size = again[1]
+    if size < 3 or len(images) % size or again != list(range(0, len(images), size)):
+        return
+    path, _ = split_index(file)
+    raise UserError(
+        f"{file}: holds {len(images) // size} bands of {size} images, as an optimisation writes "
+        f"them; name the last one as {path.name}@-{size}:"
+    )
+
+
+def _held(atoms: Atoms) -> FixAtoms | None:
+    """The constraint of atoms that are held at their places, if no other one is there."""
+    try:
+        held = held_atoms(atoms)
+    except UserError:
+        return None
+    return FixAtoms(held) if len(held) else None

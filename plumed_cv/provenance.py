@@ -17,6 +17,7 @@ from plumed_cv.config import Config
 from plumed_cv.errors import UserError
 from plumed_cv.files import read_json, write_text
 from plumed_cv.kernel import Plumed
+from plumed_cv.structures import split_index
 
 # What may change from one start of a run to the next, and why. All other keys decide what is
 # computed in a directory, and stay.
@@ -121,10 +122,10 @@ def _recorded(config: Config) -> dict[str, Any]:
     content = config.model_dump(mode="json")
     for name in ("initial", "final"):
         if structure := getattr(config.system, name):
-            content["system"][name] = sha256(structure)
+            content["system"][name] = _structures_hash(structure)
     if images := config.path.file:
         files = images if isinstance(images, list) else [images]
-        content["path"]["file"] = [sha256(image) for image in files]
+        content["path"]["file"] = [_structures_hash(image) for image in files]
     content["engine"].pop("directory")
     content["engine"]["files"] = _engine_hashes(config)
     return content
@@ -158,6 +159,12 @@ def _by_content(engine: dict[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     """A recorded value in a sentence."""
     return textwrap.shorten(json.dumps(value), 120, placeholder=" ...")
+
+
+def _structures_hash(path: Path) -> str:
+    """Hash of a file of structures, with ASE's index of those that are meant."""
+    file, index = split_index(path)
+    return sha256(file) + (f"@{index}" if index else "")
 
 
 def _engine_hashes(config: Config) -> dict[str, str]:

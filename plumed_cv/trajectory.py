@@ -1,25 +1,32 @@
-"""Trajectories in any format that mdtraj reads, as displacements for the training."""
+"""Trajectories in any format of mdtraj's, ASE's or LAMMPS's, as displacements for the training."""
 
 import ctypes
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import mdtraj
 import numpy as np
+from ase import Atoms
+from ase.io.formats import UnknownFileTypeError
+from mdtraj.formats.registry import FormatRegistry
 from numpy.typing import NDArray
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.errors import UserError
 from plumed_cv.files import replacing
 from plumed_cv.frame import Array
+from plumed_cv.structures import cell_of, iterate_structures, oriented, split_index
 
 _NM = 10.0  # angstrom
 _STRUCTURES = 1000  # read at once
+
+# mdtraj reads these without the cell, or without the order of the atoms.
+_NOT_BY_MDTRAJ = {".xyz", ".xyz.gz", ".lammpstrj", ".cif", ".cif.gz"}
 
 
 def read_displacements(
@@ -34,12 +41,13 @@ def read_displacements(
     Parameters
     ----------
     files
-        Trajectories (DCD, XTC, TRR, NetCDF, ...).
+        Trajectories: DCD, XTC, TRR, NetCDF and more by mdtraj; ASE's trajectories, extended XYZ,
+        XDATCAR and more by ASE, of which `file@index` may name the structures; dumps of LAMMPS.
     frame
         Any collective variable of these atoms: it gives species and reference structure.
     cell
         Lattice vectors as rows, shape (3, 3), angstrom, for a run at constant cell; by default
-        each structure's own, as the file has it.
+        each structure's own, as the file has it, turned as by `structures.oriented`.
     stride
         Read every so many structures.
     species
@@ -57,32 +65,42 @@ def read_displacements(
         If a file is missing, cannot be read, is empty, has another number of atoms, or holds
         positions that are not finite.
     """
-    topology = _topology(species or frame.species)
+    everyone = tuple(species or frame.species)
     chosen = None if species is None else frame.serials - 1
     found = np.empty((0, *frame.reference_positions.shape), dtype=np.float32)
     for file in files:
+        path, index = split_index(file)
+        by_mdtraj = _is_of_mdtraj(path)
+        if by_mdtraj and index is not None:
+            raise UserError(
+                f"{file}: an index is for files that ASE or LAMMPS wrote; give {path.name} and a "
+                "stride."
+            )
         try:
             before = len(found)
-            with quiet():
-                chunks = mdtraj.iterload(
-                    str(file), top=topology, chunk=_STRUCTURES, stride=stride, atom_indices=chosen
-                )
-                for chunk in chunks:
-                    for positions, own_cell in _by_cell(chunk):
-                        used = own_cell if cell is None else cell
-                        part = frame.displacements(positions, used)
-                        # In place: a list of parts, put together in the end, would take twice the
-                        # memory, and large arrays grow by moving their pages, not by a copy.
-                        found.resize((len(found) + len(part), *part.shape[1:]), refcheck=False)
-                        found[-len(part) :] = part
+            parts = (_by_mdtraj if by_mdtraj else _by_ase)(file, everyone, chosen, stride)
+            for positions, own_cell in parts:
+                part = frame.displacements(positions, own_cell if cell is None else cell)
+                # In place: a list of parts, put together in the end, would take twice the
+                # memory, and large arrays grow by moving their pages, not by a copy.
+                found.resize((len(found) + len(part), *part.shape[1:]), refcheck=False)
+                found[-len(part) :] = part
             if len(found) == before:
-                raise UserError(f"{file}: the trajectory holds no structure.")
+                raise UserError("the trajectory holds no structure.")
         except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+            raise UserError(f"{file}: {str(error).rstrip('.')}.") from None
         except FileNotFoundError:
             raise UserError(f"{file}: the trajectory does not exist.") from None
-        except Exception as error:  # mdtraj's readers raise whatever their parsers raise
-            raise UserError(f"{file}: mdtraj cannot read it as a trajectory ({error}).") from None
+        except UnknownFileTypeError:
+            raise UserError(
+                f"{file}: is a trajectory in no format that is known; those of mdtraj are known "
+                "by their suffix (.dcd, .xtc, .trr, .nc), those of ASE and LAMMPS by content."
+            ) from None
+        except Exception as error:  # readers raise whatever their parsers raise
+            raise UserError(
+                f"{file}: {'mdtraj' if by_mdtraj else 'ASE'} cannot read it as a trajectory "
+                f"({' '.join(str(error).split())})."
+            ) from None
     return found
 
 
@@ -146,14 +164,62 @@ def quiet() -> Iterator[None]:
             os.close(kept)
 
 
-def _by_cell(chunk: Any) -> Iterator[tuple[NDArray[Any], Array]]:
-    """The chunk's positions (angstrom) in runs of structures that share a cell."""
-    positions = chunk.xyz * _NM
-    vectors = chunk.unitcell_vectors
-    if vectors is None:
-        yield positions, np.zeros((3, 3))
-        return
-    cells = np.asarray(vectors, dtype=np.float64) * _NM
+def _is_of_mdtraj(file: Path) -> bool:
+    """Whether mdtraj reads a file, which it tells by the suffix."""
+    suffixes = file.suffixes
+    known = FormatRegistry.loaders.keys() - _NOT_BY_MDTRAJ
+    return not known.isdisjoint({"".join(suffixes[-2:]), "".join(suffixes[-1:])})
+
+
+def _by_mdtraj(
+    file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
+) -> Iterator[tuple[NDArray[Any], Array]]:
+    """Positions (angstrom), shape (M, N, 3), of structures that share a cell, and the cell."""
+    chunks = mdtraj.iterload(
+        str(file), top=_topology(symbols), chunk=_STRUCTURES, stride=stride, atom_indices=chosen
+    )
+    while True:
+        with quiet():
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        positions, vectors = chunk.xyz * _NM, chunk.unitcell_vectors
+        if vectors is None:
+            yield positions, np.zeros((3, 3))
+        else:
+            yield from _by_cell(positions, np.asarray(vectors, dtype=np.float64) * _NM)
+
+
+def _by_ase(
+    file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
+) -> Iterator[tuple[NDArray[Any], Array]]:
+    """As `_by_mdtraj`."""
+    if not split_index(file)[0].is_file():
+        raise FileNotFoundError
+    structures = islice(iterate_structures(file, symbols), 0, None, stride)
+    while chunk := list(islice(structures, _STRUCTURES)):
+        for atoms in chunk:
+            _check_atoms(atoms, symbols)
+        turned = [oriented(atoms) for atoms in chunk]
+        positions = np.stack([atoms.positions for atoms in turned])
+        cells = np.stack([cell_of(atoms) for atoms in turned])
+        yield from _by_cell(positions if chosen is None else positions[:, chosen], cells)
+
+
+def _check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
+    """Refuse a structure of other atoms."""
+    if len(atoms) != len(symbols):
+        raise UserError(f"it has {len(atoms)} atoms, and the end states {len(symbols)}")
+    for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
+        if a != b:
+            raise UserError(
+                f"its atom {number} is {a}, and {b} in the end states; give all of them the same "
+                "order of atoms"
+            )
+
+
+def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[Any], Array]]:
+    """Positions in runs of structures that share a cell."""
     changes = np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=(1, 2))) + 1
     edges = [0, *changes, len(cells)]
     for begin, end in pairwise(edges):

@@ -1,5 +1,6 @@
 """The reference estimator, its files, and profiles with errors, against analytic answers."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import constants
+from typer.testing import CliRunner
 
 from plumed_cv.babf import (
     Estimator,
@@ -26,6 +28,7 @@ from plumed_cv.babf import (
     write_state,
 )
 from plumed_cv.babf.jackknife import jackknife
+from plumed_cv.cli import app
 from plumed_cv.errors import UserError
 
 Array = NDArray[np.float64]
@@ -225,6 +228,28 @@ def test_empty_bins_stay_empty() -> None:
     assert np.isnan(found.A_error[visited[3]])
     assert np.isnan([found.delta_F.value, found.A1_minus_A0.value]).all()
     assert np.isnan(found.barrier.value)  # the product was not reached: the top is not known
+
+
+def test_fes_names_the_keys_for_a_cv_in_other_units(tmp_path: Path) -> None:
+    """A distance has its states at 2.5 and 3.5, not at 0 and 1."""
+    system = Frozen(
+        Grid(2.3, 3.7, 140),
+        lambda x: double_well(3.0)(x - 2.5),
+        lambda x: double_well(3.0)(x - 2.5),
+    )
+    rng = np.random.default_rng(2)
+    states = [str(tmp_path / f"{k}.state") for k in range(8)]
+    for state in states:
+        write_state(Path(state), system.state(system.sample(rng, 20_000)))
+    line = ["fes", *states, "--walkers", "-o", str(tmp_path / "fes.dat")]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert "not sampled from 0 to 1" in " ".join(done.stderr.split())
+    assert "--reactant and --product" in " ".join(done.stderr.split())
+    done = CliRunner().invoke(app, [*line, "--reactant", "2.5", "--product", "3.5", "--json"])
+    assert done.stderr == ""
+    # The histogram of 160 000 samples has some 0.02 kT.
+    assert json.loads(done.stdout)["barrier_eV"] == pytest.approx(3.0 * KT, abs=0.2 * KT)
 
 
 @pytest.mark.parametrize(("seen_to", "known"), [(0.8, True), (0.53, False)])

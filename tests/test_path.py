@@ -12,10 +12,13 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
+from plumed_cv.engines.ase import AseEngine
 from plumed_cv.errors import UserError
 from plumed_cv.neb import minimum_energy_path, with_forces
 from plumed_cv.path import EnergyPath, load_path, read_images
+from plumed_cv.progress import Silent
 from plumed_cv.structures import check_end_states
+from plumed_cv.workflow.mep import complete
 
 CURVATURE, HEIGHT, SPRING = 0.6, 0.5, 3.0
 
@@ -307,6 +310,26 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
             load_path(file)
         assert "\n" not in str(caught.value)
         assert str(file) in str(caught.value)
+
+
+def test_all_energies_are_of_one_calculator(valley: EnergyPath) -> None:
+    """Two images lack theirs, and the others have energies with another zero."""
+    images = [image.copy() for image in valley.images]
+    for image, own in list(zip(images, valley.images, strict=True))[2:]:
+        results = {"energy": own.get_potential_energy() - 239_256.0, "forces": own.get_forces()}
+        image.calc = SinglePointCalculator(image, **results)
+    said: list[str] = []
+    reporter = Silent()
+    reporter.say = said.append  # type: ignore[method-assign, assignment]
+    here = Path(__file__).parents[1]
+    with AseEngine("tests.test_path.CurvedValley", images[0], directory=here) as engine:
+        path = complete(images, "mine.traj", engine, reporter)
+        np.testing.assert_allclose(path.energies, valley.energies, atol=1e-9)
+        assert len(said) == 1
+        assert "all 15 images are the engine's, also those of the 13" in said[0]
+        whole = complete(images[2:], "mine.traj", engine, reporter)
+        assert whole.images[0].get_potential_energy() < -239_000
+    assert len(said) == 1
 
 
 def test_missing_forces_are_computed(valley: EnergyPath, tmp_path: Path) -> None:

@@ -371,7 +371,7 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
         "foreign trajectory": (
             ["train", example / "vacancy.toml", "--initial", example / "initial.xyz",
              "--final", example / "final.xyz"],
-            "vacancy.toml: mdtraj cannot read it",
+            "vacancy.toml: is a trajectory in no format that is known",
         ),
         "unknown example": (["init", "vacancy-xx"], "There is no example 'vacancy-xx'"),
         "run directory is a file": (

@@ -318,6 +318,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void back_up_outputs(const std::string& restart);
     void write(bool state, bool profile) const;
     void parse_walkers(std::size_t nodes);
+    void check_start(const std::string& name, double xi, const Grid& grid) const;
     void exchange(bool write);
     void tell(std::string& message);
 
@@ -329,6 +330,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     bool exchanged_ = false; // since the start
     bool silent_ = false;    // the log knows that the contribution cannot be written
     std::vector<PLMD::Value*> zeta_;
+    bool begun_ = false;  // whether a step has been computed
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
     LearnedStep learned_;     // the last one
@@ -518,7 +520,10 @@ void BabfAction::calculate() {
         if (!std::isfinite(xi[d]))
             error("the CV " + labels_.arguments[d] +
                   " is not a finite number: the dynamics has failed before this step.");
+        if (!begun_)
+            check_start(labels_.arguments[d], xi[d], babf_->parameters().axes[d]);
     }
+    begun_ = true;
     is_the_last_ = is_the_last_ && getStep() == learned_.number;
     repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
     // The bias of a step is the one from before it was learned from.
@@ -528,6 +533,19 @@ void BabfAction::calculate() {
         setOutputForce(static_cast<unsigned>(d), now.force[d]);
         zeta_[d]->set(now.zeta[d]);
     }
+}
+
+// The spring would be stretched over several grids, as when one of the two is in nm and the other in angstrom.
+void BabfAction::check_start(const std::string& name, double xi, const Grid& grid) const {
+    const double width = grid.maximum - grid.minimum;
+    if (grid.periodic || (xi > grid.minimum - width && xi < grid.maximum + width))
+        return;
+    char numbers[100];
+    std::snprintf(numbers, sizeof numbers, "%g at the first step, and the grid from %g to %g", xi,
+                  grid.minimum, grid.maximum);
+    error("the CV " + name + " is " + numbers +
+          ", further away than its width: give GRID_MIN and GRID_MAX in the units of the CV "
+          "(lengths are in nm if UNITS does not say otherwise), or start within the grid.");
 }
 
 void BabfAction::update() {

@@ -48,17 +48,19 @@ class LammpsEngine(Engine):
     potential
         LAMMPS commands that set up the potential, for example
         `["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]`, or the path of a LAMMPS file
-        with them (read by `include`). They are executed after the box and the atoms exist, and may
-        also set `mass`, `neighbor` or `neigh_modify`. Potential files are looked for in
+        with them. They are executed after the box and the atoms exist, and may also set `mass`,
+        charges (`set`), `neighbor` or `neigh_modify`. Potential files are looked for in
         `directory`, then in LAMMPS_POTENTIALS (by default the folder in the LAMMPS package).
     atoms
         The atoms: their species, order, cell, periodic boundaries (all directions or none) and
         initial charges. The cell must be as `structures.oriented` makes it.
     species
-        Chemical symbols of LAMMPS's atom types 1, 2, ...; by default the elements of `atoms` in
-        order of first appearance. A `pair_coeff * *` line names elements in this order.
+        Chemical symbols of LAMMPS's atom types 1, 2, ...; by default those that a line such as
+        `pair_coeff * * file Ni Al` names, else the elements of `atoms` in order of first
+        appearance where the commands treat all types alike.
     masses
-        Masses in amu by symbol. By default those that the potential sets, else ASE's.
+        Masses in amu by symbol. By default those that the potential sets, else ASE's; they must be
+        those of the elements within 5 %.
     directory
         Where relative file names in `potential` begin; the working directory by default.
     coupling
@@ -111,6 +113,8 @@ class LammpsEngine(Engine):
         self._child = Child(LammpsProcess, self._system)
         description = self._child.ask("describe")  # so that bad input is refused here
         self._masses: Array = description["masses"]
+        if not given:
+            self._input.check_masses(self._masses)
         self._version = int(description["version"])
         self._has_fix_plumed = bool(description["has_fix_plumed"])
 

@@ -87,6 +87,7 @@ class LammpsProgram(Engine):
         start = State.of(atoms)
         _, table = self._single(start)
         self._masses = table[:, 1]
+        self._input.check_masses(self._masses)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).

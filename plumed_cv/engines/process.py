@@ -112,7 +112,8 @@ class Child:
         environment.setdefault("OMP_NUM_THREADS", "1")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "plumed_cv.engines.process"),
+                # -P: a folder plumed_cv of the working directory is not the package.
+                *(sys.executable, "-P", "-m", "plumed_cv.engines.process"),
                 *(str(theirs.fileno()), self._worker.__module__, self._worker.__name__),
             ],
             pass_fds=[theirs.fileno()],

@@ -1,5 +1,6 @@
 """The end states of an input, and the minimum energy path (MEP) between them."""
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -7,31 +8,83 @@ import numpy as np
 from ase import Atoms
 
 from plumed_cv import sampling
-from plumed_cv.config import Config
+from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
+from plumed_cv.engines.lammps_input import known_elements, potential_commands
 from plumed_cv.errors import UserError
+from plumed_cv.frame import displacements
 from plumed_cv.neb import minimum_energy_path, with_forces
 from plumed_cv.path import EnergyPath, name_of, read_images
 from plumed_cv.progress import Reporter, Silent
-from plumed_cv.structures import check_end_states, has_forces, oriented, read_structure
+from plumed_cv.structures import (
+    CLOSEST_A,
+    cell_of,
+    check_end_states,
+    check_free,
+    check_order,
+    check_range,
+    has_forces,
+    meant_order,
+    oriented,
+    read_structure,
+)
 
 
-def end_states(config: Config) -> tuple[Atoms, Atoms]:
+def types_of(config: Config) -> Sequence[str] | None:
+    """The elements of LAMMPS's types 1, 2, ... as the input tells them; None if it does not."""
+    engine = config.engine
+    if not isinstance(engine, Lammps):
+        return None
+    if engine.species is not None:
+        return engine.species
+    return known_elements(potential_commands(engine.potential, engine.directory or Path()), ())
+
+
+def end_states(
+    config: Config, say: Callable[[str], None] = lambda text: None, free: bool = True
+) -> tuple[Atoms, Atoms]:
     """The initial and the final structure of the input, in the cell of its temperature.
+
+    Parameters
+    ----------
+    config
+        The input.
+    say
+        Is told in a sentence what was changed.
+    free
+        Whether all atoms are to move in molecular dynamics, so that constraints are refused.
 
     Raises
     ------
     UserError
-        If a file cannot be read, or the two do not fit each other.
+        If a file cannot be read, the two do not fit each other, or one has constraints.
     """
     if config.path.file is not None:
-        images = read_images(config.path.file)
+        images = read_images(config.path.file, species=types_of(config), free=free)
+        check_range(images[0], images[-1])
         return images[0], images[-1]
     assert config.system.initial is not None
     assert config.system.final is not None
-    initial = oriented(read_structure(config.system.initial))
-    final = oriented(read_structure(config.system.final))
+    species = types_of(config)
+    initial, final = (
+        _structure(file, species, free) for file in (config.system.initial, config.system.final)
+    )
     check_end_states(initial, final)
+    if config.cv.alignment == "none":  # a molecule may turn, and then all atoms are elsewhere
+        if config.system.reorder:
+            order = meant_order(initial, final)
+            moved = int((order != np.arange(len(order))).sum())
+            final = final[order]
+            _check_mended(initial, final)
+            say(f"Final state: {moved} atoms are put into the order of the initial state.")
+        elif config.system.reorder is None:
+            check_order(
+                initial,
+                final,
+                "set system.reorder = true to put them into the order of the initial state, or "
+                "false if they do exchange places.",
+            )
+        check_range(initial, final)
     powers = config.system.temperature_K ** np.arange(1.0, 1.0 + len(config.system.expansion))
     stretch = 1.0 + float(powers @ config.system.expansion)
     if not 0.9 < stretch < 1.1:
@@ -44,6 +97,30 @@ def end_states(config: Config) -> tuple[Atoms, Atoms]:
     return initial, final
 
 
+def _check_mended(initial: Atoms, final: Atoms) -> None:
+    """Refuse end states that are far from each other in any order."""
+    cell = cell_of(initial)
+    u = displacements(final.positions, cell, initial.positions, cell)
+    far = int((np.linalg.norm(u, axis=1) > CLOSEST_A).sum())
+    if 2 * far > len(initial):
+        raise UserError(
+            f"system.reorder = true: no order of the final state is found in which most atoms stay "
+            f"at their places ({far} of {len(initial)} do not); build it from the initial state."
+        )
+
+
+def _structure(file: Path, species: Sequence[str] | None, free: bool) -> Atoms:
+    """An end state, turned as engines need it."""
+    atoms = read_structure(file, species)
+    if free:
+        check_free(atoms, str(file))
+    try:
+        cell_of(atoms)  # refuses boundaries along some directions only
+        return oriented(atoms)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
 def find_path(
     config: Config,
     output: Path,
@@ -51,6 +128,8 @@ def find_path(
     engine: Engine | None = None,
 ) -> EnergyPath:
     """Find the minimum energy path of the input, or read it, and write it as extended XYZ.
+
+    Atoms that the end states hold at their places stay there.
 
     Parameters
     ----------
@@ -74,10 +153,10 @@ def find_path(
             "run' needs none."
         )
     reporter = reporter or Silent()
-    initial, final = end_states(config)
+    initial, final = end_states(config, reporter.say, free=False)
     with nullcontext(engine) if engine else sampling.open_engine(config, initial) as engine:
         if config.path.file is not None:
-            images = read_images(config.path.file, reporter.say)
+            images = read_images(config.path.file, reporter.say, types_of(config))
             path = complete(images, name_of(config.path.file), engine, reporter)
             path.save(output)
             return path
@@ -99,7 +178,9 @@ def find_path(
 
 
 def complete(images: list[Atoms], name: str, engine: Engine, reporter: Reporter) -> EnergyPath:
-    """A path of images, with energies and forces from the engine where they are missing.
+    """A path of images; energies and forces are all from the engine where one lacks them.
+
+    Energies of two calculators in one path would mean nothing.
 
     Parameters
     ----------
@@ -108,13 +189,17 @@ def complete(images: list[Atoms], name: str, engine: Engine, reporter: Reporter)
     name
         What sentences to the user call them.
     engine
-        Computes what is missing.
+        Computes energies and forces.
     reporter
-        Is told how many that were.
+        Is told what was computed.
     """
     missing = sum(not has_forces(image) for image in images)
     if missing:
         with reporter.task("energies and forces", len(images)) as update:
             images = with_forces(images, engine.calculator, lambda done: update(done, ""))
-        reporter.say(f"{name}: energies and forces of {missing} images are the engine's.")
+        own = f", also those of the {len(images) - missing} that had their own"
+        reporter.say(
+            f"{name}: energies and forces of all {len(images)} images are the engine's"
+            f"{own if missing < len(images) else ''}."
+        )
     return EnergyPath(tuple(images), name)

@@ -86,7 +86,7 @@ def run(
         find_device(config.cv.device)
     files = RunDirectory(Path(directory).absolute())
     check_components(config)
-    initial, final = end_states(config)
+    initial, final = end_states(config, reporter.say)
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
         plumed = find_plumed()

@@ -12,7 +12,7 @@ from plumed_cv.files import write_text
 from plumed_cv.path import Files, load_path, name_of, read_images
 from plumed_cv.progress import Reporter, Silent
 from plumed_cv.workflow.learning import noise_variance, training_of
-from plumed_cv.workflow.mep import complete, find_path
+from plumed_cv.workflow.mep import complete, find_path, types_of
 
 
 def energy(
@@ -49,7 +49,7 @@ def energy(
     n_latent, device
         Latent dimensions, and where the network is trained; the input's, or 1 and "cpu", if None.
     engine
-        An input whose engine computes energies and forces that the files lack.
+        An input whose engine computes energies and forces of all images if some lack them.
     reporter
         Is told how it goes.
 
@@ -74,7 +74,7 @@ def energy(
         if engine is None:
             path = load_path(source, reporter.say)
         else:
-            images = read_images(source, reporter.say)
+            images = read_images(source, reporter.say, types_of(engine))
             with sampling.open_engine(engine, images[0]) as opened:
                 path = complete(images, name_of(source), opened, reporter)
         path.save(output / "path.xyz")

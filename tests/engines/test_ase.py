@@ -68,6 +68,17 @@ def test_a_calculator_of_the_users_own(tmp_path: Path) -> None:
         np.testing.assert_allclose(own.evaluate(atoms.positions, np.zeros((3, 3)))[1][0, 0], -0.25)
 
 
+def test_a_folder_of_the_packages_name_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plumed_cv").mkdir()
+    (tmp_path / "plumed_cv/__init__.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    atoms = Atoms("H2", [[0.1, 0, 0], [0, 0, 0.2]])
+    with AseEngine(SPRINGS, atoms, arguments={"ideal_positions": [[0] * 3] * 2, "k": 1.0}) as own:
+        assert own.evaluate(atoms.positions, np.zeros((3, 3)))[1][0, 0] == pytest.approx(-0.1)
+
+
 def test_a_potential_that_gives_no_numbers(tmp_path: Path) -> None:
     atoms: Atoms = bulk("Fe", cubic=True) * (2, 2, 2)
     arguments = {"ideal_positions": atoms.positions.tolist(), "k": float("nan")}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_input import element_types, named_elements
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.errors import UserError
@@ -97,8 +98,14 @@ def test_masses(tmp_path: Path) -> None:
     atoms = mixture()
     with LammpsEngine(POTENTIAL, atoms, species=SPECIES) as engine:
         np.testing.assert_allclose(engine.masses, atoms.get_masses())
-    with LammpsEngine([*POTENTIAL, "mass 2 7.0"], atoms, species=SPECIES) as engine:
+    with pytest.raises(UserError, match=r"type 2 is Kr and has a mass of 7 amu instead of 83\.8"):
+        LammpsEngine([*POTENTIAL, "mass 2 7.0"], atoms, species=SPECIES)
+    isotope = mixture()
+    isotope.set_masses([7.0 if symbol == "Kr" else None for symbol in isotope.symbols])
+    with LammpsEngine([*POTENTIAL, "mass 2 7.0"], isotope, species=SPECIES) as engine:
         assert set(engine.masses) == {7.0, 39.948}
+    with pytest.raises(UserError, match=r"mass of 83\.8 amu instead of 7"):
+        LammpsEngine(POTENTIAL, isotope, species=SPECIES)
     with LammpsEngine(POTENTIAL, atoms, species=SPECIES, masses={"Ar": 5.0}) as engine:
         assert set(engine.masses) == {5.0, 83.798}
 
@@ -109,6 +116,159 @@ def test_a_file_that_sets_up_the_potential(tmp_path: Path) -> None:
     with LammpsEngine(Path("lj.in"), atoms, species=SPECIES, directory=tmp_path) as engine:
         atoms.calc = engine.calculator()
         np.testing.assert_allclose(atoms.get_forces(), reference(atoms)[1], atol=1e-12)
+
+
+ALLOY = ["pair_style eam/alloy", "pair_coeff * * NiAlH_jea.eam.alloy Ni Al"]
+
+
+def test_types_are_those_that_the_potential_names(tmp_path: Path) -> None:
+    """The structure lists aluminium first; the potential's cohesive energy and mass tell."""
+    nickel = bulk("Ni", cubic=True, a=3.52) * (3, 3, 3)
+    atoms = nickel.copy()
+    atoms.symbols[0] = "Al"
+    with LammpsEngine(ALLOY, nickel, species=["Ni", "Al"]) as engine:
+        pure = engine.evaluate(nickel.positions, nickel.cell.array)[0]
+    (tmp_path / "alloy.in").write_text("# nickel\nunits metal\ninclude coefficients.in # more\n")
+    (tmp_path / "coefficients.in").write_text("\n".join(ALLOY).replace("* * ", "* * &\n  "))
+    energies = []
+    for potential, species in ((ALLOY, None), (Path("alloy.in"), None), (ALLOY, ["Ni", "Al"])):
+        with LammpsEngine(potential, atoms, species=species, directory=tmp_path) as engine:
+            energies.append(engine.evaluate(atoms.positions, atoms.cell.array)[0])
+            assert engine.masses[0] == pytest.approx(26.98, abs=0.01)
+    assert energies == pytest.approx([energies[0]] * 3, abs=1e-9)
+    # One atom of 108 is another; with exchanged elements 107 would be.
+    assert abs(energies[0] - pure) < 5
+    with pytest.raises(UserError, match="names other elements for the types"):
+        LammpsEngine(ALLOY, atoms, species=["Al", "Ni"])
+    # Labels that are no symbols leave it open, and masses tell that the guess is wrong.
+    funcfl = ["pair_style eam", "pair_coeff 1 1 Ni_u3.eam", "pair_coeff 2 2 Al_jnp.eam"]
+    with pytest.raises(UserError, match=r"'pair_coeff 1 1 Ni_u3.eam': which of Al, Ni are LAMMPS"):
+        LammpsEngine(funcfl, atoms)
+    with pytest.raises(UserError, match="type 1 is Al and has a mass of 58"):
+        LammpsEngine(funcfl, atoms, species=["Al", "Ni"])
+
+
+NAMES = {
+    "one": (["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"], ("Fe",)),
+    "no file": (["pair_style deepmd graph.pb", "pair_coeff * * O H"], ("O", "H")),
+    "meam": (["pair_style meam", "pair_coeff * * l.meam Si C SiC.meam C Si Si"], ("C", "Si", "Si")),
+    "meam without parameters": (["pair_style meam", "pair_coeff * * l.meam Si NULL Si"], ("Si",)),
+    "eim": (["pair_style eim", "pair_coeff * * Na Cl ../ffield.eim Cl Na"], ("Cl", "Na")),
+    "snap": (["pair_style snap", "pair_coeff * * W.snapcoeff W.snapparam W"], ("W",)),
+    "hybrid": (
+        [
+            "pair_style hybrid/overlay tersoff lj/cut 10.0 tersoff",
+            "pair_coeff * * tersoff 1 'my SiC.tersoff' Si C NULL",
+            "pair_coeff * * tersoff 2 BN.tersoff NULL NULL B",
+            "pair_coeff 1 3 lj/cut 0.1 3.0",
+        ],
+        ("Si", "C", "B"),
+    ),
+    "open": (
+        ["pair_style hybrid sw lj/cut 9", "pair_coeff * * sw Si.sw Si NULL"],
+        ("Si", None),
+    ),
+    "numbers": (["pair_style lj/cut 7", "pair_coeff * * 0.01 3.4"], ()),
+    "table": (["pair_style table linear 100", "pair_coeff * * fe.table Fe"], ()),
+    "labels": (["pair_style tersoff", "pair_coeff * * SiC.tersoff Si(D) C"], ()),
+    "quip": (["pair_style quip", 'pair_coeff * * gap.xml "" 14'], ()),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_types(name: str) -> None:
+    commands, expected = NAMES[name]
+    assert named_elements(commands)[0] == expected
+
+
+def test_types_that_nothing_names() -> None:
+    atoms = Atoms("SiAr" * 2, positions=[[x, 0, 0] for x in (0, 4, 8, 12)])
+    open_one = NAMES["open"][0]
+    assert element_types(atoms, None, open_one)[0] == ("Si", "Ar")
+    masses = ["pair_style lj/cut 7", "pair_coeff 1 2 1 1", "mass 2 28.09", "mass 1 39.9"]
+    assert element_types(atoms, None, masses)[0] == ("Ar", "Si")
+    alike = ["pair_style lj/cut 7", "pair_coeff * * 1 1"]
+    assert element_types(atoms, None, alike)[0] == ("Si", "Ar")
+    for commands in (masses[:2], NAMES["labels"][0], [*alike, "set type 1 charge 1"]):
+        with pytest.raises(
+            UserError, match=r"which of Si, Ar are LAMMPS's types .* engine.species"
+        ):
+            element_types(atoms, None, commands)
+
+
+COULOMB = ["pair_style buck/coul/cut 6.0", "pair_coeff * * 500.0 0.3 0.0"]
+
+
+def salt(charged: bool = False) -> Atoms:
+    atoms: Atoms = bulk("MgO", "rocksalt", a=4.2, cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=1)
+    if charged:
+        atoms.set_initial_charges([2.0 if symbol == "Mg" else -2.0 for symbol in atoms.symbols])
+    return atoms
+
+
+def test_charges_that_the_potential_sets(tmp_path: Path) -> None:
+    """The same forces as with charges of the structure, by a list, a file or a variable."""
+    atoms, species = salt(), ("Mg", "O")
+    with LammpsEngine(COULOMB, salt(charged=True)) as engine:
+        expected = engine.forces(atoms.positions[None], atoms.cell.array)[0]
+    setting = ["set type 1 charge 2.0", "set type 2 charge -2.0"]
+    (tmp_path / "mgo.in").write_text("\n".join(["units metal", *setting, *COULOMB]))
+    group = ["variable q equal 2", "set group all charge ${q}", "set type 2 charge -2"]
+    for potential in ([*setting, *COULOMB], Path("mgo.in"), [*group, *COULOMB]):
+        with LammpsEngine(potential, atoms, species=species, directory=tmp_path) as engine:
+            found = engine.forces(atoms.positions[None], atoms.cell.array)[0]
+            np.testing.assert_allclose(found, expected, atol=1e-9)
+    program = str(Path(sys.executable).with_name("lmp"))
+    with LammpsProgram(program, Path("mgo.in"), atoms, species=species, directory=tmp_path) as lmp:
+        found = lmp.forces(atoms.positions[None], atoms.cell.array)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+    with pytest.raises(UserError, match="needs charges, and the atoms have none"):
+        LammpsEngine(COULOMB, atoms)
+
+
+NOT_OF_A_POTENTIAL = {
+    "boundary p p f": "the boundaries are those of the structure",
+    "atom_style charge": "plumed_cv sets box, atoms and dynamics",
+    "read_data mgo.data": "plumed_cv sets box, atoms and dynamics",
+    "run 100": "plumed_cv sets box, atoms and dynamics",
+    "minimize 0 1e-6 100 100": "plumed_cv sets box, atoms and dynamics",
+    "units real": "must be in LAMMPS's `units metal`",
+    "fix hold bottom setforce 0.0 0.0 0.0": "all atoms must be free",
+    "fix hold bottom move none": "all atoms must be free",
+    "fix hold bottom freeze": "all atoms must be free",
+    "fix f bottom rigid/nve single": "all atoms must be free",
+    "fix s all shake 1e-4 20 0 t 1": "all atoms must be free",
+    "fix 1 all nve": "the dynamics is set by plumed_cv",
+    "fix 1 all langevin 300 300 0.1 1": "the dynamics is set by plumed_cv",
+    "fix hold bottom spring/self 10.0": "add 'fix_modify hold energy yes'",
+    "fix wall all wall/lj93 zlo EDGE 1 1 2.5": "add 'fix_modify wall energy yes'",
+    "label loop": "loops are not possible",
+}
+
+
+@pytest.mark.parametrize("line", NOT_OF_A_POTENTIAL)
+def test_lines_that_do_not_belong_to_a_potential(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "pot.in"
+    file.write_text("\n".join(["group bottom id 1:4", line, *POTENTIAL]))
+    for potential in ([*POTENTIAL, line], Path("pot.in")):
+        with pytest.raises(UserError, match=re.escape(NOT_OF_A_POTENTIAL[line])) as caught:
+            LammpsEngine(potential, mixture(), species=SPECIES, directory=tmp_path)
+        assert line in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert (str(file) in str(caught.value)) == isinstance(potential, Path)
+
+
+def test_springs_whose_energy_counts() -> None:
+    atoms = mixture()
+    atoms.positions += 1.0  # all of them in the cell
+    held = ["group bottom id 1:4", "fix hold bottom spring/self 10.0", "fix_modify hold energy yes"]
+    with LammpsEngine([*POTENTIAL, *held], atoms, species=SPECIES) as engine:
+        moved = atoms.positions.copy()
+        moved[0, 0] += 0.1
+        energy = engine.evaluate(moved, atoms.cell.array)[0]
+        atoms.positions = moved
+        assert energy == pytest.approx(reference(atoms)[0] + 0.5 * 10.0 * 0.1**2, abs=1e-9)
 
 
 def test_potential_of_the_lammps_package() -> None:

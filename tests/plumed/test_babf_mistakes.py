@@ -164,6 +164,24 @@ def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:
     handle.finalize()
 
 
+@pytest.mark.parametrize("start", [-3.5, 5.5])
+def test_a_start_far_outside_of_the_grid_is_refused(make_plumed: MakePlumed, start: float) -> None:
+    """As where the grid is in angstrom and the CV in nm; later a CV may go where it likes."""
+    grid = "TEMP=300 GRID_MIN=-1 GRID_MAX=2 GRID_BIN=50 RAMP=0"
+    handle = make_plumed(1, f"{POSITION}\nb: BABF ARG=x.x {grid}")
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 0, np.array([start + 0.6 * np.sign(start)]))
+    assert (
+        f"is {start + 0.6 * np.sign(start):g} at the first step, and the grid from -1 to 2, "
+        "further away than its width: give GRID_MIN"
+    ) in sentence(caught.value)
+    handle.finalize()
+    handle = make_plumed(1, f"{POSITION}\nb: BABF ARG=x.x {grid}", log="other.log")
+    step(handle, 0, np.array([start - 0.6 * np.sign(start)]))
+    step(handle, 1, np.array([10 * start]))
+    handle.finalize()
+
+
 def test_another_temperature_than_the_engines_is_refused(make_plumed: MakePlumed) -> None:
     right = 300.0 * 8.314462618e-3  # kJ/mol, as the engine passes it
     handle = make_plumed(1, POSITION, kT=right * (1 + 1e-6))

@@ -1,0 +1,435 @@
+"""Structures as users bring them: files of LAMMPS, ASE's indices, order of atoms, constraints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import add_adsorbate, bulk, fcc100
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian
+
+from plumed_cv import config, cv, workflow
+from plumed_cv.errors import UserError
+from plumed_cv.neb import minimum_energy_path
+from plumed_cv.path import read_images
+from plumed_cv.structures import (
+    check_range,
+    held_atoms,
+    meant_order,
+    oriented,
+    read_structure,
+    read_structures,
+)
+from plumed_cv.trajectory import read_displacements
+
+
+def carbide(shear: float = 0.0) -> Atoms:
+    """Silicon carbide, 64 atoms of two elements, displaced, in a cell that may be sheared."""
+    atoms: Atoms = bulk("SiC", "zincblende", a=4.36, cubic=True) * (2, 2, 2)
+    cell = atoms.cell.array.copy()
+    cell[1, 0], cell[2, 0], cell[2, 1] = 1.3 * shear, -0.7 * shear, 0.9 * shear
+    atoms.set_cell(cell, scale_atoms=True)
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def dump_text(frames: list[Atoms], columns: str = "id type x y z", seed: int = 3) -> str:
+    """What LAMMPS writes: the bounds of the tilted box, atoms in the order of no rule."""
+    rng, text = np.random.default_rng(seed), ""
+    kinds = list(dict.fromkeys(frames[0].symbols))
+    for step, atoms in enumerate(frames):
+        c = atoms.cell.array
+        xy, xz, yz = c[1, 0], c[2, 0], c[2, 1]
+        low = np.array([min(0, xy, xz, xy + xz), min(0, yz), 0])
+        high = c.diagonal() + np.array([max(0, xy, xz, xy + xz), max(0, yz), 0])
+        text += f"ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n{len(atoms)}\n"
+        text += "ITEM: BOX BOUNDS xy xz yz pp pp pp\n"
+        for row in zip(low + 1.5, high + 1.5, (xy, xz, yz), strict=True):  # an origin of its own
+            text += " ".join(map(repr, map(float, row))) + "\n"
+        text += f"ITEM: ATOMS {columns}\n"
+        scaled = atoms.get_scaled_positions(wrap=False)
+        for i in rng.permutation(len(atoms)):
+            x, s = (atoms.positions[i] + 1.5).tolist(), scaled[i].tolist()
+            values = {"id": i + 1, "type": kinds.index(atoms.symbols[i]) + 1, "element": "C"}
+            values |= {"mol": 1, "fx": 0.1, "fy": 0.2, "fz": 0.3, "element": atoms.symbols[i]}
+            for k, axis in enumerate("xyz"):
+                values |= {axis: x[k], f"{axis}u": x[k], f"{axis}s": s[k]}
+            text += " ".join(str(values[name]) for name in columns.split()) + "\n"
+    return text
+
+
+def data_text(atoms: Atoms, row: str, style: str = "", masses: str = "", head: str = "") -> str:
+    kinds = list(dict.fromkeys(atoms.symbols))
+    a, b, c = atoms.cell.lengths().tolist()
+    text = f"LAMMPS data file {head}\n\n{len(atoms)} atoms\n{len(kinds)} atom types\n\n"
+    text += f"0 {a!r} xlo xhi\n0 {b!r} ylo yhi\n0 {c!r} zlo zhi\n{masses}\nAtoms{style}\n\n"
+    for i in range(len(atoms))[::-1]:
+        x = "{!r} {!r} {!r}".format(*atoms.positions[i].tolist())
+        kind = kinds.index(atoms.symbols[i]) + 1
+        text += row.format(id=i + 1, type=kind, x=x, q=[1.5, -1.5][kind - 1]) + "\n"
+    return text
+
+
+MASSES = "\nMasses\n\n1 28.0855  # silicon\n2 12.011\n"
+ROWS = {
+    "atomic": ("{id} {type} {x}", ""),
+    "atomic with images": ("{id} {type} {x} 0 0 0", " # atomic"),
+    "charge": ("{id} {type} {q} {x}", ""),
+    "charge, said": ("{id} {type} {q} {x} 0 0 0", " # charge"),
+    "full": ("{id} 7 {type} {q} {x}", ""),
+    "molecular, said": ("{id} 1 {type} {x}", "  # molecular"),
+    "molecular": ("{id} 9 {type} {x}", ""),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("suffix", ["data", "lmp", "lammps", "none.of.these"])
+def test_a_data_file(tmp_path: Path, name: str, suffix: str) -> None:
+    atoms, (row, style) = carbide(), ROWS[name]
+    file = tmp_path / f"sic.{suffix}"
+    for masses, species in ((MASSES, None), ("", ("Si", "C")), (MASSES, ("Si", "C"))):
+        file.write_text(data_text(atoms, row, style, masses))
+        found = read_structure(file, species)
+        assert list(found.symbols) == list(atoms.symbols)
+        np.testing.assert_allclose(found.positions, atoms.positions, atol=1e-12)
+        np.testing.assert_allclose(found.cell.array, atoms.cell.array, atol=1e-12)
+        assert found.pbc.all()
+        charge = 1.5 if "q" in row else 0.0
+        expected = [charge if symbol == "Si" else -charge for symbol in atoms.symbols]
+        np.testing.assert_allclose(found.get_initial_charges(), np.array(expected))
+
+
+def test_image_flags_and_an_origin(tmp_path: Path) -> None:
+    file = tmp_path / "two.data"
+    file.write_text(
+        "two\n\n2 atoms\n1 atom types\n-1 4 xlo xhi\n-2 4 ylo yhi\n0 7 zlo zhi\n0.5 0 0 xy xz yz\n"
+        "\nMasses\n\n1 55.845\n\nAtoms # atomic\n\n2 1 3 3 3 1 0 -1\n1 1 0 0 0 0 0 0\n\n"
+        "Velocities\n\n1 0 0 0\n2 0 0 0\n"
+    )
+    atoms = read_structure(file)
+    np.testing.assert_allclose(atoms.positions, [[1.0, 2.0, 0.0], [9.0, 5.0, -4.0]])
+    np.testing.assert_allclose(
+        atoms.cell.array, [[5.0, 0.0, 0.0], [0.5, 6.0, 0.0], [0.0, 0.0, 7.0]]
+    )
+
+
+@pytest.mark.parametrize("columns", ["id type x y z", "id type xs ys zs", "type xu id yu zu fx"])
+@pytest.mark.parametrize("shear", [0.0, 1.0, -1.0])
+def test_a_dump(tmp_path: Path, columns: str, shear: float) -> None:
+    frames = [carbide(shear), carbide(shear)]
+    frames[1].positions += 0.3
+    file = tmp_path / "sic.dump"
+    file.write_text(dump_text(frames, columns.replace("fx", "fx fy fz")))
+    for atoms, expected in zip(read_structures(file, species=["Si", "C"]), frames, strict=True):
+        assert list(atoms.symbols) == list(expected.symbols)
+        assert atoms.calc is None  # it has no energy, and 0 would be one
+        np.testing.assert_allclose(atoms.cell.array, expected.cell.array, atol=1e-12)
+        np.testing.assert_allclose(atoms.positions, expected.positions, atol=1e-12)
+    assert read_structure(file, ["Si", "C"]).positions == pytest.approx(frames[1].positions)
+    assert read_structure(f"{file}@0", ["Si", "C"]).positions == pytest.approx(frames[0].positions)
+
+
+def test_elements_that_are_not_known_are_no_hydrogen(tmp_path: Path) -> None:
+    atoms = carbide()
+    file = tmp_path / "sic.dump"
+    file.write_text(dump_text([atoms]))
+    with pytest.raises(UserError, match="which element its type 1 is, is not known"):
+        read_structure(file)
+    with pytest.raises(UserError, match="an atom of type 2, and the elements of 1 types"):
+        read_structure(file, ["Si"])
+    file.write_text(dump_text([atoms], "id element x y z"))
+    assert list(read_structure(file).symbols) == list(atoms.symbols)
+    file.write_text(dump_text([atoms], "id type element x y z"))
+    with pytest.raises(UserError, match="type 1 is Si, and C in engine"):
+        read_structure(file, ["C", "Si"])
+    file.write_text(data_text(atoms, ROWS["atomic"][0], "", MASSES))
+    with pytest.raises(UserError, match=r"type 1 has a mass of 28\.0855 amu, and is C"):
+        read_structure(file, ["C", "Si"])
+
+
+DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
+    "cut": (lambda text: text[:2000], "lines for 64 atoms"),
+    "no box": (lambda text: text.replace("ylo yhi", ""), "cannot read it"),
+    "a word": (lambda text: text.replace("\n1 1 ", "\n1 1 much ", 1), "atom style is not known"),
+    "a number twice": (lambda text: text.replace("\n5 ", "\n4 ", 1), "the same serial number"),
+    "other style": (lambda text: text.replace("Atoms", "Atoms # sphere"), "atom style is 'sphere'"),
+    "units": (lambda text: text.replace("file", "file, units = lj"), "LAMMPS's units lj"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_data_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+    change, sentence = DAMAGE[name]
+    file = tmp_path / "sic.data"
+    file.write_text(change(data_text(carbide(), ROWS["atomic"][0])))
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_structure(file, ["Si", "C"])
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["data", "dump"])
+def test_damage_anywhere_is_a_sentence_or_a_structure(tmp_path: Path, kind: str) -> None:
+    text = dump_text([carbide()]) if kind == "dump" else data_text(carbide(), "{id} {type} {x}")
+    rng, file = np.random.default_rng(4), tmp_path / f"sic.{kind}"
+    for _ in range(150):
+        at, length = int(rng.integers(len(text))), int(rng.integers(1, 30))
+        file.write_text(text[:at] + rng.choice(["", "x", "1", "\n", "é"]) + text[at + length :])
+        try:
+            read_structure(file, ["Si", "C"])
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_an_index_as_ase_writes_it(tmp_path: Path) -> None:
+    images = [bulk("Cu", cubic=True) for _ in range(6)]
+    for number, image in enumerate(images):
+        image.positions += number
+    for name in ("cu.traj", "cu.xyz", "at@home.traj", "XDATCAR"):
+        file = tmp_path / name
+        ase.io.write(file, images)
+        assert len(read_structures(file)) == 6
+        assert len(read_structures(f"{file}@-2:")) == 2
+        assert len(read_structures(Path(f"{file}@::2"))) == 3
+        found = read_structure(f"{file}@1").positions - images[1].positions
+        assert np.abs(found - np.rint(found / 3.61) * 3.61).max() < 1e-6
+        with pytest.raises(UserError, match="holds no structure of that number"):
+            read_structures(f"{file}@9:")
+    with pytest.raises(UserError, match=r"none\.traj: the file does not exist"):
+        read_structures(tmp_path / "none.traj@-9:")
+
+
+def vacancy(element: str = "Cu") -> tuple[Atoms, Atoms, int]:
+    """Copper with a vacancy before and after a hop, and the number of the atom that hops."""
+    crystal: Atoms = bulk(element, cubic=True, a=3.615) * (3, 3, 3)
+    final = crystal.copy()
+    middle = crystal.cell.array.sum(axis=0) / 3
+    hole, near = np.linalg.norm(crystal.positions - middle, axis=1).argsort()[:2]
+    final.positions[near] = crystal.positions[hole]
+    del crystal[hole], final[hole]
+    final.rattle(0.02, seed=5)
+    return crystal, final, int(near - (near > hole))
+
+
+def test_the_order_of_the_end_states() -> None:
+    initial, final, hopper = vacancy()
+    plain, rng = np.arange(len(initial)), np.random.default_rng(2)
+    np.testing.assert_array_equal(meant_order(initial, final), plain)
+    two, shuffled = plain.copy(), rng.permutation(plain)
+    two[[10, hopper]] = two[[hopper, 10]]
+    for order in (two, shuffled):
+        changed = final[order]
+        np.testing.assert_array_equal(order[meant_order(initial, changed)], plain)
+        changed.wrap()
+        np.testing.assert_array_equal(order[meant_order(initial, changed)], plain)
+    drifted = final[two]
+    drifted.positions += [5.0, -4.0, 12.0]
+    drifted.wrap()
+    np.testing.assert_array_equal(two[meant_order(initial, drifted)], plain)
+    # Two of different elements that exchange places do so.
+    initial.symbols[10] = final.symbols[10] = "Ni"
+    final.positions[[10, 11]] = final.positions[[11, 10]]
+    np.testing.assert_array_equal(meant_order(initial, final), plain)
+
+
+def test_successive_moves_are_no_other_order() -> None:
+    """Each atom takes the place of the one before it, along a straight line."""
+    initial: Atoms = bulk("Cu", cubic=True, a=3.615) * (4, 4, 4)
+    step = np.array([1.8075, 1.8075, 0.0])
+    line = [int(np.linalg.norm(initial.positions - k * step, axis=1).argmin()) for k in range(4)]
+    final = initial.copy()
+    for a, b in zip(line[1:], line[:-1], strict=True):
+        final.positions[a] = initial.positions[b]
+    del initial[line[0]], final[line[0]]
+    np.testing.assert_array_equal(meant_order(initial, final), np.arange(len(initial)))
+
+
+def test_a_hop_over_half_of_the_cell() -> None:
+    slab = fcc100("Al", (2, 2, 3), vacuum=6.0)
+    add_adsorbate(slab, "Al", 1.7, "hollow")
+    slab.pbc = True
+    moved = slab.copy()
+    moved.positions[-1, 0] += slab.cell[0, 0] / 2
+    with pytest.raises(UserError, match=r"Atom 13 moves by 2\.6.*take a larger cell"):
+        check_range(slab, moved)
+    large = [atoms * (2, 1, 1) for atoms in (slab, moved)]
+    large[1].positions[-1] = large[0].positions[-1]
+    check_range(*large)
+
+
+INPUT = """
+[system]
+initial = "{initial}"
+final = "{final}"
+temperature_K = 300.0
+{more}
+[engine]
+potential = ["pair_style eam/alloy", "pair_coeff * * Cu_mishin1.eam.alloy Cu"]
+"""
+
+
+def loaded(folder: Path, initial: str, final: str, more: str = "") -> config.Config:
+    (folder / "in.toml").write_text(INPUT.format(initial=initial, final=final, more=more))
+    return config.load(folder / "in.toml")
+
+
+def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:
+    initial, final, _ = vacancy()
+    order = np.arange(len(initial))
+    order[[3, 8]] = order[[8, 3]]
+    ase.io.write(tmp_path / "a.vasp", initial, direct=True)
+    ase.io.write(tmp_path / "b.vasp", final[order], direct=True)
+    with pytest.raises(
+        UserError, match=r"list 2 atoms in another order: its atom 4 is where atom 9"
+    ):
+        workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp"))
+    said: list[str] = []
+    mended = workflow.end_states(
+        loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"), said.append
+    )
+    np.testing.assert_allclose(mended[1].positions, final.positions, atol=1e-9)
+    assert said == ["Final state: 2 atoms are put into the order of the initial state."]
+    kept = workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = false"))
+    np.testing.assert_allclose(kept[1].positions, final.positions[order], atol=1e-9)
+    final.positions = np.random.default_rng(1).uniform(0, 10.8, final.positions.shape)
+    ase.io.write(tmp_path / "b.vasp", final, direct=True)
+    with pytest.raises(UserError, match="no order of the final state is found"):
+        workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"))
+
+
+@pytest.mark.parametrize("name", ["held.traj", "held.vasp", "held.xyz", "cartesian.traj"])
+def test_constraints_are_refused_where_atoms_are_to_move(tmp_path: Path, name: str) -> None:
+    initial, final, _ = vacancy()
+    held = FixCartesian([0, 1], (True, False, False)) if "cart" in name else FixAtoms([0, 1])
+    for file, atoms in ((name, initial), (f"final-{name}", final)):
+        atoms.set_constraint(held)
+        ase.io.write(tmp_path / file, atoms)
+    given = loaded(tmp_path, name, f"final-{name}")
+    with pytest.raises(UserError, match=r"has constraints \(Fix.*all atoms must be free") as caught:
+        workflow.run(given, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    ase.io.write(tmp_path / "path.traj", [initial, final, initial])
+    with pytest.raises(UserError, match=r"path\.traj: image 0: has constraints"):
+        read_images(tmp_path / "path.traj", free=True)
+
+
+def test_held_atoms_stay_in_the_elastic_band() -> None:
+    from ase.calculators.emt import EMT
+
+    slab = fcc100("Cu", (3, 3, 2), vacuum=6.0)
+    add_adsorbate(slab, "Cu", 1.8, "hollow")
+    slab.pbc = True
+    held = [atom.index for atom in slab if atom.tag == 2]
+    slab.set_constraint(FixAtoms(held))
+    final = slab.copy()
+    final.positions[-1, 0] += slab.cell[0, 0] / 3
+    path = minimum_energy_path(slab, final, EMT, n_images=5, fmax_eV_A=0.02)
+    np.testing.assert_array_equal(path.held, held)
+    for image in path.images:
+        np.testing.assert_array_equal(image.positions[held], slab.positions[held])
+        # All of the forces are kept: they add up to 0.
+        np.testing.assert_allclose(
+            image.get_forces(apply_constraint=False).sum(axis=0), 0, atol=1e-9
+        )
+    assert path.barrier == pytest.approx(path.energies[2])
+    final.positions[held[0], 2] += 0.1
+    with pytest.raises(UserError, match=r"Atom 1 is held at its place, and is 0\.0"):
+        minimum_energy_path(slab, final, EMT, n_images=5)
+    final.set_constraint(FixAtoms(held[1:]))
+    with pytest.raises(UserError, match="hold the same atoms in both"):
+        minimum_energy_path(slab, final, EMT, n_images=5)
+    slab.set_constraint(FixBondLength(0, 1))
+    with pytest.raises(UserError, match="FixBondLength"):
+        held_atoms(slab)
+
+
+def test_all_bands_of_an_optimisation_are_not_one_path(tmp_path: Path) -> None:
+    initial, final, _ = vacancy()
+    file, bands = tmp_path / "neb.traj", []
+    for iteration in range(4):
+        for s in np.linspace(0, 1, 5):
+            image = initial.copy()
+            image.positions += s * (final.positions - initial.positions)
+            image.positions[7] += 0.1 * iteration * s * (1 - s)
+            image.calc = SinglePointCalculator(image, energy=s, forces=0 * image.positions)
+            bands.append(image)
+    ase.io.write(file, bands)
+    with pytest.raises(UserError, match=r"holds 4 bands of 5 images.*neb\.traj@-5:"):
+        read_images(file)
+    images = read_images(f"{file}@-5:")
+    assert len(images) == 5
+    np.testing.assert_allclose(images[2].positions, bands[-3].positions, atol=1e-12)
+    with pytest.raises(UserError, match="holds 2 bands of 5 images"):
+        read_images(f"{file}@-10:")
+
+
+FORMATS = ["md.traj", "md.xyz", "XDATCAR", "md.dump", "md.lammpstrj"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_trajectories_of_ase_and_lammps(tmp_path: Path, name: str) -> None:
+    start = carbide(0.6)
+    frames = []
+    for seed in range(5):
+        frames.append(start.copy())
+        frames[-1].rattle(0.1, seed=seed)
+    frame = cv.linear(
+        start.get_chemical_symbols(), start.cell.array, start.positions, frames[0].positions
+    )
+    moved = np.stack([atoms.positions - start.positions for atoms in frames])
+    moved -= moved.mean(axis=1, keepdims=True)
+    file = tmp_path / name
+    if "XDATCAR" in name or "xyz" in name or ".traj" in name:
+        ase.io.write(file, frames)
+    else:
+        file.write_text(dump_text(frames))
+    np.testing.assert_allclose(read_displacements([file], frame), moved, atol=2e-6)
+    np.testing.assert_allclose(read_displacements([file], frame, stride=2), moved[::2], atol=2e-6)
+    last = read_displacements([f"{file}@-2:"], frame)
+    np.testing.assert_allclose(last, moved[-2:], atol=2e-6)
+
+
+def test_a_turned_trajectory_is_turned_as_the_end_states(tmp_path: Path) -> None:
+    start = carbide(0.6)
+    moved = start.copy()
+    moved.rattle(0.1, seed=3)
+    turned = [start.copy(), moved.copy()]
+    for atoms in turned:
+        atoms.rotate(40, (1, 2, 3), rotate_cell=True)
+    ends = [oriented(atoms) for atoms in turned]
+    frame = cv.linear(
+        start.get_chemical_symbols(), ends[0].cell.array, *(atoms.positions for atoms in ends)
+    )
+    ase.io.write(tmp_path / "md.traj", turned)
+    u = read_displacements([tmp_path / "md.traj"], frame)
+    expected = ends[1].positions - ends[0].positions
+    np.testing.assert_allclose(u, [0 * expected, expected - expected.mean(axis=0)], atol=1e-6)
+
+
+def test_trajectories_of_other_atoms_are_one_sentence(tmp_path: Path) -> None:
+    start = carbide()
+    frame = cv.linear(
+        start.get_chemical_symbols(), start.cell.array, start.positions, carbide(0.1).positions
+    )
+    order = np.roll(np.arange(64), 1)
+    ase.io.write(tmp_path / "md.traj", start[order])
+    (tmp_path / "md.dump").write_text(dump_text([start[[1, 0, *range(2, 64)]]]))
+    ase.io.write(tmp_path / "few.xyz", start[:10])
+    (tmp_path / "md.none").write_text("not a trajectory")
+    ase.io.write(tmp_path / "plain.xyz", start, format="xyz")  # without a cell
+    for name, sentence in {
+        "md.traj": "its atom 1 is C, and Si in the end states",
+        "md.dump": "its atoms of type 2 are both C and Si",
+        "few.xyz": "it has 10 atoms, and the end states 64",
+        "md.none": "is a trajectory in no format that is known",
+        "plain.xyz": "must both be periodic or both have no cell",
+        "none.traj@2:": "the trajectory does not exist",
+        "md.dcd@2:": "give md.dcd and a stride",
+    }.items():
+        with pytest.raises(UserError, match=sentence) as caught:
+            read_displacements([tmp_path / name], frame)
+        assert "\n" not in str(caught.value)
