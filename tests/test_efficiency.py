@@ -49,7 +49,7 @@ def test_the_profile_that_is_read_is_the_one_given() -> None:
     found = methods.profile(parabola(GRID.nodes))
     # A cubic fit does not change a parabola, whose lowest node is the end of the grid.
     assert found.barrier.value == pytest.approx(2.0 * 0.6**2, abs=1e-9)
-    assert found.delta_F.value == pytest.approx(0, abs=1e-9)
+    assert found.A1_minus_A0.value == pytest.approx(0, abs=1e-9)
 
 
 def test_nothing_is_read_off_a_profile_that_misses_the_product() -> None:

@@ -84,6 +84,13 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert two[0] == pytest.approx(2**0.5 * error[0])
 
 
+def test_mean_of_runs_has_the_larger_of_spread_and_stated_errors() -> None:
+    assert common.mean_of_runs([1.0, 1.0, 1.0, 1.0], [0.2] * 4) == pytest.approx((1.0, 0.1))
+    value, error = common.mean_of_runs([1.0, 3.0], [0.1, 0.1])
+    assert (value, error) == pytest.approx((2.0, 1.0))
+    assert common.mean_of_runs([2.0], [0.3]) == pytest.approx((2.0, 0.3))
+
+
 def expansions(rng: np.random.Generator) -> tuple[Expansion, Expansion]:
     """A minimum and a saddle point of three atoms, free to move as a whole."""
     n = 9

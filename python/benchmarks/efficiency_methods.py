@@ -172,7 +172,7 @@ def profile(A_eV: Array) -> babf.Profile:
 def read(A_eV: Array, deviation_A: float) -> Result:
     """Barrier and difference of a profile at the nodes of `GRID`, without errors."""
     found = profile(A_eV)
-    barrier, delta = found.barrier.value, found.delta_F.value
+    barrier, delta = found.barrier.value, found.A1_minus_A0.value
     return Result(barrier, delta, np.nan, np.nan, deviation_A)
 
 
@@ -323,7 +323,8 @@ def _babf(
 def _with_errors(found: babf.Profile, deviation_A: float) -> Result:
     """Barrier and difference of a profile of the package's, with its own errors."""
     return Result(
-        *(found.barrier.value, found.delta_F.value, found.barrier.error, found.delta_F.error),
+        *(found.barrier.value, found.A1_minus_A0.value),
+        *(found.barrier.error, found.A1_minus_A0.error),
         deviation_A=deviation_A,
     )
 

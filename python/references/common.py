@@ -130,6 +130,23 @@ def jackknife(
     return np.asarray(np.sqrt(variance))
 
 
+def mean_of_runs(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+    """Mean of several runs and its standard error, the larger of two.
+
+    The spread of a few runs is hardly known and may be small by chance; what the runs state is
+    not. The stated errors miss what differs between runs; their spread does not.
+
+    Parameters
+    ----------
+    values, errors
+        Of each run, (n,).
+    """
+    n = len(values)
+    stated = float(np.sqrt(np.sum(np.square(errors)))) / n
+    spread = float(np.std(values, ddof=1)) / n**0.5 if n > 1 else 0.0
+    return float(np.mean(values)), max(stated, spread)
+
+
 def basin_integral(xi: Array, A_eV: Array, kT_eV: float) -> Array:
     """Integral of exp(-A/kT) up to each node, by trapezoids, in units of xi.
 

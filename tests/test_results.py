@@ -1,0 +1,124 @@
+"""What a run's results say of given samples: both estimators, which one answers, and steps."""
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from plumed_cv import babf, workflow
+from plumed_cv.babf import Grid
+from tests.test_babf import KT
+from tests.test_babf_basins import Process, gaussians
+
+MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"
+
+
+def sampled(noise_eV: float, tilt_eV: float = 0.0) -> tuple[Process, workflow.Sampled]:
+    """Three wells in 20 blocks of 400 independent samples, with the forces of the same samples.
+
+    Parameters
+    ----------
+    noise_eV
+        Standard deviation of the force along xi.
+    tilt_eV
+        What is added to it: a wrong force.
+    """
+    rng = np.random.default_rng(21)
+    process = Process(
+        gaussians([0.0, 0.5, 1.0], [8.0, 6.0, 9.0], [0.1, 0.08, 0.1]), grid=Grid(-0.25, 1.25, 75)
+    )
+    system = process.system()
+    series = [system.sample(rng, 400) for _ in range(20)]
+    fine = np.linspace(-0.4, 1.4, 20001)
+    slope = np.gradient(process.free_energy(fine), fine)
+    forces = [
+        np.interp(x, fine, slope) + tilt_eV + noise_eV * rng.normal(size=len(x)) for x in series
+    ]
+    norms = [process.gradnorm(x) for x in series]
+    columns: dict[str, list[NDArray[np.float64]]] = {
+        "ae.node-0": series,
+        "ae.gradnorm": norms,
+        "ae.invmass": [norm**2 / 20.0 for norm in norms],
+    }
+    atoms = [babf.binned(process.grid, x, f) for x, f in zip(series, forces, strict=True)]
+    return process, workflow.Sampled([system.state(x) for x in series], atoms, columns)
+
+
+def test_the_estimator_with_the_smaller_error_answers() -> None:
+    """Quiet forces know more than the histogram, loud ones less. Both hold the truth to 4 errors.
+
+    Four errors from 20 blocks are exceeded once in a thousand.
+    """
+    for noise, expected in ((0.2, MEAN_FORCE), (20.0, HISTOGRAM)):
+        process, found = sampled(noise)
+        profile, result = workflow.analysed(found)
+        json.dumps(result, allow_nan=False)
+        assert result["estimator"] == expected
+        assert result["estimators_agree"] is True
+        both = result["estimators"]
+        errors = {name: both[name]["flux_barrier_error_eV"] for name in (MEAN_FORCE, HISTOGRAM)}
+        assert min(errors, key=errors.__getitem__) == expected
+        for key in ("flux_barrier_eV", "delta_F_eV", "delta_F_error_eV"):
+            assert result[key] == both[expected][key]
+        assert profile.delta_F.value == result["delta_F_eV"]
+        exact = process.flux([process.system().exact()], [np.linspace(-0.249, 1.249, 4001)])
+        assert abs(result["flux_barrier_eV"] - exact.barrier.value) < 4 * errors[expected]
+        assert len(result["steps"]) == 2
+        for step, truth in zip(result["steps"], exact.steps, strict=True):
+            assert step["surface"] == pytest.approx(truth.surface, abs=0.06)
+            for way in ("", "reverse_"):
+                value, error = (step[f"{way}flux_barrier{e}_eV"] for e in ("", "_error"))
+                right = getattr(truth, f"{way}flux_barrier").value
+                assert abs(value - right) < 4 * error
+                assert step[f"{way}rate_error_per_s"] > 0
+                assert step[f"{way}rate_per_s"] > 0
+        assert sum(result["populations"]) == pytest.approx(1.0)
+        assert len(result["populations_error"]) == 3
+
+
+def test_estimators_that_do_not_agree_say_so() -> None:
+    """A force that is wrong by 0.1 eV all along lifts the product by so much."""
+    _, found = sampled(0.2, tilt_eV=0.1)
+    _, result = workflow.analysed(found)
+    off = [result["estimators"][name]["delta_F_eV"] for name in (MEAN_FORCE, HISTOGRAM)]
+    assert off[0] - off[1] == pytest.approx(0.1, abs=0.02)
+    assert result["estimators_agree"] is False
+
+
+def test_what_is_missing_is_null_or_left_out() -> None:
+    _, found = sampled(0.2)
+    _, result = workflow.analysed(found._replace(mean_force=None))
+    assert result["estimator"] == HISTOGRAM
+    assert list(result["estimators"]) == [HISTOGRAM]
+    assert result["estimators_agree"] is None
+    one = workflow.Sampled([sum(found.blocks[1:], found.blocks[0])], None, {})
+    _, result = workflow.analysed(one)
+    assert "flux_barrier_eV" not in result
+    assert workflow.summary(result).startswith("barrier 0.")
+    assert result["barrier_error_eV"] is None
+    # Nothing beyond the first well: both say that they do not know.
+    process = Process(gaussians([0.0, 1.0], [8.0, 9.0], [0.1, 0.1]))
+    x = np.linspace(-0.2, 0.3, 2000)
+    columns = {
+        "ae.node-0": [x] * 4,
+        "ae.gradnorm": [process.gradnorm(x)] * 4,
+        "ae.invmass": [process.gradnorm(x) ** 2] * 4,
+    }
+    short = workflow.Sampled([process.system().state(x)] * 4, None, columns)
+    _, result = workflow.analysed(short)
+    json.dumps(result, allow_nan=False)
+    assert result["barrier_eV"] is result["flux_barrier_eV"] is result["delta_F_eV"] is None
+    assert result["tst_rate_per_s"] is None
+    assert result["steps"] == result["populations"] == []
+    assert workflow.summary(result) == "flux barrier unknown, barrier unknown, delta F unknown"
+
+
+def test_walkers_change_errors_alone() -> None:
+    _, found = sampled(0.2)
+    numbers = [workflow.analysed(found, walkers)[1] for walkers in (None, [10, 10], [1] * 20)]
+    for other in numbers[1:]:
+        assert other["flux_barrier_eV"] == numbers[0]["flux_barrier_eV"]
+    share = numbers[2]["flux_barrier_error_eV"] / KT
+    assert 0 < share < 1
+    assert numbers[2]["flux_barrier_error_eV"] <= numbers[0]["flux_barrier_error_eV"] * (1 + 1e-9)
