@@ -1,5 +1,6 @@
 """The input file of `plumed-cv run`: TOML, every key with its unit, default and meaning."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,15 @@ from plumed_cv.errors import UserError
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Margin = Annotated[float, Field(ge=0, le=1)]
+
+
+# Actions of PLUMED that apply forces, by the beginning of their names: those of its modules bias,
+# opes, ves, drr, eds, funnel, isdb, logmfd and maze, and ours.
+_BIASES = (
+    *("ABMD", "BABF", "BIASVALUE", "CALIBER", "DRR", "EDS", "EMMI", "EXTENDED_LAGRANGIAN"),
+    *("EXTERNAL", "FUNNEL", "LOGMFD", "LOWER_WALLS", "MAXENT", "MAZE_", "METAD", "METAINFERENCE"),
+    *("MOVINGRESTRAINT", "OPES_", "PBMETAD", "RESCALE", "RESTRAINT", "UPPER_WALLS", "VES_"),
+)
 
 
 class _Section(BaseModel):
@@ -335,8 +345,17 @@ class Sampling(_Section):
     plumed: str = Field(
         "",
         description="more PLUMED lines for each run, in angstrom, eV and fs: walls, other "
-        "variables to print; files that they write are in the folder of each segment",
+        "variables to print; files that they write are in the folder of each segment. With a bias "
+        "among them the profile is that of the potential and the bias together, by the histogram",
     )
+
+    @property
+    def extra_biases(self) -> tuple[str, ...]:
+        """Actions in `plumed` that apply forces, in order."""
+        lines = (line.partition("#")[0] for line in self.plumed.splitlines())
+        words = [re.sub(r"^\s*[\w@-]+:\s*", "", line).split() for line in lines]
+        labelled = [part[0] for part in words if part]
+        return tuple(name for name in labelled if name.startswith(_BIASES))
 
     @model_validator(mode="after")
     def _whole_segments(self) -> "Sampling":
@@ -422,6 +441,11 @@ class Config(_Section):
     def _mean_force_is_known(self) -> "Config":
         if not self.sampling.mean_force:
             return self
+        if biases := self.sampling.extra_biases:
+            raise ValueError(
+                f"sampling.mean_force = true: the forces would be those of the potential alone, "
+                f"and sampling.plumed samples with {biases[0]}; leave mean_force out"
+            )
         from plumed_cv.training import RECIPES  # SciPy takes a while
 
         if (self.cv.activation or RECIPES[self.cv.recipe].activation) == "relu":

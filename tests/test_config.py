@@ -62,6 +62,10 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
         (GOOD + '[cv]\nrecipe = "soup"', "cv.recipe = 'soup': .*'denoising' or 'paper'"),
         (GOOD + '[cv]\nactivation = "step"', "cv.activation = 'step': .*'relu'"),
         (GOOD + "[iteration]\nmaximum = 1", "minimum = 2 is more than maximum = 1"),
+        (
+            GOOD + "[sampling]\nmean_force = true\nplumed = 'w: UPPER_WALLS ARG=x AT=1 KAPPA=1'",
+            "mean_force = true: .* samples with UPPER_WALLS",
+        ),
         (GOOD + "[engine]\n", "not valid TOML"),
         (GOOD + "name = 'lammsp'", "engine.name = 'lammsp': there are lammps, gromacs and ase"),
     ],
@@ -71,6 +75,20 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> 
         read(tmp_path, text)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "input.toml"))
+
+
+def test_biases_among_the_users_lines() -> None:
+    lines = """
+    # METAD in a comment
+    d: DISTANCE ATOMS=1,2
+    wall: UPPER_WALLS ...
+      ARG=d AT=3.0 KAPPA=1.0
+    ...
+    RESTRAINT ARG=d AT=2 KAPPA=3  # a bias without a label
+    PRINT ARG=wall.bias FILE=METAD
+    """
+    assert config.Sampling(plumed=lines).extra_biases == ("UPPER_WALLS", "RESTRAINT")
+    assert config.Sampling(plumed="PRINT ARG=ae.dev FILE=x").extra_biases == ()
 
 
 def test_a_missing_input_is_one_sentence(tmp_path: Path) -> None:

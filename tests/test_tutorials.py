@@ -133,7 +133,7 @@ def test_your_own_defect(plugin: Path, tmp_path: Path) -> None:
     deviation = np.loadtxt(pieces[-1])[:, fields.index("ae.dev")]
     assert 0.1 < deviation.mean() < 2.5  # thermal motion, in angstrom
 
-    chosen = ["deviation_limit_A = 2.5", "timestep_fs = 2.0", "margin = 0.1", "ramp = 0.2"]
+    chosen = ["atom_deviation_limit_A = 1.5", "timestep_fs = 2.0", "margin = 0.1", "ramp = 0.2"]
     chosen += ["friction_per_ps = 1.0", "steps = 6000"]
     for key in chosen:
         assert f"sampling.{key.split()[0]}" in page

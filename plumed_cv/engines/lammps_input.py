@@ -57,8 +57,13 @@ _JOB = """#!/bin/sh
 LMP=${{LMP:-lmp}}
 cd "$(dirname "$0")" || exit 1
 for segment in {names}; do
-    test -f $segment/end.data && continue
-    (cd $segment && rm -f *.state *.dcd && $LMP -in in.lammps) || exit 1  # those of an earlier try
+    if ! test -f $segment/end.data; then  # rm: files of an earlier try
+        (cd $segment && rm -f *.state *.dcd guard.* && $LMP -in in.lammps) || exit 1
+    fi
+    if grep -qs '^ *[0-9]' $segment/guard.*; then
+        echo "$segment left the process; plumed-cv run takes it in and writes what comes next"
+        exit 0
+    fi
 done
 """
 

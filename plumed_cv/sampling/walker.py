@@ -316,6 +316,8 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
     wanted = order.config.sampling.mean_force
     if wanted is False or (wanted is None and order.config.engine.name == "gromacs"):
         return
+    if order.config.sampling.extra_biases:  # which the forces of the potential leave out
+        return
     variable = order.variable
     if wanted is None and not meanforce.is_known(variable):
         return

@@ -187,6 +187,7 @@ def _iterate(
         "cv": files.cv(n - 1).name,
         "kind": old.kind,
         "seconds_sampling": seconds_sampling,
+        "profile_of": " and ".join(("the potential", *config.sampling.extra_biases)),
     }
     if result["barrier_eV"] is None:
         _write_result(files, n, result | {"similarity": None})  # for the report
@@ -205,6 +206,10 @@ def _iterate(
     for note in (result["note"], result["repetitions_note"]):
         if note:
             reporter.say(f"Iteration {n}: {note}")
+    if config.sampling.extra_biases:
+        reporter.say(
+            f"The profile is that of {result['profile_of']} (sampling.plumed), by the histogram."
+        )
     reporter.say(
         f"Iteration {n} ({old.kind} CV): {summary(result)}; "
         f"1 - cos to the next CV {result['similarity']:.3f}"

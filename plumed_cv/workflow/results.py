@@ -35,6 +35,7 @@ RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "del
 _OF_THE_ANSWER = (
     *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps"),
     *("populations", "populations_error", "crossings", "restarts", "outside_fraction", "note"),
+    *("restarted_at", "profile_of"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
 MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square

@@ -318,6 +318,25 @@ def test_langevin_keeps_the_temperature(tmp_path: Path, engine: LammpsEngine) ->
     assert temperatures.mean() == pytest.approx(40.0, rel=0.096)
 
 
+def test_forces_after_a_run_that_plumed_has_stopped(tmp_path: Path) -> None:
+    """A stop leaves the timer expired: runs after it would end before their first step."""
+    atoms = mixture()
+    others = np.stack([mixture(seed).positions for seed in (1, 2, 3)])
+    plumed = "d: DISTANCE ATOMS=1,2\nCOMMITTOR ARG=d BASIN_LL1=0 BASIN_UL1=100 STRIDE=1\n"
+    with LammpsEngine(POTENTIAL, atoms, species=SPECIES) as engine:
+        stopped = engine.run(
+            Segment(tmp_path, State.of(atoms), Dynamics(50.0), 20, seed=1, plumed=plumed)
+        )
+        assert stopped.stopped_by_plumed
+        found = engine.forces(others, atoms.cell.array)
+        again = engine.evaluate(others[1], atoms.cell.array)[1]
+    for structure, forces in zip(others, found, strict=True):
+        moved = atoms.copy()
+        moved.positions = structure
+        np.testing.assert_allclose(forces, reference(moved)[1], atol=1e-9)
+    np.testing.assert_allclose(found[1], again, atol=1e-9)
+
+
 def test_brownian_diffusion_and_mobility(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     atoms = Atoms("ArKr" * 2000, rng.uniform(0, 300, (4000, 3)), cell=[300] * 3, pbc=True)
