@@ -37,7 +37,7 @@ def test_answer_has_what_is_promised(finished: Path) -> None:
     assert result["barrier_eV"] > 0
     assert result["barrier_error_eV"] is None or result["barrier_error_eV"] > 0.01
     assert result["converged"] is False
-    assert result["stopped_by"] == "iteration limit"
+    assert result["stopped_by"].startswith("another iteration does not mend what failed")
     assert "Raise iteration.maximum" in result["advice"]
     assert next(iter(result)) == "flux_barrier_eV"
     assert result["answer_iteration"] == 2
@@ -71,7 +71,6 @@ def test_snapshots_agree_with_what_plumed_printed(finished: Path) -> None:
     u = read_displacements(snapshots, variable, variable.reference_cell)
     xi = variable.encode(variable.components(u))[:, 0]
     printed = workflow.sampled(folder).series["ae.node-0"]
-    printed[0] = printed[0][1:]  # the first line is the start, before any snapshot
     # DCD is single precision: 1e-6 of the cell in each coordinate.
     np.testing.assert_allclose(xi, np.concatenate(printed), atol=2e-6)
 
@@ -147,8 +146,8 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
         guard = f"COMMITTOR ARG=ae.dev BASIN_LL1={limit}"
         assert guard in (file / "plumed.dat").read_text()
     last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
-    # Each start is counted as a sample besides each step.
-    assert last.steps == STEPS + 1 + sum(part["stopped"] for part in parts[:-1])
+    # The first 0.4 ps, in which the atoms come to the temperature, are no samples.
+    assert last.steps == STEPS - 200
 
 
 def test_a_path_of_the_users_own(example: Path, finished: Path, tmp_path: Path) -> None:
@@ -178,7 +177,7 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
         "--components", "5", "-o", model,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"{STEPS // 10} structures" in done.stdout
+    assert f"{(STEPS - 200) // 10} structures" in done.stdout
     variable = CollectiveVariable.load(model)
     assert variable.n_components == 5
     done = command(

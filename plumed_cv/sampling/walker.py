@@ -485,7 +485,6 @@ def _segment(
 ) -> Segment:
     """The segment that comes after these, in a folder."""
     sampling, k = order.config.sampling, order.next
-    fresh = k == 0 or done[-1]["stopped"]
     return Segment(
         directory=folder,
         start=_start_after(order, done) if done else _first_start(order),
@@ -498,7 +497,7 @@ def _segment(
         n_steps=min(order.segment_steps, order.steps - steps_of(done)),
         seed=_seed(order, k),
         plumed=plumed_dat,
-        count_start=fresh,
+        count_start=k == 0,
         snapshot_stride=sampling.snapshot_stride,
     )
 
