@@ -38,7 +38,7 @@ def test_answer_has_what_is_promised(finished: Path) -> None:
     assert result["barrier_error_eV"] is None or result["barrier_error_eV"] > 0.01
     assert result["converged"] is False
     assert result["stopped_by"].startswith("another iteration does not mend what failed")
-    assert "Raise iteration.maximum" in result["advice"]
+    assert "Raise sampling.steps to about" in result["advice"]
     assert next(iter(result)) == "flux_barrier_eV"
     assert result["answer_iteration"] == 2
     names = [check["name"] for check in result["checks"]]
@@ -214,7 +214,7 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
     assert f"RAMP={STEPS}" in text
-    assert "COMMITTOR" not in text
+    assert "COMMITTOR ARG=ae.maxdev" in text
     done = command("export", finished, tmp_path / "with-torch", "--torch")
     assert done.returncode == 0, done.stderr
     assert "TORCH_CV MODEL=cv.pt ATOMS=1-53" in done.stdout

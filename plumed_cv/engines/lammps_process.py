@@ -248,7 +248,7 @@ class LammpsProcess:
         self._triclinic = self._periodic and any(_tilts(cell))
         self._cell = np.array(cell)
         self._do(f"create_box {n_types} box")
-        wrapped, _ = self._wrap(system.positions)
+        wrapped, images = self._wrap(system.positions)
         created = self._lammps.create_atoms(
             self._natoms,
             list(range(1, self._natoms + 1)),
@@ -259,6 +259,7 @@ class LammpsProcess:
             raise UserError(
                 f"LAMMPS took {created} of {self._natoms} atoms: some lie outside of the cell"
             )
+        self._scatter("image", images)  # `fix spring/self` remembers unwrapped places
         if system.charges is not None:
             self._scatter("q", system.charges)
         kinds = range(1, n_types + 1)
