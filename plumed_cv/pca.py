@@ -18,6 +18,7 @@ from plumed_cv.threads import one_thread
 SCREE = 30  # components of the curve of Fig. 2
 FEWEST_COMPONENTS = 12
 
+_ROUNDING = 1e-6  # of structures in single precision, as a share of the largest singular value
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 10
 
@@ -146,7 +147,9 @@ def fit_mean_path(
     Returns
     -------
     tuple
-        The components, whose variances are those of the mean path, and the mean path.
+        The components, whose variances are those of the mean path, and the mean path. They are
+        fewer than asked for where the path has no more, as a straight one that is exact by
+        symmetry: what the rounding of the structures leaves is no component.
 
     Raises
     ------
@@ -162,7 +165,7 @@ def fit_mean_path(
         )
     _, singular, components = np.linalg.svd(modes, full_matrices=False)
     total_variance = float((singular**2).sum() + 3.0 * path.noise.sum())
-    leading = slice(n_components)
+    leading = slice(min(n_components, int(np.sum(singular > _ROUNDING * singular[0]))))
     return _principal(mean, components[leading], singular[leading] ** 2, total_variance), path
 
 

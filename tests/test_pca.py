@@ -32,6 +32,17 @@ def test_equals_the_diagonalised_covariance() -> None:
     np.testing.assert_allclose(found.components.reshape(5, -1, 3).sum(axis=1), 0, atol=1e-12)
 
 
+def test_a_straight_mean_path_has_one_component() -> None:
+    """What rounding leaves beside it would hold translation, which a model file refuses."""
+    _, directions = snapshots()
+    s = np.linspace(0.0, 1.0, 400)
+    u = (s[:, None] * directions[0]).reshape(400, 20, 3).astype(np.float32)
+    found, _ = pca.fit_mean_path(u, s, 5)
+    assert found.components.shape == (1, 60)
+    np.testing.assert_allclose(abs(found.components[0] @ directions[0]), 1.0, atol=1e-6)
+    np.testing.assert_allclose(found.components.reshape(-1, 3).sum(axis=0), 0.0, atol=1e-12)
+
+
 def test_projection_and_localisation() -> None:
     u, _ = snapshots()
     found = pca.fit(u, 4)

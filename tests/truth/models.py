@@ -247,12 +247,10 @@ MODELS = {
         Model("three wells", "three wells"),
         Model("curved", "curved"),
         Model("four jumps", "four jumps", temperature_K=400.0, timestep_fs=2.0, steps=40_000),
-        Model("two masses", "two masses", timestep_fs=1.0, friction_per_ps=25.0),
+        Model("two masses", "two masses", timestep_fs=1.0),
         Model(
             "wall",
             "symmetric",
-            # The profile is that of V + W, and the forces on the atoms would be those of V.
-            mean_force=False,
             wall=Wall(
                 "d: DISTANCE ATOMS=1,2 COMPONENTS\n"
                 "wall: LOWER_WALLS ARG=d.x AT=-2.4 KAPPA=0.3 EXP=2 EPS=1\n",
@@ -261,5 +259,6 @@ MODELS = {
         ),
         Model("hot", "hot", temperature_K=1000.0),
         Model("LAMMPS", "three atoms, curved", engine="lammps", steps=10_000),
+        Model("straight", "three atoms", engine="lammps", steps=10_000),
     )
 }
