@@ -1,0 +1,56 @@
+"""How much a bias that is being learned heats the collective variable it acts on.
+
+    python python/benchmarks/heating.py
+
+A particle with the mass of a hydrogen atom on a cosine of 0.47 eV at 500 K, in Langevin dynamics of
+5/ps and steps of 1 fs (BAOAB), biased by the reference estimator of bABF. Printed is its kinetic
+temperature in quarters of the run over that of the thermostat, with the bias updated in every step
+and as `BABF` does it. Half a minute.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from ase import units
+from numpy.typing import NDArray
+
+from plumed_cv.babf import Estimator, Grid
+from plumed_cv.babf.estimator import SOLVE_STRIDE
+
+KELVIN, BARRIER_EV, FRICTION_PER_PS, TIMESTEP_FS, STEPS = 500.0, 0.47, 5.0, 1.0, 40_000
+MASS = 240.0  # eV fs^2: a hydrogen atom on a path of 1.5 angstrom, whose length is 1
+QUARTERS = np.linspace(0, STEPS, 5).astype(int)
+
+
+def temperatures(solve_stride: int, seed: int) -> NDArray[np.float64]:
+    """Kinetic temperature over that of the thermostat in each quarter of a run, shape (4,)."""
+    rng, kT = np.random.default_rng(seed), units.kB * KELVIN
+    estimator = Estimator(Grid(-0.2, 1.2, 140), kT, ramp=STEPS, solve_stride=solve_stride)
+    kept = np.exp(-1e-3 * FRICTION_PER_PS * TIMESTEP_FS)
+    kick, half = np.sqrt((1.0 - kept**2) * kT / MASS), 0.5 * TIMESTEP_FS
+    x, v, force = 0.0, np.sqrt(kT / MASS) * rng.standard_normal(), 0.0
+    squares = np.empty(STEPS)
+    for step in range(STEPS):
+        v += half * force / MASS
+        x += half * v
+        v = kept * v + kick * rng.standard_normal()
+        x += half * v
+        bias = float(estimator.learn(x).force_eV)
+        force = bias - np.pi * BARRIER_EV * np.sin(2.0 * np.pi * x)
+        v += half * force / MASS
+        squares[step] = v**2
+    means = [squares[begin:end].mean() for begin, end in pairwise(QUARTERS)]
+    return np.array(means) * MASS / kT
+
+
+def main() -> None:
+    """Print the table."""
+    print("| update of the bias | first quarter | second | third | fourth |")
+    print("| --- | --- | --- | --- | --- |")
+    for words, stride in (("in every step", 1), ("after 5 % more samples", SOLVE_STRIDE)):
+        means = np.mean([temperatures(stride, seed) for seed in range(4)], axis=0)
+        print(f"| {words} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |")
+
+
+if __name__ == "__main__":
+    main()
