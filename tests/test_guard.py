@@ -75,7 +75,8 @@ def test_which_atom_left_and_where() -> None:
 def test_the_dynamics_goes_on_well_inside() -> None:
     largest, whole = np.array([0.3, 0.6, 0.75, 0.95]), np.array([2.0, 2.1, 2.2, 2.9])
     assert guard.where_to_go_on(largest, whole, 1.0, None) == 1
-    assert guard.where_to_go_on(largest, whole, 1.0, 3.0) == 0  # 0.7 of 3.0 is 2.1
+    assert guard.where_to_go_on(largest, whole, 1.0, 2.1) == 0
+    assert guard.where_to_go_on(largest, whole, None, 3.0) == 3
     assert guard.where_to_go_on(largest, whole, 0.4, None) is None
 
 

@@ -27,7 +27,7 @@ from plumed_cv.frame import Array
 _OF_PATH = 0.6
 _LOWEST, _HIGHEST = 0.4, 0.6
 
-INSIDE = 0.7  # share of the limit below which the dynamics may go on
+INSIDE = 0.7  # share of the limit on one atom below which the dynamics may go on
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,9 @@ def where_to_go_on(
         The limits on them, angstrom; None for no limit.
     """
     inside = np.ones(len(largest_A), dtype=bool)
-    for values, limit in ((largest_A, limit_A), (whole_A, whole_limit_A)):
-        if limit is not None:
-            inside &= values < INSIDE * limit
+    if limit_A is not None:
+        inside &= largest_A < INSIDE * limit_A
+    if whole_limit_A is not None:  # most of it is the thermal motion of all atoms
+        inside &= whole_A < whole_limit_A
     found = np.flatnonzero(inside)
     return int(found[-1]) if len(found) else None
