@@ -64,7 +64,7 @@ def test_a_training(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
         data = autoencoder._Tensors.of(examples, 1.0, META, torch.float64)
         losses, model = autoencoder._restart(data, training, 0, 1.0, lambda *report: None)
         encoder, decoder = model.layers()
-    assert np.shape(losses) == (2, 3)
+    assert np.shape(losses) == (2, 4)
     assert {(p.device, p.dtype) for p in model.parameters()} == {(META, torch.float64)}
     assert encoder[0].weight.shape[1] == len(decoder[-1].bias) == 4
 

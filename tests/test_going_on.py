@@ -19,6 +19,9 @@ from python.drills import runs
 from tests.vacancy import INPUT, STEPS, called, command
 
 MORE = STEPS + STEPS // 4
+HEATING = 200  # steps of a first segment that do not count
+# So short a run may end before the limit, because more iterations do not mend it.
+THREE = "minimum = 3\nmaximum = 3"
 
 
 @pytest.fixture
@@ -65,14 +68,14 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     segments = {name for name in second if name.startswith("segment-")}
     assert {name: now[name] for name in segments} == {name: second[name] for name in segments}
     state = babf.read_state(run / "babf.state")
-    assert state.steps == MORE + 1
+    assert state.steps == MORE - HEATING + 1
     assert state.ramp == STEPS  # of the first step: BABF refuses a state with another one
     assert f"RAMP={STEPS} " in (run / "plumed.dat").read_text()
     assert (run / "cv-2.safetensors").read_bytes() != learned
-    assert json.loads((run / "training-2.json").read_text())["structures"] == MORE // 10
+    assert json.loads((run / "training-2.json").read_text())["structures"] == (MORE - HEATING) // 10
     assert json.loads((run / "input.json").read_text())["sampling"]["steps"] == MORE
     # An iteration that is new begins with the new number.
-    more = changed(example, (f"steps = {STEPS}", f"steps = {MORE}"), ("maximum = 2", "maximum = 3"))
+    more = changed(example, (f"steps = {STEPS}", f"steps = {MORE}"), ("maximum = 2", THREE))
     result = workflow.run(more, run)
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, MORE, MORE]
     assert files_of(run / "iteration-2") == now
@@ -96,16 +99,17 @@ def test_a_kill_changes_nothing_in_what_is_added(example: Path, run: Path, tmp_p
 
 def test_iterations_are_added_and_those_that_ended_count(example: Path, run: Path) -> None:
     before = files_of(run / "iteration-2")
-    result = workflow.run(changed(example, ("maximum = 2", "maximum = 3")), run)
+    result = workflow.run(changed(example, ("maximum = 2", THREE)), run)
     assert [part["iteration"] for part in result["iterations"]] == [1, 2, 3]
-    assert result["stopped_by"] == "iteration limit"
+    assert not result["converged"]
     assert files_of(run / "iteration-2") == before
     again = workflow.run(changed(example), run)  # which asks for two
-    assert again == result
+    assert again | {"advice": ""} == result | {"advice": ""}  # which names the limit
     loose = changed(example, ("tolerance = 1e-9", "tolerance = 3.0"))
     result = workflow.run(loose, run)
     assert len(result["iterations"]) == 3
-    assert result["converged"]
+    (judged,) = (c for c in result["checks"] if c["name"] == "collective variable")
+    assert "equivalent up to 3 " in judged["sentence"]
     assert (
         workflow.run(changed(example, ("maximum = 2", "maximum = 4")), run)["iterations"][:3]
         == (again["iterations"])
@@ -125,16 +129,20 @@ def test_repetitions_are_independent_and_put_together(example: Path, run: Path) 
     assert {segment.parent.name for segment in other} == {"repetition-0001"}
     last = result["iterations"][-1]
     for key in ("barrier_eV", "barrier_error_eV", "flux_barrier_eV", "delta_F_eV"):
-        assert last["repetitions"][0][key] == alone[key]
+        # The estimate is found by iteration, to rounding.
+        assert last["repetitions"][0][key] == pytest.approx(alone[key], rel=1e-6)
         assert last["repetitions"][1][key] != alone[key]
     # What is put together are sums of two runs of which neither knew of the other.
     states = [babf.read_state(segments[-1] / "babf.state") for segments in (one, other)]
     total = babf.read_state(run / "babf.state")
-    assert total.steps == 2 * (STEPS + 1)
+    assert total.steps == 2 * (STEPS - HEATING + 1)
     np.testing.assert_array_equal(total.sums, states[0].sums + states[1].sums)
     log = (other[0] / "plumed.log").read_text()
     assert "walker" not in log
-    assert json.loads((run / "training-2.json").read_text())["structures"] == 2 * STEPS // 10
+    assert (
+        json.loads((run / "training-2.json").read_text())["structures"]
+        == 2 * (STEPS - HEATING) // 10
+    )
     assert last["repetitions_agree"] in (True, False, None)
     assert (last["repetitions_note"] is not None) == (last["repetitions_agree"] is False)
     assert called("report", run).returncode == 0
@@ -245,11 +253,13 @@ def test_a_segment_removed_in_the_middle_leaves_a_gap(example: Path, run: Path) 
     # The states know of all that was sampled, that of the gap included.
     blocks, mean_force = sampling.learned(folder)
     last = babf.read_state(folder / "segment-000009" / "babf.state")
-    assert last.steps == STEPS + 2 * STEPS // 8 + 1
+    assert last.steps == STEPS + 2 * STEPS // 8 - HEATING + 1
     np.testing.assert_allclose(sum(block.sums for block in blocks), last.sums, rtol=1e-12)
     assert mean_force is not None
     assert [int(part[0].sum()) <= STEPS // 80 for part in mean_force] == [True] * 8
-    assert json.loads((run / "training-2.json").read_text())["structures"] == STEPS // 10
+    assert (
+        json.loads((run / "training-2.json").read_text())["structures"] == (STEPS - HEATING) // 10
+    )
     # A folder that is left over where the next segment belongs is in nobody's way.
     (folder / "segment-000009" / "segment.json").unlink()
     for name in ("result.json", "cv-2.safetensors", "iteration-2/result.json"):

@@ -275,7 +275,7 @@ for words in json.load(sys.stdin):
 
 def test_scripts_print_the_tables_of_their_pages(tmp_path: Path) -> None:
     """From the committed data; in a copy, for some draw the figures anew."""
-    for name in ("python", "docs"):
+    for name in ("python", "docs", "tests"):
         shutil.copytree(pages.ROOT / name, tmp_path / name)
     shutil.copy(pages.ROOT / "README.md", tmp_path)
     shown = {line: page for line, page in shell_lines().items() if is_script(line)}

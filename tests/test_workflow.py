@@ -147,7 +147,7 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
         assert guard in (file / "plumed.dat").read_text()
     last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
     # The first 0.4 ps, in which the atoms come to the temperature, are no samples.
-    assert last.steps == STEPS - 200
+    assert last.steps == STEPS - 199
 
 
 def test_a_path_of_the_users_own(example: Path, finished: Path, tmp_path: Path) -> None:

@@ -117,10 +117,13 @@ def read_colvar(path: Path) -> dict[str, Array]:
         If it cannot be read.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            names = file.readline().split()[2:]
-            rows = [line.split() for line in file if not line.startswith("#")]
-            table = np.array(rows, dtype=float).reshape(len(rows), len(names))
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("it ends in the middle of a line")
+        first, *lines = text.splitlines()
+        names = first.split()[2:]
+        rows = [line.split() for line in lines if not line.startswith("#")]
+        table = np.array(rows, dtype=float).reshape(len(rows), len(names))
         return dict(zip(names, table.T, strict=True))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None

@@ -29,6 +29,7 @@ from plumed_cv.sampling.folders import (
 )
 
 STATES = 10  # written in a segment
+MARGIN = 0.2  # of the grid beyond both ends, where there is no path that it could follow from
 MAX_PHASE = 0.3  # omega dt of the extended variable's coupling: a faster one heats light atoms
 
 
@@ -302,14 +303,15 @@ def grid(sampling: Sampling) -> tuple[float, float, int]:
     Parameters
     ----------
     sampling
-        Settings with a margin; of a run, those of `workflow.defaults.with_grid`.
+        Settings; of a run, those of `workflow.defaults.with_grid`. Without a margin it is 0.2.
 
     Returns
     -------
     Lower end, upper end and number of intervals.
     """
     bins, margin = sampling.bins, sampling.margin
-    assert margin is not None
+    if margin is None:
+        margin = MARGIN
     below, above = margin if isinstance(margin, tuple) else (margin, margin)
     extra = (round(below * bins), round(above * bins))
     return (-extra[0] / bins, 1.0 + extra[1] / bins, bins + sum(extra))

@@ -208,7 +208,8 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
 
         keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
         timestep_fs = segment.dynamics.timestep_fs
-        begin = skipped * timestep_fs if skipped else -np.inf
+        # Engines differ in the digits of a time.
+        begin = (skipped + 0.5) * timestep_fs if skipped else -np.inf
         _cut_table(folder / "colvar", begin, (n_kept + 0.5) * timestep_fs)
     _write_mean_force(order, folder, engine)
     part["seconds"] = outcome.seconds + time.monotonic() - began
@@ -228,7 +229,8 @@ def _skipped(order: Order, segment: Segment) -> int:
     if order.next or not segment.count_start:
         return 0
     steps = round(1000.0 * EQUILIBRATION_PS / segment.dynamics.timestep_fs)
-    return min(steps, order.segment_steps // 4)
+    stride = segment.snapshot_stride
+    return min(steps, order.segment_steps // 4) // stride * stride
 
 
 def _whole_limit(order: Order, k: int) -> float | None:
@@ -472,7 +474,8 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) 
         colvar_stride=sampling.snapshot_stride,
         deviation_limit_A=_whole_limit(order, k),
         atom_limit_A=order.atom_limit_A,
-        learn_from_fs=(skipped + 0.5) * sampling.timestep_fs if skipped else None,
+        # A state is due after so many samples and must come before the step that is printed next.
+        learn_from_fs=(skipped - 0.5) * sampling.timestep_fs if skipped else None,
         walkers=(sampling.walkers, order.walker, _relative(order.shared, folder))
         if sampling.walkers > 1
         else None,

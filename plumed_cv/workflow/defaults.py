@@ -10,9 +10,8 @@ from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.files import read_json, write_text
 from plumed_cv.path import load_path
+from plumed_cv.sampling.order import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
-
-MARGIN_OF_MOLECULES = 0.2  # which have no path that it could follow from
 
 
 def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
@@ -49,7 +48,7 @@ def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
 def _margins(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:
     """Margins of the grid along cv-(n-1), rounded to thousandths."""
     if not files.path.exists():
-        return MARGIN_OF_MOLECULES, MARGIN_OF_MOLECULES
+        return MARGIN, MARGIN
     variable = CollectiveVariable.load(files.cv(n - 1))
     kT_eV = units.kB * config.system.temperature_K
     below, above = energy.margins(load_path(files.path), variable, kT_eV)

@@ -323,12 +323,15 @@ def lammps_commands(name: str) -> list[str]:
         f"variable Gs equal 11.2/{L}*v_t*(1-v_t)*(1-2*v_t)-{k}*(v_s+(v_first-v_c)*v_bend)",
         f"variable Gy equal -{k}*v_c",
     ]
+    # Atom 1 has the whole energy. Every fix must count, so those of the others have none.
+    lines.append("variable none atom 0.0")
     for atom, weight in ((1, 2), (2, -1), (3, -1)):
         lines += [
             f"variable fx{atom} equal -{k}*v_ux{atom}-({weight})/sqrt(6)*v_Gs",
             f"variable fy{atom} equal -{k}*v_uy{atom}-({weight})/sqrt(6)*v_Gy",
             f"variable fz{atom} equal -{k}*v_uz{atom}",
-            f"fix on{atom} atom{atom} addforce v_fx{atom} v_fy{atom} v_fz{atom}"
-            + (" energy v_V" if atom == 1 else ""),
+            f"fix on{atom} atom{atom} addforce v_fx{atom} v_fy{atom} v_fz{atom} "
+            f"energy v_{'V' if atom == 1 else 'none'}",
+            f"fix_modify on{atom} energy yes",
         ]
-    return [*lines, "fix_modify on1 energy yes"]
+    return lines
