@@ -91,16 +91,18 @@ def test_every_method_runs(
     monkeypatch.setattr(methods, "PACE", {"METAD": 20, "METAD-500": 20, "OPES": 20})
     monkeypatch.setattr(methods, "FULL_SAMPLES", 2)
     monkeypatch.setattr(methods, "PRIOR_SAMPLES", 1)
+    # Each of eight walkers heats up on its own share.
+    most = 48_000 if method == "bABF-walkers" else 12_000
     try:
-        found = methods.measure(method, setup, tmp_path / "run", 1, (2000, 12_000))
+        found = methods.measure(method, setup, tmp_path / "run", 1, (2000, most))
     except UserError as error:  # DRR needs boost
         unavailable(str(error))
         raise
-    assert list(found) == ["2000", "12000"]
+    assert list(found) == ["2000", str(most)]
     for numbers in found.values():
         assert 0 < (numbers["deviation_A"] or 0) < 10
         assert numbers["us_per_step"]
-    barrier, delta = (found["12000"][name] for name in ("barrier_eV", "delta_F_eV"))
+    barrier, delta = (found[str(most)][name] for name in ("barrier_eV", "delta_F_eV"))
     assert barrier is not None
     assert delta is not None
     assert 0.01 < barrier < 5  # far from converged
