@@ -24,7 +24,7 @@ from plumed_cv.structures import (
     check_free,
     has_forces,
     held_atoms,
-    meant_order,
+    misplaced,
     oriented,
     read_structures,
     split_index,
@@ -326,14 +326,11 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
 
 def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
     """Refuse an image in which an atom is where another one was in the image before."""
-    order = meant_order(before, atoms)
-    wrong = np.flatnonzero(order != np.arange(len(order)))
-    if len(wrong):
-        atom = int(wrong[0])
+    if found := misplaced(before, atoms):
         raise UserError(
-            f"{name} has the atoms in another order: atom {atom + 1} is where atom "
-            f"{int(np.flatnonzero(order == atom)[0]) + 1} was in the image before; give all images "
-            "the same order of atoms, or more images if they do change places."
+            f"{name} has the atoms in another order: atom {found.atom} is where atom {found.place} "
+            "was in the image before; give all images the same order of atoms, or more images if "
+            "they do change places."
         )
 
 

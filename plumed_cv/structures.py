@@ -6,6 +6,7 @@ Lengths are in angstrom, energies in eV. N atoms.
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import ase.io
 import numpy as np
@@ -264,15 +265,29 @@ def check_order(initial: Atoms, final: Atoms, remedy: str) -> None:
     UserError
         If atoms of one element are where others were: see `meant_order`.
     """
-    order = meant_order(initial, final)
-    wrong = np.flatnonzero(order != np.arange(len(order)))
-    if len(wrong):
-        atom = int(wrong[0])
+    if found := misplaced(initial, final):
         raise UserError(
-            f"The final state seems to list {len(wrong)} atoms in another order: its atom "
-            f"{atom + 1} is where atom {int(np.flatnonzero(order == atom)[0]) + 1} of the initial "
-            f"state was; {remedy}"
+            f"The final state seems to list {found.number} atoms in another order: its atom "
+            f"{found.atom} is where atom {found.place} of the initial state was; {remedy}"
         )
+
+
+class Misplaced(NamedTuple):
+    """Atoms in another order: how many, the first of them, and whose place it has (from 1)."""
+
+    number: int
+    atom: int
+    place: int
+
+
+def misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
+    """Atoms of `after` that are where others were in `before`: see `meant_order`."""
+    order = meant_order(before, after)
+    wrong = np.flatnonzero(order != np.arange(len(order)))
+    if not len(wrong):
+        return None
+    atom = int(wrong[0])
+    return Misplaced(len(wrong), atom + 1, int(np.flatnonzero(order == atom)[0]) + 1)
 
 
 def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:

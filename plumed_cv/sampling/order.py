@@ -200,7 +200,7 @@ class Order:
         """The collective variable."""
         return CollectiveVariable.load(self.model)
 
-    @property
+    @cached_property
     def atom_limit_A(self) -> float | None:  # noqa: N802
         """The guard's limit: largest distance of one atom from the mean path; None for none."""
         return guard.limit(self.config.sampling.atom_deviation_limit_A, self.variable)

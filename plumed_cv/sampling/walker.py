@@ -291,8 +291,8 @@ def _rescue(order: Order, engine: Engine) -> bool:
     if end is None:
         return False
     # Engines differ in the digits of a time.
-    half = 0.5 * order.config.sampling.timestep_fs
-    _cut_table(folder / "colvar", -np.inf, n_steps * 2 * half + half)
+    last = (n_steps + 0.5) * order.config.sampling.timestep_fs
+    _cut_table(folder / "colvar", -np.inf, last)
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
     snapshots = folder / "snapshots.dcd"
     stopped = _guard_spoke(folder)
