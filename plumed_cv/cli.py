@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 import plumed_cv
-from plumed_cv.errors import UserError
-from plumed_cv.files import write_text
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
 from plumed_cv.terminal import (
     Terminal,
     bar,
@@ -77,7 +77,7 @@ def plugin(
 
     Example: echo "LOAD FILE=$(plumed-cv plugin)" > plumed.dat
     """
-    from plumed_cv.plumed import build_plugin
+    from plumed_cv.setup.plugin import build_plugin
 
     print(build_plugin(torch=torch))
 
@@ -92,8 +92,8 @@ def plumed(
     ] = False,
 ) -> None:
     """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
-    from plumed_cv.kernel import find_plumed
-    from plumed_cv.kernel_build import build_optimised_kernel
+    from plumed_cv.setup.kernel import find_plumed
+    from plumed_cv.setup.kernel_build import build_optimised_kernel
 
     if optimised or mpi:
         with bar() as progress:
@@ -394,7 +394,9 @@ def train(
     Examples: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
               plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
     """
-    from plumed_cv import autoencoder, cv
+    from plumed_cv import cv
+    from plumed_cv.cv import autoencoder
+    from plumed_cv.cv.training import RECIPES
     from plumed_cv.structures import (
         cell_of,
         check_end_states,
@@ -403,8 +405,7 @@ def train(
         oriented,
         read_structure,
     )
-    from plumed_cv.training import RECIPES
-    from plumed_cv.trajectory import read_displacements
+    from plumed_cv.structures.trajectory import read_displacements
 
     try:
         widths = tuple(int(width) for width in hidden.split(",")) if hidden else None
@@ -466,32 +467,32 @@ def fes(
     Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
               plumed-cv fes walker-*/babf.state --walkers --picture fes.png
     """
-    from plumed_cv import babf, workflow
+    from plumed_cv import freeenergy, workflow
+    from plumed_cv.common.numbers import scientific
     from plumed_cv.figures import plot_profiles, plot_surface
-    from plumed_cv.numbers import scientific
     from plumed_cv.sampling import segments_by_walker
 
     if len(states) == 1 and states[0].is_dir():
         found = workflow.sampled(states[0])
         lengths = segments_by_walker(states[0])
     else:
-        read = [babf.read_state(state) for state in states]
+        read = [freeenergy.read_state(state) for state in states]
         printed = workflow.printed_beside(states)
-        found = workflow.Sampled(read if walkers else babf.blocks(read), None, printed)
+        found = workflow.Sampled(read if walkers else freeenergy.blocks(read), None, printed)
         lengths = [1] * len(read) if walkers else [len(read)]
     blocks = found.blocks
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
             raise UserError("--reactant and --product are for one CV; these states are of two.")
-        surface = babf.surface(blocks, walkers=lengths)
-        babf.write_surface(output, surface)
+        surface = freeenergy.surface(blocks, walkers=lengths)
+        freeenergy.write_surface(output, surface)
         if picture:
             plot_surface(picture, surface, str(output))
         print_surface(output, surface, sum(block.steps for block in blocks), as_json)
         return
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
     profile, result = workflow.analysed(found, lengths, ends)
-    babf.write_fes(output, profile)
+    freeenergy.write_fes(output, profile)
     if picture:
         label = f"{profile.argument}: {workflow.summary(result)}"
         plot_profiles(picture, [(label, profile)], str(output))
@@ -539,13 +540,13 @@ def export(
         variable = CollectiveVariable.load(source)
     else:
         from plumed_cv import workflow
-        from plumed_cv.plumed import build_plugin
+        from plumed_cv.setup.plugin import build_plugin
 
         variable = workflow.export(source, output, build_plugin())
         print(f"{output / 'plumed.dat'}: {variable} with BABF")
         file = output / "cv.pt"
     if torch:
-        from plumed_cv.torchscript import plumed_line, write_torchscript
+        from plumed_cv.cv.torchscript import plumed_line, write_torchscript
 
         write_torchscript(variable, file)
         print(f"{file}: for PLUMED as  {plumed_line(variable, file.name)}")

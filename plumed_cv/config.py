@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from plumed_cv.errors import UserError
+from plumed_cv.common.errors import UserError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -446,7 +446,7 @@ class Config(_Section):
                 f"sampling.mean_force = true: the forces would be those of the potential alone, "
                 f"and sampling.plumed samples with {biases[0]}; leave mean_force out"
             )
-        from plumed_cv.training import RECIPES  # SciPy takes a while
+        from plumed_cv.cv.training import RECIPES  # SciPy takes a while
 
         if (self.cv.activation or RECIPES[self.cv.recipe].activation) == "relu":
             raise ValueError(

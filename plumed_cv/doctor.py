@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed, find_plumed
-from plumed_cv.plumed import build_plugin
-from plumed_cv.tools import cxx_compiler, tool
+from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.setup.tools import cxx_compiler, tool
 
 _BINDINGS = """
 import os, sys, plumed

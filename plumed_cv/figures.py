@@ -14,12 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from plumed_cv.babf import Profile, Surface
-from plumed_cv.energy import Reconstruction
-from plumed_cv.errors import UserError
-from plumed_cv.files import replacing
-from plumed_cv.frame import Array
-from plumed_cv.localisation import Localisation
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
+from plumed_cv.cv.energy import Reconstruction
+from plumed_cv.cv.localisation import Localisation
+from plumed_cv.freeenergy import Profile, Surface
+from plumed_cv.structures.frame import Array
 
 # All that is drawn has one of these colours; a page knows them, and has others for the dark.
 COLOURS = {

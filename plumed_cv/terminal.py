@@ -21,11 +21,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from plumed_cv.progress import Update
+from plumed_cv.common.progress import Update
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
-    from plumed_cv.babf import Surface
     from plumed_cv.doctor import Finding
+    from plumed_cv.freeenergy import Surface
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -109,7 +109,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 def print_iterations(result: dict[str, Any]) -> None:
     """Print what `result.json` holds: a row an iteration, the steps, and the answer."""
-    from plumed_cv.numbers import scientific
+    from plumed_cv.common.numbers import scientific
     from plumed_cv.workflow import RESULTS, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
@@ -142,7 +142,7 @@ def print_iterations(result: dict[str, Any]) -> None:
 
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
     """Print the steps of a process that has several, a line each, and the populations."""
-    from plumed_cv.numbers import scientific, with_error
+    from plumed_cv.common.numbers import scientific, with_error
 
     if len(steps) < 2:
         return

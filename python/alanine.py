@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv import babf, sampling, workflow
-from plumed_cv.babf import Estimate
-from plumed_cv.babf.jackknife import jackknife
-from plumed_cv.files import read_json, write_text
+from plumed_cv import freeenergy, sampling, workflow
+from plumed_cv.common.files import read_json, write_text
+from plumed_cv.freeenergy import Estimate
+from plumed_cv.freeenergy.jackknife import jackknife
 from python.ramachandran import RIGHT
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "alanine.json"
@@ -40,7 +40,7 @@ def difference(folder: Path) -> Estimate:
     phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
 
     def of(kept: list[int]) -> NDArray[np.float64]:
-        profile = babf.profile([blocks[k] for k in kept])
+        profile = freeenergy.profile([blocks[k] for k in kept])
         known = np.isfinite(profile.A)
         xi = np.concatenate([printed["ae.node-0"][k] for k in kept])
         angle = np.concatenate([phi[k] for k in kept])

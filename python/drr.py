@@ -14,11 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from plumed_cv.errors import UserError
-from plumed_cv.files import fresh_dir, locked
-from plumed_cv.kernel import data_dir, find_plumed
-from plumed_cv.kernel_build import fetch_source
-from plumed_cv.tools import compile_library, cxx_compiler
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import fresh_dir, locked
+from plumed_cv.setup.kernel import data_dir, find_plumed
+from plumed_cv.setup.kernel_build import fetch_source
+from plumed_cv.setup.tools import compile_library, cxx_compiler
 
 
 def build() -> Path:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from plumed_cv import babf, config, workflow
-from plumed_cv.files import replacing, write_text
+from plumed_cv import config, freeenergy, workflow
+from plumed_cv.common.files import replacing, write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = DOCS / "finite-temperature.json"
@@ -80,7 +80,7 @@ def run_all(root: Path, seeds: list[int], temperatures_K: list[int]) -> None:
 
 def profile_of(file: Path) -> dict[str, list[float | None]]:
     """A profile and its error in meV, rounded, as JSON takes it."""
-    profile = babf.read_fes(file)
+    profile = freeenergy.read_fes(file)
     columns = {"xi": profile.xi, "A_meV": 1e3 * profile.A, "A_error_meV": 1e3 * profile.A_error}
     return {
         name: [round(float(v), 3) if np.isfinite(v) else None for v in values]

@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
 from plumed_cv.engines.gromacs import unpacked_gromacs
-from plumed_cv.errors import UserError
-from plumed_cv.files import write_text
-from plumed_cv.kernel import data_dir
+from plumed_cv.setup.kernel import data_dir
 
 SUITE = "trixie"
 PROGRAMS = ("gmx", "gmx_d")

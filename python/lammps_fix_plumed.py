@@ -17,10 +17,10 @@ import sysconfig
 import tarfile
 from pathlib import Path
 
-from plumed_cv.errors import UserError
-from plumed_cv.files import locked
-from plumed_cv.kernel import Plumed, data_dir, find_plumed
-from plumed_cv.tools import compile_library, cxx_compiler
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import locked
+from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
+from plumed_cv.setup.tools import compile_library, cxx_compiler
 
 VERSION = "20250204+dfsg.1"
 FILES = (

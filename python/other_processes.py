@@ -23,10 +23,10 @@ from ase import Atoms, units
 from ase.build import bulk
 
 from plumed_cv import workflow
+from plumed_cv.common.files import write_text
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.files import write_text
-from plumed_cv.neb import minimum_energy_path
-from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import oriented
 from python.references import harmonic
 from python.zero_kelvin import systems

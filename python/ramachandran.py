@@ -22,13 +22,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import plumed_cv
-from plumed_cv import babf
-from plumed_cv.babf.jackknife import jackknife
-from plumed_cv.babf.profiles import weights_of
+from plumed_cv import freeenergy
+from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.files import replacing, write_text
-from plumed_cv.kernel import find_plumed
-from plumed_cv.plumed import build_plugin
+from plumed_cv.freeenergy.jackknife import jackknife
+from plumed_cv.freeenergy.profiles import weights_of
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import build_plugin
 
 Array = NDArray[np.float64]
 
@@ -150,17 +150,17 @@ def md(runs: Path, bias: str, seed: int, segment: int, steps: int) -> None:
 
 def collect(runs: Path) -> None:
     """Make surfaces of both runs and write them."""
-    blocks: list[babf.State] = []
+    blocks: list[freeenergy.State] = []
     series: list[Array] = []
     for seed in SEEDS:
         states = [
-            babf.read_state(folder_of(runs, "babf", seed, k) / "babf.state")
+            freeenergy.read_state(folder_of(runs, "babf", seed, k) / "babf.state")
             for k in range(SEGMENTS)
         ]
-        blocks += babf.blocks(states)[SKIPPED:]
+        blocks += freeenergy.blocks(states)[SKIPPED:]
         colvar = np.loadtxt(folder_of(runs, "opes", seed, 0) / "COLVAR")[:, 1:]
         series += np.array_split(colvar, SEGMENTS)[SKIPPED:]
-    surface = babf.surface(blocks)
+    surface = freeenergy.surface(blocks)
     axis = surface.axes[0]
     top = max(float(part[:, 2].max()) for part in series)
     histograms = [histogram(axis, part, top) for part in series]
@@ -185,7 +185,7 @@ def collect(runs: Path) -> None:
         )
 
 
-def histogram(axis: babf.Grid, part: Array, top: float) -> Array:
+def histogram(axis: freeenergy.Grid, part: Array, top: float) -> Array:
     """Return the weights exp(bias/kT) in the bins, (n,)."""
     phi, psi = axis.bin(part[:, 0]), axis.bin(part[:, 1])
     weights = np.exp((part[:, 2] - top) / KT)
@@ -200,16 +200,16 @@ def free_energy_of(histogram: Array) -> Array:
     return np.asarray(A)
 
 
-def difference(density: Array, axis: babf.Grid) -> Array:
+def difference(density: Array, axis: freeenergy.Grid) -> Array:
     """Return the free energy of the right basin over that of the left one, (1,), kJ/mol."""
     phi = np.tile(axis.nodes, axis.bins)
     right = (phi > RIGHT[0]) & (phi < RIGHT[1])
     return np.array([-KT * np.log(density[right].sum() / density[~right].sum())])
 
 
-def difference_of_babf(state: babf.State, axis: babf.Grid) -> Array:
+def difference_of_babf(state: freeenergy.State, axis: freeenergy.Grid) -> Array:
     """Return the same of a surface by BABF."""
-    A = babf.surface([state]).A * KJ_MOL_PER_EV
+    A = freeenergy.surface([state]).A * KJ_MOL_PER_EV
     return difference(np.nan_to_num(np.exp(-(A - np.nanmin(A)) / KT)), axis)
 
 

@@ -8,8 +8,8 @@
 import json
 from pathlib import Path
 
+from plumed_cv.common.files import write_text
 from plumed_cv.doctor import doctor, tested_versions
-from plumed_cv.files import write_text
 
 FILE = Path(__file__).resolve().parent.parent / "plumed_cv" / "tested_versions.json"
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from plumed_cv import config, workflow
-from plumed_cv.files import write_text
+from plumed_cv.common.files import write_text
 from tests.truth.comparison import ESTIMATORS, Comparison, comparisons
 from tests.truth.models import MODELS, QUANTITIES
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from plumed_cv import config, workflow
-from plumed_cv.files import write_text
+from plumed_cv.common.files import write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DATA = DOCS / "vacancy-fe.json"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed, find_plumed
-from plumed_cv.plumed import build_plugin
+from plumed_cv.common.errors import UserError
+from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.plugin import build_plugin
 from python.drills import runs
 from tests import vacancy
 from tests.browser import Browser, find_chromium, opened

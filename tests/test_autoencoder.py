@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from plumed_cv import autoencoder, cv
-from plumed_cv.autoencoder import Examples
-from plumed_cv.convergence import gradient_alignment, similarity
-from plumed_cv.errors import UserError
-from plumed_cv.training import RECIPES, Training
+from plumed_cv import cv
+from plumed_cv.common.errors import UserError
+from plumed_cv.cv import autoencoder
+from plumed_cv.cv.autoencoder import Examples
+from plumed_cv.cv.equivalence import gradient_alignment, similarity
+from plumed_cv.cv.training import RECIPES, Training
 
 SHORT = ((0.02, 20), (0.005, 20), (0.001, 20), (1e-4, 20))
 CELL = 20.0 * np.eye(3)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy import constants
 from typer.testing import CliRunner
 
-from plumed_cv.babf import (
+from plumed_cv.cli import app
+from plumed_cv.common.errors import UserError
+from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     State,
@@ -27,9 +29,7 @@ from plumed_cv.babf import (
     write_fes,
     write_state,
 )
-from plumed_cv.babf.jackknife import jackknife
-from plumed_cv.cli import app
-from plumed_cv.errors import UserError
+from plumed_cv.freeenergy.jackknife import jackknife
 
 Array = NDArray[np.float64]
 KT = 0.02585

@@ -11,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from plumed_cv.babf import (
+from plumed_cv.cli import app
+from plumed_cv.common.errors import UserError
+from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     State,
@@ -26,9 +28,7 @@ from plumed_cv.babf import (
     write_state,
     write_surface,
 )
-from plumed_cv.babf.estimator import edges
-from plumed_cv.cli import app
-from plumed_cv.errors import UserError
+from plumed_cv.freeenergy.estimator import edges
 
 Array = NDArray[np.float64]
 Axes = tuple[Grid, Grid]

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import constants
 from scipy.integrate import quad
 
-from plumed_cv.babf import Flux, Grid, State, flux, profile
-from plumed_cv.babf.basins import find
-from plumed_cv.errors import UserError
+from plumed_cv.common.errors import UserError
+from plumed_cv.freeenergy import Flux, Grid, State, flux, profile
+from plumed_cv.freeenergy.basins import find
 from tests.test_babf import KT, Frozen
 
 Array = NDArray[np.float64]

@@ -9,9 +9,10 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import autoencoder, config, convergence, cv
-from plumed_cv.path import EnergyPath
-from plumed_cv.training import Training
+from plumed_cv import config, cv
+from plumed_cv.cv import autoencoder, equivalence
+from plumed_cv.cv.training import Training
+from plumed_cv.paths.path import EnergyPath
 from plumed_cv.workflow import RunDirectory, checks, results
 from tests import vacancy
 
@@ -249,7 +250,7 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         activation="tanh",
         kind="autoencoder",
     )
-    found = convergence.difference(bent, straight, surfaces=[0.5], between=(0.05, 0.95))
+    found = equivalence.difference(bent, straight, surfaces=[0.5], between=(0.05, 0.95))
     assert 0.02 < found.mean < 0.1  # which once was the whole limit
     assert found.worst > 0.6
     assert found.at_surface is not None
@@ -261,7 +262,7 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         "similarity_at_surface": found.at_surface,
     }
     assert checks.variable_check(part, None, LIMITS).passed is False
-    elsewhere = convergence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
+    elsewhere = equivalence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
 
@@ -295,7 +296,7 @@ def test_halves_differ_twice_as_much_as_independent_data() -> None:
         wholes.append((learned(u, 4 * k), learned(v, 4 * k + 1)))
         halves.append((learned(u[::2], 4 * k + 2), learned(u[1::2], 4 * k + 3)))
     apart = [
-        np.mean([convergence.difference(one, other, along=frame).mean for one, other in pairs])
+        np.mean([equivalence.difference(one, other, along=frame).mean for one, other in pairs])
         for pairs in (halves, wholes)
     ]
     assert 1.4 < apart[0] / apart[1] < 2.9

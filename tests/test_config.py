@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plumed_cv import config
-from plumed_cv.errors import UserError
+from plumed_cv.common.errors import UserError
 
 GOOD = """
 [system]

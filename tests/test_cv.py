@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.spatial.transform import Rotation
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
-from plumed_cv.errors import UserError
 
 CELL = np.array([[9.0, 0.0, 0.0], [2.0, 10.0, 0.0], [-1.5, 2.5, 11.0]])
 

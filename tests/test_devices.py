@@ -14,11 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from plumed_cv import autoencoder
-from plumed_cv.autoencoder import Examples
-from plumed_cv.cv import ACTIVATIONS, random_model
-from plumed_cv.torchscript import _Model
-from plumed_cv.training import RECIPES
+from plumed_cv.cv import ACTIVATIONS, autoencoder, random_model
+from plumed_cv.cv.autoencoder import Examples
+from plumed_cv.cv.torchscript import _Model
+from plumed_cv.cv.training import RECIPES
 from tests.plumed.test_autoencoder import NO_CELL, TRICLINIC
 
 META = torch.device("meta")

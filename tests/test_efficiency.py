@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import babf
+from plumed_cv import freeenergy
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
-from plumed_cv.frame import displacements
-from plumed_cv.kernel import Plumed
-from plumed_cv.path import EnergyPath
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.setup.kernel import Plumed
+from plumed_cv.structures.frame import displacements
 from python.benchmarks import efficiency
 from python.benchmarks import efficiency_methods as methods
 from python.benchmarks.efficiency_methods import GRID, KT, Setup
@@ -111,9 +111,11 @@ def test_every_method_runs(
 
 def test_the_prior_comes_into_the_bias(setup: Setup, tmp_path: Path) -> None:
     methods.run_babf_prior(setup, tmp_path, 1, (1000,))
-    state = babf.read_state(tmp_path / "1000" / "00" / "babf.state")
+    state = freeenergy.read_state(tmp_path / "1000" / "00" / "babf.state")
     energy = methods.energy_along(CollectiveVariable.load(setup.model), setup.path)
-    assert state.prior == pytest.approx(babf.prior_derivative(GRID, GRID.nodes, energy), abs=1e-9)
+    assert state.prior == pytest.approx(
+        freeenergy.prior_derivative(GRID, GRID.nodes, energy), abs=1e-9
+    )
     assert state.tau == methods.PRIOR_SAMPLES
 
 

@@ -5,7 +5,8 @@ import pytest
 from ase.build import bulk
 from scipy.spatial.transform import Rotation
 
-from plumed_cv import cv, elastic, meanpath
+from plumed_cv import cv
+from plumed_cv.cv import elastic, meanpath
 
 CRYSTAL = bulk("Fe", "bcc", a=2.855, cubic=True).repeat(3)
 POSITIONS, CELL = CRYSTAL.positions, CRYSTAL.cell.array

@@ -13,12 +13,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 
-from plumed_cv import cv, energy
-from plumed_cv.cv import CollectiveVariable, Layer, random_model
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.path import EnergyPath, load_path
-from plumed_cv.training import RECIPES, Training
+from plumed_cv import cv
+from plumed_cv.common.errors import UserError
+from plumed_cv.cv import CollectiveVariable, Layer, energy, random_model
+from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.structures.frame import Array
 from tests.vacancy import SYSTEM, called, command, write
 
 N_ATOMS, RADIUS, ANGLE, HEIGHT, TILT = 12, 1.3, 2.0, 0.7, -0.15

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array, aligned, displacements
+from plumed_cv.common.errors import UserError
+from plumed_cv.structures.frame import Array, aligned, displacements
 
 CELL = np.array([[9.0, 0.0, 0.0], [2.0, 10.0, 0.0], [-1.5, 2.5, 11.0]])
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumed_cv import babf, config, provenance, sampling, workflow
-from plumed_cv.errors import UserError
+from plumed_cv import config, freeenergy, sampling, workflow
+from plumed_cv.common.errors import UserError
+from plumed_cv.workflow import provenance
 from plumed_cv.workflow.repetitions import odds
 from python.drills import runs
 from tests.vacancy import INPUT, STEPS, called, command
@@ -67,7 +68,7 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     now = files_of(run / "iteration-2")
     segments = {name for name in second if name.startswith("segment-")}
     assert {name: now[name] for name in segments} == {name: second[name] for name in segments}
-    state = babf.read_state(run / "babf.state")
+    state = freeenergy.read_state(run / "babf.state")
     assert state.steps == MORE - HEATING + 1
     assert state.ramp == STEPS  # of the first step: BABF refuses a state with another one
     assert f"RAMP={STEPS} " in (run / "plumed.dat").read_text()
@@ -80,7 +81,7 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, MORE, MORE]
     assert files_of(run / "iteration-2") == now
     last = sampling.segments(run / "iteration-3")[-1]
-    assert babf.read_state(last / "babf.state").ramp == MORE
+    assert freeenergy.read_state(last / "babf.state").ramp == MORE
 
 
 def test_a_kill_changes_nothing_in_what_is_added(example: Path, run: Path, tmp_path: Path) -> None:
@@ -133,8 +134,8 @@ def test_repetitions_are_independent_and_put_together(example: Path, run: Path) 
         assert last["repetitions"][0][key] == pytest.approx(alone[key], rel=1e-6)
         assert last["repetitions"][1][key] != alone[key]
     # What is put together are sums of two runs of which neither knew of the other.
-    states = [babf.read_state(segments[-1] / "babf.state") for segments in (one, other)]
-    total = babf.read_state(run / "babf.state")
+    states = [freeenergy.read_state(segments[-1] / "babf.state") for segments in (one, other)]
+    total = freeenergy.read_state(run / "babf.state")
     assert total.steps == 2 * (STEPS - HEATING + 1)
     np.testing.assert_array_equal(total.sums, states[0].sums + states[1].sums)
     log = (other[0] / "plumed.log").read_text()
@@ -252,7 +253,7 @@ def test_a_segment_removed_in_the_middle_leaves_a_gap(example: Path, run: Path) 
     assert result["iterations"][1]["md_steps"] == STEPS
     # The states know of all that was sampled, that of the gap included.
     blocks, mean_force = sampling.learned(folder)
-    last = babf.read_state(folder / "segment-000009" / "babf.state")
+    last = freeenergy.read_state(folder / "segment-000009" / "babf.state")
     assert last.steps == STEPS + 2 * STEPS // 8 - HEATING + 1
     np.testing.assert_allclose(sum(block.sums for block in blocks), last.sums, rtol=1e-12)
     assert mean_force is not None

@@ -1,6 +1,6 @@
 """The bias, while it is learned, must not heat the collective variable."""
 
-from plumed_cv.babf.estimator import SOLVE_STRIDE
+from plumed_cv.freeenergy.estimator import SOLVE_STRIDE
 from python.benchmarks.heating import temperatures
 
 

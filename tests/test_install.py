@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from plumed_cv import doctor
-from plumed_cv.kernel import Plumed
+from plumed_cv.setup.kernel import Plumed
 from python.drills import runs
 from tests.conftest import unavailable
 
@@ -121,7 +121,7 @@ def test_the_wheel_needs_no_source_tree(
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         return done.stdout
 
-    code = "import plumed_cv.plumed as p, sys, json; print(json.dumps([p.__file__, "
+    code = "import plumed_cv.setup.plugin as p, sys, json; print(json.dumps([p.__file__, "
     code += "str(p.source_dir()), sys.path]))"
     imported, cpp, paths = json.loads(of("python", "-c", code))
     assert Path(imported).is_relative_to(environment)

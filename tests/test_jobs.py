@@ -13,9 +13,9 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
-from plumed_cv import babf, sampling
+from plumed_cv import freeenergy, sampling
 from plumed_cv.engines import State
-from plumed_cv.kernel import Plumed
+from plumed_cv.setup.kernel import Plumed
 from tests.vacancy import INPUT, STEPS, command
 
 
@@ -67,7 +67,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
             break
         assert command(*line).returncode == 3  # the segment had ended before the kill came
     k = int(states[0].parent.name[-1])
-    reached = babf.last_step(states[0])
+    reached = freeenergy.last_step(states[0])
     assert reached is not None
     # States are written every 1000 samples, and the first segment had 9801 of them.
     assert reached % 1000 == 199 or reached == 10_000
@@ -87,7 +87,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["md_steps"] == 80_000
     assert len(sampling.segments(folder)) == 8 + (reached < 10_000)
-    assert babf.read_state(run / "babf.state").steps == 79_801  # without the heat-up
+    assert freeenergy.read_state(run / "babf.state").steps == 79_801  # without the heat-up
 
 
 def test_a_job_without_plumed_cv(
@@ -136,7 +136,7 @@ def test_a_job_without_plumed_cv(
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {
         f"segment-{k:06d}" for k in range(8)
     }
-    assert babf.read_state(run / "babf.state").steps == STEPS - 199 + 7
+    assert freeenergy.read_state(run / "babf.state").steps == STEPS - 199 + 7
 
 
 def test_jobs_of_several_walkers(example: Path, plugin: Path) -> None:

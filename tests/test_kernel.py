@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from plumed_cv import kernel as kernel_module
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed, find_plumed
+from plumed_cv.common.errors import UserError
+from plumed_cv.setup import kernel as kernel_module
+from plumed_cv.setup.kernel import Plumed, find_plumed
 from tests.conftest import install_at
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from plumed_cv import tools
+from plumed_cv.setup import tools
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -58,7 +58,7 @@ def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from plumed_cv.kernel_build import build_optimised_kernel as b; print(b().kernel)",
+        "from plumed_cv.setup.kernel_build import build_optimised_kernel as b; print(b().kernel)",
     ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PLUMED_CV_HOME": str(home)}
     (source / "hold").touch()
@@ -88,7 +88,7 @@ def build_with(configure: str, home: Path, mpi: bool) -> str:
     (source / "configure").write_text(f"#!/bin/sh\n{configure}\n")
     (source / "configure").chmod(0o755)
     done = run_python(
-        f"from plumed_cv.kernel_build import build_optimised_kernel as b; b(mpi={mpi})",
+        f"from plumed_cv.setup.kernel_build import build_optimised_kernel as b; b(mpi={mpi})",
         PLUMED_CV_HOME=str(home),
     )
     return done.stderr.strip().splitlines()[-1]

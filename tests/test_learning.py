@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plumed_cv import energy, sampling
+from plumed_cv import sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import Silent
 from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
-from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.path import EnergyPath
-from plumed_cv.progress import Silent
+from plumed_cv.cv import CollectiveVariable, energy
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.learning import check_components, functions_of, write_first_cv

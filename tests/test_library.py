@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumed_cv import babf
-from plumed_cv.energy import EnergyProfile
-from plumed_cv.localisation import Localisation
-from plumed_cv.pca import PrincipalComponents
+from plumed_cv import freeenergy
+from plumed_cv.cv.energy import EnergyProfile
+from plumed_cv.cv.localisation import Localisation
+from plumed_cv.cv.pca import PrincipalComponents
 from tests import vacancy
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
@@ -54,9 +54,9 @@ def test_the_page_runs(
 
 
 def test_objects_are_short_at_a_prompt() -> None:
-    state = babf.Estimator(babf.Grid(-0.2, 1.2, 140), 0.02585).state
+    state = freeenergy.Estimator(freeenergy.Grid(-0.2, 1.2, 140), 0.02585).state
     assert repr(state) == "State(xi from -0.2 to 1.2; 0 samples at kT = 0.0259 eV)"
-    assert repr(babf.Estimate(0.5661, 0.0081)) == "Estimate(0.566 ± 0.008 eV)"
+    assert repr(freeenergy.Estimate(0.5661, 0.0081)) == "Estimate(0.566 ± 0.008 eV)"
     flat = EnergyProfile(np.linspace(0, 1, 5), np.array([0, 0.3, 0.6, 0.2, -0.1]))
     assert repr(flat) == "EnergyProfile(barrier 0.6000 eV, end point -0.1000 eV)"
     found = Localisation(np.array([0.9, 0.02]), 0.07, np.array([0.9, 0.1]))

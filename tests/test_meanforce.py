@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plumed_cv import babf, cv, meanforce
+from plumed_cv import cv, freeenergy
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
+from plumed_cv.freeenergy import meanforce
 
 KT = 0.025
 
@@ -59,13 +60,13 @@ def test_a_bias_along_the_variable_changes_nothing() -> None:
     u, forces = harmonic(model, 40_000)
     xi, along = meanforce.instantaneous(model, u, forces, KT)
     low, high = np.quantile(xi, [0.05, 0.95]).tolist()
-    grid = babf.Grid(low, high, 10)
+    grid = freeenergy.Grid(low, high, 10)
     chosen = np.random.default_rng(2).uniform(size=len(xi)) < 1 / (1 + np.exp(2 * xi / xi.std()))
     means = []
     for part in (np.full(len(xi), True), chosen):
-        number, total = babf.binned(grid, xi[part], along[part])
+        number, total = freeenergy.binned(grid, xi[part], along[part])
         means.append(total / number)
-    number, _ = babf.binned(grid, xi[chosen], along[chosen])
+    number, _ = freeenergy.binned(grid, xi[chosen], along[chosen])
     spread = along.std() / number**0.5
     # Eleven bins within 4.5 errors: off once in 13 000 times.
     assert np.all(np.abs(means[1] - means[0]) < 4.5 * spread)
@@ -73,42 +74,42 @@ def test_a_bias_along_the_variable_changes_nothing() -> None:
 
 def test_the_profile_is_the_integral_of_the_mean_force() -> None:
     """From exact forces of a known profile, as sharp as that of a cold vacancy, with two humps."""
-    grid = babf.Grid(-0.2, 1.2, 140)
+    grid = freeenergy.Grid(-0.2, 1.2, 140)
     n, x = len(grid.nodes), grid.nodes
     dip = 0.12 * np.exp(-(((x - 0.5) / 0.09) ** 2))
     A = 0.67 * np.sin(np.pi * x) ** 2 - dip + 0.1 * x
     slope = 0.67 * np.pi * np.sin(2 * np.pi * x) + dip * 2 * (x - 0.5) / 0.09**2 + 0.1
     sums = np.array([np.full(n, 8.0), np.zeros(n), np.full(n, 8.0), np.zeros(n)])
-    state = babf.State(
+    state = freeenergy.State(
         ("xi",), (grid,), KT, (KT / grid.spacing**2,), 0.0, 0, np.zeros(n), 8 * n, sums
     )
     exact = np.array([np.full(n, 3.0), 3.0 * slope])
-    profile = babf.profile([state] * 8, mean_force=[exact] * 8)
+    profile = freeenergy.profile([state] * 8, mean_force=[exact] * 8)
     np.testing.assert_allclose(profile.A - profile.A[20], A - A[20], atol=5e-4)
     # The local cubic that histograms need would be 2 meV lower.
     assert profile.barrier.value == pytest.approx(A[20:120].max() - A[:70].min(), abs=3e-4)
     assert profile.barrier.error == pytest.approx(0.0, abs=1e-12)
-    assert np.ptp(babf.profile([state] * 8).A) < 0.01  # the histogram is flat
+    assert np.ptp(freeenergy.profile([state] * 8).A) < 0.01  # the histogram is flat
 
     # Bins that were visited between two snapshots only, and bins that never were.
     some = exact.copy()
     some[:, 60:63] = 0.0
-    between = babf.profile([state] * 8, mean_force=[some] * 8)
+    between = freeenergy.profile([state] * 8, mean_force=[some] * 8)
     np.testing.assert_allclose(between.A - between.A[20], A - A[20], atol=2e-3)
     gone = replace(state, sums=state.sums * (np.abs(np.arange(n) - 61) > 1))
-    holes = babf.profile([gone] * 8, mean_force=[some] * 8)
+    holes = freeenergy.profile([gone] * 8, mean_force=[some] * 8)
     assert np.isnan(holes.A[60:63]).all()
     assert np.isfinite(holes.A[63:]).all()
     with pytest.raises(UserError, match="8 blocks need as many sums"):
-        babf.profile([state] * 8, mean_force=[exact] * 7)
+        freeenergy.profile([state] * 8, mean_force=[exact] * 7)
 
 
 def test_sums_add_up_and_files_keep_every_bit(tmp_path: Path) -> None:
     model = variable()
     xi, along = meanforce.instantaneous(model, *harmonic(model, 100), KT)
-    grid = babf.Grid(-1.0, 1.0, 20)
-    parts = [babf.binned(grid, xi[k::2], along[k::2]) for k in (0, 1)]
-    np.testing.assert_allclose(sum(parts), babf.binned(grid, xi, along), rtol=1e-12)
+    grid = freeenergy.Grid(-1.0, 1.0, 20)
+    parts = [freeenergy.binned(grid, xi[k::2], along[k::2]) for k in (0, 1)]
+    np.testing.assert_allclose(sum(parts), freeenergy.binned(grid, xi, along), rtol=1e-12)
     file = tmp_path / "mean-force.dat"
     meanforce.write(file, xi, along)
     for found, expected in zip(meanforce.read(file), (xi, along), strict=True):

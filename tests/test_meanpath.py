@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from plumed_cv import cv, meanpath, pca, symmetry
-from plumed_cv.errors import UserError
+from plumed_cv import cv
+from plumed_cv.common.errors import UserError
+from plumed_cv.cv import meanpath, pca, symmetry
 
 N_ATOMS = 40
 SIGMA = 0.07

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import plumed_cv
-from plumed_cv import babf, config, cv, sampling, workflow
+from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
-from plumed_cv.frame import aligned
-from plumed_cv.kernel import Plumed
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.setup.kernel import Plumed
+from plumed_cv.structures.frame import aligned
+from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import script_output
 
 EXAMPLE = Path(plumed_cv.__file__).parent / "examples" / "alanine"
@@ -115,7 +115,7 @@ def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> 
     segments = sampling.segments(folder)
     assert len(segments) >= 6
     for k, segment in enumerate(segments):
-        end = babf.last_step(segment / "babf.state")
+        end = freeenergy.last_step(segment / "babf.state")
         assert end is not None
         heating = 0 if k else 20  # snapshots of the heat-up, which are cut
         with mdtraj.formats.DCDTrajectoryFile(str(segment / "snapshots.dcd")) as snapshots:
@@ -123,7 +123,7 @@ def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> 
         times = np.loadtxt(segment / "colvar")[:, 0]
         np.testing.assert_allclose(times, 20.0 * np.arange(heating + 1, end // 10 + 1), rtol=1e-6)
     # Neither the heat-up counts nor, again, the first configuration of a segment that goes on.
-    assert babf.read_state(run / "babf.state").steps == 23_801
+    assert freeenergy.read_state(run / "babf.state").steps == 23_801
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {s.name for s in segments}
 
 

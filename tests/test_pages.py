@@ -29,9 +29,9 @@ from ase import Atoms
 from ase.build import bulk
 
 import plumed_cv
-from plumed_cv import babf, cli, config, cv, sampling
+from plumed_cv import cli, config, cv, freeenergy, sampling
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.path import load_path
+from plumed_cv.paths.path import load_path
 from plumed_cv.structures import cell_of, read_structure
 from tests import pages, vacancy
 from tests.conftest import MakePlumed
@@ -58,7 +58,7 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-NAMES = r"plumed-cv (?:run|train|energy|fes|sample)(?: --inputs-only)?"
+NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample)(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {
@@ -149,15 +149,15 @@ def make_files(folder: Path, demo: Path) -> None:
     with mdtraj.formats.XTCTrajectoryFile(str(folder / "md.xtc"), "w") as file:
         file.write((0.1 * noisy).astype(np.float32))
 
-    axes = [babf.Grid(-np.pi, np.pi, 12, periodic=True) for _ in range(2)]
+    axes = [freeenergy.Grid(-np.pi, np.pi, 12, periodic=True) for _ in range(2)]
     for number in range(2):  # independent runs, on one CV and on two
         for name in ("walker", "run"):
             (folder / f"{name}-{number}").mkdir()
         shutil.copy(demo / "run" / "babf.state", folder / f"walker-{number}")
-        estimator = babf.Estimator(axes, 0.026, argument=("phi", "psi"))
+        estimator = freeenergy.Estimator(axes, 0.026, argument=("phi", "psi"))
         for point in rng.uniform(-np.pi, np.pi, size=(300, 2)):
             estimator.learn(point)
-        babf.write_state(folder / f"run-{number}" / "babf.state", estimator.state)
+        freeenergy.write_state(folder / f"run-{number}" / "babf.state", estimator.state)
 
 
 def outcar(image: Atoms) -> str:

@@ -12,11 +12,11 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import Silent
 from plumed_cv.engines.ase import AseEngine
-from plumed_cv.errors import UserError
-from plumed_cv.neb import minimum_energy_path, with_forces
-from plumed_cv.path import EnergyPath, load_path, read_images
-from plumed_cv.progress import Silent
+from plumed_cv.paths.neb import minimum_energy_path, with_forces
+from plumed_cv.paths.path import EnergyPath, load_path, read_images
 from plumed_cv.structures import check_end_states
 from plumed_cv.workflow.mep import complete
 

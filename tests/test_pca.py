@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from plumed_cv import pca
-from plumed_cv.errors import UserError
+from plumed_cv.common.errors import UserError
+from plumed_cv.cv import pca
 
 
 def snapshots(n: int = 3000, n_atoms: int = 20) -> tuple[np.ndarray, np.ndarray]:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumed_cv import kernel as kernel_module
-from plumed_cv import tools
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
 from plumed_cv.doctor import doctor
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed
-from plumed_cv.plumed import _plugin_key, babf_input, build_plugin
+from plumed_cv.setup import kernel as kernel_module
+from plumed_cv.setup import tools
+from plumed_cv.setup.kernel import Plumed
+from plumed_cv.setup.plugin import _plugin_key, babf_input, build_plugin
 from tests.conftest import install_at
 
 REPOSITORY = Path(__file__).parents[1]
@@ -148,7 +148,7 @@ def small_package(tmp_path: Path) -> Path:
     return copy
 
 
-BUILD = "from plumed_cv.plumed import build_plugin; print(build_plugin())"
+BUILD = "from plumed_cv.setup.plugin import build_plugin; print(build_plugin())"
 
 
 def test_two_processes_build_once(

@@ -8,7 +8,7 @@ from ase import units
 from scipy.integrate import quad
 from scipy.stats import special_ortho_group
 
-from plumed_cv.frame import Array
+from plumed_cv.structures.frame import Array
 from python.references import common, harmonic, pafi, umbrella
 from python.references.common import Case
 from python.references.harmonic import Expansion

@@ -15,10 +15,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv import babf, config, cv, report, terminal, workflow
-from plumed_cv.errors import UserError
-from plumed_cv.localisation import Localisation
-from plumed_cv.numbers import duration, scientific, with_error
+from plumed_cv import config, cv, freeenergy, report, terminal, workflow
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.numbers import duration, scientific, with_error
+from plumed_cv.cv.localisation import Localisation
 from plumed_cv.report import contents, scene
 from tests import vacancy
 from tests.browser import Browser
@@ -303,9 +303,9 @@ def test_convergence_ends_at_the_answer(run: Path) -> None:
 def test_several_walkers_converge_together() -> None:
     """The first so many steps are the first parts of every walker."""
     rng = np.random.default_rng(0)
-    grid, states, series = babf.Grid(-0.2, 1.2, 14), [], []
+    grid, states, series = freeenergy.Grid(-0.2, 1.2, 14), [], []
     for _ in range(2):
-        estimator = babf.Estimator(grid, 0.025)
+        estimator = freeenergy.Estimator(grid, 0.025)
         run = [estimator.state]
         for _ in range(8):
             wells = rng.integers(2, size=170) + rng.normal(scale=0.07, size=170)
@@ -313,7 +313,7 @@ def test_several_walkers_converge_together() -> None:
             for xi in series[-1]:
                 estimator.learn(xi)
             run.append(estimator.state)
-        states += babf.blocks(run)[1:]
+        states += freeenergy.blocks(run)[1:]
     records = [{"n_steps": 200, "stopped": False}] * 16
     ones = [np.ones(200)] * 16
     none: Any = None
@@ -323,7 +323,7 @@ def test_several_walkers_converge_together() -> None:
     steps, estimates = both.convergence()
     assert list(steps) == [1200, 1600, 2000, 2400, 2800, 3200]
     first = [*states[:3], *states[8:11]]
-    known = babf.flux(first, [*series[:3], *series[8:11]], ones[:6], ones[:6]).barrier
+    known = freeenergy.flux(first, [*series[:3], *series[8:11]], ones[:6], ones[:6]).barrier
     assert estimates[0].value == pytest.approx(known.value)
 
 

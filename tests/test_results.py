@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from plumed_cv import babf, workflow
-from plumed_cv.babf import Grid
+from plumed_cv import freeenergy, workflow
+from plumed_cv.freeenergy import Grid
 from tests.test_babf import KT
 from tests.test_babf_basins import Process, gaussians
 
@@ -41,7 +41,7 @@ def sampled(noise_eV: float, tilt_eV: float = 0.0) -> tuple[Process, workflow.Sa
         "ae.gradnorm": norms,
         "ae.invmass": [norm**2 / 20.0 for norm in norms],
     }
-    atoms = [babf.binned(process.grid, x, f) for x, f in zip(series, forces, strict=True)]
+    atoms = [freeenergy.binned(process.grid, x, f) for x, f in zip(series, forces, strict=True)]
     return process, workflow.Sampled([system.state(x) for x in series], atoms, columns)
 
 

@@ -18,15 +18,15 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import plumed_cv
-from plumed_cv import autoencoder, cv
-from plumed_cv.autoencoder import Examples
-from plumed_cv.babf import profile
-from plumed_cv.cv import CollectiveVariable, random_model
-from plumed_cv.errors import UserError
-from plumed_cv.files import replacing
+from plumed_cv import cv
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
+from plumed_cv.cv import CollectiveVariable, autoencoder, random_model
+from plumed_cv.cv.autoencoder import Examples
+from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.freeenergy import profile
 from plumed_cv.structures import read_structure
-from plumed_cv.training import RECIPES, Training
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from python.drills import directory, endurance, files, fuzzers, runs
 from tests.test_babf import KT, WIDE, Frozen, double_well
@@ -235,7 +235,7 @@ READ = """
 import resource, sys
 from pathlib import Path
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 frame = CollectiveVariable.load(Path(sys.argv[1]))
 read_displacements([sys.argv[3]], frame)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,9 +12,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 
 from plumed_cv import config, cv, workflow
-from plumed_cv.errors import UserError
-from plumed_cv.neb import minimum_energy_path
-from plumed_cv.path import read_images
+from plumed_cv.common.errors import UserError
+from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.path import read_images
 from plumed_cv.structures import (
     check_range,
     held_atoms,
@@ -23,7 +23,7 @@ from plumed_cv.structures import (
     read_structure,
     read_structures,
 )
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 
 
 def carbide(shear: float = 0.0) -> Atoms:

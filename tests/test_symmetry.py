@@ -6,8 +6,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import cv, symmetry
-from plumed_cv.path import EnergyPath
+from plumed_cv import cv
+from plumed_cv.cv import symmetry
+from plumed_cv.paths.path import EnergyPath
 
 
 def vacancy_hop(repeat: int = 3, shift: np.ndarray | None = None) -> cv.CollectiveVariable:

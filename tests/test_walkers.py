@@ -22,10 +22,12 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from plumed_cv import babf, config, cv, meanforce, provenance, sampling, workflow
+from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import State
-from plumed_cv.errors import UserError
-from plumed_cv.path import load_path
+from plumed_cv.freeenergy import meanforce
+from plumed_cv.paths.path import load_path
+from plumed_cv.workflow import provenance
 from tests import vacancy
 
 INPUT = f"""{vacancy.SYSTEM}
@@ -109,13 +111,13 @@ def check_complete(orders: list[sampling.Order]) -> None:
     for order in orders:
         done = order.done()
         assert sum(part["n_steps"] for part in done) == order.steps
-        last = babf.read_state(sorted(order.home.glob("segment-*/babf.state"))[-1])
+        last = freeenergy.read_state(sorted(order.home.glob("segment-*/babf.state"))[-1])
         assert last.steps == order.steps - 199  # the heat-up of 200 steps has its last one alone
         assert not list(order.home.glob("unfinished-*"))
         log = (sorted(order.home.glob("segment-*"))[-1] / "plumed.log").read_text()
         assert f"of the others {len(orders) - 1} have contributed" in log
         contribution = order.folder / "shared" / f"walker-{order.walker}.state"
-        np.testing.assert_array_equal(babf.read_state(contribution).sums, last.sums)
+        np.testing.assert_array_equal(freeenergy.read_state(contribution).sums, last.sums)
     assert not (orders[0].folder / "stop").exists()
 
 
@@ -151,9 +153,9 @@ def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:
     assert workflow.analyse(folder)["md_steps"] == 8000
     target = example / "total.state"
     sampling.copy_state(folder, target)
-    total = babf.read_state(target)
+    total = freeenergy.read_state(target)
     assert total.steps == 7602
-    last = [babf.read_state(segments[i] / "babf.state") for i in (3, 7)]
+    last = [freeenergy.read_state(segments[i] / "babf.state") for i in (3, 7)]
     np.testing.assert_array_equal(total.sums, last[0].sums + last[1].sums)
     text = (segments[0] / "plumed.dat").read_text()
     assert "WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=../../shared" in text

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from plumed_cv import babf, config, workflow
+from plumed_cv import config, freeenergy, workflow
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
-from plumed_cv.path import load_path
+from plumed_cv.paths.path import load_path
 from plumed_cv.structures import read_structure
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from tests.vacancy import INPUT, STEPS, called, command
 
@@ -53,7 +53,7 @@ def test_answer_has_what_is_promised(finished: Path) -> None:
     assert result["md_steps"] == 2 * STEPS
     assert [part["cv"] for part in result["iterations"]] == ["cv-0.safetensors", "cv-1.safetensors"]
     assert (finished / "profiles.png").stat().st_size > 10_000
-    profile = babf.read_fes(finished / "fes.dat")
+    profile = freeenergy.read_fes(finished / "fes.dat")
     assert profile.barrier.value == pytest.approx(result["barrier_eV"], abs=1e-9)
 
 
@@ -145,7 +145,7 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
     for file in (example / "exported", example / "guard"):  # both are guarded as the run was
         guard = f"COMMITTOR ARG=ae.dev BASIN_LL1={limit}"
         assert guard in (file / "plumed.dat").read_text()
-    last = babf.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
+    last = freeenergy.read_state(sorted(folder.glob("segment-*/babf.state"))[-1])
     # The first 0.4 ps, in which the atoms come to the temperature, are no samples.
     assert last.steps == STEPS - 199
 
@@ -198,7 +198,7 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     # Beside each state lies a colvar whose plumed.dat says angstrom, as in an exported run.
     found = workflow.sampled(finished / "iteration-2")
     xi, norm, mass = (found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-    flux = babf.flux(found.blocks, xi, norm, mass)
+    flux = freeenergy.flux(found.blocks, xi, norm, mass)
     said = json.loads(done.stdout)
     assert said["flux_barrier_eV"] == pytest.approx(flux.barrier.value)
     assert said["tst_rate_per_s"] == pytest.approx(flux.rate_per_s.value)
@@ -236,12 +236,13 @@ def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
     # What the second iteration starts from has the barrier that the first one found.
     assert not (run / "iteration-1" / "prior.dat").exists()
     first, second = (
-        babf.read_state(run / f"iteration-{n}" / "segment-000000" / "babf.state") for n in (1, 2)
+        freeenergy.read_state(run / f"iteration-{n}" / "segment-000000" / "babf.state")
+        for n in (1, 2)
     )
     assert not first.prior.any()
     assert second.tau == pytest.approx(100 * 101 / 2 / STEPS)
     start = np.cumsum(second.prior) * second.grid.spacing
-    found = babf.read_fes(run / "iteration-1" / "fes.dat").A
+    found = freeenergy.read_fes(run / "iteration-1" / "fes.dat").A
     assert np.ptp(start) == pytest.approx(np.nanmax(found) - np.nanmin(found), rel=0.1)
     assert json.loads((run / "input.json").read_text())["sampling"]["prior"] == "previous"
     # The production input goes on from the state, whose weight of the prior is its own.
@@ -258,7 +259,7 @@ def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> N
     run = example / "energy"
     workflow.run(config.load(file), run)
     path, variable = load_path(run / "path.xyz"), CollectiveVariable.load(run / "cv-0.safetensors")
-    state = babf.read_state(run / "iteration-1" / "segment-000000" / "babf.state")
+    state = freeenergy.read_state(run / "iteration-1" / "segment-000000" / "babf.state")
     xi = variable.encode(variable.components(path.displacements))[:, 0]
     slope = np.gradient(np.interp(state.grid.nodes, xi, path.energies), state.grid.spacing)
     inner = slice(1, -1)

@@ -8,10 +8,10 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from ase.optimize import FIRE
 
-from plumed_cv import energy
+from plumed_cv.cv import energy
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.frame import Array
 from plumed_cv.structures import check_end_states
+from plumed_cv.structures.frame import Array
 from python.zero_kelvin import systems
 from python.zero_kelvin.systems import LATTICE_A, SYSTEMS
 

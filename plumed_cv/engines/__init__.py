@@ -18,10 +18,10 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 
-from plumed_cv.errors import UserError
-from plumed_cv.files import replacing
-from plumed_cv.frame import Array
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
 from plumed_cv.structures import cell_of, is_oriented
+from plumed_cv.structures.frame import Array
 
 Thermostat = Literal["langevin", "brownian"]
 
@@ -332,7 +332,7 @@ class Engine(ABC):
         Cuts the snapshots of its folder, and returns the last one that is left, without velocities;
         None if there is none.
         """
-        from plumed_cv.trajectory import keep  # mdtraj takes most of a second
+        from plumed_cv.structures.trajectory import keep  # mdtraj takes most of a second
 
         file, wanted = segment.directory / "snapshots.dcd", n_steps // segment.snapshot_stride
         last = keep(file, 0, wanted, periodic=self.periodic)

@@ -21,6 +21,7 @@ from ase.calculators.calculator import Calculator
 from ase.cell import Cell
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
     NESTED,
     Dynamics,
@@ -35,9 +36,8 @@ from plumed_cv.engines import (
     plumed_sentence,
 )
 from plumed_cv.engines.process import Child
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.kernel import Plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.structures.frame import Array
 
 _LOG_STRIDE = 1000  # steps between lines of log.ase
 _EV_IN_KJ_MOL = 96.48530749925792  # as PLUMED has it
@@ -59,7 +59,7 @@ class AseEngine(Engine):
         Where relative file names in the arguments begin, and where modules of the user's are
         looked for; the working directory by default.
     plumed
-        The PLUMED to use; `plumed_cv.kernel.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; `kernel.find_plumed()` by default, on the first run with one.
 
     Raises
     ------

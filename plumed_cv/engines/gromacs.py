@@ -26,6 +26,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
     Engine,
     Segment,
@@ -50,11 +51,10 @@ from plumed_cv.engines.gromacs_files import (
     write_trr,
 )
 from plumed_cv.engines.process import run_program, steps_of
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.kernel import Plumed, data_dir, find_plumed
-from plumed_cv.plumed import build_plugin
-from plumed_cv.tools import LIBRARY_SUFFIX
+from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.setup.tools import LIBRARY_SUFFIX
+from plumed_cv.structures.frame import Array
 
 PROGRAM_VARIABLE = "GMX"
 SINGLE_THREAD = ("-ntmpi", "1", "-ntomp", "1", "-pin", "off")
@@ -174,7 +174,7 @@ class GromacsEngine(Engine):
     max_warnings
         How many warnings of `grompp` to accept.
     plumed
-        The PLUMED to use; `plumed_cv.kernel.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; `kernel.find_plumed()` by default, on the first run with one.
 
     Raises
     ------

@@ -15,7 +15,7 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.engines import Segment, State
-from plumed_cv.frame import Array
+from plumed_cv.structures.frame import Array
 
 KJ_MOL = float(units.kJ / units.mol)  # eV
 

@@ -10,7 +10,7 @@ with six digits: bonds and angles may differ by 1e-6.
 import re
 from collections.abc import Iterator
 
-from plumed_cv.errors import UserError
+from plumed_cv.common.errors import UserError
 
 # What the dump calls a function, its section and type in a topology, and how many of its parameters
 # are those of state A. Others are refused when the dumps are compared.

@@ -17,6 +17,7 @@ from typing import Literal
 
 from ase import Atoms, units
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
     Engine,
     Segment,
@@ -29,11 +30,10 @@ from plumed_cv.engines.lammps_bridge import PlumedRun
 from plumed_cv.engines.lammps_input import LammpsInput, standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.process import Child
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.kernel import Plumed, find_plumed
-from plumed_cv.plumed import build_plugin
-from plumed_cv.tools import LIBRARY_SUFFIX
+from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.setup.tools import LIBRARY_SUFFIX
+from plumed_cv.structures.frame import Array
 
 Coupling = Literal["auto", "external", "plumed"]
 
@@ -67,7 +67,7 @@ class LammpsEngine(Engine):
         "external": `fix external` and our bridge. "plumed": LAMMPS's `fix plumed`. "auto": the
         bridge, which is the faster.
     plumed
-        The PLUMED to use; `plumed_cv.kernel.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; `kernel.find_plumed()` by default, on the first run with one.
     plugin
         A LAMMPS plugin library that brings `fix plumed` to a LAMMPS built without it.
 

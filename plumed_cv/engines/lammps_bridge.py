@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import exploded, plumed_sentence
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
+from plumed_cv.structures.frame import Array
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzmann
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.lammps_files import nearest_element
+from plumed_cv.structures.frame import Array
+from plumed_cv.structures.lammps_files import nearest_element
 
 END = "end.dump"  # the last configuration of a segment, to all digits
 

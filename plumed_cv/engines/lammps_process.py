@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, State, check_finite, exploded
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
@@ -24,8 +25,7 @@ from plumed_cv.engines.lammps_input import (
     package_potentials,
     timestep_ps,
 )
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
+from plumed_cv.structures.frame import Array
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
     Engine,
     Segment,
@@ -38,9 +39,8 @@ from plumed_cv.engines.lammps_input import (
     package_potentials,
 )
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.kernel import Plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.structures.frame import Array
 
 _ANSWER = "plumed_cv answers"
 

@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import plumed_sentence
-from plumed_cv.errors import UserError
 
 PROGRESS_INTERVAL_S = 0.2
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plumed_cv import figures
-from plumed_cv.files import write_text
+from plumed_cv.common.files import write_text
 from plumed_cv.report import contents, facts
 from plumed_cv.report.contents import Run
 

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from plumed_cv import figures
-from plumed_cv.babf import Estimate, Profile
+from plumed_cv.cv.localisation import Localisation
 from plumed_cv.figures import EARLIER, INK, LAST, MUTED
-from plumed_cv.frame import Array
-from plumed_cv.localisation import Localisation
+from plumed_cv.freeenergy import Estimate, Profile
+from plumed_cv.structures.frame import Array
 
 MOST_POINTS = 1500  # drawn of a series in time
 

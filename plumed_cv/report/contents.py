@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from plumed_cv import babf, convergence, provenance, sampling, workflow
-from plumed_cv.babf.jackknife import FEWEST_BLOCKS
+from plumed_cv import freeenergy, sampling, workflow
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json
 from plumed_cv.config import Iteration, Sampling
-from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
-from plumed_cv.files import read_json
-from plumed_cv.frame import Array
-from plumed_cv.localisation import Localisation
-from plumed_cv.path import EnergyPath, load_path
-from plumed_cv.pca import PrincipalComponents
+from plumed_cv.cv import CollectiveVariable, equivalence
+from plumed_cv.cv.localisation import Localisation
+from plumed_cv.cv.pca import PrincipalComponents
+from plumed_cv.freeenergy.jackknife import FEWEST_BLOCKS
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.structures.frame import Array
+from plumed_cv.workflow import provenance
 
 MOST_POINTS = 16  # of the barrier's convergence
 
@@ -45,7 +46,7 @@ class Part:
     number: int
     variable: CollectiveVariable
     result: dict[str, Any] | None
-    fes: babf.Profile | None
+    fes: freeenergy.Profile | None
     found: workflow.Sampled
     records: Sequence[dict[str, Any]]
     walkers: Sequence[int]
@@ -62,13 +63,13 @@ class Part:
         return self.found.series["ae.node-0"]
 
     @cached_property
-    def _so_far(self) -> tuple[babf.Profile, dict[str, Any]]:
+    def _so_far(self) -> tuple[freeenergy.Profile, dict[str, Any]]:
         """Profile and results of what was sampled."""
         profile, result = workflow.analysed(self.found, self.walkers)
         return profile, result | workflow.course(self.found, self.walkers, result)
 
     @property
-    def profile(self) -> babf.Profile:
+    def profile(self) -> freeenergy.Profile:
         """The free energy profile."""
         return self.fes or self._so_far[0]
 
@@ -94,7 +95,7 @@ class Part:
         parts = np.split(np.array([record["seconds"] for record in self.records]), ends[:-1])
         return float(max(part.sum() for part in parts))
 
-    def convergence(self) -> tuple[Array, list[babf.Estimate]]:
+    def convergence(self) -> tuple[Array, list[freeenergy.Estimate]]:
         """Steps, and the flux barrier from the first so many, with its error."""
         longest = max(self.walkers)
         fewest = min(-(-FEWEST_BLOCKS // len(self.walkers)), longest)
@@ -192,7 +193,7 @@ class Run:
         """1 - cos between successive CVs along the path of the older (Eq. 16)."""
         found = []
         for n in range(1, len(self.variables)):
-            cosine = convergence.gradient_alignment(self.variables[n], self.variables[n - 1])
+            cosine = equivalence.gradient_alignment(self.variables[n], self.variables[n - 1])
             found.append((f"CV {n} and CV {n - 1}", 1.0 - cosine))
         return found
 
@@ -271,7 +272,7 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         number=n,
         variable=variable,
         result=None if result is None else workflow.complete(files, n, result),
-        fes=babf.read_fes(folder / "fes.dat") if result else None,
+        fes=freeenergy.read_fes(folder / "fes.dat") if result else None,
         found=workflow.sampled(folder),
         records=sampling.records(segments),
         walkers=sampling.segments_by_walker(folder),

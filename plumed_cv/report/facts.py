@@ -16,11 +16,12 @@ from ase import Atoms, units
 from markupsafe import Markup
 
 import plumed_cv
-from plumed_cv import provenance, workflow
-from plumed_cv.frame import Array
-from plumed_cv.numbers import duration, scientific, with_error
+from plumed_cv import workflow
+from plumed_cv.common.numbers import duration, scientific, with_error
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
+from plumed_cv.structures.frame import Array
+from plumed_cv.workflow import provenance
 
 _KJ_MOL = units.mol / units.kJ  # of an eV
 _HASHED = ("cv.safetensors", "fes.dat", "babf.state", "plumed.dat", "result.json", "path.xyz")

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.frame import Array
-from plumed_cv.localisation import Localisation
+from plumed_cv.cv.localisation import Localisation
+from plumed_cv.structures.frame import Array
 
 MOST_ATOMS = 500  # drawn, the nearest to the process; more hide it
 _FRAMES = 21  # along the path, from xi = 0 to 1

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from plumed_cv import babf, meanforce
-from plumed_cv.errors import UserError
-from plumed_cv.files import read_json, replacing
-from plumed_cv.frame import Array
+from plumed_cv import freeenergy
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, replacing
+from plumed_cv.freeenergy import meanforce
+from plumed_cv.structures.frame import Array
 
 MEAN_FORCE = "mean-force.dat"  # of a segment, where it is computed
 
@@ -64,11 +65,11 @@ def share_discarded(records: Sequence[dict[str, Any]]) -> float:
     return 1.0 - counted / max(1, steps_of(records))
 
 
-def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
+def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
     """What each whole segment added to bABF's sums, and its sums of the mean force of the atoms.
 
-    Both are in the order of `segments`. The latter are those of `babf.binned`, or None where the
-    input does not want them.
+    Both are in the order of `segments`. The latter are those of `freeenergy.binned`, or None where
+    the input does not want them.
 
     Raises
     ------
@@ -77,7 +78,9 @@ def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
     """
     by_walker = [segments_of(home) for home in homes(folder)]  # while walkers may be adding more
     found = [
-        block for segments in by_walker for block in babf.blocks(list(map(state_of, segments)))
+        block
+        for segments in by_walker
+        for block in freeenergy.blocks(list(map(state_of, segments)))
     ]
     all_segments = [segment for segments in by_walker for segment in segments]
     if not any((segment / MEAN_FORCE).exists() for segment in all_segments):
@@ -85,7 +88,7 @@ def learned(folder: Path) -> tuple[list[babf.State], list[Array] | None]:
     sums = []
     for segment in all_segments:
         with remedy(segment):
-            sums.append(babf.binned(found[0].grid, *meanforce.read(segment / MEAN_FORCE)))
+            sums.append(freeenergy.binned(found[0].grid, *meanforce.read(segment / MEAN_FORCE)))
     return found, sums
 
 
@@ -99,13 +102,13 @@ def copy_state(folder: Path, target: Path) -> None:
     total = state_of(last[0])
     for segment in last[1:]:
         total = total + state_of(segment)
-    babf.write_state(target, total)
+    freeenergy.write_state(target, total)
 
 
 def barrier_so_far(folder: Path) -> str:
     """The barrier from what an iteration has sampled, in words."""
     found, mean_force = learned(folder)
-    return f"barrier {babf.profile(found, mean_force=mean_force).barrier}"
+    return f"barrier {freeenergy.profile(found, mean_force=mean_force).barrier}"
 
 
 def read_colvar(path: Path) -> dict[str, Array]:
@@ -159,7 +162,7 @@ def number_of(segment: Path) -> int:
     return int(segment.name.removeprefix("segment-"))
 
 
-def state_of(segment: Path) -> babf.State:
+def state_of(segment: Path) -> freeenergy.State:
     """What a walker had learned at the end of a whole segment.
 
     Raises
@@ -168,7 +171,7 @@ def state_of(segment: Path) -> babf.State:
         If the file is missing or damaged.
     """
     with remedy(segment):
-        return babf.read_state(segment / "babf.state")
+        return freeenergy.read_state(segment / "babf.state")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
-from plumed_cv.frame import Array
+from plumed_cv.structures.frame import Array
 
 # The limit as a share of the longest displacement of one atom along the path, and its bounds as
 # shares of the distance between nearest neighbours. Thermal motion exceeds 0.4 of that distance

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from ase import Atoms, units
 
-from plumed_cv import babf
+from plumed_cv import freeenergy
+from plumed_cv.common.errors import UserError
 from plumed_cv.config import Ase, Config, Gromacs, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
@@ -17,7 +18,6 @@ from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
-from plumed_cv.errors import UserError
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
     number_of,
@@ -70,11 +70,11 @@ class Parameters(NamedTuple):
             As for `coupling`.
         """
         steps = ramp(sampling)
-        tau = babf.weight_of_first(sampling.prior_samples, steps) if prior else None
+        tau = freeenergy.weight_of_first(sampling.prior_samples, steps) if prior else None
         return cls(steps, grid(sampling), coupling(sampling, temperature_K, variable), tau)
 
     @classmethod
-    def of_state(cls, state: babf.State) -> Self:
+    def of_state(cls, state: freeenergy.State) -> Self:
         """Those of a run that goes on from a state, which is refused with others."""
         axis = state.grid
         limits = (axis.minimum, axis.maximum, axis.bins)

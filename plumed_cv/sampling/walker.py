@@ -15,7 +15,10 @@ import numpy as np
 from ase import units
 from filelock import FileLock, Timeout
 
-from plumed_cv import babf, meanforce
+from plumed_cv import freeenergy
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
+from plumed_cv.common.progress import Update
 from plumed_cv.engines import (
     Dynamics,
     Engine,
@@ -24,10 +27,7 @@ from plumed_cv.engines import (
     State,
     maxwell_boltzmann,
 )
-from plumed_cv.errors import UserError
-from plumed_cv.files import write_text
-from plumed_cv.plumed import babf_input
-from plumed_cv.progress import Update
+from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
     MEAN_FORCE,
@@ -40,6 +40,7 @@ from plumed_cv.sampling.folders import (
     steps_of,
 )
 from plumed_cv.sampling.order import Order
+from plumed_cv.setup.plugin import babf_input
 
 NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
 RESTARTS = 20  # so many stops by the guard without a snapshot that counts end the run
@@ -204,7 +205,7 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
     first, last = -(-skipped // stride), n_kept // stride
     part["n_counted"] = stride * max(0, last - first)
     if skipped or outcome.stopped_by_plumed:
-        from plumed_cv.trajectory import keep  # mdtraj takes most of a second
+        from plumed_cv.structures.trajectory import keep  # mdtraj takes most of a second
 
         keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
         timestep_fs = segment.dynamics.timestep_fs
@@ -248,7 +249,7 @@ def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) ->
 
     The limits are those on `maxdev` and on `dev`.
     """
-    from plumed_cv.trajectory import positions_of  # mdtraj takes most of a second
+    from plumed_cv.structures.trajectory import positions_of  # mdtraj takes most of a second
 
     stride = segment.snapshot_stride
     columns = read_colvar(segment.directory / "colvar")
@@ -281,7 +282,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
     folder = order.home / f"unfinished-{segment_name(k)}"
     state = folder / "babf.state"
     try:
-        n_steps = babf.last_step(state)
+        n_steps = freeenergy.last_step(state)
     except UserError:  # there is none, or PLUMED was writing the first one
         return False
     if not n_steps:
@@ -402,7 +403,7 @@ def _check_state(file: Path, last_step: int) -> None:
     PLUMED writes it when it is taken down and cannot report that there was no room.
     """
     try:
-        found = babf.last_step(file)
+        found = freeenergy.last_step(file)
     except UserError as error:
         raise UserError(f"{error}. Is the disk full? Make room and run again.") from None
     if found != last_step:

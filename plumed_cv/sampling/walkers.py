@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import Update
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
-from plumed_cv.errors import UserError
-from plumed_cv.progress import Update
 from plumed_cv.sampling.folders import barrier_so_far, records, segments_of, steps_of
 from plumed_cv.sampling.order import Order, open_engine
 from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker

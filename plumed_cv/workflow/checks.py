@@ -11,11 +11,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from ase import units
 
-from plumed_cv import convergence, symmetry
+from plumed_cv.common.numbers import with_error
 from plumed_cv.config import Iteration, Sampling
-from plumed_cv.cv import CollectiveVariable
-from plumed_cv.numbers import with_error
-from plumed_cv.path import load_path
+from plumed_cv.cv import CollectiveVariable, equivalence, symmetry
+from plumed_cv.paths.path import load_path
 from plumed_cv.workflow.directory import RunDirectory
 
 CROSSINGS = 10  # the relative error of an error bar from n events is 1/sqrt(2n): 22 %
@@ -297,7 +296,7 @@ def _is_like_the_last(
     if not files.cv(last).exists():
         return False
     new, old = (CollectiveVariable.load(files.cv(m)) for m in (last, k - 1))
-    found = convergence.difference(new, old, **where(iterations[k - 1]))
+    found = equivalence.difference(new, old, **where(iterations[k - 1]))
     floor = iterations[-1].get("similarity_floor")
     return _is_equivalent(found.mean, found.worst, found.at_surface, floor, limits.tolerance)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from plumed_cv.errors import UserError
+from plumed_cv.common.errors import UserError
 
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]+)?")
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import convergence, cv, energy, meanpath, pca, sampling, symmetry
+from plumed_cv import cv, sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.progress import Reporter
+from plumed_cv.common.threads import one_thread
 from plumed_cv.config import Config
-from plumed_cv.cv import CollectiveVariable
-from plumed_cv.energy import VARIANCE_A2
-from plumed_cv.errors import UserError
-from plumed_cv.files import read_json, write_text
-from plumed_cv.path import EnergyPath, load_path
-from plumed_cv.progress import Reporter
+from plumed_cv.cv import CollectiveVariable, energy, equivalence, meanpath, pca, symmetry
+from plumed_cv.cv.energy import VARIANCE_A2
+from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
-from plumed_cv.threads import one_thread
-from plumed_cv.training import RECIPES, Training
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
 
 MOST_FALL = 0.05  # of a CV along the path; less is an error of a CV that hardly matters
@@ -200,7 +200,7 @@ def noise_floor(
             halves.append(_train(config, files, data, xi, old, n, reporter, half))
     except UserError:
         return None
-    return 0.5 * convergence.difference(halves[0], halves[1], along=old).mean
+    return 0.5 * equivalence.difference(halves[0], halves[1], along=old).mean
 
 
 def _sampled_displacements(
@@ -274,7 +274,7 @@ def _train(
 
     Of a half of the data, 1 or 2, no record is written.
     """
-    from plumed_cv import autoencoder
+    from plumed_cv.cv import autoencoder
 
     # Weights of its own for a half, too: they are a part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))

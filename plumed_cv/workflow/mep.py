@@ -8,14 +8,13 @@ import numpy as np
 from ase import Atoms
 
 from plumed_cv import sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import Reporter, Silent
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_input import known_elements, potential_commands
-from plumed_cv.errors import UserError
-from plumed_cv.frame import displacements
-from plumed_cv.neb import minimum_energy_path, with_forces
-from plumed_cv.path import EnergyPath, name_of, read_images
-from plumed_cv.progress import Reporter, Silent
+from plumed_cv.paths.neb import minimum_energy_path, with_forces
+from plumed_cv.paths.path import EnergyPath, name_of, read_images
 from plumed_cv.structures import (
     CLOSEST_A,
     cell_of,
@@ -28,6 +27,7 @@ from plumed_cv.structures import (
     oriented,
     read_structure,
 )
+from plumed_cv.structures.frame import displacements
 
 
 def types_of(config: Config) -> Sequence[str] | None:

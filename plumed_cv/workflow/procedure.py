@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import babf, provenance, sampling
+from plumed_cv import freeenergy, sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.progress import Reporter, Silent
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
-from plumed_cv.errors import UserError
-from plumed_cv.files import read_json, write_text
-from plumed_cv.kernel import find_plumed
-from plumed_cv.path import EnergyPath, load_path
-from plumed_cv.plumed import build_plugin
-from plumed_cv.progress import Reporter, Silent
-from plumed_cv.workflow import checks
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.workflow import checks, provenance
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
@@ -81,7 +81,7 @@ def run(
             "plumed_inputs/babf_2d_latent.dat does."
         )
     if config.cv.device == "cuda":  # it is asked for after the sampling; torch takes seconds
-        from plumed_cv.autoencoder import find_device
+        from plumed_cv.cv.autoencoder import find_device
 
         find_device(config.cv.device)
     files = RunDirectory(Path(directory).absolute())
@@ -291,10 +291,10 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
             path = load_path(files.path)
             displacements, A = path.displacements, path.energies - path.energies[0]
         else:
-            profile = babf.read_fes(files.iteration(n - 1) / "fes.dat")
+            profile = freeenergy.read_fes(files.iteration(n - 1) / "fes.dat")
             known = np.isfinite(profile.A)
             before = CollectiveVariable.load(files.cv(n - 2))
             displacements, A = before.path(profile.xi[known, None]), profile.A[known]
         xi = variable.encode(variable.components(displacements))[:, 0]
-        babf.write_prior(target, babf.Grid(*sampling.grid(config.sampling)), xi, A)
+        freeenergy.write_prior(target, freeenergy.Grid(*sampling.grid(config.sampling)), xi, A)
     return target

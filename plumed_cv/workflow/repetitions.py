@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from plumed_cv import babf, sampling
-from plumed_cv.errors import UserError
+from plumed_cv import freeenergy, sampling
+from plumed_cv.common.errors import UserError
 from plumed_cv.workflow.results import Sampled, as_json, barriers, in_words, sampled
 
 ODDS = 0.01  # that repetitions differ so much by chance: below it they do not agree
@@ -83,11 +83,11 @@ def _apart(folder: Path) -> list[Sampled]:
 
 def _found(part: Sampled) -> dict[str, float | None]:
     """Barriers of one repetition."""
-    profile = babf.profile(part.blocks, mean_force=part.mean_force)
-    unknown = babf.Estimate(np.nan, np.nan)
+    profile = freeenergy.profile(part.blocks, mean_force=part.mean_force)
+    unknown = freeenergy.Estimate(np.nan, np.nan)
     try:
         xi, norm, mass = (part.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-        flux = babf.flux(part.blocks, xi, norm, mass, mean_force=part.mean_force).barrier
+        flux = freeenergy.flux(part.blocks, xi, norm, mass, mean_force=part.mean_force).barrier
     except UserError:  # the note of the iteration says why
         flux = unknown
     return barriers(profile) | as_json({"flux_barrier": flux})

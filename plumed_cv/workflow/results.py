@@ -13,17 +13,17 @@ import numpy as np
 from ase import Atoms
 
 import plumed_cv
-from plumed_cv import babf, convergence, sampling
+from plumed_cv import freeenergy, sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.config import Config, Sampling
-from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
+from plumed_cv.cv import CollectiveVariable, equivalence
 from plumed_cv.figures import plot_profiles
-from plumed_cv.files import read_json, replacing, write_text
-from plumed_cv.frame import Array
-from plumed_cv.path import EnergyPath
-from plumed_cv.plumed import babf_input
+from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
+from plumed_cv.setup.plugin import babf_input
 from plumed_cv.structures import cell_of
+from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import checks
 from plumed_cv.workflow.directory import RunDirectory
 
@@ -51,12 +51,12 @@ class Sampled(NamedTuple):
     blocks
         What it added to bABF's sums.
     mean_force
-        Its sums of the mean force of the atoms, as `babf.profile` takes them, or None.
+        Its sums of the mean force of the atoms, as `freeenergy.profile` takes them, or None.
     series
         The columns of COLVAR, by their names.
     """
 
-    blocks: list[babf.State]
+    blocks: list[freeenergy.State]
     mean_force: list[Array] | None
     series: dict[str, list[Array]]
 
@@ -89,7 +89,7 @@ def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
     found = sampled(folder)
     profile, result = analysed(found, sampling.segments_by_walker(folder))
-    babf.write_fes(folder / "fes.dat", profile)
+    freeenergy.write_fes(folder / "fes.dat", profile)
     parts = sampling.records(sampling.segments(folder))
     departures = [part["departure"] for part in parts if "departure" in part]
     temperature = _temperature(found)
@@ -114,8 +114,8 @@ class Estimated(NamedTuple):
         Why the flux is unknown, or None.
     """
 
-    profile: babf.Profile
-    flux: babf.Flux
+    profile: freeenergy.Profile
+    flux: freeenergy.Flux
     note: str | None
 
 
@@ -123,7 +123,7 @@ def analysed(
     found: Sampled,
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
-) -> tuple[babf.Profile, dict[str, Any]]:
+) -> tuple[freeenergy.Profile, dict[str, Any]]:
     """The profile of what was sampled, and its barriers, differences and rates by their keys.
 
     Where there are forces on the atoms both estimators are asked, and the one that knows the flux
@@ -179,19 +179,21 @@ def _estimated(
     walkers: Sequence[int] | None,
     states: tuple[float, float],
 ) -> Estimated:
-    unknown = babf.Estimate(np.nan, np.nan)
-    flux, note = babf.Flux(unknown, unknown, unknown, np.nan), None
+    unknown = freeenergy.Estimate(np.nan, np.nan)
+    flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
     if found.series:
         xi, gradnorm, invmass = (
             found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
         )
         try:
-            flux = babf.flux(
+            flux = freeenergy.flux(
                 found.blocks, xi, gradnorm, invmass, states, mean_force, walkers=walkers
             )
         except UserError as error:  # the profile stands without it
             note = str(error)
-    profile = babf.profile(found.blocks, states, mean_force, walkers=walkers, basins=flux.basins)
+    profile = freeenergy.profile(
+        found.blocks, states, mean_force, walkers=walkers, basins=flux.basins
+    )
     return Estimated(profile, flux, note)
 
 
@@ -223,7 +225,7 @@ def _agree(estimates: list[Estimated]) -> bool | None:
     return None if None in verdicts else True
 
 
-def _step(step: babf.Step) -> dict[str, float | None]:
+def _step(step: freeenergy.Step) -> dict[str, float | None]:
     """One barrier between two basins as result.json has it."""
     result: dict[str, float | None] = {
         "reactant_xi": step.reactant,
@@ -292,11 +294,11 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
         walkers = sampling.segments_by_walker(folder)
         result = result | course(sampled(folder), walkers, result)
     if "flanks" not in result:
-        profile = babf.read_fes(folder / "fes.dat")
+        profile = freeenergy.read_fes(folder / "fes.dat")
         result = result | {"flanks": list(flanks(profile, result.get("dividing_surface")))}
     if "similarity_worst" not in result and files.cv(n).exists():
         new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
-        found = convergence.difference(new, old, **checks.where(result))
+        found = equivalence.difference(new, old, **checks.where(result))
         result = result | {
             "similarity": found.mean,
             "similarity_worst": found.worst,
@@ -363,7 +365,7 @@ def crossings(
 
 def flux_barrier(
     found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
-) -> babf.Estimate:
+) -> freeenergy.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
     Parameters
@@ -384,7 +386,7 @@ def flux_barrier(
     split = [np.array_split(own, min(len(own), most)) for own in by_walker if len(own)]
     groups = [group for own in split for group in own]
     if not groups:
-        return babf.Estimate(np.nan, np.nan)
+        return freeenergy.Estimate(np.nan, np.nan)
 
     def merged(parts: Sequence[T]) -> list[T]:
         return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
@@ -397,7 +399,7 @@ def flux_barrier(
     if found.mean_force is not None and estimator == MEAN_FORCE:
         atoms = merged(found.mean_force)
     try:
-        return babf.flux(
+        return freeenergy.flux(
             merged(found.blocks),
             xi,
             gradnorm,
@@ -406,10 +408,10 @@ def flux_barrier(
             walkers=[len(own) for own in split],
         ).barrier
     except UserError:
-        return babf.Estimate(np.nan, np.nan)
+        return freeenergy.Estimate(np.nan, np.nan)
 
 
-def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
+def flanks(profile: freeenergy.Profile, surface: float | None) -> tuple[float, float]:
     """Where the profile has risen by kT above reactant and product, as values of the CV.
 
     Nearer to the minima an angle between isosurfaces costs less than kT. 0 and 1 where the
@@ -427,7 +429,7 @@ def flanks(profile: babf.Profile, surface: float | None) -> tuple[float, float]:
     return (found[0], found[1])
 
 
-def _temperature(found: Sampled) -> babf.Estimate:
+def _temperature(found: Sampled) -> freeenergy.Estimate:
     """Kinetic temperature along the collective variable and its error, K.
 
     Segments count as their samples do in the free energy: less while the bias is still rough.
@@ -439,22 +441,22 @@ def _temperature(found: Sampled) -> babf.Estimate:
             of_segments.append(float(known.mean()))
             weights.append(float(block.sums[0].sum()))
     if not weights:
-        return babf.Estimate(np.nan, np.nan)
+        return freeenergy.Estimate(np.nan, np.nan)
     value = float(np.average(of_segments, weights=weights))
     independent = np.sum(weights) ** 2 / np.sum(np.square(weights))
     if independent < 2:
-        return babf.Estimate(value, np.nan)
+        return freeenergy.Estimate(value, np.nan)
     variance = np.average((np.array(of_segments) - value) ** 2, weights=weights)
-    return babf.Estimate(value, float((variance / (independent - 1)) ** 0.5))
+    return freeenergy.Estimate(value, float((variance / (independent - 1)) ** 0.5))
 
 
-def barriers(profile: babf.Profile) -> dict[str, float | None]:
+def barriers(profile: freeenergy.Profile) -> dict[str, float | None]:
     """What a profile says without its flux, by the keys of results."""
     names = ("barrier", "delta_F", "A1_minus_A0")
     return as_json({name: getattr(profile, name) for name in names})
 
 
-def as_json(estimates: dict[str, babf.Estimate]) -> dict[str, float | None]:
+def as_json(estimates: dict[str, freeenergy.Estimate]) -> dict[str, float | None]:
     """Values and errors by name, eV; what is not known is None."""
     result: dict[str, float | None] = {}
     for name, estimate in estimates.items():
@@ -467,7 +469,7 @@ def in_words(result: dict[str, Any], name: str) -> str:
     """A result and its error in words, for example "0.612 ± 0.004 eV"."""
     value, error = (result.get(f"{name}{of}_eV") for of in ("", "_error"))
     value, error = (np.nan if number is None else number for number in (value, error))
-    return str(babf.Estimate(value, error))
+    return str(freeenergy.Estimate(value, error))
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -536,7 +538,7 @@ def write_answer(
     sampling.copy_state(files.iteration(n), files.root / "babf.state")
     order = [k for k in range(1, len(iterations) + 1) if k != n]
     profiles = [
-        (_label(iterations[k - 1]), babf.read_fes(files.iteration(k) / "fes.dat"))
+        (_label(iterations[k - 1]), freeenergy.read_fes(files.iteration(k) / "fes.dat"))
         for k in [*order, n]
     ]
     zero_kelvin = None
@@ -551,7 +553,7 @@ def write_answer(
         checks.surfaces_of(found),
         checks.minima_of(found),
     )
-    state = babf.read_state(files.root / "babf.state")
+    state = freeenergy.read_state(files.root / "babf.state")
     production = _production_input(
         answer, config.system.temperature_K, config.sampling, plugin, state, goes_on=True
     )
@@ -594,7 +596,7 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     variable = CollectiveVariable.load(files.root / "cv.safetensors")
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
-    state = babf.read_state(files.root / "babf.state")
+    state = freeenergy.read_state(files.root / "babf.state")
     production = _production_input(variable, temperature_K, settings, plugin, state)
     write_text(output / "plumed.dat", production)
     return variable
@@ -605,7 +607,7 @@ def _production_input(
     temperature_K: float,
     settings: Sampling,
     plugin: Path,
-    state: babf.State,
+    state: freeenergy.State,
     *,
     goes_on: bool = False,
 ) -> str:

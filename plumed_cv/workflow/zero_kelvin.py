@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 from plumed_cv import sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
+from plumed_cv.common.progress import Reporter, Silent
 from plumed_cv.config import Config
-from plumed_cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
-from plumed_cv.errors import UserError
+from plumed_cv.cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
-from plumed_cv.files import write_text
-from plumed_cv.path import Files, load_path, name_of, read_images
-from plumed_cv.progress import Reporter, Silent
+from plumed_cv.paths.path import Files, load_path, name_of, read_images
 from plumed_cv.workflow.learning import noise_variance, training_of
 from plumed_cv.workflow.mep import complete, find_path, types_of
 

@@ -17,8 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from plumed_cv.files import write_text
-from plumed_cv.tools import cxx_compiler
+from plumed_cv.common.files import write_text
+from plumed_cv.setup.tools import cxx_compiler
 
 BINS = (25, 50, 100, 150, 200)
 STEPS = 100_000

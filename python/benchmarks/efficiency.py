@@ -35,10 +35,10 @@ from scipy.stats import chi2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plumed_cv.files import replacing, write_text
-from plumed_cv.frame import Array
-from plumed_cv.kernel import find_plumed
-from plumed_cv.plumed import build_plugin
+from plumed_cv.common.files import replacing, write_text
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.structures.frame import Array
 from python.benchmarks.efficiency_methods import (
     BUDGETS,
     CASE,

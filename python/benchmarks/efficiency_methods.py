@@ -18,16 +18,17 @@ import numpy as np
 from ase import units
 from scipy.interpolate import PchipInterpolator
 
-from plumed_cv import babf, config, cv, meanforce, sampling, workflow
+from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.errors import UserError
-from plumed_cv.files import write_text
-from plumed_cv.frame import Array
-from plumed_cv.kernel import find_plumed
-from plumed_cv.path import EnergyPath
-from plumed_cv.plumed import babf_input, build_plugin
+from plumed_cv.freeenergy import meanforce
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import babf_input, build_plugin
+from plumed_cv.structures.frame import Array
 from python import drr
 from python.references import common, umbrella
 from python.zero_kelvin.systems import POTENTIAL
@@ -37,7 +38,7 @@ BUDGETS = (100_000, 500_000)  # steps in total
 DYNAMICS = Dynamics(300.0, timestep_fs=1.0, friction_per_ps=1.0)
 KT = float(units.kB * DYNAMICS.temperature_K)
 
-GRID = babf.Grid(-0.1, 1.1, 120)
+GRID = freeenergy.Grid(-0.1, 1.1, 120)
 STRIDE = 10  # steps between lines of a COLVAR
 
 SEGMENTS = 50
@@ -108,8 +109,8 @@ class Setup:
         ends = [path.images[k].positions for k in (0, -1)]
         linear = cv.linear(path.species, path.cell, *ends)
         linear.save(setup.model)
-        babf.write_prior(setup.prior, GRID, GRID.nodes, energy_along(linear, path))
-        babf.write_prior(setup.reference, GRID, GRID.nodes, true_profile())
+        freeenergy.write_prior(setup.prior, GRID, GRID.nodes, energy_along(linear, path))
+        freeenergy.write_prior(setup.reference, GRID, GRID.nodes, true_profile())
         return setup
 
     def engine(self) -> LammpsEngine:
@@ -157,7 +158,7 @@ def energy_along(model: CollectiveVariable, path: EnergyPath) -> Array:
     return np.asarray(inside + stiffness[0] * below**2 + stiffness[1] * above**2)
 
 
-def profile(A_eV: Array) -> babf.Profile:
+def profile(A_eV: Array) -> freeenergy.Profile:
     """The package's reading of a profile at the nodes of `GRID`, eV, NaN where unknown.
 
     A histogram of that profile, as from a run without bias, gives it back.
@@ -165,8 +166,10 @@ def profile(A_eV: Array) -> babf.Profile:
     known = np.isfinite(A_eV)
     count = np.where(known, np.exp(-(A_eV - np.nanmin(A_eV, initial=np.inf)) / KT), 0.0)
     sums = np.array([count, np.zeros_like(count), count, np.zeros_like(count)])
-    state = babf.State(("ae.node-0",), (GRID,), KT, (1.0,), 0.0, 0, np.zeros_like(count), 1, sums)
-    return babf.profile([state])
+    state = freeenergy.State(
+        ("ae.node-0",), (GRID,), KT, (1.0,), 0.0, 0, np.zeros_like(count), 1, sums
+    )
+    return freeenergy.profile([state])
 
 
 def read(A_eV: Array, deviation_A: float) -> Result:
@@ -261,7 +264,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         with setup.engine() as engine:
             sampling.sample(orders, engine, lambda done, note: None)
         blocks, mean_force, series = workflow.sampled(folder / str(n_steps))
-        found = babf.profile(blocks, mean_force=mean_force)
+        found = freeenergy.profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))
     return results
 
@@ -309,18 +312,18 @@ def _babf(
                 snapshot_stride=STRIDE if forces else 0,
             )
             start, before = engine.run(order).end, part / "babf.state"
-            states.append(babf.read_state(before))
+            states.append(freeenergy.read_state(before))
             deviation = max(deviation, float(np.loadtxt(part / "colvar")[:, 2].max()))
             if forces:
                 snapshots, cell = part / "snapshots.dcd", setup.path.cell
                 along = meanforce.of_trajectory(model, snapshots, cell, engine.forces, KT)
-                mean_forces.append(babf.binned(GRID, *along))
+                mean_forces.append(freeenergy.binned(GRID, *along))
     return _with_errors(
-        babf.profile(babf.blocks(states), mean_force=mean_forces or None), deviation
+        freeenergy.profile(freeenergy.blocks(states), mean_force=mean_forces or None), deviation
     )
 
 
-def _with_errors(found: babf.Profile, deviation_A: float) -> Result:
+def _with_errors(found: freeenergy.Profile, deviation_A: float) -> Result:
     """Barrier and difference of a profile of the package's, with its own errors."""
     return Result(
         *(found.barrier.value, found.A1_minus_A0.value),

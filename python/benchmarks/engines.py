@@ -25,11 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from plumed_cv.common.files import write_text
 from plumed_cv.cv import random_model
 from plumed_cv.engines import Dynamics, Engine, Segment, State
-from plumed_cv.files import write_text
-from plumed_cv.kernel import find_plumed
-from plumed_cv.plumed import build_plugin
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import build_plugin
 from tests.engines import kits
 
 # A long and a short run of each, in steps.

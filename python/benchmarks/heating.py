@@ -14,8 +14,8 @@ import numpy as np
 from ase import units
 from numpy.typing import NDArray
 
-from plumed_cv.babf import Estimator, Grid
-from plumed_cv.babf.estimator import SOLVE_STRIDE
+from plumed_cv.freeenergy import Estimator, Grid
+from plumed_cv.freeenergy.estimator import SOLVE_STRIDE
 
 KELVIN, BARRIER_EV, FRICTION_PER_PS, TIMESTEP_FS, STEPS = 500.0, 0.47, 5.0, 1.0, 40_000
 MASS = 240.0  # eV fs^2: a hydrogen atom on a path of 1.5 angstrom, whose length is 1

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.polynomial import legendre
 
-from plumed_cv import babf, meanforce, sampling
-from plumed_cv.frame import Array
+from plumed_cv import freeenergy, sampling
+from plumed_cv.freeenergy import meanforce
+from plumed_cv.structures.frame import Array
 
 WINDOWS_FS = (20.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0)
 MEMORY_FS = 2000.0  # after which the sum grows as the root of the time
@@ -75,7 +76,7 @@ def main() -> None:
         interval = settings["timestep_fs"] * settings["snapshot_stride"]
         files = [segment / "mean-force.dat" for segment in sampling.segments(folder)]
         found = noise([meanforce.read(file) for file in files], interval)
-        state = babf.read_state(sorted(folder.rglob("segment-*/babf.state"))[0])
+        state = freeenergy.read_state(sorted(folder.rglob("segment-*/babf.state"))[0])
         length = state.grid.maximum - state.grid.minimum
         cells = [f"{sigma:.2f}" for _, sigma in found] + [""] * (len(WINDOWS_FS) - len(found))
         sigma = next(sigma for window, sigma in reversed(found) if window <= MEMORY_FS)

@@ -33,13 +33,13 @@ from ase import Atoms
 from ase.build import bulk
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed, data_dir, find_plumed, optimised_prefix
-from plumed_cv.plumed import build_plugin
-from plumed_cv.tools import cxx_compiler
+from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed, optimised_prefix
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.setup.tools import cxx_compiler
 
 Array = NDArray[np.float64]
 

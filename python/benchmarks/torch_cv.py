@@ -29,12 +29,12 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.errors import UserError
-from plumed_cv.files import write_text
-from plumed_cv.kernel import find_plumed
-from plumed_cv.plumed import build_plugin
-from plumed_cv.torchscript import write_torchscript
+from plumed_cv.cv.torchscript import write_torchscript
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import build_plugin
 from python.benchmarks.step_cost import Array, Loop, iron, middle, model_of
 
 SIZES = {127: 24, 1026: 20}  # atoms: principal components, and width of the two hidden layers

@@ -28,9 +28,10 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
     import numpy as np
     from ase.build import bulk
 
-    from plumed_cv import autoencoder, cv, meanpath
-    from plumed_cv.frame import chunks
-    from plumed_cv.training import RECIPES
+    from plumed_cv import cv
+    from plumed_cv.cv import autoencoder, meanpath
+    from plumed_cv.cv.training import RECIPES
+    from plumed_cv.structures.frame import chunks
 
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(3 * n_atoms, 6)))[0].T
@@ -66,7 +67,7 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
     if peer:
         from sklearn.decomposition import PCA
 
-        from plumed_cv import pca
+        from plumed_cv.cv import pca
 
         fits = {
             "sklearn": PCA(COMPONENTS, svd_solver="randomized", random_state=0).fit,

@@ -30,9 +30,9 @@ from plumed_cv import cv, sampling
 from plumed_cv.config import Config, Lammps, Sampling, System
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.plumed import babf_input, build_plugin
+from plumed_cv.setup.plugin import babf_input, build_plugin
+from plumed_cv.setup.tools import cxx_compiler
 from plumed_cv.structures import oriented
-from plumed_cv.tools import cxx_compiler
 
 NUMBERS = (2, 10, 100, 1000)
 STEP_US = 140.0

@@ -13,7 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
-from plumed_cv.files import write_text
+from plumed_cv.common.files import write_text
 from python.drills import fuzzers
 from python.drills.directory import company, disk
 from python.drills.endurance import memory, snapshots, updates

@@ -14,9 +14,9 @@ import numpy as np
 from ase import Atoms
 
 from plumed_cv.cv import random_model
-from plumed_cv.plumed import build_plugin
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.setup.tools import cxx_compiler
 from plumed_cv.structures import read_structure
-from plumed_cv.tools import cxx_compiler
 from python.drills.fuzzers import CPP
 from python.drills.runs import command, prepare
 
@@ -124,7 +124,7 @@ _LONG_RUN = """
 import sys
 from pathlib import Path
 import numpy as np
-from plumed_cv.kernel import find_plumed
+from plumed_cv.setup.kernel import find_plumed
 find_plumed().activate()
 import plumed
 first, last = np.load("ends.npz")["ends"]

@@ -17,14 +17,14 @@ from typing import Any
 import nlohmann_json
 import numpy as np
 
-from plumed_cv import babf, config
+from plumed_cv import config, freeenergy
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
-from plumed_cv.errors import UserError
-from plumed_cv.path import load_path
+from plumed_cv.paths.path import load_path
+from plumed_cv.setup.tools import tool
 from plumed_cv.structures import read_structure
-from plumed_cv.tools import tool
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 from python.drills import fuzzers
 from python.drills.fuzzers import CPP
 from python.drills.runs import reference
@@ -62,11 +62,11 @@ def all_readers(run: Path, file: Path) -> dict[str, Reader]:
         return [cv.serials, cv.reference_positions, values, middle]
 
     def state(path: Path) -> list[Any]:
-        found = babf.read_state(path)
+        found = freeenergy.read_state(path)
         return [found.sums, found.prior, [found.kT_eV, found.tau, found.ramp, found.steps]]
 
     def profile(path: Path) -> list[Any]:
-        found = babf.read_fes(path)
+        found = freeenergy.read_fes(path)
         return [found.xi, found.A, found.A_error, [found.barrier.value, found.delta_F.value]]
 
     def start_of_segment(path: Path) -> list[Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import nlohmann_json
 import numpy as np
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
-from plumed_cv.errors import UserError
-from plumed_cv.tools import tool
+from plumed_cv.setup.tools import tool
 
 CPP = Path(__file__).resolve().parents[2] / "cpp"
 READERS = ("model", "state", "profile", "walkers")

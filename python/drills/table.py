@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plumed_cv.files import write_text
+from plumed_cv.common.files import write_text
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "robustness.json"
 

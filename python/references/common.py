@@ -16,12 +16,12 @@ from ase import Atoms, units
 from rich.console import Console
 from rich.progress import Progress
 
+from plumed_cv.common.files import write_text
 from plumed_cv.engines import Dynamics
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.files import write_text
-from plumed_cv.frame import Array
-from plumed_cv.neb import minimum_energy_path
-from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.structures.frame import Array
 from python.zero_kelvin.systems import LATTICE_A, POTENTIAL, vacancy
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ def basin_integral(xi: Array, A_eV: Array, kT_eV: float) -> Array:
 
 
 def flux_barriers(xi: Array, A_eV: Array, gradnorm_per_A: Array | float, kT_eV: float) -> Array:
-    """Flux barrier of every surface of a profile, eV, by the definition of `plumed_cv.babf`.
+    """Flux barrier of every surface of a profile, eV, by the definition of `plumed_cv.freeenergy`.
 
     F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P(xi < xi*) ), rho = exp(-A/kT).
 

@@ -31,8 +31,8 @@ import numpy as np
 from ase import units
 
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.frame import Array
-from plumed_cv.path import EnergyPath
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.structures.frame import Array
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
 

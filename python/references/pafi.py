@@ -46,11 +46,11 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from plumed_cv.common.files import replacing
 from plumed_cv.engines import maxwell_boltzmann
 from plumed_cv.engines.lammps_process import import_lammps
-from plumed_cv.files import replacing
-from plumed_cv.frame import Array, displacements
-from plumed_cv.path import EnergyPath
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.structures.frame import Array, displacements
 from python.references import common
 from python.references.common import Case
 from python.zero_kelvin.systems import POTENTIAL

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from plumed_cv.files import replacing
+from plumed_cv.common.files import replacing
 from python.references import common, harmonic
 from python.references.common import Case
 

@@ -28,13 +28,13 @@ from scipy.integrate import cumulative_trapezoid
 from scipy.signal import savgol_filter
 
 from plumed_cv import cv
+from plumed_cv.common.files import replacing
 from plumed_cv.engines import Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.files import replacing
-from plumed_cv.frame import Array
-from plumed_cv.kernel import find_plumed
-from plumed_cv.path import EnergyPath
-from plumed_cv.plumed import build_plugin
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.plugin import build_plugin
+from plumed_cv.structures.frame import Array
 from python.references import common
 from python.references.common import Case
 from python.zero_kelvin.systems import POTENTIAL

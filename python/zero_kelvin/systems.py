@@ -23,11 +23,11 @@ from ase.lattice.cubic import BodyCenteredCubic
 from numpy.typing import ArrayLike
 from rich.console import Console
 
-from plumed_cv import energy
+from plumed_cv.cv import energy
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.frame import Array
-from plumed_cv.neb import Progress, minimum_energy_path
-from plumed_cv.path import EnergyPath, load_path
+from plumed_cv.paths.neb import Progress, minimum_energy_path
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.structures.frame import Array
 
 POTENTIAL = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
 LATTICE_A = 2.85532  # the potential's at 0 K

@@ -23,11 +23,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from plumed_cv import cv, energy, pca, symmetry
-from plumed_cv.energy import Reconstruction, compare
-from plumed_cv.files import replacing, write_text
-from plumed_cv.path import EnergyPath, load_path
-from plumed_cv.training import RECIPES, Training
+from plumed_cv import cv
+from plumed_cv.common.files import replacing, write_text
+from plumed_cv.cv import energy, pca, symmetry
+from plumed_cv.cv.energy import Reconstruction, compare
+from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.paths.path import EnergyPath, load_path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "zero-kelvin"
 SEEDS = 5

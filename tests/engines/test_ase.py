@@ -10,9 +10,9 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.ase import AseEngine
-from plumed_cv.errors import UserError
 
 SPRINGS = "ase.calculators.harmonic.SpringCalculator"
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from ase import units
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed
+from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import read_structure
-from plumed_cv.trajectory import read_displacements
+from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import (
     EPSILON,
     PLUMED_UNITS,

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
 from plumed_cv.engines import NESTED, Dynamics, Engine, Segment, State, plumed_sentence
-from plumed_cv.errors import UserError
 from tests.engines.kits import PLUMED_UNITS, crystal
 
 BAD_PLUMED = {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ase import units
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
-from plumed_cv.errors import UserError
 from tests.engines.kits import (
     EPSILON,
     PLUMED_UNITS,

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.spatial.transform import Rotation
 
 from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
-from plumed_cv.kernel import Plumed
+from plumed_cv.setup.kernel import Plumed
 
 MakePlumed = Callable[..., Any]
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ import numpy as np
 import plumed
 import pytest
 
-from plumed_cv.babf import (
+from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     prior_derivative,

@@ -11,7 +11,8 @@ import plumed
 import pytest
 from ase import units
 
-from plumed_cv.babf import (
+from plumed_cv.cv import random_model
+from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     State,
@@ -21,8 +22,7 @@ from plumed_cv.babf import (
     write_state,
     write_surface,
 )
-from plumed_cv.cv import random_model
-from plumed_cv.kernel import Plumed
+from plumed_cv.setup.kernel import Plumed
 from tests.plumed.babf import KT, Array, MakePlumed, bias_at, check_two_parts, run, sentence, step
 
 TORUS = (Grid(-np.pi, np.pi, 24, periodic=True), Grid(-np.pi, np.pi, 20, periodic=True))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plumed_cv.babf import (
+from plumed_cv.freeenergy import (
     Grid,
     Profile,
     State,

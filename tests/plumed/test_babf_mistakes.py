@@ -8,7 +8,7 @@ import plumed
 import pytest
 from ase import units
 
-from plumed_cv.babf import read_state
+from plumed_cv.freeenergy import read_state
 from tests.plumed.babf import (
     BABF,
     GRID,

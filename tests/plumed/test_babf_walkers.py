@@ -10,7 +10,7 @@ import numpy as np
 import plumed
 import pytest
 
-from plumed_cv.babf import Estimator, Grid, State, read_fes, read_state
+from plumed_cv.freeenergy import Estimator, Grid, State, read_fes, read_state
 from tests.plumed.babf import (
     BABF,
     GRID,

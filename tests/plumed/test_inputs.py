@@ -19,15 +19,15 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv.autoencoder import learn
-from plumed_cv.babf import read_state
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
+from plumed_cv.cv.autoencoder import learn
+from plumed_cv.cv.torchscript import write_torchscript
+from plumed_cv.cv.training import RECIPES
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed
-from plumed_cv.torchscript import write_torchscript
-from plumed_cv.training import RECIPES
+from plumed_cv.freeenergy import read_state
+from plumed_cv.setup.kernel import Plumed
 from tests.conftest import MakePlumed, unavailable
 
 ROOT = Path(__file__).parents[2]

@@ -14,13 +14,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv.babf import read_state
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
-from plumed_cv.errors import UserError
-from plumed_cv.kernel import Plumed
+from plumed_cv.freeenergy import read_state
+from plumed_cv.setup.kernel import Plumed
 from tests.conftest import unavailable
 
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]

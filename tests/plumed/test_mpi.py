@@ -17,15 +17,15 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv.babf import last_step, read_fes, read_state
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, random_model
+from plumed_cv.cv.torchscript import write_torchscript
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
 from plumed_cv.engines.lammps_program import LammpsProgram
-from plumed_cv.errors import UserError
-from plumed_cv.frame import Array
-from plumed_cv.kernel import Plumed, describe, find_plumed, optimised_prefix
-from plumed_cv.torchscript import write_torchscript
+from plumed_cv.freeenergy import last_step, read_fes, read_state
+from plumed_cv.setup.kernel import Plumed, describe, find_plumed, optimised_prefix
+from plumed_cv.structures.frame import Array
 from tests.conftest import built, built_fix_plumed
 
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plumed_cv.kernel import Plumed
+from plumed_cv.setup.kernel import Plumed
 from tests.plumed.torch_models import network, save
 
 # A step of two PLUMEDs, one after the other, in a process of its own; prints the forces.

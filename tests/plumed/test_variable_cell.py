@@ -15,10 +15,10 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv import babf
+from plumed_cv import freeenergy
 from plumed_cv.cv import linear, random_model
-from plumed_cv.frame import Array
 from plumed_cv.structures import oriented
+from plumed_cv.structures.frame import Array
 
 FOLDER = Path(__file__).parents[2] / "plumed_inputs"
 UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
@@ -92,9 +92,9 @@ def test_the_pressure_is_the_derivative_of_the_biased_energy(
     cell = atoms.cell.array
     # A steep profile, so that the bias has its part in the pressure.
     xi = cv.value(atoms.positions, cell)[0]
-    grid = babf.Grid(xi - 0.5, xi + 0.5, 100)
+    grid = freeenergy.Grid(xi - 0.5, xi + 0.5, 100)
     profile = 20.0 * (grid.nodes - xi) ** 2 - 30.0 * grid.nodes
-    babf.write_prior(tmp_path / "prior.dat", grid, grid.nodes, profile)
+    freeenergy.write_prior(tmp_path / "prior.dat", grid, grid.nodes, profile)
 
     delta = 1e-4  # errors of order 1e-8 of the derivatives
     cells = [cell]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plumed_cv import babf, workflow
+from plumed_cv import freeenergy, workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.workflow import results
 from tests.truth.models import QUANTITIES, Model, exact
@@ -78,8 +78,8 @@ def comparisons(model: Model, run: Path) -> Iterator[Comparison]:
 
 def _of_mean_force(found: results.Sampled) -> dict[str, float | None]:
     xi, norm, mass = (found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-    flux = babf.flux(found.blocks, xi, norm, mass, mean_force=found.mean_force)
-    profile = babf.profile(found.blocks, mean_force=found.mean_force, basins=flux.basins)
+    flux = freeenergy.flux(found.blocks, xi, norm, mass, mean_force=found.mean_force)
+    profile = freeenergy.profile(found.blocks, mean_force=found.mean_force, basins=flux.basins)
     rate = flux.rate_per_s
     return (
         workflow.barriers(profile)

@@ -14,7 +14,7 @@ from scipy.signal import find_peaks
 from scipy.stats import norm, qmc
 
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.frame import Array
+from plumed_cv.structures.frame import Array
 from tests.truth import landscape as landscapes
 from tests.truth.landscape import LANDSCAPES, Landscape
 

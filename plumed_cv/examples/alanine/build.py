@@ -12,9 +12,9 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.engines.process import run_program
-from plumed_cv.errors import UserError
 
 FORCE_FIELD = "amber99sb-ildn"
 STATES = {"initial": (-80.0, 75.0), "final": (60.0, -40.0)}  # C7eq and C7ax: phi, psi (degrees)

@@ -1,0 +1,19 @@
+"""Collective variables: the model, its file, and how it is learned.
+
+`collective_variable` has the model with value, gradient, path and deviation; `model_file` saves
+it. `pca`, `meanpath`, `elastic` and `symmetry` find the components that it starts from;
+`training` has the settings, `autoencoder` the network and its training (with torch), `torchscript`
+the export. `equivalence` compares two CVs, `energy` tests one at 0 K, `localisation` says which
+atoms take part. Importing this package does not import torch.
+"""
+
+from plumed_cv.cv.collective_variable import (
+    ACTIVATIONS,
+    CollectiveVariable,
+    Layer,
+    linear,
+    random_model,
+    select,
+)
+
+__all__ = ["ACTIVATIONS", "CollectiveVariable", "Layer", "linear", "random_model", "select"]

@@ -1,0 +1,547 @@
+"""The energy at 0 K along a path, got back from the forces by a collective variable (Eqs. 18-20).
+
+Everything is integrated along the path itself, where the conditional average of Eq. 18 has one
+member. With g = grad xi and t the path's tangent, the energy rises by t . P grad V a length, P the
+projection on g (Eq. 20) or, with several latent dimensions, on all of them (Eq. 19). Along a
+minimum energy path grad V is along t, so a collective variable loses 1 - cos^2 of the angle between
+g and t, and a linear subspace what of t lies outside of it.
+
+Lengths are in angstrom, energies in eV. K images of N atoms, D components, d latent dimensions.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import units
+from scipy.integrate import trapezoid
+from scipy.interpolate import CubicHermiteSpline
+
+from plumed_cv import cv
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.threads import one_thread
+from plumed_cv.cv import localisation, pca, symmetry
+from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.localisation import Localisation
+from plumed_cv.cv.training import Training
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.structures.frame import Array
+
+N_STRUCTURES = 20_000  # drawn from a path, if nothing is said
+VARIANCE_A2 = 0.005  # of a coordinate's noise; resembles iron at 300 K
+
+# Of the energies' range: what images far apart may make of the forces' work, with a note.
+_LARGEST_ERROR = 0.35
+
+# Units in eV and angstrom that forces, and energies, are handed over in by mistake.
+_FORCE_UNITS = {
+    "Ry/bohr": units.Ry / units.Bohr,
+    "Ha/bohr": units.Ha / units.Bohr,
+    "eV/bohr": 1.0 / units.Bohr,
+    "eV/nm": 1.0 / units.nm,
+    "kcal/mol/A": units.kcal / units.mol,
+    "kJ/mol/A": units.kJ / units.mol,
+    "kJ/mol/nm": units.kJ / units.mol / units.nm,
+}
+_ENERGY_UNITS = {
+    "Ry": units.Ry,
+    "Ha": units.Ha,
+    "kcal/mol": units.kcal / units.mol,
+    "kJ/mol": units.kJ / units.mol,
+}
+
+# Called with the work done so far, all of it, and what is being done.
+Progress = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True)
+class EnergyProfile:
+    """Energy above the first image along a path.
+
+    Parameters
+    ----------
+    parameter
+        Fractional arc length, shape (G,).
+    energy
+        Shape (G,), eV.
+    """
+
+    parameter: Array
+    energy: Array
+
+    def __repr__(self) -> str:
+        return f"EnergyProfile(barrier {self.barrier:.4f} eV, end point {self.end_point:+.4f} eV)"
+
+    @property
+    def barrier(self) -> float:
+        """The highest energy above the first image, eV."""
+        return float(self.energy.max())
+
+    @property
+    def end_point(self) -> float:
+        """Energy of the last image above the first, eV."""
+        return float(self.energy[-1])
+
+    def deviation_from(self, other: "EnergyProfile") -> float:
+        """Root mean square difference to another profile along the path, eV."""
+        square = (self.energy - other.energy) ** 2
+        return float(trapezoid(square, self.parameter) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What `reconstruct` found.
+
+    Parameters
+    ----------
+    path
+        The path.
+    neb, pca, ae_pca
+        The profile of the path's own energies, that of the force within the principal components,
+        and that of the autoencoder's collective variable.
+    forces
+        The path's forces integrated along it: what the quadrature makes of an exact variable.
+    xi
+        The collective variable along the path, shape (G, d).
+    fraction_of_variance
+        Of the leading principal components (Fig. 2), at most 30.
+    elbow
+        How many of them are above the noise.
+    localisation
+        Which atoms take part.
+    variable
+        The collective variable.
+    training
+        How the network was trained.
+    n_operations
+        Symmetry operations that were used, the identity included; 0 if none were looked for.
+    losses
+        Mean square error of each epoch of the training, A^2.
+    seconds
+        Wall time of the stages.
+    n_structures, variance_A2, seed
+        The training data: how many structures, the variance of their noise, and its seed.
+    """
+
+    path: EnergyPath
+    neb: EnergyProfile
+    pca: EnergyProfile
+    ae_pca: EnergyProfile
+    forces: EnergyProfile
+    xi: Array
+    fraction_of_variance: Array
+    elbow: int
+    localisation: Localisation
+    variable: CollectiveVariable
+    training: Training
+    n_operations: int
+    losses: Array
+    seconds: dict[str, float]
+    n_structures: int
+    variance_A2: float
+    seed: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Reconstruction({self.path.name}: barrier {self.neb.barrier:.4f} eV; "
+            f"{self.pca.barrier:.4f} eV by {self.variable.n_components} components, "
+            f"{self.ae_pca.barrier:.4f} eV by the autoencoder; {self.localisation.verdict})"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what in the path itself limits the accuracy."""
+        notes = []
+        own = self.forces.deviation_from(self.neb) / max(float(np.ptp(self.neb.energy)), 1e-12)
+        if own > 0.005:
+            notes.append(
+                f"{self.path.name}: the forces do not integrate to the energies (RMS deviation "
+                f"{100 * own:.1f} % of their range): more images would, if both are of one "
+                "calculation."
+            )
+        across = force_across(self.path)
+        if across > 0.05:
+            notes.append(
+                f"{self.path.name}: forces across the path or on its ends reach {across:.2f} eV/A; "
+                "on a converged minimum energy path they are near 0."
+            )
+        return notes
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        profiles = {"neb": self.neb, "pca": self.pca, "ae_pca": self.ae_pca, "forces": self.forces}
+        return {
+            "path": self.path.name,
+            "atoms": len(self.path.species),
+            "images": len(self.path.images),
+            "largest_force_across_path_eV_A": force_across(self.path),
+            "structures": self.n_structures,
+            "noise_A2": self.variance_A2,
+            "seed": self.seed,
+            "elbow": self.elbow,
+            "components": self.variable.n_components,
+            "subspace": self.training.subspace,
+            "target": self.training.target,
+            "symmetry_operations": self.n_operations,
+            "activation": self.training.activation,
+            "profiles": {name: compare(profile, self.neb) for name, profile in profiles.items()},
+            "localisation": self.localisation.as_dict(),
+            "final_loss_A2": float(self.losses[-1]),
+            "losses_A2": self.losses.tolist(),
+            "fraction_of_variance": self.fraction_of_variance.tolist(),
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "parameter": self.neb.parameter.tolist(),
+            "xi": self.xi.tolist(),
+            **{f"{name}_eV": profile.energy.tolist() for name, profile in profiles.items()},
+        }
+
+
+def compare(profile: EnergyProfile, reference: EnergyProfile) -> dict[str, float | None]:
+    """Barrier and end point of a profile with their errors against a reference.
+
+    Returns
+    -------
+    dict
+        Energies in eV; percentages of the reference's barrier, None where there is no barrier.
+    """
+    barrier_error = profile.barrier - reference.barrier
+    end_error = profile.end_point - reference.end_point
+    rms = profile.deviation_from(reference)
+
+    def percent(energy: float) -> float | None:
+        return 100.0 * energy / reference.barrier if reference.barrier > 1e-3 else None
+
+    return {
+        "barrier_eV": profile.barrier,
+        "barrier_error_eV": barrier_error,
+        "barrier_error_percent": percent(barrier_error),
+        "end_point_eV": profile.end_point,
+        "end_point_error_eV": end_error,
+        "end_point_error_percent": percent(end_error),
+        "rms_eV": rms,
+        "rms_percent": percent(rms),
+    }
+
+
+def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
+    """Energy along a path from the force along a collective variable alone (Eqs. 18-20).
+
+    E rises by F . dxi with F = S^-1 (grad xi . grad V) and the Gram matrix S = grad xi grad xi^T;
+    with one latent dimension, F = grad xi . grad V / |grad xi|^2. The paper sums the trapezoids
+    between images; here images and forces are interpolated by cubic splines before, which takes
+    the error of 27 images of a vacancy's hop from 1 % to below 0.1 %.
+
+    Parameters
+    ----------
+    path
+        Images with forces.
+    variable
+        A collective variable of the same atoms.
+
+    Raises
+    ------
+    UserError
+        If the variable is one of other atoms.
+    """
+    x, slopes, gradients = _in_components(path, variable)
+    jacobian = variable.encoder_jacobian(x)  # (G, d, D)
+    dxi = jacobian @ slopes[..., None]
+    gram = jacobian @ np.swapaxes(jacobian, -1, -2)
+    # The pseudo-inverse: where a latent dimension is flat, the force along it counts nothing.
+    mean_force = np.linalg.pinv(gram, hermitian=True) @ (jacobian @ gradients[..., None])
+    return _integral(path, np.sum(dxi * mean_force, axis=(1, 2)))
+
+
+def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
+    """Energy along a path from the force within the principal components, P grad V, P = U_D U_D^T.
+
+    What a perfect collective variable of these components would give: the `PCA` of Figs. 5 and 6.
+    """
+    _, slopes, gradients = _in_components(path, variable)
+    return _integral(path, np.sum(slopes * gradients, axis=1))
+
+
+def along_path(path: EnergyPath) -> EnergyProfile:
+    """Energy along a path from all of the forces: must be the energies of the images."""
+    curve = path.curve
+    flat = (len(path.images), -1)
+    work = -path.displacements.reshape(flat) @ path.forces.reshape(flat).T  # (K, K)
+    return _integral(path, np.sum((curve.slopes @ work) * curve.values, axis=1))
+
+
+def of_images(path: EnergyPath) -> EnergyProfile:
+    """The images' energies, between them by cubic polynomials with the slope of their forces."""
+    curve = path.curve
+    flat = (len(path.images), -1)
+    tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(flat)
+    slopes = -np.sum(tangents * path.forces.reshape(flat), axis=1)
+    spline = CubicHermiteSpline(path.arc_length, path.energies, slopes)
+    return EnergyProfile(curve.parameter, spline(curve.parameter))
+
+
+def margins(path: EnergyPath, variable: CollectiveVariable, kT_eV: float) -> tuple[float, float]:
+    """How far a grid must go on below xi = 0 and above 1 to hold the thermal motion in both states.
+
+    A state is taken to be as wide on its far side as it is towards the barrier: its margin is the
+    distance in xi from the state to where the path's energy is 6 kT above it. Three ten-thousandths
+    of a harmonic basin are beyond that. No margin is longer than 0.6 of the distance to the first
+    barrier of more than 2 kT: if the process repeats itself, the barrier behind the state is as far
+    away.
+
+    Parameters
+    ----------
+    path
+        The minimum energy path.
+    variable
+        A collective variable of its atoms with one latent dimension.
+    kT_eV
+        Temperature, eV.
+
+    Returns
+    -------
+    tuple
+        The margins below 0 and above 1, in units of xi, each 0.05 at least.
+    """
+    xi, energy = values(path, variable), of_images(path).energy
+    return (
+        _margin(xi, energy - energy[0], kT_eV),
+        _margin(1.0 - xi[::-1], energy[::-1] - energy[-1], kT_eV),
+    )
+
+
+def _margin(xi: Array, energy: Array, kT_eV: float) -> float:
+    """The margin of a state at xi = 0 from the energies above it along the path, shape (G,)."""
+    highest = np.maximum.accumulate(energy)
+    behind = np.flatnonzero((highest > 2.0 * kT_eV) & (energy < highest - 2.0 * kT_eV))
+    rise = energy[: behind[0]] if len(behind) else energy
+    peaks = np.flatnonzero(
+        (rise >= np.append(rise[1:], -np.inf))
+        & (rise >= np.append(-np.inf, rise[:-1]))
+        & (rise >= rise.max() - kT_eV)
+    )
+    top = int(peaks[0])
+    high = np.flatnonzero(rise[: top + 1] >= 6.0 * kT_eV)
+    reach = int(high[0]) if len(high) else top
+    return max(0.05, min(float(xi[reach]), 0.6 * float(xi[top])))
+
+
+def values(path: EnergyPath, variable: CollectiveVariable) -> Array:
+    """The first latent dimension along the path, on the fine grid of its curve, shape (G,)."""
+    x, _, _ = _in_components(path, variable)
+    return np.asarray(variable.encode(x)[:, 0])
+
+
+def falls_by(path: EnergyPath, variable: CollectiveVariable) -> float:
+    """How far a collective variable falls along a path, at most, in units of its rise from 0 to 1.
+
+    Zero if it rises all the way: only then does it have one value for each point of the path.
+    """
+    xi = values(path, variable)
+    return float((np.maximum.accumulate(xi) - xi).max())
+
+
+def force_across(path: EnergyPath) -> float:
+    """The largest force on an atom across the path (eV/A): near 0 on a minimum energy path.
+
+    On the end states, which should be minima, all of the force counts. Atoms that the images hold
+    at their places do not count.
+    """
+    curve = path.curve
+    tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(len(path.images), -1)
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    tangents[[0, -1]] = 0.0
+    free = path.forces.copy()
+    free[:, path.held] = 0.0
+    forces = free.reshape(tangents.shape)
+    across = forces - np.sum(forces * tangents, axis=1, keepdims=True) * tangents
+    return float(np.linalg.norm(across.reshape(path.forces.shape), axis=2).max())
+
+
+def check_forces(path: EnergyPath) -> float:
+    """Compare the forces, integrated along the path, with the energies of the images.
+
+    Returns
+    -------
+    float
+        The error of the barrier that the forces give, as a fraction of the energies' range: what
+        the images are too far apart for.
+
+    Raises
+    ------
+    UserError
+        If forces have another sign or unit than the energies, or do not belong to them, or if the
+        images are too far apart.
+    """
+    curve = path.curve
+    work = along_path(path).energy[curve.at_images]
+    energies = path.energies
+    spread = float(np.ptp(energies))
+    if spread < 1e-6:
+        raise UserError(
+            f"{path.name}: all images have the same energy; give the energy of each (eV)."
+        )
+    ratio = float(work @ energies / (energies @ energies))
+    norms = float(np.linalg.norm(work) * np.linalg.norm(energies))
+    alike = abs(float(work @ energies)) / norms if norms > 0 else 0.0
+    if 0.8 < ratio < 1.25 and alike > 0.9:
+        return float(np.abs(work - energies).max() / spread)
+    for expected, remedy in _mistakes():
+        if alike > 0.9 and abs(ratio / expected - 1.0) < 0.05:
+            raise UserError(f"{path.name}: {remedy}, for eV and eV/A are expected.")
+    error = float(np.abs(work - energies).max() / spread)
+    if alike > 0 and error < _error_of_images(path, work):
+        if error < _LARGEST_ERROR:
+            return error
+        raise UserError(
+            f"{path.name}: {len(path.images)} images are too far apart: their forces along the "
+            f"path give the energies with an error of {100 * error:.0f} % of the range; give more "
+            "images."
+        )
+    raise UserError(
+        f"{path.name}: the forces along the path add up to {ratio:.3g} times the energies of the "
+        f"images, which is more than the distances of {len(path.images)} images explain; give "
+        "forces in eV/A of the same calculation as the energies, or more images."
+    )
+
+
+def _error_of_images(path: EnergyPath, work: Array) -> float:
+    """What the distances of the images may do to the forces' work, as a fraction of its range.
+
+    Bound from above by what leaving out every second image does.
+    """
+    last = len(path.images) - 1
+    kept = sorted({*range(0, last, 2), last})
+    coarse = EnergyPath(tuple(path.images[k] for k in kept), path.name)
+    coarse_work = along_path(coarse).energy[coarse.curve.at_images]
+    return float(np.abs(coarse_work - work[kept]).max() / np.ptp(path.energies))
+
+
+@one_thread()
+def reconstruct(
+    path: EnergyPath,
+    n_structures: int = N_STRUCTURES,
+    variance_A2: float = VARIANCE_A2,
+    n_components: int | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done, total, stage: None,
+    use_symmetry: bool = True,
+) -> Reconstruction:
+    """Train a collective variable on a noisy path and get the path's energy back (Sec. 4.1).
+
+    Parameters
+    ----------
+    path
+        Images with energies and forces.
+    n_structures
+        Structures drawn from the path for the training.
+    variance_A2
+        Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
+    n_components
+        Principal components D; by the elbow if None, see `pca.scree`.
+    training
+        Network and schedule; the defaults with `seed` if None.
+    seed
+        Seed of the noise and the components.
+    progress
+        Called now and then.
+    use_symmetry
+        Whether the mean path is made to have the symmetry of the path.
+
+    Raises
+    ------
+    UserError
+        If the forces do not fit the energies (`check_forces`), or as for `autoencoder.learn`.
+    """
+    from plumed_cv.cv import autoencoder  # torch takes seconds to import
+
+    training = training or Training(seed=seed)
+    if n_structures < 2 or not variance_A2 > 0:
+        raise UserError(
+            f"{n_structures} structures with a noise of variance {variance_A2} A^2: give two or "
+            "more structures and a positive variance."
+        )
+    check_forces(path)
+    first, last = path.images[0], path.images[-1]
+    frame = cv.linear(path.species, path.cell, first.positions, last.positions)
+    clock = time.monotonic()
+    seconds = {}
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        seconds[name], clock = time.monotonic() - clock, time.monotonic()
+
+    total = training.n_epochs
+    progress(0, total, "drawing structures")
+    samples = path.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
+    lap("structures")
+    progress(0, total, "principal components")
+    scree = pca.scree(samples, seed)
+    lap("components")
+    wanted = use_symmetry and "mean path" in (training.subspace, training.target)
+    operations = symmetry.of_path(path, frame) if wanted else []
+    lap("symmetry")
+    variable, principal, network = autoencoder.learn(
+        samples,
+        frame,
+        n_components or training.limited(scree.n_components, at_rest=True),
+        training,
+        lambda epoch, epochs, loss: progress(epoch, epochs, f"error {loss**0.5:.4f} A"),
+        {"path": path.name, "noise_A2": variance_A2},
+        coordinate=np.linspace(0.0, 1.0, n_structures),
+        symmetry=operations,
+        through_ends=True,
+        continued=training.target == "mean path",  # the paper's recipe as it is
+    )
+    lap("training")
+    x, _, _ = _in_components(path, variable)
+    return Reconstruction(
+        path=path,
+        neb=of_images(path),
+        pca=along_components(path, variable),
+        ae_pca=along_variable(path, variable),
+        forces=along_path(path),
+        xi=variable.encode(x),
+        fraction_of_variance=scree.fraction_of_variance,
+        elbow=scree.elbow,
+        localisation=localisation.of_path(path, principal, variance_A2**0.5),
+        variable=variable,
+        training=training,
+        n_operations=len(operations),
+        losses=network.losses,
+        seconds=seconds,
+        n_structures=n_structures,
+        variance_A2=variance_A2,
+        seed=seed,
+    )
+
+
+def _in_components(path: EnergyPath, variable: CollectiveVariable) -> tuple[Array, Array, Array]:
+    """Components x, dx/dlambda and U_D^T grad V on the grid, each of shape (G, D)."""
+    if variable.species != path.species:
+        raise UserError(f"{path.name}: the collective variable is one of other atoms.")
+    positions = np.stack([image.positions for image in path.images])
+    x = variable.components(variable.displacements(positions, path.cell))
+    gradients = -path.forces.reshape(len(positions), -1) @ variable.pca_components.T
+    curve = path.curve
+    return curve.values @ x, curve.slopes @ x, curve.values @ gradients
+
+
+def _mistakes() -> Iterator[tuple[float, str]]:
+    """What else the forces' work may be of the energies, and the remedy for each."""
+    for unit, factor in _FORCE_UNITS.items():
+        yield 1.0 / factor, f"the forces are in {unit}: multiply them by {factor:.6g}"
+        yield -1.0 / factor, f"the forces are gradients in {unit}: multiply them by {-factor:.6g}"
+    for unit, factor in _ENERGY_UNITS.items():
+        yield factor, f"the energies are in {unit}: multiply them by {factor:.6g}"
+    yield -1.0, "the forces are gradients, they point uphill: multiply them by -1"
+
+
+def _integral(path: EnergyPath, slope: Array) -> EnergyProfile:
+    """The profile of given slopes dE/dlambda: the trapezoid of Eq. 20 on the fine grid."""
+    parameter = path.curve.parameter
+    steps = 0.5 * (slope[1:] + slope[:-1]) * np.diff(parameter)
+    return EnergyProfile(parameter, np.concatenate([[0.0], np.cumsum(steps)]))

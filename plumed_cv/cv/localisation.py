@@ -1,0 +1,143 @@
+"""Which atoms take part in a process (Eq. 3), and whether they are few enough for an autoencoder.
+
+Lengths are in angstrom. K images of N atoms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from plumed_cv.common.files import replacing
+from plumed_cv.cv.pca import PrincipalComponents
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.structures.frame import Array
+
+# Shares of the path's squared displacement above which a process is localised, or partly so.
+LOCALISED, PARTLY_LOCALISED = 0.8, 0.6
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Which atoms take part in a process: more than the thermal noise of one coordinate.
+
+    Parameters
+    ----------
+    amplitude
+        var_{D,a} of Eq. 3, shape (N,), angstrom.
+    noise
+        Standard deviation of the noise of one coordinate, angstrom.
+    motion
+        Each atom's squared displacement along the path without noise, about its mean and averaged
+        over the path, shape (N,), A^2.
+    """
+
+    amplitude: Array
+    noise: float
+    motion: Array
+
+    def __repr__(self) -> str:
+        return (
+            f"Localisation({self.verdict}: {100 * self.share:.0f} % of the motion on "
+            f"{self.moving.sum()} of {len(self.motion)} atoms)"
+        )
+
+    @property
+    def moving(self) -> NDArray[np.bool_]:
+        """The atoms whose var_{D,a} exceeds the noise, shape (N,)."""
+        return np.asarray(self.amplitude > self.noise)
+
+    @property
+    def share(self) -> float:
+        """What the moving atoms have of the path's squared displacement, 0 to 1."""
+        return float(self.motion[self.moving].sum() / self.motion.sum())
+
+    @property
+    def participation(self) -> float:
+        """How many atoms share the motion, 1 to N: (sum m)^2 / sum m^2 of the motion m."""
+        return float(self.motion.sum() ** 2 / (self.motion**2).sum())
+
+    @property
+    def verdict(self) -> str:
+        """Localised, partly localised or extended: by the share of the moving atoms."""
+        if self.share >= LOCALISED:
+            return "localised"
+        return "partly localised" if self.share >= PARTLY_LOCALISED else "extended"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in a sentence with its reason and what to expect."""
+        expect = {
+            "localised": "an autoencoder suits it",
+            "partly localised": "it needs more structures than a localised one",
+            "extended": "barriers come out too low unless very many structures are drawn",
+        }[self.verdict]
+        return (
+            f"The process is {self.verdict}, {expect}: {100 * self.share:.0f} % of the squared "
+            f"displacement is on {self.moving.sum()} of {len(self.motion)} atoms, those that "
+            f"exceed the thermal noise of {self.noise:.3f} Å (participation number "
+            f"{self.participation:.1f})."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "moving_atoms": int(self.moving.sum()),
+            "share_of_moving_atoms": self.share,
+            "participation": self.participation,
+            "noise_A": self.noise,
+            "var_D_A": self.amplitude.tolist(),
+        }
+
+    def write(self, output: Path | str, ends: Sequence[Atoms]) -> None:
+        """Write the end states with each atom's amplitude in a column `var_D`, angstrom, for OVITO.
+
+        Parameters
+        ----------
+        output
+            The file, extended XYZ.
+        ends
+            The end states, of these atoms.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be written.
+        """
+        ends = [atoms.copy() for atoms in ends]
+        for atoms in ends:
+            atoms.arrays["var_D"] = self.amplitude
+        with replacing(output) as temporary:
+            columns = ["symbols", "positions", "var_D"]
+            ase.io.write(temporary, ends, format="extxyz", columns=columns)
+
+
+def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> Localisation:
+    """Which atoms take part in a process, from the components of its noisy path (Eq. 3).
+
+    Parameters
+    ----------
+    path
+        The path without noise.
+    principal
+        Principal components of its noisy structures.
+    noise
+        Standard deviation of the noise of one coordinate, angstrom.
+    """
+    curve = path.curve
+    weights = np.gradient(curve.parameter)
+    weights[[0, -1]] *= 0.5
+    weights /= weights.sum()
+    positions = path.displacements.reshape(len(path.images), -1)
+    moments = curve.values.T @ (weights[:, None] * curve.values)
+    squares = np.sum((moments @ positions) * positions, axis=0)
+    squares -= (weights @ curve.values @ positions) ** 2
+    motion = np.maximum(squares, 0.0).reshape(-1, 3).sum(axis=1)
+    return Localisation(principal.localisation, noise, motion)

@@ -1,0 +1,283 @@
+"""Principal components of displacements: the linear filter before the autoencoder (Sec. 2.2)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.threads import one_thread
+from plumed_cv.cv import meanpath
+from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.meanpath import MeanPath
+from plumed_cv.cv.symmetry import Operation
+from plumed_cv.structures.frame import Array, chunks
+
+SCREE = 30  # components of the curve of Fig. 2
+FEWEST_COMPONENTS = 12
+
+_ROUNDING = 1e-6  # of structures in single precision, as a share of the largest singular value
+_OVERSAMPLING = 10
+_POWER_ITERATIONS = 10
+
+
+@dataclass(frozen=True)
+class PrincipalComponents:
+    """The leading principal components of M structures of N atoms (Eqs. 1-2).
+
+    Parameters
+    ----------
+    mean
+        Mean displacement, shape (3N,), angstrom.
+    components
+        Orthonormal rows U_D^T, shape (D, 3N).
+    variances
+        Eigenvalues of the covariance matrix, falling, shape (D,), A^2.
+    total_variance
+        Its trace, A^2.
+    """
+
+    mean: Array
+    components: Array
+    variances: Array
+    total_variance: float
+
+    def __repr__(self) -> str:
+        return (
+            f"PrincipalComponents({len(self.components)} of {len(self.mean)} coordinates, "
+            f"{100 * self.fraction_of_variance.sum():.1f} % of the variance)"
+        )
+
+    @property
+    def fraction_of_variance(self) -> Array:
+        """Fraction of variance explained by each component (Fig. 2), shape (D,)."""
+        return self.variances / self.total_variance
+
+    @property
+    def localisation(self) -> Array:
+        """var_{D,a} of Eq. 3: each atom's motion within the components, shape (N,), angstrom."""
+        weighted = self.components**2 * self.variances[:, None]
+        return np.asarray(np.sqrt(weighted.sum(axis=0).reshape(-1, 3).sum(axis=1)))
+
+    def project(self, displacements: NDArray[Any]) -> NDArray[np.float32]:
+        """Principal components of displacements (M, N, 3): shape (M, D), angstrom."""
+        parts = [_centred(part, self.mean, self.components.T) for part in _parts(displacements)]
+        return np.concatenate(parts).astype(np.float32)
+
+
+@one_thread()
+def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> PrincipalComponents:
+    """Leading principal components by randomised singular value decomposition.
+
+    Parameters
+    ----------
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom. They are read in pieces and never
+        copied as a whole, so that a memory map serves as well.
+    n_components
+        Number of components D.
+    seed
+        Seed of the random projections.
+
+    Raises
+    ------
+    UserError
+        If there are fewer structures than components or they do not differ.
+
+    Notes
+    -----
+    Subspace iteration from a random start: Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011).
+    """
+    n, n_coordinates = len(displacements), 3 * displacements.shape[1]
+    _check_count(displacements, n_components)
+    total, square = np.zeros(n_coordinates), 0.0
+    for part in _parts(displacements):
+        total += part.sum(axis=0, dtype=np.float64)
+        square += float(np.vdot(part, part))
+    mean = total / n
+    width = min(n_components + _OVERSAMPLING, n_coordinates)
+    subspace = np.random.default_rng(seed).normal(size=(n_coordinates, width))
+    for _ in range(_POWER_ITERATIONS):
+        subspace = np.linalg.qr(subspace)[0]
+        image = np.zeros_like(subspace)
+        for part in _parts(displacements):
+            image += part.T @ _centred(part, mean, subspace)
+        subspace = image
+    subspace = np.linalg.qr(subspace)[0]
+    covariance = np.zeros((width, width))
+    for part in _parts(displacements):
+        projected = _centred(part, mean, subspace).astype(np.float64)
+        covariance += projected.T @ projected / (n - 1)
+    variances, axes = np.linalg.eigh(covariance)
+    leading = np.argsort(variances)[::-1][:n_components]
+    total_variance = square / n - float(mean @ mean)
+    return _principal(mean, (subspace @ axes[:, leading]).T, variances[leading], total_variance)
+
+
+def fit_mean_path(
+    displacements: NDArray[Any],
+    s: NDArray[Any],
+    n_components: int,
+    symmetry: Sequence[Operation] = (),
+    at_rest: CollectiveVariable | None = None,
+    n_functions: int | None = None,
+) -> tuple[PrincipalComponents, MeanPath]:
+    """Leading principal components of the mean path through the structures: thermal noise is out.
+
+    The components of noisy structures are tilted towards the noise, those of E[u | s] much less.
+
+    Parameters
+    ----------
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom.
+    s
+        Place of each structure along the process, shape (M,): the path parameter or the previous
+        collective variable.
+    n_components
+        Number of components D; a mean path has at most L - 1.
+    symmetry
+        Operations that the mean path is made to have.
+    at_rest
+        What is known of the process at 0 K, as for `meanpath.fit`.
+    n_functions
+        Number of polynomials L, as for `meanpath.fit`.
+
+    Returns
+    -------
+    tuple
+        The components, whose variances are those of the mean path, and the mean path. They are
+        fewer than asked for where the path has no more, as a straight one that is exact by
+        symmetry: what the rounding of the structures leaves is no component.
+
+    Raises
+    ------
+    UserError
+        As for `fit` and `meanpath.fit`.
+    """
+    path = meanpath.fit(displacements, s, symmetry, at_rest, n_functions)
+    mean, modes = path.moments()
+    if not 1 <= n_components <= len(modes):
+        raise UserError(
+            f"{n_components} principal components: a mean path of {len(modes) + 1} functions has "
+            f"from 1 to {len(modes)}."
+        )
+    _, singular, components = np.linalg.svd(modes, full_matrices=False)
+    total_variance = float((singular**2).sum() + 3.0 * path.noise.sum())
+    leading = slice(min(n_components, int(np.sum(singular > _ROUNDING * singular[0]))))
+    return _principal(mean, components[leading], singular[leading] ** 2, total_variance), path
+
+
+@dataclass(frozen=True)
+class Scree:
+    """How much of the variance the components explain (Fig. 2), and how many of them to take.
+
+    Parameters
+    ----------
+    fraction_of_variance
+        Of the leading components, at most 30.
+    elbow
+        How many of them are above the noise.
+    n_components
+        D: twice the elbow (Sec. 2.2), 12 at least, and no more than there are.
+    """
+
+    fraction_of_variance: Array
+    elbow: int
+    n_components: int
+
+
+def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) -> Scree:
+    """Choose the number of components by the elbow of the structures' variance.
+
+    Parameters
+    ----------
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom.
+    seed
+        Seed of the random projections.
+    aligned
+        As for `most_components`.
+
+    Raises
+    ------
+    UserError
+        As for `fit`.
+    """
+    most = most_components(displacements, aligned=aligned)
+    found = fit(displacements, min(SCREE, most), seed).fraction_of_variance
+    above = elbow(found)
+    return Scree(found, above, min(max(2 * above, FEWEST_COMPONENTS), most))
+
+
+def most_components(displacements: NDArray[Any], *, aligned: bool = False) -> int:
+    """How many principal components structures, shape (M, N, 3), can have.
+
+    Translations are none; rotations are none where structures are aligned.
+    """
+    n, n_atoms = displacements.shape[:2]
+    return int(min(n - 1, 3 * n_atoms - (6 if aligned else 3)))
+
+
+def elbow(fraction_of_variance: Array) -> int:
+    """Number of components above the plateau of thermal noise (elbow of Fig. 2).
+
+    The plateau is a straight line through the second half of the logarithms; components count until
+    the first that lies within five standard deviations of the line's residuals.
+
+    Parameters
+    ----------
+    fraction_of_variance
+        Fractions of variance explained, falling, shape (D,) with D of about 30.
+    """
+    logs = np.log(fraction_of_variance)
+    index = np.arange(len(logs))
+    tail = index >= len(logs) // 2
+    line = np.polynomial.Polynomial.fit(index[tail], logs[tail], 1)
+    above = logs - line(index)
+    threshold = max(5.0 * float(np.std(above[tail])), 0.02)
+    below = np.flatnonzero(above < threshold)
+    return max(int(below[0]) if len(below) else len(logs), 1)
+
+
+def _check_count(displacements: NDArray[Any], n_components: int) -> None:
+    largest = most_components(displacements)
+    if n_components < 1:
+        raise UserError(f"{n_components} principal components: ask for one or more.")
+    if n_components > largest:
+        n, n_atoms = displacements.shape[:2]
+        raise UserError(
+            f"{n_components} principal components need more than {n} structures of {n_atoms} "
+            f"atoms; sample longer or ask for at most {max(largest, 0)}."
+        )
+
+
+def _parts(displacements: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The structures in pieces, flat, shape (up to 1000, 3N)."""
+    for part in chunks(len(displacements)):
+        yield np.asarray(displacements[part]).reshape(-1, 3 * displacements.shape[1])
+
+
+def _centred(part: NDArray[Any], mean: Array, axes: Array) -> NDArray[Any]:
+    """(part - mean) @ axes without a copy of the part, in its precision."""
+    return np.asarray(part @ axes.astype(part.dtype) - (mean @ axes).astype(part.dtype))
+
+
+def _principal(
+    mean: Array, components: Array, variances: Array, total_variance: float
+) -> PrincipalComponents:
+    """Principal components free of rigid translation and orthonormal, which rounding spoils."""
+    if not variances[0] > 1e-12:
+        raise UserError("The structures do not differ; there is nothing to learn from them.")
+    shape = (len(components), -1, 3)
+    components = components.reshape(shape) - components.reshape(shape).mean(axis=1, keepdims=True)
+    orthonormal, triangle = np.linalg.qr(components.reshape(len(components), -1).T)
+    orthonormal *= np.sign(np.diag(triangle))
+    mean = mean.reshape(-1, 3)
+    return PrincipalComponents(
+        mean=(mean - mean.mean(axis=0)).ravel(),
+        components=np.ascontiguousarray(orthonormal.T),
+        variances=variances,
+        total_variance=total_variance,
+    )

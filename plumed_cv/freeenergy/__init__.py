@@ -1,0 +1,74 @@
+"""Bayesian adaptive biasing force: reference estimator, state files, profiles with errors.
+
+Equation numbers are those of Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022). The PLUMED
+action BABF does the same in C++ and writes the files read here. Everything it learns is a few
+sums over samples at every node of the grid. So states of independent walkers are added, successive
+states of one run are subtracted, and such differences are the blocks that error bars come from.
+
+`estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers,
+fluxes and rates along one CV of it, between the states that `basins` finds, `surfaces` free
+energies on the plane of two, `jackknife` their errors; `files` reads and writes.
+"""
+
+from plumed_cv.freeenergy.basins import Basins
+from plumed_cv.freeenergy.estimator import (
+    Estimator,
+    Evaluation,
+    Grid,
+    State,
+    blocks,
+    potential,
+    prior_derivative,
+    weight_of_first,
+)
+from plumed_cv.freeenergy.files import (
+    last_step,
+    read_fes,
+    read_state,
+    read_surface,
+    write_fes,
+    write_prior,
+    write_state,
+    write_surface,
+)
+from plumed_cv.freeenergy.profiles import (
+    Estimate,
+    Flux,
+    Profile,
+    Step,
+    binned,
+    flux,
+    profile,
+    reweighted_profile,
+)
+from plumed_cv.freeenergy.surfaces import Surface, surface
+
+__all__ = [
+    "Basins",
+    "Estimate",
+    "Estimator",
+    "Evaluation",
+    "Flux",
+    "Grid",
+    "Profile",
+    "State",
+    "Step",
+    "Surface",
+    "binned",
+    "blocks",
+    "flux",
+    "last_step",
+    "potential",
+    "prior_derivative",
+    "profile",
+    "read_fes",
+    "read_state",
+    "read_surface",
+    "reweighted_profile",
+    "surface",
+    "weight_of_first",
+    "write_fes",
+    "write_prior",
+    "write_state",
+    "write_surface",
+]

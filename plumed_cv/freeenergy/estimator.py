@@ -1,0 +1,520 @@
+"""The reference estimator: Eqs. 7-10 and 12 on one or two CVs, one sample at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import splu
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.structures.frame import Array
+
+T = TypeVar("T")
+
+CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest are left out of Eq. 9
+UNSAMPLED = 1e-4  # weight in A_k of a node without samples, over the mean of those with
+SOLVE_STRIDE = 1000  # samples between two updates of A as it biases, at most
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Nodes of the extended variable on one CV: bins + 1, or bins where the last is the first.
+
+    Attributes
+    ----------
+    minimum, maximum
+        The ends, in units of the CV. The domain, if the CV is periodic.
+    bins
+        Number of intervals.
+    periodic
+        Whether the CV is.
+    """
+
+    minimum: float
+    maximum: float
+    bins: int
+    periodic: bool = False
+
+    @property
+    def spacing(self) -> float:
+        """Distance between nodes."""
+        return (self.maximum - self.minimum) / self.bins
+
+    @cached_property
+    def nodes(self) -> Array:
+        """The nodes, (n,)."""
+        steps = np.arange(self.bins + (not self.periodic), dtype=float)
+        return np.asarray(self.minimum + steps * self.spacing)
+
+    def distances(self, xi: float) -> Array:
+        """Return z_j - xi, (n,), the shortest ones on a periodic CV."""
+        d = self.nodes - xi
+        if self.periodic:
+            length = self.maximum - self.minimum
+            d -= length * np.round(d / length)
+        return d
+
+    def bin(self, xi: ArrayLike) -> NDArray[np.int64]:
+        """Return the nodes nearest to `xi`, and -1 more than half a spacing outside the grid."""
+        j = np.floor((np.asarray(xi) - self.minimum) / self.spacing + 0.5).astype(np.int64)
+        if self.periodic:
+            return j % self.bins
+        return np.where((j >= 0) & (j <= self.bins), j, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What an estimator has learned, and with which parameters.
+
+    Of d CVs, 1 or 2, with n nodes in all. On two CVs the first one runs fastest.
+
+    Attributes
+    ----------
+    arguments
+        Names of the CVs, (d,).
+    axes
+        The nodes along each CV, (d,).
+    kT_eV
+        Temperature, eV.
+    kappas_eV
+        Spring constants, eV over the square of the CV, (d,).
+    tau
+        Weight of the prior, in samples; infinite for a frozen bias.
+    ramp
+        N of the weights min(1, s/N); 0 for equal weights.
+    prior
+        dA/dz of the prior at the nodes, (n,) or for two CVs (2, n), eV.
+    steps
+        Number of samples.
+    sums
+        (2 + 2d, n): w P_j; for each CV w P_j k (z_j - xi), eV; w of the samples in the bin of node
+        j; and of these for each CV w (<z> - xi).
+    """
+
+    arguments: tuple[str, ...]
+    axes: tuple[Grid, ...]
+    kT_eV: float
+    kappas_eV: tuple[float, ...]
+    tau: float
+    ramp: float
+    prior: Array
+    steps: int
+    sums: Array
+
+    def __repr__(self) -> str:
+        axes = (
+            f"{name} from {axis.minimum:g} to {axis.maximum:g}"
+            for name, axis in zip(self.arguments, self.axes, strict=True)
+        )
+        return f"State({', '.join(axes)}; {self.steps:,} samples at kT = {self.kT_eV:.4f} eV)"
+
+    @property
+    def argument(self) -> str:
+        """Name of the only CV."""
+        return self._only(self.arguments)
+
+    @property
+    def grid(self) -> Grid:
+        """The nodes along the only CV."""
+        return self._only(self.axes)
+
+    @property
+    def kappa_eV(self) -> float:  # noqa: N802
+        """Spring constant of the only CV, eV over its square."""
+        return self._only(self.kappas_eV)
+
+    def _only(self, of_each: tuple[T, ...]) -> T:
+        if len(self.axes) > 1:
+            raise UserError(
+                f"the states are of two CVs, {' and '.join(self.arguments)}: this is for one"
+            )
+        return of_each[0]
+
+    @property
+    def weight(self) -> Array:
+        """Sum of w P_j, (n,)."""
+        return np.asarray(self.sums[0])
+
+    @property
+    def force(self) -> Array:
+        """Sums of w P_j k (z_j - xi), (d, n), eV."""
+        return self.sums[1 : 1 + len(self.axes)]
+
+    @property
+    def count(self) -> Array:
+        """Weight of the samples in the bin of each node, (n,)."""
+        return np.asarray(self.sums[1 + len(self.axes)])
+
+    @property
+    def offset(self) -> Array:
+        """Sums of w (<z> - xi) over the samples in the bin of each node, (d, n)."""
+        return self.sums[2 + len(self.axes) :]
+
+    def __add__(self, other: "State") -> "State":
+        """Return the state of both runs together, with the prior and weights of this one."""
+        check_same_estimator(self, other)
+        return replace(self, steps=self.steps + other.steps, sums=self.sums + other.sums)
+
+    def __sub__(self, other: "State") -> "State":
+        """Return what a run learned after its earlier state `other`: a block."""
+        check_same_estimator(self, other)
+        more = np.any(other.weight > self.weight) or np.any(other.count > self.count)
+        if other.steps > self.steps or more:
+            raise UserError(
+                f"the state of {other.steps} steps is not an earlier one of the run with "
+                f"{self.steps} steps: give the states of one run in their order"
+            )
+        return replace(self, steps=self.steps - other.steps, sums=self.sums - other.sums)
+
+    def derivative(self) -> Array:
+        """Return A' as it acts in the bias, of the shape of `prior`, eV (Eq. 12)."""
+        if np.isinf(self.tau):
+            return self.prior
+        slopes = (self.tau * self.prior + self.force) / (self.tau + self.weight)
+        return np.asarray(slopes.reshape(self.prior.shape))
+
+    def energy(self) -> Array:
+        """Return A that follows from the sums, (n,), eV, zero at the first node (Eq. 8).
+
+        On two CVs the least squares of all differences between neighbours: see `potential`.
+        """
+        if len(self.axes) == 1:
+            return integral(self.grid, self.derivative())
+        weight = np.ones_like(self.weight) if np.isinf(self.tau) else self.tau + self.weight
+        return potential_of_mean_force(self, self.derivative(), weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The bias at one point: eV; on each CV eV over it and its unit, (d,); (n,) probabilities.
+
+    On one CV force and zeta are numbers.
+    """
+
+    bias_eV: float
+    force_eV: Array
+    zeta: Array
+    probability: Array
+
+
+class Estimator:
+    """Eqs. 7-10 and 12, one sample at a time: the reference for the PLUMED action BABF.
+
+    Parameters
+    ----------
+    grid
+        The nodes; for two CVs a grid for each.
+    kT_eV
+        Temperature, eV.
+    kappa_eV
+        Spring constant, eV; kT over the square of the spacing by default. For two CVs one for each.
+    tau
+        Weight of the prior, in samples; that of the first 20 samples by default.
+    ramp
+        N of the weights min(1, s/N) of Eq. 12; 0 for equal weights.
+    prior
+        dA/dz at the nodes, (n,) or for two CVs (2, n), eV; zero by default.
+    argument
+        Name of the CV, for files; for two CVs a name for each.
+    solve_stride
+        Samples between two updates of A as it biases, at most.
+    """
+
+    def __init__(
+        self,
+        grid: Grid | Sequence[Grid],
+        kT_eV: float,
+        *,
+        kappa_eV: float | Sequence[float] | None = None,
+        tau: float | None = None,
+        ramp: float = 0,
+        prior: ArrayLike | None = None,
+        argument: str | Sequence[str] | None = None,
+        solve_stride: int = SOLVE_STRIDE,
+    ) -> None:
+        axes = (grid,) if isinstance(grid, Grid) else tuple(grid)
+        if kappa_eV is None:
+            kappas = tuple(kT_eV / axis.spacing**2 for axis in axes)
+        else:
+            kappas = tuple(float(kappa) for kappa in np.atleast_1d(kappa_eV))
+        names = argument or ("xi" if len(axes) == 1 else ("xi-0", "xi-1"))
+        n = _size(axes)
+        shape = (n,) if len(axes) == 1 else (len(axes), n)
+        self.solve_stride = solve_stride
+        self._go_on_from(
+            State(
+                arguments=(names,) if isinstance(names, str) else tuple(names),
+                axes=axes,
+                kT_eV=kT_eV,
+                kappas_eV=kappas,
+                tau=weight_of_first(20, ramp) if tau is None else tau,
+                ramp=ramp,
+                prior=np.zeros(shape) if prior is None else np.array(prior, dtype=float),
+                steps=0,
+                sums=np.zeros((2 + 2 * len(axes), n)),
+            )
+        )
+
+    @classmethod
+    def from_state(cls, state: State) -> "Estimator":
+        """Return an estimator that goes on from `state`."""
+        estimator = cls(state.axes, state.kT_eV)
+        estimator._go_on_from(state)
+        return estimator
+
+    def _go_on_from(self, state: State) -> None:
+        self.state = state
+        self.energy = state.energy()  # as it biases
+        self._solved = state.steps
+
+    def evaluate(self, xi: ArrayLike) -> Evaluation:
+        """Return the bias, its force and P_j at `xi`, a number or (d,) (Eqs. 9, 10)."""
+        state, point = self.state, np.asarray(xi, dtype=float)
+        kT, kappas = state.kT_eV, np.array(state.kappas_eV)
+        distances = _distances(state.axes, np.atleast_1d(point))
+        exponents = (self.energy - 0.5 * kappas @ distances**2) / kT
+        highest = exponents.max()
+        terms = np.where(exponents >= highest - CUTOFF, np.exp(exponents - highest), 0.0)
+        total = terms.sum()
+        probability = terms / total
+        offset = distances @ probability
+        cell = np.prod([axis.spacing for axis in state.axes])
+        bias = -kT * (highest + np.log(total * cell))
+        force, zeta = (kappas * offset).reshape(point.shape), point + offset.reshape(point.shape)
+        return Evaluation(float(bias), force, zeta, probability)
+
+    def learn(self, xi: ArrayLike) -> Evaluation:
+        """Evaluate at `xi`, add this sample to the sums, and return the evaluation."""
+        state, now = self.state, self.evaluate(xi)
+        point, steps = np.atleast_1d(np.asarray(xi, dtype=float)), state.steps + 1
+        d, sums = len(state.axes), state.sums.copy()
+        wall = sum(
+            0.5 * kappa * max(axis.minimum - x, x - axis.maximum, 0.0) ** 2
+            for axis, kappa, x in zip(state.axes, state.kappas_eV, point, strict=True)
+            if not axis.periodic
+        )
+        if wall <= CUTOFF * state.kT_eV:
+            w = float(_weight(steps, state.ramp))
+            distances = _distances(state.axes, point)
+            sums[0] += w * now.probability
+            sums[1 : 1 + d] += (
+                w * now.probability * (np.array(state.kappas_eV)[:, None] * distances)
+            )
+            bins = [int(axis.bin(x)) for axis, x in zip(state.axes, point, strict=True)]
+            if min(bins) >= 0:
+                shape = tuple(len(axis.nodes) for axis in state.axes)
+                j = int(np.ravel_multi_index(tuple(bins), shape, order="F"))
+                sums[1 + d, j] += w
+                sums[2 + d :, j] += w * (np.atleast_1d(now.zeta) - point)
+        self.state = replace(state, steps=steps, sums=sums)
+        # Not in every step: that would do work on the CV and heat it.
+        wait = np.clip(steps // 20, max(1, self.solve_stride // 20), self.solve_stride)
+        if steps - self._solved >= wait and not np.isinf(state.tau):
+            self.energy, self._solved = self.state.energy(), steps
+        return now
+
+
+def weight_of_first(samples: int, ramp: float) -> float:
+    """Return the weight of the first samples together (Eq. 12): a scale for that of a prior."""
+    return float(np.sum(_weight(np.arange(1, samples + 1), ramp)))
+
+
+def prior_derivative(grid: Grid, xi: ArrayLike, A: ArrayLike) -> Array:
+    """Return dA/dz at the nodes, (n,), from a profile, as the action's PRIOR does.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    xi, A
+        (m,) the profile, over the whole grid; energies in any unit.
+    """
+    x, y = np.asarray(xi, dtype=float), np.asarray(A, dtype=float)
+    low, high = grid.nodes - 0.5 * grid.spacing, grid.nodes + 0.5 * grid.spacing
+    period = grid.maximum - grid.minimum if grid.periodic else None
+    if not grid.periodic:
+        low, high = np.maximum(low, grid.minimum), np.minimum(high, grid.maximum)
+    rise = np.interp(high, x, y, period=period) - np.interp(low, x, y, period=period)
+    return np.asarray(rise / (high - low))
+
+
+def blocks(states: Sequence[State]) -> list[State]:
+    """Return what one run learned up to its first state and between successive states."""
+    return [*states[:1], *(later - earlier for earlier, later in pairwise(states))]
+
+
+def at_all_nodes(along: Sequence[Array]) -> Array:
+    """Return what has values along each CV, (n1,), (n2,), at all nodes, (d, n).
+
+    The first CV runs fastest.
+    """
+    planes = np.meshgrid(*reversed(along), indexing="ij")
+    return np.array([plane.ravel() for plane in reversed(planes)])
+
+
+def edges(axes: Sequence[Grid]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return for each CV the pairs of neighbouring nodes along it, the lower and the upper ones."""
+    shape = [len(axis.nodes) for axis in reversed(axes)]
+    numbers = np.arange(_size(axes)).reshape(shape)
+    pairs = []
+    for d, axis in enumerate(axes):
+        along = len(axes) - 1 - d
+        upper = np.roll(numbers, -1, axis=along)
+        last = slice(None) if axis.periodic else slice(-1)
+        kept = tuple(last if i == along else slice(None) for i in range(len(axes)))
+        pairs.append((numbers[kept].ravel(), upper[kept].ravel()))
+    return pairs
+
+
+def potential(
+    axes: Sequence[Grid], steps: Sequence[Array], weights: Sequence[Array]
+) -> tuple[Array, NDArray[np.int64]]:
+    """Return the A whose differences between neighbours come closest to given steps.
+
+    The least sum of weight (A_b - A_a - step)^2 over all edges: with equal weights the Poisson
+    equation with Neumann conditions at the ends of a CV that is not periodic.
+
+    Parameters
+    ----------
+    axes
+        The nodes along two CVs.
+    steps, weights
+        For each CV what A is to rise along each edge of `edges`, and how much that counts.
+
+    Returns
+    -------
+    (n,), (n,)
+        A, and which connected part of the grid each node is in. A is zero at the first node of
+        each part.
+    """
+    n = _size(axes)
+    pairs = edges(axes)
+    a, b = np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+    w, step = np.concatenate(weights), np.concatenate(steps)
+    real = w > 0
+    a, b, w, step = a[real], b[real], w[real], step[real]
+    flow = np.bincount(b, w * step, minlength=n) - np.bincount(a, w * step, minlength=n)
+    graph = coo_array((w, (a, b)), shape=(n, n))
+    _, part = connected_components(graph, directed=False)
+    _, anchors = np.unique(part, return_index=True)
+    free = np.ones(n, dtype=bool)
+    free[anchors] = False
+    A = np.zeros(n)
+    if free.any():
+        diagonal = np.bincount(a, w, minlength=n) + np.bincount(b, w, minlength=n)
+        values = np.concatenate([-w, -w, diagonal])
+        rows, columns = np.concatenate([a, b, np.arange(n)]), np.concatenate([b, a, np.arange(n)])
+        matrix = coo_array((values, (rows, columns)), shape=(n, n)).tocsc()
+        # Symmetric and diagonally dominant: no pivoting, and an ordering that keeps it sparse.
+        factors = splu(
+            matrix[free][:, free].tocsc(),
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            options={"SymmetricMode": True},
+        )
+        A[free] = factors.solve(flow[free])
+    return A, part.astype(np.int64)
+
+
+def potential_of_mean_force(state: State, derivative: Array, weight: Array) -> Array:
+    """Return the A on two CVs whose slopes come closest to a mean force at the nodes, (n,), eV.
+
+    Parameters
+    ----------
+    state
+        Gives the grid.
+    derivative
+        The mean force, (2, n), eV.
+    weight
+        The weight of the samples that it comes from, (n,). The error of a step between two nodes
+        goes with the sum of 1/weight of both, and so do the squares.
+    """
+    steps, weights = [], []
+    for d, (a, b) in enumerate(edges(state.axes)):
+        h = state.axes[d].spacing
+        steps.append(0.5 * h * (derivative[d][a] + derivative[d][b]))
+        stiffness = state.kT_eV / (state.kappas_eV[d] * h**2)
+        weights.append(stiffness * weight[a] * weight[b] / (weight[a] + weight[b]))
+    A, _ = potential(state.axes, steps, weights)
+    return A
+
+
+def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Return what `potential` does, along one CV.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    steps, weights
+        What A is to rise from each node to the next, and how much that counts, (n,). The last ones
+        are from the last node to the first; they count only if the CV is periodic.
+    """
+    n, joined = len(grid.nodes), weights > 0
+    if (
+        grid.periodic and joined.all()
+    ):  # least squares: what is left after a turn goes with 1/weight
+        steps = steps - steps.sum() * (1 / weights) / np.sum(1 / weights)
+    A = np.concatenate([[0.0], np.cumsum(np.where(joined, steps, 0.0)[:-1])])
+    part = np.concatenate([[0], np.cumsum(~joined[:-1])])
+    if grid.periodic and joined[-1] and part[-1] > 0:  # the last part goes on in the first
+        last = part == part[-1]
+        A[last] -= A[n - 1] + steps[-1]
+        part[last] = 0
+    return A, part
+
+
+def integral(grid: Grid, derivative: Array) -> Array:
+    """Return the integral along one CV by the trapezoidal rule, (n,), zero at the first node."""
+    # On a circle only a derivative without a mean has an integral.
+    if grid.periodic:
+        derivative = derivative - derivative.mean()
+    steps = 0.5 * grid.spacing * (derivative[1:] + derivative[:-1])
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def check_same_estimator(one: State, other: State) -> None:
+    """Refuse states that are not of one estimator.
+
+    Raises
+    ------
+    UserError
+        If they differ in the CVs, the grid, the temperature or the spring constants.
+    """
+    for name, word in (
+        ("arguments", "argument"),
+        ("axes", "grid"),
+        ("kT_eV", "kT_eV"),
+        ("kappas_eV", "kappa_eV"),
+    ):
+        a, b = getattr(one, name), getattr(other, name)
+        same = a == b
+        if name in ("kT_eV", "kappas_eV"):
+            same = np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-6, atol=0)
+        if not same:
+            if isinstance(a, tuple) and len(a) == len(b) == 1:
+                (a,), (b,) = a, b
+            raise UserError(
+                f"two states differ in {word} ({a} and {b}): only states of the same CV, grid, "
+                "temperature and spring constant can be put together"
+            )
+
+
+def _size(axes: Sequence[Grid]) -> int:
+    return int(np.prod([len(axis.nodes) for axis in axes]))
+
+
+def _distances(axes: Sequence[Grid], xi: Array) -> Array:
+    """Return z_j - xi, (d, n)."""
+    return at_all_nodes([axis.distances(float(x)) for axis, x in zip(axes, xi, strict=True)])
+
+
+def _weight(step: ArrayLike, ramp: float) -> Array:
+    step = np.asarray(step, dtype=float)
+    return np.minimum(1.0, step / ramp) if ramp > 0 else np.ones_like(step)

@@ -1,0 +1,115 @@
+"""Standard errors of what a correlated series says: the jackknife, with Geyer's sum over lags."""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import add
+from typing import TypeVar
+
+import numpy as np
+
+from plumed_cv.structures.frame import Array
+
+T = TypeVar("T")
+
+FEWEST_BLOCKS = 6  # with fewer, nothing can be said about correlations between blocks
+
+
+def jackknife(
+    parts: Sequence[T],
+    weights: Sequence[float],
+    estimate: Callable[[T], Array],
+    series: Sequence[int] | None = None,
+) -> tuple[Array, Array]:
+    """Return the estimate from all data and its standard error.
+
+    Parts of a ramped run have very different weights. To first order the estimate without a part
+    of the share f is off by f/(1 - f) times the part's residual, so (1 - f) times this difference
+    is the part's influence on the estimate, whatever its weight.
+
+    Parameters
+    ----------
+    parts
+        (m,) the data in their order, in parts that `+` puts together: arrays, states, lists.
+    weights
+        (m,) how much each part holds.
+    estimate
+        The estimate from parts put together, (k,).
+    series
+        Number of parts of each independent series, one after the other, m in all. Parts of
+        different series are not correlated. By default all parts are one series.
+
+    Returns
+    -------
+    (k,), (k,)
+        The estimate from all parts, and the error of `standard_error`; NaN of a single part.
+    """
+    shares = np.array(weights, dtype=float) / np.sum(weights)
+    until = list(accumulate(parts))
+    value = estimate(until[-1])
+    m = len(parts)
+    if m < 2:
+        return value, np.full_like(value, np.nan)
+    # Sums, never the total minus a part: an empty bin must stay exactly empty.
+    after = list(accumulate(reversed(parts), lambda later, part: part + later))[::-1]
+    rests = [after[1], *map(add, until[: m - 2], after[2:]), until[-2]]
+    influence = np.array(
+        [(1 - share) * (estimate(rest) - value) for share, rest in zip(shares, rests, strict=True)]
+    )
+    return value, standard_error(influence, shares, series)
+
+
+def standard_error(influence: Array, shares: Array, series: Sequence[int] | None = None) -> Array:
+    """Return the standard error of a sum of correlated influences.
+
+    The variance is the sum of the products of all pairs of influences, up to a lag that Geyer's
+    initial monotone sequence finds (Geyer, Statist. Sci. 7, 473 (1992)): products at two successive
+    lags are added as long as their sum is positive, and none may exceed the one before. All
+    influences together sum to zero, which takes the pairs' share N off that sum; so it is divided
+    by 1 - N. Lags whose pairs are more than half of all are left out. Noise makes correlations
+    negative as well; the error is never less than that of blocks without correlation.
+
+    Parameters
+    ----------
+    influence
+        (m, k) what each block adds to the deviation of each estimate.
+    shares
+        (m,) of each block in all data.
+    series
+        As for `jackknife`.
+
+    Returns
+    -------
+    (k,)
+        NaN where an influence is: a bin lives by one block alone.
+    """
+    m = len(shares)
+    lengths = [m] if series is None else list(series)
+    if sum(lengths) != m:
+        raise ValueError(f"series of {lengths} parts in all are not {m} parts")
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+
+    def lag(k: int) -> tuple[Array, float]:
+        """The products of influences at a lag, (k,), and the share of these pairs."""
+        if k >= m:
+            return np.zeros(influence.shape[1]), 0.0
+        pairs = np.flatnonzero(owner[: m - k] == owner[k:])
+        products = np.sum(influence[pairs] * influence[pairs + k], axis=0)
+        return products, float(np.sum(shares[pairs] * shares[pairs + k]))
+
+    before, share = lag(0)
+    uncorrelated = before / (1 - share)
+    total, variance = -before, uncorrelated
+    share = -share
+    positive, limit = np.ones(len(total), dtype=bool), np.full(len(total), np.inf)
+    for k in range(0, max(lengths), 2):
+        (even, even_share), (odd, odd_share) = lag(k), lag(k + 1)
+        share += 2 * (even_share + odd_share)
+        if share > 0.5 or m < FEWEST_BLOCKS:
+            break
+        limit = np.minimum(limit, even + odd)
+        positive &= limit > 0
+        if not positive.any():
+            break
+        total = np.where(positive, total + 2 * limit, total)
+        variance = np.where(positive, total / (1 - share), variance)
+    return np.asarray(np.sqrt(np.maximum(variance, uncorrelated)))

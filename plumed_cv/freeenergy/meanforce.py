@@ -1,0 +1,146 @@
+"""The mean force along a collective variable from the forces on the atoms of snapshots.
+
+The derivative of the free energy is an average over the structures with one value of the variable,
+
+    A'(xi) = < -f . w - kT div w >_xi,   w = grad xi / |grad xi|^2,
+
+with the forces f of the potential alone (den Otter, J. Chem. Phys. 112, 7283 (2000)). A bias along
+xi does not change such an average, so that snapshots of any biased run serve, as long as the other
+coordinates are in equilibrium. A histogram of the same run has to wait until the variable has
+diffused back and forth; the forces tell in every snapshot which way is down, without the
+thermostat's noise, and so give a smaller error from the same steps (docs/theory.md).
+
+Lengths are in angstrom, energies and forces along xi (which has no unit) in eV. M structures of N
+atoms.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.structures.frame import Array
+
+_FIELDS = "#! FIELDS xi mean_force_eV"
+
+
+def is_known(variable: CollectiveVariable) -> bool:
+    """Whether `instantaneous` can be had: one latent dimension, no alignment, no kinks."""
+    return variable.n_latent == 1 and not variable.is_aligned and variable.has_curvature
+
+
+def instantaneous(
+    variable: CollectiveVariable,
+    displacements: NDArray[Any],
+    forces: NDArray[Any],
+    kT_eV: float,
+) -> tuple[Array, Array]:
+    """The variable and what is averaged for its mean force, of each structure.
+
+    Parameters
+    ----------
+    variable
+        The collective variable.
+    displacements
+        Displacement-frame coordinates, shape (M, N, 3), angstrom.
+    forces
+        Forces of the potential, without any bias, shape (M, N, 3), eV/angstrom.
+    kT_eV
+        Temperature of the run, eV.
+
+    Returns
+    -------
+    (M,), (M,)
+        xi, and -f . w - kT div w, eV.
+
+    Raises
+    ------
+    UserError
+        If `is_known` says no, or shapes do not fit.
+    """
+    if not is_known(variable):
+        raise UserError(
+            f"{variable}: the mean force from forces on atoms needs one latent dimension, no "
+            "alignment, and an activation other than relu."
+        )
+    displacements, forces = np.asarray(displacements), np.asarray(forces, dtype=np.float64)
+    if displacements.shape != forces.shape or forces.shape[1:] != (variable.n_atoms, 3):
+        raise UserError(
+            f"displacements of shape {displacements.shape} and forces of shape {forces.shape}: "
+            f"both must be (M, {variable.n_atoms}, 3)."
+        )
+    x = variable.components(displacements)
+    gradient = variable.encoder_jacobian(x)[:, 0]
+    pull = forces.reshape(len(forces), -1) @ variable.pca_components.T  # (M, D)
+    along = np.sum(pull * gradient, axis=1) / np.sum(gradient**2, axis=1)
+    return variable.encode(x)[:, 0], -along - kT_eV * variable.flow_divergence(x)
+
+
+def of_trajectory(
+    variable: CollectiveVariable,
+    file: Path,
+    cell: Array,
+    forces: Callable[[Array, Array], Array],
+    kT_eV: float,
+) -> tuple[Array, Array]:
+    """What `instantaneous` returns for the snapshots of a run at constant cell.
+
+    Parameters
+    ----------
+    variable
+        The collective variable, of all atoms.
+    file
+        Trajectory.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom, those of the variable's reference.
+    forces
+        Returns the forces of structures in a cell, as `Engine.forces` does.
+    kT_eV
+        Temperature of the run, eV.
+
+    Raises
+    ------
+    UserError
+        As for `trajectory.read_displacements` and `instantaneous`.
+    """
+    from plumed_cv.structures.trajectory import read_displacements  # mdtraj takes most of a second
+
+    moved = read_displacements([file], variable, cell).astype(np.float64)
+    found = forces(variable.reference_positions + moved, cell)
+    return instantaneous(variable, moved, found, kT_eV)
+
+
+def write(path: Path, xi: Array, mean_force: Array) -> None:
+    """Write what `instantaneous` returned as a table of PLUMED's form, at full precision."""
+    with replacing(path) as temporary:
+        np.savetxt(
+            temporary, np.array([xi, mean_force]).T, fmt="%.17g", header=_FIELDS, comments=""
+        )
+
+
+def read(path: Path) -> tuple[Array, Array]:
+    """Read what `write` wrote.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged or another one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("it ends in the middle of a line")
+        first, *lines = text.splitlines()
+        if first.strip() != _FIELDS:
+            raise UserError(f"{path}: is no table of mean forces.")
+        xi, mean_force = np.array([line.split() for line in lines], float).reshape(-1, 2).T
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as a table of mean forces ({error}).") from None
+    if not (np.isfinite(xi).all() and np.isfinite(mean_force).all()):
+        raise UserError(f"{path}: holds a value that is no number.")
+    return xi, mean_force

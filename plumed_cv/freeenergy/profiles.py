@@ -1,0 +1,767 @@
+"""Free energy profiles, barriers, fluxes and rates along one CV, with errors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import pairwise
+
+import numpy as np
+from ase import units
+from numpy.typing import ArrayLike
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.freeenergy.basins import SMOOTHING, Basins, find, highest, line
+from plumed_cv.freeenergy.estimator import (
+    UNSAMPLED,
+    Grid,
+    State,
+    check_same_estimator,
+    potential_on_line,
+)
+from plumed_cv.freeenergy.jackknife import jackknife
+from plumed_cv.structures.frame import Array
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its standard error in some unit; NaN where unknown."""
+
+    value: float
+    error: float
+    unit: str = "eV"
+
+    def __repr__(self) -> str:
+        return f"Estimate({self})"
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "unknown"
+        in_steps = self.unit in ("eV", "")  # what goes with exp(-energy/kT) has any magnitude
+        value = f"{self.value:.3f}" if in_steps else f"{self.value:.2e}"
+        error = f"{self.error:.3f}" if in_steps else f"{self.error:.1e}"
+        return f"{value} ± {error if np.isfinite(self.error) else 'unknown'} {self.unit}".rstrip()
+
+
+UNKNOWN = Estimate(np.nan, np.nan)
+NOISE = 3.0  # errors that a basin between the states must be deep
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Free energy along the CV, zero at the lowest node of the reactant's basin.
+
+    Attributes
+    ----------
+    argument
+        Name of the CV.
+    grid
+        The nodes.
+    kT_eV
+        Temperature, eV.
+    states
+        The CV in the reactant and in the product.
+    A_k, A_k_error
+        Profile seen through the spring (Eqs. 7, 8) and its standard error, (n,), eV.
+    A, A_error
+        Profile corrected for the finite spring constant, (n,), eV; NaN in bins without samples.
+    count
+        Weight of the samples in the bin around each node, (n,).
+    barrier
+        Highest A between the states over the lowest in the reactant's basin, eV; NaN if one of the
+        states was not reached. It depends on the scale of the CV: see `Flux`.
+    delta_F
+        -kT ln( P_product / P_reactant ), eV, with the populations of the two basins: the integrals
+        of exp(-A/kT) up to the dividing surfaces. NaN also if the profile rises by less than 2 kT
+        before it ends in one of the basins, part of which may then be missing.
+    A1_minus_A0
+        A at the product's value of the CV over A at the reactant's, eV. It depends on the CV's
+        scale; in a symmetric process along a symmetric CV it is zero.
+
+    Notes
+    -----
+    Of a histogram, barrier and A1_minus_A0 are those of a local cubic fit to A, for the highest of
+    many noisy bins is too high; the fit rounds off what is sharper than its window. The integral of
+    the mean force has hardly any noise from bin to bin and is taken as it is. So are populations.
+    """
+
+    argument: str
+    grid: Grid
+    kT_eV: float
+    states: tuple[float, float]
+    A_k: Array
+    A: Array
+    A_k_error: Array
+    A_error: Array
+    count: Array
+    barrier: Estimate
+    delta_F: Estimate
+    A1_minus_A0: Estimate
+
+    def __repr__(self) -> str:
+        return (
+            f"Profile({self.argument} from {self.grid.minimum:g} to {self.grid.maximum:g}, "
+            f"{len(self.xi)} nodes, kT = {self.kT_eV:.4f} eV: barrier {self.barrier}, "
+            f"delta F {self.delta_F})"
+        )
+
+    @property
+    def xi(self) -> Array:
+        """The nodes, (n,)."""
+        return self.grid.nodes
+
+
+def profile(
+    blocks: Sequence[State],
+    states: tuple[float, float] = (0.0, 1.0),
+    mean_force: Sequence[Array] | None = None,
+    *,
+    walkers: Sequence[int] | None = None,
+    basins: Basins | None = None,
+) -> Profile:
+    """Return the free energy profile and its errors.
+
+    Parameters
+    ----------
+    blocks
+        Parts of the data, in the order of time: differences of successive states of one run, or
+        states of independent walkers, or both one after the other. One block gives no errors.
+    states
+        The CV in the reactant and in the product.
+    mean_force
+        For every block what `binned` makes of its snapshots, (2, n): A is then the
+        integral of the mean force of the atoms, whose error is smaller than that of bABF's sums.
+    walkers
+        Number of blocks of each walker, one walker after the other: blocks of different walkers
+        are independent. By default all blocks are of one run.
+    basins
+        Those of `Flux`; by default they are looked for in A.
+
+    Returns
+    -------
+    Profile
+        With the errors of `jackknife`. They are NaN where the samples of a bin are all in one
+        block, those of differences between the states also if one block alone reached a state.
+
+    Raises
+    ------
+    UserError
+        If there is no block, blocks are of different estimators, or `mean_force` is of other ones.
+    """
+    check_blocks(blocks)
+    total = total_of(blocks)
+    grid, kT, n = total.grid, total.kT_eV, len(total.grid.nodes)
+    parts = _with_mean_force(blocks, mean_force)
+
+    def smooth_of(A: Array) -> Array:
+        return smoothed(grid, A, states) if mean_force is None else A
+
+    def depths_of(some: Basins, sums: Array) -> Array:
+        return some.depths(smooth_of(_profiles(total, sums)[1])[some.along.order])
+
+    of_all = _profiles(total, np.sum(parts, axis=0))[1]
+    if basins is None:
+        W = smooth_of(of_all)
+        basins = find(grid, W, states, kT)
+        if basins is not None:
+            basins = _significant(basins, W, parts, weights_of(blocks), depths_of, walkers)
+    origin = _origin(grid, of_all, states, basins)
+
+    def estimate(sums: Array) -> Array:
+        A_k, A = _profiles(total, sums)
+        smooth = smooth_of(A)
+        summary = [
+            *barrier_and_delta_F(A, smooth, basins, kT),
+            difference_of(grid, smooth, states),
+        ]
+        return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
+
+    value, error = jackknife(parts, weights_of(blocks), estimate, walkers)
+    barrier, delta_F, difference = map(Estimate, value[-3:].tolist(), error[-3:].tolist())
+    return Profile(
+        argument=total.argument,
+        grid=grid,
+        kT_eV=kT,
+        states=states,
+        A_k=value[:n],
+        A=value[n:-3],
+        A_k_error=error[:n],
+        A_error=error[n:-3],
+        count=total.sums[2],
+        barrier=barrier,
+        delta_F=delta_F,
+        A1_minus_A0=difference,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One barrier between two successive basins, in both directions.
+
+    Attributes
+    ----------
+    reactant, product
+        The CV in the minima of the basin before the barrier and of the one behind it.
+    surface
+        The dividing surface between them.
+    flux_barrier, reverse_flux_barrier
+        As `Flux.barrier`, with the population of the basin before the barrier alone, and of that
+        behind it, eV.
+    rate_per_s, reverse_rate_per_s
+        Transition state theory's rate out of the one basin and out of the other, 1/s.
+    """
+
+    reactant: float
+    product: float
+    surface: float
+    flux_barrier: Estimate
+    reverse_flux_barrier: Estimate
+    rate_per_s: Estimate
+    reverse_rate_per_s: Estimate
+
+
+@dataclass(frozen=True)
+class Flux:
+    """The flux out of the reactant, which does not depend on the form of the CV.
+
+    P_reactant is the population of the reactant's basin alone: up to the first dividing surface,
+    also where basins follow between it and the product.
+
+    Attributes
+    ----------
+    barrier
+        Highest F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P_reactant ), eV.
+    activation
+        Activation free energy -kT ln( h rate / kT ), eV. With one barrier it is the highest
+        -kT ln( rho(xi*) <lambda>_xi* / P_reactant ) with
+        lambda^2 = h^2 sum_i |grad_i xi|^2/m_i / (2 pi kT)
+        (Dietschreit et al., J. Chem. Phys. 157, 084113 (2022), arXiv:2206.02893).
+    rate_per_s
+        Transition state theory's rate from the reactant to the product, an upper bound of the true
+        one, 1/s; `error` is its standard error. With basins between them it is the steady current
+        into the product over the population of the reactant's basin, as many per second as
+
+            1/k = sum_i (P_reactant / P_i) / k_i ,
+
+        k_i being the rate out of basin i, P_i its population, over the barrier towards the product.
+    surface
+        The dividing surface: xi* of `barrier`.
+    steps
+        The barriers between successive basins, in their order; one if there is no basin between
+        the states, none if a state was not reached.
+    populations
+        The share of each basin in the populations of all of them, (number of steps + 1).
+    basins
+        Where the nodes are cut into basins, for `profile`; None if a state was not reached.
+
+    Notes
+    -----
+    Rate of the whole: in a steady state with the probabilities c_i and none in the product the
+    current J over each barrier is c_i k_i - c_(i+1) k'_(i+1), and detailed balance says
+    P_i k_i = P_(i+1) k'_(i+1) = J_i. So J / J_i = c_i/P_i - c_(i+1)/P_(i+1). The sum of these over
+    all barriers is J sum_i 1/J_i = c_1/P_1, and the rate is k = J/c_1 (the method of flux over
+    population: Hanggi, Talkner and Borkovec, Rev. Mod. Phys. 62, 251 (1990)).
+    """
+
+    barrier: Estimate
+    activation: Estimate
+    rate_per_s: Estimate
+    surface: float
+    steps: tuple[Step, ...] = ()
+    populations: tuple[Estimate, ...] = ()
+    basins: Basins | None = None
+
+
+def flux(
+    blocks: Sequence[State],
+    xi_series: Sequence[ArrayLike],
+    gradnorm_series: Sequence[ArrayLike],
+    invmass_series: Sequence[ArrayLike],
+    states: tuple[float, float] = (0.0, 1.0),
+    mean_force: Sequence[Array] | None = None,
+    *,
+    walkers: Sequence[int] | None = None,
+) -> Flux:
+    """Return the flux out of the reactant, through the dividing surfaces where it is least.
+
+    Parameters
+    ----------
+    blocks
+        As for `profile`.
+    xi_series, gradnorm_series, invmass_series
+        For every block its series of xi, of |grad xi| (1/angstrom) and of sum_i |grad_i xi|^2/m_i
+        (1/(angstrom^2 amu)) from COLVAR, any stride. Their means at given xi do not depend on the
+        bias.
+    states
+        The CV in the reactant and in the product.
+    mean_force, walkers
+        As for `profile`.
+
+    Raises
+    ------
+    UserError
+        If the numbers of blocks or series differ, if no sample is on the grid, or if the grid
+        begins less than 2 kT above the reactant's minimum: part of the basin would be missing
+        from its population.
+    """
+    check_blocks(blocks)
+    if not len(blocks) == len(xi_series) == len(gradnorm_series) == len(invmass_series):
+        raise UserError(
+            f"{len(blocks)} blocks need as many series of xi, of |grad xi| and of invmass, not "
+            f"{len(xi_series)}, {len(gradnorm_series)} and {len(invmass_series)}"
+        )
+    grid, kT = blocks[0].grid, blocks[0].kT_eV
+    total = total_of(blocks)
+    of_blocks = _with_mean_force(blocks, mean_force)
+    if not np.isfinite(_profiles(total, np.sum(of_blocks, axis=0))[1]).any():
+        raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
+    # lambda is the length of a thermal wave, and so the rate kT/h times the flux in its units.
+    planck_eV_s = units._hplanck / units._e
+    attempts_per_s = kT / planck_eV_s
+    wave = units.second * planck_eV_s / np.sqrt(2 * np.pi * kT)
+    lengths = [
+        (np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
+        for gradnorm, invmass in zip(gradnorm_series, invmass_series, strict=True)
+    ]
+    parts = [
+        np.concatenate([sums, binned(grid, xi, *both)])
+        for sums, xi, both in zip(of_blocks, xi_series, lengths, strict=True)
+    ]
+
+    gradnorm = _smoothed_means(np.sum(parts, axis=0)[len(of_blocks[0]) :], grid.periodic)[0]
+    path_length = _path_length(grid, gradnorm)
+
+    def fluxes(sums: Array) -> tuple[Array, Array]:
+        """A, (n,), and -kT ln of the fluxes with |grad xi| and with lambda, (2, n), eV."""
+        of_profile, moments = np.split(sums, [len(of_blocks[0])])
+        _, A = _profiles(total, of_profile)
+        W = A - kT * np.log(_smoothed_means(moments, grid.periodic))
+        if mean_force is None:
+            W = np.array([smoothed(grid, row, states, path_length) for row in W])
+        return A, W
+
+    def depths_of(some: Basins, sums: Array) -> Array:
+        return some.depths(fluxes(sums)[1][0, some.along.order])
+
+    _, W = fluxes(np.sum(parts, axis=0))
+    basins = find(grid, W[0], states, kT)
+    if basins is None:
+        return Flux(UNKNOWN, UNKNOWN, replace(UNKNOWN, unit="1/s"), np.nan)
+    of_reactant, of_product = basins.whole
+    if not of_reactant:
+        along = W[0, basins.along.order]
+        depth = along[basins.first] - along[basins.minima[0]]
+        raise UserError(
+            f"the grid begins at {grid.nodes[basins.along.order[0]]:g}, only {depth / kT:.1f} kT "
+            "above the minimum of the reactant: the flux barrier needs the whole basin, so begin "
+            "the grid further out"
+        )
+    basins = _significant(basins, W[0], parts, weights_of(blocks), depths_of, walkers)
+    order, number = basins.along.order, len(basins.surfaces)
+    spans = list(pairwise(basins.minima))
+    places = [0.0, *basins.along.position[list(basins.minima[1:-1])], basins.along.length]
+    reached = list(pairwise(places))
+
+    def estimate(sums: Array) -> Array:
+        """F and F with lambda: highest, then over each barrier and back; populations; eV."""
+        A, W = fluxes(sums)
+        populations = basins.populations(A[order], kT)
+        if not of_product:
+            populations[-1] = np.nan
+        tops = np.full((2, number), np.nan)
+        for i, (ends, places) in enumerate(zip(spans, reached, strict=True)):
+            if _top_is_known(W[0, order], basins, ends, places, kT):
+                tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
+        with np.errstate(divide="ignore"):
+            basin = kT * np.log(populations)
+        resistance = kT * np.logaddexp.reduce(tops[1] / kT)
+        whole = [tops[0].max() + basin[0], resistance + basin[0]]
+        return np.concatenate(
+            [whole, *(tops + basin[:-1]), *(tops + basin[1:]), populations / populations.sum()]
+        )
+
+    value, error = jackknife(parts, weights_of(blocks), estimate, walkers)
+    value[~np.isfinite(value)] = np.nan
+    error[~np.isfinite(error)] = np.nan
+
+    def rate(k: int) -> Estimate:
+        """What an activation free energy means."""
+        per_s = float(attempts_per_s * np.exp(-value[k] / kT))
+        return Estimate(per_s, float(per_s * error[k] / kT), "1/s")
+
+    found = [Estimate(float(v), float(e)) for v, e in zip(value, error, strict=True)]
+    xi = grid.nodes[order]
+    steps = tuple(
+        Step(
+            reactant=float(xi[basins.minima[i]]),
+            product=float(xi[basins.minima[i + 1]]),
+            surface=float(xi[basins.surfaces[i]]),
+            flux_barrier=found[2 + i],
+            rate_per_s=rate(2 + number + i),
+            reverse_flux_barrier=found[2 + 2 * number + i],
+            reverse_rate_per_s=rate(2 + 3 * number + i),
+        )
+        for i in range(number)
+    )
+    best = max(basins.surfaces, key=lambda i: float(W[0, order[i]]))
+    return Flux(
+        barrier=found[0],
+        activation=found[1],
+        rate_per_s=rate(1),
+        surface=float(xi[best]),
+        steps=steps,
+        populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
+        basins=basins,
+    )
+
+
+def reweighted_profile(
+    grid: Grid,
+    kT_eV: float,
+    xi_series: Sequence[ArrayLike],
+    bias_series_eV: Sequence[ArrayLike],
+    *,
+    walkers: Sequence[int] | None = None,
+) -> tuple[Array, Array]:
+    """Return the free energy from a run under a frozen bias, weighted by exp(bias/kT), and errors.
+
+    Parameters
+    ----------
+    grid
+        The nodes, each with a bin around it.
+    kT_eV
+        Temperature, eV.
+    xi_series, bias_series_eV
+        For every block of the run, in the order of time, its series of xi and of the bias, eV.
+    walkers
+        As for `profile`.
+
+    Returns
+    -------
+    (n,), (n,)
+        The profile, eV, zero on average over the visited bins and NaN elsewhere, and its errors.
+    """
+    top = max(float(np.max(np.asarray(bias))) for bias in bias_series_eV)
+    histograms = [
+        binned(grid, xi, np.exp((np.asarray(bias, dtype=float) - top) / kT_eV))[1]
+        for xi, bias in zip(xi_series, bias_series_eV, strict=True)
+    ]
+
+    def estimate(histogram: Array) -> Array:
+        with np.errstate(divide="ignore"):
+            A = -kT_eV * np.log(histogram)
+        A[np.isinf(A)] = np.nan
+        return np.asarray(A - np.nanmean(A))
+
+    return jackknife(histograms, [len(np.asarray(xi)) for xi in xi_series], estimate, walkers)
+
+
+def _with_mean_force(
+    blocks: Sequence[State], mean_force: Sequence[Array] | None
+) -> Sequence[Array]:
+    """Return the sums of every block, (4, n), and below them, if given, its mean force, (6, n).
+
+    Snapshots get the mean weight of their block's samples: what is left out of a jackknife's
+    estimate is then the same share of both.
+    """
+    if mean_force is None:
+        return [block.sums for block in blocks]
+    shape = (2, len(blocks[0].grid.nodes))
+    if len(mean_force) != len(blocks) or any(part.shape != shape for part in mean_force):
+        raise UserError(
+            f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}, as "
+            "babf.binned makes them on their grid"
+        )
+    return [
+        np.concatenate([block.sums, part * (block.sums[2].sum() / max(1, block.steps))])
+        for block, part in zip(blocks, mean_force, strict=True)
+    ]
+
+
+def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
+    """Return A_k and the corrected A, (n,) each, eV, up to constants.
+
+    A_k is Eq. 7 without the prior where a node's own bin holds samples and the prior elsewhere: P_j
+    never vanishes, but a mean over other bins' tails alone means nothing. A comes from
+    -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins, or from the mean force of the atoms
+    if `sums` has it, which is interpolated in bins that were visited between snapshots only.
+    Nothing is known of a bin that never was: A is NaN there. Each stretch of visited bins is taken
+    by itself, and A_k says how high it lies above the others: on average over its samples A is A_k.
+    What is left after one turn around a circle is noise; it goes where least is known, as the
+    errors of the steps say: in A_k to nodes without samples, in A only if all bins were visited.
+
+    Parameters
+    ----------
+    state
+        Grid, temperature, spring and prior.
+    sums
+        As `_with_mean_force` returns them, (4, n) or (6, n).
+    """
+    grid, kT = state.grid, state.kT_eV
+    weight, force, count, offset, *atoms = sums
+    n = len(grid.nodes)
+    visited = count > 0
+    derivative = state.prior.copy()
+    weighed = visited & (weight > 0)  # a ramp begins with the weight 0
+    derivative[weighed] = force[weighed] / weight[weighed]
+    least = UNSAMPLED * weight[weighed].mean() if weighed.any() else 1.0
+    trust = np.where(weighed, np.maximum(weight, least), least)
+    A_k, _ = potential_on_line(
+        grid,
+        0.5 * grid.spacing * (derivative + np.roll(derivative, -1)),
+        trust * np.roll(trust, -1) / (trust + np.roll(trust, -1)),
+    )
+    if not visited.any() or (atoms and not atoms[0].any()):
+        return A_k, np.full(n, np.nan)
+    if atoms:
+        seen = atoms[0] > 0
+        period = grid.maximum - grid.minimum if grid.periodic else None
+        means = atoms[1][seen] / atoms[0][seen]
+        mean_force = np.interp(grid.nodes, grid.nodes[seen], means, period=period)
+        of_histogram = np.zeros(n)
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean_force = state.kappa_eV * offset / count
+            of_histogram = -kT * np.log(np.roll(count, -1) / count)
+    steps = of_histogram + 0.5 * grid.spacing * (mean_force + np.roll(mean_force, -1))
+    both = visited & np.roll(visited, -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = np.where(both, count * np.roll(count, -1) / (count + np.roll(count, -1)), 0.0)
+    A, part = potential_on_line(grid, np.where(both, steps, 0.0), weights)
+    samples = np.bincount(part, count)
+    with np.errstate(invalid="ignore"):
+        above = np.bincount(part, count * (A_k - A)) / samples
+    return A_k, np.where(visited, A + above[part], np.nan)
+
+
+def barrier_and_delta_F(  # noqa: N802
+    A: Array, smooth: Array, basins: Basins | None, kT: float
+) -> tuple[float, float]:
+    """Return `Profile.barrier` and `Profile.delta_F`, eV, of one estimate of the profile.
+
+    Parameters
+    ----------
+    A, smooth
+        The profile as it is and without noise, (n,), eV, NaN where unknown.
+    basins
+        Those of all data: a part may have seen less of them.
+    kT
+        Temperature, eV.
+    """
+    if basins is None:
+        return np.nan, np.nan
+    along = basins.along
+    A, smooth = A[along.order], smooth[along.order]
+    barrier = delta_F = np.nan
+    ends = (basins.minima[0], basins.minima[-1])
+    if _top_is_known(smooth, basins, ends, (0.0, along.length), kT):
+        between = (along.position >= 0.0) & (along.position <= along.length)
+        bottom = -highest(-smooth[basins.first : basins.surfaces[0] + 1])
+        barrier = highest(smooth[between]) - bottom
+    if all(basins.whole) and along.reaches(np.isfinite(A), 0.0, along.length):
+        populations = basins.populations(A, kT)
+        if populations[0] > 0 and populations[-1] > 0:
+            delta_F = float(-kT * np.log(populations[-1] / populations[0]))
+    return barrier, delta_F
+
+
+def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
+    """Return A at the product's value of the CV over A at the reactant's."""
+    period = grid.maximum - grid.minimum if grid.periodic else None
+    reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan, period=period)
+    return float(product - reactant)
+
+
+def _top_is_known(
+    W: Array, basins: Basins, ends: tuple[int, int], places: tuple[float, float], kT: float
+) -> bool:
+    """Whether part of the data has seen the top between two basins.
+
+    It must have reached both, or have seen the profile fall by kT behind the top: once all data
+    together have reached the product, a part need not have.
+
+    Parameters
+    ----------
+    W
+        The part's profile along the line, (n,), eV; NaN where unknown.
+    basins
+        Those of all data.
+    ends
+        The nodes along the line between which the top is.
+    places
+        The positions that were to be reached.
+    kT
+        Temperature, eV.
+    """
+    known = np.isfinite(W)
+    if basins.along.reaches(known, *places):
+        return True
+    span = W[ends[0] : ends[1] + 1]
+    if not (basins.along.reaches(known, places[0], -np.inf) and np.isfinite(span).any()):
+        return False
+    top = int(np.nanargmax(span))
+    return bool(span[top] - np.nanmin(span[top:]) >= kT)
+
+
+def _significant(
+    basins: Basins,
+    W: Array,
+    parts: Sequence[Array],
+    weights: Sequence[float],
+    depths: Callable[[Basins, Array], Array],
+    walkers: Sequence[int] | None,
+) -> Basins:
+    """Return the basins without those between the states that may be noise.
+
+    These are deeper than 2 kT in all data already, and must be so by three of their errors, too.
+    """
+    W = W[basins.along.order]
+    while len(basins.minima) > 2:
+        depth, error = jackknife(parts, weights, partial(depths, basins), walkers)
+        doubtful = np.flatnonzero(depth < NOISE * error)
+        if not len(doubtful):
+            break
+        basins = basins.without(1 + int(doubtful[np.argmin(depth[doubtful])]), W)
+    return basins
+
+
+def _origin(grid: Grid, A: Array, states: tuple[float, float], basins: Basins | None) -> int:
+    """Return the node where profiles are zero: the lowest known one of the reactant's basin."""
+    along = line(grid, A, states) if basins is None else basins.along
+    A = A[along.order]
+    if not np.isfinite(A).any():
+        return 0
+    if basins is None:
+        between = (along.position >= 0.0) & (along.position <= along.length) & np.isfinite(A)
+        top = int(np.argmax(np.where(between, A, -np.inf))) if between.any() else len(A) - 1
+        side = A[: top + 1]
+    else:
+        side = A[: basins.surfaces[0] + 1].copy()
+        side[: basins.first] = np.nan
+    lowest = np.nanargmin(side) if np.isfinite(side).any() else np.nanargmin(A)
+    return int(along.order[lowest])
+
+
+def smoothed(
+    grid: Grid, A: Array, states: tuple[float, float], places: Array | None = None
+) -> Array:
+    """Return a local cubic fit to the nodes where A is known, (n,); NaN where it is not.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    A
+        The profile, (n,).
+    states
+        The CV in the reactant and in the product. Half a window is `SMOOTHING` of their distance.
+    places
+        Where the nodes are, in any coordinate that grows with the CV, (n,) or, on a circle,
+        (n + 1,), the last one being the first after a turn. The CV itself by default.
+    """
+    n = len(A)
+    even = grid.minimum + grid.spacing * np.arange(n + grid.periodic)
+    at = even if places is None else places
+    width = SMOOTHING * abs(float(np.diff(np.interp(states, even, at))[0]))
+    known = np.isfinite(A)
+    smooth = np.full_like(A, np.nan)
+    turn = float(at[-1] - at[0]) if grid.periodic else 0.0
+    smooth[known] = _smoother(at[:n][known].tobytes(), width, turn) @ A[known]
+    return smooth
+
+
+@lru_cache(maxsize=64)
+def _smoother(places: bytes, width: float, turn: float) -> Array:
+    """Return the linear map from values to local cubic fits (Savitzky and Golay), (m, m).
+
+    Parameters
+    ----------
+    places
+        Where the values are, (m,).
+    width
+        Half of the window.
+    turn
+        The length of a circle, or 0.
+    """
+    at = np.frombuffer(places)
+    matrix = np.eye(len(at))
+    for row, place in enumerate(at):
+        offset = at - place
+        if turn:
+            offset -= turn * np.round(offset / turn)
+        near = np.flatnonzero(np.abs(offset) <= width * (1 + 1e-9))
+        if len(near) > 4:  # as many or fewer leave the value as it is
+            cubic = np.vander(offset[near] / width, 4, increasing=True)
+            matrix[row] = 0.0
+            matrix[row, near] = np.linalg.pinv(cubic)[0]
+    return matrix
+
+
+def binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
+    """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`.
+
+    Such sums of several runs add up. With the `values` of `meanforce.instantaneous` they are the
+    mean force that `profile` and `flux` take, one for each block.
+    """
+    j = grid.bin(np.asarray(xi, dtype=float))
+    inside = j >= 0
+    n = len(grid.nodes)
+    number = np.bincount(j[inside], minlength=n)
+    sums = [np.bincount(j[inside], value[inside], minlength=n) for value in values]
+    return np.array([number, *sums])
+
+
+def _path_length(grid: Grid, gradnorm: Array) -> Array:
+    """Return the length of the way to each node, angstrom, as `smoothed` takes places.
+
+    In it a window is as wide as in the CV itself where the CV is even. Where a CV is compressed, a
+    window of the CV would round off the profile.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    gradnorm
+        Mean |grad xi| at the nodes, (n,), 1/angstrom.
+    """
+    around = np.append(1 / gradnorm, 1 / gradnorm[:1]) if grid.periodic else 1 / gradnorm
+    steps = 0.5 * grid.spacing * (around[1:] + around[:-1])
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def _smoothed_means(moments: Array, periodic: bool) -> Array:
+    """Return (v, n): means in every bin and its neighbours, interpolated where all are empty."""
+    padded = np.pad(moments, ((0, 0), (1, 1)), mode="wrap" if periodic else "constant")
+    number, *sums = 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
+    known = np.flatnonzero(number > 0)
+    if not len(known):
+        return np.full((len(sums), len(number)), np.nan)
+    nodes = np.arange(len(number))
+    period = len(nodes) if periodic else None
+    return np.array(
+        [np.interp(nodes, known, total[known] / number[known], period=period) for total in sums]
+    )
+
+
+def weights_of(blocks: Sequence[State]) -> list[float]:
+    """Return the weight of each block's samples."""
+    return [float(block.sums[0].sum()) for block in blocks]
+
+
+def total_of(blocks: Sequence[State]) -> State:
+    """Return the state of all blocks together."""
+    sums = np.sum([block.sums for block in blocks], axis=0)
+    return replace(blocks[0], steps=sum(block.steps for block in blocks), sums=sums)
+
+
+def check_blocks(blocks: Sequence[State]) -> None:
+    """Refuse no blocks, and blocks of different estimators.
+
+    Raises
+    ------
+    UserError
+        If there is no block, or as for `check_same_estimator`.
+    """
+    if not blocks:
+        raise UserError("a profile needs at least one state or block of a run")
+    for one, other in pairwise(blocks):
+        check_same_estimator(one, other)

@@ -1,0 +1,171 @@
+"""Free energies on the plane of two CVs, with errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import minimum_filter
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.freeenergy.estimator import (
+    UNSAMPLED,
+    Grid,
+    State,
+    at_all_nodes,
+    edges,
+    potential,
+    potential_of_mean_force,
+)
+from plumed_cv.freeenergy.jackknife import jackknife
+from plumed_cv.freeenergy.profiles import Estimate, check_blocks, total_of, weights_of
+from plumed_cv.structures.frame import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Free energy on the plane of two CVs, zero at the lowest node.
+
+    Of n nodes in all; the first CV runs fastest.
+
+    Attributes
+    ----------
+    arguments
+        Names of the CVs.
+    axes
+        The nodes along each.
+    kT_eV
+        Temperature, eV.
+    A_k, A_k_error
+        Surface seen through the springs (Eqs. 7, 8) and its standard error, (n,), eV.
+    A, A_error
+        Surface corrected for the finite spring constants, (n,), eV; NaN in bins without samples.
+    count
+        Weight of the samples in the bin around each node, (n,).
+
+    Notes
+    -----
+    Errors are those of -kT ln of a node's probability. Those of differences to the lowest node
+    would hold that node's luck, which made it the lowest.
+    """
+
+    arguments: tuple[str, ...]
+    axes: tuple[Grid, ...]
+    kT_eV: float
+    A_k: Array
+    A: Array
+    A_k_error: Array
+    A_error: Array
+    count: Array
+
+    @property
+    def points(self) -> Array:
+        """The nodes, (2, n)."""
+        return at_all_nodes([axis.nodes for axis in self.axes])
+
+    def on_grid(self, values: Array) -> Array:
+        """Return (n,) values as (n2, n1): a row for every node along the second CV."""
+        return values.reshape(len(self.axes[1].nodes), len(self.axes[0].nodes))
+
+    def minima(self, reach: int = 4) -> list[tuple[tuple[float, float], Estimate]]:
+        """Return where A is lowest among the nodes at most `reach` away along both CVs, and A.
+
+        The lowest comes first. What noise makes in flat places is among them.
+        """
+        A = self.on_grid(np.where(np.isfinite(self.A), self.A, np.inf))
+        modes = ["wrap" if axis.periodic else "nearest" for axis in reversed(self.axes)]
+        floor = minimum_filter(A, size=2 * reach + 1, mode=modes)
+        found = np.flatnonzero(np.isfinite(A.ravel()) & (floor >= A).ravel())
+        points = self.points
+        return [
+            (
+                (float(points[0, j]), float(points[1, j])),
+                Estimate(float(self.A[j]), float(self.A_error[j])),
+            )
+            for j in found[np.argsort(self.A[found])]
+        ]
+
+
+def surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) -> Surface:
+    """Return the free energy on the plane and its errors.
+
+    Parameters
+    ----------
+    blocks
+        As for `profile`: parts of the data in the order of time, of one estimator of two CVs.
+    walkers
+        As for `profile`.
+
+    Returns
+    -------
+    Surface
+        With the errors of `profile`.
+
+    Raises
+    ------
+    UserError
+        If there is no block, blocks are of different estimators, not of two CVs, or have no sample
+        on the grid.
+    """
+    check_blocks(blocks)
+    total = total_of(blocks)
+    if len(total.axes) != 2:
+        raise UserError(f"the states are of the CV {total.arguments[0]} alone: this is for two")
+    if not total.count.any():
+        raise UserError("no sample is on the grid: the free energy needs a run that visits it")
+    n = len(total.weight)
+
+    def estimate(sums: Array) -> Array:
+        both = _surfaces(replace(total, sums=sums))
+        return np.concatenate([_of_all(A, total.kT_eV) for A in both])
+
+    value, error = jackknife(
+        [block.sums for block in blocks], weights_of(blocks), estimate, walkers
+    )
+    return Surface(
+        arguments=total.arguments,
+        axes=total.axes,
+        kT_eV=total.kT_eV,
+        A_k=value[:n] - value[:n].min(),
+        A=value[n:] - np.nanmin(value[n:]),
+        A_k_error=error[:n],
+        A_error=error[n:],
+        count=total.count,
+    )
+
+
+def _of_all(A: Array, kT: float) -> Array:
+    """Return -kT ln of the probability of every node, (n,)."""
+    lowest = np.nanmin(A)
+    return np.asarray(A - lowest + kT * np.log(np.nansum(np.exp(-(A - lowest) / kT))))
+
+
+def _surfaces(state: State) -> tuple[Array, Array]:
+    """Return A_k and the corrected A, (n,) each, eV, up to constants.
+
+    A_k comes from Eq. 7 without the prior where a node's own bin holds samples, and from the prior
+    elsewhere, which weighs next to nothing there. A comes from -kT d ln rho/d xi + k (<z> - xi)
+    between neighbouring bins with samples. Where others part them, A_k says how high one part of
+    the plane lies above the next.
+    """
+    kT, weight, count = state.kT_eV, state.weight, state.count
+    sampled = count > 0
+    derivative = state.prior.copy()
+    derivative[:, sampled] = state.force[:, sampled] / weight[sampled]
+    least = UNSAMPLED * weight[sampled].mean() if sampled.any() else 1.0
+    A_k = potential_of_mean_force(
+        state, derivative, np.where(sampled, np.maximum(weight, least), least)
+    )
+    steps, weights = [], []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for d, (a, b) in enumerate(edges(state.axes)):
+            mean = state.offset[d] / count
+            half = 0.5 * state.axes[d].spacing * state.kappas_eV[d]
+            step = -kT * np.log(count[b] / count[a]) + half * (mean[a] + mean[b])
+            both = sampled[a] & sampled[b]
+            steps.append(np.where(both, step, 0.0))
+            weights.append(np.where(both, count[a] * count[b] / (count[a] + count[b]), 0.0))
+    A, part = potential(state.axes, steps, weights)
+    samples = np.bincount(part, count)
+    with np.errstate(invalid="ignore"):
+        above = np.bincount(part, count * (A_k - A)) / samples
+    return A_k, np.where(sampled, A + above[part], np.nan)

@@ -1,0 +1,172 @@
+"""Minimum energy paths by the nudged elastic band, and forces of the images of a path.
+
+Lengths are in angstrom, energies in eV.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.mep.neb import NEB, NEBOptimizer
+from ase.optimize import FIRE, LBFGS
+from ase.optimize.optimize import Optimizer
+from numpy.typing import NDArray
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.structures import cell_of, check_end_states, check_range, held_atoms
+from plumed_cv.structures.frame import displacements
+
+# Called after every optimisation step with the largest force (eV/A) and what is being done.
+Progress = Callable[[float, str], None]
+
+# Between images. With springs much softer than bonds dense images gather at the ends of the path.
+_SPRING_EV_A2 = 5.0
+
+
+def minimum_energy_path(
+    initial: Atoms,
+    final: Atoms,
+    new_calculator: Callable[[], Calculator],
+    n_images: int = 19,
+    fmax_eV_A: float = 1e-3,
+    max_steps: int = 5000,
+    progress: Progress = lambda fmax, stage: None,
+    interpolation: Literal["idpp", "linear"] = "idpp",
+) -> EnergyPath:
+    """Relax two end states and find the minimum energy path between them.
+
+    Climbing-image nudged elastic band with improved tangents. Atoms that the end states hold at
+    their places (`FixAtoms`) stay there.
+
+    Parameters
+    ----------
+    initial, final
+        The end states; the same atoms in the same order, in the same cell.
+    new_calculator
+        Makes a calculator of energy (eV) and forces (eV/A); each image has its own.
+    n_images
+        Number of images K, end states included.
+    fmax_eV_A
+        Largest force left on an atom, across the path for the images, eV/A.
+    max_steps
+        Limit on the optimisation steps of each stage.
+    progress
+        Called after every optimisation step.
+    interpolation
+        The first guess: the image-dependent pair potential's, which keeps atoms apart and takes
+        memory and time as N^2, or a straight line, enough where no atom passes another.
+
+    Raises
+    ------
+    UserError
+        If the end states do not fit together, relax to the same minimum, hold other atoms or hold
+        them elsewhere, or the forces do not converge within `max_steps`.
+    """
+    check_end_states(initial, final)
+    check_range(initial, final)
+    held = _check_held(initial, final)
+    start, end = initial.copy(), final.copy()
+    for name, state in (("initial state", start), ("final state", end)):
+        state.calc = new_calculator()
+        _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
+        # In a long soft valley small forces still mean energies that a low barrier does not bear.
+        newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
+        _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
+        _keep(state)
+    cell = cell_of(start)
+    step = displacements(end.positions, cell, start.positions, cell)
+    if np.linalg.norm(step) < 0.05:
+        raise UserError("The initial and final states relax to the same structure.")
+    if len(held):  # with them the band does not drift
+        step -= step[held].mean(axis=0)
+        step[held] = 0.0
+    energy, forces = end.calc.results["energy"], end.calc.results["forces"]
+    end.positions = start.positions + step
+    end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
+
+    images = [start, *(start.copy() for _ in range(n_images - 2)), end]
+    band = NEB(images, k=_SPRING_EV_A2, method="improvedtangent")
+    band.interpolate(method=interpolation, mic=False)
+    for image in images[1:-1]:
+        image.calc = new_calculator()
+    _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
+    band.climb = True
+    # FIRE needs the more steps the more images there are, and L-BFGS diverges in shallow valleys.
+    adaptive = NEBOptimizer(band, logfile=None)
+    _minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
+    for image in images[1:-1]:
+        _keep(image)
+    return EnergyPath(tuple(images))
+
+
+def with_forces(
+    images: Sequence[Atoms],
+    new_calculator: Callable[[], Calculator],
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Atoms]:
+    """Copies of images with energies and forces by one calculator, whatever they had before.
+
+    Parameters
+    ----------
+    images
+        The structures.
+    new_calculator
+        Makes a calculator of energy (eV) and forces (eV/A).
+    progress
+        Called with the number of images done.
+    """
+    complete = []
+    for image in images:
+        atoms = image.copy()
+        atoms.calc = new_calculator()
+        _keep(atoms)
+        complete.append(atoms)
+        progress(len(complete))
+    return complete
+
+
+def _check_held(initial: Atoms, final: Atoms) -> NDArray[np.int64]:
+    """The atoms that both end states hold, at the same places but for a drift of the whole."""
+    held = held_atoms(initial)
+    if not np.array_equal(held, held_atoms(final)):
+        raise UserError(
+            f"The initial state holds {len(held)} atoms at their places and the final state "
+            f"{len(held_atoms(final))} or others; hold the same atoms in both."
+        )
+    cell = cell_of(initial)
+    step = displacements(final.positions, cell, initial.positions, cell)[held]
+    off = np.linalg.norm(step - step.mean(axis=0), axis=1) if len(held) else np.zeros(1)
+    if off.max() > 1e-3:
+        raise UserError(
+            f"Atom {held[off.argmax()] + 1} is held at its place, and is {off.max():.3f} A "
+            "elsewhere in the final state; give held atoms the same places in both."
+        )
+    return held
+
+
+def _minimise(
+    optimiser: Optimizer, fmax: float, max_steps: int, stage: str, progress: Progress
+) -> None:
+    optimiser.attach(lambda: progress(_largest_force(optimiser), stage))
+    # This one measures the largest component of a force, not the norm.
+    limit = fmax / 3**0.5 if isinstance(optimiser, NEBOptimizer) else fmax
+    if not optimiser.run(fmax=limit, steps=max_steps):
+        raise UserError(
+            f"The {stage} did not converge to {fmax:.2g} eV/A in {max_steps} steps (largest force "
+            f"{_largest_force(optimiser):.2g} eV/A); check the end states and the potential."
+        )
+
+
+def _largest_force(optimiser: Optimizer) -> float:
+    forces = optimiser.optimizable.get_gradient().reshape(-1, 3)
+    return float(np.sqrt((forces**2).sum(axis=1).max()))
+
+
+def _keep(atoms: Atoms) -> None:
+    """Keep energy and forces with the structure, also those on held atoms, and no calculator."""
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)

@@ -1,0 +1,366 @@
+"""Paths at 0 K: their images, as users bring them, the curve through them, and noisy samples.
+
+Lengths are in angstrom, energies in eV. K images of N atoms.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms
+from numpy.typing import NDArray
+from scipy.interpolate import Akima1DInterpolator, CubicSpline
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
+from plumed_cv.structures import (
+    CLOSEST_A,
+    cell_of,
+    check_free,
+    has_forces,
+    held_atoms,
+    misplaced,
+    oriented,
+    read_structures,
+    split_index,
+)
+from plumed_cv.structures.frame import Array, chunks, displacements
+
+# One file of all images of a path, or several in order.
+Files = Path | str | Sequence[Path | str]
+
+SUBDIVISIONS = 32  # of the path between two images
+
+
+class Curve:
+    """Cubic splines through images: weights of the K images on a fine grid of the path.
+
+    A spline of any property of the images, and its derivative, are these weights times the
+    property, so nothing of the size of a structure is needed on the grid.
+
+    Parameters
+    ----------
+    knots
+        Fractional arc length of the images, shape (K,).
+
+    Attributes
+    ----------
+    parameter
+        Fractional arc length on the grid, shape (G,).
+    values, slopes
+        The weights of a property's spline and of its derivative to the arc length, shape (G, K).
+    at_images
+        Where on the grid the images are, shape (K,).
+    """
+
+    def __init__(self, knots: Array) -> None:
+        fractions = np.arange(SUBDIVISIONS) / SUBDIVISIONS
+        grid = (knots[:-1, None] + np.diff(knots)[:, None] * fractions).ravel()
+        spline = CubicSpline(knots, np.eye(len(knots)))
+        self.parameter = np.append(grid, 1.0)
+        self.values = spline(self.parameter)
+        self.slopes = spline(self.parameter, 1)
+        self.at_images = np.arange(len(knots)) * SUBDIVISIONS
+
+
+@dataclass(frozen=True)
+class EnergyPath:
+    """A path of K images from the state q0 to the state q1.
+
+    Parameters
+    ----------
+    images
+        The structures, K of them, of the same atoms and cell, each with energy (eV) and forces
+        (eV/A) from its calculator.
+    name
+        What messages call it: the file it came from.
+    """
+
+    images: tuple[Atoms, ...]
+    name: str = "the path"
+
+    def __repr__(self) -> str:
+        return (
+            f"EnergyPath({self.name}: {len(self.images)} images of {len(self.images[0])} atoms, "
+            f"barrier {self.barrier:.4f} eV, end point {self.energies[-1]:+.4f} eV)"
+        )
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Chemical symbols of the atoms."""
+        return tuple(self.images[0].get_chemical_symbols())
+
+    @property
+    def cell(self) -> Array:
+        """Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity."""
+        return cell_of(self.images[0])
+
+    @cached_property
+    def held(self) -> NDArray[np.int64]:
+        """Numbers of the atoms, from 0, that the images' constraints hold at their places."""
+        return held_atoms(self.images[0])
+
+    @property
+    def energies(self) -> Array:
+        """Energies above the first image, shape (K,), eV."""
+        energies = np.array([image.get_potential_energy() for image in self.images])
+        return np.asarray(energies - energies[0])
+
+    @cached_property
+    def forces(self) -> Array:
+        """Forces on all atoms, fixed ones too, less their mean: shape (K, N, 3), eV/A."""
+        forces = np.stack([image.get_forces(apply_constraint=False) for image in self.images])
+        return np.asarray(forces - forces.mean(axis=1, keepdims=True))
+
+    @property
+    def barrier(self) -> float:
+        """The highest energy above the first image, eV."""
+        return float(self.energies.max())
+
+    @cached_property
+    def displacements(self) -> Array:
+        """Displacement-frame coordinates with the first image as reference, shape (K, N, 3)."""
+        positions = np.stack([image.positions for image in self.images])
+        return displacements(positions, self.cell, self.images[0].positions, self.cell)
+
+    @cached_property
+    def arc_length(self) -> Array:
+        """Length of the path up to each image as a fraction of the whole, shape (K,)."""
+        steps = np.linalg.norm(np.diff(self.displacements, axis=0), axis=(1, 2))
+        length = np.concatenate([[0.0], np.cumsum(steps)])
+        return np.asarray(length / length[-1])  # exactly 1 at the end: the spline ends there
+
+    @cached_property
+    def spline(self) -> Akima1DInterpolator:
+        """X(lambda): Akima spline of the displacements over fractional arc length (Sec. 3.2)."""
+        return Akima1DInterpolator(self.arc_length, self.displacements, axis=0)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Cubic splines through the images, on a fine grid."""
+        return Curve(self.arc_length)
+
+    def noisy_samples(
+        self, n_samples: int, variance_A2: float, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Displacements along the path with thermal noise: the training data of Sec. 3.2.
+
+        Parameters
+        ----------
+        n_samples
+            Number of structures, evenly spaced in arc length.
+        variance_A2
+            Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
+        rng
+            Source of the noise.
+
+        Returns
+        -------
+        NDArray
+            Shape (n_samples, N, 3), angstrom. The noise is free of translation and of the tangent.
+        """
+        samples = np.empty((n_samples, *self.displacements.shape[1:]), dtype=np.float32)
+        tangent_of = self.spline.derivative()
+        for chunk in chunks(n_samples):
+            at = np.linspace(0.0, 1.0, n_samples)[chunk]
+            noise = rng.normal(scale=variance_A2**0.5, size=samples[chunk].shape)
+            noise -= noise.mean(axis=1, keepdims=True)
+            tangents = tangent_of(at)
+            tangents /= np.linalg.norm(tangents, axis=(1, 2), keepdims=True)
+            noise -= np.sum(noise * tangents, axis=(1, 2), keepdims=True) * tangents
+            samples[chunk] = self.spline(at) + noise
+        return samples
+
+    def save(self, path: Path | str) -> None:
+        """Write the images with energies and forces as extended XYZ (ASE, OVITO)."""
+        with replacing(path) as temporary:
+            ase.io.write(temporary, list(self.images), format="extxyz")
+
+
+def load_path(
+    files: Files,
+    say: Callable[[str], None] = lambda text: None,
+    species: Sequence[str] | None = None,
+) -> EnergyPath:
+    """Read a path of images with energies (eV) and forces (eV/A); see `read_images`.
+
+    Raises
+    ------
+    UserError
+        As `read_images`, and if an image has no energy or no forces.
+    """
+    name = name_of(files)
+    images = read_images(files, say, species)
+    for number, image in enumerate(images):
+        if not has_forces(image):
+            raise UserError(
+                f"{name}: image {number} has no energy or no forces (in extended XYZ: energy= in "
+                "the second line, and a column forces); name an engine to compute them."
+            )
+    return EnergyPath(tuple(images), name)
+
+
+def read_images(
+    files: Files,
+    say: Callable[[str], None] = lambda text: None,
+    species: Sequence[str] | None = None,
+    free: bool = False,
+) -> list[Atoms]:
+    """Read the images of a path, with or without energies and forces; see `read_structures`.
+
+    Atoms may cross the borders of the cell and images may drift as a whole: only the displacement
+    frame counts. Images are turned as by `oriented`; repeated ones are dropped.
+
+    Parameters
+    ----------
+    files
+        One file with all images, or several, in order, of which each gives its last structure, as
+        the OUTCAR files of an elastic band do.
+    say
+        Is told in a sentence what was changed.
+    species
+        Chemical symbols of LAMMPS's types 1, 2, ...
+    free
+        Whether constraints are refused, because the atoms are to move in molecular dynamics.
+
+    Returns
+    -------
+    list[Atoms]
+        Three images or more. Atoms that are held at their places stay so (`FixAtoms`); other
+        constraints are left out.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or cannot be read, if the images are not of the same atoms in the same
+        order and cell, have numbers that are not finite, or an atom moves by half of the cell, or
+        if a file holds several bands.
+    """
+    name = name_of(files)
+    if isinstance(files, Path | str):
+        given = read_structures(files, species=species)
+        _check_one_band(files, given)
+        names = [f"{name}: image {number}" for number in range(len(given))]
+    else:
+        given = [read_structures(file, "-1:", species)[-1] for file in files]
+        names = [f"{file}: image {number}" for number, file in enumerate(files)]
+    images = []
+    for image_name, atoms in zip(names, given, strict=True):
+        try:
+            cell_of(atoms)  # refuses borders along some directions only
+            images.append(oriented(atoms))
+        except UserError as error:
+            raise UserError(f"{image_name}: {error}") from None
+        if free:
+            check_free(atoms, image_name)
+        images[-1].set_constraint(_held(atoms))
+        _check_same_atoms(image_name, images[-1], images[0])
+    if not np.allclose(images[0].cell.array, given[0].cell.array):
+        say(f"{name}: turned: first cell vector along x, second in the xy plane.")
+
+    kept, last = [images[0]], np.zeros((len(images[0]), 3))
+    steps = [np.zeros((len(images[0]), 3))]
+    for number in range(1, len(images)):
+        _check_order(names[number], images[number], images[number - 1])
+        steps.append(_displacements(images[number], images[number - 1]))
+    unwrapped = np.cumsum(steps, axis=0)
+    for image_name, image, u in zip(names, images, unwrapped, strict=True):
+        off = np.linalg.norm(u - _displacements(image, images[0]), axis=1)
+        if off.max() > CLOSEST_A:
+            raise UserError(
+                f"{image_name}: atom {off.argmax() + 1} has moved by half of the cell since image "
+                "0; a periodic displacement is not unique beyond that, so take a larger cell."
+            )
+    shortest = 1e-3 * np.linalg.norm(steps, axis=(1, 2)).sum() / len(steps)
+    for image, u in zip(images[1:], unwrapped[1:], strict=True):
+        if np.linalg.norm(u - last) > shortest:
+            kept.append(image)
+            last = u
+    if len(kept) < 3:
+        raise UserError(
+            f"{name}: holds {len(kept)} structures that differ; a path needs three or more."
+        )
+    if len(kept) < len(images):
+        say(f"{name}: {len(images) - len(kept)} of {len(images)} images repeat and are left out.")
+    return kept
+
+
+def name_of(files: Files) -> str:
+    """What messages call the images' files."""
+    return str(files) if isinstance(files, Path | str) else f"{files[0]} ... {files[-1]}"
+
+
+def _displacements(atoms: Atoms, reference: Atoms) -> Array:
+    cell = cell_of(reference)
+    return displacements(atoms.positions, cell, reference.positions, cell)
+
+
+def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
+    """Refuse an image that is not of the first image's atoms and cell, or has no finite numbers."""
+    if len(atoms) != len(first) or len(atoms) < 2:
+        raise UserError(
+            f"{name} has {len(atoms)} atoms and image 0 {len(first)}; a path is of the same atoms, "
+            "two or more."
+        )
+    symbols, expected = list(atoms.symbols), list(first.symbols)
+    if symbols != expected:
+        differs = next(i for i, (a, b) in enumerate(zip(symbols, expected, strict=True)) if a != b)
+        how = "the atoms in another order" if sorted(symbols) == sorted(expected) else "other atoms"
+        raise UserError(
+            f"{name} has {how} than image 0: atom {differs + 1} is {symbols[differs]} there and "
+            f"{expected[differs]} in image 0; give all images the same order of atoms."
+        )
+    if not np.isfinite(atoms.positions).all():
+        raise UserError(f"{name} holds positions that are not finite.")
+    if not np.allclose(cell_of(atoms), cell_of(first), atol=1e-4):
+        raise UserError(f"{name} has another cell than image 0; give all images the same cell.")
+    if has_forces(atoms):
+        results = atoms.calc.results
+        if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
+            raise UserError(f"{name} has an energy or a force that is not finite.")
+
+
+def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
+    """Refuse an image in which an atom is where another one was in the image before."""
+    if found := misplaced(before, atoms):
+        raise UserError(
+            f"{name} has the atoms in another order: atom {found.atom} is where atom {found.place} "
+            "was in the image before; give all images the same order of atoms, or more images if "
+            "they do change places."
+        )
+
+
+def _check_one_band(file: Path | str, images: Sequence[Atoms]) -> None:
+    """Refuse a file with the bands of all iterations, as ASE's `NEB` writes one.
+
+    The end states of a band do not move: they come again in the first and last image of each.
+    """
+    first = images[0]
+    again = [
+        number
+        for number, image in enumerate(images)
+        if len(image) == len(first) and np.array_equal(image.positions, first.positions)
+    ]
+    if len(again) < 2:
+        return
+    size = again[1]
+    if size < 3 or len(images) % size or again != list(range(0, len(images), size)):
+        return
+    path, _ = split_index(file)
+    raise UserError(
+        f"{file}: holds {len(images) // size} bands of {size} images, as an optimisation writes "
+        f"them; name the last one as {path.name}@-{size}:"
+    )
+
+
+def _held(atoms: Atoms) -> FixAtoms | None:
+    """The constraint of atoms that are held at their places, if no other one is there."""
+    try:
+        held = held_atoms(atoms)
+    except UserError:
+        return None
+    return FixAtoms(held) if len(held) else None

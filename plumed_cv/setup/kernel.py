@@ -1,0 +1,327 @@
+"""Finds PLUMED's kernel, or installs one where there is none.
+
+PyPI's `plumed` package holds the bindings only; they load a kernel, `libplumedKernel.so`. The
+user's own PLUMED always comes first. Where there is none, a wheel that carries a complete
+relocatable one is unpacked into this project's data folder, out of every Python environment.
+"""
+
+import contextlib
+import mmap
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import platformdirs
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import fresh_dir, locked
+from plumed_cv.setup.tools import LIBRARY_SUFFIX, output_of
+
+KERNEL_PACKAGE = "hillclimber"
+KERNEL_PACKAGE_VERSION = "0.1.8"
+OLDEST_PLUMED = (2, 9)
+
+KERNEL_NAME = f"libplumedKernel{LIBRARY_SUFFIX}"
+_LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
+
+
+@dataclass(frozen=True)
+class Plumed:
+    """One installed PLUMED.
+
+    Attributes
+    ----------
+    kernel
+        The shared library that the bindings and the engines load.
+    root
+        PLUMED's own folder (scripts, patches), or None if there is none beside the kernel.
+    include_dir
+        The folder that holds `plumed/core/Action.h`, or None without headers.
+    executable
+        The `plumed` program, or None.
+    version
+        The long version, for example "2.11.0-dev", or "unknown".
+    optimised
+        False if the kernel says that it was compiled without optimisation.
+    mpi
+        Whether it was built with MPI, which an engine on several ranks needs.
+    source
+        Where it was found, in words.
+    """
+
+    kernel: Path
+    root: Path | None
+    include_dir: Path | None
+    executable: Path | None
+    version: str
+    optimised: bool
+    mpi: bool
+    source: str
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables a process needs to load this kernel and run its `plumed`."""
+        variables = {"PLUMED_KERNEL": str(self.kernel)}
+        if self.root is not None:
+            variables["PLUMED_ROOT"] = str(self.root)
+        library_dir = self.kernel.parent
+        # A folder with a C++ runtime of its own (a system's, conda's) is left to the programs that
+        # know it: put in front of everything it would change what compilers and others load.
+        if not list(library_dir.glob("libstdc++.*")):
+            others = [
+                part
+                for part in os.environ.get(_LIBRARY_PATH, "").split(os.pathsep)
+                if part and part != str(library_dir)
+            ]
+            variables[_LIBRARY_PATH] = os.pathsep.join([str(library_dir), *others])
+        return variables
+
+    def activate(self) -> None:
+        """Set the variables of `environment` for this process and those it starts."""
+        os.environ.update(self.environment())
+
+
+def data_dir() -> Path:
+    """Return the folder that keeps kernels and plugins: PLUMED_CV_HOME, or the user's data folder.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made.
+    """
+    home = os.environ.get("PLUMED_CV_HOME")
+    folder = Path(home).expanduser() if home else Path(platformdirs.user_data_dir("plumed_cv"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made to keep PLUMED and the plugin in ({error.strerror}); "
+            "set PLUMED_CV_HOME to a folder that can be written to"
+        ) from error
+    return folder.resolve()
+
+
+def find_plumed(*, install: bool = True) -> Plumed:
+    """Return the PLUMED to use, installing one into the data folder if there is none.
+
+    The order: PLUMED_KERNEL, `plumed` on PATH, the active conda environment, pkg-config; then the
+    optimised kernel of `kernel_build`; then the wheel's kernel in the data folder.
+
+    Parameters
+    ----------
+    install
+        Whether the wheel may be fetched when nothing else is found.
+
+    Raises
+    ------
+    UserError
+        If PLUMED_KERNEL names a file that is missing or cannot be loaded, if the user's PLUMED
+        is older than 2.9, or if nothing is found and nothing can be installed.
+    """
+    for find in (_from_variable, _from_path, _from_conda, _from_pkg_config):
+        own = find()
+        if own is not None:
+            return own
+    optimised = optimised_prefix() / "lib" / KERNEL_NAME
+    if optimised.is_file():
+        return describe(optimised, "optimised kernel built by plumed-cv")
+    wheel = _wheel_prefix() / "plumed" / "_lib" / "lib" / KERNEL_NAME
+    if not wheel.is_file():
+        if not install:
+            raise UserError("no PLUMED was found: run `plumed-cv plumed` to install one")
+        _install_wheel()
+    return describe(wheel, "kernel wheel")
+
+
+def optimised_prefix(*, mpi: bool = False) -> Path:
+    """Return the folder into which `kernel_build` installs."""
+    return data_dir() / f"plumed-optimised{'-mpi' if mpi else ''}"
+
+
+def _from_variable() -> Plumed | None:
+    value = os.environ.get("PLUMED_KERNEL")
+    if not value:
+        return None
+    kernel = Path(value).expanduser().absolute()
+    if not kernel.is_file():
+        raise UserError(
+            f"PLUMED_KERNEL={value}: there is no such file; set it to a libplumedKernel.so or "
+            "unset it"
+        )
+    complaint = _load_failure(kernel, kernel.stat().st_mtime_ns)
+    if complaint:
+        raise UserError(
+            f"PLUMED_KERNEL={value}: the file cannot be loaded ({complaint}); set it to a working "
+            "libplumedKernel.so or unset it"
+        )
+    root = os.environ.get("PLUMED_ROOT")
+    return describe(kernel, "PLUMED_KERNEL", root=Path(root) if root else None)
+
+
+def _from_path() -> Plumed | None:
+    executable = shutil.which("plumed")
+    if executable is None:
+        return None
+    # `plumed-config` is `plumed` for machines whose programs do not run where one compiles.
+    for program in (executable, shutil.which("plumed-config")):
+        if program is None:
+            continue
+        root = output_of([program, "--no-mpi", "info", "--root"])
+        if root and (kernel := Path(root).parent / KERNEL_NAME).is_file():
+            include = output_of([program, "--no-mpi", "info", "--include-dir"])
+            return describe(
+                kernel,
+                "plumed on PATH",
+                root=Path(root),
+                executable=Path(executable),
+                include_dir=Path(include) if include else None,
+            )
+    return None
+
+
+def _from_conda() -> Plumed | None:
+    prefix = os.environ.get("CONDA_PREFIX")
+    kernel = Path(prefix, "lib", KERNEL_NAME) if prefix else None
+    return describe(kernel, "conda") if kernel and kernel.is_file() else None
+
+
+def _from_pkg_config() -> Plumed | None:
+    program = shutil.which("pkg-config")
+    library_dir = output_of([program, "--variable=libdir", "plumed"]) if program else ""
+    kernel = Path(library_dir, KERNEL_NAME) if library_dir else None
+    return describe(kernel, "pkg-config") if kernel and kernel.is_file() else None
+
+
+def describe(
+    kernel: Path,
+    source: str,
+    *,
+    root: Path | None = None,
+    executable: Path | None = None,
+    include_dir: Path | None = None,
+) -> Plumed:
+    """Complete what is known of a kernel from the folders around it and from the file itself.
+
+    Parameters
+    ----------
+    kernel
+        The shared library.
+    source
+        Where it was found, in words.
+    root, executable, include_dir
+        What is known of its PLUMED already; see `Plumed`.
+
+    Raises
+    ------
+    UserError
+        If it is older than 2.9.
+    """
+    if root is None and (kernel.parent / "plumed").is_dir():
+        root = kernel.parent / "plumed"
+    prefixes = [folder for folder in kernel.parents[:3] if folder != Path("/")]
+    if executable is None:
+        programs = [folder / "bin" / "plumed" for folder in prefixes]
+        executable = next((path for path in programs if os.access(path, os.X_OK)), None)
+    folders = [include_dir] if include_dir else []
+    folders += [folder / "include" for folder in prefixes]
+    headers = next((p for p in folders if (p / "plumed" / "core" / "Action.h").is_file()), None)
+    found = Plumed(
+        kernel=kernel,
+        root=root,
+        include_dir=headers,
+        executable=executable,
+        version="unknown",
+        optimised=_is_optimised(kernel, kernel.stat().st_mtime_ns),
+        mpi=_has_mpi(kernel, kernel.stat().st_mtime_ns),
+        source=source,
+    )
+    version = _version(found)
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_PLUMED:
+        raise UserError(
+            f"{kernel}: this PLUMED is {version} and plumed_cv needs 2.9 or newer; set "
+            "PLUMED_KERNEL to a newer libplumedKernel.so"
+        )
+    return replace(found, version=version)
+
+
+def _version(plumed: Plumed) -> str:
+    """Return the long version from PLUMED's own folder, or from the program, or "unknown"."""
+    if plumed.root is not None:
+        with contextlib.suppress(OSError):
+            text = (plumed.root / "src" / "config" / "config.txt").read_text(encoding="utf-8")
+            if recorded := re.search(r"^version long (\S+)", text, re.MULTILINE):
+                return recorded[1]
+    if plumed.executable is None:
+        return "unknown"
+    command = [str(plumed.executable), "--no-mpi", "info", "--long-version"]
+    return output_of(command, plumed.environment()) or "unknown"
+
+
+@lru_cache
+def _is_optimised(kernel: Path, _modified: int) -> bool:
+    """Tell whether a kernel was compiled with optimisation; True if it does not say.
+
+    PLUMED compiles its Makefile.conf into the kernel as text, for `plumed config`; reading it
+    there needs no program that runs, and is true of that file whatever lies around it.
+    """
+    with kernel.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        flags = re.search(rb"\nCXXFLAGS=([ -~]*)", text)
+        levels = re.findall(rb"(?<!\S)-O(\S*)", flags[1]) if flags else [b"?"]
+    return bool(levels) and levels[-1] not in (b"0", b"g")
+
+
+@lru_cache
+def _has_mpi(kernel: Path, _modified: int) -> bool:
+    """Tell whether a kernel was built with MPI: without, PLUMED has a datatype of its own."""
+    with kernel.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return re.search(rb"Communicator10getMPITypeIiEE(?!NS_12MPI_Data)", text) is not None
+
+
+@lru_cache
+def _load_failure(kernel: Path, _modified: int) -> str:
+    """Return why a library cannot be loaded, or "". In another process: a kernel stays loaded."""
+    code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(kernel)], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return ""
+    lines = done.stderr.strip().splitlines()
+    return lines[-1].removeprefix("OSError: ") if lines else f"signal {-done.returncode}"
+
+
+def _wheel_prefix() -> Path:
+    return data_dir() / f"kernel-{KERNEL_PACKAGE_VERSION}"
+
+
+def _install_wheel() -> None:
+    target = _wheel_prefix()
+    with locked(target.with_name(f"{target.name}.lock")):
+        if target.is_dir():
+            return
+        with fresh_dir(target.with_name(f"{target.name}.partial")) as temporary:
+            # Only the kernel is used, so the wheel made for one Python serves every other.
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+                    *("--only-binary", ":all:", "--python-version", "3.11", "--target"),
+                    str(temporary / "wheel"),
+                    f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}",
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                lines = [line for line in done.stderr.splitlines() if line.strip()]
+                raise UserError(
+                    "no PLUMED was found and its kernel cannot be installed by pip "
+                    f"({lines[-1].strip() if lines else 'no message'}); install PLUMED 2.9 or "
+                    "newer, or set PLUMED_KERNEL to a libplumedKernel.so"
+                )
+            (temporary / "wheel").replace(target)

@@ -1,0 +1,191 @@
+"""Builds an optimised kernel of PLUMED, for the one that is installed was compiled without."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import fresh_dir, locked
+from plumed_cv.setup.kernel import (
+    KERNEL_NAME,
+    KERNEL_PACKAGE,
+    KERNEL_PACKAGE_VERSION,
+    Plumed,
+    describe,
+    optimised_prefix,
+)
+from plumed_cv.setup.tools import cxx_compiler, mpi_compiler, n_cores, output_of, tool
+
+# The source distribution of the kernel's package, which holds PLUMED's whole source.
+_SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f22"
+_SOURCE_OBJECTS = 561  # files that it compiles; only the progress bar depends on it
+_SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
+
+
+def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
+    """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
+
+    Takes about ten minutes on two cores. A build that was stopped, however hard, goes on where it
+    was. From then on `find_plumed` prefers the result to the wheel; one with MPI only where
+    PLUMED_KERNEL names it, for it needs its MPI wherever it is loaded.
+
+    Parameters
+    ----------
+    progress
+        A running rich progress display that gets one bar.
+    mpi
+        Whether to build it with the MPI whose `mpicxx` is found on PATH.
+
+    Raises
+    ------
+    UserError
+        If a compiler, make or disk space is missing, the sources cannot be fetched, or a step
+        fails; the sentence then names the log.
+    """
+    progress = progress or Progress(disable=True)
+    prefix = optimised_prefix(mpi=mpi)
+    with locked(prefix.with_name(f"{prefix.name}.lock")) as lock:
+        if not prefix.is_dir():
+            compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
+            if make is None:
+                raise UserError("make is needed to build PLUMED and was not found: install make")
+            build = prefix.with_name(f"{prefix.name}-build")
+            build.mkdir(exist_ok=True)
+            if not (build / "plumed2").is_dir():
+                if shutil.disk_usage(build).free < _SOURCE_SPACE:
+                    raise UserError(
+                        f"{build}: building PLUMED needs {_SOURCE_SPACE // 10**6} MB of disk space "
+                        "and there is less; make room or set PLUMED_CV_HOME to another disk"
+                    )
+                fetch_source(build)
+            _make_kernel(build, prefix, compiler, make, progress, lock, mpi=mpi)
+            shutil.rmtree(build)
+    return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
+
+
+def fetch_source(build: Path) -> None:
+    """Put the sources of the kernels installed here into the new folder `build`/plumed2.
+
+    Raises
+    ------
+    UserError
+        If the package index does not send them.
+    """
+    requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
+    # pip would build the package, PLUMED included, only to look at its metadata.
+    command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
+    index = output_of([sys.executable, "-m", "pip", "config", "get", "global.index-url"])
+    if index := os.environ.get("PIP_INDEX_URL", index):
+        command += ["--index-url", index]
+    archive = build / f"{KERNEL_PACKAGE}-{KERNEL_PACKAGE_VERSION}.tar.gz"
+    done = subprocess.run(
+        [*command, requirement], capture_output=True, text=True, check=False, cwd=build
+    )
+    if done.returncode != 0 or not archive.is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(
+            f"the sources of PLUMED ({requirement}, source distribution) cannot be fetched from "
+            f"the package index ({lines[-1].strip() if lines else 'not found'})"
+        )
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != _SOURCE_SHA256:
+        archive.unlink()
+        raise UserError(
+            f"{archive.name}: what the package index sent is not the file it was; try again"
+        )
+    with fresh_dir(build / "unpacking") as unpacking:
+        shutil.unpack_archive(archive, unpacking)
+        (unpacking / archive.name.removesuffix(".tar.gz") / "external" / "plumed2").replace(
+            build / "plumed2"
+        )
+
+
+def _make_kernel(
+    build: Path,
+    prefix: Path,
+    compiler: str,
+    make: str,
+    progress: Progress,
+    lock: int,
+    *,
+    mpi: bool,
+) -> None:
+    """Configure, compile and install `build`/plumed2, as far as that is not done."""
+    source = build / "plumed2"
+    configured = build / "configured"
+    bar = progress.add_task("Configuring PLUMED", total=_SOURCE_OBJECTS)
+    # Flags that only suit this machine's processor (-march=native) would make a data folder on a
+    # shared disk fail on the others.
+    settings = {"CXX": compiler, "CXXFLAGS": "-O3 -std=c++17 -fPIC"}
+    configure = [
+        *("./configure", f"--prefix={prefix}", "--disable-dependency-tracking"),
+        # All modules, as the wheel has them: OPES and others are not among PLUMED's default.
+        *("--enable-modules=all", "--disable-python", "--disable-doc"),
+        f"--{'enable' if mpi else 'disable'}-mpi",
+        # Some microseconds a step: PLUMED opens its parallel regions even with one thread, and the
+        # engine's threads would compete with them.
+        "--disable-openmp",
+        *(f"{name}={value}" for name, value in settings.items()),
+    ]
+    compile_ = [make, f"-j{n_cores()}", "lib"]
+    with fresh_dir(build / "installed") as stage:
+        install = [make, "install", f"DESTDIR={stage}"]
+        with (build / "build.log").open("a", 1, encoding="utf-8") as log:
+
+            def run(command: Sequence[str]) -> None:
+                # The lock goes along: should this process be killed, the next one waits until
+                # the compilers it left behind have ended.
+                process = subprocess.Popen(
+                    command,
+                    cwd=source,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    pass_fds=(lock,),
+                )
+                assert process.stdout is not None
+                with process:
+                    for line in process.stdout:
+                        log.write(line)
+                        if line.startswith("compiling "):
+                            progress.advance(bar)
+                if process.returncode != 0:
+                    raise UserError(
+                        f"PLUMED cannot be built (`{Path(command[0]).name}` failed); the messages "
+                        f"are at the end of {log.name}"
+                    )
+
+            if not configured.exists():
+                run(configure)
+                # configure goes on without the MPI that it cannot use.
+                if mpi and "__PLUMED_HAS_MPI" not in (source / "Makefile.conf").read_text():
+                    raise UserError(
+                        f"{compiler}: PLUMED cannot be built with this MPI; the messages are in "
+                        f"{log.name}"
+                    )
+                configured.touch()
+            else:
+                _drop_unfinished(source)
+                objects = sum(1 for _ in source.rglob("*.o"))
+                progress.update(bar, completed=min(objects, _SOURCE_OBJECTS))
+            progress.update(bar, description="Compiling PLUMED")
+            run(compile_)
+            progress.update(bar, description="Installing PLUMED")
+            run(install)
+        stage.joinpath(*prefix.parts[1:]).replace(prefix)
+    progress.update(bar, description="PLUMED is built", completed=_SOURCE_OBJECTS)
+
+
+def _drop_unfinished(source: Path) -> None:
+    """Remove what a killed build may have left half written: the last files it made."""
+    made = [path for pattern in ("*.o", "*.a", "*.so") for path in source.rglob(pattern)]
+    made.sort(key=lambda path: path.stat().st_mtime_ns)
+    for path in made[-2 * n_cores() :]:
+        path.unlink()

@@ -1,0 +1,45 @@
+"""Structures: reading and checking them, and the coordinates that the CVs are functions of.
+
+`reading` reads structures and checks end states; `lammps_files` reads LAMMPS's data and dump
+files; `frame` has the displacement frame; `trajectory` reads trajectories as displacements.
+"""
+
+from plumed_cv.structures.reading import (
+    CLOSEST_A,
+    Misplaced,
+    cell_of,
+    check_end_states,
+    check_free,
+    check_order,
+    check_range,
+    has_forces,
+    held_atoms,
+    is_oriented,
+    iterate_structures,
+    meant_order,
+    misplaced,
+    oriented,
+    read_structure,
+    read_structures,
+    split_index,
+)
+
+__all__ = [
+    "CLOSEST_A",
+    "Misplaced",
+    "cell_of",
+    "check_end_states",
+    "check_free",
+    "check_order",
+    "check_range",
+    "has_forces",
+    "held_atoms",
+    "is_oriented",
+    "iterate_structures",
+    "meant_order",
+    "misplaced",
+    "oriented",
+    "read_structure",
+    "read_structures",
+    "split_index",
+]

