@@ -24,6 +24,7 @@ from plumed_cv.terminal import (
     print_findings,
     print_iterations,
     print_keys,
+    print_rate,
     print_surface,
     resumable,
 )
@@ -229,6 +230,47 @@ def sample(
     settings = configuration.load(config)
     with resumable():
         workflow.sample(settings, directory or config.parent / "run", walker, Terminal())
+
+
+@app.command()
+def rate(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    error: Annotated[
+        float | None,
+        typer.Option(help="relative error of the transmission coefficient; the input's if absent"),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="pairs of trajectories at most; the input's if absent"),
+    ] = None,
+    surface: Annotated[
+        float | None,
+        typer.Option(help="another dividing surface, of which the rate must not depend: a check"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
+
+    From snapshots on the dividing surface, with the engine of the input. What is there is kept, so
+    that a smaller error only adds shots. 'plumed-cv run' does this by itself once it has converged.
+
+    Example: plumed-cv rate demo/run --error 0.05
+    """
+    from plumed_cv import report, workflow
+
+    if error is not None and not 0 < error < 1:
+        raise UserError(f"--error {error:g}: the relative error is between 0 and 1.")
+    with resumable():
+        result = workflow.rate.of_directory(
+            run_directory, Terminal(), error=error, shots=shots, surface=surface
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    elif surface is not None:
+        print(workflow.rate.in_words(result))
+    else:
+        print_rate(result)
+        print(f"Report: {report.write(run_directory)}")
 
 
 @app.command()

@@ -219,7 +219,7 @@ class Step:
     reverse_rate_per_s: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flux:
     """The flux out of the reactant, which does not depend on the form of the CV.
 
@@ -252,6 +252,9 @@ class Flux:
         The share of each basin in the populations of all of them, (number of steps + 1).
     basins
         Where the nodes are cut into basins, for `profile`; None if a state was not reached.
+    W
+        -kT ln of the flux with the masses through the surface of each node, (n,), eV, up to a
+        constant. Highest between two basins it is what the rate of that step is computed from.
 
     Notes
     -----
@@ -269,6 +272,7 @@ class Flux:
     steps: tuple[Step, ...] = ()
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
+    W: Array | None = None
 
 
 def flux(
@@ -411,6 +415,7 @@ def flux(
         steps=steps,
         populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
         basins=basins,
+        W=W[1],
     )
 
 

@@ -24,6 +24,7 @@ runs found the same, and `checks` whether the answer can be believed. `zero_kelv
 along a path back, without dynamics.
 """
 
+from plumed_cv.workflow import rate
 from plumed_cv.workflow.checks import (
     Verdict,
     judge,
@@ -75,6 +76,7 @@ __all__ = [
     "minima_of",
     "of_sampling",
     "printed_beside",
+    "rate",
     "related_by_symmetry",
     "run",
     "sample",

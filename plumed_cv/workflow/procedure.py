@@ -18,7 +18,7 @@ from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, provenance
+from plumed_cv.workflow import checks, provenance, rate
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
@@ -61,7 +61,7 @@ def run(
     -------
     dict
         What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
-        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
+        `..._error_eV`, `rate_per_s`, `transmission`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
         returned before a sampling: `iteration`, and `walkers`, the numbers of those to run, as
         `sample` takes them.
 
@@ -106,7 +106,10 @@ def run(
                 if waiting:
                     return {"iteration": n, "walkers": [order.number for order in waiting]}
             iterations.append(_iterate(config, files, n, engine, plugin, initial, reporter))
-        return write_answer(config, files, path, initial, plugin, iterations)
+        result = write_answer(config, files, path, initial, plugin, iterations)
+        if not config.rate.enabled:
+            return result
+        return rate.complete(config, files, engine, initial, result, reporter)
 
 
 def sample(
