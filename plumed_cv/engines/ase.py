@@ -126,8 +126,8 @@ class AseEngine(Engine):
         self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
     ) -> Followed[Seen]:
         """Run molecular dynamics until an observer has seen enough, in the calculator's process."""
-        answer = self._child.ask("follow", start, dynamics, n_steps, seed, observer)
-        return answer  # type: ignore[no-any-return]
+        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seed, observer)
+        return found
 
     def close(self) -> None:
         """End the calculator's process; using the engine again starts a new one."""

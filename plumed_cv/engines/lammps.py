@@ -179,8 +179,8 @@ class LammpsEngine(Engine):
         """Run molecular dynamics until an observer has seen enough, in LAMMPS's process."""
         start = self._input.moving(start, dynamics.temperature_K, seed, self._masses)
         seeds = self._input.seeds(seed)
-        answer = self._child.ask("follow", start, dynamics, n_steps, seeds, observer)
-        return answer  # type: ignore[no-any-return]
+        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seeds, observer)
+        return found
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
         """Write inputs for an `lmp` with `fix plumed`; not with masses of one's own."""

@@ -114,9 +114,7 @@ class Watch:
                 self._outside_since = self.step
         elif farthest < INSIDE * self.limit_A:
             self._outside_since = None
-        return (
-            self._outside_since is not None and self.step - self._outside_since >= self.residence
-        )
+        return self._outside_since is not None and self.step - self._outside_since >= self.residence
 
 
 class Leg(NamedTuple):
@@ -276,7 +274,8 @@ class Shooter:
                 steps += more
             legs.append(self._leg(watch))
             ends.append(end)
-        return Outcome(Shot(snapshot, xi, speed, *legs, steps), (ends[0], ends[1]))
+        shot = Shot(snapshot, xi, speed, legs[0], legs[1], steps)
+        return Outcome(shot, (ends[0], ends[1]))
 
     def velocities(
         self, positions: Array, masses: Array, rng: np.random.Generator

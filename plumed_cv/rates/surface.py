@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ from plumed_cv.freeenergy.estimator import Grid
 from plumed_cv.freeenergy.profiles import Flux
 from plumed_cv.structures.frame import Array
 
-DEPTHS_KT = (0.5, 1.0, 2.0)  # how far below the top of W snapshots are taken from: the least first
-ENOUGH = 200  # snapshots
+DEPTHS_KT = (0.1, 0.25, 0.5, 1.0, 2.0)  # how far below the top of W snapshots may be
+ENOUGH = 400  # snapshots
 NEAR = 0.02  # of a surface that is not the top: how far from it snapshots are taken, in xi
 
 
@@ -92,7 +93,7 @@ def surfaces(grid: Grid, flux: Flux) -> list[Surface]:
     xi, W = grid.nodes[order], flux.W[order]
     known = np.isfinite(W)
     found = []
-    for before, behind in zip(minima[:-1], minima[1:], strict=True):
+    for before, behind in pairwise(minima):
         span = np.arange(before, behind + 1)[known[before : behind + 1]]
         top = int(span[np.argmax(W[span])])
         cores = []
@@ -169,8 +170,8 @@ def near(
 ) -> list[Snapshot]:
     """Return the snapshots from which shots start, in their order.
 
-    Those in the narrowest of the windows in which W is 0.5, 1 and 2 kT below its top that has
-    `ENOUGH`; of a surface that is not the top those within `NEAR`. It makes no difference to what is
+    Those in the narrowest window that has `ENOUGH`, where W is less than one of `DEPTHS_KT` below
+    its top; of a surface that is not the top those within `NEAR`. It makes no difference to what is
     computed (see `transmission`), only to its variance: far from the top more trajectories return.
 
     Raises

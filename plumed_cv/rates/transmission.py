@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from plumed_cv.freeenergy.jackknife import jackknife
 from plumed_cv.freeenergy.profiles import Estimate
@@ -225,7 +226,7 @@ def _share(legs: Sequence[Leg], is_one: Callable[[Leg], bool]) -> float:
     return float(np.mean([is_one(leg) for leg in legs]))
 
 
-def _mean(values: Array, weights: Array, chosen: Array) -> float:
+def _mean(values: NDArray[Any], weights: Array, chosen: NDArray[np.bool_]) -> float:
     if not chosen.any():
         return np.nan
     return float(np.average(values[chosen], weights=weights[chosen]))

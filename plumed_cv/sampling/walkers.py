@@ -63,8 +63,7 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
     stop.unlink(missing_ok=True)
     with executors(orders[0].config, len(waiting)) as pool:
         futures = [
-            executor.submit(_work, order)
-            for executor, order in zip(pool, waiting, strict=True)
+            executor.submit(_work, order) for executor, order in zip(pool, waiting, strict=True)
         ]
         try:
             _watch(orders, futures, update)

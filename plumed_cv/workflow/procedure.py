@@ -60,10 +60,10 @@ def run(
     Returns
     -------
     dict
-        What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
-        `..._error_eV`, `rate_per_s`, `transmission`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
-        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run, as
-        `sample` takes them.
+        What `result.json` holds: `rate_per_s`, `transmission`, `flux_barrier_eV`, `barrier_eV` and
+        `delta_F_eV` with their errors, `converged`, `similarity`, `md_steps`, `iterations`, and
+        more. If it has returned before a sampling: `iteration`, and `walkers`, the numbers of those
+        to run, as `sample` takes them.
 
     Raises
     ------

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from numpy.typing import NDArray
 
 from plumed_cv import freeenergy, rates, sampling
 from plumed_cv.common.errors import UserError
@@ -89,8 +90,8 @@ def of_directory(
     result = read_json(files.result)
     if result.get("tst_rate_per_s") is None:
         raise UserError(
-            f"{directory}: its rate of transition state theory is not known, so there is no surface "
-            "to start from; see the checks in report.html."
+            f"{directory}: its rate of transition state theory is not known, so there is no "
+            "surface to start from; see the checks in report.html."
         )
     initial = end_states(config)[0]
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
@@ -322,7 +323,7 @@ class Stage:
             1.0 / (population * step["rate_per_s"])
             for step, population in zip(steps, populations[:-1], strict=True)
         ]
-        return np.array(times) / sum(times)
+        return np.asarray(np.array(times) / sum(times))
 
     def _shooter(self, surface: rates.Surface) -> rates.Shooter:
         settings, sampled_by = self.config.rate, self.config.sampling
@@ -342,9 +343,7 @@ class Stage:
             longest_fs=1000.0 * settings.longest_ps,
         )
 
-    def _shots(
-        self, step: int | str, surface: rates.Surface, target: float
-    ) -> rates.Transmission:
+    def _shots(self, step: int | str, surface: rates.Surface, target: float) -> rates.Transmission:
         """Make the shots from one surface that are missing, and estimate its transmission.
 
         Parameters
@@ -364,9 +363,7 @@ class Stage:
         if _is_enough(found, len(done), most, target):
             assert found is not None
             return found
-        chosen = rates.near(
-            surface, self._snapshots, self._kT_eV, at_top=isinstance(step, int)
-        )
+        chosen = rates.near(surface, self._snapshots, self._kT_eV, at_top=isinstance(step, int))
         order = rates.spread_order(len(chosen))
         shooter = self._shooter(surface)
         title = "transmission coefficient"
@@ -389,7 +386,7 @@ class Stage:
         )
 
     def _task(
-        self, chosen: Sequence[rates.Snapshot], order: Array, name: str, number: int
+        self, chosen: Sequence[rates.Snapshot], order: NDArray[np.int64], name: str, number: int
     ) -> Task:
         """What shot `number` starts from."""
         from plumed_cv.structures.trajectory import positions_of  # mdtraj takes a second
@@ -402,17 +399,17 @@ class Stage:
 
     def _identified(self, outcome: rates.Outcome) -> rates.Shot:
         """The shot with the events by which its trajectories left the process."""
-        legs = {}
-        for name, end in zip(("forward", "backward"), outcome.ends, strict=True):
-            leg: rates.Leg = getattr(outcome.shot, name)
+        shot = outcome.shot
+        legs = []
+        for leg, end in zip((shot.forward, shot.backward), outcome.ends, strict=True):
             if end is not None and self._events is not None:
                 event = self._events.identify(end)
                 if isinstance(event, int):
                     leg = leg._replace(event=event)
                 else:  # it was away from the path, and has not left
                     leg = leg._replace(end=event, left=False)
-            legs[name] = leg
-        return outcome.shot._replace(**legs)
+            legs.append(leg)
+        return shot._replace(forward=legs[0], backward=legs[1])
 
     def _settings(self) -> dict[str, Any]:
         """What shots depend on: others make them anew."""
@@ -426,17 +423,12 @@ class Stage:
             "longest_ps": settings.longest_ps,
         }
 
-    def _load(
-        self, file: Path, surface: rates.Surface
-    ) -> tuple[rates.Surface, list[rates.Shot]]:
+    def _load(self, file: Path, surface: rates.Surface) -> tuple[rates.Surface, list[rates.Shot]]:
         """The shots that are there, and the surface with the cores that they were made with."""
         if not file.exists():
             return surface, []
         record = read_json(file)
-        if (
-            record["settings"] != self._settings()
-            or abs(record["surface"] - surface.xi) > MOVED
-        ):
+        if record["settings"] != self._settings() or abs(record["surface"] - surface.xi) > MOVED:
             return surface, []
         kept = replace(surface, cores=tuple(record["cores"]))
         return kept, [rates.Shot.of_json(shot) for shot in record["shots"]]
@@ -550,7 +542,7 @@ class Stage:
                 if leg.event:
                     key = (leg.event, leg.end)
                     count[key] = count.get(key, 0) + 1
-        initial = load_path(self.files.path).energies[0]
+        initial = load_path(self.files.path).images[0].get_potential_energy()
         places = {"before": "reactant", "behind": "product", "other": "dividing surface"}
         return [
             {
@@ -610,9 +602,7 @@ def _shoot(
         yield shooter.shoot(engine, snapshot, positions, seed)
 
 
-def _is_enough(
-    found: rates.Transmission | None, number: int, most: int, target: float
-) -> bool:
+def _is_enough(found: rates.Transmission | None, number: int, most: int, target: float) -> bool:
     if found is None:
         return False
     return number >= most or (number >= FEWEST_SHOTS and found.relative_error <= target)
@@ -647,9 +637,9 @@ def in_words(result: dict[str, Any]) -> str:
     """Rate and transmission coefficient, in one sentence."""
     rate, factor = result["rate_per_s"], result["rate_error_factor"]
     error = None if factor is None else rate * (factor - 1.0)
-    kappa = freeenergy.Estimate(
-        *(np.nan if value is None else value
-          for value in (result["transmission"], result["transmission_error"])),
-        "",
+    value, of_value = (
+        np.nan if number is None else number
+        for number in (result["transmission"], result["transmission_error"])
     )
+    kappa = freeenergy.Estimate(value, of_value, "")
     return f"Rate {scientific(rate, error, '1/s')}, transmission coefficient {kappa}."
