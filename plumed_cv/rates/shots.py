@@ -103,7 +103,8 @@ class Watch:
             self.in_core = False
         before, behind = self.cores
         self.in_core |= xi >= behind if self.is_behind else xi <= before
-        since = self.crossings[-1] if self.crossings else 0
+        # The surface lies between the last step before a crossing and the first one after it.
+        since = self.crossings[-1] - 1 if self.crossings else 0
         return self.in_core and self.step - since >= self.residence
 
     def _has_left(self, u: Array, xi: Array) -> bool:
