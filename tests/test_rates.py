@@ -324,7 +324,7 @@ def test_the_rate_of_a_run(run: Path) -> None:
     assert result == json.loads((run / "result.json").read_text())
     of_step = result["rate"]["steps"][0]
     assert of_step["shots"] == 12
-    assert of_step["snapshots"] == 6
+    assert 1 <= of_step["snapshots"] <= 6
     assert 0 <= of_step["transmission"] <= 1.5
     assert result["rate"]["md_steps"] == of_step["md_steps"] > 12 * 2 * 500
     if result["transmission"] is not None:

@@ -36,6 +36,7 @@ from plumed_cv.workflow.results import MEAN_FORCE, UNKNOWN_RATE, sampled
 BATCH = 40  # shots between looks at the error
 VELOCITIES = 2  # shots from each snapshot: two tell its committor from chance
 FEWEST_SHOTS = 80
+MOST_VELOCITIES = 20  # shots from each snapshot at most: then the snapshots are what is missing
 MOVED = 0.1  # of a surface, in xi, beyond which its shots are made anew
 UNRESOLVED = 0.05  # share of trajectories that matters
 LARGEST_ERROR = 0.5  # relative, of a step that hardly matters to the whole
@@ -364,6 +365,7 @@ class Stage:
             assert found is not None
             return found
         chosen = rates.near(surface, self._snapshots, self._kT_eV, at_top=isinstance(step, int))
+        most = min(most, MOST_VELOCITIES * len(chosen))
         order = rates.spread_order(len(chosen))
         shooter = self._shooter(surface)
         title = "transmission coefficient"
@@ -508,8 +510,9 @@ class Stage:
         for each in found:
             if each.relative_error > self.config.rate.error and len(found) == 1:
                 notes.append(
-                    f"its transmission coefficient is {each.kappa} after {each.shots} shots, the "
-                    "most that rate.shots allows; raise it, or rate.error"
+                    f"its transmission coefficient is {each.kappa} after {each.shots} shots from "
+                    f"{each.snapshots} snapshots; raise rate.shots, or sampling.steps where the "
+                    "snapshots are few"
                 )
             if each.unresolved > UNRESOLVED:
                 notes.append(
