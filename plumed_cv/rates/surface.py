@@ -14,8 +14,8 @@ from plumed_cv.freeenergy.estimator import Grid
 from plumed_cv.freeenergy.profiles import Flux
 from plumed_cv.structures.frame import Array
 
-DEPTHS_KT = (0.1, 0.25, 0.5, 1.0, 2.0)  # how far below the top of W snapshots may be
-ENOUGH = 400  # snapshots
+# How far below the top of W snapshots may be, in kT, if there are so many of them.
+WINDOWS_KT = ((0.1, 400), (0.25, 400), (0.5, 200), (1.0, 50), (2.0, 10), (4.0, 1))
 NEAR = 0.02  # of a surface that is not the top: how far from it snapshots are taken, in xi
 
 
@@ -170,8 +170,8 @@ def near(
 ) -> list[Snapshot]:
     """Return the snapshots from which shots start, in their order.
 
-    Those in the narrowest window that has `ENOUGH`, where W is less than one of `DEPTHS_KT` below
-    its top; of a surface that is not the top those within `NEAR`. It makes no difference to what is
+    Those in the narrowest of `WINDOWS_KT` that has enough, where W is less than so much below its
+    top; of a surface that is not the top those within `NEAR`. It makes no difference to what is
     computed (see `transmission`), only to its variance: far from the top more trajectories return.
 
     Raises
@@ -179,17 +179,14 @@ def near(
     UserError
         If there is none.
     """
-    windows = [(surface.xi - NEAR, surface.xi + NEAR)]
+    windows = [(surface.xi - NEAR, surface.xi + NEAR, 1)]
     if at_top:
-        windows = [surface.window(depth * kT_eV) for depth in DEPTHS_KT]
-    chosen: list[Snapshot] = []
-    for low, high in windows:
+        windows = [(*surface.window(depth * kT_eV), enough) for depth, enough in WINDOWS_KT]
+    for low, high, enough in windows:
         chosen = [snapshot for snapshot in found if low < snapshot.xi < high]
-        if len(chosen) >= ENOUGH:
-            break
-    if not chosen:
-        raise UserError(
-            f"no snapshot of the sampling lies near the dividing surface at xi = {surface.xi:.3f}; "
-            "raise sampling.steps and run again"
-        )
-    return chosen
+        if len(chosen) >= enough:
+            return chosen
+    raise UserError(
+        f"no snapshot of the sampling lies near the dividing surface at xi = {surface.xi:.3f}; "
+        "raise sampling.steps and run again"
+    )
