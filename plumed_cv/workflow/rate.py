@@ -63,8 +63,8 @@ def of_directory(
     error, shots
         In place of `rate.error` and `rate.shots` of the input.
     surface
-        Another dividing surface, of a process with one step: its rate must be the same. It is not
-        written into result.json.
+        Another dividing surface: the rate through it must be the same, that of the step whose
+        basins it divides. It is not written into result.json.
 
     Returns
     -------
@@ -200,32 +200,33 @@ class Stage:
         return result
 
     def through(self, xi: float) -> dict[str, Any]:
-        """Return the rate through another surface.
+        """Return the rate of a step through another surface.
 
         Raises
         ------
         UserError
-            If the process has several steps, or the surface is in a basin.
+            If the surface is in a basin.
         """
-        if len(self._surfaces) > 1:
-            raise UserError(
-                f"--surface {xi:g}: the process has {len(self._surfaces)} steps, and so several "
-                "surfaces."
+        inside = [k for k, each in enumerate(self._surfaces) if each.cores[0] < xi < each.cores[1]]
+        if not inside:
+            ranges = ", ".join(
+                f"from {each.cores[0]:.3f} to {each.cores[1]:.3f}" for each in self._surfaces
             )
-        best = self._surfaces[0]
+            raise UserError(f"--surface {xi:g}: lies in a basin; dividing surfaces are {ranges}.")
+        best, step = self._surfaces[inside[0]], self.result["steps"][inside[0]]
         other = best.moved_to(xi)
-        lower = (best.top_eV - other.top_eV) / self._kT_eV
-        transmission = self._shots(f"surface-{xi:g}", other, self.config.rate.error).kappa
-        bound = self.result["tst_rate_per_s"] * float(np.exp(lower))
-        relative = transmission.error / transmission.value if transmission.value > 0 else np.nan
-        of_bound = self.result["tst_rate_error_per_s"]
-        factor = _factor(relative, of_bound and of_bound / self.result["tst_rate_per_s"])
+        bound = step["rate_per_s"] * float(np.exp((best.top_eV - other.top_eV) / self._kT_eV))
+        kappa = self._shots(f"surface-{xi:g}", other, self.config.rate.error).kappa
+        of_bound = step["rate_error_per_s"]
+        factor = None
+        if of_bound is not None and kappa.value > 0:
+            factor = _factor(kappa.error / kappa.value, of_bound / step["rate_per_s"])
         return {
             "surface": xi,
-            "rate_per_s": bound * transmission.value,
+            "rate_per_s": bound * kappa.value,
             "rate_error_factor": factor,
-            "transmission": transmission.value,
-            "transmission_error": _known(transmission.error),
+            "transmission": kappa.value,
+            "transmission_error": _known(kappa.error),
             "tst_rate_per_s": bound,
         }
 
@@ -444,8 +445,8 @@ class Stage:
         }
         write_text(file, json.dumps(record))
 
-    def _workers(self) -> "_Workers":
-        return _Workers(self.config, self.initial, self.engine)
+    def _workers(self) -> "Workers":
+        return Workers(self.config, self.initial, self.engine)
 
     def _rate(self, found: list[rates.Transmission], shares: Array) -> dict[str, Any]:
         """What the transmission coefficients make of the rate of transition state theory."""
@@ -559,7 +560,7 @@ class Stage:
         ]
 
 
-class _Workers:
+class Workers:
     """Makes shots: here with one walker, or at once in as many processes as there are walkers."""
 
     def __init__(self, config: Config, initial: Atoms, engine: Engine) -> None:
