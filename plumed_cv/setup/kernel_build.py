@@ -27,6 +27,15 @@ _SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f
 _SOURCE_OBJECTS = 561  # files that it compiles; only the progress bar depends on it
 _SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
 
+# Runs a program with a lock of its own: should the process that builds be killed, the next one
+# waits until the compilers that it left behind have ended.
+_WITH_LOCK = """
+import subprocess, sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    sys.exit(subprocess.call(sys.argv[2:]))
+"""
+
 
 def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
     """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
@@ -50,7 +59,7 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
     """
     progress = progress or Progress(disable=True)
     prefix = optimised_prefix(mpi=mpi)
-    with locked(prefix.with_name(f"{prefix.name}.lock")) as lock:
+    with locked(prefix.with_name(f"{prefix.name}.lock")):
         if not prefix.is_dir():
             compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
             if make is None:
@@ -64,7 +73,7 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
                         "and there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
                 fetch_source(build)
-            _make_kernel(build, prefix, compiler, make, progress, lock, mpi=mpi)
+            _make_kernel(build, prefix, compiler, make, progress, mpi=mpi)
             shutil.rmtree(build)
     return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
 
@@ -111,13 +120,12 @@ def _make_kernel(
     compiler: str,
     make: str,
     progress: Progress,
-    lock: int,
     *,
     mpi: bool,
 ) -> None:
     """Configure, compile and install `build`/plumed2, as far as that is not done."""
     source = build / "plumed2"
-    configured = build / "configured"
+    configured, compilers = build / "configured", build / "compilers.lock"
     bar = progress.add_task("Configuring PLUMED", total=_SOURCE_OBJECTS)
     # Flags that only suit this machine's processor (-march=native) would make a data folder on a
     # shared disk fail on the others.
@@ -138,17 +146,14 @@ def _make_kernel(
         with (build / "build.log").open("a", 1, encoding="utf-8") as log:
 
             def run(command: Sequence[str]) -> None:
-                # The lock goes along: should this process be killed, the next one waits until
-                # the compilers it left behind have ended.
                 process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-P", "-c", _WITH_LOCK, str(compilers), *command],
                     cwd=source,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
                     errors="replace",
-                    pass_fds=(lock,),
                 )
                 assert process.stdout is not None
                 with process:
@@ -172,7 +177,8 @@ def _make_kernel(
                     )
                 configured.touch()
             else:
-                _drop_unfinished(source)
+                with locked(compilers):
+                    _drop_unfinished(source)
                 objects = sum(1 for _ in source.rglob("*.o"))
                 progress.update(bar, completed=min(objects, _SOURCE_OBJECTS))
             progress.update(bar, description="Compiling PLUMED")
