@@ -29,7 +29,8 @@ PROGRESS_INTERVAL_S = 0.2
 
 _PIECES_KEPT = 2000
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
-_LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
+if sys.platform == "linux":
+    _LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
 
 
 class Worker(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import (
     KERNEL_NAME,
@@ -86,6 +87,7 @@ def fetch_source(build: Path) -> None:
     UserError
         If the package index does not send them.
     """
+    needed("unearth")
     requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
     # pip would build the package, PLUMED included, only to look at its metadata.
     command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
