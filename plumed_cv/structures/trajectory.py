@@ -169,7 +169,9 @@ def _dcd_file(file: Path, mode: str = "r") -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the DCD reader, which is C code, from talking on standard output."""
-    c_library = ctypes.CDLL(None)  # keeps what it prints in a buffer of its own
+    c_library = ctypes.CDLL(
+        "ucrtbase" if os.name == "nt" else None
+    )  # keeps what it prints in a buffer of its own
     sys.stdout.flush()
     c_library.fflush(None)
     kept = os.dup(1)
