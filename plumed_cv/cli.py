@@ -427,12 +427,12 @@ def train(
         check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
-    frame = cv.linear(species, cell_of(first), *ends, alignment, atoms)
-    data = read_displacements(trajectories, frame, stride=stride, species=species)
+    linear = cv.linear(species, cell_of(first), *ends, alignment, atoms)
+    data = read_displacements(trajectories, linear, stride=stride, species=species)
     with Terminal().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(
             data,
-            frame,
+            linear,
             components or training.limited(12),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),

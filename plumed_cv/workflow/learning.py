@@ -265,7 +265,7 @@ def _train(
     files: RunDirectory,
     displacements: np.ndarray,
     coordinate: np.ndarray,
-    frame: CollectiveVariable,
+    variable: CollectiveVariable,
     n: int,
     reporter: Reporter,
     half: int | None = None,
@@ -288,13 +288,13 @@ def _train(
     with reporter.task(f"training cv-{n}{of}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
             displacements,
-            frame,
+            variable,
             training.limited(n_components, at_rest),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(path, frame) if config.cv.symmetry and path is not None else (),
+            symmetry.of_path(path, variable) if config.cv.symmetry and path is not None else (),
             through_ends=at_rest,
         )
     if half is not None:
