@@ -364,7 +364,10 @@ def crossings(
 
 
 def flux_barrier(
-    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+    found: Sampled,
+    by_walker: Sequence[Sequence[int]],
+    estimator: str | None,
+    states: tuple[float, float] = (0.0, 1.0),
 ) -> freeenergy.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
@@ -376,6 +379,8 @@ def flux_barrier(
         The numbers of the segments of each walker.
     estimator
         `MEAN_FORCE`, if the mean force is to be taken.
+    states
+        The CV in the reactant and in the product.
 
     Returns
     -------
@@ -404,6 +409,7 @@ def flux_barrier(
             xi,
             gradnorm,
             invmass,
+            states,
             mean_force=atoms,
             walkers=[len(own) for own in split],
         ).barrier
