@@ -11,7 +11,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.freeenergy import Estimate, Profile
-from plumed_cv.paths.path import load_path
+from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.workflow.analysis import Analysis, Convergence, estimate_of, read_sampled
 from plumed_cv.workflow.checks import Check, minima_of, surfaces_of
 from plumed_cv.workflow.directory import RunDirectory
@@ -115,6 +115,12 @@ class Result:
         return CollectiveVariable.load(self.directory / "cv.safetensors")
 
     @cached_property
+    def path(self) -> EnergyPath | None:
+        """Minimum energy path at 0 K, whose ends are the relaxed end states; None of a molecule."""
+        file = RunDirectory(self.directory).path
+        return load_path(file) if file.exists() else None
+
+    @cached_property
     def analysis(self) -> Analysis:
         """The samples of the iteration that is the answer, read from its segments.
 
@@ -148,11 +154,9 @@ class Result:
 
         ax = axes_or_new(ax)
         zero_kelvin = None
-        path = RunDirectory(self.directory).path
-        if path.exists():
-            images = load_path(path)
-            xi = self.cv.encode(self.cv.components(images.displacements))[:, 0]
-            zero_kelvin = (xi, images.energies)
+        if self.path is not None:
+            xi = self.cv.encode(self.cv.components(self.path.displacements))[:, 0]
+            zero_kelvin = (xi, self.path.energies)
         curve = (f"{self.temperature_K:g} K", self.profile)
         surfaces, minima = surfaces_of(self.data), minima_of(self.data)
         draw_profiles(ax, [curve], zero_kelvin, surfaces, minima)

@@ -404,15 +404,16 @@ def flux_barrier(
     if found.mean_force is not None and estimator == MEAN_FORCE:
         atoms = merged(found.mean_force)
     try:
-        return freeenergy.flux(
-            merged(found.blocks),
-            xi,
-            gradnorm,
-            invmass,
-            states,
-            mean_force=atoms,
-            walkers=[len(own) for own in split],
-        ).barrier
+        with np.errstate(invalid="ignore"):  # where a part of the data has hardly seen a state
+            return freeenergy.flux(
+                merged(found.blocks),
+                xi,
+                gradnorm,
+                invmass,
+                states,
+                mean_force=atoms,
+                walkers=[len(own) for own in split],
+            ).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
