@@ -199,12 +199,12 @@ class AseWorker:
             coupling = _Coupling(plumed, segment, self._masses, self._charges)
         integrator = _Integrator(dynamics, self._masses, noise)
         reached = segment.first_step + segment.n_steps
-        any_frame = stride > 0 and reached // stride > segment.first_step // stride
-        snapshots = directory / "snapshots.dcd" if any_frame else None
+        any_snapshot = stride > 0 and reached // stride > segment.first_step // stride
+        snapshots = directory / "snapshots.dcd" if any_snapshot else None
         moved = integrator.brownian if dynamics.thermostat == "brownian" else integrator.langevin
         positions = start.positions.copy()
         with (
-            _Snapshots(snapshots, start.cell) as frames,
+            _Snapshots(snapshots, start.cell) as trajectory,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
@@ -219,7 +219,7 @@ class AseWorker:
                 positions, velocities, forces = moved(positions, velocities, forces, forces_at)
                 self._done += 1
                 if snapshots is not None and step % stride == 0:
-                    frames.write(positions)
+                    trajectory.write(positions)
                 if step % _LOG_STRIDE == 0:
                     self._log(log, step, velocities)
         if coupling is not None:
@@ -396,7 +396,7 @@ class _Snapshots:
         return self
 
     def write(self, positions: Array) -> None:
-        """Add a frame."""
+        """Add a snapshot."""
         lengths, angles = Cell(self._cell).lengths(), Cell(self._cell).angles()
         periodic = self._cell.any()
         self._file.write(

@@ -11,7 +11,7 @@ from ase import Atoms
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
@@ -73,7 +73,7 @@ def run(
         If the input does not fit, a file was damaged, another run works in the directory, or the
         directory holds a run with another input.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     if config.cv.latent > 1:
         raise UserError(
             f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
@@ -130,7 +130,7 @@ def sample(
     UserError
         If there is nothing to sample, another process works on it, or as for `run`.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     files = RunDirectory(Path(directory).absolute())
     n = files.last_begun()
     if n == 0 or files.has_ended(n):

@@ -399,7 +399,10 @@ def crossings(
 
 
 def flux_barrier(
-    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+    found: Sampled,
+    by_walker: Sequence[Sequence[int]],
+    estimator: str | None,
+    states: tuple[float, float] = (0.0, 1.0),
 ) -> freeenergy.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
@@ -411,6 +414,8 @@ def flux_barrier(
         The numbers of the segments of each walker.
     estimator
         `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+    states
+        The CV in the reactant and in the product.
 
     Returns
     -------
@@ -434,14 +439,16 @@ def flux_barrier(
     if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
         atoms = merged(found.mean_force)
     try:
-        return freeenergy.flux(
-            merged(found.blocks),
-            xi,
-            gradnorm,
-            invmass,
-            mean_force=atoms,
-            walkers=[len(own) for own in split],
-        ).barrier
+        with np.errstate(invalid="ignore"):  # where a part of the data has hardly seen a state
+            return freeenergy.flux(
+                merged(found.blocks),
+                xi,
+                gradnorm,
+                invmass,
+                states,
+                mean_force=atoms,
+                walkers=[len(own) for own in split],
+            ).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
