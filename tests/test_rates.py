@@ -20,7 +20,7 @@ from plumed_cv.freeenergy.profiles import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import rate
+from plumed_cv.workflow import transmission
 from tests import vacancy
 
 KT = 0.025
@@ -359,11 +359,11 @@ def test_several_walkers_make_the_same_shots(run: Path) -> None:
     half = variable.reference_positions + variable.path(np.array([0.5]))
     tasks = [(("segment", k), half, k) for k in range(5)]
     with sampling.open_engine(given, initial) as engine:
-        with rate.Workers(given, initial, engine) as work:
+        with transmission.Workers(given, initial, engine) as work:
             here = work(shooter, tasks)
         walkers = given.sampling.model_copy(update={"walkers": 2})
         several = given.model_copy(update={"sampling": walkers})
-        with rate.Workers(several, initial, engine) as work:
+        with transmission.Workers(several, initial, engine) as work:
             there = work(shooter, tasks)
     assert [outcome.shot for outcome in here] == [outcome.shot for outcome in there]
     assert [outcome.shot.snapshot[1] for outcome in here] == list(range(5))
