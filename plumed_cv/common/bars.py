@@ -17,7 +17,8 @@ from rich.progress import (
 
 from plumed_cv.common.progress import Update
 
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# No markup: file names and messages may hold brackets, as in plumed_cv[all].
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 class Bars:

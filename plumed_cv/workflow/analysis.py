@@ -16,6 +16,7 @@ from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import (
     MEAN_FORCE,
+    POOLED,
     Sampled,
     analysed,
     flux_barrier,
@@ -214,7 +215,7 @@ class Analysis:
         if self.found.series:
             return flux_barrier(self.found, by_walker, estimator, self.states)
         chosen = [k for blocks in by_walker for k in blocks]
-        atoms = self.found.mean_force if estimator == MEAN_FORCE else None
+        atoms = self.found.mean_force if estimator in (MEAN_FORCE, POOLED) else None
         return freeenergy.profile(
             [self.found.blocks[k] for k in chosen],
             self.states,
