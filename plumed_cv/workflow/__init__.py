@@ -23,13 +23,8 @@ and the path between them, `learning` the collective variables, `defaults` the g
 `earlier` what the iterations before add to one, `results` what is found in the end of an iteration
 and of the run, `repetitions` whether several runs found the same, and `checks` whether the answer
 can be believed. `zero_kelvin` gets the energy along a path back, without dynamics. `answer` (with
-<<<<<<< HEAD
-`rate`) is the result as an object, `analysis` what samples say and how it converges, `from_atoms`
-a run without an input file.
-=======
 `rate`) is the result as an object, `analysis` what samples say and how it converges, `from_atoms` a
 run without an input file.
->>>>>>> main
 """
 
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
