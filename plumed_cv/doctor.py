@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import EXTRAS
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.setup.kernel import Plumed, every_plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, every_plumed, faster_kernel, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.setup.tools import cxx_compiler, tool
 
@@ -145,15 +145,12 @@ def _kernel(plumed: Plumed) -> Finding:
     detail = f"{plumed.version}{mpi} ({plumed.source}), {plumed.kernel}"
     if plumed.optimised:
         return Finding("PLUMED kernel", True, detail, version=plumed.version)
-    remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"
-    if plumed.source not in ("kernel wheel", "optimised kernel built by plumed-cv"):
-        remedy = "compile it with CXXFLAGS=-O3, or unset what leads to it and " + remedy
     return Finding(
         "PLUMED kernel",
         False,
         f"{detail}; compiled without optimisation, so PLUMED's part of a step takes four to "
         "seven times as long as it need",
-        remedy,
+        faster_kernel(plumed),
         required=False,
         version=plumed.version,
     )

@@ -28,6 +28,8 @@ KERNEL_PACKAGE_VERSION = "0.1.8"
 _WHEEL_SHA256 = "e59d3ce2aa79d771ab92346ef1aeede0114b58c393ea9d7b664cd64df1d05740"
 OLDEST_PLUMED = (2, 9)
 
+OPTIMISED, WHEEL = "optimised kernel built by plumed-cv", "kernel wheel"  # `Plumed.source` of ours
+
 KERNEL_NAME = f"libplumedKernel{LIBRARY_SUFFIX}"
 _LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
 
@@ -130,7 +132,7 @@ def find_plumed(*, install: bool = True) -> Plumed:
     if not install:
         raise UserError("no PLUMED was found: run `plumed-cv plumed` to install one")
     _install_wheel()
-    return describe(_wheel_kernel(), "kernel wheel")
+    return describe(_wheel_kernel(), WHEEL)
 
 
 def every_plumed() -> Iterator[Plumed]:
@@ -147,9 +149,17 @@ def every_plumed() -> Iterator[Plumed]:
             yield own
     optimised = optimised_prefix() / "lib" / KERNEL_NAME
     if optimised.is_file():
-        yield describe(optimised, "optimised kernel built by plumed-cv")
+        yield describe(optimised, OPTIMISED)
     if _wheel_kernel().is_file():
-        yield describe(_wheel_kernel(), "kernel wheel")
+        yield describe(_wheel_kernel(), WHEEL)
+
+
+def faster_kernel(plumed: Plumed) -> str:
+    """Return what to do about a kernel that was compiled without optimisation."""
+    remedy = "run `plumed-cv plumed --optimised` once (10 to 20 minutes) to build a fast one"
+    if plumed.source not in (OPTIMISED, WHEEL):
+        remedy = "compile PLUMED with CXXFLAGS=-O3, or unset what leads to it and " + remedy
+    return remedy
 
 
 def optimised_prefix(*, mpi: bool = False) -> Path:

@@ -19,6 +19,7 @@ from plumed_cv.setup.kernel import (
     KERNEL_PACKAGE,
     KERNEL_PACKAGE_VERSION,
     OLDEST_PLUMED,
+    OPTIMISED,
     Plumed,
     describe,
     optimised_prefix,
@@ -92,7 +93,7 @@ def build_optimised_kernel(
                     _take_source(source, build)
             _make_kernel(build, prefix, compiler, make, progress, mpi=mpi)
             shutil.rmtree(build)
-    return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
+    return describe(prefix / "lib" / KERNEL_NAME, OPTIMISED)
 
 
 def fetch_source(build: Path) -> None:

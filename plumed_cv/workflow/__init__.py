@@ -20,8 +20,8 @@ killed goes on where its files end:
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
 `results` what is found in the end of an iteration and of the run, `repetitions` whether several
-runs found the same, and `checks` whether the answer can be believed. `zero_kelvin` gets the energy
-along a path back, without dynamics.
+runs found the same, `speed` what a faster PLUMED would save, and `checks` whether the answer can be
+believed. `zero_kelvin` gets the energy along a path back, without dynamics.
 """
 
 from plumed_cv.workflow.checks import (
