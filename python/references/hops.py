@@ -40,16 +40,20 @@ Errors are the larger of the square root of the numbers counted and the jackknif
 """
 
 import argparse
+import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
 from ase.build import bulk
+from mdtraj.formats import DCDTrajectoryFile
+from numpy.typing import NDArray
 
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines import maxwell_boltzmann
@@ -107,7 +111,7 @@ class Case:
     interstitial: str | None = None
 
     @property
-    def edge_A(self) -> float:
+    def edge_A(self) -> float:  # noqa: N802
         """Edge of the cubic cell, angstrom."""
         return self.repeats * self.lattice_A
 
@@ -122,8 +126,8 @@ class Case:
         if self.interstitial is None:
             return host
         a = self.lattice_A
-        octahedral = host + [a / 2, 0.0, 0.0]
-        tetrahedral = [host + [a / 4, a / 4, s * a / 4] for s in (1, -1)]
+        octahedral = host + np.array([a / 2, 0.0, 0.0])
+        tetrahedral = [host + np.array([a, a, s * a]) / 4 for s in (1, -1)]
         return np.concatenate([host, octahedral, *tetrahedral]) % self.edge_A
 
     def start(self) -> tuple[tuple[str, ...], Array]:
@@ -138,9 +142,7 @@ def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
     """The vacancy of the packaged example, in its cell, which is the same at all temperatures."""
     lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
     words = "vacancy in Fe (Fe_mm)"
-    return Case(
-        words, "bcc", 11.5412 / 4, 4, "Fe", lines, temperature_K, 8, thermostat=thermostat
-    )
+    return Case(words, "bcc", 11.5412 / 4, 4, "Fe", lines, temperature_K, 8, thermostat=thermostat)
 
 
 CASES = {
@@ -193,6 +195,26 @@ class Hop(NamedTuple):
     end: int
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the dynamics of a case has given.
+
+    Attributes
+    ----------
+    frames
+        Number of frames.
+    temperature_K, temperature_error_K
+        Mean kinetic temperature and its error.
+    crossings
+        Frame, atom, old and new site of each crossing, in order of time.
+    """
+
+    frames: int
+    temperature_K: float
+    temperature_error_K: float
+    crossings: list[tuple[int, int, int, int]]
+
+
 class Dynamics:
     """LAMMPS with the atoms of a case.
 
@@ -242,15 +264,17 @@ class Dynamics:
         """Positions (angstrom, in the cell) and velocities (angstrom/fs), (N, 3)."""
         return self._gather("x"), self._gather("v") / 1000.0
 
-    def block(self, seed: int, counts: bool) -> Iterator[Array]:
-        """Run a block; yield the positions, angstrom, (N, 3), of each of its frames.
+    def frames(self, seed: int, counts: bool = True, length_fs: float = BLOCK_FS) -> Array:
+        """Make steps; return the positions in the frames after the first, (M, N, 3), angstrom.
 
         Parameters
         ----------
         seed
             Of the thermostat.
         counts
-            Whether the block counts; if not, it has CSVR where the case has no thermostat.
+            Whether they count; if not, there is CSVR where the case has no thermostat.
+        length_fs
+            How long, fs.
         """
         T, thermostat = self.case.temperature_K, self.case.thermostat
         if thermostat == "nve" and not counts:
@@ -260,13 +284,21 @@ class Dynamics:
         elif thermostat == "langevin":
             damping_ps = 1.0 / FRICTION_PER_PS
             self._lammps.command(f"fix bath all langevin {T} {T} {damping_ps} {seed} zero yes")
-        self._lammps.command("run 0 post no")
         steps = round(FRAME_FS / self.case.timestep_fs)
-        for _ in range(round(BLOCK_FS / FRAME_FS)):
-            self._lammps.command(f"run {steps} pre no post no")
-            yield self._gather("x")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "frames.dcd"
+            for command in (
+                "reset_timestep 0",
+                f"dump frames all dcd {steps} {file}",
+                "dump_modify frames delay 1",
+                f"run {round(length_fs / FRAME_FS) * steps} post no",
+                "undump frames",
+            ):
+                self._lammps.command(command)
+            positions = read_frames(file)
         if thermostat != "nve":
             self._lammps.command("unfix bath")
+        return positions
 
     def _gather(self, name: str) -> Array:
         return np.array(self._lammps.gather_atoms(name, 1, 3)).reshape(-1, 3)
@@ -274,6 +306,12 @@ class Dynamics:
     def _scatter(self, name: str, values: Array) -> None:
         flat = np.ascontiguousarray(values).ravel()
         self._lammps.scatter_atoms(name, 1, 3, np.ctypeslib.as_ctypes(flat))
+
+
+def read_frames(file: Path) -> Array:
+    """Positions in a DCD file, (M, N, 3), angstrom."""
+    with DCDTrajectoryFile(str(file)) as trajectory:
+        return np.asarray(trajectory.read()[0], dtype=np.float64)
 
 
 class Sites:
@@ -356,7 +394,7 @@ def run(name: str, folder: Path, ns: float) -> None:
         first = (k - EQUILIBRATION_BLOCKS) * frames
         found = [
             (first + i, *crossing)
-            for i, positions in enumerate(dynamics.block(_seed(name, k), counts), 1)
+            for i, positions in enumerate(dynamics.frames(_seed(name, k), counts), 1)
             for crossing in sites.update(positions)
         ]
         data["positions"], data["velocities"] = dynamics.read()
@@ -383,6 +421,239 @@ def _velocities(name: str, dynamics: Dynamics, block: int, share: float) -> Arra
     return maxwell_boltzmann(rng, dynamics.masses, share * dynamics.case.temperature_K)
 
 
+def hops(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> list[Hop]:
+    """The hops among the crossings, in order of time; `residence_fs` is that of the definition."""
+    needed = residence_fs / FRAME_FS
+    home: dict[int, int] = {}
+    by_atom: dict[int, list[tuple[int, int]]] = {}
+    for frame, atom, old, new in found.crossings:
+        home.setdefault(atom, old)
+        by_atom.setdefault(atom, []).append((frame, new))
+    hops = []
+    for atom, visits in by_atom.items():
+        ends = [*(frame for frame, _ in visits[1:]), found.frames]
+        for (frame, site), end in zip(visits, ends, strict=True):
+            if end - frame >= needed and site != home[atom]:
+                hops.append(Hop(frame * FRAME_FS, atom, home[atom], site))
+                home[atom] = site
+    return sorted(hops)
+
+
+def undone(hops: Sequence[Hop], return_fs: float = RETURN_FS) -> NDArray[np.bool_]:
+    """Which hops are reversed within this time, or reverse one; shape (M,)."""
+    marked = np.zeros(len(hops), dtype=bool)
+    before: dict[int, int] = {}  # of each atom its last hop
+    for k, hop in enumerate(hops):
+        j = before.get(hop.atom)
+        if j is not None and not marked[j] and hop.time_fs - hops[j].time_fs <= return_fs:
+            marked[[j, k]] = (hops[j].start, hops[j].end) == (hop.end, hop.start)
+        before[hop.atom] = k
+    return marked
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate per direction and its error, 1/s, and the number of hops that it rests on."""
+
+    per_s: float
+    error_per_s: float
+    number: int
+
+    def __str__(self) -> str:
+        if not self.number:
+            return "none"
+        power = int(np.floor(np.log10(self.per_s)))
+        value, error = (x / 10.0**power for x in (self.per_s, self.error_per_s))
+        return f"({value:.2f} ± {error:.2f})e{power} ({self.number})"
+
+
+def rate(case: Case, found: Found, times_fs: Array, spent_fs: Array | None = None) -> Rate:
+    """The rate per direction of events.
+
+    Parameters
+    ----------
+    case, found
+        The dynamics.
+    times_fs
+        Times of the events, (n,).
+    spent_fs
+        Time in each block of the jackknife during which they could happen, (BLOCKS,); all of it
+        by default.
+    """
+    edges = np.linspace(0.0, found.frames * FRAME_FS, BLOCKS + 1)
+    counts = np.histogram(times_fs, edges)[0].astype(float)
+    spent = np.diff(edges) if spent_fs is None else spent_fs
+    value, error = _ratio(counts, spent)
+    n = len(times_fs)
+    unit = 1e15 / case.neighbours
+    return Rate(unit * value, unit * max(error, value / max(n, 1) ** 0.5), n)
+
+
+def tail(case: Case, found: Found, hops: Sequence[Hop], since_fs: float = TAIL_FS) -> Rate:
+    """The rate of hops that come later than this after the one before."""
+    return hazard(case, found, hops, since_fs, np.inf)
+
+
+def hazard(case: Case, found: Found, hops: Sequence[Hop], since_fs: float, until_fs: float) -> Rate:
+    """The rate of hops whose distance from the hop before lies in an interval, fs."""
+    times = np.array([hop.time_fs for hop in hops])
+    gaps = np.diff(times)
+    last = found.frames * FRAME_FS
+    ends = np.append(times[1:], last)
+    edges = np.linspace(0.0, last, BLOCKS + 1)
+    # Time at these distances: from since_fs after each hop until the next hop or until_fs.
+    begin = times + since_fs
+    end = np.minimum(ends, times + until_fs)
+    cut = np.clip(end[:, None], edges[:-1], edges[1:]) - np.clip(
+        begin[:, None], edges[:-1], edges[1:]
+    )
+    spent = np.maximum(cut, 0.0)[end > begin].sum(axis=0)
+    within = (gaps >= since_fs) & (gaps < until_fs)
+    return rate(case, found, times[1:][within], spent)
+
+
+def spread(case: Case, found: Found, hops: Sequence[Hop]) -> Rate | None:
+    """The rate from the mean square displacement of a vacancy; None for an interstitial."""
+    if case.interstitial is not None or not hops:
+        return None
+    moves = np.array([_vector(case, hop) for hop in hops])
+    frames = np.array([round(hop.time_fs / FRAME_FS) for hop in hops])
+    steps = np.zeros((found.frames + 1, 3))
+    np.add.at(steps, frames, moves)
+    places = np.cumsum(steps, axis=0)
+    short, long = (round(lag / FRAME_FS) for lag in LAGS_FS)
+    origins = np.arange(len(places) - long)
+    squares = [
+        np.sum((places[lag:][origins] - places[origins]) ** 2, axis=1) for lag in (short, long)
+    ]
+    blocks = np.array_split(squares[1] - squares[0], BLOCKS)
+    length_A2 = _hop_A(case) ** 2
+    unit = 1e15 / (case.neighbours * length_A2 * (LAGS_FS[1] - LAGS_FS[0]))
+    value, error = _ratio(np.array([b.sum() for b in blocks]), np.array([len(b) for b in blocks]))
+    return Rate(unit * value, unit * error, len(hops))
+
+
+def _ratio(numerators: Array, denominators: Array) -> tuple[float, float]:
+    """Ratio of two sums over blocks, and its jackknife error."""
+    total, weight = numerators.sum(), denominators.sum()
+    without = (total - numerators) / (weight - denominators)
+    n = len(numerators)
+    return float(total / weight), float(np.sqrt((n - 1) * np.var(without)))
+
+
+def _vector(case: Case, hop: Hop) -> Array:
+    """Displacement of the atom in a hop, (3,), angstrom."""
+    sites, edge = case.sites(), case.edge_A
+    step = sites[hop.end] - sites[hop.start]
+    return np.asarray(step - edge * np.round(step / edge))
+
+
+def _hop_A(case: Case) -> float:  # noqa: N802
+    """Length of the hops that the rates are of, angstrom."""
+    if case.interstitial is not None:
+        return case.lattice_A * 3**0.5 / 4
+    return case.lattice_A * (3**0.5 / 2 if case.structure == "bcc" else 0.5**0.5)
+
+
+def read() -> dict[str, Found]:
+    """What docs/hops.json has, by case, in the order of `CASES`."""
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    return {
+        name: Found(
+            data[name]["frames"],
+            data[name]["temperature_K"],
+            data[name]["temperature_error_K"],
+            [tuple(row) for row in data[name]["crossings"]],
+        )
+        for name in CASES
+        if name in data
+    }
+
+
+def collect(folder: Path) -> None:
+    """Put what the runs in a folder have found so far into docs/hops.json."""
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    for name, case in CASES.items():
+        if not (file := folder / f"{name}.npz").exists():
+            continue
+        with np.load(file) as saved:
+            temperatures, crossings = saved["temperatures_K"], saved["crossings"]
+        if len(temperatures) < 2:
+            continue
+        data[name] = {
+            "what": case.what,
+            "temperature_K": round(float(temperatures.mean()), 1),
+            "temperature_error_K": round(
+                float(temperatures.std(ddof=1)) / len(temperatures) ** 0.5, 1
+            ),
+            "frames": len(temperatures) * round(BLOCK_FS / FRAME_FS),
+            "crossings": crossings.tolist(),
+        }
+    text = json.dumps(data, separators=(",", ":"))
+    write_text(DATA, text.replace('},"', '},\n"').replace("]],", "]],\n") + "\n")
+
+
+def print_tables(found: dict[str, Found]) -> None:
+    """Print the rates, how they depend on what is called a hop, and the waiting times."""
+    print(
+        "| case | time (ns) | T (K) | hops | undone within 1 ps | k_hops (1/s) | k_lasting (1/s) ",
+        end="",
+    )
+    print("| k_tail (1/s) | k_spread (1/s) |")
+    print("|" + " --- |" * 9)
+    counted = {name: _counted(CASES[name], data) for name, data in found.items()}
+    for name, data in found.items():
+        case, (all_hops, others) = CASES[name], counted[name]
+        back = undone(all_hops)
+        times = np.array([hop.time_fs for hop in all_hops])
+        cells = [
+            name,
+            f"{data.frames * FRAME_FS * 1e-6:.2f}",
+            f"{data.temperature_K:.1f} ± {data.temperature_error_K:.1f}",
+            f"{len(all_hops)}" + (f" (and {others} others)" if others else ""),
+            f"{back.mean():.0%}" if len(back) else "",
+            rate(case, data, times),
+            rate(case, data, times[~back]),
+            tail(case, data, all_hops),
+            spread(case, data, all_hops) or "",
+        ]
+        print("| " + " | ".join(map(str, cells)) + " |")
+    print("\n| case | hops of 100 fs | of 200 fs | of 400 fs ", end="")
+    print("| lasting 0.5 ps | 1 ps | 2 ps | 4 ps |")
+    print("|" + " --- |" * 8)
+    for name, data in found.items():
+        case = CASES[name]
+        cells = [name]
+        for residence_fs in (100.0, 200.0, 400.0):
+            times = np.array([h.time_fs for h in _counted(case, data, residence_fs)[0]])
+            cells.append(str(rate(case, data, times)))
+        all_hops = counted[name][0]
+        times = np.array([h.time_fs for h in all_hops])
+        for return_fs in (500.0, 1000.0, 2000.0, 4000.0):
+            cells.append(str(rate(case, data, times[~undone(all_hops, return_fs)])))
+        print("| " + " | ".join(cells) + " |")
+    bounds = [200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, np.inf]
+    names = [f"{a * 1e-3:g} to {b * 1e-3:g} ps" for a, b in itertools.pairwise(bounds[:-1])]
+    print("\n| case | " + " | ".join([*names, "later"]) + " |")
+    print("|" + " --- |" * (len(bounds)))
+    for name, data in found.items():
+        ages = [
+            str(hazard(CASES[name], data, counted[name][0], a, b))
+            for a, b in itertools.pairwise(bounds)
+        ]
+        print(f"| {name} | " + " | ".join(ages) + " |")
+
+
+def _counted(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> tuple[list[Hop], int]:
+    """The hops to an equivalent neighbour, and the number of all others."""
+    every = hops(case, found, residence_fs)
+    length_A = _hop_A(case)
+    wanted = [
+        hop for hop in every if abs(np.linalg.norm(_vector(case, hop)) - length_A) < 0.01 * length_A
+    ]
+    return wanted, len(every) - len(wanted)
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(
@@ -396,6 +667,8 @@ def main() -> None:
         arguments.runs.mkdir(parents=True, exist_ok=True)
         for name in arguments.cases:
             run(name, arguments.runs, arguments.ns)
+        collect(arguments.runs)
+    print_tables(read())
 
 
 if __name__ == "__main__":
