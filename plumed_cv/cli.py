@@ -14,12 +14,10 @@ from typing import Annotated
 import typer
 
 import plumed_cv
+from plumed_cv.common.bars import Bars, bar, err
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.terminal import (
-    Terminal,
-    bar,
-    err,
     print_energies,
     print_findings,
     print_iterations,
@@ -175,7 +173,7 @@ def run(
     directory = directory or config.parent / "run"
     try:
         with resumable():
-            result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
+            result = workflow.run(settings, directory, Bars(), inputs_only=inputs_only)
     except workflow.NoBarrierError as error:
         raise UserError(f"{error} {report.write(directory)} shows what was sampled.") from None
     if "walkers" in result:
@@ -228,7 +226,7 @@ def sample(
 
     settings = configuration.load(config)
     with resumable():
-        workflow.sample(settings, directory or config.parent / "run", walker, Terminal())
+        workflow.sample(settings, directory or config.parent / "run", walker, Bars())
 
 
 @app.command()
@@ -266,7 +264,7 @@ def path(
 
     settings = configuration.load(config)
     _check_folder(output)
-    workflow.find_path(settings, output, Terminal())
+    workflow.find_path(settings, output, Bars())
 
 
 @app.command()
@@ -339,7 +337,7 @@ def energy(
         use_symmetry=symmetry,
         seed=seed,
         engine=forces,
-        reporter=Terminal(),
+        reporter=Bars(),
     )
     result = found.as_dict()
     if as_json:
@@ -427,12 +425,12 @@ def train(
         check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
-    frame = cv.linear(species, cell_of(first), *ends, alignment, atoms)
-    data = read_displacements(trajectories, frame, stride=stride, species=species)
-    with Terminal().task("training", training.n_epochs) as update:
+    linear = cv.linear(species, cell_of(first), *ends, alignment, atoms)
+    data = read_displacements(trajectories, linear, stride=stride, species=species)
+    with Bars().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(
             data,
-            frame,
+            linear,
             components or training.limited(12),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
@@ -470,16 +468,8 @@ def fes(
     from plumed_cv import freeenergy, workflow
     from plumed_cv.common.numbers import scientific
     from plumed_cv.figures import plot_profiles, plot_surface
-    from plumed_cv.sampling import segments_by_walker
 
-    if len(states) == 1 and states[0].is_dir():
-        found = workflow.sampled(states[0])
-        lengths = segments_by_walker(states[0])
-    else:
-        read = [freeenergy.read_state(state) for state in states]
-        printed = workflow.printed_beside(states)
-        found = workflow.Sampled(read if walkers else freeenergy.blocks(read), None, printed)
-        lengths = [1] * len(read) if walkers else [len(read)]
+    found, lengths = workflow.read_sampled(states, walkers)
     blocks = found.blocks
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
@@ -572,7 +562,7 @@ def main() -> None:
         sentence = f"{error.filename or 'a file'}: {error.strerror or error}."
     else:
         return
-    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None, markup=False)
+    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None)
     sys.exit(1)
 
 

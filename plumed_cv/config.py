@@ -478,47 +478,62 @@ class Config(_Section):
         return self
 
 
+def checked(content: dict[str, Any], source: Path | str) -> Config:
+    """Make a configuration of the sections and keys of an input file.
+
+    Parameters
+    ----------
+    content
+        Keys and values by section.
+    source
+        What messages call it: the name of the file.
+
+    Raises
+    ------
+    UserError
+        If there is an unknown key or an impossible value: the first one is named, with what would
+        do.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if parts[:1] == ["engine"]:
+        del parts[1:2]  # the name of the engine, by which its keys were chosen
+    place = ".".join(parts)
+    if first["type"] == "union_tag_invalid":
+        name = _engine_name(first["input"])
+        raise UserError(f"{source}: engine.name = {name!r}: there are lammps, gromacs and ase.")
+    if first["type"] == "missing":
+        raise UserError(f"{source}: {place} is missing.")
+    if first["type"] == "extra_forbidden":
+        raise UserError(f"{source}: there is no key {place}; 'plumed-cv run --keys' lists all.")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    where = f"{place}{given}: " if place else ""
+    raise UserError(f"{source}: {where}{message}.")
+
+
 def load(path: Path | str) -> Config:
     """Read and check an input file.
 
     Raises
     ------
     UserError
-        If it is missing, no TOML, or has an unknown key or an impossible value: the first one is
-        named, with what would do.
+        If it is missing, no TOML, or as for `checked`.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
-        config = Config.model_validate(content)
     except FileNotFoundError:
         raise UserError(f"{path}: the input file does not exist.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid TOML: {error}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"] if isinstance(part, str)]
-        if parts[:1] == ["engine"]:
-            del parts[1:2]  # the name of the engine, by which its keys were chosen
-        place = ".".join(parts)
-        if first["type"] == "union_tag_invalid":
-            name = _engine_name(first["input"])
-            raise UserError(
-                f"{path}: engine.name = {name!r}: there are lammps, gromacs and ase."
-            ) from None
-        if first["type"] == "missing":
-            raise UserError(f"{path}: {place} is missing.") from None
-        if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{path}: there is no key {place}; 'plumed-cv run --keys' lists all."
-            ) from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-        where = f"{place}{given}: " if place else ""
-        raise UserError(f"{path}: {where}{message}.") from None
+    config = checked(content, path)
     folder = path.resolve().parent
     engine = config.engine.model_copy(
         update={"directory": folder / (config.engine.directory or ".")}

@@ -9,66 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
+from rich.text import Text
 
-from plumed_cv.common.progress import Update
+from plumed_cv.common.bars import err
 
 if TYPE_CHECKING:  # the science takes seconds to import; --help should not
     from plumed_cv.doctor import Finding
     from plumed_cv.freeenergy import Surface
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-class Terminal:
-    """Shows the progress of a run: bars on a terminal, a line a task elsewhere."""
-
-    def say(self, text: str) -> None:
-        """Print a result."""
-        err.print(text)
-
-    @contextmanager
-    def task(self, name: str, total: float | None) -> Iterator[Update]:
-        """Show one task until the block ends."""
-        if not err.is_terminal:
-            err.print(name)
-            yield lambda done, note: None
-            return
-        with bar(TextColumn("{task.fields[note]}")) as progress:
-            task = progress.add_task(name, total=total, note="")
-
-            def update(done: float, note: str) -> None:
-                progress.update(task, completed=done)
-                if note:
-                    progress.update(task, note=note)
-
-            yield update
-
-
-def bar(*more: ProgressColumn) -> Progress:
-    """A bar for each task, on standard error."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        *more,
-        console=err,
-    )
+# No markup: file names and messages may hold brackets, as in plumed_cv[all].
+out = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -85,11 +36,11 @@ def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> 
     """Print what was looked at, what to do about it, and the versions here and tested."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
-        missing = "[red]!![/]" if finding.required else "[yellow]--[/]"
-        mark = "[green]ok[/]" if finding.ok else missing
+        missing = Text("!!", "red") if finding.required else Text("--", "yellow")
+        mark = Text("ok", "green") if finding.ok else missing
         table.add_row(mark, finding.name, finding.detail)
         if finding.remedy:
-            table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")
+            table.add_row("", "", Text(f"-> {finding.remedy}", "yellow"))
     out.print(table)
     here = {finding.name: finding.version for finding in findings}
     support = Table("version of", "here", "tested", box=None, pad_edge=False)

@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, read_images
@@ -319,7 +319,7 @@ def test_all_energies_are_of_one_calculator(valley: EnergyPath) -> None:
         results = {"energy": own.get_potential_energy() - 239_256.0, "forces": own.get_forces()}
         image.calc = SinglePointCalculator(image, **results)
     said: list[str] = []
-    reporter = Silent()
+    reporter = Log()
     reporter.say = said.append  # type: ignore[method-assign, assignment]
     here = Path(__file__).parents[1]
     with AseEngine("tests.test_path.CurvedValley", images[0], directory=here) as engine:

@@ -22,6 +22,7 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
     NESTED,
     Dynamics,
@@ -198,12 +199,12 @@ class AseWorker:
             coupling = _Coupling(plumed, segment, self._masses, self._charges)
         integrator = _Integrator(dynamics, self._masses, noise)
         reached = segment.first_step + segment.n_steps
-        any_frame = stride > 0 and reached // stride > segment.first_step // stride
-        snapshots = directory / "snapshots.dcd" if any_frame else None
+        any_snapshot = stride > 0 and reached // stride > segment.first_step // stride
+        snapshots = directory / "snapshots.dcd" if any_snapshot else None
         moved = integrator.brownian if dynamics.thermostat == "brownian" else integrator.langevin
         positions = start.positions.copy()
         with (
-            _Snapshots(snapshots, start.cell) as frames,
+            _Snapshots(snapshots, start.cell) as trajectory,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
@@ -218,7 +219,7 @@ class AseWorker:
                 positions, velocities, forces = moved(positions, velocities, forces, forces_at)
                 self._done += 1
                 if snapshots is not None and step % stride == 0:
-                    frames.write(positions)
+                    trajectory.write(positions)
                 if step % _LOG_STRIDE == 0:
                     self._log(log, step, velocities)
         if coupling is not None:
@@ -306,8 +307,7 @@ class _Coupling:
 
     def __init__(self, files: PlumedFiles, segment: Segment, masses: Array, charges: Array) -> None:
         os.environ.update(files.environment)
-        import plumed  # finds the kernel by the environment
-
+        plumed = needed("plumed")  # finds the kernel by the environment
         self._file = files.input_file
         self._masses, self._charges = masses, charges
         self._cell = np.ascontiguousarray(segment.start.cell)
@@ -391,13 +391,12 @@ class _Snapshots:
 
     def __enter__(self) -> "_Snapshots":
         if self._path is not None:
-            import mdtraj  # takes most of a second, which energies at 0 K need not wait for
-
-            self._file = mdtraj.formats.DCDTrajectoryFile(str(self._path), "w")
+            # Here, for its import takes most of a second, which energies at 0 K need not wait for.
+            self._file = needed("mdtraj").formats.DCDTrajectoryFile(str(self._path), "w")
         return self
 
     def write(self, positions: Array) -> None:
-        """Add a frame."""
+        """Add a snapshot."""
         lengths, angles = Cell(self._cell).lengths(), Cell(self._cell).angles()
         periodic = self._cell.any()
         self._file.write(

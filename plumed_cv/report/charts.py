@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from plumed_cv import figures
+from plumed_cv.common.display import draw_band
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.figures import EARLIER, INK, LAST, MUTED
 from plumed_cv.freeenergy import Estimate, Profile
@@ -64,12 +65,10 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
         for k, (label, steps, estimates) in enumerate(curves):
             colour, dash = figures.look(k, len(curves))
             value = np.array([estimate.value for estimate in estimates])
-            error = np.nan_to_num(np.array([estimate.error for estimate in estimates]))
-            axes.fill_between(
-                steps, value - error, value + error, color=colour, alpha=0.22, linewidth=0
-            )
+            error = np.array([estimate.error for estimate in estimates])
             few = "o" if len(steps) < 4 else "none"
-            axes.plot(steps, value, marker=few, color=colour, linestyle=dash, label=label)
+            style = {"marker": few, "color": colour, "linestyle": dash, "label": label}
+            draw_band(axes, steps, value, error, **style)
         axes.set_xlabel("MD steps of the iteration")
         axes.set_ylabel("flux barrier (eV)")
         axes.set_xlim(left=0)

@@ -11,14 +11,14 @@ from ase import Atoms
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, provenance
+from plumed_cv.workflow import checks, earlier, provenance
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
@@ -73,7 +73,7 @@ def run(
         If the input does not fit, a file was damaged, another run works in the directory, or the
         directory holds a run with another input.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     if config.cv.latent > 1:
         raise UserError(
             f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
@@ -130,7 +130,7 @@ def sample(
     UserError
         If there is nothing to sample, another process works on it, or as for `run`.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     files = RunDirectory(Path(directory).absolute())
     n = files.last_begun()
     if n == 0 or files.has_ended(n):
@@ -181,6 +181,7 @@ def _iterate(
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
         seconds_sampling = sampling.sample(orders, engine, update)
+    earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
         "iteration": n,
