@@ -293,6 +293,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     ~BabfAction() override;
     static void registerKeywords(PLMD::Keywords& keys);
     void calculate() override;
+    void apply() override;
     void update() override;
 
   private:
@@ -527,12 +528,30 @@ void BabfAction::calculate() {
     is_the_last_ = is_the_last_ && getStep() == learned_.number;
     repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
     // The bias of a step is the one from before it was learned from.
-    const Babf::Evaluation& now = repeated_ ? *learned_.acted : babf_->evaluate(xi.data());
+    const Babf::Evaluation now =
+        repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
+    for (std::size_t d = 0; d < dimensions; ++d)
+        if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))
+            error("the CV " + labels_.arguments[d] + " is " + to_text(xi[d]) +
+                  ", where the bias is not a finite number: the dynamics has failed before this "
+                  "step.");
     setBias(now.bias);
     for (std::size_t d = 0; d < dimensions; ++d) {
         setOutputForce(static_cast<unsigned>(d), now.force[d]);
         zeta_[d]->set(now.zeta[d]);
     }
+}
+
+// PLUMED would drop such a force in silence.
+void BabfAction::apply() {
+    std::vector<double> none(labels_.arguments.size());
+    for (const PLMD::Value* zeta : zeta_)
+        if (compat::is_forced(*zeta, none))
+            error("a bias on " + zeta->getName() +
+                  " has no force, because it has no derivatives; "
+                  "bias " +
+                  labels_.arguments[0] + " itself.");
+    Bias::apply();
 }
 
 // The spring would be stretched over several grids, as when one of the two is in nm and the other in angstrom.

@@ -6,10 +6,12 @@
 
 #include "core/Action.h"
 #include "core/PlumedMain.h"
+#include "core/Value.h"
 #include "tools/Keywords.h"
 #include "tools/Units.h"
 
 #include <string>
+#include <vector>
 
 #if __has_include("core/Atoms.h") // left in 2.10, with the object that held units and kT
 #include "core/Atoms.h"
@@ -53,6 +55,16 @@ void add_scalar_arg(K& keys, const std::string& description, long) {
 /// Gives an action that can do without arguments the keyword ARG.
 inline void add_optional_arg(PLMD::Keywords& keys, const std::string& description) {
     add_scalar_arg(keys, description, 0);
+}
+
+/// Whether another action has put a force on a value in this step, be it zero.
+inline bool is_forced(const PLMD::Value& value, std::vector<double>& derivatives) {
+#if PLUMED_CV_BEFORE_2_10
+    return value.applyForce(derivatives);
+#else
+    static_cast<void>(derivatives);
+    return value.forcesWereAdded();
+#endif
 }
 
 /// Gives an action the names of the functions below whatever the version: `Compat<Colvar>` or

@@ -283,13 +283,28 @@ struct LearnedStep {
     bool is_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
         if (!acted)
             return false;
-        for (std::size_t d = 0; d < axes.size(); ++d) {
-            const double moved =
-                axes[d].periodic ? std::remainder(at[d] - xi[d], axes[d].length()) : at[d] - xi[d];
-            if (!(std::abs(moved) <= 1e-3 * axes[d].spacing()))
+        for (std::size_t d = 0; d < axes.size(); ++d)
+            if (!(std::abs(moved(at, axes, d)) <= 1e-3 * axes[d].spacing()))
                 return false;
-        }
         return true;
+    }
+
+    /// What acted there, at a place so close: the bias to first order, so that its derivative is the
+    /// force.
+    Babf::Evaluation acting_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
+        Babf::Evaluation now = *acted;
+        for (std::size_t d = 0; d < axes.size(); ++d) {
+            const double by = moved(at, axes, d);
+            now.bias -= now.force[d] * by;
+            now.zeta[d] += by;
+        }
+        return now;
+    }
+
+  private:
+    double moved(const Babf::Point& at, const std::vector<Grid>& axes, std::size_t d) const {
+        const double by = at[d] - xi[d];
+        return axes[d].periodic ? std::remainder(by, axes[d].length()) : by;
     }
 };
 

@@ -351,3 +351,18 @@ TEST("parameters without a meaning are refused") {
             },
             "prior");
 }
+
+TEST("a bin with samples whose node has no part in them leaves no NaN") {
+    auto p = parameters();
+    p.tau = INFINITY;
+    // A that rises by 60 kT and falls again in one bin: its node takes all samples of its neighbours.
+    p.prior.assign(p.nodes(), 0.0);
+    const double slope = 120 * p.kT / p.axes[0].spacing();
+    p.prior[30] = slope;
+    p.prior[32] = -slope;
+    const double at = p.axes[0].node(30) - 0.4 * p.axes[0].spacing();
+    const BabfProfile profile = learned(p, std::vector<double>(10, at)).profile();
+    CHECK(profile.count[30] > 0);
+    for (std::size_t j = 0; j < p.nodes(); ++j)
+        CHECK(std::isfinite(profile.convolved[j]) && std::isfinite(profile.derivative[j]));
+}
