@@ -117,6 +117,8 @@ derivative of `A_k` and the sum of the weights of the samples in the bin around 
 PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE holds the sums above, in
 full precision. They are additive: the sum of two states is the state of both runs together, and the
 difference of two states of one run is what it learned in between, from which error bars are made.
+Who adds them up by other programs adds the columns from `weight` to `offset`, those that end in
+`_rest`, and `steps`, and leaves out `checksum` and the lines that begin with `md_`.
 For two CVs a row is a node, the first CV runs fastest, and
 FES_FILE has an empty line after each of its rows, as `sum_hills` and gnuplot have it.
 Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
