@@ -89,14 +89,21 @@ def plumed(
     mpi: Annotated[
         bool, typer.Option("--mpi", help="build another with MPI, to be named in PLUMED_KERNEL")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="build these sources of PLUMED: an archive of a release, or a folder"),
+    ] = None,
 ) -> None:
-    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
+    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB).
+
+    Of the sources that the wheel's package holds, or of any release of PLUMED from 2.9 on.
+    """
     from plumed_cv.setup.kernel import find_plumed
     from plumed_cv.setup.kernel_build import build_optimised_kernel
 
-    if optimised or mpi:
+    if optimised or mpi or source:
         with bar() as progress:
-            found = build_optimised_kernel(progress, mpi=mpi)
+            found = build_optimised_kernel(progress, mpi=mpi, source=source)
     if not mpi:
         found = find_plumed()
     print(found.kernel)

@@ -452,13 +452,12 @@ def flux(
         for i, (ends, places) in enumerate(zip(spans, reached, strict=True)):
             if _top_is_known(W[0, order], basins, ends, places, kT):
                 tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            basin = kT * np.log(populations)
-            resistance = kT * np.logaddexp.reduce(tops[1] / kT)
+        everywhere = populations.sum()
+        basin = kT * np.log(np.where(populations > 0, populations, np.nan))
+        resistance = kT * np.logaddexp.reduce(tops[1] / kT)
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
-        return np.concatenate(
-            [whole, *(tops + basin[:-1]), *(tops + basin[1:]), populations / populations.sum()]
-        )
+        shares = populations / (everywhere if everywhere != 0 else np.nan)
+        return np.concatenate([whole, *(tops + basin[:-1]), *(tops + basin[1:]), shares])
 
     value, error = jackknife(parts, weights, estimate, walkers)
     value[~np.isfinite(value)] = np.nan

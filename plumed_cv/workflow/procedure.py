@@ -16,7 +16,7 @@ from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.workflow import checks, earlier, provenance, transmission
 from plumed_cv.workflow.defaults import with_grid
@@ -30,6 +30,7 @@ from plumed_cv.workflow.learning import (
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
+from plumed_cv.workflow.speed import watching_speed
 
 
 class NoBarrierError(UserError):
@@ -105,7 +106,7 @@ def run(
                 waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
                 if waiting:
                     return {"iteration": n, "walkers": [order.number for order in waiting]}
-            iterations.append(_iterate(config, files, n, engine, plugin, initial, reporter))
+            iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
         result = write_answer(config, files, path, initial, plugin, iterations)
         if not config.rate.enabled:
             return result
@@ -170,6 +171,7 @@ def _iterate(
     files: RunDirectory,
     n: int,
     engine: Engine,
+    plumed: Plumed,
     plugin: Path,
     atoms: Atoms,
     reporter: Reporter,
@@ -183,7 +185,8 @@ def _iterate(
     orders = _orders(config, files, n, plugin)
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
-        seconds_sampling = sampling.sample(orders, engine, update)
+        watched = watching_speed(update, orders, plumed, reporter.say)
+        seconds_sampling = sampling.sample(orders, engine, watched)
     earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
