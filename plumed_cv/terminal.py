@@ -110,7 +110,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 def print_iterations(result: dict[str, Any]) -> None:
     """Print what `result.json` holds: a row an iteration, the steps, and the answer."""
     from plumed_cv.common.numbers import scientific
-    from plumed_cv.workflow import RESULTS, in_words
+    from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
     table = Table("", "CV", *columns, "1-cos", "MD steps", box=None, pad_edge=False)
@@ -131,6 +131,10 @@ def print_iterations(result: dict[str, Any]) -> None:
     for check in result["checks"]:
         if check["passed"] is False:
             print(f"Attention: {check['sentence']}")
+    if sentence := escape_in_words(result):
+        print(sentence)
+    if result.get("harmonic"):
+        print(result["harmonic"]["sentence"])
     rate = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
@@ -138,6 +142,57 @@ def print_iterations(result: dict[str, Any]) -> None:
         f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, rate "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
+
+
+def print_rates(result: dict[str, Any]) -> None:
+    """Print what rates.json holds: a row a temperature, and the fit."""
+    from plumed_cv.workflow import fit_in_words
+
+    columns = ("T (K)", "rate (1/s)", "factor", "transmission", "events", "flux barrier (eV)")
+    table = Table(*columns, "source", "", box=None, pad_edge=False)
+    for row in result["rates"]:
+        factor, kappa, events = row["error_factor"], row["transmission"], row["multiplicity"]
+        table.add_row(
+            f"{row['temperature_K']:g}",
+            "unknown" if row["rate_per_s"] is None else f"{row['rate_per_s']:.3g}",
+            "unknown" if factor is None else f"{factor:.2f}",
+            "" if kappa is None else f"{kappa:.2f}",
+            "" if events is None else f"{events}",
+            "unknown" if row["flux_barrier_eV"] is None else f"{row['flux_barrier_eV']:.3f}",
+            row["source"],
+            "" if row["converged"] else "NOT converged",
+        )
+    out.print(table)
+    print(
+        "factor: the rate is within it, one standard error; events: equivalent ones, each with it"
+    )
+    for sentence in fit_in_words(result["fit"]):
+        print(sentence)
+
+
+def print_harmonic(found: dict[str, Any]) -> None:
+    """Print what harmonic.json holds."""
+    print(
+        f"Harmonic theory: barrier {found['barrier_eV']:.4f} eV, between zero-point levels "
+        f"{found['zero_point_barrier_eV']:.4f} eV; prefactor {found['prefactor_per_s']:.3g} 1/s; "
+        f"imaginary frequency {found['imaginary_frequency_THz']:.2f} THz; crossover to tunnelling "
+        f"at {found['crossover_temperature_K']:.0f} K"
+    )
+    columns = ("T (K)", "rate (1/s)", "flux barrier (eV)", "quantum partition functions (1/s)")
+    table = Table(*columns, "Wigner", "with both (1/s)", box=None, pad_edge=False)
+    for row in found["rates"]:
+        wigner, quantum = row["wigner_factor"], row["quantum_rate_per_s"]
+        table.add_row(
+            f"{row['temperature_K']:g}",
+            f"{row['rate_per_s']:.3g}",
+            f"{row['flux_barrier_eV']:.4f}",
+            f"{row['quantum_partition_rate_per_s']:.3g}",
+            "" if wigner is None else f"{wigner:.3f}",
+            "" if quantum is None else f"{quantum:.3g}",
+        )
+    out.print(table)
+    for note in found["notes"]:
+        print(note)
 
 
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:

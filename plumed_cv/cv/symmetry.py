@@ -4,7 +4,8 @@ Atoms interact in the same way after a rotation, a reflection, a translation or 
 atoms. Operations that leave the pair of end states as it is therefore leave the Boltzmann
 distribution along the process as it is, and with it the mean path: averages over them are averages
 over more structures. A jumping vacancy in a bcc crystal has 12, a straight dislocation one for each
-period of its line. Those of one end state alone make other events out of one. Lengths are in angstrom. N atoms.
+period of its line. Those of one end state alone make other events out of one. Lengths are in
+angstrom. N atoms.
 """
 
 from collections.abc import Iterator, Sequence
@@ -138,7 +139,8 @@ def of_structure(
         image for place in others if (image := sites.match(x + x[place] - x[first])) is not None
     ]
     # A translation more would only repeat the operations of a rotation.
-    places, seen = [], set()
+    places: list[int] = []
+    seen: set[int] = set()
     for place in (first, *others):
         if place not in seen:
             places.append(place)
@@ -149,7 +151,7 @@ def of_structure(
         image = next((match for match in matches if match is not None), None)
         if image is None:
             continue
-        cartesian = np.linalg.solve(cell, rotation @ cell)
+        cartesian = np.asarray(np.linalg.solve(cell, rotation @ cell), dtype=np.float64)
         for translation in translations:
             operation = Operation(cartesian, translation[image], nothing, reverses=False)
             if not operation.is_identity:

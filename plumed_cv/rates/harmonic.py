@@ -1,8 +1,8 @@
 """Harmonic transition state theory from Hessians at the minimum and at the saddle point.
 
 With energies V0 + x.H0.x / 2 around the minimum and V1 + x.H1.x / 2 around the saddle point, both
-without the translations of the whole (and without its rotations where there is no cell), the rate is
-that of Vineyard, J. Phys. Chem. Solids 3, 121 (1957),
+without the translations of the whole (and its rotations, where there is no cell), the rate is that
+of Vineyard, J. Phys. Chem. Solids 3, 121 (1957),
 
     k = prod_i nu_i / prod_j nu'_j exp(-(V1 - V0) / kT),
 
@@ -50,7 +50,7 @@ MOST_STEPS = 10  # with one Hessian
 LONGEST_STEP_A = 0.1  # of an atom
 LARGEST_MOVE_A = 0.5  # of an atom, from a path's highest image to the saddle point
 
-_PLANCK_EV_S = 2.0 * np.pi * units._hbar * units.J  # h, eV s
+_PLANCK_EV_S = units._hplanck * units.J
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,9 @@ class HarmonicTheory:
     @property
     def prefactor_error_factor(self) -> float:
         """The prefactor is within this factor by the asymmetry of the Hessians, one sigma."""
-        errors = [x.log_determinant_error(self.masses) for x in (self.minimum, self.saddle)]
-        return float(np.exp(0.5 * np.hypot(*errors)))
+        at_minimum = self.minimum.log_determinant_error(self.masses)
+        at_saddle = self.saddle.log_determinant_error(self.masses)
+        return float(np.exp(0.5 * np.hypot(at_minimum, at_saddle)))
 
     @property
     def zero_point_barrier_eV(self) -> float:  # noqa: N802
@@ -188,7 +189,7 @@ class HarmonicTheory:
 
     @property
     def crossover_temperature_K(self) -> float:  # noqa: N802
-        """h nu_b / (2 pi k), below which tunnelling is not a correction, K."""
+        """Temperature h nu_b / (2 pi k), below which tunnelling is not a correction, K."""
         return float(_PLANCK_EV_S * 1e12 * self.imaginary_frequency_THz / (2.0 * np.pi * units.kB))
 
     def at(self, temperature_K: float) -> dict[str, float | None]:
@@ -234,7 +235,7 @@ class HarmonicTheory:
         return at_minimum, at_saddle
 
     def _ln_rotations(self) -> float:
-        """ln of the ratio of the rotational partition functions of a free molecule."""
+        """Logarithm of the ratio of the rotational partition functions of a free molecule."""
         if self.minimum.periodic:
             return 0.0
         moments = [x.moments_of_inertia(self.masses) for x in (self.minimum, self.saddle)]
@@ -445,7 +446,7 @@ def flux_barrier(delta_E_eV: float, ln_ratio: float, kT_eV: float) -> float:
 
 
 def _ln_quantum(x: Array) -> Array:
-    """ln of a quantum oscillator's partition function over the classical one, x = h nu / kT."""
+    """Logarithm of the quantum over the classical partition function, x = h nu / kT."""
     return np.asarray(np.log(x) - 0.5 * x - np.log(-np.expm1(-x)))
 
 

@@ -15,13 +15,17 @@ killed goes on where its files end:
         fes.dat             free energy profile
         result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1); without
                             cv-n the iteration has not ended
+    harmonic/               harmonic theory, where it was asked for: harmonic.json and more
     result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
+
+A run at several temperatures has such a directory for each (`temperatures`).
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
 `results` what is found in the end of an iteration and of the run, `repetitions` whether several
-runs found the same, and `checks` whether the answer can be believed. `zero_kelvin` gets the energy
-along a path back, without dynamics.
+runs found the same, and `checks` whether the answer can be believed. `beginning` is what one
+temperature hands over to the next, and `harmonic_theory` compares with harmonic theory. `zero_kelvin` gets
+the energy along a path back, without dynamics.
 """
 
 from plumed_cv.workflow.checks import (
@@ -33,8 +37,9 @@ from plumed_cv.workflow.checks import (
     surfaces_of,
 )
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.harmonic_theory import escape_in_words, harmonic, surface_rate
 from plumed_cv.workflow.mep import end_states, find_path
-from plumed_cv.workflow.procedure import NoBarrierError, run, sample
+from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.results import (
     RESULTS,
     Sampled,
@@ -51,6 +56,17 @@ from plumed_cv.workflow.results import (
     sampled,
     summary,
 )
+from plumed_cv.workflow.temperatures import (
+    anharmonicity,
+    curve,
+    fit_in_words,
+    harmonic_of,
+    is_series,
+    run,
+    runs,
+    sample,
+    write_rates,
+)
 from plumed_cv.workflow.zero_kelvin import energy
 
 __all__ = [
@@ -61,24 +77,34 @@ __all__ = [
     "Verdict",
     "analyse",
     "analysed",
+    "anharmonicity",
     "as_json",
     "barriers",
     "complete",
     "course",
+    "curve",
     "end_states",
     "energy",
+    "escape_in_words",
     "export",
     "find_path",
+    "fit_in_words",
     "flux_barrier",
+    "harmonic",
+    "harmonic_of",
     "in_words",
+    "is_series",
     "judge",
     "minima_of",
     "of_sampling",
     "printed_beside",
     "related_by_symmetry",
     "run",
+    "runs",
     "sample",
     "sampled",
     "summary",
+    "surface_rate",
     "surfaces_of",
+    "write_rates",
 ]

@@ -19,6 +19,7 @@ from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.workflow import checks, provenance
+from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
@@ -42,8 +43,9 @@ def run(
     reporter: Reporter | None = None,
     *,
     inputs_only: bool = False,
+    before: RunDirectory | None = None,
 ) -> dict[str, Any]:
-    """Run the iterative procedure, or go on with it.
+    """Run the iterative procedure at one temperature, or go on with it.
 
     Parameters
     ----------
@@ -56,6 +58,8 @@ def run(
     inputs_only
         Write what the next sampling begins with and return before it; `sample` does it, here or
         elsewhere, and `run` goes on from what there is then.
+    before
+        The run at another temperature that a new one begins from, as `beginning.take_over` says.
 
     Returns
     -------
@@ -92,6 +96,11 @@ def run(
         plumed = find_plumed()
         plugin = build_plugin(plumed)
         provenance.record(files.provenance, config, plumed, plugin)
+        if before is not None:
+            take_over(config, files, before, initial, engine, reporter)
+        if files.beginning.exists():  # the first iteration is along a learned CV already
+            limits = config.iteration.model_copy(update={"minimum": 1})
+            config = config.model_copy(update={"iteration": limits})
         path = None
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
@@ -283,6 +292,12 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     """Write the profile that the bias of iteration n starts from, if there is one."""
     kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    grid = freeenergy.Grid(*sampling.grid(config.sampling))
+    if n == 1 and files.beginning.exists():
+        if not target.exists():
+            handed = read_json(files.beginning)
+            freeenergy.write_prior(target, grid, handed["xi"], handed["A_eV"])
+        return target
     if kind == "none" or (kind == "previous" and n == 1):
         return None
     if not target.exists():
@@ -296,5 +311,5 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
             before = CollectiveVariable.load(files.cv(n - 2))
             displacements, A = before.path(profile.xi[known, None]), profile.A[known]
         xi = variable.encode(variable.components(displacements))[:, 0]
-        freeenergy.write_prior(target, freeenergy.Grid(*sampling.grid(config.sampling)), xi, A)
+        freeenergy.write_prior(target, grid, xi, A)
     return target

@@ -3,7 +3,7 @@
     python -m python.references.harmonic RUNS                    # both cells
     python -m python.references.harmonic RUNS --cells paper
 
-The results go to docs/references/harmonic.json; `plumed_cv.rates.harmonic` derives what is computed.
+The results go to docs/references/harmonic.json. `plumed_cv.rates.harmonic` has the formulas.
 
 The paper's cell is harmonic for a few mA only. Its nearest neighbours are 2.4987 A apart, and at
 2.5 A the potential, a sum of terms (r_k - r)^3 that each end at an r_k, has a bend in its second
@@ -24,6 +24,7 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.rates.harmonic import flux_barrier, log_ratio, saddle_of_path, stationary_point
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
+
 
 def limits(data: dict[str, float], temperature_K: float) -> dict[str, float]:
     """Harmonic flux barriers, eV, of a cell in the data file: best plane and linear CV."""
