@@ -148,26 +148,30 @@ def print_rates(result: dict[str, Any]) -> None:
     """Print what rates.json holds: a row a temperature, and the fit."""
     from plumed_cv.workflow import fit_in_words
 
-    columns = ("T (K)", "rate (1/s)", "factor", "transmission", "events", "flux barrier (eV)")
-    table = Table(*columns, "source", "", box=None, pad_edge=False)
+    columns = ("T (K)", "rate (1/s)", "factor", "kappa", "events", "escape (1/s)", "F_flux (eV)")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in result["rates"]:
-        factor, kappa, events = row["error_factor"], row["transmission"], row["multiplicity"]
         table.add_row(
-            f"{row['temperature_K']:g}",
-            "unknown" if row["rate_per_s"] is None else f"{row['rate_per_s']:.3g}",
-            "unknown" if factor is None else f"{factor:.2f}",
-            "" if kappa is None else f"{kappa:.2f}",
-            "" if events is None else f"{events}",
-            "unknown" if row["flux_barrier_eV"] is None else f"{row['flux_barrier_eV']:.3f}",
-            row["source"],
-            "" if row["converged"] else "NOT converged",
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
+            _short(row["rate_per_s"], ".3g"),
+            _short(row["error_factor"], ".2f"),
+            _short(row["transmission"], ".2f"),
+            _short(row["multiplicity"], "d"),
+            _short(row["escape_rate_per_s"], ".3g"),
+            _short(row["flux_barrier_eV"], ".3f"),
         )
     out.print(table)
+    sources = ", ".join(dict.fromkeys(row["source"] for row in result["rates"]))
     print(
-        "factor: the rate is within it, one standard error; events: equivalent ones, each with it"
+        f"Rates of one event, by {sources}, each within its factor (one standard error); events: "
+        "equivalent ones, whose total is the escape rate; *: not converged."
     )
     for sentence in fit_in_words(result["fit"]):
         print(sentence)
+
+
+def _short(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)
 
 
 def print_harmonic(found: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ onto itself and the event onto events of the same rate: a vacancy in a bcc cryst
 to the final state; events are the same if all of these are.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
@@ -14,26 +14,37 @@ from ase.geometry import minkowski_reduce
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import symmetry
+from plumed_cv.engines import Engine
 from plumed_cv.structures import cell_of
-from plumed_cv.structures.frame import displacements
+from plumed_cv.structures.frame import Array, displacements
+
+MOST_ENERGIES = 12
+ENERGY_EV = 2e-3  # structures relaxed to 1e-3 eV/A are within it
 
 
-class Multiplicity(NamedTuple):
-    """Number of symmetry-equivalent events.
+@dataclass(frozen=True)
+class Multiplicity:
+    """Symmetry-equivalent events.
 
     Attributes
     ----------
-    events
-        How many, the given one included.
+    steps
+        Displacements from the initial to the final state of each event, the given one first; shape
+        (number of events, N, 3), angstrom.
     operations
         Number of operations that map the initial state onto itself.
     tolerance_A
         How far an atom may lie from where another one was mapped, angstrom.
     """
 
-    events: int
+    steps: Array
     operations: int
     tolerance_A: float
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        return len(self.steps)
 
 
 def multiplicity(
@@ -71,9 +82,10 @@ def multiplicity(
     operations = symmetry.of_structure(species, initial.positions, cell, tolerance_A)
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
     left = np.stack([operation.turn(step) for operation in operations])
-    sizes = []  # how many operations lead to each event
+    events, sizes = [], []  # how many operations lead to each
     while len(left):
         same = np.linalg.norm(left - left[0], axis=2).max(axis=1) < limit
+        events.append(left[0])
         sizes.append(int(same.sum()))
         left = left[~same]
     if len(set(sizes)) > 1:
@@ -82,4 +94,33 @@ def multiplicity(
             f"its {len(operations)} operations {min(sizes)} lead to one image of the event and "
             f"{max(sizes)} to another; relax the end states to less (path.fmax_eV_A)."
         )
-    return Multiplicity(len(sizes), len(operations), tolerance_A)
+    return Multiplicity(np.array(events), len(operations), tolerance_A)
+
+
+def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
+    """Refuse events whose final states have different energies, as in an external field.
+
+    Parameters
+    ----------
+    engine
+        Computes energies.
+    initial
+        The initial state.
+    found
+        The events from it; of many, a dozen are looked at.
+
+    Raises
+    ------
+    UserError
+        If the energies differ by more than `ENERGY_EV`.
+    """
+    chosen = found.steps[:: max(1, len(found.steps) // MOST_ENERGIES)][:MOST_ENERGIES]
+    cell = cell_of(initial)
+    energies = [engine.evaluate(initial.positions + step, cell)[0] for step in chosen]
+    if max(energies) - min(energies) > ENERGY_EV:
+        raise UserError(
+            f"By the symmetry of the initial state there are {found.events} events, but the "
+            f"energies of their final states differ by {max(energies) - min(energies):.3g} eV: the "
+            "potential has less symmetry than the structure, or the tolerance of "
+            f"{found.tolerance_A:g} A is too large."
+        )

@@ -6,6 +6,7 @@ killed goes on where its files end:
     input.json              the input, with what has changed since (`provenance.MAY_CHANGE`)
     provenance.json         input, versions and machine of every start
     path.xyz, path.json     the minimum energy path, and what it took; none of a molecule
+    multiplicity.json       number of equivalent events by the symmetry of the initial state
     components.json         number of principal components, and what it was chosen by
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
     training-n.json         losses and variances of that training
@@ -24,8 +25,8 @@ A run at several temperatures has such a directory for each (`temperatures`).
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
 `results` what is found in the end of an iteration and of the run, `repetitions` whether several
 runs found the same, and `checks` whether the answer can be believed. `beginning` is what one
-temperature hands over to the next, and `harmonic_theory` compares with harmonic theory. `zero_kelvin` gets
-the energy along a path back, without dynamics.
+temperature hands over to the next; `harmonic_theory` has the harmonic rate and the number of
+equivalent events. `zero_kelvin` gets the energy along a path back, without dynamics.
 """
 
 from plumed_cv.workflow.checks import (

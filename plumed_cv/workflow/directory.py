@@ -63,6 +63,11 @@ class RunDirectory:
         return self.root / "harmonic"
 
     @property
+    def multiplicity(self) -> Path:
+        """Number of equivalent events, by the symmetry of the initial state."""
+        return self.root / "multiplicity.json"
+
+    @property
     def components(self) -> Path:
         """The number of principal components, and what it was chosen by."""
         return self.root / "components.json"

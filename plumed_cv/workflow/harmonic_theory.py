@@ -18,9 +18,10 @@ from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import scientific
 from plumed_cv.common.progress import Reporter, Silent
 from plumed_cv.config import Config
+from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
-from plumed_cv.rates.multiplicity import multiplicity
+from plumed_cv.rates.multiplicity import check_energies, multiplicity
 from plumed_cv.structures import check_free
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
@@ -297,6 +298,39 @@ def _anharmonicity(ratio: float | None, error: float | None, kelvin: float) -> s
     )
 
 
+def count_events(files: RunDirectory, engine: Engine) -> None:
+    """Write the number of equivalent events into the run directory, unless it is there.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    engine
+        Computes energies, by which the symmetry is checked.
+    """
+    if files.multiplicity.exists():
+        return
+    known: dict[str, Any] = dict.fromkeys(
+        ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
+    )
+    images = load_path(files.path).images if files.path.exists() else ()
+    if not images or not images[0].cell.array.any():
+        known["multiplicity_note"] = (
+            "The number of equivalent events is found for periodic structures with a minimum "
+            "energy path."
+        )
+    else:
+        try:
+            for name, start, end in (("", 0, -1), ("reverse_", -1, 0)):
+                found = multiplicity(images[start], images[end])
+                check_energies(engine, images[start], found)
+                known[f"{name}multiplicity"] = found.events
+                known["multiplicity_tolerance_A"] = found.tolerance_A
+        except UserError as reason:
+            known["multiplicity_note"] = str(reason)
+    write_text(files.multiplicity, json.dumps(known))
+
+
 def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
     """Number of equivalent events of a run and the escape rate of all, for its result.json.
 
@@ -313,22 +347,7 @@ def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, 
         `multiplicity`, `reverse_multiplicity` from the product, `multiplicity_tolerance_A`,
         `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; None where unknown.
     """
-    known: dict[str, Any] = dict.fromkeys(
-        ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
-    )
-    if files.path.exists() and load_path(files.path).cell.any():
-        images = load_path(files.path).images
-        try:
-            there, back = (multiplicity(images[a], images[b]) for a, b in ((0, -1), (-1, 0)))
-            known["multiplicity"], known["reverse_multiplicity"] = there.events, back.events
-            known["multiplicity_tolerance_A"] = there.tolerance_A
-        except UserError as reason:
-            known["multiplicity_note"] = str(reason)
-    else:
-        known["multiplicity_note"] = (
-            "The number of equivalent events is found for periodic structures with a minimum "
-            "energy path."
-        )
+    known = read_json(files.multiplicity)
     rate, error = rate_of(result)[:2]
     number = known["multiplicity"]
     for name, value in (("escape_rate_per_s", rate), ("escape_rate_error_per_s", error)):

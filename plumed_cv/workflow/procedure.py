@@ -22,6 +22,7 @@ from plumed_cv.workflow import checks, provenance
 from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
     check_components,
     noise_floor,
@@ -104,6 +105,7 @@ def run(
         path = None
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
+        count_events(files, engine)
         write_first_cv(config, files, path, (initial, final), reporter)
         reopened = _reopen(config, files, plugin)
         iterations: list[dict[str, Any]] = []
