@@ -10,11 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from plumed_cv import figures, workflow
+from plumed_cv.common.extras import missing
 from plumed_cv.common.files import write_text
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ModuleNotFoundError:
+    raise missing("jinja2") from None
+
 from plumed_cv.report import contents, facts, temperatures
 from plumed_cv.report.contents import Run
 

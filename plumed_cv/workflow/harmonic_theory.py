@@ -16,7 +16,7 @@ from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import scientific
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
@@ -67,7 +67,7 @@ def harmonic(
     UserError
         If an atom is held at its place, or no minimum or saddle point of first order is found.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     if config.cv.alignment != "none":
         raise UserError(
             "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, and none is "
@@ -348,11 +348,23 @@ def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, 
         `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; None where unknown.
     """
     known = read_json(files.multiplicity)
+    return known | escape_rate(result | known)
+
+
+def escape_rate(result: dict[str, Any]) -> dict[str, float | None]:
+    """Total rate of all equivalent events and its error, by the keys of result.json.
+
+    Parameters
+    ----------
+    result
+        What result.json holds: the rate of one event, and `multiplicity`.
+    """
     rate, error = rate_of(result)[:2]
-    number = known["multiplicity"]
-    for name, value in (("escape_rate_per_s", rate), ("escape_rate_error_per_s", error)):
-        known[name] = None if number is None or value is None else number * value
-    return known
+    number = result.get("multiplicity")
+    return {
+        name: None if number is None or value is None else number * value
+        for name, value in (("escape_rate_per_s", rate), ("escape_rate_error_per_s", error))
+    }
 
 
 def escape_in_words(result: dict[str, Any]) -> str | None:
@@ -378,7 +390,7 @@ def rate_of(result: dict[str, Any]) -> tuple[float | None, float | None, float |
     rate = result.get("rate_per_s")
     if rate is not None and rate > 0:
         factor = result.get("rate_error_factor")
-        error = None if factor is None else rate * float(np.log(factor))
+        error = None if factor is None else rate * (factor - 1.0)
         return rate, error, factor, "transmission coefficient"
     rate, error = result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
     factor = None if not rate or error is None else float(np.exp(error / rate))

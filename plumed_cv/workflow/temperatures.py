@@ -23,7 +23,7 @@ import numpy as np
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import with_error
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.figures import plot_arrhenius
 from plumed_cv.rates import arrhenius
@@ -64,7 +64,7 @@ def run(
     UserError
         As for `procedure.run`, or if the directory holds a run of the other kind.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     root = Path(directory).absolute()
     kelvin = config.system.temperatures_K
     _check_kind(root, bool(kelvin))
@@ -147,7 +147,7 @@ def harmonic_of(
     UserError
         As for `harmonic_theory.harmonic`, or if the directory is none of a run with a path.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     root = Path(directory).absolute()
     if not is_series(root):
         return harmonic_theory.of_run(root, reporter, temperatures_K=temperatures_K, step_A=step_A)
