@@ -572,7 +572,7 @@ def main() -> None:
         sentence = f"{error.filename or 'a file'}: {error.strerror or error}."
     else:
         return
-    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None, markup=False)
+    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None)
     sys.exit(1)
 
 

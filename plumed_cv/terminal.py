@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from plumed_cv.common.progress import Update
 
@@ -27,8 +28,9 @@ if TYPE_CHECKING:  # the science takes seconds to import; --help should not
     from plumed_cv.doctor import Finding
     from plumed_cv.freeenergy import Surface
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# No markup: file names and messages may hold brackets, as in plumed_cv[all].
+out = Console(soft_wrap=True, highlight=False, markup=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 class Terminal:
@@ -85,11 +87,11 @@ def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> 
     """Print what was looked at, what to do about it, and the versions here and tested."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
-        missing = "[red]!![/]" if finding.required else "[yellow]--[/]"
-        mark = "[green]ok[/]" if finding.ok else missing
+        missing = Text("!!", "red") if finding.required else Text("--", "yellow")
+        mark = Text("ok", "green") if finding.ok else missing
         table.add_row(mark, finding.name, finding.detail)
         if finding.remedy:
-            table.add_row("", "", f"[yellow]-> {finding.remedy}[/]")
+            table.add_row("", "", Text(f"-> {finding.remedy}", "yellow"))
     out.print(table)
     here = {finding.name: finding.version for finding in findings}
     support = Table("version of", "here", "tested", box=None, pad_edge=False)

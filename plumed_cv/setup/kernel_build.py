@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import (
     KERNEL_NAME,
@@ -26,6 +27,15 @@ from plumed_cv.setup.tools import cxx_compiler, mpi_compiler, n_cores, output_of
 _SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f22"
 _SOURCE_OBJECTS = 561  # files that it compiles; only the progress bar depends on it
 _SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
+
+# Runs a program with a lock of its own: should the process that builds be killed, the next one
+# waits until the compilers that it left behind have ended.
+_WITH_LOCK = """
+import subprocess, sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    sys.exit(subprocess.call(sys.argv[2:]))
+"""
 
 
 def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
@@ -50,7 +60,7 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
     """
     progress = progress or Progress(disable=True)
     prefix = optimised_prefix(mpi=mpi)
-    with locked(prefix.with_name(f"{prefix.name}.lock")) as lock:
+    with locked(prefix.with_name(f"{prefix.name}.lock")):
         if not prefix.is_dir():
             compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
             if make is None:
@@ -64,7 +74,7 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
                         "and there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
                 fetch_source(build)
-            _make_kernel(build, prefix, compiler, make, progress, lock, mpi=mpi)
+            _make_kernel(build, prefix, compiler, make, progress, mpi=mpi)
             shutil.rmtree(build)
     return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
 
@@ -77,6 +87,7 @@ def fetch_source(build: Path) -> None:
     UserError
         If the package index does not send them.
     """
+    needed("unearth")
     requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
     # pip would build the package, PLUMED included, only to look at its metadata.
     command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
@@ -111,13 +122,12 @@ def _make_kernel(
     compiler: str,
     make: str,
     progress: Progress,
-    lock: int,
     *,
     mpi: bool,
 ) -> None:
     """Configure, compile and install `build`/plumed2, as far as that is not done."""
     source = build / "plumed2"
-    configured = build / "configured"
+    configured, compilers = build / "configured", build / "compilers.lock"
     bar = progress.add_task("Configuring PLUMED", total=_SOURCE_OBJECTS)
     # Flags that only suit this machine's processor (-march=native) would make a data folder on a
     # shared disk fail on the others.
@@ -138,17 +148,14 @@ def _make_kernel(
         with (build / "build.log").open("a", 1, encoding="utf-8") as log:
 
             def run(command: Sequence[str]) -> None:
-                # The lock goes along: should this process be killed, the next one waits until
-                # the compilers it left behind have ended.
                 process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-P", "-c", _WITH_LOCK, str(compilers), *command],
                     cwd=source,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
                     errors="replace",
-                    pass_fds=(lock,),
                 )
                 assert process.stdout is not None
                 with process:
@@ -172,7 +179,8 @@ def _make_kernel(
                     )
                 configured.touch()
             else:
-                _drop_unfinished(source)
+                with locked(compilers):
+                    _drop_unfinished(source)
                 objects = sum(1 for _ in source.rglob("*.o"))
                 progress.update(bar, completed=min(objects, _SOURCE_OBJECTS))
             progress.update(bar, description="Compiling PLUMED")

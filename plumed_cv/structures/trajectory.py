@@ -9,14 +9,13 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import mdtraj
 import numpy as np
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
-from mdtraj.formats.registry import FormatRegistry
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import replacing
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.reading import cell_of, iterate_structures, oriented, split_index
@@ -124,7 +123,7 @@ def read_displacements(
 
 def positions_of(file: Path, number: int) -> Array:
     """Positions of a structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
-    with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+    with quiet(), _dcd_file(file) as trajectory:
         trajectory.seek(number)
         positions, _, _ = trajectory.read(n_frames=1)
     return np.asarray(positions[0], dtype=np.float64)
@@ -148,7 +147,7 @@ def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
         Shape (N, 3), angstrom; None if no structure is left, or the file cannot be read.
     """
     try:
-        with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+        with quiet(), _dcd_file(file) as trajectory:
             positions, lengths, angles = trajectory.read(n_frames=max(end, 1))
     except OSError:  # there is none, or its first structure is not whole
         return None
@@ -157,18 +156,22 @@ def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
         file.unlink()
         return None
     cells = {"cell_lengths": lengths, "cell_angles": angles} if periodic else {}
-    with (
-        replacing(file) as temporary,
-        mdtraj.formats.DCDTrajectoryFile(str(temporary), "w") as trajectory,
-    ):
+    with replacing(file) as temporary, _dcd_file(temporary, "w") as trajectory:
         trajectory.write(positions, **cells)
     return np.asarray(positions[-1], dtype=np.float64)
+
+
+def _dcd_file(file: Path, mode: str = "r") -> Any:
+    """Open a DCD file for its structures alone."""
+    return needed("mdtraj").formats.DCDTrajectoryFile(str(file), mode)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the DCD reader, which is C code, from talking on standard output."""
-    c_library = ctypes.CDLL(None)  # keeps what it prints in a buffer of its own
+    c_library = ctypes.CDLL(
+        "ucrtbase" if os.name == "nt" else None
+    )  # keeps what it prints in a buffer of its own
     sys.stdout.flush()
     c_library.fflush(None)
     kept = os.dup(1)
@@ -185,7 +188,8 @@ def quiet() -> Iterator[None]:
 def _is_of_mdtraj(file: Path) -> bool:
     """Whether mdtraj reads a file, which it tells by the suffix."""
     suffixes = file.suffixes
-    known = FormatRegistry.loaders.keys() - _NOT_BY_MDTRAJ
+    registry = needed("mdtraj.formats.registry").FormatRegistry
+    known = registry.loaders.keys() - _NOT_BY_MDTRAJ
     return not known.isdisjoint({"".join(suffixes[-2:]), "".join(suffixes[-1:])})
 
 
@@ -193,7 +197,7 @@ def _by_mdtraj(
     file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
 ) -> Iterator[tuple[NDArray[Any], Array]]:
     """Positions (angstrom), shape (M, N, 3), of structures that share a cell, and the cell."""
-    chunks = mdtraj.iterload(
+    chunks = needed("mdtraj").iterload(
         str(file), top=_topology(symbols), chunk=_STRUCTURES, stride=stride, atom_indices=chosen
     )
     while True:
@@ -245,6 +249,7 @@ def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[An
 
 
 def _topology(species: Sequence[str]) -> Any:
+    mdtraj = needed("mdtraj")
     topology = mdtraj.Topology()
     residue = topology.add_residue("SYS", topology.add_chain())
     for symbol in species:

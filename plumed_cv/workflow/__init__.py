@@ -12,6 +12,7 @@ killed goes on where its files end:
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         grid.json           margins of its grid, unless the input gives them
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
+        earlier.npz         what the snapshots of earlier iterations add to its mean force
         fes.dat             free energy profile
         result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1); without
                             cv-n the iteration has not ended
@@ -19,9 +20,9 @@ killed goes on where its files end:
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
-`results` what is found in the end of an iteration and of the run, `repetitions` whether several
-runs found the same, and `checks` whether the answer can be believed. `zero_kelvin` gets the energy
-along a path back, without dynamics.
+`earlier` what the iterations before add to one, `results` what is found in the end of an iteration
+and of the run, `repetitions` whether several runs found the same, and `checks` whether the answer
+can be believed. `zero_kelvin` gets the energy along a path back, without dynamics.
 """
 
 from plumed_cv.workflow.checks import (

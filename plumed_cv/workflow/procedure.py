@@ -18,7 +18,7 @@ from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, provenance
+from plumed_cv.workflow import checks, earlier, provenance
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
@@ -181,6 +181,7 @@ def _iterate(
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
         seconds_sampling = sampling.sample(orders, engine, update)
+    earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
         "iteration": n,
