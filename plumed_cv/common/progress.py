@@ -1,28 +1,28 @@
-"""Who is told how work gets on."""
+"""Progress reporting."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-# Called with the amount done so far and a few words on how it stands.
+# Called with the amount of work done so far and a short note on the present result.
 Update = Callable[[float, str], None]
 
 
 class Reporter(Protocol):
-    """Who is told how the run goes."""
+    """Receiver of the messages and the progress of a run."""
 
     def say(self, text: str) -> None:
-        """Tell a result."""
+        """Report a result or a note."""
 
     def task(self, name: str, total: float | None) -> AbstractContextManager[Update]:
         """Show the progress of one task until the block ends."""
 
 
 class Silent:
-    """A reporter that tells nobody."""
+    """A reporter that ignores everything."""
 
     def say(self, text: str) -> None:
-        """Tell nobody."""
+        """Ignore the message."""
 
     def task(self, name: str, total: float | None) -> AbstractContextManager[Update]:
         """Show nothing."""
