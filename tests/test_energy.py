@@ -539,7 +539,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
         ([given, "--device", "gpu"], "device = 'gpu': there are cpu, cuda"),
         ([given, "--components", "400"], "400 principal components"),
         ([given, vacancy / "input.toml"], "give one input file, or the images"),
-        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "names an engine itself"),
+        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "already names an engine"),
         ([given, "-o", file], "cannot be used as a folder"),
     ]
     for arguments, sentence in mistakes:
