@@ -70,7 +70,10 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
             "mean_force = true: .* samples with UPPER_WALLS",
         ),
         (GOOD + "[engine]\n", "not valid TOML"),
-        (GOOD + "name = 'lammsp'", "engine.name = 'lammsp': the engines are lammps, gromacs and ase"),
+        (
+            GOOD + "name = 'lammsp'",
+            "engine.name = 'lammsp': the engines are lammps, gromacs",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:

@@ -16,6 +16,7 @@ EXTRAS = {
     "ninja": ("plumed", "building PLUMED's plugin"),
     "nlohmann_json": ("plumed", "building PLUMED's plugin"),
     "plumed": ("plumed", "dynamics by ASE"),
+    "sklearn": ("train", "learning a collective variable"),
     "torch": ("train", "training a network or using TorchScript"),
     "unearth": ("plumed", "building an optimised PLUMED"),
 }

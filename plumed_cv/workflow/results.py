@@ -39,6 +39,18 @@ _OF_THE_ANSWER = (
     *("restarted_at", "profile_of", "pooled_snapshots"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
+# What the answer has of the rate until `rate` has found it.
+UNKNOWN_RATE: dict[str, Any] = {
+    "rate_per_s": None,
+    "rate_error_factor": None,
+    "reverse_rate_per_s": None,
+    "reverse_rate_error_factor": None,
+    "transmission": None,
+    "transmission_error": None,
+    "rate": None,
+    "rate_note": None,
+    "other_events": [],
+}
 MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
 
 # The estimators. The second one has the snapshots of earlier iterations, too.
@@ -399,7 +411,10 @@ def crossings(
 
 
 def flux_barrier(
-    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+    found: Sampled,
+    by_walker: Sequence[Sequence[int]],
+    estimator: str | None,
+    states: tuple[float, float] = (0.0, 1.0),
 ) -> freeenergy.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
@@ -411,6 +426,8 @@ def flux_barrier(
         The numbers of the segments of each walker.
     estimator
         `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+    states
+        The CV in the reactant and in the product.
 
     Returns
     -------
@@ -434,14 +451,16 @@ def flux_barrier(
     if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
         atoms = merged(found.mean_force)
     try:
-        return freeenergy.flux(
-            merged(found.blocks),
-            xi,
-            gradnorm,
-            invmass,
-            mean_force=atoms,
-            walkers=[len(own) for own in split],
-        ).barrier
+        with np.errstate(invalid="ignore"):  # where a part of the data has hardly seen a state
+            return freeenergy.flux(
+                merged(found.blocks),
+                xi,
+                gradnorm,
+                invmass,
+                states,
+                mean_force=atoms,
+                walkers=[len(own) for own in split],
+            ).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
@@ -560,6 +579,7 @@ def write_answer(
         "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
+        **UNKNOWN_RATE,
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",
