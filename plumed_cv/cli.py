@@ -22,6 +22,7 @@ from plumed_cv.terminal import (
     print_findings,
     print_iterations,
     print_keys,
+    print_rate,
     print_surface,
     resumable,
 )
@@ -88,14 +89,21 @@ def plumed(
     mpi: Annotated[
         bool, typer.Option("--mpi", help="build another with MPI, to be named in PLUMED_KERNEL")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="build these sources of PLUMED: an archive of a release, or a folder"),
+    ] = None,
 ) -> None:
-    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
+    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB).
+
+    Of the sources that the wheel's package holds, or of any release of PLUMED from 2.9 on.
+    """
     from plumed_cv.setup.kernel import find_plumed
     from plumed_cv.setup.kernel_build import build_optimised_kernel
 
-    if optimised or mpi:
+    if optimised or mpi or source:
         with bar() as progress:
-            found = build_optimised_kernel(progress, mpi=mpi)
+            found = build_optimised_kernel(progress, mpi=mpi, source=source)
     if not mpi:
         found = find_plumed()
     print(found.kernel)
@@ -227,6 +235,47 @@ def sample(
     settings = configuration.load(config)
     with resumable():
         workflow.sample(settings, directory or config.parent / "run", walker, Bars())
+
+
+@app.command()
+def rate(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    error: Annotated[
+        float | None,
+        typer.Option(help="relative error of the transmission coefficient; the input's if absent"),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="pairs of trajectories at most; the input's if absent"),
+    ] = None,
+    surface: Annotated[
+        float | None,
+        typer.Option(help="another dividing surface, of which the rate must not depend: a check"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
+
+    From snapshots on the dividing surface, with the engine of the input. What is there is kept, so
+    that a smaller error only adds shots. 'plumed-cv run' does this by itself once it has converged.
+
+    Example: plumed-cv rate demo/run --error 0.05
+    """
+    from plumed_cv import report, workflow
+
+    if error is not None and not 0 < error < 1:
+        raise UserError(f"--error {error:g}: the relative error is between 0 and 1.")
+    with resumable():
+        result = workflow.transmission.of_directory(
+            run_directory, Bars(), error=error, shots=shots, surface=surface
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    elif surface is not None:
+        print(workflow.transmission.in_words(result))
+    else:
+        print_rate(result)
+        print(f"Report: {report.write(run_directory)}")
 
 
 @app.command()

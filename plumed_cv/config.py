@@ -405,6 +405,45 @@ class Iteration(_Section):
         return self
 
 
+class Rate(_Section):
+    """The transmission coefficient, and with it the rate, after the iterations."""
+
+    enabled: bool = Field(
+        True,
+        description="whether 'plumed-cv run' computes the transmission coefficient once it has "
+        "converged; not with GROMACS, Brownian dynamics or a bias in sampling.plumed",
+    )
+    error: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="relative error of the transmission coefficient up to which shots are made"
+    )
+    shots: Count = Field(
+        2000,
+        description="pairs of trajectories from each dividing surface at most, whatever the error",
+    )
+    dynamics: Literal["nve", "langevin"] = Field(
+        "nve",
+        description="dynamics of these trajectories: at constant energy, or with the thermostat of "
+        "the sampling",
+    )
+    residence_ps: Positive = Field(
+        1.0,
+        description="a trajectory is committed to a basin when it has stayed on that side of the "
+        "dividing surface for so long, ps: what comes back earlier is no reaction",
+    )
+    longest_ps: Positive = Field(
+        20.0, description="time after which a trajectory counts as unresolved, ps"
+    )
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> "Rate":
+        if self.longest_ps < 2 * self.residence_ps:
+            raise ValueError(
+                f"longest_ps = {self.longest_ps:g} must be at least twice residence_ps = "
+                f"{self.residence_ps:g}"
+            )
+        return self
+
+
 class Config(_Section):
     """A whole input file. File names in it are relative to its folder."""
 
@@ -414,6 +453,7 @@ class Config(_Section):
     cv: CV = CV()
     sampling: Sampling = Sampling()
     iteration: Iteration = Iteration()
+    rate: Rate = Rate()
 
     @model_validator(mode="after")
     def _one_path(self) -> "Config":

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import EXTRAS
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, every_plumed, faster_kernel, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.setup.tools import cxx_compiler, tool
 
@@ -46,6 +46,8 @@ for line in maps.read_text().splitlines() if maps.exists() else []:
         print("mpi", line.split()[-1])
         break
 """
+
+_PATIENCE_S = 120  # some libraries that do not fit each other never end
 
 _TORCH = "import torch; print(torch.__version__, torch.get_num_threads())"
 
@@ -90,10 +92,17 @@ def doctor() -> list[Finding]:
     except UserError as error:
         plumed = None
         findings.append(
-            Finding("PLUMED kernel", False, str(error), "run `plumed-cv plumed` to install one")
+            Finding(
+                "PLUMED kernel",
+                False,
+                str(error),
+                "run `plumed-cv plumed` (a wheel, for Linux on x86-64), or `conda install -c "
+                "conda-forge plumed`, or build a release: `plumed-cv plumed --source "
+                "plumed-2.10.0.tgz`",
+            )
         )
     if plumed is not None:
-        findings += [_kernel(plumed), _bindings(plumed), _plugin(plumed)]
+        findings += [_kernel(plumed), *_other_kernels(), _bindings(plumed), _plugin(plumed)]
     return [*findings, _lammps(), _torch(), _ase(), _gromacs(), _extras()]
 
 
@@ -136,18 +145,27 @@ def _kernel(plumed: Plumed) -> Finding:
     detail = f"{plumed.version}{mpi} ({plumed.source}), {plumed.kernel}"
     if plumed.optimised:
         return Finding("PLUMED kernel", True, detail, version=plumed.version)
-    remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"
-    if plumed.source not in ("kernel wheel", "optimised kernel built by plumed-cv"):
-        remedy = "compile it with CXXFLAGS=-O3, or unset what leads to it and " + remedy
     return Finding(
         "PLUMED kernel",
         False,
         f"{detail}; compiled without optimisation, so PLUMED's part of a step takes four to "
         "seven times as long as it need",
-        remedy,
+        faster_kernel(plumed),
         required=False,
         version=plumed.version,
     )
+
+
+def _other_kernels() -> list[Finding]:
+    """The kernels that would be taken if the first one were not there."""
+    try:
+        others = list(every_plumed())[1:]
+    except UserError as error:
+        return [Finding("Other kernels", False, str(error), required=False)]
+    if not others:
+        return []
+    detail = "; ".join(f"{other.version} ({other.source}), {other.kernel}" for other in others)
+    return [Finding("Other kernels", True, detail, required=False)]
 
 
 def _bindings(plumed: Plumed) -> Finding:
@@ -272,9 +290,18 @@ def _python_code(code: str, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        said = f"did not end within {_PATIENCE_S} s"
+        return subprocess.CompletedProcess(command, 1, "", said)
 
 
 def _first_line(command: list[str]) -> str:

@@ -82,6 +82,8 @@ def print_iterations(result: dict[str, Any]) -> None:
     for check in result["checks"]:
         if check["passed"] is False:
             print(f"Attention: {check['sentence']}")
+    if result.get("rate_per_s") is not None:
+        print_rate(result)
     rate = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
@@ -89,6 +91,32 @@ def print_iterations(result: dict[str, Any]) -> None:
         f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, rate "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
+
+
+def print_rate(result: dict[str, Any]) -> None:
+    """Print the rate, what it is made of, and where trajectories went."""
+    from plumed_cv.common.numbers import scientific
+    from plumed_cv.workflow import transmission
+
+    print(transmission.in_words(result))
+    bound = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
+    print(f"Of transition state theory, an upper bound: {bound}")
+    details = result["rate"]
+    print(f"It is {details['of']}.")
+    for number, step in enumerate(details["steps"], start=1):
+        print(
+            f"Surface {number} at xi = {step['surface']:.3f}: {step['shots']} shots from "
+            f"{step['snapshots']} snapshots, {step['md_steps']:,} MD steps; "
+            f"{100 * step['left']:.2g} % of the trajectories left the process, "
+            f"{100 * step['unresolved']:.2g} % did not come to a basin"
+        )
+    for event in result["other_events"]:
+        print(
+            f"Other event, from the {event['from']}: {100 * event['share']:.2g} % of the "
+            f"trajectories, to a minimum at {event['energy_eV']:+.3f} eV ({event['structure']})"
+        )
+    if result["rate_note"]:
+        print(f"Attention: {result['rate_note']}")
 
 
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:

@@ -73,6 +73,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "energy": ["--structures", "500", "--components", "5"],
     "--inputs-only": ["--dir", "elsewhere"],
     "sample": ["--dir", "elsewhere"],
+    "rate": ["--shots", "4"],
 }
 
 

@@ -103,7 +103,8 @@ the first blocks out. The component `temp` of AUTOENCODER shows the temperature 
 KAPPA above about $4 k_BT/\Delta z^2$ makes the nodes stand apart as separate wells, and the log
 warns; with a smaller one the bias is smoother, follows sharp features less, and pushes less hard.
 
-A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it.
+A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it. What the mean force
+leaves over after a turn goes where least is known, as on two CVs.
 
 BABF learns in every step that the engine reports as a step of the dynamics, or, if STRIDE is given,
 in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that
@@ -117,6 +118,8 @@ derivative of `A_k` and the sum of the weights of the samples in the bin around 
 PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE holds the sums above, in
 full precision. They are additive: the sum of two states is the state of both runs together, and the
 difference of two states of one run is what it learned in between, from which error bars are made.
+Who adds them up by other programs adds the columns from `weight` to `offset`, those that end in
+`_rest`, and `steps`, and leaves out `checksum` and the lines that begin with `md_`.
 For two CVs a row is a node, the first CV runs fastest, and
 FES_FILE has an empty line after each of its rows, as `sum_hills` and gnuplot have it.
 Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
@@ -151,7 +154,7 @@ $$
 The weights are the inverse variances of the steps. So a part of the plane that was never visited
 does not pull at what is known around it, and the profile there is the smoothest continuation. With
 equal weights this would be Poisson's equation, with the mean force itself as condition at borders
-and none on periodic CVs. In one dimension the rule is the trapezoidal one.
+and none on periodic CVs. In one dimension the rule is the trapezoidal one, and on a circle this one.
 
 A step takes some microseconds, for only nodes near $\xi$ have a part in it; a solution takes
 milliseconds, so there is one only where the profile is updated.
@@ -293,6 +296,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     ~BabfAction() override;
     static void registerKeywords(PLMD::Keywords& keys);
     void calculate() override;
+    void apply() override;
     void update() override;
 
   private:
@@ -527,12 +531,30 @@ void BabfAction::calculate() {
     is_the_last_ = is_the_last_ && getStep() == learned_.number;
     repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
     // The bias of a step is the one from before it was learned from.
-    const Babf::Evaluation& now = repeated_ ? *learned_.acted : babf_->evaluate(xi.data());
+    const Babf::Evaluation now =
+        repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
+    for (std::size_t d = 0; d < dimensions; ++d)
+        if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))
+            error("the CV " + labels_.arguments[d] + " is " + to_text(xi[d]) +
+                  ", where the bias is not a finite number: the dynamics has failed before this "
+                  "step.");
     setBias(now.bias);
     for (std::size_t d = 0; d < dimensions; ++d) {
         setOutputForce(static_cast<unsigned>(d), now.force[d]);
         zeta_[d]->set(now.zeta[d]);
     }
+}
+
+// PLUMED would drop such a force in silence.
+void BabfAction::apply() {
+    std::vector<double> none(labels_.arguments.size());
+    for (const PLMD::Value* zeta : zeta_)
+        if (compat::is_forced(*zeta, none))
+            error("a bias on " + zeta->getName() +
+                  " has no force, because it has no derivatives; "
+                  "bias " +
+                  labels_.arguments[0] + " itself.");
+    Bias::apply();
 }
 
 // The spring would be stretched over several grids, as when one of the two is in nm and the other in angstrom.

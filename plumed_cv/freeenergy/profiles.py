@@ -296,7 +296,7 @@ class Step:
     reverse_rate_per_s: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flux:
     """The flux out of the reactant, which does not depend on the form of the CV.
 
@@ -329,6 +329,9 @@ class Flux:
         The share of each basin in the populations of all of them, (number of steps + 1).
     basins
         Where the nodes are cut into basins, for `profile`; None if a state was not reached.
+    W
+        -kT ln of the flux with the masses through the surface of each node, (n,), eV, up to a
+        constant. Highest between two basins it is what the rate of that step is computed from.
 
     Notes
     -----
@@ -346,6 +349,7 @@ class Flux:
     steps: tuple[Step, ...] = ()
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
+    W: Array | None = None
 
 
 def flux(
@@ -448,13 +452,12 @@ def flux(
         for i, (ends, places) in enumerate(zip(spans, reached, strict=True)):
             if _top_is_known(W[0, order], basins, ends, places, kT):
                 tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            basin = kT * np.log(populations)
-            resistance = kT * np.logaddexp.reduce(tops[1] / kT)
+        everywhere = populations.sum()
+        basin = kT * np.log(np.where(populations > 0, populations, np.nan))
+        resistance = kT * np.logaddexp.reduce(tops[1] / kT)
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
-        return np.concatenate(
-            [whole, *(tops + basin[:-1]), *(tops + basin[1:]), populations / populations.sum()]
-        )
+        shares = populations / (everywhere if everywhere != 0 else np.nan)
+        return np.concatenate([whole, *(tops + basin[:-1]), *(tops + basin[1:]), shares])
 
     value, error = jackknife(parts, weights, estimate, walkers)
     value[~np.isfinite(value)] = np.nan
@@ -488,6 +491,7 @@ def flux(
         steps=steps,
         populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
         basins=basins,
+        W=W[1],
     )
 
 

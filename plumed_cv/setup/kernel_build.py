@@ -1,7 +1,8 @@
-"""Builds an optimised kernel of PLUMED, for the one that is installed was compiled without."""
+"""Builds an optimised kernel of PLUMED: of the wheel's source, or of any release of PLUMED."""
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from plumed_cv.setup.kernel import (
     KERNEL_NAME,
     KERNEL_PACKAGE,
     KERNEL_PACKAGE_VERSION,
+    OLDEST_PLUMED,
+    OPTIMISED,
     Plumed,
     describe,
     optimised_prefix,
@@ -38,8 +41,10 @@ with FileLock(sys.argv[1]):
 """
 
 
-def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
-    """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
+def build_optimised_kernel(
+    progress: Progress | None = None, *, mpi: bool = False, source: Path | None = None
+) -> Plumed:
+    """Build PLUMED with -O3 into the data folder.
 
     Takes about ten minutes on two cores. A build that was stopped, however hard, goes on where it
     was. From then on `find_plumed` prefers the result to the wheel; one with MPI only where
@@ -51,16 +56,25 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
         A running rich progress display that gets one bar.
     mpi
         Whether to build it with the MPI whose `mpicxx` is found on PATH.
+    source
+        Sources of PLUMED to build: a folder, or an archive as its releases are (.tgz). If None,
+        those of the kernel wheel's package.
 
     Raises
     ------
     UserError
-        If a compiler, make or disk space is missing, the sources cannot be fetched, or a step
-        fails; the sentence then names the log.
+        If a compiler, make or disk space is missing, the sources cannot be fetched or are none of
+        PLUMED 2.9 or newer, `source` is given and a kernel has been built before, or a step fails;
+        the sentence then names the log.
     """
     progress = progress or Progress(disable=True)
     prefix = optimised_prefix(mpi=mpi)
     with locked(prefix.with_name(f"{prefix.name}.lock")):
+        if source is not None and prefix.is_dir():
+            raise UserError(
+                f"{prefix}: has a kernel that was built before; remove this folder to build "
+                f"{source} in its place"
+            )
         if not prefix.is_dir():
             compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
             if make is None:
@@ -73,10 +87,13 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
                         f"{build}: building PLUMED needs {_SOURCE_SPACE // 10**6} MB of disk space "
                         "and there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
-                fetch_source(build)
+                if source is None:
+                    fetch_source(build)
+                else:
+                    _take_source(source, build)
             _make_kernel(build, prefix, compiler, make, progress, mpi=mpi)
             shutil.rmtree(build)
-    return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
+    return describe(prefix / "lib" / KERNEL_NAME, OPTIMISED)
 
 
 def fetch_source(build: Path) -> None:
@@ -114,6 +131,31 @@ def fetch_source(build: Path) -> None:
         (unpacking / archive.name.removesuffix(".tar.gz") / "external" / "plumed2").replace(
             build / "plumed2"
         )
+
+
+def _take_source(source: Path, build: Path) -> None:
+    """Put a copy of the user's sources of PLUMED into the new folder `build`/plumed2."""
+    with fresh_dir(build / "unpacking") as unpacking:
+        if source.is_dir():
+            folder = unpacking / "plumed2"
+            shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        else:
+            try:
+                shutil.unpack_archive(source, unpacking)
+            except (OSError, ValueError, shutil.ReadError) as error:
+                raise UserError(f"{source}: no archive of PLUMED's sources ({error})") from None
+            folder = next((path.parent for path in unpacking.glob("*/configure")), unpacking)
+        if not all((folder / name).is_file() for name in ("configure", "VERSION.txt")):
+            raise UserError(
+                f"{source}: holds no sources of PLUMED: there is no configure with a VERSION.txt "
+                "beside it"
+            )
+        text = (folder / "VERSION.txt").read_text(encoding="utf-8")
+        version = re.search(r"^(\d+)\.(\d+)", text, re.MULTILINE)
+        if version is None or (int(version[1]), int(version[2])) < OLDEST_PLUMED:
+            number = version[0] if version else "unknown"
+            raise UserError(f"{source}: is PLUMED {number} and plumed_cv needs 2.9 or newer")
+        folder.replace(build / "plumed2")
 
 
 def _make_kernel(

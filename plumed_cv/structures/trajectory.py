@@ -134,6 +134,13 @@ def positions_of(file: Path, number: int) -> Array:
     return np.asarray(positions[0], dtype=np.float64)
 
 
+def all_positions(file: Path) -> Array:
+    """Positions of all structures of a DCD file, shape (M, N, 3), angstrom."""
+    with quiet(), _dcd_file(file) as trajectory:
+        positions, _, _ = trajectory.read()
+    return np.asarray(positions, dtype=np.float64)
+
+
 def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
     """Keep the structures `begin` to `end` - 1 of a DCD file; return the positions of the last one.
 

@@ -21,12 +21,14 @@ killed goes on where its files end:
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
 `earlier` what the iterations before add to one, `results` what is found in the end of an iteration
-and of the run, `repetitions` whether several runs found the same, and `checks` whether the answer
-can be believed. `zero_kelvin` gets the energy along a path back, without dynamics. `answer` (with
-`rate`) is the result as an object, `analysis` what samples say and how it converges, `from_atoms` a
-run without an input file.
+and of the run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
+would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
+coefficient of the answer, and with it the rate. `zero_kelvin` gets the energy along a path back,
+without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
+how it converges, `from_atoms` a run without an input file.
 """
 
+from plumed_cv.workflow import transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.checks import (
@@ -92,4 +94,5 @@ __all__ = [
     "sampled",
     "summary",
     "surfaces_of",
+    "transmission",
 ]

@@ -39,6 +39,18 @@ _OF_THE_ANSWER = (
     *("restarted_at", "profile_of", "pooled_snapshots"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
+# What the answer has of the rate until `rate` has found it.
+UNKNOWN_RATE: dict[str, Any] = {
+    "rate_per_s": None,
+    "rate_error_factor": None,
+    "reverse_rate_per_s": None,
+    "reverse_rate_error_factor": None,
+    "transmission": None,
+    "transmission_error": None,
+    "rate": None,
+    "rate_note": None,
+    "other_events": [],
+}
 MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
 
 # The estimators. The second one has the snapshots of earlier iterations, too.
@@ -567,6 +579,7 @@ def write_answer(
         "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
+        **UNKNOWN_RATE,
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",
