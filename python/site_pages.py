@@ -107,7 +107,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     more = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in named]
     if more:
         config.nav.insert(-1, {"More": more})
-    config.nav[-1]["Develop"].append({"Reference": [{n: f"api/{n}.md"} for n in modules()]})
+    config.nav[-1]["Development"].append({"Reference": [{n: f"api/{n}.md"} for n in modules()]})
     return config
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from plumed_cv import config, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.setup.kernel import WHEEL, find_plumed
 from plumed_cv.workflow import procedure, provenance, speed
 from plumed_cv.workflow.repetitions import odds
@@ -92,7 +92,7 @@ class HeardError(Exception):
     """Ends a run at a sentence about PLUMED's kernel."""
 
 
-class Listener(Silent):
+class Listener(Log):
     def say(self, text: str) -> None:
         if "kernel" in text:
             raise HeardError(text)
@@ -239,6 +239,25 @@ def test_a_record_of_an_earlier_version_is_gone_on_with(example: Path, run: Path
     assert json.loads((run / "input.json").read_text())["sampling"]["repetitions"] == 1
 
 
+def test_a_default_of_an_earlier_version_is_named_and_goes_on(example: Path, run: Path) -> None:
+    """Earlier versions had a margin of 0.2, which they recorded."""
+    record: dict[str, Any] = json.loads((run / "input.json").read_text())
+    record["sampling"]["margin"] = 0.2
+    (run / "input.json").write_text(json.dumps(record))
+    text = (example / "vacancy.toml").read_text()
+    with pytest.raises(UserError) as refused:
+        workflow.run(config.load(example / "vacancy.toml"), run)
+    assert "now it is null; restore the input (sampling.margin = 0.2) or name a new" in str(
+        refused.value
+    )
+    (run.parent / "old.toml").write_text(text.replace("[sampling]", "[sampling]\nmargin = 0.2"))
+    for name in ("initial.xyz", "final.xyz"):
+        shutil.copy(example / name, run.parent)
+    before = files_of(run / "iteration-2")
+    workflow.run(config.load(run.parent / "old.toml"), run)
+    assert files_of(run / "iteration-2") == before
+
+
 def test_what_may_change_and_what_may_not(example: Path, tmp_path: Path) -> None:
     inputs, root = tmp_path / "inputs", tmp_path / "root"
     inputs.mkdir()
@@ -270,6 +289,9 @@ def test_what_may_change_and_what_may_not(example: Path, tmp_path: Path) -> None
     ):
         with pytest.raises(UserError, match=f"{root}: was started with another {sentence}"):
             check(text.replace(old, new))
+    both = text.replace("components = 5", "").replace("fs = 2.0", "fs = 1.0")
+    with pytest.raises(UserError, match=r"restore the input \(cv\.components = 5, sampling\.time"):
+        check(both)
     (inputs / "iron-mm.lmp").write_text("pair_style eam/fs\npair_coeff * * Fe_2.eam.fs Fe\n")
     with pytest.raises(UserError, match=r"another engine\.potential"):
         check(text)

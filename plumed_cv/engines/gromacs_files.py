@@ -13,6 +13,7 @@ from ase import units
 from ase.cell import Cell
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
 from plumed_cv.engines import Segment, State
 from plumed_cv.structures.frame import Array
@@ -62,6 +63,11 @@ def write_mdp(path: Path, parameters: Mapping[str, object]) -> None:
 def mdp_of(segment: Segment, draws: bool) -> dict[str, object]:
     """The run parameters of a segment that draws velocities, or goes on with those of a frame."""
     dynamics = segment.dynamics
+    if dynamics.thermostat == "none":
+        raise UserError(
+            "thermostat = 'none': dynamics at constant energy is not to be had with GROMACS here; "
+            "use 'langevin'"
+        )
     thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
     return {
         "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",

@@ -29,6 +29,7 @@ from plumed_cv.engines import (
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
+    FORCES,
     MEAN_FORCE,
     barrier_so_far,
     read_colvar,
@@ -323,7 +324,10 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
     xi, along = np.zeros((2, 0))
     if (file := folder / "snapshots.dcd").exists():
         kT_eV = units.kB * order.config.system.temperature_K
-        xi, along = meanforce.of_trajectory(variable, file, order.start.cell, engine.forces, kT_eV)
+        (folder / FORCES).unlink(missing_ok=True)
+        xi, along = meanforce.of_trajectory(
+            variable, file, order.start.cell, engine.forces, kT_eV, folder / FORCES
+        )
     meanforce.write(folder / MEAN_FORCE, xi, along)
 
 

@@ -62,10 +62,9 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
         with at_work(order):
             pass
     stop.unlink(missing_ok=True)
-    with _executors(orders[0].config, len(waiting)) as executors:
+    with executors(orders[0].config, len(waiting)) as pool:
         futures = [
-            executor.submit(_work, order)
-            for executor, order in zip(executors, waiting, strict=True)
+            executor.submit(_work, order) for executor, order in zip(pool, waiting, strict=True)
         ]
         try:
             _watch(orders, futures, update)
@@ -114,7 +113,7 @@ def _work(order: Order) -> None:
 
 
 @contextmanager
-def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
+def executors(config: Config, number: int) -> Iterator[list[Executor]]:
     """An executor for each of so many walkers."""
     if config.sampling.scheduler is not None:
         with _cluster(config.sampling.scheduler) as executor:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
 from numpy.typing import NDArray
 
@@ -18,7 +17,13 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
 from plumed_cv.common.files import replacing
 from plumed_cv.structures.frame import Array
-from plumed_cv.structures.reading import cell_of, iterate_structures, oriented, split_index
+from plumed_cv.structures.reading import (
+    cell_of,
+    check_atoms,
+    iterate_structures,
+    oriented,
+    split_index,
+)
 
 _NM = 10.0  # angstrom
 _STRUCTURES = 1000  # read at once
@@ -129,6 +134,13 @@ def positions_of(file: Path, number: int) -> Array:
     return np.asarray(positions[0], dtype=np.float64)
 
 
+def all_positions(file: Path) -> Array:
+    """Positions of all structures of a DCD file, shape (M, N, 3), angstrom."""
+    with quiet(), _dcd_file(file) as trajectory:
+        positions, _, _ = trajectory.read()
+    return np.asarray(positions, dtype=np.float64)
+
+
 def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
     """Keep the structures `begin` to `end` - 1 of a DCD file; return the positions of the last one.
 
@@ -221,23 +233,11 @@ def _by_ase(
     structures = islice(iterate_structures(file, symbols), 0, None, stride)
     while chunk := list(islice(structures, _STRUCTURES)):
         for atoms in chunk:
-            _check_atoms(atoms, symbols)
+            check_atoms(atoms, symbols)
         turned = [oriented(atoms) for atoms in chunk]
         positions = np.stack([atoms.positions for atoms in turned])
         cells = np.stack([cell_of(atoms) for atoms in turned])
         yield from _by_cell(positions if chosen is None else positions[:, chosen], cells)
-
-
-def _check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
-    """Refuse a structure of other atoms."""
-    if len(atoms) != len(symbols):
-        raise UserError(f"it has {len(atoms)} atoms, and the end states {len(symbols)}")
-    for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
-        if a != b:
-            raise UserError(
-                f"its atom {number} is {a}, and {b} in the end states; give all of them the same "
-                "order of atoms"
-            )
 
 
 def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[Any], Array]]:

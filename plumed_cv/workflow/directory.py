@@ -31,6 +31,10 @@ class RunDirectory:
         """Folder of the bABF run along xi^(n-1)."""
         return self.root / f"iteration-{n}"
 
+    def rate(self, n: int) -> Path:
+        """Folder of the transmission coefficients along xi^(n-1)."""
+        return self.iteration(n) / "rate"
+
     def iteration_result(self, n: int) -> Path:
         """What iteration n has found."""
         return self.iteration(n) / "result.json"
