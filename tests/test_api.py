@@ -106,7 +106,7 @@ def test_objects_plot_and_tabulate() -> None:
 
 def test_without_pandas_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UserError, match="needs pandas: python -m pip install pandas"):
+    with pytest.raises(UserError, match=r"to_dataframe needs .* pandas, .* 'plumed_cv\[report\]'"):
         pcv.Rate(300.0).to_dataframe()
 
 

@@ -15,6 +15,7 @@ EXTRAS = {
     "mdtraj": ("plumed", "reading and writing trajectories"),
     "ninja": ("plumed", "building PLUMED's plugin"),
     "nlohmann_json": ("plumed", "building PLUMED's plugin"),
+    "pandas": ("report", "to_dataframe"),
     "plumed": ("plumed", "dynamics by ASE"),
     "torch": ("train", "training a network or using TorchScript"),
     "unearth": ("plumed", "building an optimised PLUMED"),

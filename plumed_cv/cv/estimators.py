@@ -13,11 +13,9 @@ from typing import Any, Self
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import missing
 from plumed_cv.cv.collective_variable import CollectiveVariable, linear, select
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.structures import (
@@ -29,6 +27,13 @@ from plumed_cv.structures import (
     oriented,
 )
 from plumed_cv.structures.frame import Array, aligned, displacements, whole
+
+try:
+    from sklearn.base import BaseEstimator, TransformerMixin
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils.validation import check_is_fitted
+except ModuleNotFoundError:
+    raise missing("sklearn") from None
 
 # One or more structures, trajectory files, or displacements of shape (M, N, 3) or (M, 3N).
 Structures = Atoms | Sequence[Atoms] | Path | str | Sequence[Path | str] | NDArray[Any]
