@@ -127,8 +127,10 @@ for a state that this run goes on from and, with RESTART, FES_FILE. When a state
 actions have printed in the steps before it is on disk too; no FLUSH is needed for that.
 
 A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
-as the engine does the same, because the state also holds the profile that acts. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
-state. The prior is part of the state and PRIOR is then not read. The state holds the number of the
+as the engine does the same, because the state also holds the profile that acts. With several walkers
+that holds as long as those of the others write nothing in between. The grid, KAPPA, TAU, RAMP and the
+temperature must be those of the state; SOLVE_STRIDE is that of the state unless it is given. The prior
+is part of the state and PRIOR is then not read. The state holds the number of the
 last step it has learned from, `md_step`, with the CV and the bias in it. An engine that computes that
 step once more, as GROMACS does after `-cpi` and LAMMPS where a run begins, teaches nothing with it
 and gets the same force again. With RESTART, also where the engine asks for it,
@@ -313,7 +315,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     template <class Number>
     std::vector<Number> parse_list(const std::string& key);
     std::vector<Grid> parse_axes();
-    int parse_solve_stride(std::size_t nodes);
+    std::optional<int> parse_solve_stride();
     double parse_tau(double ramp);
     std::string energy_unit();
     std::string input_path(const std::string& path) const;
@@ -414,7 +416,9 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         for (const Grid& grid : parameters.axes)
             parameters.kappa.push_back(BabfParameters::default_kappa(grid, parameters.kT));
     parameters.tau = parse_tau(parameters.ramp);
-    parameters.solve_stride = parse_solve_stride(parameters.nodes());
+    const std::optional<int> solve_stride = parse_solve_stride();
+    parameters.solve_stride =
+        solve_stride.value_or(BabfParameters::default_solve_stride(parameters.nodes()));
 
     // Files
     std::string prior, restart;
@@ -437,6 +441,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                 walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
                 error(restart + ": is the contribution of walker " + std::to_string(walker) +
                       ", which counts here already; give STATE_RFILE a state of this walker.");
+            if (!solve_stride)
+                parameters.solve_stride = solve_stride_of(table, parameters.nodes(), restart);
             babf_ = restored(table, parameters, labels_, restart);
             written_steps_ = babf_->sums().steps;
             learned_ = learned_step(table, labels_, parameters, restart);
@@ -779,12 +785,12 @@ std::vector<Grid> BabfAction::parse_axes() {
     return axes;
 }
 
-int BabfAction::parse_solve_stride(std::size_t nodes) {
+std::optional<int> BabfAction::parse_solve_stride() {
     const int absent = std::numeric_limits<int>::min();
     int stride = absent;
     parse("SOLVE_STRIDE", stride);
     if (stride == absent)
-        return BabfParameters::default_solve_stride(nodes);
+        return std::nullopt;
     if (stride < 1)
         error("SOLVE_STRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
     return stride;
