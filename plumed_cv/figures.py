@@ -110,10 +110,8 @@ def draw_profiles(
     """
     for k, (label, profile) in enumerate(profiles):
         colour, dash = look(k, len(profiles))
-        xi, A, error = profile.xi, profile.A, profile.A_error
-        axes.fill_between(xi, A - error, A + error, color=colour, alpha=0.22, linewidth=0)
         width = 2.0 if k + 1 == len(profiles) else 1.2
-        axes.plot(xi, A, color=colour, linestyle=dash, linewidth=width, label=label)
+        profile.plot(axes, color=colour, linestyle=dash, linewidth=width, label=label)
     if zero_kelvin is not None:
         axes.plot(*zero_kelvin, color=MUTED, linestyle=":", label="0 K, minimum energy path")
     last = profiles[-1][1]
@@ -126,8 +124,6 @@ def draw_profiles(
     if len(minima):
         heights = np.interp(minima, last.xi, np.nan_to_num(last.A))
         axes.plot(minima, heights, "^", color=INK, markersize=6, clip_on=False, label="basins")
-    axes.set_xlabel("collective variable ξ")
-    axes.set_ylabel("free energy (eV)")
     axes.margins(x=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     legend(axes)

@@ -36,7 +36,7 @@ CORES = ((0.6, 1.5), (-2.6, -0.9))  # phi well inside C7ax, and inside the other
 
 def difference(folder: Path) -> Estimate:
     """F(C7ax) - F(rest) of an iteration, eV."""
-    blocks, _, printed = workflow.sampled(folder)
+    blocks, _, printed, _ = workflow.sampled(folder)
     phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
 
     def of(kept: list[int]) -> NDArray[np.float64]:

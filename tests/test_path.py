@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, read_images
@@ -45,6 +45,32 @@ class CurvedValley(Calculator):
         self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
 
 
+class Tethered(Calculator):
+    """Atom 1 moves in a double well along x, all others are on springs to places in space."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        moved = atoms.positions - tethered(0.0).positions
+        moved -= 12.0 * np.round(moved / 12.0)
+        (x, y, z), off = moved[0], moved[1:]
+        forces = np.empty((len(atoms), 3))
+        forces[0] = [4 * HEIGHT * x * (1 - x**2), -SPRING * y, -SPRING * z]
+        forces[1:] = -SPRING * off
+        energy = HEIGHT * (1 - x**2) ** 2
+        energy += 0.5 * SPRING * (y**2 + z**2 + np.sum(off**2))
+        self.results = {"energy": energy, "forces": forces}
+
+
+def tethered(x: float) -> Atoms:
+    """Atom 1 at a place in a cell of 12 A, and eleven others."""
+    others = [[3 + 3 * i, 3 * j, 3 * k] for i in (0, 1) for j in (0, 1, 2) for k in (0, 1)][:11]
+    return Atoms("H12", positions=[[x, 0, 0], *others], cell=[12, 12, 12], pbc=True)
+
+
 def pair(x: float, y: float, z: float) -> Atoms:
     return Atoms("H2", positions=[[0, 0, 0], [5 + x, y, z]])
 
@@ -52,6 +78,20 @@ def pair(x: float, y: float, z: float) -> Atoms:
 @pytest.fixture(scope="module")
 def valley() -> EnergyPath:
     return minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, 15)
+
+
+def test_in_an_external_field_the_states_stay_where_they_are() -> None:
+    """Moved by its drift of 1/6 A, the final state would have 0.4 eV in the springs."""
+    final = tethered(0.9)
+    final.positions += [12.0, 0.0, 0.0]  # a lattice vector is no other place
+    path = minimum_energy_path(tethered(-0.9), final, Tethered, 15)
+    assert path.barrier == pytest.approx(HEIGHT, abs=1e-4)
+    np.testing.assert_allclose(path.images[-1].positions, tethered(1.0).positions, atol=1e-3)
+    for image in path.images:
+        again = image.copy()
+        again.calc = Tethered()  # type: ignore[no-untyped-call]
+        assert again.get_potential_energy() == pytest.approx(image.get_potential_energy())
+        np.testing.assert_allclose(image.positions[1:], tethered(0.0).positions[1:], atol=1e-3)
 
 
 def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
@@ -319,7 +359,7 @@ def test_all_energies_are_of_one_calculator(valley: EnergyPath) -> None:
         results = {"energy": own.get_potential_energy() - 239_256.0, "forces": own.get_forces()}
         image.calc = SinglePointCalculator(image, **results)
     said: list[str] = []
-    reporter = Silent()
+    reporter = Log()
     reporter.say = said.append  # type: ignore[method-assign, assignment]
     here = Path(__file__).parents[1]
     with AseEngine("tests.test_path.CurvedValley", images[0], directory=here) as engine:

@@ -304,7 +304,8 @@ def test_no_cmake(bare: Path, plumed_installation: Plumed, tmp_path: Path) -> No
         done.stderr.strip()
         .splitlines()[-1]
         .endswith(
-            "UserError: cmake is needed to build the plugin and was not found: pip install cmake"
+            "UserError: cmake is needed to build the plugin and was not found: "
+            "pip install 'plumed_cv[plumed]'"
         )
     )
 

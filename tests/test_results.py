@@ -1,6 +1,7 @@
 """What a run's results say of given samples: both estimators, which one answers, and steps."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.test_babf import KT
 from tests.test_babf_basins import Process, gaussians
 
 MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"
+POOLED = "mean force of the atoms in all iterations"
 
 
 def sampled(noise_eV: float, tilt_eV: float = 0.0) -> tuple[Process, workflow.Sampled]:
@@ -84,6 +86,61 @@ def test_estimators_that_do_not_agree_say_so() -> None:
     off = [result["estimators"][name]["delta_F_eV"] for name in (MEAN_FORCE, HISTOGRAM)]
     assert off[0] - off[1] == pytest.approx(0.1, abs=0.02)
     assert result["estimators_agree"] is False
+
+
+def with_earlier(found: workflow.Sampled, tilt_eV: float) -> workflow.Sampled:
+    """The same with four times as many snapshots of an earlier iteration, off by a tilt."""
+    _, more = sampled(0.2)
+    assert more.mean_force is not None
+    rng = np.random.default_rng(5)
+    sums = []
+    for number, force in more.mean_force:
+        noise = 0.2 * np.sqrt(number / 4) * rng.normal(size=len(number))
+        sums.append(4 * np.array([number, force + noise + tilt_eV * number]))
+    return found._replace(earlier=freeenergy.Earlier(sums, [20], 4 * 8000))
+
+
+def test_earlier_iterations_answer_if_they_agree() -> None:
+    """Four times as many snapshots halve the error; with a force that is wrong they raise it."""
+    _, found = sampled(0.8)
+    _, alone = workflow.analysed(found)
+    _, result = workflow.analysed(with_earlier(found, 0.0))
+    assert alone["pooled_snapshots"] == 0
+    assert result["estimator"] == POOLED
+    assert result["pooled_snapshots"] == 32_000
+    assert result["estimators_agree"] is True
+    assert list(result["estimators"]) == [MEAN_FORCE, POOLED, HISTOGRAM]
+    assert result["flux_barrier_error_eV"] < 0.9 * alone["flux_barrier_error_eV"]
+    _, result = workflow.analysed(with_earlier(found, 0.15))
+    assert result["estimator"] != POOLED
+    assert result["pooled_snapshots"] == 0
+    errors = [result["estimators"][name]["delta_F_error_eV"] for name in (MEAN_FORCE, POOLED)]
+    assert errors[1] > errors[0]  # what differs counts as an error
+
+
+def test_estimators_are_compared_as_far_as_they_are_known() -> None:
+    """The grid ends in the product's basin: no estimator knows delta F, both know the barrier."""
+    _, found = sampled(0.2)
+    kept = 64  # nodes: up to xi = 1.01
+    grid = Grid(-0.25, -0.25 + (kept - 1) * 0.02, kept - 1)
+    states = [
+        replace(block, axes=(grid,), prior=block.prior[:kept], sums=block.sums[:, :kept])
+        for block in found.blocks
+    ]
+    assert found.mean_force is not None
+    short = workflow.Sampled(states, [part[:, :kept] for part in found.mean_force], found.series)
+    _, result = workflow.analysed(short)
+    _, wrong = workflow.analysed(
+        short._replace(
+            mean_force=[
+                np.array([number, force + 0.5 * number]) for number, force in short.mean_force or []
+            ]
+        )
+    )
+    assert result["delta_F_eV"] is None
+    assert result["flux_barrier_error_eV"] is not None
+    assert result["estimators_agree"] is True
+    assert wrong["estimators_agree"] is False
 
 
 def test_what_is_missing_is_null_or_left_out() -> None:

@@ -103,7 +103,8 @@ the first blocks out. The component `temp` of AUTOENCODER shows the temperature 
 KAPPA above about $4 k_BT/\Delta z^2$ makes the nodes stand apart as separate wells, and the log
 warns; with a smaller one the bias is smoother, follows sharp features less, and pushes less hard.
 
-A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it.
+A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it. What the mean force
+leaves over after a turn goes where least is known, as on two CVs.
 
 BABF learns in every step that the engine reports as a step of the dynamics, or, if STRIDE is given,
 in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that
@@ -155,7 +156,7 @@ $$
 The weights are the inverse variances of the steps. So a part of the plane that was never visited
 does not pull at what is known around it, and the profile there is the smoothest continuation. With
 equal weights this would be Poisson's equation, with the mean force itself as condition at borders
-and none on periodic CVs. In one dimension the rule is the trapezoidal one.
+and none on periodic CVs. In one dimension the rule is the trapezoidal one, and on a circle this one.
 
 A step takes some microseconds, for only nodes near $\xi$ have a part in it; a solution takes
 milliseconds, so there is one only where the profile is updated.

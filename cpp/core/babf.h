@@ -291,7 +291,7 @@ class Babf {
                     derivative_[i] = (tau * prior[i] + (force[i] + more_force[i])) /
                                      (tau + (weight[j] + more_weight[j]));
         if (dimensions() == 1)
-            free_energy_.integrate(derivative_, begin, energy_);
+            free_energy_.integrate(node_weights(), derivative_, begin, energy_);
         else
             solve();
         solved_ = sums_.steps;
@@ -440,12 +440,20 @@ class Babf {
     /// with its weight, that of the prior included; so where there are no samples, A bends as the
     /// values around ask for, and nothing that is guessed there spoils what is known elsewhere.
     void solve() {
+        free_energy_.solve(node_weights(), derivative_, energy_);
+        highest_ = *std::max_element(energy_.begin(), energy_.end());
+    }
+
+    /// How much is known of the derivative at each node. Along a CV that is not periodic nothing
+    /// depends on it.
+    std::vector<double> node_weights() const {
+        if (dimensions() == 1 && !parameters_.axes[0].periodic)
+            return {};
         std::vector<double> weight(size(), 1.0);
         if (!std::isinf(parameters_.tau))
             for (std::size_t j = 0; j < size(); ++j)
                 weight[j] = parameters_.tau + (sums_.weight.sum[j] + others_.weight.sum[j]);
-        free_energy_.solve(weight, derivative_, energy_);
-        highest_ = *std::max_element(energy_.begin(), energy_.end());
+        return weight;
     }
 
     BabfParameters parameters_;

@@ -35,21 +35,24 @@ class FreeEnergy {
     }
 
     /// Eq. 8 along one CV, by the trapezoidal rule from the first node; nodes before `begin` hold
-    /// their values already. On a circle only a derivative without a mean has an integral.
-    void integrate(const std::vector<double>& derivative, std::size_t begin,
-                   std::vector<double>& integral) const {
+    /// their values already. What is left after a turn around a circle goes where least is known: a
+    /// node counts with its weight, and without samples that is the prior's.
+    void integrate(const std::vector<double>& weight, const std::vector<double>& derivative,
+                   std::size_t begin, std::vector<double>& energy) const {
         const double half = 0.5 * parameters_.axes[0].spacing();
-        double twice_mean = 0;
         if (parameters_.axes[0].periodic) {
-            for (double d : derivative)
-                twice_mean += d;
-            twice_mean *= 2 / static_cast<double>(derivative.size());
-            begin = 0;
+            std::vector<double> weights(size()), steps(size());
+            for (std::size_t j = 0; j < size(); ++j) {
+                const std::size_t next = (j + 1) % size();
+                weights[j] = weight[j] * weight[next] / (weight[j] + weight[next]);
+                steps[j] = half * (derivative[j] + derivative[next]);
+            }
+            add_up(weights, steps, energy);
+            return;
         }
-        integral[0] = 0;
-        for (std::size_t j = std::max<std::size_t>(begin, 1); j < integral.size(); ++j)
-            integral[j] =
-                integral[j - 1] + half * ((derivative[j - 1] + derivative[j]) - twice_mean);
+        energy[0] = 0;
+        for (std::size_t j = std::max<std::size_t>(begin, 1); j < energy.size(); ++j)
+            energy[j] = energy[j - 1] + half * (derivative[j - 1] + derivative[j]);
     }
 
     /// Eq. 8 in the plane: the A whose slopes come closest to the mean force, in which a node counts

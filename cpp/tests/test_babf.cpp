@@ -229,6 +229,30 @@ TEST("the profile leaves empty bins out and carries the energy across them") {
     CHECK(std::isnan(Babf(p).profile().corrected[3]));
 }
 
+TEST("on a circle the bias closes where least is known") {
+    // Visited from -0.75 to 0.75 by a CV that is pulled one way: A climbs there as on a line.
+    auto p = parameters(true);
+    Babf babf(p);
+    for (int s = 0; s < 4000; ++s) {
+        const double x = 0.7 * std::sin(0.37 * s) + 0.05 * std::cos(0.11 * s);
+        babf.evaluate(x);
+        babf.update();
+    }
+    Babf circle(p);
+    BabfSums sums = babf.sums();
+    for (std::size_t j = 0; j < sums.force.sum.size(); ++j)
+        sums.force.sum[j] += 3 * sums.weight.sum[j];
+    circle.merge(sums);
+    const auto slope = [&](std::size_t j) {
+        return sums.force.sum[j] / (p.tau + sums.weight.sum[j]); // no prior
+    };
+    const double half = 0.5 * p.axes[0].spacing();
+    for (std::size_t j = 25; j < 35; ++j)
+        CHECK_CLOSE(circle.energy()[j + 1] - circle.energy()[j], half * (slope(j) + slope(j + 1)),
+                    1e-2);
+    CHECK(circle.energy()[35] - circle.energy()[25] > 3);
+}
+
 TEST("on a circle with empty bins nothing is spread over the visited ones") {
     // Visited from 2.5 over the end of the domain to -2.5: one part, and a gap of 50 bins.
     auto p = parameters(true);

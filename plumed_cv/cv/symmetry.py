@@ -56,12 +56,12 @@ class Operation:
         return turned
 
 
-def operations(frame: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -> list[Operation]:
+def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -> list[Operation]:
     """Find the operations that keep or exchange the end states of a collective variable.
 
     Parameters
     ----------
-    frame
+    variable
         Gives species, cell, reference structure and end states.
     tolerance_A
         How far an atom may lie from where another one was mapped, angstrom.
@@ -71,13 +71,13 @@ def operations(frame: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -> l
     list
         The identity first. Only the identity for a system without periodicity.
     """
-    n = frame.n_atoms
+    n = variable.n_atoms
     identity = Operation(np.eye(3), np.arange(n), np.zeros((n, 3)), reverses=False)
-    if not frame.reference_cell.any():
+    if not variable.reference_cell.any():
         return [identity]
-    finder = _Finder(frame, tolerance_A)
+    finder = _Finder(variable, tolerance_A)
     found = [identity]
-    for rotation in _lattice_rotations(frame.reference_cell):
+    for rotation in _lattice_rotations(variable.reference_cell):
         for reverses in (False, True):
             for operation in finder.with_rotation(rotation, reverses):
                 if not operation.is_identity:
@@ -85,13 +85,13 @@ def operations(frame: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -> l
     return found
 
 
-def of_path(path: EnergyPath, frame: CollectiveVariable) -> list[Operation]:
-    """Those of `operations(frame)` that the minimum energy path has as well.
+def of_path(path: EnergyPath, variable: CollectiveVariable) -> list[Operation]:
+    """Those of `operations(variable)` that the minimum energy path has as well.
 
     A path may break the symmetry of its end states: through one of several equal saddle points. An
     operation counts if it takes each atom of each image to within `TOLERANCE_A` of the path.
     """
-    return [op for op in operations(frame) if _asymmetry(path, op) < TOLERANCE_A]
+    return [op for op in operations(variable) if _asymmetry(path, op) < TOLERANCE_A]
 
 
 def _asymmetry(path: EnergyPath, operation: Operation) -> float:
@@ -115,14 +115,14 @@ def _lattice_rotations(cell: Array) -> Iterator[NDArray[np.int64]]:
 class _Finder:
     """Tries rotations of a lattice, with all translations, on the end states of a process."""
 
-    def __init__(self, frame: CollectiveVariable, tolerance_A: float) -> None:
-        self.cell = frame.reference_cell
+    def __init__(self, variable: CollectiveVariable, tolerance_A: float) -> None:
+        self.cell = variable.reference_cell
         self.tolerance = tolerance_A
-        self.displacements = frame.end_displacements
+        self.displacements = variable.end_displacements
         inverse = np.linalg.inv(self.cell)
-        self.fractional = [(frame.reference_positions + u) @ inverse for u in self.displacements]
+        self.fractional = [(variable.reference_positions + u) @ inverse for u in self.displacements]
         self.trees = [cKDTree(x % 1.0 % 1.0, boxsize=1.0) for x in self.fractional]
-        self.kinds = np.unique(frame.species, return_inverse=True)[1]
+        self.kinds = np.unique(variable.species, return_inverse=True)[1]
         step = np.linalg.norm(self.displacements[1] - self.displacements[0], axis=1)
         # The atom that moves most has the fewest places to go to.
         self.mover = int(step.argmax())

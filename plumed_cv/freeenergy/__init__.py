@@ -7,7 +7,8 @@ states of one run are subtracted, and such differences are the blocks that error
 
 `estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers,
 fluxes and rates along one CV of it, between the states that `basins` finds, `surfaces` free
-energies on the plane of two, `jackknife` their errors; `files` reads and writes.
+energies on the plane of two, `jackknife` their errors; `meanforce` is the mean force of the atoms,
+`pooling` what earlier iterations add to it; `files` reads and writes.
 """
 
 from plumed_cv.freeenergy.basins import Basins
@@ -32,6 +33,7 @@ from plumed_cv.freeenergy.files import (
     write_surface,
 )
 from plumed_cv.freeenergy.profiles import (
+    Earlier,
     Estimate,
     Flux,
     Profile,
@@ -45,6 +47,7 @@ from plumed_cv.freeenergy.surfaces import Surface, surface
 
 __all__ = [
     "Basins",
+    "Earlier",
     "Estimate",
     "Estimator",
     "Evaluation",

@@ -182,12 +182,18 @@ class State:
     def energy(self) -> Array:
         """Return A that follows from the sums, (n,), eV, zero at the first node (Eq. 8).
 
-        On two CVs the least squares of all differences between neighbours: see `potential`.
+        On two CVs the least squares of all differences between neighbours: see `potential`. On a
+        circle as well, so that what is left after a turn goes where least is known.
         """
-        if len(self.axes) == 1:
-            return integral(self.grid, self.derivative())
         weight = np.ones_like(self.weight) if np.isinf(self.tau) else self.tau + self.weight
-        return potential_of_mean_force(self, self.derivative(), weight)
+        derivative = self.derivative()
+        if len(self.axes) > 1:
+            return potential_of_mean_force(self, derivative, weight)
+        steps = 0.5 * self.grid.spacing * (derivative + np.roll(derivative, -1))
+        known = np.ones_like(weight)  # on a line A does not depend on it
+        if self.grid.periodic:
+            known = weight * np.roll(weight, -1) / (weight + np.roll(weight, -1))
+        return potential_on_line(self.grid, steps, known)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -468,15 +474,6 @@ def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, 
         A[last] -= A[n - 1] + steps[-1]
         part[last] = 0
     return A, part
-
-
-def integral(grid: Grid, derivative: Array) -> Array:
-    """Return the integral along one CV by the trapezoidal rule, (n,), zero at the first node."""
-    # On a circle only a derivative without a mean has an integral.
-    if grid.periodic:
-        derivative = derivative - derivative.mean()
-    steps = 0.5 * grid.spacing * (derivative[1:] + derivative[:-1])
-    return np.concatenate([[0.0], np.cumsum(steps)])
 
 
 def check_same_estimator(one: State, other: State) -> None:

@@ -33,7 +33,7 @@ def jackknife(
     weights
         (m,) how much each part holds.
     estimate
-        The estimate from parts put together, (k,).
+        The estimate from parts put together, (k,). What is not finite there is not known.
     series
         Number of parts of each independent series, one after the other, m in all. Parts of
         different series are not correlated. By default all parts are one series.
@@ -41,20 +41,22 @@ def jackknife(
     Returns
     -------
     (k,), (k,)
-        The estimate from all parts, and the error of `standard_error`; NaN of a single part.
+        The estimate from all parts, and the error of `standard_error`; NaN of a single part, and
+        where the estimate is not known without one of the parts.
     """
-    shares = np.array(weights, dtype=float) / np.sum(weights)
     until = list(accumulate(parts))
     value = estimate(until[-1])
     m = len(parts)
-    if m < 2:
+    if m < 2 or not np.max(weights) > 0:
         return value, np.full_like(value, np.nan)
     # Sums, never the total minus a part: an empty bin must stay exactly empty.
     after = list(accumulate(reversed(parts), lambda later, part: part + later))[::-1]
     rests = [after[1], *map(add, until[: m - 2], after[2:]), until[-2]]
-    influence = np.array(
-        [(1 - share) * (estimate(rest) - value) for share, rest in zip(shares, rests, strict=True)]
-    )
+    shares = np.array(weights, dtype=float) / np.sum(weights)
+    without = np.array([estimate(rest) for rest in rests])
+    known = np.isfinite(without).all(axis=0) & np.isfinite(value)
+    influence = np.full(without.shape, np.nan)
+    influence[:, known] = (1 - shares[:, None]) * (without[:, known] - value[known])
     return value, standard_error(influence, shares, series)
 
 
@@ -80,9 +82,12 @@ def standard_error(influence: Array, shares: Array, series: Sequence[int] | None
     Returns
     -------
     (k,)
-        NaN where an influence is: a bin lives by one block alone.
+        NaN where an influence is: a bin lives by one block alone. All NaN if one block has all
+        data.
     """
     m = len(shares)
+    if np.max(shares) >= 1:
+        return np.full(influence.shape[1], np.nan)
     lengths = [m] if series is None else list(series)
     if sum(lengths) != m:
         raise ValueError(f"series of {lengths} parts in all are not {m} parts")

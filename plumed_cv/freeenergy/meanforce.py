@@ -87,6 +87,7 @@ def of_trajectory(
     cell: Array,
     forces: Callable[[Array, Array], Array],
     kT_eV: float,
+    keep: Path | None = None,
 ) -> tuple[Array, Array]:
     """What `instantaneous` returns for the snapshots of a run at constant cell.
 
@@ -102,17 +103,45 @@ def of_trajectory(
         Returns the forces of structures in a cell, as `Engine.forces` does.
     kT_eV
         Temperature of the run, eV.
+    keep
+        NumPy file of the forces, shape (M, N, 3), eV/angstrom, in single precision. If it exists,
+        the forces are those in it; else they are computed and written there. None: not kept.
 
     Raises
     ------
     UserError
-        As for `trajectory.read_displacements` and `instantaneous`.
+        As for `trajectory.read_displacements` and `instantaneous`, or if `keep` is damaged or of
+        other snapshots.
     """
     from plumed_cv.structures.trajectory import read_displacements  # mdtraj takes most of a second
 
     moved = read_displacements([file], variable, cell).astype(np.float64)
-    found = forces(variable.reference_positions + moved, cell)
+    if keep is not None and keep.exists():
+        found = _kept(keep, moved.shape)
+    else:
+        found = forces(variable.reference_positions + moved, cell)
+        if keep is not None:
+            with replacing(keep) as temporary:
+                np.save(temporary, found.astype(np.float32))
     return instantaneous(variable, moved, found, kT_eV)
+
+
+def _kept(file: Path, shape: tuple[int, ...]) -> Array:
+    """The forces that a file keeps."""
+    try:
+        found = np.load(file)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{file}: cannot be read ({error}); remove it and run again: the forces are computed "
+            "anew."
+        ) from None
+    if found.shape != shape or not np.isfinite(found).all():
+        raise UserError(
+            f"{file}: holds forces of shape {found.shape}, or some that are no number, and the "
+            f"snapshots have the shape {shape}; remove it and run again: the forces are computed "
+            "anew."
+        )
+    return np.asarray(found, dtype=np.float64)
 
 
 def write(path: Path, xi: Array, mean_force: Array) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
 
+from plumed_cv.common.display import axes_or_new, draw_band, table
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.basins import SMOOTHING, Basins, find, highest, line
 from plumed_cv.freeenergy.estimator import (
@@ -20,6 +22,10 @@ from plumed_cv.freeenergy.estimator import (
 )
 from plumed_cv.freeenergy.jackknife import jackknife
 from plumed_cv.structures.frame import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,33 @@ class Estimate:
 
 UNKNOWN = Estimate(np.nan, np.nan)
 NOISE = 3.0  # errors that a basin between the states must be deep
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """What earlier iterations add to the mean force of the atoms: see `pooling`.
+
+    Attributes
+    ----------
+    sums
+        Of every block of theirs, (2, n), as `binned` returns them for snapshots of the last one.
+    walkers
+        Number of blocks of each walker of theirs.
+    snapshots
+        How many count.
+    """
+
+    sums: list[Array]
+    walkers: list[int]
+    snapshots: int
+
+    def __add__(self, other: "Earlier") -> "Earlier":
+        """Return those of two iterations."""
+        return Earlier(
+            [*self.sums, *other.sums],
+            [*self.walkers, *other.walkers],
+            self.snapshots + other.snapshots,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +142,47 @@ class Profile:
         """The nodes, (n,)."""
         return self.grid.nodes
 
+    def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
+        """Draw A with a band of one standard error.
+
+        Parameters
+        ----------
+        ax
+            On which axes of matplotlib's; those of a new figure if None.
+        style
+            As for `Axes.plot`: colour, label, ...
+
+        Returns
+        -------
+        Axes
+            With axis labels and units.
+        """
+        ax = axes_or_new(ax)
+        draw_band(ax, self.xi, self.A, self.A_error, **style)
+        ax.set_xlabel("collective variable ξ")
+        ax.set_ylabel("free energy (eV)")
+        return ax
+
+    def to_dataframe(self) -> "DataFrame":
+        """Return the nodes as a table of pandas: A_eV, A_error_eV, A_k_eV, A_k_error_eV, count.
+
+        The index is the CV.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        columns = {
+            self.argument: self.xi,
+            "A_eV": self.A,
+            "A_error_eV": self.A_error,
+            "A_k_eV": self.A_k,
+            "A_k_error_eV": self.A_k_error,
+            "count": self.count,
+        }
+        return table(columns, index=self.argument)
+
 
 def profile(
     blocks: Sequence[State],
@@ -117,6 +191,7 @@ def profile(
     *,
     walkers: Sequence[int] | None = None,
     basins: Basins | None = None,
+    earlier: Earlier | None = None,
 ) -> Profile:
     """Return the free energy profile and its errors.
 
@@ -135,6 +210,8 @@ def profile(
         are independent. By default all blocks are of one run.
     basins
         Those of `Flux`; by default they are looked for in A.
+    earlier
+        Sums of earlier iterations that count in the mean force; they need `mean_force`.
 
     Returns
     -------
@@ -150,7 +227,7 @@ def profile(
     check_blocks(blocks)
     total = total_of(blocks)
     grid, kT, n = total.grid, total.kT_eV, len(total.grid.nodes)
-    parts = _with_mean_force(blocks, mean_force)
+    parts, weights, walkers = _data(blocks, mean_force, walkers, earlier)
 
     def smooth_of(A: Array) -> Array:
         return smoothed(grid, A, states) if mean_force is None else A
@@ -163,7 +240,7 @@ def profile(
         W = smooth_of(of_all)
         basins = find(grid, W, states, kT)
         if basins is not None:
-            basins = _significant(basins, W, parts, weights_of(blocks), depths_of, walkers)
+            basins = _significant(basins, W, parts, weights, depths_of, walkers)
     origin = _origin(grid, of_all, states, basins)
 
     def estimate(sums: Array) -> Array:
@@ -175,7 +252,7 @@ def profile(
         ]
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
 
-    value, error = jackknife(parts, weights_of(blocks), estimate, walkers)
+    value, error = jackknife(parts, weights, estimate, walkers)
     barrier, delta_F, difference = map(Estimate, value[-3:].tolist(), error[-3:].tolist())
     return Profile(
         argument=total.argument,
@@ -219,7 +296,7 @@ class Step:
     reverse_rate_per_s: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flux:
     """The flux out of the reactant, which does not depend on the form of the CV.
 
@@ -252,6 +329,9 @@ class Flux:
         The share of each basin in the populations of all of them, (number of steps + 1).
     basins
         Where the nodes are cut into basins, for `profile`; None if a state was not reached.
+    W
+        -kT ln of the flux with the masses through the surface of each node, (n,), eV, up to a
+        constant. Highest between two basins it is what the rate of that step is computed from.
 
     Notes
     -----
@@ -269,6 +349,7 @@ class Flux:
     steps: tuple[Step, ...] = ()
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
+    W: Array | None = None
 
 
 def flux(
@@ -280,6 +361,7 @@ def flux(
     mean_force: Sequence[Array] | None = None,
     *,
     walkers: Sequence[int] | None = None,
+    earlier: Earlier | None = None,
 ) -> Flux:
     """Return the flux out of the reactant, through the dividing surfaces where it is least.
 
@@ -293,7 +375,7 @@ def flux(
         bias.
     states
         The CV in the reactant and in the product.
-    mean_force, walkers
+    mean_force, walkers, earlier
         As for `profile`.
 
     Raises
@@ -311,7 +393,7 @@ def flux(
         )
     grid, kT = blocks[0].grid, blocks[0].kT_eV
     total = total_of(blocks)
-    of_blocks = _with_mean_force(blocks, mean_force)
+    of_blocks, weights, walkers = _data(blocks, mean_force, walkers, earlier)
     if not np.isfinite(_profiles(total, np.sum(of_blocks, axis=0))[1]).any():
         raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
     # lambda is the length of a thermal wave, and so the rate kT/h times the flux in its units.
@@ -322,10 +404,9 @@ def flux(
         (np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
         for gradnorm, invmass in zip(gradnorm_series, invmass_series, strict=True)
     ]
-    parts = [
-        np.concatenate([sums, binned(grid, xi, *both)])
-        for sums, xi, both in zip(of_blocks, xi_series, lengths, strict=True)
-    ]
+    moments = [binned(grid, xi, *both) for xi, both in zip(xi_series, lengths, strict=True)]
+    moments += [np.zeros_like(moments[0])] * (len(of_blocks) - len(moments))
+    parts = [np.concatenate(both) for both in zip(of_blocks, moments, strict=True)]
 
     gradnorm = _smoothed_means(np.sum(parts, axis=0)[len(of_blocks[0]) :], grid.periodic)[0]
     path_length = _path_length(grid, gradnorm)
@@ -355,7 +436,7 @@ def flux(
             "above the minimum of the reactant: the flux barrier needs the whole basin, so begin "
             "the grid further out"
         )
-    basins = _significant(basins, W[0], parts, weights_of(blocks), depths_of, walkers)
+    basins = _significant(basins, W[0], parts, weights, depths_of, walkers)
     order, number = basins.along.order, len(basins.surfaces)
     spans = list(pairwise(basins.minima))
     places = [0.0, *basins.along.position[list(basins.minima[1:-1])], basins.along.length]
@@ -371,15 +452,14 @@ def flux(
         for i, (ends, places) in enumerate(zip(spans, reached, strict=True)):
             if _top_is_known(W[0, order], basins, ends, places, kT):
                 tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
-        with np.errstate(divide="ignore"):
-            basin = kT * np.log(populations)
+        everywhere = populations.sum()
+        basin = kT * np.log(np.where(populations > 0, populations, np.nan))
         resistance = kT * np.logaddexp.reduce(tops[1] / kT)
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
-        return np.concatenate(
-            [whole, *(tops + basin[:-1]), *(tops + basin[1:]), populations / populations.sum()]
-        )
+        shares = populations / (everywhere if everywhere != 0 else np.nan)
+        return np.concatenate([whole, *(tops + basin[:-1]), *(tops + basin[1:]), shares])
 
-    value, error = jackknife(parts, weights_of(blocks), estimate, walkers)
+    value, error = jackknife(parts, weights, estimate, walkers)
     value[~np.isfinite(value)] = np.nan
     error[~np.isfinite(error)] = np.nan
 
@@ -411,6 +491,7 @@ def flux(
         steps=steps,
         populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
         basins=basins,
+        W=W[1],
     )
 
 
@@ -455,26 +536,58 @@ def reweighted_profile(
     return jackknife(histograms, [len(np.asarray(xi)) for xi in xi_series], estimate, walkers)
 
 
-def _with_mean_force(
-    blocks: Sequence[State], mean_force: Sequence[Array] | None
-) -> Sequence[Array]:
-    """Return the sums of every block, (4, n), and below them, if given, its mean force, (6, n).
+def profiles_without_each(
+    blocks: Sequence[State], mean_force: Sequence[Array]
+) -> tuple[Array, list[Array]]:
+    """Return A of the mean force from all blocks, (n,), and from all but each, eV, up to constants.
 
-    Snapshots get the mean weight of their block's samples: what is left out of a jackknife's
-    estimate is then the same share of both.
+    Parameters
+    ----------
+    blocks, mean_force
+        As for `profile`.
     """
+    parts, _, _ = _data(blocks, mean_force, None, None)
+    total = total_of(blocks)
+    rests = [
+        np.sum([part for k, part in enumerate(parts) if k != without], axis=0)
+        for without in range(len(parts))
+    ]
+    return _profiles(total, np.sum(parts, axis=0))[1], [_profiles(total, r)[1] for r in rests]
+
+
+def _data(
+    blocks: Sequence[State],
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None,
+    earlier: Earlier | None,
+) -> tuple[list[Array], list[float], list[int]]:
+    """Return parts of the data as `_profiles` takes them, their weights, and those of each series.
+
+    The sums of every block, (4, n), and below them, if given, its mean force, (6, n). Snapshots get
+    the mean weight of their block's samples: what is left out of a jackknife's estimate is then the
+    same share of both. Parts of earlier iterations have the mean force alone.
+    """
+    series = [len(blocks)] if walkers is None else list(walkers)
+    weights = weights_of(blocks)
     if mean_force is None:
-        return [block.sums for block in blocks]
+        return [block.sums for block in blocks], weights, series
     shape = (2, len(blocks[0].grid.nodes))
     if len(mean_force) != len(blocks) or any(part.shape != shape for part in mean_force):
         raise UserError(
             f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}, as "
             "babf.binned makes them on their grid"
         )
-    return [
+    parts = [
         np.concatenate([block.sums, part * (block.sums[2].sum() / max(1, block.steps))])
         for block, part in zip(blocks, mean_force, strict=True)
     ]
+    if earlier is not None and earlier.sums:
+        own = sum(float(part[4].sum()) for part in parts)
+        of_snapshot = sum(weights) / own if own > 0 else 1.0
+        weights += [of_snapshot * float(part[0].sum()) for part in earlier.sums]
+        parts += [np.concatenate([np.zeros_like(blocks[0].sums), part]) for part in earlier.sums]
+        series += earlier.walkers
+    return parts, weights, series
 
 
 def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
@@ -494,7 +607,7 @@ def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
     state
         Grid, temperature, spring and prior.
     sums
-        As `_with_mean_force` returns them, (4, n) or (6, n).
+        As `_data` returns them, (4, n) or (6, n).
     """
     grid, kT = state.grid, state.kT_eV
     weight, force, count, offset, *atoms = sums

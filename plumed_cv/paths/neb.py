@@ -26,6 +26,10 @@ Progress = Callable[[float, str], None]
 # Between images. With springs much softer than bonds dense images gather at the ends of the path.
 _SPRING_EV_A2 = 5.0
 
+# Of a state when all its atoms are moved together: what is more is no error of the calculator's.
+# Where it is, the final state stays where it is, which does no harm.
+MOST_CHANGE_EV, MOST_PULL_EV_A = 1e-4, 1e-3
+
 
 def minimum_energy_path(
     initial: Atoms,
@@ -40,7 +44,9 @@ def minimum_energy_path(
     """Relax two end states and find the minimum energy path between them.
 
     Climbing-image nudged elastic band with improved tangents. Atoms that the end states hold at
-    their places (`FixAtoms`) stay there.
+    their places (`FixAtoms`) stay there. Where the energy does not change if all atoms move
+    together, the final state is put where the band does not drift; in an external field or between
+    walls it stays where it is.
 
     Parameters
     ----------
@@ -84,6 +90,8 @@ def minimum_energy_path(
     if len(held):  # with them the band does not drift
         step -= step[held].mean(axis=0)
         step[held] = 0.0
+    elif _is_somewhere(end, start.positions + step, new_calculator):
+        step += _drift(end, start, step)
     energy, forces = end.calc.results["energy"], end.calc.results["forces"]
     end.positions = start.positions + step
     end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
@@ -146,6 +154,45 @@ def _check_held(initial: Atoms, final: Atoms) -> NDArray[np.int64]:
             "elsewhere in the final state; give held atoms the same places in both."
         )
     return held
+
+
+def _is_somewhere(
+    state: Atoms, moved: NDArray[np.float64], new_calculator: Callable[[], Calculator]
+) -> bool:
+    """Whether a state has another energy or other forces when all its atoms are moved together.
+
+    Parameters
+    ----------
+    state
+        With energy and forces.
+    moved
+        Its positions elsewhere, (N, 3), angstrom, but for lattice vectors.
+    new_calculator
+        Makes a calculator.
+    """
+    there = state.copy()
+    there.positions = moved
+    there.calc = new_calculator()
+    energy, forces = there.get_potential_energy(), there.get_forces(apply_constraint=False)
+    before = state.calc.results
+    off = np.linalg.norm((forces - before["forces"]).sum(axis=0))
+    return bool(abs(energy - before["energy"]) > MOST_CHANGE_EV or off > MOST_PULL_EV_A)
+
+
+def _drift(end: Atoms, start: Atoms, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far all atoms move together from start to end, (3,), angstrom, less lattice vectors.
+
+    Parameters
+    ----------
+    end, start
+        The end states.
+    step
+        Displacements without their mean, (N, 3), angstrom.
+    """
+    drift = end.positions[0] - start.positions[0] - step[0]
+    if (cell := cell_of(start)).any():
+        drift = drift - np.round(drift @ np.linalg.inv(cell)) @ cell
+    return np.asarray(drift)
 
 
 def _minimise(

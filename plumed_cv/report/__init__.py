@@ -9,11 +9,16 @@ import hashlib
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from plumed_cv import figures
+from plumed_cv.common.extras import missing
 from plumed_cv.common.files import write_text
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ModuleNotFoundError:
+    raise missing("jinja2") from None
+
 from plumed_cv.report import contents, facts
 from plumed_cv.report.contents import Run
 

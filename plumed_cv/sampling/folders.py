@@ -20,6 +20,7 @@ from plumed_cv.freeenergy import meanforce
 from plumed_cv.structures.frame import Array
 
 MEAN_FORCE = "mean-force.dat"  # of a segment, where it is computed
+FORCES = "forces.npy"  # on the atoms in its snapshots, for later iterations
 
 
 def segments(folder: Path) -> list[Path]:

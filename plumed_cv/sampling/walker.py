@@ -6,18 +6,17 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import units
-from filelock import FileLock, Timeout
 
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import write_text
+from plumed_cv.common.files import locked, write_text
 from plumed_cv.common.progress import Update
 from plumed_cv.engines import (
     Dynamics,
@@ -30,6 +29,7 @@ from plumed_cv.engines import (
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
+    FORCES,
     MEAN_FORCE,
     barrier_so_far,
     read_colvar,
@@ -126,17 +126,14 @@ def at_work(order: Order) -> Iterator[None]:
         If another one does, for longer than it may take to end.
     """
     order.home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(order.home / ".lock")
-    try:
-        lock.acquire(timeout=PATIENCE_S)
-    except Timeout:
-        raise UserError(
-            f"{order.home}: another process is at work there; end it and run again."
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(order.home / ".lock", PATIENCE_S))
+        except TimeoutError:
+            raise UserError(
+                f"{order.home}: another process is at work there; end it and run again."
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def _check_states(order: Order) -> None:
@@ -327,7 +324,10 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
     xi, along = np.zeros((2, 0))
     if (file := folder / "snapshots.dcd").exists():
         kT_eV = units.kB * order.config.system.temperature_K
-        xi, along = meanforce.of_trajectory(variable, file, order.start.cell, engine.forces, kT_eV)
+        (folder / FORCES).unlink(missing_ok=True)
+        xi, along = meanforce.of_trajectory(
+            variable, file, order.start.cell, engine.forces, kT_eV, folder / FORCES
+        )
     meanforce.write(folder / MEAN_FORCE, xi, along)
 
 

@@ -12,6 +12,7 @@ killed goes on where its files end:
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         grid.json           margins of its grid, unless the input gives them
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
+        earlier.npz         what the snapshots of earlier iterations add to its mean force
         fes.dat             free energy profile
         result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1); without
                             cv-n the iteration has not ended
@@ -19,11 +20,17 @@ killed goes on where its files end:
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
-`results` what is found in the end of an iteration and of the run, `repetitions` whether several
-runs found the same, and `checks` whether the answer can be believed. `zero_kelvin` gets the energy
-along a path back, without dynamics.
+`earlier` what the iterations before add to one, `results` what is found in the end of an iteration
+and of the run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
+would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
+coefficient of the answer, and with it the rate. `zero_kelvin` gets the energy along a path back,
+without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
+how it converges, `from_atoms` a run without an input file.
 """
 
+from plumed_cv.workflow import transmission
+from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
+from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.checks import (
     Verdict,
     judge,
@@ -35,6 +42,7 @@ from plumed_cv.workflow.checks import (
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import NoBarrierError, run, sample
+from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import (
     RESULTS,
     Sampled,
@@ -47,7 +55,6 @@ from plumed_cv.workflow.results import (
     export,
     flux_barrier,
     in_words,
-    printed_beside,
     sampled,
     summary,
 )
@@ -55,11 +62,16 @@ from plumed_cv.workflow.zero_kelvin import energy
 
 __all__ = [
     "RESULTS",
+    "Analysis",
+    "Convergence",
     "NoBarrierError",
+    "Rate",
+    "Result",
     "RunDirectory",
     "Sampled",
     "Verdict",
     "analyse",
+    "analyse_states",
     "analysed",
     "as_json",
     "barriers",
@@ -74,11 +86,13 @@ __all__ = [
     "judge",
     "minima_of",
     "of_sampling",
-    "printed_beside",
+    "read_result",
+    "read_sampled",
     "related_by_symmetry",
     "run",
     "sample",
     "sampled",
     "summary",
     "surfaces_of",
+    "transmission",
 ]

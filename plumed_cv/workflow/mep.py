@@ -9,7 +9,7 @@ from ase import Atoms
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_input import known_elements, potential_commands
@@ -152,7 +152,7 @@ def find_path(
             "cv.alignment = 'optimal': no minimum energy path is sought for molecules; 'plumed-cv "
             "run' needs none."
         )
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     initial, final = end_states(config, reporter.say, free=False)
     with nullcontext(engine) if engine else sampling.open_engine(config, initial) as engine:
         if config.path.file is not None:

@@ -11,14 +11,14 @@ from ase import Atoms
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, provenance
+from plumed_cv.workflow import checks, earlier, provenance, transmission
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.learning import (
@@ -30,6 +30,7 @@ from plumed_cv.workflow.learning import (
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
+from plumed_cv.workflow.speed import watching_speed
 
 
 class NoBarrierError(UserError):
@@ -60,10 +61,10 @@ def run(
     Returns
     -------
     dict
-        What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
-        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
-        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run, as
-        `sample` takes them.
+        What `result.json` holds: `rate_per_s`, `transmission`, `flux_barrier_eV`, `barrier_eV` and
+        `delta_F_eV` with their errors, `converged`, `similarity`, `md_steps`, `iterations`, and
+        more. If it has returned before a sampling: `iteration`, and `walkers`, the numbers of those
+        to run, as `sample` takes them.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def run(
         If the input does not fit, a file was damaged, another run works in the directory, or the
         directory holds a run with another input.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     if config.cv.latent > 1:
         raise UserError(
             f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
@@ -105,8 +106,11 @@ def run(
                 waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
                 if waiting:
                     return {"iteration": n, "walkers": [order.number for order in waiting]}
-            iterations.append(_iterate(config, files, n, engine, plugin, initial, reporter))
-        return write_answer(config, files, path, initial, plugin, iterations)
+            iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
+        result = write_answer(config, files, path, initial, plugin, iterations)
+        if not config.rate.enabled:
+            return result
+        return transmission.complete(config, files, engine, initial, result, reporter)
 
 
 def sample(
@@ -130,7 +134,7 @@ def sample(
     UserError
         If there is nothing to sample, another process works on it, or as for `run`.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     files = RunDirectory(Path(directory).absolute())
     n = files.last_begun()
     if n == 0 or files.has_ended(n):
@@ -167,6 +171,7 @@ def _iterate(
     files: RunDirectory,
     n: int,
     engine: Engine,
+    plumed: Plumed,
     plugin: Path,
     atoms: Atoms,
     reporter: Reporter,
@@ -180,7 +185,9 @@ def _iterate(
     orders = _orders(config, files, n, plugin)
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
-        seconds_sampling = sampling.sample(orders, engine, update)
+        watched = watching_speed(update, orders, plumed, reporter.say)
+        seconds_sampling = sampling.sample(orders, engine, watched)
+    earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
         "iteration": n,

@@ -31,6 +31,12 @@ MAY_CHANGE = {
     "iteration.criterion": "when to stop",
     "iteration.tolerance": "when to stop",
     "iteration.barrier_tolerance_eV": "when to stop",
+    "rate.enabled": "whether the rate is computed after the iterations",
+    "rate.error": "when to stop",
+    "rate.shots": "when to stop",
+    "rate.dynamics": "shots by other dynamics are made anew",
+    "rate.residence_ps": "shots with another residence are made anew",
+    "rate.longest_ps": "shots of another length are made anew",
     "cv.device": "who computes, not what",
     "engine.coupling": "who computes, not what",
     "engine.program": "who computes, not what",
@@ -85,19 +91,26 @@ def check_same_input(root: Path, config: Config) -> None:
     content = _recorded(config)
     file = root / "input.json"
     before = read_json(file) if file.exists() else content
+    changed, remedies = [], []
     for section, values in content.items():
         recorded = {**_defaults(getattr(config, section)), **before.get(section, {})}
         if section == "engine":
             values, recorded = _by_content(values), _by_content(recorded)
         for key in sorted(values, key=lambda key: key != "name"):  # an engine has keys of its own
             name, old, new = f"{section}.{key}", recorded.get(key), values[key]
-            if old != new and name not in MAY_CHANGE:
-                values_say = f": {_short(old)}, and now it is {_short(new)}"
-                what = name if name in _HASHED else name + values_say
-                raise UserError(
-                    f"{root}: was started with another {what}; restore the input or name a new "
-                    "directory."
-                )
+            if old == new or name in MAY_CHANGE:
+                continue
+            if name in _HASHED:
+                changed.append(name)
+                continue
+            changed.append(f"{name}: {_short(old)}, and now it is {_short(new)}")
+            remedies.append(f"{name} left out" if old is None else f"{name} = {_short(old)}")
+    if changed:
+        how = f" ({', '.join(remedies)})" if remedies else ""
+        raise UserError(
+            f"{root}: was started with another {'; another '.join(changed)}; restore the "
+            f"input{how} or name a new directory."
+        )
     if before != content or not file.exists():
         write_text(file, json.dumps(content, indent=2))
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from functools import reduce
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +25,7 @@ from plumed_cv.sampling import guard
 from plumed_cv.setup.plugin import babf_input
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import checks
+from plumed_cv.workflow import checks, earlier
 from plumed_cv.workflow.directory import RunDirectory
 
 T = TypeVar("T")
@@ -35,12 +36,26 @@ RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "del
 _OF_THE_ANSWER = (
     *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps"),
     *("populations", "populations_error", "crossings", "restarts", "outside_fraction", "note"),
-    *("restarted_at", "profile_of"),
+    *("restarted_at", "profile_of", "pooled_snapshots"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
+# What the answer has of the rate until `rate` has found it.
+UNKNOWN_RATE: dict[str, Any] = {
+    "rate_per_s": None,
+    "rate_error_factor": None,
+    "reverse_rate_per_s": None,
+    "reverse_rate_error_factor": None,
+    "transmission": None,
+    "transmission_error": None,
+    "rate": None,
+    "rate_note": None,
+    "other_events": [],
+}
 MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
 
-MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"  # the estimators
+# The estimators. The second one has the snapshots of earlier iterations, too.
+MEAN_FORCE, POOLED = "mean force of the atoms", "mean force of the atoms in all iterations"
+HISTOGRAM = "histogram"
 
 
 class Sampled(NamedTuple):
@@ -54,11 +69,14 @@ class Sampled(NamedTuple):
         Its sums of the mean force of the atoms, as `freeenergy.profile` takes them, or None.
     series
         The columns of COLVAR, by their names.
+    earlier
+        What earlier iterations add to the mean force, or None.
     """
 
     blocks: list[freeenergy.State]
     mean_force: list[Array] | None
     series: dict[str, list[Array]]
+    earlier: freeenergy.Earlier | None = None
 
 
 def sampled(folder: Path) -> Sampled:
@@ -82,7 +100,7 @@ def sampled(folder: Path) -> Sampled:
         with sampling.remedy(segment):
             printed.append(sampling.read_colvar(segment / "colvar"))
     series = {name: [part[name] for part in printed] for name in printed[0]}
-    return Sampled(*sampling.learned(folder), series)
+    return Sampled(*sampling.learned(folder), series, earlier.read(folder))
 
 
 def analyse(folder: Path) -> dict[str, Any]:
@@ -126,8 +144,9 @@ def analysed(
 ) -> tuple[freeenergy.Profile, dict[str, Any]]:
     """The profile of what was sampled, and its barriers, differences and rates by their keys.
 
-    Where there are forces on the atoms both estimators are asked, and the one that knows the flux
-    barrier with the smaller error gives the answer.
+    Where there are forces on the atoms all estimators are asked, and the one that knows the flux
+    barrier with the smallest error gives the answer. Earlier iterations count only if the mean
+    force agrees with and without them.
 
     Parameters
     ----------
@@ -141,12 +160,11 @@ def analysed(
     Returns
     -------
     Profile, dict
-        Among the results `estimator`, which gave them; `estimators`, what each one finds; and
-        `estimators_agree`, null where it is not known.
+        Among the results `estimator`, which gave them; `estimators`, what each one finds;
+        `estimators_agree`, null where it is not known; and `pooled_snapshots`, how many of earlier
+        iterations count.
     """
-    estimates = {HISTOGRAM: _estimated(found, None, walkers, states)}
-    if found.mean_force is not None:
-        estimates = {MEAN_FORCE: _estimated(found, found.mean_force, walkers, states)} | estimates
+    estimates = estimated(found, walkers, states)
     chosen = _most_precise(estimates)
     profile, flux, note = estimates[chosen]
     result: dict[str, Any] = barriers(profile)
@@ -170,7 +188,23 @@ def analysed(
             for name, each in estimates.items()
         },
         "estimators_agree": _agree(list(estimates.values())),
+        "pooled_snapshots": found.earlier.snapshots if found.earlier and chosen == POOLED else 0,
     }
+
+
+def estimated(
+    found: Sampled,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, Estimated]:
+    """What each estimator finds, by its name; parameters as for `analysed`."""
+    estimates = {HISTOGRAM: _estimated(found, None, walkers, states)}
+    if found.mean_force is not None:
+        if found.earlier is not None:
+            together = _estimated(found, found.mean_force, walkers, states, found.earlier)
+            estimates = {POOLED: together} | estimates
+        estimates = {MEAN_FORCE: _estimated(found, found.mean_force, walkers, states)} | estimates
+    return estimates
 
 
 def _estimated(
@@ -178,6 +212,7 @@ def _estimated(
     mean_force: Sequence[Array] | None,
     walkers: Sequence[int] | None,
     states: tuple[float, float],
+    earlier: freeenergy.Earlier | None = None,
 ) -> Estimated:
     unknown = freeenergy.Estimate(np.nan, np.nan)
     flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
@@ -187,42 +222,54 @@ def _estimated(
         )
         try:
             flux = freeenergy.flux(
-                found.blocks, xi, gradnorm, invmass, states, mean_force, walkers=walkers
+                found.blocks,
+                xi,
+                gradnorm,
+                invmass,
+                states,
+                mean_force,
+                walkers=walkers,
+                earlier=earlier,
             )
         except UserError as error:  # the profile stands without it
             note = str(error)
     profile = freeenergy.profile(
-        found.blocks, states, mean_force, walkers=walkers, basins=flux.basins
+        found.blocks, states, mean_force, walkers=walkers, basins=flux.basins, earlier=earlier
     )
     return Estimated(profile, flux, note)
 
 
 def _most_precise(estimates: dict[str, Estimated]) -> str:
-    """The estimator with the smallest error of the flux barrier; the first if none knows it."""
+    """The estimator with the smallest error of the flux barrier; the first if none knows it.
+
+    Never that of all iterations where it does not agree with the iteration's own mean force.
+    """
     errors = {name: each.flux.barrier.error for name, each in estimates.items()}
     known = [name for name, error in errors.items() if np.isfinite(error)]
+    if POOLED in known:
+        own = [estimates[MEAN_FORCE], estimates[POOLED]]
+        if MEAN_FORCE not in known or not _agree(own):
+            known.remove(POOLED)
     return min(known, key=errors.__getitem__) if known else next(iter(estimates))
 
 
-def _agree(estimates: list[Estimated]) -> bool | None:
-    """Whether flux barriers and differences of two estimators agree; None if not known.
+def _agree(estimates: Sequence[Estimated]) -> bool | None:
+    """Whether flux barriers and differences of all pairs of estimators agree; None if not known.
 
-    They agree within three times the larger of the two errors. Both estimates have the same
-    trajectory, so their difference has a smaller error than that of independent ones, the root of
-    the sum of squares.
+    What one of a pair does not know is left out. The others agree within three times the larger of
+    the two errors. Both estimates have the same trajectory, so their difference has a smaller error
+    than that of independent ones, the root of the sum of squares.
     """
-    if len(estimates) < 2:
-        return None
     verdicts = []
-    for one, other in (
-        [each.flux.barrier for each in estimates],
-        [each.profile.delta_F for each in estimates],
-    ):
-        off, limit = abs(one.value - other.value), 3.0 * max(one.error, other.error)
-        verdicts.append(bool(off < limit) if np.isfinite([off, limit]).all() else None)
-    if False in verdicts:
-        return False
-    return None if None in verdicts else True
+    for pair in combinations(estimates, 2):
+        for one, other in (
+            [each.flux.barrier for each in pair],
+            [each.profile.delta_F for each in pair],
+        ):
+            off, limit = abs(one.value - other.value), 3.0 * max(one.error, other.error)
+            if np.isfinite([off, limit]).all():
+                verdicts.append(bool(off < limit))
+    return all(verdicts) if verdicts else None
 
 
 def _step(step: freeenergy.Step) -> dict[str, float | None]:
@@ -364,7 +411,10 @@ def crossings(
 
 
 def flux_barrier(
-    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+    found: Sampled,
+    by_walker: Sequence[Sequence[int]],
+    estimator: str | None,
+    states: tuple[float, float] = (0.0, 1.0),
 ) -> freeenergy.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
@@ -375,7 +425,9 @@ def flux_barrier(
     by_walker
         The numbers of the segments of each walker.
     estimator
-        `MEAN_FORCE`, if the mean force is to be taken.
+        `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+    states
+        The CV in the reactant and in the product.
 
     Returns
     -------
@@ -396,17 +448,19 @@ def flux_barrier(
         for name in ("node-0", "gradnorm", "invmass")
     )
     atoms = None
-    if found.mean_force is not None and estimator == MEAN_FORCE:
+    if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
         atoms = merged(found.mean_force)
     try:
-        return freeenergy.flux(
-            merged(found.blocks),
-            xi,
-            gradnorm,
-            invmass,
-            mean_force=atoms,
-            walkers=[len(own) for own in split],
-        ).barrier
+        with np.errstate(invalid="ignore"):  # where a part of the data has hardly seen a state
+            return freeenergy.flux(
+                merged(found.blocks),
+                xi,
+                gradnorm,
+                invmass,
+                states,
+                mean_force=atoms,
+                walkers=[len(own) for own in split],
+            ).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
@@ -525,6 +579,7 @@ def write_answer(
         "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
+        **UNKNOWN_RATE,
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",

@@ -263,7 +263,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         ]
         with setup.engine() as engine:
             sampling.sample(orders, engine, lambda done, note: None)
-        blocks, mean_force, series = workflow.sampled(folder / str(n_steps))
+        blocks, mean_force, series, _ = workflow.sampled(folder / str(n_steps))
         found = freeenergy.profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))
     return results

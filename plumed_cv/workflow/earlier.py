@@ -1,0 +1,118 @@
+"""What earlier iterations add to the mean force of one: their snapshots, reweighted, in a file."""
+
+import zipfile
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms, units
+
+from plumed_cv import freeenergy, sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import replacing
+from plumed_cv.config import Config
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.engines import Engine
+from plumed_cv.freeenergy import meanforce, pooling
+from plumed_cv.sampling.folders import FORCES, MEAN_FORCE
+from plumed_cv.structures import cell_of
+from plumed_cv.workflow.directory import RunDirectory
+
+NAME = "earlier.npz"  # in the folder of an iteration
+
+
+def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Atoms) -> None:
+    """Write what the snapshots of earlier iterations add to iteration n, unless it is there.
+
+    Nothing is written where an iteration has no mean force of the atoms.
+
+    Parameters
+    ----------
+    config
+        The input.
+    files
+        The run directory.
+    n
+        Number of the iteration, which has sampled.
+    engine
+        Computes forces in snapshots of which none were kept.
+    atoms
+        All atoms of the snapshots.
+
+    Raises
+    ------
+    UserError
+        If a file of an earlier iteration is damaged.
+    """
+    target = files.iteration(n) / NAME
+    blocks, mean_force = sampling.learned(files.iteration(n))
+    if n == 1 or mean_force is None or target.exists():
+        return
+    variable = CollectiveVariable.load(files.cv(n - 1))
+    kT_eV, cell = units.kB * config.system.temperature_K, cell_of(atoms)
+    found = []
+    for k in range(1, n):
+        folder = files.iteration(k)
+        earlier, of_earlier = sampling.learned(folder)
+        if of_earlier is None:
+            continue
+        snapshots = []
+        for segment in sampling.segments(folder):
+            biased, _ = meanforce.read(segment / MEAN_FORCE)
+            along = np.zeros((2, 0))
+            if len(biased):
+                trajectory, kept = segment / "snapshots.dcd", segment / FORCES
+                along = np.array(
+                    meanforce.of_trajectory(variable, trajectory, cell, engine.forces, kT_eV, kept)
+                )
+            if along.shape[1] != len(biased):
+                raise UserError(
+                    f"{segment / 'snapshots.dcd'}: has {along.shape[1]} structures, and "
+                    f"{MEAN_FORCE} beside it {len(biased)} lines; remove the folder {segment} and "
+                    "run again."
+                )
+            snapshots.append(pooling.Snapshots(biased, *along))
+        found.append(
+            pooling.reweighted(
+                blocks[0].grid,
+                earlier,
+                of_earlier,
+                snapshots,
+                sampling.segments_by_walker(folder),
+            )
+        )
+    _write(target, reduce(add, found, freeenergy.Earlier([], [], 0)), len(blocks[0].grid.nodes))
+
+
+def read(folder: Path) -> freeenergy.Earlier | None:
+    """What `pool` has written into the folder of an iteration; None if there is nothing.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged.
+    """
+    file = folder / NAME
+    if not file.exists():
+        return None
+    try:
+        with np.load(file) as content:
+            sums, walkers = content["sums"], content["walkers"]
+            snapshots = int(content["snapshots"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{file}: cannot be read ({error}); remove it and run again: it is computed anew."
+        ) from None
+    return freeenergy.Earlier(list(sums), walkers.tolist(), snapshots) if snapshots else None
+
+
+def _write(file: Path, found: freeenergy.Earlier, n_nodes: int) -> None:
+    sums = np.array(found.sums).reshape(-1, 2, n_nodes)
+    with replacing(file) as temporary:
+        np.savez(
+            temporary,
+            sums=sums,
+            walkers=np.array(found.walkers, dtype=np.int64),
+            snapshots=found.snapshots,
+        )
