@@ -30,6 +30,7 @@ from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.harmonic_theory import escape_rate
 from plumed_cv.workflow.mep import end_states
 from plumed_cv.workflow.results import UNKNOWN_RATE, estimated, sampled
 
@@ -200,6 +201,7 @@ class Stage:
             for k, surface in enumerate(self._surfaces)
         ]
         result = self.result | self._rate(found, shares)
+        result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
         return result
 
