@@ -41,6 +41,10 @@ class Estimate:
         error = f"{self.error:.3f}" if in_steps else f"{self.error:.1e}"
         return f"{value} ± {error if np.isfinite(self.error) else 'unknown'} {self.unit}".rstrip()
 
+    def widened(self, factor: float) -> "Estimate":
+        """Return the value with its error times a factor."""
+        return replace(self, error=self.error * factor)
+
 
 UNKNOWN = Estimate(np.nan, np.nan)
 NOISE = 3.0  # errors that a basin between the states must be deep
@@ -135,6 +139,17 @@ class Profile:
     def xi(self) -> Array:
         """The nodes, (n,)."""
         return self.grid.nodes
+
+    def widened(self, factor: float) -> "Profile":
+        """Return the profile with all errors times a factor."""
+        return replace(
+            self,
+            A_k_error=self.A_k_error * factor,
+            A_error=self.A_error * factor,
+            barrier=self.barrier.widened(factor),
+            delta_F=self.delta_F.widened(factor),
+            A1_minus_A0=self.A1_minus_A0.widened(factor),
+        )
 
 
 def profile(
@@ -248,6 +263,16 @@ class Step:
     rate_per_s: Estimate
     reverse_rate_per_s: Estimate
 
+    def widened(self, factor: float) -> "Step":
+        """Return the step with all errors times a factor."""
+        return replace(
+            self,
+            flux_barrier=self.flux_barrier.widened(factor),
+            rate_per_s=self.rate_per_s.widened(factor),
+            reverse_flux_barrier=self.reverse_flux_barrier.widened(factor),
+            reverse_rate_per_s=self.reverse_rate_per_s.widened(factor),
+        )
+
 
 @dataclass(frozen=True)
 class Flux:
@@ -299,6 +324,17 @@ class Flux:
     steps: tuple[Step, ...] = ()
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
+
+    def widened(self, factor: float) -> "Flux":
+        """Return the flux with all errors times a factor."""
+        return replace(
+            self,
+            barrier=self.barrier.widened(factor),
+            activation=self.activation.widened(factor),
+            rate_per_s=self.rate_per_s.widened(factor),
+            steps=tuple(step.widened(factor) for step in self.steps),
+            populations=tuple(share.widened(factor) for share in self.populations),
+        )
 
 
 def flux(
@@ -403,7 +439,8 @@ def flux(
                 tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
         everywhere = populations.sum()
         basin = kT * np.log(np.where(populations > 0, populations, np.nan))
-        resistance = kT * np.logaddexp.reduce(tops[1] / kT)
+        all_known = np.isfinite(tops[1]).all()
+        resistance = kT * np.logaddexp.reduce(tops[1] / kT) if all_known else np.nan
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
         shares = populations / (everywhere if everywhere != 0 else np.nan)
         return np.concatenate([whole, *(tops + basin[:-1]), *(tops + basin[1:]), shares])
