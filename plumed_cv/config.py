@@ -181,8 +181,8 @@ class PathSection(_Section):
     fmax_eV_A: Positive = Field(1e-3, description="largest force left on an atom, eV/angstrom")
     noise_A2: Positive | None = Field(
         None,
-        description="variance of the noise on the path for training, A^2; "
-        "0.005 at 300 K, proportional to the temperature, if absent",
+        description="variance of the noise on the path for training, A^2; if absent, that of "
+        "thermal motion, by the forces on a few structures around the initial state",
     )
     structures: Count = Field(20000, description="noisy structures drawn from the path")
 

@@ -95,7 +95,7 @@ def run(
         path = None
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
-        write_first_cv(config, files, path, (initial, final), reporter)
+        write_first_cv(config, files, path, (initial, final), engine, reporter)
         reopened = _reopen(config, files, plugin, reporter)
         iterations: list[dict[str, Any]] = []
         while not _is_last(config, files, iterations, reopened):
