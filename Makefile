@@ -52,7 +52,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	    echo "plumed_cv needs Python 3.11 or newer; say which by make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
-	$(PIP) install --constraint $(CONSTRAINTS) --editable .
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[all]'
 	touch $@
 
 $(VENV)/.tests-installed: $(VENV)/.installed

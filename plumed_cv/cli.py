@@ -14,16 +14,17 @@ from typing import Annotated
 import typer
 
 import plumed_cv
+from plumed_cv.common.bars import Bars, bar, err
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.terminal import (
-    Terminal,
-    bar,
-    err,
     print_energies,
     print_findings,
+    print_harmonic,
     print_iterations,
     print_keys,
+    print_rate,
+    print_rates,
     print_surface,
     resumable,
 )
@@ -90,14 +91,21 @@ def plumed(
     mpi: Annotated[
         bool, typer.Option("--mpi", help="build another with MPI, to be named in PLUMED_KERNEL")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="build these sources of PLUMED: an archive of a release, or a folder"),
+    ] = None,
 ) -> None:
-    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
+    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB).
+
+    Of the sources that the wheel's package holds, or of any release of PLUMED from 2.9 on.
+    """
     from plumed_cv.setup.kernel import find_plumed
     from plumed_cv.setup.kernel_build import build_optimised_kernel
 
-    if optimised or mpi:
+    if optimised or mpi or source:
         with bar() as progress:
-            found = build_optimised_kernel(progress, mpi=mpi)
+            found = build_optimised_kernel(progress, mpi=mpi, source=source)
     if not mpi:
         found = find_plumed()
     print(found.kernel)
@@ -157,7 +165,8 @@ def run(
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
 
     Started again after any stop, it goes on where it was. A finished run goes on if sampling.steps,
-    sampling.repetitions or iteration.maximum were raised. Writes report.html in the run directory.
+    sampling.repetitions or iteration.maximum were raised, or a temperature was added where
+    system.temperature_K lists several. Writes report.html in the run directory.
     With --inputs-only it ends with exit status 3 as long as something is to be sampled.
 
     Example: plumed-cv run demo/vacancy.toml
@@ -175,11 +184,12 @@ def run(
     directory = directory or config.parent / "run"
     try:
         with resumable():
-            result = workflow.run(settings, directory, Terminal(), inputs_only=inputs_only)
+            result = workflow.run(settings, directory, Bars(), inputs_only=inputs_only)
     except workflow.NoBarrierError as error:
         raise UserError(f"{error} {report.write(directory)} shows what was sampled.") from None
     if "walkers" in result:
-        folder = workflow.RunDirectory(directory).iteration(result["iteration"])
+        at = workflow.RunDirectory(Path(result.get("directory", directory)))
+        folder = at.iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))
         print(f"{folder / 'job.sh'}: edit and run it where you like, then start this again.")
         raise typer.Exit(3)
@@ -187,7 +197,10 @@ def run(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        print_iterations(result)
+        if settings.system.temperatures_K:
+            print_rates(result)
+        else:
+            print_iterations(result)
         print(f"Report: {page}   all results: {directory}")
 
 
@@ -228,7 +241,48 @@ def sample(
 
     settings = configuration.load(config)
     with resumable():
-        workflow.sample(settings, directory or config.parent / "run", walker, Terminal())
+        workflow.sample(settings, directory or config.parent / "run", walker, Bars())
+
+
+@app.command()
+def rate(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    error: Annotated[
+        float | None,
+        typer.Option(help="relative error of the transmission coefficient; the input's if absent"),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="pairs of trajectories at most; the input's if absent"),
+    ] = None,
+    surface: Annotated[
+        float | None,
+        typer.Option(help="another dividing surface, of which the rate must not depend: a check"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
+
+    From snapshots on the dividing surface, with the engine of the input. What is there is kept, so
+    that a smaller error only adds shots. 'plumed-cv run' does this by itself once it has converged.
+
+    Example: plumed-cv rate demo/run --error 0.05
+    """
+    from plumed_cv import report, workflow
+
+    if error is not None and not 0 < error < 1:
+        raise UserError(f"--error {error:g}: the relative error is between 0 and 1.")
+    with resumable():
+        result = workflow.transmission.of_directory(
+            run_directory, Bars(), error=error, shots=shots, surface=surface
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    elif surface is not None:
+        print(workflow.transmission.in_words(result))
+    else:
+        print_rate(result)
+        print(f"Report: {report.write(run_directory)}")
 
 
 @app.command()
@@ -266,7 +320,63 @@ def path(
 
     settings = configuration.load(config)
     _check_folder(output)
-    workflow.find_path(settings, output, Terminal())
+    workflow.find_path(settings, output, Bars())
+
+
+@app.command()
+def harmonic(
+    source: Annotated[Path, typer.Argument(help="input file (TOML), or the directory of a run")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder, of an input; 'harmonic' beside it if absent"),
+    ] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(min=1e-3, help="K, of a rate; may be given several times")
+    ] = None,
+    step: Annotated[
+        float,
+        typer.Option(min=1e-6, help="displacement of a coordinate for the differences, angstrom"),
+    ] = 0.001,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the rate by harmonic transition state theory, with quantum corrections.
+
+    From Hessians at the minimum and at the saddle point of the minimum energy path, by differences
+    of forces. Of a run the result is put beside its own, in the folder 'harmonic'. Started again
+    after any stop, it goes on where it was.
+
+    With the directory of a run: plumed-cv harmonic demo/run
+
+    With an input: plumed-cv harmonic demo/vacancy.toml --temperature 300 --temperature 500
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import report, workflow
+
+    kelvin = temperature or []
+    with resumable():
+        if source.is_dir():
+            if output is not None:
+                raise UserError(f"--output {output}: the results of a run are kept in the run.")
+            found = workflow.harmonic_of(source, Bars(), temperatures_K=kelvin, step_A=step)
+            folder = source
+        else:
+            folder = output or source.parent / "harmonic"
+            found = workflow.harmonic(
+                configuration.load(source),
+                folder,
+                temperatures_K=kelvin,
+                step_A=step,
+                reporter=Bars(),
+            )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_harmonic(found)
+        for sentence in workflow.anharmonicity(source) if source.is_dir() else ():
+            print(sentence)
+        print(f"All results: {folder}")
+    if source.is_dir():
+        report.write(source)
 
 
 @app.command()
@@ -339,7 +449,7 @@ def energy(
         use_symmetry=symmetry,
         seed=seed,
         engine=forces,
-        reporter=Terminal(),
+        reporter=Bars(),
     )
     result = found.as_dict()
     if as_json:
@@ -427,12 +537,12 @@ def train(
         check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
-    frame = cv.linear(species, cell_of(first), *ends, alignment, atoms)
-    data = read_displacements(trajectories, frame, stride=stride, species=species)
-    with Terminal().task("training", training.n_epochs) as update:
+    linear = cv.linear(species, cell_of(first), *ends, alignment, atoms)
+    data = read_displacements(trajectories, linear, stride=stride, species=species)
+    with Bars().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(
             data,
-            frame,
+            linear,
             components or training.limited(12),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
@@ -470,16 +580,8 @@ def fes(
     from plumed_cv import freeenergy, workflow
     from plumed_cv.common.numbers import scientific
     from plumed_cv.figures import plot_profiles, plot_surface
-    from plumed_cv.sampling import segments_by_walker
 
-    if len(states) == 1 and states[0].is_dir():
-        found = workflow.sampled(states[0])
-        lengths = segments_by_walker(states[0])
-    else:
-        read = [freeenergy.read_state(state) for state in states]
-        printed = workflow.printed_beside(states)
-        found = workflow.Sampled(read if walkers else freeenergy.blocks(read), None, printed)
-        lengths = [1] * len(read) if walkers else [len(read)]
+    found, lengths = workflow.read_sampled(states, walkers)
     blocks = found.blocks
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
@@ -572,7 +674,7 @@ def main() -> None:
         sentence = f"{error.filename or 'a file'}: {error.strerror or error}."
     else:
         return
-    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None, markup=False)
+    err.print(f"plumed-cv: {sentence}", style="red" if err.is_terminal else None)
     sys.exit(1)
 
 

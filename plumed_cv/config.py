@@ -1,5 +1,6 @@
 """The input file of `plumed-cv run`: TOML, every key with its unit, default and meaning."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -55,12 +56,39 @@ class System(_Section):
         "initial, so that they move least; false: keep it, atoms do exchange places. If absent, "
         "an order that seems wrong is refused",
     )
-    temperature_K: Positive = Field(description="temperature, K")
+    temperature_K: Positive = Field(
+        description="temperature, K; of several, as [300.0, 500.0], each is sampled in a folder of "
+        "its own and begins from the one before (docs/temperatures.md)"
+    )
+    temperatures_K: tuple[float, ...] = Field((), exclude=True)  # where the input lists several
     expansion: list[float] = Field(
         [],
         description="thermal expansion of the lattice: its length at T is that of the structures "
         "times 1 + e1 T + e2 T^2 + ..., T in K; their cell is kept if absent",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_temperatures(cls, given: Any) -> Any:
+        """Take a list of temperatures apart: `temperature_K` is a number, here the first one."""
+        if not isinstance(given, dict):
+            return given
+        if "temperatures_K" in given:
+            raise ValueError("there is no key temperatures_K; give temperature_K the list")
+        kelvin = given.get("temperature_K")
+        if not isinstance(kelvin, list):
+            return given
+        numbers = [t for t in kelvin if isinstance(t, int | float) and 0 < t < math.inf]
+        if not kelvin or len(numbers) < len(kelvin):
+            raise ValueError(f"temperature_K = {kelvin}: give one positive number or several")
+        if len({f"{t:g}" for t in numbers}) < len(numbers):
+            raise ValueError(f"temperature_K = {kelvin}: give each temperature once")
+        several = tuple(map(float, numbers))
+        return given | {"temperature_K": several[0], "temperatures_K": several}
+
+    def at(self, temperature_K: float) -> "System":
+        """The same process at one temperature."""
+        return self.model_copy(update={"temperature_K": temperature_K, "temperatures_K": ()})
 
 
 class _Engine(_Section):
@@ -405,6 +433,45 @@ class Iteration(_Section):
         return self
 
 
+class Rate(_Section):
+    """The transmission coefficient, and with it the rate, after the iterations."""
+
+    enabled: bool = Field(
+        True,
+        description="whether 'plumed-cv run' computes the transmission coefficient once it has "
+        "converged; not with GROMACS, Brownian dynamics or a bias in sampling.plumed",
+    )
+    error: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="relative error of the transmission coefficient up to which shots are made"
+    )
+    shots: Count = Field(
+        2000,
+        description="pairs of trajectories from each dividing surface at most, whatever the error",
+    )
+    dynamics: Literal["nve", "langevin"] = Field(
+        "nve",
+        description="dynamics of these trajectories: at constant energy, or with the thermostat of "
+        "the sampling",
+    )
+    residence_ps: Positive = Field(
+        1.0,
+        description="a trajectory is committed to a basin when it has stayed on that side of the "
+        "dividing surface for so long, ps: what comes back earlier is no reaction",
+    )
+    longest_ps: Positive = Field(
+        20.0, description="time after which a trajectory counts as unresolved, ps"
+    )
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> "Rate":
+        if self.longest_ps < 2 * self.residence_ps:
+            raise ValueError(
+                f"longest_ps = {self.longest_ps:g} must be at least twice residence_ps = "
+                f"{self.residence_ps:g}"
+            )
+        return self
+
+
 class Config(_Section):
     """A whole input file. File names in it are relative to its folder."""
 
@@ -414,6 +481,7 @@ class Config(_Section):
     cv: CV = CV()
     sampling: Sampling = Sampling()
     iteration: Iteration = Iteration()
+    rate: Rate = Rate()
 
     @model_validator(mode="after")
     def _one_path(self) -> "Config":
@@ -478,47 +546,62 @@ class Config(_Section):
         return self
 
 
+def checked(content: dict[str, Any], source: Path | str) -> Config:
+    """Make a configuration of the sections and keys of an input file.
+
+    Parameters
+    ----------
+    content
+        Keys and values by section.
+    source
+        What messages call it: the name of the file.
+
+    Raises
+    ------
+    UserError
+        If there is an unknown key or an impossible value: the first one is named, with what would
+        do.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if parts[:1] == ["engine"]:
+        del parts[1:2]  # the name of the engine, by which its keys were chosen
+    place = ".".join(parts)
+    if first["type"] == "union_tag_invalid":
+        name = _engine_name(first["input"])
+        raise UserError(f"{source}: engine.name = {name!r}: there are lammps, gromacs and ase.")
+    if first["type"] == "missing":
+        raise UserError(f"{source}: {place} is missing.")
+    if first["type"] == "extra_forbidden":
+        raise UserError(f"{source}: there is no key {place}; 'plumed-cv run --keys' lists all.")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    where = f"{place}{given}: " if place else ""
+    raise UserError(f"{source}: {where}{message}.")
+
+
 def load(path: Path | str) -> Config:
     """Read and check an input file.
 
     Raises
     ------
     UserError
-        If it is missing, no TOML, or has an unknown key or an impossible value: the first one is
-        named, with what would do.
+        If it is missing, no TOML, or as for `checked`.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
-        config = Config.model_validate(content)
     except FileNotFoundError:
         raise UserError(f"{path}: the input file does not exist.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid TOML: {error}.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"] if isinstance(part, str)]
-        if parts[:1] == ["engine"]:
-            del parts[1:2]  # the name of the engine, by which its keys were chosen
-        place = ".".join(parts)
-        if first["type"] == "union_tag_invalid":
-            name = _engine_name(first["input"])
-            raise UserError(
-                f"{path}: engine.name = {name!r}: there are lammps, gromacs and ase."
-            ) from None
-        if first["type"] == "missing":
-            raise UserError(f"{path}: {place} is missing.") from None
-        if first["type"] == "extra_forbidden":
-            raise UserError(
-                f"{path}: there is no key {place}; 'plumed-cv run --keys' lists all."
-            ) from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-        where = f"{place}{given}: " if place else ""
-        raise UserError(f"{path}: {where}{message}.") from None
+    config = checked(content, path)
     folder = path.resolve().parent
     engine = config.engine.model_copy(
         update={"directory": folder / (config.engine.directory or ".")}
@@ -561,5 +644,7 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
 
 def _keys(section: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     for name, key in model.model_fields.items():
+        if key.exclude:
+            continue
         default = "required" if key.is_required() else str(key.default)
         yield f"{section}.{name}", default, key.description or ""

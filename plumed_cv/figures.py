@@ -110,10 +110,8 @@ def draw_profiles(
     """
     for k, (label, profile) in enumerate(profiles):
         colour, dash = look(k, len(profiles))
-        xi, A, error = profile.xi, profile.A, profile.A_error
-        axes.fill_between(xi, A - error, A + error, color=colour, alpha=0.22, linewidth=0)
         width = 2.0 if k + 1 == len(profiles) else 1.2
-        axes.plot(xi, A, color=colour, linestyle=dash, linewidth=width, label=label)
+        profile.plot(axes, color=colour, linestyle=dash, linewidth=width, label=label)
     if zero_kelvin is not None:
         axes.plot(*zero_kelvin, color=MUTED, linestyle=":", label="0 K, minimum energy path")
     last = profiles[-1][1]
@@ -126,8 +124,6 @@ def draw_profiles(
     if len(minima):
         heights = np.interp(minima, last.xi, np.nan_to_num(last.A))
         axes.plot(minima, heights, "^", color=INK, markersize=6, clip_on=False, label="basins")
-    axes.set_xlabel("collective variable ξ")
-    axes.set_ylabel("free energy (eV)")
     axes.margins(x=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     legend(axes)
@@ -305,6 +301,59 @@ def draw_localisation(axes: Axes, distances: Array, found: Localisation) -> None
     logarithmic(axes)
     axes.set_xlabel("distance from the most mobile atom (Å)")
     axes.set_ylabel("amplitude var_D (Å)")
+    legend(axes)
+
+
+def plot_arrhenius(
+    path: Path | str,
+    rows: Sequence[dict[str, Any]],
+    curve: tuple[Array, Array] | None,
+    title: str,
+) -> None:
+    """Draw rates over the inverse temperature into a file, as `draw_arrhenius` does.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    with _picture(path, title) as axes:
+        draw_arrhenius(axes, rows, curve)
+
+
+def draw_arrhenius(
+    axes: Axes, rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None
+) -> None:
+    """Draw rates over the inverse temperature, with errors of one sigma and their fit.
+
+    Parameters
+    ----------
+    axes
+        On which.
+    rows
+        The `rates` of rates.json.
+    curve
+        Temperatures, K, and fitted rates there, 1/s, shape (n,) each; None where there is no fit.
+    """
+    known = [row for row in rows if row["rate_per_s"]]
+    kelvin = np.array([row["temperature_K"] for row in known])
+    rate = np.array([row["rate_per_s"] for row in known])
+    if curve is not None:
+        axes.plot(1e3 / curve[0], curve[1], color=LAST, label="fit")
+    factor = np.array([row["error_factor"] or 1.0 for row in known])
+    axes.errorbar(1e3 / kelvin, rate, [rate - rate / factor, rate * factor - rate], fmt="o",
+                  color=LAST, markersize=4, capsize=2.5, linewidth=1.0, label="rate")  # fmt: skip
+    for name, marker, label in (
+        ("tst_rate_per_s", "^", "transition state theory"),
+        ("harmonic_rate_per_s", "s", "harmonic theory"),
+    ):
+        others = [(1e3 / row["temperature_K"], row[name]) for row in rows if row[name]]
+        if others and others != list(zip(1e3 / kelvin, rate, strict=True)):
+            axes.plot(*np.transpose(others), marker, color=EARLIER[0] if marker == "^" else MUTED,
+                      markerfacecolor="none", markersize=6, label=label)  # fmt: skip
+    logarithmic(axes)
+    axes.set_xlabel("1000 K / T")
+    axes.set_ylabel("rate of one event (1/s)")
     legend(axes)
 
 

@@ -1,4 +1,4 @@
-"""The vacancy example for several seeds and both first CVs: table and picture of the README.
+"""Several seeds of the vacancy example: the table of docs/results.md and the README's picture.
 
     python python/vacancy_seeds.py RUNS            # run (or go on) in this folder, then print
     python python/vacancy_seeds.py                 # print from the committed data

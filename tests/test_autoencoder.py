@@ -78,11 +78,12 @@ def test_denoising_holds_the_gradient_along_the_path() -> None:
 def test_rises_beyond_the_ends_as_between_them(recipe: str, lowest: float, highest: float) -> None:
     """On the half circle's tangents at its ends, where a network without examples saturates.
 
-    Seeds 1 to 3 have slopes of 0.92 to 1.07 by the default recipe and 0.52 to 1.22 by the paper's;
-    without the continuation both are negative somewhere, or zero.
+    Seeds 1 to 3 have slopes of 0.92 to 1.07 by the default recipe, and are negative somewhere, or
+    zero, without the continuation. Seeds 1 to 6 by the paper's recipe have smallest slopes of 0.16
+    to 0.59, and of -0.88 to 0.20 without it.
     """
     t, u, line = arc(4000)
-    training = replace(RECIPES[recipe], schedule=SHORT, seed=2)
+    training = replace(RECIPES[recipe], schedule=SHORT, seed=1)
     beyond = np.linspace(0.0, 0.2 * np.pi, 21)  # angstrom: a fifth of the path
     straight = np.zeros((2, 21, 4, 3))
     straight[1, :, 0, 0] = 2.0

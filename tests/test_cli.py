@@ -14,10 +14,19 @@ import typer.main
 
 from plumed_cv.cli import app
 from tests import vacancy
-from tests.test_library import INPUT
 from tests.vacancy import command
 
 PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
+
+INPUT = f"""{vacancy.SYSTEM}{vacancy.QUICK}
+[sampling]
+steps = 8000
+segments = 8
+timestep_fs = 2.0
+[iteration]
+minimum = 1
+maximum = 1
+"""
 
 
 def test_every_command_is_documented() -> None:

@@ -8,12 +8,13 @@ import ast
 import json
 import re
 import statistics
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.pages import ACTIONS, DOCS, PAGES, ROOT
+from tests.pages import ACTIONS, DOCS, PAGES, ROOT, blocks
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -112,6 +113,14 @@ def test_numbers_are_those_of_the_data() -> None:
         lost = [run["error_percent"] for run in data["runs"][f"denoising {structures}"]]
         assert row[6] == f"{statistics.median(lost):.2f}"
 
-    of_seed_1 = [row for row in rows(ROOT / "README.md") if row[:2] == ["linear", "1"]]
-    tutorial = [row for row in rows(DOCS / "tutorial-vacancy.md") if len(row) == 6][2:]
-    assert tutorial == [row[2:8] for row in of_seed_1]
+    of_seed_1 = [row[2:8] for row in rows(DOCS / "results.md") if row[:2] == ["linear", "1"]]
+    for page in (ROOT / "README.md", DOCS / "tutorial-vacancy.md"):
+        assert [row for row in rows(page) if len(row) == 6][2:] == of_seed_1
+
+
+def test_inputs_of_the_example_are_those_of_its_file() -> None:
+    example = ROOT / "plumed_cv" / "examples" / "vacancy-fe" / "vacancy.toml"
+    whole = tomllib.loads(example.read_text(encoding="utf-8"))
+    (shown,) = [block.text for block in blocks(ROOT / "README.md") if block.kind == "toml"]
+    for section, keys in tomllib.loads(shown).items():
+        assert keys.items() <= whole[section].items()

@@ -5,7 +5,9 @@ A short run of the iron vacancy in a 54-atom crystal, finished once and copied f
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 
 from plumed_cv import config, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
-from plumed_cv.workflow import provenance
+from plumed_cv.common.progress import Log, Silent
+from plumed_cv.setup.kernel import WHEEL, find_plumed
+from plumed_cv.workflow import procedure, provenance, speed
 from plumed_cv.workflow.repetitions import odds
 from python.drills import runs
 from tests.vacancy import INPUT, STEPS, called, command
@@ -96,6 +99,52 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     assert files_of(run / "iteration-2") == now
     last = sampling.segments(run / "iteration-3")[-1]
     assert freeenergy.read_state(last / "babf.state").ramp == MORE
+
+
+class HeardError(Exception):
+    """Ends a run at a sentence about PLUMED's kernel."""
+
+
+class Listener(Log):
+    def say(self, text: str) -> None:
+        if "kernel" in text:
+            raise HeardError(text)
+
+
+@pytest.mark.parametrize(("optimised", "steps"), [(False, 80_000_000), (False, MORE), (True, MORE)])
+def test_a_long_run_says_what_a_faster_kernel_would_save(
+    example: Path, run: Path, monkeypatch: pytest.MonkeyPatch, optimised: bool, steps: int
+) -> None:
+    """However fast the machine is, 80 million steps take more than ten minutes, and 2000 do not."""
+    plumed = replace(find_plumed(), optimised=optimised, source=WHEEL)
+    monkeypatch.setattr(procedure, "find_plumed", lambda: plumed)
+    more = (f"steps = {STEPS}", f"steps = {steps}")
+    longer = changed(example, more, ("segments = 8", f"segments = {steps // 1000}"))
+    if steps == MORE:
+        workflow.run(longer, run, Listener())
+        return
+    with pytest.raises(HeardError) as heard:
+        workflow.run(longer, run, Listener())
+    found = re.fullmatch(
+        r"PLUMED takes (\d+) % of this sampling, .* would take (\d+) h (\d+) min or less and not "
+        r"(\d+) h (\d+) min. Interrupt the run, run `plumed-cv plumed --optimised` once .*",
+        str(heard.value),
+    )
+    assert found
+    share, hours, minutes, all_hours, all_minutes = map(int, found.groups())
+    assert 0 < share <= 100
+    ratio = (60 * hours + minutes) / (60 * all_hours + all_minutes)
+    assert ratio == pytest.approx(1 - 0.75 * share / 100, abs=0.01)
+
+
+def test_the_time_that_plumed_took_is_in_its_log(run: Path) -> None:
+    folder = sampling.segments(run / "iteration-2")[-1]
+    seconds = speed.plumed_seconds(folder / "plumed.log")
+    assert seconds is not None
+    assert 0 < seconds < json.loads((folder / "segment.json").read_text())["seconds"]
+    (folder / "plumed.log").write_text("PLUMED: PLUMED is starting\n")
+    assert speed.plumed_seconds(folder / "plumed.log") is None
+    assert speed.plumed_seconds(folder / "missing.log") is None
 
 
 def test_a_kill_changes_nothing_in_what_is_added(example: Path, run: Path, tmp_path: Path) -> None:

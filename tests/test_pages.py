@@ -73,6 +73,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "energy": ["--structures", "500", "--components", "5"],
     "--inputs-only": ["--dir", "elsewhere"],
     "sample": ["--dir", "elsewhere"],
+    "rate": ["--shots", "4"],
 }
 
 
@@ -241,8 +242,8 @@ def test_commands(
 ) -> None:
     desk = Desk(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("HOME", str(tmp_path))  # where completion is installed
-    readme = list(pages.blocks(pages.ROOT / "README.md"))
-    (whole,) = [block.text for block in readme if block.kind == "toml"]
+    page = pages.blocks(pages.DOCS / "input.md")
+    (whole,) = [block.text for block in page if block.kind == "toml"]
     lines = [line for line in shell_lines() if not is_script(line)]
     assert len(lines) > 40
     for line in lines:
@@ -255,6 +256,7 @@ def test_commands(
             shorten(demo / "vacancy.toml", whole, *sizes)
         elif line == "plumed-cv run demo/vacancy.toml":
             make_files(tmp_path, tmp_path / "demo")
+    readme = pages.blocks(pages.ROOT / "README.md")
     (script,) = [block.text for block in readme if block.kind == "python"]
     exec(compile(script, "README.md", "exec"), {})
 

@@ -13,7 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, read_images
@@ -89,7 +89,7 @@ def test_in_an_external_field_the_states_stay_where_they_are() -> None:
     np.testing.assert_allclose(path.images[-1].positions, tethered(1.0).positions, atol=1e-3)
     for image in path.images:
         again = image.copy()
-        again.calc = Tethered()
+        again.calc = Tethered()  # type: ignore[no-untyped-call]
         assert again.get_potential_energy() == pytest.approx(image.get_potential_energy())
         np.testing.assert_allclose(image.positions[1:], tethered(0.0).positions[1:], atol=1e-3)
 
@@ -359,7 +359,7 @@ def test_all_energies_are_of_one_calculator(valley: EnergyPath) -> None:
         results = {"energy": own.get_potential_energy() - 239_256.0, "forces": own.get_forces()}
         image.calc = SinglePointCalculator(image, **results)
     said: list[str] = []
-    reporter = Silent()
+    reporter = Log()
     reporter.say = said.append  # type: ignore[method-assign, assignment]
     here = Path(__file__).parents[1]
     with AseEngine("tests.test_path.CurvedValley", images[0], directory=here) as engine:

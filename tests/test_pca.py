@@ -25,11 +25,25 @@ def test_equals_the_diagonalised_covariance() -> None:
     flat = u.reshape(len(u), -1)
     values = np.linalg.eigvalsh(np.cov(flat.T))[::-1]  # Eqs. 1-2
     np.testing.assert_allclose(found.variances[:3], values[:3], rtol=1e-6)
-    assert found.total_variance == pytest.approx(values.sum(), rel=1e-3)
+    assert found.total_variance == pytest.approx(values.sum(), rel=1e-9)
     overlap = np.linalg.svd(found.components[:3] @ directions.T, compute_uv=False)
     np.testing.assert_allclose(overlap, 1, atol=1e-3)
     np.testing.assert_allclose(found.components @ found.components.T, np.eye(5), atol=1e-12)
     np.testing.assert_allclose(found.components.reshape(5, -1, 3).sum(axis=1), 0, atol=1e-12)
+
+
+def test_large_data_are_read_in_pieces_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    u, _ = snapshots()
+    whole = pca.fit(u, 3)
+    monkeypatch.setattr(pca, "_MOST_NUMBERS", 1000)
+    pieces = pca.fit(u, 3)
+    np.testing.assert_allclose(pieces.variances, whole.variances, rtol=1e-9)
+    np.testing.assert_allclose(pieces.total_variance, whole.total_variance, rtol=1e-9)
+    np.testing.assert_allclose(pieces.mean, whole.mean, atol=1e-12)
+    turns = pieces.components @ whole.components.T
+    np.testing.assert_allclose(abs(turns), np.eye(3), atol=1e-8)
 
 
 def test_a_straight_mean_path_has_one_component() -> None:

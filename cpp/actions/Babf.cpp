@@ -118,6 +118,8 @@ derivative of `A_k` and the sum of the weights of the samples in the bin around 
 PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE holds the sums above, in
 full precision. They are additive: the sum of two states is the state of both runs together, and the
 difference of two states of one run is what it learned in between, from which error bars are made.
+Who adds them up by other programs adds the columns from `weight` to `offset`, those that end in
+`_rest`, and `steps`, and leaves out `checksum` and the lines that begin with `md_`.
 For two CVs a row is a node, the first CV runs fastest, and
 FES_FILE has an empty line after each of its rows, as `sum_hills` and gnuplot have it.
 Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
@@ -294,6 +296,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     ~BabfAction() override;
     static void registerKeywords(PLMD::Keywords& keys);
     void calculate() override;
+    void apply() override;
     void update() override;
 
   private:
@@ -528,12 +531,30 @@ void BabfAction::calculate() {
     is_the_last_ = is_the_last_ && getStep() == learned_.number;
     repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
     // The bias of a step is the one from before it was learned from.
-    const Babf::Evaluation& now = repeated_ ? *learned_.acted : babf_->evaluate(xi.data());
+    const Babf::Evaluation now =
+        repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
+    for (std::size_t d = 0; d < dimensions; ++d)
+        if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))
+            error("the CV " + labels_.arguments[d] + " is " + to_text(xi[d]) +
+                  ", where the bias is not a finite number: the dynamics has failed before this "
+                  "step.");
     setBias(now.bias);
     for (std::size_t d = 0; d < dimensions; ++d) {
         setOutputForce(static_cast<unsigned>(d), now.force[d]);
         zeta_[d]->set(now.zeta[d]);
     }
+}
+
+// PLUMED would drop such a force in silence.
+void BabfAction::apply() {
+    std::vector<double> none(labels_.arguments.size());
+    for (const PLMD::Value* zeta : zeta_)
+        if (compat::is_forced(*zeta, none))
+            error("a bias on " + zeta->getName() +
+                  " has no force, because it has no derivatives; "
+                  "bias " +
+                  labels_.arguments[0] + " itself.");
+    Bias::apply();
 }
 
 // The spring would be stretched over several grids, as when one of the two is in nm and the other in angstrom.

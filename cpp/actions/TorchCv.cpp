@@ -200,9 +200,10 @@ void TorchCv::calculate() {
         for (std::size_t j = 0; j < input_.size(); ++j)
             input_[j] = angstrom_ * positions[j];
         const PLMD::Tensor& box = getPbc().getBox();
-        for (unsigned a = 0; a < 3; ++a)
-            for (unsigned b = 0; b < 3; ++b)
-                cell[3 * a + b] = angstrom_ * box(a, b);
+        if (getPbc().isSet()) // numerical derivatives add small numbers to a cell that is not there
+            for (unsigned a = 0; a < 3; ++a)
+                for (unsigned b = 0; b < 3; ++b)
+                    cell[3 * a + b] = angstrom_ * box(a, b);
     } else {
         for (unsigned i = 0; i < input_.size(); ++i)
             input_[i] = getArgument(i);

@@ -1,6 +1,5 @@
 """Files that are either whole or absent: written to a temporary name, then renamed; locks."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -9,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from plumed_cv.common.errors import UserError
 
@@ -39,7 +40,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows syncs only what it may write
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
@@ -73,11 +74,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold a lock that ends with the process that took it, however that ends; yield its file."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+def locked(path: Path, timeout_s: float = -1.0) -> Iterator[None]:
+    """Hold a lock until the block or the process ends, however that ends.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+    timeout_s
+        How long to wait for another process that holds the lock, s; negative: as long as it does.
+
+    Raises
+    ------
+    TimeoutError
+        If another process still holds it then.
+    """
+    with FileLock(path, timeout=timeout_s):
+        yield
 
 
 @contextmanager

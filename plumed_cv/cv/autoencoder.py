@@ -11,12 +11,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import missing
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath, pca
 from plumed_cv.cv.collective_variable import CollectiveVariable, Layer
@@ -24,6 +22,13 @@ from plumed_cv.cv.meanpath import MeanPath
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.cv.training import Training
 from plumed_cv.structures.frame import Array, chunks
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ModuleNotFoundError:
+    raise missing("torch") from None
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -227,7 +232,7 @@ def find_device(name: str) -> torch.device:
 @one_thread()
 def learn(
     displacements: NDArray[Any],
-    frame: CollectiveVariable,
+    variable: CollectiveVariable,
     n_components: int,
     training: Training,
     progress: Progress = lambda epoch, epochs, loss: None,
@@ -243,7 +248,7 @@ def learn(
     ----------
     displacements
         Displacement-frame coordinates, shape (M, N, 3), angstrom.
-    frame
+    variable
         Any collective variable of the same atoms: it gives atoms, reference and end states.
     n_components
         Number of principal components D.
@@ -280,22 +285,22 @@ def learn(
         `train`.
     """
     if coordinate is None:
-        coordinate = _along_the_line(displacements, frame)
+        coordinate = _along_the_line(displacements, variable)
     principal, examples = _examples(
         displacements,
         coordinate,
         n_components,
         training,
         symmetry,
-        frame if through_ends else None,
+        variable if through_ends else None,
         continued and training.n_latent == 1,
     )
     network = train(examples, training, progress)
-    variable = CollectiveVariable(
-        serials=frame.serials,
-        species=frame.species,
-        reference_positions=frame.reference_positions,
-        reference_cell=frame.reference_cell,
+    learned = CollectiveVariable(
+        serials=variable.serials,
+        species=variable.species,
+        reference_positions=variable.reference_positions,
+        reference_cell=variable.reference_cell,
         pca_mean=principal.mean,
         pca_components=principal.components,
         encoder=network.encoder,
@@ -303,8 +308,8 @@ def learn(
         activation=training.activation,
         latent_shift=np.zeros(training.n_latent),
         latent_scale=np.ones(training.n_latent),
-        end_displacements=frame.end_displacements,
-        alignment=frame.alignment,
+        end_displacements=variable.end_displacements,
+        alignment=variable.alignment,
         provenance={
             **(provenance or {}),
             "structures": len(displacements),
@@ -313,12 +318,14 @@ def learn(
             "seed": training.seed,
         },
     )
-    return rescaled(variable), principal, network
+    return rescaled(learned), principal, network
 
 
-def _along_the_line(displacements: NDArray[Any], frame: CollectiveVariable) -> NDArray[np.float64]:
+def _along_the_line(
+    displacements: NDArray[Any], variable: CollectiveVariable
+) -> NDArray[np.float64]:
     """The linear collective variable, step 0 of Sec. 2.4, shape (M,)."""
-    start, end = frame.end_displacements
+    start, end = variable.end_displacements
     line = (end - start).ravel()
     parts = [
         displacements[part].reshape(-1, line.size) @ line for part in chunks(len(displacements))

@@ -413,6 +413,11 @@ class CollectiveVariable:
         return model
 
 
+def load_cv(path: Path | str) -> CollectiveVariable:
+    """Read the model file of a collective variable, as `CollectiveVariable.load`."""
+    return CollectiveVariable.load(path)
+
+
 def linear(
     species: Sequence[str],
     cell: NDArray[Any],

@@ -28,11 +28,11 @@ _ON_SITE = 1e-4  # holds what has no neighbours; screens the elastic field beyon
 _COLUMNS = 128  # solved for at once
 
 
-def network(frame: CollectiveVariable) -> sparse.csr_matrix:
+def network(variable: CollectiveVariable) -> sparse.csr_matrix:
     """Mean stiffness matrix of the end states of a collective variable, shape (3N, 3N)."""
     first, last = (
-        stiffness(frame.reference_positions + u, frame.reference_cell)
-        for u in frame.end_displacements
+        stiffness(variable.reference_positions + u, variable.reference_cell)
+        for u in variable.end_displacements
     )
     return 0.5 * (first + last)
 

@@ -466,7 +466,7 @@ def reconstruct(
         )
     check_forces(path)
     first, last = path.images[0], path.images[-1]
-    frame = cv.linear(path.species, path.cell, first.positions, last.positions)
+    linear = cv.linear(path.species, path.cell, first.positions, last.positions)
     clock = time.monotonic()
     seconds = {}
 
@@ -482,11 +482,11 @@ def reconstruct(
     scree = pca.scree(samples, seed)
     lap("components")
     wanted = use_symmetry and "mean path" in (training.subspace, training.target)
-    operations = symmetry.of_path(path, frame) if wanted else []
+    operations = symmetry.of_path(path, linear) if wanted else []
     lap("symmetry")
     variable, principal, network = autoencoder.learn(
         samples,
-        frame,
+        linear,
         n_components or training.limited(scree.n_components, at_rest=True),
         training,
         lambda epoch, epochs, loss: progress(epoch, epochs, f"error {loss**0.5:.4f} A"),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath
 from plumed_cv.cv.collective_variable import CollectiveVariable
@@ -19,6 +20,12 @@ SCREE = 30  # components of the curve of Fig. 2
 FEWEST_COMPONENTS = 12
 
 _ROUNDING = 1e-6  # of structures in single precision, as a share of the largest singular value
+# Up to so many coordinates 3N, and numbers in all structures, scikit-learn diagonalises the
+# covariance matrix; beyond, structures are read in pieces and never copied as a whole.
+_MOST_COORDINATES = 1500
+_MOST_NUMBERS = 2**27  # 1 GiB in double precision
+_LEAST_VARIANCE_A2 = 1e-12
+_NO_DIFFERENCE = "The structures do not differ; there is nothing to learn from them."
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 10
 
@@ -69,17 +76,16 @@ class PrincipalComponents:
 
 @one_thread()
 def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> PrincipalComponents:
-    """Leading principal components by randomised singular value decomposition.
+    """Leading principal components of displacements.
 
     Parameters
     ----------
     displacements
-        Displacement-frame coordinates, shape (M, N, 3), angstrom. They are read in pieces and never
-        copied as a whole, so that a memory map serves as well.
+        Displacement-frame coordinates, shape (M, N, 3), angstrom; a memory map serves as well.
     n_components
         Number of components D.
     seed
-        Seed of the random projections.
+        Seed of the random projections, which only large data need.
 
     Raises
     ------
@@ -88,10 +94,34 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
 
     Notes
     -----
-    Subspace iteration from a random start: Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011).
+    Data that fit in memory go to `sklearn.decomposition.PCA`. Larger data are read in pieces, in a
+    randomised subspace iteration: Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011).
     """
-    n, n_coordinates = len(displacements), 3 * displacements.shape[1]
     _check_count(displacements, n_components)
+    n, n_coordinates = len(displacements), 3 * displacements.shape[1]
+    if n_coordinates <= _MOST_COORDINATES and n * n_coordinates <= _MOST_NUMBERS:
+        return _fit_in_memory(displacements, n_components)
+    return _fit_in_pieces(displacements, n_components, seed)
+
+
+def _fit_in_memory(displacements: NDArray[Any], n_components: int) -> PrincipalComponents:
+    """Leading principal components by the covariance matrix, in double precision."""
+    decomposition = needed("sklearn.decomposition")  # takes most of a second
+    flat = np.asarray(displacements, dtype=np.float64).reshape(len(displacements), -1)
+    with np.errstate(invalid="ignore"):  # of structures that do not differ
+        found = decomposition.PCA(n_components, svd_solver="covariance_eigh").fit(flat)
+    variances = np.asarray(found.explained_variance_)
+    if not variances[0] > _LEAST_VARIANCE_A2:
+        raise UserError(_NO_DIFFERENCE)
+    total_variance = float(variances[0] / found.explained_variance_ratio_[0])
+    return _principal(found.mean_, found.components_, variances, total_variance)
+
+
+def _fit_in_pieces(
+    displacements: NDArray[Any], n_components: int, seed: int
+) -> PrincipalComponents:
+    """Leading principal components by a randomised subspace iteration."""
+    n, n_coordinates = len(displacements), 3 * displacements.shape[1]
     total, square = np.zeros(n_coordinates), 0.0
     for part in _parts(displacements):
         total += part.sum(axis=0, dtype=np.float64)
@@ -112,7 +142,7 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
         covariance += projected.T @ projected / (n - 1)
     variances, axes = np.linalg.eigh(covariance)
     leading = np.argsort(variances)[::-1][:n_components]
-    total_variance = square / n - float(mean @ mean)
+    total_variance = (square - n * float(mean @ mean)) / (n - 1)
     return _principal(mean, (subspace @ axes[:, leading]).T, variances[leading], total_variance)
 
 
@@ -268,8 +298,8 @@ def _principal(
     mean: Array, components: Array, variances: Array, total_variance: float
 ) -> PrincipalComponents:
     """Principal components free of rigid translation and orthonormal, which rounding spoils."""
-    if not variances[0] > 1e-12:
-        raise UserError("The structures do not differ; there is nothing to learn from them.")
+    if not variances[0] > _LEAST_VARIANCE_A2:
+        raise UserError(_NO_DIFFERENCE)
     shape = (len(components), -1, 3)
     components = components.reshape(shape) - components.reshape(shape).mean(axis=1, keepdims=True)
     orthonormal, triangle = np.linalg.qr(components.reshape(len(components), -1).T)

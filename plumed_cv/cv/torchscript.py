@@ -5,14 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import missing
 from plumed_cv.common.files import replacing
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.structures.frame import Array, bonds
+
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError:
+    raise missing("torch") from None
 
 
 def write_torchscript(cv: CollectiveVariable, path: Path | str) -> None:

@@ -7,12 +7,13 @@ has its own folder and its own PLUMED input, and its outcome depends on nothing 
 """
 
 import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import numpy as np
 from ase import Atoms, units
@@ -23,10 +24,13 @@ from plumed_cv.common.files import replacing
 from plumed_cv.structures import cell_of, is_oriented
 from plumed_cv.structures.frame import Array
 
-Thermostat = Literal["langevin", "brownian"]
+Thermostat = Literal["langevin", "brownian", "none"]
 
 # What PLUMED's wrapper writes between the messages of nested exceptions.
 NESTED = "The above exception was the direct cause of the following exception:"
+
+BLOCK = 10  # steps of `Engine.follow` that an observer sees at once
+PIECE = 500  # steps of a segment of `Engine.follow`, where the engine has to be started for each
 
 _FRAME = ("PLUMED error", "at ", "message follows", "(tools", "(core")  # lines of its messages
 
@@ -58,7 +62,7 @@ def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: fl
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How atoms move, at constant cell and temperature.
+    """How atoms move, at constant cell, and at constant temperature or energy.
 
     Attributes
     ----------
@@ -68,7 +72,8 @@ class Dynamics:
         Time step in fs.
     thermostat
         "langevin": m dv/dt = F - m gamma v + noise. "brownian": its overdamped limit,
-        dr/dt = F / (m gamma) + noise, which has no velocities.
+        dr/dt = F / (m gamma) + noise, which has no velocities. "none": Newton's equations by
+        velocity Verlet, at constant energy; the temperature is that of velocities that are drawn.
     friction_per_ps
         gamma in 1/ps. Brownian dynamics makes steps of sqrt(2 kT timestep / (m gamma)), which
         should be about 0.01 angstrom: 100 / ps for iron at 300 K and 1 fs, not 1 / ps.
@@ -89,9 +94,9 @@ class Dynamics:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise UserError(f"{name} = {value}: it must be a positive number")
-        if self.thermostat not in ("langevin", "brownian"):
+        if self.thermostat not in get_args(Thermostat):
             raise UserError(
-                f"thermostat = {self.thermostat!r}: there are 'langevin' and 'brownian'"
+                f"thermostat = {self.thermostat!r}: there are 'langevin', 'brownian' and 'none'"
             )
 
 
@@ -232,10 +237,44 @@ class SegmentResult:
     seconds: float = field(compare=False)
 
 
+class Observer(Protocol):
+    """Sees a trajectory while it runs and says when it ends; it can be pickled."""
+
+    def see(self, positions: Array) -> bool:
+        """Take in the positions after each of some successive steps, and say whether to stop.
+
+        Parameters
+        ----------
+        positions
+            Shape (n, N, 3), angstrom, in any periodic image. The start is not among them.
+        """
+
+
+Seen = TypeVar("Seen", bound=Observer)
+
+
+class Followed(NamedTuple, Generic[Seen]):
+    """Result of one trajectory that an observer has seen.
+
+    Attributes
+    ----------
+    n_steps
+        Steps done.
+    end
+        The last configuration with its velocities.
+    observer
+        The observer, as it was after the last step. It may be a copy of the one that was given.
+    """
+
+    n_steps: int
+    end: State
+    observer: Seen
+
+
 class Engine(ABC):
     """Computes forces and runs molecular dynamics for one set of atoms.
 
-    An engine has `evaluate`, `run` and `close`; what they share is here.
+    An engine has `masses`, `evaluate`, `run` and `close`; what they share is here.
 
     Parameters
     ----------
@@ -254,6 +293,11 @@ class Engine(ABC):
         self.symbols = tuple(atoms.symbols)
         self.periodic = bool(cell_of(atoms).any())
         _check_cell(atoms)
+
+    @property
+    @abstractmethod
+    def masses(self) -> Array:
+        """Mass of each atom in the dynamics, amu, shape (N,)."""
 
     @abstractmethod
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
@@ -325,6 +369,54 @@ class Engine(ABC):
         UserError
             If the engine or PLUMED refuses its input, or the dynamics explode.
         """
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics without PLUMED or files until an observer has seen enough.
+
+        For thousands of short trajectories. An engine that is a library does this without starting
+        anything, and hands over the positions in blocks of `BLOCK` steps. Others run segments of
+        `PIECE` steps.
+
+        Parameters
+        ----------
+        start
+            Positions and velocities; these are drawn if None.
+        dynamics
+            How the atoms move.
+        n_steps
+            Steps at most.
+        seed
+            For the thermostat, and for the velocities if the start has none.
+        observer
+            Sees the positions after every step.
+
+        Raises
+        ------
+        UserError
+            If the engine refuses, or the dynamics explode.
+        """
+        from plumed_cv.structures.trajectory import all_positions  # mdtraj takes most of a second
+
+        done, stop = 0, False
+        seeds = np.random.SeedSequence(seed)
+        while done < n_steps and not stop:
+            with tempfile.TemporaryDirectory(prefix="plumed_cv-follow-") as folder:
+                piece = Segment(
+                    directory=Path(folder),
+                    start=start,
+                    dynamics=dynamics,
+                    n_steps=min(PIECE, n_steps - done),
+                    seed=int(seeds.spawn(1)[0].generate_state(1)[0]),
+                    snapshot_stride=1,
+                )
+                result = self.run(piece)
+                assert result.snapshots is not None
+                stop = observer.see(all_positions(result.snapshots))
+            start = result.end
+            done += result.n_steps
+        return Followed(done, start, observer)
 
     def rescue(self, segment: Segment, n_steps: int) -> State | None:
         """Keep the first `n_steps` of a run that was ended in its middle.

@@ -2,7 +2,8 @@
 
 ASE's own `Plumed` calculator is not used: it takes kT = 1 eV unless told otherwise, and counts
 every calculation as a step. The integrators are few and here: BAOAB for Langevin dynamics
-(Leimkuhler and Matthews, doi:10.1093/amrx/abs010), Euler's for Brownian dynamics. The calculator
+(Leimkuhler and Matthews, doi:10.1093/amrx/abs010), Euler's for Brownian dynamics, velocity Verlet
+without a thermostat. The calculator
 runs in a process of its own. That imports torch only if the calculator does.
 """
 
@@ -22,10 +23,14 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
+    BLOCK,
     NESTED,
     Dynamics,
     Engine,
+    Followed,
+    Seen,
     Segment,
     SegmentResult,
     State,
@@ -83,7 +88,12 @@ class AseEngine(Engine):
         self._child = Child(
             AseWorker, calculator, dict(arguments or {}), Path(directory).absolute(), bare
         )
-        self._child.ask("describe")  # so that bad input is refused here
+        self._masses: Array = self._child.ask("describe")["masses"]  # bad input is refused here
+
+    @property
+    def masses(self) -> Array:
+        """Mass of each atom in amu, shape (N,)."""
+        return self._masses
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
@@ -112,6 +122,13 @@ class AseEngine(Engine):
             plumed = PlumedFiles(input_file, log, self._plumed.kernel, self._plumed.environment())
         result: SegmentResult = self._child.ask("run", segment, plumed, progress=progress)
         return result
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer has seen enough, in the calculator's process."""
+        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seed, observer)
+        return found
 
     def close(self) -> None:
         """End the calculator's process; using the engine again starts a new one."""
@@ -198,12 +215,12 @@ class AseWorker:
             coupling = _Coupling(plumed, segment, self._masses, self._charges)
         integrator = _Integrator(dynamics, self._masses, noise)
         reached = segment.first_step + segment.n_steps
-        any_frame = stride > 0 and reached // stride > segment.first_step // stride
-        snapshots = directory / "snapshots.dcd" if any_frame else None
-        moved = integrator.brownian if dynamics.thermostat == "brownian" else integrator.langevin
+        any_snapshot = stride > 0 and reached // stride > segment.first_step // stride
+        snapshots = directory / "snapshots.dcd" if any_snapshot else None
+        moved = integrator.move
         positions = start.positions.copy()
         with (
-            _Snapshots(snapshots, start.cell) as frames,
+            _Snapshots(snapshots, start.cell) as trajectory,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
@@ -218,7 +235,7 @@ class AseWorker:
                 positions, velocities, forces = moved(positions, velocities, forces, forces_at)
                 self._done += 1
                 if snapshots is not None and step % stride == 0:
-                    frames.write(positions)
+                    trajectory.write(positions)
                 if step % _LOG_STRIDE == 0:
                     self._log(log, step, velocities)
         if coupling is not None:
@@ -233,6 +250,39 @@ class AseWorker:
             snapshots=snapshots,
             seconds=time.perf_counter() - started,
         )
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer has seen enough."""
+        thermal, noise = (
+            np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(2)
+        )
+        positions, velocities = start.positions.copy(), start.velocities
+        if velocities is None:
+            velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
+        self._place(positions, start.cell)
+        integrator = _Integrator(dynamics, self._masses, noise)
+
+        def forces_at(where: Array) -> Array:
+            self._atoms.positions = where
+            return self._biased_forces(None, 0, False)
+
+        forces = forces_at(positions)
+        self._done, stop = 0, False
+        while self._done < n_steps and not stop:
+            block = np.empty((min(BLOCK, n_steps - self._done), *positions.shape))
+            for k in range(len(block)):
+                positions, velocities, forces = integrator.move(
+                    positions, velocities, forces, forces_at
+                )
+                block[k] = positions
+            self._done += len(block)
+            stop = observer.see(block)
+        moving = None if dynamics.thermostat == "brownian" else velocities
+        return Followed(self._done, State(positions, start.cell, moving), observer)
 
     def _place(self, positions: Array, cell: Array) -> None:
         self._atoms.positions = positions
@@ -278,11 +328,13 @@ class _Integrator:
         mass = masses[:, None] / units.fs**2  # eV fs^2/angstrom^2
         self._half_kick = 0.5 * self._dt / mass
         self._kept = np.exp(-friction * self._dt)
+        moves = {"langevin": self._langevin, "brownian": self._brownian, "none": self._verlet}
+        self.move = moves[dynamics.thermostat]
         self._kick = np.sqrt((1 - self._kept**2) * kT / mass)
         self._drift = self._dt / (mass * friction)
         self._jump = np.sqrt(2 * kT * self._drift)
 
-    def langevin(
+    def _langevin(
         self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
     ) -> _Moved:
         """BAOAB."""
@@ -293,7 +345,16 @@ class _Integrator:
         forces = forces_at(x)
         return x, v + self._half_kick * forces, forces
 
-    def brownian(
+    def _verlet(
+        self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
+    ) -> _Moved:
+        """Velocity Verlet."""
+        v = v + self._half_kick * forces
+        x = x + self._dt * v
+        forces = forces_at(x)
+        return x, v + self._half_kick * forces, forces
+
+    def _brownian(
         self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
     ) -> _Moved:
         """Euler and Maruyama's; the velocities mean nothing."""
@@ -306,8 +367,7 @@ class _Coupling:
 
     def __init__(self, files: PlumedFiles, segment: Segment, masses: Array, charges: Array) -> None:
         os.environ.update(files.environment)
-        import plumed  # finds the kernel by the environment
-
+        plumed = needed("plumed")  # finds the kernel by the environment
         self._file = files.input_file
         self._masses, self._charges = masses, charges
         self._cell = np.ascontiguousarray(segment.start.cell)
@@ -391,13 +451,12 @@ class _Snapshots:
 
     def __enter__(self) -> "_Snapshots":
         if self._path is not None:
-            import mdtraj  # takes most of a second, which energies at 0 K need not wait for
-
-            self._file = mdtraj.formats.DCDTrajectoryFile(str(self._path), "w")
+            # Here, for its import takes most of a second, which energies at 0 K need not wait for.
+            self._file = needed("mdtraj").formats.DCDTrajectoryFile(str(self._path), "w")
         return self
 
     def write(self, positions: Array) -> None:
-        """Add a frame."""
+        """Add a snapshot."""
         lengths, angles = Cell(self._cell).lengths(), Cell(self._cell).angles()
         periodic = self._cell.any()
         self._file.write(

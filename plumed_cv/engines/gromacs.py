@@ -28,7 +28,10 @@ from ase.data import chemical_symbols
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
+    Dynamics,
     Engine,
+    Followed,
+    Seen,
     Segment,
     SegmentResult,
     State,
@@ -60,6 +63,13 @@ PROGRAM_VARIABLE = "GMX"
 SINGLE_THREAD = ("-ntmpi", "1", "-ntomp", "1", "-pin", "off")
 SHIM_NAME = f"libplumed_cv_gromacs{LIBRARY_SUFFIX}"
 
+# mdrun takes seconds to start, its leap-frog velocities are half a step off the positions, and its
+# md-vv shares neither constraints nor precision with the sampling.
+_NO_TRAJECTORIES = (
+    "GROMACS: starts no trajectories from given velocities here, so there is no transmission "
+    "coefficient; the rate of transition state theory is an upper bound, and rate.enabled = false "
+    "leaves it at that"
+)
 _FASTEST = 10.0  # angstrom/fs; GROMACS goes on with atoms that fly, or crashes
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS)
 _STEP_OUT = 500  # steps between lines of mdrun's progress
@@ -231,6 +241,17 @@ class GromacsEngine(Engine):
                 "mdp, topology and structure"
             )
         self._check_species(copy)
+
+    @property
+    def masses(self) -> Array:
+        """Refused: they are in the .tpr alone."""
+        raise UserError(_NO_TRAJECTORIES)
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Refused: see `_NO_TRAJECTORIES`."""
+        raise UserError(_NO_TRAJECTORIES)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import mdtraj
 import numpy as np
 from ase import units
 from ase.cell import Cell
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.engines import Segment, State
 from plumed_cv.structures.frame import Array
 
@@ -62,6 +63,11 @@ def write_mdp(path: Path, parameters: Mapping[str, object]) -> None:
 def mdp_of(segment: Segment, draws: bool) -> dict[str, object]:
     """The run parameters of a segment that draws velocities, or goes on with those of a frame."""
     dynamics = segment.dynamics
+    if dynamics.thermostat == "none":
+        raise UserError(
+            "thermostat = 'none': dynamics at constant energy is not to be had with GROMACS here; "
+            "use 'langevin'"
+        )
     thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
     return {
         "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",
@@ -146,7 +152,7 @@ def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
     frames = unwrapped(np.concatenate([start.positions[None], frames]), start.cell)
     cell = Cell(start.cell)
     shape = (len(frames) - 1, 3)
-    with mdtraj.formats.DCDTrajectoryFile(str(target), "w") as file:
+    with needed("mdtraj").formats.DCDTrajectoryFile(str(target), "w") as file:
         file.write(
             frames[1:].astype(np.float32),
             cell_lengths=np.broadcast_to(cell.lengths(), shape),
@@ -177,14 +183,15 @@ def _read_frames(trr: Path) -> tuple[Array, NDArray[np.int_]]:
 
     The reader knows that the last frame is not whole when it comes to it.
     """
+    formats = needed("mdtraj").formats
     try:
-        with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file:
+        with formats.TRRTrajectoryFile(str(trr)) as file:
             frames = [file.read()]
     except OSError:
         return np.zeros((0, 1, 3)), np.zeros(0, dtype=int)
     except RuntimeError:
         frames = []
-        with mdtraj.formats.TRRTrajectoryFile(str(trr)) as file, suppress(RuntimeError):
+        with formats.TRRTrajectoryFile(str(trr)) as file, suppress(RuntimeError):
             while True:
                 frames.append(file.read(n_frames=1))
     if not frames:

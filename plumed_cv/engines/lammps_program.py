@@ -89,6 +89,11 @@ class LammpsProgram(Engine):
         self._masses = table[:, 1]
         self._input.check_masses(self._masses)
 
+    @property
+    def masses(self) -> Array:
+        """Mass of each atom in amu, shape (N,)."""
+        return np.asarray(self._masses)
+
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
 
@@ -132,7 +137,8 @@ class LammpsProgram(Engine):
         self._check_segment(segment)
         started = time.perf_counter()
         folder = segment.directory.absolute()
-        start = self._input.moving(segment, self._masses)
+        kelvin = segment.dynamics.temperature_K
+        start = self._input.moving(segment.start, kelvin, segment.seed, self._masses)
         (folder / "start.data").write_text(self._input.data(start))
         lines = [
             *self._input.set_up(folder / "start.data"),

@@ -29,7 +29,8 @@ PROGRESS_INTERVAL_S = 0.2
 
 _PIECES_KEPT = 2000
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
-_LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
+if sys.platform == "linux":
+    _LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
 
 
 class Worker(Protocol):
@@ -102,6 +103,7 @@ class Child:
         self._process = None
 
     def _start(self) -> None:
+        _check_system()
         # Not multiprocessing's own start: it would import the parent's main module, and with it
         # whatever that imports.
         self._connection, theirs = multiprocessing.Pipe()
@@ -204,6 +206,7 @@ def run_program(
     UserError
         If the program cannot be started.
     """
+    _check_system()
     words = [str(word) for word in command]
     with tempfile.TemporaryFile() as standard_input:
         standard_input.write(given.encode())
@@ -253,6 +256,15 @@ def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], N
         rest = rest[-200:]  # a number may come in two pieces
 
     return heard
+
+
+def _check_system() -> None:
+    """Refuse to start engines on Windows, where none of this works."""
+    if os.name == "nt":
+        raise UserError(
+            "dynamics needs Linux or macOS, and this is Windows: run it in the Windows Subsystem "
+            "for Linux; results can be read and drawn here"
+        )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

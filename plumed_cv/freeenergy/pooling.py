@@ -83,9 +83,8 @@ def reweighted(
     trust = np.array([part.sums[2].sum() / max(1, part.steps) for part in blocks])[block]
     bins = grid.bin(xi)
     usable = (bins >= 0) & (blocks[0].grid.bin(biased) >= 0) & (trust > 0)
-    biased, xi, force, block, trust, bins = (
-        column[usable] for column in (biased, xi, force, block, trust, bins)
-    )
+    biased, xi, force, trust = (column[usable] for column in (biased, xi, force, trust))
+    block, bins = block[usable], bins[usable]
 
     def sums(*values: Array) -> Array:
         return np.array([np.bincount(bins, value, minlength=n) for value in values])

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
 
+from plumed_cv.common.display import axes_or_new, draw_band, table
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.basins import SMOOTHING, Basins, find, highest, line
 from plumed_cv.freeenergy.estimator import (
@@ -20,6 +22,10 @@ from plumed_cv.freeenergy.estimator import (
 )
 from plumed_cv.freeenergy.jackknife import jackknife
 from plumed_cv.structures.frame import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,47 @@ class Profile:
             A1_minus_A0=self.A1_minus_A0.widened(factor),
         )
 
+    def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
+        """Draw A with a band of one standard error.
+
+        Parameters
+        ----------
+        ax
+            On which axes of matplotlib's; those of a new figure if None.
+        style
+            As for `Axes.plot`: colour, label, ...
+
+        Returns
+        -------
+        Axes
+            With axis labels and units.
+        """
+        ax = axes_or_new(ax)
+        draw_band(ax, self.xi, self.A, self.A_error, **style)
+        ax.set_xlabel("collective variable ξ")
+        ax.set_ylabel("free energy (eV)")
+        return ax
+
+    def to_dataframe(self) -> "DataFrame":
+        """Return the nodes as a table of pandas: A_eV, A_error_eV, A_k_eV, A_k_error_eV, count.
+
+        The index is the CV.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        columns = {
+            self.argument: self.xi,
+            "A_eV": self.A,
+            "A_error_eV": self.A_error,
+            "A_k_eV": self.A_k,
+            "A_k_error_eV": self.A_k_error,
+            "count": self.count,
+        }
+        return table(columns, index=self.argument)
+
 
 def profile(
     blocks: Sequence[State],
@@ -274,7 +321,7 @@ class Step:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flux:
     """The flux out of the reactant, which does not depend on the form of the CV.
 
@@ -307,6 +354,9 @@ class Flux:
         The share of each basin in the populations of all of them, (number of steps + 1).
     basins
         Where the nodes are cut into basins, for `profile`; None if a state was not reached.
+    W
+        -kT ln of the flux with the masses through the surface of each node, (n,), eV, up to a
+        constant. Highest between two basins it is what the rate of that step is computed from.
 
     Notes
     -----
@@ -324,6 +374,7 @@ class Flux:
     steps: tuple[Step, ...] = ()
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
+    W: Array | None = None
 
     def widened(self, factor: float) -> "Flux":
         """Return the flux with all errors times a factor."""
@@ -477,6 +528,7 @@ def flux(
         steps=steps,
         populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
         basins=basins,
+        W=W[1],
     )
 
 

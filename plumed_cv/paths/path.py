@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ase.io
 import numpy as np
@@ -15,6 +16,7 @@ from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
+from plumed_cv.common.display import axes_or_new
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
 from plumed_cv.structures import (
@@ -29,6 +31,9 @@ from plumed_cv.structures import (
     split_index,
 )
 from plumed_cv.structures.frame import Array, chunks, displacements
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # One file of all images of a path, or several in order.
 Files = Path | str | Sequence[Path | str]
@@ -174,6 +179,22 @@ class EnergyPath:
             noise -= np.sum(noise * tangents, axis=(1, 2), keepdims=True) * tangents
             samples[chunk] = self.spline(at) + noise
         return samples
+
+    def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
+        """Draw the energies of the images (eV) over fractional arc length.
+
+        Parameters
+        ----------
+        ax
+            On which axes of matplotlib's; those of a new figure if None.
+        style
+            As for `Axes.plot`.
+        """
+        ax = axes_or_new(ax)
+        ax.plot(self.arc_length, self.energies, **{"marker": "o"} | style)
+        ax.set_xlabel("arc length along the path")
+        ax.set_ylabel("energy (eV)")
+        return ax
 
     def save(self, path: Path | str) -> None:
         """Write the images with energies and forces as extended XYZ (ASE, OVITO)."""

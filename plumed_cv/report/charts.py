@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from plumed_cv import figures
+from plumed_cv.common.display import draw_band
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.figures import EARLIER, INK, LAST, MUTED
 from plumed_cv.freeenergy import Estimate, Profile
@@ -64,12 +65,10 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
         for k, (label, steps, estimates) in enumerate(curves):
             colour, dash = figures.look(k, len(curves))
             value = np.array([estimate.value for estimate in estimates])
-            error = np.nan_to_num(np.array([estimate.error for estimate in estimates]))
-            axes.fill_between(
-                steps, value - error, value + error, color=colour, alpha=0.22, linewidth=0
-            )
+            error = np.array([estimate.error for estimate in estimates])
             few = "o" if len(steps) < 4 else "none"
-            axes.plot(steps, value, marker=few, color=colour, linestyle=dash, label=label)
+            style = {"marker": few, "color": colour, "linestyle": dash, "label": label}
+            draw_band(axes, steps, value, error, **style)
         axes.set_xlabel("MD steps of the iteration")
         axes.set_ylabel("flux barrier (eV)")
         axes.set_xlim(left=0)
@@ -77,6 +76,36 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
         axes.locator_params(axis="x", nbins=5)
         figures.legend(axes)
         return _svg(figure, "steps", alt)
+
+
+def plateau(curves: Sequence[tuple[str, Array, Array, Array]], alt: str) -> Markup:
+    """The reactive flux in time: label, times (ps), transmission coefficient, error, (n,) each."""
+    with rc_context(_STYLE):
+        figure, axes = _figure()
+        for k, (label, times, kappa, error) in enumerate(curves):
+            colour, dash = figures.look(k, len(curves))
+            axes.fill_between(
+                times, kappa - error, kappa + error, color=colour, alpha=0.22, linewidth=0
+            )
+            axes.plot(times, kappa, color=colour, linestyle=dash, label=label)
+        axes.set_xlabel("time from the dividing surface (ps)")
+        axes.set_ylabel("transmission coefficient κ(t)")
+        axes.margins(x=0)
+        axes.set_ylim(bottom=0.0)
+        figures.legend(axes)
+        return _svg(figure, "plateau", alt)
+
+
+def committors(shares: Array, alt: str) -> Markup:
+    """How many structures on the surface send which share of their trajectories to the product."""
+    edges = np.linspace(-0.125, 1.125, 6)
+    with rc_context(_STYLE):
+        figure, axes = _figure()
+        counts = 100 * np.histogram(shares, edges)[0] / max(1, len(shares))
+        axes.bar(0.5 * (edges[1:] + edges[:-1]), counts, width=0.2, color=LAST, alpha=0.6)
+        axes.set_xlabel("share of the trajectories that end behind the surface")
+        axes.set_ylabel("structures (%)")
+        return _svg(figure, "committors", alt)
 
 
 def lines(
@@ -126,6 +155,16 @@ def lines(
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         figures.legend(axes)
         return _svg(figure, name, alt)
+
+
+def arrhenius(
+    rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None, alt: str
+) -> Markup:
+    """Rates over the inverse temperature, as `figures.draw_arrhenius` draws them."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.0, 3.4)
+        figures.draw_arrhenius(axes, rows, curve)
+        return _svg(figure, "arrhenius", alt)
 
 
 def histogram(curves: Sequence[tuple[str, Array, Array]], alt: str) -> Markup:

@@ -41,6 +41,7 @@ def of(run: Run) -> dict[str, Any]:
         "ended": _moment(datetime.fromtimestamp(written, UTC).isoformat()) if written else None,
         "status": _status(run),
         "answer": _answer(run),
+        "rate": _rate(run),
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
@@ -137,6 +138,9 @@ def _answer(run: Run) -> dict[str, Any] | None:
         ],
         "activation": _estimate(given, "activation_free_energy", "eV"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
+        "events": None if run.result is None else run.result.get("multiplicity"),
+        "escape": None if run.result is None else _escape(run.result),
+        "harmonic": None if run.result is None else run.result.get("harmonic"),
         "surface": given.get("dividing_surface"),
         "temperature": None if temperature[0] is None else with_error(*temperature, "K"),
         "zero": None if run.path is None else f"{run.path.barrier:.4f} eV",
@@ -146,6 +150,63 @@ def _answer(run: Run) -> dict[str, Any] | None:
         "time_ns": f"{1e-6 * run.settings.timestep_fs * sum(p.steps for p in run.parts):.3g}",
         "steps": f"{sum(p.steps for p in run.parts):,}",
     }
+
+
+def _escape(result: dict[str, Any]) -> str:
+    """Total rate of all equivalent events."""
+    rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
+    return scientific(rate, error, "s⁻¹")
+
+
+def _rate(run: Run) -> dict[str, Any] | None:
+    """The rate with its transmission coefficients; None where it has not been computed."""
+    given = run.result if run.ended else None
+    if given is None or given.get("rate") is None:
+        return None
+    details = given["rate"]
+    return {
+        "rate": _of_factor(given["rate_per_s"], given["rate_error_factor"]),
+        "reverse": _of_factor(given["reverse_rate_per_s"], given["reverse_rate_error_factor"]),
+        "transmission": with_error(given["transmission"], given["transmission_error"], "").strip(),
+        "of": details["of"],
+        "dynamics": "at constant energy" if details["dynamics"] == "nve" else "with the thermostat",
+        "residence": f"{details['residence_ps']:g}",
+        "note": given["rate_note"],
+        "surfaces": [
+            {
+                "xi": _xi(step["surface"]),
+                "kappa": with_error(step["transmission"], step["transmission_error"], "").strip(),
+                "flux": with_error(step["reactive_flux"], step["reactive_flux_error"], "").strip(),
+                "shots": step["shots"],
+                "snapshots": step["snapshots"],
+                "steps": f"{step['md_steps']:,}",
+                "recrossing": _percent(step["recrossing"]),
+                "committor": _percent(step["committor"]),
+                "spread": _percent(step["committor_spread"]),
+                "left": _percent(step["left"]),
+                "unresolved": _percent(step["unresolved"]),
+            }
+            for step in details["steps"]
+        ],
+        "events": [
+            {
+                "structure": event["structure"],
+                "from": event["from"],
+                "share": _percent(event["share"]),
+                "energy": f"{event['energy_eV']:+.3f}".replace("-", "−"),
+            }
+            for event in given["other_events"]
+        ],
+    }
+
+
+def _of_factor(rate: float | None, factor: float | None) -> str:
+    """A rate per second whose error is a factor."""
+    return scientific(rate, None if None in (rate, factor) else rate * (factor - 1.0), "s⁻¹")  # type: ignore[operator]
+
+
+def _percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.2g}"
 
 
 def _steps(run: Run) -> list[dict[str, Any]]:
@@ -272,8 +333,35 @@ def _figures(run: Run) -> dict[str, Markup]:
             f"the path; {', '.join(means)}; equivalent below {tolerance:g}",
             limit=(f"mean that counts as equivalent: {tolerance:g}", tolerance),
         )
+    _rate_figures(run, figures)
     _training_figures(run, figures)
     return figures
+
+
+def _rate_figures(run: Run, figures: dict[str, Markup]) -> None:
+    details = (run.result or {}).get("rate") if run.ended else None
+    if not details:
+        return
+    curves, shares = [], []
+    for number, step in enumerate(details["steps"], 1):
+        plateau = step["plateau"]
+        kappa, error = (
+            np.array(plateau[key], dtype=float) for key in ("transmission", "transmission_error")
+        )
+        label = f"surface {number} at ξ = {_xi(step['surface'])}"
+        curves.append((label, 1e-3 * np.array(plateau["time_fs"]), kappa, np.nan_to_num(error)))
+        shares += step["committors"]
+    figures["plateau"] = charts.plateau(
+        curves,
+        "Transmission coefficient over the time from the dividing surface, ending at "
+        + ", ".join(f"{kappa[-1]:.2f} for {label}" for label, _, kappa, _ in curves),
+    )
+    if shares:
+        figures["committors"] = charts.committors(
+            np.array(shares),
+            "Share of the structures on the dividing surface over the share of their trajectories "
+            "that end behind it",
+        )
 
 
 def _training_figures(run: Run, figures: dict[str, Markup]) -> None:

@@ -33,7 +33,7 @@ from plumed_cv.sampling.folders import (
 )
 from plumed_cv.sampling.order import Order, Parameters, grid, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
-from plumed_cv.sampling.walkers import sample
+from plumed_cv.sampling.walkers import executors, sample
 
 __all__ = [
     "Order",
@@ -41,6 +41,7 @@ __all__ = [
     "barrier_so_far",
     "by_repetition",
     "copy_state",
+    "executors",
     "grid",
     "learned",
     "open_engine",

@@ -6,18 +6,17 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import units
-from filelock import FileLock, Timeout
 
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import write_text
+from plumed_cv.common.files import locked, write_text
 from plumed_cv.common.progress import Update
 from plumed_cv.engines import (
     Dynamics,
@@ -127,17 +126,14 @@ def at_work(order: Order) -> Iterator[None]:
         If another one does, for longer than it may take to end.
     """
     order.home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(order.home / ".lock")
-    try:
-        lock.acquire(timeout=PATIENCE_S)
-    except Timeout:
-        raise UserError(
-            f"{order.home}: another process is at work there; end it and run again."
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(order.home / ".lock", PATIENCE_S))
+        except TimeoutError:
+            raise UserError(
+                f"{order.home}: another process is at work there; end it and run again."
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def _check_states(order: Order) -> None:

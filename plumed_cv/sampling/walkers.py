@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.progress import Update
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -61,10 +62,9 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
         with at_work(order):
             pass
     stop.unlink(missing_ok=True)
-    with _executors(orders[0].config, len(waiting)) as executors:
+    with executors(orders[0].config, len(waiting)) as pool:
         futures = [
-            executor.submit(_work, order)
-            for executor, order in zip(executors, waiting, strict=True)
+            executor.submit(_work, order) for executor, order in zip(pool, waiting, strict=True)
         ]
         try:
             _watch(orders, futures, update)
@@ -113,7 +113,7 @@ def _work(order: Order) -> None:
 
 
 @contextmanager
-def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
+def executors(config: Config, number: int) -> Iterator[list[Executor]]:
     """An executor for each of so many walkers."""
     if config.sampling.scheduler is not None:
         with _cluster(config.sampling.scheduler) as executor:
@@ -132,13 +132,7 @@ def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
 @contextmanager
 def _cluster(scheduler: str) -> Iterator[Executor]:
     """The workers of a dask cluster."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise UserError(
-            f"sampling.scheduler = {scheduler}: needs dask.distributed; "
-            'pip install "plumed_cv[cluster]".'
-        ) from None
+    client_class = needed("distributed").Client
     where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
     if "://" not in scheduler and not Path(scheduler).is_file():
         raise UserError(
@@ -146,7 +140,7 @@ def _cluster(scheduler: str) -> Iterator[Executor]:
             "(dask scheduler --scheduler-file ...), or give its address as tcp://..."
         )
     try:
-        client = Client(**where)
+        client = client_class(**where)
     except (OSError, ValueError) as error:
         raise UserError(
             f"sampling.scheduler = {scheduler}: no dask scheduler answers there ({error})."

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,10 @@ from plumed_cv.setup.tools import LIBRARY_SUFFIX, output_of
 
 KERNEL_PACKAGE = "hillclimber"
 KERNEL_PACKAGE_VERSION = "0.1.8"
+_WHEEL_SHA256 = "e59d3ce2aa79d771ab92346ef1aeede0114b58c393ea9d7b664cd64df1d05740"
 OLDEST_PLUMED = (2, 9)
+
+OPTIMISED, WHEEL = "optimised kernel built by plumed-cv", "kernel wheel"  # `Plumed.source` of ours
 
 KERNEL_NAME = f"libplumedKernel{LIBRARY_SUFFIX}"
 _LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
@@ -122,19 +126,40 @@ def find_plumed(*, install: bool = True) -> Plumed:
         If PLUMED_KERNEL names a file that is missing or cannot be loaded, if the user's PLUMED
         is older than 2.9, or if nothing is found and nothing can be installed.
     """
+    found = next(every_plumed(), None)
+    if found is not None:
+        return found
+    if not install:
+        raise UserError("no PLUMED was found: run `plumed-cv plumed` to install one")
+    _install_wheel()
+    return describe(_wheel_kernel(), WHEEL)
+
+
+def every_plumed() -> Iterator[Plumed]:
+    """Find every PLUMED of this machine, in the order of `find_plumed`, and install none.
+
+    Raises
+    ------
+    UserError
+        As for `find_plumed`, where it comes to the one that is wrong.
+    """
     for find in (_from_variable, _from_path, _from_conda, _from_pkg_config):
         own = find()
         if own is not None:
-            return own
+            yield own
     optimised = optimised_prefix() / "lib" / KERNEL_NAME
     if optimised.is_file():
-        return describe(optimised, "optimised kernel built by plumed-cv")
-    wheel = _wheel_prefix() / "plumed" / "_lib" / "lib" / KERNEL_NAME
-    if not wheel.is_file():
-        if not install:
-            raise UserError("no PLUMED was found: run `plumed-cv plumed` to install one")
-        _install_wheel()
-    return describe(wheel, "kernel wheel")
+        yield describe(optimised, OPTIMISED)
+    if _wheel_kernel().is_file():
+        yield describe(_wheel_kernel(), WHEEL)
+
+
+def faster_kernel(plumed: Plumed) -> str:
+    """Return what to do about a kernel that was compiled without optimisation."""
+    remedy = "run `plumed-cv plumed --optimised` once (10 to 20 minutes) to build a fast one"
+    if plumed.source not in (OPTIMISED, WHEEL):
+        remedy = "compile PLUMED with CXXFLAGS=-O3, or unset what leads to it and " + remedy
+    return remedy
 
 
 def optimised_prefix(*, mpi: bool = False) -> Path:
@@ -299,19 +324,29 @@ def _wheel_prefix() -> Path:
     return data_dir() / f"kernel-{KERNEL_PACKAGE_VERSION}"
 
 
+def _wheel_kernel() -> Path:
+    return _wheel_prefix() / "plumed" / "_lib" / "lib" / KERNEL_NAME
+
+
 def _install_wheel() -> None:
     target = _wheel_prefix()
     with locked(target.with_name(f"{target.name}.lock")):
         if target.is_dir():
             return
         with fresh_dir(target.with_name(f"{target.name}.partial")) as temporary:
+            # pip takes hashes from such files alone.
+            requirement = temporary / "requirement.txt"
+            requirement.write_text(
+                f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION} --hash=sha256:{_WHEEL_SHA256}\n",
+                encoding="utf-8",
+            )
             # Only the kernel is used, so the wheel made for one Python serves every other.
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
                     *("--only-binary", ":all:", "--python-version", "3.11", "--target"),
-                    str(temporary / "wheel"),
-                    f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}",
+                    *(str(temporary / "wheel"), "--require-hashes", "--requirement"),
+                    str(requirement),
                 ],
                 capture_output=True,
                 text=True,
@@ -319,9 +354,11 @@ def _install_wheel() -> None:
             )
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if line.strip()]
+                lines = [line for line in lines if line.startswith("ERROR")] or lines
                 raise UserError(
                     "no PLUMED was found and its kernel cannot be installed by pip "
                     f"({lines[-1].strip() if lines else 'no message'}); install PLUMED 2.9 or "
-                    "newer, or set PLUMED_KERNEL to a libplumedKernel.so"
+                    "newer (`conda install -c conda-forge plumed`), set PLUMED_KERNEL to a "
+                    "libplumedKernel.so, or build one by `plumed-cv plumed --optimised`"
                 )
             (temporary / "wheel").replace(target)

@@ -1,7 +1,8 @@
-"""Builds an optimised kernel of PLUMED, for the one that is installed was compiled without."""
+"""Builds an optimised kernel of PLUMED: of the wheel's source, or of any release of PLUMED."""
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,14 @@ from pathlib import Path
 from rich.progress import Progress
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import (
     KERNEL_NAME,
     KERNEL_PACKAGE,
     KERNEL_PACKAGE_VERSION,
+    OLDEST_PLUMED,
+    OPTIMISED,
     Plumed,
     describe,
     optimised_prefix,
@@ -27,9 +31,20 @@ _SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f
 _SOURCE_OBJECTS = 561  # files that it compiles; only the progress bar depends on it
 _SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
 
+# Runs a program with a lock of its own: should the process that builds be killed, the next one
+# waits until the compilers that it left behind have ended.
+_WITH_LOCK = """
+import subprocess, sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    sys.exit(subprocess.call(sys.argv[2:]))
+"""
 
-def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
-    """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
+
+def build_optimised_kernel(
+    progress: Progress | None = None, *, mpi: bool = False, source: Path | None = None
+) -> Plumed:
+    """Build PLUMED with -O3 into the data folder.
 
     Takes about ten minutes on two cores. A build that was stopped, however hard, goes on where it
     was. From then on `find_plumed` prefers the result to the wheel; one with MPI only where
@@ -41,16 +56,25 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
         A running rich progress display that gets one bar.
     mpi
         Whether to build it with the MPI whose `mpicxx` is found on PATH.
+    source
+        Sources of PLUMED to build: a folder, or an archive as its releases are (.tgz). If None,
+        those of the kernel wheel's package.
 
     Raises
     ------
     UserError
-        If a compiler, make or disk space is missing, the sources cannot be fetched, or a step
-        fails; the sentence then names the log.
+        If a compiler, make or disk space is missing, the sources cannot be fetched or are none of
+        PLUMED 2.9 or newer, `source` is given and a kernel has been built before, or a step fails;
+        the sentence then names the log.
     """
     progress = progress or Progress(disable=True)
     prefix = optimised_prefix(mpi=mpi)
-    with locked(prefix.with_name(f"{prefix.name}.lock")) as lock:
+    with locked(prefix.with_name(f"{prefix.name}.lock")):
+        if source is not None and prefix.is_dir():
+            raise UserError(
+                f"{prefix}: has a kernel that was built before; remove this folder to build "
+                f"{source} in its place"
+            )
         if not prefix.is_dir():
             compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
             if make is None:
@@ -63,10 +87,13 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
                         f"{build}: building PLUMED needs {_SOURCE_SPACE // 10**6} MB of disk space "
                         "and there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
-                fetch_source(build)
-            _make_kernel(build, prefix, compiler, make, progress, lock, mpi=mpi)
+                if source is None:
+                    fetch_source(build)
+                else:
+                    _take_source(source, build)
+            _make_kernel(build, prefix, compiler, make, progress, mpi=mpi)
             shutil.rmtree(build)
-    return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
+    return describe(prefix / "lib" / KERNEL_NAME, OPTIMISED)
 
 
 def fetch_source(build: Path) -> None:
@@ -77,6 +104,7 @@ def fetch_source(build: Path) -> None:
     UserError
         If the package index does not send them.
     """
+    needed("unearth")
     requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
     # pip would build the package, PLUMED included, only to look at its metadata.
     command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
@@ -105,19 +133,43 @@ def fetch_source(build: Path) -> None:
         )
 
 
+def _take_source(source: Path, build: Path) -> None:
+    """Put a copy of the user's sources of PLUMED into the new folder `build`/plumed2."""
+    with fresh_dir(build / "unpacking") as unpacking:
+        if source.is_dir():
+            folder = unpacking / "plumed2"
+            shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        else:
+            try:
+                shutil.unpack_archive(source, unpacking)
+            except (OSError, ValueError, shutil.ReadError) as error:
+                raise UserError(f"{source}: no archive of PLUMED's sources ({error})") from None
+            folder = next((path.parent for path in unpacking.glob("*/configure")), unpacking)
+        if not all((folder / name).is_file() for name in ("configure", "VERSION.txt")):
+            raise UserError(
+                f"{source}: holds no sources of PLUMED: there is no configure with a VERSION.txt "
+                "beside it"
+            )
+        text = (folder / "VERSION.txt").read_text(encoding="utf-8")
+        version = re.search(r"^(\d+)\.(\d+)", text, re.MULTILINE)
+        if version is None or (int(version[1]), int(version[2])) < OLDEST_PLUMED:
+            number = version[0] if version else "unknown"
+            raise UserError(f"{source}: is PLUMED {number} and plumed_cv needs 2.9 or newer")
+        folder.replace(build / "plumed2")
+
+
 def _make_kernel(
     build: Path,
     prefix: Path,
     compiler: str,
     make: str,
     progress: Progress,
-    lock: int,
     *,
     mpi: bool,
 ) -> None:
     """Configure, compile and install `build`/plumed2, as far as that is not done."""
     source = build / "plumed2"
-    configured = build / "configured"
+    configured, compilers = build / "configured", build / "compilers.lock"
     bar = progress.add_task("Configuring PLUMED", total=_SOURCE_OBJECTS)
     # Flags that only suit this machine's processor (-march=native) would make a data folder on a
     # shared disk fail on the others.
@@ -138,17 +190,14 @@ def _make_kernel(
         with (build / "build.log").open("a", 1, encoding="utf-8") as log:
 
             def run(command: Sequence[str]) -> None:
-                # The lock goes along: should this process be killed, the next one waits until
-                # the compilers it left behind have ended.
                 process = subprocess.Popen(
-                    command,
+                    [sys.executable, "-P", "-c", _WITH_LOCK, str(compilers), *command],
                     cwd=source,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
                     errors="replace",
-                    pass_fds=(lock,),
                 )
                 assert process.stdout is not None
                 with process:
@@ -172,7 +221,8 @@ def _make_kernel(
                     )
                 configured.touch()
             else:
-                _drop_unfinished(source)
+                with locked(compilers):
+                    _drop_unfinished(source)
                 objects = sum(1 for _ in source.rglob("*.o"))
                 progress.update(bar, completed=min(objects, _SOURCE_OBJECTS))
             progress.update(bar, description="Compiling PLUMED")

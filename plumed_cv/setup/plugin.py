@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nlohmann_json
-
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import missing, needed
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
 from plumed_cv.setup.tools import LIBRARY_SUFFIX, cxx_compiler, n_cores, output_of, tool
@@ -67,7 +66,7 @@ def find_torch() -> Path:
     """
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
-        raise UserError("TORCH_CV needs PyTorch in this Python environment: pip install torch")
+        raise missing("torch")
     return Path(found.origin).resolve().parent
 
 
@@ -226,7 +225,9 @@ def _compile_plugin(
 ) -> None:
     cmake = tool("cmake")
     if cmake is None:
-        raise UserError("cmake is needed to build the plugin and was not found: pip install cmake")
+        raise UserError(
+            "cmake is needed to build the plugin and was not found: pip install 'plumed_cv[plumed]'"
+        )
     log = home.with_suffix(".log")
     with fresh_dir(home.with_suffix(".partial")) as temporary:
         build = temporary / "build"
@@ -236,7 +237,7 @@ def _compile_plugin(
             f"-DCMAKE_CXX_COMPILER={compiler}",
             f"-DPLUMED_KERNEL={plumed.kernel}",
             f"-DPLUMED_INCLUDE_DIR={include_dir}",
-            f"-DNLOHMANN_INCLUDE_DIR={nlohmann_json.get_include()}",
+            f"-DNLOHMANN_INCLUDE_DIR={needed('nlohmann_json').get_include()}",
         ]
         if torch_dir is not None:
             configure.append(f"-DPLUMED_CV_TORCH={torch_dir}")
@@ -246,7 +247,7 @@ def _compile_plugin(
         elif tool("make") is None:
             raise UserError(
                 "ninja or make is needed to build the plugin and neither was found: "
-                "pip install ninja"
+                "pip install 'plumed_cv[plumed]'"
             )
         compile_ = [cmake, "--build", str(build), "--parallel", str(n_cores())]
         with log.open("w", encoding="utf-8") as output:

@@ -224,6 +224,31 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
         raise UserError("The initial and final states have different cells; give both the same.")
 
 
+def check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
+    """Refuse a structure of other atoms than the end states.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    symbols
+        Chemical symbols of all atoms of the end states, in their order.
+
+    Raises
+    ------
+    UserError
+        If it has another number of atoms, or elements in another order.
+    """
+    if len(atoms) != len(symbols):
+        raise UserError(f"it has {len(atoms)} atoms, and the end states {len(symbols)}")
+    for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
+        if a != b:
+            raise UserError(
+                f"its atom {number} is {a}, and {b} in the end states; give all of them the same "
+                "order of atoms"
+            )
+
+
 def check_range(initial: Atoms, final: Atoms) -> None:
     """Refuse a process in which an atom is displaced by nearly half of the cell.
 

@@ -9,17 +9,21 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
-import mdtraj
 import numpy as np
-from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
-from mdtraj.formats.registry import FormatRegistry
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import replacing
 from plumed_cv.structures.frame import Array
-from plumed_cv.structures.reading import cell_of, iterate_structures, oriented, split_index
+from plumed_cv.structures.reading import (
+    cell_of,
+    check_atoms,
+    iterate_structures,
+    oriented,
+    split_index,
+)
 
 _NM = 10.0  # angstrom
 _STRUCTURES = 1000  # read at once
@@ -124,10 +128,17 @@ def read_displacements(
 
 def positions_of(file: Path, number: int) -> Array:
     """Positions of a structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
-    with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+    with quiet(), _dcd_file(file) as trajectory:
         trajectory.seek(number)
         positions, _, _ = trajectory.read(n_frames=1)
     return np.asarray(positions[0], dtype=np.float64)
+
+
+def all_positions(file: Path) -> Array:
+    """Positions of all structures of a DCD file, shape (M, N, 3), angstrom."""
+    with quiet(), _dcd_file(file) as trajectory:
+        positions, _, _ = trajectory.read()
+    return np.asarray(positions, dtype=np.float64)
 
 
 def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
@@ -148,7 +159,7 @@ def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
         Shape (N, 3), angstrom; None if no structure is left, or the file cannot be read.
     """
     try:
-        with quiet(), mdtraj.formats.DCDTrajectoryFile(str(file)) as trajectory:
+        with quiet(), _dcd_file(file) as trajectory:
             positions, lengths, angles = trajectory.read(n_frames=max(end, 1))
     except OSError:  # there is none, or its first structure is not whole
         return None
@@ -157,18 +168,22 @@ def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
         file.unlink()
         return None
     cells = {"cell_lengths": lengths, "cell_angles": angles} if periodic else {}
-    with (
-        replacing(file) as temporary,
-        mdtraj.formats.DCDTrajectoryFile(str(temporary), "w") as trajectory,
-    ):
+    with replacing(file) as temporary, _dcd_file(temporary, "w") as trajectory:
         trajectory.write(positions, **cells)
     return np.asarray(positions[-1], dtype=np.float64)
+
+
+def _dcd_file(file: Path, mode: str = "r") -> Any:
+    """Open a DCD file for its structures alone."""
+    return needed("mdtraj").formats.DCDTrajectoryFile(str(file), mode)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the DCD reader, which is C code, from talking on standard output."""
-    c_library = ctypes.CDLL(None)  # keeps what it prints in a buffer of its own
+    c_library = ctypes.CDLL(
+        "ucrtbase" if os.name == "nt" else None
+    )  # keeps what it prints in a buffer of its own
     sys.stdout.flush()
     c_library.fflush(None)
     kept = os.dup(1)
@@ -185,7 +200,8 @@ def quiet() -> Iterator[None]:
 def _is_of_mdtraj(file: Path) -> bool:
     """Whether mdtraj reads a file, which it tells by the suffix."""
     suffixes = file.suffixes
-    known = FormatRegistry.loaders.keys() - _NOT_BY_MDTRAJ
+    registry = needed("mdtraj.formats.registry").FormatRegistry
+    known = registry.loaders.keys() - _NOT_BY_MDTRAJ
     return not known.isdisjoint({"".join(suffixes[-2:]), "".join(suffixes[-1:])})
 
 
@@ -193,7 +209,7 @@ def _by_mdtraj(
     file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
 ) -> Iterator[tuple[NDArray[Any], Array]]:
     """Positions (angstrom), shape (M, N, 3), of structures that share a cell, and the cell."""
-    chunks = mdtraj.iterload(
+    chunks = needed("mdtraj").iterload(
         str(file), top=_topology(symbols), chunk=_STRUCTURES, stride=stride, atom_indices=chosen
     )
     while True:
@@ -217,23 +233,11 @@ def _by_ase(
     structures = islice(iterate_structures(file, symbols), 0, None, stride)
     while chunk := list(islice(structures, _STRUCTURES)):
         for atoms in chunk:
-            _check_atoms(atoms, symbols)
+            check_atoms(atoms, symbols)
         turned = [oriented(atoms) for atoms in chunk]
         positions = np.stack([atoms.positions for atoms in turned])
         cells = np.stack([cell_of(atoms) for atoms in turned])
         yield from _by_cell(positions if chosen is None else positions[:, chosen], cells)
-
-
-def _check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
-    """Refuse a structure of other atoms."""
-    if len(atoms) != len(symbols):
-        raise UserError(f"it has {len(atoms)} atoms, and the end states {len(symbols)}")
-    for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
-        if a != b:
-            raise UserError(
-                f"its atom {number} is {a}, and {b} in the end states; give all of them the same "
-                "order of atoms"
-            )
 
 
 def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[Any], Array]]:
@@ -245,6 +249,7 @@ def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[An
 
 
 def _topology(species: Sequence[str]) -> Any:
+    mdtraj = needed("mdtraj")
     topology = mdtraj.Topology()
     residue = topology.add_residue("SYS", topology.add_chain())
     for symbol in species:

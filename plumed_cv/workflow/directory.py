@@ -3,13 +3,12 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import locked
 
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]+)?")
 
@@ -32,6 +31,10 @@ class RunDirectory:
         """Folder of the bABF run along xi^(n-1)."""
         return self.root / f"iteration-{n}"
 
+    def rate(self, n: int) -> Path:
+        """Folder of the transmission coefficients along xi^(n-1)."""
+        return self.iteration(n) / "rate"
+
     def iteration_result(self, n: int) -> Path:
         """What iteration n has found."""
         return self.iteration(n) / "result.json"
@@ -51,6 +54,21 @@ class RunDirectory:
     def path(self) -> Path:
         """The minimum energy path."""
         return self.root / "path.xyz"
+
+    @property
+    def beginning(self) -> Path:
+        """What another temperature's run has handed over; none if this one began by itself."""
+        return self.root / "beginning.json"
+
+    @property
+    def harmonic(self) -> Path:
+        """Folder of harmonic theory, which `plumed-cv harmonic` makes."""
+        return self.root / "harmonic"
+
+    @property
+    def multiplicity(self) -> Path:
+        """Number of equivalent events, by the symmetry of the initial state."""
+        return self.root / "multiplicity.json"
 
     @property
     def components(self) -> Path:
@@ -77,19 +95,18 @@ def claimed(root: Path) -> Iterator[None]:
     UserError
         If another run is at work there, or it cannot be a folder.
     """
-    lock = FileLock(root / ".lock")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{root}: another run is at work in this directory.") from None
-    except OSError as error:
-        raise UserError(f"{root}: cannot be used as a run directory: {error.strerror}.") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(root / ".lock", timeout_s=0.0))
+        except TimeoutError:
+            raise UserError(f"{root}: another run is at work in this directory.") from None
+        except OSError as error:
+            raise UserError(
+                f"{root}: cannot be used as a run directory: {error.strerror}."
+            ) from None
         _sweep(root)
         yield
-    finally:
-        lock.release()
 
 
 def _sweep(root: Path) -> None:

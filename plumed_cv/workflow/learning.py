@@ -6,13 +6,16 @@ torch is imported where it is needed: it takes seconds, and a resumed run may do
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from numpy.typing import NDArray
 
 from plumed_cv import cv, sampling
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
@@ -175,7 +178,7 @@ def train_on_snapshots(
         If the CV does not rise along the minimum energy path.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    data = _sampled_displacements(files, old, atoms, n)
+    data = _displacements(_trajectories(files, n), old, atoms)
     if not files.components.exists():
         _choose_components(config, files, data)
     xi = old.encode(old.components(data))[:, 0]
@@ -188,9 +191,10 @@ def noise_floor(
 ) -> float | None:
     """Mean of 1 - cos (Eq. 17) that two variables learned from independent samples would have.
 
-    Two are trained as cv-n was, each on every other segment of iteration n, and compared along the
-    path of cv-(n-1). Each has the noise of half of the data, and 1 - cos adds up as variances do:
-    it is twice what two variables of all data would have. Nothing is written.
+    Two are trained as cv-n was, each on half of the segments of iteration n (`GroupKFold`: no
+    segment is in both halves), and compared along the path of cv-(n-1). Each has the noise of half
+    of the data, and 1 - cos adds up as variances do: it is twice what two variables of all data
+    would have. Nothing is written.
 
     Parameters
     ----------
@@ -202,32 +206,36 @@ def noise_floor(
     float or None
         None if half of the data is too little to learn from.
     """
+    selection = needed("sklearn.model_selection")  # takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
+    segments = [_displacements([file], old, atoms) for file in _trajectories(files, n)]
+    if len(segments) < 2:
+        return None
+    data = np.concatenate(segments)
+    xi = old.encode(old.components(data))[:, 0]
+    group = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
+    folds = selection.GroupKFold(2).split(data, groups=group)
     halves = []
     try:
-        for half in (1, 2):
-            data = _sampled_displacements(files, old, atoms, n, slice(half - 1, None, 2))
-            xi = old.encode(old.components(data))[:, 0]
-            halves.append(_train(config, files, data, xi, old, n, reporter, half))
+        for half, (_, chosen) in enumerate(folds, start=1):
+            halves.append(_train(config, files, data[chosen], xi[chosen], old, n, reporter, half))
     except UserError:
         return None
     return 0.5 * equivalence.difference(halves[0], halves[1], along=old).mean
 
 
-def _sampled_displacements(
-    files: RunDirectory,
-    old: CollectiveVariable,
-    atoms: Atoms,
-    n: int,
-    segments: slice = slice(None),
-) -> np.ndarray:
-    """The snapshots of some segments of iteration n, shape (M, N, 3), angstrom."""
-    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))[segments]]
+def _trajectories(files: RunDirectory, n: int) -> list[Path]:
+    """The trajectories of the segments of iteration n that have snapshots."""
+    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
+    return [file for file in parts if file.exists()]
+
+
+def _displacements(
+    trajectories: list[Path], old: CollectiveVariable, atoms: Atoms
+) -> NDArray[np.float32]:
+    """Displacements of all snapshots of some trajectories, shape (M, N, 3), angstrom."""
     return read_displacements(
-        [file for file in parts if file.exists()],
-        old,
-        cell_of(atoms),
-        species=atoms.get_chemical_symbols(),
+        trajectories, old, cell_of(atoms), species=atoms.get_chemical_symbols()
     )
 
 
@@ -276,7 +284,7 @@ def _train(
     files: RunDirectory,
     displacements: np.ndarray,
     coordinate: np.ndarray,
-    frame: CollectiveVariable,
+    variable: CollectiveVariable,
     n: int,
     reporter: Reporter,
     half: int | None = None,
@@ -299,13 +307,13 @@ def _train(
     with reporter.task(f"training cv-{n}{of}", training.n_epochs) as update:
         learned, principal, network = autoencoder.learn(
             displacements,
-            frame,
+            variable,
             training.limited(n_components, at_rest),
             training,
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(path, frame) if config.cv.symmetry and path is not None else (),
+            symmetry.of_path(path, variable) if config.cv.symmetry and path is not None else (),
             through_ends=at_rest,
         )
     if half is not None:

@@ -9,7 +9,7 @@ from ase import Atoms
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_input import known_elements, potential_commands
@@ -126,6 +126,7 @@ def find_path(
     output: Path,
     reporter: Reporter | None = None,
     engine: Engine | None = None,
+    begin: EnergyPath | None = None,
 ) -> EnergyPath:
     """Find the minimum energy path of the input, or read it, and write it as extended XYZ.
 
@@ -141,6 +142,8 @@ def find_path(
         Is told how it goes.
     engine
         The engine of the input where it is open; opened here if None.
+    begin
+        As for `neb.minimum_energy_path`.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def find_path(
             "cv.alignment = 'optimal': no minimum energy path is sought for molecules; 'plumed-cv "
             "run' needs none."
         )
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     initial, final = end_states(config, reporter.say, free=False)
     with nullcontext(engine) if engine else sampling.open_engine(config, initial) as engine:
         if config.path.file is not None:
@@ -168,6 +171,7 @@ def find_path(
                 n_images=config.path.images,
                 fmax_eV_A=config.path.fmax_eV_A,
                 progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
+                begin=begin,
             )
     path.save(output)
     reporter.say(

@@ -11,16 +11,18 @@ from ase import Atoms
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, earlier, provenance
+from plumed_cv.workflow import checks, earlier, provenance, transmission
+from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
     check_components,
     noise_floor,
@@ -30,6 +32,7 @@ from plumed_cv.workflow.learning import (
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
+from plumed_cv.workflow.speed import watching_speed
 
 
 class NoBarrierError(UserError):
@@ -42,8 +45,9 @@ def run(
     reporter: Reporter | None = None,
     *,
     inputs_only: bool = False,
+    before: RunDirectory | None = None,
 ) -> dict[str, Any]:
-    """Run the iterative procedure, or go on with it.
+    """Run the iterative procedure at one temperature, or go on with it.
 
     Parameters
     ----------
@@ -56,14 +60,16 @@ def run(
     inputs_only
         Write what the next sampling begins with and return before it; `sample` does it, here or
         elsewhere, and `run` goes on from what there is then.
+    before
+        The run at another temperature that a new one begins from, as `beginning.take_over` says.
 
     Returns
     -------
     dict
-        What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
-        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
-        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run, as
-        `sample` takes them.
+        What `result.json` holds: `rate_per_s`, `transmission`, `flux_barrier_eV`, `barrier_eV` and
+        `delta_F_eV` with their errors, `converged`, `similarity`, `md_steps`, `iterations`, and
+        more. If it has returned before a sampling: `iteration`, and `walkers`, the numbers of those
+        to run, as `sample` takes them.
 
     Raises
     ------
@@ -73,7 +79,12 @@ def run(
         If the input does not fit, a file was damaged, another run works in the directory, or the
         directory holds a run with another input.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
+    if config.system.temperatures_K:
+        raise UserError(
+            f"system.temperature_K = {list(config.system.temperatures_K)}: one temperature is run "
+            "here; 'plumed-cv run' takes several."
+        )
     if config.cv.latent > 1:
         raise UserError(
             f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
@@ -92,9 +103,15 @@ def run(
         plumed = find_plumed()
         plugin = build_plugin(plumed)
         provenance.record(files.provenance, config, plumed, plugin)
+        if before is not None:
+            take_over(config, files, before, initial, engine, reporter)
+        if files.beginning.exists():  # the first iteration is along a learned CV already
+            limits = config.iteration.model_copy(update={"minimum": 1})
+            config = config.model_copy(update={"iteration": limits})
         path = None
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
+        count_events(files, engine)
         write_first_cv(config, files, path, (initial, final), engine, reporter)
         reopened = _reopen(config, files, plugin, reporter)
         iterations: list[dict[str, Any]] = []
@@ -105,8 +122,11 @@ def run(
                 waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
                 if waiting:
                     return {"iteration": n, "walkers": [order.number for order in waiting]}
-            iterations.append(_iterate(config, files, n, engine, plugin, initial, reporter))
-        return write_answer(config, files, path, initial, plugin, iterations)
+            iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
+        result = write_answer(config, files, path, initial, plugin, iterations)
+        if not config.rate.enabled:
+            return result
+        return transmission.complete(config, files, engine, initial, result, reporter)
 
 
 def sample(
@@ -130,7 +150,7 @@ def sample(
     UserError
         If there is nothing to sample, another process works on it, or as for `run`.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     files = RunDirectory(Path(directory).absolute())
     n = files.last_begun()
     if n == 0 or files.has_ended(n):
@@ -167,6 +187,7 @@ def _iterate(
     files: RunDirectory,
     n: int,
     engine: Engine,
+    plumed: Plumed,
     plugin: Path,
     atoms: Atoms,
     reporter: Reporter,
@@ -180,7 +201,8 @@ def _iterate(
     orders = _orders(config, files, n, plugin)
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
-        seconds_sampling = sampling.sample(orders, engine, update)
+        watched = watching_speed(update, orders, plumed, reporter.say)
+        seconds_sampling = sampling.sample(orders, engine, watched)
     earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
@@ -291,6 +313,12 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     """Write the profile that the bias of iteration n starts from, if there is one."""
     kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    grid = freeenergy.Grid(*sampling.grid(config.sampling))
+    if n == 1 and files.beginning.exists():
+        if not target.exists():
+            handed = read_json(files.beginning)
+            freeenergy.write_prior(target, grid, handed["xi"], handed["A_eV"])
+        return target
     if kind == "none" or (kind == "previous" and n == 1):
         return None
     if not target.exists():
@@ -304,5 +332,5 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
             before = CollectiveVariable.load(files.cv(n - 2))
             displacements, A = before.path(profile.xi[known, None]), profile.A[known]
         xi = variable.encode(variable.components(displacements))[:, 0]
-        freeenergy.write_prior(target, freeenergy.Grid(*sampling.grid(config.sampling)), xi, A)
+        freeenergy.write_prior(target, grid, xi, A)
     return target

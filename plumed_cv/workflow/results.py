@@ -26,7 +26,7 @@ from plumed_cv.sampling import guard
 from plumed_cv.setup.plugin import babf_input
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import checks, earlier
+from plumed_cv.workflow import checks, earlier, harmonic_theory
 from plumed_cv.workflow.directory import RunDirectory
 
 T = TypeVar("T")
@@ -40,6 +40,18 @@ _OF_THE_ANSWER = (
     *("restarted_at", "profile_of", "pooled_snapshots"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
+# What the answer has of the rate until `rate` has found it.
+UNKNOWN_RATE: dict[str, Any] = {
+    "rate_per_s": None,
+    "rate_error_factor": None,
+    "reverse_rate_per_s": None,
+    "reverse_rate_error_factor": None,
+    "transmission": None,
+    "transmission_error": None,
+    "rate": None,
+    "rate_note": None,
+    "other_events": [],
+}
 MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
 
 # The estimators. The second one has the snapshots of earlier iterations, too.
@@ -449,7 +461,10 @@ def crossings(
 
 
 def flux_barrier(
-    found: Sampled, by_walker: Sequence[Sequence[int]], estimator: str | None
+    found: Sampled,
+    by_walker: Sequence[Sequence[int]],
+    estimator: str | None,
+    states: tuple[float, float] = (0.0, 1.0),
 ) -> freeenergy.Estimate:
     """The flux barrier from some segments, in so few blocks that its error takes no time.
 
@@ -461,6 +476,8 @@ def flux_barrier(
         The numbers of the segments of each walker.
     estimator
         `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+    states
+        The CV in the reactant and in the product.
 
     Returns
     -------
@@ -489,7 +506,7 @@ def flux_barrier(
         {"ae.node-0": xi, "ae.gradnorm": gradnorm, "ae.invmass": invmass},
     )
     try:
-        return _flux(part, atoms, [len(own) for own in split], (0.0, 1.0)).barrier
+        return _flux(part, atoms, [len(own) for own in split], states).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
@@ -608,12 +625,15 @@ def write_answer(
         "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
+        **UNKNOWN_RATE,
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",
         "plumed_cv": plumed_cv.__version__,
         "iterations": iterations,
     }
+    result |= harmonic_theory.equivalent_events(files, result)
+    result["harmonic"] = harmonic_theory.beside(files, result)
     answer = CollectiveVariable.load(files.cv(n - 1))
     answer.save(files.root / "cv.safetensors")
     with replacing(files.root / "fes.dat") as temporary:

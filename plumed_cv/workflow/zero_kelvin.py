@@ -6,7 +6,7 @@ from pathlib import Path
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
-from plumed_cv.common.progress import Reporter, Silent
+from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
@@ -58,7 +58,7 @@ def energy(
     UserError
         If the input or the images do not fit, or the folder cannot be written to.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or Log()
     _make_folder(output)
     if isinstance(source, Config):
         config = source

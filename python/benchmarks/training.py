@@ -50,11 +50,11 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
     inside = np.argsort(np.linalg.norm(crystal - crystal.mean(axis=0), axis=1))[:n_atoms]
     reference = crystal[inside]
     end = curve(np.ones(1)).reshape(n_atoms, 3)
-    frame = cv.linear(["Fe"] * n_atoms, np.zeros((3, 3)), reference, reference + end)
+    linear = cv.linear(["Fe"] * n_atoms, np.zeros((3, 3)), reference, reference + end)
     began = time.perf_counter()
     autoencoder.learn(
         displacements,
-        frame,
+        linear,
         COMPONENTS,
         RECIPES[recipe],
         coordinate=s,

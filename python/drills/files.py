@@ -53,7 +53,7 @@ class Reader:
 def all_readers(run: Path, file: Path) -> dict[str, Reader]:
     """All readers of the package, with files of a finished run and its input."""
     segment = run / "iteration-1" / "segment-000000"
-    frame = CollectiveVariable.load(run / "cv-0.safetensors")
+    linear = CollectiveVariable.load(run / "cv-0.safetensors")
 
     def model(path: Path) -> list[Any]:
         cv = CollectiveVariable.load(path)
@@ -80,7 +80,7 @@ def all_readers(run: Path, file: Path) -> dict[str, Reader]:
         return [load_path(path).energies]
 
     def trajectory(path: Path) -> list[Any]:
-        return [read_displacements([path], frame, frame.reference_cell)]
+        return [read_displacements([path], linear, linear.reference_cell)]
 
     def settings(path: Path) -> list[Any]:
         return [[config.load(path).system.temperature_K]]

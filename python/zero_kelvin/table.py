@@ -154,8 +154,8 @@ def run_counts(name: str, path: EnergyPath) -> None:
     """The loss of the subspaces alone against the number of structures, where it is missing."""
     noise_A2 = CASES[name][0][1]
     first, last = path.images[0], path.images[-1]
-    frame = cv.linear(path.species, path.cell, first.positions, last.positions)
-    operations = symmetry.of_path(path, frame)
+    linear = cv.linear(path.species, path.cell, first.positions, last.positions)
+    operations = symmetry.of_path(path, linear)
     data = read(name)
     data["operations"] = len(operations)
     counts = data.setdefault("counts", {})
@@ -169,24 +169,24 @@ def run_counts(name: str, path: EnergyPath) -> None:
             s = np.linspace(0.0, 1.0, n_structures)
             found = {
                 "pca": pca.fit(samples, 12, seed),
-                "mean path": pca.fit_mean_path(samples, s, 12, (), frame)[0],
-                "mean path, symmetry": pca.fit_mean_path(samples, s, 12, operations, frame)[0],
+                "mean path": pca.fit_mean_path(samples, s, 12, (), linear)[0],
+                "mean path, symmetry": pca.fit_mean_path(samples, s, 12, operations, linear)[0],
             }
             for words, components in found.items():
-                profile = energy.along_components(path, within(frame, components))
+                profile = energy.along_components(path, within(linear, components))
                 losses[words].append(100.0 * (profile.barrier / barrier - 1.0))
         counts[str(n_structures)] = {words: rounded(loss, 3) for words, loss in losses.items()}
         write(name, data)
 
 
 def within(
-    frame: cv.CollectiveVariable, components: pca.PrincipalComponents
+    linear: cv.CollectiveVariable, components: pca.PrincipalComponents
 ) -> cv.CollectiveVariable:
     """Some variable of these components: only they count for `along_components`."""
     n = len(components.components)
     first = cv.Layer(np.ones((1, n)), np.zeros(1))
     return replace(
-        frame,
+        linear,
         pca_mean=components.mean,
         pca_components=components.components,
         encoder=(first,),

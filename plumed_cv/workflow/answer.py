@@ -1,0 +1,202 @@
+"""The answer of a run as an object: barriers, rate, profile, collective variable, checks."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plumed_cv import freeenergy
+from plumed_cv.common.display import axes_or_new, table
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.freeenergy import Estimate, Profile
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.workflow.analysis import Analysis, Convergence, estimate_of, read_sampled
+from plumed_cv.workflow.checks import Check, minima_of, surfaces_of
+from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.rate import Rate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The answer of a run.
+
+    Attributes
+    ----------
+    directory
+        The run directory.
+    data
+        All that its result.json holds.
+    """
+
+    directory: Path
+    data: dict[str, Any]
+
+    def __repr__(self) -> str:
+        verdict = "converged" if self.converged else "NOT converged"
+        return (
+            f"Result({self.directory}: flux barrier {self.flux_barrier}, delta F {self.delta_F}, "
+            f"{self.rate}, {verdict})"
+        )
+
+    @property
+    def temperature_K(self) -> float:  # noqa: N802
+        """Temperature, K."""
+        return float(self.data["temperature_K"])
+
+    @property
+    def flux_barrier(self) -> Estimate:
+        """Free energy of the dividing surface's flux, eV; it does not depend on the CV's scale."""
+        return estimate_of(self.data, "flux_barrier")
+
+    @property
+    def activation_free_energy(self) -> Estimate:
+        """Activation free energy -kT ln(h rate / kT) of transition state theory, eV."""
+        return estimate_of(self.data, "activation_free_energy")
+
+    @property
+    def barrier(self) -> Estimate:
+        """Height of the profile, eV, which depends on the CV's scale."""
+        return estimate_of(self.data, "barrier")
+
+    @property
+    def delta_F(self) -> Estimate:  # noqa: N802
+        """Free energy of the product's basin less that of the reactant's, eV."""
+        return estimate_of(self.data, "delta_F")
+
+    @property
+    def rate(self) -> Rate:
+        """Rate from the reactant to the product, 1/s."""
+        return Rate.of(self.data)
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """Barriers between successive basins, in their order, as result.json has them."""
+        return list(self.data.get("steps") or [])
+
+    @property
+    def converged(self) -> bool:
+        """Whether all checks have passed."""
+        return bool(self.data["converged"])
+
+    @property
+    def checks(self) -> list[Check]:
+        """What an answer must pass: name, passed (None: could not be made), sentence."""
+        return [Check(**check) for check in self.data.get("checks", [])]
+
+    @property
+    def advice(self) -> str | None:
+        """What to do where the run has not converged."""
+        return self.data.get("advice")
+
+    @property
+    def md_steps(self) -> int:
+        """Steps of molecular dynamics of all iterations."""
+        return int(self.data["md_steps"])
+
+    @property
+    def answer_iteration(self) -> int:
+        """Number of the iteration that the numbers are from."""
+        return int(self.data.get("answer_iteration", len(self.data["iterations"])))
+
+    @cached_property
+    def profile(self) -> Profile:
+        """Free energy profile along the CV."""
+        return freeenergy.read_fes(self.directory / "fes.dat")
+
+    @cached_property
+    def cv(self) -> CollectiveVariable:
+        """The collective variable that the profile is along."""
+        return CollectiveVariable.load(self.directory / "cv.safetensors")
+
+    @cached_property
+    def path(self) -> EnergyPath | None:
+        """Minimum energy path at 0 K, whose ends are the relaxed end states; None of a molecule."""
+        file = RunDirectory(self.directory).path
+        return load_path(file) if file.exists() else None
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        """The samples of the iteration that is the answer, read from its segments.
+
+        Raises
+        ------
+        UserError
+            If its folder is not there, or a file in it is damaged.
+        """
+        n = self.answer_iteration
+        found, walkers = read_sampled(RunDirectory(self.directory).iteration(n))
+        return Analysis(
+            found, tuple(walkers), self.profile.states, self.profile, self.data["iterations"][n - 1]
+        )
+
+    def forward_backward_convergence(self, n: int = 10) -> Convergence:
+        """Estimate the flux barrier from the first and the last 1/n, 2/n, ... of the answer's data.
+
+        As `Analysis.forward_backward_convergence`.
+        """
+        return self.analysis.forward_backward_convergence(n)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the profile, the dividing surfaces and basins, and the energy of the path at 0 K.
+
+        Parameters
+        ----------
+        ax
+            On which axes of matplotlib's; those of a new figure if None.
+        """
+        from plumed_cv.figures import draw_profiles  # matplotlib takes most of a second
+
+        ax = axes_or_new(ax)
+        zero_kelvin = None
+        if self.path is not None:
+            xi = self.cv.encode(self.cv.components(self.path.displacements))[:, 0]
+            zero_kelvin = (xi, self.path.energies)
+        curve = (f"{self.temperature_K:g} K", self.profile)
+        surfaces, minima = surfaces_of(self.data), minima_of(self.data)
+        draw_profiles(ax, [curve], zero_kelvin, surfaces, minima)
+        return ax
+
+    def to_dataframe(self) -> "DataFrame":
+        """Return a table of the iterations: barriers and errors, eV, steps, similarity, CV.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        names = (
+            *("iteration", "kind", "flux_barrier_eV", "flux_barrier_error_eV", "barrier_eV"),
+            *("barrier_error_eV", "delta_F_eV", "delta_F_error_eV", "tst_rate_per_s"),
+            *("tst_rate_error_per_s", "crossings", "similarity", "md_steps"),
+        )
+        iterations = self.data["iterations"]
+        columns = {name: [part.get(name) for part in iterations] for name in names}
+        return table(columns, index="iteration")
+
+
+def read_result(directory: Path | str) -> Result:
+    """Read the answer of a run that has ended.
+
+    Parameters
+    ----------
+    directory
+        The run directory.
+
+    Raises
+    ------
+    UserError
+        If there is no result.json in it, or it is damaged.
+    """
+    files = RunDirectory(Path(directory))
+    if not files.result.exists():
+        raise UserError(
+            f"{directory}: holds no result.json, so it is no directory of a run that has ended; "
+            "start the run again, which goes on where it was."
+        )
+    return Result(files.root, read_json(files.result))

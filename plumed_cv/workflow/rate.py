@@ -1,0 +1,103 @@
+"""The rate of a process at one temperature."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from plumed_cv.common.display import axes_or_new, table
+from plumed_cv.common.numbers import scientific
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Rate from the reactant to the product; what is not known is None.
+
+    Attributes
+    ----------
+    temperature_K
+        Temperature, K.
+    tst_rate_per_s, tst_rate_error_per_s
+        Rate of transition state theory through the best dividing surface, 1/s: an upper bound of
+        the true rate; and its standard error.
+    transmission
+        Transmission coefficient: the share of the crossings of the surface that lead to the
+        product.
+    rate_per_s
+        The rate, transmission times that of transition state theory, 1/s.
+    rate_error_factor
+        The rate is known within this factor, one standard error.
+    """
+
+    temperature_K: float
+    tst_rate_per_s: float | None = None
+    tst_rate_error_per_s: float | None = None
+    transmission: float | None = None
+    rate_per_s: float | None = None
+    rate_error_factor: float | None = None
+
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> "Rate":
+        """Take the rate from the keys of result.json."""
+        return cls(**{name: numbers.get(name) for name in cls.__dataclass_fields__})  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        at = f"at {self.temperature_K:g} K"
+        value = self.best_per_s
+        if value is None:
+            return f"Rate(unknown {at})"
+        lower, upper = self._bounds(value)
+        number = scientific(value, None, "1/s").removesuffix(", error unknown")
+        words = f"{number} within a factor of {upper / value:.2g}" if upper > lower else number
+        if self.rate_per_s is None:
+            return f"Rate({words} {at}, transition state theory)"
+        share = "" if self.transmission is None else f", transmission {self.transmission:.2f}"
+        return f"Rate({words} {at}{share})"
+
+    @property
+    def best_per_s(self) -> float | None:
+        """The rate where it is known, else that of transition state theory, 1/s."""
+        return self.tst_rate_per_s if self.rate_per_s is None else self.rate_per_s
+
+    def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
+        """Draw a point of an Arrhenius plot: `best_per_s`, logarithmic, against 1000 K / T.
+
+        Parameters
+        ----------
+        ax
+            On which axes of matplotlib's; those of a new figure if None.
+        style
+            As for `Axes.errorbar`.
+        """
+        ax = axes_or_new(ax)
+        value = self.best_per_s
+        if value is not None:
+            lower, upper = self._bounds(value)
+            errors = [[value - lower], [upper - value]]
+            ax.errorbar([1000.0 / self.temperature_K], [value], errors, **{"fmt": "o"} | style)
+        ax.set_yscale("log")
+        ax.set_xlabel("1000 K / T")
+        ax.set_ylabel("rate (1/s)")
+        return ax
+
+    def to_dataframe(self) -> "DataFrame":
+        """Return a table of one row, whose columns are the attributes.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        return table({name: [getattr(self, name)] for name in self.__dataclass_fields__})
+
+    def _bounds(self, value: float) -> tuple[float, float]:
+        """The rate less and plus one standard error, 1/s, as a factor."""
+        if self.rate_per_s is not None:
+            factor = self.rate_error_factor or 1.0
+        else:  # the error of its logarithm, to first order
+            factor = float(np.exp((self.tst_rate_error_per_s or 0.0) / value))
+        return value / factor, value * factor
