@@ -219,7 +219,8 @@ def estimate(
 
     Parameters are those of `analysed` and `freeenergy.profile`.
     """
-    flux, note = freeenergy.Flux(*[freeenergy.Estimate(np.nan, np.nan)] * 3, np.nan), None
+    unknown = freeenergy.Estimate(np.nan, np.nan)
+    flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
     if found.series:
         try:
             flux = _flux(found, mean_force, walkers, states, earlier)
