@@ -16,7 +16,7 @@ import pytest
 
 from plumed_cv import config, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Log, Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.setup.kernel import WHEEL, find_plumed
 from plumed_cv.workflow import procedure, provenance, speed
 from plumed_cv.workflow.repetitions import odds
@@ -36,7 +36,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-class Telling(Silent):
+class Telling(Log):
     """A reporter that keeps what it is told."""
 
     def __init__(self) -> None:

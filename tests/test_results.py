@@ -104,7 +104,7 @@ def with_earlier(found: workflow.Sampled, tilt_eV: float) -> workflow.Sampled:
 
 def test_earlier_iterations_answer_if_they_agree() -> None:
     """Four times as many snapshots halve the error; with a force that is wrong they raise it."""
-    _, found = sampled(0.8)
+    _, found = sampled(0.4)
     _, alone = workflow.analysed(found)
     _, result = workflow.analysed(with_earlier(found, 0.0))
     assert alone["pooled_snapshots"] == 0
@@ -176,7 +176,8 @@ def test_what_is_missing_is_null_or_left_out() -> None:
 def test_few_crossings_widen_the_errors_of_a_histogram() -> None:
     """Student's t for so many crossings; with one nothing is known of the error."""
     _, found = sampled(0.2)
-    flux = freeenergy.flux(*[found.blocks, *(found.series[f"ae.{k}"] for k in COLUMNS)])
+    xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in COLUMNS)
+    flux = freeenergy.flux(found.blocks, xi, gradnorm, invmass)
     ends = (flux.steps[0].reactant, flux.steps[-1].product)
     factors = []
     for crossings in (1, 2, 3, 10):
