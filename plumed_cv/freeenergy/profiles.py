@@ -266,7 +266,7 @@ def profile(
             *barrier_and_delta_F(A, smooth, basins, kT),
             difference_of(grid, smooth, states),
         ]
-        tops = [] if basins is None else _tops(smooth, basins)
+        tops = np.zeros(0) if basins is None else _tops(smooth, basins)
         return np.concatenate([A_k - A_k[origin], A - A[origin], summary, tops])
 
     value, error = jackknife(parts, weights, estimate, walkers)
@@ -500,9 +500,8 @@ def flux(
         resistance = kT * np.logaddexp.reduce(tops[1] / kT) if all_known else np.nan
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
         shares = populations / (everywhere if everywhere != 0 else np.nan)
-        of_reactant = tops[0] + basin[0]
         steps = [*(tops + basin[:-1]), *(tops + basin[1:])]
-        return np.concatenate([whole, *steps, shares, of_reactant])
+        return np.concatenate([whole, *steps, shares, tops[0] + basin[0]])
 
     value, error = jackknife(parts, weights, estimate, walkers)
     value[~np.isfinite(value)] = np.nan
@@ -527,10 +526,10 @@ def flux(
         )
         for i in range(number)
     )
-    of_reactant = slice(len(found) - number, None)
+    each = slice(len(found) - number, None)
     best = max(basins.surfaces, key=lambda i: float(W[0, order[i]]))
     return Flux(
-        barrier=_highest_of(found[0], value[of_reactant], error[of_reactant]),
+        barrier=_highest_of(found[0], value[each], error[each]),
         activation=found[1],
         rate_per_s=rate(1),
         surface=float(xi[best]),
