@@ -44,7 +44,7 @@ def table(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
 
     Raises
     ------
-    UserError
+    MissingPackageError
         If pandas is not installed.
     """
     found: DataFrame = needed("pandas").DataFrame(dict(columns))
