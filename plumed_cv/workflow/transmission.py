@@ -203,10 +203,6 @@ class Stage:
         result = self.result | self._rate(found, shares)
         result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
-        if result["rate_per_s"] is not None:
-            self.reporter.say(in_words(result))
-        if note := result["rate_note"]:
-            self.reporter.say(f"Rate: {note}.")
         return result
 
     def through(self, xi: float) -> dict[str, Any]:
