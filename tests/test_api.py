@@ -15,7 +15,6 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
-from ase.calculators.lj import LennardJones
 from matplotlib.figure import Figure
 
 import plumed_cv as pcv
@@ -176,15 +175,11 @@ def ends() -> tuple[Atoms, Atoms]:
 class Own(Calculator):
     """A calculator that cannot be made from its parameters."""
 
-    implemented_properties = ("energy", "forces")
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
 
     def __init__(self, depth: float) -> None:
-        super().__init__()
+        Calculator.__init__(self)
         self.depth = depth
-
-
-def springs() -> Calculator:
-    return LennardJones()
 
 
 def test_calculators_that_cannot_be_made_again(tmp_path: Path) -> None:
@@ -198,7 +193,7 @@ def test_calculators_that_cannot_be_made_again(tmp_path: Path) -> None:
 
     refused(lambda: EMT(), "is defined in the notebook or script itself")
     refused(Own(0.1), r"Own: cannot be made again .* functools\.partial\(Own, \.\.\.\)")
-    refused(partial(EMT, True), "keywords, not positional")
+    refused(partial(Own, 0.1), "keywords, not positional")
     refused(3.0, "is no ASE calculator")
     refused(partial(EMT, cut=np.zeros(3)), r"arguments \['cut'\] must be numbers")
     refused(None, "Give one of calculator")
@@ -246,7 +241,7 @@ def test_a_path_by_a_calculator() -> None:
     assert path.energies[-1] == pytest.approx(0.0, abs=1e-3)
     assert 0.5 < path.barrier < 1.0
     axes = path.plot(Figure().subplots())
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), path.energies)
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), path.energies)
 
 
 def test_progress_goes_to_a_function_and_results_to_the_log(

@@ -52,7 +52,7 @@ def test_a_learned_cv_follows_the_process_and_is_saved(tmp_path: Path) -> None:
     assert model.n_features_in_ == 3 * 53
     assert model.components_.shape == (3, 159)
     assert len(model.loss_curve_) == len(epochs) == epochs[-1]
-    assert model.loss_curve_[-1] < 0.02**2
+    assert model.loss_curve_[-1] < 0.1 * model.loss_curve_[0]
     model.save(tmp_path / "cv.safetensors")
     loaded = pcv.load_cv(tmp_path / "cv.safetensors")
     positions = np.stack([atoms.positions for atoms in structures[:5]])

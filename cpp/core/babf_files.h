@@ -283,13 +283,28 @@ struct LearnedStep {
     bool is_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
         if (!acted)
             return false;
-        for (std::size_t d = 0; d < axes.size(); ++d) {
-            const double moved =
-                axes[d].periodic ? std::remainder(at[d] - xi[d], axes[d].length()) : at[d] - xi[d];
-            if (!(std::abs(moved) <= 1e-3 * axes[d].spacing()))
+        for (std::size_t d = 0; d < axes.size(); ++d)
+            if (!(std::abs(moved(at, axes, d)) <= 1e-3 * axes[d].spacing()))
                 return false;
-        }
         return true;
+    }
+
+    /// What acted there, at a place so close: the bias to first order, so that its derivative is the
+    /// force.
+    Babf::Evaluation acting_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
+        Babf::Evaluation now = *acted;
+        for (std::size_t d = 0; d < axes.size(); ++d) {
+            const double by = moved(at, axes, d);
+            now.bias -= now.force[d] * by;
+            now.zeta[d] += by;
+        }
+        return now;
+    }
+
+  private:
+    double moved(const Babf::Point& at, const std::vector<Grid>& axes, std::size_t d) const {
+        const double by = at[d] - xi[d];
+        return axes[d].periodic ? std::remainder(by, axes[d].length()) : by;
     }
 };
 
@@ -428,8 +443,17 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
                     std::abs(row[force + d]) <= expected.kappa[d] * reach * row[weight] &&
                     std::abs(row[offset + d]) <= reach * row[count];
         }
-        for (std::size_t c = weight; c < prior; ++c)
-            sound = sound && std::abs(row[rest + c - weight]) <= 1e-15 * std::abs(row[c]);
+        // A rest is below the last digit of what its sum can be, not of what it is: forces cancel,
+        // and those of several states do, too.
+        const auto is_rest = [&](std::size_t c, double most) {
+            return std::abs(row[rest + c - weight]) <= 1e-15 * most;
+        };
+        sound = sound && is_rest(weight, row[weight]) && is_rest(count, row[count]);
+        for (std::size_t d = 0; d < dimensions; ++d) {
+            const double reach = slack * longest(d);
+            sound = sound && is_rest(force + d, expected.kappa[d] * reach * row[weight]) &&
+                    is_rest(offset + d, reach * row[count]);
+        }
         if (!sound)
             throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
                                      " holds a number that no run writes (NaN, infinite, negative "

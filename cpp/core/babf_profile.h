@@ -93,7 +93,7 @@ class FreeEnergy {
         BabfProfile out{std::vector<double>(size(), 0.0), parameters_.prior,
                         std::vector<double>(size(), NAN), all.count.sum};
         for (std::size_t j = 0; j < size(); ++j)
-            if (all.count.sum[j] > 0)
+            if (is_weighed(all, j))
                 for (std::size_t d = 0; d < dimensions(); ++d)
                     out.derivative[d * size() + j] =
                         all.force.sum[d * size() + j] / all.weight.sum[j];
@@ -110,6 +110,12 @@ class FreeEnergy {
     std::size_t dimensions() const { return parameters_.axes.size(); }
     std::size_t size() const { return parameters_.prior.size() / dimensions(); }
 
+    /// Whether samples in the bin of a node say what the mean force there is. Where A rises by more
+    /// than e^-40 in a bin its node has no part in them; and a ramp begins with the weight 0.
+    static bool is_weighed(const BabfSums& all, std::size_t j) {
+        return all.count.sum[j] > 0 && all.weight.sum[j] > 0;
+    }
+
     void profile_line(const BabfSums& all, BabfProfile& out) const {
         const Grid& grid = parameters_.axes[0];
         const double kT = parameters_.kT, half = 0.5 * grid.spacing();
@@ -117,7 +123,7 @@ class FreeEnergy {
         const std::size_t n = size(), edges = grid.periodic ? n : n - 1;
         double sum = 0, weighed = 0;
         for (std::size_t j = 0; j < n; ++j)
-            if (count[j] > 0) {
+            if (is_weighed(all, j)) {
                 sum += weight[j];
                 weighed += 1;
             }
@@ -198,16 +204,19 @@ class FreeEnergy {
         const double kT = parameters_.kT;
         const auto &weight = all.weight.sum, &count = all.count.sum, &offset = all.offset.sum;
         double sum = 0, sampled = 0;
-        for (std::size_t j = 0; j < size(); ++j)
-            if (count[j] > 0) {
+        bool visited = false;
+        for (std::size_t j = 0; j < size(); ++j) {
+            visited = visited || count[j] > 0;
+            if (is_weighed(all, j)) {
                 sum += weight[j];
                 sampled += 1;
             }
-        if (sampled == 0) {
+        }
+        if (!visited) {
             solve(std::vector<double>(size(), 1.0), out.derivative, out.convolved);
             return;
         }
-        const double least = unsampled * sum / sampled;
+        const double least = sampled > 0 ? unsampled * sum / sampled : 1;
         std::vector<double> weights(size());
         for (std::size_t j = 0; j < size(); ++j)
             weights[j] = count[j] > 0 ? std::max(weight[j], least) : least;

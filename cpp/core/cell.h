@@ -38,9 +38,10 @@ inline Cell product(const Cell& a, const Cell& b) {
     return c;
 }
 
-/// Whether the cell has a volume; throws if it is neither that nor all zero.
+/// Whether the cell has a volume; throws if it is neither that nor zero, but for the small numbers
+/// that numerical derivatives add to a cell that is not there. In angstrom.
 inline bool is_periodic(const Cell& h) {
-    if (std::all_of(h.begin(), h.end(), [](double v) { return v == 0; }))
+    if (std::all_of(h.begin(), h.end(), [](double v) { return std::abs(v) < 1e-4; }))
         return false;
     double lengths = 1;
     for (std::size_t i = 0; i < 9; i += 3)

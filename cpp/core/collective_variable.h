@@ -30,9 +30,10 @@ class CollectiveVariable {
           encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
           shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
           apart_(stride_), x_(padded(components_)), off_(padded(components_)),
-          path_(padded(components_)), f_(padded(latent_)), xi_(latent_),
+          path_(padded(components_)), beside_(padded(components_)), back_(padded(components_)),
+          f_(padded(latent_)), factors_(padded(latent_)), xi_(latent_),
           jacobian_(latent_ * x_.size()), directions_(jacobian_.size()),
-          gradients_((frame_.aligned() ? latent_ : 1) * stride_),
+          gradients_((frame_.aligned() ? latent_ : 1) * stride_), guard_(stride_),
           weighted_(frame_.aligned() ? stride_ : jacobian_.size()),
           inverse_mass_(components_ * x_.size()), gram_(latent_ * latent_) {
         to_planes(model.pca_mean.data(), mean_.data());
@@ -108,9 +109,77 @@ class CollectiveVariable {
         add_transposed(basis_.data(), components_, stride_, path_.data(), apart_.data());
         const double *x = apart_.data(), *y = x + frame_.plane(), *z = y + frame_.plane();
         double largest = 0;
-        for (std::size_t i = 0; i < atoms(); ++i)
-            largest = std::max(largest, x[i] * x[i] + y[i] * y[i] + z[i] * z[i]);
+        farthest_ = 0;
+        for (std::size_t i = 0; i < atoms(); ++i) {
+            const double square = x[i] * x[i] + y[i] * y[i] + z[i] * z[i];
+            if (square > largest) {
+                largest = square;
+                farthest_ = i;
+            }
+        }
         return std::sqrt(largest);
+    }
+
+    /// The gradient of deviation() in planes (see Frame), zero where the deviation is. It lasts
+    /// until the next call of this function or the one below.
+    ///
+    /// With w = x - x^(x), P the projection on the gradients g_k and w' = w - P w, half the gradient
+    /// of dev^2 is v - U x + U [w' - (d x^/dx)^T w' - sum_k c_k (d g_k/dx) w'], P w = sum_k c_k g_k.
+    const double* deviation_gradient() {
+        const std::size_t n = x_.size();
+        beside_ = off_;
+        std::vector<double> along(latent_);
+        for (std::size_t k = 0; k < latent_; ++k) {
+            const double* q = &directions_[k * n];
+            along[k] = dot(q, off_.data(), n);
+            for (std::size_t i = 0; i < n; ++i)
+                beside_[i] -= along[k] * q[i];
+        }
+        std::fill(factors_.begin(), factors_.end(), 0.0);
+        for (std::size_t k = latent_; k-- > 0;) {
+            const double* q = &directions_[k * n];
+            double left = along[k];
+            for (std::size_t l = k + 1; l < latent_; ++l)
+                left -= factors_[l] * dot(jacobian(l), q, n);
+            const double length = dot(jacobian(k), q, n);
+            factors_[k] = length > 0 ? left / length : 0;
+        }
+        for (std::size_t k = 0; k < latent_; ++k)
+            factors_[k] *= scale_[k];
+        encoder_.curvature(factors_.data(), beside_.data(), path_.data());
+        path_back(beside_.data());
+        for (std::size_t i = 0; i < n; ++i)
+            back_[i] = beside_[i] - back_[i] - path_[i] - x_[i];
+        guard_ = v_;
+        add_transposed(basis_.data(), components_, stride_, back_.data(), guard_.data());
+        const double scale = deviation_ > 0 ? 1 / deviation_ : 0;
+        for (double& g : guard_)
+            g *= scale;
+        return finished_guard();
+    }
+
+    /// The same of largest_deviation(), of the atom that its last call has found.
+    const double* largest_deviation_gradient() {
+        const std::size_t plane = frame_.plane();
+        double direction[3], square = 0;
+        for (std::size_t a = 0; a < 3; ++a) {
+            direction[a] = apart_[a * plane + farthest_];
+            square += direction[a] * direction[a];
+        }
+        const double scale = square > 0 ? 1 / std::sqrt(square) : 0;
+        std::fill(guard_.begin(), guard_.end(), 0.0);
+        std::fill(beside_.begin(), beside_.end(), 0.0);
+        for (std::size_t a = 0; a < 3; ++a) {
+            const std::size_t j = a * plane + farthest_;
+            guard_[j] = scale * direction[a];
+            for (std::size_t k = 0; k < components_; ++k)
+                beside_[k] += guard_[j] * basis_[k * stride_ + j];
+        }
+        path_back(beside_.data());
+        for (double& b : back_)
+            b = -b;
+        add_transposed(basis_.data(), components_, stride_, back_.data(), guard_.data());
+        return finished_guard();
     }
 
     /// The volume spanned by the gradients; for one latent dimension |grad xi|, 1/angstrom.
@@ -157,6 +226,18 @@ class CollectiveVariable {
     }
 
   private:
+    /// back_ = (d x^/dx)^T c, of components c.
+    void path_back(const double* c) {
+        decoder_.backward(c, factors_.data());
+        encoder_.backward(factors_.data(), back_.data());
+    }
+
+    const double* finished_guard() {
+        frame_.centre(guard_.data());
+        frame_.to_positions(guard_.data());
+        return guard_.data();
+    }
+
     void make_gradient(std::size_t k, double* gradient) {
         std::fill_n(gradient, stride_, 0.0);
         add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient);
@@ -312,14 +393,17 @@ class CollectiveVariable {
     Array u_, v_;                   // displacements, and the same less the mean
     Array apart_;                   // displacements from the path
     Array x_, off_, path_;          // components, their distance from the path, and the path
-    Array f_;                       // the encoder's output
+    Array beside_, back_;           // components, for the gradients of both deviations
+    Array f_, factors_;             // the encoder's output; factors of such numbers
     std::vector<double> xi_;        // the same, rescaled
     Array jacobian_, directions_;   // d xi/d x, row by row, and the same made orthonormal
     Array gradients_;               // with alignment all of them, else the one asked for last
+    Array guard_;                   // the gradient of a deviation
     Array weighted_, inverse_mass_; // U^T diag(1/m) U
     std::vector<double> gram_;
     Array light_; // with alignment, 1/m of each coordinate
     double distance2_ = 0, deviation_ = 0, gradient_norm_ = 0;
+    std::size_t farthest_ = 0; // the atom of largest_deviation()
 };
 
 } // namespace plumed_cv

@@ -41,6 +41,8 @@ class Frame {
     }
 
     std::size_t atoms() const { return atoms_; }
+    /// The engine's, as set last.
+    const Cell& cell() const { return cell_; }
     std::size_t plane() const { return plane_; }
     bool periodic() const { return periodic_; }
 
@@ -118,6 +120,9 @@ class Frame {
         if (alignment_)
             alignment_->to_positions(gradient);
     }
+
+    /// Makes the mean over the atoms zero, in planes.
+    void centre(double* planes) const { subtract_mean(atoms_, plane_, planes); }
 
     /// What a strain moves: the displacements and these, in planes (null: no more); with alignment
     /// the positions and nothing else.

@@ -7,6 +7,13 @@
 
 // What loops need to become vector instructions.
 
+// Under these options nearest() returns its argument, sums lose what Sums keeps for them, and NAN
+// compares equal.
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) ||                                     \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "compile without -ffast-math, -Ofast and -ffinite-math-only: they make the results wrong"
+#endif
+
 // For the loops that take nearly all the time of a step. Compilers that can are asked for a second
 // version of them for processors with FMA, chosen when the library is loaded, because a plugin is
 // built for any processor. Sanitizers do not go together with the choice at load time.

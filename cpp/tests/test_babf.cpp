@@ -375,3 +375,51 @@ TEST("parameters without a meaning are refused") {
             },
             "prior");
 }
+
+TEST("a bin with samples whose node has no part in them leaves no NaN") {
+    auto p = parameters();
+    p.tau = INFINITY;
+    // A that rises by 60 kT and falls again in one bin: its node takes all samples of its neighbours.
+    p.prior.assign(p.nodes(), 0.0);
+    const double slope = 120 * p.kT / p.axes[0].spacing();
+    p.prior[30] = slope;
+    p.prior[32] = -slope;
+    const double at = p.axes[0].node(30) - 0.4 * p.axes[0].spacing();
+    const BabfProfile profile = learned(p, std::vector<double>(10, at)).profile();
+    CHECK(profile.count[30] > 0);
+    for (std::size_t j = 0; j < p.nodes(); ++j)
+        CHECK(std::isfinite(profile.convolved[j]) && std::isfinite(profile.derivative[j]));
+}
+
+TEST("the column-wise sum of states is the state of all") {
+    for (bool periodic : {false, true}) {
+        const auto p = parameters(periodic, 0);
+        const auto values = series(4000);
+        const std::size_t parts = 8, length = values.size() / parts;
+        Babf all(p);
+        Table sum;
+        for (std::size_t k = 0; k < parts; ++k) {
+            const auto begin = values.begin() + static_cast<std::ptrdiff_t>(k * length);
+            const Babf part = learned(p, {begin, begin + static_cast<std::ptrdiff_t>(length)});
+            all.merge(part.sums());
+            const Table table = state_table(part, labels);
+            if (k == 0) {
+                sum = table;
+                continue;
+            }
+            for (std::size_t j = 0; j < sum.rows.size(); ++j)
+                for (std::size_t c = 1; c + 1 < sum.fields.size(); ++c)
+                    if (sum.fields[c] != "prior")
+                        sum.rows[j][c] += table.rows[j][c];
+        }
+        for (auto& [key, value] : sum.constants)
+            if (key == "steps")
+                value = to_text(all.sums().steps);
+        const Babf read = read_back(format_table(sum), p);
+        CHECK(read.sums().steps == all.sums().steps);
+        for (std::size_t j = 0; j < p.nodes(); ++j) {
+            CHECK_CLOSE(read.sums().force.sum[j], all.sums().force.sum[j], 1e-13);
+            CHECK_CLOSE(read.sums().weight.sum[j], all.sums().weight.sum[j], 1e-11);
+        }
+    }
+}

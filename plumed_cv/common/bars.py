@@ -17,6 +17,7 @@ from rich.progress import (
 
 from plumed_cv.common.progress import Update
 
+# No markup: file names and messages may hold brackets, as in plumed_cv[all].
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath
 from plumed_cv.cv.collective_variable import CollectiveVariable
@@ -105,11 +106,10 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
 
 def _fit_in_memory(displacements: NDArray[Any], n_components: int) -> PrincipalComponents:
     """Leading principal components by the covariance matrix, in double precision."""
-    from sklearn.decomposition import PCA  # takes most of a second
-
+    decomposition = needed("sklearn.decomposition")  # takes most of a second
     flat = np.asarray(displacements, dtype=np.float64).reshape(len(displacements), -1)
     with np.errstate(invalid="ignore"):  # of structures that do not differ
-        found = PCA(n_components, svd_solver="covariance_eigh").fit(flat)
+        found = decomposition.PCA(n_components, svd_solver="covariance_eigh").fit(flat)
     variances = np.asarray(found.explained_variance_)
     if not variances[0] > _LEAST_VARIANCE_A2:
         raise UserError(_NO_DIFFERENCE)

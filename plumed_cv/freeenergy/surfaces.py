@@ -150,8 +150,9 @@ def _surfaces(state: State) -> tuple[Array, Array]:
     kT, weight, count = state.kT_eV, state.weight, state.count
     sampled = count > 0
     derivative = state.prior.copy()
-    derivative[:, sampled] = state.force[:, sampled] / weight[sampled]
-    least = UNSAMPLED * weight[sampled].mean() if sampled.any() else 1.0
+    weighed = sampled & (weight > 0)  # A may rise so fast that the node of a bin has no part in it
+    derivative[:, weighed] = state.force[:, weighed] / weight[weighed]
+    least = UNSAMPLED * weight[weighed].mean() if weighed.any() else 1.0
     A_k = potential_of_mean_force(
         state, derivative, np.where(sampled, np.maximum(weight, least), least)
     )

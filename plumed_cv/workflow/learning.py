@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from plumed_cv import cv, sampling
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
@@ -194,8 +195,7 @@ def noise_floor(
     float or None
         None if half of the data is too little to learn from.
     """
-    from sklearn.model_selection import GroupKFold  # takes most of a second
-
+    selection = needed("sklearn.model_selection")  # takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
     segments = [_displacements([file], old, atoms) for file in _trajectories(files, n)]
     if len(segments) < 2:
@@ -203,9 +203,10 @@ def noise_floor(
     data = np.concatenate(segments)
     xi = old.encode(old.components(data))[:, 0]
     group = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
+    folds = selection.GroupKFold(2).split(data, groups=group)
     halves = []
     try:
-        for half, (_, chosen) in enumerate(GroupKFold(2).split(data, groups=group), start=1):
+        for half, (_, chosen) in enumerate(folds, start=1):
             halves.append(_train(config, files, data[chosen], xi[chosen], old, n, reporter, half))
     except UserError:
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plumed
 import pytest
+from ase import units
 
 from plumed_cv.freeenergy import (
     Estimator,
@@ -32,6 +33,9 @@ from tests.plumed.babf import (
     sentence,
     step,
 )
+
+PERIODIC = "b: BABF ARG=x TEMP=300 GRID_MIN=-pi GRID_MAX=pi GRID_BIN=50 RAMP=100"
+BABF_2D = "b: BABF ARG=x.x,x.y TEMP=300 GRID_MIN=0,0 GRID_MAX=1,1 GRID_BIN=20,20 RAMP=100"
 
 
 @pytest.mark.parametrize(
@@ -178,6 +182,51 @@ def test_a_step_computed_again_has_the_force_it_had(
     step(handle, 60, here)
     handle.finalize()
     assert read_state(tmp_path / "state").steps == 62
+
+
+@pytest.mark.parametrize(
+    ("cv", "keywords"),
+    [
+        (POSITION, BABF),
+        ("p: POSITION ATOM=1 NOPBC\nx: CUSTOM ARG=p.x FUNC=7*x PERIODIC=-pi,pi", PERIODIC),
+        (POSITION, BABF_2D),
+    ],
+    ids=["line", "circle", "plane"],
+)
+def test_a_step_computed_again_moves_with_the_cv(
+    make_plumed: MakePlumed, tmp_path: Path, cv: str, keywords: str
+) -> None:
+    """As when PLUMED's driver checks the forces: they are the derivative of the bias there too."""
+    handle = make_plumed(1, f"{cv}\n{keywords} SOLVE_STRIDE=1 STATE_WFILE={tmp_path}/state")
+    places = 0.5 + 0.3 * np.sin(np.arange(40)[:, None] * [1.0, 1.3])
+    for number, x in enumerate(places):
+        step(handle, number, x[None, :])
+
+    def bias(shift: float) -> float:
+        moved = places[-1:] + np.array([[shift, 0.0]])
+        step(handle, 39, moved, "performCalcNoUpdate")
+        energy = np.zeros(1)
+        handle.cmd("getBias", energy)
+        return float(energy[0]) * units.kJ / units.mol
+
+    force = step(handle, 39, places[-1:], "performCalcNoUpdate")[0, 0]
+    h = 1e-6
+    assert abs(force) > 1e-3
+    assert force == pytest.approx(-(bias(h) - bias(-h)) / (2 * h), rel=1e-5)
+    assert (
+        step(handle, 39, places[-1:] + np.array([[h, 0.0]]), "performCalcNoUpdate")[0, 0] == force
+    )
+    handle.finalize()
+    assert read_state(tmp_path / "state").steps == 40
+
+
+def test_a_bias_on_the_bias_adds_to_the_force(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF}\nBIASVALUE ARG=b.bias")
+    single = make_plumed(1, f"{POSITION}\n{BABF}", log="single.log")
+    x = np.array([-0.02])
+    assert step(handle, 0, x)[0] == pytest.approx(2 * step(single, 0, x)[0], rel=1e-12)
+    for one in (handle, single):
+        one.finalize()
 
 
 def test_steps_counted_from_zero_again_are_no_repetition(

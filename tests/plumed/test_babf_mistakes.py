@@ -164,6 +164,37 @@ def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:
     handle.finalize()
 
 
+@pytest.mark.parametrize("bias", ["RESTRAINT AT=0.5 KAPPA=1", "UPPER_WALLS AT=99 KAPPA=1"])
+def test_a_bias_on_zeta_is_refused(make_plumed: MakePlumed, bias: str) -> None:
+    """It has no derivatives, and PLUMED would drop the force in silence."""
+    handle = make_plumed(1, f"{POSITION}\n{BABF}\n{bias} ARG=b.zeta")
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 0, np.array([0.5]))
+    assert "a bias on b.zeta has no force" in sentence(caught.value)
+    assert "bias x.x itself" in sentence(caught.value)
+    handle.finalize()
+
+
+@pytest.mark.parametrize("place", [1e155, -1e200, 1e308])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        f"ARG=x.x {GRID}",
+        "ARG=x.x,x.y TEMP=300 GRID_MIN=0,0 GRID_MAX=1,1 GRID_BIN=9,9",
+    ],
+    ids=["line", "plane"],
+)
+def test_a_cv_whose_spring_has_no_finite_energy_ends_the_run(
+    make_plumed: MakePlumed, place: float, keywords: str
+) -> None:
+    handle = make_plumed(1, f"{POSITION}\nb: BABF {keywords} RAMP=0")
+    step(handle, 0, np.array([[0.5, 0.5]]))
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 1, np.array([[place, 0.5]]))
+    assert "where the bias is not a finite number" in sentence(caught.value)
+    handle.finalize()
+
+
 @pytest.mark.parametrize("start", [-3.5, 5.5])
 def test_a_start_far_outside_of_the_grid_is_refused(make_plumed: MakePlumed, start: float) -> None:
     """As where the grid is in angstrom and the CV in nm; later a CV may go where it likes."""

@@ -1,0 +1,675 @@
+"""Hops counted in plain molecular dynamics: the rates that no theory has gone through.
+
+    python -m python.references.hops RUNS                     # all cases, a nanosecond each
+    python -m python.references.hops RUNS --cases fe-1000K --ns 4
+    python -m python.references.hops                          # the tables from docs/hops.json
+
+There is no bias and no collective variable. LAMMPS makes the steps, in this process; a run that was
+stopped goes on from its last 10 ps, and so does one that shall be longer. What is counted:
+
+Crossing
+    The lattice site that is nearest to an atom changes. Every 10 fs each atom is assigned to its
+    nearest site; the sites drift with the mean displacement of the host's atoms from theirs.
+Hop
+    A crossing after which the atom stays nearest to its new site for 200 fs without interruption.
+    Its time is that of the crossing.
+Undone hop
+    A hop that the same atom reverses, by a hop, within 1 ps. Both are undone. Of independent hops
+    a share of k * 1 ps is undone by chance: 1 or 2 % at the rates here.
+Rate per direction
+    A number of hops over the time and over the number of equivalent neighbours (8 and 12 for
+    vacancies in bcc and fcc crystals).
+
+One rate constant can mean several numbers, and each is given:
+
+k_hops
+    From all hops.
+k_lasting
+    From hops that were not undone. It is what a rate constant times a transmission coefficient
+    should give if trajectories are followed for a picosecond.
+k_tail
+    From the hops that come more than 2 ps after the one before, over the time that is spent more
+    than 2 ps after a hop: the exponential tail of the distribution of waiting times. It counts
+    how often a state in equilibrium is left, whether or not the system comes back.
+k_spread
+    From the mean square displacement of the vacancy, whose slope is z k d^2 for hops of length d
+    between z neighbours if hops are independent. Returns cancel by themselves, however late.
+
+Errors are the larger of the square root of the numbers counted and the jackknife over 20 blocks
+(k_spread has the jackknife only). Times are those of the dynamics after 10 ps of equilibration.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import bulk
+from mdtraj.formats import DCDTrajectoryFile
+from numpy.typing import NDArray
+
+from plumed_cv.common.files import replacing, write_text
+from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines.lammps_input import package_potentials, standard_mass
+from plumed_cv.engines.lammps_process import import_lammps
+from plumed_cv.structures.frame import Array
+
+DATA = Path(__file__).resolve().parents[2] / "docs" / "hops.json"
+
+FRAME_FS = 10.0
+RESIDENCE_FS = 200.0
+RETURN_FS = 1000.0
+TAIL_FS = 2000.0
+LAGS_FS = (2000.0, 10_000.0)  # between which the slope of the mean square displacement is taken
+BLOCK_FS = 10_000.0  # of dynamics between two files
+EQUILIBRATION_BLOCKS = 1
+BLOCKS = 20  # of the jackknife
+COUPLING_PS = 0.5  # of CSVR
+FRICTION_PER_PS = 1.0  # of the Langevin thermostat, as in the packaged example
+NVE_BLOCKS = 4  # at constant energy between two blocks of CSVR, which do not count
+
+Thermostat = Literal["csvr", "nve", "langevin"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A defect in a cubic crystal.
+
+    Attributes
+    ----------
+    what
+        In words.
+    structure, lattice_A, repeats
+        The crystal, its lattice parameter, and cubic cells along each side.
+    element, potential
+        Of the host, and LAMMPS's lines.
+    temperature_K, timestep_fs, thermostat
+        The dynamics.
+    neighbours
+        Sites that one hop leads to, and all of which are equivalent.
+    interstitial
+        An atom on octahedral and tetrahedral sites of an fcc crystal; a vacancy if None.
+    """
+
+    what: str
+    structure: Literal["bcc", "fcc"]
+    lattice_A: float
+    repeats: int
+    element: str
+    potential: tuple[str, ...]
+    temperature_K: float
+    neighbours: int
+    timestep_fs: float = 2.0
+    thermostat: Thermostat = "csvr"
+    interstitial: str | None = None
+
+    @property
+    def edge_A(self) -> float:  # noqa: N802
+        """Edge of the cubic cell, angstrom."""
+        return self.repeats * self.lattice_A
+
+    def host(self) -> Atoms:
+        """The perfect crystal."""
+        cell = bulk(self.element, self.structure, a=self.lattice_A, cubic=True)
+        return cell.repeat(self.repeats)
+
+    def sites(self) -> Array:
+        """Positions of all sites, (M, 3), angstrom; those of the host come first."""
+        host = self.host().positions
+        if self.interstitial is None:
+            return host
+        a = self.lattice_A
+        octahedral = host + np.array([a / 2, 0.0, 0.0])
+        tetrahedral = [host + np.array([a, a, s * a]) / 4 for s in (1, -1)]
+        return np.concatenate([host, octahedral, *tetrahedral]) % self.edge_A
+
+    def start(self) -> tuple[tuple[str, ...], Array]:
+        """Element and site of each atom, (N,): all of the host but the first, or one more."""
+        n = len(self.host())
+        if self.interstitial is None:
+            return (self.element,) * (n - 1), np.arange(1, n)
+        return (*(self.element,) * n, self.interstitial), np.arange(n + 1)
+
+
+def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
+    """The vacancy of the packaged example, in its cell, which is the same at all temperatures."""
+    lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
+    words = "vacancy in Fe (Fe_mm)"
+    return Case(words, "bcc", 11.5412 / 4, 4, "Fe", lines, temperature_K, 8, thermostat=thermostat)
+
+
+CASES = {
+    "fe-1000K": _iron(1000.0),
+    "fe-1000K-nve": _iron(1000.0, "nve"),
+    "fe-1000K-langevin": _iron(1000.0, "langevin"),
+    "fe-850K": _iron(850.0),
+    "fe-700K": _iron(700.0),
+    "cu-1000K": Case(
+        "vacancy in Cu (Cu_mishin1)",
+        "fcc",
+        3.68,
+        3,
+        "Cu",
+        ("pair_style eam/alloy", "pair_coeff * * Cu_mishin1.eam.alloy Cu"),
+        1000.0,
+        12,
+    ),
+    "al-850K": Case(
+        "vacancy in Al (Al_mm)",
+        "fcc",
+        4.10,
+        3,
+        "Al",
+        ("pair_style eam/fs", "pair_coeff * * Al_mm.eam.fs Al"),
+        850.0,
+        12,
+    ),
+    "h-in-ni-700K": Case(
+        "H in Ni (NiAlH_jea), octahedral to tetrahedral",
+        "fcc",
+        3.52,
+        3,
+        "Ni",
+        ("pair_style eam/alloy", "pair_coeff * * NiAlH_jea.eam.alloy Ni H"),
+        700.0,
+        8,
+        timestep_fs=1.0,
+        interstitial="H",
+    ),
+}
+
+
+class Hop(NamedTuple):
+    """A hop: its time in fs, its atom, and the sites it leads from and to."""
+
+    time_fs: float
+    atom: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the dynamics of a case has given.
+
+    Attributes
+    ----------
+    frames
+        Number of frames.
+    temperature_K, temperature_error_K
+        Mean kinetic temperature and its error.
+    crossings
+        Frame, atom, old and new site of each crossing, in order of time.
+    """
+
+    frames: int
+    temperature_K: float
+    temperature_error_K: float
+    crossings: list[tuple[int, int, int, int]]
+
+
+class Dynamics:
+    """LAMMPS with the atoms of a case.
+
+    Parameters
+    ----------
+    case
+        What is simulated.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        elements, sites = case.start()
+        kinds = list(dict.fromkeys(elements))
+        self.masses = np.array([standard_mass(e) for e in elements])
+        self._lammps = import_lammps().lammps(cmdargs=["-screen", "none", "-log", "none"])
+        os.environ.update(package_potentials())
+        edge = case.edge_A
+        for command in (
+            "units metal",
+            "atom_style atomic",
+            "atom_modify map array sort 0 0",
+            f"region box block 0 {edge!r} 0 {edge!r} 0 {edge!r}",
+            f"create_box {len(kinds)} box",
+        ):
+            self._lammps.command(command)
+        positions = case.sites()[sites]
+        types = [kinds.index(e) + 1 for e in elements]
+        n = len(elements)
+        self._lammps.create_atoms(n, list(range(1, n + 1)), types, positions.ravel().tolist())
+        for command in (
+            *(f"mass {k} {standard_mass(e)!r}" for k, e in enumerate(kinds, 1)),
+            *case.potential,
+            "neighbor 1.0 bin",
+            "neigh_modify every 1 delay 0 check yes",
+            f"timestep {case.timestep_fs * 1e-3!r}",
+            "thermo 0",
+            "fix integrate all nve",
+        ):
+            self._lammps.command(command)
+
+    def place(self, positions: Array, velocities: Array) -> None:
+        """Put the atoms somewhere: angstrom and angstrom/fs, (N, 3)."""
+        self._scatter("x", positions % self.case.edge_A)
+        self._scatter("v", velocities * 1000.0)
+
+    def read(self) -> tuple[Array, Array]:
+        """Positions (angstrom, in the cell) and velocities (angstrom/fs), (N, 3)."""
+        return self._gather("x"), self._gather("v") / 1000.0
+
+    def frames(self, seed: int, counts: bool = True, length_fs: float = BLOCK_FS) -> Array:
+        """Make steps; return the positions in the frames after the first, (M, N, 3), angstrom.
+
+        Parameters
+        ----------
+        seed
+            Of the thermostat.
+        counts
+            Whether they count; if not, there is CSVR where the case has no thermostat.
+        length_fs
+            How long, fs.
+        """
+        T, thermostat = self.case.temperature_K, self.case.thermostat
+        if thermostat == "nve" and not counts:
+            thermostat = "csvr"
+        if thermostat == "csvr":
+            self._lammps.command(f"fix bath all temp/csvr {T} {T} {COUPLING_PS} {seed}")
+        elif thermostat == "langevin":
+            damping_ps = 1.0 / FRICTION_PER_PS
+            self._lammps.command(f"fix bath all langevin {T} {T} {damping_ps} {seed} zero yes")
+        steps = round(FRAME_FS / self.case.timestep_fs)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "frames.dcd"
+            for command in (
+                "reset_timestep 0",
+                f"dump frames all dcd {steps} {file}",
+                "dump_modify frames delay 1",
+                f"run {round(length_fs / FRAME_FS) * steps} post no",
+                "undump frames",
+            ):
+                self._lammps.command(command)
+            positions = read_frames(file)
+        if thermostat != "nve":
+            self._lammps.command("unfix bath")
+        return positions
+
+    def _gather(self, name: str) -> Array:
+        return np.array(self._lammps.gather_atoms(name, 1, 3)).reshape(-1, 3)
+
+    def _scatter(self, name: str, values: Array) -> None:
+        flat = np.ascontiguousarray(values).ravel()
+        self._lammps.scatter_atoms(name, 1, 3, np.ctypeslib.as_ctypes(flat))
+
+
+def read_frames(file: Path) -> Array:
+    """Positions in a DCD file, (M, N, 3), angstrom."""
+    with DCDTrajectoryFile(str(file)) as trajectory:
+        return np.asarray(trajectory.read()[0], dtype=np.float64)
+
+
+class Sites:
+    """Which site each atom is nearest to, frame after frame.
+
+    Parameters
+    ----------
+    case
+        The crystal.
+    assigned
+        Site of each atom at the beginning, (N,).
+    drift_A
+        Mean displacement of the host's atoms from their sites at the beginning, (3,), angstrom.
+    """
+
+    def __init__(self, case: Case, assigned: Array, drift_A: Array) -> None:
+        self.positions, self.edge_A = case.sites(), case.edge_A
+        self.assigned, self.drift_A = assigned.copy(), drift_A.copy()
+        self._first = len(case.host())  # site that is not the host's
+        self._hosts = len(assigned) if case.interstitial is None else self._first  # atoms
+        # No other site is nearer than half of the way to the nearest one.
+        a = case.lattice_A
+        nearest = a * 3**0.5 / 4 if case.interstitial or case.structure == "bcc" else a / 2**0.5
+        if case.structure == "bcc":
+            nearest = a * 3**0.5 / 2
+        self._safe_A2 = (nearest / 2) ** 2
+
+    def update(self, positions: Array) -> list[tuple[int, int, int]]:
+        """Assign the atoms, at positions (N, 3); return atom, old and new site of each crossing."""
+        off = self._nearest_image(positions - self.positions[self.assigned] - self.drift_A)
+        drift = off[: self._hosts].mean(axis=0)
+        self.drift_A += drift
+        off -= drift
+        crossings = []
+        for atom in np.flatnonzero(np.einsum("ij,ij->i", off, off) > self._safe_A2).tolist():
+            own = slice(self._first) if atom < self._hosts else slice(self._first, None)
+            away = self._nearest_image(positions[atom] - self.drift_A - self.positions[own])
+            new = int(np.einsum("ij,ij->i", away, away).argmin()) + (own.start or 0)
+            if new != (old := int(self.assigned[atom])):
+                self.assigned[atom] = new
+                crossings.append((atom, old, new))
+        return crossings
+
+    def _nearest_image(self, vectors: Array) -> Array:
+        return vectors - self.edge_A * np.round(vectors / self.edge_A)
+
+
+def run(name: str, folder: Path, ns: float) -> None:
+    """Run a case until so many nanoseconds are counted, and write what was found after each block.
+
+    Parameters
+    ----------
+    name
+        Of the case.
+    folder
+        Of the runs; the case's file in it is what the run goes on from.
+    ns
+        Length, ns.
+    """
+    case, file = CASES[name], folder / f"{name}.npz"
+    dynamics = Dynamics(case)
+    _, home = case.start()
+    if file.exists():
+        with np.load(file) as saved:
+            data = dict(saved)
+    else:
+        start = case.sites()[home]
+        data = {"positions": start, "assigned": home, "drift_A": np.zeros(3), "blocks": np.array(0)}
+        # At rest on its sites a crystal loses half of its kinetic energy to the potential at once.
+        data["velocities"] = _velocities(name, dynamics, 0, 2.0)
+        data |= {"crossings": np.zeros((0, 4), dtype=int), "temperatures_K": np.zeros(0)}
+    sites = Sites(case, data["assigned"], data["drift_A"])
+    wanted = EQUILIBRATION_BLOCKS + round(ns * 1e6 / BLOCK_FS)
+    frames = round(BLOCK_FS / FRAME_FS)
+    while (k := int(data["blocks"])) < wanted:
+        counts = k >= EQUILIBRATION_BLOCKS
+        if counts and case.thermostat == "nve":
+            data["velocities"] = _velocities(name, dynamics, k, 1.0)
+        dynamics.place(data["positions"], data["velocities"])
+        first = (k - EQUILIBRATION_BLOCKS) * frames
+        found = [
+            (first + i, *crossing)
+            for i, positions in enumerate(dynamics.frames(_seed(name, k), counts), 1)
+            for crossing in sites.update(positions)
+        ]
+        data["positions"], data["velocities"] = dynamics.read()
+        data["assigned"], data["drift_A"] = sites.assigned, sites.drift_A
+        data["blocks"] = np.array(k + 1)
+        if counts:
+            data["crossings"] = np.array([*data["crossings"].tolist(), *found], dtype=int)
+            data["crossings"] = data["crossings"].reshape(-1, 4)
+            kinetic = np.sum(dynamics.masses[:, None] * (data["velocities"] / units.fs) ** 2)
+            T = kinetic / (units.kB * (3 * len(dynamics.masses) - 3))
+            data["temperatures_K"] = np.append(data["temperatures_K"], T)
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **data)
+
+
+def _seed(name: str, block: int) -> int:
+    """A seed of LAMMPS for a block of a case."""
+    return int(np.random.SeedSequence([*name.encode(), block]).generate_state(1)[0]) % 900_000 + 1
+
+
+def _velocities(name: str, dynamics: Dynamics, block: int, share: float) -> Array:
+    """Velocities (N, 3), angstrom/fs, with this share of the thermal kinetic energy."""
+    rng = np.random.default_rng(_seed(name, block))
+    return maxwell_boltzmann(rng, dynamics.masses, share * dynamics.case.temperature_K)
+
+
+def hops(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> list[Hop]:
+    """The hops among the crossings, in order of time; `residence_fs` is that of the definition."""
+    needed = residence_fs / FRAME_FS
+    home: dict[int, int] = {}
+    by_atom: dict[int, list[tuple[int, int]]] = {}
+    for frame, atom, old, new in found.crossings:
+        home.setdefault(atom, old)
+        by_atom.setdefault(atom, []).append((frame, new))
+    hops = []
+    for atom, visits in by_atom.items():
+        ends = [*(frame for frame, _ in visits[1:]), found.frames]
+        for (frame, site), end in zip(visits, ends, strict=True):
+            if end - frame >= needed and site != home[atom]:
+                hops.append(Hop(frame * FRAME_FS, atom, home[atom], site))
+                home[atom] = site
+    return sorted(hops)
+
+
+def undone(hops: Sequence[Hop], return_fs: float = RETURN_FS) -> NDArray[np.bool_]:
+    """Which hops are reversed within this time, or reverse one; shape (M,)."""
+    marked = np.zeros(len(hops), dtype=bool)
+    before: dict[int, int] = {}  # of each atom its last hop
+    for k, hop in enumerate(hops):
+        j = before.get(hop.atom)
+        if j is not None and not marked[j] and hop.time_fs - hops[j].time_fs <= return_fs:
+            marked[[j, k]] = (hops[j].start, hops[j].end) == (hop.end, hop.start)
+        before[hop.atom] = k
+    return marked
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate per direction and its error, 1/s, and the number of hops that it rests on."""
+
+    per_s: float
+    error_per_s: float
+    number: int
+
+    def __str__(self) -> str:
+        if not self.number:
+            return "none"
+        power = int(np.floor(np.log10(self.per_s)))
+        value, error = (x / 10.0**power for x in (self.per_s, self.error_per_s))
+        return f"({value:.2f} ± {error:.2f})e{power} ({self.number})"
+
+
+def rate(case: Case, found: Found, times_fs: Array, spent_fs: Array | None = None) -> Rate:
+    """The rate per direction of events.
+
+    Parameters
+    ----------
+    case, found
+        The dynamics.
+    times_fs
+        Times of the events, (n,).
+    spent_fs
+        Time in each block of the jackknife during which they could happen, (BLOCKS,); all of it
+        by default.
+    """
+    edges = np.linspace(0.0, found.frames * FRAME_FS, BLOCKS + 1)
+    counts = np.histogram(times_fs, edges)[0].astype(float)
+    spent = np.diff(edges) if spent_fs is None else spent_fs
+    value, error = _ratio(counts, spent)
+    n = len(times_fs)
+    unit = 1e15 / case.neighbours
+    return Rate(unit * value, unit * max(error, value / max(n, 1) ** 0.5), n)
+
+
+def tail(case: Case, found: Found, hops: Sequence[Hop], since_fs: float = TAIL_FS) -> Rate:
+    """The rate of hops that come later than this after the one before."""
+    return hazard(case, found, hops, since_fs, np.inf)
+
+
+def hazard(case: Case, found: Found, hops: Sequence[Hop], since_fs: float, until_fs: float) -> Rate:
+    """The rate of hops whose distance from the hop before lies in an interval, fs."""
+    times = np.array([hop.time_fs for hop in hops])
+    gaps = np.diff(times)
+    last = found.frames * FRAME_FS
+    ends = np.append(times[1:], last)
+    edges = np.linspace(0.0, last, BLOCKS + 1)
+    # Time at these distances: from since_fs after each hop until the next hop or until_fs.
+    begin = times + since_fs
+    end = np.minimum(ends, times + until_fs)
+    cut = np.clip(end[:, None], edges[:-1], edges[1:]) - np.clip(
+        begin[:, None], edges[:-1], edges[1:]
+    )
+    spent = np.maximum(cut, 0.0)[end > begin].sum(axis=0)
+    within = (gaps >= since_fs) & (gaps < until_fs)
+    return rate(case, found, times[1:][within], spent)
+
+
+def spread(case: Case, found: Found, hops: Sequence[Hop]) -> Rate | None:
+    """The rate from the mean square displacement of a vacancy; None for an interstitial."""
+    if case.interstitial is not None or not hops:
+        return None
+    moves = np.array([_vector(case, hop) for hop in hops])
+    frames = np.array([round(hop.time_fs / FRAME_FS) for hop in hops])
+    steps = np.zeros((found.frames + 1, 3))
+    np.add.at(steps, frames, moves)
+    places = np.cumsum(steps, axis=0)
+    short, long = (round(lag / FRAME_FS) for lag in LAGS_FS)
+    origins = np.arange(len(places) - long)
+    squares = [
+        np.sum((places[lag:][origins] - places[origins]) ** 2, axis=1) for lag in (short, long)
+    ]
+    blocks = np.array_split(squares[1] - squares[0], BLOCKS)
+    length_A2 = _hop_A(case) ** 2
+    unit = 1e15 / (case.neighbours * length_A2 * (LAGS_FS[1] - LAGS_FS[0]))
+    value, error = _ratio(np.array([b.sum() for b in blocks]), np.array([len(b) for b in blocks]))
+    return Rate(unit * value, unit * error, len(hops))
+
+
+def _ratio(numerators: Array, denominators: Array) -> tuple[float, float]:
+    """Ratio of two sums over blocks, and its jackknife error."""
+    total, weight = numerators.sum(), denominators.sum()
+    without = (total - numerators) / (weight - denominators)
+    n = len(numerators)
+    return float(total / weight), float(np.sqrt((n - 1) * np.var(without)))
+
+
+def _vector(case: Case, hop: Hop) -> Array:
+    """Displacement of the atom in a hop, (3,), angstrom."""
+    sites, edge = case.sites(), case.edge_A
+    step = sites[hop.end] - sites[hop.start]
+    return np.asarray(step - edge * np.round(step / edge))
+
+
+def _hop_A(case: Case) -> float:  # noqa: N802
+    """Length of the hops that the rates are of, angstrom."""
+    if case.interstitial is not None:
+        return case.lattice_A * 3**0.5 / 4
+    return case.lattice_A * (3**0.5 / 2 if case.structure == "bcc" else 0.5**0.5)
+
+
+def read() -> dict[str, Found]:
+    """What docs/hops.json has, by case, in the order of `CASES`."""
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    return {
+        name: Found(
+            data[name]["frames"],
+            data[name]["temperature_K"],
+            data[name]["temperature_error_K"],
+            [tuple(row) for row in data[name]["crossings"]],
+        )
+        for name in CASES
+        if name in data
+    }
+
+
+def collect(folder: Path) -> None:
+    """Put what the runs in a folder have found so far into docs/hops.json."""
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    for name, case in CASES.items():
+        if not (file := folder / f"{name}.npz").exists():
+            continue
+        with np.load(file) as saved:
+            temperatures, crossings = saved["temperatures_K"], saved["crossings"]
+        if len(temperatures) < 2:
+            continue
+        data[name] = {
+            "what": case.what,
+            "temperature_K": round(float(temperatures.mean()), 1),
+            "temperature_error_K": round(
+                float(temperatures.std(ddof=1)) / len(temperatures) ** 0.5, 1
+            ),
+            "frames": len(temperatures) * round(BLOCK_FS / FRAME_FS),
+            "crossings": crossings.tolist(),
+        }
+    text = json.dumps(data, separators=(",", ":"))
+    write_text(DATA, text.replace('},"', '},\n"').replace("]],", "]],\n") + "\n")
+
+
+def print_tables(found: dict[str, Found]) -> None:
+    """Print the rates, how they depend on what is called a hop, and the waiting times."""
+    print(
+        "| case | time (ns) | T (K) | hops | undone within 1 ps | k_hops (1/s) | k_lasting (1/s) ",
+        end="",
+    )
+    print("| k_tail (1/s) | k_spread (1/s) |")
+    print("|" + " --- |" * 9)
+    counted = {name: _counted(CASES[name], data) for name, data in found.items()}
+    for name, data in found.items():
+        case, (all_hops, others) = CASES[name], counted[name]
+        back = undone(all_hops)
+        times = np.array([hop.time_fs for hop in all_hops])
+        cells = [
+            name,
+            f"{data.frames * FRAME_FS * 1e-6:.2f}",
+            f"{data.temperature_K:.1f} ± {data.temperature_error_K:.1f}",
+            f"{len(all_hops)}" + (f" (and {others} others)" if others else ""),
+            f"{back.mean():.0%}" if len(back) else "",
+            rate(case, data, times),
+            rate(case, data, times[~back]),
+            tail(case, data, all_hops),
+            spread(case, data, all_hops) or "",
+        ]
+        print("| " + " | ".join(map(str, cells)) + " |")
+    print("\n| case | hops of 100 fs | of 200 fs | of 400 fs ", end="")
+    print("| lasting 0.5 ps | 1 ps | 2 ps | 4 ps |")
+    print("|" + " --- |" * 8)
+    for name, data in found.items():
+        case = CASES[name]
+        cells = [name]
+        for residence_fs in (100.0, 200.0, 400.0):
+            times = np.array([h.time_fs for h in _counted(case, data, residence_fs)[0]])
+            cells.append(str(rate(case, data, times)))
+        all_hops = counted[name][0]
+        times = np.array([h.time_fs for h in all_hops])
+        for return_fs in (500.0, 1000.0, 2000.0, 4000.0):
+            cells.append(str(rate(case, data, times[~undone(all_hops, return_fs)])))
+        print("| " + " | ".join(cells) + " |")
+    bounds = [200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, np.inf]
+    names = [f"{a * 1e-3:g} to {b * 1e-3:g} ps" for a, b in itertools.pairwise(bounds[:-1])]
+    print("\n| case | " + " | ".join([*names, "later"]) + " |")
+    print("|" + " --- |" * (len(bounds)))
+    for name, data in found.items():
+        ages = [
+            str(hazard(CASES[name], data, counted[name][0], a, b))
+            for a, b in itertools.pairwise(bounds)
+        ]
+        print(f"| {name} | " + " | ".join(ages) + " |")
+
+
+def _counted(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> tuple[list[Hop], int]:
+    """The hops to an equivalent neighbour, and the number of all others."""
+    every = hops(case, found, residence_fs)
+    length_A = _hop_A(case)
+    wanted = [
+        hop for hop in every if abs(np.linalg.norm(_vector(case, hop)) - length_A) < 0.01 * length_A
+    ]
+    return wanted, len(every) - len(wanted)
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs, made if absent")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--ns", type=float, default=1.0, help="nanoseconds of each case, 1")
+    arguments = parser.parse_args()
+    if arguments.runs is not None:
+        arguments.runs.mkdir(parents=True, exist_ok=True)
+        for name in arguments.cases:
+            run(name, arguments.runs, arguments.ns)
+        collect(arguments.runs)
+    print_tables(read())
+
+
+if __name__ == "__main__":
+    main()
