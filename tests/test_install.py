@@ -163,8 +163,9 @@ def imported(file: Path, *, anywhere: bool) -> set[str]:
             found |= {name.name.partition(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.partition(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not anywhere:
-            continue
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not anywhere:
+                continue
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if (
