@@ -14,6 +14,17 @@ to do is an `Order`, and all that it has done is in its folder: whoever works on
 later goes on after the last whole segment. Jobs of `plumed-cv sample` also keep what a segment that
 was cut short has sampled: a run that must repeat to the last bit does not.
 
+A segment is unfinished, whole, or native, and its folder's name says which:
+
+               sampled to its end, or stopped by the guard
+    unfinished-segment-k ----------------------------------> segment-k (whole)
+        |       cut short, in a job: kept to its last state      ^
+        |       cut short, in a run: removed, sampled again      | taken in
+        +--> (nothing)                          native/segment-k (sampled by the engine alone)
+
+What counts is in whole segments alone. One that is removed is a gap, whose steps are sampled again
+after the last one. `home` is the folder with a walker's segments.
+
 `order` is what a walker has to do, `walker` does it, `walkers` lets several do it at once, and
 `folders` finds what they have done. `guard` says when a trajectory has left the process.
 """
