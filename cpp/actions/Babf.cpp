@@ -8,6 +8,7 @@
 
 #include "bias/Bias.h"
 #include "core/ActionRegister.h"
+#include "core/ActionSet.h"
 #include "tools/Communicator.h"
 #include "tools/File.h"
 
@@ -106,8 +107,9 @@ warns; with a smaller one the bias is smoother, follows sharp features less, and
 A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it. What the mean force
 leaves over after a turn goes where least is known, as on two CVs.
 
-BABF learns in every step that the engine reports as a step of the dynamics, or, if STRIDE is given,
-in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that
+BABF learns in every step that the engine reports as a step of the dynamics, or with PACE in every
+so many. STRIDE is that of every bias in PLUMED, a multiple time step: the bias acts, and learns, in
+every so many steps only, with a force that is larger by this number. With UPDATE_FROM it begins later. A CV that does not distinguish the states that
 matter leads to a profile that depends on the direction of the last crossing; look at the error bars
 over independent runs.
 
@@ -134,8 +136,10 @@ temperature must be those of the state; SOLVE_STRIDE is that of the state unless
 is part of the state and PRIOR is then not read. The state holds the number of the
 last step it has learned from, `md_step`, with the CV and the bias in it. An engine that computes that
 step once more, as GROMACS does after `-cpi` and LAMMPS where a run begins, teaches nothing with it
-and gets the same force again. With RESTART, also where the engine asks for it,
-an existing STATE_WFILE must be read with STATE_RFILE; give both keywords the same file.
+and gets the same force again. One input can begin a run and go on with it: give STATE_RFILE and
+STATE_WFILE the same file, which the run goes on from if it is there. With RESTART, also where the
+engine asks for it, it must be there, and an existing STATE_WFILE must be read; `RESTART=NO` in the
+line of BABF overrules the engine.
 
 ### Two collective variables
 
@@ -336,6 +340,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     bool exchanged_ = false; // since the start
     bool silent_ = false;    // the log knows that the contribution cannot be written
     std::vector<PLMD::Value*> zeta_;
+    int pace_ = 1;
     bool begun_ = false;  // whether a step has been computed
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
@@ -367,6 +372,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add(
         "optional", "PRIOR",
         "a file with the profile to start from: its column A_k, or else the one after the CVs");
+    keys.add("compulsory", "PACE", "1", "learn in every so many steps");
     keys.add(
         "optional", "SOLVE_STRIDE",
         "learned steps between two updates of the profile that biases, at most; 1000, and a 20th "
@@ -384,6 +390,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "WALKERS_RSTRIDE",
              "learned steps between exchanges; 1000, 20 for each walker and 1 for each node at "
              "least, by default");
+    keys.use("RESTART");
     keys.use("UPDATE_FROM");
     keys.use("UPDATE_UNTIL");
     compat::add_component(
@@ -412,6 +419,9 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
               "): give both the same temperature, or leave TEMP out.");
     parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
+    parse("PACE", pace_);
+    if (pace_ < 1)
+        error("PACE=" + std::to_string(pace_) + " must be a positive number of steps.");
     parameters.kappa = parse_list<double>("KAPPA");
     if (parameters.kappa.empty())
         for (const Grid& grid : parameters.axes)
@@ -428,6 +438,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     if (!restart.empty())
         restart = input_path(restart);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
+    // One input begins and goes on: the state that it will write is not there the first time.
+    const bool begins = same_file(restart, state_.path) && !file_exists(restart) && !getRestart();
+    if (begins)
+        restart.clear();
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
     parse_walkers(parameters.nodes());
     checkRead();
@@ -468,6 +482,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         zeta_.push_back(getPntrToComponent(name));
     }
 
+    if (walkers_)
+        for (const std::string& name : walkers_->left_out())
+            warning(name + ": is the contribution of a walker whose number is too high for "
+                           "WALKERS_N, and does not count");
     writes_ = comm.Get_rank() == 0;
     back_up_outputs(restart);
     if (walkers_)
@@ -480,6 +498,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                    labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.spacing(),
                    grid.periodic ? ", periodic" : "", parameters.kappa[d]);
     }
+    if (begins)
+        log.printf("  %s is not there yet: starting from zero\n", state_.path.c_str());
+    if (pace_ > 1)
+        log.printf("  learning in every %d steps\n", pace_);
     log.printf("  the profile that biases is updated every %d steps, and more often at first\n",
                parameters.solve_stride);
     if (!restart.empty())
@@ -577,7 +599,7 @@ void BabfAction::check_start(const std::string& name, double xi, const Grid& gri
 }
 
 void BabfAction::update() {
-    if (!onStep() || repeated_)
+    if (!onStep() || getStep() % pace_ != 0 || repeated_)
         return;
     learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
     is_the_last_ = true;
@@ -707,6 +729,16 @@ void BabfAction::check_outputs(const std::string& restart) {
         error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
     if (same_file(restart, profile_.path))
         error("STATE_RFILE and FES_FILE are both " + restart + "; give them different names.");
+    for (const auto& action : plumed.getActionSet()) {
+        const auto* other = dynamic_cast<const BabfAction*>(action.get());
+        if (other == nullptr)
+            continue;
+        for (const Output* mine : {&state_, &profile_})
+            for (const Output* theirs : {&other->state_, &other->profile_})
+                if (same_file(mine->path, theirs->path))
+                    error(mine->path + ": is written by " + other->getLabel() +
+                          ", too; give each action files of its own.");
+    }
     const std::string contribution = walkers_ ? walkers_->path() : "";
     for (const Output* output : {&state_, &profile_})
         if (same_file(contribution, output->path))
