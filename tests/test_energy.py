@@ -530,7 +530,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
     mistakes: list[tuple[list[str | Path], str]] = [
         ([tmp_path / "none.xyz"], "none.xyz: the file does not exist"),
         ([tmp_path / "none.toml"], "none.toml: the input file does not exist"),
-        ([vacancy / "initial.xyz"], "holds 1 structures that differ"),
+        ([vacancy / "initial.xyz"], "contains 1 different structures"),
         ([uphill], "uphill.xyz: the forces are gradients, they point uphill"),
         ([bare], "bare.xyz: image 0 has no energy or no forces"),
         ([given, "--noise", "-1"], "--noise -1.0"),
@@ -539,7 +539,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
         ([given, "--device", "gpu"], "device = 'gpu': there are cpu, cuda"),
         ([given, "--components", "400"], "400 principal components"),
         ([given, vacancy / "input.toml"], "give one input file, or the images"),
-        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "names an engine itself"),
+        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "already names an engine"),
         ([given, "-o", file], "cannot be used as a folder"),
     ]
     for arguments, sentence in mistakes:

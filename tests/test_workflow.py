@@ -373,7 +373,7 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
         "foreign trajectory": (
             ["train", example / "vacancy.toml", "--initial", example / "initial.xyz",
              "--final", example / "final.xyz"],
-            "vacancy.toml: is a trajectory in no format that is known",
+            "vacancy.toml: the format of this trajectory is unknown",
         ),
         "unknown example": (["init", "vacancy-xx"], "There is no example 'vacancy-xx'"),
         "run directory is a file": (

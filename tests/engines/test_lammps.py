@@ -389,7 +389,7 @@ def test_atoms_that_do_not_fit(engine: LammpsEngine) -> None:
         LammpsEngine(POTENTIAL, mixture(), species=["Ar", "Kr", "Xx9"])
     surface = mixture()
     surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum where it ends"):
+    with pytest.raises(UserError, match="with vacuum at its ends"):
         LammpsEngine(POTENTIAL, surface, species=SPECIES)
 
 

@@ -58,7 +58,7 @@ def test_atoms_that_do_not_fit(engine: Engine) -> None:
         engine.check(other)
     surface = crystal()
     surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum where it ends"):
+    with pytest.raises(UserError, match="with vacuum at its ends"):
         engine.check(surface)
     turned = crystal()
     turned.rotate(30, "z", rotate_cell=True)
