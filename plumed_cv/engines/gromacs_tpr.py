@@ -55,7 +55,7 @@ _WORDS = {"true": "yes", "false": "no", "inf": "0"}
 
 
 def parameters_and_topology(dump: str) -> tuple[str, str]:
-    """Return the texts of an .mdp and of a .top file from what `gmx dump -s` prints.
+    """Return the texts of an .mdp and of a .top file from the output of `gmx dump -s`.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _molecule(text: str, name: str, functions: list[tuple[str, list[str]]]) -> I
 
 
 def _compared(dump: str) -> Iterator[str]:
-    """The lines of a dump that the forces depend on."""
+    """Lines of a dump that affect the forces."""
     parts = re.search(r"\ninputrec:(.*)\nheader:.*?\ntopology:(.*?)\ngrp\[", dump, re.DOTALL)
     assert parts is not None
     for line in parts[1].splitlines():

@@ -265,7 +265,7 @@ def test_a_tpr_that_cannot_be_made_again(solution: Path) -> None:
     mistakes = [
         ("frozen.tpr", solved, r"frozen\.tpr: has 'nfreeze: Y Y Y N N N', which cannot be made"),
         ("other.tpr", solved, r"other\.tpr: has interactions G96BONDS, which cannot be read"),
-        ("run.tpr", solved[:50], r"run\.tpr: the structure has 50 atoms; it has others"),
+        ("run.tpr", solved[:50], r"run\.tpr: its atoms are not the 50 of the structure"),
         ("run.mdp", solved, r"gmx dump: "),
     ]
     for tpr, atoms, match in mistakes:
@@ -343,7 +343,7 @@ def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
         ({"atoms": other}, r"crystal\.top: atom 1 is Ar, and Kr in the structure"),
         ({"atoms": smaller}, r"the structure has 50"),
         ({"program": "no-such-gmx"}, r"install GROMACS 2025 or newer and name its gmx"),
-        ({"program": "/bin/true"}, "is no gmx that works"),
+        ({"program": "/bin/true"}, "is not a working gmx"),
     ]
     for options, match in mistakes:
         with pytest.raises(UserError, match=match) as caught:
