@@ -20,9 +20,11 @@ from plumed_cv.common.files import write_text
 from plumed_cv.terminal import (
     print_energies,
     print_findings,
+    print_harmonic,
     print_iterations,
     print_keys,
     print_rate,
+    print_rates,
     print_surface,
     resumable,
 )
@@ -166,8 +168,9 @@ def run(
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
 
     The same command continues a run that was stopped in any way. It also continues a finished run
-    if sampling.steps, sampling.repetitions or iteration.maximum were raised. It writes report.html
-    in the run directory. With --inputs-only, the exit status is 3 if a sampling is to be done.
+    if sampling.steps, sampling.repetitions or iteration.maximum were raised, or if a temperature
+    was added to a list in system.temperature_K. It writes report.html in the run directory. With
+    --inputs-only, the exit status is 3 if a sampling is to be done.
 
     Example: plumed-cv run demo/vacancy.toml
     """
@@ -188,7 +191,8 @@ def run(
     except workflow.NoBarrierError as error:
         raise UserError(f"{error} {report.write(directory)} shows what was sampled.") from None
     if "walkers" in result:
-        folder = workflow.RunDirectory(directory).iteration(result["iteration"])
+        at = workflow.RunDirectory(Path(result.get("directory", directory)))
+        folder = at.iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))
         print(f"{folder / 'job.sh'}: edit it, run it on any machine, then start this again.")
         raise typer.Exit(3)
@@ -196,7 +200,10 @@ def run(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        print_iterations(result)
+        if settings.system.temperatures_K:
+            print_rates(result)
+        else:
+            print_iterations(result)
         print(f"Report: {page}   all results: {directory}")
 
 
@@ -318,6 +325,62 @@ def path(
     settings = configuration.load(config)
     _check_folder(output)
     workflow.find_path(settings, output, Bars())
+
+
+@app.command()
+def harmonic(
+    source: Annotated[Path, typer.Argument(help="input file (TOML), or the directory of a run")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder, of an input; 'harmonic' beside it if absent"),
+    ] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(min=1e-3, help="K, of a rate; may be given several times")
+    ] = None,
+    step: Annotated[
+        float,
+        typer.Option(min=1e-6, help="displacement of a coordinate for the differences, angstrom"),
+    ] = 0.001,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the rate by harmonic transition state theory, with quantum corrections.
+
+    From Hessians at the minimum and at the saddle point of the minimum energy path, by differences
+    of forces. Of a run the result is put beside its own, in the folder 'harmonic'. Started again
+    after any stop, it goes on where it was.
+
+    With the directory of a run: plumed-cv harmonic demo/run
+
+    With an input: plumed-cv harmonic demo/vacancy.toml --temperature 300 --temperature 500
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import report, workflow
+
+    kelvin = temperature or []
+    with resumable():
+        if source.is_dir():
+            if output is not None:
+                raise UserError(f"--output {output}: the results of a run are kept in the run.")
+            found = workflow.harmonic_of(source, Bars(), temperatures_K=kelvin, step_A=step)
+            folder = source
+        else:
+            folder = output or source.parent / "harmonic"
+            found = workflow.harmonic(
+                configuration.load(source),
+                folder,
+                temperatures_K=kelvin,
+                step_A=step,
+                reporter=Bars(),
+            )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_harmonic(found)
+        for sentence in workflow.anharmonicity(source) if source.is_dir() else ():
+            print(sentence)
+        print(f"All results: {folder}")
+    if source.is_dir():
+        report.write(source)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The input file of `plumed-cv run` (TOML): every key with its unit, default and meaning."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -56,13 +57,40 @@ class System(_Section):
         "move least from initial. false: keep the order, because atoms do exchange positions. If "
         "absent, an order that seems wrong is refused",
     )
-    temperature_K: Positive = Field(description="temperature, K")
+    temperature_K: Positive = Field(
+        description="temperature, K; of several, as [300.0, 500.0], each is sampled in a folder of "
+        "its own and begins from the one before (docs/temperatures.md)"
+    )
+    temperatures_K: tuple[float, ...] = Field((), exclude=True)  # where the input lists several
     expansion: list[float] = Field(
         [],
         description="coefficients e1, e2, ... of the thermal expansion: the lattice vectors of the "
         "structures are multiplied by 1 + e1 T + e2 T^2 + ..., T in K. If absent, the cell of the "
         "structures is used",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_temperatures(cls, given: Any) -> Any:
+        """Take a list of temperatures apart: `temperature_K` is a number, here the first one."""
+        if not isinstance(given, dict):
+            return given
+        if "temperatures_K" in given:
+            raise ValueError("there is no key temperatures_K; give temperature_K the list")
+        kelvin = given.get("temperature_K")
+        if not isinstance(kelvin, list):
+            return given
+        numbers = [t for t in kelvin if isinstance(t, int | float) and 0 < t < math.inf]
+        if not kelvin or len(numbers) < len(kelvin):
+            raise ValueError(f"temperature_K = {kelvin}: give one positive number or several")
+        if len({f"{t:g}" for t in numbers}) < len(numbers):
+            raise ValueError(f"temperature_K = {kelvin}: give each temperature once")
+        several = tuple(map(float, numbers))
+        return given | {"temperature_K": several[0], "temperatures_K": several}
+
+    def at(self, temperature_K: float) -> "System":
+        """The same process at one temperature."""
+        return self.model_copy(update={"temperature_K": temperature_K, "temperatures_K": ()})
 
 
 class _Engine(_Section):
@@ -639,5 +667,7 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
 
 def _keys(section: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
     for name, key in model.model_fields.items():
+        if key.exclude:
+            continue
         default = "required" if key.is_required() else str(key.default)
         yield f"{section}.{name}", default, key.description or ""

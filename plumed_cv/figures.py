@@ -304,6 +304,59 @@ def draw_localisation(axes: Axes, distances: Array, found: Localisation) -> None
     legend(axes)
 
 
+def plot_arrhenius(
+    path: Path | str,
+    rows: Sequence[dict[str, Any]],
+    curve: tuple[Array, Array] | None,
+    title: str,
+) -> None:
+    """Draw rates over the inverse temperature into a file, as `draw_arrhenius` does.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    with _picture(path, title) as axes:
+        draw_arrhenius(axes, rows, curve)
+
+
+def draw_arrhenius(
+    axes: Axes, rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None
+) -> None:
+    """Draw rates over the inverse temperature, with errors of one sigma and their fit.
+
+    Parameters
+    ----------
+    axes
+        On which.
+    rows
+        The `rates` of rates.json.
+    curve
+        Temperatures, K, and fitted rates there, 1/s, shape (n,) each; None where there is no fit.
+    """
+    known = [row for row in rows if row["rate_per_s"]]
+    kelvin = np.array([row["temperature_K"] for row in known])
+    rate = np.array([row["rate_per_s"] for row in known])
+    if curve is not None:
+        axes.plot(1e3 / curve[0], curve[1], color=LAST, label="fit")
+    factor = np.array([row["error_factor"] or 1.0 for row in known])
+    axes.errorbar(1e3 / kelvin, rate, [rate - rate / factor, rate * factor - rate], fmt="o",
+                  color=LAST, markersize=4, capsize=2.5, linewidth=1.0, label="rate")  # fmt: skip
+    for name, marker, label in (
+        ("tst_rate_per_s", "^", "transition state theory"),
+        ("harmonic_rate_per_s", "s", "harmonic theory"),
+    ):
+        others = [(1e3 / row["temperature_K"], row[name]) for row in rows if row[name]]
+        if others and others != list(zip(1e3 / kelvin, rate, strict=True)):
+            axes.plot(*np.transpose(others), marker, color=EARLIER[0] if marker == "^" else MUTED,
+                      markerfacecolor="none", markersize=6, label=label)  # fmt: skip
+    logarithmic(axes)
+    axes.set_xlabel("1000 K / T")
+    axes.set_ylabel("rate of one event (1/s)")
+    legend(axes)
+
+
 def look(k: int, number: int) -> tuple[str, Any]:
     """Colour and dashes of curve k of `number` curves; the last one always looks the same."""
     if k + 1 == number:

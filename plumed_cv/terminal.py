@@ -61,7 +61,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 def print_iterations(result: dict[str, Any]) -> None:
     """Print the content of `result.json`: a row for each iteration, the steps, and the answer."""
     from plumed_cv.common.numbers import scientific
-    from plumed_cv.workflow import RESULTS, in_words
+    from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
     table = Table("", "CV", *columns, "1-cos", "MD steps", box=None, pad_edge=False)
@@ -84,6 +84,10 @@ def print_iterations(result: dict[str, Any]) -> None:
             print(f"Attention: {check['sentence']}")
     if result.get("rate_per_s") is not None:
         print_rate(result)
+    if sentence := escape_in_words(result):
+        print(sentence)
+    if result.get("harmonic"):
+        print(result["harmonic"]["sentence"])
     rate = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
@@ -91,6 +95,61 @@ def print_iterations(result: dict[str, Any]) -> None:
         f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, rate "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
+
+
+def print_rates(result: dict[str, Any]) -> None:
+    """Print what rates.json holds: a row a temperature, and the fit."""
+    from plumed_cv.workflow import fit_in_words
+
+    columns = ("T (K)", "rate (1/s)", "factor", "kappa", "events", "escape (1/s)", "F_flux (eV)")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in result["rates"]:
+        table.add_row(
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
+            _short(row["rate_per_s"], ".3g"),
+            _short(row["error_factor"], ".2f"),
+            _short(row["transmission"], ".2f"),
+            _short(row["multiplicity"], "d"),
+            _short(row["escape_rate_per_s"], ".3g"),
+            _short(row["flux_barrier_eV"], ".3f"),
+        )
+    out.print(table)
+    sources = ", ".join(dict.fromkeys(row["source"] for row in result["rates"]))
+    print(
+        f"Rates of one event, by {sources}, each within its factor (one standard error); events: "
+        "equivalent ones, whose total is the escape rate; *: not converged."
+    )
+    for sentence in fit_in_words(result["fit"]):
+        print(sentence)
+
+
+def _short(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)
+
+
+def print_harmonic(found: dict[str, Any]) -> None:
+    """Print what harmonic.json holds."""
+    print(
+        f"Harmonic theory: barrier {found['barrier_eV']:.4f} eV, between zero-point levels "
+        f"{found['zero_point_barrier_eV']:.4f} eV; prefactor {found['prefactor_per_s']:.3g} 1/s; "
+        f"imaginary frequency {found['imaginary_frequency_THz']:.2f} THz; crossover to tunnelling "
+        f"at {found['crossover_temperature_K']:.0f} K"
+    )
+    columns = ("T (K)", "rate (1/s)", "flux barrier (eV)", "quantum partition functions (1/s)")
+    table = Table(*columns, "Wigner", "with both (1/s)", box=None, pad_edge=False)
+    for row in found["rates"]:
+        wigner, quantum = row["wigner_factor"], row["quantum_rate_per_s"]
+        table.add_row(
+            f"{row['temperature_K']:g}",
+            f"{row['rate_per_s']:.3g}",
+            f"{row['flux_barrier_eV']:.4f}",
+            f"{row['quantum_partition_rate_per_s']:.3g}",
+            "" if wigner is None else f"{wigner:.3f}",
+            "" if quantum is None else f"{quantum:.3g}",
+        )
+    out.print(table)
+    for note in found["notes"]:
+        print(note)
 
 
 def print_rate(result: dict[str, Any]) -> None:

@@ -90,7 +90,8 @@ def inputs() -> str:
 
 def notebook_page(file: Path) -> tuple[str, dict[str, bytes]]:
     """Return a notebook with its outputs, Markdown, and its pictures by their names."""
-    parts, pictures = [], {}
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
     for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")

@@ -16,7 +16,7 @@ import pytest
 
 from plumed_cv import config, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.progress import Silent
+from plumed_cv.common.progress import Log
 from plumed_cv.setup.kernel import WHEEL, find_plumed
 from plumed_cv.workflow import procedure, provenance, speed
 from plumed_cv.workflow.repetitions import odds
@@ -92,7 +92,7 @@ class HeardError(Exception):
     """Ends a run at a sentence about PLUMED's kernel."""
 
 
-class Listener(Silent):
+class Listener(Log):
     def say(self, text: str) -> None:
         if "kernel" in text:
             raise HeardError(text)

@@ -89,7 +89,7 @@ def test_in_an_external_field_the_states_stay_where_they_are() -> None:
     np.testing.assert_allclose(path.images[-1].positions, tethered(1.0).positions, atol=1e-3)
     for image in path.images:
         again = image.copy()
-        again.calc = Tethered()
+        again.calc = Tethered()  # type: ignore[no-untyped-call]
         assert again.get_potential_energy() == pytest.approx(image.get_potential_energy())
         np.testing.assert_allclose(image.positions[1:], tethered(0.0).positions[1:], atol=1e-3)
 

@@ -133,8 +133,10 @@ previous steps is also written to disk, without FLUSH.
 
 A run that is continued with STATE_RFILE is the same, to the last bit, as a run that was not
 interrupted, as long as the engine continues in this way. For this purpose the state also contains
-the profile that is used as bias. The grid, KAPPA, TAU, RAMP and the temperature must be those of
-the state. The prior is part of the state, and PRIOR is then not read. The state contains the number
+the profile that is used as bias. With several walkers this holds as long as the files of the other
+walkers do not change in between. The grid, KAPPA, TAU, RAMP and the temperature must be those of
+the state. SOLVE_STRIDE is that of the state unless it is given. The prior is part of the state, and
+PRIOR is then not read. The state contains the number
 of the last step that was learned, `md_step`, with its values of the CV and the bias. If an engine
 computes this step again, as GROMACS does after `-cpi` and LAMMPS at the beginning of a run, the
 step is not learned again and has the same force. With RESTART, also if the engine requests it, an
@@ -319,7 +321,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     template <class Number>
     std::vector<Number> parse_list(const std::string& key);
     std::vector<Grid> parse_axes();
-    int parse_solve_stride(std::size_t nodes);
+    std::optional<int> parse_solve_stride();
     double parse_tau(double ramp);
     std::string energy_unit();
     std::string input_path(const std::string& path) const;
@@ -420,7 +422,9 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         for (const Grid& grid : parameters.axes)
             parameters.kappa.push_back(BabfParameters::default_kappa(grid, parameters.kT));
     parameters.tau = parse_tau(parameters.ramp);
-    parameters.solve_stride = parse_solve_stride(parameters.nodes());
+    const std::optional<int> solve_stride = parse_solve_stride();
+    parameters.solve_stride =
+        solve_stride.value_or(BabfParameters::default_solve_stride(parameters.nodes()));
 
     // Files
     std::string prior, restart;
@@ -443,6 +447,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                 walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
                 error(restart + ": is the contribution of walker " + std::to_string(walker) +
                       ", which counts here already; give STATE_RFILE a state of this walker.");
+            if (!solve_stride)
+                parameters.solve_stride = solve_stride_of(table, parameters.nodes(), restart);
             babf_ = restored(table, parameters, labels_, restart);
             written_steps_ = babf_->sums().steps;
             learned_ = learned_step(table, labels_, parameters, restart);
@@ -785,12 +791,12 @@ std::vector<Grid> BabfAction::parse_axes() {
     return axes;
 }
 
-int BabfAction::parse_solve_stride(std::size_t nodes) {
+std::optional<int> BabfAction::parse_solve_stride() {
     const int absent = std::numeric_limits<int>::min();
     int stride = absent;
     parse("SOLVE_STRIDE", stride);
     if (stride == absent)
-        return BabfParameters::default_solve_stride(nodes);
+        return std::nullopt;
     if (stride < 1)
         error("SOLVE_STRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
     return stride;

@@ -40,6 +40,7 @@ def minimum_energy_path(
     max_steps: int = 5000,
     progress: Progress = lambda fmax, stage: None,
     interpolation: Literal["idpp", "linear"] = "idpp",
+    begin: EnergyPath | None = None,
 ) -> EnergyPath:
     """Relax two end states and find the minimum energy path between them.
 
@@ -66,6 +67,9 @@ def minimum_energy_path(
         The initial path: "idpp" is the image-dependent pair potential, which keeps atoms apart.
         Its memory and time grow with N^2. "linear" is a straight line, which is sufficient if no
         atom passes another.
+    begin
+        The initial path: a path of the same process with as many images, for example in a slightly
+        different cell. It replaces `interpolation`.
 
     Raises
     ------
@@ -99,7 +103,15 @@ def minimum_energy_path(
 
     images = [start, *(start.copy() for _ in range(n_images - 2)), end]
     band = NEB(images, k=_SPRING_EV_A2, method="improvedtangent")
-    band.interpolate(method=interpolation, mic=False)
+    if begin is not None and len(begin.images) == n_images:
+        # What the path has beyond a straight line between its ends.
+        u = begin.displacements
+        share = np.linspace(0.0, 1.0, n_images)[:, None, None]
+        bent = u - u[0] - share * (u[-1] - u[0])
+        for image, across, part in zip(images[1:-1], bent[1:-1], share[1:-1], strict=True):
+            image.positions = start.positions + part * step + across
+    else:
+        band.interpolate(method=interpolation, mic=False)
     for image in images[1:-1]:
         image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)

@@ -4,6 +4,10 @@
 there; `shots` follows pairs of trajectories from such snapshots until they commit to a basin;
 `transmission` makes the transmission coefficient of shots, with its error; `events` tells apart
 where trajectories go that leave the process.
+
+`harmonic` has harmonic transition state theory: Hessians at the minimum and at the saddle point,
+Vineyard's prefactor and quantum corrections. `arrhenius` fits rates at several temperatures.
+`multiplicity` counts the events that the symmetry of the initial state makes out of one.
 """
 
 from plumed_cv.rates.events import Events

@@ -8,8 +8,9 @@ import base64
 import hashlib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from plumed_cv import figures
+from plumed_cv import figures, workflow
 from plumed_cv.common.extras import missing
 from plumed_cv.common.files import write_text
 
@@ -19,12 +20,14 @@ try:
 except ModuleNotFoundError:
     raise missing("jinja2") from None
 
-from plumed_cv.report import contents, facts
+from plumed_cv.report import contents, facts, temperatures
 from plumed_cv.report.contents import Run
 
 
 def write(directory: Path | str, output: Path | str | None = None) -> Path:
     """Write the report of a run, finished or not, and `localisation.xyz` in the same folder.
+
+    For a run at several temperatures, this includes the pages of all of them, which the page links.
 
     Parameters
     ----------
@@ -46,6 +49,12 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
     """
     directory = Path(directory)
     output = directory / "report.html" if output is None else Path(output)
+    if workflow.is_series(directory):
+        for _, place in workflow.runs(directory):
+            if (place / "input.json").exists():
+                write(place)
+        write_text(output, _page("temperatures.html", temperatures.of(directory, output)))
+        return output
     run = contents.read(directory)
     facts.write_localisation(run, output.with_name("localisation.xyz"))
     write_text(output, render(run))
@@ -53,7 +62,11 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
 
 
 def render(run: Run) -> str:
-    """Return the page as text."""
+    """Return the page of a run as text."""
+    return _page("page.html", facts.of(run))
+
+
+def _page(template: str, content: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("plumed_cv.report", "templates"),
         autoescape=True,
@@ -64,8 +77,8 @@ def render(run: Run) -> str:
     style, script = (_template(name) for name in ("page.css", "page.js"))
     colours = " ".join(f"--{name}: {colour};" for name, colour in figures.COLOURS.items())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
-        **facts.of(run),
+    return environment.get_template(template).render(
+        **content,
         style=Markup(f":root {{ {colours} }}\n{style}"),
         script=Markup(script),
         script_hash=f"sha256-{digest}",

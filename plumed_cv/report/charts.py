@@ -157,6 +157,16 @@ def lines(
         return _svg(figure, name, alt)
 
 
+def arrhenius(
+    rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None, alt: str
+) -> Markup:
+    """Rates over the inverse temperature, as `figures.draw_arrhenius` draws them."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.0, 3.4)
+        figures.draw_arrhenius(axes, rows, curve)
+        return _svg(figure, "arrhenius", alt)
+
+
 def histogram(curves: Sequence[tuple[str, Array, Array]], alt: str) -> Markup:
     """How often each value of the CV was sampled."""
     with rc_context(_STYLE):

@@ -138,6 +138,9 @@ def _answer(run: Run) -> dict[str, Any] | None:
         ],
         "activation": _estimate(given, "activation_free_energy", "eV"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
+        "events": None if run.result is None else run.result.get("multiplicity"),
+        "escape": None if run.result is None else _escape(run.result),
+        "harmonic": None if run.result is None else run.result.get("harmonic"),
         "surface": given.get("dividing_surface"),
         "temperature": None if temperature[0] is None else with_error(*temperature, "K"),
         "zero": None if run.path is None else f"{run.path.barrier:.4f} eV",
@@ -147,6 +150,12 @@ def _answer(run: Run) -> dict[str, Any] | None:
         "time_ns": f"{1e-6 * run.settings.timestep_fs * sum(p.steps for p in run.parts):.3g}",
         "steps": f"{sum(p.steps for p in run.parts):,}",
     }
+
+
+def _escape(result: dict[str, Any]) -> str:
+    """Total rate of all equivalent events."""
+    rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
+    return scientific(rate, error, "s⁻¹")
 
 
 def _rate(run: Run) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -238,7 +239,7 @@ def _compile_plugin(
             f"-DCMAKE_CXX_COMPILER={compiler}",
             f"-DPLUMED_KERNEL={plumed.kernel}",
             f"-DPLUMED_INCLUDE_DIR={include_dir}",
-            f"-DNLOHMANN_INCLUDE_DIR={needed('nlohmann_json').get_include()}",
+            f"-DNLOHMANN_INCLUDE_DIR={_json_headers()}",
         ]
         if torch_dir is not None:
             configure.append(f"-DPLUMED_CV_TORCH={torch_dir}")
@@ -264,6 +265,14 @@ def _compile_plugin(
             library.replace(made / library.name)
         made.replace(home)
     log.unlink()
+
+
+def _json_headers() -> Path:
+    """The folder of nlohmann/json.hpp: of this Python's prefix (conda), or of its package."""
+    prefix = Path(sys.prefix, "include")
+    if (prefix / "nlohmann" / "json.hpp").is_file():
+        return prefix
+    return Path(needed("nlohmann_json").get_include())
 
 
 def _logged(command: Sequence[str], output: int) -> int:

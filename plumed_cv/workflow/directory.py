@@ -56,6 +56,21 @@ class RunDirectory:
         return self.root / "path.xyz"
 
     @property
+    def beginning(self) -> Path:
+        """What another temperature's run has handed over; none if this one began by itself."""
+        return self.root / "beginning.json"
+
+    @property
+    def harmonic(self) -> Path:
+        """Folder of harmonic theory, which `plumed-cv harmonic` makes."""
+        return self.root / "harmonic"
+
+    @property
+    def multiplicity(self) -> Path:
+        """Number of equivalent events, by the symmetry of the initial state."""
+        return self.root / "multiplicity.json"
+
+    @property
     def components(self) -> Path:
         """The number of principal components, and what it was chosen by."""
         return self.root / "components.json"

@@ -126,6 +126,7 @@ def find_path(
     output: Path,
     reporter: Reporter | None = None,
     engine: Engine | None = None,
+    begin: EnergyPath | None = None,
 ) -> EnergyPath:
     """Find the minimum energy path of the input, or read it, and write it as extended XYZ.
 
@@ -141,6 +142,8 @@ def find_path(
         Is told how it goes.
     engine
         The engine of the input where it is open; opened here if None.
+    begin
+        As for `neb.minimum_energy_path`.
 
     Raises
     ------
@@ -168,6 +171,7 @@ def find_path(
                 n_images=config.path.images,
                 fmax_eV_A=config.path.fmax_eV_A,
                 progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
+                begin=begin,
             )
     path.save(output)
     reporter.say(

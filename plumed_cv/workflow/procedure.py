@@ -19,8 +19,10 @@ from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.workflow import checks, earlier, provenance, transmission
+from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
     check_components,
     noise_floor,
@@ -43,8 +45,9 @@ def run(
     reporter: Reporter | None = None,
     *,
     inputs_only: bool = False,
+    before: RunDirectory | None = None,
 ) -> dict[str, Any]:
-    """Run the iterative procedure, or go on with it.
+    """Run the iterative procedure at one temperature, or go on with it.
 
     Parameters
     ----------
@@ -57,6 +60,8 @@ def run(
     inputs_only
         Write what the next sampling begins with and return before it; `sample` does it, here or
         elsewhere, and `run` goes on from what there is then.
+    before
+        The run at another temperature that a new one begins from, as `beginning.take_over` says.
 
     Returns
     -------
@@ -75,6 +80,11 @@ def run(
         directory holds a run with another input.
     """
     reporter = reporter or Log()
+    if config.system.temperatures_K:
+        raise UserError(
+            f"system.temperature_K = {list(config.system.temperatures_K)}: one temperature is run "
+            "here; 'plumed-cv run' takes several."
+        )
     if config.cv.latent > 1:
         raise UserError(
             f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
@@ -93,9 +103,15 @@ def run(
         plumed = find_plumed()
         plugin = build_plugin(plumed)
         provenance.record(files.provenance, config, plumed, plugin)
+        if before is not None:
+            take_over(config, files, before, initial, engine, reporter)
+        if files.beginning.exists():  # the first iteration is along a learned CV already
+            limits = config.iteration.model_copy(update={"minimum": 1})
+            config = config.model_copy(update={"iteration": limits})
         path = None
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
+        count_events(files, engine)
         write_first_cv(config, files, path, (initial, final), reporter)
         reopened = _reopen(config, files, plugin)
         iterations: list[dict[str, Any]] = []
@@ -290,6 +306,12 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     """Write the profile that the bias of iteration n starts from, if there is one."""
     kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    grid = freeenergy.Grid(*sampling.grid(config.sampling))
+    if n == 1 and files.beginning.exists():
+        if not target.exists():
+            handed = read_json(files.beginning)
+            freeenergy.write_prior(target, grid, handed["xi"], handed["A_eV"])
+        return target
     if kind == "none" or (kind == "previous" and n == 1):
         return None
     if not target.exists():
@@ -303,5 +325,5 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
             before = CollectiveVariable.load(files.cv(n - 2))
             displacements, A = before.path(profile.xi[known, None]), profile.A[known]
         xi = variable.encode(variable.components(displacements))[:, 0]
-        freeenergy.write_prior(target, freeenergy.Grid(*sampling.grid(config.sampling)), xi, A)
+        freeenergy.write_prior(target, grid, xi, A)
     return target

@@ -25,7 +25,7 @@ from plumed_cv.sampling import guard
 from plumed_cv.setup.plugin import babf_input
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import checks, earlier
+from plumed_cv.workflow import checks, earlier, harmonic_theory
 from plumed_cv.workflow.directory import RunDirectory
 
 T = TypeVar("T")
@@ -586,6 +586,8 @@ def write_answer(
         "plumed_cv": plumed_cv.__version__,
         "iterations": iterations,
     }
+    result |= harmonic_theory.equivalent_events(files, result)
+    result["harmonic"] = harmonic_theory.beside(files, result)
     answer = CollectiveVariable.load(files.cv(n - 1))
     answer.save(files.root / "cv.safetensors")
     with replacing(files.root / "fes.dat") as temporary:

@@ -117,6 +117,27 @@ def test_restart_is_exact_to_the_last_bit(
     check_two_parts(make_plumed, tmp_path, lines, recorded_series(), cut)
 
 
+def test_a_restart_keeps_the_solve_stride(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """Without the keyword too; with it the new one is taken, and written."""
+    series, lines = recorded_series(), f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
+    whole = make_plumed(1, f"{lines}whole SOLVE_STRIDE=7")
+    run(whole, series)
+    whole.finalize()
+    first = make_plumed(1, f"{lines}parts SOLVE_STRIDE=7", log="first.log")
+    run(first, series[:153])
+    first.finalize()
+    second = make_plumed(1, f"{lines}parts STATE_RFILE={tmp_path}/parts", log="second.log")
+    run(second, series[153:], first=153)
+    second.finalize()
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert "#! SET solve_stride 7\n" in (tmp_path / "whole").read_text()
+    keywords = f"SOLVE_STRIDE=1000 STATE_RFILE={tmp_path}/parts"
+    third = make_plumed(1, f"{lines}third {keywords}", log="third.log")
+    run(third, series[:1])
+    third.finalize()
+    assert "solve_stride" not in (tmp_path / "third").read_text()  # it is the default
+
+
 def test_calculate_without_update_does_not_learn(make_plumed: MakePlumed, tmp_path: Path) -> None:
     handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state")
     x = np.array([0.4])

@@ -1,0 +1,397 @@
+"""Harmonic theory of an input or a run, and the number of equivalent events."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_masses, atomic_numbers
+
+from plumed_cv import sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, replacing, write_text
+from plumed_cv.common.numbers import scientific
+from plumed_cv.common.progress import Log, Reporter
+from plumed_cv.config import Config
+from plumed_cv.engines import Engine
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.rates import harmonic as theory
+from plumed_cv.rates.multiplicity import check_energies, multiplicity
+from plumed_cv.structures import check_free
+from plumed_cv.workflow import provenance
+from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.mep import find_path
+
+NEAR_KT = 3.0  # other maxima of the path within so many kT of the highest are named
+
+
+def harmonic(
+    config: Config,
+    folder: Path,
+    *,
+    path: Path | None = None,
+    temperatures_K: Sequence[float] = (),
+    step_A: float = theory.STEP_A,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Find the harmonic rate of an input's process, or go on with it, and write it down.
+
+    Parameters
+    ----------
+    config
+        The input.
+    folder
+        Folder, made if absent, for harmonic.json, frequencies.csv (THz; imaginary ones negative),
+        minimum.xyz and saddle.xyz (with the unstable mode as a column), and the Hessians.
+    path
+        The minimum energy path, if it is known; found, and kept in the folder, if None.
+    temperatures_K
+        Temperatures of the rates; the input's if none.
+    step_A
+        Displacement of a coordinate for the differences of forces, angstrom.
+    reporter
+        Is told how it goes.
+
+    Returns
+    -------
+    dict
+        What harmonic.json holds.
+
+    Raises
+    ------
+    UserError
+        If an atom is held at its place, or no minimum or saddle point of first order is found.
+    """
+    reporter = reporter or Log()
+    if config.cv.alignment != "none":
+        raise UserError(
+            "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, and none is "
+            "sought with it; leave it out for this command."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used as a folder: {error.strerror}.") from None
+    if path is None:
+        path = folder / "path.xyz"
+        if not path.exists():
+            find_path(config, path, reporter)
+    found = load_path(path)
+    check_free(found.images[0], str(path))
+    symbols = found.species
+    masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
+    with sampling.open_engine(config, found.images[0]) as engine:
+        with reporter.task("harmonic theory: minimum", 3 * len(symbols)) as update:
+            minimum = theory.stationary_point(
+                engine, found.images[0].positions, found.cell,
+                step_A=step_A, update=update, folder=folder,
+            )  # fmt: skip
+        with reporter.task("harmonic theory: saddle point", 3 * len(symbols)) as update:
+            saddle = theory.saddle_of_path(
+                engine, found, step_A=step_A, update=update, folder=folder
+            )
+    rate = theory.HarmonicTheory(minimum, saddle, masses)
+    kelvin = tuple(temperatures_K) or config.system.temperatures_K
+    result = _as_dict(rate, found, kelvin or (config.system.temperature_K,)) | {"step_A": step_A}
+    _write(folder, rate, found)
+    write_text(folder / "harmonic.json", json.dumps(result, indent=2, allow_nan=False))
+    return result
+
+
+def of_run(
+    directory: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    temperatures_K: Sequence[float] = (),
+    step_A: float = theory.STEP_A,
+) -> dict[str, Any]:
+    """Find the harmonic rate of a run at one temperature, and put it beside its own.
+
+    Parameters
+    ----------
+    directory
+        The run directory, with a minimum energy path.
+    reporter, temperatures_K, step_A
+        As for `harmonic`; the run's temperature is always among those of the rates.
+
+    Returns
+    -------
+    dict
+        What harmonic.json, in the run's folder `harmonic`, holds; result.json has the comparison
+        (`beside`).
+
+    Raises
+    ------
+    UserError
+        As for `harmonic`, or if the directory is none of a run with a path, or its input cannot be
+        found again.
+    """
+    files = RunDirectory(Path(directory).absolute())
+    starts = provenance.read(files.provenance)
+    if not starts or not files.path.exists():
+        raise UserError(
+            f"{directory}: is no directory of a run with a minimum energy path; start the run "
+            "first, or name its input."
+        )
+    config = Config.model_validate(starts[-1]["input"])
+    with claimed(files.root):
+        provenance.check_same_input(files.root, config)
+        kelvin = sorted({config.system.temperature_K, *temperatures_K})
+        found = harmonic(
+            config,
+            files.harmonic,
+            path=files.path,
+            temperatures_K=kelvin,
+            step_A=step_A,
+            reporter=reporter,
+        )
+        if files.result.exists():
+            result = read_json(files.result)
+            result["harmonic"] = beside(files, result)
+            write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    return found
+
+
+def _as_dict(
+    rate: theory.HarmonicTheory, path: EnergyPath, temperatures_K: Sequence[float]
+) -> dict[str, Any]:
+    """What harmonic.json holds."""
+    notes = []
+    rows = [rate.at(kelvin) for kelvin in temperatures_K]
+    crossover = rate.crossover_temperature_K
+    if any(row["wigner_factor"] is None for row in rows):
+        notes.append(
+            f"Below {crossover:.0f} K, the crossover temperature of tunnelling, Wigner's factor "
+            "and the quantum rate are not given."
+        )
+    energies = path.energies
+    top = int(energies.argmax())
+    others = [
+        k
+        for k in range(1, len(energies) - 1)
+        if k != top and energies[k] > max(energies[k - 1], energies[k + 1])
+    ]
+    near = NEAR_KT * units.kB * max(temperatures_K)
+    if high := [energies[k] for k in others if energies[top] - energies[k] < near]:
+        notes.append(
+            f"The path has {len(high)} more {'maxima' if len(high) > 1 else 'maximum'} within "
+            f"{NEAR_KT:g} kT of the highest; the harmonic rate is that over the highest alone."
+        )
+    return {
+        "barrier_eV": rate.barrier_eV,
+        "zero_point_barrier_eV": rate.zero_point_barrier_eV,
+        "prefactor_per_s": rate.prefactor_per_s,
+        "prefactor_error_factor": rate.prefactor_error_factor,
+        "imaginary_frequency_THz": rate.imaginary_frequency_THz,
+        "crossover_temperature_K": crossover,
+        "rates": rows,
+        "notes": notes,
+        "frequencies": "frequencies.csv",
+    }
+
+
+def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
+    """Write the frequencies, and both structures."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["mode", "minimum_THz", "saddle_THz"])
+    columns = [x.frequencies_THz(rate.masses) for x in (rate.minimum, rate.saddle)]
+    for number, row in enumerate(zip(*columns, strict=False), 1):
+        table.writerow([number, *(f"{frequency:.6f}" for frequency in row)])
+    write_text(folder / "frequencies.csv", text.getvalue())
+    for name, point in (("minimum", rate.minimum), ("saddle", rate.saddle)):
+        atoms: Atoms = path.images[0].copy()
+        atoms.positions = point.positions
+        atoms.calc = SinglePointCalculator(atoms, energy=point.energy_eV)
+        if name == "saddle":
+            mode = point.modes(rate.masses)[1][:, 0].reshape(-1, 3)
+            mode = mode / np.sqrt(rate.masses)[:, None]
+            atoms.set_array("unstable_mode", mode / np.linalg.norm(mode))
+        with replacing(folder / f"{name}.xyz") as temporary:
+            atoms.write(temporary, format="extxyz")
+
+
+def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:
+    """Harmonic theory beside what a run has found, for its result.json; None if there is none.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    result
+        What result.json holds.
+
+    Returns
+    -------
+    dict or None
+        Barrier, prefactor and rate by harmonic theory at the run's temperature; `tst_over_harmonic`
+        with its error, the ratio of the run's rate of transition state theory to the harmonic one,
+        both through the surface of the highest flux barrier; and `sentence`.
+    """
+    file = files.harmonic / "harmonic.json"
+    if not file.exists():
+        return None
+    found = read_json(file)
+    kelvin = result["temperature_K"]
+    row = next((row for row in found["rates"] if row["temperature_K"] == kelvin), None)
+    if row is None:
+        return None
+    ratio, error = _ratio(result, row["rate_per_s"])
+    names = ("barrier_eV", "zero_point_barrier_eV", "prefactor_per_s", "imaginary_frequency_THz")
+    return {
+        **{name: found[name] for name in names},
+        **{name: row[name] for name in row if name != "temperature_K"},
+        "tst_over_harmonic": ratio,
+        "tst_over_harmonic_error": error,
+        "sentence": _anharmonicity(ratio, error, kelvin),
+        "notes": found["notes"],
+    }
+
+
+def surface_rate(result: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Rate through the one surface with the highest flux barrier, and its error, 1/s.
+
+    Of a process in one step that is the rate of transition state theory. Of several steps, that of
+    the whole has all of them in series, and that of a step is from its own basin.
+    """
+    steps, populations = result.get("steps") or [], result.get("populations") or []
+    if len(steps) < 2:
+        return result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
+    rates = []
+    for step, population in zip(steps, populations, strict=False):
+        if None in (step["rate_per_s"], population, populations[0]):
+            return None, None
+        share = population / populations[0]
+        rates.append((share * step["rate_per_s"], share * (step["rate_error_per_s"] or np.nan)))
+    value, error = min(rates)
+    return value, error if np.isfinite(error) else None
+
+
+def _ratio(result: dict[str, Any], harmonic_per_s: float) -> tuple[float | None, float | None]:
+    value, error = surface_rate(result)
+    if value is None:
+        return None, None
+    return value / harmonic_per_s, None if error is None else error / harmonic_per_s
+
+
+def _anharmonicity(ratio: float | None, error: float | None, kelvin: float) -> str:
+    """The ratio of the rates in words."""
+    if ratio is None or ratio <= 0:
+        return (
+            f"The run does not know its rate, so nothing is said of anharmonicity at {kelvin:g} K."
+        )
+    within = error is not None and abs(np.log(ratio)) < 2.0 * error / ratio
+    if within:
+        return (
+            f"At {kelvin:g} K the rate by sampling is {ratio:.2g} times the harmonic one, which is "
+            "1 within two errors: no anharmonicity is seen."
+        )
+    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
+    return (
+        f"At {kelvin:g} K anharmonicity makes the rate through the dividing surface "
+        f"{times:.3g} times {way} than harmonic theory has it."
+    )
+
+
+def count_events(files: RunDirectory, engine: Engine) -> None:
+    """Write the number of equivalent events into the run directory, unless it is there.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    engine
+        Computes energies, by which the symmetry is checked.
+    """
+    if files.multiplicity.exists():
+        return
+    known: dict[str, Any] = dict.fromkeys(
+        ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
+    )
+    images = load_path(files.path).images if files.path.exists() else ()
+    if not images or not images[0].cell.array.any():
+        known["multiplicity_note"] = (
+            "The number of equivalent events is found for periodic structures with a minimum "
+            "energy path."
+        )
+    else:
+        try:
+            for name, start, end in (("", 0, -1), ("reverse_", -1, 0)):
+                found = multiplicity(images[start], images[end])
+                check_energies(engine, images[start], found)
+                known[f"{name}multiplicity"] = found.events
+                known["multiplicity_tolerance_A"] = found.tolerance_A
+        except UserError as reason:
+            known["multiplicity_note"] = str(reason)
+    write_text(files.multiplicity, json.dumps(known))
+
+
+def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    """Number of equivalent events of a run and the escape rate of all, for its result.json.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    result
+        What result.json holds: the rate of one event.
+
+    Returns
+    -------
+    dict
+        `multiplicity`, `reverse_multiplicity` from the product, `multiplicity_tolerance_A`,
+        `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; None where unknown.
+    """
+    known = read_json(files.multiplicity)
+    return known | escape_rate(result | known)
+
+
+def escape_rate(result: dict[str, Any]) -> dict[str, float | None]:
+    """Total rate of all equivalent events and its error, by the keys of result.json.
+
+    Parameters
+    ----------
+    result
+        What result.json holds: the rate of one event, and `multiplicity`.
+    """
+    rate, error = rate_of(result)[:2]
+    number = result.get("multiplicity")
+    return {
+        name: None if number is None or value is None else number * value
+        for name, value in (("escape_rate_per_s", rate), ("escape_rate_error_per_s", error))
+    }
+
+
+def escape_in_words(result: dict[str, Any]) -> str | None:
+    """Number of equivalent events and their total rate in words; None where it is not known."""
+    number = result.get("multiplicity")
+    if number is None:
+        return None
+    total = scientific(
+        result.get("escape_rate_per_s"), result.get("escape_rate_error_per_s"), "1/s"
+    )
+    return (
+        f"By the symmetry of the initial state {number} "
+        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate {total}."
+    )
+
+
+def rate_of(result: dict[str, Any]) -> tuple[float | None, float | None, float | None, str]:
+    """The rate of one event: 1/s, its error, the factor it is within, and where it is from.
+
+    The rate with the transmission coefficient where result.json has it, else that of transition
+    state theory, an upper bound.
+    """
+    rate = result.get("rate_per_s")
+    if rate is not None and rate > 0:
+        factor = result.get("rate_error_factor")
+        error = None if factor is None else rate * (factor - 1.0)
+        return rate, error, factor, "transmission coefficient"
+    rate, error = result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
+    factor = None if not rate or error is None else float(np.exp(error / rate))
+    return rate, error, factor, "transition state theory"
