@@ -130,7 +130,7 @@ def test_refusals() -> None:
         pcv.LinearCV(initial, initial).fit()
     with pytest.raises(UserError, match="there are denoising, paper"):
         pcv.AutoencoderCV(initial, final, recipe="paint").fit(structures)
-    with pytest.raises(UserError, match="'none' and 'optimal'"):
+    with pytest.raises(UserError, match="'none' or 'optimal'"):
         pcv.DisplacementFrame(initial, alignment="best").fit()
 
 
