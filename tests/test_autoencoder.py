@@ -125,7 +125,7 @@ def test_double_precision_is_single_precision_but_for_rounding() -> None:
 
 
 def test_devices_that_are_not_there() -> None:
-    with pytest.raises(UserError, match="device = 'gpu': there are cpu, cuda"):
+    with pytest.raises(UserError, match="device = 'gpu': choose cpu, cuda"):
         Training(device="gpu")
     _, u, line = arc(100)
     training = replace(RECIPES["paper"], schedule=((0.01, 1),))

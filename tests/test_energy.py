@@ -536,7 +536,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
         ([given, "--noise", "-1"], "--noise -1.0"),
         ([given, "--recipe", "soup"], "no recipe 'soup'; choose one of denoising, paper"),
         ([given, "--latent", "2"], "2 latent dimensions: a mean path has one; use the recipe"),
-        ([given, "--device", "gpu"], "device = 'gpu': there are cpu, cuda"),
+        ([given, "--device", "gpu"], "device = 'gpu': choose cpu, cuda"),
         ([given, "--components", "400"], "400 principal components"),
         ([given, vacancy / "input.toml"], "give one input file, or the images"),
         ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "already names an engine"),
