@@ -198,7 +198,7 @@ def test_calculators_that_cannot_be_made_again(tmp_path: Path) -> None:
     refused(lambda: EMT(), "is defined in the notebook or script itself")
     refused(Own(0.1), r"Own: cannot be made again .* functools\.partial\(Own, \.\.\.\)")
     refused(partial(Own, 0.1), "keywords, not positional")
-    refused(3.0, "is no ASE calculator")
+    refused(3.0, "is not an ASE calculator")
     refused(partial(EMT, cut=np.zeros(3)), r"arguments \['cut'\] must be numbers")
     refused(None, "Give one of calculator")
     refused(EMT, "Give one of calculator", potential=["pair_style none"])

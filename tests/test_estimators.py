@@ -128,9 +128,9 @@ def test_refusals() -> None:
         pcv.LinearCV(initial, final).fit(np.zeros((3, 2, 3)))
     with pytest.raises(UserError, match="same structure"):
         pcv.LinearCV(initial, initial).fit()
-    with pytest.raises(UserError, match="there are denoising, paper"):
+    with pytest.raises(UserError, match="choose one of denoising, paper"):
         pcv.AutoencoderCV(initial, final, recipe="paint").fit(structures)
-    with pytest.raises(UserError, match="'none' and 'optimal'"):
+    with pytest.raises(UserError, match="'none' or 'optimal'"):
         pcv.DisplacementFrame(initial, alignment="best").fit()
 
 
