@@ -82,6 +82,10 @@ def of_directory(
     """
     files = RunDirectory(Path(directory).absolute())
     starts = provenance.read(files.provenance)
+    if files.temperatures.exists():
+        raise UserError(
+            f"{directory}: holds runs at several temperatures; name the folder of one of them."
+        )
     if not files.result.exists() or not starts:
         raise UserError(f"{directory}: is no directory of a run that has ended; run it first.")
     config = Config.model_validate(starts[-1]["input"])

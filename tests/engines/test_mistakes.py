@@ -118,7 +118,7 @@ def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: Engine) -> 
         Segment(tmp_path, start, Dynamics(300.0), 0, 1)
     with pytest.raises(UserError, match="no such folder"):
         engine.run(Segment(tmp_path / "none", start, Dynamics(300.0), 1, 1))
-    with pytest.raises(UserError, match="not a state of a run"):
+    with pytest.raises(UserError, match="is not a state of a run"):
         State.load(tmp_path / "none.npz")
     with pytest.raises(UserError, match=r"shape \(3, 3\)"):
         engine.run(Segment(tmp_path, State(np.eye(3), start.cell), Dynamics(300.0), 1, 1))
