@@ -196,8 +196,8 @@ class PathSection(_Section):
     fmax_eV_A: Positive = Field(1e-3, description="largest remaining force on an atom, eV/angstrom")
     noise_A2: Positive | None = Field(
         None,
-        description="variance of the noise on the path for training, A^2. If absent, 0.005 at "
-        "300 K, proportional to the temperature",
+        description="variance of the noise on the path for training, A^2. If absent, the variance "
+        "of thermal motion, from the forces on a few structures around the initial state",
     )
     structures: Count = Field(20000, description="noisy structures drawn from the path")
 

@@ -15,7 +15,7 @@ EXTRAS = {
     "mdtraj": ("plumed", "reading and writing trajectories"),
     "ninja": ("plumed", "building PLUMED's plugin"),
     "nlohmann_json": ("plumed", "building PLUMED's plugin"),
-    "pandas": ("report", "to_dataframe"),
+    "pandas": ("notebook", "a table of results"),
     "plumed": ("plumed", "dynamics by ASE"),
     "sklearn": ("train", "learning a collective variable"),
     "torch": ("train", "training a network or using TorchScript"),

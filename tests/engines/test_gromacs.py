@@ -259,7 +259,7 @@ def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
         ({"atoms": other}, r"crystal\.top: atom 1 is Ar, and Kr in the structure"),
         ({"atoms": smaller}, r"the structure has 50"),
         ({"program": "no-such-gmx"}, r"install GROMACS 2025 or newer and name its gmx"),
-        ({"program": "/bin/true"}, "is no gmx that works"),
+        ({"program": "/bin/true"}, "is not a working gmx"),
     ]
     for options, match in mistakes:
         with pytest.raises(UserError, match=match) as caught:
