@@ -184,7 +184,7 @@ def test_a_killed_walker_leaves_the_others_and_goes_on(tasks: Tasks) -> None:
     short = [task for task in made if sum(p["n_steps"] for p in task.done()) < task.steps]
     assert len(short) == 1
     assert f"walker {short[0].walker} ended before its share was done" in words
-    assert "for its process was killed" in words
+    assert "because its process was killed" in words
     before = {
         path: path.stat().st_mtime_ns for path in made[0].folder.rglob("segment-*/segment.json")
     }

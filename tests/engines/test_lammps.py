@@ -397,7 +397,7 @@ def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:
     atoms = mixture()
     atoms.positions[3, 1] = np.nan
     atoms.calc = engine.calculator()
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not all finite numbers"):
         atoms.get_forces()
     atoms = mixture()
     atoms.positions[3] = atoms.positions[4]
