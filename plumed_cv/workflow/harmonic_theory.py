@@ -15,7 +15,7 @@ from ase.data import atomic_masses, atomic_numbers
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import scientific, with_error
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -285,17 +285,14 @@ def _anharmonicity(ratio: float | None, error: float | None, kelvin: float) -> s
         return (
             f"The run does not know its rate, so nothing is said of anharmonicity at {kelvin:g} K."
         )
-    within = error is not None and abs(np.log(ratio)) < 2.0 * error / ratio
-    if within:
-        return (
-            f"At {kelvin:g} K the rate by sampling is {ratio:.2g} times the harmonic one, which is "
-            "1 within two errors: no anharmonicity is seen."
-        )
-    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
-    return (
-        f"At {kelvin:g} K anharmonicity makes the rate through the dividing surface "
-        f"{times:.3g} times {way} than harmonic theory has it."
+    share = with_error(ratio, error, "").strip()
+    words = (
+        f"At {kelvin:g} K the rate through the dividing surface is {share} times the harmonic one"
     )
+    if error is not None and abs(np.log(ratio)) < 2.0 * error / ratio:
+        return f"{words}, which is 1 within two errors: no anharmonicity is seen."
+    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
+    return f"{words}: anharmonicity makes it {times:.2g} times {way}."
 
 
 def count_events(files: RunDirectory, engine: Engine) -> None:
