@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, and what an interruption means."""
+"""Output of the command line: progress, tables, and the message after an interruption."""
 
 import json
 import math
@@ -14,26 +14,26 @@ from rich.text import Text
 
 from plumed_cv.common.bars import err
 
-if TYPE_CHECKING:  # the science takes seconds to import; --help should not
+if TYPE_CHECKING:  # these imports take seconds, and --help should be fast
     from plumed_cv.doctor import Finding
     from plumed_cv.freeenergy import Surface
 
-# No markup: file names and messages may hold brackets, as in plumed_cv[all].
+# No markup: file names and messages may contain brackets, as in plumed_cv[all].
 out = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """What is done in the block goes on where it was when it is interrupted and started again."""
+    """Report an interruption of work that the same command continues."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("plumed-cv: interrupted; the same command goes on from here.")
+        err.print("plumed-cv: interrupted; the same command continues from here.")
         raise typer.Exit(130) from None
 
 
 def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> None:
-    """Print what was looked at, what to do about it, and the versions here and tested."""
+    """Print the findings with their remedies, and the installed and the tested versions."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         missing = Text("!!", "red") if finding.required else Text("--", "yellow")
@@ -43,7 +43,7 @@ def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> 
             table.add_row("", "", Text(f"-> {finding.remedy}", "yellow"))
     out.print(table)
     here = {finding.name: finding.version for finding in findings}
-    support = Table("version of", "here", "tested", box=None, pad_edge=False)
+    support = Table("version of", "installed", "tested", box=None, pad_edge=False)
     for name, number in tested.items():
         support.add_row(name, here.get(name) or "none", number)
     out.print()
@@ -59,7 +59,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 
 def print_iterations(result: dict[str, Any]) -> None:
-    """Print what `result.json` holds: a row an iteration, the steps, and the answer."""
+    """Print the content of `result.json`: a row for each iteration, the steps, and the answer."""
     from plumed_cv.common.numbers import scientific
     from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
@@ -179,7 +179,7 @@ def print_rate(result: dict[str, Any]) -> None:
 
 
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
-    """Print the steps of a process that has several, a line each, and the populations."""
+    """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error
 
     if len(steps) < 2:
@@ -195,14 +195,14 @@ def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) 
             )
         places = [step[key] for key in ("reactant_xi", "surface", "product_xi")]
         over = "xi {:.2f} over {:.2f} to {:.2f}".format(*places)
-        print(f"step {number}, {over}: flux barrier {ways[0]}; back {ways[1]}")
+        print(f"step {number}, {over}: flux barrier {ways[0]}; reverse {ways[1]}")
     if populations:
         shares = ", ".join(f"{100 * population:.3g} %" for population in populations)
         print(f"populations of the basins: {shares}")
 
 
 def print_energies(result: dict[str, Any]) -> None:
-    """Print what `energy.json` holds."""
+    """Print the content of `energy.json`."""
     table = Table(
         "", "barrier (eV)", "error", "error (%)", "end point (eV)", "error", "RMS (eV)",
         box=None, pad_edge=False,

@@ -125,13 +125,13 @@ def test_double_precision_is_single_precision_but_for_rounding() -> None:
 
 
 def test_devices_that_are_not_there() -> None:
-    with pytest.raises(UserError, match="device = 'gpu': there are cpu, cuda"):
+    with pytest.raises(UserError, match="device = 'gpu': choose cpu, cuda"):
         Training(device="gpu")
     _, u, line = arc(100)
     training = replace(RECIPES["paper"], schedule=((0.01, 1),))
     autoencoder.learn(u, line, 4, replace(training, device="auto"))
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(UserError, match=r"torch .* cannot compute there .*; take 'cpu'") as caught:
+    with pytest.raises(UserError, match=r"torch .* cannot use it .*; use 'cpu'") as caught:
         autoencoder.learn(u, line, 4, replace(training, device=missing))
     assert "\n" not in str(caught.value)
 

@@ -118,7 +118,7 @@ def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: 
     out, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert out == ""
-    assert said.splitlines()[-1].endswith("interrupted; the same command goes on from here.")
+    assert said.splitlines()[-1].endswith("interrupted; the same command continues from here.")
     assert "Traceback" not in said
     page = command("report", tmp_path / "run")
     assert page.stdout.strip() == str(tmp_path / "run" / "report.html")

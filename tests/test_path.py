@@ -159,7 +159,7 @@ def test_paths_that_are_none(valley: EnergyPath, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="three or more"):
         load_path(file)
     ase.io.write(file, [pair(0, 0, 0)] * 3)
-    with pytest.raises(UserError, match="holds 1 structures that differ"):
+    with pytest.raises(UserError, match="contains 1 different structures"):
         load_path(file)
     ase.io.write(file, [pair(x, 0, 0) for x in range(3)])
     with pytest.raises(UserError, match="image 0 has no energy"):
@@ -240,7 +240,7 @@ def test_any_orientation_border_and_drift(tmp_path: Path) -> None:
     ase.io.write(file, images)
     said: list[str] = []
     plain = load_path(file, said.append)
-    assert ["turned" in sentence for sentence in said] == [True]
+    assert ["rotated" in sentence for sentence in said] == [True]
     assert not np.triu(plain.cell, 1).any()
     # Turned together: lengths and work stay.
     steps = np.stack([image.positions - images[0].positions for image in images])
@@ -275,7 +275,7 @@ def test_several_files_of_which_the_last_structure_counts(tmp_path: Path) -> Non
     np.testing.assert_allclose(one.displacements, several.displacements, atol=1e-7)
     np.testing.assert_allclose(one.energies, several.energies, atol=1e-7)
     ase.io.write(files[2], images[2][1:])
-    with pytest.raises(UserError, match=r"02.xyz: image 2 has 62 atoms and image 0 63"):
+    with pytest.raises(UserError, match=r"02.xyz: image 2 has 62 atoms and image 0 has 63"):
         load_path(files)
 
 
@@ -297,7 +297,7 @@ def test_repeated_images_are_left_out(tmp_path: Path) -> None:
     ase.io.write(file, [images[0], *images, images[-1]])
     said: list[str] = []
     path = load_path(file, said.append)
-    assert "2 of 8 images repeat" in said[-1]
+    assert "2 of 8 images are repeated" in said[-1]
     assert len(path.images) == 6
     assert np.isfinite(path.spline(np.linspace(0, 1, 50))).all()
 
@@ -315,13 +315,13 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
     nan = np.full_like(positions, np.nan)
     cell = images[0].cell.array
     drifted = [image.copy() for image in images]
-    exchange = rf"image 3 has .*: atom {iron[4] + 1} is where atom {iron[9] + 1}"
+    exchange = rf"image 3 has .*: atom {iron[4] + 1} is at the position of atom {iron[9] + 1}"
     mistakes = [
         (reordered(images, 3, swapped), exchange),
         (reordered(images, 3, shuffled), "image 3 has the atoms in another order"),
         (reordered(images, 3, species), "image 3 has the atoms in another order than image 0"),
         (changed(images, 2, cell=1.01 * cell), "image 2 has another cell"),
-        (changed(images, 2, positions=nan), "image 2 holds positions that are not finite"),
+        (changed(images, 2, positions=nan), "image 2 contains positions that are not finite"),
         (changed(images, 2, forces=nan), "image 2 has an energy or a force that is not finite"),
         (changed(images, 2, energy=np.nan), "image 2 has an energy or a force"),
     ]

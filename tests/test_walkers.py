@@ -224,7 +224,7 @@ def test_two_processes_do_not_work_on_one_walker(
     monkeypatch.setattr("plumed_cv.sampling.walker.PATIENCE_S", 0.2)
     with (
         sampling.open_engine(made[0].config, made[0].atoms) as engine,
-        pytest.raises(UserError, match="walker-0000: another process is at work there"),
+        pytest.raises(UserError, match="walker-0000: another process works in this folder"),
     ):
         sampling.run_walker(made[0], engine)
     os.killpg(process.pid, signal.SIGKILL)

