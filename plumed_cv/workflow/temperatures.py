@@ -249,7 +249,7 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
     )
     entropy = with_error(fit["activation_entropy_kB"], fit["activation_entropy_error_kB"], "k")
     words = [
-        f"At {fit['temperature_K']:.0f} K, by {fit['source']}: activation energy {energy} and "
+        f"At {fit['temperature_K']:.0f} K ({fit['source']}): activation energy {energy} and "
         f"prefactor {fit['prefactor_per_s']:.2g} 1/s (Arrhenius, within a factor "
         f"{fit['prefactor_error_factor']:.2f}); activation enthalpy {enthalpy}, entropy {entropy} "
         "(Eyring)."
