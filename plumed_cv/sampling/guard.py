@@ -4,8 +4,9 @@ A collective variable describes one process. Where other jumps are possible as w
 neighbours of a vacancy, the other exits of an interstitial site) the dynamics sooner or later makes
 one of them, and every value of the variable after it means something else. So PLUMED ends the
 trajectory when one atom is farther than a limit from its place on the mean path (AUTOENCODER's
-`maxdev`). The dynamics goes on from the last snapshot well inside of the limit, with velocities
-drawn anew from the Maxwell-Boltzmann distribution. What is sampled is the equilibrium distribution
+`maxdev`). The dynamics goes on from the last snapshot in which that atom was still near its place
+and all others were well inside of the limit, with velocities drawn anew from the Maxwell-Boltzmann
+distribution. What is sampled is the equilibrium distribution
 of the structures within the limit; a restart from the initial state would drive a current from
 there to the place of the exit.
 """
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from plumed_cv.cv import CollectiveVariable
@@ -27,7 +29,10 @@ from plumed_cv.structures.frame import Array
 _OF_PATH = 0.6
 _LOWEST, _HIGHEST = 0.4, 0.6
 
-INSIDE = 0.7  # share of the limit on one atom below which the dynamics may go on
+# Shares of the limit on one atom below which the dynamics may go on: for all atoms, and for the one
+# that left. The second is a fifth of the path's longest displacement, where the first is two
+# fifths: a vacancy in a bcc crystal has humps at a third and at two thirds, and a well between.
+INSIDE, HOME = 0.7, 0.35
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,11 @@ class Departure:
     def of(cls, variable: CollectiveVariable, end: State) -> "Departure":
         """How the configuration `end`, of all atoms of the engine, has left the process."""
         positions = end.positions[variable.serials - 1]
-        u = variable.displacements(positions, end.cell)
-        xi = variable.encode(variable.components(u))
-        off = u - variable.path(xi)
+        xi, off = _off_path(variable, end)
         distances = np.linalg.norm(off, axis=1)
         farthest = int(distances.argmax())
         return cls(
-            xi=float(xi[0]),
+            xi=xi,
             atom=int(variable.serials[farthest]),
             element=variable.species[farthest],
             distance_A=float(distances[farthest]),
@@ -119,10 +122,24 @@ def _nearest_neighbour(positions: Array, cell: Array) -> float:
     return float(np.median(distances[:, 1]))
 
 
-def where_to_go_on(
+def _off_path(variable: CollectiveVariable, state: State) -> tuple[float, Array]:
+    """The CV of a configuration of all atoms, and the model's atoms off the mean path, (N, 3)."""
+    u = variable.displacements(state.positions[variable.serials - 1], state.cell)
+    xi = variable.encode(variable.components(u))
+    return float(xi[0]), u - variable.path(xi)
+
+
+def is_home(variable: CollectiveVariable, state: State, atom: int, limit_A: float) -> bool:
+    """Whether an atom, by its serial number, is near its place on the path in a configuration."""
+    _, off = _off_path(variable, state)
+    distance = np.linalg.norm(off[np.flatnonzero(variable.serials == atom)[0]])
+    return bool(distance < HOME * limit_A)
+
+
+def inside(
     largest_A: Array, whole_A: Array, limit_A: float | None, whole_limit_A: float | None
-) -> int | None:
-    """Number of the last snapshot that is well inside of the limits; None if there is none.
+) -> NDArray[np.intp]:
+    """Numbers of the snapshots that are well inside of the limits, in order.
 
     Parameters
     ----------
@@ -131,10 +148,9 @@ def where_to_go_on(
     limit_A, whole_limit_A
         The limits on them, angstrom; None for no limit.
     """
-    inside = np.ones(len(largest_A), dtype=bool)
+    found = np.ones(len(largest_A), dtype=bool)
     if limit_A is not None:
-        inside &= largest_A < INSIDE * limit_A
+        found &= largest_A < INSIDE * limit_A
     if whole_limit_A is not None:  # most of it is the thermal motion of all atoms
-        inside &= whole_A < whole_limit_A
-    found = np.flatnonzero(inside)
-    return int(found[-1]) if len(found) else None
+        found &= whole_A < whole_limit_A
+    return np.flatnonzero(found)

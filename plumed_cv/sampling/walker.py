@@ -194,9 +194,9 @@ def _keep(order: Order, segment: Segment, outcome: SegmentResult, engine: Engine
                 "directory, or relax the structure first"
             )
         outcome.end.save(folder / "left.npz")
-        part["departure"] = guard.Departure.of(order.variable, outcome.end).as_dict()
-        limits = order.atom_limit_A, _whole_limit(order, order.next)
-        n_kept, end = _back_inside(segment, limits)
+        departure = guard.Departure.of(order.variable, outcome.end)
+        part["departure"] = departure.as_dict()
+        n_kept, end = _back_inside(order, segment, departure.atom)
     end.save(folder / "end.npz")
     stride = segment.snapshot_stride
     first, last = -(-skipped // stride), n_kept // stride
@@ -241,13 +241,14 @@ def _whole_limit(order: Order, k: int) -> float | None:
     return limit * 2.0**0.5 if limit is not None and k == 0 and order.at_rest else limit
 
 
-def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) -> tuple[int, State]:
-    """Steps of a segment that count after a stop by the guard, and where to go on: their end.
+def _back_inside(order: Order, segment: Segment, atom: int) -> tuple[int, State]:
+    """Steps of a segment that count after the guard stopped an atom, and where to go on: their end.
 
-    The limits are those on `maxdev` and on `dev`.
+    The atom is given by its serial number.
     """
     from plumed_cv.structures.trajectory import positions_of  # mdtraj takes most of a second
 
+    limits = order.atom_limit_A, _whole_limit(order, order.next)
     stride = segment.snapshot_stride
     columns = read_colvar(segment.directory / "colvar")
     steps = np.rint(columns["time"] / segment.dynamics.timestep_fs).astype(int)
@@ -258,11 +259,11 @@ def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) ->
         if limit is not None:
             outside |= values > limit
     first_out = int(outside.argmax()) if outside.any() else len(outside)
-    back = guard.where_to_go_on(largest[:first_out], whole[:first_out], *limits)
-    if back is None:
-        return 0, State(segment.start.positions, segment.start.cell)
-    positions = positions_of(segment.directory / "snapshots.dcd", back)
-    return (back + 1) * stride, State(positions, segment.start.cell)
+    for k in guard.inside(largest[:first_out], whole[:first_out], *limits)[::-1].tolist():
+        state = State(positions_of(segment.directory / "snapshots.dcd", k), segment.start.cell)
+        if limits[0] is None or guard.is_home(order.variable, state, atom, limits[0]):
+            return (k + 1) * stride, state
+    return 0, State(segment.start.positions, segment.start.cell)
 
 
 def _rescue(order: Order, engine: Engine) -> bool:
