@@ -283,7 +283,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "constraints" in done.stderr
     done = vacancy.called("harmonic", tmp_path)
     assert done.returncode == 1
-    assert "no directory of a run" in done.stderr
+    assert "not the directory of a run" in done.stderr
     file.write_text(file.read_text() + '\nalignment = "optimal"\n')
     done = vacancy.called("harmonic", file)
     assert done.returncode == 1

@@ -196,7 +196,7 @@ def read_result(directory: Path | str) -> Result:
     files = RunDirectory(Path(directory))
     if not files.result.exists():
         raise UserError(
-            f"{directory}: holds no result.json, so it is no directory of a run that has ended; "
-            "start the run again, which goes on where it was."
+            f"{directory}: contains no result.json, so it is not the directory of a finished run; "
+            "start the run again to continue it."
         )
     return Result(files.root, read_json(files.result))

@@ -83,7 +83,7 @@ def of_directory(
     files = RunDirectory(Path(directory).absolute())
     starts = provenance.read(files.provenance)
     if not files.result.exists() or not starts:
-        raise UserError(f"{directory}: is no directory of a run that has ended; run it first.")
+        raise UserError(f"{directory}: is not the directory of a run that has ended; run it first.")
     config = Config.model_validate(starts[-1]["input"])
     settings = {"error": error, "shots": shots}
     given = {key: value for key, value in settings.items() if value is not None}
