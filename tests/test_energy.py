@@ -452,7 +452,7 @@ def test_energy_of_an_input(from_input: Path) -> None:
     path = load_path(from_input / "path.xyz")
     assert result["profiles"]["neb"]["barrier_eV"] == pytest.approx(path.barrier, abs=2e-3)
     assert result["structures"] == 1000
-    assert result["noise_A2"] == pytest.approx(0.005)
+    assert result["noise_A2"] == pytest.approx(0.005, rel=0.1)  # iron at 300 K
     assert result["symmetry_operations"] == 12  # of a hop along <111>
     assert abs(result["profiles"]["ae_pca"]["barrier_error_percent"]) < 25
     assert len(result["parameter"]) == len(result["ae_pca_eV"]) == len(result["xi"])

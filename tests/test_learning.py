@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.cv import CollectiveVariable, energy
+from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.defaults import with_grid
@@ -53,7 +55,8 @@ def settings(components: int = 4, margin: float | tuple[float, float] | None = N
 def first_cv(folder: Path, config: Config, path: EnergyPath) -> tuple[RunDirectory, list[str]]:
     files, heard = RunDirectory(folder), Heard()
     path.save(files.path)
-    write_first_cv(config, files, path, (path.images[0], path.images[-1]), heard)
+    engine = cast(Engine, None)  # the input gives the noise, so none is asked
+    write_first_cv(config, files, path, (path.images[0], path.images[-1]), engine, heard)
     return files, heard.sentences
 
 

@@ -8,6 +8,7 @@
 
 #include "bias/Bias.h"
 #include "core/ActionRegister.h"
+#include "core/ActionSet.h"
 #include "tools/Communicator.h"
 #include "tools/File.h"
 
@@ -109,8 +110,9 @@ features less.
 The grid of a periodic CV is its domain: GRID_MIN and GRID_MAX must equal it. The error of closure
 of the mean force around the period is distributed where the uncertainty is largest, as for two CVs.
 
-BABF learns in every step that the engine reports as a step of the dynamics, or in every STRIDE-th
-step. With UPDATE_FROM it begins later. A CV that does not distinguish the important states leads to
+BABF learns in every step that the engine reports as a step of the dynamics, or in every PACE-th
+step. STRIDE is a multiple time step, as for every bias of PLUMED: the bias acts and learns only in
+every STRIDE-th step, and its force is then STRIDE times larger. With UPDATE_FROM it begins later. A CV that does not distinguish the important states leads to
 a profile that depends on the direction of the last crossing. Check the error bars from independent
 runs.
 
@@ -136,11 +138,15 @@ interrupted, as long as the engine continues in this way. For this purpose the s
 the profile that is used as bias. With several walkers this holds as long as the files of the other
 walkers do not change in between. The grid, KAPPA, TAU, RAMP and the temperature must be those of
 the state. SOLVE_STRIDE is that of the state unless it is given. The prior is part of the state, and
-PRIOR is then not read. The state contains the number
-of the last step that was learned, `md_step`, with its values of the CV and the bias. If an engine
+PRIOR is then not read. The state contains the number of the last step that was learned, `md_step`,
+with its values of the CV and the bias. If an engine
 computes this step again, as GROMACS does after `-cpi` and LAMMPS at the beginning of a run, the
-step is not learned again and has the same force. With RESTART, also if the engine requests it, an
-existing STATE_WFILE must be read with STATE_RFILE. Give both keywords the same file.
+step is not learned again and has the same force.
+
+The same input can begin a run and continue it: give STATE_RFILE and STATE_WFILE the same file. The
+run continues from this file if it exists. With RESTART, also if the engine requests it, the file
+must exist, and an existing STATE_WFILE must be read with STATE_RFILE. `RESTART=NO` in the line of
+BABF overrides the engine.
 
 ### Two collective variables
 
@@ -341,6 +347,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     bool exchanged_ = false; // since the start
     bool silent_ = false;    // the log knows that the contribution cannot be written
     std::vector<PLMD::Value*> zeta_;
+    int pace_ = 1;
     bool begun_ = false;  // whether a step has been computed
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
@@ -372,6 +379,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add(
         "optional", "PRIOR",
         "a file with the initial profile: its column A_k, or otherwise the column after the CVs");
+    keys.add("compulsory", "PACE", "1", "the number of steps between two learned steps");
     keys.add(
         "optional", "SOLVE_STRIDE",
         "largest number of learned steps between two updates of the bias; the larger of 1000 and a "
@@ -389,6 +397,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "WALKERS_RSTRIDE",
              "learned steps between exchanges; by default the largest of 1000, 20 for each walker "
              "and 1 for each node");
+    keys.use("RESTART");
     keys.use("UPDATE_FROM");
     keys.use("UPDATE_UNTIL");
     compat::add_component(
@@ -417,6 +426,9 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
               "): give both the same temperature, or leave TEMP out.");
     parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
+    parse("PACE", pace_);
+    if (pace_ < 1)
+        error("PACE=" + std::to_string(pace_) + " must be a positive number of steps.");
     parameters.kappa = parse_list<double>("KAPPA");
     if (parameters.kappa.empty())
         for (const Grid& grid : parameters.axes)
@@ -433,6 +445,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     if (!restart.empty())
         restart = input_path(restart);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
+    // One input begins and goes on: the state that it will write is not there the first time.
+    const bool begins = same_file(restart, state_.path) && !file_exists(restart) && !getRestart();
+    if (begins)
+        restart.clear();
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
     parse_walkers(parameters.nodes());
     checkRead();
@@ -473,6 +489,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         zeta_.push_back(getPntrToComponent(name));
     }
 
+    if (walkers_)
+        for (const std::string& name : walkers_->left_out())
+            warning(name + ": is the contribution of a walker whose number is too high for "
+                           "WALKERS_N, and does not count");
     writes_ = comm.Get_rank() == 0;
     back_up_outputs(restart);
     if (walkers_)
@@ -485,6 +505,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                    labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.spacing(),
                    grid.periodic ? ", periodic" : "", parameters.kappa[d]);
     }
+    if (begins)
+        log.printf("  %s is not there yet: starting from zero\n", state_.path.c_str());
+    if (pace_ > 1)
+        log.printf("  learning in every %d steps\n", pace_);
     log.printf("  the profile that biases is updated every %d steps, and more often at first\n",
                parameters.solve_stride);
     if (!restart.empty())
@@ -582,7 +606,7 @@ void BabfAction::check_start(const std::string& name, double xi, const Grid& gri
 }
 
 void BabfAction::update() {
-    if (!onStep() || repeated_)
+    if (!onStep() || getStep() % pace_ != 0 || repeated_)
         return;
     learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
     is_the_last_ = true;
@@ -712,6 +736,16 @@ void BabfAction::check_outputs(const std::string& restart) {
         error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
     if (same_file(restart, profile_.path))
         error("STATE_RFILE and FES_FILE are both " + restart + "; give them different names.");
+    for (const auto& action : plumed.getActionSet()) {
+        const auto* other = dynamic_cast<const BabfAction*>(action.get());
+        if (other == nullptr)
+            continue;
+        for (const Output* mine : {&state_, &profile_})
+            for (const Output* theirs : {&other->state_, &other->profile_})
+                if (same_file(mine->path, theirs->path))
+                    error(mine->path + ": is written by " + other->getLabel() +
+                          ", too; give each action files of its own.");
+    }
     const std::string contribution = walkers_ ? walkers_->path() : "";
     for (const Output* output : {&state_, &profile_})
         if (same_file(contribution, output->path))

@@ -2,14 +2,17 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -23,10 +26,11 @@
 namespace plumed_cv {
 
 /// A file opened for reading. On network file systems opening asks the server, where the name's
-/// own attributes may be minutes old.
+/// own attributes may be minutes old. A pipe that somebody has put there is not waited for.
 class OpenFile {
   public:
-    explicit OpenFile(const std::string& path) : file_(::open(path.c_str(), O_RDONLY)) {}
+    explicit OpenFile(const std::string& path)
+        : file_(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {}
     OpenFile(const OpenFile&) = delete;
     OpenFile& operator=(const OpenFile&) = delete;
     ~OpenFile() {
@@ -51,13 +55,18 @@ class OpenFile {
 
     /// `name` is the file's, for the message.
     std::string read(const std::string& name) const {
+        struct stat status;
+        if (::fstat(file_, &status) == 0 && !S_ISREG(status.st_mode))
+            throw std::runtime_error(name + ": cannot be read: it is no regular file.");
         std::string text;
         char part[1 << 16];
         ssize_t length;
-        while ((length = ::read(file_, part, sizeof part)) > 0)
-            text.append(part, static_cast<std::size_t>(length));
-        if (length < 0)
-            throw std::runtime_error(name + ": cannot be read: " + std::strerror(errno) + ".");
+        while ((length = ::read(file_, part, sizeof part)) != 0) {
+            if (length > 0)
+                text.append(part, static_cast<std::size_t>(length));
+            else if (errno != EINTR)
+                throw std::runtime_error(name + ": cannot be read: " + std::strerror(errno) + ".");
+        }
         return text;
     }
 
@@ -112,9 +121,11 @@ class Walkers {
             const OpenFile::Version version = file.version();
             if (version.empty() || version == seen.version)
                 continue;
-            seen.version = version;
             try {
-                const Table table = parse_table(file.read(path(id)), path(id));
+                seen.version.clear(); // a file that cannot be read is tried again
+                const std::string text = file.read(path(id));
+                seen.version = version;
+                const Table table = parse_table(text, path(id));
                 if (walker_of(table) != static_cast<long long>(id))
                     throw std::runtime_error(path(id) + ": is no contribution of walker " +
                                              std::to_string(id) + ".");
@@ -142,6 +153,25 @@ class Walkers {
         return sums;
     }
 
+    /// The contributions in the folder that no walker of so few reads, of the number that is given.
+    std::vector<std::string> left_out() const {
+        std::vector<std::string> names;
+        std::error_code unknown;
+        for (const auto& entry : std::filesystem::directory_iterator(folder_, unknown)) {
+            const std::string name = entry.path().filename().string(), head = "walker-",
+                              tail = ".state";
+            if (name.size() <= head.size() + tail.size() || name.rfind(head, 0) != 0 ||
+                name.substr(name.size() - tail.size()) != tail)
+                continue;
+            double id;
+            if (to_number(name.substr(head.size(), name.size() - head.size() - tail.size()), id) &&
+                id >= static_cast<double>(seen_.size()))
+                names.push_back(entry.path().string());
+        }
+        std::sort(names.begin(), names.end());
+        return names;
+    }
+
     std::size_t contributors() const {
         std::size_t number = 0;
         for (const Seen& seen : seen_)
@@ -167,7 +197,7 @@ class Walkers {
         Table table = state_table(babf, labels, last);
         table.constants.emplace_back("walker", std::to_string(id_));
         table.constants.emplace_back("writer", mark_);
-        write_table(path(), table, false); // what a failing machine loses, the next version brings
+        write_table(path(), table, true); // what a failing machine loses, the next version brings
         written_ = OpenFile(path()).version();
     }
 

@@ -4,6 +4,9 @@
 #include "../core/babf_files.h"
 #include "check.h"
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
 
 using namespace plumed_cv;
@@ -352,6 +355,25 @@ TEST("files that cannot be read or written say so") {
     CHECK_THROWS(write_table("no/such/folder/state", table), "no/such/folder/state: cannot be");
     CHECK_THROWS(read_table("no/such/folder/state"), "no/such/folder/state: is not there");
     CHECK_THROWS(read_table("."), "not a PLUMED text file");
+}
+
+TEST("a file is replaced where its link leads to, and keeps its mode") {
+    char name[] = "/tmp/plumed_cv_files_XXXXXX";
+    const std::filesystem::path folder = ::mkdtemp(name);
+    std::filesystem::create_directory(folder / "elsewhere");
+    const auto file = folder / "elsewhere" / "state", link = folder / "state";
+    std::ofstream(file) << "old\n";
+    std::filesystem::permissions(file, std::filesystem::perms(0640));
+    std::filesystem::create_symlink("elsewhere/state", link);
+    const Table table = state_table(learned(parameters(), {0.5}), labels);
+    write_table(link, table);
+    CHECK(std::filesystem::is_symlink(link));
+    CHECK(!std::filesystem::is_symlink(file));
+    CHECK(read_table(file).rows.size() == table.rows.size());
+    CHECK(std::filesystem::status(file).permissions() == std::filesystem::perms(0640));
+    const auto entries = std::filesystem::directory_iterator(folder / "elsewhere");
+    CHECK(std::distance(begin(entries), end(entries)) == 1);
+    std::filesystem::remove_all(folder);
 }
 
 TEST("parameters without a meaning are refused") {

@@ -30,15 +30,6 @@ try:
 except ModuleNotFoundError:
     raise missing("torch") from None
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "elu": functional.elu,
-    "softplus": functional.softplus,
-    "silu": functional.silu,
-    "sigmoid": torch.sigmoid,
-}
-
 _DTYPES = {"single": torch.float32, "double": torch.float64}
 
 # The mean path is continued beyond its ends by this fraction of its length, with this number of
@@ -93,7 +84,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         hidden = training.hidden or (training.default_width(n_components),) * 2
         widths = (n_components, *hidden, training.n_latent)
-        self.activation = _ACTIVATIONS[training.activation]
+        self.activation = getattr(functional, training.activation)  # one of `cv.ACTIVATIONS`
         self.weights = _glorot(widths, generator)
         self.biases = _zeros(widths[1:])
         self.decoder_biases = _zeros(widths[-2::-1])

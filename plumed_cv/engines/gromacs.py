@@ -1,10 +1,10 @@
 """GROMACS as an engine: the program `gmx mdrun -plumed` of GROMACS 2025 or newer.
 
-The user gives run parameters (.mdp), a topology (.top) and a structure with the names of the atoms
-(.gro, .g96 or .pdb), or a .tpr from which they can be made. This module sets the parameters of a
-run (integrator, steps, thermostat, seeds, output) and replaces those of the user. A segment is a
-`gmx grompp` and a `gmx mdrun` in its folder. Positions and velocities are passed on in the
-precision of the `gmx`.
+The user gives run parameters (.mdp), a topology (.top) and a structure with its atom names (.gro,
+.g96, .pdb or .tpr); what a run must have (integrator, steps, thermostat, seeds, output) is set here
+and replaces what the parameters say of it. A segment is a
+`gmx grompp` and a `gmx mdrun` in its folder; positions and velocities go from one to the next in
+the precision of the `gmx`.
 
 GROMACS passes positions, box, masses, charges, kT and the step to PLUMED, but never the energy, so
 ENERGY cannot be used. cpp/engines/gromacs_kernel.cpp, a library between the two, adds what the
@@ -37,7 +37,6 @@ from plumed_cv.engines import (
     State,
     check_finite,
     exploded,
-    gromacs_tpr,
     plumed_input,
     plumed_sentence,
     uses_energy,
@@ -163,13 +162,10 @@ class GromacsEngine(Engine):
     Parameters
     ----------
     mdp, topology, structure
-        Run parameters; topology; a structure file of the same atoms in the same order. Only the
-        names of the structure are used (and the coordinates for `restraints` if these are not
-        given). None with `tpr`.
+        Run parameters; topology; a structure file of the same atoms in the same order, of which
+        only the names are used (and the coordinates for `restraints` if that is not given).
     atoms
-        The atoms: species, cell and periodic boundaries, as in `pbc` of `mdp`.
-    tpr
-        A .tpr instead of these three files; see `gromacs_tpr` for its possible content.
+        The atoms: species, cell and periodic boundaries, as `pbc` of `mdp` has them.
     restraints
         Reference coordinates of position restraints (grompp -r); `structure` by default.
     index
@@ -194,12 +190,11 @@ class GromacsEngine(Engine):
 
     def __init__(
         self,
-        mdp: Path | str | None,
-        topology: Path | str | None,
-        structure: Path | str | None,
+        mdp: Path | str,
+        topology: Path | str,
+        structure: Path | str,
         atoms: Atoms,
         *,
-        tpr: Path | str | None = None,
         restraints: Path | str | None = None,
         index: Path | str | None = None,
         directory: Path | str = ".",
@@ -217,14 +212,6 @@ class GromacsEngine(Engine):
         self._directory = Path(directory).absolute()
         self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-gromacs-")
         folder = Path(self._work.name)
-        self._source = self._file(tpr or topology or "topol.top")  # named in messages
-        dump = ""
-        if tpr is not None:
-            dump = self._dump(self._source)
-            mdp, topology, structure = *self._taken_apart(dump), tpr
-        assert mdp is not None
-        assert topology is not None
-        assert structure is not None
         self._topology = self._file(topology)
         self._structure = self._file(structure)
         self._restraints = self._file(restraints or structure)
@@ -233,14 +220,8 @@ class GromacsEngine(Engine):
         self._max_warnings = max_warnings
         self._plumed = plumed
         self._parameters = read_mdp(self._file(mdp))
-        self._prepare(folder, State.of(atoms), SINGLE)  # checks the files
-        copy = self._dump(folder / "run.tpr")
-        if dump and (line := gromacs_tpr.difference(dump, copy)) is not None:
-            raise UserError(
-                f"{self._source}: has {line!r}, which cannot be read back from a .tpr; give "
-                "mdp, topology and structure"
-            )
-        self._check_species(copy)
+        self._prepare(folder, State.of(atoms), SINGLE)  # which tries the files
+        self._check_species(self._gmx(folder, "dump", "-s", "run.tpr"))
 
     @property
     def masses(self) -> Array:
@@ -431,25 +412,13 @@ class GromacsEngine(Engine):
                 raise UserError(exploded("GROMACS"))
             text = _complaint(str(arguments[0]), code, said)
             if "not the same as in Trajectory" in text:
-                text = f"{self._source}: its atoms are not the {len(self.symbols)} of the structure"
+                text = (
+                    f"{self._topology}: the structure has {len(self.symbols)} atoms; it has others"
+                )
             if text.startswith("PLUMED"):
                 text = f"{arguments[arguments.index('-plumed') + 1]}: {text}"
             raise UserError(text)
         return said
-
-    def _dump(self, tpr: Path) -> str:
-        return self._gmx(tpr.parent, "dump", "-s", tpr.name)
-
-    def _taken_apart(self, dump: str) -> tuple[Path, Path]:
-        """Write the run parameters and the topology of a dumped .tpr."""
-        try:
-            texts = gromacs_tpr.parameters_and_topology(dump)
-        except UserError as error:
-            raise UserError(f"{self._source}: {error}") from None
-        files = tuple(Path(self._work.name) / f"taken_apart.{kind}" for kind in ("mdp", "top"))
-        for file, text in zip(files, texts, strict=True):
-            file.write_text(text)
-        return files[0], files[1]
 
     def _check_species(self, said: str) -> None:
         """Compare the elements of the topology, if it names them, with those of the atoms."""
@@ -462,7 +431,7 @@ class GromacsEngine(Engine):
         for index, (symbol, number) in enumerate(zip(self.symbols, expected, strict=True)):
             if number > 0 and symbol != chemical_symbols[number]:
                 raise UserError(
-                    f"{self._source}: atom {index + 1} is {chemical_symbols[number]}, but "
+                    f"{self._topology}: atom {index + 1} is {chemical_symbols[number]}, and "
                     f"{symbol} in the structure; give all files the same order of atoms, and "
                     "structures that name the elements"
                 )

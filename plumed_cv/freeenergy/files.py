@@ -1,7 +1,5 @@
 """State and profile files of the action BABF, and those that Python writes for it."""
 
-import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
+from plumed_cv.common.tables import checksum, read_table
 from plumed_cv.freeenergy.basins import find
 from plumed_cv.freeenergy.estimator import Grid, State, at_all_nodes
 from plumed_cv.freeenergy.profiles import (
@@ -25,7 +24,6 @@ from plumed_cv.freeenergy.surfaces import Surface
 from plumed_cv.structures.frame import Array
 
 _MOST_BINS = 10_000_000
-_CHECKSUM_LINE = re.compile(r"^#! SET checksum .*\n", re.MULTILINE)
 
 _ENERGY_UNITS = {
     "eV": 1.0,
@@ -362,47 +360,8 @@ class _Header:
 
 
 def _read_table(path: Path | str) -> tuple[list[str], "_Header", Array]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not a text file") from error
-    if text and not text.endswith("\n"):
-        raise UserError(
-            f"{path}: ends in the middle of a line, so it is not complete; use an earlier copy"
-        )
-    fields: list[str] = []
-    constants: dict[str, str] = {}
-    rows: list[list[float]] = []
-    if any(ord(sign) < 32 and not sign.isspace() for sign in text):
-        raise UserError(f"{path}: contains bytes that are not text, so it is damaged")
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if words[:2] == ["#!", "FIELDS"]:
-            if rows and words[2:] != fields:
-                raise UserError(
-                    f"{path}: line {number} names other columns than those of the previous rows; "
-                    "give a file with one table"
-                )
-            fields = words[2:]
-        elif words[:2] == ["#!", "SET"] and len(words) == 4:
-            constants[words[2]] = words[3]
-        elif words and not words[0].startswith("#"):
-            try:
-                rows.append([float(word) for word in words])
-            except ValueError as error:
-                raise UserError(f"{path}: line {number} is not a row of numbers") from error
-            if fields and len(words) != len(fields):
-                raise UserError(
-                    f"{path}: line {number} has {len(words)} numbers for the {len(fields)} names "
-                    "of its '#! FIELDS' line"
-                )
-    if not fields:
-        raise UserError(f"{path}: has no '#! FIELDS' line, so it is not a PLUMED text file")
-    found = _checksum(_CHECKSUM_LINE.sub("", text, count=1))
-    header = _Header(path, constants, constants.get("checksum", found) != found)
-    return fields, header, np.array(rows, dtype=float).reshape(-1, len(fields))
+    table = read_table(path)
+    return table.fields, _Header(path, table.constants, table.changed), table.rows
 
 
 def _write_table(
@@ -419,11 +378,6 @@ def _write_table(
         if rows_between_blanks and i and i % rows_between_blanks == 0:
             lines.append("")
         lines.append(" " + " ".join(map(_number, row)))
-    checksum = _checksum("\n".join(lines) + "\n")
-    lines.insert(header, f"#! SET checksum {checksum}")
+    of_text = checksum("\n".join(lines) + "\n")
+    lines.insert(header, f"#! SET checksum {of_text}")
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _checksum(text: str) -> str:
-    """CRC-32 of a file without the line of the checksum."""
-    return f"{zlib.crc32(text.encode()):08x}"

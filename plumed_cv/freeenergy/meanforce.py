@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
+from plumed_cv.common.tables import read_table
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.structures.frame import Array
 
-_FIELDS = "#! FIELDS xi mean_force_eV"
+_FIELDS = ["xi", "mean_force_eV"]
 
 
 def is_known(variable: CollectiveVariable) -> bool:
@@ -147,9 +148,9 @@ def _kept(file: Path, shape: tuple[int, ...]) -> Array:
 def write(path: Path, xi: Array, mean_force: Array) -> None:
     """Write the result of `instantaneous` as a table in PLUMED's format, in full precision."""
     with replacing(path) as temporary:
-        np.savetxt(
-            temporary, np.array([xi, mean_force]).T, fmt="%.17g", header=_FIELDS, comments=""
-        )
+        header = " ".join(["#! FIELDS", *_FIELDS])
+        table = np.array([xi, mean_force]).T
+        np.savetxt(temporary, table, fmt="%.17g", header=header, comments="")
 
 
 def read(path: Path) -> tuple[Array, Array]:
@@ -160,16 +161,10 @@ def read(path: Path) -> tuple[Array, Array]:
     UserError
         If the file is missing, damaged or of another kind.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            raise ValueError("it ends in the middle of a line")
-        first, *lines = text.splitlines()
-        if first.strip() != _FIELDS:
-            raise UserError(f"{path}: is not a table of mean forces.")
-        xi, mean_force = np.array([line.split() for line in lines], float).reshape(-1, 2).T
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table of mean forces ({error}).") from None
+    table = read_table(path)
+    if table.fields != _FIELDS:
+        raise UserError(f"{path}: is no table of mean forces.")
+    xi, mean_force = table.rows.T
     if not (np.isfinite(xi).all() and np.isfinite(mean_force).all()):
         raise UserError(f"{path}: contains a value that is not a number.")
     return xi, mean_force

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
+from scipy.special import ndtr
 
 from plumed_cv.common.display import axes_or_new, draw_band, table
 from plumed_cv.common.errors import UserError
@@ -46,6 +47,10 @@ class Estimate:
         value = f"{self.value:.3f}" if in_steps else f"{self.value:.2e}"
         error = f"{self.error:.3f}" if in_steps else f"{self.error:.1e}"
         return f"{value} ± {error if np.isfinite(self.error) else 'unknown'} {self.unit}".rstrip()
+
+    def widened(self, factor: float) -> "Estimate":
+        """Return the value with its error times a factor."""
+        return replace(self, error=self.error * factor)
 
 
 UNKNOWN = Estimate(np.nan, np.nan)
@@ -142,6 +147,17 @@ class Profile:
     def xi(self) -> Array:
         """The nodes, (n,)."""
         return self.grid.nodes
+
+    def widened(self, factor: float) -> "Profile":
+        """Return the profile with all errors times a factor."""
+        return replace(
+            self,
+            A_k_error=self.A_k_error * factor,
+            A_error=self.A_error * factor,
+            barrier=self.barrier.widened(factor),
+            delta_F=self.delta_F.widened(factor),
+            A1_minus_A0=self.A1_minus_A0.widened(factor),
+        )
 
     def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
         """Draw A with a band of one standard error.
@@ -251,19 +267,24 @@ def profile(
             *barrier_and_delta_F(A, smooth, basins, kT),
             difference_of(grid, smooth, states),
         ]
-        return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
+        tops = np.zeros(0) if basins is None else _tops(smooth, basins)
+        return np.concatenate([A_k - A_k[origin], A - A[origin], summary, tops])
 
     value, error = jackknife(parts, weights, estimate, walkers)
-    barrier, delta_F, difference = map(Estimate, value[-3:].tolist(), error[-3:].tolist())
+    end = 2 * n + 3
+    barrier, delta_F, difference = map(
+        Estimate, value[2 * n : end].tolist(), error[2 * n : end].tolist()
+    )
+    barrier = _highest_of(barrier, value[end:], error[end:])
     return Profile(
         argument=total.argument,
         grid=grid,
         kT_eV=kT,
         states=states,
         A_k=value[:n],
-        A=value[n:-3],
+        A=value[n : 2 * n],
         A_k_error=error[:n],
-        A_error=error[n:-3],
+        A_error=error[n : 2 * n],
         count=total.sums[2],
         barrier=barrier,
         delta_F=delta_F,
@@ -295,6 +316,16 @@ class Step:
     reverse_flux_barrier: Estimate
     rate_per_s: Estimate
     reverse_rate_per_s: Estimate
+
+    def widened(self, factor: float) -> "Step":
+        """Return the step with all errors times a factor."""
+        return replace(
+            self,
+            flux_barrier=self.flux_barrier.widened(factor),
+            rate_per_s=self.rate_per_s.widened(factor),
+            reverse_flux_barrier=self.reverse_flux_barrier.widened(factor),
+            reverse_rate_per_s=self.reverse_rate_per_s.widened(factor),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,6 +382,17 @@ class Flux:
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
     W: Array | None = None
+
+    def widened(self, factor: float) -> "Flux":
+        """Return the flux with all errors times a factor."""
+        return replace(
+            self,
+            barrier=self.barrier.widened(factor),
+            activation=self.activation.widened(factor),
+            rate_per_s=self.rate_per_s.widened(factor),
+            steps=tuple(step.widened(factor) for step in self.steps),
+            populations=tuple(share.widened(factor) for share in self.populations),
+        )
 
 
 def flux(
@@ -455,10 +497,12 @@ def flux(
                 tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
         everywhere = populations.sum()
         basin = kT * np.log(np.where(populations > 0, populations, np.nan))
-        resistance = kT * np.logaddexp.reduce(tops[1] / kT)
+        all_known = np.isfinite(tops[1]).all()
+        resistance = kT * np.logaddexp.reduce(tops[1] / kT) if all_known else np.nan
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
         shares = populations / (everywhere if everywhere != 0 else np.nan)
-        return np.concatenate([whole, *(tops + basin[:-1]), *(tops + basin[1:]), shares])
+        steps = [*(tops + basin[:-1]), *(tops + basin[1:])]
+        return np.concatenate([whole, *steps, shares, tops[0] + basin[0]])
 
     value, error = jackknife(parts, weights, estimate, walkers)
     value[~np.isfinite(value)] = np.nan
@@ -483,14 +527,15 @@ def flux(
         )
         for i in range(number)
     )
+    each = slice(len(found) - number, None)
     best = max(basins.surfaces, key=lambda i: float(W[0, order[i]]))
     return Flux(
-        barrier=found[0],
+        barrier=_highest_of(found[0], value[each], error[each]),
         activation=found[1],
         rate_per_s=rate(1),
         surface=float(xi[best]),
         steps=steps,
-        populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
+        populations=tuple(replace(each, unit="") for each in found[2 + 4 * number : -number]),
         basins=basins,
         W=W[1],
     )
@@ -677,6 +722,54 @@ def barrier_and_delta_F(  # noqa: N802
         if populations[0] > 0 and populations[-1] > 0:
             delta_F = float(-kT * np.log(populations[-1] / populations[0]))
     return barrier, delta_F
+
+
+def _tops(smooth: Array, basins: Basins) -> Array:
+    """Return the highest A between successive basins over the lowest in the reactant's, (b - 1,).
+
+    Parameters
+    ----------
+    smooth
+        The profile without noise, (n,), eV, NaN where unknown.
+    basins
+        Those of all data.
+    """
+    along = smooth[basins.along.order]
+    bottom = -highest(-along[basins.first : basins.surfaces[0] + 1])
+    tops = [highest(along[low : high + 1]) for low, high in pairwise(basins.minima)]
+    return np.array(tops) - bottom
+
+
+def _highest_of(found: Estimate, values: Array, errors: Array) -> Estimate:
+    """Return the highest of several barriers with its error.
+
+    Which one is the highest is itself uncertain: another one may be, within its error. So the error
+    is the root mean square distance, from the value found, of the highest of independent normally
+    distributed numbers with these values and errors. Of a single barrier nothing changes.
+
+    Parameters
+    ----------
+    found
+        The highest, with the jackknife's error, which knows of the others only what they have been
+        in this run.
+    values, errors
+        Of each barrier, (b - 1,), eV.
+    """
+    if len(values) < 2 or not np.isfinite([values, errors]).all() or not (errors > 0).all():
+        return found
+    ends = np.min(values - 8 * errors), np.max(values + 8 * errors)
+    x = np.unique(
+        np.concatenate(
+            [
+                np.linspace(*ends, 2001),
+                *np.linspace(values - 8 * errors, values + 8 * errors, 401).T,
+            ]
+        )
+    )
+    below = np.prod(ndtr((x[:, None] - values) / errors), axis=1)
+    middle = 0.5 * (x[1:] + x[:-1])
+    square = float(np.sum((middle - found.value) ** 2 * np.diff(below)))
+    return replace(found, error=square**0.5)
 
 
 def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:

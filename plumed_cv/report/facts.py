@@ -139,6 +139,7 @@ def _answer(run: Run) -> dict[str, Any] | None:
         "activation": _estimate(given, "activation_free_energy", "eV"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
         "events": None if run.result is None else run.result.get("multiplicity"),
+        "events_note": None if run.result is None else run.result.get("multiplicity_note"),
         "escape": None if run.result is None else _escape(run.result),
         "harmonic": None if run.result is None else run.result.get("harmonic"),
         "surface": given.get("dividing_surface"),
@@ -155,7 +156,7 @@ def _answer(run: Run) -> dict[str, Any] | None:
 def _escape(result: dict[str, Any]) -> str:
     """Total rate of all equivalent events."""
     rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
-    return scientific(rate, error, "s⁻¹")
+    return f"{scientific(rate, error, 's⁻¹')}, by {workflow.rate_of(result)[3]}"
 
 
 def _rate(run: Run) -> dict[str, Any] | None:

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing
+from plumed_cv.common.tables import read_table
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.structures.frame import Array
 
@@ -120,17 +119,7 @@ def read_colvar(path: Path) -> dict[str, Array]:
     UserError
         If it cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            raise ValueError("it ends in the middle of a line")
-        first, *lines = text.splitlines()
-        names = first.split()[2:]
-        rows = [line.split() for line in lines if not line.startswith("#")]
-        table = np.array(rows, dtype=float).reshape(len(rows), len(names))
-        return dict(zip(names, table.T, strict=True))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
+    return read_table(path).columns
 
 
 def homes(folder: Path) -> list[Path]:

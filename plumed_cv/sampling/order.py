@@ -268,7 +268,6 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
                 section.topology,
                 section.structure,
                 atoms,
-                tpr=section.tpr,
                 restraints=section.restraints,
                 index=section.index,
                 directory=directory,

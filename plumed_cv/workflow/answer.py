@@ -138,7 +138,8 @@ class Result:
     def forward_backward_convergence(self, n: int = 10) -> Convergence:
         """Estimate the flux barrier from the first and the last 1/n, 2/n, ... of the answer's data.
 
-        As `Analysis.forward_backward_convergence`.
+        As `Analysis.forward_backward_convergence`: by the iteration's own samples, without the
+        snapshots of earlier iterations.
         """
         return self.analysis.forward_backward_convergence(n)
 

@@ -66,6 +66,11 @@ class RunDirectory:
         return self.root / "harmonic"
 
     @property
+    def temperatures(self) -> Path:
+        """The temperatures of a run at several, each in a run directory of its own in this one."""
+        return self.root / "temperatures.json"
+
+    @property
     def multiplicity(self) -> Path:
         """Number of equivalent events, by the symmetry of the initial state."""
         return self.root / "multiplicity.json"

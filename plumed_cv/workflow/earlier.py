@@ -59,10 +59,13 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
             continue
         snapshots = []
         for segment in sampling.segments(folder):
-            biased, _ = meanforce.read(segment / MEAN_FORCE)
+            trajectory, kept = segment / "snapshots.dcd", segment / FORCES
+            with sampling.remedy(segment):
+                biased, _ = meanforce.read(segment / MEAN_FORCE)
+            if not trajectory.exists():  # removed, or nothing in the segment counts
+                biased = biased[:0]
             along = np.zeros((2, 0))
             if len(biased):
-                trajectory, kept = segment / "snapshots.dcd", segment / FORCES
                 along = np.array(
                     meanforce.of_trajectory(variable, trajectory, cell, engine.forces, kT_eV, kept)
                 )
@@ -82,7 +85,11 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
                 sampling.segments_by_walker(folder),
             )
         )
-    _write(target, reduce(add, found, freeenergy.Earlier([], [], 0)), len(blocks[0].grid.nodes))
+    write(
+        files.iteration(n),
+        reduce(add, found, freeenergy.Earlier([], [], 0)),
+        len(blocks[0].grid.nodes),
+    )
 
 
 def read(folder: Path) -> freeenergy.Earlier | None:
@@ -107,9 +114,20 @@ def read(folder: Path) -> freeenergy.Earlier | None:
     return freeenergy.Earlier(list(sums), walkers.tolist(), snapshots) if snapshots else None
 
 
-def _write(file: Path, found: freeenergy.Earlier, n_nodes: int) -> None:
+def write(folder: Path, found: freeenergy.Earlier, n_nodes: int) -> None:
+    """Write what `read` returns into the folder of an iteration.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    found
+        What earlier iterations add.
+    n_nodes
+        Number of nodes of the iteration's grid.
+    """
     sums = np.array(found.sums).reshape(-1, 2, n_nodes)
-    with replacing(file) as temporary:
+    with replacing(folder / NAME) as temporary:
         np.savez(
             temporary,
             sums=sums,

@@ -377,7 +377,8 @@ def escape_in_words(result: dict[str, Any]) -> str | None:
     )
     return (
         f"By the symmetry of the initial state {number} "
-        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate {total}."
+        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate {total}, "
+        f"by {rate_of(result)[3]}."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from numpy.typing import NDArray
 
 from plumed_cv import cv, sampling
@@ -21,16 +21,15 @@ from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy, equivalence, meanpath, pca, symmetry
-from plumed_cv.cv.energy import VARIANCE_A2
 from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.engines import Engine
+from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
 
 MOST_FALL = 0.05  # largest decrease of a CV along the path; a smaller one hardly matters
-
-NOISE_A2_PER_K = VARIANCE_A2 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
 
 
 def training_of(
@@ -80,9 +79,17 @@ def training_of(
     return replace(RECIPES[recipe], restarts=config.cv.restarts, **settings, **chosen)
 
 
-def noise_variance(config: Config) -> float:
-    """Variance of the noise on the path, A^2."""
-    return config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
+def noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
+    """Variance of the noise on the path, A^2: the input's, or the initial state's."""
+    if config.path.noise_A2 is not None:
+        return config.path.noise_A2
+    start = path.images[0]
+    return thermal_variance(
+        start.positions,
+        path.held,
+        lambda positions: engine.forces(positions, cell_of(start)),
+        units.kB * config.system.temperature_K,
+    )
 
 
 @one_thread()
@@ -91,6 +98,7 @@ def write_first_cv(
     files: RunDirectory,
     path: EnergyPath | None,
     ends: tuple[Atoms, Atoms],
+    engine: Engine,
     reporter: Reporter,
 ) -> None:
     """Write cv-0 unless it exists, and choose the number of components from the noisy path.
@@ -105,6 +113,8 @@ def write_first_cv(
         The minimum energy path; None for a molecule.
     ends
         The end states of the input, which are used if there is no path.
+    engine
+        Its forces give the stiffness of the initial state, unless the input gives the noise.
     reporter
         Receives the progress.
 
@@ -127,8 +137,9 @@ def write_first_cv(
     if path is not None:
         check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
-        samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
-        _choose_components(config, files, samples)
+        variance = noise_variance(config, path, engine)
+        samples = path.noisy_samples(config.path.structures, variance, rng)
+        _choose_components(config, files, samples, variance)
         fall = energy.falls_by(path, first)
         if config.cv.start == "linear" and fall > MOST_FALL:
             reporter.say(
@@ -330,9 +341,14 @@ def _train(
     return learned
 
 
-def _choose_components(config: Config, files: RunDirectory, samples: np.ndarray) -> None:
-    """Write the number of principal components D for structures like these."""
-    write_text(files.components, json.dumps(_number_of_components(config, samples)))
+def _choose_components(
+    config: Config, files: RunDirectory, samples: np.ndarray, noise_A2: float | None = None
+) -> None:
+    """Write the number of principal components D for structures like these, and their noise."""
+    found = _number_of_components(config, samples)
+    if noise_A2 is not None:
+        found["noise_A2"] = noise_A2
+    write_text(files.components, json.dumps(found))
 
 
 def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def run(
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
         count_events(files, engine)
-        write_first_cv(config, files, path, (initial, final), reporter)
-        reopened = _reopen(config, files, plugin)
+        write_first_cv(config, files, path, (initial, final), engine, reporter)
+        reopened = _reopen(config, files, plugin, reporter)
         iterations: list[dict[str, Any]] = []
         while not _is_last(config, files, iterations, reopened):
             n = len(iterations) + 1
@@ -244,13 +244,20 @@ def _write_result(files: RunDirectory, n: int, result: dict[str, Any]) -> None:
     write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
 
 
-def _reopen(config: Config, files: RunDirectory, plugin: Path) -> int:
+def _reopen(config: Config, files: RunDirectory, plugin: Path, reporter: Reporter) -> int:
     """Reopen the last iteration if the input asks for more of it; return its number.
 
     Earlier iterations stay as they are, because later ones were learned from their results.
     """
     n = files.last_begun()
-    if n and not all(order.is_done for order in _orders(config, files, n, plugin)):
+    orders = _orders(config, files, n, plugin) if n else []
+    if not all(order.is_done for order in orders):
+        began, now = orders[0].parameters.ramp, sampling.ramp(config.sampling)
+        if began != now:
+            reporter.say(
+                f"Iteration {n} keeps its ramp of {began:,} steps (Eq. 12); "
+                f"a new iteration of this length would have {now:,}."
+            )
         # The result is removed last: without it the iteration would count as unfinished.
         for file in (files.result, files.cv(n), files.training(n), files.iteration_result(n)):
             file.unlink(missing_ok=True)

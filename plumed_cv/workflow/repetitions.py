@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from plumed_cv import freeenergy, sampling
-from plumed_cv.common.errors import UserError
-from plumed_cv.workflow.results import Sampled, as_json, barriers, in_words, sampled
+from plumed_cv import sampling
+from plumed_cv.workflow.results import Sampled, as_json, barriers, estimate, in_words, sampled
 
 ODDS = 0.01  # repetitions disagree if such differences are less probable than this
 
@@ -82,12 +81,6 @@ def _apart(folder: Path) -> list[Sampled]:
 
 
 def _found(part: Sampled) -> dict[str, float | None]:
-    """Barriers of one repetition."""
-    profile = freeenergy.profile(part.blocks, mean_force=part.mean_force)
-    unknown = freeenergy.Estimate(np.nan, np.nan)
-    try:
-        xi, norm, mass = (part.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-        flux = freeenergy.flux(part.blocks, xi, norm, mass, mean_force=part.mean_force).barrier
-    except UserError:  # the note of the iteration gives the reason
-        flux = unknown
-    return barriers(profile) | as_json({"flux_barrier": flux})
+    """Barriers of one repetition; the iteration's note gives the reason if one is unknown."""
+    answer = estimate(part, part.mean_force)
+    return barriers(answer.profile) | as_json({"flux_barrier": answer.flux.barrier})

@@ -71,7 +71,8 @@ def run(
     if not kelvin:
         return procedure.run(config, root, reporter, inputs_only=inputs_only)
     with claimed(root):
-        write_text(root / "temperatures.json", json.dumps({"temperatures_K": kelvin}))
+        record = json.dumps({"temperatures_K": kelvin})
+        write_text(RunDirectory(root).temperatures, record)
         ended: list[float] = []
         for temperature_K in kelvin:
             before = None
@@ -192,12 +193,12 @@ def folder(root: Path, temperature_K: float) -> Path:
 
 def is_series(root: Path) -> bool:
     """Whether a directory is that of a run at several temperatures."""
-    return (root / "temperatures.json").exists()
+    return RunDirectory(root).temperatures.exists()
 
 
 def runs(root: Path) -> Iterator[tuple[float, Path]]:
     """Yield the temperatures of a run at several, in order, and their run directories."""
-    for temperature_K in read_json(root / "temperatures.json")["temperatures_K"]:
+    for temperature_K in read_json(RunDirectory(root).temperatures)["temperatures_K"]:
         yield float(temperature_K), folder(root, temperature_K)
 
 

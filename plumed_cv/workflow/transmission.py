@@ -82,6 +82,10 @@ def of_directory(
     """
     files = RunDirectory(Path(directory).absolute())
     starts = provenance.read(files.provenance)
+    if files.temperatures.exists():
+        raise UserError(
+            f"{directory}: holds runs at several temperatures; name the folder of one of them."
+        )
     if not files.result.exists() or not starts:
         raise UserError(f"{directory}: is not the directory of a run that has ended; run it first.")
     config = Config.model_validate(starts[-1]["input"])
@@ -203,10 +207,6 @@ class Stage:
         result = self.result | self._rate(found, shares)
         result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
-        if result["rate_per_s"] is not None:
-            self.reporter.say(in_words(result))
-        if note := result["rate_note"]:
-            self.reporter.say(f"Rate: {note}.")
         return result
 
     def through(self, xi: float) -> dict[str, Any]:

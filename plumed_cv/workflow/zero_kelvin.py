@@ -12,7 +12,7 @@ from plumed_cv.cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, recon
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
 from plumed_cv.paths.path import Files, load_path, name_of, read_images
 from plumed_cv.workflow.learning import noise_variance, training_of
-from plumed_cv.workflow.mep import complete, find_path, types_of
+from plumed_cv.workflow.mep import complete, end_states, find_path, types_of
 
 
 def energy(
@@ -64,9 +64,10 @@ def energy(
         config = source
         seed = config.iteration.seed if seed is None else seed
         n_structures = n_structures or config.path.structures
-        noise_A2 = noise_A2 or noise_variance(config)
         n_components = n_components or config.cv.components
-        path = find_path(config, output / "path.xyz", reporter)
+        with sampling.open_engine(config, end_states(config, free=False)[0]) as opened:
+            path = find_path(config, output / "path.xyz", reporter, opened)
+            noise_A2 = noise_A2 or noise_variance(config, path, opened)
         training = training_of(config, seed, recipe, n_latent, device)
         use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
     else:

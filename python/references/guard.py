@@ -22,10 +22,6 @@ Undetected hop
     site for 200 fs.
 """
 
-import argparse
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv import sampling, workflow
-from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.files import read_json
 from plumed_cv.engines import State
 from plumed_cv.paths.path import load_path
 from plumed_cv.structures.frame import Array

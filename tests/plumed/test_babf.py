@@ -4,6 +4,10 @@ test_babf_landscapes.py has the profiles that it finds, test_babf_walkers.py sev
 test_babf_mistakes.py what it refuses, test_babf_2d.py two CVs; babf.py what they share.
 """
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ from plumed_cv.freeenergy import (
     read_state,
     write_state,
 )
+from plumed_cv.setup.kernel import Plumed
+from tests.conftest import unavailable
 from tests.plumed.babf import (
     BABF,
     KT,
@@ -282,6 +288,48 @@ def test_a_stride_learns_on_its_steps(make_plumed: MakePlumed, tmp_path: Path) -
     assert read_state(tmp_path / "state").steps == 4
 
 
+def test_a_pace_learns_in_every_so_many_steps(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """And biases in all of them, as no STRIDE does."""
+    series = recorded_series(30)
+    every = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/every")
+    run(every, series[::3])
+    every.finalize()
+    handle = make_plumed(1, f"{POSITION}\n{BABF} PACE=3 STATE_WFILE={tmp_path}/pace", log="p.log")
+    for number, x in enumerate(series):
+        force = step(handle, number, np.array([x]))
+        assert force == pytest.approx(bias_at(handle, np.array([x]))[1]) or number % 3 == 0
+    handle.finalize()
+    np.testing.assert_array_equal(
+        read_state(tmp_path / "pace").sums, read_state(tmp_path / "every").sums
+    )
+    assert "learning in every 3 steps" in (tmp_path / "p.log").read_text()
+
+
+def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    lines = f"{POSITION}\n{BABF} STATE_RFILE={state} STATE_WFILE={state}"
+    with pytest.raises(plumed.PlumedError) as caught:
+        make_plumed(1, f"{lines} RESTART=YES", log="refused.log")
+    assert f"{state}: is not there" in sentence(caught.value)
+    for log, steps in [("first.log", 10), ("second.log", 20)]:
+        handle = make_plumed(1, lines, log=log)
+        run(handle, recorded_series(10), first=steps - 10)
+        handle.finalize()
+        assert read_state(state).steps == steps
+    assert f"{state} is not there yet: starting from zero" in (tmp_path / "first.log").read_text()
+    assert f"going on from {state}" in (tmp_path / "second.log").read_text()
+
+
+def test_restart_of_the_engine_can_be_overruled(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("of another run\n")
+    keywords = f"{BABF} STATE_WFILE={tmp_path}/state"
+    handle = make_plumed(1, f"{POSITION}\n{keywords} RESTART=NO", restart=True)
+    run(handle, recorded_series(10))
+    handle.finalize()
+    assert read_state(tmp_path / "state").steps == 10
+    assert (tmp_path / "bck.0.state").read_text() == "of another run\n"
+
+
 def test_restart_does_not_lose_a_state(make_plumed: MakePlumed, tmp_path: Path) -> None:
     handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state")
     run(handle, recorded_series(10))
@@ -298,6 +346,44 @@ def test_restart_does_not_lose_a_state(make_plumed: MakePlumed, tmp_path: Path) 
     handle.finalize()
     assert (tmp_path / "state").read_bytes() == before
     assert not list(tmp_path.glob("bck.*"))
+
+
+def test_files_have_points_in_every_locale(
+    plumed_installation: Plumed, plugin: Path, tmp_path: Path
+) -> None:
+    """A program with a window sets the user's locale, which may write 0,5 for 0.5."""
+    localedef = shutil.which("localedef")
+    command = [localedef or "", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+    if localedef is None or subprocess.run(command, check=False).returncode != 0:
+        unavailable("no locale with a decimal comma can be made: apt-get install locales")
+    code = f"""
+import ctypes, locale, sys
+import numpy as np
+import plumed
+from tests.plumed.babf import step
+locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
+text = ctypes.create_string_buffer(9)
+ctypes.CDLL(None).snprintf(text, 9, b"%.1f", ctypes.c_double(0.5))
+assert text.value == b"0,5"
+handle = plumed.Plumed(kernel={str(plumed_installation.kernel)!r})
+handle.cmd("setNatoms", 1)
+handle.cmd("setLogFile", "/dev/null")
+handle.cmd("init")
+for line in ("LOAD FILE={plugin}", {POSITION!r}, {f"{BABF} STATE_WFILE={tmp_path}/state"!r}):
+    handle.cmd("readInputLine", line)
+step(handle, 0, np.array([1.5]))
+handle.finalize()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"LOCPATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_state(tmp_path / "state").steps == 1
+    assert "," not in (tmp_path / "state").read_text()
 
 
 def test_a_run_that_learns_nothing_writes_no_empty_files(

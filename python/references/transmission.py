@@ -1,0 +1,106 @@
+"""Rates by transmission coefficients, for the defects whose hops are counted in `hops`.
+
+    python -m python.references.transmission RUNS --cases fe-700K   # runs what is missing
+    python -m python.references.transmission RUNS --table           # prints what is there
+
+Each case is one folder of RUNS with an input of `plumed-cv run`: one iteration along the linear CV,
+whose rate of transition state theory need not be good, since the rate does not depend on the CV. A
+hop is here what `hops` calls one that was not undone within 1 ps (k_lasting): the residence of the
+trajectories is the same.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from plumed_cv import config, workflow
+from plumed_cv.common.numbers import scientific
+from python.references.hops import CASES, Case
+
+VACANCIES = ("fe-1000K", "fe-850K", "fe-700K", "cu-1000K", "al-850K")
+
+_INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = {case.temperature_K}
+[engine]
+potential = {potential}
+[sampling]
+steps = {steps}
+timestep_fs = {case.timestep_fs}
+friction_per_ps = 1.0
+ramp = 0.2
+[iteration]
+minimum = 1
+maximum = 1
+"""
+
+
+def write(case: Case, folder: Path, steps: int) -> Path:
+    """Write end states and input of a vacancy; returns the input."""
+    folder.mkdir(parents=True, exist_ok=True)
+    perfect = case.host()
+    hole = perfect.positions[0].copy()
+    distances = perfect.get_distances(0, range(1, len(perfect)), mic=True)
+    initial = perfect.copy()
+    del initial[0]
+    final = initial.copy()
+    final.positions[int(distances.argmin())] = hole
+    for name, atoms in (("initial", initial), ("final", final)):
+        atoms.write(folder / f"{name}.xyz", format="extxyz")
+    potential = json.dumps(list(case.potential))
+    file = folder / "vacancy.toml"
+    file.write_text(_INPUT.format(case=case, potential=potential, steps=steps))
+    return file
+
+
+def compute(name: str, runs: Path, steps: int) -> None:
+    """Run one case, and its rate."""
+    settings = config.load(write(CASES[name], runs / name, steps))
+    workflow.run(settings, runs / name / "run")
+    workflow.transmission.of_directory(runs / name / "run")
+
+
+def print_table(runs: Path) -> None:
+    """Print the rates of the cases that are there."""
+    print("| case | k_TST (1/s) | κ | k (1/s) | MD steps, sampling | shots | MD steps, shots |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in VACANCIES:
+        file = runs / name / "run" / "result.json"
+        result = json.loads(file.read_text()) if file.exists() else {}
+        if result.get("rate_per_s") is None:
+            continue
+        rate, factor = result["rate_per_s"], result["rate_error_factor"]
+        steps = result["rate"]["steps"]
+        bound = scientific(result["tst_rate_per_s"], result["tst_rate_error_per_s"], "")
+        cells = [
+            name,
+            bound,
+            f"{result['transmission']:.2f} ± {result['transmission_error']:.2f}",
+            scientific(rate, rate * (factor - 1.0), ""),
+            f"{result['md_steps']:,}",
+            f"{sum(step['shots'] for step in steps)}",
+            f"{result['rate']['md_steps']:,}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--cases", nargs="*", default=VACANCIES, choices=VACANCIES)
+    parser.add_argument("--steps", type=int, default=250_000)
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    if not given.table:
+        for name in given.cases:
+            compute(name, given.runs, given.steps)
+    print_table(given.runs)
+
+
+if __name__ == "__main__":
+    main()
