@@ -117,7 +117,7 @@ def test_a_saddle_point_far_from_the_path_is_refused() -> None:
 def test_a_path_that_only_rises_is_refused() -> None:
     path = landscape_path("symmetric", n_images=9)
     half = EnergyPath(path.images[:5], "half of it")
-    with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: its"):
+    with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: the"):
         harmonic.saddle_of_path(engine, half)
 
 
