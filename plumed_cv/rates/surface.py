@@ -94,7 +94,7 @@ def surfaces(grid: Grid, flux: Flux) -> list[Surface]:
             if not len(inside):
                 raise UserError(
                     f"the basin at xi = {xi[minimum]:.2f} is too flat to tell when a trajectory "
-                    "has come to it; there is no transmission coefficient"
+                    "has reached it; there is no transmission coefficient"
                 )
             cores.append(float(xi[inside[np.argmin(np.abs(inside - top))]]))
         found.append(
