@@ -29,8 +29,8 @@ _OF_PATH = 0.6
 _LOWEST, _HIGHEST = 0.4, 0.6
 
 # Fractions of the limit below which the dynamics may continue: for all atoms, and for the atom that
-# left. They are two fifths and one fifth of the longest displacement of the path: a vacancy in a bcc
-# crystal has maxima at one third and at two thirds, and a well between them.
+# left. They are two fifths and one fifth of the longest displacement of the path. A vacancy in a
+# bcc crystal has maxima at one third and at two thirds, and a well between them.
 INSIDE, HOME = 0.7, 0.35
 
 
