@@ -196,9 +196,9 @@ def _keep(
                 "directory, or relax the structure first"
             )
         outcome.end.save(folder / "left.npz")
-        part["departure"] = guard.Departure.of(task.variable, outcome.end).as_dict()
-        limits = task.atom_limit_A, _whole_limit(task, task.next)
-        n_kept, end = _back_inside(segment, limits)
+        departure = guard.Departure.of(task.variable, outcome.end)
+        part["departure"] = departure.as_dict()
+        n_kept, end = _back_inside(task, segment, departure.atom)
     end.save(folder / "end.npz")
     stride = segment.snapshot_stride
     first, last = -(-skipped // stride), n_kept // stride
@@ -243,13 +243,14 @@ def _whole_limit(task: WalkerTask, k: int) -> float | None:
     return limit * 2.0**0.5 if limit is not None and k == 0 and task.at_rest else limit
 
 
-def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) -> tuple[int, State]:
-    """Steps of a segment that count after a stop by the guard, and the configuration at their end.
+def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, State]:
+    """Steps of a segment that count after the guard stopped an atom, and the state at their end.
 
-    The limits are those on `maxdev` and on `dev`.
+    The atom is given by its serial number.
     """
     from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes a second
 
+    limits = task.atom_limit_A, _whole_limit(task, task.next)
     stride = segment.snapshot_stride
     columns = read_colvar(segment.directory / "colvar")
     steps = np.rint(columns["time"] / segment.dynamics.timestep_fs).astype(int)
@@ -260,11 +261,11 @@ def _back_inside(segment: Segment, limits: tuple[float | None, float | None]) ->
         if limit is not None:
             outside |= values > limit
     first_out = int(outside.argmax()) if outside.any() else len(outside)
-    back = guard.where_to_go_on(largest[:first_out], whole[:first_out], *limits)
-    if back is None:
-        return 0, State(segment.start.positions, segment.start.cell)
-    positions = positions_of(segment.directory / "snapshots.dcd", back)
-    return (back + 1) * stride, State(positions, segment.start.cell)
+    for k in guard.inside(largest[:first_out], whole[:first_out], *limits)[::-1].tolist():
+        state = State(positions_of(segment.directory / "snapshots.dcd", k), segment.start.cell)
+        if limits[0] is None or guard.is_home(task.variable, state, atom, limits[0]):
+            return (k + 1) * stride, state
+    return 0, State(segment.start.positions, segment.start.cell)
 
 
 def _rescue(task: WalkerTask, engine: Engine) -> bool:
