@@ -135,7 +135,7 @@ def test_rates() -> None:
 
 
 def test_no_result_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no result\.json"):
+    with pytest.raises(UserError, match=r"contains no result\.json"):
         pcv.read_result(tmp_path)
 
 
@@ -225,7 +225,7 @@ def test_a_configuration_keeps_its_structures(tmp_path: Path) -> None:
     assert config.sampling.steps == 5000
     provenance.check_same_input(tmp_path, config)
     provenance.check_same_input(tmp_path, made())
-    words = "initial.xyz: holds another structure"
+    words = "initial.xyz: contains another structure"
     moved = initial.copy()
     moved.positions[3] += 0.1
     with pytest.raises(UserError, match=words):

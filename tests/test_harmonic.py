@@ -118,7 +118,7 @@ def test_a_saddle_point_far_from_the_path_is_refused() -> None:
 def test_a_path_that_only_rises_is_refused() -> None:
     path = landscape_path("symmetric", n_images=9)
     half = EnergyPath(path.images[:5], "half of it")
-    with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: its"):
+    with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: the"):
         harmonic.saddle_of_path(engine, half)
 
 
@@ -284,7 +284,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "constraints" in done.stderr
     done = vacancy.called("harmonic", tmp_path)
     assert done.returncode == 1
-    assert "no directory of a run" in done.stderr
+    assert "not the directory of a run" in done.stderr
     file.write_text(file.read_text() + '\nalignment = "optimal"\n')
     done = vacancy.called("harmonic", file)
     assert done.returncode == 1

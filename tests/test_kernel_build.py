@@ -115,7 +115,7 @@ def test_sources_that_are_none_of_plumed(home: Path, tmp_path: Path) -> None:
     make_source(tmp_path / "old", "2.8.3")
     (tmp_path / "damaged.tgz").write_bytes(b"not an archive")
     for name, words in {
-        "empty": "holds no sources of PLUMED",
+        "empty": "contains no sources of PLUMED",
         "old": r"is PLUMED 2\.8 and plumed_cv needs 2\.9",
         "damaged.tgz": "no archive of PLUMED's sources",
         "missing.tgz": "no archive of PLUMED's sources",

@@ -64,7 +64,7 @@ def test_a_path_that_turns_back_gets_a_cv_that_rises_along_it(tmp_path: Path) ->
     path = around()
     files, said = first_cv(tmp_path, settings(), path)
     assert len(said) == 1
-    assert "The linear CV falls by 0.21 along the minimum energy path" in said[0]
+    assert "The linear CV decreases by 0.21 along the minimum energy path" in said[0]
     first = CollectiveVariable.load(files.cv(0))
     assert first.kind == "autoencoder"
     assert energy.falls_by(path, first) < 1e-3

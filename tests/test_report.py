@@ -195,7 +195,7 @@ def test_what_is_wrong_comes_first(run: Path, page: Path, tmp_path: Path) -> Non
 
 
 def test_damage_and_foreign_directories_are_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no directory of a run"):
+    with pytest.raises(UserError, match=r"is not the directory of a run"):
         report.write(tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

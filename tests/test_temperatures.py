@@ -137,7 +137,7 @@ def test_a_temperature_that_is_added_begins_from_the_one_before(
     file.write_text(file.read_text().replace("[400.0]", "[400.0, 600.0]"))
     done = vacancy.command("run", file)
     assert done.returncode == 0, done.stderr
-    assert "600 K: Begins from the CV, the profile and the path of 400 K" in done.stderr
+    assert "600 K: Starts from the CV, the profile and the path of 400 K" in done.stderr
     assert "activation enthalpy" in done.stdout
     assert json.loads(before) == json.loads((run / "400K" / "result.json").read_text())
     handed = json.loads((run / "600K" / "beginning.json").read_text())

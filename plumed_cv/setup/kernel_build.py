@@ -147,8 +147,7 @@ def _take_source(source: Path, build: Path) -> None:
             folder = next((path.parent for path in unpacking.glob("*/configure")), unpacking)
         if not all((folder / name).is_file() for name in ("configure", "VERSION.txt")):
             raise UserError(
-                f"{source}: holds no sources of PLUMED: there is no configure with a VERSION.txt "
-                "beside it"
+                f"{source}: contains no sources of PLUMED: configure or VERSION.txt is missing"
             )
         text = (folder / "VERSION.txt").read_text(encoding="utf-8")
         version = re.search(r"^(\d+)\.(\d+)", text, re.MULTILINE)

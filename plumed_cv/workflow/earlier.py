@@ -1,4 +1,4 @@
-"""What earlier iterations add to the mean force of one: their snapshots, reweighted, in a file."""
+"""Contribution of earlier iterations to the mean force: their reweighted snapshots, in a file."""
 
 import zipfile
 from functools import reduce
@@ -23,9 +23,9 @@ NAME = "earlier.npz"  # in the folder of an iteration
 
 
 def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Atoms) -> None:
-    """Write what the snapshots of earlier iterations add to iteration n, unless it is there.
+    """Write the contribution of earlier snapshots to iteration n, unless it exists.
 
-    Nothing is written where an iteration has no mean force of the atoms.
+    Nothing is written if an iteration has no mean force of the atoms.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
     files
         The run directory.
     n
-        Number of the iteration, which has sampled.
+        Number of the iteration, which is completely sampled.
     engine
-        Computes forces in snapshots of which none were kept.
+        Computes forces in snapshots whose forces were not kept.
     atoms
         All atoms of the snapshots.
 
@@ -93,7 +93,7 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
 
 
 def read(folder: Path) -> freeenergy.Earlier | None:
-    """What `pool` has written into the folder of an iteration; None if there is nothing.
+    """Read the file of `pool` in the folder of an iteration; None if there is none.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def read(folder: Path) -> freeenergy.Earlier | None:
             snapshots = int(content["snapshots"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{file}: cannot be read ({error}); remove it and run again: it is computed anew."
+            f"{file}: cannot be read ({error}); remove it and run again: it is then computed again."
         ) from None
     return freeenergy.Earlier(list(sums), walkers.tolist(), snapshots) if snapshots else None
 

@@ -136,7 +136,7 @@ def of_run(
     starts = provenance.read(files.provenance)
     if not starts or not files.path.exists():
         raise UserError(
-            f"{directory}: is no directory of a run with a minimum energy path; start the run "
+            f"{directory}: is not the directory of a run with a minimum energy path; start the run "
             "first, or name its input."
         )
     config = Config.model_validate(starts[-1]["input"])
