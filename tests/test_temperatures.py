@@ -114,13 +114,14 @@ def test_temperatures_that_are_none(given: str, tmp_path: Path) -> None:
 
 
 def series(folder: Path, name: str, kelvin: Sequence[float], iterations: int = 1) -> Path:
-    """An input of a model system at several temperatures."""
+    """An input of a model system at several temperatures, without transmission coefficients."""
     file = MODELS[name].write(folder, seed=1)
     file.write_text(
         file.read_text()
         .replace("temperature_K = 300.0", f"temperature_K = {list(kelvin)}")
         .replace("maximum = 2", f"maximum = {iterations}\nminimum = {iterations}")
         .replace("tolerance = 1e-9", "tolerance = 0.02")
+        + "[rate]\nenabled = false\n"
     )
     return file
 
