@@ -334,4 +334,4 @@ def test_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["fes", *states, "--walkers", *output])
     assert "bins visited in 2,400 steps; minima:" in done.stdout
     done = CliRunner().invoke(app, ["fes", *states, "--walkers", "--product", "2", *output])
-    assert "are for one CV" in str(done.exception)
+    assert "need one CV" in str(done.exception)

@@ -109,6 +109,7 @@ def test_every_key_is_described() -> None:
     required = {name for name, default, _ in keys if default == "required"}
     assert required == {
         *("system.temperature_K", "engine.potential (lammps)", "engine.calculator (ase)"),
+        *(f"engine.{name} (gromacs)" for name in ("mdp", "topology", "structure")),
     }
 
 

@@ -57,7 +57,7 @@ class OpenFile {
     std::string read(const std::string& name) const {
         struct stat status;
         if (::fstat(file_, &status) == 0 && !S_ISREG(status.st_mode))
-            throw std::runtime_error(name + ": cannot be read: it is no regular file.");
+            throw std::runtime_error(name + ": cannot be read: it is not a regular file.");
         std::string text;
         char part[1 << 16];
         ssize_t length;

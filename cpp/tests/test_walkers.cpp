@@ -309,7 +309,7 @@ TEST("what is no regular file is not waited for, and tried again") {
     one.read();
     one.read();
     CHECK(one.complaints.size() == 2);
-    CHECK(one.complaints[0].find("no regular file") != std::string::npos);
+    CHECK(one.complaints[0].find("not a regular file") != std::string::npos);
     two.walkers.write(two.babf, labels, LearnedStep{}); // in the place of the pipe
     one.read();
     CHECK(one.babf.steps() == 1);

@@ -30,7 +30,8 @@ from plumed_cv.engines import (
     uses_energy,
 )
 from plumed_cv.engines.lammps_bridge import PlumedRun
-from plumed_cv.engines.lammps_input import LammpsInput, standard_mass
+from plumed_cv.engines.lammps_input import LammpsInput
+from plumed_cv.engines.lammps_potential import standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.process import Child
 from plumed_cv.setup.kernel import Plumed, find_plumed

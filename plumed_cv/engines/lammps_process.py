@@ -31,9 +31,9 @@ from plumed_cv.engines.lammps_input import (
     LOG_STRIDE,
     complaint,
     dynamics_fixes,
-    package_potentials,
     timestep_ps,
 )
+from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.structures.frame import Array
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants

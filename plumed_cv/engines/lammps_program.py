@@ -30,14 +30,8 @@ from plumed_cv.engines import (
     plumed_input,
     plumed_sentence,
 )
-from plumed_cv.engines.lammps_input import (
-    BAR_IN_EV_PER_A3,
-    END,
-    FS_IN_PS,
-    LammpsInput,
-    complaint,
-    package_potentials,
-)
+from plumed_cv.engines.lammps_input import BAR_IN_EV_PER_A3, END, FS_IN_PS, LammpsInput, complaint
+from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.structures.frame import Array

@@ -173,7 +173,8 @@ def _means(
 ) -> tuple[Array, Array]:
     """Sums of the columns divided by the sum of the first one, and the errors of these ratios.
 
-    The parts are the segments of the sampling: shots from one segment are not independent.
+    The parts are the segments of the sampling: shots from one segment are not independent. The
+    error is that of `jackknife`, or that of independent shots where this is larger.
     """
     names = [shot.snapshot[0] for shot in shots]
     starts = [0, *(k for k in range(1, len(names)) if names[k] != names[k - 1])]
@@ -184,8 +185,12 @@ def _means(
         list(parts), parts[:, 0].tolist(), lambda total: total[1:] / total[0], lengths
     )
     if len(starts) < FEWEST_SNAPSHOTS:
-        error = np.full_like(error, np.nan)
-    return value, error
+        return value, np.full_like(error, np.nan)
+    # Of few segments the jackknife's own error is large: never less than that of independent shots.
+    weight = columns[:, :1]
+    apart = columns[:, 1:] - weight * value
+    independent = np.sqrt(np.sum(apart**2, axis=0)) / weight.sum()
+    return value, np.maximum(error, independent)
 
 
 def _joins(shot: Shot) -> bool:

@@ -141,6 +141,7 @@ def _answer(run: Run) -> dict[str, Any] | None:
         "events": None if run.result is None else run.result.get("multiplicity"),
         "events_note": None if run.result is None else run.result.get("multiplicity_note"),
         "escape": None if run.result is None else _escape(run.result),
+        "source": None if run.result is None else workflow.rate_of(run.result)[3],
         "harmonic": None if run.result is None else run.result.get("harmonic"),
         "surface": given.get("dividing_surface"),
         "temperature": None if temperature[0] is None else with_error(*temperature, "K"),
@@ -156,7 +157,7 @@ def _answer(run: Run) -> dict[str, Any] | None:
 def _escape(result: dict[str, Any]) -> str:
     """Total rate of all equivalent events."""
     rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
-    return f"{scientific(rate, error, 's⁻¹')}, by {workflow.rate_of(result)[3]}"
+    return scientific(rate, error, "s⁻¹")
 
 
 def _rate(run: Run) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ Each walker has a folder with its segments. With one walker, this is the folder 
     iteration-n/shared/walker-w.state    exchange between the walkers (WALKERS_DIR of BABF)
 
 Several walkers or repetitions run through the interface of `concurrent.futures.Executor`, in
-processes of this machine or of a dask cluster that sees the same files. An `Order` describes the
-work of a walker, and its folder contains all results. A later process with the same order continues
-after the last complete segment. Jobs of `plumed-cv sample` also keep the samples of a segment that
-was cut short. An ordinary run does not, because it must be repeatable to the last bit.
+processes of this machine or of a dask cluster that sees the same files. A `WalkerTask` describes
+the work of a walker, and its folder contains all results. A later process with the same task
+continues after the last complete segment. Jobs of `plumed-cv sample` also keep the samples of a
+segment that was cut short. An ordinary run does not, because it must be repeatable to the last bit.
 
 A segment is unfinished, whole or native. The name of its folder says which:
 
@@ -24,7 +24,7 @@ A segment is unfinished, whole or native. The name of its folder says which:
 Only whole segments count. A segment that is removed leaves a gap, whose steps are sampled again
 after the last segment. `home` is the folder with the segments of a walker.
 
-`order` describes the work of a walker, `walker` does it, `walkers` runs several walkers at once,
+`task` describes the work of a walker, `walker` does it, `walkers` runs several walkers at once,
 and `folders` finds their results. `guard` detects that a trajectory has left the process.
 """
 
@@ -41,13 +41,13 @@ from plumed_cv.sampling.folders import (
     share_discarded,
     steps_of,
 )
-from plumed_cv.sampling.order import Order, Parameters, grid, open_engine, ramp, spread
+from plumed_cv.sampling.task import Parameters, WalkerTask, grid, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
 from plumed_cv.sampling.walkers import executors, sample
 
 __all__ = [
-    "Order",
     "Parameters",
+    "WalkerTask",
     "barrier_so_far",
     "by_repetition",
     "copy_state",

@@ -4,16 +4,17 @@ A collective variable describes one process. If other jumps are possible as well
 neighbours of a vacancy, or by other exits of an interstitial site), one of them occurs sooner or
 later, and all values of the variable then have another meaning. Therefore PLUMED ends the
 trajectory when the distance of one atom from its position on the mean path exceeds a limit
-(AUTOENCODER's `maxdev`). The dynamics continues from the last snapshot well inside the limit, with
-new velocities from the Maxwell-Boltzmann distribution. The samples then have the equilibrium
-distribution of the structures within the limit. A restart from the initial state would cause a
-current from there to the exit.
+(AUTOENCODER's `maxdev`). The dynamics continues from the last snapshot in which that atom was near
+its position and all others were well inside the limit, with new velocities from the
+Maxwell-Boltzmann distribution. The samples then have the equilibrium distribution of the structures
+within the limit. A restart from the initial state would cause a current from there to the exit.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from plumed_cv.cv import CollectiveVariable
@@ -27,7 +28,10 @@ from plumed_cv.structures.frame import Array
 _OF_PATH = 0.6
 _LOWEST, _HIGHEST = 0.4, 0.6
 
-INSIDE = 0.7  # fraction of the limit below which the dynamics may continue
+# Fractions of the limit below which the dynamics may continue: for all atoms, and for the atom that
+# left. They are two fifths and one fifth of the longest displacement of the path. A vacancy in a
+# bcc crystal has maxima at one third and at two thirds, and a well between them.
+INSIDE, HOME = 0.7, 0.35
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,11 @@ class Departure:
     def of(cls, variable: CollectiveVariable, end: State) -> "Departure":
         """Describe how the configuration `end`, with all atoms of the engine, left the process."""
         positions = end.positions[variable.serials - 1]
-        u = variable.displacements(positions, end.cell)
-        xi = variable.encode(variable.components(u))
-        off = u - variable.path(xi)
+        xi, off = _off_path(variable, end)
         distances = np.linalg.norm(off, axis=1)
         farthest = int(distances.argmax())
         return cls(
-            xi=float(xi[0]),
+            xi=xi,
             atom=int(variable.serials[farthest]),
             element=variable.species[farthest],
             distance_A=float(distances[farthest]),
@@ -119,10 +121,24 @@ def _nearest_neighbour(positions: Array, cell: Array) -> float:
     return float(np.median(distances[:, 1]))
 
 
-def where_to_go_on(
+def _off_path(variable: CollectiveVariable, state: State) -> tuple[float, Array]:
+    """The CV of a configuration of all atoms, and the model's atoms off the mean path, (N, 3)."""
+    u = variable.displacements(state.positions[variable.serials - 1], state.cell)
+    xi = variable.encode(variable.components(u))
+    return float(xi[0]), u - variable.path(xi)
+
+
+def is_home(variable: CollectiveVariable, state: State, atom: int, limit_A: float) -> bool:
+    """Whether an atom, by its serial number, is near its place on the path in a configuration."""
+    _, off = _off_path(variable, state)
+    distance = np.linalg.norm(off[np.flatnonzero(variable.serials == atom)[0]])
+    return bool(distance < HOME * limit_A)
+
+
+def inside(
     largest_A: Array, whole_A: Array, limit_A: float | None, whole_limit_A: float | None
-) -> int | None:
-    """Number of the last snapshot that is well inside the limits; None if there is none.
+) -> NDArray[np.intp]:
+    """Numbers of the snapshots that are well inside the limits, in order.
 
     Parameters
     ----------
@@ -131,10 +147,9 @@ def where_to_go_on(
     limit_A, whole_limit_A
         Their limits, angstrom; None for no limit.
     """
-    inside = np.ones(len(largest_A), dtype=bool)
+    found = np.ones(len(largest_A), dtype=bool)
     if limit_A is not None:
-        inside &= largest_A < INSIDE * limit_A
+        found &= largest_A < INSIDE * limit_A
     if whole_limit_A is not None:  # most of dev is the thermal motion of all atoms
-        inside &= whole_A < whole_limit_A
-    found = np.flatnonzero(inside)
-    return int(found[-1]) if len(found) else None
+        found &= whole_A < whole_limit_A
+    return np.flatnonzero(found)

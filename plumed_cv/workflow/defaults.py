@@ -9,7 +9,7 @@ from plumed_cv.common.files import read_json, write_text
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.paths.path import load_path
-from plumed_cv.sampling.order import MARGIN
+from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
 
 

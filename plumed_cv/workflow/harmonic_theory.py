@@ -15,7 +15,7 @@ from ase.data import atomic_masses, atomic_numbers
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import NONE, scientific, with_error
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -27,6 +27,7 @@ from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.mep import find_path
 
+LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
 
 
@@ -288,17 +289,16 @@ def _anharmonicity(ratio: float | None, error: float | None, kelvin: float) -> s
         return (
             f"The run does not know its rate, so nothing is said of anharmonicity at {kelvin:g} K."
         )
-    within = error is not None and abs(np.log(ratio)) < 2.0 * error / ratio
-    if within:
-        return (
-            f"At {kelvin:g} K the rate by sampling is {ratio:.2g} times the harmonic one, which is "
-            "1 within two errors: no anharmonicity is seen."
-        )
-    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
-    return (
-        f"At {kelvin:g} K anharmonicity makes the rate through the dividing surface "
-        f"{times:.3g} times {way} than harmonic theory has it."
+    share = with_error(ratio, error, "").strip()
+    words = (
+        f"At {kelvin:g} K the rate through the dividing surface is {share} times the harmonic one"
     )
+    if error is not None and error > LARGEST_ERROR * ratio:
+        return f"{words}: this error is too large to see anharmonicity."
+    if error is not None and abs(np.log(ratio)) < 2.0 * error / ratio:
+        return f"{words}, which is 1 within two errors: no anharmonicity is seen."
+    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
+    return f"{words}: anharmonicity makes it {times:.2g} times {way}."
 
 
 def count_events(files: RunDirectory, engine: Engine) -> None:
@@ -376,13 +376,13 @@ def escape_in_words(result: dict[str, Any]) -> str | None:
     number = result.get("multiplicity")
     if number is None:
         return None
-    total = scientific(
-        result.get("escape_rate_per_s"), result.get("escape_rate_error_per_s"), "1/s"
-    )
+    rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
+    total = scientific(rate, error, "1/s")
+    source = "" if total == NONE else f" ({rate_of(result)[3]})"
     return (
         f"By the symmetry of the initial state {number} "
-        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate {total}, "
-        f"by {rate_of(result)[3]}."
+        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate "
+        f"{total}{source}."
     )
 
 

@@ -12,7 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
-from plumed_cv.engines.lammps_input import known_elements, potential_commands
+from plumed_cv.engines.lammps_potential import known_elements, potential_commands
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, name_of, read_images
 from plumed_cv.structures import (

@@ -119,9 +119,9 @@ def run(
             n = len(iterations) + 1
             if inputs_only and not files.has_ended(n):
                 files.iteration(n).mkdir(exist_ok=True)
-                waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
+                waiting = sampling.prepare(_tasks(config, files, n, plugin), engine)
                 if waiting:
-                    return {"iteration": n, "walkers": [order.number for order in waiting]}
+                    return {"iteration": n, "walkers": [task.number for task in waiting]}
             iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
         result = write_answer(config, files, path, initial, plugin, iterations)
         if not config.rate.enabled:
@@ -158,18 +158,18 @@ def sample(
             f"{files.root}: there is nothing to sample; 'plumed-cv run --inputs-only' prepares it."
         )
     provenance.check_same_input(files.root, config)
-    orders = _orders(config, files, n, build_plugin(find_plumed()))
-    if not 0 <= walker < len(orders):
+    tasks = _tasks(config, files, n, build_plugin(find_plumed()))
+    if not 0 <= walker < len(tasks):
         shares = "sampling.walkers"
         if config.sampling.repetitions > 1:
             shares = "sampling.walkers x sampling.repetitions"
-        raise UserError(f"--walker {walker}: {shares} = {len(orders)}, counted from 0.")
-    order = orders[walker]
+        raise UserError(f"--walker {walker}: {shares} = {len(tasks)}, counted from 0.")
+    task = tasks[walker]
     with (
-        sampling.open_engine(config, order.atoms) as engine,
-        reporter.task(f"iteration {n}: bABF sampling", order.steps) as update,
+        sampling.open_engine(config, task.atoms) as engine,
+        reporter.task(f"iteration {n}: bABF sampling", task.steps) as update,
     ):
-        sampling.run_walker(order, engine, update, rescue=True)
+        sampling.run_walker(task, engine, update, rescue=True)
 
 
 def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporter) -> EnergyPath:
@@ -198,11 +198,11 @@ def _iterate(
     folder = files.iteration(n)
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
-    orders = _orders(config, files, n, plugin)
+    tasks = _tasks(config, files, n, plugin)
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
-        watched = watching_speed(update, orders, plumed, reporter.say)
-        seconds_sampling = sampling.sample(orders, engine, watched)
+        watched = watching_speed(update, tasks, plumed, reporter.say)
+        seconds_sampling = sampling.sample(tasks, engine, watched)
     earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
@@ -250,9 +250,9 @@ def _reopen(config: Config, files: RunDirectory, plugin: Path, reporter: Reporte
     Earlier iterations stay as they are, because later ones were learned from their results.
     """
     n = files.last_begun()
-    orders = _orders(config, files, n, plugin) if n else []
-    if not all(order.is_done for order in orders):
-        began, now = orders[0].parameters.ramp, sampling.ramp(config.sampling)
+    tasks = _tasks(config, files, n, plugin) if n else []
+    if not all(task.is_done for task in tasks):
+        began, now = tasks[0].parameters.ramp, sampling.ramp(config.sampling)
         if began != now:
             reporter.say(
                 f"Iteration {n} keeps its ramp of {began:,} steps (Eq. 12); "
@@ -280,8 +280,8 @@ def _is_last(
     return checks.stopped_by(verdict, n, config.iteration) is not None
 
 
-def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
-    """Return the orders of all walkers and repetitions of iteration n, by `Order.number`."""
+def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.WalkerTask]:
+    """Return the tasks of all walkers and repetitions of iteration n, by `WalkerTask.number`."""
     config = with_grid(config, files, n)
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
@@ -292,7 +292,7 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
     if config.sampling.start == "path":
         starts = sampling.spread(images, config.sampling.walkers)
     return [
-        sampling.Order(
+        sampling.WalkerTask(
             config=config,
             atoms=atoms,
             start=start,

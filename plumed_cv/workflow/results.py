@@ -426,7 +426,10 @@ def course(
     ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
     own = np.split(np.arange(len(found.blocks)), np.cumsum(walkers)[:-1])
     halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
-    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
+    estimator = result.get("estimator")
+    if estimator == POOLED:  # both halves would have the same earlier iterations
+        estimator = MEAN_FORCE
+    first, second = (flux_barrier(found, half, estimator) for half in halves)
     return {
         "crossings": crossings(found.series["ae.node-0"], walkers, ends),
         **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
@@ -477,7 +480,8 @@ def flux_barrier(
     by_walker
         The numbers of the segments of each walker.
     estimator
-        `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+        `MEAN_FORCE`, if the mean force of these segments is to be taken, or `POOLED`, if earlier
+        iterations count in it, too.
     states
         The CV in the reactant and in the product.
 
@@ -507,8 +511,9 @@ def flux_barrier(
         atoms,
         {"ae.node-0": xi, "ae.gradnorm": gradnorm, "ae.invmass": invmass},
     )
+    before = found.earlier if estimator == POOLED else None
     try:
-        return _flux(part, atoms, [len(own) for own in split], states).barrier
+        return _flux(part, atoms, [len(own) for own in split], states, before).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 

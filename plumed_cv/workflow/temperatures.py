@@ -73,22 +73,16 @@ def run(
     with claimed(root):
         record = json.dumps({"temperatures_K": kelvin})
         write_text(RunDirectory(root).temperatures, record)
-        ended: list[float] = []
         for temperature_K in kelvin:
-            before = None
-            if ended:
-                apart = [abs(1.0 / other - 1.0 / temperature_K) for other in ended]
-                before = RunDirectory(folder(root, ended[apart.index(min(apart))]))
             found = procedure.run(
                 _at(config, temperature_K),
                 folder(root, temperature_K),
                 _At(reporter, temperature_K),
                 inputs_only=inputs_only,
-                before=before,
+                before=_nearest(root, kelvin, temperature_K),
             )
             if "walkers" in found:
                 return found | {"directory": str(folder(root, temperature_K))}
-            ended.append(temperature_K)
         return write_rates(root)
 
 
@@ -256,7 +250,7 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
     )
     entropy = with_error(fit["activation_entropy_kB"], fit["activation_entropy_error_kB"], "k")
     words = [
-        f"At {fit['temperature_K']:.0f} K, by {fit['source']}: activation energy {energy} and "
+        f"At {fit['temperature_K']:.0f} K ({fit['source']}): activation energy {energy} and "
         f"prefactor {fit['prefactor_per_s']:.2g} 1/s (Arrhenius, within a factor "
         f"{fit['prefactor_error_factor']:.2f}); activation enthalpy {enthalpy}, entropy {entropy} "
         "(Eyring)."
@@ -280,6 +274,13 @@ def curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
     kelvin = [row["temperature_K"] for row in rows]
     inverse = np.linspace(1.0 / max(kelvin), 1.0 / min(kelvin), 200)
     return 1.0 / inverse, np.exp(fit.ln_rate(1.0 / inverse))
+
+
+def _nearest(root: Path, kelvin: Sequence[float], temperature_K: float) -> RunDirectory | None:
+    """The run that has ended at the nearest other temperature, in 1/T; None if none has."""
+    others = sorted(kelvin, key=lambda other: abs(1.0 / other - 1.0 / temperature_K))
+    places = (RunDirectory(folder(root, other)) for other in others if other != temperature_K)
+    return next((files for files in places if files.result.exists()), None)
 
 
 def _row(event: str, result: dict[str, Any]) -> dict[str, Any]:

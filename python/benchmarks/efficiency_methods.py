@@ -246,8 +246,8 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         images = setup.path.images
         starts = sampling.spread(images, WALKERS)
         (folder / str(n_steps)).mkdir()
-        orders = [
-            sampling.Order(
+        tasks = [
+            sampling.WalkerTask(
                 config=settings,
                 atoms=images[0],
                 start=start,
@@ -262,7 +262,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
             for k, start in enumerate(starts)
         ]
         with setup.engine() as engine:
-            sampling.sample(orders, engine, lambda done, note: None)
+            sampling.sample(tasks, engine, lambda done, note: None)
         blocks, mean_force, series, _ = workflow.sampled(folder / str(n_steps))
         found = freeenergy.profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))

@@ -1,7 +1,7 @@
 """Rates by transmission coefficients, for the defects whose hops are counted in `hops`.
 
     python -m python.references.transmission RUNS --cases fe-700K   # runs what is missing
-    python -m python.references.transmission RUNS --table           # prints what is there
+    python -m python.references.transmission                        # the table of docs/rates.md
 
 Each case is one folder of RUNS with an input of `plumed-cv run`: one iteration along the linear CV,
 whose rate of transition state theory need not be good, since the rate does not depend on the CV. A
@@ -14,9 +14,15 @@ import json
 from pathlib import Path
 
 from plumed_cv import config, workflow
+from plumed_cv.common.files import write_text
 from plumed_cv.common.numbers import scientific
 from python.references.hops import CASES, Case
 
+DATA = Path(__file__).parents[2] / "docs" / "transmission.json"
+_KEPT = (
+    *("tst_rate_per_s", "tst_rate_error_per_s", "transmission", "transmission_error"),
+    *("rate_per_s", "rate_error_factor", "md_steps"),
+)
 VACANCIES = ("fe-1000K", "fe-850K", "fe-700K", "cu-1000K", "al-850K")
 
 _INPUT = """
@@ -62,26 +68,35 @@ def compute(name: str, runs: Path, steps: int) -> None:
     workflow.transmission.of_directory(runs / name / "run")
 
 
-def print_table(runs: Path) -> None:
-    """Print the rates of the cases that are there."""
-    print("| case | k_TST (1/s) | κ | k (1/s) | MD steps, sampling | shots | MD steps, shots |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+def collect(runs: Path) -> None:
+    """Put the rates of the cases that are in a folder into docs/transmission.json."""
+    found = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     for name in VACANCIES:
         file = runs / name / "run" / "result.json"
-        result = json.loads(file.read_text()) if file.exists() else {}
+        result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if result.get("rate_per_s") is None:
             continue
-        rate, factor = result["rate_per_s"], result["rate_error_factor"]
-        steps = result["rate"]["steps"]
-        bound = scientific(result["tst_rate_per_s"], result["tst_rate_error_per_s"], "")
+        found[name] = {key: result[key] for key in _KEPT} | {
+            "shots": sum(step["shots"] for step in result["rate"]["steps"]),
+            "md_steps_of_shots": result["rate"]["md_steps"],
+        }
+    write_text(DATA, json.dumps(found, indent=1) + "\n")
+
+
+def print_table() -> None:
+    """Print what docs/transmission.json has."""
+    print("| case | k_TST (1/s) | κ | k (1/s) | MD steps, sampling | shots | MD steps, shots |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, found in json.loads(DATA.read_text(encoding="utf-8")).items():
+        rate, factor = found["rate_per_s"], found["rate_error_factor"]
         cells = [
             name,
-            bound,
-            f"{result['transmission']:.2f} ± {result['transmission_error']:.2f}",
-            scientific(rate, rate * (factor - 1.0), ""),
-            f"{result['md_steps']:,}",
-            f"{sum(step['shots'] for step in steps)}",
-            f"{result['rate']['md_steps']:,}",
+            scientific(found["tst_rate_per_s"], found["tst_rate_error_per_s"], "").strip(),
+            f"{found['transmission']:.2f} ± {found['transmission_error']:.2f}",
+            scientific(rate, rate * (factor - 1.0), "").strip(),
+            f"{found['md_steps']:,}",
+            f"{found['shots']}",
+            f"{found['md_steps_of_shots']:,}",
         ]
         print(f"| {' | '.join(cells)} |")
 
@@ -91,15 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--cases", nargs="*", default=VACANCIES, choices=VACANCIES)
+    parser.add_argument("runs", type=Path, nargs="?")
+    parser.add_argument("--cases", nargs="*", default=[], choices=VACANCIES)
     parser.add_argument("--steps", type=int, default=250_000)
-    parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    if not given.table:
+    if given.runs is not None:
         for name in given.cases:
             compute(name, given.runs, given.steps)
-    print_table(given.runs)
+        collect(given.runs)
+    print_table()
 
 
 if __name__ == "__main__":

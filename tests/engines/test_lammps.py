@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.engines.lammps_input import element_types, named_elements
+from plumed_cv.engines.lammps_potential import element_types, named_elements
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.setup.kernel import Plumed
@@ -397,7 +397,7 @@ def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:
     atoms = mixture()
     atoms.positions[3, 1] = np.nan
     atoms.calc = engine.calculator()
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not all finite numbers"):
         atoms.get_forces()
     atoms = mixture()
     atoms.positions[3] = atoms.positions[4]

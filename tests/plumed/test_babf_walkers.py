@@ -195,7 +195,7 @@ def test_bad_files_of_walkers_are_ignored_with_one_warning(
         (1, "ends in the middle"),
         (2, "has no '#! FIELDS'"),
         (3, "has kT="),
-        (4, "cannot be read: Is a directory"),
+        (4, "cannot be read: it is not a regular file"),
     ]:
         assert log.count(f"walker-{walker}.state: ") == 1, walker
         assert f"walker-{walker}.state: {reason}" in log

@@ -82,7 +82,7 @@ class Parameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Order:
+class WalkerTask:
     """Share of one walker in the bABF run of an iteration; it can be sent to another process.
 
     Attributes
