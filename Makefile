@@ -24,8 +24,9 @@ demo: plugin
 	test -d demo || $(BIN)/plumed-cv init vacancy-fe demo
 	$(BIN)/plumed-cv run demo/vacancy.toml
 
-test: $(VENV)/.tests-installed plugin
-	$(PYTEST)
+test: # the fast ones first
+	$(MAKE) test-fast
+	$(MAKE) test-slow
 
 test-fast: $(VENV)/.tests-installed plugin
 	$(PYTEST) -m "not slow"
