@@ -80,7 +80,9 @@ def test_a_path_along_which_the_linear_cv_rises_keeps_it(tmp_path: Path) -> None
 
 def test_a_cv_that_does_not_rise_is_refused(tmp_path: Path) -> None:
     """Of one component a network makes at best its projection, which turns back."""
-    with pytest.raises(UserError, match=r"cv-0, .* falls by .* raise path\.structures") as caught:
+    with pytest.raises(
+        UserError, match=r"cv-0, .* decreases by .* raise path\.structures"
+    ) as caught:
         first_cv(tmp_path, settings(components=1), around())
     assert "\n" not in str(caught.value)
 

@@ -57,7 +57,7 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample)(?: --inputs-only)?"
+NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample|rate|harmonic)(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {

@@ -1,7 +1,8 @@
-"""The methods that `efficiency` compares: each a run in a real engine, read in the same way.
+"""The methods that `efficiency` compares: each is a run in a real engine.
 
-All bias the linear CV of the vacancy in iron (the packaged example) and share the engine's Langevin
-dynamics and the start in the reactant. docs/efficiency.md has the settings, and why they are these.
+All methods bias the linear CV of the vacancy in iron (the packaged example). They have the same
+Langevin dynamics of the engine, the same start in the reactant and the same analysis.
+docs/efficiency.md gives the settings and the reasons for them.
 """
 
 import importlib.util

@@ -1,12 +1,12 @@
-"""Rates by transmission coefficients, for the defects whose hops are counted in `hops`.
+"""Rates by transmission coefficients, for the defects for which `hops` counts hops.
 
     python -m python.references.transmission RUNS --cases fe-700K   # runs what is missing
     python -m python.references.transmission                        # the table of docs/rates.md
 
-Each case is one folder of RUNS with an input of `plumed-cv run`: one iteration along the linear CV,
-whose rate of transition state theory need not be good, since the rate does not depend on the CV. A
-hop is here what `hops` calls one that was not undone within 1 ps (k_lasting): the residence of the
-trajectories is the same.
+Each case is one folder of RUNS with an input of `plumed-cv run`. A run is one iteration along the
+linear CV. Its rate of transition state theory may be poor, because the rate itself does not depend
+on the CV. Hops are those that `hops` counts as not undone within 1 ps (k_lasting), because the
+trajectories have the same residence time.
 """
 
 import argparse
