@@ -121,7 +121,6 @@ def series(folder: Path, name: str, kelvin: Sequence[float], iterations: int = 1
         .replace("temperature_K = 300.0", f"temperature_K = {list(kelvin)}")
         .replace("maximum = 2", f"maximum = {iterations}\nminimum = {iterations}")
         .replace("tolerance = 1e-9", "tolerance = 0.02")
-        + "[rate]\nenabled = false\n"
     )
     return file
 
