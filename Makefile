@@ -11,21 +11,22 @@ PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist
 .PHONY: help demo test test-fast test-slow lint format docs venv plugin dist clean
 
 help:
-	@echo "make demo       free energy barrier of a vacancy in iron; go on with it after any stop"
-	@echo "make test       all tests (make test-fast: those that take seconds; test-slow: the others)"
-	@echo "make lint       formatting, style and types (make format: mend the formatting)"
+	@echo "make demo       free energy barrier of a vacancy in iron; continues after an interruption"
+	@echo "make test       all tests (make test-fast: the ones that take seconds; test-slow: the others)"
+	@echo "make lint       formatting, style and types (make format: correct the formatting)"
 	@echo "make docs       the documentation as a site, build/site/index.html"
 	@echo "make dist       the source distribution and the wheel, in build/dist"
 	@echo "make venv       only install into $(VENV)"
 	@echo "make plugin     only build the PLUMED plugin, and print where it is"
-	@echo "make clean      remove $(VENV) and what was built here, not the demo"
+	@echo "make clean      remove $(VENV) and everything that was built; keep the demo"
 
 demo: plugin
 	test -d demo || $(BIN)/plumed-cv init vacancy-fe demo
 	$(BIN)/plumed-cv run demo/vacancy.toml
 
-test: $(VENV)/.tests-installed plugin
-	$(PYTEST)
+test: # the fast ones first
+	$(MAKE) test-fast
+	$(MAKE) test-slow
 
 test-fast: $(VENV)/.tests-installed plugin
 	$(PYTEST) -m "not slow"
@@ -58,7 +59,7 @@ plugin: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "plumed_cv needs Python 3.11 or newer; say which by make PYTHON=..." >&2; exit 1; }
+	    echo "plumed_cv needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[all]'

@@ -128,19 +128,13 @@ class Gromacs(_Engine):
     """GROMACS 2025 or newer."""
 
     name: Literal["gromacs"]
-    mdp: Path | None = Field(
-        None,
+    mdp: Path = Field(
         description="run parameters (.mdp); plumed_cv sets integrator, steps, thermostat, seeds "
-        "and output. Required without tpr",
+        "and output"
     )
-    topology: Path | None = Field(None, description="topology (.top); required without tpr")
-    structure: Path | None = Field(
-        None,
-        description="structure with the names of the atoms (.gro, .g96, .pdb); required without "
-        "tpr",
-    )
-    tpr: Path | None = Field(
-        None, description="a .tpr instead of mdp, topology and structure, if it can be read back"
+    topology: Path = Field(description="topology (.top)")
+    structure: Path = Field(
+        description="structure with the names of the atoms (.gro, .g96, .pdb, .tpr)"
     )
     restraints: Path | None = Field(
         None, description="reference of position restraints (grompp -r); if absent, the structure"
@@ -156,16 +150,6 @@ class Gromacs(_Engine):
     max_warnings: Annotated[int, Field(ge=0)] = Field(
         0, description="number of warnings of grompp that are accepted"
     )
-
-    @model_validator(mode="after")
-    def _files(self) -> "Gromacs":
-        files = {"mdp": self.mdp, "topology": self.topology, "structure": self.structure}
-        for name, file in files.items():
-            if file is None and self.tpr is None:
-                raise ValueError(f"engine.{name} is missing, and there is no engine.tpr instead")
-            if file is not None and self.tpr is not None:
-                raise ValueError(f"engine.tpr already contains engine.{name}; remove one of them")
-        return self
 
 
 class Ase(_Engine):
@@ -212,8 +196,8 @@ class PathSection(_Section):
     fmax_eV_A: Positive = Field(1e-3, description="largest remaining force on an atom, eV/angstrom")
     noise_A2: Positive | None = Field(
         None,
-        description="variance of the noise on the path for training, A^2. If absent, 0.005 at "
-        "300 K, proportional to the temperature",
+        description="variance of the noise on the path for training, A^2. If absent, the variance "
+        "of thermal motion, from the forces on a few structures around the initial state",
     )
     structures: Count = Field(20000, description="noisy structures drawn from the path")
 

@@ -1,7 +1,7 @@
-"""Looks at everything a run needs and says what to do about what is missing.
+"""Reports what is installed of everything that a run needs, and what to do about the rest.
 
-Libraries are loaded in processes of their own: some end the process that loads them when they do
-not fit the machine.
+Libraries are loaded in separate processes, because a library that does not fit the machine can end
+the process that loads it.
 """
 
 import json
@@ -47,29 +47,29 @@ for line in maps.read_text().splitlines() if maps.exists() else []:
         break
 """
 
-_PATIENCE_S = 120  # some libraries that do not fit each other never end
+_PATIENCE_S = 120  # some libraries that do not fit each other hang
 
 _TORCH = "import torch; print(torch.__version__, torch.get_num_threads())"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of looking for one component.
 
     Attributes
     ----------
     name
-        What it is.
+        Name of the component.
     ok
-        Whether it is there and works as it should.
+        Whether it is installed and works.
     detail
         What was found.
     remedy
-        What to do about it, empty if there is nothing to do.
+        What the user can do; empty if nothing is to be done.
     required
         Whether a run is impossible without it.
     version
-        Its version as `tested_versions` has it, empty if that is not recorded of it.
+        Version as in `tested_versions`; empty if none is recorded.
     """
 
     name: str
@@ -81,10 +81,10 @@ class Finding:
 
 
 def doctor() -> list[Finding]:
-    """Return what was found, in the order in which to mend it.
+    """Return the findings, in the order in which problems should be solved.
 
-    Builds the plugin if it is not in the cache, and installs nothing. Nothing is raised: whatever
-    is missing is a finding.
+    The plugin is built if it is not in the cache. Nothing else is installed and nothing is raised:
+    everything that is missing is a finding.
     """
     findings = [_python(), _compiler(), _cmake()]
     try:
@@ -107,9 +107,9 @@ def doctor() -> list[Finding]:
 
 
 def tested_versions() -> dict[str, str]:
-    """With which versions all tests have been run, by the names of the findings.
+    """Versions with which all tests were run, by the names of the findings.
 
-    A test fails where it runs with others.
+    A test fails if it runs with other versions.
     """
     text = (resources.files("plumed_cv") / "tested_versions.json").read_text(encoding="utf-8")
     tested: dict[str, str] = json.loads(text)
@@ -157,7 +157,7 @@ def _kernel(plumed: Plumed) -> Finding:
 
 
 def _other_kernels() -> list[Finding]:
-    """The kernels that would be taken if the first one were not there."""
+    """Kernels that would be used if the first one did not exist."""
     try:
         others = list(every_plumed())[1:]
     except UserError as error:
@@ -188,7 +188,7 @@ def _plugin(plumed: Plumed) -> Finding:
     try:
         plugin = build_plugin(plumed)
     except UserError as error:
-        return Finding("Plugin", False, str(error), "mend this, then run `plumed-cv plugin`")
+        return Finding("Plugin", False, str(error), "solve this, then run `plumed-cv plugin`")
     complaint = _complaint(_BINDINGS, str(plumed.kernel), f"LOAD FILE={plugin}")
     if complaint is not None:
         return Finding(
@@ -260,7 +260,7 @@ def _gromacs() -> Finding:
     if not found.has_plumed:
         detail += "; its mdrun has no -plumed, which came with 2025"
         return Finding("GROMACS", False, detail, remedy, required=False)
-    number = found.version.partition("-")[0]  # what follows is of those who made the package
+    number = found.version.partition("-")[0]  # the rest was added by the packagers
     return Finding("GROMACS", True, detail, required=False, version=number)
 
 
@@ -280,7 +280,7 @@ def _extras() -> Finding:
 
 
 def _complaint(code: str, *arguments: str) -> str | None:
-    """Return the last line of what Python code wrote before it failed, or None if it did not."""
+    """Return the last line that failing Python code wrote, or None if the code did not fail."""
     done = _python_code(code, *arguments)
     return None if done.returncode == 0 else _last_line(done)
 

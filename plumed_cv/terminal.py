@@ -116,7 +116,7 @@ def print_rates(result: dict[str, Any]) -> None:
     out.print(table)
     sources = ", ".join(dict.fromkeys(row["source"] for row in result["rates"]))
     print(
-        f"Rates of one event, by {sources}, each within its factor (one standard error); events: "
+        f"Rates of one event ({sources}), each within its factor, one standard error; events: "
         "equivalent ones, whose total is the escape rate; *: not converged."
     )
     for sentence in fit_in_words(result["fit"]):

@@ -1,9 +1,9 @@
-"""Pages of the site that are made from the sources: an mkdocs hook, which mkdocs.yml names.
+"""Makes the pages of the site that come from the sources; mkdocs.yml names this hook.
 
-The page of an action is the PLUMEDOC comment of its C++ file and the keywords that it registers; a
-page of the reference is a module's docstrings; the pages for contributors lie at the top level, and
-the inputs to start from in a folder of their own. A notebook is shown with its outputs.
-Formulas become MathML, which browsers draw without a script.
+The page of an action contains the PLUMEDOC comment of its C++ file and its registered keywords. A
+page of the reference contains the docstrings of a module. The pages for contributors are at the top
+level, and the example inputs in a folder of their own. A notebook is shown with its outputs.
+Formulas become MathML, which browsers show without a script.
 """
 
 import base64

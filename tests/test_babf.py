@@ -571,7 +571,7 @@ def test_last_step_of_a_state(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             last_step(path)
     path.write_text(whole.replace("md_step 400", "md_step 0.5"))
-    with pytest.raises(UserError, match="no number of steps"):
+    with pytest.raises(UserError, match="not a number of steps"):
         last_step(path)
 
 
@@ -643,5 +643,5 @@ def test_profile_file(tmp_path: Path) -> None:
     table = np.loadtxt(path)
     np.testing.assert_array_equal(table[:, 2], found.A)
     path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
-    with pytest.raises(UserError, match="not a whole profile"):
+    with pytest.raises(UserError, match="not a complete profile"):
         read_fes(path)

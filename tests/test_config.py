@@ -109,6 +109,7 @@ def test_every_key_is_described() -> None:
     required = {name for name, default, _ in keys if default == "required"}
     assert required == {
         *("system.temperature_K", "engine.potential (lammps)", "engine.calculator (ase)"),
+        *(f"engine.{name} (gromacs)" for name in ("mdp", "topology", "structure")),
     }
 
 
@@ -125,17 +126,3 @@ def test_every_engine_has_keys_of_its_own(tmp_path: Path) -> None:
         read(tmp_path, head + 'name = "gromacs"\ntopology = "a.top"\nstructure = "a.gro"')
     with pytest.raises(UserError, match=r"no key engine\.potential"):
         read(tmp_path, head + 'name = "gromacs"\npotential = ""\n' + files)
-
-
-def test_gromacs_has_a_tpr_or_the_three_files(tmp_path: Path) -> None:
-    three = 'mdp = "a.mdp"\ntopology = "a.top"\nstructure = "a.gro"\n'
-    head = '[system]\ninitial = "a.xyz"\nfinal = "b.xyz"\ntemperature_K = 300\n[engine]\n'
-    for lines, match in (
-        ('mdp = "a.mdp"\n', r"engine\.topology is missing, and there is no engine\.tpr instead"),
-        (three + 'tpr = "a.tpr"\n', r"engine\.tpr already contains engine\.mdp"),
-    ):
-        (tmp_path / "input.toml").write_text(f'{head}name = "gromacs"\n{lines}')
-        with pytest.raises(UserError, match=match):
-            config.load(tmp_path / "input.toml")
-    (tmp_path / "input.toml").write_text(f'{head}name = "gromacs"\ntpr = "a.tpr"\n')
-    assert config.load(tmp_path / "input.toml").engine.name == "gromacs"

@@ -122,15 +122,15 @@ def test_refusals() -> None:
         model.save("cv.safetensors")
     other = structures[0].copy()
     other.symbols[4] = "Ni"
-    with pytest.raises(UserError, match=r"structure 2: its atom 5 is Ni, and Fe in the end states"):
+    with pytest.raises(UserError, match=r"structure 2: its atom 5 is Ni, but Fe in the end states"):
         model.fit([structures[0], other])
     with pytest.raises(ValueError, match="X has 6 features, but LinearCV is expecting 159"):
         pcv.LinearCV(initial, final).fit(np.zeros((3, 2, 3)))
     with pytest.raises(UserError, match="same structure"):
         pcv.LinearCV(initial, initial).fit()
-    with pytest.raises(UserError, match="there are denoising, paper"):
+    with pytest.raises(UserError, match="choose one of denoising, paper"):
         pcv.AutoencoderCV(initial, final, recipe="paint").fit(structures)
-    with pytest.raises(UserError, match="'none' and 'optimal'"):
+    with pytest.raises(UserError, match="'none' or 'optimal'"):
         pcv.DisplacementFrame(initial, alignment="best").fit()
 
 

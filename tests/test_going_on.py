@@ -36,6 +36,16 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+class Telling(Log):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
 def changed(example: Path, *changes: tuple[str, str]) -> config.Config:
     """The example's input with other values."""
     text = INPUT
@@ -66,7 +76,10 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     first, second = files_of(run / "iteration-1"), files_of(run / "iteration-2")
     learned = (run / "cv-2.safetensors").read_bytes()
     more = changed(example, (f"steps = {STEPS}", f"steps = {MORE}"))
-    result = workflow.run(more, run)
+    told = Telling()
+    result = workflow.run(more, run, told)
+    assert f"ramp that it began with, {STEPS:,} steps" in told.said[0]
+    assert f"would have {MORE:,}." in told.said[0]
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, MORE]
     assert files_of(run / "iteration-1") == first
     now = files_of(run / "iteration-2")

@@ -10,8 +10,10 @@ import pytest
 from ase.build import bulk
 
 from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv.common.files import read_json
 from plumed_cv.engines import State
 from plumed_cv.sampling import guard
+from python.references import guard as where
 
 TEMPERATURE_K = 900.0
 
@@ -74,10 +76,30 @@ def test_which_atom_left_and_where() -> None:
 
 def test_the_dynamics_goes_on_well_inside() -> None:
     largest, whole = np.array([0.3, 0.6, 0.75, 0.95]), np.array([2.0, 2.1, 2.2, 2.9])
-    assert guard.where_to_go_on(largest, whole, 1.0, None) == 1
-    assert guard.where_to_go_on(largest, whole, 1.0, 2.1) == 0
-    assert guard.where_to_go_on(largest, whole, None, 3.0) == 3
-    assert guard.where_to_go_on(largest, whole, 0.4, None) is None
+    assert guard.inside(largest, whole, 1.0, None).tolist() == [0, 1]
+    assert guard.inside(largest, whole, 1.0, 2.1).tolist() == [0]
+    assert guard.inside(largest, whole, None, 3.0).tolist() == [0, 1, 2, 3]
+    assert not len(guard.inside(largest, whole, 0.4, None))
+
+
+def test_the_dynamics_goes_on_where_the_atom_that_left_was_at_home() -> None:
+    """Not where it had passed a hump already, though the distance is inside of the limit."""
+    variable = hop(2.0)
+    limit_A = guard.limit("auto", variable)
+    assert limit_A is not None
+    for share, at_home in ((0.3, True), (0.4, False), (0.65, False)):
+        positions = variable.reference_positions.copy()
+        positions[5, 1] += share * limit_A * 32 / 31  # less the drift
+        state = State(positions, variable.reference_cell)
+        assert guard.is_home(variable, state, 6, limit_A) is at_home
+        assert guard.is_home(variable, state, 7, limit_A)
+
+
+def test_the_page_has_the_table_of_the_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    where.print_table(read_json(where.DATA))
+    page = (where.DATA.parent / "theory.md").read_text(encoding="utf-8")
+    for line in capsys.readouterr().out.strip().splitlines():
+        assert line in page
 
 
 @pytest.mark.slow

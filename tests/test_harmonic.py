@@ -23,6 +23,7 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.rates import harmonic
 from plumed_cv.rates.harmonic import Expansion, HarmonicTheory
 from plumed_cv.structures.frame import Array
+from plumed_cv.workflow import harmonic_theory
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
 from tests import vacancy
@@ -117,7 +118,7 @@ def test_a_saddle_point_far_from_the_path_is_refused() -> None:
 def test_a_path_that_only_rises_is_refused() -> None:
     path = landscape_path("symmetric", n_images=9)
     half = EnergyPath(path.images[:5], "half of it")
-    with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: its"):
+    with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: the"):
         harmonic.saddle_of_path(engine, half)
 
 
@@ -283,7 +284,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert "constraints" in done.stderr
     done = vacancy.called("harmonic", tmp_path)
     assert done.returncode == 1
-    assert "no directory of a run" in done.stderr
+    assert "not the directory of a run" in done.stderr
     file.write_text(file.read_text() + '\nalignment = "optimal"\n')
     done = vacancy.called("harmonic", file)
     assert done.returncode == 1
@@ -301,3 +302,47 @@ def test_ratio_is_of_the_highest_surface_alone() -> None:
     value, error = workflow.surface_rate(several)
     assert value == pytest.approx(5.0)
     assert error == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("rate", "error", "words"),
+    [
+        (4.0, 0.4, "4.0 ± 0.4 times the harmonic one: anharmonicity makes it 4 times higher"),
+        (0.25, 0.02, "anharmonicity makes it 4 times lower"),
+        (1.1, 0.1, "which is 1 within two errors: no anharmonicity is seen"),
+        (0.3, 0.4, "this error is too large to see anharmonicity"),
+        (None, None, "does not know its rate"),
+    ],
+)
+def test_anharmonicity_in_words(
+    rate: float | None, error: float | None, words: str, tmp_path: Path
+) -> None:
+    row = {"temperature_K": 300.0, "rate_per_s": 1.0}
+    names = ("barrier_eV", "zero_point_barrier_eV", "prefactor_per_s", "imaginary_frequency_THz")
+    (tmp_path / "harmonic").mkdir()
+    (tmp_path / "harmonic" / "harmonic.json").write_text(
+        json.dumps({"rates": [row], "notes": [], **dict.fromkeys(names, 1.0)})
+    )
+    result = {"temperature_K": 300.0, "tst_rate_per_s": rate, "tst_rate_error_per_s": error}
+    files = workflow.RunDirectory(tmp_path)
+    found = harmonic_theory.beside(files, result)
+    assert found is not None
+    assert words in found["sentence"]
+    assert found["tst_over_harmonic"] == rate
+    assert harmonic_theory.beside(files, result | {"temperature_K": 400.0}) is None
+
+
+def test_the_escape_rate_is_by_the_best_rate() -> None:
+    bound = {"multiplicity": 8, "tst_rate_per_s": 2.0, "tst_rate_error_per_s": 0.2}
+    assert harmonic_theory.escape_rate(bound) == {
+        "escape_rate_per_s": 16.0,
+        "escape_rate_error_per_s": pytest.approx(1.6),
+    }
+    better = bound | {"rate_per_s": 1.0, "rate_error_factor": 1.2}
+    found = harmonic_theory.escape_rate(better)
+    assert found["escape_rate_per_s"] == 8.0
+    sentence = workflow.escape_in_words(better | found)
+    assert sentence is not None
+    assert "8 events are equivalent" in sentence
+    assert "(8.0 ± 1.6) × 10⁰ 1/s (transmission coefficient)." in sentence
+    assert workflow.escape_in_words({}) is None

@@ -343,7 +343,7 @@ def test_plumed_dat_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a#b", "a{b", "a}b", "a\nb"])
 def test_names_that_plumed_cannot_read(name: str) -> None:
-    with pytest.raises(UserError, match=r"cannot stand in a plumed\.dat"):
+    with pytest.raises(UserError, match=r"are not allowed in a plumed\.dat"):
         babf_input(
             Path("plugin.so"),
             Path(name),

@@ -208,6 +208,7 @@ def difference(
     return a[f"{name}_eV"] - b[f"{name}_eV"], float(np.hypot(*errors))
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_committed_umbrella_sampling_and_planes_agree(case: Case) -> None:
     """Planes of the path and of the linear CV differ as in the harmonic limit, within 4 meV.
@@ -225,6 +226,7 @@ def test_committed_umbrella_sampling_and_planes_agree(case: Case) -> None:
         assert abs(result["delta_F_eV"]) < 4.5 * result["delta_F_error_eV"]
 
 
+@pytest.mark.committed
 def test_committed_planes_of_the_line_are_umbrella_sampling() -> None:
     """The same surfaces by two methods: they differ by their errors alone."""
     lines = common.read_data("pafi-line")
@@ -234,6 +236,7 @@ def test_committed_planes_of_the_line_are_umbrella_sampling() -> None:
         assert abs(found) < 4 * error
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("cell", common.CELLS_A)
 def test_committed_results_approach_the_harmonic_limit(cell: str) -> None:
     """What is beyond the harmonic terms grows faster than the temperature."""

@@ -171,6 +171,21 @@ def test_a_damaged_data_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("id x y z", "no column type or element"),
+        ("type x y z", "no column id"),
+        ("id type fx fy fz", "no positions"),
+    ],
+)
+def test_dumps_without_what_is_needed(tmp_path: Path, columns: str, words: str) -> None:
+    file = tmp_path / "sic.dump"
+    file.write_text(dump_text([carbide()], columns))
+    with pytest.raises(UserError, match=rf"sic\.dump: .*{words}.*write it with 'id type x y z'"):
+        read_structure(file)
+
+
 @pytest.mark.parametrize("kind", ["data", "dump"])
 def test_damage_anywhere_is_a_sentence_or_a_structure(tmp_path: Path, kind: str) -> None:
     text = dump_text([carbide()]) if kind == "dump" else data_text(carbide(), "{id} {type} {x}")
@@ -196,7 +211,7 @@ def test_an_index_as_ase_writes_it(tmp_path: Path) -> None:
         assert len(read_structures(Path(f"{file}@::2"))) == 3
         found = read_structure(f"{file}@1").positions - images[1].positions
         assert np.abs(found - np.rint(found / 3.61) * 3.61).max() < 1e-6
-        with pytest.raises(UserError, match="holds no structure of that number"):
+        with pytest.raises(UserError, match="contains no structure of that number"):
             read_structures(f"{file}@9:")
     with pytest.raises(UserError, match=r"none\.traj: the file does not exist"):
         read_structures(tmp_path / "none.traj@-9:")
@@ -291,12 +306,12 @@ def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:
         loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"), said.append
     )
     np.testing.assert_allclose(mended[1].positions, final.positions, atol=1e-9)
-    assert said == ["Final state: 2 atoms are put into the order of the initial state."]
+    assert said == ["Final state: 2 atoms were sorted into the order of the initial state."]
     kept = workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = false"))
     np.testing.assert_allclose(kept[1].positions, final.positions[order], atol=1e-9)
     final.positions = np.random.default_rng(1).uniform(0, 10.8, final.positions.shape)
     ase.io.write(tmp_path / "b.vasp", final, direct=True)
-    with pytest.raises(UserError, match="no order of the final state is found"):
+    with pytest.raises(UserError, match="there is no order of the final state"):
         workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"))
 
 

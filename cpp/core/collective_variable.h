@@ -14,15 +14,16 @@
 
 namespace plumed_cv {
 
-/// The collective variable xi of a model, its gradient, and how far the system is from its path.
+/// The collective variable xi of a model, its gradient, and the distance of the system from its
+/// path.
 ///
-/// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() allocate
-/// nothing. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x, so that
-/// every norm and product of gradients is one of small vectors over the components; not so with
-/// alignment, where the gradients themselves are needed.
+/// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() do not
+/// allocate memory. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x.
+/// Therefore every norm and product of gradients is one of small vectors over the components. With
+/// alignment this does not hold, and the gradients themselves are needed.
 class CollectiveVariable {
   public:
-    /// Throws ModelError if the model does not give its own check values.
+    /// Throws ModelError if the model does not reproduce its own check values.
     explicit CollectiveVariable(const Model& model)
         : components_(model.components), latent_(model.latent),
           frame_(model.reference_positions, model.reference_cell, model.aligned),
@@ -47,7 +48,7 @@ class CollectiveVariable {
     std::size_t latent() const { return latent_; }
     const Frame& frame() const { return frame_; }
 
-    /// Masses of the atoms, for inverse_mass(); not a number in, not a number out.
+    /// Masses of the atoms, for inverse_mass(); if a mass is NaN, so is the result.
     void set_masses(const std::vector<double>& masses) {
         if (frame_.aligned()) {
             light_.assign(stride_, 0);
@@ -98,10 +99,10 @@ class CollectiveVariable {
     /// The distance from the mean path orthogonal to the gradients (Eq. 21), angstrom.
     double deviation() const { return deviation_; }
 
-    /// The largest distance of one atom from its place on the mean path, |u_i - u^_i|, angstrom.
+    /// The largest distance of an atom from its place on the mean path, |u_i - u^_i|, angstrom.
     ///
-    /// Unlike deviation(), which grows with the thermal motion of all atoms, it shows the jump of a
-    /// single atom in a system of any size. It costs as much as gradient().
+    /// deviation() increases with the thermal motion of all atoms; this distance shows the jump of
+    /// a single atom in a system of any size. It takes as long as gradient().
     double largest_deviation() {
         for (std::size_t k = 0; k < components_; ++k)
             path_[k] = off_[k] - x_[k]; // the path, negative
@@ -120,8 +121,8 @@ class CollectiveVariable {
         return std::sqrt(largest);
     }
 
-    /// The gradient of deviation() in planes (see Frame), zero where the deviation is. It lasts
-    /// until the next call of this function or the one below.
+    /// The gradient of deviation() in planes (see Frame); zero if the deviation is zero. It is
+    /// valid until the next call of this function or the next one.
     ///
     /// With w = x - x^(x), P the projection on the gradients g_k and w' = w - P w, half the gradient
     /// of dev^2 is v - U x + U [w' - (d x^/dx)^T w' - sum_k c_k (d g_k/dx) w'], P w = sum_k c_k g_k.
@@ -158,7 +159,7 @@ class CollectiveVariable {
         return finished_guard();
     }
 
-    /// The same of largest_deviation(), of the atom that its last call has found.
+    /// The same for largest_deviation(), for the atom that its last call found.
     const double* largest_deviation_gradient() {
         const std::size_t plane = frame_.plane();
         double direction[3], square = 0;
@@ -182,7 +183,7 @@ class CollectiveVariable {
         return finished_guard();
     }
 
-    /// The volume spanned by the gradients; for one latent dimension |grad xi|, 1/angstrom.
+    /// The volume spanned by the gradients; |grad xi| if there is one latent dimension, 1/angstrom.
     double gradient_norm() const { return gradient_norm_; }
 
     /// det of sum_i grad_i xi_k . grad_i xi_l / m_i, in 1/(angstrom^2 mass) to the power latent().
@@ -206,7 +207,7 @@ class CollectiveVariable {
         return determinant_of_gram();
     }
 
-    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
+    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It is valid until the next call.
     const double* gradient(std::size_t k) {
         if (frame_.aligned())
             return &gradients_[k * stride_];
@@ -214,8 +215,8 @@ class CollectiveVariable {
         return gradients_.data();
     }
 
-    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, of what
-    /// gradient(k) gave.
+    /// d xi_k/d strain_ab for strains r_b -> r_b + sum_a r_a strain_ab of cell and atoms, from the
+    /// result of gradient(k).
     Cell strain_derivative(const double* gradient) const {
         Cell strain{};
         if (!frame_.aligned())
@@ -244,7 +245,7 @@ class CollectiveVariable {
         frame_.to_positions(gradient);
     }
 
-    /// By elimination, which spoils the matrix.
+    /// By elimination, which overwrites the matrix.
     double determinant_of_gram() {
         double determinant = 1;
         for (std::size_t k = 0; k < latent_; ++k) {
@@ -318,8 +319,9 @@ class CollectiveVariable {
         return sum;
     }
 
-    /// |v - U x^| orthogonal to the gradients, v = u - mean: what v has outside of the components,
-    /// and what x - x^ has in them beside the gradients, made orthonormal one after the other.
+    /// |v - U x^| orthogonal to the gradients, v = u - mean. It has two parts: the part of v
+    /// outside of the components, and the part of x - x^ orthogonal to the gradients, which are
+    /// orthonormalised.
     void measure_deviation() {
         const std::size_t n = x_.size();
         const double* path = decoder_.forward(f_.data());
@@ -350,7 +352,8 @@ class CollectiveVariable {
         deviation_ = std::sqrt(std::max(square, 0.0));
     }
 
-    /// The file may be damaged, or its writer and this reader may disagree: neither may pass.
+    /// The file may be damaged, or the program that wrote it may differ from this one: both are
+    /// errors.
     void verify(const Model& model) {
         constexpr double tolerance = 1e-9;
         bool agrees = frame_.accepts(model.check_cell);
@@ -370,7 +373,7 @@ class CollectiveVariable {
                     }
                 agrees &= std::sqrt(difference) <= tolerance * std::sqrt(norm);
             }
-            // dev^2 is a difference of squares, and as sure as the largest of them.
+            // dev^2 is a difference of squares; its rounding error is that of the largest square.
             const double expected = model.check_deviation;
             agrees &= std::abs(deviation_ * deviation_ - expected * expected) <=
                       tolerance * (distance2_ + expected * expected);

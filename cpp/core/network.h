@@ -32,7 +32,7 @@ inline std::optional<Activation> activation_from(const std::string& name) {
     return std::nullopt;
 }
 
-/// Replaces z by the activation of z, and sets its slope there.
+/// Replaces z by its activation and sets the slope there.
 inline void activate(Activation activation, std::size_t n, double* z, double* slope) {
     const auto each = [&](auto&& function) {
         for (std::size_t i = 0; i < n; ++i) {
@@ -136,7 +136,7 @@ class Network {
         return input;
     }
 
-    /// The gradient of one output to the inputs, at the input of the last forward(): whole blocks.
+    /// The gradient of one output with respect to the inputs of the last forward(): whole blocks.
     void backward(std::size_t output, double* gradient) {
         const Stage& last = layers_.back();
         const double* row = last.weight.data() + output * last.stride;
@@ -144,7 +144,7 @@ class Network {
         through_hidden_layers(gradient);
     }
 
-    /// The same of the sum of all outputs times the numbers of `factors`.
+    /// The same for the sum of all outputs times the numbers of `factors`.
     void backward(const double* factors, double* gradient) {
         const Stage& last = layers_.back();
         double* ahead = layers_.size() == 1 ? gradient : back_.data();
@@ -153,9 +153,9 @@ class Network {
         through_hidden_layers(gradient);
     }
 
-    /// How that gradient changes along `direction`: the second derivatives of the sum times it.
+    /// The change of that gradient along `direction`: the second derivatives of the sum times it.
     void curvature(const double* factors, const double* direction, double* change) {
-        // Changes of what goes into the activations, layer by layer.
+        // Changes of the inputs of the activations, layer by layer.
         for (Stage& layer : layers_) {
             std::fill(layer.moved.begin(), layer.moved.end(), 0.0);
             add_transposed(layer.columns.data(), layer.inputs, layer.z.size(), direction,
@@ -166,7 +166,7 @@ class Network {
                     layer.along[i] *= layer.slope[i];
             direction = layer.along.data();
         }
-        // Gradients of the sum, and their changes, to what comes out of them.
+        // Gradients of the sum, and their changes, with respect to the outputs of the activations.
         const Stage& last = layers_.back();
         std::fill(change, change + layers_[0].stride, 0.0);
         if (layers_.size() == 1)
@@ -193,7 +193,7 @@ class Network {
     }
 
   private:
-    /// From what back_ holds, the gradient to the last layer's inputs, on to the first one's.
+    /// Takes the gradient in back_ from the inputs of the last layer to those of the first.
     void through_hidden_layers(double* gradient) {
         for (std::size_t l = layers_.size() - 1; l-- > 0;) {
             const Stage& layer = layers_[l];
@@ -219,8 +219,8 @@ class Network {
             std::copy(layer.bias.begin(), layer.bias.end(), bias.begin());
         }
         std::size_t inputs, outputs, stride;
-        // By rows for the gradient and by columns for the outputs: either product then adds up
-        // whole vectors, which at this size is much faster than sums along a vector.
+        // By rows for the gradient and by columns for the outputs: both products then add whole
+        // vectors, which at this size is much faster than sums along a vector.
         Array weight, columns;
         Array bias, z;
         Array before, slope; // what went into the activations, and their slopes there

@@ -29,8 +29,8 @@
 
 namespace plumed_cv {
 
-/// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, then rows of
-/// numbers.
+/// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, and rows of numbers
+/// follow.
 struct Table {
     std::vector<std::string> fields;
     std::vector<std::pair<std::string, std::string>> constants;
@@ -38,7 +38,7 @@ struct Table {
     std::size_t rows_between_blanks = 0; // an empty line after every so many, as gnuplot has it
     bool changed = false; // whether it was read from a file that is not as it was written
 
-    /// For readers, when they have nothing else to object to; `name` is the file's.
+    /// For readers that have no other objection; `name` is that of the file.
     void check_unchanged(const std::string& name) const {
         if (changed)
             throw std::runtime_error(name + ": was changed or damaged after it was written, as its "
@@ -54,7 +54,7 @@ struct Table {
     }
 };
 
-/// Full precision, so that what is read back is the same double; NAN is how PLUMED spells it.
+/// Full precision, so that reading gives the same double; NAN is the spelling of PLUMED.
 inline std::string to_text(double value) {
     if (std::isnan(value))
         return "NAN";
@@ -85,7 +85,7 @@ inline bool to_number(const std::string& text, double& value) {
     return to_number(text.data(), text.data() + text.size(), value);
 }
 
-/// Of all of a file but the line, between two places, that holds the checksum itself.
+/// Checksum of the whole file except for the line, between two positions, with the checksum itself.
 inline std::string checksum_around(const std::string& text, std::size_t begin, std::size_t end) {
     Checksum checksum;
     checksum.add(text.data(), begin);
@@ -132,13 +132,13 @@ struct Words {
     }
 };
 
-/// `name` is the file's, for the messages. Every proper prefix of a file that format_table wrote is
-/// either refused here (the cut is within a line) or has fewer rows than its reader expects.
+/// `name` is the file name in messages. A file of format_table that was cut off anywhere is either
+/// refused here (cut within a line) or has fewer rows than its reader expects.
 inline Table parse_table(const std::string& text, const std::string& name) {
     if (!text.empty() && text.back() != '\n')
         throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
                                         "take an earlier copy of it.");
-    // A disk that fails leaves zeros, which would end the messages below before their time.
+    // A failing disk leaves zeros, which would truncate the messages below.
     const auto is_of_text = [](char c) { return !(c >= 0 && c < ' ') || (c >= '\t' && c <= '\r'); };
     if (!std::all_of(text.begin(), text.end(), is_of_text))
         throw std::runtime_error(name + ": holds bytes that are of no text, so it is damaged or no "
@@ -217,8 +217,8 @@ inline Table read_table(const std::string& path) {
     return parse_table(text.str(), path);
 }
 
-/// A new file beside `path`, open for writing: its descriptor, -1 if it cannot be made, and its name,
-/// which no other process has. Nothing that lies there already is opened, be it a link.
+/// A new file beside `path`, open for writing: its descriptor (-1 if it cannot be made) and its
+/// name, which no other process has. An existing file or link is never opened.
 inline std::pair<int, std::string> new_file_beside(const std::string& path) {
     static std::atomic<unsigned> count{0};
     std::random_device random;
@@ -232,7 +232,7 @@ inline std::pair<int, std::string> new_file_beside(const std::string& path) {
     }
 }
 
-/// Whether all of a text has been written to an open file.
+/// Writes a text to an open file; returns whether it was written completely.
 inline bool write_all(int file, const std::string& text) {
     for (std::size_t done = 0; done < text.size();) {
         const ssize_t length = ::write(file, text.data() + done, text.size() - done);
@@ -244,11 +244,11 @@ inline bool write_all(int file, const std::string& text) {
     return true;
 }
 
-/// Replaces the file as a whole: whoever reads or is killed in between sees the old or the new one.
-/// The new one has the mode of the old. What a user has linked to stays where it is: the file that the
-/// link leads to is replaced, but not if the folder is `shared`, where anybody may have put the link
-/// (it is replaced itself); and a machine that fails may cost a shared file, which saves the time of a
-/// disk.
+/// Replaces the whole file. A process that reads, or is killed, in between sees the old or the new
+/// file. The new file has the mode of the old one. If the path is a link, the file to which it
+/// leads is replaced. In a `shared` folder, where anybody may have made the link, the link itself
+/// is replaced; and a shared file may be lost if the machine fails, which saves the time of waiting
+/// for the disk.
 inline void write_table(const std::string& path, const Table& table, bool shared = false) {
     const std::string text = format_table(table);
     const auto fail = [&path] {

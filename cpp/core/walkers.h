@@ -25,8 +25,8 @@
 
 namespace plumed_cv {
 
-/// A file opened for reading. On network file systems opening asks the server, where the name's
-/// own attributes may be minutes old. A pipe that somebody has put there is not waited for.
+/// A file opened for reading. On network file systems, opening asks the server, while the
+/// attributes by name may be minutes old. A pipe with this name does not block.
 class OpenFile {
   public:
     explicit OpenFile(const std::string& path)
@@ -38,7 +38,7 @@ class OpenFile {
             ::close(file_);
     }
 
-    /// Tells one version of a file from another, for every one is a new file; empty without file.
+    /// Distinguishes versions of a file: each one is a new file. Empty if there is no file.
     using Version = std::vector<long long>;
     Version version() const {
         struct stat status;
@@ -74,7 +74,7 @@ class OpenFile {
     int file_;
 };
 
-/// The number of the walker whose contribution a file is, -1 if it is none.
+/// The number of the walker to which a contribution file belongs; -1 for other files.
 inline long long walker_of(const Table& table) {
     const std::string* text = table.constant("walker");
     double number;
@@ -83,10 +83,10 @@ inline long long walker_of(const Table& table) {
     return static_cast<long long>(number);
 }
 
-/// One of several runs, the walkers, that learn one estimate together. Each keeps its own sums and
-/// lets the others know them by a file of its own in a folder that all see; a new version replaces
-/// the former one as a whole, in the folder and in what the others have taken from it. So nothing
-/// is counted twice, and who is late, dead or broken leaves what it contributed last.
+/// One of several runs, the walkers, that learn one estimate together. Each walker has its own sums
+/// and publishes them in its own file in a shared folder. A new version replaces the previous one
+/// as a whole, in the folder and in the sums of the others. Therefore nothing is counted twice, and
+/// the last contribution of a walker that is late or has stopped remains valid.
 class Walkers {
   public:
     Walkers(std::string folder, std::size_t number, std::size_t id)
@@ -101,15 +101,15 @@ class Walkers {
     }
     std::string path() const { return path(id_); }
 
-    /// Steps between two exchanges in which writing and reading the files takes a few per cent of
-    /// the time that the steps of a small system take.
+    /// Steps between two exchanges. For a small system, writing and reading the files then takes a
+    /// few per cent of the time of the steps.
     static int default_stride(std::size_t number, std::size_t nodes) {
         return static_cast<int>(std::max({std::size_t{1000}, 20 * number, nodes}));
     }
 
-    /// Reads the files that have changed; returns whether one of them brought something. A file
-    /// that no walker of this estimate writes is left alone, with one sentence in `complaints`
-    /// until it is a good one again.
+    /// Reads the files that have changed; returns whether one of them gave new sums. A file that no
+    /// walker of this estimate has written is ignored, with one sentence in `complaints`, until it
+    /// is valid again.
     bool read(const BabfParameters& expected, const BabfLabels& labels,
               std::vector<std::string>& complaints) {
         bool changed = false;
@@ -143,7 +143,7 @@ class Walkers {
         return changed;
     }
 
-    /// The sum of all others' contributions, always added up in the same order: the same files
+    /// The sum of the contributions of all others, always added in the same order: the same files
     /// give the same bits, whatever was read before.
     BabfSums others(const BabfParameters& expected) const {
         BabfSums sums(expected.nodes(), expected.axes.size());
@@ -153,7 +153,7 @@ class Walkers {
         return sums;
     }
 
-    /// The contributions in the folder that no walker of so few reads, of the number that is given.
+    /// Contributions in the folder that no walker reads because their number is too high.
     std::vector<std::string> left_out() const {
         std::vector<std::string> names;
         std::error_code unknown;
@@ -179,8 +179,8 @@ class Walkers {
         return number;
     }
 
-    /// Replaces the contribution of this walker. Throws `SameWalker` if another process has
-    /// written it since, and std::runtime_error if the file cannot be written.
+    /// Replaces the contribution of this walker. Throws `SameWalker` if another process has written
+    /// it in the meantime, and std::runtime_error if the file cannot be written.
     struct SameWalker : std::runtime_error {
         using std::runtime_error::runtime_error;
     };

@@ -1,11 +1,11 @@
-"""The symmetry of a structure and of a process: what maps end states onto themselves or each other.
+"""Symmetry of a structure and of a process: operations that keep or exchange the end states.
 
 Atoms interact in the same way after a rotation, a reflection, a translation or an exchange of equal
-atoms. Operations that leave the pair of end states as it is therefore leave the Boltzmann
-distribution along the process as it is, and with it the mean path: averages over them are averages
-over more structures. A jumping vacancy in a bcc crystal has 12, a straight dislocation one for each
-period of its line. Those of one end state alone make other events out of one. Lengths are in
-angstrom. N atoms.
+atoms. Operations that keep the pair of end states therefore keep the Boltzmann distribution along
+the process, and with it the mean path. Averages over these operations are averages over more
+structures. A jumping vacancy in a bcc crystal has 12 operations, and a straight dislocation one for
+each period of its line. The operations of one end state alone give equivalent events. Lengths are
+in angstrom. N atoms.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,28 +19,31 @@ from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
-_RANGE_A = 6.0  # of the neighbours that tell atoms apart
+_RANGE_A = 4.5  # range of the neighbours that distinguish atoms
+_PROBES = 32  # number of atoms that are compared with all others
+_MOST_IMAGES = 3e7  # largest number of images of all atoms by all operations
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation on displacements: atom i's, rotated, become those of atom `image[i]`.
+    """An operation on displacements: those of atom i, rotated, become those of atom `image[i]`.
 
     Parameters
     ----------
     rotation
         Orthogonal matrix, shape (3, 3); acts on row vectors from the right.
     image
-        Where each atom goes, shape (N,).
+        Atom to which each atom is mapped, shape (N,).
     offset
         Displacement of the transformed reference structure, shape (N, 3), angstrom.
     reverses
-        Whether the end states change places.
+        Whether the operation exchanges the end states.
     """
 
     rotation: Array
@@ -50,7 +53,7 @@ class Operation:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the operation changes nothing."""
         in_place = (self.image == np.arange(len(self.image))).all()
         return not self.reverses and bool(in_place) and np.allclose(self.rotation, np.eye(3))
 
@@ -67,14 +70,14 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
     Parameters
     ----------
     variable
-        Gives species, cell, reference structure and end states.
+        It gives species, cell, reference structure and end states.
     tolerance_A
-        How far an atom may lie from where another one was mapped, angstrom.
+        Largest distance of an atom from the mapped position of another one, angstrom.
 
     Returns
     -------
     list
-        The identity first. Only the identity for a system without periodicity.
+        The identity comes first. Only the identity for a system without periodicity.
     """
     n = variable.n_atoms
     identity = Operation(np.eye(3), np.arange(n), np.zeros((n, 3)), reverses=False)
@@ -91,16 +94,17 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
 
 
 def of_path(path: EnergyPath, variable: CollectiveVariable) -> list[Operation]:
-    """Those of `operations(variable)` that the minimum energy path has as well.
+    """Return the operations of `operations(variable)` that the minimum energy path also has.
 
-    A path may break the symmetry of its end states: through one of several equal saddle points. An
-    operation counts if it takes each atom of each image to within `TOLERANCE_A` of the path.
+    A path may break the symmetry of its end states, by passing through one of several equal saddle
+    points. An operation counts if it maps each atom of each image to within `TOLERANCE_A` of the
+    path.
     """
     return [op for op in operations(variable) if _asymmetry(path, op) < TOLERANCE_A]
 
 
 def _asymmetry(path: EnergyPath, operation: Operation) -> float:
-    """How far the operation takes the atom of the path that it takes farthest off it, angstrom."""
+    """Largest distance from the path of an atom that the operation has mapped, angstrom."""
     images = operation.turn(path.displacements) + operation.offset
     images -= images.mean(axis=1, keepdims=True)
     places = 1.0 - path.arc_length if operation.reverses else path.arc_length
@@ -116,17 +120,22 @@ def of_structure(
     Parameters
     ----------
     species
-        Chemical symbols, one an atom.
+        Chemical symbol of each atom.
     positions, cell
         The structure, shapes (N, 3) and (3, 3), angstrom.
     tolerance_A
-        How far an atom may lie from where another one was mapped, angstrom.
+        Largest distance of an atom from the mapped position of another one, angstrom.
 
     Returns
     -------
     list
-        The identity first. They act on displacements from the structure, so that the offset is
-        zero. Operations that the cell does not have are not found, whatever the crystal's.
+        The identity comes first. They act on displacements from the structure, so the offset is
+        zero. Operations that the cell does not have are not found, even if the crystal has them.
+
+    Raises
+    ------
+    UserError
+        If the structure is a perfect crystal with too many operations.
     """
     n = len(species)
     nothing = np.zeros((n, 3))
@@ -138,7 +147,12 @@ def of_structure(
     translations += [
         image for place in others if (image := sites.match(x + x[place] - x[first])) is not None
     ]
-    # A translation more would only repeat the operations of a rotation.
+    if 48 * n * len(translations) > _MOST_IMAGES:
+        raise UserError(
+            f"The structure has {n} atoms and {len(translations)} translations: there are too many "
+            "symmetry operations to try."
+        )
+    # Another translation would only repeat the operations of a rotation.
     places: list[int] = []
     seen: set[int] = set()
     for place in (first, *others):
@@ -162,7 +176,7 @@ def of_structure(
 def _lattice_rotations(cell: Array) -> Iterator[NDArray[np.int64]]:
     """Integer matrices W that keep the lattice: fractional coordinates x become x W.
 
-    Those of a reduced cell have no elements but -1, 0 and 1; the given one may be a skew one.
+    Those of a reduced cell have only the elements -1, 0 and 1; the given cell may be skew.
     """
     reduced, change = minkowski_reduce(cell)  # reduced = change @ cell
     back = np.rint(np.linalg.inv(change)).astype(np.int64)
@@ -174,7 +188,7 @@ def _lattice_rotations(cell: Array) -> Iterator[NDArray[np.int64]]:
 
 
 class _Sites:
-    """Where the atoms of a structure are, and which of them lie at given places."""
+    """Positions of the atoms of a structure, and a search for atoms at given positions."""
 
     def __init__(
         self, species: Sequence[str], positions: Array, cell: Array, tolerance_A: float
@@ -186,7 +200,7 @@ class _Sites:
         self._tree = cKDTree(self.fractional % 1.0 % 1.0, boxsize=1.0)
 
     def match(self, fractional: Array) -> NDArray[np.int64] | None:
-        """Which atom lies where each atom was mapped; None if one finds none of its kind."""
+        """Atom at each mapped position; None if a position has no atom of the same kind."""
         _, image = self._tree.query(fractional % 1.0 % 1.0)
         apart = fractional - self.fractional[image]
         apart -= np.rint(apart)
@@ -198,27 +212,30 @@ class _Sites:
         return np.asarray(image, dtype=np.int64)
 
     def alike(self) -> NDArray[np.int64]:
-        """Atoms that include all images of the first one of them, as few as are told apart.
+        """A small set of atoms that includes all images of its first atom.
 
-        The distances of the neighbours, in their order, are the same for images but for the
-        tolerance.
+        Images have the same sorted distances of neighbours within the tolerance.
         """
         atoms = Atoms(numbers=self.kinds, cell=self.cell, pbc=True)
         atoms.set_scaled_positions(self.fractional)
         centre, distance = neighbor_list("id", atoms, _RANGE_A)
         order = np.lexsort((distance, centre))
         each = np.split(distance[order], np.cumsum(np.bincount(centre, minlength=len(atoms)))[:-1])
-        candidates = self.kinds[:, None] == self.kinds
-        for nearest in zip(*each, strict=False):
-            apart = np.abs(np.subtract.outer(nearest, nearest))
-            candidates &= apart <= 2.0 * self.tolerance
-        first = int(candidates.sum(axis=1).argmin())
-        found = np.flatnonzero(candidates[first])
-        return np.concatenate([[first], found[found != first]])
+        fewest = min(map(len, each))
+        nearest = np.array([own[:fewest] for own in each])
+        coarse = np.column_stack([self.kinds, np.rint(nearest / (4.0 * self.tolerance))])
+        _, group, size = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
+        alike: list[NDArray[np.int64]] = []
+        for first in np.argsort(size[group.ravel()], kind="stable")[:_PROBES]:
+            off = np.abs(nearest - nearest[first]).max(axis=1, initial=0.0)
+            same = (self.kinds == self.kinds[first]) & (off <= 2.0 * self.tolerance)
+            others = np.flatnonzero(same)
+            alike.append(np.concatenate([[first], others[others != first]]))
+        return min(alike, key=len)
 
 
 class _Finder:
-    """Tries rotations of a lattice, with all translations, on the end states of a process."""
+    """Tests rotations of a lattice, with all translations, on the end states of a process."""
 
     def __init__(self, variable: CollectiveVariable, tolerance_A: float) -> None:
         self.cell = variable.reference_cell
@@ -229,14 +246,14 @@ class _Finder:
         ]
         kinds = self.states[0].kinds
         step = np.linalg.norm(self.displacements[1] - self.displacements[0], axis=1)
-        # The atom that moves most has the fewest places to go to.
+        # The atom that moves most has the fewest possible images.
         self.mover = int(step.argmax())
         self.places = np.flatnonzero(
             (np.abs(step - step[self.mover]) < tolerance_A) & (kinds == kinds[self.mover])
         )
 
     def with_rotation(self, rotation: NDArray[np.int64], reverses: bool) -> Iterator[Operation]:
-        """All operations with this rotation (on fractional row vectors)."""
+        """Yield all operations with this rotation (of fractional row vectors)."""
         cartesian = np.asarray(np.linalg.solve(self.cell, rotation @ self.cell), dtype=np.float64)
         start, end = (1, 0) if reverses else (0, 1)
         turned = [state.fractional @ rotation for state in self.states]

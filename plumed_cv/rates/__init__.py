@@ -1,13 +1,13 @@
 """Rates beyond transition state theory.
 
-`surface` has the dividing surfaces, the cores of the basins beside them and the snapshots that lie
-there; `shots` follows pairs of trajectories from such snapshots until they commit to a basin;
-`transmission` makes the transmission coefficient of shots, with its error; `events` tells apart
-where trajectories go that leave the process.
+`surface` defines the dividing surfaces and the cores of the basins on both sides, and selects the
+snapshots near a surface. `shots` follows pairs of trajectories from such snapshots until they
+commit to a basin. `transmission` computes the transmission coefficient and its error from the
+shots. `events` identifies the minima that trajectories reach when they leave the process.
 
-`harmonic` has harmonic transition state theory: Hessians at the minimum and at the saddle point,
-Vineyard's prefactor and quantum corrections. `arrhenius` fits rates at several temperatures.
-`multiplicity` counts the events that the symmetry of the initial state makes out of one.
+`harmonic` implements harmonic transition state theory: Hessians at the minimum and at the saddle
+point, Vineyard's prefactor and quantum corrections. `arrhenius` fits rates at several temperatures.
+`multiplicity` counts the events that are equivalent by the symmetry of the initial state.
 """
 
 from plumed_cv.rates.events import Events

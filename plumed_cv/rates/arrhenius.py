@@ -1,15 +1,16 @@
 """Rates at several temperatures: activation energy, enthalpy and entropy.
 
-ln k is fitted by weighted least squares in x = 1/kT - 1/kT0, kT0 where the mean of 1/kT is,
+ln k is fitted by weighted least squares in x = 1/kT - 1/kT0, where 1/kT0 is the mean of 1/kT,
 
     ln k = ln k0 - E x [+ c x^2 / 2] .
 
-E = -d ln k / d(1/kT) at T0 is the activation energy (Arrhenius), k0 exp(E / kT0) the prefactor. By
-the definition of the activation free energy, k = (kT/h) exp(-G/kT), the activation enthalpy is
-H = E - kT0 and the activation entropy S = (H - G) / T0 (Eyring, J. Chem. Phys. 3, 107 (1935)).
+E = -d ln k / d(1/kT) at T0 is the activation energy (Arrhenius), and k0 exp(E / kT0) is the
+prefactor. The activation free energy G is defined by k = (kT/h) exp(-G/kT). It follows that the
+activation enthalpy is H = E - kT0 and the activation entropy is S = (H - G) / T0 (Eyring, J. Chem.
+Phys. 3, 107 (1935)).
 
-c is fitted only where it differs from zero by more than `SIGNIFICANT` of its standard errors, which
-happens to rates without curvature once in 370 cases. Energies are in eV.
+The curvature c is fitted only if it differs from zero by more than `SIGNIFICANT` standard errors.
+For rates without curvature this happens once in 370 cases. Energies are in eV.
 """
 
 from collections.abc import Sequence
@@ -22,24 +23,24 @@ from scipy.stats import chi2
 
 from plumed_cv.structures.frame import Array
 
-SIGNIFICANT = 3.0  # errors that the curvature must differ from zero by
-IMPROBABLE = 0.01  # chance below which the scatter of the rates is said to be too large
+SIGNIFICANT = 3.0  # the curvature is fitted if it exceeds this number of standard errors
+IMPROBABLE = 0.01  # the scatter of the rates is too large if its probability is below this
 
 _PLANCK_EV_S = units._hplanck * units.J
 
 
 @dataclass(frozen=True)
 class ArrheniusFit:
-    """A fit of ln k over 1/kT.
+    """A fit of ln k as a function of 1/kT.
 
     Attributes
     ----------
     temperature_K
-        T0, where energy, enthalpy and entropy are those of.
+        T0, the temperature at which energy, enthalpy and entropy hold.
     coefficients, covariance
         ln k0, -E and, if it is significant, c/2: shapes (2 or 3,) and its square; eV.
     chi2, degrees_of_freedom
-        Sum of the squared deviations in standard errors, and how many of them are independent.
+        Sum of the squared deviations in units of the standard error; number of independent ones.
     """
 
     temperature_K: float
@@ -80,9 +81,9 @@ class ArrheniusFit:
         return np.asarray(np.vander(x, len(self.coefficients), increasing=True) @ self.coefficients)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fit as rates.json has it; errors are standard errors."""
+        """Return the fit in the format of rates.json; errors are standard errors."""
         slope = float(self.covariance[1, 1] ** 0.5)
-        # Of ln k0 + E / kT0: the prefactor, and but for constants the entropy.
+        # Covariance with ln k0 + E / kT0, the prefactor; the entropy differs from it by a constant.
         along = np.zeros(len(self.coefficients))
         along[:2] = 1.0, -1.0 / self.kT_eV
         intercept = float((along @ self.covariance @ along) ** 0.5)
@@ -108,8 +109,8 @@ class ArrheniusFit:
             else None,
             "chi2": self.chi2,
             "degrees_of_freedom": self.degrees_of_freedom,
-            "note": "The rates scatter more than their errors allow: by chance in fewer than 1 of "
-            "100 cases."
+            "note": "The rates scatter more than their errors allow: the probability of this by "
+            "chance is below 1 in 100."
             if improbable
             else None,
         }
@@ -118,19 +119,19 @@ class ArrheniusFit:
 def fit(
     temperatures_K: Sequence[float], rates_per_s: Sequence[float], error_factors: Sequence[float]
 ) -> ArrheniusFit | None:
-    """Fit rates at several temperatures.
+    """Fit the rates at several temperatures.
 
     Parameters
     ----------
     temperatures_K, rates_per_s
         Shapes (n,).
     error_factors
-        The rates are within these factors, one sigma; above 1.
+        One standard error of each rate as a factor; above 1.
 
     Returns
     -------
     ArrheniusFit or None
-        None of fewer than two temperatures.
+        None for fewer than two temperatures.
     """
     beta = 1.0 / (units.kB * np.asarray(temperatures_K, dtype=float))
     if len(beta) < 2:
@@ -147,7 +148,7 @@ def fit(
 
 
 def _least_squares(x: Array, y: Array, error: Array, terms: int) -> tuple[Array, Array, float, int]:
-    """Coefficients, their covariance, chi^2 and degrees of freedom."""
+    """Return the coefficients, their covariance, chi^2 and the degrees of freedom."""
     design = np.vander(x, terms, increasing=True) / error[:, None]
     covariance = np.asarray(np.linalg.inv(design.T @ design), dtype=np.float64)
     coefficients = covariance @ design.T @ (y / error)

@@ -1,4 +1,4 @@
-"""Other events: where trajectories go that leave the process, told apart by what they relax to."""
+"""Other events: the minima that trajectories reach when they leave the process."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,25 +16,26 @@ from plumed_cv.rates.shots import Relaxed
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 
-SAME_A = 0.3  # largest distance of one atom between two structures that count as the same minimum
+SAME_A = 0.3  # largest distance of an atom between two structures that count as the same minimum
 
 
 class Events:
-    """The minima that were found, in files of a folder: other-1.xyz, other-2.xyz, ...
+    """The minima that were found, as files of a folder: other-1.xyz, other-2.xyz, ...
 
-    Two minima are the same event if no atom of the one is farther than `SAME_A` from its place in
-    the other, as it is or after an operation that keeps both end states.
+    Two minima are the same event if no atom moves by more than `SAME_A` between them. They are
+    compared directly and after each symmetry operation that keeps both end states.
 
     Parameters
     ----------
     folder
-        Where the files are.
+        The folder of the files.
     ends
         The relaxed initial and final state.
     variable
-        A collective variable of all atoms: its displacement frame compares structures.
+        A collective variable of all atoms; structures are compared in its displacement frame.
     operations
-        Symmetry of the process (`cv.symmetry`); those that exchange the end states do not count.
+        Symmetry of the process (`cv.symmetry`); operations that exchange the end states are not
+        used.
     """
 
     def __init__(
@@ -56,11 +57,11 @@ class Events:
             self._known.append(self._displacements(atoms.positions))
 
     def file(self, event: int) -> Path:
-        """The structure of an event, by its number from 1."""
+        """Return the file of an event's structure; events are numbered from 1."""
         return self._folder / f"other-{event}.xyz"
 
     def identify(self, found: Relaxed) -> Literal["before", "behind"] | int:
-        """Return the end state that a minimum is, or the number of its event, which may be new."""
+        """Return the end state that a minimum is, or the (possibly new) number of its event."""
         u = self._displacements(found.positions)
         for name, end in zip(("before", "behind"), self._ends, strict=True):
             if _apart(u, end) < SAME_A:
@@ -74,7 +75,7 @@ class Events:
         return len(self._known)
 
     def energy_eV(self, event: int) -> float:  # noqa: N802
-        """Potential energy of an event's minimum, eV."""
+        """Potential energy of the minimum of an event, eV."""
         atoms = read(self.file(event))
         assert isinstance(atoms, Atoms)
         return float(atoms.get_potential_energy())
@@ -87,7 +88,7 @@ class Events:
         return np.asarray(image - image.mean(axis=0))
 
     def _write(self, event: int, u: Array, energy_eV: float) -> None:
-        """The minimum without the drift of the trajectory, as `plumed-cv run` takes it."""
+        """Write the minimum without the drift of the trajectory, as `plumed-cv run` reads it."""
         atoms = self._initial.copy()
         atoms.calc = None
         atoms.positions = self._initial.positions + (u - self._ends[0])
@@ -97,5 +98,5 @@ class Events:
 
 
 def _apart(u: Array, other: Array) -> float:
-    """Largest distance of one atom between two structures, angstrom."""
+    """Largest distance of an atom between two structures, angstrom."""
     return float(np.linalg.norm(u - other, axis=1).max())

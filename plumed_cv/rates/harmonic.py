@@ -1,30 +1,31 @@
 """Harmonic transition state theory from Hessians at the minimum and at the saddle point.
 
-With energies V0 + x.H0.x / 2 around the minimum and V1 + x.H1.x / 2 around the saddle point, both
-without the translations of the whole (and its rotations, where there is no cell), the rate is that
-of Vineyard, J. Phys. Chem. Solids 3, 121 (1957),
+The energy is V0 + x.H0.x / 2 near the minimum and V1 + x.H1.x / 2 near the saddle point. Overall
+translations are removed, and without a cell also overall rotations. The rate is that of Vineyard,
+J. Phys. Chem. Solids 3, 121 (1957),
 
     k = prod_i nu_i / prod_j nu'_j exp(-(V1 - V0) / kT),
 
-nu_i the frequencies of the minimum and nu'_j the real ones of the saddle point. A free molecule
-also has the ratio of its rotational partition functions, the root of that of the products of the
-moments of inertia.
+where nu_i are the frequencies of the minimum and nu'_j the real frequencies of the saddle point.
+For a free molecule, the ratio of the rotational partition functions is a further factor: the square
+root of the ratio of the products of the moments of inertia.
 
-The integral over the basin is exp(-V0/kT) (2 pi kT)^(M/2) / sqrt(det H0), that over a plane
-through the saddle point with unit normal n is exp(-V1/kT) (2 pi kT)^((M-1)/2) /
-sqrt(det H1 n.H1^-1.n). The flux barrier of this plane, with lengths in angstrom, is
+The integral over the basin is exp(-V0/kT) (2 pi kT)^(M/2) / sqrt(det H0). The integral over a plane
+through the saddle point with unit normal n is exp(-V1/kT) (2 pi kT)^((M-1)/2) / sqrt(det H1
+n.H1^-1.n). With lengths in angstrom, the flux barrier of this plane is
 
     F = V1 - V0 + kT/2 ln(2 pi kT) - kT/2 ln( det H0 / (det H1 n.H1^-1.n) ).
 
-It is highest, and the flux the lowest, when n is the unstable mode; then det H1 n.H1^-1.n is the
+The barrier is highest, and the flux lowest, if n is the unstable mode. Then det H1 n.H1^-1.n is the
 product of the positive eigenvalues.
 
-Quantum corrections: partition functions of quantum oscillators, 1 / (2 sinh(h nu / 2kT)), in place
-of kT / (h nu), and the first term of Wigner's tunnelling factor, 1 + (h nu_b / kT)^2 / 24 with the
-imaginary frequency nu_b (Wigner, Trans. Faraday Soc. 34, 29 (1938)). Below the crossover
-temperature h nu_b / (2 pi k) the transmission of a parabola diverges, and the factor says nothing.
+There are two quantum corrections. The partition functions of quantum oscillators, 1 / (2 sinh(h nu
+/ 2kT)), replace kT / (h nu). The tunnelling factor is the first term of Wigner's, 1 + (h nu_b /
+kT)^2 / 24, with the imaginary frequency nu_b (Wigner, Trans. Faraday Soc. 34, 29 (1938)). Below the
+crossover temperature h nu_b / (2 pi k) the transmission of a parabola diverges, and the factor is
+meaningless.
 
-Energies are in eV, lengths in angstrom, masses in amu. N atoms.
+Energies are in eV, lengths in angstrom, masses in amu. N is the number of atoms.
 """
 
 from collections.abc import Callable
@@ -42,20 +43,20 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
-STEP_A = 0.001  # of the differences; anharmonic potentials need a small one
-LARGEST_FORCE_EV_A = 1e-4  # that may be left on an atom of a stationary point
-COORDINATES = 16  # displaced in one call of the engine; a file is written after each
-MOST_HESSIANS = 5  # computed on the way to a stationary point
-MOST_STEPS = 10  # with one Hessian
-LONGEST_STEP_A = 0.1  # of an atom
-LARGEST_MOVE_A = 0.5  # of an atom, from a path's highest image to the saddle point
+STEP_A = 0.001  # displacement for the differences; anharmonic potentials need a small one
+LARGEST_FORCE_EV_A = 1e-4  # largest force on an atom at a stationary point
+COORDINATES = 16  # coordinates displaced in one call of the engine; each call updates the file
+MOST_HESSIANS = 5  # Hessians computed in the search for a stationary point
+MOST_STEPS = 10  # Newton steps with one Hessian
+LONGEST_STEP_A = 0.1  # largest displacement of an atom in one step
+LARGEST_MOVE_A = 0.5  # largest distance of an atom between the highest image and the saddle point
 
 _PLANCK_EV_S = units._hplanck * units.J
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """The energy around a stationary point to second order.
+    """Second-order expansion of the energy around a stationary point.
 
     Attributes
     ----------
@@ -66,10 +67,10 @@ class Expansion:
     hessian
         Symmetric, shape (3N, 3N), eV/angstrom^2.
     periodic
-        Whether there is a cell, so that rotations of the whole cost energy.
+        Whether there is a cell; only then do overall rotations change the energy.
     asymmetry
-        Root mean square of the antisymmetric part that the differences had, eV/angstrom^2: what
-        noise of the forces and terms of higher order make of it.
+        Root mean square of the antisymmetric part of the finite-difference Hessian, eV/angstrom^2.
+        It is caused by noise of the forces and by terms of higher order.
     """
 
     energy_eV: float
@@ -79,24 +80,24 @@ class Expansion:
     asymmetry: float = 0.0
 
     def modes(self, masses: Array | None = None) -> tuple[Array, Array]:
-        """Eigenvalues in ascending order and modes in columns, without motions of the whole.
+        """Return eigenvalues in ascending order and modes in columns, without overall motions.
 
         Parameters
         ----------
         masses
-            Shape (N,), amu. With them the Hessian is weighted by masses, and the eigenvalues are
-            squares of angular frequencies in ASE's unit of time, eV/(angstrom^2 amu).
+            Shape (N,), amu. If given, the Hessian is mass-weighted, and the eigenvalues are squares
+            of angular frequencies in ASE's unit of time, eV/(angstrom^2 amu).
 
         Returns
         -------
         (M,), (3N, M)
-            M is 3N - 3, less the rotations where there is no cell.
+            M is 3N - 3; without a cell, the number of rotations is subtracted too.
         """
         root = np.ones(len(self.hessian)) if masses is None else np.sqrt(np.repeat(masses, 3))
         weighted = self.hessian / np.outer(root, root)
         whole = self._motions_of_the_whole(root)
         inside = np.eye(len(weighted)) - whole @ whole.T
-        # Far above all others, so that they are the last ones.
+        # Shifted far above all others, so that they come last.
         lift = 10.0 * np.abs(weighted).max() * len(weighted)
         values, vectors = np.linalg.eigh(inside @ weighted @ inside + lift * whole @ whole.T)
         free = len(values) - whole.shape[1]
@@ -108,17 +109,17 @@ class Expansion:
         return np.sign(values) * np.sqrt(np.abs(values)) / (2.0 * np.pi) * units.second * 1e-12
 
     def moments_of_inertia(self, masses: Array) -> Array:
-        """The moments that are not zero, amu angstrom^2: 3, or 2 of a linear molecule."""
+        """The nonzero moments, amu angstrom^2: three, or two for a linear molecule."""
         arms = self.positions - masses @ self.positions / masses.sum()
         square = np.einsum("i,ia,ib->ab", masses, arms, arms)
         moments = np.linalg.eigvalsh(np.trace(square) * np.eye(3) - square)
         return np.asarray(moments[moments > 1e-6 * moments[-1]])
 
     def log_determinant_error(self, masses: Array) -> float:
-        """Standard error of ln |det H| by the asymmetry of the differences.
+        """Standard error of ln |det H|, estimated from the asymmetry of the differences.
 
-        A symmetric error dH of independent elements changes ln |det H| by the trace of H^-1 dH. Its
-        elements are taken to be as large as those of the antisymmetric part.
+        A symmetric error dH with independent elements changes ln |det H| by the trace of H^-1 dH.
+        Its elements are assumed to be as large as those of the antisymmetric part.
         """
         values, modes = self.modes(masses)
         compliance = (modes / values) @ modes.T  # weighted by masses, as its elements are
@@ -128,7 +129,7 @@ class Expansion:
         return float(2**0.5 * self.asymmetry * np.linalg.norm(scaled))
 
     def _motions_of_the_whole(self, root: Array) -> Array:
-        """Orthonormal translations, and rotations without a cell, weighted: (3N, 2 to 6)."""
+        """Orthonormal translations, and rotations if there is no cell, weighted: (3N, 2 to 6)."""
         n = len(root) // 3
         motions = [np.tile(axis, (n, 1)) for axis in np.eye(3)]
         if not self.periodic:
@@ -147,7 +148,7 @@ class HarmonicTheory:
     Attributes
     ----------
     minimum, saddle
-        The energy around both.
+        The expansions at the two points.
     masses
         Shape (N,), amu.
     """
@@ -168,32 +169,32 @@ class HarmonicTheory:
 
     @property
     def prefactor_per_s(self) -> float:
-        """Vineyard's prefactor, 1/s; of a molecule with the factor of its rotations."""
+        """Vineyard's prefactor, 1/s; for a molecule including the factor of its rotations."""
         at_minimum, at_saddle = self._frequencies()
         ln = np.log(at_minimum).sum() - np.log(at_saddle).sum() + self._ln_rotations()
         return float(np.exp(ln) * 1e12)
 
     @property
     def prefactor_error_factor(self) -> float:
-        """The prefactor is within this factor by the asymmetry of the Hessians, one sigma."""
+        """One standard error of the prefactor, as a factor, from the asymmetry of the Hessians."""
         at_minimum = self.minimum.log_determinant_error(self.masses)
         at_saddle = self.saddle.log_determinant_error(self.masses)
         return float(np.exp(0.5 * np.hypot(at_minimum, at_saddle)))
 
     @property
     def zero_point_barrier_eV(self) -> float:  # noqa: N802
-        """The barrier between the zero-point levels, eV."""
+        """The difference of the zero-point levels, eV."""
         at_minimum, at_saddle = self._frequencies()
         zero_point = 0.5 * _PLANCK_EV_S * 1e12 * (at_saddle.sum() - at_minimum.sum())
         return self.barrier_eV + float(zero_point)
 
     @property
     def crossover_temperature_K(self) -> float:  # noqa: N802
-        """Temperature h nu_b / (2 pi k), below which tunnelling is not a correction, K."""
+        """Crossover temperature h nu_b / (2 pi k), K; below it Wigner's correction is invalid."""
         return float(_PLANCK_EV_S * 1e12 * self.imaginary_frequency_THz / (2.0 * np.pi * units.kB))
 
     def at(self, temperature_K: float) -> dict[str, float | None]:
-        """Rates and flux barrier at a temperature, by their names in harmonic.json.
+        """Return rates and flux barrier at a temperature, under their names in harmonic.json.
 
         Parameters
         ----------
@@ -203,14 +204,15 @@ class HarmonicTheory:
         Returns
         -------
         dict
-            `rate_per_s`; `flux_barrier_eV`, of the best plane; `quantum_partition_rate_per_s`, with
-            partition functions of quantum oscillators; `wigner_factor`; and `quantum_rate_per_s`,
-            the product of both. The last two are None below the crossover temperature.
+            `rate_per_s`; `flux_barrier_eV`, for the best plane; `quantum_partition_rate_per_s`,
+            with partition functions of quantum oscillators; `wigner_factor`; and
+            `quantum_rate_per_s`, the product of both. The last two are None below the crossover
+            temperature.
         """
         kT = units.kB * temperature_K
         at_minimum, at_saddle = (_PLANCK_EV_S * 1e12 * nu / kT for nu in self._frequencies())
         rate = self.prefactor_per_s * np.exp(-self.barrier_eV / kT)
-        # Of an oscillator: x exp(-x/2) / (1 - exp(-x)) is its quantum over its classical sum.
+        # For one oscillator, x exp(-x/2) / (1 - exp(-x)) is the ratio of quantum to classical.
         correction = _ln_quantum(at_saddle).sum() - _ln_quantum(at_minimum).sum()
         quantum = rate * np.exp(correction)
         wigner = None
@@ -229,7 +231,7 @@ class HarmonicTheory:
         }
 
     def _frequencies(self) -> tuple[Array, Array]:
-        """Those of the minimum, and the real ones of the saddle point, THz."""
+        """The frequencies of the minimum and the real frequencies of the saddle point, THz."""
         at_minimum = self.minimum.frequencies_THz(self.masses)
         at_saddle = self.saddle.frequencies_THz(self.masses)[1:]
         return at_minimum, at_saddle
@@ -241,8 +243,8 @@ class HarmonicTheory:
         moments = [x.moments_of_inertia(self.masses) for x in (self.minimum, self.saddle)]
         if len(moments[0]) != len(moments[1]):
             raise UserError(
-                "The molecule is linear in one of minimum and saddle point and bent in the other; "
-                "the harmonic rate of that is not implemented."
+                "The molecule is linear at one of the minimum and the saddle point and bent at the "
+                "other; the harmonic rate is not implemented for this case."
             )
         at_minimum, at_saddle = (
             0.5 * np.log(own).sum() if len(own) == 3 else np.log(own).mean() for own in moments
@@ -258,7 +260,7 @@ def hessian(
     update: Callable[[int], None] = lambda done: None,
     file: Path | None = None,
 ) -> tuple[Array, float]:
-    """Hessian by central differences of forces.
+    """Compute the Hessian by central differences of forces.
 
     Parameters
     ----------
@@ -267,16 +269,16 @@ def hessian(
     positions, cell
         The structure, shapes (N, 3) and (3, 3), angstrom.
     step_A
-        Displacement of a coordinate to either side, angstrom.
+        Displacement of a coordinate in each direction, angstrom.
     update
-        Is told how many of the 3N coordinates are done.
+        Is called with the number of coordinates done, out of 3N.
     file
-        Keeps what is done (.npz), and is gone on with if it is of this structure and step.
+        Stores finished coordinates (.npz). A file of the same structure and step is continued.
 
     Returns
     -------
     (3N, 3N), float
-        The symmetric part, and the root mean square of the antisymmetric part, eV/angstrom^2.
+        The symmetric part; the root mean square of the antisymmetric part, eV/angstrom^2.
     """
     rows = np.zeros((0, positions.size)) if file is None else _rows_of(file, positions, step_A)
     while len(rows) < positions.size:
@@ -306,10 +308,10 @@ def stationary_point(
     update: Callable[[int, str], None] = lambda done, note: None,
     folder: Path | None = None,
 ) -> Expansion:
-    """Find the minimum, or the saddle point of first order, near a structure, and expand there.
+    """Find the minimum or first-order saddle point near a structure, and expand there.
 
-    Newton's method with Hessians by differences of forces: up along one mode, for a saddle point,
-    and down along all others.
+    This is Newton's method with finite-difference Hessians. For a saddle point it goes up along one
+    mode and down along all others.
 
     Parameters
     ----------
@@ -318,19 +320,19 @@ def stationary_point(
     positions, cell
         The structure, shapes (N, 3) and (3, 3), angstrom.
     uphill
-        Direction of the path there, shape (N, 3), for a saddle point; None for a minimum.
+        For a saddle point: the direction of the path there, shape (N, 3). For a minimum: None.
     step_A
         As for `hessian`.
     update
-        Is told how many coordinates of a Hessian are done, and which Hessian it is.
+        Is called with the number of coordinates done and the name of the Hessian.
     folder
-        Existing folder that keeps Hessians, as far as they came; nothing is kept if None.
+        Existing folder that stores Hessians, also unfinished ones; if None, nothing is stored.
 
     Raises
     ------
     UserError
-        If there is none nearby: forces stay above `LARGEST_FORCE_EV_A`, or the number of unstable
-        modes is another one.
+        If none is found nearby: forces stay above `LARGEST_FORCE_EV_A`, or the number of unstable
+        modes is wrong.
     """
     kind = "minimum" if uphill is None else "saddle point"
     periodic = bool(np.any(cell))
@@ -354,18 +356,18 @@ def stationary_point(
     unstable = int(np.count_nonzero(values < 0.0))
     if force >= LARGEST_FORCE_EV_A:
         raise UserError(
-            f"No {kind} was found: after {MOST_HESSIANS} Hessians a force of {force:.2g} eV/A is "
-            f"left on an atom ({LARGEST_FORCE_EV_A:g} at most); converge the path to less "
-            "(path.fmax_eV_A), or look whether the forces are smooth."
+            f"No {kind} was found: after {MOST_HESSIANS} Hessians the largest force on an atom is "
+            f"{force:.2g} eV/A ({LARGEST_FORCE_EV_A:g} at most). Converge the path to less "
+            "(path.fmax_eV_A), or check whether the forces are smooth."
         )
     if unstable != (0 if uphill is None else 1):
         raise UserError(
             f"No {kind} was found: the stationary point there has {unstable} unstable modes "
-            f"(curvatures from {values[0]:.3g} eV/A^2 on); "
+            f"(lowest curvature {values[0]:.3g} eV/A^2); "
             + (
-                "the end state of the path is no minimum."
+                "the end state of the path is not a minimum."
                 if uphill is None
-                else "take more images (path.images) or a path through another saddle point."
+                else "use more images (path.images), or a path through another saddle point."
             )
         )
     return Expansion(energy, best, H, periodic, asymmetry)
@@ -379,7 +381,7 @@ def saddle_of_path(
     update: Callable[[int, str], None] = lambda done, note: None,
     folder: Path | None = None,
 ) -> Expansion:
-    """Find the saddle point at the highest image of a path, and expand there.
+    """Find the saddle point near the highest image of a path, and expand there.
 
     Parameters
     ----------
@@ -391,12 +393,12 @@ def saddle_of_path(
     Raises
     ------
     UserError
-        As for `stationary_point`; if the highest image is an end of the path; or if the saddle
-        point found is another one, more than `LARGEST_MOVE_A` away.
+        As for `stationary_point`. Also if the highest image is an end of the path, or if the saddle
+        point is more than `LARGEST_MOVE_A` away and therefore a different one.
     """
     top = int(path.energies.argmax())
     if top in (0, len(path.images) - 1):
-        raise UserError(f"{path.name}: its highest image is an end, so it has no saddle point.")
+        raise UserError(f"{path.name}: the highest image is an end; there is no saddle point.")
     tangent = path.spline.derivative()(path.arc_length[top])
     highest = path.images[top].positions
     found = stationary_point(
@@ -405,27 +407,27 @@ def saddle_of_path(
     moved = float(np.linalg.norm(found.positions - highest, axis=1).max())
     if moved > LARGEST_MOVE_A:
         raise UserError(
-            f"{path.name}: the saddle point nearest to its highest image has an atom {moved:.2f} A "
-            "elsewhere, so it is not that of this path; converge the path further "
-            "(path.fmax_eV_A, path.images)."
+            f"{path.name}: the saddle point nearest to the highest image has an atom {moved:.2f} A "
+            "away from its place in the image, so it is not the saddle point of this path. "
+            "Converge the path further (path.fmax_eV_A, path.images)."
         )
     return found
 
 
 def log_ratio(minimum: Expansion, saddle: Expansion, normal: Array | None = None) -> float:
-    """ln( det H0 / (det H1 n.H1^-1.n) ), lengths in angstrom and energies in eV.
+    """Return ln( det H0 / (det H1 n.H1^-1.n) ), lengths in angstrom and energies in eV.
 
     Parameters
     ----------
     minimum, saddle
-        H0 and H1.
+        The expansions with H0 and H1.
     normal
-        n, shape (N, 3), of any length; the unstable mode by default.
+        n, shape (N, 3), of any length. The default is the unstable mode.
 
     Raises
     ------
     ValueError
-        If they are no minimum and no saddle point, or the plane does not separate its sides.
+        If the points are not a minimum and a saddle point, or the plane does not separate them.
     """
     values0, _ = minimum.modes()
     values1, modes1 = saddle.modes()
@@ -446,14 +448,14 @@ def flux_barrier(delta_E_eV: float, ln_ratio: float, kT_eV: float) -> float:
 
 
 def _ln_quantum(x: Array) -> Array:
-    """Logarithm of the quantum over the classical partition function, x = h nu / kT."""
+    """Logarithm of the ratio of quantum to classical partition function, x = h nu / kT."""
     return np.asarray(np.log(x) - 0.5 * x - np.log(-np.expm1(-x)))
 
 
 def _follow(
     engine: Engine, around: Expansion, cell: Array, uphill: Array | None
 ) -> tuple[Array, float, float]:
-    """Newton steps with one Hessian; the best positions, their energy and largest force."""
+    """Take Newton steps with one Hessian; return the best positions, energy, largest force."""
     values, modes = around.modes()
     signs = np.ones(len(values))
     if uphill is not None:
@@ -479,7 +481,7 @@ def _follow(
 
 
 def _kept_centre(file: Path, positions: Array) -> Array:
-    """The structure of a kept Hessian if it is the same but for rounding, or the given one."""
+    """Return the structure of a stored Hessian if it equals the given one up to rounding."""
     kept = _load(file)
     if kept is not None and kept["positions"].shape == positions.shape:
         own: Array = kept["positions"]
@@ -489,7 +491,7 @@ def _kept_centre(file: Path, positions: Array) -> Array:
 
 
 def _rows_of(file: Path, positions: Array, step_A: float) -> Array:
-    """The rows that a file has of this structure's Hessian."""
+    """Return the rows of this structure's Hessian that a file contains."""
     kept = _load(file)
     if (
         kept is not None
@@ -504,5 +506,5 @@ def _load(file: Path) -> dict[str, NDArray[Any]] | None:
     try:
         with np.load(file) as content:
             return {name: content[name] for name in ("positions", "step_A", "rows")}
-    except Exception:  # missing or damaged: it is computed again
+    except Exception:  # missing or damaged: the Hessian is computed again
         return None

@@ -1,9 +1,10 @@
-"""How many events the symmetry of the initial state makes out of one.
+"""Number of events that are equivalent by the symmetry of the initial state.
 
-The operations of the space group of the initial state, with translations within the cell, map it
-onto itself and the event onto events of the same rate: a vacancy in a bcc crystal has eight of them
-(twelve in fcc), one for each neighbour. An event is the displacement of every atom from the initial
-to the final state; events are the same if all of these are.
+The operations of the space group of the initial state, including translations within the cell, map
+the state onto itself and an event onto events with the same rate. A vacancy in a bcc crystal has
+eight such events (twelve in fcc), one for each nearest neighbour. An event is described by the
+displacement of every atom from the initial to the final state. Two events are the same if all these
+displacements are equal.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array, displacements
 
 MOST_ENERGIES = 12
-ENERGY_EV = 2e-3  # structures relaxed to 1e-3 eV/A are within it
+ENERGY_EV = 2e-3  # largest energy difference of equivalent structures relaxed to 1e-3 eV/A
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Multiplicity:
     Attributes
     ----------
     steps
-        Displacements from the initial to the final state of each event, the given one first; shape
-        (number of events, N, 3), angstrom.
+        Displacements from the initial to the final state of each event, shape (number of events, N,
+        3), angstrom. The given event is first.
     operations
         Number of operations that map the initial state onto itself.
     tolerance_A
-        How far an atom may lie from where another one was mapped, angstrom.
+        Largest distance of an atom from the mapped position of another one, angstrom.
     """
 
     steps: Array
@@ -43,46 +44,46 @@ class Multiplicity:
 
     @property
     def events(self) -> int:
-        """How many there are."""
+        """The number of equivalent events."""
         return len(self.steps)
 
 
 def multiplicity(
     initial: Atoms, final: Atoms, tolerance_A: float = symmetry.TOLERANCE_A
 ) -> Multiplicity:
-    """Count the events from the initial state that are images of the one to the final state.
+    """Count the events that are images of the one from `initial` to `final`.
 
     Parameters
     ----------
     initial, final
         The relaxed end states: the same atoms in the same order, with a cell.
     tolerance_A
-        How far an atom may lie from where another one was mapped, angstrom. Structures relaxed to
-        1e-3 eV/angstrom are symmetric within a hundredth of it.
+        Largest distance of an atom from the mapped position of another one, angstrom. Structures
+        relaxed to 1e-3 eV/angstrom are symmetric to a hundredth of the default.
 
     Returns
     -------
     Multiplicity
-        Of the cell as it is: where it has less symmetry than the crystal, so does the number.
+        For the given cell: if the cell has less symmetry than the crystal, the number is smaller.
 
     Raises
     ------
     UserError
-        If there is no cell, or it depends on the tolerance which events are the same.
+        If there is no cell, or if the tolerance decides which events are the same.
     """
     cell = cell_of(initial)
     if not cell.any():
         raise UserError(
-            "The number of equivalent events is found for periodic structures; count those of a "
-            "molecule by hand."
+            "The number of equivalent events can be determined only for periodic structures. For a "
+            "molecule, count the events by hand."
         )
-    cell = minkowski_reduce(cell)[0]  # where rounding gives the nearest image
+    cell = minkowski_reduce(cell)[0]  # with it, rounding gives the nearest image
     species = initial.get_chemical_symbols()
     step = displacements(final.positions, cell, initial.positions, cell)
     operations = symmetry.of_structure(species, initial.positions, cell, tolerance_A)
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
     left = np.stack([operation.turn(step) for operation in operations])
-    events, sizes = [], []  # how many operations lead to each
+    events, sizes = [], []  # sizes: number of operations that lead to each event
     while len(left):
         same = np.linalg.norm(left - left[0], axis=2).max(axis=1) < limit
         events.append(left[0])
@@ -91,14 +92,14 @@ def multiplicity(
     if len(set(sizes)) > 1:
         raise UserError(
             f"The symmetry of the initial state depends on the tolerance of {tolerance_A:g} A: of "
-            f"its {len(operations)} operations {min(sizes)} lead to one image of the event and "
-            f"{max(sizes)} to another; relax the end states to less (path.fmax_eV_A)."
+            f"{len(operations)} operations, {min(sizes)} lead to one image of the event and "
+            f"{max(sizes)} to another. Relax the end states further (path.fmax_eV_A)."
         )
     return Multiplicity(np.array(events), len(operations), tolerance_A)
 
 
 def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
-    """Refuse events whose final states have different energies, as in an external field.
+    """Refuse events whose final states differ in energy, for example in an external field.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
     initial
         The initial state.
     found
-        The events from it; of many, a dozen are looked at.
+        The events from it. If there are many, only a dozen are checked.
 
     Raises
     ------
@@ -119,8 +120,8 @@ def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
     energies = [engine.evaluate(initial.positions + step, cell)[0] for step in chosen]
     if max(energies) - min(energies) > ENERGY_EV:
         raise UserError(
-            f"By the symmetry of the initial state there are {found.events} events, but the "
-            f"energies of their final states differ by {max(energies) - min(energies):.3g} eV: the "
-            "potential has less symmetry than the structure, or the tolerance of "
+            f"By the symmetry of the initial state there are {found.events} equivalent events, but "
+            f"the energies of their final states differ by {max(energies) - min(energies):.3g} eV: "
+            "the potential has less symmetry than the structure, or the tolerance of "
             f"{found.tolerance_A:g} A is too large."
         )

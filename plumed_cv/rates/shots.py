@@ -1,9 +1,9 @@
-"""Trajectories that start on a dividing surface and are followed until they commit to a basin.
+"""Trajectories from a dividing surface, followed until they commit to a basin.
 
-A shot is a pair of trajectories from one structure on the surface: one forward in time and one
-backward, by the same dynamics with reversed velocities. Its structure is a snapshot of the
-sampling; its velocities are those of the flux through the surface. Lengths are in angstrom, times
-in fs. N atoms.
+A shot is a pair of trajectories that start from one structure: one runs forward in time, the other
+backward, with the same dynamics and reversed velocities. The structure is a snapshot of the
+sampling. The velocities are drawn from the flux through the isosurface. Lengths are in angstrom,
+times in fs, and N is the number of atoms.
 """
 
 from dataclasses import dataclass, field
@@ -21,23 +21,23 @@ from plumed_cv.structures.frame import Array
 
 End = Literal["before", "behind", "other", "unresolved"]
 
-INSIDE = 0.7  # share of the guard's limit below which a trajectory is back in the process
-RELAXED_EV_A = 0.02  # largest force in a relaxed end
+INSIDE = 0.7  # fraction of the guard's limit; below it a trajectory is back in the process
+RELAXED_EV_A = 0.02  # largest force on an atom in a relaxed minimum
 RELAXATION_STEPS = 1000
 
 
 @dataclass
 class Watch:
-    """Observer of one trajectory: it notes crossings of a surface and ends at a committed state.
+    """Observer of one trajectory: notes crossings of a surface; ends at a committed state.
 
-    A trajectory is committed to the side of the surface on which it has been for `residence` steps
-    without a crossing, if it was in the core of the basin there at some time since the crossing.
-    Read backwards in time this is the same condition, so that the crossings between two committed
-    states belong together whichever of them a shot has started from.
+    A trajectory is committed to one side of the surface if it has been there for `residence` steps
+    without a crossing and has visited the core of the basin since its last crossing. The condition
+    is the same backward in time. Therefore the crossings between two committed states belong
+    together, whichever of them the shot started from.
 
-    A trajectory has left the process when one atom has been farther than `limit_A` from its place
-    on the mean path for `residence` steps, without coming back below 0.7 of that limit. While it
-    is outside, the variable means nothing, and crossings do not count.
+    A trajectory has left the process if one atom has been farther than `limit_A` from its place on
+    the mean path for `residence` steps, without returning to less than 0.7 of this limit. While the
+    atom is outside, the variable has no meaning, and crossings are not counted.
 
     Parameters
     ----------
@@ -48,25 +48,25 @@ class Watch:
     surface
         The value of the variable on the surface where the trajectory starts.
     cores
-        The variable is below the first value in the core before the surface, and above the second
-        one in the core behind it.
+        In the core before the surface the variable is below the first value; in the core behind the
+        surface it is above the second.
     limit_A
         The guard's limit, or None.
     residence
-        Steps.
+        Number of steps, see above.
     is_behind
-        On which side the trajectory starts.
+        Whether the trajectory starts behind the surface.
 
     Attributes
     ----------
     crossings
-        Numbers of the steps after which the trajectory was on the other side.
+        Numbers of the first steps on the other side of the surface.
     step
-        Steps seen.
+        Number of steps seen.
     in_core
-        Whether it was in the core of its side since the last crossing.
+        Whether it has been in the core on its side since the last crossing.
     end
-        "committed", "left", or None while it is neither.
+        "committed", "left", or None if neither has happened yet.
     """
 
     variable: CollectiveVariable
@@ -83,7 +83,7 @@ class Watch:
     _outside_since: int | None = None
 
     def see(self, positions: Array) -> bool:
-        """Take in successive steps, (n, N, 3); returns whether the trajectory has ended."""
+        """Read successive steps, (n, N, 3); return whether the trajectory has ended."""
         atoms = positions[:, self.variable.serials - 1]
         u = self.variable.displacements(atoms, self.cell)
         xi = self.variable.encode(self.variable.components(u))[:, 0]
@@ -124,17 +124,17 @@ class Leg(NamedTuple):
     Attributes
     ----------
     end
-        "before" or "behind": committed to a basin on that side of the surface. "other": it left
-        the process before it came to the core of a basin. "unresolved": the time was up.
+        "before" or "behind": committed to the basin on that side of the surface. "other": left the
+        process before it reached the core of a basin. "unresolved": neither within the time limit.
     crossings_fs
-        When it crossed the surface, by the time after its start.
+        Times of its crossings of the surface, counted from its start.
     time_fs
-        How long it was followed.
+        Length of the trajectory.
     left
-        Whether it left the process. It belongs to the side in whose core it had been since its last
-        crossing: it was there, and left by another exit.
+        Whether it left the process. If it had been in the core of a side since its last crossing,
+        it belongs to that side and has left the basin by another exit.
     event
-        Number of the event by which it left, from 1; 0 for none, or one that was not identified.
+        Number, from 1, of the event by which it left; 0 for none or an unidentified one.
     """
 
     end: End
@@ -152,13 +152,14 @@ class Shot(NamedTuple):
     snapshot
         Name of the segment and number of the structure in it.
     xi
-        Its collective variable, on whose isosurface both start.
+        Collective variable of the structure; both trajectories start on its isosurface.
     speed
-        The root of sum_i |grad_i xi|^2/m_i there, 1/(angstrom amu^1/2): its share of the flux.
+        The square root of sum_i |grad_i xi|^2/m_i there, 1/(angstrom amu^1/2): its weight in the
+        flux.
     forward, backward
-        The trajectory towards larger xi, and the one back in time, which starts towards smaller.
+        The trajectory that starts towards larger xi, and the one backward in time.
     n_steps
-        Steps of both, and of the relaxation of ends.
+        Number of steps of both trajectories and of the relaxation of their ends.
     """
 
     snapshot: tuple[str, int]
@@ -169,13 +170,13 @@ class Shot(NamedTuple):
     n_steps: int
 
     def as_json(self) -> dict[str, Any]:
-        """What a file has of it."""
+        """Return the record of the shot for a file."""
         legs = {name: getattr(self, name)._asdict() for name in ("forward", "backward")}
         return self._asdict() | legs
 
     @classmethod
     def of_json(cls, record: dict[str, Any]) -> "Shot":
-        """What `as_json` has written."""
+        """Return the shot from a record of `as_json`."""
         legs = {
             name: Leg(**record[name] | {"crossings_fs": tuple(record[name]["crossings_fs"])})
             for name in ("forward", "backward")
@@ -192,7 +193,7 @@ class Relaxed(NamedTuple):
     positions
         Shape (N, 3).
     energy_eV
-        Its energy.
+        Its potential energy.
     """
 
     positions: Array
@@ -200,7 +201,7 @@ class Relaxed(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A shot, and what its trajectories relaxed to if they left the process: forward, backward."""
+    """A shot, and the minima of its trajectories if they left the process: forward, backward."""
 
     shot: Shot
     ends: tuple[Relaxed | None, Relaxed | None]
@@ -217,15 +218,15 @@ class Shooter:
     cell
         Rows are lattice vectors, (3, 3); zero without periodic boundaries.
     dynamics
-        How the atoms move.
+        The equations of motion.
     cores
         As in `Watch`.
     limit_A
         The guard's limit, or None.
     residence_fs
-        How long a trajectory stays on one side before it counts as committed.
+        How long a trajectory must stay on one side before it is committed.
     longest_fs
-        How long it is followed at most.
+        Time limit of a trajectory.
     """
 
     variable: CollectiveVariable
@@ -239,18 +240,18 @@ class Shooter:
     def shoot(
         self, engine: Engine, snapshot: tuple[str, int], positions: Array, seed: int
     ) -> Outcome:
-        """Follow a pair of trajectories from a structure.
+        """Follow a pair of trajectories that start from a structure.
 
         Parameters
         ----------
         engine
-            Runs them.
+            Runs the trajectories.
         snapshot
             As in `Shot`.
         positions
             The structure, (N, 3).
         seed
-            Of velocities and thermostat.
+            Random seed of velocities and thermostat.
         """
         sources = np.random.SeedSequence(seed).spawn(3)
         xi = float(
@@ -281,10 +282,11 @@ class Shooter:
     def velocities(
         self, positions: Array, masses: Array, rng: np.random.Generator
     ) -> tuple[Array, float]:
-        """Draw velocities of the flux through the isosurface on which a structure lies.
+        """Draw velocities from the flux through the isosurface of a structure.
 
-        The velocity along the mass-weighted gradient is positive and has the density of the flux,
-        v exp(-v^2/2), in units of its thermal width; all else is Maxwell and Boltzmann's.
+        The velocity along the mass-weighted gradient is positive. In units of its thermal width it
+        has the density of the flux, v exp(-v^2/2). All other components follow the
+        Maxwell-Boltzmann distribution.
 
         Parameters
         ----------
@@ -298,7 +300,7 @@ class Shooter:
         Returns
         -------
         (N, 3), float
-            Velocities, angstrom/fs, and the root of sum_i |grad_i xi|^2/m_i.
+            Velocities, angstrom/fs; the square root of sum_i |grad_i xi|^2/m_i.
         """
         gradient = np.zeros_like(positions)
         chosen = self.variable.serials - 1
@@ -307,8 +309,8 @@ class Shooter:
         inverse_mass = float(np.sum(gradient * along))
         if not inverse_mass > 0:
             raise UserError(
-                "the collective variable has no gradient on its dividing surface, so that there is "
-                "no flux; train it anew with another seed"
+                "the gradient of the collective variable is zero on its dividing surface, so the "
+                "flux is zero; train the variable again with another seed"
             )
         speed = inverse_mass**0.5
         kelvin = self.dynamics.temperature_K
@@ -346,7 +348,7 @@ def relaxed(engine: Engine, positions: Array, cell: Array) -> tuple[Relaxed | No
     Returns
     -------
     Relaxed or None, int
-        None if the forces do not vanish in `RELAXATION_STEPS` steps; and the steps that it took.
+        None if the forces do not vanish in `RELAXATION_STEPS` steps; the number of steps taken.
     """
     atoms = Atoms(engine.symbols, positions, cell=cell, pbc=bool(cell.any()))
     atoms.calc = engine.calculator()
@@ -359,9 +361,9 @@ def relaxed(engine: Engine, positions: Array, cell: Array) -> tuple[Relaxed | No
 
 
 def spread_order(number: int) -> NDArray[np.int64]:
-    """Return 0, ..., number - 1 in an order of which every beginning is spread evenly.
+    """Return 0, ..., number - 1 in an order in which any first part is evenly spread.
 
-    By the fractional parts of multiples of the golden ratio.
+    The order is that of the fractional parts of multiples of the golden ratio.
     """
     golden = 0.5 * (5.0**0.5 - 1.0)
     return np.argsort((golden * np.arange(number)) % 1.0)

@@ -1,4 +1,4 @@
-"""Dividing surfaces, the cores of the basins beside them, and the snapshots that lie on them."""
+"""Dividing surfaces, the cores of the basins on both sides, and snapshots near a surface."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from plumed_cv.freeenergy.estimator import Grid
 from plumed_cv.freeenergy.profiles import Flux
 from plumed_cv.structures.frame import Array
 
-# How far below the top of W snapshots may be, in kT, if there are so many of them.
+# Largest depth of snapshots below the top of W, in kT; the first with enough snapshots is used.
 WINDOWS_KT = ((0.1, 400), (0.25, 400), (0.5, 200), (1.0, 50), (2.0, 10), (4.0, 1))
-NEAR = 0.02  # of a surface that is not the top: how far from it snapshots are taken, in xi
+NEAR = 0.02  # largest distance in xi from a surface that is not the top of W
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +26,15 @@ class Surface:
     Attributes
     ----------
     xi
-        Where it is.
+        Value of the collective variable.
     cores
-        The core of the basin before it ends at the first value, and that of the basin behind it
-        begins at the second: there W has come down by half of its height over the basin.
+        The core of the basin before the surface ends at the first value; the core of the basin
+        behind it begins at the second. At these values W has decreased to half of its height above
+        the basin.
     top_eV
-        W on the surface, as the rate of transition state theory has it.
+        W on the surface, as used in the rate of transition state theory.
     nodes, W_eV
-        Free energy of the flux, (n,) each, where it is known.
+        Free energy of the flux where it is known, (n,) each.
     """
 
     xi: float
@@ -43,11 +44,11 @@ class Surface:
     W_eV: Array
 
     def above(self, xi: Array) -> Array:
-        """W at values of the collective variable less that on the surface, eV."""
+        """W at values of the collective variable minus W on the surface, eV."""
         return np.interp(xi, self.nodes, self.W_eV) - self.top_eV
 
     def window(self, depth_eV: float) -> tuple[float, float]:
-        """Ends of the stretch around the surface where W is less than so far below its top."""
+        """Return the interval around the surface in which W is at most this far below its top."""
         low = self.above(self.nodes) < -depth_eV
         before = self.nodes[low & (self.nodes < self.xi)]
         behind = self.nodes[low & (self.nodes > self.xi)]
@@ -56,25 +57,25 @@ class Surface:
         return float(left), float(right)
 
     def moved_to(self, xi: float) -> "Surface":
-        """Return another surface between the same two basins."""
+        """Return another dividing surface between the same two basins."""
         top = float(np.interp(xi, self.nodes, self.W_eV))
         return Surface(xi, self.cores, top, self.nodes, self.W_eV)
 
 
 def surfaces(grid: Grid, flux: Flux) -> list[Surface]:
-    """Return the dividing surface of each step of a process, in their order.
+    """Return the dividing surface of each step of a process, in order.
 
     Parameters
     ----------
     grid
         The nodes.
     flux
-        With basins and W.
+        The flux with its basins and W.
 
     Raises
     ------
     UserError
-        If a basin has no core: W does not come down by half of its height beside the surface.
+        If a basin has no core because W does not decrease to half of its height beside the surface.
     """
     assert flux.basins is not None
     assert flux.W is not None
@@ -93,7 +94,7 @@ def surfaces(grid: Grid, flux: Flux) -> list[Surface]:
             if not len(inside):
                 raise UserError(
                     f"the basin at xi = {xi[minimum]:.2f} is too flat to tell when a trajectory "
-                    "has come to it; there is no transmission coefficient"
+                    "has reached it; there is no transmission coefficient"
                 )
             cores.append(float(xi[inside[np.argmin(np.abs(inside - top))]]))
         found.append(
@@ -108,9 +109,9 @@ class Snapshot(NamedTuple):
     Attributes
     ----------
     segment
-        Name of the segment.
+        Name of the segment of the sampling.
     number
-        Of the structure in it, from 0.
+        Number of the structure in the segment, from 0.
     xi
         Its collective variable.
     """
@@ -123,12 +124,12 @@ class Snapshot(NamedTuple):
 def snapshots(
     folder: Path, segments: Sequence[Path], variable: CollectiveVariable, cell: Array, symbols: str
 ) -> list[Snapshot]:
-    """Return all structures of an iteration with their collective variable.
+    """Return all structures of an iteration with their collective variables.
 
     Parameters
     ----------
     folder, segments
-        The folder of the iteration, and its segments in the order of time.
+        The folder of the iteration, and its segments in chronological order.
     variable
         The collective variable.
     cell
@@ -141,7 +142,7 @@ def snapshots(
     UserError
         If a trajectory cannot be read.
     """
-    from plumed_cv.structures.trajectory import read_displacements  # mdtraj takes a second
+    from plumed_cv.structures.trajectory import read_displacements  # importing mdtraj takes 1 s
 
     found = []
     for segment in segments:
@@ -157,16 +158,17 @@ def snapshots(
 def near(
     surface: Surface, found: Sequence[Snapshot], kT_eV: float, *, at_top: bool = True
 ) -> list[Snapshot]:
-    """Return the snapshots from which shots start, in their order.
+    """Return the snapshots from which shots start, in chronological order.
 
-    Those in the narrowest of `WINDOWS_KT` that has enough, where W is less than so much below its
-    top; of a surface that is not the top those within `NEAR`. It makes no difference to what is
-    computed (see `transmission`), only to its variance: far from the top more trajectories return.
+    They are those in the narrowest of `WINDOWS_KT` that contains enough snapshots; in a window, W
+    is at most so far below its top. For a surface that is not the top, they are those within
+    `NEAR`. The choice does not change the expected result (see `transmission`), only its variance:
+    more trajectories return if they start far from the top.
 
     Raises
     ------
     UserError
-        If there is none.
+        If there is no such snapshot.
     """
     windows = [(surface.xi - NEAR, surface.xi + NEAR, 1)]
     if at_top:

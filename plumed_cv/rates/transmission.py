@@ -1,32 +1,33 @@
-"""The transmission coefficient from shots, with its error.
+"""The transmission coefficient and its error, computed from shots.
 
 The rate is k = kappa k_TST. k_TST counts every crossing of the dividing surface towards the product
-as a reaction; kappa is the part of that flux that comes from the one state and stays in the other
+as a reaction. kappa is the part of this flux that comes from one state and stays in the other
 (Bennett, ACS Symp. Ser. 46, 63 (1977); Chandler, J. Chem. Phys. 68, 2959 (1978),
-doi:10.1063/1.436049). Of a trajectory that joins the two basins with N crossings of the surface,
-each crossing was as likely to be the start of the shot, and together they are one reaction. So
+doi:10.1063/1.436049). If a trajectory joins the two basins with N crossings of the surface, a shot
+could have started from each of the crossings with equal probability, and all of them belong to one
+reaction. Therefore
 
-    kappa = < h / N >,   h = 1 if the shot joins the two basins, in either direction, 0 if not,
+    kappa = < h / N >,   h = 1 if the shot joins the two basins in either direction, else 0,
 
-with the mean over the flux through the surface. It is the mean of the effective positive flux
-(van Erp and Bolhuis, J. Comput. Phys. 205, 157 (2005), doi:10.1016/j.jcp.2004.11.003), which takes
-the first crossing alone, over all crossings of the same trajectory, and so has a smaller variance
-(Hummer, J. Chem. Phys. 120, 516 (2004), doi:10.1063/1.1630572, weights transition paths in the same
-way). The reactive flux of Bennett and Chandler,
+with the mean over the flux through the surface. The effective positive flux (van Erp and Bolhuis,
+J. Comput. Phys. 205, 157 (2005), doi:10.1016/j.jcp.2004.11.003) counts only the first crossing.
+kappa is its mean over all crossings of the same trajectory and so has a smaller variance. Hummer,
+J. Chem. Phys. 120, 516 (2004), doi:10.1063/1.1630572, weights transition paths in the same way. The
+reactive flux of Bennett and Chandler,
 
     kappa(t) = < theta(xi(t) - xi*) - theta(xi(-t) - xi*) >,
 
-is computed of the same shots. Its plateau needs no number of crossings, and is a check.
+is computed from the same shots. Its plateau does not use the numbers of crossings: it is a check.
 
-Snapshots hardly ever lie on the surface itself. Each shot starts on the isosurface of its own
-snapshot, xi_i, and crossings of that one are counted. kappa exp(-W/kT), with W the free energy of
-the flux, is the same for all isosurfaces, so that every shot tells
+Few snapshots lie on the surface itself. Each shot starts on the isosurface of its own snapshot,
+xi_i, and crossings of this isosurface are counted. kappa exp(-W/kT), with W the free energy of the
+flux, is the same for all isosurfaces. Therefore every shot contributes to
 
     kappa(xi*) = < speed h/N exp(-(W(xi_i) - W*)/kT) > / < speed >,
 
-W* being what k_TST is computed from. The mean is over snapshots at given xi, to which the bias
-makes no difference; the distribution of xi_i itself does not matter. The weight `speed`, the root
-of sum_i |grad_i xi|^2/m_i, makes a mean over the flux of one over the structures.
+where W* is the value from which k_TST is computed. The mean is over snapshots at given xi, and the
+bias does not change it; the distribution of xi_i does not matter either. The weight `speed`, the
+square root of sum_i |grad_i xi|^2/m_i, turns a mean over structures into a mean over the flux.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,8 +42,8 @@ from plumed_cv.freeenergy.profiles import Estimate
 from plumed_cv.rates.shots import Leg, Shot
 from plumed_cv.structures.frame import Array
 
-TIMES = 61  # of the plateau
-FEWEST_SNAPSHOTS = 6  # with fewer, nothing is said of an error
+TIMES = 61  # number of times of the plateau
+FEWEST_SNAPSHOTS = 6  # with fewer snapshots no error is given
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,31 +55,31 @@ class Transmission:
     kappa
         The transmission coefficient.
     reactive_flux
-        The same by the plateau of the reactive flux.
+        The same from the plateau of the reactive flux.
     times_fs, plateau, plateau_error
         kappa(t), (n,) each.
     shots, snapshots, n_steps
-        Number of shots, of structures that they start from, and steps of dynamics.
+        Number of shots, of structures from which they start, and of steps of dynamics.
     unresolved, left, other
-        Shares of the trajectories that were not committed when the time was up, that left the
-        process, and that left it before they came to the core of a basin.
+        Fractions of the trajectories that were not committed at the time limit, that left the
+        process, and that left it before they reached the core of a basin.
     recrossing
-        Share of the shots that join the two basins and cross the surface more than once.
+        Fraction of the shots joining the two basins that cross the surface more than once.
     crossings
-        Mean number of crossings of these shots, in the flux.
+        Mean number of crossings of these shots, averaged over the flux.
     crossing_time_fs
-        Mean time from the first to the last crossing of those that recross.
+        Mean time from the first to the last crossing of the shots that recross.
     commitment_fs
-        Mean time from the surface to the last crossing and the residence behind it.
+        Mean time from the surface to the last crossing, plus the residence time after it.
     committor
-        Mean share of trajectories that end behind the surface, from structures on it.
+        Mean fraction of trajectories from structures on the surface that end behind it.
     committor_spread
-        Standard deviation of that share from structure to structure; 0 for the best surface, whose
-        committor is 1/2 everywhere, and 0.5 where each structure has its fate. NaN if no structure
-        has had two shots.
+        Standard deviation of that fraction from structure to structure. It is 0 for the best
+        surface, whose committor is 1/2 everywhere, and 0.5 if each structure determines the end.
+        NaN if no structure has two shots.
     committors
-        Share of the trajectories of each structure that end behind the surface, of those structures
-        that had two shots at least.
+        Fraction of the trajectories that end behind the surface, for each structure with at least
+        two shots.
     """
 
     kappa: Estimate
@@ -102,7 +103,7 @@ class Transmission:
 
     @property
     def relative_error(self) -> float:
-        """The error of kappa over kappa; infinite while it is unknown."""
+        """The error of kappa divided by kappa; infinite if the error is unknown."""
         if not (np.isfinite(self.kappa.error) and self.kappa.value > 0):
             return np.inf
         return self.kappa.error / self.kappa.value
@@ -125,8 +126,8 @@ def estimate(
     kT_eV
         Temperature, eV.
     series
-        Which independent run a segment belongs to, by its name. Segments of one run are correlated;
-        their names are in the order of time.
+        The independent run that each segment belongs to, by the name of the segment. Segments of
+        one run are correlated; their names are in chronological order.
     """
     shots = sorted(shots, key=lambda shot: (series(shot.snapshot[0]), *shot.snapshot))
     xi = np.array([shot.xi for shot in shots])
@@ -170,9 +171,10 @@ def estimate(
 def _means(
     columns: Array, shots: Sequence[Shot], series: Callable[[str], str]
 ) -> tuple[Array, Array]:
-    """Sums of the columns over that of the first one, and the errors of these ratios.
+    """Sums of the columns divided by the sum of the first one, and the errors of these ratios.
 
-    The parts are the segments of the sampling: shots from one segment are not independent.
+    The parts are the segments of the sampling: shots from one segment are not independent. The
+    error is that of `jackknife`, or that of independent shots where this is larger.
     """
     names = [shot.snapshot[0] for shot in shots]
     starts = [0, *(k for k in range(1, len(names)) if names[k] != names[k - 1])]
@@ -183,8 +185,12 @@ def _means(
         list(parts), parts[:, 0].tolist(), lambda total: total[1:] / total[0], lengths
     )
     if len(starts) < FEWEST_SNAPSHOTS:
-        error = np.full_like(error, np.nan)
-    return value, error
+        return value, np.full_like(error, np.nan)
+    # Of few segments the jackknife's own error is large: never less than that of independent shots.
+    weight = columns[:, :1]
+    apart = columns[:, 1:] - weight * value
+    independent = np.sqrt(np.sum(apart**2, axis=0)) / weight.sum()
+    return value, np.maximum(error, independent)
 
 
 def _joins(shot: Shot) -> bool:
@@ -192,7 +198,7 @@ def _joins(shot: Shot) -> bool:
 
 
 def _sign(shot: Shot) -> int:
-    """1 of a shot from before the surface to behind it, -1 of one that goes the other way."""
+    """1 for a shot from before the surface to behind it, -1 for the opposite direction."""
     if not _joins(shot):
         return 0
     return 1 if shot.forward.end == "behind" else -1
@@ -203,12 +209,12 @@ def _crossings(shot: Shot) -> int:
 
 
 def _duration(shot: Shot) -> float:
-    """From the first crossing to the last."""
+    """Time from the first crossing to the last."""
     return sum((leg.crossings_fs or (0.0,))[-1] for leg in (shot.forward, shot.backward))
 
 
 def _times(shots: Sequence[Shot]) -> Array:
-    """Times for the plateau: to beyond nearly all crossings."""
+    """Times for the plateau, to beyond nearly all crossings."""
     last = [
         (leg.crossings_fs or (0.0,))[-1] for shot in shots for leg in (shot.forward, shot.backward)
     ]
@@ -217,7 +223,7 @@ def _times(shots: Sequence[Shot]) -> Array:
 
 
 def _behind(leg: Leg, times: Array, starts_behind: bool) -> Array:
-    """Whether a trajectory is behind the surface at some times; it stays where it has ended."""
+    """Whether a trajectory is behind the surface at some times; after its end nothing changes."""
     crossed = np.searchsorted(np.array(leg.crossings_fs), times, side="right")
     return np.asarray((crossed % 2 == 0) == starts_behind)
 
@@ -233,9 +239,9 @@ def _mean(values: NDArray[Any], weights: Array, chosen: NDArray[np.bool_]) -> fl
 
 
 def _committors(shots: Sequence[Shot], speed: Array) -> tuple[float, float, Array]:
-    """Mean and spread of the committor, and its estimates of single structures.
+    """Mean and spread of the committor, and its estimates for single structures.
 
-    Of a structure with the committor p two independent shots have the product p^2 on average.
+    If a structure has the committor p, the mean product of two independent shots is p^2.
     """
     behind = {"before": 0.0, "behind": 1.0}
     of_shots = [
@@ -263,7 +269,7 @@ def _committors(shots: Sequence[Shot], speed: Array) -> tuple[float, float, Arra
 
 
 def as_json(found: Transmission) -> dict[str, Any]:
-    """The numbers for result.json; what is not known is None."""
+    """Return the numbers for result.json; unknown ones are None."""
 
     def known(value: float) -> float | None:
         return float(value) if np.isfinite(value) else None

@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page that holds all it needs and asks no network for anything.
+"""The report of a run: one HTML page that contains everything it needs and loads nothing.
 
-What comes from the run directory is text: the templates escape it, and the page's content security
-policy lets no script run but the one of this package, by its hash.
+Everything in the run directory is treated as text: the templates escape it, and the content
+security policy of the page allows only the script of this package, identified by its hash.
 """
 
 import base64
@@ -25,26 +25,27 @@ from plumed_cv.report.contents import Run
 
 
 def write(directory: Path | str, output: Path | str | None = None) -> Path:
-    """Write the report of a run, ended or not, and `localisation.xyz` beside it.
+    """Write the report of a run, finished or not, and `localisation.xyz` in the same folder.
 
-    Of a run at several temperatures also the pages of all of them, which the page leads to.
+    For a run at several temperatures, this includes the pages of all of them, which the page links.
 
     Parameters
     ----------
     directory
-        The run directory; nothing in it changes but the report.
+        The run directory. Only the report in it changes.
     output
-        The page; `report.html` in the run directory if None.
+        The report; `report.html` in the run directory if None.
 
     Returns
     -------
     Path
-        The page.
+        The report.
 
     Raises
     ------
     UserError
-        If the directory is none of a run, a file in it is damaged, or the page cannot be written.
+        If this is not the directory of a run, a file in it is damaged, or the report cannot be
+        written.
     """
     directory = Path(directory)
     output = directory / "report.html" if output is None else Path(output)
@@ -61,7 +62,7 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
 
 
 def render(run: Run) -> str:
-    """The page of a run as text."""
+    """Return the page of a run as text."""
     return _page("page.html", facts.of(run))
 
 

@@ -96,7 +96,7 @@ def read_structures(
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{path}: {reader} cannot read it as a structure ({what}).") from None
     if not images:
-        raise UserError(f"{path}: holds no structure{' of that number' if own else ''}.")
+        raise UserError(f"{path}: contains no structure{' of that number' if own else ''}.")
     for atoms in images:
         if has_forces(atoms) and not _are_numbers(atoms):
             raise UserError(

@@ -46,7 +46,12 @@ from plumed_cv.workflow.checks import (
     surfaces_of,
 )
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.harmonic_theory import escape_in_words, harmonic, surface_rate
+from plumed_cv.workflow.harmonic_theory import (
+    escape_in_words,
+    harmonic,
+    rate_of,
+    surface_rate,
+)
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.rate import Rate
@@ -111,6 +116,7 @@ __all__ = [
     "judge",
     "minima_of",
     "of_sampling",
+    "rate_of",
     "read_result",
     "read_sampled",
     "related_by_symmetry",

@@ -1,4 +1,4 @@
-"""What a run at one temperature hands over to the next: path, collective variable and profile."""
+"""Results that a run at one temperature passes to the next: path, CV and profile."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.learning import MOST_FALL
 from plumed_cv.workflow.mep import find_path
 
-SAME_CELL_A = 1e-6  # two cells that differ by less are one, angstrom
+SAME_CELL_A = 1e-6  # largest difference of two cells that count as equal, angstrom
 
 
 def take_over(
@@ -31,10 +31,11 @@ def take_over(
     engine: Engine,
     reporter: Reporter,
 ) -> None:
-    """Begin a run with what one at another temperature has found, unless it has begun already.
+    """Start a run from the results at another temperature, unless it has started already.
 
-    Its last collective variable becomes cv-0, the profile of its answer the prior of the first
-    iteration, and its path the path; where the cell is another one, the path is relaxed in it.
+    The last collective variable of the other run becomes cv-0, and the profile of its answer
+    becomes the prior of the first iteration. Its path is reused; if the cell differs, the path is
+    relaxed in the new cell.
 
     Parameters
     ----------
@@ -43,13 +44,13 @@ def take_over(
     files
         The run directory.
     before
-        That of the other run, which has ended.
+        The directory of the other run, which has ended.
     initial
-        The initial state of the input, in the cell of its temperature.
+        The initial state of the input, in the cell of this temperature.
     engine
         Computes energies and forces.
     reporter
-        Is told how it goes.
+        Receives the progress.
     """
     if files.cv(0).exists():
         return
@@ -63,8 +64,8 @@ def take_over(
         variable = in_cell(variable, path)
         if (fall := energy.falls_by(path, variable)) > MOST_FALL:
             reporter.say(
-                f"The CV of {before.root.name} falls by {fall:.2f} along the minimum energy path "
-                "in this cell; this temperature begins with a CV of its own."
+                f"The CV of {before.root.name} decreases by {fall:.2f} along the minimum energy "
+                "path in this cell, so this temperature starts with a new CV."
             )
             return
     n = int(found["answer_iteration"])
@@ -81,18 +82,18 @@ def take_over(
     with replacing(files.components) as temporary:
         shutil.copyfile(before.components, temporary)
     write_text(files.beginning, json.dumps(handed))
-    variable.save(files.cv(0))  # last: with it the run has begun
+    variable.save(files.cv(0))  # last: this file marks that the run has started
     reporter.say(
-        f"Begins from the CV, the profile and the path of {found['temperature_K']:g} K "
+        f"Starts from the CV, the profile and the path of {found['temperature_K']:g} K "
         f"({before.root.name})."
     )
 
 
 def in_cell(variable: CollectiveVariable, path: EnergyPath) -> CollectiveVariable:
-    """A collective variable with the reference and the end states of the same path in another cell.
+    """Return a CV with the reference and the end states of the same path in another cell.
 
-    It sees the same displacements as before, and is shifted and scaled to 0 and 1 in the new end
-    states; itself if the cell is its own.
+    It depends on the same displacements as before. It is shifted and scaled to be 0 and 1 in the
+    new end states. If the cell is unchanged, the variable itself is returned.
     """
     cell = path.cell
     if np.allclose(cell, variable.reference_cell, rtol=0, atol=SAME_CELL_A):
@@ -126,7 +127,7 @@ def _path(
     engine: Engine,
     reporter: Reporter,
 ) -> EnergyPath:
-    """The minimum energy path: the other run's, relaxed again where the cell is another one."""
+    """Return the minimum energy path of the other run, relaxed again if the cell differs."""
     if not files.path.exists():
         old = load_path(before.path)
         if np.allclose(old.cell, cell, rtol=0, atol=SAME_CELL_A):

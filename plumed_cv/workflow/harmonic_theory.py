@@ -1,4 +1,4 @@
-"""Harmonic theory of an input or a run, and the number of equivalent events."""
+"""Harmonic theory for an input or a run, and the number of equivalent events."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from ase.data import atomic_masses, atomic_numbers
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import NONE, scientific, with_error
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -27,7 +27,8 @@ from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.mep import find_path
 
-NEAR_KT = 3.0  # other maxima of the path within so many kT of the highest are named
+LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
+NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
 
 
 def harmonic(
@@ -39,39 +40,40 @@ def harmonic(
     step_A: float = theory.STEP_A,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Find the harmonic rate of an input's process, or go on with it, and write it down.
+    """Start or continue the computation of the harmonic rate of an input; write the results.
 
     Parameters
     ----------
     config
         The input.
     folder
-        Folder, made if absent, for harmonic.json, frequencies.csv (THz; imaginary ones negative),
-        minimum.xyz and saddle.xyz (with the unstable mode as a column), and the Hessians.
+        Folder for harmonic.json, frequencies.csv (THz; imaginary ones negative), minimum.xyz,
+        saddle.xyz (with the unstable mode as a column), and the Hessians. It is made if it is
+        missing.
     path
-        The minimum energy path, if it is known; found, and kept in the folder, if None.
+        The minimum energy path; if None, it is computed and stored in the folder.
     temperatures_K
-        Temperatures of the rates; the input's if none.
+        Temperatures of the rates; the temperatures of the input if empty.
     step_A
         Displacement of a coordinate for the differences of forces, angstrom.
     reporter
-        Is told how it goes.
+        Receives the progress.
 
     Returns
     -------
     dict
-        What harmonic.json holds.
+        The contents of harmonic.json.
 
     Raises
     ------
     UserError
-        If an atom is held at its place, or no minimum or saddle point of first order is found.
+        If an atom is fixed, or if no minimum or first-order saddle point is found.
     """
     reporter = reporter or Log()
     if config.cv.alignment != "none":
         raise UserError(
-            "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, and none is "
-            "sought with it; leave it out for this command."
+            "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, which is not "
+            "computed with this alignment. Remove the key for this command."
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,32 +112,32 @@ def of_run(
     temperatures_K: Sequence[float] = (),
     step_A: float = theory.STEP_A,
 ) -> dict[str, Any]:
-    """Find the harmonic rate of a run at one temperature, and put it beside its own.
+    """Compute the harmonic rate of a run at one temperature, and compare it with the run's rate.
 
     Parameters
     ----------
     directory
         The run directory, with a minimum energy path.
     reporter, temperatures_K, step_A
-        As for `harmonic`; the run's temperature is always among those of the rates.
+        As for `harmonic`; the temperature of the run is always included.
 
     Returns
     -------
     dict
-        What harmonic.json, in the run's folder `harmonic`, holds; result.json has the comparison
-        (`beside`).
+        The contents of harmonic.json in the folder `harmonic` of the run. The comparison is in
+        result.json (`beside`).
 
     Raises
     ------
     UserError
-        As for `harmonic`, or if the directory is none of a run with a path, or its input cannot be
-        found again.
+        As for `harmonic`. Also if the directory is not that of a run with a path, or if its input
+        cannot be read again.
     """
     files = RunDirectory(Path(directory).absolute())
     starts = provenance.read(files.provenance)
     if not starts or not files.path.exists():
         raise UserError(
-            f"{directory}: is no directory of a run with a minimum energy path; start the run "
+            f"{directory}: is not the directory of a run with a minimum energy path; start the run "
             "first, or name its input."
         )
     config = Config.model_validate(starts[-1]["input"])
@@ -160,14 +162,14 @@ def of_run(
 def _as_dict(
     rate: theory.HarmonicTheory, path: EnergyPath, temperatures_K: Sequence[float]
 ) -> dict[str, Any]:
-    """What harmonic.json holds."""
+    """Return the contents of harmonic.json."""
     notes = []
     rows = [rate.at(kelvin) for kelvin in temperatures_K]
     crossover = rate.crossover_temperature_K
     if any(row["wigner_factor"] is None for row in rows):
         notes.append(
-            f"Below {crossover:.0f} K, the crossover temperature of tunnelling, Wigner's factor "
-            "and the quantum rate are not given."
+            f"Wigner's factor and the quantum rate are not given below {crossover:.0f} K, the "
+            "crossover temperature of tunnelling."
         )
     energies = path.energies
     top = int(energies.argmax())
@@ -180,7 +182,7 @@ def _as_dict(
     if high := [energies[k] for k in others if energies[top] - energies[k] < near]:
         notes.append(
             f"The path has {len(high)} more {'maxima' if len(high) > 1 else 'maximum'} within "
-            f"{NEAR_KT:g} kT of the highest; the harmonic rate is that over the highest alone."
+            f"{NEAR_KT:g} kT of the highest one. The harmonic rate is for the highest one only."
         )
     return {
         "barrier_eV": rate.barrier_eV,
@@ -196,7 +198,7 @@ def _as_dict(
 
 
 def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
-    """Write the frequencies, and both structures."""
+    """Write the frequencies and both structures."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["mode", "minimum_THz", "saddle_THz"])
@@ -217,21 +219,22 @@ def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
 
 
 def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:
-    """Harmonic theory beside what a run has found, for its result.json; None if there is none.
+    """Compare harmonic theory with the results of a run, for result.json; None without both.
 
     Parameters
     ----------
     files
         The run directory.
     result
-        What result.json holds.
+        The contents of result.json.
 
     Returns
     -------
     dict or None
-        Barrier, prefactor and rate by harmonic theory at the run's temperature; `tst_over_harmonic`
-        with its error, the ratio of the run's rate of transition state theory to the harmonic one,
-        both through the surface of the highest flux barrier; and `sentence`.
+        Barrier, prefactor and rate of harmonic theory at the temperature of the run.
+        `tst_over_harmonic`, with its error, is the ratio of the run's rate of transition state
+        theory to the harmonic rate. Both are rates through the surface with the highest flux
+        barrier. `sentence` describes the ratio.
     """
     file = files.harmonic / "harmonic.json"
     if not file.exists():
@@ -254,10 +257,11 @@ def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None
 
 
 def surface_rate(result: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Rate through the one surface with the highest flux barrier, and its error, 1/s.
+    """Return the rate through the surface with the highest flux barrier, and its error, 1/s.
 
-    Of a process in one step that is the rate of transition state theory. Of several steps, that of
-    the whole has all of them in series, and that of a step is from its own basin.
+    For a process in one step it is the rate of transition state theory. For several steps, the rate
+    of the whole process contains all steps in series, and the rate of a step starts from its own
+    basin.
     """
     steps, populations = result.get("steps") or [], result.get("populations") or []
     if len(steps) < 2:
@@ -280,33 +284,32 @@ def _ratio(result: dict[str, Any], harmonic_per_s: float) -> tuple[float | None,
 
 
 def _anharmonicity(ratio: float | None, error: float | None, kelvin: float) -> str:
-    """The ratio of the rates in words."""
+    """Describe the ratio of the rates in a sentence."""
     if ratio is None or ratio <= 0:
         return (
             f"The run does not know its rate, so nothing is said of anharmonicity at {kelvin:g} K."
         )
-    within = error is not None and abs(np.log(ratio)) < 2.0 * error / ratio
-    if within:
-        return (
-            f"At {kelvin:g} K the rate by sampling is {ratio:.2g} times the harmonic one, which is "
-            "1 within two errors: no anharmonicity is seen."
-        )
-    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
-    return (
-        f"At {kelvin:g} K anharmonicity makes the rate through the dividing surface "
-        f"{times:.3g} times {way} than harmonic theory has it."
+    share = with_error(ratio, error, "").strip()
+    words = (
+        f"At {kelvin:g} K the rate through the dividing surface is {share} times the harmonic one"
     )
+    if error is not None and error > LARGEST_ERROR * ratio:
+        return f"{words}: this error is too large to see anharmonicity."
+    if error is not None and abs(np.log(ratio)) < 2.0 * error / ratio:
+        return f"{words}, which is 1 within two errors: no anharmonicity is seen."
+    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
+    return f"{words}: anharmonicity makes it {times:.2g} times {way}."
 
 
 def count_events(files: RunDirectory, engine: Engine) -> None:
-    """Write the number of equivalent events into the run directory, unless it is there.
+    """Write the number of equivalent events into the run directory, unless it is known.
 
     Parameters
     ----------
     files
         The run directory.
     engine
-        Computes energies, by which the symmetry is checked.
+        Computes the energies that check the symmetry.
     """
     if files.multiplicity.exists():
         return
@@ -316,8 +319,8 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     images = load_path(files.path).images if files.path.exists() else ()
     if not images or not images[0].cell.array.any():
         known["multiplicity_note"] = (
-            "The number of equivalent events is found for periodic structures with a minimum "
-            "energy path."
+            "The number of equivalent events can be determined only for periodic structures with a "
+            "minimum energy path."
         )
     else:
         try:
@@ -332,32 +335,33 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
 
 
 def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
-    """Number of equivalent events of a run and the escape rate of all, for its result.json.
+    """Return the number of equivalent events of a run and their total rate, for result.json.
 
     Parameters
     ----------
     files
         The run directory.
     result
-        What result.json holds: the rate of one event.
+        The contents of result.json, with the rate of one event.
 
     Returns
     -------
     dict
         `multiplicity`, `reverse_multiplicity` from the product, `multiplicity_tolerance_A`,
-        `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; None where unknown.
+        `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; unknown ones are
+        None.
     """
     known = read_json(files.multiplicity)
     return known | escape_rate(result | known)
 
 
 def escape_rate(result: dict[str, Any]) -> dict[str, float | None]:
-    """Total rate of all equivalent events and its error, by the keys of result.json.
+    """Return the total rate of all equivalent events and its error, under the keys of result.json.
 
     Parameters
     ----------
     result
-        What result.json holds: the rate of one event, and `multiplicity`.
+        The contents of result.json, with the rate of one event and `multiplicity`.
     """
     rate, error = rate_of(result)[:2]
     number = result.get("multiplicity")
@@ -368,24 +372,25 @@ def escape_rate(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 def escape_in_words(result: dict[str, Any]) -> str | None:
-    """Number of equivalent events and their total rate in words; None where it is not known."""
+    """Return the number of equivalent events and their total rate in words; None if unknown."""
     number = result.get("multiplicity")
     if number is None:
         return None
-    total = scientific(
-        result.get("escape_rate_per_s"), result.get("escape_rate_error_per_s"), "1/s"
-    )
+    rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
+    total = scientific(rate, error, "1/s")
+    source = "" if total == NONE else f" ({rate_of(result)[3]})"
     return (
         f"By the symmetry of the initial state {number} "
-        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate {total}."
+        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate "
+        f"{total}{source}."
     )
 
 
 def rate_of(result: dict[str, Any]) -> tuple[float | None, float | None, float | None, str]:
-    """The rate of one event: 1/s, its error, the factor it is within, and where it is from.
+    """Return the rate of one event, 1/s: value, error, error as a factor, and source.
 
-    The rate with the transmission coefficient where result.json has it, else that of transition
-    state theory, an upper bound.
+    The rate with the transmission coefficient is used if result.json contains it. Otherwise the
+    rate is that of transition state theory, which is an upper bound.
     """
     rate = result.get("rate_per_s")
     if rate is not None and rate > 0:

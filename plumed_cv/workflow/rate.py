@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rate:
-    """Rate from the reactant to the product; what is not known is None.
+    """Rate from the reactant to the product; unknown values are None.
 
     Attributes
     ----------
     temperature_K
         Temperature, K.
     tst_rate_per_s, tst_rate_error_per_s
-        Rate of transition state theory through the best dividing surface, 1/s: an upper bound of
-        the true rate; and its standard error.
+        Rate of transition state theory through the best dividing surface, 1/s, which is an upper
+        bound, and its standard error.
     transmission, transmission_error
-        Transmission coefficient, the flux that leads to the product over that of transition state
-        theory, and its standard error.
+        Transmission coefficient, the ratio of the flux that leads to the product to that of
+        transition state theory, and its standard error.
     rate_per_s
-        The rate: the transmission coefficient times that of transition state theory, 1/s.
+        The rate: the product of the transmission coefficient and the rate of transition state
+        theory, 1/s.
     rate_error_factor
-        The rate is known within this factor, one standard error.
+        The rate is known within this factor (one standard error).
     """
 
     temperature_K: float
@@ -63,7 +64,7 @@ class Rate:
 
     @property
     def best_per_s(self) -> float | None:
-        """The rate where it is known, else that of transition state theory, 1/s."""
+        """The rate if it is known, otherwise that of transition state theory, 1/s."""
         return self.tst_rate_per_s if self.rate_per_s is None else self.rate_per_s
 
     def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
@@ -72,7 +73,7 @@ class Rate:
         Parameters
         ----------
         ax
-            On which axes of matplotlib's; those of a new figure if None.
+            Axes of matplotlib to draw on; those of a new figure if None.
         style
             As for `Axes.errorbar`.
         """
@@ -98,7 +99,7 @@ class Rate:
         return table({name: [getattr(self, name)] for name in self.__dataclass_fields__})
 
     def _bounds(self, value: float) -> tuple[float, float]:
-        """The rate less and plus one standard error, 1/s, as a factor."""
+        """The rate minus and plus one standard error, 1/s, as a factor."""
         if self.rate_per_s is not None:
             factor = self.rate_error_factor or 1.0
         else:  # the error of its logarithm, to first order

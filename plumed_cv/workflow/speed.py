@@ -6,7 +6,7 @@ from pathlib import Path
 
 from plumed_cv.common.numbers import duration
 from plumed_cv.common.progress import Update
-from plumed_cv.sampling import Order
+from plumed_cv.sampling import WalkerTask
 from plumed_cv.setup.kernel import Plumed, faster_kernel
 
 SLOW_S = 600.0  # a sampling that takes longer says what would make it faster
@@ -34,12 +34,12 @@ def plumed_seconds(log: Path) -> float | None:
     return sum(times) if times else None
 
 
-def what_a_fast_kernel_saves(order: Order, plumed: Plumed) -> str | None:
+def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     """Return what to tell the user about the kernel, once a walker has ended a segment.
 
     Parameters
     ----------
-    order
+    task
         The walker's share; the others are assumed to be as fast, at the same time.
     plumed
         The PLUMED of the run.
@@ -49,12 +49,12 @@ def what_a_fast_kernel_saves(order: Order, plumed: Plumed) -> str | None:
     A sentence with a remedy; None if the kernel is an optimised one, the rest of the sampling takes
     less than `SLOW_S`, or PLUMED's log does not say how long it took.
     """
-    done = order.done()
-    if plumed.optimised or order.previous is None or not done[-1]["n_steps"]:
+    done = task.done()
+    if plumed.optimised or task.previous is None or not done[-1]["n_steps"]:
         return None
-    in_plumed = plumed_seconds(order.previous / "plumed.log")
+    in_plumed = plumed_seconds(task.previous / "plumed.log")
     taken, n_steps = float(done[-1]["seconds"]), int(done[-1]["n_steps"])
-    left = (order.steps - sum(int(part["n_steps"]) for part in done)) * taken / n_steps
+    left = (task.steps - sum(int(part["n_steps"]) for part in done)) * taken / n_steps
     if in_plumed is None or left < SLOW_S:
         return None
     share = min(1.0, in_plumed / taken)
@@ -68,10 +68,10 @@ def what_a_fast_kernel_saves(order: Order, plumed: Plumed) -> str | None:
 
 
 def watching_speed(
-    update: Update, orders: Sequence[Order], plumed: Plumed, say: Callable[[str], None]
+    update: Update, tasks: Sequence[WalkerTask], plumed: Plumed, say: Callable[[str], None]
 ) -> Update:
     """Return `update` with a look at the speed when the first walker has ended a segment."""
-    waiting = [order for order in orders if not order.is_done]
+    waiting = [task for task in tasks if not task.is_done]
     before = len(waiting[0].done()) if waiting else 0
 
     def updated(steps: float, note: str) -> None:

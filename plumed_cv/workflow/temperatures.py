@@ -1,13 +1,13 @@
-"""A run at several temperatures: one run each, in folders of one directory, and their rates.
+"""A run at several temperatures: one run for each, in folders of one directory.
 
     temperatures.json       the temperatures, in order
-    300K/, 500K/, ...       run directories, each as of a run at that temperature alone
-        beginning.json      what it took over from another one; none of the first
+    300K/, 500K/, ...       run directories, as of runs at a single temperature
+        beginning.json      results taken over from another one; not for the first
     rates.json, rates.csv   rates with errors, and the fit of ln k over 1/T
-    arrhenius.png           the picture
+    arrhenius.png           the Arrhenius plot
 
-A temperature begins from the nearest one, in 1/T, of those that have ended: from its last
-collective variable, its profile as the prior, and its path. So temperatures can be added later.
+A temperature starts from the last collective variable, the path and the profile (as the prior) of
+the nearest finished temperature, nearest in 1/T. Therefore temperatures can be added later.
 """
 
 import csv
@@ -45,7 +45,7 @@ def run(
     *,
     inputs_only: bool = False,
 ) -> dict[str, Any]:
-    """Run the iterative procedure, at one temperature or at several, or go on with it.
+    """Start or continue the iterative procedure, at one temperature or at several.
 
     Parameters
     ----------
@@ -55,14 +55,14 @@ def run(
     Returns
     -------
     dict
-        What `procedure.run` returns; of several temperatures what rates.json holds: `rates`, a row
-        a temperature, and `fit`. If it has returned before a sampling, also `directory`: the run
-        directory of that temperature.
+        The result of `procedure.run`. For several temperatures, the contents of rates.json:
+        `rates`, one row for each temperature, and `fit`. If the function returns before a sampling,
+        also `directory`, the run directory of that temperature.
 
     Raises
     ------
     UserError
-        As for `procedure.run`, or if the directory holds a run of the other kind.
+        As for `procedure.run`, or if the directory contains a run of the other kind.
     """
     reporter = reporter or Log()
     root = Path(directory).absolute()
@@ -71,35 +71,30 @@ def run(
     if not kelvin:
         return procedure.run(config, root, reporter, inputs_only=inputs_only)
     with claimed(root):
-        write_text(root / "temperatures.json", json.dumps({"temperatures_K": kelvin}))
-        ended: list[float] = []
+        record = json.dumps({"temperatures_K": kelvin})
+        write_text(RunDirectory(root).temperatures, record)
         for temperature_K in kelvin:
-            before = None
-            if ended:
-                apart = [abs(1.0 / other - 1.0 / temperature_K) for other in ended]
-                before = RunDirectory(folder(root, ended[apart.index(min(apart))]))
             found = procedure.run(
                 _at(config, temperature_K),
                 folder(root, temperature_K),
                 _At(reporter, temperature_K),
                 inputs_only=inputs_only,
-                before=before,
+                before=_nearest(root, kelvin, temperature_K),
             )
             if "walkers" in found:
                 return found | {"directory": str(folder(root, temperature_K))}
-            ended.append(temperature_K)
         return write_rates(root)
 
 
 def sample(
     config: Config, directory: Path | str, walker: int = 0, reporter: Reporter | None = None
 ) -> None:
-    """Do one walker's share of the sampling that `run` with `inputs_only` has returned before.
+    """Do the share of one walker in a sampling before which `run` with `inputs_only` returned.
 
     Parameters
     ----------
     config, directory, walker, reporter
-        As for `procedure.sample`. Of several temperatures it is the first that has not ended.
+        As for `procedure.sample`. For several temperatures, the first unfinished one is sampled.
 
     Raises
     ------
@@ -124,28 +119,29 @@ def harmonic_of(
     temperatures_K: Sequence[float] = (),
     step_A: float = STEP_A,
 ) -> dict[str, Any]:
-    """Find the harmonic rate of a run, at one temperature or at several, and put it beside its own.
+    """Compute the harmonic rate of a run at one or several temperatures and compare it.
 
     Parameters
     ----------
     directory
         The run directory, with a minimum energy path.
     reporter
-        Is told how it goes.
+        Receives the progress.
     temperatures_K
-        Temperatures of the rates besides the run's own.
+        Temperatures of the rates, in addition to the temperature of the run.
     step_A
         As for `harmonic_theory.harmonic`.
 
     Returns
     -------
     dict
-        What harmonic.json holds; of several temperatures that of the first, with the rates of all.
+        The contents of harmonic.json; for several temperatures, of the first, with the rates of
+        all.
 
     Raises
     ------
     UserError
-        As for `harmonic_theory.harmonic`, or if the directory is none of a run with a path.
+        As for `harmonic_theory.harmonic`, or if the directory is not that of a run with a path.
     """
     reporter = reporter or Log()
     root = Path(directory).absolute()
@@ -157,7 +153,7 @@ def harmonic_of(
         files = RunDirectory(place)
         if not files.path.exists():
             continue
-        for other in done:  # where the cell is the same, so are the path and the Hessians
+        for other in done:  # if the cell is the same, so are the path and the Hessians
             if other.path.read_bytes() == files.path.read_bytes():
                 files.harmonic.mkdir(exist_ok=True)
                 for file in other.harmonic.glob("hessian-*.npz"):
@@ -178,7 +174,7 @@ def harmonic_of(
 
 
 def anharmonicity(directory: Path | str) -> list[str]:
-    """What a run with harmonic theory says of anharmonicity: a sentence a temperature."""
+    """Return one sentence a temperature on anharmonicity, if harmonic theory is available."""
     root = Path(directory).absolute()
     places = [place for _, place in runs(root)] if is_series(root) else [root]
     results = [read_json(file) for place in places if (file := place / "result.json").exists()]
@@ -191,18 +187,18 @@ def folder(root: Path, temperature_K: float) -> Path:
 
 
 def is_series(root: Path) -> bool:
-    """Whether a directory is that of a run at several temperatures."""
-    return (root / "temperatures.json").exists()
+    """Return whether a directory belongs to a run at several temperatures."""
+    return RunDirectory(root).temperatures.exists()
 
 
 def runs(root: Path) -> Iterator[tuple[float, Path]]:
-    """Yield the temperatures of a run at several, in order, and their run directories."""
-    for temperature_K in read_json(root / "temperatures.json")["temperatures_K"]:
+    """Yield the temperatures of a run, in order, and their run directories."""
+    for temperature_K in read_json(RunDirectory(root).temperatures)["temperatures_K"]:
         yield float(temperature_K), folder(root, temperature_K)
 
 
 def write_rates(root: Path) -> dict[str, Any]:
-    """Write rates.json, rates.csv and arrhenius.png from the results that are there.
+    """Write rates.json, rates.csv and arrhenius.png from the available results.
 
     Parameters
     ----------
@@ -212,7 +208,7 @@ def write_rates(root: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        What rates.json holds.
+        The contents of rates.json.
     """
     root = root.absolute()
     event = root.name if root.name != "run" else root.parent.name
@@ -245,7 +241,7 @@ def write_rates(root: Path) -> dict[str, Any]:
 
 
 def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
-    """The fit of rates.json in sentences."""
+    """Return the fit of rates.json in sentences."""
     if fit is None:
         return ["Activation enthalpy and entropy need rates with errors at two temperatures."]
     energy, enthalpy = (
@@ -254,7 +250,7 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
     )
     entropy = with_error(fit["activation_entropy_kB"], fit["activation_entropy_error_kB"], "k")
     words = [
-        f"At {fit['temperature_K']:.0f} K, by {fit['source']}: activation energy {energy} and "
+        f"At {fit['temperature_K']:.0f} K ({fit['source']}): activation energy {energy} and "
         f"prefactor {fit['prefactor_per_s']:.2g} 1/s (Arrhenius, within a factor "
         f"{fit['prefactor_error_factor']:.2f}); activation enthalpy {enthalpy}, entropy {entropy} "
         "(Eyring)."
@@ -262,8 +258,8 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
     if fit["curvature_eV2"] is not None:
         curvature = with_error(fit["curvature_eV2"], fit["curvature_error_eV2"], "eV²")
         words.append(
-            f"The plot is curved: the second derivative of ln k to 1/kT is {curvature}, more than "
-            "three of its errors."
+            f"The plot is curved: the second derivative of ln k with respect to 1/kT is "
+            f"{curvature}, more than three standard errors."
         )
     if fit["note"]:
         words.append(fit["note"])
@@ -271,7 +267,7 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
 
 
 def curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
-    """The fit of the rows of rates.json as `figures.draw_arrhenius` takes it; None without one."""
+    """Return the fit of rates.json as `figures.draw_arrhenius` needs it; None without a fit."""
     fit, _ = _fit(rows)
     if fit is None:
         return None
@@ -280,8 +276,15 @@ def curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
     return 1.0 / inverse, np.exp(fit.ln_rate(1.0 / inverse))
 
 
+def _nearest(root: Path, kelvin: Sequence[float], temperature_K: float) -> RunDirectory | None:
+    """The run that has ended at the nearest other temperature, in 1/T; None if none has."""
+    others = sorted(kelvin, key=lambda other: abs(1.0 / other - 1.0 / temperature_K))
+    places = (RunDirectory(folder(root, other)) for other in others if other != temperature_K)
+    return next((files for files in places if files.result.exists()), None)
+
+
 def _row(event: str, result: dict[str, Any]) -> dict[str, Any]:
-    """What rates.json says of one temperature."""
+    """Return the row of one temperature in rates.json."""
     rate, _, factor, source = harmonic_theory.rate_of(result)
     bound, bound_error = result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
     beside = result.get("harmonic") or {}
@@ -307,7 +310,7 @@ def _row(event: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fit(rows: Sequence[dict[str, Any]]) -> tuple[arrhenius.ArrheniusFit | None, str]:
-    """A fit of the rates, all of one source: the best that every temperature has."""
+    """Fit the rates of the best source that is available at every temperature."""
     same = {row["source"] for row in rows}
     names = ("rate_per_s", "error_factor", rows[0]["source"]) if len(same) == 1 else None
     rate, factor, source = names or (
@@ -325,28 +328,28 @@ def _at(config: Config, temperature_K: float) -> Config:
 
 
 def _check_kind(root: Path, several: bool) -> None:
-    """Refuse a directory that holds a run at one temperature for several, and the reverse."""
+    """Refuse several temperatures in the directory of a run at one, and the reverse."""
     if several and (root / "input.json").exists():
         given = read_json(root / "input.json")["system"]["temperature_K"]
         raise UserError(
-            f"{root}: holds a run at one temperature; name a new directory. (To keep that run as "
+            f"{root}: contains a run at one temperature; name a new directory. (To use that run as "
             f"one of several, move its directory to {given:g}K in the new one.)"
         )
     if not several and is_series(root):
         raise UserError(
-            f"{root}: holds a run at several temperatures; give system.temperature_K their list, "
-            "or name a new directory."
+            f"{root}: contains a run at several temperatures; give their list as "
+            "system.temperature_K, or name a new directory."
         )
 
 
 class _At:
-    """A reporter that says of which temperature it speaks."""
+    """A reporter that begins every message with the temperature."""
 
     def __init__(self, reporter: Reporter, temperature_K: float) -> None:
         self._reporter, self._name = reporter, f"{temperature_K:g} K"
 
     def say(self, text: str) -> None:
-        """Tell a result."""
+        """Report a result."""
         self._reporter.say(f"{self._name}: {text}")
 
     def task(self, name: str, total: float | None) -> Any:

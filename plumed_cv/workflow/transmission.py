@@ -1,8 +1,9 @@
-"""The rate: transmission coefficients of the dividing surfaces of a run that has ended.
+"""The rate of a finished run, by the transmission coefficients of its dividing surfaces.
 
-Everything is in the folder `rate` of the iteration that gives the answer, in files that are whole
-or absent: surfaces.json, the shots from each surface in step-k.json, and other-k.xyz, the minima to
-which trajectories went that left the process. Shots are made in batches; what is there is kept.
+All files are in the folder `rate` of the iteration that gives the answer: surfaces.json, the shots
+from each surface in step-k.json, and other-k.xyz, the minima that trajectories reached after they
+left the process. A file is either complete or absent. Shots are made in batches, and existing shots
+are reused.
 """
 
 import json
@@ -34,14 +35,14 @@ from plumed_cv.workflow.harmonic_theory import escape_rate
 from plumed_cv.workflow.mep import end_states
 from plumed_cv.workflow.results import UNKNOWN_RATE, estimated, sampled
 
-BATCH = 40  # shots between looks at the error
-VELOCITIES = 2  # shots from each snapshot: two tell its committor from chance
+BATCH = 40  # shots; the error is checked after each batch
+VELOCITIES = 2  # shots from each snapshot: two separate its committor from chance
 FEWEST_SHOTS = 80
-MOST_VELOCITIES = 20  # shots from each snapshot at most: then the snapshots are what is missing
-MOVED = 0.1  # of a surface, in xi, beyond which its shots are made anew
-LARGEST_FRICTION = 0.1  # times the time step: more, and crossings are missed
-UNRESOLVED = 0.05  # share of trajectories that matters
-LARGEST_ERROR = 0.5  # relative, of a step that hardly matters to the whole
+MOST_VELOCITIES = 20  # largest number of shots from one snapshot; more would need more snapshots
+MOVED = 0.1  # if a surface moves farther than this, in xi, its shots are made again
+LARGEST_FRICTION = 0.1  # times the time step: with more friction, crossings would be missed
+UNRESOLVED = 0.05  # fraction of trajectories above which the rate is doubtful
+LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
 
 Task = tuple[tuple[str, int], Array, int]  # name and number of a snapshot, its positions, a seed
 
@@ -62,28 +63,30 @@ def of_directory(
         The run directory.
     reporter
         Is told how it goes.
-    error, shots
+    Replace `rate.error` and `rate.shots` of the input.
         In place of `rate.error` and `rate.shots` of the input.
-    surface
-        Another dividing surface: the rate through it must be the same, that of the step whose
-        basins it divides. It is not written into result.json.
+    Another dividing surface. The rate through it must equal the rate of the step whose basins it
+    separates. The result is not written into result.json.
 
     Returns
     -------
-    dict
-        What result.json holds, or, of another surface, `rate_per_s`, `transmission`,
-        `tst_rate_per_s` through it, and more.
+    The contents of result.json. For another surface, `rate_per_s`, `transmission`, `tst_rate_per_s`
+    through it, and more.
 
     Raises
     ------
     UserError
-        If the run has not ended, its rate of transition state theory is not known, the input
-        cannot be found again, or there is no transmission coefficient (`refusal`).
+        If the run has not ended, its rate of transition state theory is unknown, the input cannot
+        be read again, or there is no transmission coefficient (`refusal`).
     """
     files = RunDirectory(Path(directory).absolute())
     starts = provenance.read(files.provenance)
+    if files.temperatures.exists():
+        raise UserError(
+            f"{directory}: contains runs at several temperatures; name the folder of one of them."
+        )
     if not files.result.exists() or not starts:
-        raise UserError(f"{directory}: is no directory of a run that has ended; run it first.")
+        raise UserError(f"{directory}: is not the directory of a finished run; run it first.")
     config = Config.model_validate(starts[-1]["input"])
     settings = {"error": error, "shots": shots}
     given = {key: value for key, value in settings.items() if value is not None}
@@ -93,8 +96,8 @@ def of_directory(
     result = read_json(files.result)
     if result.get("tst_rate_per_s") is None:
         raise UserError(
-            f"{directory}: its rate of transition state theory is not known, so there is no "
-            "surface to start from; see the checks in report.html."
+            f"{directory}: the rate of transition state theory is unknown, so there is no dividing "
+            "surface to start from. See the checks in report.html."
         )
     initial = end_states(config)[0]
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
@@ -113,9 +116,9 @@ def complete(
     result: dict[str, Any],
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Add the rate to the answer of a run that has converged, and write it into result.json.
+    """Add the rate to the result of a converged run, and write it into result.json.
 
-    Where there is none, `rate_note` of the result says why.
+    If there is no rate, `rate_note` of the result gives the reason.
 
     Parameters
     ----------
@@ -124,15 +127,15 @@ def complete(
     initial
         The initial state.
     result
-        What result.json holds.
+        The contents of result.json.
     reporter
-        Is told how it goes.
+        Receives the progress.
     """
     note = refusal(config)
     if note is None and not result["converged"]:
-        note = "the run has not converged; 'plumed-cv rate' computes the rate all the same"
+        note = "the run has not converged; 'plumed-cv rate' computes the rate nevertheless"
     elif note is None and result.get("tst_rate_per_s") is None:
-        note = "the rate of transition state theory is not known"
+        note = "the rate of transition state theory is unknown"
     if note is None:
         return Stage(config, files, initial, result, engine, reporter).complete()
     result = result | {"rate_note": note}
@@ -143,29 +146,29 @@ def complete(
 
 
 def refusal(config: Config) -> str | None:
-    """Why an input has no transmission coefficient, in words; None if it has one."""
+    """Return why an input has no transmission coefficient, or None if it has one."""
     if config.engine.name == "gromacs":
         return (
-            "engine.name = 'gromacs': GROMACS starts no trajectories from given velocities here, "
-            "so there is no transmission coefficient; that of transition state theory is an upper "
-            "bound"
+            "engine.name = 'gromacs': with GROMACS, trajectories cannot be started from given "
+            "velocities, so there is no transmission coefficient; the rate of transition state "
+            "theory is an upper bound"
         )
     if config.sampling.thermostat == "brownian":
         return (
-            "sampling.thermostat = 'brownian': it has no velocities, and so no transmission "
-            "coefficient; sample with 'langevin' in a new directory"
+            "sampling.thermostat = 'brownian': Brownian dynamics has no velocities, so there is no "
+            "transmission coefficient; sample with 'langevin' in a new directory"
         )
     turns = 1e-3 * config.sampling.friction_per_ps * config.sampling.timestep_fs
     if config.rate.dynamics == "langevin" and turns > LARGEST_FRICTION:
         return (
             f"rate.dynamics = 'langevin': with sampling.friction_per_ps = "
-            f"{config.sampling.friction_per_ps:g} a trajectory crosses the surface back and forth "
-            "within one time step; choose rate.dynamics = 'nve'"
+            f"{config.sampling.friction_per_ps:g} a trajectory crosses the surface several times "
+            "within one time step; use rate.dynamics = 'nve'"
         )
     if biases := config.sampling.extra_biases:
         return (
-            f"sampling.plumed: its profile has the energy of {biases[0]} in it, and the plain "
-            "dynamics of a transmission coefficient would not"
+            f"sampling.plumed: the profile contains the energy of {biases[0]}, but the dynamics of "
+            "a transmission coefficient would not"
         )
     return None
 
@@ -179,11 +182,11 @@ class Stage:
     config, files, initial
         The input, the run directory and the initial state.
     result
-        What result.json holds.
+        The contents of result.json.
     engine
         Runs the trajectories, unless several walkers do.
     reporter
-        Is told how it goes.
+        Receives the progress.
     """
 
     config: Config
@@ -194,7 +197,7 @@ class Stage:
     reporter: Reporter
 
     def complete(self) -> dict[str, Any]:
-        """Make the shots that are missing; return result.json with the rate, and write it."""
+        """Make the missing shots; write result.json with the rate and return its contents."""
         shares = self._shares()
         found = [
             self._shots(k, surface, self._target(shares, k))
@@ -203,14 +206,10 @@ class Stage:
         result = self.result | self._rate(found, shares)
         result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
-        if result["rate_per_s"] is not None:
-            self.reporter.say(in_words(result))
-        if note := result["rate_note"]:
-            self.reporter.say(f"Rate: {note}.")
         return result
 
     def through(self, xi: float) -> dict[str, Any]:
-        """Return the rate of a step through another surface.
+        """Return the rate of a step through another dividing surface.
 
         Raises
         ------
@@ -258,7 +257,7 @@ class Stage:
 
     @cached_property
     def _surfaces(self) -> list[rates.Surface]:
-        """The surfaces of the steps, found once for what was sampled."""
+        """The surfaces of the steps, determined once from the samples."""
         self._folder.mkdir(exist_ok=True)
         file = self._folder / "surfaces.json"
         steps = self.result["iterations"][self._n - 1]["md_steps"]
@@ -299,7 +298,7 @@ class Stage:
 
     @cached_property
     def _events(self) -> rates.Events | None:
-        """None of a molecule, which has no minimum energy path."""
+        """None for a molecule, which has no minimum energy path."""
         if not self.files.path.exists():
             return None
         path = load_path(self.files.path)
@@ -308,7 +307,7 @@ class Stage:
         return rates.Events(self._folder, ends, self._variable, operations)
 
     def _target(self, shares: Array, k: int) -> float:
-        """Relative error of a step's transmission coefficient that the whole needs."""
+        """Relative error of a step's transmission coefficient that the total error requires."""
         if shares[k] <= 0:
             return LARGEST_ERROR
         return float(
@@ -318,7 +317,7 @@ class Stage:
         )
 
     def _shares(self) -> Array:
-        """Of each step in the time that the whole takes, by transition state theory."""
+        """Fraction of the total time that each step takes, by transition state theory."""
         steps, populations = self.result["steps"], self.result["populations"]
         if len(steps) < 2:
             return np.ones(1)
@@ -347,16 +346,16 @@ class Stage:
         )
 
     def _shots(self, step: int | str, surface: rates.Surface, target: float) -> rates.Transmission:
-        """Make the shots from one surface that are missing, and estimate its transmission.
+        """Make the missing shots from one surface, and estimate its transmission coefficient.
 
         Parameters
         ----------
         step
             Number of the step from 0, or a name.
         surface
-            Where shots start.
+            The surface from which shots start.
         target
-            Relative error up to which they are made.
+            Shots are made until the relative error is below this.
         """
         name = f"step-{step + 1}" if isinstance(step, int) else step
         file = self._folder / f"{name}.json"
@@ -392,8 +391,8 @@ class Stage:
     def _task(
         self, chosen: Sequence[rates.Snapshot], order: NDArray[np.int64], name: str, number: int
     ) -> Task:
-        """What shot `number` starts from."""
-        from plumed_cv.structures.trajectory import positions_of  # mdtraj takes a second
+        """Return the start of shot `number`."""
+        from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes 1 s
 
         snapshot = chosen[order[number // VELOCITIES % len(order)]]
         file = self.files.iteration(self._n) / snapshot.segment / "snapshots.dcd"
@@ -402,7 +401,7 @@ class Stage:
         return (snapshot.segment, snapshot.number), positions_of(file, snapshot.number), seed
 
     def _identified(self, outcome: rates.Outcome) -> rates.Shot:
-        """The shot with the events by which its trajectories left the process."""
+        """Return the shot with the events by which its trajectories left the process."""
         shot = outcome.shot
         legs = []
         for leg, end in zip((shot.forward, shot.backward), outcome.ends, strict=True):
@@ -410,13 +409,13 @@ class Stage:
                 event = self._events.identify(end)
                 if isinstance(event, int):
                     leg = leg._replace(event=event)
-                else:  # it was away from the path, and has not left
+                else:  # it was away from the path but did not leave
                     leg = leg._replace(end=event, left=False)
             legs.append(leg)
         return shot._replace(forward=legs[0], backward=legs[1])
 
     def _settings(self) -> dict[str, Any]:
-        """What shots depend on: others make them anew."""
+        """Settings that the shots depend on; with other settings they are made again."""
         settings, by = self.config.rate, self.config.sampling
         return {
             "cv_sha256": provenance.sha256(self.files.cv(self._n - 1)),
@@ -428,7 +427,7 @@ class Stage:
         }
 
     def _load(self, file: Path, surface: rates.Surface) -> tuple[rates.Surface, list[rates.Shot]]:
-        """The shots that are there, and the surface with the cores that they were made with."""
+        """Return the surface with the cores of the existing shots, and these shots."""
         if not file.exists():
             return surface, []
         record = read_json(file)
@@ -450,7 +449,7 @@ class Stage:
         return Workers(self.config, self.initial, self.engine)
 
     def _rate(self, found: list[rates.Transmission], shares: Array) -> dict[str, Any]:
-        """What the transmission coefficients make of the rate of transition state theory."""
+        """Return the rate from transition state theory and the transmission coefficients."""
         kappa = np.array([each.kappa.value for each in found])
         errors = np.array([each.kappa.error for each in found])
         bound, of_bound = (self.result[f"tst_rate{key}_per_s"] for key in ("", "_error"))
@@ -478,7 +477,7 @@ class Stage:
         return result
 
     def _reverse(self) -> tuple[float | None, float | None]:
-        """Transition state theory's rate back, 1/s, and its relative error."""
+        """Reverse rate of transition state theory, 1/s, and its relative error."""
         steps, populations = self.result["steps"], self.result["populations"]
         if len(steps) == 1:
             rate, error = (steps[0][f"reverse_rate{key}_per_s"] for key in ("", "_error"))
@@ -507,35 +506,35 @@ class Stage:
         }
 
     def _note(self, found: list[rates.Transmission]) -> str | None:
-        """What makes the rate doubtful, in words."""
+        """Return why the rate is doubtful, or None."""
         notes = []
         for each in found:
             if each.relative_error > self.config.rate.error and len(found) == 1:
                 notes.append(
-                    f"its transmission coefficient is {each.kappa} after {each.shots} shots from "
-                    f"{each.snapshots} snapshots; raise rate.shots, or sampling.steps where the "
-                    "snapshots are few"
+                    f"the transmission coefficient is {each.kappa} after {each.shots} shots from "
+                    f"{each.snapshots} snapshots; increase rate.shots, or sampling.steps if there "
+                    "are few snapshots"
                 )
             if each.unresolved > UNRESOLVED:
                 notes.append(
-                    f"{100 * each.unresolved:.2g} % of the trajectories had not come to a basin "
-                    f"within rate.longest_ps = {self.config.rate.longest_ps:g}; raise it"
+                    f"{100 * each.unresolved:.2g} % of the trajectories did not reach a basin "
+                    f"within rate.longest_ps = {self.config.rate.longest_ps:g}; increase it"
                 )
             if each.other > UNRESOLVED:
                 notes.append(
                     f"{100 * each.other:.2g} % of the trajectories left the process before they "
-                    "came to a basin: other events cross the same dividing surface"
+                    "reached a basin: other events cross the same dividing surface"
                 )
             apart = abs(each.kappa.value - each.reactive_flux.value)
             if apart > 4.0 * np.hypot(each.kappa.error, each.reactive_flux.error):
                 notes.append(
-                    f"the reactive flux has its plateau at {each.reactive_flux}, the crossings "
-                    f"give {each.kappa}; shorten sampling.timestep_fs in a new directory"
+                    f"the reactive flux gives {each.reactive_flux} and the crossings give "
+                    f"{each.kappa}; use a smaller sampling.timestep_fs in a new directory"
                 )
         return "; ".join(notes) or None
 
     def _other_events(self) -> list[dict[str, Any]]:
-        """The events by which trajectories left, the most frequent first."""
+        """The events by which trajectories left the process, the most frequent one first."""
         if self._events is None:
             return []
         count: dict[tuple[int, str], int] = {}
@@ -562,7 +561,7 @@ class Stage:
 
 
 class Workers:
-    """Makes shots: here with one walker, or at once in as many processes as there are walkers."""
+    """Makes shots in this process, or in parallel in one process for each walker."""
 
     def __init__(self, config: Config, initial: Atoms, engine: Engine) -> None:
         self._config, self._initial, self._engine = config, initial, engine
@@ -595,7 +594,7 @@ class Workers:
 def _work(
     config: Config, initial: Atoms, shooter: rates.Shooter, tasks: Sequence[Task]
 ) -> list[rates.Outcome]:
-    """What a process does with its part of a batch."""
+    """Make the shots of one process in a batch."""
     with sampling.open_engine(config, initial) as engine:
         return list(_shoot(engine, shooter, tasks))
 
@@ -614,21 +613,21 @@ def _is_enough(found: rates.Transmission | None, number: int, most: int, target:
 
 
 def _of(steps: int) -> str:
-    """What the rate is of, in words."""
+    """Return what the rate refers to, in words."""
     if steps == 1:
         return (
-            "from the reactant to the product, per time in the reactant's basin, over the dividing "
-            "surface"
+            "from the reactant to the product over the dividing surface, per unit of time that the "
+            "system spends in the basin of the reactant"
         )
     return (
         f"from the reactant to the product over {steps} steps: the steady current into the product "
-        "over the population of the reactant's basin, each step with its own transmission "
+        "divided by the population of the reactant's basin; each step has its own transmission "
         "coefficient"
     )
 
 
 def _factor(relative: float, other: float | None) -> float | None:
-    """What a rate is off by at most, one standard error, as a factor; None if not known."""
+    """One standard error of a rate, as a factor; None if unknown."""
     if other is None or not np.isfinite(relative):
         return None
     return float(np.exp(np.hypot(relative, other)))
@@ -639,7 +638,7 @@ def _known(value: float) -> float | None:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """Rate and transmission coefficient, in one sentence."""
+    """Return rate and transmission coefficient in one sentence."""
     rate, factor = result["rate_per_s"], result["rate_error_factor"]
     error = None if factor is None else rate * (factor - 1.0)
     value, of_value = (

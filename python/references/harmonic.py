@@ -5,12 +5,14 @@
 
 The results go to docs/references/harmonic.json. `plumed_cv.rates.harmonic` has the formulas.
 
-The paper's cell is harmonic for a few mA only. Its nearest neighbours are 2.4987 A apart, and at
-2.5 A the potential, a sum of terms (r_k - r)^3 that each end at an r_k, has a bend in its second
-derivative: differences over 0.01 A already give another Hessian than those over 0.001 A.
+The potential in the paper's cell is harmonic for displacements of a few mA only. The nearest
+neighbours are 2.4987 A apart. The potential is a sum of terms (r_k - r)^3, each of which ends at an
+r_k. Therefore its second derivative has a kink at 2.5 A, and differences over 0.01 A give another
+Hessian than those over 0.001 A.
 
-The path has two humps, images of each other. Each is a dividing surface with the flux barrier
-above; the highest one along the path is at one of them, not at the well between.
+The path has two maxima, which are images of each other. Each is a dividing surface with the given
+flux barrier. The highest flux barrier along the path is at one of them, not at the minimum between
+them.
 """
 
 import argparse

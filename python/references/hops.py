@@ -14,8 +14,7 @@ Hop
     A crossing after which the atom stays nearest to its new site for 200 fs without interruption.
     Its time is that of the crossing.
 Undone hop
-    A hop that the same atom reverses, by a hop, within 1 ps. Both are undone. Of independent hops
-    a share of k * 1 ps is undone by chance: 1 or 2 % at the rates here.
+    A hop that the same atom reverses, by a hop, within t = 1 ps. Both are undone.
 Rate per direction
     A number of hops over the time and over the number of equivalent neighbours (8 and 12 for
     vacancies in bcc and fcc crystals).
@@ -25,8 +24,9 @@ One rate constant can mean several numbers, and each is given:
 k_hops
     From all hops.
 k_lasting
-    From hops that were not undone. It is what a rate constant times a transmission coefficient
-    should give if trajectories are followed for a picosecond.
+    From hops that were not undone, over 1 - 2 k_lasting t: of independent hops a share k t is
+    reversed by chance. Transition state theory's rate times a transmission coefficient should give
+    it, if trajectories are followed for a picosecond.
 k_tail
     From the hops that come more than 2 ps after the one before, over the time that is spent more
     than 2 ps after a hop: the exponential tail of the distribution of waiting times. It counts
@@ -57,9 +57,10 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines import maxwell_boltzmann
-from plumed_cv.engines.lammps_input import package_potentials, standard_mass
+from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.engines.lammps_process import import_lammps
 from plumed_cv.structures.frame import Array
+from plumed_cv.structures.trajectory import quiet
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "hops.json"
 
@@ -310,7 +311,7 @@ class Dynamics:
 
 def read_frames(file: Path) -> Array:
     """Positions in a DCD file, (M, N, 3), angstrom."""
-    with DCDTrajectoryFile(str(file)) as trajectory:
+    with quiet(), DCDTrajectoryFile(str(file)) as trajectory:
         return np.asarray(trajectory.read()[0], dtype=np.float64)
 
 
@@ -341,7 +342,10 @@ class Sites:
 
     def update(self, positions: Array) -> list[tuple[int, int, int]]:
         """Assign the atoms, at positions (N, 3); return atom, old and new site of each crossing."""
-        off = self._nearest_image(positions - self.positions[self.assigned] - self.drift_A)
+        homes = self.positions[self.assigned]
+        # One atom tells the drift well enough for the others' nearest images.
+        self.drift_A += self._nearest_image(positions[0] - homes[0] - self.drift_A)
+        off = self._nearest_image(positions - homes - self.drift_A)
         drift = off[: self._hosts].mean(axis=0)
         self.drift_A += drift
         off -= drift
@@ -489,6 +493,16 @@ def rate(case: Case, found: Found, times_fs: Array, spent_fs: Array | None = Non
     return Rate(unit * value, unit * max(error, value / max(n, 1) ** 0.5), n)
 
 
+def lasting(case: Case, found: Found, hops: Sequence[Hop], return_fs: float = RETURN_FS) -> Rate:
+    """The rate of hops that are not undone within this time, but for returns by chance."""
+    back = undone(hops, return_fs)
+    plain = rate(case, found, np.array([hop.time_fs for hop in hops])[~back])
+    by_chance = 2.0 * plain.per_s * return_fs * 1e-15
+    return Rate(
+        plain.per_s / (1.0 - by_chance), plain.error_per_s / (1.0 - by_chance), plain.number
+    )
+
+
 def tail(case: Case, found: Found, hops: Sequence[Hop], since_fs: float = TAIL_FS) -> Rate:
     """The rate of hops that come later than this after the one before."""
     return hazard(case, found, hops, since_fs, np.inf)
@@ -613,7 +627,7 @@ def print_tables(found: dict[str, Found]) -> None:
             f"{len(all_hops)}" + (f" (and {others} others)" if others else ""),
             f"{back.mean():.0%}" if len(back) else "",
             rate(case, data, times),
-            rate(case, data, times[~back]),
+            lasting(case, data, all_hops),
             tail(case, data, all_hops),
             spread(case, data, all_hops) or "",
         ]
@@ -628,9 +642,8 @@ def print_tables(found: dict[str, Found]) -> None:
             times = np.array([h.time_fs for h in _counted(case, data, residence_fs)[0]])
             cells.append(str(rate(case, data, times)))
         all_hops = counted[name][0]
-        times = np.array([h.time_fs for h in all_hops])
         for return_fs in (500.0, 1000.0, 2000.0, 4000.0):
-            cells.append(str(rate(case, data, times[~undone(all_hops, return_fs)])))
+            cells.append(str(lasting(case, data, all_hops, return_fs)))
         print("| " + " | ".join(cells) + " |")
     bounds = [200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, np.inf]
     names = [f"{a * 1e-3:g} to {b * 1e-3:g} ps" for a, b in itertools.pairwise(bounds[:-1])]

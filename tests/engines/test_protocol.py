@@ -220,7 +220,7 @@ def test_dynamics_without_a_thermostat(tmp_path: Path, kit: Kit, engine: Engine)
     dynamics = Dynamics(60.0, timestep_fs=2.0, thermostat="none")
     start = State.of(crystal())
     if not kit.follows:
-        with pytest.raises(UserError, match="constant energy is not to be had with GROMACS"):
+        with pytest.raises(UserError, match="constant energy is not available with GROMACS"):
             engine.run(Segment(tmp_path, start, dynamics, 10, 1))
         return
     rng = np.random.default_rng(5)
@@ -315,7 +315,7 @@ def test_plumed_sees_the_energy(tmp_path: Path, kit: Kit, engine: Engine) -> Non
     # The first step is no multiple of the stride: PLUMED first needs the energy on the second.
     segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0), 10, 1, plumed, first_step=2)
     if not kit.hands_energy:
-        with pytest.raises(UserError, match=r"uses ENERGY, which GROMACS does not hand to PLUMED"):
+        with pytest.raises(UserError, match=r"uses ENERGY, which GROMACS does not pass to PLUMED"):
             engine.run(segment)
         return
     result = engine.run(segment)
