@@ -10,8 +10,10 @@ import pytest
 from ase.build import bulk
 
 from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv.common.files import read_json
 from plumed_cv.engines import State
 from plumed_cv.sampling import guard
+from python.references import guard as where
 
 TEMPERATURE_K = 900.0
 
@@ -91,6 +93,13 @@ def test_the_dynamics_goes_on_where_the_atom_that_left_was_at_home() -> None:
         state = State(positions, variable.reference_cell)
         assert guard.is_home(variable, state, 6, limit_A) is at_home
         assert guard.is_home(variable, state, 7, limit_A)
+
+
+def test_the_page_has_the_table_of_the_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    where.print_table(read_json(where.DATA))
+    page = (where.DATA.parent / "theory.md").read_text(encoding="utf-8")
+    for line in capsys.readouterr().out.strip().splitlines():
+        assert line in page
 
 
 @pytest.mark.slow

@@ -134,3 +134,10 @@ def test_a_run_that_goes_on_is_that_of_one_go(tmp_path: Path) -> None:
     for name, values in once.items():
         assert np.array_equal(values, twice[name])
     assert 700.0 < once["temperatures_K"].mean() < 1300.0
+
+
+def test_the_page_has_the_tables_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    hops.print_tables(hops.read())
+    page = (hops.DATA.parent / "hops.md").read_text(encoding="utf-8")
+    for line in capsys.readouterr().out.strip().splitlines():
+        assert line in page

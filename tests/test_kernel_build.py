@@ -116,9 +116,9 @@ def test_sources_that_are_none_of_plumed(home: Path, tmp_path: Path) -> None:
     (tmp_path / "damaged.tgz").write_bytes(b"not an archive")
     for name, words in {
         "empty": "contains no sources of PLUMED",
-        "old": r"is PLUMED 2\.8 and plumed_cv needs 2\.9",
-        "damaged.tgz": "no archive of PLUMED's sources",
-        "missing.tgz": "no archive of PLUMED's sources",
+        "old": r"is PLUMED 2\.8, but plumed_cv needs 2\.9",
+        "damaged.tgz": "is no archive of PLUMED's sources",
+        "missing.tgz": "is no archive of PLUMED's sources",
     }.items():
         with pytest.raises(UserError, match=f"{name}: {words}"):
             kernel_build.build_optimised_kernel(source=tmp_path / name)

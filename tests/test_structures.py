@@ -171,6 +171,21 @@ def test_a_damaged_data_file_is_one_sentence(tmp_path: Path, name: str) -> None:
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("id x y z", "no column type or element"),
+        ("type x y z", "no column id"),
+        ("id type fx fy fz", "no positions"),
+    ],
+)
+def test_dumps_without_what_is_needed(tmp_path: Path, columns: str, words: str) -> None:
+    file = tmp_path / "sic.dump"
+    file.write_text(dump_text([carbide()], columns))
+    with pytest.raises(UserError, match=rf"sic\.dump: .*{words}.*write it with 'id type x y z'"):
+        read_structure(file)
+
+
 @pytest.mark.parametrize("kind", ["data", "dump"])
 def test_damage_anywhere_is_a_sentence_or_a_structure(tmp_path: Path, kind: str) -> None:
     text = dump_text([carbide()]) if kind == "dump" else data_text(carbide(), "{id} {type} {x}")

@@ -114,7 +114,7 @@ def test_temperatures_that_are_none(given: str, tmp_path: Path) -> None:
 
 
 def series(folder: Path, name: str, kelvin: Sequence[float], iterations: int = 1) -> Path:
-    """An input of a model system at several temperatures."""
+    """An input of a model system at several temperatures, without transmission coefficients."""
     file = MODELS[name].write(folder, seed=1)
     file.write_text(
         file.read_text()

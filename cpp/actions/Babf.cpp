@@ -531,6 +531,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     log << "  Bibliography "
         << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar, Marinica, "
                        "Phys. Chem. Chem. Phys. 24, 23152 (2022)")
+        << plumed.cite(
+               "Cao, Stoltz, Lelievre, Marinica, Athenes, J. Chem. Phys. 140, 104108 (2014)")
         << "\n";
 }
 

@@ -19,12 +19,15 @@ from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
-_RANGE_A = 6.0  # range of the neighbours that distinguish atoms
+_RANGE_A = 4.5  # range of the neighbours that distinguish atoms
+_PROBES = 32  # number of atoms that are compared with all others
+_MOST_IMAGES = 3e7  # largest number of images of all atoms by all operations
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,11 @@ def of_structure(
     list
         The identity comes first. They act on displacements from the structure, so the offset is
         zero. Operations that the cell does not have are not found, even if the crystal has them.
+
+    Raises
+    ------
+    UserError
+        If the structure is a perfect crystal with too many operations.
     """
     n = len(species)
     nothing = np.zeros((n, 3))
@@ -139,6 +147,11 @@ def of_structure(
     translations += [
         image for place in others if (image := sites.match(x + x[place] - x[first])) is not None
     ]
+    if 48 * n * len(translations) > _MOST_IMAGES:
+        raise UserError(
+            f"The structure has {n} atoms and {len(translations)} translations: there are too many "
+            "symmetry operations to try."
+        )
     # Another translation would only repeat the operations of a rotation.
     places: list[int] = []
     seen: set[int] = set()
@@ -208,13 +221,17 @@ class _Sites:
         centre, distance = neighbor_list("id", atoms, _RANGE_A)
         order = np.lexsort((distance, centre))
         each = np.split(distance[order], np.cumsum(np.bincount(centre, minlength=len(atoms)))[:-1])
-        candidates = self.kinds[:, None] == self.kinds
-        for nearest in zip(*each, strict=False):
-            apart = np.abs(np.subtract.outer(nearest, nearest))
-            candidates &= apart <= 2.0 * self.tolerance
-        first = int(candidates.sum(axis=1).argmin())
-        found = np.flatnonzero(candidates[first])
-        return np.concatenate([[first], found[found != first]])
+        fewest = min(map(len, each))
+        nearest = np.array([own[:fewest] for own in each])
+        coarse = np.column_stack([self.kinds, np.rint(nearest / (4.0 * self.tolerance))])
+        _, group, size = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
+        alike: list[NDArray[np.int64]] = []
+        for first in np.argsort(size[group.ravel()], kind="stable")[:_PROBES]:
+            off = np.abs(nearest - nearest[first]).max(axis=1, initial=0.0)
+            same = (self.kinds == self.kinds[first]) & (off <= 2.0 * self.tolerance)
+            others = np.flatnonzero(same)
+            alike.append(np.concatenate([[first], others[others != first]]))
+        return min(alike, key=len)
 
 
 class _Finder:
