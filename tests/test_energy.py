@@ -538,7 +538,7 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
         ([given, "--latent", "2"], "2 latent dimensions: a mean path has one; use the recipe"),
         ([given, "--device", "gpu"], "device = 'gpu': choose cpu, cuda"),
         ([given, "--components", "400"], "400 principal components"),
-        ([given, vacancy / "input.toml"], "give one input file, or the images"),
+        ([given, vacancy / "input.toml"], "give either one input file or the images"),
         ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "already names an engine"),
         ([given, "-o", file], "cannot be used as a folder"),
     ]

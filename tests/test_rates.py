@@ -371,7 +371,7 @@ def test_several_walkers_make_the_same_shots(run: Path) -> None:
 
 def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
     for words, sentence in (
-        ((tmp_path,), "is not the directory of a run that has ended"),
+        ((tmp_path,), "is not the directory of a finished run"),
         ((run, "--error", "2"), "the relative error is between 0 and 1"),
         ((run, "--surface", "0.0"), "--surface 0: lies in a basin; dividing surfaces are from"),
     ):
