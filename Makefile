@@ -8,26 +8,31 @@ CONSTRAINTS := requirements/constraints.txt
 # A process for each core, each file of tests in one of them; a process takes up to 2 GB.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast lint format docs venv plugin clean
+.PHONY: help demo test test-fast test-slow lint format docs venv plugin dist clean
 
 help:
-	@echo "make demo       free energy barrier of a vacancy in iron; go on with it after any stop"
-	@echo "make test       all tests (make test-fast: those that take seconds)"
-	@echo "make lint       formatting, style and types (make format: mend the formatting)"
+	@echo "make demo       free energy barrier of a vacancy in iron; continues after an interruption"
+	@echo "make test       all tests (make test-fast: the ones that take seconds; test-slow: the others)"
+	@echo "make lint       formatting, style and types (make format: correct the formatting)"
 	@echo "make docs       the documentation as a site, build/site/index.html"
+	@echo "make dist       the source distribution and the wheel, in build/dist"
 	@echo "make venv       only install into $(VENV)"
 	@echo "make plugin     only build the PLUMED plugin, and print where it is"
-	@echo "make clean      remove $(VENV) and what was built here, not the demo"
+	@echo "make clean      remove $(VENV) and everything that was built; keep the demo"
 
 demo: plugin
 	test -d demo || $(BIN)/plumed-cv init vacancy-fe demo
 	$(BIN)/plumed-cv run demo/vacancy.toml
 
-test: $(VENV)/.tests-installed plugin
-	$(PYTEST)
+test: # the fast ones first
+	$(MAKE) test-fast
+	$(MAKE) test-slow
 
 test-fast: $(VENV)/.tests-installed plugin
 	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.tests-installed plugin
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.tests-installed
 	$(BIN)/ruff check
@@ -42,6 +47,11 @@ format: $(VENV)/.tests-installed
 docs: $(VENV)/.docs-installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+dist: $(VENV)/.tests-installed
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist
+	$(BIN)/python -m twine check --strict build/dist/*
+
 venv: $(VENV)/.installed
 
 plugin: $(VENV)/.installed
@@ -49,7 +59,7 @@ plugin: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "plumed_cv needs Python 3.11 or newer; say which by make PYTHON=..." >&2; exit 1; }
+	    echo "plumed_cv needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
 	$(PIP) install --constraint $(CONSTRAINTS) --editable '.[all]'

@@ -14,7 +14,7 @@ Mistakes of the user raise `UserError`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from plumed_cv.common.errors import UserError

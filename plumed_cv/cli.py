@@ -1,4 +1,4 @@
-"""The command line `plumed-cv`: reads arguments, calls the package, prints. No science here."""
+"""The command line `plumed-cv`: it reads arguments, calls the package and prints."""
 
 import json
 import shlex
@@ -20,19 +20,23 @@ from plumed_cv.common.files import write_text
 from plumed_cv.terminal import (
     print_energies,
     print_findings,
+    print_harmonic,
     print_iterations,
     print_keys,
+    print_rate,
+    print_rates,
     print_surface,
     resumable,
 )
 
-# The science takes seconds to import, and --help should not: each command imports what it needs.
+# Importing the other modules takes seconds. Each command imports only what it needs, so that
+# --help is fast.
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
     "biasing force, in any engine that has PLUMED.",
-    epilog="Exit status: 0 done; 1 not done, and a sentence on standard error says why and what to "
-    "do; 2 the command line is wrong; 3 inputs are written (run --inputs-only); 130 interrupted.",
+    epilog="Exit status: 0 success; 1 failure, with the reason and the remedy on standard error; "
+    "2 wrong command line; 3 inputs are written (run --inputs-only); 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -40,17 +44,17 @@ app = typer.Typer(
 )
 
 Input = Annotated[Path, typer.Argument(help="input file (TOML)")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON alone")]
-Latent = typer.Option(min=1, help="latent dimensions d; more than one need the recipe paper")
-Device = typer.Option(help="where the network is trained: cpu, cuda, or auto, cuda if there is one")
+AsJson = Annotated[bool, typer.Option("--json", help="print only JSON")]
+Latent = typer.Option(min=1, help="latent dimensions d; more than one needs the recipe paper")
+Device = typer.Option(help="device for the training: cpu, cuda, or auto (cuda if there is one)")
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Show what is found of PLUMED, the plugin and the engines, and what to do about the rest.
+    """Report which of PLUMED, the plugin and the engines are installed, and how to get the rest.
 
-    Below are the versions that are here and those that the tests were run with. Exit status 1 if
-    something needed is missing.
+    A second table shows the installed versions and those with which the tests were run. The exit
+    status is 1 if something necessary is missing.
     """
     from plumed_cv.doctor import doctor as examine
     from plumed_cv.doctor import tested_versions
@@ -68,7 +72,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def plugin(
     torch: Annotated[
-        bool, typer.Option("--torch", help="the one with TORCH_CV, which needs this torch")
+        bool, typer.Option("--torch", help="the plugin with TORCH_CV, which needs this torch")
     ] = False,
 ) -> None:
     """Build the PLUMED plugin if needed and print its path, for LOAD FILE= in a plumed.dat.
@@ -83,19 +87,26 @@ def plugin(
 @app.command()
 def plumed(
     optimised: Annotated[
-        bool, typer.Option("--optimised", help="build a kernel with -O3, and use it from then on")
+        bool, typer.Option("--optimised", help="build a kernel with -O3 and use it in later runs")
     ] = False,
     mpi: Annotated[
-        bool, typer.Option("--mpi", help="build another with MPI, to be named in PLUMED_KERNEL")
+        bool, typer.Option("--mpi", help="build a kernel with MPI; set PLUMED_KERNEL to its path")
     ] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="build these sources of PLUMED: an archive of a release, or a folder"),
+    ] = None,
 ) -> None:
-    """Print where PLUMED's kernel is, or build an optimised one (10 to 20 minutes, 70 MB)."""
+    """Print the path of PLUMED's kernel, or build an optimised kernel (10 to 20 minutes, 70 MB).
+
+    The sources are those in the package of the wheel, or any release of PLUMED from 2.9 on.
+    """
     from plumed_cv.setup.kernel import find_plumed
     from plumed_cv.setup.kernel_build import build_optimised_kernel
 
-    if optimised or mpi:
+    if optimised or mpi or source:
         with bar() as progress:
-            found = build_optimised_kernel(progress, mpi=mpi)
+            found = build_optimised_kernel(progress, mpi=mpi, source=source)
     if not mpi:
         found = find_plumed()
     print(found.kernel)
@@ -103,7 +114,7 @@ def plumed(
 
 
 def _examples() -> list[str]:
-    """Names of the examples, also for the completion of the shell."""
+    """Names of the examples, also for shell completion."""
     folder = resources.files(plumed_cv) / "examples"
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
@@ -112,9 +123,11 @@ def _examples() -> list[str]:
 def init(
     name: Annotated[
         str | None,
-        typer.Argument(help="example to copy; none: list them", autocompletion=_examples),
+        typer.Argument(help="example to copy; if absent, list them", autocompletion=_examples),
     ] = None,
-    directory: Annotated[Path | None, typer.Argument(help="new folder; the name if absent")] = None,
+    directory: Annotated[
+        Path | None, typer.Argument(help="new folder; if absent, the name of the example")
+    ] = None,
 ) -> None:
     """Copy an example and build its structures.
 
@@ -125,12 +138,12 @@ def init(
         print("\n".join(names))
         return
     if name not in names:
-        raise UserError(f"There is no example {name!r}; there are: {', '.join(names)}.")
+        raise UserError(f"There is no example {name!r}; the examples are {', '.join(names)}.")
     directory = directory or Path(name)
     if directory.exists():
         raise UserError(f"{directory}: exists already; name another folder.")
     with tempfile.TemporaryDirectory(prefix=".init-", dir=directory.absolute().parent) as nearby:
-        new = Path(nearby) / directory.name  # renamed when complete, should this be killed
+        new = Path(nearby) / directory.name  # renamed when complete, in case this is killed
         with resources.as_file(resources.files(plumed_cv) / "examples" / name) as source:
             shutil.copytree(source, new, ignore=shutil.ignore_patterns("__pycache__"))
         subprocess.run([sys.executable, "build.py"], cwd=new, check=True)
@@ -148,15 +161,16 @@ def run(
     keys: Annotated[bool, typer.Option("--keys", help="list all keys of the input file")] = False,
     inputs_only: Annotated[
         bool,
-        typer.Option("--inputs-only", help="stop before each sampling, with a job.sh that does it"),
+        typer.Option("--inputs-only", help="stop before each sampling and write a job.sh for it"),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
 
-    Started again after any stop, it goes on where it was. A finished run goes on if sampling.steps,
-    sampling.repetitions or iteration.maximum were raised. Writes report.html in the run directory.
-    With --inputs-only it ends with exit status 3 as long as something is to be sampled.
+    The same command continues a run that was stopped in any way. It also continues a finished run
+    if sampling.steps, sampling.repetitions or iteration.maximum were raised, or if a temperature
+    was added to a list in system.temperature_K. It writes report.html in the run directory. With
+    --inputs-only, the exit status is 3 if a sampling is to be done.
 
     Example: plumed-cv run demo/vacancy.toml
     """
@@ -177,26 +191,30 @@ def run(
     except workflow.NoBarrierError as error:
         raise UserError(f"{error} {report.write(directory)} shows what was sampled.") from None
     if "walkers" in result:
-        folder = workflow.RunDirectory(directory).iteration(result["iteration"])
+        at = workflow.RunDirectory(Path(result.get("directory", directory)))
+        folder = at.iteration(result["iteration"])
         write_text(folder / "job.sh", _job(config, directory, result["walkers"]))
-        print(f"{folder / 'job.sh'}: edit and run it where you like, then start this again.")
+        print(f"{folder / 'job.sh'}: edit it, run it on any machine, then start this again.")
         raise typer.Exit(3)
     page = report.write(directory)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        print_iterations(result)
+        if settings.system.temperatures_K:
+            print_rates(result)
+        else:
+            print_iterations(result)
         print(f"Report: {page}   all results: {directory}")
 
 
 def _job(config: Path, directory: Path, walkers: list[int]) -> str:
-    """The script that does what `run --inputs-only` leaves to do."""
+    """Return the job script for the sampling that `run --inputs-only` has prepared."""
     words = ["plumed-cv", "sample", str(config.absolute()), "--dir", str(directory.absolute())]
     return f"""#!/bin/sh
-# The next sampling, a process for each walker. Edit this for your machine or its queue. It needs
-# plumed-cv, the engine, the input and the run directory, here or in copies that are brought back.
-# What a job that was cut short has done is kept, to the last state of its segment. native/run.sh,
-# where there is one beside this, does the same with the engine and PLUMED alone.
+# The next sampling, with a process for each walker. Edit this script for your machine or its queue.
+# It needs plumed-cv, the engine, the input and the run directory. If you run it on a copy, copy the
+# results back. A job that was cut short counts up to the last state of its segment. If there is a
+# native/run.sh in this folder, it does the same with only the engine and PLUMED.
 status=0
 for walker in {" ".join(map(str, walkers))}; do
     {shlex.join(words)} --walker "$walker" &
@@ -215,9 +233,9 @@ def sample(
     directory: Annotated[
         Path | None, typer.Option("--dir", "-d", help="run directory; 'run' beside the input")
     ] = None,
-    walker: Annotated[int, typer.Option("--walker", "-w", help="which one, from 0")] = 0,
+    walker: Annotated[int, typer.Option("--walker", "-w", help="number of the walker, from 0")] = 0,
 ) -> None:
-    """Do what 'run --inputs-only' has prepared: one walker's part of the next sampling.
+    """Run the part of one walker in the sampling that 'run --inputs-only' has prepared.
 
     Example: plumed-cv sample demo/vacancy.toml
     """
@@ -230,16 +248,58 @@ def sample(
 
 
 @app.command()
+def rate(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    error: Annotated[
+        float | None,
+        typer.Option(help="relative error of the transmission coefficient; the input's if absent"),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="pairs of trajectories at most; the input's if absent"),
+    ] = None,
+    surface: Annotated[
+        float | None,
+        typer.Option(help="another dividing surface, of which the rate must not depend: a check"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
+
+    From snapshots on the dividing surface, with the engine of the input. What is there is kept, so
+    that a smaller error only adds shots. 'plumed-cv run' does this by itself once it has converged.
+
+    Example: plumed-cv rate demo/run --error 0.05
+    """
+    from plumed_cv import report, workflow
+
+    if error is not None and not 0 < error < 1:
+        raise UserError(f"--error {error:g}: the relative error is between 0 and 1.")
+    with resumable():
+        result = workflow.transmission.of_directory(
+            run_directory, Bars(), error=error, shots=shots, surface=surface
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    elif surface is not None:
+        print(workflow.transmission.in_words(result))
+    else:
+        print_rate(result)
+        print(f"Report: {report.write(run_directory)}")
+
+
+@app.command()
 def report(
-    run_directory: Annotated[Path, typer.Argument(help="run directory, of a run ended or not")],
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run, finished or not")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="the page; report.html in the run directory if absent"),
+        typer.Option("--output", "-o", help="output; report.html in the run directory if absent"),
     ] = None,
 ) -> None:
-    """Write one HTML page with all that a run has found, as far as it got.
+    """Write one HTML page with all results of a run, finished or not.
 
-    It needs no network and no other file, and says first if the run has not ended or converged.
+    The page needs no network and no other file. It begins with a note if the run has not ended or
+    has not converged.
 
     Example: plumed-cv report demo/run
     """
@@ -268,59 +328,116 @@ def path(
 
 
 @app.command()
+def harmonic(
+    source: Annotated[Path, typer.Argument(help="input file (TOML), or the directory of a run")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder, of an input; 'harmonic' beside it if absent"),
+    ] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(min=1e-3, help="K, of a rate; may be given several times")
+    ] = None,
+    step: Annotated[
+        float,
+        typer.Option(min=1e-6, help="displacement of a coordinate for the differences, angstrom"),
+    ] = 0.001,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the rate by harmonic transition state theory, with quantum corrections.
+
+    From Hessians at the minimum and at the saddle point of the minimum energy path, by differences
+    of forces. Of a run the result is put beside its own, in the folder 'harmonic'. Started again
+    after any stop, it goes on where it was.
+
+    With the directory of a run: plumed-cv harmonic demo/run
+
+    With an input: plumed-cv harmonic demo/vacancy.toml --temperature 300 --temperature 500
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import report, workflow
+
+    kelvin = temperature or []
+    with resumable():
+        if source.is_dir():
+            if output is not None:
+                raise UserError(f"--output {output}: the results of a run are kept in the run.")
+            found = workflow.harmonic_of(source, Bars(), temperatures_K=kelvin, step_A=step)
+            folder = source
+        else:
+            folder = output or source.parent / "harmonic"
+            found = workflow.harmonic(
+                configuration.load(source),
+                folder,
+                temperatures_K=kelvin,
+                step_A=step,
+                reporter=Bars(),
+            )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_harmonic(found)
+        for sentence in workflow.anharmonicity(source) if source.is_dir() else ():
+            print(sentence)
+        print(f"All results: {folder}")
+    if source.is_dir():
+        report.write(source)
+
+
+@app.command()
 def energy(
     source: Annotated[
         list[Path],
-        typer.Argument(help="input file (TOML), or the images of a path: one file, or one each"),
+        typer.Argument(help="input file (TOML), or images of a path in one file or one file each"),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder")] = Path("energy"),
     structures: Annotated[
-        int | None, typer.Option(min=2, help="noisy structures; 20000 or the input's if absent")
+        int | None, typer.Option(min=2, help="noisy structures; if absent, 20000 or as the input")
     ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="variance of a coordinate, A^2; 0.005 or the input's if absent"),
+        typer.Option(help="variance of a coordinate, A^2; if absent, 0.005 or as the input"),
     ] = None,
     components: Annotated[
-        int | None, typer.Option(min=1, help="principal components D; by the elbow if absent")
+        int | None, typer.Option(min=1, help="principal components D; if absent, from the elbow")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="denoising (the default) or paper; the input's if absent")
+        str | None, typer.Option(help="denoising or paper; if absent, denoising or as the input")
     ] = None,
     latent: Annotated[int | None, Latent] = None,
     device: Annotated[str | None, Device] = None,
     symmetry: Annotated[
         bool | None,
-        typer.Option(help="whether to use the path's symmetry; the input's, or yes, if absent"),
+        typer.Option(help="use the symmetry of the path; if absent, yes or as the input"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None,
-        typer.Option(help="input file whose engine computes forces if an image lacks them"),
+        typer.Option(help="input file with the engine that computes missing forces"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Get the energy along a path at 0 K back from an autoencoder, and say whether it suits.
+    """Test at 0 K whether an autoencoder reproduces the energy along a path.
 
-    The path's own profile, that of its principal components and that of the learned CV, with
-    errors; the fraction of variance explained; and which atoms take part (a column for OVITO).
-    Images are read in any format of ASE's, with energies (eV) and forces (eV/angstrom).
+    The output contains the energy profiles of the path, of its principal components and of the
+    learned CV, with errors; the fraction of variance explained; and the atoms that take part (a
+    column for OVITO). Images may have any format of ASE, with energies (eV) and forces
+    (eV/angstrom).
 
     With an input file: plumed-cv energy demo/vacancy.toml
 
     With images in one file: plumed-cv energy path.xyz --structures 50000 -o c15
 
-    With one file an image: plumed-cv energy neb/0?/OUTCAR
+    With one file for each image: plumed-cv energy neb/0?/OUTCAR
     """
     from plumed_cv import config as configuration
 
     if noise is not None and not noise > 0:
-        raise UserError(f"--noise {noise}: the variance is positive.")
+        raise UserError(f"--noise {noise}: the variance must be positive.")
     inputs = [file for file in source if file.suffix == ".toml"]
     if inputs and len(source) > 1:
-        raise UserError(f"{inputs[0]}: give one input file, or the images of a path.")
+        raise UserError(f"{inputs[0]}: give either one input file or the images of a path.")
     if inputs and engine:
-        raise UserError(f"--engine {engine}: {inputs[0]} names an engine itself.")
+        raise UserError(f"--engine {engine}: {inputs[0]} already names an engine.")
     settings = configuration.load(inputs[0]) if inputs else None
     forces = configuration.load(engine) if engine else None
     from plumed_cv import workflow
@@ -344,14 +461,14 @@ def energy(
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print_energies(result)
-        print(f"Pictures and all results: {output}")
+        print(f"Figures and all results: {output}")
 
 
 @app.command()
 def train(
     trajectories: Annotated[
         list[Path],
-        typer.Argument(help="any format of mdtraj's or ASE's (file@index too), dumps of LAMMPS"),
+        typer.Argument(help="any format of mdtraj or ASE (also file@index), or LAMMPS dumps"),
     ],
     initial: Annotated[Path, typer.Option(help="structure where the CV is 0")],
     final: Annotated[Path, typer.Option(help="structure where the CV is 1")],
@@ -360,34 +477,35 @@ def train(
     ),
     components: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="principal components D; 12, or those of the mean path, if absent"
-        ),
+        typer.Option(min=1, help="principal components D; if absent, 12 or those of the mean path"),
     ] = None,
     functions: Annotated[
         int | None,
         typer.Option(min=3, help="polynomials of the mean path, more than components; 6 if absent"),
     ] = None,
-    hidden: Annotated[str, typer.Option(help="widths of hidden layers, as 24,24; none: D,D")] = "",
-    recipe: Annotated[str, typer.Option(help="denoising, or the paper's")] = "denoising",
+    hidden: Annotated[
+        str, typer.Option(help="widths of hidden layers, such as 24,24; if absent, as the recipe")
+    ] = "",
+    recipe: Annotated[str, typer.Option(help="denoising or paper")] = "denoising",
     latent: Annotated[int, Latent] = 1,
     device: Annotated[str, Device] = "cpu",
     activation: Annotated[
-        str | None, typer.Option(help="relu, tanh, elu, softplus, silu, sigmoid; the recipe's")
+        str | None,
+        typer.Option(help="relu, tanh, elu, softplus, silu or sigmoid; if absent, as the recipe"),
     ] = None,
-    stride: Annotated[int, typer.Option(min=1, help="take every so many structures")] = 1,
+    stride: Annotated[int, typer.Option(min=1, help="read only every n-th structure")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="seed of weights and batches")] = 0,
     alignment: Annotated[
-        str, typer.Option(help="none, or optimal: a molecule, which turns, is fitted to --initial")
+        str, typer.Option(help="none, or optimal for a molecule, which is fitted to --initial")
     ] = "none",
     atoms: Annotated[
-        str, typer.Option(help="atoms of the CV: all, heavy, or serial numbers as 1-10,15")
+        str, typer.Option(help="atoms of the CV: all, heavy, or serial numbers such as 1-10,15")
     ] = "all",
 ) -> None:
     """Train an autoencoder CV on trajectories.
 
-    The structures are turned so that the first cell vector is along x and the second in the xy
-    plane, as LAMMPS and trajectory files have them.
+    The structures are rotated so that the first cell vector is along x and the second in the xy
+    plane, as in LAMMPS and in trajectory files.
 
     Examples: plumed-cv train md.dcd --initial a.xyz --final b.xyz -o cv.safetensors
               plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
@@ -408,10 +526,10 @@ def train(
     try:
         widths = tuple(int(width) for width in hidden.split(",")) if hidden else None
     except ValueError:
-        raise UserError(f"--hidden {hidden}: give widths as 24,24.") from None
+        raise UserError(f"--hidden {hidden}: give widths such as 24,24.") from None
     _check_folder(output)
     if recipe not in RECIPES:
-        raise UserError(f"--recipe {recipe}: there are {', '.join(RECIPES)}.")
+        raise UserError(f"--recipe {recipe}: the recipes are {', '.join(RECIPES)}.")
     chosen = RECIPES[recipe]
     training = replace(
         chosen, hidden=widths, functions=functions, n_latent=latent, device=device, seed=seed
@@ -442,10 +560,10 @@ def train(
 @app.command()
 def fes(
     states: Annotated[
-        list[Path], typer.Argument(help="an iteration's folder, or state files of BABF")
+        list[Path], typer.Argument(help="folder of an iteration, or state files of BABF")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="profile")] = Path("fes.dat"),
-    picture: Annotated[Path | None, typer.Option(help="draw the profile into this file")] = None,
+    picture: Annotated[Path | None, typer.Option(help="file for a figure of the profile")] = None,
     reactant: Annotated[
         float | None, typer.Option(help="value of the CV in the reactant; 0 if absent")
     ] = None,
@@ -453,14 +571,15 @@ def fes(
         float | None, typer.Option(help="value of the CV in the product; 1 if absent")
     ] = None,
     walkers: Annotated[
-        bool, typer.Option(help="the states are of independent runs, not of one run as it went on")
+        bool,
+        typer.Option(help="the states belong to independent runs, not to successive times of one"),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Free energy with errors, from the states that BABF wrote on one CV or two.
+    """Compute the free energy with errors from states of BABF on one CV or two.
 
-    Flux barrier and rate too, of an iteration's folder, and of runs with an exported plumed.dat
-    from the colvar beside each state.
+    The output also has the flux barrier and the rate for the folder of an iteration, and for runs
+    with an exported plumed.dat if the colvar is in the folder of each state.
 
     Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
               plumed-cv fes walker-*/babf.state --walkers --picture fes.png
@@ -473,7 +592,7 @@ def fes(
     blocks = found.blocks
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
-            raise UserError("--reactant and --product are for one CV; these states are of two.")
+            raise UserError("--reactant and --product need one CV; these states have two.")
         surface = freeenergy.surface(blocks, walkers=lengths)
         freeenergy.write_surface(output, surface)
         if picture:
@@ -498,7 +617,7 @@ def fes(
             print(f"The flux barrier is unknown: {result['note']}")
     if result["barrier_eV"] is None and None in (reactant, product):
         err.print(
-            f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; name its values in "
+            f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; give its values in "
             "the two states by --reactant and --product."
         )
 
@@ -506,25 +625,27 @@ def fes(
 @app.command()
 def export(
     source: Annotated[
-        Path, typer.Argument(help="directory of a run that has ended; with --torch, or a model")
+        Path, typer.Argument(help="directory of a finished run; with --torch, also a model")
     ],
-    output: Annotated[Path, typer.Argument(help="new folder; for a model, file")],
+    output: Annotated[Path, typer.Argument(help="new folder, or new file for a model")],
     torch: Annotated[
         bool, typer.Option("--torch", help="write the CV as TorchScript (cv.pt) for TORCH_CV")
     ] = False,
 ) -> None:
-    """Write a run's CV with a plumed.dat that samples it by BABF in any engine, from the start.
+    """Write the CV of a run and a plumed.dat that samples it from the start in any engine.
 
-    The temperature and the grid are the run's. Example: plumed-cv export demo/run production
+    The bias is BABF, with the temperature and the grid of the run.
 
-    A model alone, as TorchScript: plumed-cv export cv.safetensors cv.pt --torch
+    Example: plumed-cv export demo/run production
+
+    Only a model, as TorchScript: plumed-cv export cv.safetensors cv.pt --torch
     """
     if output.exists():
         raise UserError(f"{output}: exists already; give another name.")
     file = output
     if source.is_file():
         if not torch:
-            raise UserError(f"{source}: is a model file already; --torch makes TorchScript of it.")
+            raise UserError(f"{source}: is a model file; --torch converts it to TorchScript.")
         from plumed_cv.cv import CollectiveVariable
 
         variable = CollectiveVariable.load(source)
@@ -539,7 +660,7 @@ def export(
         from plumed_cv.cv.torchscript import plumed_line, write_torchscript
 
         write_torchscript(variable, file)
-        print(f"{file}: for PLUMED as  {plumed_line(variable, file.name)}")
+        print(f"{file}: in PLUMED, use  {plumed_line(variable, file.name)}")
 
 
 @app.callback(invoke_without_command=True)
@@ -553,7 +674,7 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; bad input and a full disk are one sentence with exit status 1."""
+    """Run the command line. Wrong input or a full disk give one sentence and exit status 1."""
     try:
         app()
     except UserError as error:
@@ -567,7 +688,7 @@ def main() -> None:
 
 
 def _check_folder(output: Path) -> None:
-    """Refuse an output that could not be written, before hours of work."""
+    """Refuse an output in a missing folder before hours of work."""
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output}: its folder does not exist; make it first.")
 

@@ -1,7 +1,7 @@
-"""Looks at everything a run needs and says what to do about what is missing.
+"""Reports what is installed of everything that a run needs, and what to do about the rest.
 
-Libraries are loaded in processes of their own: some end the process that loads them when they do
-not fit the machine.
+Libraries are loaded in separate processes, because a library that does not fit the machine can end
+the process that loads it.
 """
 
 import json
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import EXTRAS
 from plumed_cv.engines.gromacs import find_gromacs
-from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, every_plumed, faster_kernel, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.setup.tools import cxx_compiler, tool
 
@@ -47,27 +47,29 @@ for line in maps.read_text().splitlines() if maps.exists() else []:
         break
 """
 
+_PATIENCE_S = 120  # some libraries that do not fit each other hang
+
 _TORCH = "import torch; print(torch.__version__, torch.get_num_threads())"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of looking for one component.
 
     Attributes
     ----------
     name
-        What it is.
+        Name of the component.
     ok
-        Whether it is there and works as it should.
+        Whether it is installed and works.
     detail
         What was found.
     remedy
-        What to do about it, empty if there is nothing to do.
+        What the user can do; empty if nothing is to be done.
     required
         Whether a run is impossible without it.
     version
-        Its version as `tested_versions` has it, empty if that is not recorded of it.
+        Version as in `tested_versions`; empty if none is recorded.
     """
 
     name: str
@@ -79,10 +81,10 @@ class Finding:
 
 
 def doctor() -> list[Finding]:
-    """Return what was found, in the order in which to mend it.
+    """Return the findings, in the order in which problems should be solved.
 
-    Builds the plugin if it is not in the cache, and installs nothing. Nothing is raised: whatever
-    is missing is a finding.
+    The plugin is built if it is not in the cache. Nothing else is installed and nothing is raised:
+    everything that is missing is a finding.
     """
     findings = [_python(), _compiler(), _cmake()]
     try:
@@ -90,17 +92,24 @@ def doctor() -> list[Finding]:
     except UserError as error:
         plumed = None
         findings.append(
-            Finding("PLUMED kernel", False, str(error), "run `plumed-cv plumed` to install one")
+            Finding(
+                "PLUMED kernel",
+                False,
+                str(error),
+                "run `plumed-cv plumed` (a wheel, for Linux on x86-64), or `conda install -c "
+                "conda-forge plumed`, or build a release: `plumed-cv plumed --source "
+                "plumed-2.10.0.tgz`",
+            )
         )
     if plumed is not None:
-        findings += [_kernel(plumed), _bindings(plumed), _plugin(plumed)]
+        findings += [_kernel(plumed), *_other_kernels(), _bindings(plumed), _plugin(plumed)]
     return [*findings, _lammps(), _torch(), _ase(), _gromacs(), _extras()]
 
 
 def tested_versions() -> dict[str, str]:
-    """With which versions all tests have been run, by the names of the findings.
+    """Versions with which all tests were run, by the names of the findings.
 
-    A test fails where it runs with others.
+    A test fails if it runs with other versions.
     """
     text = (resources.files("plumed_cv") / "tested_versions.json").read_text(encoding="utf-8")
     tested: dict[str, str] = json.loads(text)
@@ -136,18 +145,27 @@ def _kernel(plumed: Plumed) -> Finding:
     detail = f"{plumed.version}{mpi} ({plumed.source}), {plumed.kernel}"
     if plumed.optimised:
         return Finding("PLUMED kernel", True, detail, version=plumed.version)
-    remedy = "run `plumed-cv plumed --optimised` once (about ten minutes) to build a fast one"
-    if plumed.source not in ("kernel wheel", "optimised kernel built by plumed-cv"):
-        remedy = "compile it with CXXFLAGS=-O3, or unset what leads to it and " + remedy
     return Finding(
         "PLUMED kernel",
         False,
         f"{detail}; compiled without optimisation, so PLUMED's part of a step takes four to "
         "seven times as long as it need",
-        remedy,
+        faster_kernel(plumed),
         required=False,
         version=plumed.version,
     )
+
+
+def _other_kernels() -> list[Finding]:
+    """Kernels that would be used if the first one did not exist."""
+    try:
+        others = list(every_plumed())[1:]
+    except UserError as error:
+        return [Finding("Other kernels", False, str(error), required=False)]
+    if not others:
+        return []
+    detail = "; ".join(f"{other.version} ({other.source}), {other.kernel}" for other in others)
+    return [Finding("Other kernels", True, detail, required=False)]
 
 
 def _bindings(plumed: Plumed) -> Finding:
@@ -170,7 +188,7 @@ def _plugin(plumed: Plumed) -> Finding:
     try:
         plugin = build_plugin(plumed)
     except UserError as error:
-        return Finding("Plugin", False, str(error), "mend this, then run `plumed-cv plugin`")
+        return Finding("Plugin", False, str(error), "solve this, then run `plumed-cv plugin`")
     complaint = _complaint(_BINDINGS, str(plumed.kernel), f"LOAD FILE={plugin}")
     if complaint is not None:
         return Finding(
@@ -242,7 +260,7 @@ def _gromacs() -> Finding:
     if not found.has_plumed:
         detail += "; its mdrun has no -plumed, which came with 2025"
         return Finding("GROMACS", False, detail, remedy, required=False)
-    number = found.version.partition("-")[0]  # what follows is of those who made the package
+    number = found.version.partition("-")[0]  # the rest was added by the packagers
     return Finding("GROMACS", True, detail, required=False, version=number)
 
 
@@ -262,7 +280,7 @@ def _extras() -> Finding:
 
 
 def _complaint(code: str, *arguments: str) -> str | None:
-    """Return the last line of what Python code wrote before it failed, or None if it did not."""
+    """Return the last line that failing Python code wrote, or None if the code did not fail."""
     done = _python_code(code, *arguments)
     return None if done.returncode == 0 else _last_line(done)
 
@@ -272,9 +290,18 @@ def _python_code(code: str, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PATIENCE_S,
+        )
+    except subprocess.TimeoutExpired:
+        said = f"did not end within {_PATIENCE_S} s"
+        return subprocess.CompletedProcess(command, 1, "", said)
 
 
 def _first_line(command: list[str]) -> str:

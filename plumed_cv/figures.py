@@ -1,6 +1,6 @@
-"""Pictures of a run and of a path, in one style: files of any format, and the charts of a report.
+"""Figures of a run and of a path in one style: files of any format, and the charts of a report.
 
-`plot_*` writes a file. `draw_*` draws on axes: those of a page, or of a script of yours.
+`plot_*` writes a file. `draw_*` draws on axes, those of a report or of your own script.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from plumed_cv.cv.localisation import Localisation
 from plumed_cv.freeenergy import Profile, Surface
 from plumed_cv.structures.frame import Array
 
-# All that is drawn has one of these colours; a page knows them, and has others for the dark.
+# Everything is drawn in these colours. A page knows them and has others for the dark scheme.
 COLOURS = {
     "ink": "#1a2027",
     "muted": "#55606c",
@@ -37,7 +37,7 @@ INK, MUTED, GRID, SURFACE, LAST, *EARLIER = COLOURS.values()
 _DASHES = ["-", (0, (5, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1.5, 1.5))]
 
 STYLE: Any = {
-    "text.parse_math": False,  # what stands in a run directory is text
+    "text.parse_math": False,  # texts from a run directory are not formulae
     "font.size": 9.0,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -73,11 +73,11 @@ def plot_profiles(
     Parameters
     ----------
     path
-        The picture; its suffix chooses the format.
+        The figure; its suffix selects the format.
     profiles, zero_kelvin, surfaces, minima
         As for `draw_profiles`.
     title
-        What was sampled.
+        Title of the figure.
 
     Raises
     ------
@@ -95,12 +95,12 @@ def draw_profiles(
     surfaces: Sequence[float] = (),
     minima: Sequence[float] = (),
 ) -> None:
-    """Draw free energy profiles with bands of one standard error, the last one strongest.
+    """Draw free energy profiles with bands of one standard error; the last one is emphasised.
 
     Parameters
     ----------
     axes
-        On which.
+        Axes to draw on.
     profiles
         Label and profile of each iteration.
     zero_kelvin
@@ -135,11 +135,11 @@ def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
     Parameters
     ----------
     path
-        The picture; its suffix chooses the format.
+        The figure; its suffix selects the format.
     surface
-        What `babf.surface` returned.
+        Result of `freeenergy.surface`.
     title
-        What was sampled.
+        Title of the figure.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
     """
     A = np.ma.masked_invalid(surface.on_grid(surface.A))
     first, second = (axis.nodes for axis in surface.axes)
-    # A few bins that were seen once are no reason for a scale on which basins look flat.
+    # A few bins with one sample must not set the scale, because basins would then look flat.
     levels = np.linspace(0.0, float(np.percentile(A.compressed(), 98)), 17)
     with _picture(path, title) as axes:
         drawn = axes.contourf(first, second, A, levels, cmap="viridis", extend="max")
@@ -159,14 +159,14 @@ def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
 
 
 def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
-    """Draw the energy along a path and what components and autoencoder make of it (Figs. 5, 6).
+    """Draw the energy along a path, of the path, the components and the autoencoder (Figs. 5, 6).
 
     Parameters
     ----------
     path
-        The picture; its suffix chooses the format.
+        The figure; its suffix selects the format.
     result
-        What `energy.reconstruct` returned.
+        Result of `energy.reconstruct`.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
                 *(profile.parameter, profile.energy, style),
                 color=colour,
                 label=label,
-                zorder=3 if style == "--" else 2,  # or the solid lines would hide it
+                zorder=3 if style == "--" else 2,  # the solid lines would hide it otherwise
             )
         axes.set_xlabel("arc length along the path")
         axes.set_ylabel("energy (eV)")
@@ -205,7 +205,7 @@ def plot_fve(path: Path | str, results: Sequence[tuple[str, Reconstruction]]) ->
     Parameters
     ----------
     path
-        The picture; its suffix chooses the format.
+        The figure; its suffix selects the format.
     results
         Label and reconstruction of each system.
 
@@ -226,9 +226,9 @@ def draw_fve(axes: Axes, curves: Sequence[tuple[str, Array, int | None]]) -> Non
     Parameters
     ----------
     axes
-        On which.
+        Axes to draw on.
     curves
-        Label, fractions and number of components before the elbow; None where all were taken.
+        Label, fractions and number of components before the elbow; None if all were used.
     """
     for k, (label, fractions, elbow) in enumerate(curves):
         colour, _ = look(k, len(curves))
@@ -247,14 +247,14 @@ def draw_fve(axes: Axes, curves: Sequence[tuple[str, Array, int | None]]) -> Non
 
 
 def plot_localisation(path: Path | str, result: Reconstruction) -> None:
-    """Draw each atom's share in the components into a file (Fig. 3).
+    """Draw the amplitude of each atom in the components into a file (Fig. 3).
 
     Parameters
     ----------
     path
-        The picture; its suffix chooses the format.
+        The figure; its suffix selects the format.
     result
-        What `energy.reconstruct` returned.
+        Result of `energy.reconstruct`.
 
     Raises
     ------
@@ -270,12 +270,12 @@ def plot_localisation(path: Path | str, result: Reconstruction) -> None:
 
 
 def draw_localisation(axes: Axes, distances: Array, found: Localisation) -> None:
-    """Draw each atom's share in the components by its distance from the most mobile one (Fig. 3).
+    """Draw the amplitude of each atom against its distance from the most mobile one (Fig. 3).
 
     Parameters
     ----------
     axes
-        On which.
+        Axes to draw on.
     distances
         Shape (N,), angstrom.
     found
@@ -304,21 +304,74 @@ def draw_localisation(axes: Axes, distances: Array, found: Localisation) -> None
     legend(axes)
 
 
+def plot_arrhenius(
+    path: Path | str,
+    rows: Sequence[dict[str, Any]],
+    curve: tuple[Array, Array] | None,
+    title: str,
+) -> None:
+    """Draw rates over the inverse temperature into a file, as `draw_arrhenius` does.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    with _picture(path, title) as axes:
+        draw_arrhenius(axes, rows, curve)
+
+
+def draw_arrhenius(
+    axes: Axes, rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None
+) -> None:
+    """Draw rates over the inverse temperature, with errors of one sigma and their fit.
+
+    Parameters
+    ----------
+    axes
+        On which.
+    rows
+        The `rates` of rates.json.
+    curve
+        Temperatures, K, and fitted rates there, 1/s, shape (n,) each; None where there is no fit.
+    """
+    known = [row for row in rows if row["rate_per_s"]]
+    kelvin = np.array([row["temperature_K"] for row in known])
+    rate = np.array([row["rate_per_s"] for row in known])
+    if curve is not None:
+        axes.plot(1e3 / curve[0], curve[1], color=LAST, label="fit")
+    factor = np.array([row["error_factor"] or 1.0 for row in known])
+    axes.errorbar(1e3 / kelvin, rate, [rate - rate / factor, rate * factor - rate], fmt="o",
+                  color=LAST, markersize=4, capsize=2.5, linewidth=1.0, label="rate")  # fmt: skip
+    for name, marker, label in (
+        ("tst_rate_per_s", "^", "transition state theory"),
+        ("harmonic_rate_per_s", "s", "harmonic theory"),
+    ):
+        others = [(1e3 / row["temperature_K"], row[name]) for row in rows if row[name]]
+        if others and others != list(zip(1e3 / kelvin, rate, strict=True)):
+            axes.plot(*np.transpose(others), marker, color=EARLIER[0] if marker == "^" else MUTED,
+                      markerfacecolor="none", markersize=6, label=label)  # fmt: skip
+    logarithmic(axes)
+    axes.set_xlabel("1000 K / T")
+    axes.set_ylabel("rate of one event (1/s)")
+    legend(axes)
+
+
 def look(k: int, number: int) -> tuple[str, Any]:
-    """Colour and dash of the k-th of so many curves; those of the last one are always the same."""
+    """Colour and dashes of curve k of `number` curves; the last one always looks the same."""
     if k + 1 == number:
         return LAST, "-"
     return EARLIER[k % len(EARLIER)], _DASHES[(k + 1) % len(_DASHES)]
 
 
 def legend(axes: Axes) -> None:
-    """Put a legend above the axes, where it hides no data."""
+    """Put a legend above the axes, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1, borderaxespad=0.2)
 
 
 def logarithmic(axes: Axes) -> None:
-    """Make the y axis logarithmic, with numbers that are plain text, not formulae."""
+    """Make the y axis logarithmic, with numbers as plain text and not as formulae."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     narrow = high / low < 30
@@ -329,13 +382,13 @@ def logarithmic(axes: Axes) -> None:
 
 @contextmanager
 def _picture(path: Path | str, title: str | None = None) -> Iterator[Axes]:
-    """Axes whose picture becomes a file, if there is a format for its name."""
+    """Yield axes whose figure is written to a file with a known format."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.0, 3.6), layout="constrained")
         formats = figure.canvas.get_supported_filetypes()
         if Path(path).suffix.removeprefix(".") not in formats:
             raise UserError(
-                f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}."
+                f"{path}: the name of a figure must end in one of .{', .'.join(sorted(formats))}."
             )
         yield figure.subplots()
         if title is not None:

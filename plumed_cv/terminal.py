@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, and what an interruption means."""
+"""Output of the command line: progress, tables, and the message after an interruption."""
 
 import json
 import math
@@ -14,26 +14,26 @@ from rich.text import Text
 
 from plumed_cv.common.bars import err
 
-if TYPE_CHECKING:  # the science takes seconds to import; --help should not
+if TYPE_CHECKING:  # these imports take seconds, and --help should be fast
     from plumed_cv.doctor import Finding
     from plumed_cv.freeenergy import Surface
 
-# No markup: file names and messages may hold brackets, as in plumed_cv[all].
+# No markup: file names and messages may contain brackets, as in plumed_cv[all].
 out = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """What is done in the block goes on where it was when it is interrupted and started again."""
+    """Report an interruption of work that the same command continues."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("plumed-cv: interrupted; the same command goes on from here.")
+        err.print("plumed-cv: interrupted; the same command continues from here.")
         raise typer.Exit(130) from None
 
 
 def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> None:
-    """Print what was looked at, what to do about it, and the versions here and tested."""
+    """Print the findings with their remedies, and the installed and the tested versions."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         missing = Text("!!", "red") if finding.required else Text("--", "yellow")
@@ -43,7 +43,7 @@ def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> 
             table.add_row("", "", Text(f"-> {finding.remedy}", "yellow"))
     out.print(table)
     here = {finding.name: finding.version for finding in findings}
-    support = Table("version of", "here", "tested", box=None, pad_edge=False)
+    support = Table("version of", "installed", "tested", box=None, pad_edge=False)
     for name, number in tested.items():
         support.add_row(name, here.get(name) or "none", number)
     out.print()
@@ -59,9 +59,9 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 
 def print_iterations(result: dict[str, Any]) -> None:
-    """Print what `result.json` holds: a row an iteration, the steps, and the answer."""
+    """Print the content of `result.json`: a row for each iteration, the steps, and the answer."""
     from plumed_cv.common.numbers import scientific
-    from plumed_cv.workflow import RESULTS, in_words
+    from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
     table = Table("", "CV", *columns, "1-cos", "MD steps", box=None, pad_edge=False)
@@ -82,6 +82,12 @@ def print_iterations(result: dict[str, Any]) -> None:
     for check in result["checks"]:
         if check["passed"] is False:
             print(f"Attention: {check['sentence']}")
+    if result.get("rate_per_s") is not None:
+        print_rate(result)
+    if sentence := escape_in_words(result):
+        print(sentence)
+    if result.get("harmonic"):
+        print(result["harmonic"]["sentence"])
     rate = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
@@ -91,8 +97,89 @@ def print_iterations(result: dict[str, Any]) -> None:
     )
 
 
+def print_rates(result: dict[str, Any]) -> None:
+    """Print what rates.json holds: a row a temperature, and the fit."""
+    from plumed_cv.workflow import fit_in_words
+
+    columns = ("T (K)", "rate (1/s)", "factor", "kappa", "events", "escape (1/s)", "F_flux (eV)")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in result["rates"]:
+        table.add_row(
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
+            _short(row["rate_per_s"], ".3g"),
+            _short(row["error_factor"], ".2f"),
+            _short(row["transmission"], ".2f"),
+            _short(row["multiplicity"], "d"),
+            _short(row["escape_rate_per_s"], ".3g"),
+            _short(row["flux_barrier_eV"], ".3f"),
+        )
+    out.print(table)
+    sources = ", ".join(dict.fromkeys(row["source"] for row in result["rates"]))
+    print(
+        f"Rates of one event ({sources}), each within its factor, one standard error; events: "
+        "equivalent ones, whose total is the escape rate; *: not converged."
+    )
+    for sentence in fit_in_words(result["fit"]):
+        print(sentence)
+
+
+def _short(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)
+
+
+def print_harmonic(found: dict[str, Any]) -> None:
+    """Print what harmonic.json holds."""
+    print(
+        f"Harmonic theory: barrier {found['barrier_eV']:.4f} eV, between zero-point levels "
+        f"{found['zero_point_barrier_eV']:.4f} eV; prefactor {found['prefactor_per_s']:.3g} 1/s; "
+        f"imaginary frequency {found['imaginary_frequency_THz']:.2f} THz; crossover to tunnelling "
+        f"at {found['crossover_temperature_K']:.0f} K"
+    )
+    columns = ("T (K)", "rate (1/s)", "flux barrier (eV)", "quantum partition functions (1/s)")
+    table = Table(*columns, "Wigner", "with both (1/s)", box=None, pad_edge=False)
+    for row in found["rates"]:
+        wigner, quantum = row["wigner_factor"], row["quantum_rate_per_s"]
+        table.add_row(
+            f"{row['temperature_K']:g}",
+            f"{row['rate_per_s']:.3g}",
+            f"{row['flux_barrier_eV']:.4f}",
+            f"{row['quantum_partition_rate_per_s']:.3g}",
+            "" if wigner is None else f"{wigner:.3f}",
+            "" if quantum is None else f"{quantum:.3g}",
+        )
+    out.print(table)
+    for note in found["notes"]:
+        print(note)
+
+
+def print_rate(result: dict[str, Any]) -> None:
+    """Print the rate, what it is made of, and where trajectories went."""
+    from plumed_cv.common.numbers import scientific
+    from plumed_cv.workflow import transmission
+
+    print(transmission.in_words(result))
+    bound = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
+    print(f"Of transition state theory, an upper bound: {bound}")
+    details = result["rate"]
+    print(f"It is {details['of']}.")
+    for number, step in enumerate(details["steps"], start=1):
+        print(
+            f"Surface {number} at xi = {step['surface']:.3f}: {step['shots']} shots from "
+            f"{step['snapshots']} snapshots, {step['md_steps']:,} MD steps; "
+            f"{100 * step['left']:.2g} % of the trajectories left the process, "
+            f"{100 * step['unresolved']:.2g} % did not come to a basin"
+        )
+    for event in result["other_events"]:
+        print(
+            f"Other event, from the {event['from']}: {100 * event['share']:.2g} % of the "
+            f"trajectories, to a minimum at {event['energy_eV']:+.3f} eV ({event['structure']})"
+        )
+    if result["rate_note"]:
+        print(f"Attention: {result['rate_note']}")
+
+
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
-    """Print the steps of a process that has several, a line each, and the populations."""
+    """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error
 
     if len(steps) < 2:
@@ -108,14 +195,14 @@ def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) 
             )
         places = [step[key] for key in ("reactant_xi", "surface", "product_xi")]
         over = "xi {:.2f} over {:.2f} to {:.2f}".format(*places)
-        print(f"step {number}, {over}: flux barrier {ways[0]}; back {ways[1]}")
+        print(f"step {number}, {over}: flux barrier {ways[0]}; reverse {ways[1]}")
     if populations:
         shares = ", ".join(f"{100 * population:.3g} %" for population in populations)
         print(f"populations of the basins: {shares}")
 
 
 def print_energies(result: dict[str, Any]) -> None:
-    """Print what `energy.json` holds."""
+    """Print the content of `energy.json`."""
     table = Table(
         "", "barrier (eV)", "error", "error (%)", "end point (eV)", "error", "RMS (eV)",
         box=None, pad_edge=False,

@@ -5,13 +5,13 @@
     python -m python.alanine alanine/run --keep     # and keep it in docs/alanine.json
     python -m python.alanine                        # print what is kept
 
-F(C7ax) - F(rest), with C7ax and its surroundings where 0 < phi < 125 degrees. A run along xi gives
-it whatever its bias was, since that depends on xi alone:
+The difference is F(C7ax) - F(rest); a structure is in C7ax if 0 < phi < 125 degrees. A run along xi
+gives this difference for any bias, because the bias depends only on xi:
 
     -kT ln [ int p(xi) exp(-A/kT) dxi / int (1 - p(xi)) exp(-A/kT) dxi ]
 
-where p(xi) is the part of the snapshots at xi that are in C7ax. Errors by jackknife over ten blocks
-of segments. The reference is OPES_METAD on phi and psi (`ramachandran.py`).
+where p(xi) is the fraction of the snapshots at xi that are in C7ax. Errors are from a jackknife
+over ten blocks of segments. The reference is OPES_METAD on phi and psi (`ramachandran.py`).
 """
 
 import argparse

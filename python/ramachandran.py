@@ -3,12 +3,12 @@
     python -m python.ramachandran RUNS       # run (or go on) in this folder, then print
     python -m python.ramachandran            # print from the committed data
 
-GROMACS 2025 or newer with its PLUMED interface runs both (`gmx` on PATH or in the variable GMX):
-300 K, 2 fs, the same topology, 60 by 60 bins on phi and psi. BABF runs in segments, of which each
-goes on from the one before; what they have learned are the blocks of its errors. OPES_METAD runs in
-one piece and is weighted by exp(bias/kT); its blocks are parts of COLVAR. The first fifth of each
-run is left out. Results go to docs/babf-2d-alanine.npz, and a picture beside it. Half an hour
-on one busy core.
+GROMACS 2025 or newer with its PLUMED interface (`gmx` on PATH or in the variable GMX) does both
+runs: 300 K, 2 fs, the same topology, 60 by 60 bins on phi and psi. BABF runs in segments, each of
+which continues the previous one; the sums of the segments are the blocks for its errors. OPES_METAD
+does one run and is weighted by exp(bias/kT); its blocks are parts of COLVAR. The first fifth of
+each run is omitted. Results are written to docs/babf-2d-alanine.npz, with a picture in the same
+folder. The runs take half an hour on one busy core.
 """
 
 import argparse

@@ -1,12 +1,14 @@
-"""Pages of the site that are made from the sources: an mkdocs hook, which mkdocs.yml names.
+"""Makes the pages of the site that come from the sources; mkdocs.yml names this hook.
 
-The page of an action is the PLUMEDOC comment of its C++ file and the keywords that it registers; a
-page of the reference is a module's docstrings; the pages for contributors lie at the top level, and
-the inputs to start from in a folder of their own.
-Formulas become MathML, which browsers draw without a script.
+The page of an action contains the PLUMEDOC comment of its C++ file and its registered keywords. A
+page of the reference contains the docstrings of a module. The pages for contributors are at the top
+level, and the example inputs in a folder of their own. A notebook is shown with its outputs.
+Formulas become MathML, which browsers show without a script.
 """
 
+import base64
 import html
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ TOP_LEVEL = {
     "changelog.md": "CHANGELOG.md",
     "inputs.md": "plumed_inputs/README.md",
 }
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 # Links of the documentation to the sources that pages are made from lead to those pages.
 PAGES = {source: page for page, source in (ACTIONS | TOP_LEVEL).items()}
 
@@ -85,6 +88,29 @@ def inputs() -> str:
     return "".join(f"\n## {file.name}\n\n```text\n{file.read_text()}```\n" for file in files)
 
 
+def notebook_page(file: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook with its outputs, Markdown, and its pictures by their names."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        said = ""
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if picture := data.get("image/png"):
+                name = f"{file.stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode(picture)
+                parts.append(f"![Output of the cell]({name})")
+            else:
+                said += "".join(output.get("text") or data.get("text/plain") or "").rstrip() + "\n"
+        if said.strip():
+            parts.append(f"```text\n{said.strip()}\n```")
+    note = f"This page is a notebook: [{file.name}]({file.name})."
+    title, _, rest = parts[0].partition("\n")
+    return "\n\n".join([f"{title}\n\n{note}\n{rest}", *parts[1:]]) + "\n", pictures
+
+
 def modules() -> list[str]:
     """Return the public modules of the package but the command line, dotted."""
     files = sorted((ROOT / "plumed_cv").rglob("*.py"))
@@ -117,6 +143,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made |= {page: (ROOT / source).read_text() for page, source in TOP_LEVEL.items()}
     made["inputs.md"] += inputs()
     made |= {f"api/{name}.md": module_page(name) for name in modules()}
+    for notebook in NOTEBOOKS:
+        made[f"notebooks/{notebook.stem}.md"], pictures = notebook_page(notebook)
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=picture))
     for page, content in made.items():
         files.append(File.generated(config, page, content=content))
     citation = ROOT / "CITATION.cff"  # which README.md links to
@@ -130,6 +160,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def led(link: re.Match[str]) -> str:
         words, target = link[1], link[2]
+        if target.startswith("notebooks/") and target.endswith(".ipynb"):
+            return f"[{words}]({target.removesuffix('.ipynb')}.md"
         if not top_level:
             source = target.removeprefix("../")
             return f"[{words}]({PAGES[source]}" if source in PAGES and source != target else link[0]

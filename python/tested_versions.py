@@ -1,8 +1,8 @@
-"""Write the versions that are here into plumed_cv/tested_versions.json, when all tests have passed.
+"""Write the installed versions into plumed_cv/tested_versions.json after all tests have passed.
 
     python python/tested_versions.py
 
-`plumed-cv doctor` shows them; tests/test_install.py fails where it runs with others.
+`plumed-cv doctor` shows them; tests/test_install.py fails if it runs with other versions.
 """
 
 import json

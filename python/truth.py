@@ -73,6 +73,8 @@ def print_table(found: list[dict[str, Any]]) -> None:
                 ]
             )
             d = deviations[np.isfinite(deviations)]
+            if not len(d):  # results that are older than the estimator
+                continue
             low, high = chi2.ppf([0.025, 0.975], len(d)) / len(d)
             cells = [estimator, quantity, f"{np.mean(d**2):.2f}", f"{low:.2f} to {high:.2f}"]
             cells += [f"{d.mean():+.2f}", f"{np.abs(d).max():.1f}"]

@@ -65,6 +65,8 @@ def blocks(page: Path) -> Iterator[Block]:
         code = found["fenced"] or re.sub(r"^ {4}", "", found["indented"], flags=re.MULTILINE)
         code = code.strip("\n") + "\n"
         kinds = [kind for kind, pattern in _KINDS.items() if re.search(pattern, code)]
+        if found["language"] == "python":  # `result = ...` looks like TOML
+            kinds = ["python"]
         yield Block(page, code, kinds[0] if kinds else found["language"] or "unknown")
 
 

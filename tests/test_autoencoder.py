@@ -1,6 +1,7 @@
 """Training: what a known curve must give, C++-ready layers, rescaling, seeds, bad data."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,13 +126,13 @@ def test_double_precision_is_single_precision_but_for_rounding() -> None:
 
 
 def test_devices_that_are_not_there() -> None:
-    with pytest.raises(UserError, match="device = 'gpu': there are cpu, cuda"):
+    with pytest.raises(UserError, match="device = 'gpu': choose cpu, cuda"):
         Training(device="gpu")
     _, u, line = arc(100)
     training = replace(RECIPES["paper"], schedule=((0.01, 1),))
     autoencoder.learn(u, line, 4, replace(training, device="auto"))
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(UserError, match=r"torch .* cannot compute there .*; take 'cpu'") as caught:
+    with pytest.raises(UserError, match=r"torch .* cannot use it .*; use 'cpu'") as caught:
         autoencoder.learn(u, line, 4, replace(training, device=missing))
     assert "\n" not in str(caught.value)
 
@@ -203,3 +204,19 @@ def test_only_comparable_cvs_are_compared() -> None:
         similarity(one, cv.random_model(rng, 10, 5, (6,)))
     with pytest.raises(UserError, match="one latent dimension"):
         similarity(one, cv.random_model(rng, 10, 5, (6,), n_latent=2))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"activation": "gelu"}, "no activation 'gelu'; choose one of relu, tanh"),
+        ({"hidden": (24, 0)}, r"widths \(24, 0\): give positive numbers"),
+        ({"hidden": ()}, r"widths \(\): give positive numbers"),
+        ({"restarts": 0}, "must be 1 or more"),
+        ({"precision": "half"}, "precision = 'half': choose single or double"),
+        ({"n_latent": 2}, "2 latent dimensions: a mean path has one; use the recipe 'paper'"),
+    ],
+)
+def test_settings_that_are_none(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Training(**wrong)

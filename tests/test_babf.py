@@ -140,6 +140,25 @@ def test_exact_sums_on_a_periodic_cv() -> None:
     assert np.ptp(found.A_k - U(found.xi)) < 0.3 * KT
 
 
+def test_a_gap_in_a_circle_takes_what_is_left_after_a_turn() -> None:
+    """Half of a circle has samples and climbs by 5 kT: A climbs as they say, and falls elsewhere.
+
+    Even steps all around, as on a circle where all is known, would leave half of it.
+    """
+    grid = Grid(0.0, 2.0, 40, periodic=True)
+    sums = np.zeros((4, 40))
+    sums[0, :20] = 500.0
+    sums[1] = 5 * KT * sums[0]  # a slope of 5 kT
+    kappa = KT / grid.spacing**2
+    state = State(("xi",), (grid,), KT, (kappa,), 0.01, 0, np.zeros(40), 10000, sums)
+    A = state.energy()
+    assert A[0] == 0.0
+    assert A[19] == pytest.approx(0.95 * 5 * KT, rel=1e-3)
+    assert A[39] == pytest.approx(0.0, abs=0.5 * KT)
+    frozen = replace(state, tau=np.inf, prior=state.derivative())
+    assert frozen.energy()[19] == pytest.approx(0.5 * 0.95 * 5 * KT, rel=0.1)
+
+
 def test_adaptive_estimator_fills_a_well() -> None:
     """Samples drawn from the present bias: Eq. 7 converges to the profile.
 
@@ -552,7 +571,7 @@ def test_last_step_of_a_state(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             last_step(path)
     path.write_text(whole.replace("md_step 400", "md_step 0.5"))
-    with pytest.raises(UserError, match="no number of steps"):
+    with pytest.raises(UserError, match="not a number of steps"):
         last_step(path)
 
 
@@ -624,5 +643,5 @@ def test_profile_file(tmp_path: Path) -> None:
     table = np.loadtxt(path)
     np.testing.assert_array_equal(table[:, 2], found.A)
     path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
-    with pytest.raises(UserError, match="not a whole profile"):
+    with pytest.raises(UserError, match="not a complete profile"):
         read_fes(path)

@@ -260,7 +260,7 @@ def test_states_add_subtract_and_refuse() -> None:
         _ = states[1] + replace(states[1], kappas_eV=(1.0, 2.0))
     with pytest.raises(UserError, match="of two CVs, d and phi: this is for one"):
         profile([states[1]])
-    with pytest.raises(UserError, match="alone: this is for two"):
+    with pytest.raises(UserError, match="this needs two"):
         surface([Estimator(STRIP[0], KT).state])
 
 
@@ -308,10 +308,10 @@ def test_surface_file(tmp_path: Path) -> None:
     sections = path.read_text().strip().split("\n\n")
     assert len(sections) == TORUS[1].bins
     assert found.minima()[0][1].value == 0.0
-    with pytest.raises(UserError, match="not a whole profile"):
+    with pytest.raises(UserError, match="not a complete profile"):
         read_fes(path)
     path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
-    with pytest.raises(UserError, match="not a whole free energy on two CVs"):
+    with pytest.raises(UserError, match="not a complete free energy on two CVs"):
         read_surface(path)
 
 
@@ -334,4 +334,4 @@ def test_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["fes", *states, "--walkers", *output])
     assert "bins visited in 2,400 steps; minima:" in done.stdout
     done = CliRunner().invoke(app, ["fes", *states, "--walkers", "--product", "2", *output])
-    assert "are for one CV" in str(done.exception)
+    assert "need one CV" in str(done.exception)

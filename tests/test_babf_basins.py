@@ -16,8 +16,9 @@ from scipy import constants
 from scipy.integrate import quad
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.freeenergy import Flux, Grid, State, flux, profile
+from plumed_cv.freeenergy import Estimate, Flux, Grid, State, flux, profile
 from plumed_cv.freeenergy.basins import find
+from plumed_cv.freeenergy.profiles import _highest_of
 from tests.test_babf import KT, Frozen
 
 Array = NDArray[np.float64]
@@ -401,3 +402,20 @@ def test_estimates_in_words() -> None:
     assert "e+" in str(found.rate_per_s)
     assert str(found.barrier).endswith("± 0.000 eV")
     assert str(found.populations[0]).count(" ") == 2
+
+
+def test_the_highest_of_barriers_that_are_alike_is_uncertain() -> None:
+    """Against draws of independent barriers; of a single one the error stays as it is."""
+    found = Estimate(0.30, 0.001)
+    rng = np.random.default_rng(5)
+    for values, errors in (
+        ([0.30, 0.29], [0.001, 0.02]),
+        ([0.30, 0.10], [0.002, 0.02]),
+        ([0.28, 0.30, 0.299], [0.01, 0.005, 0.0001]),
+    ):
+        drawn = rng.normal(values, errors, size=(400_000, len(values))).max(axis=1)
+        expected = np.sqrt(np.mean((drawn - 0.30) ** 2))
+        error = _highest_of(found, np.array(values), np.array(errors)).error
+        assert error == pytest.approx(expected, rel=0.02)  # draws: 0.3 %
+    assert _highest_of(found, np.array([0.30]), np.array([0.002])) == found
+    assert _highest_of(found, np.array([0.30, np.nan]), np.array([0.002, np.nan])) == found

@@ -166,7 +166,7 @@ def test_iterations_end_where_another_mends_nothing() -> None:
         assert checks.stopped_by(of(change), 2, LIMITS) is None
     for change in ({"flux_barrier_error_eV": 0.1}, {"crossings": 2}, {"cv_temperature_K": 400.0}):
         said = checks.stopped_by(of(change), 2, LIMITS)
-        assert str(said).startswith("another iteration does not mend what failed: ")
+        assert str(said).startswith("another iteration cannot correct the failed checks: ")
 
 
 def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
@@ -221,7 +221,7 @@ def test_the_answer_is_the_best_of_equivalent_iterations(tmp_path: Path) -> None
     worse = [parts[0], parts[1] | {"crossings": 3}, parts[2]]
     verdict = checks.judge(files, worse, LIMITS, SETTINGS, KELVIN)
     assert verdict.answer == 3
-    assert "alone" in verdict.because
+    assert "only this iteration" in verdict.because
     last = [*parts[:2], parts[2] | {"flux_barrier_error_eV": 0.58}]
     assert checks.judge(files, last, LIMITS, SETTINGS, KELVIN).answer == 2
     none = [part | {"similarity_worst": 1.0} for part in parts]

@@ -14,10 +14,19 @@ import typer.main
 
 from plumed_cv.cli import app
 from tests import vacancy
-from tests.test_library import INPUT
 from tests.vacancy import command
 
 PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
+
+INPUT = f"""{vacancy.SYSTEM}{vacancy.QUICK}
+[sampling]
+steps = 8000
+segments = 8
+timestep_fs = 2.0
+[iteration]
+minimum = 1
+maximum = 1
+"""
 
 
 def test_every_command_is_documented() -> None:
@@ -109,7 +118,7 @@ def test_interrupted_it_says_how_to_go_on_and_then_does(plugin: Path, tmp_path: 
     out, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert out == ""
-    assert said.splitlines()[-1].endswith("interrupted; the same command goes on from here.")
+    assert said.splitlines()[-1].endswith("interrupted; the same command continues from here.")
     assert "Traceback" not in said
     page = command("report", tmp_path / "run")
     assert page.stdout.strip() == str(tmp_path / "run" / "report.html")

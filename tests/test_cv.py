@@ -154,7 +154,7 @@ def test_file_of_a_molecule(molecule: CollectiveVariable, tmp_path: Path) -> Non
     np.testing.assert_allclose(
         read.gradient(r, np.zeros((3, 3))), molecule.gradient(r, np.zeros((3, 3))), rtol=1e-12
     )
-    with pytest.raises(UserError, match="'none' and 'optimal'"):
+    with pytest.raises(UserError, match="'none' or 'optimal'"):
         replace(molecule, alignment="best")
     with pytest.raises(UserError, match="no cell"):
         replace(molecule, reference_cell=CELL)

@@ -16,13 +16,22 @@ import pytest
 
 from tests.pages import ACTIONS, DOCS, PAGES, ROOT, blocks
 
+SCRIPTS = ROOT / "python" / "README.md"
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+@pytest.mark.parametrize("page", [*PAGES, SCRIPTS], ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if not link.startswith(("http:", "https:", "#")):
             assert (page.parent / link.split("#")[0]).exists(), link
+
+
+def test_the_table_of_scripts_has_all_of_them() -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", SCRIPTS.read_text(encoding="utf-8")))
+    scripts = {str(file.relative_to(SCRIPTS.parent)) for file in SCRIPTS.parent.rglob("*.py")}
+    of_drills = {name for name in scripts if name.startswith("drills/")} - {"drills/fuzzers.py"}
+    assert named == scripts - of_drills
 
 
 def test_pages_of_actions_have_all_keywords() -> None:
@@ -91,6 +100,7 @@ def rows(page: Path) -> list[list[str]]:
     ]
 
 
+@pytest.mark.committed
 def test_numbers_are_those_of_the_data() -> None:
     measured = {
         (row[0], row[1]): row[3].split()[0] for row in rows(DOCS / "efficiency.md") if len(row) == 9

@@ -143,6 +143,7 @@ def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
     assert efficiency.read_data(tmp_path / "none.json") == {"runs": {}}
 
 
+@pytest.mark.committed
 def test_the_reference_is_still_the_one_compared_with() -> None:
     used = efficiency.read_data()["reference"]
     barrier, error = methods.truth()

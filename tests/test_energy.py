@@ -452,7 +452,7 @@ def test_energy_of_an_input(from_input: Path) -> None:
     path = load_path(from_input / "path.xyz")
     assert result["profiles"]["neb"]["barrier_eV"] == pytest.approx(path.barrier, abs=2e-3)
     assert result["structures"] == 1000
-    assert result["noise_A2"] == pytest.approx(0.005)
+    assert result["noise_A2"] == pytest.approx(0.005, rel=0.1)  # iron at 300 K
     assert result["symmetry_operations"] == 12  # of a hop along <111>
     assert abs(result["profiles"]["ae_pca"]["barrier_error_percent"]) < 25
     assert len(result["parameter"]) == len(result["ae_pca_eV"]) == len(result["xi"])
@@ -530,16 +530,16 @@ def test_mistakes_end_in_one_sentence(vacancy: Path, from_input: Path, tmp_path:
     mistakes: list[tuple[list[str | Path], str]] = [
         ([tmp_path / "none.xyz"], "none.xyz: the file does not exist"),
         ([tmp_path / "none.toml"], "none.toml: the input file does not exist"),
-        ([vacancy / "initial.xyz"], "holds 1 structures that differ"),
+        ([vacancy / "initial.xyz"], "contains 1 different structures"),
         ([uphill], "uphill.xyz: the forces are gradients, they point uphill"),
         ([bare], "bare.xyz: image 0 has no energy or no forces"),
         ([given, "--noise", "-1"], "--noise -1.0"),
         ([given, "--recipe", "soup"], "no recipe 'soup'; choose one of denoising, paper"),
-        ([given, "--latent", "2"], "2 latent dimensions: a mean path has one; take the recipe"),
-        ([given, "--device", "gpu"], "device = 'gpu': there are cpu, cuda"),
+        ([given, "--latent", "2"], "2 latent dimensions: a mean path has one; use the recipe"),
+        ([given, "--device", "gpu"], "device = 'gpu': choose cpu, cuda"),
         ([given, "--components", "400"], "400 principal components"),
         ([given, vacancy / "input.toml"], "give one input file, or the images"),
-        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "names an engine itself"),
+        ([vacancy / "input.toml", "--engine", vacancy / "input.toml"], "already names an engine"),
         ([given, "-o", file], "cannot be used as a folder"),
     ]
     for arguments, sentence in mistakes:

@@ -52,7 +52,7 @@ def test_a_learned_cv_follows_the_process_and_is_saved(tmp_path: Path) -> None:
     assert model.n_features_in_ == 3 * 53
     assert model.components_.shape == (3, 159)
     assert len(model.loss_curve_) == len(epochs) == epochs[-1]
-    assert model.loss_curve_[-1] < 0.02**2
+    assert model.loss_curve_[-1] < 0.1 * model.loss_curve_[0]
     model.save(tmp_path / "cv.safetensors")
     loaded = pcv.load_cv(tmp_path / "cv.safetensors")
     positions = np.stack([atoms.positions for atoms in structures[:5]])
@@ -122,15 +122,15 @@ def test_refusals() -> None:
         model.save("cv.safetensors")
     other = structures[0].copy()
     other.symbols[4] = "Ni"
-    with pytest.raises(UserError, match=r"structure 2: its atom 5 is Ni, and Fe in the end states"):
+    with pytest.raises(UserError, match=r"structure 2: its atom 5 is Ni, but Fe in the end states"):
         model.fit([structures[0], other])
     with pytest.raises(ValueError, match="X has 6 features, but LinearCV is expecting 159"):
         pcv.LinearCV(initial, final).fit(np.zeros((3, 2, 3)))
     with pytest.raises(UserError, match="same structure"):
         pcv.LinearCV(initial, initial).fit()
-    with pytest.raises(UserError, match="there are denoising, paper"):
+    with pytest.raises(UserError, match="choose one of denoising, paper"):
         pcv.AutoencoderCV(initial, final, recipe="paint").fit(structures)
-    with pytest.raises(UserError, match="'none' and 'optimal'"):
+    with pytest.raises(UserError, match="'none' or 'optimal'"):
         pcv.DisplacementFrame(initial, alignment="best").fit()
 
 

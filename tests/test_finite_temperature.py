@@ -8,6 +8,7 @@ import pytest
 from python import finite_temperature
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("temperature_K", finite_temperature.STEPS)
 def test_flux_barriers_of_the_last_iteration(temperature_K: int) -> None:
     """A learned CV's surfaces are between those of the linear CV and planes of the path.

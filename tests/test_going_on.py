@@ -5,7 +5,9 @@ A short run of the iron vacancy in a 54-atom crystal, finished once and copied f
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import pytest
 
 from plumed_cv import config, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.workflow import provenance
+from plumed_cv.common.progress import Log
+from plumed_cv.setup.kernel import WHEEL, find_plumed
+from plumed_cv.workflow import procedure, provenance, speed
 from plumed_cv.workflow.repetitions import odds
 from python.drills import runs
 from tests.vacancy import INPUT, STEPS, called, command
@@ -30,6 +34,16 @@ def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
+
+
+class Telling(Log):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 def changed(example: Path, *changes: tuple[str, str]) -> config.Config:
@@ -62,7 +76,10 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     first, second = files_of(run / "iteration-1"), files_of(run / "iteration-2")
     learned = (run / "cv-2.safetensors").read_bytes()
     more = changed(example, (f"steps = {STEPS}", f"steps = {MORE}"))
-    result = workflow.run(more, run)
+    told = Telling()
+    result = workflow.run(more, run, told)
+    assert f"ramp that it began with, {STEPS:,} steps" in told.said[0]
+    assert f"would have {MORE:,}." in told.said[0]
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, MORE]
     assert files_of(run / "iteration-1") == first
     now = files_of(run / "iteration-2")
@@ -82,6 +99,52 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     assert files_of(run / "iteration-2") == now
     last = sampling.segments(run / "iteration-3")[-1]
     assert freeenergy.read_state(last / "babf.state").ramp == MORE
+
+
+class HeardError(Exception):
+    """Ends a run at a sentence about PLUMED's kernel."""
+
+
+class Listener(Log):
+    def say(self, text: str) -> None:
+        if "kernel" in text:
+            raise HeardError(text)
+
+
+@pytest.mark.parametrize(("optimised", "steps"), [(False, 80_000_000), (False, MORE), (True, MORE)])
+def test_a_long_run_says_what_a_faster_kernel_would_save(
+    example: Path, run: Path, monkeypatch: pytest.MonkeyPatch, optimised: bool, steps: int
+) -> None:
+    """However fast the machine is, 80 million steps take more than ten minutes, and 2000 do not."""
+    plumed = replace(find_plumed(), optimised=optimised, source=WHEEL)
+    monkeypatch.setattr(procedure, "find_plumed", lambda: plumed)
+    more = (f"steps = {STEPS}", f"steps = {steps}")
+    longer = changed(example, more, ("segments = 8", f"segments = {steps // 1000}"))
+    if steps == MORE:
+        workflow.run(longer, run, Listener())
+        return
+    with pytest.raises(HeardError) as heard:
+        workflow.run(longer, run, Listener())
+    found = re.fullmatch(
+        r"PLUMED takes (\d+) % of this sampling, .* would take (\d+) h (\d+) min or less and not "
+        r"(\d+) h (\d+) min. Interrupt the run, run `plumed-cv plumed --optimised` once .*",
+        str(heard.value),
+    )
+    assert found
+    share, hours, minutes, all_hours, all_minutes = map(int, found.groups())
+    assert 0 < share <= 100
+    ratio = (60 * hours + minutes) / (60 * all_hours + all_minutes)
+    assert ratio == pytest.approx(1 - 0.75 * share / 100, abs=0.01)
+
+
+def test_the_time_that_plumed_took_is_in_its_log(run: Path) -> None:
+    folder = sampling.segments(run / "iteration-2")[-1]
+    seconds = speed.plumed_seconds(folder / "plumed.log")
+    assert seconds is not None
+    assert 0 < seconds < json.loads((folder / "segment.json").read_text())["seconds"]
+    (folder / "plumed.log").write_text("PLUMED: PLUMED is starting\n")
+    assert speed.plumed_seconds(folder / "plumed.log") is None
+    assert speed.plumed_seconds(folder / "missing.log") is None
 
 
 def test_a_kill_changes_nothing_in_what_is_added(example: Path, run: Path, tmp_path: Path) -> None:
@@ -189,6 +252,25 @@ def test_a_record_of_an_earlier_version_is_gone_on_with(example: Path, run: Path
     assert json.loads((run / "input.json").read_text())["sampling"]["repetitions"] == 1
 
 
+def test_a_default_of_an_earlier_version_is_named_and_goes_on(example: Path, run: Path) -> None:
+    """Earlier versions had a margin of 0.2, which they recorded."""
+    record: dict[str, Any] = json.loads((run / "input.json").read_text())
+    record["sampling"]["margin"] = 0.2
+    (run / "input.json").write_text(json.dumps(record))
+    text = (example / "vacancy.toml").read_text()
+    with pytest.raises(UserError) as refused:
+        workflow.run(config.load(example / "vacancy.toml"), run)
+    assert "now it is null; restore the input (sampling.margin = 0.2) or name a new" in str(
+        refused.value
+    )
+    (run.parent / "old.toml").write_text(text.replace("[sampling]", "[sampling]\nmargin = 0.2"))
+    for name in ("initial.xyz", "final.xyz"):
+        shutil.copy(example / name, run.parent)
+    before = files_of(run / "iteration-2")
+    workflow.run(config.load(run.parent / "old.toml"), run)
+    assert files_of(run / "iteration-2") == before
+
+
 def test_what_may_change_and_what_may_not(example: Path, tmp_path: Path) -> None:
     inputs, root = tmp_path / "inputs", tmp_path / "root"
     inputs.mkdir()
@@ -220,6 +302,9 @@ def test_what_may_change_and_what_may_not(example: Path, tmp_path: Path) -> None
     ):
         with pytest.raises(UserError, match=f"{root}: was started with another {sentence}"):
             check(text.replace(old, new))
+    both = text.replace("components = 5", "").replace("fs = 2.0", "fs = 1.0")
+    with pytest.raises(UserError, match=r"restore the input \(cv\.components = 5, sampling\.time"):
+        check(both)
     (inputs / "iron-mm.lmp").write_text("pair_style eam/fs\npair_coeff * * Fe_2.eam.fs Fe\n")
     with pytest.raises(UserError, match=r"another engine\.potential"):
         check(text)

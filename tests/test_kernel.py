@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.setup import kernel as kernel_module
-from plumed_cv.setup.kernel import Plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, every_plumed, find_plumed
 from tests.conftest import install_at
 
 
@@ -35,6 +36,11 @@ def test_order_of_discovery(
     description.write_text(
         f"libdir={tmp_path}/pkgconf/lib\nName: plumed\nDescription: PLUMED\nVersion: 2.11\nLibs:\n"
     )
+
+    expected = [*places.values(), optimised, wheel]
+    if not shutil.which("pkg-config"):
+        expected.remove(places["pkgconf"])
+    assert [plumed.kernel for plumed in every_plumed()] == expected
 
     def found() -> tuple[Path, str]:
         plumed = find_plumed(install=False)
@@ -68,6 +74,25 @@ def test_kernel_that_cannot_be_fetched_is_one_sentence(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(bare))
     with pytest.raises(UserError, match=r"No matching distribution.*PLUMED_KERNEL"):
+        find_plumed()
+    assert not [path for path in bare.iterdir() if path.is_dir()]
+
+
+def test_a_wheel_with_another_hash_is_refused(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{kernel_module.KERNEL_PACKAGE}-{kernel_module.KERNEL_PACKAGE_VERSION}"
+    wheel = bare.parent / "wheels" / f"{name}-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with ZipFile(wheel, "w") as archive:
+        facts = "Metadata-Version: 2.1\nName: hillclimber\nVersion: 0.1.8\n"
+        archive.writestr(f"{name}.dist-info/METADATA", facts)
+        archive.writestr(
+            f"{name}.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        archive.writestr(f"{name}.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    with pytest.raises(UserError, match="DO NOT MATCH THE HASHES"):
         find_plumed()
     assert not [path for path in bare.iterdir() if path.is_dir()]
 

@@ -1,6 +1,7 @@
 """Building a kernel of our own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from plumed_cv.setup import tools
+from plumed_cv.common.errors import UserError
+from plumed_cv.setup import kernel_build, tools
+from plumed_cv.setup.kernel import every_plumed
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,15 +49,21 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+def make_source(folder: Path, version: str = "2.10.0") -> None:
+    """Lay out what the build needs to see of PLUMED's sources."""
+    folder.mkdir(parents=True)
+    (folder / "configure").write_text(CONFIGURE)
+    (folder / "configure").chmod(0o755)
+    (folder / "Makefile.in").write_text(MAKEFILE)
+    (folder / "VERSION.txt").write_text(f"# Should be in the form\n# 2.X.Y\n{version}\n")
+    for name in "abcdefgh":
+        (folder / f"{name}.cpp").write_text(f"int {name}() {{ return 1; }}\n")
+
+
 def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
     home = tmp_path / "home"
     source = home / "plumed-optimised-build" / "plumed2"
-    source.mkdir(parents=True)
-    (source / "configure").write_text(CONFIGURE)
-    (source / "configure").chmod(0o755)
-    (source / "Makefile.in").write_text(MAKEFILE)
-    for name in "abcdefgh":
-        (source / f"{name}.cpp").write_text(f"int {name}() {{ return 1; }}\n")
+    make_source(source)
     command = [
         sys.executable,
         "-c",
@@ -79,6 +88,41 @@ def test_a_kernel_build_goes_on_after_a_kill(tmp_path: Path) -> None:
         "plumed-optimised",
         "plumed-optimised.lock",
     ]
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty data folder."""
+    monkeypatch.setenv("PLUMED_CV_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_kernel_is_built_from_a_release(home: Path, tmp_path: Path, archived: bool) -> None:
+    source = tmp_path / "releases" / "plumed-2.10.0"
+    make_source(source)
+    if archived:
+        source = Path(shutil.make_archive(str(source), "gztar", source.parent, source.name))
+    found = kernel_build.build_optimised_kernel(source=source)
+    assert found.kernel == home / "plumed-optimised" / "lib" / "libplumedKernel.so"
+    assert found.kernel in [plumed.kernel for plumed in every_plumed()]
+    with pytest.raises(UserError, match=r"remove this folder to build .*plumed-2\.10\.0"):
+        kernel_build.build_optimised_kernel(source=source)
+
+
+def test_sources_that_are_none_of_plumed(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    make_source(tmp_path / "old", "2.8.3")
+    (tmp_path / "damaged.tgz").write_bytes(b"not an archive")
+    for name, words in {
+        "empty": "contains no sources of PLUMED",
+        "old": r"is PLUMED 2\.8, but plumed_cv needs 2\.9",
+        "damaged.tgz": "is no archive of PLUMED's sources",
+        "missing.tgz": "is no archive of PLUMED's sources",
+    }.items():
+        with pytest.raises(UserError, match=f"{name}: {words}"):
+            kernel_build.build_optimised_kernel(source=tmp_path / name)
+    assert not list(home.rglob("plumed2"))
 
 
 def build_with(configure: str, home: Path, mpi: bool) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.cv import CollectiveVariable, energy
+from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.defaults import with_grid
@@ -53,7 +55,8 @@ def settings(components: int = 4, margin: float | tuple[float, float] | None = N
 def first_cv(folder: Path, config: Config, path: EnergyPath) -> tuple[RunDirectory, list[str]]:
     files, heard = RunDirectory(folder), Heard()
     path.save(files.path)
-    write_first_cv(config, files, path, (path.images[0], path.images[-1]), heard)
+    engine = cast(Engine, None)  # the input gives the noise, so none is asked
+    write_first_cv(config, files, path, (path.images[0], path.images[-1]), engine, heard)
     return files, heard.sentences
 
 
@@ -61,7 +64,7 @@ def test_a_path_that_turns_back_gets_a_cv_that_rises_along_it(tmp_path: Path) ->
     path = around()
     files, said = first_cv(tmp_path, settings(), path)
     assert len(said) == 1
-    assert "The linear CV falls by 0.21 along the minimum energy path" in said[0]
+    assert "The linear CV decreases by 0.21 along the minimum energy path" in said[0]
     first = CollectiveVariable.load(files.cv(0))
     assert first.kind == "autoencoder"
     assert energy.falls_by(path, first) < 1e-3
@@ -77,7 +80,9 @@ def test_a_path_along_which_the_linear_cv_rises_keeps_it(tmp_path: Path) -> None
 
 def test_a_cv_that_does_not_rise_is_refused(tmp_path: Path) -> None:
     """Of one component a network makes at best its projection, which turns back."""
-    with pytest.raises(UserError, match=r"cv-0, .* falls by .* raise path\.structures") as caught:
+    with pytest.raises(
+        UserError, match=r"cv-0, .* decreases by .* raise path\.structures"
+    ) as caught:
         first_cv(tmp_path, settings(components=1), around())
     assert "\n" not in str(caught.value)
 

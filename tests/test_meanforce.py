@@ -131,7 +131,7 @@ def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         meanforce.read(file)
     file.write_text("#! FIELDS time xi\n")
-    with pytest.raises(UserError, match="no table of mean forces"):
+    with pytest.raises(UserError, match="not a table of mean forces"):
         meanforce.read(file)
     file.write_text("#! FIELDS xi mean_force_eV\n0.1 nan\n")
     with pytest.raises(UserError, match="no number"):

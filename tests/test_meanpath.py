@@ -167,13 +167,13 @@ def atoms_apart() -> tuple[np.ndarray, np.ndarray]:
 
 def test_bad_data() -> None:
     s, u = noisy(200, seed=4)
-    with pytest.raises(UserError, match="24 structures or more, not 20"):
+    with pytest.raises(UserError, match="at least 24 structures, not 20"):
         meanpath.fit(u[:20], s[:20])
-    with pytest.raises(UserError, match="all at one place"):
+    with pytest.raises(UserError, match="at one position"):
         meanpath.fit(u, np.full(200, 0.3))
-    with pytest.raises(UserError, match="too few places"):
+    with pytest.raises(UserError, match="too few positions"):
         meanpath.fit(u, np.repeat([0.0, 1.0], 100))
-    with pytest.raises(UserError, match="one finite place"):
+    with pytest.raises(UserError, match="one finite position"):
         meanpath.fit(u, np.full(200, np.nan))
     u[3, 2, 1] = np.nan
     with pytest.raises(UserError, match="NaN"):

@@ -157,7 +157,7 @@ def test_choice_of_atoms() -> None:
     assert cv.select("5,1-3", species).tolist() == [5, 1, 2, 3]
     for wrong, sentence in {
         "light": "give all, heavy",
-        "1-2-3,5": "ranges as",
+        "1-2-3,5": "ranges such as",
         "1,1-3": "each atom once",
         "1,2": "three atoms",
         "0-4": "from 1 to 6",

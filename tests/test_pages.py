@@ -30,7 +30,6 @@ from ase.build import bulk
 
 import plumed_cv
 from plumed_cv import cli, config, cv, freeenergy, sampling
-from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.paths.path import load_path
 from plumed_cv.structures import cell_of, read_structure
 from tests import pages, vacancy
@@ -58,7 +57,7 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample)(?: --inputs-only)?"
+NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample|rate|harmonic)(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {
@@ -73,6 +72,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "energy": ["--structures", "500", "--components", "5"],
     "--inputs-only": ["--dir", "elsewhere"],
     "sample": ["--dir", "elsewhere"],
+    "rate": ["--shots", "4"],
 }
 
 
@@ -398,9 +398,6 @@ def make_engine_files(
         subprocess.run([sys.executable, "build.py"], cwd=folder, check=True)
         shutil.move(folder / "md.mdp", folder / "run.mdp")
         shutil.copy(folder / "initial.xyz", folder / "atoms.xyz")
-        if engine.tpr is not None:
-            line = [*find_gromacs().command, "-quiet", "grompp", "-f", "run.mdp", "-c", "conf.gro"]
-            subprocess.run([*line, "-o", "topol.tpr"], cwd=folder, check=True)
         return
     atoms = bulk("Cu", cubic=True) * (2, 2, 2) if engine.name == "ase" else vacancy.end_states()[0]
     atoms.positions += rng.normal(scale=0.05, size=(len(atoms), 3))

@@ -45,6 +45,32 @@ class CurvedValley(Calculator):
         self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
 
 
+class Tethered(Calculator):
+    """Atom 1 moves in a double well along x, all others are on springs to places in space."""
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        moved = atoms.positions - tethered(0.0).positions
+        moved -= 12.0 * np.round(moved / 12.0)
+        (x, y, z), off = moved[0], moved[1:]
+        forces = np.empty((len(atoms), 3))
+        forces[0] = [4 * HEIGHT * x * (1 - x**2), -SPRING * y, -SPRING * z]
+        forces[1:] = -SPRING * off
+        energy = HEIGHT * (1 - x**2) ** 2
+        energy += 0.5 * SPRING * (y**2 + z**2 + np.sum(off**2))
+        self.results = {"energy": energy, "forces": forces}
+
+
+def tethered(x: float) -> Atoms:
+    """Atom 1 at a place in a cell of 12 A, and eleven others."""
+    others = [[3 + 3 * i, 3 * j, 3 * k] for i in (0, 1) for j in (0, 1, 2) for k in (0, 1)][:11]
+    return Atoms("H12", positions=[[x, 0, 0], *others], cell=[12, 12, 12], pbc=True)
+
+
 def pair(x: float, y: float, z: float) -> Atoms:
     return Atoms("H2", positions=[[0, 0, 0], [5 + x, y, z]])
 
@@ -52,6 +78,20 @@ def pair(x: float, y: float, z: float) -> Atoms:
 @pytest.fixture(scope="module")
 def valley() -> EnergyPath:
     return minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, 15)
+
+
+def test_in_an_external_field_the_states_stay_where_they_are() -> None:
+    """Moved by its drift of 1/6 A, the final state would have 0.4 eV in the springs."""
+    final = tethered(0.9)
+    final.positions += [12.0, 0.0, 0.0]  # a lattice vector is no other place
+    path = minimum_energy_path(tethered(-0.9), final, Tethered, 15)
+    assert path.barrier == pytest.approx(HEIGHT, abs=1e-4)
+    np.testing.assert_allclose(path.images[-1].positions, tethered(1.0).positions, atol=1e-3)
+    for image in path.images:
+        again = image.copy()
+        again.calc = Tethered()  # type: ignore[no-untyped-call]
+        assert again.get_potential_energy() == pytest.approx(image.get_potential_energy())
+        np.testing.assert_allclose(image.positions[1:], tethered(0.0).positions[1:], atol=1e-3)
 
 
 def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
@@ -119,7 +159,7 @@ def test_paths_that_are_none(valley: EnergyPath, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="three or more"):
         load_path(file)
     ase.io.write(file, [pair(0, 0, 0)] * 3)
-    with pytest.raises(UserError, match="holds 1 structures that differ"):
+    with pytest.raises(UserError, match="contains 1 different structures"):
         load_path(file)
     ase.io.write(file, [pair(x, 0, 0) for x in range(3)])
     with pytest.raises(UserError, match="image 0 has no energy"):
@@ -200,7 +240,7 @@ def test_any_orientation_border_and_drift(tmp_path: Path) -> None:
     ase.io.write(file, images)
     said: list[str] = []
     plain = load_path(file, said.append)
-    assert ["turned" in sentence for sentence in said] == [True]
+    assert ["rotated" in sentence for sentence in said] == [True]
     assert not np.triu(plain.cell, 1).any()
     # Turned together: lengths and work stay.
     steps = np.stack([image.positions - images[0].positions for image in images])
@@ -235,7 +275,7 @@ def test_several_files_of_which_the_last_structure_counts(tmp_path: Path) -> Non
     np.testing.assert_allclose(one.displacements, several.displacements, atol=1e-7)
     np.testing.assert_allclose(one.energies, several.energies, atol=1e-7)
     ase.io.write(files[2], images[2][1:])
-    with pytest.raises(UserError, match=r"02.xyz: image 2 has 62 atoms and image 0 63"):
+    with pytest.raises(UserError, match=r"02.xyz: image 2 has 62 atoms and image 0 has 63"):
         load_path(files)
 
 
@@ -257,7 +297,7 @@ def test_repeated_images_are_left_out(tmp_path: Path) -> None:
     ase.io.write(file, [images[0], *images, images[-1]])
     said: list[str] = []
     path = load_path(file, said.append)
-    assert "2 of 8 images repeat" in said[-1]
+    assert "2 of 8 images are repeated" in said[-1]
     assert len(path.images) == 6
     assert np.isfinite(path.spline(np.linspace(0, 1, 50))).all()
 
@@ -275,13 +315,13 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
     nan = np.full_like(positions, np.nan)
     cell = images[0].cell.array
     drifted = [image.copy() for image in images]
-    exchange = rf"image 3 has .*: atom {iron[4] + 1} is where atom {iron[9] + 1}"
+    exchange = rf"image 3 has .*: atom {iron[4] + 1} is at the position of atom {iron[9] + 1}"
     mistakes = [
         (reordered(images, 3, swapped), exchange),
         (reordered(images, 3, shuffled), "image 3 has the atoms in another order"),
         (reordered(images, 3, species), "image 3 has the atoms in another order than image 0"),
         (changed(images, 2, cell=1.01 * cell), "image 2 has another cell"),
-        (changed(images, 2, positions=nan), "image 2 holds positions that are not finite"),
+        (changed(images, 2, positions=nan), "image 2 contains positions that are not finite"),
         (changed(images, 2, forces=nan), "image 2 has an energy or a force that is not finite"),
         (changed(images, 2, energy=np.nan), "image 2 has an energy or a force"),
     ]

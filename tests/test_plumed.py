@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nlohmann_json
 import numpy as np
 import pytest
 
@@ -43,6 +44,45 @@ def test_the_plugin_is_built_once_and_loads(plumed_installation: Plumed, plugin:
     assert found["Plugin"].detail == str(plugin)
     assert found["PLUMED kernel"].ok == plumed_installation.optimised
     assert "--optimised" in found["PLUMED kernel"].remedy or plumed_installation.optimised
+
+
+FAST_MATH = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only"
+
+
+def test_fast_math_in_the_users_flags_changes_nothing(tmp_path: Path) -> None:
+    """Modules of computing centres set it, and with it a periodic BABF has had a force of 0."""
+    build = tmp_path / "build"
+    for command in (
+        [
+            *(tools.tool("cmake") or "cmake", "-S", REPOSITORY / "cpp", "-B", build),
+            *("-DPLUMED_CV_TESTS=ON", f"-DCMAKE_CXX_COMPILER={tools.cxx_compiler()}"),
+            f"-DNLOHMANN_INCLUDE_DIR={nlohmann_json.get_include()}",
+        ],
+        [tools.tool("cmake") or "cmake", "--build", build, "--target", "test_arithmetic"],
+        [build / "test_arithmetic"],
+    ):
+        done = subprocess.run(
+            list(map(str, command)),
+            env=os.environ | {"CXXFLAGS": FAST_MATH},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("flag", FAST_MATH.split())
+def test_who_compiles_by_hand_with_fast_math_is_told(flag: str) -> None:
+    """Where CMake does not choose the options, the headers do not compile with these."""
+    header = REPOSITORY / "cpp" / "core" / "vector_math.h"
+    done = subprocess.run(
+        [tools.cxx_compiler(), "-std=c++17", flag, "-fsyntax-only", "-x", "c++", str(header)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "compile without -ffast-math" in done.stderr
 
 
 def test_the_plugin_refuses_another_kernel_than_its_own(
@@ -303,7 +343,7 @@ def test_plumed_dat_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a#b", "a{b", "a}b", "a\nb"])
 def test_names_that_plumed_cannot_read(name: str) -> None:
-    with pytest.raises(UserError, match=r"cannot stand in a plumed\.dat"):
+    with pytest.raises(UserError, match=r"are not allowed in a plumed\.dat"):
         babf_input(
             Path("plugin.so"),
             Path(name),

@@ -1,13 +1,17 @@
 """Snapshots of an earlier iteration in the mean force: right values, right errors, or none."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from plumed_cv import freeenergy
+from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Earlier, Grid, State, pooling
 from plumed_cv.freeenergy.pooling import Snapshots
+from plumed_cv.workflow import earlier as earlier_file
 from tests.test_babf import KT
 
 Array = NDArray[np.float64]
@@ -163,3 +167,21 @@ def test_a_block_without_snapshots_is_no_obstacle() -> None:
     assert len(earlier.sums) == BLOCKS
     assert np.isfinite(earlier.sums).all()
     assert earlier.snapshots == pytest.approx(100 * (BLOCKS - 1), rel=0.1)
+
+
+def test_files_keep_every_bit_and_say_what_is_wrong(tmp_path: Path) -> None:
+    assert earlier_file.read(tmp_path) is None
+    sums = list(np.random.default_rng(1).normal(size=(5, 2, 61)))
+    earlier_file.write(tmp_path, Earlier(sums, [2, 3], 77), 61)
+    found = earlier_file.read(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found.sums, sums)
+    assert (found.walkers, found.snapshots) == ([2, 3], 77)
+    file = tmp_path / earlier_file.NAME
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"nothing"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"earlier.npz: cannot be read .*remove it and run"):
+            earlier_file.read(tmp_path)
+    earlier_file.write(tmp_path, Earlier([], [], 0), 61)
+    assert earlier_file.read(tmp_path) is None

@@ -8,10 +8,11 @@ from ase import units
 from scipy.integrate import quad
 from scipy.stats import special_ortho_group
 
+from plumed_cv.rates import harmonic as theory
+from plumed_cv.rates.harmonic import Expansion
 from plumed_cv.structures.frame import Array
 from python.references import common, harmonic, pafi, umbrella
 from python.references.common import Case
-from python.references.harmonic import Expansion
 
 KT = 0.026
 CASES = [Case(cell, T) for cell in common.CELLS_A for T in common.TEMPERATURES_K]
@@ -115,17 +116,17 @@ def test_harmonic_ratio_is_that_of_integrals_over_basin_and_plane() -> None:
         plane = modes @ np.linalg.qr(np.column_stack([modes.T @ n, np.eye(6)]))[0][:, 1:]
         within = np.linalg.eigvalsh(plane.T @ saddle.hessian @ plane)
         expected = np.log(basin).sum() - np.log(within).sum()
-        ratio = harmonic.log_ratio(minimum, saddle, normal.reshape(3, 3))
+        ratio = theory.log_ratio(minimum, saddle, normal.reshape(3, 3))
         assert ratio == pytest.approx(expected)
         # Gaussian integrals over five and six dimensions, lengths in angstrom.
         flux = (2 * np.pi * KT) ** 2.5 / np.sqrt(within.prod())
         inside = (2 * np.pi * KT) ** 3 / np.sqrt(basin.prod())
-        F = harmonic.flux_barrier(0.6, ratio, KT)
+        F = theory.flux_barrier(0.6, ratio, KT)
         assert pytest.approx(0.6 - KT * np.log(flux / inside)) == F
-    best = harmonic.log_ratio(minimum, saddle)
-    assert best < harmonic.log_ratio(minimum, saddle, tilted.reshape(3, 3))
+    best = theory.log_ratio(minimum, saddle)
+    assert best < theory.log_ratio(minimum, saddle, tilted.reshape(3, 3))
     # The rate from the flux barrier is Vineyard's.
-    F = harmonic.flux_barrier(0.6, best, KT)
+    F = theory.flux_barrier(0.6, best, KT)
     rate = harmonic.attempt_frequency_per_s(best, 55.845) * np.exp(-0.6 / KT)
     assert common.rate_per_s(F, KT, 55.845) == pytest.approx(rate)
 
@@ -133,9 +134,9 @@ def test_harmonic_ratio_is_that_of_integrals_over_basin_and_plane() -> None:
 def test_harmonic_refuses_what_is_no_saddle_point_and_planes_along_its_path() -> None:
     minimum, saddle = expansions(np.random.default_rng(2))
     with pytest.raises(ValueError, match="saddle point"):
-        harmonic.log_ratio(minimum, minimum)
+        theory.log_ratio(minimum, minimum)
     with pytest.raises(ValueError, match="separate"):
-        harmonic.log_ratio(minimum, saddle, saddle.modes()[1][:, 1].reshape(3, 3))
+        theory.log_ratio(minimum, saddle, saddle.modes()[1][:, 1].reshape(3, 3))
 
 
 RADIUS_A = 1.5
@@ -207,6 +208,7 @@ def difference(
     return a[f"{name}_eV"] - b[f"{name}_eV"], float(np.hypot(*errors))
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_committed_umbrella_sampling_and_planes_agree(case: Case) -> None:
     """Planes of the path and of the linear CV differ as in the harmonic limit, within 4 meV.
@@ -224,6 +226,7 @@ def test_committed_umbrella_sampling_and_planes_agree(case: Case) -> None:
         assert abs(result["delta_F_eV"]) < 4.5 * result["delta_F_error_eV"]
 
 
+@pytest.mark.committed
 def test_committed_planes_of_the_line_are_umbrella_sampling() -> None:
     """The same surfaces by two methods: they differ by their errors alone."""
     lines = common.read_data("pafi-line")
@@ -233,6 +236,7 @@ def test_committed_planes_of_the_line_are_umbrella_sampling() -> None:
         assert abs(found) < 4 * error
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("cell", common.CELLS_A)
 def test_committed_results_approach_the_harmonic_limit(cell: str) -> None:
     """What is beyond the harmonic terms grows faster than the temperature."""

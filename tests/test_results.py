@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from plumed_cv import freeenergy, workflow
 from plumed_cv.freeenergy import Grid
+from plumed_cv.workflow import results
 from tests.test_babf import KT
 from tests.test_babf_basins import Process, gaussians
 
 MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"
+COLUMNS = ("node-0", "gradnorm", "invmass")
 POOLED = "mean force of the atoms in all iterations"
 
 
@@ -102,7 +104,7 @@ def with_earlier(found: workflow.Sampled, tilt_eV: float) -> workflow.Sampled:
 
 def test_earlier_iterations_answer_if_they_agree() -> None:
     """Four times as many snapshots halve the error; with a force that is wrong they raise it."""
-    _, found = sampled(0.8)
+    _, found = sampled(0.4)
     _, alone = workflow.analysed(found)
     _, result = workflow.analysed(with_earlier(found, 0.0))
     assert alone["pooled_snapshots"] == 0
@@ -169,6 +171,30 @@ def test_what_is_missing_is_null_or_left_out() -> None:
     assert result["tst_rate_per_s"] is None
     assert result["steps"] == result["populations"] == []
     assert workflow.summary(result) == "flux barrier unknown, barrier unknown, delta F unknown"
+
+
+def test_few_crossings_widen_the_errors_of_a_histogram() -> None:
+    """Student's t for so many crossings; with one nothing is known of the error."""
+    _, found = sampled(0.2)
+    xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in COLUMNS)
+    flux = freeenergy.flux(found.blocks, xi, gradnorm, invmass)
+    ends = (flux.steps[0].reactant, flux.steps[-1].product)
+    factors = []
+    for crossings in (1, 2, 3, 10):
+        there_and_back = np.resize(ends, crossings + 1)
+        part = workflow.Sampled([found.blocks[0]], None, {"ae.node-0": [there_and_back]})
+        factors.append(results.of_few_crossings(part, None, (0.0, 1.0), flux))
+    assert np.isnan(factors[0])
+    assert factors[1:] == pytest.approx([6.48, 2.20, 1.154], rel=1e-2)
+    one = workflow.Sampled(found.blocks[:2], None, {"ae.node-0": [np.zeros(1)] * 2})
+    # Two walkers that never cross are two values less one.
+    assert np.isnan(results.of_few_crossings(one, [1, 1], (0.0, 1.0), flux))
+    three = workflow.Sampled(found.blocks[:3], None, {"ae.node-0": [np.zeros(1)] * 3})
+    assert results.of_few_crossings(three, [1] * 3, (0.0, 1.0), flux) == factors[1]
+    # Of this run, whose samples are independent, they are hardly wider, and the forces' not at all.
+    answers = results.estimated(found)
+    assert answers[HISTOGRAM].flux.barrier.error == pytest.approx(flux.barrier.error, rel=1e-3)
+    assert answers[HISTOGRAM].flux.barrier.error > flux.barrier.error
 
 
 def test_walkers_change_errors_alone() -> None:

@@ -136,27 +136,27 @@ def test_elements_that_are_not_known_are_no_hydrogen(tmp_path: Path) -> None:
     atoms = carbide()
     file = tmp_path / "sic.dump"
     file.write_text(dump_text([atoms]))
-    with pytest.raises(UserError, match="which element its type 1 is, is not known"):
+    with pytest.raises(UserError, match="the element of its type 1 is not known"):
         read_structure(file)
-    with pytest.raises(UserError, match="an atom of type 2, and the elements of 1 types"):
+    with pytest.raises(UserError, match="an atom of type 2, but only the elements of 1 types"):
         read_structure(file, ["Si"])
     file.write_text(dump_text([atoms], "id element x y z"))
     assert list(read_structure(file).symbols) == list(atoms.symbols)
     file.write_text(dump_text([atoms], "id type element x y z"))
-    with pytest.raises(UserError, match="type 1 is Si, and C in engine"):
+    with pytest.raises(UserError, match="type 1 is Si, but C in engine"):
         read_structure(file, ["C", "Si"])
     file.write_text(data_text(atoms, ROWS["atomic"][0], "", MASSES))
-    with pytest.raises(UserError, match=r"type 1 has a mass of 28\.0855 amu, and is C"):
+    with pytest.raises(UserError, match=r"type 1 has a mass of 28\.0855 amu, but is C"):
         read_structure(file, ["C", "Si"])
 
 
 DAMAGE: dict[str, tuple[Callable[[str], str], str]] = {
     "cut": (lambda text: text[:2000], "lines for 64 atoms"),
     "no box": (lambda text: text.replace("ylo yhi", ""), "cannot read it"),
-    "a word": (lambda text: text.replace("\n1 1 ", "\n1 1 much ", 1), "atom style is not known"),
+    "a word": (lambda text: text.replace("\n1 1 ", "\n1 1 much ", 1), "atom style is unknown"),
     "a number twice": (lambda text: text.replace("\n5 ", "\n4 ", 1), "the same serial number"),
     "other style": (lambda text: text.replace("Atoms", "Atoms # sphere"), "atom style is 'sphere'"),
-    "units": (lambda text: text.replace("file", "file, units = lj"), "LAMMPS's units lj"),
+    "units": (lambda text: text.replace("file", "file, units = lj"), "its units are LAMMPS's lj"),
 }
 
 
@@ -169,6 +169,21 @@ def test_a_damaged_data_file_is_one_sentence(tmp_path: Path, name: str) -> None:
         read_structure(file, ["Si", "C"])
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("id x y z", "no column type or element"),
+        ("type x y z", "no column id"),
+        ("id type fx fy fz", "no positions"),
+    ],
+)
+def test_dumps_without_what_is_needed(tmp_path: Path, columns: str, words: str) -> None:
+    file = tmp_path / "sic.dump"
+    file.write_text(dump_text([carbide()], columns))
+    with pytest.raises(UserError, match=rf"sic\.dump: .*{words}.*write it with 'id type x y z'"):
+        read_structure(file)
 
 
 @pytest.mark.parametrize("kind", ["data", "dump"])
@@ -196,7 +211,7 @@ def test_an_index_as_ase_writes_it(tmp_path: Path) -> None:
         assert len(read_structures(Path(f"{file}@::2"))) == 3
         found = read_structure(f"{file}@1").positions - images[1].positions
         assert np.abs(found - np.rint(found / 3.61) * 3.61).max() < 1e-6
-        with pytest.raises(UserError, match="holds no structure of that number"):
+        with pytest.raises(UserError, match="contains no structure of that number"):
             read_structures(f"{file}@9:")
     with pytest.raises(UserError, match=r"none\.traj: the file does not exist"):
         read_structures(tmp_path / "none.traj@-9:")
@@ -253,7 +268,7 @@ def test_a_hop_over_half_of_the_cell() -> None:
     slab.pbc = True
     moved = slab.copy()
     moved.positions[-1, 0] += slab.cell[0, 0] / 2
-    with pytest.raises(UserError, match=r"Atom 13 moves by 2\.6.*take a larger cell"):
+    with pytest.raises(UserError, match=r"Atom 13 moves by 2\.6.*use a larger cell"):
         check_range(slab, moved)
     large = [atoms * (2, 1, 1) for atoms in (slab, moved)]
     large[1].positions[-1] = large[0].positions[-1]
@@ -283,7 +298,7 @@ def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "a.vasp", initial, direct=True)
     ase.io.write(tmp_path / "b.vasp", final[order], direct=True)
     with pytest.raises(
-        UserError, match=r"list 2 atoms in another order: its atom 4 is where atom 9"
+        UserError, match=r"list 2 atoms in another order: its atom 4 is at the position of atom 9"
     ):
         workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp"))
     said: list[str] = []
@@ -291,12 +306,12 @@ def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:
         loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"), said.append
     )
     np.testing.assert_allclose(mended[1].positions, final.positions, atol=1e-9)
-    assert said == ["Final state: 2 atoms are put into the order of the initial state."]
+    assert said == ["Final state: 2 atoms were sorted into the order of the initial state."]
     kept = workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = false"))
     np.testing.assert_allclose(kept[1].positions, final.positions[order], atol=1e-9)
     final.positions = np.random.default_rng(1).uniform(0, 10.8, final.positions.shape)
     ase.io.write(tmp_path / "b.vasp", final, direct=True)
-    with pytest.raises(UserError, match="no order of the final state is found"):
+    with pytest.raises(UserError, match="there is no order of the final state"):
         workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"))
 
 
@@ -337,10 +352,10 @@ def test_held_atoms_stay_in_the_elastic_band() -> None:
         )
     assert path.barrier == pytest.approx(path.energies[2])
     final.positions[held[0], 2] += 0.1
-    with pytest.raises(UserError, match=r"Atom 1 is held at its place, and is 0\.0"):
+    with pytest.raises(UserError, match=r"Atom 1 is fixed, but .* differs by 0\.0"):
         minimum_energy_path(slab, final, EMT, n_images=5)
     final.set_constraint(FixAtoms(held[1:]))
-    with pytest.raises(UserError, match="hold the same atoms in both"):
+    with pytest.raises(UserError, match="fix the same atoms in both"):
         minimum_energy_path(slab, final, EMT, n_images=5)
     slab.set_constraint(FixBondLength(0, 1))
     with pytest.raises(UserError, match="FixBondLength"):
@@ -358,12 +373,12 @@ def test_all_bands_of_an_optimisation_are_not_one_path(tmp_path: Path) -> None:
             image.calc = SinglePointCalculator(image, energy=s, forces=0 * image.positions)
             bands.append(image)
     ase.io.write(file, bands)
-    with pytest.raises(UserError, match=r"holds 4 bands of 5 images.*neb\.traj@-5:"):
+    with pytest.raises(UserError, match=r"contains 4 bands of 5 images.*neb\.traj@-5:"):
         read_images(file)
     images = read_images(f"{file}@-5:")
     assert len(images) == 5
     np.testing.assert_allclose(images[2].positions, bands[-3].positions, atol=1e-12)
-    with pytest.raises(UserError, match="holds 2 bands of 5 images"):
+    with pytest.raises(UserError, match="contains 2 bands of 5 images"):
         read_images(f"{file}@-10:")
 
 
@@ -422,10 +437,10 @@ def test_trajectories_of_other_atoms_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "md.none").write_text("not a trajectory")
     ase.io.write(tmp_path / "plain.xyz", start, format="xyz")  # without a cell
     for name, sentence in {
-        "md.traj": "its atom 1 is C, and Si in the end states",
+        "md.traj": "its atom 1 is C, but Si in the end states",
         "md.dump": "its atoms of type 2 are both C and Si",
-        "few.xyz": "it has 10 atoms, and the end states 64",
-        "md.none": "is a trajectory in no format that is known",
+        "few.xyz": "it has 10 atoms, but the end states have 64",
+        "md.none": "the format of this trajectory is unknown",
         "plain.xyz": "must both be periodic or both have no cell",
         "none.traj@2:": "the trajectory does not exist",
         "md.dcd@2:": "give md.dcd and a stride",

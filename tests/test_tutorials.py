@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plumed_cv.engines.lammps_input import package_potentials
+from plumed_cv.engines.lammps_potential import package_potentials
 from tests import vacancy
 from tests.pages import DOCS, blocks, lines
 

@@ -49,7 +49,7 @@ seed = 3
 """
 RUN = "import pickle, sys; from plumed_cv import sampling; "
 RUN += "sampling.sample(pickle.load(open(sys.argv[1], 'rb')), None, lambda done, note: None)"
-Orders = Callable[..., list[sampling.Order]]
+Tasks = Callable[..., list[sampling.WalkerTask]]
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def orders(example: Path, plugin: Path, tmp_path: Path) -> Orders:
-    """Return a function that makes the orders of an iteration along the linear CV."""
+def tasks(example: Path, plugin: Path, tmp_path: Path) -> Tasks:
+    """Return a function that makes the tasks of an iteration along the linear CV."""
 
-    def make(**changes: object) -> list[sampling.Order]:
+    def make(**changes: object) -> list[sampling.WalkerTask]:
         given = config.load(example / "walkers.toml")
         changed = config.Sampling(**(given.sampling.model_dump() | changes))
         initial, final = workflow.end_states(given)
@@ -75,17 +75,19 @@ def orders(example: Path, plugin: Path, tmp_path: Path) -> Orders:
         folder.mkdir(exist_ok=True)
         settings = given.model_copy(update={"sampling": changed})
         return [
-            sampling.Order(settings, initial, State.of(initial), model, plugin, 1, folder, walker)
+            sampling.WalkerTask(
+                settings, initial, State.of(initial), model, plugin, 1, folder, walker
+            )
             for walker in range(changed.walkers)
         ]
 
     return make
 
 
-def begin(orders: list[sampling.Order]) -> subprocess.Popen[str]:
+def begin(tasks: list[sampling.WalkerTask]) -> subprocess.Popen[str]:
     """Start the walkers in the background, in a process group of their own."""
-    file = orders[0].folder.with_suffix(".orders")
-    file.write_bytes(pickle.dumps(orders))
+    file = tasks[0].folder.with_suffix(".tasks")
+    file.write_bytes(pickle.dumps(tasks))
     return subprocess.Popen(
         [sys.executable, "-c", RUN, str(file)],
         stderr=subprocess.PIPE,
@@ -102,34 +104,34 @@ def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
         time.sleep(0.05)
 
 
-def all_have_segments(orders: list[sampling.Order], number: int = 1) -> Callable[[], bool]:
-    return lambda: all(len(order.done()) >= number for order in orders)
+def all_have_segments(tasks: list[sampling.WalkerTask], number: int = 1) -> Callable[[], bool]:
+    return lambda: all(len(task.done()) >= number for task in tasks)
 
 
-def check_complete(orders: list[sampling.Order]) -> None:
+def check_complete(tasks: list[sampling.WalkerTask]) -> None:
     """Every walker has done its share, each step counted once, and knows of the other."""
-    for order in orders:
-        done = order.done()
-        assert sum(part["n_steps"] for part in done) == order.steps
-        last = freeenergy.read_state(sorted(order.home.glob("segment-*/babf.state"))[-1])
-        assert last.steps == order.steps - 199  # the heat-up of 200 steps has its last one alone
-        assert not list(order.home.glob("unfinished-*"))
-        log = (sorted(order.home.glob("segment-*"))[-1] / "plumed.log").read_text()
-        assert f"of the others {len(orders) - 1} have contributed" in log
-        contribution = order.folder / "shared" / f"walker-{order.walker}.state"
+    for task in tasks:
+        done = task.done()
+        assert sum(part["n_steps"] for part in done) == task.steps
+        last = freeenergy.read_state(sorted(task.home.glob("segment-*/babf.state"))[-1])
+        assert last.steps == task.steps - 199  # the heat-up of 200 steps has its last one alone
+        assert not list(task.home.glob("unfinished-*"))
+        log = (sorted(task.home.glob("segment-*"))[-1] / "plumed.log").read_text()
+        assert f"of the others {len(tasks) - 1} have contributed" in log
+        contribution = task.folder / "shared" / f"walker-{task.walker}.state"
         np.testing.assert_array_equal(freeenergy.read_state(contribution).sums, last.sums)
-    assert not (orders[0].folder / "stop").exists()
+    assert not (tasks[0].folder / "stop").exists()
 
 
-def test_shares_add_up(orders: Orders) -> None:
+def test_shares_add_up(tasks: Tasks) -> None:
     for steps, walkers, segments in [(8000, 1, 8), (8000, 3, 8), (100_000, 7, 40), (1000, 100, 6)]:
-        made = orders(steps=steps, walkers=walkers, segments=segments)
-        assert sum(order.steps for order in made) == steps
-        assert max(order.steps for order in made) - made[0].steps < 10 * walkers
-        assert all(0 < order.segment_steps <= order.steps for order in made)
-        number = sum(order.steps // order.segment_steps for order in made)
+        made = tasks(steps=steps, walkers=walkers, segments=segments)
+        assert sum(task.steps for task in made) == steps
+        assert max(task.steps for task in made) - made[0].steps < 10 * walkers
+        assert all(0 < task.segment_steps <= task.steps for task in made)
+        number = sum(task.steps // task.segment_steps for task in made)
         assert number >= min(segments, 6)
-    one = orders(steps=8000, walkers=1)[0]
+    one = tasks(steps=8000, walkers=1)[0]
     assert one.home == one.folder
     assert one.segment_steps == 1000
 
@@ -166,8 +168,8 @@ def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("segment.json")}
 
 
-def test_a_killed_walker_leaves_the_others_and_goes_on(orders: Orders) -> None:
-    made = orders(steps=120_000, segments=40)
+def test_a_killed_walker_leaves_the_others_and_goes_on(tasks: Tasks) -> None:
+    made = tasks(steps=120_000, segments=40)
     process = begin(made)
     until(all_have_segments(made))
     workers = [
@@ -179,10 +181,10 @@ def test_a_killed_walker_leaves_the_others_and_goes_on(orders: Orders) -> None:
     workers[1].kill()
     _, words = process.communicate(timeout=300)
     assert process.returncode == 1
-    short = [order for order in made if sum(p["n_steps"] for p in order.done()) < order.steps]
+    short = [task for task in made if sum(p["n_steps"] for p in task.done()) < task.steps]
     assert len(short) == 1
     assert f"walker {short[0].walker} ended before its share was done" in words
-    assert "for its process was killed" in words
+    assert "because its process was killed" in words
     before = {
         path: path.stat().st_mtime_ns for path in made[0].folder.rglob("segment-*/segment.json")
     }
@@ -192,9 +194,9 @@ def test_a_killed_walker_leaves_the_others_and_goes_on(orders: Orders) -> None:
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed"])
-def test_no_process_is_left(orders: Orders, how: str) -> None:
+def test_no_process_is_left(tasks: Tasks, how: str) -> None:
     """Ctrl-C, which the terminal sends to all, and the death of the process that waits for all."""
-    made = orders(steps=2_000_000, segments=200)
+    made = tasks(steps=2_000_000, segments=200)
     process = begin(made)
     until(all_have_segments(made))
     family = psutil.Process(process.pid).children(recursive=True)
@@ -208,7 +210,7 @@ def test_no_process_is_left(orders: Orders, how: str) -> None:
     until(lambda: not psutil.wait_procs(family, timeout=0.1)[1])
     assert not (made[0].folder / "stop").exists()
     # What there is can be gone on from: so many segments more.
-    done = min(len(order.done()) for order in made)
+    done = min(len(task.done()) for task in made)
     process = begin(made)
     until(all_have_segments(made, done + 2))
     os.killpg(process.pid, signal.SIGKILL)
@@ -216,27 +218,27 @@ def test_no_process_is_left(orders: Orders, how: str) -> None:
 
 
 def test_two_processes_do_not_work_on_one_walker(
-    orders: Orders, monkeypatch: pytest.MonkeyPatch
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = orders(steps=2_000_000, segments=200)
+    made = tasks(steps=2_000_000, segments=200)
     process = begin(made)
     until(all_have_segments(made))
     monkeypatch.setattr("plumed_cv.sampling.walker.PATIENCE_S", 0.2)
     with (
         sampling.open_engine(made[0].config, made[0].atoms) as engine,
-        pytest.raises(UserError, match="walker-0000: another process is at work there"),
+        pytest.raises(UserError, match="walker-0000: another process works in this folder"),
     ):
         sampling.run_walker(made[0], engine)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def test_a_dask_cluster(orders: Orders, tmp_path: Path) -> None:
+def test_a_dask_cluster(tasks: Tasks, tmp_path: Path) -> None:
     """Two workers, by address: who sent the walkers there is killed, then one of the workers."""
     with LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
     ) as cluster:
-        made = orders(steps=120_000, segments=40, scheduler=cluster.scheduler_address)
+        made = tasks(steps=120_000, segments=40, scheduler=cluster.scheduler_address)
         process = begin(made)
         until(all_have_segments(made))
         process.kill()
@@ -250,10 +252,10 @@ def test_a_dask_cluster(orders: Orders, tmp_path: Path) -> None:
 
 
 def test_schedulers_that_are_not_there(
-    orders: Orders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"none\.json: there is no such file; start the scheduler"):
-        sampling.sample(orders(scheduler=str(tmp_path / "none.json")), None, print)  # type: ignore[arg-type]
+        sampling.sample(tasks(scheduler=str(tmp_path / "none.json")), None, print)  # type: ignore[arg-type]
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
     import dask
 
@@ -261,14 +263,14 @@ def test_schedulers_that_are_not_there(
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(UserError, match="no dask scheduler answers there"),
     ):
-        sampling.sample(orders(scheduler="tcp://127.0.0.1:9"), None, print)  # type: ignore[arg-type]
+        sampling.sample(tasks(scheduler="tcp://127.0.0.1:9"), None, print)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UserError, match=r"plumed_cv\[cluster\]"):
-        sampling.sample(orders(scheduler="tcp://127.0.0.1:9"), None, print)  # type: ignore[arg-type]
+        sampling.sample(tasks(scheduler="tcp://127.0.0.1:9"), None, print)  # type: ignore[arg-type]
 
 
-def test_a_walker_that_cannot_start_is_named(orders: Orders) -> None:
-    made = orders()
+def test_a_walker_that_cannot_start_is_named(tasks: Tasks) -> None:
+    made = tasks()
     bad = replace(made[1], model=made[1].folder / "none.safetensors")
     with pytest.raises(UserError, match=r"walker 1 ended before its share was done: .*none"):
         sampling.sample([made[0], bad], None, lambda done, note: None)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def test_answer_has_what_is_promised(finished: Path) -> None:
     assert result["barrier_eV"] > 0
     assert result["barrier_error_eV"] is None or result["barrier_error_eV"] > 0.01
     assert result["converged"] is False
-    assert result["stopped_by"].startswith("another iteration does not mend what failed")
+    assert result["stopped_by"].startswith("another iteration cannot correct the failed checks")
     assert "Raise sampling.steps to about" in result["advice"]
     assert next(iter(result)) == "flux_barrier_eV"
     assert result["answer_iteration"] == 2
@@ -288,7 +288,7 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
     assert not (example / "brief" / "result.json").exists()
     assert command("report", example / "brief").returncode == 0
     page = (example / "brief" / "report.html").read_text(encoding="utf-8")
-    assert "All 60 steps of iteration 1 did not reach both end states" in page
+    assert "The 60 steps of iteration 1 did not reach both end states" in page
     assert "Raise sampling.steps and run again." in page
     assert done.stderr.strip().splitlines()[-1].endswith("report.html shows what was sampled.")
     assert (example / "brief" / "report.html").exists()
@@ -373,7 +373,7 @@ def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[s
         "foreign trajectory": (
             ["train", example / "vacancy.toml", "--initial", example / "initial.xyz",
              "--final", example / "final.xyz"],
-            "vacancy.toml: is a trajectory in no format that is known",
+            "vacancy.toml: the format of this trajectory is unknown",
         ),
         "unknown example": (["init", "vacancy-xx"], "There is no example 'vacancy-xx'"),
         "run directory is a file": (

@@ -7,6 +7,8 @@
 #include "kernel.h"
 
 #include "core/ActionRegister.h"
+#include "core/ActionSet.h"
+#include "core/ActionWithArguments.h"
 #include "core/Colvar.h"
 #include "core/PlumedMain.h"
 
@@ -24,9 +26,10 @@ namespace plumed_cv {
 /*
 Collective variable learned by an autoencoder on the displacements of the atoms of a solid.
 
-The model file holds a reference structure, a principal component analysis (PCA) and a small neural
-network, written by `plumed-cv train` or `plumed-cv run`; see the paper cited below for the method.
-A linear collective variable is the same file with one component and no hidden layer.
+The model file contains a reference structure, a principal component analysis (PCA) and a small
+neural network. `plumed-cv train` and `plumed-cv run` write it. The paper cited below describes the
+method. A linear collective variable is the same kind of file with one component and no hidden
+layer.
 
 The coordinates of $N$ atoms at positions $r_i$ in the cell $h$ (lattice vectors as rows) are the
 displacements from the reference structure, which follows the cell:
@@ -36,13 +39,14 @@ u_i = d_i - \frac{1}{N}\sum_j d_j, \qquad
 d_i = r_i - r_i^{\mathrm{ref}}\, h_{\mathrm{ref}}^{-1} h ,
 $$
 
-where each $d_i - d_1$ is taken to its nearest periodic image. So neither the image in which the
-engine writes an atom, nor a drift of the whole system, nor its thermal expansion changes them.
+where each $d_i - d_1$ is that to the nearest periodic image. The coordinates therefore do not
+depend on the image in which the engine writes an atom, on a drift of the whole system, or on its
+thermal expansion.
 
-A model of a molecule says so (`alignment` is `optimal` in its metadata). Its reference has no cell,
-and $u_i = R\,(r_i - \bar r) - (r_i^{\mathrm{ref}} - \bar r^{\mathrm{ref}})$ with the rotation $R$ of
-the best fit. If the engine has a cell the molecule is made whole first. Derivatives include those of
-the rotation, and no orientation is singular.
+For a model of a molecule, `alignment` is `optimal` in the metadata. Its reference has no cell, and
+$u_i = R\,(r_i - \bar r) - (r_i^{\mathrm{ref}} - \bar r^{\mathrm{ref}})$ with the rotation $R$ of
+the best fit. If the engine has a cell, the molecule is first made whole. The derivatives include those
+of the rotation, and no orientation is singular.
 
 With the principal components $U_D$, the mean displacement $\bar u$, the encoder $f_e$ and the decoder
 $f_d$, whose hidden layers have one activation function,
@@ -51,71 +55,90 @@ $$
 x = U_D^T (u - \bar u), \qquad \xi = \left(f_e(x) - b\right) a ,
 $$
 
-and $a$ and $b$ make $\xi=0$ in the initial and $\xi=1$ in the final state. The decoder gives back
-the mean path, $\hat u(\xi) = U_D f_d(f_e(x)) + \bar u$. All is computed in double precision;
-derivatives with respect to positions and cell (the virial) are analytic.
+and $a$ and $b$ are such that $\xi=0$ in the initial and $\xi=1$ in the final state. The decoder
+gives the mean path, $\hat u(\xi) = U_D f_d(f_e(x)) + \bar u$. Everything is computed in double
+precision, and derivatives with respect to positions and cell (the virial) are analytic.
 
-Besides $\xi$ (`node-0`, and `node-1` ... for models of more latent dimensions) there are
-quantities without derivatives, for printing, reweighting and COMMITTOR; a bias on them is refused:
+There are more components than $\xi$ (`node-0`, and `node-1` ... for models with more latent
+dimensions). `dev` and `maxdev` have derivatives, so a wall on them can keep the system near the
+path. The others are for output and reweighting, and a bias on them is refused:
 
 - `dev`, the distance $|u - \hat u|$ from the mean path, orthogonal to the gradients of $\xi$. It is
   a norm over all atoms, so thermal motion makes it grow with the square root of their number.
-- `maxdev`, the largest distance of one atom from its place on the mean path,
-  $\max_i |u_i - \hat u_i|$. Thermal motion keeps it small in a system of any size, and an atom that
-  jumps to another site raises it by the length of the jump. A value beyond half of such a length
-  says that the system has left the process that the model describes. COMMITTOR can stop the run
-  then. It is computed in every MAXDEV_STRIDE steps and keeps its value in between.
+- `maxdev`, the largest distance of one atom from its position on the mean path,
+  $\max_i |u_i - \hat u_i|$. Thermal motion keeps it small in a system of any size. An atom that
+  jumps to another site increases it by the length of the jump. A value above half of this length
+  means that the system has left the process that the model describes. COMMITTOR can then stop the
+  run, or a wall can prevent it. `maxdev` is computed every MAXDEV_STRIDE steps and keeps its value
+  in between. A bias on it needs it in every step.
 - `temp`, the kinetic temperature along the collective variable in K,
   $\dot\xi^2 / (k_\mathrm{B} \sum_i |\nabla_i\xi|^2/m_i)$, with $\dot\xi$ from two successive
-  steps. Its mean is the temperature of the thermostat in equilibrium. A larger mean says that the
-  bias heats the collective variable, and that free energies along it are wrong. It is not a number
-  (nan) where the step before is not known, without masses, and for more latent dimensions than one.
+  steps. In equilibrium its mean is the temperature of the thermostat. A larger mean shows that the
+  bias heats the collective variable and that free energies along it are wrong. `temp` is not a
+  number (nan) if the previous step is not known, without masses, and for more than one latent
+  dimension.
 - `gradnorm`, $|\nabla\xi|$ (for more dimensions $\sqrt{\det G}$ with
-  $G_{kl}=\nabla\xi_k\cdot\nabla\xi_l$), which makes the flux through a dividing surface, and so a
+  $G_{kl}=\nabla\xi_k\cdot\nabla\xi_l$). It gives the flux through a dividing surface, and thus a
   barrier that does not depend on the choice of the collective variable.
-- `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions), the
-  same for rates. It is not a number (nan) if the engine passes no masses.
+- `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions). It
+  gives rates in the same way. It is not a number (nan) if the engine passes no masses.
 
-`dev`, `maxdev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass; $\xi$ has no unit.
+`dev`, `maxdev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass. $\xi$ has no
+unit.
 
-The model is checked when it is read: it must be complete and consistent, and give the values and
-gradients that its writer has stored for one configuration.
+The model is checked when it is read. It must be complete and consistent, and it must reproduce the
+values and gradients that its writer has stored for one configuration.
 
 ## Pitfalls
 
 - The atoms must be those of the training, in the same order. By default they have the serial
-  numbers stored in the model; with ATOMS others can be given, as many. PLUMED knows masses but no
-  species, so all that can be done is to report in the log a mass that does not fit the model's
-  element.
-- The engine's cell must be that of the model up to strain, with the same lattice vectors. A cell
-  that differs by more than 25 % is refused, for it is another cell or has other units. Lattice
-  vectors exchanged or rotated are refused by the same test, also when an engine flips its cell
-  during the run (in LAMMPS, `fix npt` or `fix deform` with `flip no` does not).
-- Displacements turn with nothing: rotating cell and atoms changes $\xi$. In a cell with its first
-  vector along x and its second in the xy plane the virial is that of strains which keep it so, and
-  symmetric; engines that hold their cell in this orientation get the right pressure, shear included.
-- The positions are not made whole and need not be. Those of a molecule are: neighbours in the
-  reference must be closer than half the width of the cell, also where other atoms lie between them.
-- A displacement beyond half a lattice vector relative to the first atom's changes its image and
-  makes $\xi$ jump. If the first atom is one that diffuses, choose a model in which it is not.
-- PLUMED's natural units have no relation to the model's angstrom and are refused.
+  numbers stored in the model. ATOMS can give the same number of other atoms. PLUMED knows masses
+  but no species. A mass that does not fit the element of the model is therefore only reported in
+  the log.
+- The cell of the engine must be that of the model up to a strain, with the same lattice vectors. A
+  cell that differs by more than 25 % is refused, because it is another cell or has other units.
+  Exchanged or rotated lattice vectors are refused by the same test, also if an engine flips its
+  cell during the run (in LAMMPS, `fix npt` and `fix deform` do not flip it with `flip no`).
+- Displacements do not follow a rotation of the system: a rotation of cell and atoms changes $\xi$.
+  If the first cell vector is along x and the second in the xy plane, the virial is that of strains
+  which preserve this orientation, and it is symmetric. Engines that keep their cell in this
+  orientation receive the correct pressure, including shear.
+- The positions of a solid are not made whole, and need not be. Those of a molecule are: neighbours
+  in the reference must be closer than half the width of the cell, also if other atoms are between
+  them.
+- A displacement of more than half a lattice vector relative to that of the first atom changes the
+  periodic image, and $\xi$ jumps. If the first atom diffuses, choose a model with another first
+  atom.
+- Without a cell, PLUMED's numerical derivatives (NUMERICAL_DERIVATIVES, `driver --debug-forces`)
+  move all atoms to one point in between. This is refused for a molecule. Check its derivatives in a
+  cell.
+- PLUMED's natural units have no relation to the angstrom of the model and are refused.
 
 ## Examples
 
-The collective variable of a model, printed with the quantities that tell whether it is still valid:
+The collective variable of a model, with the quantities that show whether it is still valid:
 
 ```plumed
 ae: AUTOENCODER MODEL=cv.safetensors
 PRINT ARG=ae.node-0,ae.dev,ae.gradnorm STRIDE=10 FILE=COLVAR
 ```
 
-The same atoms under other serial numbers, a bias, and a stop when an atom leaves the path by 1.5 A:
+The same atoms with other serial numbers, a bias, and a stop when an atom leaves the path by 1.5 A:
 
 ```plumed
 UNITS LENGTH=A ENERGY=eV TIME=fs
 ae: AUTOENCODER MODEL=cv.safetensors ATOMS=128-254 MAXDEV_STRIDE=10
 opes: OPES_METAD ARG=ae.node-0 PACE=500 BARRIER=0.8 TEMP=300
 COMMITTOR ARG=ae.maxdev STRIDE=10 BASIN_LL1=1.5 BASIN_UL1=1000
+```
+
+A wall that keeps every atom within 1.2 A of its position on the path:
+
+```plumed
+UNITS LENGTH=A ENERGY=eV TIME=fs
+ae: AUTOENCODER MODEL=cv.safetensors
+wall: UPPER_WALLS ARG=ae.maxdev AT=1.2 KAPPA=20
+PRINT ARG=ae.node-0,ae.maxdev,wall.bias STRIDE=10 FILE=COLVAR
 ```
 
 Bayesian adaptive biasing force with BABF, as in the paper:
@@ -130,8 +153,9 @@ PRINT ARG=ae.node-0,ae.dev,b.bias STRIDE=10 FILE=COLVAR
 */
 //+ENDPLUMEDOC
 
-/// The components without derivatives, which come after the nodes in this order.
-constexpr std::array unforced{"dev", "gradnorm", "invmass", "maxdev", "temp"};
+/// The components that come after the nodes, in this order.
+enum Measure : unsigned { dev, gradnorm, invmass, maxdev, temp };
+constexpr std::array measures{"dev", "gradnorm", "invmass", "maxdev", "temp"};
 
 class Autoencoder : public compat::Compat<PLMD::Colvar> {
   public:
@@ -143,6 +167,9 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
   private:
     void check_masses();
     double kinetic_temperature(double inverse_mass);
+    PLMD::Value* measure(Measure k);
+    bool is_used(const PLMD::Value* component) const;
+    void set_derivatives(PLMD::Value* component, const double* gradient, double unit);
 
     std::optional<CollectiveVariable> cv_;
     std::vector<std::string> species_;
@@ -153,8 +180,13 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
     int maxdev_stride_ = 1;
     bool first_step_ = true;
     bool masses_known_ = false;
-    double last_value_ = 0;              // of node-0
-    std::optional<long long> last_step_; // at which it was computed
+    bool dev_is_used_ = false, maxdev_is_used_ = false; // by actions that need derivatives
+    // node-0 where a step was computed last, and in the step before that
+    struct Passed {
+        long long step;
+        double value;
+    };
+    std::optional<Passed> last_, before_;
 };
 
 PLUMED_REGISTER_ACTION(Autoencoder, "AUTOENCODER")
@@ -219,9 +251,12 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
         addComponentWithDerivatives(name);
         componentIsNotPeriodic(name);
     }
-    for (const char* name : unforced) {
-        addComponent(name);
-        componentIsNotPeriodic(name);
+    for (std::size_t k = 0; k < measures.size(); ++k) {
+        if (k == dev || k == maxdev)
+            addComponentWithDerivatives(measures[k]);
+        else
+            addComponent(measures[k]);
+        componentIsNotPeriodic(measures[k]);
     }
     requestAtoms(atoms);
     forces_.resize(3 * cv_->atoms() + 9);
@@ -237,7 +272,7 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
 }
 
 void Autoencoder::calculate() {
-    const std::size_t n = cv_->atoms(), plane = cv_->frame().plane(), latent = cv_->latent();
+    const std::size_t latent = cv_->latent();
     const PLMD::Tensor& box = getPbc().getBox();
     Cell cell;
     for (unsigned a = 0; a < 3; ++a)
@@ -246,8 +281,11 @@ void Autoencoder::calculate() {
 
     try {
         cv_->evaluate(&getPositions()[0][0], angstrom_, cell);
-        if (first_step_)
+        if (first_step_) {
             check_masses();
+            dev_is_used_ = is_used(measure(dev));
+            maxdev_is_used_ = is_used(measure(maxdev));
+        }
     } catch (const std::exception& failure) {
         error(model_file_ + ": " + failure.what());
     }
@@ -255,40 +293,68 @@ void Autoencoder::calculate() {
     for (std::size_t k = 0; k < latent; ++k) {
         PLMD::Value* node = getPntrToComponent(static_cast<int>(k));
         node->set(cv_->value(k));
-        if (doNotCalculateDerivatives())
-            continue;
-        const double* gradient = cv_->gradient(k);
-        for (unsigned i = 0; i < n; ++i)
-            for (unsigned a = 0; a < 3; ++a)
-                node->setDerivative(3 * i + a, angstrom_ * gradient[a * plane + i]);
-        Cell strain = cv_->strain_derivative(gradient);
-        symmetrise(cell, strain);
-        for (unsigned j = 0; j < 9; ++j)
-            node->setDerivative(static_cast<unsigned>(3 * n) + j, -strain[j]);
+        if (!doNotCalculateDerivatives())
+            set_derivatives(node, cv_->gradient(k), 1);
     }
 
-    const int last = static_cast<int>(latent);
     const double scale = latent == 1 ? angstrom_ : std::pow(angstrom_, latent);
-    getPntrToComponent(last)->set(cv_->deviation() / angstrom_);
-    getPntrToComponent(last + 1)->set(cv_->gradient_norm() * scale);
+    measure(dev)->set(cv_->deviation() / angstrom_);
+    if (dev_is_used_ && !doNotCalculateDerivatives())
+        set_derivatives(measure(dev), cv_->deviation_gradient(), 1 / angstrom_);
+    measure(gradnorm)->set(cv_->gradient_norm() * scale);
     const double unknown = std::numeric_limits<double>::quiet_NaN();
     const double inverse_mass = masses_known_ ? cv_->inverse_mass() * scale * scale : unknown;
-    getPntrToComponent(last + 2)->set(inverse_mass);
-    if (getStep() % maxdev_stride_ == 0)
-        getPntrToComponent(last + 3)->set(cv_->largest_deviation() / angstrom_);
-    getPntrToComponent(last + 4)->set(latent == 1 ? kinetic_temperature(inverse_mass) : unknown);
+    measure(invmass)->set(inverse_mass);
+    if (getStep() % maxdev_stride_ == 0) {
+        measure(maxdev)->set(cv_->largest_deviation() / angstrom_);
+        if (maxdev_is_used_ && !doNotCalculateDerivatives())
+            set_derivatives(measure(maxdev), cv_->largest_deviation_gradient(), 1 / angstrom_);
+    }
+    measure(temp)->set(latent == 1 ? kinetic_temperature(inverse_mass) : unknown);
+}
+
+PLMD::Value* Autoencoder::measure(Measure k) {
+    return getPntrToComponent(static_cast<int>(cv_->latent() + k));
+}
+
+/// Whether an action takes the component that may ask for its derivatives: each step of them costs
+/// as much as those of a node.
+bool Autoencoder::is_used(const PLMD::Value* component) const {
+    for (const auto& action : plumed.getActionSet()) {
+        const auto* taker = dynamic_cast<const PLMD::ActionWithArguments*>(action.get());
+        if (taker == nullptr || taker->getName() == "PRINT" || taker->getName() == "COMMITTOR")
+            continue;
+        for (const PLMD::Value* argument : taker->getArguments())
+            if (argument == component)
+                return true;
+    }
+    return false;
+}
+
+/// From a gradient in planes, and that to strains with it; `unit` makes the value PLUMED's.
+void Autoencoder::set_derivatives(PLMD::Value* component, const double* gradient, double unit) {
+    const std::size_t plane = cv_->frame().plane();
+    const unsigned n = static_cast<unsigned>(cv_->atoms());
+    const double slope = angstrom_ * unit;
+    for (unsigned i = 0; i < n; ++i)
+        for (unsigned a = 0; a < 3; ++a)
+            component->setDerivative(3 * i + a, slope * gradient[a * plane + i]);
+    Cell strain = cv_->strain_derivative(gradient);
+    symmetrise(cv_->frame().cell(), strain);
+    for (unsigned j = 0; j < 9; ++j)
+        component->setDerivative(3 * n + j, -unit * strain[j]);
 }
 
 /// The kinetic temperature along node-0 in K, from its change since the step before; inverse_mass
 /// in PLUMED's units of length and mass. Not a number if that step was not computed.
 double Autoencoder::kinetic_temperature(double inverse_mass) {
     constexpr double boltzmann = 0.0083144626; // kJ/mol/K, and amu nm^2/ps^2 is kJ/mol
-    const bool successive = last_step_ && getStep() == *last_step_ + 1;
-    const double change = cv_->value(0) - last_value_;
-    last_step_ = getStep();
-    last_value_ = cv_->value(0);
-    if (!successive)
+    if (last_ && last_->step != getStep())     // else the step is computed again
+        before_ = last_;
+    last_ = {getStep(), cv_->value(0)};
+    if (!before_ || getStep() != before_->step + 1)
         return std::numeric_limits<double>::quiet_NaN();
+    const double change = cv_->value(0) - before_->value;
     const double velocity = change / (getTimeStep() * getUnits().getTime());
     const double length = getUnits().getLength();
     return velocity * velocity * length * length * amu_ / (boltzmann * inverse_mass);
@@ -296,20 +362,26 @@ double Autoencoder::kinetic_temperature(double inverse_mass) {
 
 /// In place of PLUMED's own, which reads derivatives also of components that have none.
 void Autoencoder::apply() {
-    const int latent = static_cast<int>(cv_->latent());
-    for (std::size_t k = 0; k < unforced.size(); ++k)
-        if (getPntrToComponent(latent + static_cast<int>(k))->getForce() != 0)
-            error(std::string("a bias on ") + unforced[k] +
-                  " has no force, because it has no derivatives; use node-0.");
-
     bool forced = false;
     double* const total = forces_.data();
     const unsigned n = static_cast<unsigned>(forces_.size());
-    for (int k = 0; k < latent; ++k) {
+    for (int k = 0; k < static_cast<int>(getNumberOfComponents()); ++k) {
         const PLMD::Value* node = getPntrToComponent(k);
+        if (!node->hasDerivatives()) {
+            if (compat::is_forced(*node, forces_))
+                error(
+                    "a bias on " + node->getName() +
+                    " has no force, because it has no derivatives; bias node-0, or dev and maxdev "
+                    "to keep the system near the path.");
+            continue;
+        }
         const double force = node->getForce();
         if (force == 0)
             continue;
+        if (node == measure(maxdev) && getStep() % maxdev_stride_ != 0)
+            error("MAXDEV_STRIDE=" + std::to_string(maxdev_stride_) + ": " + node->getName() +
+                  " is not computed in step " + std::to_string(getStep()) +
+                  ", where a bias acts on it; give MAXDEV_STRIDE=1.");
         if (forced) {
 #pragma omp simd
             for (unsigned j = 0; j < n; ++j)

@@ -8,6 +8,7 @@
 
 #include "bias/Bias.h"
 #include "core/ActionRegister.h"
+#include "core/ActionSet.h"
 #include "tools/Communicator.h"
 #include "tools/File.h"
 
@@ -28,32 +29,32 @@ namespace plumed_cv {
 
 //+PLUMEDOC BIAS BABF
 /*
-Bayesian adaptive biasing force along one collective variable, or two.
+Bayesian adaptive biasing force along one or two collective variables.
 
 BABF flattens the free energy along a collective variable (CV) $\xi$ with a force that it learns
-while the simulation runs, and writes the free energy profile that it has learned. It is an extended
-system method without an extended particle: a variable $z$ on a grid of nodes $z_j$ is coupled to
-the CV by a spring, and at every step its whole conditional distribution is computed instead of a
-single value being followed in time. There is no fictitious mass, friction or temperature to choose.
+during the simulation, and writes the learned free energy profile. It is an extended-system method
+without an extended particle. A variable $z$ on a grid of nodes $z_j$ is coupled to the CV by a
+spring. In every step the whole conditional distribution of $z$ is computed, instead of one value
+that moves in time. There is no fictitious mass, friction or temperature to choose.
 
 ### Theory
 
 With a spring constant $\kappa$ and the present estimate $A$ of the profile, the probability of node
-$j$ given the CV is
+$j$ for a given value of the CV is
 
 $$
 P_j(\xi) \propto \exp\{-\beta[\frac{\kappa}{2}(\xi-z_j)^2 - A_j]\}, \qquad \sum_j P_j = 1 .
 $$
 
-The system feels the mean force of the spring, $-\kappa(\xi-\langle z\rangle_\xi)$ with
-$\langle z\rangle_\xi=\sum_j z_j P_j$. This is exactly minus the derivative of the bias
+The force on the system is the mean force of the spring, $-\kappa(\xi-\langle z\rangle_\xi)$ with
+$\langle z\rangle_\xi=\sum_j z_j P_j$. It is exactly minus the derivative of the bias
 
 $$
 V(\xi) = -\frac{1}{\beta}\ln\sum_j \Delta z\, \exp\{-\beta[\frac{\kappa}{2}(\xi-z_j)^2 - A_j]\} ,
 $$
 
-so that `bias` is a true potential at any instant. After every step $s$, of weight $w_s$, the
-derivative of the profile is learned as
+so `bias` is a true potential at any time. After every step $s$ with the weight $w_s$, the
+derivative of the profile is updated to
 
 $$
 A'_j = \frac{\tau A'^{\,\mathrm{prior}}_j + \sum_s w_s P_j(\xi_s)\,\kappa(z_j-\xi_s)}
@@ -61,86 +62,101 @@ A'_j = \frac{\tau A'^{\,\mathrm{prior}}_j + \sum_s w_s P_j(\xi_s)\,\kappa(z_j-\x
 $$
 
 and integrated by the trapezoidal rule. RAMP is the N of the weights $w_s=\min(1, s/N)$: the first
-samples are taken while $A$ is still wrong, and count less. The regularisation $\tau$ (TAU) is the
-weight of the prior, in samples; the prior is zero unless PRIOR gives a profile.
+samples are taken while $A$ is still wrong, so they count less. The regularisation $\tau$ (TAU) is
+the weight of the prior, in samples. The prior is zero unless PRIOR gives a profile.
 
-$A$ converges to $A_k$, the profile seen through a Gaussian of variance $1/(\beta\kappa)$. With the
-default $\kappa=k_BT/\Delta z^2$ that is one grid spacing wide and often does not matter. The
-profile without the Gaussian is written too. It follows from the histogram $\rho$ of the CV and the
+$A$ converges to $A_k$, the profile smoothed by a Gaussian of variance $1/(\beta\kappa)$. With the
+default $\kappa=k_BT/\Delta z^2$ its width is one grid spacing, which often does not matter. The
+profile without the Gaussian is also written. It follows from the histogram $\rho$ of the CV and the
 mean of $z$ at given $\xi$,
 
 $$
 A'(\xi) = -\frac{1}{\beta}\frac{d \ln\rho}{d\xi} + \kappa(\langle z\rangle_\xi - \xi) ,
 $$
 
-which holds for a frozen bias and for a slowly changing one alike. When the two profiles differ by
-more than their errors, KAPPA is too soft or the run too short.
+This equation holds for a constant bias and for a bias that changes slowly. If the two profiles
+differ by more than their errors, KAPPA is too small or the run too short.
 
-### Choices to make
+### How to choose the parameters
 
-The grid must reach beyond the two states of interest. Outside of it the bias is a half harmonic
-wall of spring constant KAPPA that stands at the end nodes: the CV leaves the grid by a few
-$\Delta z$ and comes back. What it does there counts for $A_k$ of the nodes near the end, as it
-must (with it $A_k$ is exact up to the end nodes), and does not count for the histogram. The bins
-of the two end nodes are half cut off by the wall, and the corrected profile is off by some
-0.05 $k_BT$ there. A simulation that _starts_ far outside is pushed back with a force of $\kappa$
-times the distance, and may not survive: start inside. Steps so far outside that the wall makes them
-$e^{-40}$ times improbable teach nothing.
+The grid must extend beyond the two states of interest. Outside of it the bias is a half-harmonic
+wall of spring constant KAPPA at the end nodes: the CV leaves the grid by a few $\Delta z$ and comes
+back. Samples outside count for $A_k$ of the nodes near the end. This is necessary, and it makes
+$A_k$ exact up to the end nodes. These samples do not count for the histogram. The wall covers half
+of the bins of the two end nodes, and the corrected profile has an error of about 0.05 $k_BT$ there.
+A simulation that _starts_ far outside is pushed back with a force of $\kappa$ times the distance,
+which it may not survive. Start inside the grid. Steps that are so far outside that the wall makes
+them $e^{-40}$ times less probable are not learned.
 
-RAMP of the order of the length of the run is the choice of the reference below. Much shorter ones
-trust the first crossing, RAMP=0 trusts every sample. The answer is the same in the end.
+A RAMP of the order of the length of the run is the choice of the paper cited below. With a much
+shorter RAMP, the first crossing has a large weight. With RAMP=0 all samples have equal weights. The
+final answer is the same.
 
-The profile that biases is updated after 5 % more samples, at least after 50 of them where
-SOLVE_STRIDE has its default, and never later than after SOLVE_STRIDE of them. Between two updates the
-bias is a potential that does not change. A bias that follows every sample at once, as in the
-reference below, is raised where the system is in every step. That work heats the CV above the
-temperature of the thermostat by about $n/(\gamma t)$ of it, for $n$ nodes, a friction $\gamma$ and a
-run of length $t$; light atoms suffer most, because they pass the heat on slowly. While the wells
-fill for the first time the bias still heats the system somewhat. Where the thermostat is so weak that
-the CV crosses the grid several times before its velocity is forgotten, couple more strongly or leave
-the first blocks out. The component `temp` of AUTOENCODER shows the temperature of the CV.
+The profile that is used as bias is updated after 5 % more samples. With the default of
+SOLVE_STRIDE, this happens after at least 50 samples; it always happens after at most SOLVE_STRIDE
+samples. Between two updates the bias is a constant potential. A bias that follows every sample at
+once, as in the paper cited below, is raised at the position of the system in every step. This work
+heats the CV above the temperature of the thermostat by a fraction of about $n/(\gamma t)$, for $n$
+nodes, a friction $\gamma$ and a run of length $t$. Light atoms are heated most, because they
+transfer the heat slowly. While the wells are filled for the first time, the bias still heats the
+system slightly. If the thermostat is so weak that the CV crosses the grid several times before its
+velocity is forgotten, use a stronger coupling or discard the first blocks. The component `temp` of
+AUTOENCODER gives the temperature of the CV.
 
-KAPPA above about $4 k_BT/\Delta z^2$ makes the nodes stand apart as separate wells, and the log
-warns; with a smaller one the bias is smoother, follows sharp features less, and pushes less hard.
+With KAPPA above about $4 k_BT/\Delta z^2$ each node becomes a separate well, and the log contains a
+warning. With a smaller KAPPA the bias is smoother, its forces are smaller, and it follows sharp
+features less.
 
-A periodic CV takes its domain as the grid: GRID_MIN and GRID_MAX must equal it.
+The grid of a periodic CV is its domain: GRID_MIN and GRID_MAX must equal it. The error of closure
+of the mean force around the period is distributed where the uncertainty is largest, as for two CVs.
 
-BABF learns in every step that the engine reports as a step of the dynamics, or, if STRIDE is given,
-in every so many. With UPDATE_FROM it begins later. A CV that does not distinguish the states that
-matter leads to a profile that depends on the direction of the last crossing; look at the error bars
-over independent runs.
+BABF learns in every step that the engine reports as a step of the dynamics, or in every PACE-th
+step. STRIDE is a multiple time step, as for every bias of PLUMED: the bias acts and learns only in
+every STRIDE-th step, and its force is then STRIDE times larger. With UPDATE_FROM it begins later. A CV that does not distinguish the important states leads to
+a profile that depends on the direction of the last crossing. Check the error bars from independent
+runs.
 
 ### Files
 
-FES_FILE holds, for every node, `A_k`, the corrected `A` (NAN in a bin never visited), the
-derivative of `A_k` and the sum of the weights of the samples in the bin around the node, in
-PLUMED's energy unit; the lowest value of each profile is zero. STATE_WFILE holds the sums above, in
-full precision. They are additive: the sum of two states is the state of both runs together, and the
-difference of two states of one run is what it learned in between, from which error bars are made.
-For two CVs a row is a node, the first CV runs fastest, and
-FES_FILE has an empty line after each of its rows, as `sum_hills` and gnuplot have it.
-Both files are replaced as a whole, every so many learned steps, at the engine's checkpoints and at
-the end. What other runs have left there is kept under the name that PLUMED gives to backups, except
-for a state that this run goes on from and, with RESTART, FES_FILE. When a state is written, what other
-actions have printed in the steps before it is on disk too; no FLUSH is needed for that.
+FES_FILE contains four numbers for every node: `A_k`, the corrected `A` (NAN in a bin that was never
+visited), the derivative of `A_k`, and the sum of the weights of the samples in the bin around the
+node. Energies are in PLUMED's unit, and the lowest value of each profile is zero. STATE_WFILE
+contains the sums above in full precision. They are additive. The sum of two states is the state of
+both runs together. The difference of two states of one run is what the run learned in between, and
+gives error bars. If you add states with another program, add the columns from `weight` to `offset`,
+those that end in `_rest`, and `steps`, and remove `checksum` and the lines that begin with `md_`.
 
-A run continued with STATE_RFILE goes on to the last bit as if it had not been interrupted, as long
-as the engine does the same, because the state also holds the profile that acts. The grid, KAPPA, TAU, RAMP and the temperature must be those of the
-state. The prior is part of the state and PRIOR is then not read. The state holds the number of the
-last step it has learned from, `md_step`, with the CV and the bias in it. An engine that computes that
-step once more, as GROMACS does after `-cpi` and LAMMPS where a run begins, teaches nothing with it
-and gets the same force again. With RESTART, also where the engine asks for it,
-an existing STATE_WFILE must be read with STATE_RFILE; give both keywords the same file.
+For two CVs each line is a node, and the first CV varies fastest. FES_FILE then has an empty line
+after each row of the first CV, as `sum_hills` and gnuplot need it. Both files are replaced as a
+whole, with the given strides in learned steps, at checkpoints of the engine and at the end. Files
+of other runs are kept under PLUMED's names for backups. Exceptions are a state from which this run
+continues and, with RESTART, FES_FILE. When a state is written, the output of other actions in the
+previous steps is also written to disk, without FLUSH.
+
+A run that is continued with STATE_RFILE is the same, to the last bit, as a run that was not
+interrupted, as long as the engine continues in this way. For this purpose the state also contains
+the profile that is used as bias. With several walkers this holds as long as the files of the other
+walkers do not change in between. The grid, KAPPA, TAU, RAMP and the temperature must be those of
+the state. SOLVE_STRIDE is that of the state unless it is given. The prior is part of the state, and
+PRIOR is then not read. The state contains the number of the last step that was learned, `md_step`,
+with its values of the CV and the bias. If an engine
+computes this step again, as GROMACS does after `-cpi` and LAMMPS at the beginning of a run, the
+step is not learned again and has the same force.
+
+The same input can begin a run and continue it: give STATE_RFILE and STATE_WFILE the same file. The
+run continues from this file if it exists. With RESTART, also if the engine requests it, the file
+must exist, and an existing STATE_WFILE must be read with STATE_RFILE. `RESTART=NO` in the line of
+BABF overrides the engine.
 
 ### Two collective variables
 
-With `ARG=phi,psi` GRID_MIN, GRID_MAX, GRID_BIN and KAPPA are lists of one number for each CV, and
-everything above holds with sums over the nodes of the plane, the springs of both CVs in $P_j$, and
-a mean force of two components. Either CV, both or none may be periodic. What belongs to one CV has
-its name in files (`force_phi`) and its number in `zeta-0` and `zeta-1`.
+With `ARG=phi,psi`, GRID_MIN, GRID_MAX, GRID_BIN and KAPPA are lists with one number for each CV.
+Everything above remains valid, with sums over the nodes of the plane, the springs of both CVs in
+$P_j$, and a mean force with two components. One CV, both or none may be periodic. Columns that
+belong to one CV have its name (`force_phi`), and components its number (`zeta-0`, `zeta-1`).
 
-The profile follows from the mean force by least squares: it is the $A$ that minimises the sum over
-neighbouring nodes $a$, $b$ along each CV $d$ of
+The profile follows from the mean force by least squares: $A$ minimises the sum over neighbouring
+nodes $a$, $b$ along each CV $d$ of
 
 $$
 \frac{n_a n_b}{n_a+n_b}\,\frac{1}{\kappa_d \Delta z_d^2}
@@ -148,53 +164,53 @@ $$
 \qquad n = \tau + \sum_s w_s P_j(\xi_s) .
 $$
 
-The weights are the inverse variances of the steps. So a part of the plane that was never visited
-does not pull at what is known around it, and the profile there is the smoothest continuation. With
-equal weights this would be Poisson's equation, with the mean force itself as condition at borders
-and none on periodic CVs. In one dimension the rule is the trapezoidal one.
+The weights are the inverse variances of the steps. A part of the plane that was never visited
+therefore does not influence the known parts around it, and the profile there is the smoothest
+continuation. With equal weights this would be Poisson's equation with the mean force as boundary
+condition, and without a boundary for periodic CVs. On one CV the rule is the trapezoidal rule, and
+on a circle it is this least-squares rule.
 
-A step takes some microseconds, for only nodes near $\xi$ have a part in it; a solution takes
-milliseconds, so there is one only where the profile is updated.
+A step takes a few microseconds, because only nodes near $\xi$ contribute. A solution takes
+milliseconds, so it is computed only when the profile is updated.
 
 ### Several walkers
 
-Simulations that run side by side, the walkers, can learn one estimate together. WALKERS_N says how
-many there are, WALKERS_ID which of them this is (from 0), and WALKERS_DIR a folder that all of them
-see. Every WALKERS_RSTRIDE learned steps a walker replaces its own file `walker-<ID>.state` there, a
-state as above, and reads those of the others that have changed. It is biased by its own sums and
-the latest ones of every other, each of which replaces the earlier one of that walker; so nothing is
-counted twice.
+Simultaneous simulations, the walkers, can learn one estimate together. WALKERS_N is their number,
+WALKERS_ID the number of this walker (from 0), and WALKERS_DIR a folder that all of them can access.
+Every WALKERS_RSTRIDE learned steps, a walker replaces its file `walker-<ID>.state` there, which is
+a state as above, and reads the files of the others that have changed. Its bias follows from its own
+sums and the latest sums of every other walker. New sums of a walker replace its earlier ones, so
+nothing is counted twice.
 
-STATE_WFILE holds what this walker has learned itself. The states of all walkers add up to the state
-of all together, and are blocks to make error bars from. FES_FILE shows what biases: all that is
-known here of all walkers. The first exchange is at the first learned step, the last one at the end.
-Between exchanges no file is touched. The bias does not change outside of UPDATE_FROM and
-UPDATE_UNTIL, and with TAU=inf never.
+STATE_WFILE contains only what this walker has learned. The states of all walkers add up to the
+state of all together, and they are blocks for error bars. FES_FILE contains the profile that is
+used as bias, from all walkers as far as they are known here. The first exchange is at the first
+learned step, and the last one at the end. Between exchanges no file is accessed. The bias does not
+change before UPDATE_FROM and after UPDATE_UNTIL, and never with TAU=inf.
 
-The $s$ of the ramp counts the samples of all walkers, those which $A$ has been learned from: RAMP is
-the number of steps of all walkers together, whatever their number, and a walker that joins late
-starts from a good $A$ with full weight. The prior counts once.
+The $s$ of the ramp counts the samples of all walkers from which $A$ was learned. RAMP is therefore
+the number of steps of all walkers together, and a walker that joins late starts from a good $A$
+with full weight. The prior counts once.
 
-A walker that has not begun is not waited for. One that lags or has died goes on counting with what
-it wrote last. A file that is cut, damaged, of another walker, or of another CV, grid, temperature,
-KAPPA, TAU, RAMP or unit is ignored, with one line in the log that says why; what was read from that
-walker before stays. If the own file cannot be written at the first exchange the run ends; later the
-log says so once, and the run goes on.
+No walker waits for another one that has not begun. The last file of a slow or dead walker remains
+valid. A file is ignored if it is truncated or damaged, belongs to another walker, or has another
+CV, grid, temperature, KAPPA, TAU, RAMP or unit. One line in the log gives the reason, and earlier
+sums of that walker remain valid. If the own file cannot be written at the first exchange, the run
+ends. Later, the log reports this once, and the run continues.
 
-To continue a walker give STATE_RFILE a state of this walker: its STATE_WFILE, or its file in
-WALKERS_DIR. What the others have learned comes from their files. The state of all walkers together
-must not be given to one of them, or it would count twice. Start from zero in an empty folder: what
-earlier runs left there counts, until a walker of that number replaces it. Every estimate has a
-folder of its own. Two runs with one WALKERS_ID are an error, which ends the one whose file the
-other replaced.
+To continue a walker, give STATE_RFILE a state of this walker: its STATE_WFILE, or its file in
+WALKERS_DIR. The sums of the others come from their files. Do not give the state of all walkers to
+one of them, because it would count twice. Start a new estimate in an empty folder. Files of earlier
+runs count until a walker with the same number replaces them. Each estimate needs its own folder.
+Two runs with the same WALKERS_ID are an error, which ends the run whose file was replaced.
 
-The names in WALKERS_DIR have no replica suffix. In a multi-replica run with one input, give each
-replica its number by `WALKERS_ID=@replicas:0,1,2,3`. An engine that runs one walker by several MPI
-processes touches the files by one of them, which tells the others.
+The file names in WALKERS_DIR have no replica suffix. In a multi-replica run with one input, give
+each replica its number by `WALKERS_ID=@replicas:0,1,2,3`. If an engine runs one walker with several
+MPI processes, one of them accesses the files and informs the others.
 
 ### Examples
 
-The smallest input, on a dihedral angle, with the profile written every 10000 steps:
+The smallest input, for a dihedral angle. The profile is written every 10000 steps:
 
 ```plumed
 phi: TORSION ATOMS=5,7,9,15
@@ -202,7 +218,7 @@ b: BABF ARG=phi TEMP=300 GRID_MIN=-pi GRID_MAX=pi GRID_BIN=100 RAMP=1000000 FES_
 PRINT ARG=phi,b.bias,b.zeta STRIDE=100 FILE=COLVAR
 ```
 
-A distance, with states written so that the run can be continued and its errors computed. To
+A distance. States are written, so that the run can be continued and its errors computed. To
 continue, add `STATE_RFILE=state.dat`:
 
 ```plumed
@@ -216,7 +232,7 @@ b: BABF ...
 ...
 ```
 
-The second of four walkers, which share what they learn by files in the folder `../shared`:
+The second of four walkers, which exchange their states by files in the folder `../shared`:
 
 ```plumed
 d: DISTANCE ATOMS=1,2
@@ -242,17 +258,17 @@ b: BABF ...
 PRINT ARG=phi,psi,b.bias,b.zeta-0,b.zeta-1 STRIDE=100 FILE=COLVAR
 ```
 
-Starting from a known profile, for instance that of another temperature, which is trusted as much as
-1000 samples at each node would be:
+A known profile as the start, for instance that of another temperature. It has the weight of 1000
+samples at each node:
 
 ```plumed
 d: DISTANCE ATOMS=1,2
 b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=1000
 ```
 
-A frozen bias: with TAU=inf the bias is that of PRIOR and nothing that is sampled changes it, while
-everything is still counted. Any observable is then reweighted by $\exp(\beta V)$ (up to PLUMED 2.9
-the last two lines have GRID in the place of ARG):
+A constant bias. With TAU=inf the bias is that of PRIOR and samples do not change it, but everything
+is still counted. Any observable can then be reweighted by $\exp(\beta V)$ (up to PLUMED 2.9 the
+last two lines have GRID in place of ARG):
 
 ```plumed
 d: DISTANCE ATOMS=1,2
@@ -272,7 +288,7 @@ bool file_exists(const std::string& path) {
     return static_cast<bool>(std::ifstream(path));
 }
 
-/// Whether two names, of which neither need exist, are of one file.
+/// Whether two names refer to one file; the file need not exist.
 bool same_file(const std::string& a, const std::string& b) {
     if (a.empty() || b.empty())
         return false;
@@ -293,6 +309,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     ~BabfAction() override;
     static void registerKeywords(PLMD::Keywords& keys);
     void calculate() override;
+    void apply() override;
     void update() override;
 
   private:
@@ -310,7 +327,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     template <class Number>
     std::vector<Number> parse_list(const std::string& key);
     std::vector<Grid> parse_axes();
-    int parse_solve_stride(std::size_t nodes);
+    std::optional<int> parse_solve_stride();
     double parse_tau(double ramp);
     std::string energy_unit();
     std::string input_path(const std::string& path) const;
@@ -330,6 +347,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     bool exchanged_ = false; // since the start
     bool silent_ = false;    // the log knows that the contribution cannot be written
     std::vector<PLMD::Value*> zeta_;
+    int pace_ = 1;
     bool begun_ = false;  // whether a step has been computed
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
@@ -344,7 +362,7 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     check_kernel();
     PLMD::bias::Bias::registerKeywords(keys);
     compat::use_arg(keys);
-    keys.add("optional", "TEMP", "temperature; may be left out where the engine passes it");
+    keys.add("optional", "TEMP", "temperature; not needed if the engine passes it");
     keys.add("compulsory", "GRID_MIN", "the first node of the grid, for each CV");
     keys.add("compulsory", "GRID_MAX", "the last node of the grid, for each CV");
     keys.add("compulsory", "GRID_BIN", "the number of intervals between nodes, for each CV");
@@ -357,27 +375,29 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
         "spacing by default");
     keys.add("optional", "TAU",
              "the weight of the prior, in samples at each node; that of the first 20 samples by "
-             "default; inf keeps the bias as PRIOR gives it");
+             "default; with inf the bias is always that of PRIOR");
     keys.add(
         "optional", "PRIOR",
-        "a file with the profile to start from: its column A_k, or else the one after the CVs");
+        "a file with the initial profile: its column A_k, or otherwise the column after the CVs");
+    keys.add("compulsory", "PACE", "1", "the number of steps between two learned steps");
     keys.add(
         "optional", "SOLVE_STRIDE",
-        "learned steps between two updates of the profile that biases, at most; 1000, and a 20th "
-        "of the number of nodes at least, by default");
+        "largest number of learned steps between two updates of the bias; the larger of 1000 and a "
+        "20th of the number of nodes by default");
     keys.add("optional", "FES_FILE", "write the free energy profile to this file");
     keys.add("optional", "FES_STRIDE",
-             "steps between writing FES_FILE; at the end only by default");
+             "steps between writing FES_FILE; only at the end by default");
     keys.add("optional", "STATE_WFILE", "write the state to this file");
     keys.add("optional", "STATE_WSTRIDE",
-             "steps between writing STATE_WFILE; at the end only by default");
-    keys.add("optional", "STATE_RFILE", "go on from the state in this file");
+             "steps between writing STATE_WFILE; only at the end by default");
+    keys.add("optional", "STATE_RFILE", "continue from the state in this file");
     keys.add("optional", "WALKERS_N", "the number of walkers that learn one estimate together");
-    keys.add("optional", "WALKERS_ID", "which of them this is, from 0");
-    keys.add("optional", "WALKERS_DIR", "the folder through which they know of each other");
+    keys.add("optional", "WALKERS_ID", "the number of this walker, from 0");
+    keys.add("optional", "WALKERS_DIR", "the folder through which the walkers exchange states");
     keys.add("optional", "WALKERS_RSTRIDE",
-             "learned steps between exchanges; 1000, 20 for each walker and 1 for each node at "
-             "least, by default");
+             "learned steps between exchanges; by default the largest of 1000, 20 for each walker "
+             "and 1 for each node");
+    keys.use("RESTART");
     keys.use("UPDATE_FROM");
     keys.use("UPDATE_UNTIL");
     compat::add_component(
@@ -406,12 +426,17 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
               "): give both the same temperature, or leave TEMP out.");
     parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
+    parse("PACE", pace_);
+    if (pace_ < 1)
+        error("PACE=" + std::to_string(pace_) + " must be a positive number of steps.");
     parameters.kappa = parse_list<double>("KAPPA");
     if (parameters.kappa.empty())
         for (const Grid& grid : parameters.axes)
             parameters.kappa.push_back(BabfParameters::default_kappa(grid, parameters.kT));
     parameters.tau = parse_tau(parameters.ramp);
-    parameters.solve_stride = parse_solve_stride(parameters.nodes());
+    const std::optional<int> solve_stride = parse_solve_stride();
+    parameters.solve_stride =
+        solve_stride.value_or(BabfParameters::default_solve_stride(parameters.nodes()));
 
     // Files
     std::string prior, restart;
@@ -420,6 +445,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     if (!restart.empty())
         restart = input_path(restart);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
+    // One input begins and goes on: the state that it will write is not there the first time.
+    const bool begins = same_file(restart, state_.path) && !file_exists(restart) && !getRestart();
+    if (begins)
+        restart.clear();
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
     parse_walkers(parameters.nodes());
     checkRead();
@@ -434,6 +463,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                 walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
                 error(restart + ": is the contribution of walker " + std::to_string(walker) +
                       ", which counts here already; give STATE_RFILE a state of this walker.");
+            if (!solve_stride)
+                parameters.solve_stride = solve_stride_of(table, parameters.nodes(), restart);
             babf_ = restored(table, parameters, labels_, restart);
             written_steps_ = babf_->sums().steps;
             learned_ = learned_step(table, labels_, parameters, restart);
@@ -458,6 +489,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
         zeta_.push_back(getPntrToComponent(name));
     }
 
+    if (walkers_)
+        for (const std::string& name : walkers_->left_out())
+            warning(name + ": is the contribution of a walker whose number is too high for "
+                           "WALKERS_N, and does not count");
     writes_ = comm.Get_rank() == 0;
     back_up_outputs(restart);
     if (walkers_)
@@ -470,6 +505,10 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
                    labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.spacing(),
                    grid.periodic ? ", periodic" : "", parameters.kappa[d]);
     }
+    if (begins)
+        log.printf("  %s is not there yet: starting from zero\n", state_.path.c_str());
+    if (pace_ > 1)
+        log.printf("  learning in every %d steps\n", pace_);
     log.printf("  the profile that biases is updated every %d steps, and more often at first\n",
                parameters.solve_stride);
     if (!restart.empty())
@@ -492,6 +531,8 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     log << "  Bibliography "
         << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar, Marinica, "
                        "Phys. Chem. Chem. Phys. 24, 23152 (2022)")
+        << plumed.cite(
+               "Cao, Stoltz, Lelievre, Marinica, Athenes, J. Chem. Phys. 140, 104108 (2014)")
         << "\n";
 }
 
@@ -527,12 +568,30 @@ void BabfAction::calculate() {
     is_the_last_ = is_the_last_ && getStep() == learned_.number;
     repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
     // The bias of a step is the one from before it was learned from.
-    const Babf::Evaluation& now = repeated_ ? *learned_.acted : babf_->evaluate(xi.data());
+    const Babf::Evaluation now =
+        repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
+    for (std::size_t d = 0; d < dimensions; ++d)
+        if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))
+            error("the CV " + labels_.arguments[d] + " is " + to_text(xi[d]) +
+                  ", where the bias is not a finite number: the dynamics has failed before this "
+                  "step.");
     setBias(now.bias);
     for (std::size_t d = 0; d < dimensions; ++d) {
         setOutputForce(static_cast<unsigned>(d), now.force[d]);
         zeta_[d]->set(now.zeta[d]);
     }
+}
+
+// PLUMED would drop such a force in silence.
+void BabfAction::apply() {
+    std::vector<double> none(labels_.arguments.size());
+    for (const PLMD::Value* zeta : zeta_)
+        if (compat::is_forced(*zeta, none))
+            error("a bias on " + zeta->getName() +
+                  " has no force, because it has no derivatives; "
+                  "bias " +
+                  labels_.arguments[0] + " itself.");
+    Bias::apply();
 }
 
 // The spring would be stretched over several grids, as when one of the two is in nm and the other in angstrom.
@@ -549,7 +608,7 @@ void BabfAction::check_start(const std::string& name, double xi, const Grid& gri
 }
 
 void BabfAction::update() {
-    if (!onStep() || repeated_)
+    if (!onStep() || getStep() % pace_ != 0 || repeated_)
         return;
     learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
     is_the_last_ = true;
@@ -679,6 +738,16 @@ void BabfAction::check_outputs(const std::string& restart) {
         error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
     if (same_file(restart, profile_.path))
         error("STATE_RFILE and FES_FILE are both " + restart + "; give them different names.");
+    for (const auto& action : plumed.getActionSet()) {
+        const auto* other = dynamic_cast<const BabfAction*>(action.get());
+        if (other == nullptr)
+            continue;
+        for (const Output* mine : {&state_, &profile_})
+            for (const Output* theirs : {&other->state_, &other->profile_})
+                if (same_file(mine->path, theirs->path))
+                    error(mine->path + ": is written by " + other->getLabel() +
+                          ", too; give each action files of its own.");
+    }
     const std::string contribution = walkers_ ? walkers_->path() : "";
     for (const Output* output : {&state_, &profile_})
         if (same_file(contribution, output->path))
@@ -758,12 +827,12 @@ std::vector<Grid> BabfAction::parse_axes() {
     return axes;
 }
 
-int BabfAction::parse_solve_stride(std::size_t nodes) {
+std::optional<int> BabfAction::parse_solve_stride() {
     const int absent = std::numeric_limits<int>::min();
     int stride = absent;
     parse("SOLVE_STRIDE", stride);
     if (stride == absent)
-        return BabfParameters::default_solve_stride(nodes);
+        return std::nullopt;
     if (stride < 1)
         error("SOLVE_STRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
     return stride;

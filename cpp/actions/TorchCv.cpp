@@ -22,48 +22,50 @@ namespace plumed_cv {
 /*
 Collective variables computed by a TorchScript model, of other variables or of atoms.
 
-A model trained with PyTorch, and saved as TorchScript, is evaluated at every step. It takes either
-the values of other actions (ARG), in PLUMED's units, or the positions of atoms (ATOMS), in angstrom
-whatever UNITS says. Each number that it returns is a component: `node-0`, `node-1` and so on.
+A model that was trained with PyTorch and saved as TorchScript is evaluated in every step. Its input
+is either the values of other actions (ARG), in PLUMED's units, or the positions of atoms (ATOMS),
+in angstrom for any UNITS. Each number that it returns is a component: `node-0`, `node-1` and so on.
 
 With ARG the model is called with a tensor of shape $(1,n)$ for $n$ arguments. Input lines and
-components are those of PYTORCH_MODEL, which is in PLUMED only if that was built with libtorch:
-write TORCH_CV in its place. Where PLUMED is 2.10 or newer this action answers to the name
-PYTORCH_MODEL too, so that such an input runs as it is.
+components are those of PYTORCH_MODEL, which is in PLUMED only if PLUMED was built with libtorch.
+Write TORCH_CV instead. With PLUMED 2.10 or newer, this action also has the name PYTORCH_MODEL, so
+such an input works without a change.
 
-With ATOMS the method `forward` takes the positions, shape $(N,3)$, and if it wants a second tensor
-the cell, shape $(3,3)$, whose rows are the lattice vectors, in angstrom (zeros if there is none). A
-model that takes the cell receives the atoms as the engine has them, in any periodic image, and
-chooses images itself. For a model that does not, the atoms are made whole like a molecule, in the
-order of ATOMS, unless NOPBC is set.
+With ATOMS the method `forward` receives the positions, shape $(N,3)$. If it has a second argument,
+it also receives the cell, shape $(3,3)$, whose rows are the lattice vectors, in angstrom (zeros if
+there is none). A model that receives the cell receives the atoms as in the engine, in any periodic
+image, and chooses images itself. For a model without a cell, the atoms are made whole like a
+molecule, in the order of ATOMS, unless NOPBC is set.
 
-The derivatives are those of torch's automatic differentiation. A model can bring its own: a method
-`value_and_gradient` that takes what `forward` takes and returns a tuple of the $d$ values, of their
-derivatives, shape $(d,n)$ or $(d,N,3)$, and, if it takes the cell, of those with respect to the
-cell at fixed positions, shape $(d,3,3)$. From these and the positions the virial is computed:
+The derivatives come from torch's automatic differentiation. A model can have its own derivatives: a
+method `value_and_gradient` with the same arguments as `forward` returns a tuple of the $d$ values,
+their derivatives, shape $(d,n)$ or $(d,N,3)$, and, if it receives the cell, the derivatives with
+respect to the cell at fixed positions, shape $(d,3,3)$. These and the positions give the virial:
 
 $$
 \sum_i r_{ia}\frac{\partial\xi}{\partial r_{ib}}+\sum_k h_{ka}\frac{\partial\xi}{\partial h_{kb}}.
 $$
 
-Numbers are float32 or float64 as those in the model are. With float32 forces have about six digits,
-and energy is conserved accordingly; `model.double()` before saving costs little.
+Numbers are float32 or float64, as in the model. With float32, forces have about six digits, and
+energy is conserved accordingly. `model.double()` before saving costs little.
 
-TORCH_CV is a library of its own (`plumed-cv plugin --torch` prints its path), and it needs the
-torch of the Python environment in which it was built. AUTOENCODER and BABF do not.
+TORCH_CV is in a library of its own (`plumed-cv plugin --torch` prints its path), and it needs the
+torch of the Python environment in which it was built. AUTOENCODER and BABF do not need torch.
 
 ## Pitfalls
 
-- A TorchScript file is a program. It can do what you can do: load only those whose origin you
-  trust. (The model files of AUTOENCODER contain no code.)
-- The order and the units of arguments and atoms are those of the training; nothing in the file can
-  tell.
-- The components are not periodic. A model of torsions takes their sines and cosines, or has jumps.
-- torch takes some microseconds for each operation of the model, however small: see docs/torch-cv.md.
+- A TorchScript file is a program. It can do everything that you can do. Load only files from
+  sources that you trust. (The model files of AUTOENCODER contain no code.)
+- The order and the units of arguments and atoms must be those of the training. The file contains no
+  information to check this.
+- The components are not periodic. A model of torsions must use their sines and cosines; otherwise
+  it has jumps.
+- torch takes some microseconds for each operation of the model, however small it is: see
+  docs/torch-cv.md.
 
 ## Examples
 
-A model of two torsions, which gives two variables, the first of them biased:
+A model of two torsions that returns two variables. The first one is biased:
 
 ```plumed
 LOAD FILE=libplumed_cv_torch.so
@@ -114,14 +116,14 @@ PLUMED_REGISTER_ACTION(TorchCv, "PYTORCH_MODEL")
 void TorchCv::registerKeywords(PLMD::Keywords& keys) {
     check_kernel();
     Colvar::registerKeywords(keys);
-    compat::add_optional_arg(keys, "the values that the model takes");
-    keys.add("atoms", "ATOMS", "the atoms whose positions the model takes, in its order");
+    compat::add_optional_arg(keys, "the values that are the input of the model");
+    keys.add("atoms", "ATOMS", "the atoms whose positions are the input of the model, in order");
     keys.add("optional", "MODEL", "the TorchScript file");
     keys.add("optional", "FILE",
-             "the same by the name that PYTORCH_MODEL gives it; without both it is model.ptc");
+             "the same under the name in PYTORCH_MODEL; without both keywords it is model.ptc");
     keys.add("compulsory", "DEVICE", "cpu",
-             "where the model runs: cpu; cuda (or cuda:1, ...); auto, on a GPU where there is one");
-    keys.add("compulsory", "THREADS", "1", "how many threads torch may use");
+             "device of the model: cpu; cuda (or cuda:1, ...); auto, a GPU if there is one");
+    keys.add("compulsory", "THREADS", "1", "the number of threads of torch");
     compat::add_component(keys, "node", "a number that the model returns");
 }
 
@@ -200,9 +202,10 @@ void TorchCv::calculate() {
         for (std::size_t j = 0; j < input_.size(); ++j)
             input_[j] = angstrom_ * positions[j];
         const PLMD::Tensor& box = getPbc().getBox();
-        for (unsigned a = 0; a < 3; ++a)
-            for (unsigned b = 0; b < 3; ++b)
-                cell[3 * a + b] = angstrom_ * box(a, b);
+        if (getPbc().isSet()) // numerical derivatives add small numbers to a cell that is not there
+            for (unsigned a = 0; a < 3; ++a)
+                for (unsigned b = 0; b < 3; ++b)
+                    cell[3 * a + b] = angstrom_ * box(a, b);
     } else {
         for (unsigned i = 0; i < input_.size(); ++i)
             input_[i] = getArgument(i);

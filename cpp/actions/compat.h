@@ -6,10 +6,12 @@
 
 #include "core/Action.h"
 #include "core/PlumedMain.h"
+#include "core/Value.h"
 #include "tools/Keywords.h"
 #include "tools/Units.h"
 
 #include <string>
+#include <vector>
 
 #if __has_include("core/Atoms.h") // left in 2.10, with the object that held units and kT
 #include "core/Atoms.h"
@@ -23,14 +25,22 @@
 namespace plumed_cv {
 namespace compat {
 
+// Components and arguments have types from 2.11 on. Of each pair below the second is the worse match
+// for an int, so it is taken only where the first does not compile.
+template <class K>
+auto add_component(K& keys, const std::string& name, const std::string& description, int)
+    -> decltype(keys.addOutputComponent(name, "default", "scalar", description)) {
+    keys.addOutputComponent(name, "default", "scalar", description);
+}
+template <class K>
+void add_component(K& keys, const std::string& name, const std::string& description, long) {
+    keys.addOutputComponent(name, "default", description);
+}
+
 /// Documents a scalar component of an action.
 inline void add_component(PLMD::Keywords& keys, const std::string& name,
                           const std::string& description) {
-#if PLUMED_CV_BEFORE_2_10
-    keys.addOutputComponent(name, "default", description);
-#else
-    keys.addOutputComponent(name, "default", "scalar", description);
-#endif
+    add_component(keys, name, description, 0);
 }
 
 /// Gives an action the keyword ARG where its base class only reserves it, up to 2.10.
@@ -39,7 +49,6 @@ inline void use_arg(PLMD::Keywords& keys) {
         keys.use("ARG");
 }
 
-// The second is the worse match, so taken only where arguments have no types yet.
 template <class K>
 auto add_scalar_arg(K& keys, const std::string& description, int)
     -> decltype(keys.addInputKeyword("optional", "ARG", "scalar", description)) {
@@ -53,6 +62,16 @@ void add_scalar_arg(K& keys, const std::string& description, long) {
 /// Gives an action that can do without arguments the keyword ARG.
 inline void add_optional_arg(PLMD::Keywords& keys, const std::string& description) {
     add_scalar_arg(keys, description, 0);
+}
+
+/// Whether another action has put a force on a value in this step, be it zero.
+inline bool is_forced(const PLMD::Value& value, std::vector<double>& derivatives) {
+#if PLUMED_CV_BEFORE_2_10
+    return value.applyForce(derivatives);
+#else
+    static_cast<void>(derivatives);
+    return value.forcesWereAdded();
+#endif
 }
 
 /// Gives an action the names of the functions below whatever the version: `Compat<Colvar>` or

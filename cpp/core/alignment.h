@@ -84,13 +84,13 @@ struct Leading {
     }
 };
 
-/// The best fit of a molecule to its reference by a translation and a rotation, and derivatives
-/// through it.
+/// The best fit of a molecule to its reference by a translation and a rotation, and the derivatives
+/// of the fitted positions.
 ///
-/// With y the positions and f the reference, both less their mean over the atoms, the rotation R
-/// minimises sum |R y - f|^2. It is found from the quaternion that is the leading eigenvector of
-/// Horn's matrix (J. Opt. Soc. Am. A 4, 629 (1987)), which knows no singular orientation.
-/// Arrays are in planes, as in Frame, where nothing else is said.
+/// y are the positions and f the reference, both relative to their means over the atoms. The
+/// rotation R minimises sum |R y - f|^2. It is given by the quaternion that is the leading
+/// eigenvector of Horn's matrix (J. Opt. Soc. Am. A 4, 629 (1987)); this method has no singular
+/// orientations. Arrays are in planes, as in Frame, unless stated otherwise.
 class Alignment {
   public:
     /// Throws if the atoms lie on a line.
@@ -103,11 +103,12 @@ class Alignment {
         fit();
     }
 
-    /// Displacements u = R y - f, in planes, of positions x1 y1 z1 x2 ... times `unit`; in a cell
-    /// they are made whole first.
+    /// Displacements u = R y - f, in planes, of positions x1 y1 z1 x2 ... times `unit`. In a cell,
+    /// the molecule is made whole first.
     ///
-    /// Each atom is taken to the image nearest to its neighbour in the shortest tree that joins all
-    /// atoms of the reference; no distance in it may reach half the width of the cell.
+    /// Each atom is moved to the image nearest to its neighbour in the shortest tree that joins all
+    /// atoms of the reference. Distances in this tree must be smaller than half of the width of the
+    /// cell.
     void displacements(const double* positions, double unit, bool periodic, const Matrix3& cell,
                        const Matrix3& inverse, double* u) {
         for (std::size_t i = 0; i < atoms_; ++i)
@@ -132,9 +133,9 @@ class Alignment {
             u[j] = z_[j] - reference_[j];
     }
 
-    /// Turns derivatives to u into derivatives to the positions, in planes.
+    /// Converts derivatives with respect to u into derivatives with respect to the positions.
     ///
-    /// The rotation depends on the positions too: that sum (R y) x f stays zero gives its change.
+    /// The rotation depends on the positions. Its change follows from sum (R y) x f = 0.
     void to_positions(double* gradient) const {
         double* const g = gradient;
         Vector torque{};
@@ -155,7 +156,7 @@ class Alignment {
         }
     }
 
-    /// The positions less their mean, whole and not turned.
+    /// The positions relative to their mean, made whole and not rotated.
     const double* positions() const { return y_.data(); }
 
   private:
@@ -214,7 +215,8 @@ class Alignment {
                               {s[5] - s[7], xx - yy - zz, s[1] + s[3], s[6] + s[2]},
                               {s[6] - s[2], s[1] + s[3], -xx + yy - zz, s[5] + s[7]},
                               {s[1] - s[3], s[6] + s[2], s[5] + s[7], -xx - yy + zz}}});
-        // Half the difference is the least moment that holds the rotation. Written so that NaN fails.
+        // Half the difference is the least moment that fixes the rotation. NaN fails this
+        // comparison.
         if (!(0.5 * (found.first - found.second) > smallest_moment * found.first))
             throw std::runtime_error(
                 "the atoms can be turned onto the reference in more than one way, as when they lie "

@@ -15,8 +15,8 @@
 #include "matrix.h"
 #include "vector_math.h"
 
-// Bayesian adaptive biasing force in one and two dimensions: Eqs. 7-10 and 12 of Baima et al., Phys.
-// Chem. Chem. Phys. 24, 23152 (2022). Energies are in any one unit.
+// Bayesian adaptive biasing force in one and two dimensions: Eqs. 7-10 and 12 of Baima et al.,
+// Phys. Chem. Chem. Phys. 24, 23152 (2022). Energies can be in any unit.
 namespace plumed_cv {
 
 class Babf {
@@ -45,7 +45,7 @@ class Babf {
     std::size_t dimensions() const { return parameters_.axes.size(); }
     /// The number of nodes.
     std::size_t size() const { return energy_.size(); }
-    /// Where node j is.
+    /// The position of node j.
     Point node(std::size_t j) const {
         Point z{};
         for (std::size_t d = 0; d < dimensions(); ++d) {
@@ -54,13 +54,13 @@ class Babf {
         }
         return z;
     }
-    /// What this run has learned itself.
+    /// The sums of this run.
     const BabfSums& sums() const { return sums_; }
-    /// Samples that the bias knows of: its own and those of the others.
+    /// Number of samples that the bias is based on: those of this run and of the others.
     double steps() const { return sums_.steps + others_.steps; }
-    /// A at the nodes, as it biases now; zero at the first.
+    /// A at the nodes, as used for the bias; zero at the first node.
     const std::vector<double>& energy() const { return energy_; }
-    /// This run's samples when A followed from the sums for the last time.
+    /// Number of samples of this run when A was last computed from the sums.
     double solved() const { return solved_; }
 
     /// P_j at the last evaluated xi.
@@ -75,14 +75,14 @@ class Babf {
         return p;
     }
 
-    /// Adds what another run, or an earlier part of this one, has learned.
+    /// Adds the sums of another run, or of an earlier part of this run.
     void merge(const BabfSums& other) {
         sums_.add(other);
         integrate(0, size());
     }
 
-    /// Goes on from a state. Between two solutions A is not a function of the sums
-    /// and has to be given.
+    /// Continues from a state. Between two solutions A is not a function of the sums, so it has to
+    /// be given.
     void resume(const BabfSums& sums, std::vector<double> energy, double solved) {
         if (!std::all_of(energy.begin(), energy.end(),
                          [&](double a) { return parameters_.can_be_energy(a); }))
@@ -93,9 +93,9 @@ class Babf {
         highest_ = *std::max_element(energy_.begin(), energy_.end());
     }
 
-    /// Takes what other walkers have learned in all, in place of what was taken before. It biases
-    /// like what this run has learned, and stays apart from it: at once, or where the next update is
-    /// due, as after resume(), whose A knows of the others already.
+    /// Replaces the sums of the other walkers. They bias like the sums of this run but are stored
+    /// separately. They take effect at once, or at the next update if A already includes them, as
+    /// after resume().
     void set_others(BabfSums others, bool at_once = true) {
         if (others.nodes() != size() || others.force.sum.size() != sums_.force.sum.size())
             throw std::runtime_error("the sums are of another grid.");
@@ -104,23 +104,21 @@ class Babf {
             integrate(0, size());
     }
 
-    /// Bias, force and P_j at xi, one number a CV, which must be finite. update() then learns from
-    /// this sample.
+    /// Bias, force and P_j at xi (one finite number for each CV). update() then adds this sample.
     const Evaluation& evaluate(const double* xi) {
         std::copy_n(xi, dimensions(), xi_.begin());
         return dimensions() == 1 ? evaluate_line() : evaluate_plane();
     }
     const Evaluation& evaluate(double xi) { return evaluate(&xi); }
-    /// Where it was called last, and what it returned.
+    /// The last point of evaluate(), and its result.
     const Point& xi() const { return xi_; }
     const Evaluation& evaluation() const { return evaluation_; }
 
-    /// Adds the last evaluated sample to the sums (Eq. 12), and where it is `due` integrates A again
-    /// (Eq. 8). A sample
-    /// so far outside of the grid that the wall makes it e^-40 times improbable comes from a start
-    /// out there or a failing engine, and one of them would spoil the end node: it is only counted.
-    /// The ramp weights a sample by how much A, under which it was taken, had been learned from: the
-    /// samples of all walkers.
+    /// Adds the last evaluated sample to the sums (Eq. 12), and integrates A again (Eq. 8) if it is
+    /// `due`. A sample that is so far outside of the grid that the wall makes it e^-40 times
+    /// improbable is only counted: it comes from a start outside or from an engine that fails, and
+    /// it would spoil the end node. The ramp gives a sample a weight that depends on the number of
+    /// samples of all walkers in A when the sample was taken.
     void update() {
         const auto& p = parameters_;
         sums_.steps += 1;
@@ -160,7 +158,7 @@ class Babf {
             integrate(0, size());
     }
 
-    /// The profile from all that biases.
+    /// The profile from the sums of all walkers.
     BabfProfile profile() const {
         BabfSums all = sums_;
         all.add(others_);
@@ -176,7 +174,7 @@ class Babf {
         const double kT = parameters_.kT, kappa = parameters_.kappa[0];
         const double top = measure_exponents();
 
-        // What is below e^-40 of the largest term does not change a double and is left out.
+        // Terms below e^-40 of the largest one do not change a double and are omitted.
         std::fill(probability_.begin() + first_, probability_.begin() + last_, 0.0);
         const double least = top - cutoff;
         first_ = 0;
@@ -185,7 +183,7 @@ class Babf {
         last_ = nodes_.size();
         while (exponent_[last_ - 1] < least)
             --last_;
-        // From the beginning of a block: the order in which a compiler adds up may depend on it.
+        // Starts at the beginning of a block: the order in which a compiler adds may depend on it.
         const std::size_t begin = first_ / block * block;
         double sum = 0, moment = 0;
         exponentials(last_ - begin, &exponent_[begin], top, &distance_[begin], &probability_[begin],
@@ -200,8 +198,8 @@ class Babf {
         return evaluation_;
     }
 
-    /// Sets distance_ to z_j - xi, the shortest one on a periodic CV, and exponent_ to the logarithm
-    /// of the terms of Eq. 9; returns the largest of these.
+    /// Sets distance_ to z_j - xi (the shortest one for a periodic CV) and exponent_ to the
+    /// logarithms of the terms of Eq. 9; returns the largest logarithm.
     double measure_exponents() {
         const Grid& grid = parameters_.axes[0];
         const Nearest nearest(grid, xi_[0]);
@@ -210,7 +208,7 @@ class Babf {
                          0.5 * parameters_.kappa[0], distance_.data(), exponent_.data());
     }
 
-    /// What it takes to find the shortest distance to x.
+    /// Constants for finding the shortest distance to x.
     struct Nearest {
         double inside, period = 1, inverse_period = 0;
         Nearest(const Grid& grid, double x) : inside(x) {
@@ -247,7 +245,7 @@ class Babf {
         return *std::max_element(top, top + block);
     }
 
-    /// p = e^(exponent - top), 0 below the cutoff, their sum and that of their products with x.
+    /// Sets p = e^(exponent - top), 0 below the cutoff; returns its sum and the sum of p times x.
     PLUMED_CV_CLONES static void exponentials(std::size_t n, const double* exponent, double top,
                                               const double* x, double* p, double& sum,
                                               double& moment) {
@@ -277,7 +275,7 @@ class Babf {
         }
     }
 
-    /// Eqs. 12 and 8, for the nodes [begin, end) whose sums have changed.
+    /// Eqs. 12 and 8 for the nodes [begin, end), the sums of which have changed.
     void integrate(std::size_t begin, std::size_t end) {
         const double tau = parameters_.tau;
         const auto& prior = parameters_.prior;
@@ -291,22 +289,22 @@ class Babf {
                     derivative_[i] = (tau * prior[i] + (force[i] + more_force[i])) /
                                      (tau + (weight[j] + more_weight[j]));
         if (dimensions() == 1)
-            free_energy_.integrate(derivative_, begin, energy_);
+            free_energy_.integrate(node_weights(), derivative_, begin, energy_);
         else
             solve();
         solved_ = sums_.steps;
     }
 
-    // Two dimensions: only nodes near xi have a part in a step, a rectangle of them, which may reach
-    // across the borders of a periodic grid. A follows from the mean force now and then.
+    // Two dimensions: a step involves only nodes near xi. They form a rectangle, which may extend
+    // across the borders of a periodic grid. A is computed from the mean force only at some steps.
 
-    /// The nodes along one axis of which Eq. 9 may have terms that count.
+    /// The nodes along one axis for which Eq. 9 may have relevant terms.
     struct Span {
         std::size_t first = 0, count = 0; // from `first` on, around the border
         Array distance;                   // z - xi
         Array spring;                     // beta k/2 (z - xi)^2
 
-        /// All whose spring takes at most `most`, in kT, more than that of the nearest node.
+        /// All nodes with a spring energy at most `most`, in kT, above that of the nearest node.
         void measure(const Grid& grid, double xi, double half_kappa, double most) {
             const Nearest nearest_image(grid, xi);
             const double h = grid.spacing(), inside = nearest_image.inside;
@@ -337,8 +335,8 @@ class Babf {
         }
     };
 
-    /// Calls f(j, from, length, row) for pieces of rows: the first node, its place in probability_,
-    /// the number of nodes, and which row of the rectangle it is.
+    /// Calls f(j, from, length, row) for pieces of rows: the first node, its index in probability_,
+    /// the number of nodes, and the number of the row in the rectangle.
     template <class Function>
     void for_rows(Function&& f) const {
         const std::size_t n = parameters_.axes[0].nodes(), m = parameters_.axes[1].nodes();
@@ -354,8 +352,8 @@ class Babf {
 
     const Evaluation& evaluate_plane() {
         const double beta = 1 / parameters_.kT;
-        // No node has a larger A than `highest_`, so that the ones with a stiffer spring than this
-        // allows are below the cutoff.
+        // No node has a larger A than `highest_`, so nodes with a larger spring energy than this
+        // are below the cutoff.
         const double most = cutoff + beta * (highest_ - energy_[nearest_node()]);
         for (std::size_t d = 0; d < 2; ++d)
             spans_[d].measure(parameters_.axes[d], xi_[d], 0.5 * beta * parameters_.kappa[d], most);
@@ -425,10 +423,11 @@ class Babf {
             Sums::add(sum[j], rest[j], factor * p[j]);
     }
 
-    /// Whether A is to follow from the sums again: after 5 % more samples, and never later than after
-    /// so many, for at any time the system may come to where nothing is known. Not in every step: a
-    /// sample raises the bias where the system is, so that a bias which follows at once does work on
-    /// it in every step and heats the CV. After some ten femtoseconds the system is elsewhere.
+    /// Whether A must be computed from the sums again: after 5 % more samples, and at most after a
+    /// fixed number of samples, because the system may reach an unknown region at any time. This is
+    /// not done in every step. A sample raises the bias where the system is, so a bias that is
+    /// updated at once does work on the system in every step and heats the CV. After some ten
+    /// femtoseconds the system is elsewhere.
     bool due() const {
         const double stride = parameters_.solve_stride;
         const double wait = std::clamp(std::floor(sums_.steps / 20),
@@ -436,16 +435,24 @@ class Babf {
         return !std::isinf(parameters_.tau) && sums_.steps - solved_ >= wait;
     }
 
-    /// Eq. 8 in two dimensions: the A whose slopes come closest to the mean force. Each node's counts
-    /// with its weight, that of the prior included; so where there are no samples, A bends as the
-    /// values around ask for, and nothing that is guessed there spoils what is known elsewhere.
+    /// Eq. 8 in two dimensions: the A whose slopes are closest to the mean force. Each node counts
+    /// with its weight, which includes the prior. Therefore, where there are no samples, A follows
+    /// the surrounding values, and guessed values there do not spoil the known ones.
     void solve() {
+        free_energy_.solve(node_weights(), derivative_, energy_);
+        highest_ = *std::max_element(energy_.begin(), energy_.end());
+    }
+
+    /// Weight of the derivative at each node. For a CV that is not periodic the result does not
+    /// depend on it.
+    std::vector<double> node_weights() const {
+        if (dimensions() == 1 && !parameters_.axes[0].periodic)
+            return {};
         std::vector<double> weight(size(), 1.0);
         if (!std::isinf(parameters_.tau))
             for (std::size_t j = 0; j < size(); ++j)
                 weight[j] = parameters_.tau + (sums_.weight.sum[j] + others_.weight.sum[j]);
-        free_energy_.solve(weight, derivative_, energy_);
-        highest_ = *std::max_element(energy_.begin(), energy_.end());
+        return weight;
     }
 
     BabfParameters parameters_;

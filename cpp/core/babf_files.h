@@ -15,8 +15,8 @@
 #include "babf.h"
 #include "textfile.h"
 
-// The files of bABF: priors, states and profiles. Grids in the plane have a row for every node, the
-// first CV running fastest.
+// The files of bABF: priors, states and profiles. A grid in two dimensions has one row for each
+// node; the first CV varies fastest.
 namespace plumed_cv {
 
 inline std::vector<double> column(const Table& table, std::size_t c) {
@@ -26,10 +26,10 @@ inline std::vector<double> column(const Table& table, std::size_t c) {
     return values;
 }
 
-/// A profile on a grid of its own, linear in between; `name` is its file's, for the messages.
+/// A profile on a grid of its own, linear in between; `name` is the file name in messages.
 class PriorProfile {
   public:
-    /// Values of each CV in their order and A there, the first CV running fastest.
+    /// Values of each CV in ascending order, and A there; the first CV varies fastest.
     PriorProfile(std::vector<Grid> axes, std::vector<std::vector<double>> x, std::vector<double> A,
                  const std::string& name)
         : axes_(std::move(axes)), x_(std::move(x)), A_(std::move(A)) {
@@ -45,7 +45,7 @@ class PriorProfile {
         }
     }
 
-    /// dA/dz at the nodes, by central differences over a bin, CV by CV.
+    /// dA/dz at the nodes, by central differences over one bin, for one CV after the other.
     std::vector<double> derivative() const {
         BabfParameters parameters;
         parameters.axes = axes_;
@@ -70,7 +70,7 @@ class PriorProfile {
     }
 
   private:
-    /// Puts the images of the ends beyond them, where they are not there already.
+    /// Adds the periodic images of the ends beyond them, unless they are present.
     void close(std::size_t d) {
         const Grid& grid = axes_[d];
         const std::vector<double> x = x_[d];
@@ -98,7 +98,7 @@ class PriorProfile {
 
     double value(const std::vector<double>& z) const { return value(axes_.size(), 0, z); }
 
-    /// Along the first `dimensions` CVs, of the values from `begin` on.
+    /// For the first `dimensions` CVs, of the values from `begin` on.
     double value(std::size_t dimensions, std::size_t begin, const std::vector<double>& z) const {
         if (dimensions == 0)
             return A_[begin];
@@ -136,7 +136,7 @@ inline std::vector<double> prior_derivative(const Grid& grid, const std::vector<
     return PriorProfile({grid}, {x}, A, name).derivative();
 }
 
-/// The same on a plane from points (x, y, A) in any order that make up a grid.
+/// The same in two dimensions, from points (x, y, A) in any order that form a grid.
 inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
                                             const std::array<std::vector<double>, 2>& points,
                                             const std::vector<double>& A, const std::string& name) {
@@ -172,19 +172,19 @@ inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
     return PriorProfile(axes, x, std::move(ordered), name).derivative();
 }
 
-/// What the header of a file says beside the numbers of the estimator.
+/// The header entries of a file other than the numbers of the estimator.
 struct BabfLabels {
     std::vector<std::string> arguments;
     std::string energy_unit;
 
-    /// What belongs to one CV has its name in files on more than one.
+    /// In files with more than one CV, the entries of one CV include its name.
     std::string of(const std::string& quantity, std::size_t d) const {
         return arguments.size() == 1 ? quantity : quantity + "_" + arguments[d];
     }
 };
 
-/// dA/dz at the nodes from a profile file: its column `A_k` where it has one (ours), else the one
-/// after the CVs (sum_hills and others).
+/// dA/dz at the nodes from a profile file: from the column `A_k` if there is one (our files), else
+/// from the column after the CVs (sum_hills and others).
 inline std::vector<double> prior_of(const Table& table, const std::vector<Grid>& axes,
                                     const BabfLabels& labels, const std::string& path) {
     const std::size_t dimensions = axes.size();
@@ -208,7 +208,7 @@ inline std::vector<double> prior_of(const Table& table, const std::vector<Grid>&
         table.check_unchanged(path);
         return derivative;
     }
-    // By their names, for a file of (psi, phi) to be right for ARG=phi,psi.
+    // By name, so that a file of (psi, phi) can be used for ARG=phi,psi.
     std::array<std::size_t, 2> columns{place(labels.arguments[0], 2),
                                        place(labels.arguments[1], 2)};
     if (columns[0] > 1 || columns[1] > 1)
@@ -235,8 +235,8 @@ inline void add_grid_constants(Table& table, const std::vector<Grid>& axes,
     }
 }
 
-/// The columns of a state: the CVs; the sums; the prior; what rounding took from the sums; and A, as
-/// it biases.
+/// The columns of a state: the CVs, the sums, the prior, the rounding errors of the sums, and the A
+/// that biases.
 inline std::vector<std::string> state_fields(const BabfLabels& labels) {
     const std::size_t dimensions = labels.arguments.size();
     std::vector<std::string> sums{"weight"};
@@ -255,13 +255,13 @@ inline std::vector<std::string> state_fields(const BabfLabels& labels) {
     return fields;
 }
 
-/// Whether a state holds A as it biases. One of a single CV that an earlier version has written does
-/// not: the bias was always that of its sums.
+/// Whether a state contains the A that biases. States of a single CV from earlier versions do not:
+/// their bias was always that of the sums.
 inline bool has_profile(const Table& table, std::size_t dimensions) {
     return dimensions > 1 || table.constant("solved") != nullptr;
 }
 
-/// The sums of an estimator as columns of a state: where each begins in its array.
+/// The sums of an estimator as columns of a state, with the index in their array.
 template <class BabfSumsOrConst>
 auto sum_columns(BabfSumsOrConst& sums, std::size_t dimensions) {
     std::vector<std::pair<decltype(&sums.weight), std::size_t>> columns{{&sums.weight, 0}};
@@ -273,23 +273,38 @@ auto sum_columns(BabfSumsOrConst& sums, std::size_t dimensions) {
     return columns;
 }
 
-/// The last step learned from. An engine that goes on from there may compute it once more.
+/// The last step that was added. An engine that continues from it may compute it again.
 struct LearnedStep {
     long long number = -1; // the engine's, negative where there is none
     Babf::Point xi{};
     std::optional<Babf::Evaluation> acted; // unknown in files that only have the number
 
-    /// Whether this is where it was, but for rounding, which is that of what an engine keeps.
+    /// Whether a point equals this one up to the rounding of the numbers that an engine stores.
     bool is_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
         if (!acted)
             return false;
-        for (std::size_t d = 0; d < axes.size(); ++d) {
-            const double moved =
-                axes[d].periodic ? std::remainder(at[d] - xi[d], axes[d].length()) : at[d] - xi[d];
-            if (!(std::abs(moved) <= 1e-3 * axes[d].spacing()))
+        for (std::size_t d = 0; d < axes.size(); ++d)
+            if (!(std::abs(moved(at, axes, d)) <= 1e-3 * axes[d].spacing()))
                 return false;
-        }
         return true;
+    }
+
+    /// The evaluation at such a point: the bias to first order, so that the force is its
+    /// derivative.
+    Babf::Evaluation acting_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
+        Babf::Evaluation now = *acted;
+        for (std::size_t d = 0; d < axes.size(); ++d) {
+            const double by = moved(at, axes, d);
+            now.bias -= now.force[d] * by;
+            now.zeta[d] += by;
+        }
+        return now;
+    }
+
+  private:
+    double moved(const Babf::Point& at, const std::vector<Grid>& axes, std::size_t d) const {
+        const double by = at[d] - xi[d];
+        return axes[d].periodic ? std::remainder(by, axes[d].length()) : by;
     }
 };
 
@@ -306,6 +321,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
         table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
     table.constants.emplace_back("tau", to_text(p.tau));
     table.constants.emplace_back("ramp", to_text(p.ramp));
+    if (p.solve_stride != BabfParameters::default_solve_stride(p.nodes()))
+        table.constants.emplace_back("solve_stride", std::to_string(p.solve_stride));
     table.constants.emplace_back("steps", to_text(babf.sums().steps));
     table.constants.emplace_back("solved", to_text(babf.solved()));
     if (last.number >= 0)
@@ -334,7 +351,7 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
     return table;
 }
 
-/// A constant of a file's header, which must be there.
+/// A constant in the header of a file; it must be present.
 inline std::string required(const Table& table, const std::string& key, const std::string& name) {
     const std::string* value = table.constant(key);
     if (!value || value->empty())
@@ -343,7 +360,7 @@ inline std::string required(const Table& table, const std::string& key, const st
     return *value;
 }
 
-/// A number of samples in a file's header.
+/// A number of samples in the header of a file.
 inline double sample_number(const Table& table, const std::string& key, const std::string& name) {
     const std::string text = required(table, key, name);
     double steps;
@@ -352,8 +369,19 @@ inline double sample_number(const Table& table, const std::string& key, const st
     return steps;
 }
 
-/// The sums of a state, if it is of the same estimator as `expected` (its prior aside) and holds
-/// nothing that no run writes.
+/// The largest number of samples between two solutions in the run that wrote a state.
+inline int solve_stride_of(const Table& table, std::size_t nodes, const std::string& name) {
+    if (!table.constant("solve_stride"))
+        return BabfParameters::default_solve_stride(nodes);
+    const double stride = sample_number(table, "solve_stride", name);
+    if (!(stride >= 1 && stride <= 2147483647.0))
+        throw std::runtime_error(name + ": solve_stride=" + to_text(stride) +
+                                 " is no number of steps.");
+    return static_cast<int>(stride);
+}
+
+/// The sums of a state. It must be of the same estimator as `expected` (except for the prior) and
+/// contain only numbers that a run can write.
 inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
                           const BabfLabels& labels, const std::string& name) {
     const std::size_t dimensions = expected.axes.size();
@@ -365,7 +393,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
     };
     const auto same_number = [&](const std::string& key, double here, double scale) {
         double there;
-        // Written so that NaN is refused, and two infinities are the same.
+        // NaN fails this comparison, and two infinities are equal.
         if (!to_number(required(table, key, name), there) ||
             !(there == here || std::abs(there - here) <= 1e-6 * scale))
             same(key, to_text(here));
@@ -406,7 +434,8 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
 
     BabfSums sums(nodes, dimensions);
     sums.steps = sample_number(table, "steps", name);
-    // No spring is longer, and no sample weighs more than 1. What a sum leaves is below its digits.
+    // No spring is longer than this, and no weight exceeds 1. A rest is below the digits of its
+    // sum.
     const double slack = 1 + 1e-6;
     const auto longest = [&](std::size_t d) {
         return expected.axes[d].length() +
@@ -428,8 +457,17 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
                     std::abs(row[force + d]) <= expected.kappa[d] * reach * row[weight] &&
                     std::abs(row[offset + d]) <= reach * row[count];
         }
-        for (std::size_t c = weight; c < prior; ++c)
-            sound = sound && std::abs(row[rest + c - weight]) <= 1e-15 * std::abs(row[c]);
+        // A rest is below the last digit of the largest possible sum, not of the sum itself: forces
+        // cancel, also those of several states.
+        const auto is_rest = [&](std::size_t c, double most) {
+            return std::abs(row[rest + c - weight]) <= 1e-15 * most;
+        };
+        sound = sound && is_rest(weight, row[weight]) && is_rest(count, row[count]);
+        for (std::size_t d = 0; d < dimensions; ++d) {
+            const double reach = slack * longest(d);
+            sound = sound && is_rest(force + d, expected.kappa[d] * reach * row[weight]) &&
+                    is_rest(offset + d, reach * row[count]);
+        }
         if (!sound)
             throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
                                      " holds a number that no run writes (NaN, infinite, negative "
@@ -454,8 +492,8 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
     return sums;
 }
 
-/// The estimator that goes on from a state of the same one as `expected`, with the prior of the
-/// state.
+/// The estimator that continues from a state of the same estimator as `expected`, with the prior of
+/// the state.
 inline Babf restored(const Table& table, const BabfParameters& expected, const BabfLabels& labels,
                      const std::string& name) {
     const BabfSums sums = read_sums(table, expected, labels, name);
@@ -474,8 +512,8 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
     return babf;
 }
 
-/// The last step that a state has learned from: `md_step`, which is not there in the sum of several
-/// runs, the CVs in it, and the bias that acted.
+/// The last step that a state contains: `md_step` (absent in the sum of several runs), the CVs at
+/// this step, and the bias that acted.
 inline LearnedStep learned_step(const Table& table, const BabfLabels& labels,
                                 const BabfParameters& parameters, const std::string& name) {
     LearnedStep last;

@@ -12,11 +12,11 @@
 #include "babf_sums.h"
 #include "poisson.h"
 
-// From mean forces at the nodes to free energies: the A that biases, and the profiles that are
-// written. Eqs. 7 and 8 of Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022).
+// From mean forces at the nodes to free energies: the A that biases and the profiles in files. Eqs.
+// 7 and 8 of Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022).
 namespace plumed_cv {
 
-/// Free energy along the CVs, each of the two with its lowest value at zero.
+/// Free energy along the CVs; the lowest value of each of both profiles is zero.
 struct BabfProfile {
     std::vector<double> convolved;  // A_k
     std::vector<double> derivative; // dA_k/dz, CV by CV
@@ -24,7 +24,7 @@ struct BabfProfile {
     std::vector<double> count;      // weight of the samples in each bin
 };
 
-/// Makes free energies on the grid of an estimator.
+/// Computes free energies on the grid of an estimator.
 class FreeEnergy {
   public:
     explicit FreeEnergy(const BabfParameters& parameters) : parameters_(parameters) {
@@ -34,26 +34,31 @@ class FreeEnergy {
                              std::array<bool, 2>{axes[0].periodic, axes[1].periodic});
     }
 
-    /// Eq. 8 along one CV, by the trapezoidal rule from the first node; nodes before `begin` hold
-    /// their values already. On a circle only a derivative without a mean has an integral.
-    void integrate(const std::vector<double>& derivative, std::size_t begin,
-                   std::vector<double>& integral) const {
+    /// Eq. 8 along one CV, by the trapezoidal rule from the first node. Nodes before `begin`
+    /// already have their values. On a circle, the difference left after one turn is distributed to
+    /// the nodes with the smallest weight; the weight of a node without samples is that of the
+    /// prior.
+    void integrate(const std::vector<double>& weight, const std::vector<double>& derivative,
+                   std::size_t begin, std::vector<double>& energy) const {
         const double half = 0.5 * parameters_.axes[0].spacing();
-        double twice_mean = 0;
         if (parameters_.axes[0].periodic) {
-            for (double d : derivative)
-                twice_mean += d;
-            twice_mean *= 2 / static_cast<double>(derivative.size());
-            begin = 0;
+            std::vector<double> weights(size()), steps(size());
+            for (std::size_t j = 0; j < size(); ++j) {
+                const std::size_t next = (j + 1) % size();
+                weights[j] = weight[j] * weight[next] / (weight[j] + weight[next]);
+                steps[j] = half * (derivative[j] + derivative[next]);
+            }
+            add_up(weights, steps, energy);
+            return;
         }
-        integral[0] = 0;
-        for (std::size_t j = std::max<std::size_t>(begin, 1); j < integral.size(); ++j)
-            integral[j] =
-                integral[j - 1] + half * ((derivative[j - 1] + derivative[j]) - twice_mean);
+        energy[0] = 0;
+        for (std::size_t j = std::max<std::size_t>(begin, 1); j < energy.size(); ++j)
+            energy[j] = energy[j - 1] + half * (derivative[j - 1] + derivative[j]);
     }
 
-    /// Eq. 8 in the plane: the A whose slopes come closest to the mean force, in which a node counts
-    /// with its weight; zero at the first node. Goes on from the A that is there.
+    /// Eq. 8 in two dimensions: the A whose slopes are closest to the mean force, where each node
+    /// counts with its weight. It is zero at the first node. The solution starts from the current
+    /// A.
     void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
                std::vector<double>& energy) const {
         Poisson::Edges weights, steps;
@@ -80,17 +85,18 @@ class FreeEnergy {
 
     /// The two estimates of the profile.
     ///
-    /// Convolved: Eq. 7 without the prior where a node's own bin holds samples, the prior elsewhere
-    /// (P_j never vanishes, but a mean over other bins' tails alone means nothing).
-    /// Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Each part of the grid
-    /// that is joined by visited bins is taken by itself; the convolved profile says how high it lies
-    /// above the others: on average over its samples they are the same. What is left after a turn
-    /// around a circle goes where least is known, so in the convolved profile to empty bins.
+    /// Convolved: Eq. 7 without the prior for nodes with samples in their own bin, and the prior
+    /// for all others. (P_j never vanishes, but a mean over the tails of other bins only has no
+    /// meaning.) Corrected: -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins. Each part
+    /// of the grid that is joined by visited bins is computed separately. Its height relative to
+    /// the other parts is such that its average over the samples equals that of the convolved
+    /// profile. On a circle, the difference left after one turn is distributed to the bins with the
+    /// fewest samples; in the convolved profile these are empty bins.
     BabfProfile profile(const BabfSums& all) const {
         BabfProfile out{std::vector<double>(size(), 0.0), parameters_.prior,
                         std::vector<double>(size(), NAN), all.count.sum};
         for (std::size_t j = 0; j < size(); ++j)
-            if (all.count.sum[j] > 0)
+            if (is_weighed(all, j))
                 for (std::size_t d = 0; d < dimensions(); ++d)
                     out.derivative[d * size() + j] =
                         all.force.sum[d * size() + j] / all.weight.sum[j];
@@ -107,6 +113,13 @@ class FreeEnergy {
     std::size_t dimensions() const { return parameters_.axes.size(); }
     std::size_t size() const { return parameters_.prior.size() / dimensions(); }
 
+    /// Whether the samples in the bin of a node determine the mean force there. If A rises by more
+    /// than 40 kT in a bin, its node does not contribute to them; and a ramp starts with the weight
+    /// 0.
+    static bool is_weighed(const BabfSums& all, std::size_t j) {
+        return all.count.sum[j] > 0 && all.weight.sum[j] > 0;
+    }
+
     void profile_line(const BabfSums& all, BabfProfile& out) const {
         const Grid& grid = parameters_.axes[0];
         const double kT = parameters_.kT, half = 0.5 * grid.spacing();
@@ -114,7 +127,7 @@ class FreeEnergy {
         const std::size_t n = size(), edges = grid.periodic ? n : n - 1;
         double sum = 0, weighed = 0;
         for (std::size_t j = 0; j < n; ++j)
-            if (count[j] > 0) {
+            if (is_weighed(all, j)) {
                 sum += weight[j];
                 weighed += 1;
             }
@@ -140,7 +153,8 @@ class FreeEnergy {
                 both ? -kT * std::log(count[next] / count[j]) + half * (mean(j) + mean(next)) : 0;
         }
         add_up(weights, steps, out.corrected);
-        // A stretch of visited bins begins where no edge leads to, or anywhere on a full circle.
+        // A stretch of visited bins begins at a bin without an edge before it, or anywhere on a
+        // circle.
         std::size_t begin = 0;
         while (grid.periodic && begin < n && weights[(begin + n - 1) % n] > 0)
             ++begin;
@@ -162,9 +176,9 @@ class FreeEnergy {
         }
     }
 
-    /// The A along one CV that rises by given steps from node to node; where the weight of a step is
-    /// zero A begins anew. On a circle the least squares with these weights: what is left after a
-    /// turn goes with 1/weight.
+    /// The A along one CV with given steps from node to node. A starts again at zero where the
+    /// weight of a step is zero. On a circle it is the least-squares solution with these weights:
+    /// the difference left after one turn is distributed in proportion to 1/weight.
     static void add_up(const std::vector<double>& weights, std::vector<double> steps,
                        std::vector<double>& energy) {
         const std::size_t n = energy.size(), edges = steps.size();
@@ -185,7 +199,7 @@ class FreeEnergy {
             energy[j + 1] = energy[j] + (weights[j] > 0 ? steps[j] : 0);
         if (edges < n || closed || !(weights[n - 1] > 0))
             return;
-        // The last stretch goes on in the first.
+        // The last stretch continues in the first one.
         const double shift = energy[n - 1] + steps[n - 1];
         for (std::size_t j = n; j-- > 0 && (j + 1 == n || weights[j] > 0);)
             energy[j] -= shift;
@@ -195,23 +209,26 @@ class FreeEnergy {
         const double kT = parameters_.kT;
         const auto &weight = all.weight.sum, &count = all.count.sum, &offset = all.offset.sum;
         double sum = 0, sampled = 0;
-        for (std::size_t j = 0; j < size(); ++j)
-            if (count[j] > 0) {
+        bool visited = false;
+        for (std::size_t j = 0; j < size(); ++j) {
+            visited = visited || count[j] > 0;
+            if (is_weighed(all, j)) {
                 sum += weight[j];
                 sampled += 1;
             }
-        if (sampled == 0) {
+        }
+        if (!visited) {
             solve(std::vector<double>(size(), 1.0), out.derivative, out.convolved);
             return;
         }
-        const double least = unsampled * sum / sampled;
+        const double least = sampled > 0 ? unsampled * sum / sampled : 1;
         std::vector<double> weights(size());
         for (std::size_t j = 0; j < size(); ++j)
             weights[j] = count[j] > 0 ? std::max(weight[j], least) : least;
         solve(weights, out.derivative, out.convolved);
 
-        // The same between sampled bins that are neighbours; the number of samples is what makes
-        // the logarithm's error.
+        // The same between neighbouring sampled bins; the error of the logarithm follows from the
+        // number of samples.
         Poisson::Edges edge, step;
         for (std::size_t d = 0; d < 2; ++d) {
             edge[d].assign(size(), 0.0);
@@ -231,8 +248,8 @@ class FreeEnergy {
         }
         out.corrected = out.convolved;
         poisson_->solve(edge, step, out.corrected);
-        // Between parts of the grid that no sampled bins join, the convolved profile says how high
-        // one lies above the other.
+        // The convolved profile determines the relative height of parts of the grid that no sampled
+        // bins join.
         std::vector<bool> done(size());
         for (std::size_t start = 0; start < size(); ++start) {
             if (!(count[start] > 0)) {
@@ -266,7 +283,7 @@ class FreeEnergy {
         }
     }
 
-    /// Weight in A_k of a node without samples, over the mean of those with.
+    /// Weight in A_k of a node without samples, relative to the mean of the others.
     static constexpr double unsampled = 1e-4;
 
     static void lower_to_zero(std::vector<double>& profile) {

@@ -10,12 +10,12 @@
 
 #include "vector_math.h"
 
-// What bABF is set up with and what it learns (Baima et al., Phys. Chem. Chem. Phys. 24, 23152
-// (2022)). Energies are in any one unit.
+// The parameters of bABF and its sums (Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022)).
+// Energies can be in any unit.
 namespace plumed_cv {
 
-/// The values of the extended variable zeta along one CV: bins + 1 nodes, or bins where the last is
-/// the first.
+/// The values of the extended variable zeta along one CV: bins + 1 nodes, or bins nodes if the last
+/// one is equivalent to the first.
 struct Grid {
     double minimum = 0;
     double maximum = 1;
@@ -26,7 +26,8 @@ struct Grid {
     double length() const { return maximum - minimum; }
     double spacing() const { return (maximum - minimum) / static_cast<double>(bins); }
     double node(std::size_t j) const { return minimum + static_cast<double>(j) * spacing(); }
-    /// The node nearest to x, as a whole number that may be outside of a grid that is not periodic.
+    /// The number of the node nearest to x; outside of a grid that is not periodic it is out of
+    /// range.
     double bin(double x) const {
         const double n = static_cast<double>(nodes());
         const double nearest = std::floor((x - minimum) / spacing() + 0.5);
@@ -51,7 +52,7 @@ struct BabfParameters {
             product *= grid.nodes();
         return product;
     }
-    /// Whether a number can be a free energy: sums of it must stay finite. Not if it is NaN.
+    /// Whether a number can be a free energy: sums of it must be finite. NaN cannot.
     bool can_be_energy(double energy) const { return std::abs(energy) < 1e12 * kT; }
     static double default_kappa(const Grid& grid, double kT) {
         return kT / (grid.spacing() * grid.spacing());
@@ -63,13 +64,13 @@ struct BabfParameters {
             tau += ramp > 0 ? std::min(1.0, s / ramp) : 1.0;
         return tau;
     }
-    /// A solution takes longer than a thousand steps of their own would where there are many nodes.
+    /// With many nodes, one solution takes longer than a thousand other steps.
     static int default_solve_stride(std::size_t nodes) {
         return std::max(1000, static_cast<int>(nodes / 20));
     }
 };
 
-/// The parameters, with a prior of zeros where they have none. Throws if they make no sense.
+/// The parameters, with a prior of zeros if there is none. Throws if they are invalid.
 inline BabfParameters checked(BabfParameters p) {
     if (p.axes.empty() || p.axes.size() > most_dimensions || p.kappa.size() != p.axes.size())
         throw std::runtime_error("one or two CVs can be biased, with a KAPPA for each.");
@@ -98,8 +99,8 @@ inline BabfParameters checked(BabfParameters p) {
     return p;
 }
 
-/// Sums, one for every node or more. What rounding takes away from `sum` is kept in `rest`, so that
-/// 1e8 samples add up like one; `sum` alone is the rounded total.
+/// Sums, one or more for every node. The rounding error of `sum` is stored in `rest`, so that 1e8
+/// samples are added without loss; `sum` alone is the rounded total.
 struct Sums {
     std::vector<double> sum, rest;
 
@@ -124,8 +125,8 @@ struct Sums {
     }
 };
 
-/// Everything learned. All of it is sums over samples: runs are merged and blocks are cut out by
-/// adding and subtracting. Mean forces and offsets are kept CV by CV.
+/// All sums over samples. Runs are merged by adding sums, and blocks are obtained by subtracting
+/// them. Mean forces and offsets are stored for one CV after the other.
 struct BabfSums {
     explicit BabfSums(std::size_t nodes = 0, std::size_t dimensions = 1)
         : weight(nodes), force(nodes * dimensions), count(nodes), offset(nodes * dimensions) {}

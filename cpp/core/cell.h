@@ -12,7 +12,7 @@ namespace plumed_cv {
 
 using Matrix3 = std::array<double, 9>; // row by row
 
-/// Three lattice vectors, one after the other; all zero where there is no periodicity.
+/// Three lattice vectors, one after the other; all zero without periodicity.
 using Cell = Matrix3;
 
 inline double determinant(const Cell& h) {
@@ -38,26 +38,27 @@ inline Cell product(const Cell& a, const Cell& b) {
     return c;
 }
 
-/// Whether the cell has a volume; throws if it is neither that nor all zero.
+/// Whether the cell has a volume, in angstrom. Throws if the volume is neither positive nor zero;
+/// small numbers that numerical derivatives add to a missing cell are ignored.
 inline bool is_periodic(const Cell& h) {
-    if (std::all_of(h.begin(), h.end(), [](double v) { return v == 0; }))
+    if (std::all_of(h.begin(), h.end(), [](double v) { return std::abs(v) < 1e-4; }))
         return false;
     double lengths = 1;
     for (std::size_t i = 0; i < 9; i += 3)
         lengths *= std::sqrt(h[i] * h[i] + h[i + 1] * h[i + 1] + h[i + 2] * h[i + 2]);
-    // Written so that NaN fails too.
+    // NaN fails this comparison.
     if (!(std::abs(determinant(h)) > 1e-6 * lengths) || !std::isfinite(lengths))
         throw std::runtime_error("the cell has no volume; three independent lattice vectors are "
                                  "needed, or none at all for a system without periodicity.");
     return true;
 }
 
-/// Makes derivatives to strains r_b -> r_b + sum_a r_a e_ab symmetric by its lower half, if the cell
-/// has its first vector along x and its second in the xy plane.
+/// Makes derivatives with respect to strains r_b -> r_b + sum_a r_a e_ab symmetric by copying the
+/// lower half, if the first cell vector is along x and the second in the xy plane.
 ///
-/// Engines that keep cells so can make the strains of the lower half only, and take either half of
-/// the virial for theirs, LAMMPS the upper one. They differ where a variable's reference does not
-/// turn with the cell; the rotation between them is none that such an engine makes.
+/// Engines with such cells can apply only the strains of the lower half, and use either half of the
+/// virial for them; LAMMPS uses the upper one. The halves differ if the reference of a variable
+/// does not rotate with the cell, but such an engine never makes this rotation.
 inline void symmetrise(const Cell& cell, Cell& strain) {
     const bool periodic = cell[0] != 0 && cell[4] != 0 && cell[8] != 0;
     if (!periodic || cell[1] != 0 || cell[2] != 0 || cell[5] != 0)

@@ -10,8 +10,8 @@
 
 namespace plumed_cv {
 
-/// CRC-32 as zlib and Python's `zlib.crc32` have it, in hexadecimal: sees any damage in one place
-/// of up to 32 bits, and all but one in four billion of others.
+/// CRC-32 as in zlib and Python's `zlib.crc32`, in hexadecimal. It detects any damage within 32
+/// bits, and all but one in four billion of other damages.
 class Checksum {
   public:
     void add(const char* data, std::size_t size) {

@@ -14,15 +14,16 @@
 
 namespace plumed_cv {
 
-/// The collective variable xi of a model, its gradient, and how far the system is from its path.
+/// The collective variable xi of a model, its gradient, and the distance of the system from its
+/// path.
 ///
-/// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() allocate
-/// nothing. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x, so that
-/// every norm and product of gradients is one of small vectors over the components; not so with
-/// alignment, where the gradients themselves are needed.
+/// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() do not
+/// allocate memory. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x.
+/// Therefore every norm and product of gradients is one of small vectors over the components. With
+/// alignment this does not hold, and the gradients themselves are needed.
 class CollectiveVariable {
   public:
-    /// Throws ModelError if the model does not give its own check values.
+    /// Throws ModelError if the model does not reproduce its own check values.
     explicit CollectiveVariable(const Model& model)
         : components_(model.components), latent_(model.latent),
           frame_(model.reference_positions, model.reference_cell, model.aligned),
@@ -30,9 +31,10 @@ class CollectiveVariable {
           encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
           shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
           apart_(stride_), x_(padded(components_)), off_(padded(components_)),
-          path_(padded(components_)), f_(padded(latent_)), xi_(latent_),
+          path_(padded(components_)), beside_(padded(components_)), back_(padded(components_)),
+          f_(padded(latent_)), factors_(padded(latent_)), xi_(latent_),
           jacobian_(latent_ * x_.size()), directions_(jacobian_.size()),
-          gradients_((frame_.aligned() ? latent_ : 1) * stride_),
+          gradients_((frame_.aligned() ? latent_ : 1) * stride_), guard_(stride_),
           weighted_(frame_.aligned() ? stride_ : jacobian_.size()),
           inverse_mass_(components_ * x_.size()), gram_(latent_ * latent_) {
         to_planes(model.pca_mean.data(), mean_.data());
@@ -46,7 +48,7 @@ class CollectiveVariable {
     std::size_t latent() const { return latent_; }
     const Frame& frame() const { return frame_; }
 
-    /// Masses of the atoms, for inverse_mass(); not a number in, not a number out.
+    /// Masses of the atoms, for inverse_mass(); if a mass is NaN, so is the result.
     void set_masses(const std::vector<double>& masses) {
         if (frame_.aligned()) {
             light_.assign(stride_, 0);
@@ -97,10 +99,10 @@ class CollectiveVariable {
     /// The distance from the mean path orthogonal to the gradients (Eq. 21), angstrom.
     double deviation() const { return deviation_; }
 
-    /// The largest distance of one atom from its place on the mean path, |u_i - u^_i|, angstrom.
+    /// The largest distance of an atom from its place on the mean path, |u_i - u^_i|, angstrom.
     ///
-    /// Unlike deviation(), which grows with the thermal motion of all atoms, it shows the jump of a
-    /// single atom in a system of any size. It costs as much as gradient().
+    /// deviation() increases with the thermal motion of all atoms; this distance shows the jump of
+    /// a single atom in a system of any size. It takes as long as gradient().
     double largest_deviation() {
         for (std::size_t k = 0; k < components_; ++k)
             path_[k] = off_[k] - x_[k]; // the path, negative
@@ -108,12 +110,80 @@ class CollectiveVariable {
         add_transposed(basis_.data(), components_, stride_, path_.data(), apart_.data());
         const double *x = apart_.data(), *y = x + frame_.plane(), *z = y + frame_.plane();
         double largest = 0;
-        for (std::size_t i = 0; i < atoms(); ++i)
-            largest = std::max(largest, x[i] * x[i] + y[i] * y[i] + z[i] * z[i]);
+        farthest_ = 0;
+        for (std::size_t i = 0; i < atoms(); ++i) {
+            const double square = x[i] * x[i] + y[i] * y[i] + z[i] * z[i];
+            if (square > largest) {
+                largest = square;
+                farthest_ = i;
+            }
+        }
         return std::sqrt(largest);
     }
 
-    /// The volume spanned by the gradients; for one latent dimension |grad xi|, 1/angstrom.
+    /// The gradient of deviation() in planes (see Frame); zero if the deviation is zero. It is
+    /// valid until the next call of this function or the next one.
+    ///
+    /// With w = x - x^(x), P the projection on the gradients g_k and w' = w - P w, half the gradient
+    /// of dev^2 is v - U x + U [w' - (d x^/dx)^T w' - sum_k c_k (d g_k/dx) w'], P w = sum_k c_k g_k.
+    const double* deviation_gradient() {
+        const std::size_t n = x_.size();
+        beside_ = off_;
+        std::vector<double> along(latent_);
+        for (std::size_t k = 0; k < latent_; ++k) {
+            const double* q = &directions_[k * n];
+            along[k] = dot(q, off_.data(), n);
+            for (std::size_t i = 0; i < n; ++i)
+                beside_[i] -= along[k] * q[i];
+        }
+        std::fill(factors_.begin(), factors_.end(), 0.0);
+        for (std::size_t k = latent_; k-- > 0;) {
+            const double* q = &directions_[k * n];
+            double left = along[k];
+            for (std::size_t l = k + 1; l < latent_; ++l)
+                left -= factors_[l] * dot(jacobian(l), q, n);
+            const double length = dot(jacobian(k), q, n);
+            factors_[k] = length > 0 ? left / length : 0;
+        }
+        for (std::size_t k = 0; k < latent_; ++k)
+            factors_[k] *= scale_[k];
+        encoder_.curvature(factors_.data(), beside_.data(), path_.data());
+        path_back(beside_.data());
+        for (std::size_t i = 0; i < n; ++i)
+            back_[i] = beside_[i] - back_[i] - path_[i] - x_[i];
+        guard_ = v_;
+        add_transposed(basis_.data(), components_, stride_, back_.data(), guard_.data());
+        const double scale = deviation_ > 0 ? 1 / deviation_ : 0;
+        for (double& g : guard_)
+            g *= scale;
+        return finished_guard();
+    }
+
+    /// The same for largest_deviation(), for the atom that its last call found.
+    const double* largest_deviation_gradient() {
+        const std::size_t plane = frame_.plane();
+        double direction[3], square = 0;
+        for (std::size_t a = 0; a < 3; ++a) {
+            direction[a] = apart_[a * plane + farthest_];
+            square += direction[a] * direction[a];
+        }
+        const double scale = square > 0 ? 1 / std::sqrt(square) : 0;
+        std::fill(guard_.begin(), guard_.end(), 0.0);
+        std::fill(beside_.begin(), beside_.end(), 0.0);
+        for (std::size_t a = 0; a < 3; ++a) {
+            const std::size_t j = a * plane + farthest_;
+            guard_[j] = scale * direction[a];
+            for (std::size_t k = 0; k < components_; ++k)
+                beside_[k] += guard_[j] * basis_[k * stride_ + j];
+        }
+        path_back(beside_.data());
+        for (double& b : back_)
+            b = -b;
+        add_transposed(basis_.data(), components_, stride_, back_.data(), guard_.data());
+        return finished_guard();
+    }
+
+    /// The volume spanned by the gradients; |grad xi| if there is one latent dimension, 1/angstrom.
     double gradient_norm() const { return gradient_norm_; }
 
     /// det of sum_i grad_i xi_k . grad_i xi_l / m_i, in 1/(angstrom^2 mass) to the power latent().
@@ -137,7 +207,7 @@ class CollectiveVariable {
         return determinant_of_gram();
     }
 
-    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It lasts until the next call.
+    /// The gradient d xi_k/d r in planes (see Frame), 1/angstrom. It is valid until the next call.
     const double* gradient(std::size_t k) {
         if (frame_.aligned())
             return &gradients_[k * stride_];
@@ -145,8 +215,8 @@ class CollectiveVariable {
         return gradients_.data();
     }
 
-    /// d xi_k/d strain_ab, r_b -> r_b + sum_a r_a strain_ab for cell and atoms alike, of what
-    /// gradient(k) gave.
+    /// d xi_k/d strain_ab for strains r_b -> r_b + sum_a r_a strain_ab of cell and atoms, from the
+    /// result of gradient(k).
     Cell strain_derivative(const double* gradient) const {
         Cell strain{};
         if (!frame_.aligned())
@@ -157,13 +227,25 @@ class CollectiveVariable {
     }
 
   private:
+    /// back_ = (d x^/dx)^T c, of components c.
+    void path_back(const double* c) {
+        decoder_.backward(c, factors_.data());
+        encoder_.backward(factors_.data(), back_.data());
+    }
+
+    const double* finished_guard() {
+        frame_.centre(guard_.data());
+        frame_.to_positions(guard_.data());
+        return guard_.data();
+    }
+
     void make_gradient(std::size_t k, double* gradient) {
         std::fill_n(gradient, stride_, 0.0);
         add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient);
         frame_.to_positions(gradient);
     }
 
-    /// By elimination, which spoils the matrix.
+    /// By elimination, which overwrites the matrix.
     double determinant_of_gram() {
         double determinant = 1;
         for (std::size_t k = 0; k < latent_; ++k) {
@@ -237,8 +319,9 @@ class CollectiveVariable {
         return sum;
     }
 
-    /// |v - U x^| orthogonal to the gradients, v = u - mean: what v has outside of the components,
-    /// and what x - x^ has in them beside the gradients, made orthonormal one after the other.
+    /// |v - U x^| orthogonal to the gradients, v = u - mean. It has two parts: the part of v
+    /// outside of the components, and the part of x - x^ orthogonal to the gradients, which are
+    /// orthonormalised.
     void measure_deviation() {
         const std::size_t n = x_.size();
         const double* path = decoder_.forward(f_.data());
@@ -269,7 +352,8 @@ class CollectiveVariable {
         deviation_ = std::sqrt(std::max(square, 0.0));
     }
 
-    /// The file may be damaged, or its writer and this reader may disagree: neither may pass.
+    /// The file may be damaged, or the program that wrote it may differ from this one: both are
+    /// errors.
     void verify(const Model& model) {
         constexpr double tolerance = 1e-9;
         bool agrees = frame_.accepts(model.check_cell);
@@ -289,7 +373,7 @@ class CollectiveVariable {
                     }
                 agrees &= std::sqrt(difference) <= tolerance * std::sqrt(norm);
             }
-            // dev^2 is a difference of squares, and as sure as the largest of them.
+            // dev^2 is a difference of squares; its rounding error is that of the largest square.
             const double expected = model.check_deviation;
             agrees &= std::abs(deviation_ * deviation_ - expected * expected) <=
                       tolerance * (distance2_ + expected * expected);
@@ -312,14 +396,17 @@ class CollectiveVariable {
     Array u_, v_;                   // displacements, and the same less the mean
     Array apart_;                   // displacements from the path
     Array x_, off_, path_;          // components, their distance from the path, and the path
-    Array f_;                       // the encoder's output
+    Array beside_, back_;           // components, for the gradients of both deviations
+    Array f_, factors_;             // the encoder's output; factors of such numbers
     std::vector<double> xi_;        // the same, rescaled
     Array jacobian_, directions_;   // d xi/d x, row by row, and the same made orthonormal
     Array gradients_;               // with alignment all of them, else the one asked for last
+    Array guard_;                   // the gradient of a deviation
     Array weighted_, inverse_mass_; // U^T diag(1/m) U
     std::vector<double> gram_;
     Array light_; // with alignment, 1/m of each coordinate
     double distance2_ = 0, deviation_ = 0, gradient_norm_ = 0;
+    std::size_t farthest_ = 0; // the atom of largest_deviation()
 };
 
 } // namespace plumed_cv

@@ -16,13 +16,14 @@
 
 namespace plumed_cv {
 
-/// The displacement frame: an atom's displacement from a reference structure that follows the
-/// cell, taken to the nearest image, less the mean displacement of all atoms.
+/// The displacement frame: the displacement of each atom from a reference structure that follows
+/// the cell, for the nearest image, minus the mean displacement of all atoms.
 ///
-/// With alignment, for molecules: the displacement after the best fit to the reference, which has no
-/// cell; in the engine's, if it has one, the molecule is made whole first.
+/// With alignment, for molecules: the displacement after the best fit to the reference, which has
+/// no cell. If the engine has a cell, the molecule is made whole first.
 ///
-/// Results are in planes: all x, all y, all z, each plane() numbers long and zero beyond the atoms.
+/// Results are in planes: all x, all y, all z. Each plane has plane() numbers, zero after the
+/// atoms.
 class Frame {
   public:
     Frame(const std::vector<double>& reference, const Cell& reference_cell, bool aligned = false)
@@ -41,10 +42,12 @@ class Frame {
     }
 
     std::size_t atoms() const { return atoms_; }
+    /// The cell of the engine, as set last.
+    const Cell& cell() const { return cell_; }
     std::size_t plane() const { return plane_; }
     bool periodic() const { return periodic_; }
 
-    /// The largest element of the strain that takes the reference cell to this one.
+    /// The largest element of the strain that transforms the reference cell into this one.
     double strain(const Cell& cell) const {
         const Cell s = product(inverse(reference_cell_), cell);
         double largest = 0;
@@ -53,17 +56,17 @@ class Frame {
         return largest;
     }
 
-    /// Whether the cell, or its absence, is the reference's up to strain.
+    /// Whether the cell, or its absence, agrees with the reference up to a strain.
     bool accepts(const Cell& cell) const {
         if (alignment_)
             return true;
         return is_periodic(cell) == periodic_ && (!periodic_ || strain(cell) < largest_strain);
     }
 
-    /// Makes the reference follow the cell; costs nothing while the cell stays the same.
+    /// Lets the reference follow the cell; this takes no time while the cell is constant.
     ///
-    /// Refuses one too far from the reference cell to be a strain of it, whenever it comes: where
-    /// an engine flips its cell, xi would jump.
+    /// Throws if a cell differs too much from the reference cell to be a strain of it. xi would
+    /// jump if an engine flipped its cell.
     void set_cell(const Cell& cell) {
         if (cell == cell_ && ready_)
             return;
@@ -113,14 +116,17 @@ class Frame {
 
     bool aligned() const { return alignment_.has_value(); }
 
-    /// Makes derivatives to the positions, in planes, of those to the last displacements.
+    /// Converts derivatives with respect to the last displacements into those to the positions.
     void to_positions(double* gradient) const {
         if (alignment_)
             alignment_->to_positions(gradient);
     }
 
-    /// What a strain moves: the displacements and these, in planes (null: no more); with alignment
-    /// the positions and nothing else.
+    /// Subtracts the mean over the atoms, in planes.
+    void centre(double* planes) const { subtract_mean(atoms_, plane_, planes); }
+
+    /// The vectors that a strain changes: the displacements and these, in planes (null: only
+    /// displacements); with alignment only the positions.
     const double* arms() const {
         if (alignment_)
             return alignment_->positions();
@@ -130,7 +136,7 @@ class Frame {
   private:
     static constexpr double largest_strain = 0.25;
 
-    /// Relative to the first atom, so that a rigid drift takes no atom across a border.
+    /// Relative to the first atom, so that a rigid drift does not move atoms across a border.
     PLUMED_CV_CLONES static void relative(const double* r, double unit, std::size_t atoms,
                                           std::size_t plane, const double* reference, double* u) {
         const double *fx = reference, *fy = fx + plane, *fz = fy + plane;

@@ -12,7 +12,7 @@
 
 namespace plumed_cv {
 
-/// Arrays are filled up with zeros to whole blocks, one cache line each: no loop has a remainder.
+/// Arrays are padded with zeros to whole blocks of one cache line, so that loops have no remainder.
 constexpr std::size_t block = 8;
 
 constexpr std::size_t padded(std::size_t size) {
@@ -72,8 +72,8 @@ inline void multiply(const double* a, std::size_t rows, std::size_t stride, cons
     }
 }
 
-/// Adds n rows of A, times the numbers of y, to x. More rows at once share the loads and stores of
-/// x; two sums halve the latency of adding them up.
+/// Adds n rows of A, times the numbers of y, to x. Several rows at once share the loads and stores
+/// of x; two sums halve the latency of the additions.
 template <std::size_t n>
 PLUMED_CV_INLINE void add_rows(const double* a, std::size_t stride, const double* y, double* x) {
     double factor[n];
@@ -89,8 +89,8 @@ PLUMED_CV_INLINE void add_rows(const double* a, std::size_t stride, const double
     }
 }
 
-/// Adds A^T y to x, for `rows` rows of `stride` numbers. From the last row to the first: after
-/// multiply() by a large A the last rows are those still in the cache.
+/// Adds A^T y to x, for `rows` rows of `stride` numbers. It goes from the last row to the first:
+/// after multiply() by a large A the last rows are still in the cache.
 PLUMED_CV_CLONES
 inline void add_transposed(const double* a, std::size_t rows, std::size_t stride, const double* y,
                            double* x) {

@@ -16,7 +16,7 @@
 
 namespace plumed_cv {
 
-/// The contents of a model file, checked to fit together. Lengths are in angstrom.
+/// The contents of a model file, checked for consistency. Lengths are in angstrom.
 struct Model {
     static Model read(const std::string& path) { return Model(Safetensors::read(path)); }
     Model() = default;
@@ -35,7 +35,7 @@ struct Model {
     std::vector<Layer> encoder, decoder;
     std::vector<double> latent_shift, latent_scale;
 
-    // One configuration and what must come out there.
+    // A configuration and the results that the model must give for it.
     std::vector<double> check_positions;
     Cell check_cell;
     std::vector<double> check_value, check_gradient;
@@ -83,8 +83,8 @@ inline std::vector<std::string> read_species(const Safetensors& file, std::size_
     return list;
 }
 
-/// Components must be orthonormal, and blind to a rigid shift: the formulae for dev, the norms and
-/// the virial rest on it.
+/// Components must be orthonormal and invariant under a rigid shift: the formulae for dev, the
+/// norms and the virial are based on it.
 inline void check_components(const Safetensors& file, const Model& model) {
     constexpr double tolerance = 1e-8;
     const std::size_t n = 3 * model.atoms, stride = padded(n), rows = model.components;
@@ -162,7 +162,8 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     check_gradient = file.numbers("check_gradient", {latent, atoms, 3});
     check_deviation = file.numbers("check_deviation", {1})[0];
     detail::check_components(file, *this);
-    // The check values do not see everything: which atoms are meant, or a ReLU that is off there.
+    // The check values do not detect everything: not which atoms are meant, nor a ReLU that is off
+    // there.
     changed = file.metadata("checksum", file.checksum()) != file.checksum();
 }
 

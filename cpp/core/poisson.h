@@ -12,18 +12,18 @@
 
 namespace plumed_cv {
 
-/// The potential on a grid in the plane whose differences between neighbours come closest to given
-/// steps: the A that minimises the sum over edges of w (A_b - A_a - step)^2. With equal weights this
-/// is the Poisson equation of the steps' divergence, with the steps themselves as (Neumann)
-/// conditions at the borders; a curl in the steps has no part in it. Grids may be periodic along
-/// either axis. The first index runs fastest.
+/// The potential on a two-dimensional grid whose differences between neighbours are closest to
+/// given steps: the A that minimises the sum over edges of w (A_b - A_a - step)^2. With equal
+/// weights this is the Poisson equation for the divergence of the steps, with the steps themselves
+/// as (Neumann) boundary conditions; a curl in the steps has no effect. Grids may be periodic along
+/// either axis. The first index varies fastest.
 ///
-/// Solved by conjugate gradients with a modified incomplete Cholesky factorisation, which does not
-/// mind weights that differ by many orders of magnitude.
+/// It is solved by conjugate gradients with a modified incomplete Cholesky factorisation, which
+/// also works for weights that differ by many orders of magnitude.
 class Poisson {
   public:
-    /// One number for the edge from every node to the next one along an axis; what belongs to an
-    /// edge that does not exist is not read.
+    /// One number for the edge from every node to the next one along an axis. Numbers of edges that
+    /// do not exist are not read.
     using Edges = std::array<std::vector<double>, 2>;
 
     Poisson(std::array<std::size_t, 2> nodes, std::array<bool, 2> periodic)
@@ -43,7 +43,7 @@ class Poisson {
     bool has_previous(std::size_t axis, std::size_t j) const {
         return periodic_[axis] || index(axis, j) > 0;
     }
-    /// The next node along an axis, around the border of a periodic one.
+    /// The next node along an axis, across the border of a periodic one.
     std::size_t next(std::size_t axis, std::size_t j) const {
         const std::size_t stride = axis == 0 ? 1 : nodes_[0];
         return index(axis, j) + 1 < nodes_[axis] ? j + stride : j - (nodes_[axis] - 1) * stride;
@@ -53,16 +53,16 @@ class Poisson {
         return index(axis, j) > 0 ? j - stride : j + (nodes_[axis] - 1) * stride;
     }
 
-    /// Improves A, from what it is, until rounding or a relative error of 1e-13 ends it; returns the
-    /// number of iterations. Weights must not be negative. A is up to a constant, and up to one for
-    /// each part where edges without weight cut the grid into parts.
+    /// Improves the given A until it reaches rounding or a relative error of 1e-13; returns the
+    /// number of iterations. Weights must not be negative. A is determined up to a constant, or up
+    /// to one constant for each part if edges without weight divide the grid into parts.
     int solve(const Edges& weight, const Edges& step, std::vector<double>& A) {
         for (std::size_t axis = 0; axis < 2; ++axis)
             for (std::size_t j = 0; j < size(); ++j)
                 weight_[axis][j] = has_next(axis, j) ? weight[axis][j] : 0.0;
         factorise();
 
-        // How much there is to do from A = 0, and from A.
+        // The residuals for A = 0 and for the given A.
         std::fill(r_.begin(), r_.end(), 0.0);
         add_divergence(step);
         const double whole = precondition();
@@ -106,7 +106,7 @@ class Poisson {
         return sum;
     }
 
-    /// Calls f(a, b, e) for every edge from a to b, e being its place in Edges, axis by axis.
+    /// Calls f(a, b, e) for every edge from a to b, where e is its index in Edges, axis by axis.
     template <class Function>
     void for_edges(std::size_t axis, Function&& f) const {
         const std::size_t n = nodes_[0], m = nodes_[1];
@@ -136,7 +136,7 @@ class Poisson {
             });
     }
 
-    /// r = what the steps ask of A less what it does.
+    /// r = right-hand side of the steps minus the matrix times A.
     void residual(const Edges& step, const std::vector<double>& A) {
         std::fill(r_.begin(), r_.end(), 0.0);
         for (std::size_t axis = 0; axis < 2; ++axis)
@@ -178,8 +178,8 @@ class Poisson {
             result[j] -= w[j] * p[j];
     }
 
-    /// The pivots of a factorisation that fills in nothing and adds nearly all of what it leaves
-    /// out to the diagonal.
+    /// The pivots of a factorisation without fill-in that adds nearly all omitted elements to the
+    /// diagonal.
     void factorise() {
         const std::size_t n = nodes_[0], m = nodes_[1];
         std::fill(diagonal_.begin(), diagonal_.end(), 0.0);
@@ -208,7 +208,7 @@ class Poisson {
                     eliminate(j - (n - 1), j, weight_[0][j]);
                 if (periodic_[1] && y + 1 == m)
                     eliminate(x, j, weight_[1][j]);
-                // Nothing is left of a node without edges, and next to nothing of the last of a part.
+                // A node without edges has the pivot 0, and the last node of a part nearly 0.
                 inverse_[j] = pivot[j] > 1e-9 * diagonal_[j] ? 1 / pivot[j] : 0.0;
             }
     }

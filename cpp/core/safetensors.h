@@ -22,14 +22,14 @@
 
 namespace plumed_cv {
 
-/// A model file that cannot be used: one sentence for the user, naming the file and the remedy.
+/// A model file that cannot be used; one sentence with the name of the file and the remedy.
 class ModelError : public std::runtime_error {
   public:
     ModelError(const std::string& file, const std::string& what)
         : std::runtime_error(printable(file + ": " + what)) {}
 
   private:
-    /// What is told of a damaged file's names may be anything.
+    /// The names in a damaged file may contain anything.
     static std::string printable(std::string text) {
         std::replace_if(
             text.begin(), text.end(), [](char c) { return c >= 0 && c < ' '; }, '?');
@@ -37,10 +37,10 @@ class ModelError : public std::runtime_error {
     }
 };
 
-/// A safetensors file: eight bytes with the length of a JSON header, the header, then the data.
+/// A safetensors file: eight bytes with the length of a JSON header, the header, and the data.
 ///
-/// Nothing in the file is trusted. The header must describe exactly the bytes that are there, each
-/// once; what is read out of it is checked for type, shape and finite numbers.
+/// Nothing in the file is trusted. The header must describe exactly the existing bytes, each once.
+/// Values are checked for type, shape and finite numbers when they are read.
 class Safetensors {
   public:
     static Safetensors read(const std::string& path) {
@@ -60,7 +60,7 @@ class Safetensors {
         return Safetensors(path, std::move(bytes));
     }
 
-    /// Takes the contents of a file; `name` is for the messages.
+    /// Reads the contents of a file; `name` is for messages.
     Safetensors(std::string name, std::string bytes)
         : name_(std::move(name)), bytes_(std::move(bytes)) {
         const nlohmann::json header = parse_header();
@@ -91,13 +91,13 @@ class Safetensors {
 
     bool has(const std::string& key) const { return tensors_.count(key) > 0; }
 
-    /// A value of the metadata, or what it is where it is missing.
+    /// A value of the metadata, or a default if it is missing.
     std::string metadata(const std::string& key, const std::string& otherwise) const {
         const auto found = metadata_.find(key);
         return found == metadata_.end() ? otherwise : found->second;
     }
 
-    /// A value of the metadata; every one is a string.
+    /// A value of the metadata; all values are strings.
     const std::string& metadata(const std::string& key) const {
         const auto found = metadata_.find(key);
         if (found == metadata_.end())
@@ -120,7 +120,7 @@ class Safetensors {
         return values_of<std::int64_t>(key, "I64", shape);
     }
 
-    /// Of all arrays and metadata, by name, but the metadata's own `checksum`.
+    /// Checksum of all arrays and metadata, by name, without the `checksum` in the metadata.
     std::string checksum() const {
         Checksum sum;
         for (const auto& [key, tensor] : tensors_) {

@@ -3,13 +3,16 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <random>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -19,14 +22,15 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "checksum.h"
 
 namespace plumed_cv {
 
-/// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, then rows of
-/// numbers.
+/// A PLUMED text file: `#! FIELDS` names the columns, `#! SET` gives constants, and rows of numbers
+/// follow.
 struct Table {
     std::vector<std::string> fields;
     std::vector<std::pair<std::string, std::string>> constants;
@@ -34,7 +38,7 @@ struct Table {
     std::size_t rows_between_blanks = 0; // an empty line after every so many, as gnuplot has it
     bool changed = false; // whether it was read from a file that is not as it was written
 
-    /// For readers, when they have nothing else to object to; `name` is the file's.
+    /// For readers that have no other objection; `name` is that of the file.
     void check_unchanged(const std::string& name) const {
         if (changed)
             throw std::runtime_error(name + ": was changed or damaged after it was written, as its "
@@ -50,13 +54,18 @@ struct Table {
     }
 };
 
-/// Full precision, so that what is read back is the same double; NAN is how PLUMED spells it.
+/// Full precision, so that reading gives the same double; NAN is the spelling of PLUMED.
 inline std::string to_text(double value) {
     if (std::isnan(value))
         return "NAN";
     char text[32];
+#ifdef __cpp_lib_to_chars // the same text, ten times faster and in any locale
+    const auto end = std::to_chars(text, text + sizeof text, value, std::chars_format::general, 17);
+    return std::string(text, end.ptr);
+#else
     std::snprintf(text, sizeof text, "%.17g", value);
     return text;
+#endif
 }
 
 /// Returns false unless the whole of [begin, end) is one number.
@@ -76,7 +85,7 @@ inline bool to_number(const std::string& text, double& value) {
     return to_number(text.data(), text.data() + text.size(), value);
 }
 
-/// Of all of a file but the line, between two places, that holds the checksum itself.
+/// Checksum of the whole file except for the line, between two positions, with the checksum itself.
 inline std::string checksum_around(const std::string& text, std::size_t begin, std::size_t end) {
     Checksum checksum;
     checksum.add(text.data(), begin);
@@ -123,13 +132,13 @@ struct Words {
     }
 };
 
-/// `name` is the file's, for the messages. Every proper prefix of a file that format_table wrote is
-/// either refused here (the cut is within a line) or has fewer rows than its reader expects.
+/// `name` is the file name in messages. A file of format_table that was cut off anywhere is either
+/// refused here (cut within a line) or has fewer rows than its reader expects.
 inline Table parse_table(const std::string& text, const std::string& name) {
     if (!text.empty() && text.back() != '\n')
         throw std::runtime_error(name + ": ends in the middle of a line, so it is not complete; "
                                         "take an earlier copy of it.");
-    // A disk that fails leaves zeros, which would end the messages below before their time.
+    // A failing disk leaves zeros, which would truncate the messages below.
     const auto is_of_text = [](char c) { return !(c >= 0 && c < ' ') || (c >= '\t' && c <= '\r'); };
     if (!std::all_of(text.begin(), text.end(), is_of_text))
         throw std::runtime_error(name + ": holds bytes that are of no text, so it is damaged or no "
@@ -208,23 +217,69 @@ inline Table read_table(const std::string& path) {
     return parse_table(text.str(), path);
 }
 
-/// Replaces the file as a whole: whoever reads or is killed in between sees the old or the new one.
-/// `durable`: that holds for a machine that fails, too. It takes the time of a disk.
-inline void write_table(const std::string& path, const Table& table, bool durable = true) {
+/// A new file beside `path`, open for writing: its descriptor (-1 if it cannot be made) and its
+/// name, which no other process has. An existing file or link is never opened.
+inline std::pair<int, std::string> new_file_beside(const std::string& path) {
+    static std::atomic<unsigned> count{0};
+    std::random_device random;
+    for (int attempt = 0;; ++attempt) {
+        const std::string name = path + "." + std::to_string(::getpid()) + "-" +
+                                 std::to_string(count++) + "-" + std::to_string(random()) + ".tmp";
+        const int file =
+            ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (file >= 0 || errno != EEXIST || attempt == 100)
+            return {file, name};
+    }
+}
+
+/// Writes a text to an open file; returns whether it was written completely.
+inline bool write_all(int file, const std::string& text) {
+    for (std::size_t done = 0; done < text.size();) {
+        const ssize_t length = ::write(file, text.data() + done, text.size() - done);
+        if (length < 0 && errno != EINTR)
+            return false;
+        if (length > 0)
+            done += static_cast<std::size_t>(length);
+    }
+    return true;
+}
+
+/// Replaces the whole file. A process that reads, or is killed, in between sees the old or the new
+/// file. The new file has the mode of the old one. If the path is a link, the file to which it
+/// leads is replaced. In a `shared` folder, where anybody may have made the link, the link itself
+/// is replaced; and a shared file may be lost if the machine fails, which saves the time of waiting
+/// for the disk.
+inline void write_table(const std::string& path, const Table& table, bool shared = false) {
     const std::string text = format_table(table);
-    const std::string temporary = path + ".tmp";
     const auto fail = [&path] {
         throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno) + ".");
     };
-    std::FILE* file = std::fopen(temporary.c_str(), "w");
-    if (!file)
+    std::string target = path;
+    std::error_code unknown;
+    if (!shared && std::filesystem::is_symlink(path, unknown)) {
+        target = std::filesystem::weakly_canonical(path, unknown).string();
+        if (unknown) {
+            errno = unknown.value();
+            fail();
+        }
+    }
+    const auto [file, temporary] = new_file_beside(target);
+    if (file < 0)
         fail();
-    const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size() &&
-                         std::fflush(file) == 0 && (!durable || ::fsync(::fileno(file)) == 0);
-    if (std::fclose(file) != 0 || !written || std::rename(temporary.c_str(), path.c_str()) != 0) {
-        const int reason = errno;
-        std::remove(temporary.c_str());
+    struct stat old;
+    const bool keeps_mode = ::lstat(target.c_str(), &old) != 0 || !S_ISREG(old.st_mode) ||
+                            ::fchmod(file, old.st_mode & 0777) == 0 || errno == EPERM;
+    bool written = keeps_mode && write_all(file, text);
+    while (written && !shared && ::fsync(file) != 0)
+        written = errno == EINTR;
+    const int reason = errno;
+    const bool closed = ::close(file) == 0 || errno == EINTR;
+    if (!written)
         errno = reason;
+    if (!closed || !written || std::rename(temporary.c_str(), target.c_str()) != 0) {
+        const int last_reason = errno;
+        std::remove(temporary.c_str());
+        errno = last_reason;
         fail();
     }
 }

@@ -5,11 +5,18 @@
 #include <cstdint>
 #include <cstring>
 
-// What loops need to become vector instructions.
+// Tools for loops that compilers can turn into vector instructions.
 
-// For the loops that take nearly all the time of a step. Compilers that can are asked for a second
-// version of them for processors with FMA, chosen when the library is loaded, because a plugin is
-// built for any processor. Sanitizers do not go together with the choice at load time.
+// With these compiler options nearest() would return its argument, sums would lose the rests of
+// Sums, and NAN would compare equal.
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) ||                                     \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "compile without -ffast-math, -Ofast and -ffinite-math-only: they make the results wrong"
+#endif
+
+// For the loops that take nearly all the time of a step. Compilers that support it make a second
+// version for processors with FMA, which is chosen when the library is loaded, because a plugin is
+// built for any processor. Sanitizers do not work with this choice at load time.
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) &&                 \
     ((defined(__clang__) && __clang_major__ >= 14) || (!defined(__clang__) && defined(__GNUC__)))
 #define PLUMED_CV_CLONES __attribute__((target_clones("fma", "default")))
@@ -17,7 +24,7 @@
 #define PLUMED_CV_CLONES
 #endif
 
-// Functions called in such loops, which are in vain if the call remains.
+// For functions that are called in such loops: they must be inlined.
 #define PLUMED_CV_INLINE [[gnu::always_inline]] inline
 
 namespace plumed_cv {

@@ -2,14 +2,17 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -22,11 +25,12 @@
 
 namespace plumed_cv {
 
-/// A file opened for reading. On network file systems opening asks the server, where the name's
-/// own attributes may be minutes old.
+/// A file opened for reading. On network file systems, opening asks the server, while the
+/// attributes by name may be minutes old. A pipe with this name does not block.
 class OpenFile {
   public:
-    explicit OpenFile(const std::string& path) : file_(::open(path.c_str(), O_RDONLY)) {}
+    explicit OpenFile(const std::string& path)
+        : file_(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {}
     OpenFile(const OpenFile&) = delete;
     OpenFile& operator=(const OpenFile&) = delete;
     ~OpenFile() {
@@ -34,7 +38,7 @@ class OpenFile {
             ::close(file_);
     }
 
-    /// Tells one version of a file from another, for every one is a new file; empty without file.
+    /// Distinguishes versions of a file: each one is a new file. Empty if there is no file.
     using Version = std::vector<long long>;
     Version version() const {
         struct stat status;
@@ -51,13 +55,18 @@ class OpenFile {
 
     /// `name` is the file's, for the message.
     std::string read(const std::string& name) const {
+        struct stat status;
+        if (::fstat(file_, &status) == 0 && !S_ISREG(status.st_mode))
+            throw std::runtime_error(name + ": cannot be read: it is not a regular file.");
         std::string text;
         char part[1 << 16];
         ssize_t length;
-        while ((length = ::read(file_, part, sizeof part)) > 0)
-            text.append(part, static_cast<std::size_t>(length));
-        if (length < 0)
-            throw std::runtime_error(name + ": cannot be read: " + std::strerror(errno) + ".");
+        while ((length = ::read(file_, part, sizeof part)) != 0) {
+            if (length > 0)
+                text.append(part, static_cast<std::size_t>(length));
+            else if (errno != EINTR)
+                throw std::runtime_error(name + ": cannot be read: " + std::strerror(errno) + ".");
+        }
         return text;
     }
 
@@ -65,7 +74,7 @@ class OpenFile {
     int file_;
 };
 
-/// The number of the walker whose contribution a file is, -1 if it is none.
+/// The number of the walker to which a contribution file belongs; -1 for other files.
 inline long long walker_of(const Table& table) {
     const std::string* text = table.constant("walker");
     double number;
@@ -74,10 +83,10 @@ inline long long walker_of(const Table& table) {
     return static_cast<long long>(number);
 }
 
-/// One of several runs, the walkers, that learn one estimate together. Each keeps its own sums and
-/// lets the others know them by a file of its own in a folder that all see; a new version replaces
-/// the former one as a whole, in the folder and in what the others have taken from it. So nothing
-/// is counted twice, and who is late, dead or broken leaves what it contributed last.
+/// One of several runs, the walkers, that learn one estimate together. Each walker has its own sums
+/// and publishes them in its own file in a shared folder. A new version replaces the previous one
+/// as a whole, in the folder and in the sums of the others. Therefore nothing is counted twice, and
+/// the last contribution of a walker that is late or has stopped remains valid.
 class Walkers {
   public:
     Walkers(std::string folder, std::size_t number, std::size_t id)
@@ -92,15 +101,15 @@ class Walkers {
     }
     std::string path() const { return path(id_); }
 
-    /// Steps between two exchanges in which writing and reading the files takes a few per cent of
-    /// the time that the steps of a small system take.
+    /// Steps between two exchanges. For a small system, writing and reading the files then takes a
+    /// few per cent of the time of the steps.
     static int default_stride(std::size_t number, std::size_t nodes) {
         return static_cast<int>(std::max({std::size_t{1000}, 20 * number, nodes}));
     }
 
-    /// Reads the files that have changed; returns whether one of them brought something. A file
-    /// that no walker of this estimate writes is left alone, with one sentence in `complaints`
-    /// until it is a good one again.
+    /// Reads the files that have changed; returns whether one of them gave new sums. A file that no
+    /// walker of this estimate has written is ignored, with one sentence in `complaints`, until it
+    /// is valid again.
     bool read(const BabfParameters& expected, const BabfLabels& labels,
               std::vector<std::string>& complaints) {
         bool changed = false;
@@ -112,9 +121,11 @@ class Walkers {
             const OpenFile::Version version = file.version();
             if (version.empty() || version == seen.version)
                 continue;
-            seen.version = version;
             try {
-                const Table table = parse_table(file.read(path(id)), path(id));
+                seen.version.clear(); // a file that cannot be read is tried again
+                const std::string text = file.read(path(id));
+                seen.version = version;
+                const Table table = parse_table(text, path(id));
                 if (walker_of(table) != static_cast<long long>(id))
                     throw std::runtime_error(path(id) + ": is no contribution of walker " +
                                              std::to_string(id) + ".");
@@ -132,7 +143,7 @@ class Walkers {
         return changed;
     }
 
-    /// The sum of all others' contributions, always added up in the same order: the same files
+    /// The sum of the contributions of all others, always added in the same order: the same files
     /// give the same bits, whatever was read before.
     BabfSums others(const BabfParameters& expected) const {
         BabfSums sums(expected.nodes(), expected.axes.size());
@@ -142,6 +153,25 @@ class Walkers {
         return sums;
     }
 
+    /// Contributions in the folder that no walker reads because their number is too high.
+    std::vector<std::string> left_out() const {
+        std::vector<std::string> names;
+        std::error_code unknown;
+        for (const auto& entry : std::filesystem::directory_iterator(folder_, unknown)) {
+            const std::string name = entry.path().filename().string(), head = "walker-",
+                              tail = ".state";
+            if (name.size() <= head.size() + tail.size() || name.rfind(head, 0) != 0 ||
+                name.substr(name.size() - tail.size()) != tail)
+                continue;
+            double id;
+            if (to_number(name.substr(head.size(), name.size() - head.size() - tail.size()), id) &&
+                id >= static_cast<double>(seen_.size()))
+                names.push_back(entry.path().string());
+        }
+        std::sort(names.begin(), names.end());
+        return names;
+    }
+
     std::size_t contributors() const {
         std::size_t number = 0;
         for (const Seen& seen : seen_)
@@ -149,8 +179,8 @@ class Walkers {
         return number;
     }
 
-    /// Replaces the contribution of this walker. Throws `SameWalker` if another process has
-    /// written it since, and std::runtime_error if the file cannot be written.
+    /// Replaces the contribution of this walker. Throws `SameWalker` if another process has written
+    /// it in the meantime, and std::runtime_error if the file cannot be written.
     struct SameWalker : std::runtime_error {
         using std::runtime_error::runtime_error;
     };
@@ -167,7 +197,7 @@ class Walkers {
         Table table = state_table(babf, labels, last);
         table.constants.emplace_back("walker", std::to_string(id_));
         table.constants.emplace_back("writer", mark_);
-        write_table(path(), table, false); // what a failing machine loses, the next version brings
+        write_table(path(), table, true); // what a failing machine loses, the next version brings
         written_ = OpenFile(path()).version();
     }
 

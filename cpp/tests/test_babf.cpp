@@ -4,6 +4,9 @@
 #include "../core/babf_files.h"
 #include "check.h"
 
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
 
 using namespace plumed_cv;
@@ -229,6 +232,30 @@ TEST("the profile leaves empty bins out and carries the energy across them") {
     CHECK(std::isnan(Babf(p).profile().corrected[3]));
 }
 
+TEST("on a circle the bias closes where least is known") {
+    // Visited from -0.75 to 0.75 by a CV that is pulled one way: A climbs there as on a line.
+    auto p = parameters(true);
+    Babf babf(p);
+    for (int s = 0; s < 4000; ++s) {
+        const double x = 0.7 * std::sin(0.37 * s) + 0.05 * std::cos(0.11 * s);
+        babf.evaluate(x);
+        babf.update();
+    }
+    Babf circle(p);
+    BabfSums sums = babf.sums();
+    for (std::size_t j = 0; j < sums.force.sum.size(); ++j)
+        sums.force.sum[j] += 3 * sums.weight.sum[j];
+    circle.merge(sums);
+    const auto slope = [&](std::size_t j) {
+        return sums.force.sum[j] / (p.tau + sums.weight.sum[j]); // no prior
+    };
+    const double half = 0.5 * p.axes[0].spacing();
+    for (std::size_t j = 25; j < 35; ++j)
+        CHECK_CLOSE(circle.energy()[j + 1] - circle.energy()[j], half * (slope(j) + slope(j + 1)),
+                    1e-2);
+    CHECK(circle.energy()[35] - circle.energy()[25] > 3);
+}
+
 TEST("on a circle with empty bins nothing is spread over the visited ones") {
     // Visited from 2.5 over the end of the domain to -2.5: one part, and a gap of 50 bins.
     auto p = parameters(true);
@@ -330,6 +357,25 @@ TEST("files that cannot be read or written say so") {
     CHECK_THROWS(read_table("."), "not a PLUMED text file");
 }
 
+TEST("a file is replaced where its link leads to, and keeps its mode") {
+    char name[] = "/tmp/plumed_cv_files_XXXXXX";
+    const std::filesystem::path folder = ::mkdtemp(name);
+    std::filesystem::create_directory(folder / "elsewhere");
+    const auto file = folder / "elsewhere" / "state", link = folder / "state";
+    std::ofstream(file) << "old\n";
+    std::filesystem::permissions(file, std::filesystem::perms(0640));
+    std::filesystem::create_symlink("elsewhere/state", link);
+    const Table table = state_table(learned(parameters(), {0.5}), labels);
+    write_table(link, table);
+    CHECK(std::filesystem::is_symlink(link));
+    CHECK(!std::filesystem::is_symlink(file));
+    CHECK(read_table(file).rows.size() == table.rows.size());
+    CHECK(std::filesystem::status(file).permissions() == std::filesystem::perms(0640));
+    const auto entries = std::filesystem::directory_iterator(folder / "elsewhere");
+    CHECK(std::distance(begin(entries), end(entries)) == 1);
+    std::filesystem::remove_all(folder);
+}
+
 TEST("parameters without a meaning are refused") {
     const auto refuse = [](auto change, const char* text) {
         auto p = parameters();
@@ -350,4 +396,52 @@ TEST("parameters without a meaning are refused") {
                 p.prior[3] = slope;
             },
             "prior");
+}
+
+TEST("a bin with samples whose node has no part in them leaves no NaN") {
+    auto p = parameters();
+    p.tau = INFINITY;
+    // A that rises by 60 kT and falls again in one bin: its node takes all samples of its neighbours.
+    p.prior.assign(p.nodes(), 0.0);
+    const double slope = 120 * p.kT / p.axes[0].spacing();
+    p.prior[30] = slope;
+    p.prior[32] = -slope;
+    const double at = p.axes[0].node(30) - 0.4 * p.axes[0].spacing();
+    const BabfProfile profile = learned(p, std::vector<double>(10, at)).profile();
+    CHECK(profile.count[30] > 0);
+    for (std::size_t j = 0; j < p.nodes(); ++j)
+        CHECK(std::isfinite(profile.convolved[j]) && std::isfinite(profile.derivative[j]));
+}
+
+TEST("the column-wise sum of states is the state of all") {
+    for (bool periodic : {false, true}) {
+        const auto p = parameters(periodic, 0);
+        const auto values = series(4000);
+        const std::size_t parts = 8, length = values.size() / parts;
+        Babf all(p);
+        Table sum;
+        for (std::size_t k = 0; k < parts; ++k) {
+            const auto begin = values.begin() + static_cast<std::ptrdiff_t>(k * length);
+            const Babf part = learned(p, {begin, begin + static_cast<std::ptrdiff_t>(length)});
+            all.merge(part.sums());
+            const Table table = state_table(part, labels);
+            if (k == 0) {
+                sum = table;
+                continue;
+            }
+            for (std::size_t j = 0; j < sum.rows.size(); ++j)
+                for (std::size_t c = 1; c + 1 < sum.fields.size(); ++c)
+                    if (sum.fields[c] != "prior")
+                        sum.rows[j][c] += table.rows[j][c];
+        }
+        for (auto& [key, value] : sum.constants)
+            if (key == "steps")
+                value = to_text(all.sums().steps);
+        const Babf read = read_back(format_table(sum), p);
+        CHECK(read.sums().steps == all.sums().steps);
+        for (std::size_t j = 0; j < p.nodes(); ++j) {
+            CHECK_CLOSE(read.sums().force.sum[j], all.sums().force.sum[j], 1e-13);
+            CHECK_CLOSE(read.sums().weight.sum[j], all.sums().weight.sum[j], 1e-11);
+        }
+    }
 }

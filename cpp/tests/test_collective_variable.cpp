@@ -165,6 +165,74 @@ TEST("a gradient that vanishes") {
     CHECK(cv.gradient_norm() == 0);
 }
 
+namespace {
+
+/// Holds the gradients of both deviations to central differences, along one direction of all atoms
+/// and under one strain of cell and atoms.
+void differentiate(Random& random, const Model& model, const Cell& cell) {
+    CollectiveVariable cv(model);
+    const auto positions = near(random, model);
+    const std::size_t n = positions.size(), plane = cv.frame().plane();
+    const auto direction = test::normals(random, n);
+    const auto strains = test::normals(random, 9, 0.1);
+    for (const bool largest : {false, true}) {
+        const auto measure = [&](const std::vector<double>& r, const Cell& h) {
+            cv.evaluate(r.data(), 1, h);
+            return largest ? cv.largest_deviation() : cv.deviation();
+        };
+        constexpr double step = 1e-5;
+        const auto slope = [&](auto&& moved) { return (moved(step) - moved(-step)) / (2 * step); };
+        const double along = slope([&](double length) {
+            auto there = positions;
+            for (std::size_t j = 0; j < n; ++j)
+                there[j] += length * direction[j];
+            return measure(there, cell);
+        });
+        const double strained = slope([&](double length) {
+            const auto stretch = [&](const double* r, double* to) {
+                for (std::size_t b = 0; b < 3; ++b)
+                    for (std::size_t a = 0; a < 3; ++a)
+                        to[b] += length * r[a] * strains[3 * a + b];
+            };
+            auto there = positions;
+            for (std::size_t i = 0; i < n; i += 3)
+                stretch(&positions[i], &there[i]);
+            Cell stretched = cell;
+            for (std::size_t i = 0; i < 9; i += 3)
+                stretch(&cell[i], &stretched[i]);
+            return measure(there, stretched);
+        });
+        measure(positions, cell);
+        const double* gradient =
+            largest ? cv.largest_deviation_gradient() : cv.deviation_gradient();
+        double expected = 0;
+        for (std::size_t j = 0; j < n; ++j)
+            expected += gradient[j % 3 * plane + j / 3] * direction[j];
+        CHECK_CLOSE(along, expected, 1e-6);
+        const Cell strain = cv.strain_derivative(gradient);
+        expected = 0;
+        for (std::size_t a = 0; a < 9; ++a)
+            expected += strain[a] * strains[a];
+        // Without a cell the atoms alone are strained, and the reference stays.
+        if (cv.frame().periodic())
+            CHECK_CLOSE(strained, expected, 1e-6);
+    }
+}
+
+} // namespace
+
+TEST("the gradients of the deviations are their derivatives") {
+    Random random(9);
+    for (const char* activation : activations)
+        for (const Cell& cell : {none, triclinic})
+            for (std::size_t latent = 1; latent <= 3; ++latent)
+                for (const auto& hidden : {std::vector<std::size_t>{}, {9}, {6, 17, 5}})
+                    differentiate(random,
+                                  test::parse(test::random_model(random, {7, 5, hidden, latent},
+                                                                 activation, cell)),
+                                  cell);
+}
+
 TEST("cells that do not go with the model") {
     Random random(8);
     const auto positions = test::normals(random, 15);

@@ -299,6 +299,50 @@ TEST("two processes with one number are told apart") {
     CHECK_THROWS(Walker(p, folder, 2, 0).babf.set_others(BabfSums(3)), "another grid");
 }
 
+TEST("what is no regular file is not waited for, and tried again") {
+    const Folder folder;
+    const auto p = parameters();
+    Walker one(p, folder, 3, 0), two(p, folder, 3, 1);
+    two.learn(0.5);
+    CHECK(::mkfifo(two.walkers.path().c_str(), 0600) == 0);
+    std::filesystem::create_directory(one.walkers.path(2));
+    one.read();
+    one.read();
+    CHECK(one.complaints.size() == 2);
+    CHECK(one.complaints[0].find("not a regular file") != std::string::npos);
+    two.walkers.write(two.babf, labels, LearnedStep{}); // in the place of the pipe
+    one.read();
+    CHECK(one.babf.steps() == 1);
+}
+
+TEST("a link that somebody has put into the shared folder is replaced, not followed") {
+    const Folder folder;
+    Walker one(parameters(), folder, 1, 0);
+    const std::string precious = folder.path + "/precious";
+    std::ofstream(precious) << "mine\n";
+    std::filesystem::create_symlink(precious, one.walkers.path());
+    std::filesystem::create_symlink(precious, one.walkers.path() + ".tmp");
+    one.learn(0.5);
+    one.walkers.write(one.babf, labels, LearnedStep{});
+    CHECK(text_of(precious) == "mine\n");
+    CHECK(!std::filesystem::is_symlink(one.walkers.path()));
+    CHECK(read_table(one.walkers.path()).constant("walker") != nullptr);
+}
+
+TEST("contributions that too small a number of walkers leaves out are named") {
+    const Folder folder;
+    for (std::size_t id : {0, 2, 12}) {
+        Walker walker(parameters(), folder, 13, id);
+        walker.learn(0.5);
+        walker.walkers.write(walker.babf, labels, LearnedStep{});
+    }
+    std::ofstream(folder.path + "/walker-x.state") << "no number\n";
+    const Walker now(parameters(), folder, 2, 0);
+    CHECK((now.walkers.left_out() == std::vector<std::string>{folder.path + "/walker-12.state",
+                                                              folder.path + "/walker-2.state"}));
+    CHECK(Walker(parameters(), folder, 13, 0).walkers.left_out().empty());
+}
+
 TEST("a folder that is not there is said") {
     const auto p = parameters();
     Walkers walkers("no/such/folder", 2, 0);

@@ -17,11 +17,12 @@ from rich.progress import (
 
 from plumed_cv.common.progress import Update
 
+# No markup: file names and messages may contain brackets, as in plumed_cv[all].
 err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 class Bars:
-    """A reporter that shows bars on a terminal or in a notebook, a line a task elsewhere."""
+    """A reporter with bars on a terminal or in a notebook, and with one line a task elsewhere."""
 
     def say(self, text: str) -> None:
         """Print a result."""
@@ -46,7 +47,7 @@ class Bars:
 
 
 def bar(*more: ProgressColumn) -> Progress:
-    """A bar for each task, on standard error."""
+    """Return a display with one bar for each task, on standard error."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

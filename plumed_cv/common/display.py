@@ -1,4 +1,4 @@
-"""Axes and tables for objects that show themselves in a notebook."""
+"""Axes and tables for objects that have a display in notebooks."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 
-if TYPE_CHECKING:  # both take most of a second
+if TYPE_CHECKING:  # importing both takes nearly a second
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":
-    """Return the axes, or those of a new figure of pyplot's."""
+    """Return the axes, or the axes of a new pyplot figure."""
     if ax is not None:
         return ax
     from matplotlib import pyplot
@@ -28,9 +28,9 @@ def draw_band(ax: "Axes", x: ArrayLike, y: ArrayLike, error: ArrayLike, **style:
     Parameters
     ----------
     ax
-        On which.
+        The axes to draw on.
     x, y, error
-        Shapes (M,). Where the error is NaN there is no band.
+        Shapes (M,). There is no band where the error is NaN.
     style
         As for `Axes.plot`.
     """
@@ -40,16 +40,12 @@ def draw_band(ax: "Axes", x: ArrayLike, y: ArrayLike, error: ArrayLike, **style:
 
 
 def table(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
-    """Return columns as a DataFrame of pandas.
+    """Return columns as a pandas DataFrame.
 
     Raises
     ------
-    UserError
+    MissingPackageError
         If pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError:
-        raise UserError("to_dataframe needs pandas: python -m pip install pandas") from None
-    found = pandas.DataFrame(dict(columns))
+    found: DataFrame = needed("pandas").DataFrame(dict(columns))
     return found if index is None else found.set_index(index)

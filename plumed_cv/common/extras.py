@@ -1,11 +1,11 @@
-"""Packages that only part of the work needs, and the extras of plumed_cv that install them."""
+"""Optional packages, and the extras of plumed_cv that install them."""
 
 import importlib
 from typing import Any
 
 from plumed_cv.common.errors import UserError
 
-# By the module's name: the extra, and what needs it.
+# For each module: the extra, and the purpose of the module.
 EXTRAS = {
     "cmake": ("plumed", "building PLUMED's plugin"),
     "distributed": ("cluster", "sampling on a dask cluster"),
@@ -15,18 +15,20 @@ EXTRAS = {
     "mdtraj": ("plumed", "reading and writing trajectories"),
     "ninja": ("plumed", "building PLUMED's plugin"),
     "nlohmann_json": ("plumed", "building PLUMED's plugin"),
+    "pandas": ("notebook", "a table of results"),
     "plumed": ("plumed", "dynamics by ASE"),
+    "sklearn": ("train", "learning a collective variable"),
     "torch": ("train", "training a network or using TorchScript"),
     "unearth": ("plumed", "building an optimised PLUMED"),
 }
 
 
 class MissingPackageError(UserError, ModuleNotFoundError):
-    """A package that is not installed; the sentence names the extra that brings it."""
+    """A package that is not installed. The message names the extra that installs it."""
 
 
 def missing(module: str) -> MissingPackageError:
-    """Return what to raise where a module of `EXTRAS` cannot be imported."""
+    """Return the exception for a module of `EXTRAS` that cannot be imported."""
     extra, purpose = EXTRAS[module]
     return MissingPackageError(
         f"{purpose} needs the Python package {module}, which is not installed: "
@@ -36,7 +38,7 @@ def missing(module: str) -> MissingPackageError:
 
 
 def needed(module: str) -> Any:
-    """Import a module of `EXTRAS`, or of a package there, and return it.
+    """Import a module of `EXTRAS`, or of one of its packages, and return it.
 
     Raises
     ------
@@ -47,6 +49,6 @@ def needed(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != package:  # it is there, and lacks something itself
+        if error.name != package:  # the package is installed but lacks one of its dependencies
             raise
         raise missing(package) from None

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written to a temporary name, then renamed; locks."""
+"""Files that are either complete or absent: written to a temporary name, then renamed; locks."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from plumed_cv.common.errors import UserError
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
+    """Yield a temporary path in the folder of `path`; rename it to `path` if the block succeeds.
 
     Parameters
     ----------
     path
-        The file to create or replace. The temporary file keeps its suffix, for writers that
-        choose a format by it.
+        The file to create or replace. The temporary file has the same suffix, because some
+        writers choose the format by the suffix.
 
     Raises
     ------
@@ -51,13 +51,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` to `path` as a whole or not at all."""
+    """Write `text` to `path` completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a record of a run.
+    """Read a JSON file of a run.
 
     Raises
     ------
@@ -68,26 +68,27 @@ def read_json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: is damaged ({error}); remove it and run again: what it said is computed anew."
+            f"{path}: is damaged ({error}); remove it and run again: its content is then computed "
+            "again."
         ) from None
     return content
 
 
 @contextmanager
 def locked(path: Path, timeout_s: float = -1.0) -> Iterator[None]:
-    """Hold a lock until the block or the process ends, however that ends.
+    """Hold a lock until the block or the process ends in any way.
 
     Parameters
     ----------
     path
         The lock file.
     timeout_s
-        How long to wait for another process that holds the lock, s; negative: as long as it does.
+        How long to wait for another process that holds the lock, s. Negative: without limit.
 
     Raises
     ------
     TimeoutError
-        If another process still holds it then.
+        If another process still holds the lock after this time.
     """
     with FileLock(path, timeout=timeout_s):
         yield
@@ -95,7 +96,7 @@ def locked(path: Path, timeout_s: float = -1.0) -> Iterator[None]:
 
 @contextmanager
 def fresh_dir(path: Path) -> Iterator[Path]:
-    """Make an empty folder, whatever a killed process left of it, and remove it at the end."""
+    """Make an empty folder and remove it at the end. Remains of a killed process are removed."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:

@@ -1,4 +1,4 @@
-"""Numbers as terminal and report print them: with a unit, rounded to their error."""
+"""Formatted numbers for the terminal and the report: with a unit, rounded to their error."""
 
 import math
 
@@ -7,9 +7,10 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def with_error(value: float | None, error: float | None, unit: str = "eV") -> str:
-    """A value with its error, which keeps one digit, or two if they are 10 to 35.
+    """Return a value with its error. The error has two digits if these are 10 to 35, otherwise one.
 
-    The rule of the Particle Data Group. Where the error is not known, three digits after the point.
+    This is the rule of the Particle Data Group. If the error is unknown, the value has three
+    digits after the decimal point.
     """
     if value is None or not math.isfinite(value):
         return NONE
@@ -22,7 +23,7 @@ def with_error(value: float | None, error: float | None, unit: str = "eV") -> st
 
 
 def scientific(value: float | None, error: float | None, unit: str) -> str:
-    """A positive value with its error and a power of ten; unknown if the error is larger."""
+    """Return a positive value with error and power of ten; unknown if the error is larger."""
     if value is None or not math.isfinite(value) or value <= 0 or (error or 0.0) > value:
         return NONE
     power = math.floor(math.log10(value))
@@ -34,7 +35,7 @@ def scientific(value: float | None, error: float | None, unit: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the units that it is read in."""
+    """Return a time in seconds, minutes or hours, whichever is easiest to read."""
     if seconds is None:
         return NONE
     if seconds < 100:
@@ -44,7 +45,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _decimals(error: float) -> int:
-    """Decimals that an error keeps."""
+    """Number of decimals of a rounded error."""
     power = math.floor(math.log10(error))
     leading = round(error / 10.0**power * 100)  # its three highest digits
     if leading < 355:

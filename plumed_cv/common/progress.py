@@ -1,4 +1,4 @@
-"""Progress reporting: to the log, to a function of the caller's, or to a terminal."""
+"""Progress reporting: to the log, to a function of the caller, or to a terminal."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,24 +7,24 @@ from typing import Protocol
 
 log = logging.getLogger("plumed_cv")
 
-# Called with the amount done so far and a few words on how it stands.
+# Called with the amount of work done so far and a short note on the present result.
 Update = Callable[[float, str], None]
 
 
 class Reporter(Protocol):
-    """Is told how the run goes."""
+    """Receiver of the messages and the progress of a run."""
 
     def say(self, text: str) -> None:
-        """Tell a result."""
+        """Report a result or a note."""
 
     def task(self, name: str, total: float | None) -> AbstractContextManager[Update]:
         """Show the progress of one task until the block ends."""
 
 
 class Log:
-    """A reporter that writes results and the beginnings of tasks to the logger "plumed_cv".
+    """A reporter that writes results and the names of tasks to the logger "plumed_cv".
 
-    Their level is INFO, so that nothing is shown until `logging` is told to show it.
+    The level is INFO, so nothing is shown unless `logging` is configured to show it.
     """
 
     def say(self, text: str) -> None:
@@ -44,8 +44,8 @@ class Callback(Log):
     Parameters
     ----------
     function
-        Called with the name of the task, the amount done, the amount in all (None if unknown) and
-        a few words on how it stands.
+        Called with the name of the task, the amount of work done, the total amount (None if
+        unknown) and a short note on the present result.
     """
 
     def __init__(self, function: Callable[[str, float, float | None, str], None]) -> None:
@@ -53,7 +53,7 @@ class Callback(Log):
 
     @contextmanager
     def task(self, name: str, total: float | None) -> Iterator[Update]:
-        """Call the function at the start of a task and whenever it gets on."""
+        """Call the function at the start of a task and at each progress."""
         log.info(name)
         self._function(name, 0.0, total, "")
         yield lambda done, note: self._function(name, done, total, note)

@@ -1,4 +1,4 @@
-"""Threads: results must not depend on how many there are."""
+"""Number of threads: results must not depend on it."""
 
 import sys
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let one thread do matrix products; a context, or a decorator of a function.
+    """Compute matrix products with one thread; a context manager or a decorator of a function.
 
-    NumPy's, and torch's where it has been imported. The last bits of a product depend on how it is
-    shared, and a training makes all bits of them; at the sizes of our networks a pool of threads
-    costs more time than it gives, too.
+    It sets the number of threads of NumPy, and of torch if torch has been imported. The last bits
+    of a product depend on how it is divided among threads, and a training amplifies this
+    difference. At the sizes of our networks, several threads also need more time than one.
     """
     torch: Any = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 1

@@ -1,8 +1,8 @@
 """The autoencoder of Sec. 3.1 and its training: from displacements to a collective variable.
 
-Trained on principal components of displacements (angstrom) by PyTorch, in single precision unless
-told otherwise, on the processor or a GPU, as `training` says; handed over in double precision as
-layers that `cv.CollectiveVariable` evaluates.
+PyTorch trains it on principal components of displacements (angstrom), on the processor or a GPU
+according to `training`, in single precision by default. The result is passed on in double
+precision, as layers that `cv.CollectiveVariable` evaluates.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,43 +30,35 @@ try:
 except ModuleNotFoundError:
     raise missing("torch") from None
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "elu": functional.elu,
-    "softplus": functional.softplus,
-    "silu": functional.silu,
-    "sigmoid": torch.sigmoid,
-}
-
 _DTYPES = {"single": torch.float32, "double": torch.float64}
 
-# The mean path is continued beyond its ends by this part of its length, with so many structures
-# there for each one of the data, at either end.
+# The mean path is continued beyond its ends by this fraction of its length, with this number of
+# added structures at either end for each structure of the data.
 _REACH_BEYOND = 0.5
 _SHARE_BEYOND = 0.1
 
-# Of the slope along the mean path in the loss. More makes xi more even and its gradient less true.
+# Weight of the slope along the mean path in the loss. A larger weight makes xi more even, but its
+# gradient less accurate.
 _SLOPE_WEIGHT = 0.2
 
-# Called after every epoch with the epochs done, the epochs in all, and the mean square error (A^2).
+# Called after every epoch with the completed epochs, all epochs, and the mean square error (A^2).
 Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a network learns from, along D components and for M structures, angstrom.
+    """Training data of a network with D components and M structures, angstrom.
 
     Parameters
     ----------
     inputs
         The structures, shape (M, D).
     targets
-        What the decoder is to make of them, shape (M, D).
+        Target of the decoder for the structures, shape (M, D).
     tangents
-        The direction that the gradient of the encoder is to have, shape (M, D).
+        Target of the direction of the encoder's gradient, shape (M, D).
     lengths
-        The value that it is to have, shape (M,). Both None: the encoder is left free.
+        Target of the encoder's value, shape (M,). If both are None, the encoder is free.
     """
 
     inputs: NDArray[Any]
@@ -83,16 +75,16 @@ class Autoencoder(nn.Module):
     n_components
         Number of components D.
     training
-        Its hidden layers, activation, latent dimensions, and whether the decoder is tied.
+        Its hidden layers, activation, latent dimensions, and whether the decoder has tied weights.
     generator
-        Source of the initial weights.
+        Random number generator of the initial weights.
     """
 
     def __init__(self, n_components: int, training: Training, generator: torch.Generator) -> None:
         super().__init__()
         hidden = training.hidden or (training.default_width(n_components),) * 2
         widths = (n_components, *hidden, training.n_latent)
-        self.activation = _ACTIVATIONS[training.activation]
+        self.activation = getattr(functional, training.activation)  # one of `cv.ACTIVATIONS`
         self.weights = _glorot(widths, generator)
         self.biases = _zeros(widths[1:])
         self.decoder_biases = _zeros(widths[-2::-1])
@@ -142,10 +134,10 @@ class Network:
     encoder, decoder
         The layers of f_e and f_d.
     losses
-        Mean square error of each epoch, A^2, of the restart that was kept.
+        Mean square error of each epoch, A^2, for the selected restart.
     misalignment
-        Mean of 1 - cos^2 between the gradient of the encoder and the mean path in the last epoch;
-        0 if the gradient was left free.
+        Mean of 1 - cos^2 between the gradient of the encoder and the mean path in the last epoch; 0
+        if the gradient was free.
     """
 
     encoder: tuple[Layer, ...]
@@ -181,14 +173,14 @@ def train(
     Raises
     ------
     UserError
-        If there are fewer than two structures, values that are not finite, or a loss that diverges.
+        If there are fewer than two structures, values are not finite, or the loss diverges.
     """
     if len(examples.inputs) < 2 or not np.isfinite(examples.inputs).all():
         raise UserError("Training needs at least two structures with finite positions.")
-    # One factor for all components keeps the mean square error the paper's objective.
+    # With one factor for all components, the mean square error remains the objective of the paper.
     scale = float(np.std(examples.inputs, axis=0).max())
     if not scale > 0:
-        raise UserError("The structures do not differ; there is nothing to learn from them.")
+        raise UserError("The structures are all the same; nothing can be learned from them.")
     data = _Tensors.of(examples, scale, find_device(training.device), _DTYPES[training.precision])
     runs = [
         _restart(data, training, restart, scale**2, progress)
@@ -209,12 +201,12 @@ def train(
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device of a name of `Training`, tried.
+    """Return the device of a name in `Training` after testing it.
 
     Raises
     ------
     UserError
-        If there is none of that name here.
+        If there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,7 +215,7 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise UserError(
-            f"device = {name!r}: torch {torch.__version__} cannot compute there ({reason}); take "
+            f"device = {name!r}: torch {torch.__version__} cannot use it ({reason}); use "
             "'cpu', or install a torch with CUDA and NVIDIA's driver (https://pytorch.org)."
         ) from None
     return torch.device(name)
@@ -242,14 +234,14 @@ def learn(
     through_ends: bool = False,
     continued: bool = True,
 ) -> tuple[CollectiveVariable, pca.PrincipalComponents, Network]:
-    """Principal components and autoencoder of displacements, as a collective variable.
+    """Compute principal components and train an autoencoder; return a collective variable.
 
     Parameters
     ----------
     displacements
         Displacement-frame coordinates, shape (M, N, 3), angstrom.
     variable
-        Any collective variable of the same atoms: it gives atoms, reference and end states.
+        Any collective variable of the same atoms. It gives atoms, reference and end states.
     n_components
         Number of principal components D.
     training
@@ -257,20 +249,20 @@ def learn(
     progress
         Called after every epoch.
     provenance
-        What to record in the model besides the training's own figures.
+        Data to record in the model in addition to those of the training.
     coordinate
-        Place of each structure along the process, shape (M,): the path parameter or a previous
-        collective variable. By default the projection on the line between the end states.
+        Position of each structure along the process, shape (M,): the path parameter or a previous
+        collective variable. By default, the projection on the line between the end states.
     symmetry
-        Operations that the mean path is made to have (`symmetry.operations`); none by default.
+        Symmetry operations of the mean path (`symmetry.operations`); none by default.
     through_ends
         Whether the mean path must pass through the end states: at 0 K, with independent noise on
-        the coordinates. Then it is also held to be elastic, see `meanpath.fit`.
+        the coordinates. The path is then also elastic, see `meanpath.fit`.
     continued
         Whether structures are added beyond both ends of the mean path, on its straight
-        continuations by half of its length, so that the variable rises there as it does between the
-        end states. Without them it saturates. Never with several latent dimensions, where there is
-        no one path.
+        continuations by half of its length. The variable then rises there as between the end
+        states. Otherwise it saturates. Structures are never added for several latent dimensions,
+        where there is no single path.
 
     Returns
     -------
@@ -281,8 +273,8 @@ def learn(
     Raises
     ------
     UserError
-        If the network gives both end states the same value, or as for `pca.fit`, `meanpath.fit` and
-        `train`.
+        If the network gives both end states the same value, and as for `pca.fit`, `meanpath.fit`
+        and `train`.
     """
     if coordinate is None:
         coordinate = _along_the_line(displacements, variable)
@@ -342,7 +334,7 @@ def _examples(
     at_rest: CollectiveVariable | None,
     continued: bool,
 ) -> tuple[pca.PrincipalComponents, Examples]:
-    """The subspace of a training, and what there is to learn in it."""
+    """Return the subspace and the data of a training."""
     if training.subspace == "pca":
         principal = pca.fit(displacements, n_components, training.seed)
         path = None
@@ -364,17 +356,17 @@ def _examples(
         return principal, Examples(targets + noise, targets + noise)
     tangents = path.tangents(s, principal.components)
     tangents /= np.maximum(np.linalg.norm(tangents, axis=1, keepdims=True), 1e-300)
-    # A structure belongs to the point of the path that is nearest: thermal motion along the path
-    # is taken out, as the noise of Sec. 3.2 has none.
+    # A structure belongs to the nearest point of the path. Thermal motion along the path is
+    # removed, because the noise of Sec. 3.2 has none.
     noise -= np.sum(noise * tangents, axis=1, keepdims=True) * tangents
     lengths = path.lengths(s, principal.components)
     return principal, Examples(targets + noise, targets, tangents, lengths - lengths.mean())
 
 
 def _beyond(path: MeanPath, s: NDArray[Any]) -> tuple[Array, NDArray[np.int64]]:
-    """Places on the straight continuations of a mean path, and structures to take noise from.
+    """Positions on the straight continuations of a mean path, and structures that give the noise.
 
-    Without examples there the network goes over to a constant. A harmonic wall at the end of the
+    Without training data there, the network becomes constant. A harmonic wall at the end of the
     grid would then not act on the atoms, and a run could leave the process.
 
     Parameters
@@ -382,13 +374,13 @@ def _beyond(path: MeanPath, s: NDArray[Any]) -> tuple[Array, NDArray[np.int64]]:
     path
         The mean path.
     s
-        Places of the structures, shape (M,).
+        Positions of the structures, shape (M,).
 
     Returns
     -------
     tuple
-        Places beyond both ends, shape (B,), and for each of them the index of one of the structures
-        that are nearest to that end, shape (B,).
+        Positions beyond both ends, shape (B,), and for each of them the index of a structure near
+        that end, shape (B,).
     """
     n = max(1, round(_SHARE_BEYOND * len(s)))
     order = np.argsort(s, kind="stable")
@@ -400,7 +392,7 @@ def _beyond(path: MeanPath, s: NDArray[Any]) -> tuple[Array, NDArray[np.int64]]:
 
 
 def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
-    """The same collective variable with xi(q0) = 0 and xi(q1) = 1 (Sec. 3.3).
+    """Return the same collective variable with xi(q0) = 0 and xi(q1) = 1 (Sec. 3.3).
 
     Raises
     ------
@@ -413,7 +405,7 @@ def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
     spread = np.abs(latent).max() + 1.0
     if (np.abs(span) < 1e-6 * spread).any():
         raise UserError(
-            "The autoencoder does not tell the end states apart; give it more structures, more "
+            "The autoencoder does not distinguish the end states; give it more structures, more "
             "principal components, or another seed."
         )
     return replace(variable, latent_shift=latent[0], latent_scale=1.0 / span)
@@ -421,7 +413,7 @@ def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Examples as tensors in units of the scale."""
+    """Training data as tensors in units of the scale."""
 
     inputs: Tensor
     targets: Tensor
@@ -446,7 +438,7 @@ class _Tensors:
 def _restart(
     data: _Tensors, training: Training, restart: int, unit: float, progress: Progress
 ) -> tuple[list[list[float]], Autoencoder]:
-    """Train one network; returns the terms of the loss of its epochs, and itself."""
+    """Train one network; return the terms of the loss in its epochs, and the network."""
     generator = torch.Generator().manual_seed(training.seed * 1000 + restart)
     model = Autoencoder(data.inputs.shape[1], training, generator).to(data.inputs)
     before = restart * training.n_epochs // training.restarts
@@ -464,7 +456,7 @@ def _descend(
     generator: torch.Generator,
     progress: Callable[[int, float], None],
 ) -> list[list[float]]:
-    """Run the schedule; returns the terms of the loss, averaged over each epoch."""
+    """Run the schedule; return the terms of the loss, averaged over each epoch."""
     optimiser = torch.optim.Adam(model.parameters(), lr=training.schedule[0][0], fused=True)
     n = len(data.inputs)
     losses: list[list[float]] = []
@@ -473,7 +465,7 @@ def _descend(
             group["lr"] = rate
         for _ in range(epochs):
             total = data.inputs.new_zeros(4)
-            # Drawn on the processor: the same batches whatever the device.
+            # Drawn on the processor, so that batches do not depend on the device.
             order = torch.randperm(n, generator=generator).to(data.inputs.device)
             for batch in order.split(training.batch_size):
                 optimiser.zero_grad()
@@ -487,7 +479,7 @@ def _descend(
 
 
 def _losses(model: Autoencoder, data: _Tensors, batch: Tensor) -> Tensor:
-    """What is minimised, for some structures, shape (4,).
+    """Return the terms of the loss for some structures, shape (4,).
 
     The mean square error, the mean of 1 - cos^2 between the encoder's gradient and the tangents,
     the mean square error of its values, and that of its slope along the tangents, weighted.

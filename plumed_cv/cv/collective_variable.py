@@ -1,7 +1,8 @@
 """The collective variable: value, gradient, mean path, deviation from it, and the model file.
 
-NumPy alone, in double precision: the definition that the C++ action AUTOENCODER is held to. Lengths
-are in angstrom; the collective variable has no unit. N atoms, D components, d latent dimensions.
+It uses only NumPy, in double precision, and is the reference for the C++ action AUTOENCODER.
+Lengths are in angstrom, and the collective variable has no unit. N atoms, D components, d latent
+dimensions.
 """
 
 import json
@@ -45,8 +46,8 @@ def _silu_curvature(z: Array) -> Array:
 
 _Function = Callable[[Array], Array]
 
-# By the name in the model file: the function, its first and its second derivative. That of relu
-# leaves out its kink.
+# For each name in the model file: the function, its first and its second derivative. That of relu
+# ignores its kink.
 ACTIVATIONS: dict[str, tuple[_Function, _Function, _Function]] = {
     "relu": (
         lambda z: np.maximum(z, 0.0),
@@ -86,7 +87,7 @@ class CollectiveVariable:
     serials
         PLUMED serial numbers (from 1) of the atoms, shape (N,).
     species
-        Chemical symbols, one an atom.
+        Chemical symbol of each atom.
     reference_positions, reference_cell
         The reference structure of the displacement frame, shapes (N, 3) and (3, 3), angstrom.
     pca_mean, pca_components
@@ -96,21 +97,21 @@ class CollectiveVariable:
     activation
         A name in `ACTIVATIONS`.
     latent_shift, latent_scale
-        The rescaling that makes xi(q0) = 0 and xi(q1) = 1, shape (d,).
+        The scaling for which xi(q0) = 0 and xi(q1) = 1, shape (d,).
     end_displacements
         Displacement-frame coordinates of the end states q0 and q1, shape (2, N, 3), angstrom.
     kind
         "linear" or "autoencoder".
     alignment
-        "none", or "optimal": each structure is turned onto the reference first, for molecules. The
+        "none", or "optimal" for molecules: each structure is first rotated onto the reference. The
         reference then has no cell.
     provenance
-        How the model came about; anything that JSON can hold.
+        Origin of the model; anything that JSON can contain.
 
     Raises
     ------
     UserError
-        If there is no such alignment, or a reference with a cell is to be aligned to.
+        If there is no such alignment, or if the reference of an alignment has a cell.
     """
 
     serials: NDArray[np.int64]
@@ -131,9 +132,9 @@ class CollectiveVariable:
 
     def __post_init__(self) -> None:
         if self.alignment not in ("none", "optimal"):
-            raise UserError(f"alignment = {self.alignment!r}: there are 'none' and 'optimal'.")
+            raise UserError(f"alignment = {self.alignment!r}: choose 'none' or 'optimal'.")
         if self.is_aligned and np.any(self.reference_cell):
-            raise UserError("A reference that structures are turned onto must have no cell.")
+            raise UserError("A reference for alignment must have no cell.")
 
     def __repr__(self) -> str:
         widths = [self.n_components, *(len(layer.bias) for layer in self.encoder)]
@@ -144,7 +145,7 @@ class CollectiveVariable:
 
     @property
     def is_aligned(self) -> bool:
-        """Whether structures are turned onto the reference."""
+        """Whether structures are rotated onto the reference."""
         return self.alignment == "optimal"
 
     @property
@@ -200,20 +201,20 @@ class CollectiveVariable:
 
     @property
     def has_curvature(self) -> bool:
-        """Whether second derivatives say how the gradient changes: not across the kinks of relu."""
+        """Whether second derivatives describe changes of the gradient: not across kinks of relu."""
         return self.activation != "relu" or len(self.encoder) == 1
 
     def flow_divergence(self, components: NDArray[Any]) -> Array:
         """Divergence of grad xi/|grad xi|^2, (..., D) -> (...), no unit; d = 1, no alignment.
 
-        By one pass through the encoder that carries the Laplacian and the second derivative along
-        the gradient: div(g/|g|^2) = (lap xi - 2 g.H.g/|g|^2)/|g|^2, H the Hessian. The components
-        are orthonormal, so that those of space are theirs.
+        One pass through the encoder carries the Laplacian and the second derivative along the
+        gradient: div(g/|g|^2) = (lap xi - 2 g.H.g/|g|^2)/|g|^2, with the Hessian H. The components
+        are orthonormal, so these derivatives equal those in space.
         """
         gradient = self.encoder_jacobian(components)[..., 0, :]  # (..., D)
         function, slope, curvature = ACTIVATIONS[self.activation]
         inputs = components
-        # Of all nodes: the gradient, and the two second derivatives.
+        # For all nodes: the gradient and the two second derivatives.
         first = np.broadcast_to(np.eye(self.n_components), (*inputs.shape, self.n_components))
         laplacian, along = np.zeros_like(inputs), np.zeros_like(inputs)
         for k, layer in enumerate(self.encoder):
@@ -254,7 +255,7 @@ class CollectiveVariable:
     def gradient_of(self, displacements: NDArray[Any]) -> Array:
         """Gradient d xi / d r at displacements (..., N, 3), shape (..., d, N, 3), 1/angstrom.
 
-        With alignment, in the orientation of the reference.
+        With alignment, the gradient is in the orientation of the reference.
         """
         jacobian = self.encoder_jacobian(self.components(displacements))
         flat = jacobian @ self.pca_components
@@ -264,7 +265,7 @@ class CollectiveVariable:
         return np.asarray(gradients)
 
     def strain_derivative(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
-        """Derivative of xi to a strain of cell and atoms, shape (..., d, 3, 3), no unit.
+        """Derivative of xi with respect to a strain of cell and atoms, (..., d, 3, 3), no unit.
 
         Element [k, a, b] belongs to the strain e_ab of r_b -> r_b + sum_a r_a e_ab.
         """
@@ -288,10 +289,10 @@ class CollectiveVariable:
         return np.asarray(np.linalg.norm(off_path - along[..., 0], axis=-1))
 
     def atom_deviations(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
-        """Distance of each atom from its place on the mean path, shape (..., N), angstrom.
+        """Distance of each atom from its position on the mean path, shape (..., N), angstrom.
 
-        |u_i - u^_i(xi)|. The largest is AUTOENCODER's `maxdev`: it shows the jump of one atom in a
-        system of any size, where `deviation` grows with the thermal motion of all atoms.
+        |u_i - u^_i(xi)|. The largest one is AUTOENCODER's `maxdev`. It shows the jump of one atom
+        in a system of any size, whereas `deviation` grows with the thermal motion of all atoms.
         """
         u = self.displacements(positions, cell)
         return np.asarray(np.linalg.norm(u - self.path(self.encode(self.components(u))), axis=-1))
@@ -302,10 +303,10 @@ class CollectiveVariable:
         if self.is_aligned:
             gradients = self.gradient_of(u)
             rows = gradients.reshape(*gradients.shape[:-2], 3 * self.n_atoms)
-        else:  # the same, for the components are orthonormal
+        else:  # the same, because the components are orthonormal
             rows = self.encoder_jacobian(self.components(u))
         determinant = np.linalg.det(rows @ np.swapaxes(rows, -1, -2))
-        return np.asarray(np.sqrt(np.maximum(determinant, 0.0)))  # rounding may go below zero
+        return np.asarray(np.sqrt(np.maximum(determinant, 0.0)))  # rounding may make it negative
 
     def save(self, path: Path | str) -> None:
         """Write the model file (safetensors), with a check vector that the C++ action verifies.
@@ -360,7 +361,7 @@ class CollectiveVariable:
         Raises
         ------
         UserError
-            If the file is missing, truncated, foreign, of another version, holds values that are
+            If the file is missing, truncated, foreign, of another version, contains values that are
             not finite, or does not reproduce its own check vector or checksum.
         """
         tensors, metadata, changed = model_file.read(path)
@@ -404,11 +405,11 @@ class CollectiveVariable:
                 f"{path}: does not reproduce its own check vector; the file has been changed or "
                 "damaged. Train or export it again."
             )
-        # The check vector does not see everything: which atoms are meant, or a ReLU that is off.
+        # The check vector does not detect every change: which atoms are meant, or a ReLU that is
+        # off.
         if changed:
             raise UserError(
-                f"{path}: has been changed or damaged, as its checksum shows. Train or export it "
-                "again."
+                f"{path}: was changed or damaged, as its checksum shows. Train or export it again."
             )
         return model
 
@@ -426,7 +427,7 @@ def linear(
     alignment: str = "none",
     atoms: str = "all",
 ) -> CollectiveVariable:
-    """The projection on the line between two end states, step 0 of Sec. 2.4.
+    """Return the projection on the line between two end states, step 0 of Sec. 2.4.
 
     Parameters
     ----------
@@ -437,15 +438,15 @@ def linear(
     initial, final
         Positions of all atoms in the end states q0 and q1, shape (M, 3), angstrom.
     alignment
-        "none" for solids, "optimal" for molecules, which turn.
+        "none" for solids, "optimal" for molecules, which rotate.
     atoms
-        Which of them it depends on, as `select` reads it.
+        Atoms on which it depends, as for `select`.
 
     Raises
     ------
     UserError
-        If the end states have different atoms or, in those chosen, are the same structure, or as
-        for `select`.
+        If the end states have different atoms or are the same structure in the selected atoms, and
+        as for `select`.
     """
     serials = select(atoms, species)
     cell = np.asarray(cell, dtype=np.float64)
@@ -464,7 +465,7 @@ def linear(
         step, reference_cell = displacements(final, cell, initial, cell), cell
     length = float(np.linalg.norm(step))
     if length < 1e-3:
-        raise UserError("The initial and final states are the same structure; no path joins them.")
+        raise UserError("The initial and final states are the same structure; there is no path.")
     one, zero = np.ones((1, 1)), np.zeros(1)
     return CollectiveVariable(
         serials=serials,
@@ -485,7 +486,7 @@ def linear(
 
 
 def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
-    """PLUMED's serial numbers, from 1, of the atoms that a selection means.
+    """PLUMED's serial numbers, from 1, of the selected atoms.
 
     Parameters
     ----------
@@ -497,7 +498,7 @@ def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
     Raises
     ------
     UserError
-        If it means something else, atoms that do not exist, or less than all and fewer than three.
+        If the selection is invalid, names atoms that do not exist, or has fewer than three atoms.
     """
     every = np.arange(1, len(species) + 1)
     if selection == "all":
@@ -509,15 +510,15 @@ def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
             parts = [[int(end) for end in part.split("-")] for part in selection.split(",")]
         except ValueError:
             raise UserError(
-                f"atoms = {selection!r}: give all, heavy, or serial numbers as 1-10,15."
+                f"atoms = {selection!r}: give all, heavy, or serial numbers such as 1-10,15."
             ) from None
         ranges = [np.arange(part[0], part[-1] + 1) for part in parts if len(part) <= 2]
         chosen = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
         if len(ranges) < len(parts) or len(np.unique(chosen)) < len(chosen):
-            raise UserError(f"atoms = {selection!r}: each atom once, ranges as 1-10.")
+            raise UserError(f"atoms = {selection!r}: give each atom once, and ranges such as 1-10.")
     if len(chosen) < 3 or chosen.min() < 1 or chosen.max() > len(species):
         raise UserError(
-            f"atoms = {selection!r}: needs three atoms or more, from 1 to {len(species)}."
+            f"atoms = {selection!r}: needs at least three atoms, from 1 to {len(species)}."
         )
     return chosen.astype(np.int64)
 
@@ -532,12 +533,12 @@ def random_model(
     cell: NDArray[Any] | None = None,
     alignment: str = "none",
 ) -> CollectiveVariable:
-    """A model with random weights, for tests and benchmarks.
+    """Return a model with random weights, for tests and benchmarks.
 
     Parameters
     ----------
     rng
-        Decides all of it.
+        Random number generator of all parameters.
     n_atoms, n_components, n_latent
         N atoms, D components, d latent dimensions.
     hidden

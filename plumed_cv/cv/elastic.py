@@ -1,11 +1,12 @@
 """Displacements of a mean path as the elastic response of a crystal to forces near a defect.
 
-Atoms in a crystal do not move independently: around a defect all follow the few that rearrange, as
-an elastic body would. So the 3N displacements u are modelled as K^-1 f with a network of springs K
-and random forces f, whose variances are found from the data, atom by atom (empirical Bayes): large
-where bonds change, small elsewhere; and so is how smooth they are along the path. Only ratios of
-spring constants matter, and no potential is needed. Lengths are in angstrom, stiffnesses in units
-of a spring between nearest neighbours. N atoms, F of them with forces, L modes of the path.
+Atoms in a crystal do not move independently. Around a defect all atoms follow the few that
+rearrange, like an elastic body. Therefore the 3N displacements u are modelled as K^-1 f with a
+network of springs K and random forces f. The variances of the forces are found from the data for
+each atom (empirical Bayes): they are large where bonds change, and small elsewhere. The smoothness
+along the path is found in the same way. Only ratios of spring constants matter, and no potential is
+needed. Lengths are in angstrom, stiffnesses in units of a spring between nearest neighbours. N
+atoms, F of them with forces, L modes of the path.
 """
 
 import numpy as np
@@ -18,14 +19,14 @@ from scipy.sparse.linalg import splu
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.structures.frame import Array, is_periodic
 
-MOST_SITES = 400  # with forces; their number cubed is the cost
-_EM_STEPS = 4  # more fit the noise: six numbers a site are found
-_ROUNDS = 5  # of the first guess of these; ten change nothing
-_DECAY = 8  # springs weaken with this power of their length
+MOST_SITES = 400  # largest number of atoms with forces; the cost grows with its cube
+_EM_STEPS = 4  # more steps fit the noise: there are six numbers for each site
+_ROUNDS = 5  # of the first guess of these numbers; ten change nothing
+_DECAY = 8  # the strength of a spring decreases with this power of its length
 _REACH = 1.8  # longest spring, in nearest neighbour distances: three shells in bcc, two in fcc
-_ACROSS = 0.03  # stiffness of a spring across its direction, without which open lattices are soft
-_ON_SITE = 1e-4  # holds what has no neighbours; screens the elastic field beyond 100 neighbours
-_COLUMNS = 128  # solved for at once
+_ACROSS = 0.03  # stiffness of a spring across its direction; otherwise open lattices are soft
+_ON_SITE = 1e-4  # holds atoms without neighbours; screens the field beyond 100 neighbours
+_COLUMNS = 128  # number of columns that are solved at once
 
 
 def network(variable: CollectiveVariable) -> sparse.csr_matrix:
@@ -88,23 +89,23 @@ def shrunk(
 ) -> Array:
     """Posterior mean of modes c given raw = c + noise, each of shape (L, N, 3).
 
-    The prior of the forces of an atom, L x 3, is matrix normal: covariance B between the modes, the
-    same for all atoms, times S_a between the directions, its own for each atom. B is the likeliest
-    of several, for L^2 free numbers would fit the noise; the S_a are found by expectation
-    maximisation. Only the atoms on which a first guess has the largest forces get any.
+    The prior of the forces on an atom, L x 3, is matrix normal: covariance B between the modes,
+    common to all atoms, times S_a between the directions of each atom. B is the most likely of
+    several, because L^2 free numbers would fit the noise. The S_a are found by expectation
+    maximisation. Only the atoms with the largest forces in a first guess have forces.
 
     Parameters
     ----------
     raw
         Shape (L, N, 3).
     noise
-        Variance of each atom's coordinates in it, shape (N,).
+        Variance of the coordinates of each atom in it, shape (N,).
     guess
         A first guess of the posterior mean, shape (L, N, 3).
     springs
         Stiffness matrix K, shape (3N, 3N).
     between
-        Choice of B, each of trace L, shape (C, L, L).
+        Candidates for B, each of trace L, shape (C, L, L).
     """
     n_modes = len(raw)
     forces = (springs @ guess.reshape(n_modes, -1).T).T.reshape(raw.shape)
@@ -120,21 +121,21 @@ def shrunk(
     matrices = _matrices(forces)
     spectra = list(zip(*np.linalg.eigh(between), strict=True))
     for step in range(_EM_STEPS):
-        # Forces are roots @ (independent numbers); in the eigenvectors of what the data say of
-        # these numbers, and of B, all are independent a posteriori as well.
+        # Forces are roots @ (independent numbers). In the eigenvectors of the information about
+        # these numbers in the data, and of B, all are also independent a posteriori.
         matrices += 1e-12 * np.trace(matrices.mean(axis=0)) * np.eye(3)
         roots = np.asarray(np.linalg.cholesky(matrices), dtype=np.float64)
         half = (roots.transpose(0, 2, 1) @ information).reshape(n_forces, len(sites), 3)
         known, axes = np.linalg.eigh(_times(half, roots).reshape(n_forces, n_forces))
         known = np.maximum(known, 0.0)
         seen = _times(evidence, roots).reshape(n_modes, n_forces) @ axes
-        if step == 0:  # later, the S_a would follow a B that is too smooth and seem to confirm it
+        if step == 0:  # later, the S_a would adapt to a B that is too smooth and seem to confirm it
             strengths, modes = max(spectra, key=lambda b: _log_likelihood(b[0], b[1], known, seen))
         uncertainty = strengths[:, None] / (1.0 + strengths[:, None] * known)
         mean = uncertainty * (modes.T @ seen)
         axes = (roots @ axes.reshape(len(sites), 3, n_forces)).reshape(n_forces, n_forces)
         forces = mean @ axes.T
-        # What the posterior says of S_a.
+        # Estimates of S_a from the posterior.
         whitened = (forces / np.sqrt(strengths)[:, None]).reshape(n_modes, len(sites), 3)
         spread = axes * np.sqrt((uncertainty / strengths[:, None]).sum(axis=0))
         spread = spread.reshape(len(sites), 3, n_forces)
@@ -145,7 +146,7 @@ def shrunk(
 
 
 def _matrices(forces: Array) -> Array:
-    """Covariances S_a that are likely for forces, shape (L, F, 3), if these were exact."""
+    """Likely covariances S_a for forces, shape (L, F, 3), if these were exact."""
     n_modes = len(forces)
     between: Array = np.eye(n_modes)
     for _ in range(_ROUNDS):
@@ -160,14 +161,14 @@ def _matrices(forces: Array) -> Array:
 
 
 def _log_likelihood(strengths: Array, modes: Array, known: Array, seen: Array) -> float:
-    """Of the data, if B has this spectrum, but for what is the same for all B."""
+    """Log likelihood of the data for this spectrum of B, without terms common to all B."""
     gain = strengths[:, None] * known
     explained = strengths[:, None] / (1.0 + gain) * (modes.T @ seen) ** 2
     return 0.5 * float(explained.sum() - np.log1p(gain).sum())
 
 
 def _strongest(strengths: Array) -> NDArray[np.int64]:
-    """Indices of the largest, with all that are equal by symmetry to the last of them."""
+    """Indices of the largest values, including all that equal the last of them by symmetry."""
     if len(strengths) <= MOST_SITES:
         return np.arange(len(strengths))
     least = np.sort(strengths)[-MOST_SITES]
@@ -175,19 +176,19 @@ def _strongest(strengths: Array) -> NDArray[np.int64]:
 
 
 def _times(vectors: Array, roots: Array) -> Array:
-    """Row vectors (..., F, 3) times each site's matrix (F, 3, 3)."""
+    """Row vectors (..., F, 3) times the matrix of each site (F, 3, 3)."""
     return np.asarray(np.einsum("xaj,aji->xai", vectors, roots))
 
 
 def _response(springs: sparse.csr_matrix, sites: NDArray[np.int64]) -> Array:
     """Displacements K^-1 f of all atoms for unit forces on the sites, shape (3N, 3F).
 
-    Forces and displacements are without their mean over the atoms, as the displacement frame is.
+    Forces and displacements have no mean over the atoms, as in the displacement frame.
     """
     n = springs.shape[0]
     factors = splu(
         springs.tocsc(),
-        permc_spec="MMD_AT_PLUS_A",  # of a symmetric matrix: a third of the default's fill
+        permc_spec="MMD_AT_PLUS_A",  # for a symmetric matrix: a third of the default's fill
         diag_pivot_thresh=0.0,
         options={"SymmetricMode": True},
     )

@@ -1,10 +1,10 @@
-"""The energy at 0 K along a path, got back from the forces by a collective variable (Eqs. 18-20).
+"""The energy at 0 K along a path, from the forces along a collective variable (Eqs. 18-20).
 
-Everything is integrated along the path itself, where the conditional average of Eq. 18 has one
-member. With g = grad xi and t the path's tangent, the energy rises by t . P grad V a length, P the
-projection on g (Eq. 20) or, with several latent dimensions, on all of them (Eq. 19). Along a
-minimum energy path grad V is along t, so a collective variable loses 1 - cos^2 of the angle between
-g and t, and a linear subspace what of t lies outside of it.
+All integrals are along the path itself, where the conditional average of Eq. 18 has one member.
+With g = grad xi and the tangent t of the path, the energy rises by t . P grad V per length, where P
+is the projection on g (Eq. 20) or, with several latent dimensions, on all gradients (Eq. 19). Along
+a minimum energy path grad V is parallel to t. A collective variable therefore loses the share 1 -
+cos^2 of the angle between g and t, and a linear subspace loses the part of t outside of it.
 
 Lengths are in angstrom, energies in eV. K images of N atoms, D components, d latent dimensions.
 """
@@ -29,13 +29,14 @@ from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
-N_STRUCTURES = 20_000  # drawn from a path, if nothing is said
-VARIANCE_A2 = 0.005  # of a coordinate's noise; resembles iron at 300 K
+N_STRUCTURES = 20_000  # default number of structures drawn from a path
+VARIANCE_A2 = 0.005  # of the noise of a coordinate; that of iron at 300 K
 
-# Of the energies' range: what images far apart may make of the forces' work, with a note.
+# Largest error of the work due to distant images, relative to the range of the energies, with a
+# note.
 _LARGEST_ERROR = 0.35
 
-# Units in eV and angstrom that forces, and energies, are handed over in by mistake.
+# Units in eV and angstrom in which forces and energies are given by mistake.
 _FORCE_UNITS = {
     "Ry/bohr": units.Ry / units.Bohr,
     "Ha/bohr": units.Ha / units.Bohr,
@@ -52,13 +53,13 @@ _ENERGY_UNITS = {
     "kJ/mol": units.kJ / units.mol,
 }
 
-# Called with the work done so far, all of it, and what is being done.
+# Called with the work done so far, the total work, and the name of the stage.
 Progress = Callable[[float, float, str], None]
 
 
 @dataclass(frozen=True)
 class EnergyProfile:
-    """Energy above the first image along a path.
+    """Energy relative to the first image along a path.
 
     Parameters
     ----------
@@ -76,53 +77,54 @@ class EnergyProfile:
 
     @property
     def barrier(self) -> float:
-        """The highest energy above the first image, eV."""
+        """The highest energy relative to the first image, eV."""
         return float(self.energy.max())
 
     @property
     def end_point(self) -> float:
-        """Energy of the last image above the first, eV."""
+        """Energy of the last image relative to the first, eV."""
         return float(self.energy[-1])
 
     def deviation_from(self, other: "EnergyProfile") -> float:
-        """Root mean square difference to another profile along the path, eV."""
+        """Root mean square difference from another profile along the path, eV."""
         square = (self.energy - other.energy) ** 2
         return float(trapezoid(square, self.parameter) ** 0.5)
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What `reconstruct` found.
+    """Result of `reconstruct`.
 
     Parameters
     ----------
     path
         The path.
     neb, pca, ae_pca
-        The profile of the path's own energies, that of the force within the principal components,
-        and that of the autoencoder's collective variable.
+        The profiles from the energies of the path, from the force within the principal components,
+        and from the force along the collective variable of the autoencoder.
     forces
-        The path's forces integrated along it: what the quadrature makes of an exact variable.
+        The forces of the path integrated along it: the result of the quadrature for an exact
+        variable.
     xi
         The collective variable along the path, shape (G, d).
     fraction_of_variance
-        Of the leading principal components (Fig. 2), at most 30.
+        Fractions for the leading principal components (Fig. 2), at most 30.
     elbow
-        How many of them are above the noise.
+        Number of components above the noise.
     localisation
-        Which atoms take part.
+        The atoms that take part.
     variable
         The collective variable.
     training
-        How the network was trained.
+        Settings of the training.
     n_operations
-        Symmetry operations that were used, the identity included; 0 if none were looked for.
+        Number of symmetry operations including the identity; 0 if none were searched.
     losses
         Mean square error of each epoch of the training, A^2.
     seconds
         Wall time of the stages.
     n_structures, variance_A2, seed
-        The training data: how many structures, the variance of their noise, and its seed.
+        The training data: number of structures, variance of their noise, and its seed.
     """
 
     path: EnergyPath
@@ -152,13 +154,13 @@ class Reconstruction:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on what in the path itself limits the accuracy."""
+        """Sentences about properties of the path that limit the accuracy."""
         notes = []
         own = self.forces.deviation_from(self.neb) / max(float(np.ptp(self.neb.energy)), 1e-12)
         if own > 0.005:
             notes.append(
                 f"{self.path.name}: the forces do not integrate to the energies (RMS deviation "
-                f"{100 * own:.1f} % of their range): more images would, if both are of one "
+                f"{100 * own:.1f} % of their range): use more images if both come from one "
                 "calculation."
             )
         across = force_across(self.path)
@@ -170,7 +172,7 @@ class Reconstruction:
         return notes
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers, for JSON."""
+        """Return all numbers for JSON."""
         profiles = {"neb": self.neb, "pca": self.pca, "ae_pca": self.ae_pca, "forces": self.forces}
         return {
             "path": self.path.name,
@@ -200,12 +202,12 @@ class Reconstruction:
 
 
 def compare(profile: EnergyProfile, reference: EnergyProfile) -> dict[str, float | None]:
-    """Barrier and end point of a profile with their errors against a reference.
+    """Barrier and end point of a profile with their errors relative to a reference.
 
     Returns
     -------
     dict
-        Energies in eV; percentages of the reference's barrier, None where there is no barrier.
+        Energies in eV, and percentages of the barrier of the reference (None without a barrier).
     """
     barrier_error = profile.barrier - reference.barrier
     end_error = profile.end_point - reference.end_point
@@ -227,12 +229,12 @@ def compare(profile: EnergyProfile, reference: EnergyProfile) -> dict[str, float
 
 
 def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
-    """Energy along a path from the force along a collective variable alone (Eqs. 18-20).
+    """Energy along a path from the force along a collective variable (Eqs. 18-20).
 
-    E rises by F . dxi with F = S^-1 (grad xi . grad V) and the Gram matrix S = grad xi grad xi^T;
-    with one latent dimension, F = grad xi . grad V / |grad xi|^2. The paper sums the trapezoids
-    between images; here images and forces are interpolated by cubic splines before, which takes
-    the error of 27 images of a vacancy's hop from 1 % to below 0.1 %.
+    E rises by F . dxi with F = S^-1 (grad xi . grad V) and the Gram matrix S = grad xi grad xi^T.
+    With one latent dimension, F = grad xi . grad V / |grad xi|^2. The paper sums trapezoids between
+    images. Here cubic splines interpolate images and forces first, which reduces the error of 27
+    images of a vacancy jump from 1 % to below 0.1 %.
 
     Parameters
     ----------
@@ -244,13 +246,13 @@ def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProf
     Raises
     ------
     UserError
-        If the variable is one of other atoms.
+        If the variable belongs to other atoms.
     """
     x, slopes, gradients = _in_components(path, variable)
     jacobian = variable.encoder_jacobian(x)  # (G, d, D)
     dxi = jacobian @ slopes[..., None]
     gram = jacobian @ np.swapaxes(jacobian, -1, -2)
-    # The pseudo-inverse: where a latent dimension is flat, the force along it counts nothing.
+    # The pseudo-inverse: where a latent dimension is flat, the force along it does not count.
     mean_force = np.linalg.pinv(gram, hermitian=True) @ (jacobian @ gradients[..., None])
     return _integral(path, np.sum(dxi * mean_force, axis=(1, 2)))
 
@@ -258,14 +260,14 @@ def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProf
 def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
     """Energy along a path from the force within the principal components, P grad V, P = U_D U_D^T.
 
-    What a perfect collective variable of these components would give: the `PCA` of Figs. 5 and 6.
+    It is that of a perfect collective variable of these components: the `PCA` of Figs. 5 and 6.
     """
     _, slopes, gradients = _in_components(path, variable)
     return _integral(path, np.sum(slopes * gradients, axis=1))
 
 
 def along_path(path: EnergyPath) -> EnergyProfile:
-    """Energy along a path from all of the forces: must be the energies of the images."""
+    """Energy along a path from the complete forces; it must equal the energies of the images."""
     curve = path.curve
     flat = (len(path.images), -1)
     work = -path.displacements.reshape(flat) @ path.forces.reshape(flat).T  # (K, K)

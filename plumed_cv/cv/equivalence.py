@@ -1,4 +1,4 @@
-"""Equivalence of two collective variables: do they have the same isosurfaces? (Eqs. 13-17)."""
+"""Equivalence of two collective variables, that is equality of their isosurfaces (Eqs. 13-17)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.structures.frame import Array
 
-NEAR = 0.05  # of a dividing surface, in units of the CV
+NEAR = 0.05  # largest distance from a dividing surface, in units of the CV
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the isosurfaces of two collective variables are from parallel: 1 - cos (Eq. 16).
+    """Deviation of the isosurfaces of two collective variables from parallel: 1 - cos (Eq. 16).
 
     Attributes
     ----------
     mean
-        Over the path from xi = 0 to 1 (Eq. 17).
+        Mean over the path from xi = 0 to 1 (Eq. 17).
     worst
         Largest value between the two states, where an angle costs energy.
     at_surface
-        Largest value at most `NEAR` away from a dividing surface; None if none is known.
+        Largest value at a distance of at most `NEAR` from a dividing surface; None if none is
+        known.
     """
 
     mean: float
@@ -46,7 +47,7 @@ def gradient_alignment(
     n_points
         Number of points on the path, evenly spaced in its collective variable from 0 to 1.
     along
-        The collective variable whose mean path it is; the old one if None.
+        The collective variable that defines the mean path; the old one if None.
 
     Returns
     -------
@@ -56,7 +57,7 @@ def gradient_alignment(
     Raises
     ------
     UserError
-        If the two have different atoms, references or more than one latent dimension.
+        If the two have different atoms or references, or more than one latent dimension.
     """
     if new.n_latent != 1 or old.n_latent != 1:
         raise UserError("Only collective variables of one latent dimension can be compared.")
@@ -67,7 +68,7 @@ def gradient_alignment(
     path = (along or old).path(np.linspace(0.0, 1.0, n_points)[:, None])
     gradients = [cv.gradient_of(path).reshape(n_points, -1) for cv in (new, old)]
     norms = [np.linalg.norm(gradient, axis=1) for gradient in gradients]
-    flat = np.minimum(*norms) < 1e-12  # a flat network has no direction: orthogonal, not parallel
+    flat = np.minimum(*norms) < 1e-12  # a flat network has no direction and counts as orthogonal
     product = np.where(flat, 1.0, norms[0] * norms[1])
     return np.where(flat, 0.0, np.sum(gradients[0] * gradients[1], axis=1) / product)
 
@@ -86,9 +87,9 @@ def difference(
     new, old, along
         As for `gradient_alignment`.
     surfaces
-        The dividing surfaces, as values of the path's collective variable.
+        The dividing surfaces, as values of the collective variable of the path.
     between
-        Values of it from which to which `worst` is taken.
+        Range of this variable for `worst`.
 
     Raises
     ------
@@ -108,5 +109,5 @@ def difference(
 
 
 def similarity(new: CollectiveVariable, old: CollectiveVariable) -> float:
-    """Mean of 1 - cos along the old path; below epsilon the two are equivalent (Eq. 17)."""
+    """Mean of 1 - cos along the old path; below epsilon the two CVs are equivalent (Eq. 17)."""
     return difference(new, old).mean

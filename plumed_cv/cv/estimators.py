@@ -1,7 +1,7 @@
-"""Collective variables as estimators of scikit-learn's kind: fit, transform, save.
+"""Collective variables as estimators in the sense of scikit-learn: fit, transform, save.
 
-They take structures as ASE's `Atoms`, as trajectory files, or as arrays of displacements, and may
-stand in a `sklearn.pipeline.Pipeline`. Lengths are in angstrom. M structures of N atoms, d latent
+They accept structures as ASE `Atoms`, as trajectory files, or as arrays of displacements, and can
+be part of a `sklearn.pipeline.Pipeline`. Lengths are in angstrom. M structures of N atoms, d latent
 dimensions.
 """
 
@@ -13,11 +13,9 @@ from typing import Any, Self
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import missing
 from plumed_cv.cv.collective_variable import CollectiveVariable, linear, select
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.structures import (
@@ -30,18 +28,25 @@ from plumed_cv.structures import (
 )
 from plumed_cv.structures.frame import Array, aligned, displacements, whole
 
+try:
+    from sklearn.base import BaseEstimator, TransformerMixin
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils.validation import check_is_fitted
+except ModuleNotFoundError:
+    raise missing("sklearn") from None
+
 # One or more structures, trajectory files, or displacements of shape (M, N, 3) or (M, 3N).
 Structures = Atoms | Sequence[Atoms] | Path | str | Sequence[Path | str] | NDArray[Any]
 
-MOST_COMPONENTS = 12  # if nothing is said, as for `plumed-cv train`
+MOST_COMPONENTS = 12  # the default, as for `plumed-cv train`
 
 
 class _Reference:
-    """The atoms that coordinates are of, and where they are in the displacement frame."""
+    """The atoms of the coordinates, and their positions in the displacement frame."""
 
     def __init__(self, reference: Atoms, atoms: str, alignment: str) -> None:
         if alignment not in ("none", "optimal"):
-            raise UserError(f"alignment = {alignment!r}: there are 'none' and 'optimal'.")
+            raise UserError(f"alignment = {alignment!r}: choose 'none' or 'optimal'.")
         turned = oriented(reference)
         self.symbols = tuple(turned.get_chemical_symbols())
         self.serials = select(atoms, self.symbols)
@@ -61,7 +66,7 @@ class _Reference:
         return displacements(positions, cell, self.reference_positions, self.cell)
 
     def read(self, X: Structures, of: str, fewest: int = 1) -> NDArray[Any]:
-        """Displacements of structures, shape (M, 3N), angstrom, for an estimator of this name."""
+        """Displacements of structures, shape (M, 3N), angstrom, for the estimator `of`."""
         items: list[Any] = [X] if isinstance(X, Atoms | Path | str) else []
         if isinstance(X, Sequence):
             items = items or list(X)
@@ -101,7 +106,7 @@ class _Reference:
 
 
 class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """What the estimators share."""
+    """Common base of the estimators."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -111,16 +116,16 @@ class _Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class DisplacementFrame(_Transformer):
-    """Structures as displacements from a reference, for scikit-learn's own estimators.
+    """Displacements of structures from a reference, for scikit-learn's own estimators.
 
     Parameters
     ----------
     reference
-        The structure that displacements are from; its cell is followed.
+        The structure from which displacements are measured; the reference follows the cell.
     atoms
-        Which atoms: "all", "heavy" (no hydrogen), or PLUMED's serial numbers, "1-10,15".
+        Selected atoms: "all", "heavy" (no hydrogen), or PLUMED's serial numbers, "1-10,15".
     alignment
-        "none"; "optimal" turns each structure onto the reference first, for molecules.
+        "none"; "optimal" first rotates each structure onto the reference, for molecules.
 
     Attributes
     ----------
@@ -140,12 +145,12 @@ class DisplacementFrame(_Transformer):
         self.alignment = alignment
 
     def fit(self, X: Structures | None = None, y: object = None) -> Self:
-        """Read the reference; the structures X are checked if they are given, and `y` is ignored.
+        """Read the reference. The structures X are checked if they are given; `y` is ignored.
 
         Raises
         ------
         UserError
-            If the reference cannot be one, or X is of other atoms.
+            If the reference is unsuitable, or X has other atoms.
         """
         reference = _Reference(self.reference, self.atoms, self.alignment)
         if X is not None:
@@ -160,13 +165,13 @@ class DisplacementFrame(_Transformer):
         Raises
         ------
         UserError
-            If X is of other atoms than the reference.
+            If X has other atoms than the reference.
         """
         check_is_fitted(self, "reference_")
         return self.reference_.read(X, type(self).__name__)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
-        """Names of the coordinates: x1, y1, z1, x2, ..., by PLUMED's serial numbers."""
+        """Names of the coordinates: x1, y1, z1, x2, ..., with PLUMED's serial numbers."""
         check_is_fitted(self, "reference_")
         serials = self.reference_.serials
         return np.array([f"{axis}{serial}" for serial in serials for axis in "xyz"], dtype=object)
@@ -207,7 +212,7 @@ class _CV(_Transformer):
         NotFittedError
             Before `fit`.
         UserError
-            If structures are of other atoms.
+            If structures have other atoms.
         ValueError
             If an array has another number of features.
         """
@@ -222,12 +227,12 @@ class _CV(_Transformer):
         return self.cv_.path(values).reshape(len(values), -1)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
-        """Names of the latent dimensions as PLUMED has them: node-0, node-1, ..."""
+        """Names of the latent dimensions as in PLUMED: node-0, node-1, ..."""
         check_is_fitted(self, "cv_")
         return np.array([f"node-{k}" for k in range(self.cv_.n_latent)], dtype=object)
 
     def save(self, path: Path | str) -> None:
-        """Write the model file that the PLUMED action AUTOENCODER and `load_cv` read.
+        """Write the model file for the PLUMED action AUTOENCODER and for `load_cv`.
 
         Raises
         ------
@@ -267,12 +272,12 @@ class LinearCV(_CV):
         self.alignment = alignment
 
     def fit(self, X: Structures | None = None, y: object = None) -> Self:
-        """Take the line between the end states; X is checked if given, and `y` is ignored.
+        """Compute the line between the end states. X is checked if given; `y` is ignored.
 
         Raises
         ------
         UserError
-            If the end states do not fit each other, or X is of other atoms.
+            If the end states do not belong together, or X has other atoms.
         """
         reference, line = self._line()
         if X is not None:
@@ -294,17 +299,19 @@ class AutoencoderCV(_CV):
     recipe
         "denoising", or "paper" for that of Baima et al. (Sec. 3.1); see `cv.training.RECIPES`.
     n_components
-        Number of principal components D; 12, or as many as the mean path has, if None.
+        Number of principal components D; if None, 12 or the number that the mean path has.
     n_functions
-        Polynomials of the mean path; 6 if None.
+        Number of polynomials of the mean path; 6 if None.
     n_latent
-        Latent dimensions d; more than one need the recipe "paper".
+        Number of latent dimensions d; more than one needs the recipe "paper".
     hidden
-        Widths of the encoder's hidden layers; two, by the recipe, if None.
+        Widths of the encoder's hidden layers; if None, two layers of the recipe.
     activation
-        Of the hidden layers: relu, tanh, elu, softplus, silu or sigmoid; the recipe's if None.
+        Activation of the hidden layers: relu, tanh, elu, softplus, silu or sigmoid; that of the
+        recipe
+        if None.
     restarts
-        Networks trained; the one of the lowest loss is kept.
+        Number of trained networks; the one with the lowest loss is kept.
     device
         "cpu", "cuda" or "auto".
     random_state
@@ -375,29 +382,29 @@ class AutoencoderCV(_CV):
         ----------
         X
             Structures along the process: `Atoms`, trajectory files, or displacements from
-            `initial` as `DisplacementFrame` makes them, shape (M, N, 3) or (M, 3N), angstrom.
+            `initial` as by `DisplacementFrame`, shape (M, N, 3) or (M, 3N), angstrom.
         y
             Ignored.
         coordinate
-            Place of each structure along the process, shape (M,), 0 and 1 at the end states: the
-            path parameter or an earlier CV. Its projection on the line between the end states if
-            None.
+            Position of each structure along the process, shape (M,), 0 and 1 at the end states: the
+            path parameter or an earlier CV. If None, the projection on the line between the end
+            states.
         progress
-            Called after every epoch with the epochs done, all epochs, and the mean square error
-            (A^2).
+            Called after every epoch with the completed epochs, all epochs, and the mean square
+            error (A^2).
 
         Raises
         ------
         UserError
-            If the end states or structures do not fit each other, a setting is impossible, or as
+            If the end states or structures do not belong together, a setting is impossible, and as
             for `cv.autoencoder.learn`.
         ValueError
-            If an array has another number of features, or values that are not finite.
+            If an array has another number of features, or values are not finite.
         """
         from plumed_cv.cv import autoencoder  # torch takes seconds to import
 
         if self.recipe not in RECIPES:
-            raise UserError(f"recipe = {self.recipe!r}: there are {', '.join(RECIPES)}.")
+            raise UserError(f"recipe = {self.recipe!r}: choose one of {', '.join(RECIPES)}.")
         training = replace(
             RECIPES[self.recipe],
             hidden=None if self.hidden is None else tuple(self.hidden),

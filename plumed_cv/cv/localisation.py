@@ -1,4 +1,4 @@
-"""Which atoms take part in a process (Eq. 3), and whether they are few enough for an autoencoder.
+"""Which atoms take part in a process (Eq. 3), and whether an autoencoder suits it.
 
 Lengths are in angstrom. K images of N atoms.
 """
@@ -18,13 +18,13 @@ from plumed_cv.cv.pca import PrincipalComponents
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
-# Shares of the path's squared displacement above which a process is localised, or partly so.
+# Shares of the squared displacement of the path above which a process is localised, or partly.
 LOCALISED, PARTLY_LOCALISED = 0.8, 0.6
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """Which atoms take part in a process: more than the thermal noise of one coordinate.
+    """The atoms that take part in a process: those that move more than the thermal noise.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Localisation:
     noise
         Standard deviation of the noise of one coordinate, angstrom.
     motion
-        Each atom's squared displacement along the path without noise, about its mean and averaged
+        Squared displacement of each atom along the path without noise, about its mean and averaged
         over the path, shape (N,), A^2.
     """
 
@@ -49,33 +49,33 @@ class Localisation:
 
     @property
     def moving(self) -> NDArray[np.bool_]:
-        """The atoms whose var_{D,a} exceeds the noise, shape (N,)."""
+        """Atoms whose var_{D,a} exceeds the noise, shape (N,)."""
         return np.asarray(self.amplitude > self.noise)
 
     @property
     def share(self) -> float:
-        """What the moving atoms have of the path's squared displacement, 0 to 1."""
+        """Share of the moving atoms in the squared displacement of the path, 0 to 1."""
         return float(self.motion[self.moving].sum() / self.motion.sum())
 
     @property
     def participation(self) -> float:
-        """How many atoms share the motion, 1 to N: (sum m)^2 / sum m^2 of the motion m."""
+        """Number of atoms that share the motion, 1 to N: (sum m)^2 / sum m^2 of the motion m."""
         return float(self.motion.sum() ** 2 / (self.motion**2).sum())
 
     @property
     def verdict(self) -> str:
-        """Localised, partly localised or extended: by the share of the moving atoms."""
+        """Localised, partly localised or extended, according to the share of the moving atoms."""
         if self.share >= LOCALISED:
             return "localised"
         return "partly localised" if self.share >= PARTLY_LOCALISED else "extended"
 
     @property
     def sentence(self) -> str:
-        """The verdict in a sentence with its reason and what to expect."""
+        """The verdict in a sentence with its reason and its consequence."""
         expect = {
             "localised": "an autoencoder suits it",
             "partly localised": "it needs more structures than a localised one",
-            "extended": "barriers come out too low unless very many structures are drawn",
+            "extended": "barriers are too low unless very many structures are drawn",
         }[self.verdict]
         return (
             f"The process is {self.verdict}, {expect}: {100 * self.share:.0f} % of the squared "
@@ -85,7 +85,7 @@ class Localisation:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers, for JSON."""
+        """Return all numbers for JSON."""
         return {
             "verdict": self.verdict,
             "sentence": self.sentence,
@@ -97,14 +97,14 @@ class Localisation:
         }
 
     def write(self, output: Path | str, ends: Sequence[Atoms]) -> None:
-        """Write the end states with each atom's amplitude in a column `var_D`, angstrom, for OVITO.
+        """Write the end states with the amplitude of each atom in a column `var_D`, A, for OVITO.
 
         Parameters
         ----------
         output
             The file, extended XYZ.
         ends
-            The end states, of these atoms.
+            The end states, with these atoms.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class Localisation:
 
 
 def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> Localisation:
-    """Which atoms take part in a process, from the components of its noisy path (Eq. 3).
+    """Determine the atoms that take part, from the components of the noisy path (Eq. 3).
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> L
         The path without noise.
     principal
         Principal components of its noisy structures.
-    noise
+    Principal components of the noisy structures.
         Standard deviation of the noise of one coordinate, angstrom.
     """
     curve = path.curve

@@ -1,13 +1,13 @@
-"""The mean path E[u | s]: what is left of noisy structures when the thermal motion is averaged out.
+"""The mean path E[u | s]: noisy structures after averaging over the thermal motion.
 
-Structures u_m, each with its place s_m along the process (the path parameter at 0 K, the previous
-collective variable at finite temperature), are regressed on smooth functions of s. Most of the 3N
-coordinates hardly take part in the process and their regression is noise; a hierarchical model
-finds from the data how far each atom moves, in which directions and how smoothly, and shrinks its
-coefficients accordingly (empirical Bayes, a refinement of James and Stein's estimator). What is
-equal by the symmetry of the process is averaged before. At 0 K, where the end states are known and
-the noise of the atoms is independent, atoms are moreover held to move as neighbours in a crystal do
-(`elastic`). Lengths are in angstrom. M structures of N atoms, L functions.
+Structures u_m with positions s_m along the process (the path parameter at 0 K, the previous
+collective variable at finite temperature) are regressed on smooth functions of s. Most of the 3N
+coordinates hardly take part in the process, and their regression is noise. A hierarchical model
+finds from the data how far, in which directions and how smoothly each atom moves, and shrinks its
+coefficients accordingly (empirical Bayes, a refinement of the estimator of James and Stein).
+Coordinates that are equal by the symmetry of the process are averaged first. At 0 K the end states
+are known and the noise of the atoms is independent. Atoms are then also required to move like
+neighbours in a crystal (`elastic`). Lengths are in angstrom. M structures of N atoms, L functions.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,18 @@ from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.structures.frame import Array, chunks
 
-# At finite temperature a tilt of isosurfaces that varies along the process comes back magnified,
-# the more the faster it varies (docs/theory.md): few functions keep the iterations stable.
+# At finite temperature, a tilt of isosurfaces that varies along the process is amplified in the
+# next iteration, and more so the faster it varies (docs/theory.md). Few functions keep the
+# iterations stable.
 N_FUNCTIONS = 6
 AT_REST_FUNCTIONS = 16
-_MOST_FUNCTIONS = 48  # where there are structures enough; the prior holds what they do not need
-_HOP_A = 2.5  # length of the path of one jump, for which N_FUNCTIONS are enough
-_OUTERMOST = 0.03  # part of the structures at each end, where a polynomial's slope is uncertain
+_MOST_FUNCTIONS = 48  # with sufficient structures; the prior suppresses unnecessary functions
+_HOP_A = 2.5  # length of the path of one jump, for which N_FUNCTIONS are sufficient
+_OUTERMOST = 0.03  # fraction of the structures at each end, where the slope is uncertain
 _EM_STEPS = 60
-_LENGTHS = 0.05 * 2.0 ** (np.arange(16) / 3.0)  # of correlation, in units of the path
+_LENGTHS = 0.05 * 2.0 ** (np.arange(16) / 3.0)  # correlation lengths, in units of the path
 _STRETCH = 0.95  # of the coordinate towards the ends: 0 is none, 1 without bounds
-_END_WEIGHT = 1.0  # of an end state that is known, in units of all structures together
+_END_WEIGHT = 1.0  # of a known end state, in units of the weight of all structures
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,16 @@ class MeanPath:
     Parameters
     ----------
     coefficients
-        Of the Legendre polynomials of degree 0 to L - 1, shape (L, 3N), angstrom.
+        Coefficients of the Legendre polynomials of degree 0 to L - 1, shape (L, 3N), angstrom.
     lower, upper
         Range of s in which the polynomials are orthogonal.
     first, last
-        Range of s beyond which the path continues straight, along its tangents there.
+        Range of s beyond which the path is straight, along its tangents.
     noise
-        Variance of each atom's coordinates around the path, shape (N,), A^2.
+        Variance of the coordinates of each atom around the path, shape (N,), A^2.
     triangle
-        Upper triangular factor of the polynomials over the structures, shape (L, L): its transpose
-        times itself is the mean of their products.
+        Upper triangular factor R of the polynomials over the structures, shape (L, L): R^T R is the
+        mean of their products.
     """
 
     coefficients: Array
@@ -67,10 +68,10 @@ class MeanPath:
     triangle: Array
 
     def moments(self) -> tuple[Array, Array]:
-        """Mean over the structures' places, shape (3N,), and modes, shape (L - 1, 3N), angstrom.
+        """Mean over the positions of the structures, shape (3N,), and modes, (L - 1, 3N), angstrom.
 
-        The modes' transpose times themselves is the covariance of the path's points. They are those
-        of the polynomials, also beyond `first` and `last`.
+        The product of the transposed modes with the modes is the covariance of the points of the
+        path. The modes are those of the polynomials, also beyond `first` and `last`.
         """
         orthogonal = self.triangle @ self.coefficients
         return orthogonal[0] * np.sign(self.triangle[0, 0]), orthogonal[1:]
@@ -87,7 +88,7 @@ class MeanPath:
         return np.asarray(points)
 
     def tangents(self, s: NDArray[Any], onto: Array | None = None) -> Array:
-        """Their derivatives with respect to s, shapes as for `points`."""
+        """Derivatives of the points with respect to s, shapes as for `points`."""
         slope = legendre.legder(self._series(onto), scl=2.0 / (self.upper - self.lower))
         inside = np.clip(np.asarray(s, dtype=np.float64), self.first, self.last)
         return np.asarray(legendre.legval(self._scaled(inside), slope).T)
@@ -112,20 +113,20 @@ class MeanPath:
 def functions_for(length_A: float) -> int:
     """Number of polynomials for a path at finite temperature: 2 + 4 for each jump of 2.5 A.
 
-    Six at least, and 48 at most. With six whatever the length, the tangents of a path of several
-    jumps are lost; more for each jump make the iterations unstable.
+    At least 6 and at most 48. With 6 for every length, the tangents of a path of several jumps are
+    wrong. More for each jump make the iterations unstable.
 
     Parameters
     ----------
     length_A
-        Arc length of the minimum energy path: the norms of the displacements of all atoms between
-        its images, added up, angstrom.
+        Arc length of the minimum energy path: the sum of the norms of the displacements of all
+        atoms between its images, angstrom.
     """
     return min(max(N_FUNCTIONS, round(2 + 4 * length_A / _HOP_A)), _MOST_FUNCTIONS)
 
 
 def functions_at_rest(n_structures: int) -> int:
-    """Number of polynomials at 0 K, where the smoothness is found from the structures."""
+    """Number of polynomials at 0 K, where the smoothness is determined from the structures."""
     return AT_REST_FUNCTIONS if n_structures < 40 * _MOST_FUNCTIONS else _MOST_FUNCTIONS
 
 
@@ -136,45 +137,45 @@ def fit(
     at_rest: CollectiveVariable | None = None,
     n_functions: int | None = None,
 ) -> MeanPath:
-    """Regress displacements on Legendre polynomials of s, and shrink the noise.
+    """Regress displacements on Legendre polynomials of s, and reduce the noise by shrinkage.
 
     Parameters
     ----------
     displacements
         Displacement-frame coordinates, shape (M, N, 3), angstrom. They are read in pieces, in one
-        pass, so that a memory map serves as well.
+        pass, so they may be a memory map.
     s
-        Place of each structure along the process, shape (M,), 0 and 1 at the end states.
+        Position of each structure along the process, shape (M,), 0 and 1 at the end states.
     symmetry
-        Operations of the process: the path is made to have them. None if empty.
+        Symmetry operations of the process, which the path will have. None if empty.
     at_rest
-        At 0 K, any collective variable of the process: the path passes through its end states, and
-        displacements are the response of an elastic crystal (`elastic.shrunk`). None at finite
-        temperature, where the mean structure of a state is not its minimum and thermal motion is
-        elastic itself, so that the prior would take it for the process.
+        At 0 K, any collective variable of the process. The path then passes through its end states,
+        and displacements are the response of an elastic crystal (`elastic.shrunk`). None at finite
+        temperature, where the mean structure of a state is not its minimum. Thermal motion is
+        itself elastic, and the prior would mistake it for the process.
     n_functions
-        Number of polynomials L. If None, 6; with `at_rest`, where how smooth the path is is found
-        from the data, 48, or 16 with fewer than 40 structures for each of these.
+        Number of polynomials L. If None, 6. With `at_rest`, where the smoothness is determined from
+        the data, 48, or 16 with fewer than 40 structures for each of these.
 
     Raises
     ------
     UserError
-        If there are too few structures, they are all at one place, or a value is not finite.
+        If there are too few structures, all are at one position, or a value is not finite.
     """
     s = np.asarray(s, dtype=np.float64)
     if s.shape != (len(displacements),) or not np.isfinite(s).all():
-        raise UserError("Each structure needs one finite place along the process.")
+        raise UserError("Each structure needs one finite position along the process.")
     if n_functions is None and at_rest is None:
         n_functions = N_FUNCTIONS
     elif n_functions is None:
         n_functions = functions_at_rest(len(s))
     if len(s) < 4 * n_functions:
         raise UserError(
-            f"A mean path needs {4 * n_functions} structures or more, not {len(s)}; sample longer."
+            f"A mean path needs at least {4 * n_functions} structures, not {len(s)}; sample longer."
         )
     lower, upper = float(s.min()), float(s.max())
     if upper - lower < 1e-6:
-        raise UserError("The structures are all at one place of the process; there is no path.")
+        raise UserError("All structures are at one position of the process; there is no path.")
     outermost = 0.0 if at_rest is not None else _OUTERMOST
     first, last = np.quantile(s, [outermost, 1.0 - outermost])
     if any(operation.reverses for operation in symmetry):
@@ -228,8 +229,8 @@ def fit(
 def _smooth(triangle: Array) -> Array:
     """Covariances between the orthogonal polynomials of random functions, shape (C, L - 1, L - 1).
 
-    One for each of several correlation lengths. The functions are a Gaussian process with a Matern
-    kernel (nu = 7/2) of a coordinate in which the ends are stretched: towards a minimum a path
+    There is one for each of several correlation lengths. The functions are a Gaussian process with
+    a Matern kernel (nu = 7/2) of a coordinate that is stretched at the ends: near a minimum a path
     turns into the softest direction, more sharply than elsewhere.
 
     Parameters
@@ -254,7 +255,7 @@ def _triangle(products: Array) -> Array:
         return np.asarray(cholesky(products))
     except LinAlgError:
         raise UserError(
-            "The structures are at too few places of the process for a smooth path."
+            "The structures are at too few positions of the process for a smooth path."
         ) from None
 
 
@@ -266,10 +267,10 @@ def _symmetrised(
     Parameters
     ----------
     products, moments, sums
-        Of the polynomials with each other, shape (L, L), with the displacements, shape (L, N, 3),
-        and alone, shape (L,).
+        Sums of products of the polynomials with each other, shape (L, L), with the displacements,
+        shape (L, N, 3), and of the polynomials, shape (L,).
     """
-    parity = (-1.0) ** np.arange(len(sums))  # what P_l(-x) is to P_l(x)
+    parity = (-1.0) ** np.arange(len(sums))  # ratio of P_l(-x) to P_l(x)
     all_products, all_moments = np.zeros_like(products), np.zeros_like(moments)
     for operation in symmetry:
         sign = parity if operation.reverses else np.ones_like(parity)
@@ -284,8 +285,8 @@ def _shrunk(raw: Array, noise: Array) -> Array:
     """Posterior mean of coefficients c given raw = c + noise, both of shape (L, N, 3).
 
     The prior of c_a, the L x 3 coefficients of an atom, is matrix normal: covariance B between the
-    polynomials, the same for all atoms, times S_a between the directions, its own for each atom.
-    Both are found by expectation maximisation.
+    polynomials, common to all atoms, times S_a between the directions of each atom. Both are found
+    by expectation maximisation.
     """
     n_degrees, n_atoms, _ = raw.shape
     strengths = (raw**2).sum(axis=(1, 2)) / (3.0 * noise.sum()) - 1.0
@@ -304,7 +305,7 @@ def _shrunk(raw: Array, noise: Array) -> Array:
         kept = prior / (prior + noise[:, None])
         mean = kept * along
         uncertainty = kept * noise[:, None]
-        # What the posterior says of B and S_a.
+        # Estimates of B and S_a from the posterior.
         weighted = mean / np.sqrt(variances)
         between = np.einsum("kaj,laj->kl", weighted, weighted)
         between += np.diag((uncertainty / variances).sum(axis=(1, 2)))

@@ -1,6 +1,6 @@
-"""The model file of a collective variable: named arrays and texts with a checksum, no code in it.
+"""The model file of a collective variable: named arrays and texts with a checksum, without code.
 
-The format is safetensors; CONTRIBUTING.md says which arrays and texts there are.
+The format is safetensors. CONTRIBUTING.md lists the arrays and texts.
 """
 
 import zlib
@@ -21,7 +21,7 @@ FORMAT_VERSION = "1"
 
 
 class Content(NamedTuple):
-    """What a model file holds, and whether it is not as it was written, by its checksum."""
+    """Content of a model file, and whether it was changed according to its checksum."""
 
     tensors: dict[str, NDArray[Any]]
     metadata: dict[str, str]
@@ -49,7 +49,7 @@ def write(
 
 
 def read(path: Path | str) -> Content:
-    """Read a model file; one without a checksum, too.
+    """Read a model file, with or without a checksum.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def read(path: Path | str) -> Content:
 
 
 def _checksum(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> str:
-    """CRC-32 of all arrays and metadata, by name, but the metadata's own `checksum`."""
+    """CRC-32 of all arrays and metadata by name, without the metadata `checksum`."""
     sum_ = 0
     for name, tensor in sorted(tensors.items()):
         kind = tensor.dtype.kind.upper() + str(8 * tensor.itemsize)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath
 from plumed_cv.cv.collective_variable import CollectiveVariable
@@ -15,12 +16,12 @@ from plumed_cv.cv.meanpath import MeanPath
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.structures.frame import Array, chunks
 
-SCREE = 30  # components of the curve of Fig. 2
+SCREE = 30  # number of components in the curve of Fig. 2
 FEWEST_COMPONENTS = 12
 
 _ROUNDING = 1e-6  # of structures in single precision, as a share of the largest singular value
-# Up to so many coordinates 3N, and numbers in all structures, scikit-learn diagonalises the
-# covariance matrix; beyond, structures are read in pieces and never copied as a whole.
+# Up to these numbers of coordinates 3N and of numbers in all structures, scikit-learn diagonalises
+# the covariance matrix. Larger data are read in pieces and never copied as a whole.
 _MOST_COORDINATES = 1500
 _MOST_NUMBERS = 2**27  # 1 GiB in double precision
 _LEAST_VARIANCE_A2 = 1e-12
@@ -40,9 +41,9 @@ class PrincipalComponents:
     components
         Orthonormal rows U_D^T, shape (D, 3N).
     variances
-        Eigenvalues of the covariance matrix, falling, shape (D,), A^2.
+        Eigenvalues of the covariance matrix in decreasing order, shape (D,), A^2.
     total_variance
-        Its trace, A^2.
+        Trace of the covariance matrix, A^2.
     """
 
     mean: Array
@@ -63,7 +64,7 @@ class PrincipalComponents:
 
     @property
     def localisation(self) -> Array:
-        """var_{D,a} of Eq. 3: each atom's motion within the components, shape (N,), angstrom."""
+        """var_{D,a} of Eq. 3: motion of each atom within the components, shape (N,), angstrom."""
         weighted = self.components**2 * self.variances[:, None]
         return np.asarray(np.sqrt(weighted.sum(axis=0).reshape(-1, 3).sum(axis=1)))
 
@@ -75,12 +76,12 @@ class PrincipalComponents:
 
 @one_thread()
 def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> PrincipalComponents:
-    """Leading principal components of displacements.
+    """Compute the leading principal components of displacements.
 
     Parameters
     ----------
     displacements
-        Displacement-frame coordinates, shape (M, N, 3), angstrom; a memory map serves as well.
+        Displacement-frame coordinates, shape (M, N, 3), angstrom; it may be a memory map.
     n_components
         Number of components D.
     seed
@@ -89,7 +90,7 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
     Raises
     ------
     UserError
-        If there are fewer structures than components or they do not differ.
+        If there are fewer structures than components, or the structures do not differ.
 
     Notes
     -----
@@ -105,11 +106,10 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
 
 def _fit_in_memory(displacements: NDArray[Any], n_components: int) -> PrincipalComponents:
     """Leading principal components by the covariance matrix, in double precision."""
-    from sklearn.decomposition import PCA  # takes most of a second
-
+    decomposition = needed("sklearn.decomposition")  # takes most of a second
     flat = np.asarray(displacements, dtype=np.float64).reshape(len(displacements), -1)
     with np.errstate(invalid="ignore"):  # of structures that do not differ
-        found = PCA(n_components, svd_solver="covariance_eigh").fit(flat)
+        found = decomposition.PCA(n_components, svd_solver="covariance_eigh").fit(flat)
     variances = np.asarray(found.explained_variance_)
     if not variances[0] > _LEAST_VARIANCE_A2:
         raise UserError(_NO_DIFFERENCE)
@@ -154,32 +154,32 @@ def fit_mean_path(
     at_rest: CollectiveVariable | None = None,
     n_functions: int | None = None,
 ) -> tuple[PrincipalComponents, MeanPath]:
-    """Leading principal components of the mean path through the structures: thermal noise is out.
+    """Compute the leading principal components of the mean path through the structures.
 
-    The components of noisy structures are tilted towards the noise, those of E[u | s] much less.
+    Noise tilts the components of noisy structures. It tilts those of E[u | s] much less.
 
     Parameters
     ----------
     displacements
         Displacement-frame coordinates, shape (M, N, 3), angstrom.
     s
-        Place of each structure along the process, shape (M,): the path parameter or the previous
+        Position of each structure along the process, shape (M,): the path parameter or the previous
         collective variable.
     n_components
         Number of components D; a mean path has at most L - 1.
     symmetry
-        Operations that the mean path is made to have.
+        Symmetry operations of the mean path.
     at_rest
-        What is known of the process at 0 K, as for `meanpath.fit`.
+        Properties of the process at 0 K, as for `meanpath.fit`.
     n_functions
         Number of polynomials L, as for `meanpath.fit`.
 
     Returns
     -------
     tuple
-        The components, whose variances are those of the mean path, and the mean path. They are
-        fewer than asked for where the path has no more, as a straight one that is exact by
-        symmetry: what the rounding of the structures leaves is no component.
+        The components, whose variances are those of the mean path, and the mean path. There may be
+        fewer components than requested, for example for a path that is straight by symmetry,
+        because rounding errors of the structures are not components.
 
     Raises
     ------
@@ -201,16 +201,16 @@ def fit_mean_path(
 
 @dataclass(frozen=True)
 class Scree:
-    """How much of the variance the components explain (Fig. 2), and how many of them to take.
+    """Fraction of variance explained by the components (Fig. 2), and the number of them to use.
 
     Parameters
     ----------
     fraction_of_variance
-        Of the leading components, at most 30.
+        Fractions of the leading components, at most 30.
     elbow
-        How many of them are above the noise.
+        Number of components above the noise.
     n_components
-        D: twice the elbow (Sec. 2.2), 12 at least, and no more than there are.
+        D: twice the elbow (Sec. 2.2), but at least 12 and at most the available number.
     """
 
     fraction_of_variance: Array
@@ -219,7 +219,7 @@ class Scree:
 
 
 def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) -> Scree:
-    """Choose the number of components by the elbow of the structures' variance.
+    """Choose the number of components from the elbow of the variances of the structures.
 
     Parameters
     ----------
@@ -242,9 +242,9 @@ def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) 
 
 
 def most_components(displacements: NDArray[Any], *, aligned: bool = False) -> int:
-    """How many principal components structures, shape (M, N, 3), can have.
+    """Largest number of principal components of structures, shape (M, N, 3).
 
-    Translations are none; rotations are none where structures are aligned.
+    Translations are not components, and rotations are not if structures are aligned.
     """
     n, n_atoms = displacements.shape[:2]
     return int(min(n - 1, 3 * n_atoms - (6 if aligned else 3)))
@@ -253,13 +253,13 @@ def most_components(displacements: NDArray[Any], *, aligned: bool = False) -> in
 def elbow(fraction_of_variance: Array) -> int:
     """Number of components above the plateau of thermal noise (elbow of Fig. 2).
 
-    The plateau is a straight line through the second half of the logarithms; components count until
-    the first that lies within five standard deviations of the line's residuals.
+    The plateau is a straight line through the second half of the logarithms. Components count up to
+    the first one within five standard deviations of the residuals of the line.
 
     Parameters
     ----------
     fraction_of_variance
-        Fractions of variance explained, falling, shape (D,) with D of about 30.
+        Fractions of variance explained, in decreasing order, shape (D,) with D of about 30.
     """
     logs = np.log(fraction_of_variance)
     index = np.arange(len(logs))
@@ -279,25 +279,25 @@ def _check_count(displacements: NDArray[Any], n_components: int) -> None:
         n, n_atoms = displacements.shape[:2]
         raise UserError(
             f"{n_components} principal components need more than {n} structures of {n_atoms} "
-            f"atoms; sample longer or ask for at most {max(largest, 0)}."
+            f"atoms; sample longer or use at most {max(largest, 0)}."
         )
 
 
 def _parts(displacements: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The structures in pieces, flat, shape (up to 1000, 3N)."""
+    """Yield the structures in pieces, flat, shape (up to 1000, 3N)."""
     for part in chunks(len(displacements)):
         yield np.asarray(displacements[part]).reshape(-1, 3 * displacements.shape[1])
 
 
 def _centred(part: NDArray[Any], mean: Array, axes: Array) -> NDArray[Any]:
-    """(part - mean) @ axes without a copy of the part, in its precision."""
+    """Return (part - mean) @ axes without a copy of the part, in its precision."""
     return np.asarray(part @ axes.astype(part.dtype) - (mean @ axes).astype(part.dtype))
 
 
 def _principal(
     mean: Array, components: Array, variances: Array, total_variance: float
 ) -> PrincipalComponents:
-    """Principal components free of rigid translation and orthonormal, which rounding spoils."""
+    """Return orthonormal principal components without translation and rounding errors."""
     if not variances[0] > _LEAST_VARIANCE_A2:
         raise UserError(_NO_DIFFERENCE)
     shape = (len(components), -1, 3)

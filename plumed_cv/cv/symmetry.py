@@ -1,41 +1,49 @@
-"""The symmetry of a process: what maps its two end states onto themselves or onto each other.
+"""Symmetry of a structure and of a process: operations that keep or exchange the end states.
 
 Atoms interact in the same way after a rotation, a reflection, a translation or an exchange of equal
-atoms. Operations that leave the pair of end states as it is therefore leave the Boltzmann
-distribution along the process as it is, and with it the mean path: averages over them are averages
-over more structures. A jumping vacancy in a bcc crystal has 12, a straight dislocation one for each
-period of its line. Lengths are in angstrom. N atoms.
+atoms. Operations that keep the pair of end states therefore keep the Boltzmann distribution along
+the process, and with it the mean path. Averages over these operations are averages over more
+structures. A jumping vacancy in a bcc crystal has 12 operations, and a straight dislocation one for
+each period of its line. The operations of one end state alone give equivalent events. Lengths are
+in angstrom. N atoms.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from ase import Atoms
+from ase.geometry import minkowski_reduce
+from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
+_RANGE_A = 4.5  # range of the neighbours that distinguish atoms
+_PROBES = 32  # number of atoms that are compared with all others
+_MOST_IMAGES = 3e7  # largest number of images of all atoms by all operations
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation on displacements: atom i's, rotated, become those of atom `image[i]`.
+    """An operation on displacements: those of atom i, rotated, become those of atom `image[i]`.
 
     Parameters
     ----------
     rotation
         Orthogonal matrix, shape (3, 3); acts on row vectors from the right.
     image
-        Where each atom goes, shape (N,).
+        Atom to which each atom is mapped, shape (N,).
     offset
         Displacement of the transformed reference structure, shape (N, 3), angstrom.
     reverses
-        Whether the end states change places.
+        Whether the operation exchanges the end states.
     """
 
     rotation: Array
@@ -45,7 +53,7 @@ class Operation:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """Whether the operation changes nothing."""
         in_place = (self.image == np.arange(len(self.image))).all()
         return not self.reverses and bool(in_place) and np.allclose(self.rotation, np.eye(3))
 
@@ -62,14 +70,14 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
     Parameters
     ----------
     variable
-        Gives species, cell, reference structure and end states.
+        It gives species, cell, reference structure and end states.
     tolerance_A
-        How far an atom may lie from where another one was mapped, angstrom.
+        Largest distance of an atom from the mapped position of another one, angstrom.
 
     Returns
     -------
     list
-        The identity first. Only the identity for a system without periodicity.
+        The identity comes first. Only the identity for a system without periodicity.
     """
     n = variable.n_atoms
     identity = Operation(np.eye(3), np.arange(n), np.zeros((n, 3)), reverses=False)
@@ -86,16 +94,17 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
 
 
 def of_path(path: EnergyPath, variable: CollectiveVariable) -> list[Operation]:
-    """Those of `operations(variable)` that the minimum energy path has as well.
+    """Return the operations of `operations(variable)` that the minimum energy path also has.
 
-    A path may break the symmetry of its end states: through one of several equal saddle points. An
-    operation counts if it takes each atom of each image to within `TOLERANCE_A` of the path.
+    A path may break the symmetry of its end states, by passing through one of several equal saddle
+    points. An operation counts if it maps each atom of each image to within `TOLERANCE_A` of the
+    path.
     """
     return [op for op in operations(variable) if _asymmetry(path, op) < TOLERANCE_A]
 
 
 def _asymmetry(path: EnergyPath, operation: Operation) -> float:
-    """How far the operation takes the atom of the path that it takes farthest off it, angstrom."""
+    """Largest distance from the path of an atom that the operation has mapped, angstrom."""
     images = operation.turn(path.displacements) + operation.offset
     images -= images.mean(axis=1, keepdims=True)
     places = 1.0 - path.arc_length if operation.reverses else path.arc_length
@@ -103,53 +112,97 @@ def _asymmetry(path: EnergyPath, operation: Operation) -> float:
     return float(np.linalg.norm(apart, axis=2).max())
 
 
+def of_structure(
+    species: Sequence[str], positions: Array, cell: Array, tolerance_A: float = TOLERANCE_A
+) -> list[Operation]:
+    """Find the operations of the space group of a structure, with translations within its cell.
+
+    Parameters
+    ----------
+    species
+        Chemical symbol of each atom.
+    positions, cell
+        The structure, shapes (N, 3) and (3, 3), angstrom.
+    tolerance_A
+        Largest distance of an atom from the mapped position of another one, angstrom.
+
+    Returns
+    -------
+    list
+        The identity comes first. They act on displacements from the structure, so the offset is
+        zero. Operations that the cell does not have are not found, even if the crystal has them.
+
+    Raises
+    ------
+    UserError
+        If the structure is a perfect crystal with too many operations.
+    """
+    n = len(species)
+    nothing = np.zeros((n, 3))
+    found = [Operation(np.eye(3), np.arange(n), nothing, reverses=False)]
+    sites = _Sites(species, positions, cell, tolerance_A)
+    first, *others = sites.alike()
+    x = sites.fractional
+    translations = [np.arange(n)]
+    translations += [
+        image for place in others if (image := sites.match(x + x[place] - x[first])) is not None
+    ]
+    if 48 * n * len(translations) > _MOST_IMAGES:
+        raise UserError(
+            f"The structure has {n} atoms and {len(translations)} translations: there are too many "
+            "symmetry operations to try."
+        )
+    # Another translation would only repeat the operations of a rotation.
+    places: list[int] = []
+    seen: set[int] = set()
+    for place in (first, *others):
+        if place not in seen:
+            places.append(place)
+            seen.update(image[place] for image in translations)
+    for rotation in _lattice_rotations(cell):
+        turned = x @ rotation
+        matches = (sites.match(turned + x[place] - turned[first]) for place in places)
+        image = next((match for match in matches if match is not None), None)
+        if image is None:
+            continue
+        cartesian = np.asarray(np.linalg.solve(cell, rotation @ cell), dtype=np.float64)
+        for translation in translations:
+            operation = Operation(cartesian, translation[image], nothing, reverses=False)
+            if not operation.is_identity:
+                found.append(operation)
+    return found
+
+
 def _lattice_rotations(cell: Array) -> Iterator[NDArray[np.int64]]:
-    """Integer matrices W that keep the lattice: fractional coordinates x become x W."""
-    metric = cell @ cell.T
+    """Integer matrices W that keep the lattice: fractional coordinates x become x W.
+
+    Those of a reduced cell have only the elements -1, 0 and 1; the given cell may be skew.
+    """
+    reduced, change = minkowski_reduce(cell)  # reduced = change @ cell
+    back = np.rint(np.linalg.inv(change)).astype(np.int64)
+    metric = reduced @ reduced.T
     candidates = np.array(list(product((-1, 0, 1), repeat=9)), dtype=np.int64).reshape(-1, 3, 3)
     images = candidates @ metric @ candidates.transpose(0, 2, 1)
     kept = np.abs(images - metric).max(axis=(1, 2)) < 1e-4 * np.trace(metric)
-    yield from candidates[kept]
+    yield from back @ candidates[kept] @ change
 
 
-class _Finder:
-    """Tries rotations of a lattice, with all translations, on the end states of a process."""
+class _Sites:
+    """Positions of the atoms of a structure, and a search for atoms at given positions."""
 
-    def __init__(self, variable: CollectiveVariable, tolerance_A: float) -> None:
-        self.cell = variable.reference_cell
+    def __init__(
+        self, species: Sequence[str], positions: Array, cell: Array, tolerance_A: float
+    ) -> None:
+        self.cell = cell
         self.tolerance = tolerance_A
-        self.displacements = variable.end_displacements
-        inverse = np.linalg.inv(self.cell)
-        self.fractional = [(variable.reference_positions + u) @ inverse for u in self.displacements]
-        self.trees = [cKDTree(x % 1.0 % 1.0, boxsize=1.0) for x in self.fractional]
-        self.kinds = np.unique(variable.species, return_inverse=True)[1]
-        step = np.linalg.norm(self.displacements[1] - self.displacements[0], axis=1)
-        # The atom that moves most has the fewest places to go to.
-        self.mover = int(step.argmax())
-        self.places = np.flatnonzero(
-            (np.abs(step - step[self.mover]) < tolerance_A) & (self.kinds == self.kinds[self.mover])
-        )
+        self.fractional = positions @ np.linalg.inv(cell)
+        self.kinds = np.unique(np.asarray(species), return_inverse=True)[1]
+        self._tree = cKDTree(self.fractional % 1.0 % 1.0, boxsize=1.0)
 
-    def with_rotation(self, rotation: NDArray[np.int64], reverses: bool) -> Iterator[Operation]:
-        """All operations with this rotation (on fractional row vectors)."""
-        cartesian = np.asarray(np.linalg.solve(self.cell, rotation @ self.cell), dtype=np.float64)
-        start, end = (1, 0) if reverses else (0, 1)
-        turned = [x @ rotation for x in self.fractional]
-        for place in self.places:
-            shift = self.fractional[start][place] - turned[0][self.mover]
-            image = self._match(turned[0] + shift, start)
-            again = None if image is None else self._match(turned[1] + shift, end)
-            if image is None or again is None or (image != again).any():
-                continue
-            offset = np.zeros_like(self.displacements[0])
-            offset[image] = self.displacements[0] @ cartesian
-            offset = self.displacements[start] - offset
-            yield Operation(cartesian, image, offset, reverses)
-
-    def _match(self, fractional: Array, state: int) -> NDArray[np.int64] | None:
-        """Which atom of an end state lies where each atom was mapped; None if one finds none."""
-        _, image = self.trees[state].query(fractional % 1.0 % 1.0)
-        apart = fractional - self.fractional[state][image]
+    def match(self, fractional: Array) -> NDArray[np.int64] | None:
+        """Atom at each mapped position; None if a position has no atom of the same kind."""
+        _, image = self._tree.query(fractional % 1.0 % 1.0)
+        apart = fractional - self.fractional[image]
         apart -= np.rint(apart)
         far = np.linalg.norm(apart @ self.cell, axis=1) > self.tolerance
         if far.any() or (self.kinds[image] != self.kinds).any():
@@ -157,3 +210,60 @@ class _Finder:
         if len(np.unique(image)) < len(image):
             return None
         return np.asarray(image, dtype=np.int64)
+
+    def alike(self) -> NDArray[np.int64]:
+        """A small set of atoms that includes all images of its first atom.
+
+        Images have the same sorted distances of neighbours within the tolerance.
+        """
+        atoms = Atoms(numbers=self.kinds, cell=self.cell, pbc=True)
+        atoms.set_scaled_positions(self.fractional)
+        centre, distance = neighbor_list("id", atoms, _RANGE_A)
+        order = np.lexsort((distance, centre))
+        each = np.split(distance[order], np.cumsum(np.bincount(centre, minlength=len(atoms)))[:-1])
+        fewest = min(map(len, each))
+        nearest = np.array([own[:fewest] for own in each])
+        coarse = np.column_stack([self.kinds, np.rint(nearest / (4.0 * self.tolerance))])
+        _, group, size = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
+        alike: list[NDArray[np.int64]] = []
+        for first in np.argsort(size[group.ravel()], kind="stable")[:_PROBES]:
+            off = np.abs(nearest - nearest[first]).max(axis=1, initial=0.0)
+            same = (self.kinds == self.kinds[first]) & (off <= 2.0 * self.tolerance)
+            others = np.flatnonzero(same)
+            alike.append(np.concatenate([[first], others[others != first]]))
+        return min(alike, key=len)
+
+
+class _Finder:
+    """Tests rotations of a lattice, with all translations, on the end states of a process."""
+
+    def __init__(self, variable: CollectiveVariable, tolerance_A: float) -> None:
+        self.cell = variable.reference_cell
+        self.displacements = variable.end_displacements
+        self.states = [
+            _Sites(variable.species, variable.reference_positions + u, self.cell, tolerance_A)
+            for u in self.displacements
+        ]
+        kinds = self.states[0].kinds
+        step = np.linalg.norm(self.displacements[1] - self.displacements[0], axis=1)
+        # The atom that moves most has the fewest possible images.
+        self.mover = int(step.argmax())
+        self.places = np.flatnonzero(
+            (np.abs(step - step[self.mover]) < tolerance_A) & (kinds == kinds[self.mover])
+        )
+
+    def with_rotation(self, rotation: NDArray[np.int64], reverses: bool) -> Iterator[Operation]:
+        """Yield all operations with this rotation (of fractional row vectors)."""
+        cartesian = np.asarray(np.linalg.solve(self.cell, rotation @ self.cell), dtype=np.float64)
+        start, end = (1, 0) if reverses else (0, 1)
+        turned = [state.fractional @ rotation for state in self.states]
+        for place in self.places:
+            shift = self.states[start].fractional[place] - turned[0][self.mover]
+            image = self.states[start].match(turned[0] + shift)
+            again = None if image is None else self.states[end].match(turned[1] + shift)
+            if image is None or again is None or (image != again).any():
+                continue
+            offset = np.zeros_like(self.displacements[0])
+            offset[image] = self.displacements[0] @ cartesian
+            offset = self.displacements[start] - offset
+            yield Operation(cartesian, image, offset, reverses)

@@ -1,4 +1,4 @@
-"""A collective variable as TorchScript, for TORCH_CV and whatever else runs such files."""
+"""A collective variable as TorchScript, for TORCH_CV and other programs that run such files."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ except ModuleNotFoundError:
 
 
 def write_torchscript(cv: CollectiveVariable, path: Path | str) -> None:
-    """Write a TorchScript file that gives `node-0`, ... of a collective variable, in float64.
+    """Write a TorchScript file that returns `node-0`, ... of a collective variable, in float64.
 
-    `forward` takes positions, shape (N, 3), and the cell, shape (3, 3), both in angstrom, and
-    returns the d values. `value_and_gradient` also returns their derivatives with respect to the
-    positions, shape (d, N, 3), and to the cell at fixed positions, shape (d, 3, 3).
+    `forward` receives the positions, shape (N, 3), and the cell, shape (3, 3), both in angstrom,
+    and returns the d values. `value_and_gradient` also returns their derivatives with respect to
+    the positions, shape (d, N, 3), and to the cell at fixed positions, shape (d, 3, 3).
 
     Raises
     ------
     UserError
         If the file cannot be written.
     """
-    with warnings.catch_warnings():  # torch announces another format, which needs no libtorch
+    with warnings.catch_warnings():  # torch recommends another format, which needs no libtorch
         warnings.simplefilter("ignore", DeprecationWarning)
         module = torch.jit.script(_Model(cv).double().eval())
         with replacing(path) as temporary:
@@ -50,7 +50,7 @@ def plumed_line(cv: CollectiveVariable, file: Path | str) -> str:
 class _Model(torch.nn.Module):
     """The displacement frame of `CollectiveVariable` and a network on its 3N displacements.
 
-    The components and their mean are part of the first layer, shift and scale of the last one.
+    The components and their mean are part of the first layer, shift and scale part of the last one.
     """
 
     reference: Tensor
@@ -68,7 +68,7 @@ class _Model(torch.nn.Module):
         if self.aligned:
             pairs, tree = _spanning_tree(reference)
             reference = reference - reference.mean(axis=0)
-        if self.periodic:  # in fractions of the cell, which it follows
+        if self.periodic:  # in fractions of the cell, because the reference follows the cell
             reference = np.asarray(np.linalg.solve(cv.reference_cell.T, reference.T).T)
         for name, array in {"reference": reference, "bonds": pairs, "tree": tree}.items():
             self.register_buffer(name, torch.tensor(np.ascontiguousarray(array)))
@@ -94,7 +94,7 @@ class _Model(torch.nn.Module):
         """Return the values, shape (d,), their gradients (d, N, 3) and those to the cell."""
         shifts, images, rotation = self.displacements(positions, cell)
         z = shifts.reshape(-1)
-        first, jacobian = z, z  # of the values to what leaves the first layer, shape (d, width)
+        first, jacobian = z, z  # of the values to the output of the first layer, shape (d, width)
         for k, (weight, bias) in enumerate(zip(self.weights, self.biases)):  # noqa: B905
             if k == 0:
                 first = weight
@@ -120,8 +120,8 @@ class _Model(torch.nn.Module):
     def displacements(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the displacements, shape (N, 3), the images taken, and the rotation.
 
-        As `frame.displacements` and `frame.aligned`, without their checks, and in a solid but for
-        a shift that all atoms have in common: the gradients of the atoms add up to zero.
+        It is `frame.displacements` and `frame.aligned` without their checks. In a solid, it differs
+        by a common shift of all atoms, because the gradients of the atoms add up to zero.
         """
         images = torch.zeros_like(positions)
         rotation = torch.eye(3, dtype=positions.dtype, device=positions.device)
@@ -136,7 +136,7 @@ class _Model(torch.nn.Module):
             flip[:, 2] = torch.sign(torch.det(left @ right))
             rotation = ((left * flip) @ right).t()
             turned = centred @ rotation.t()
-            # A step of Newton's method that is zero but for rounding, and has the derivatives of
+            # A step of Newton's method that is zero except for rounding, and has the derivatives of
             # the best rotation.
             torque = torch.cross(turned, self.reference, dim=1).sum(0)
             change = torch.linalg.solve(self.inertia(turned.detach()), torque)
@@ -171,7 +171,7 @@ class _Model(torch.nn.Module):
         return torch.sigmoid(z)
 
     def slope(self, z: Tensor) -> Tensor:
-        """Return its derivative."""
+        """Return the derivative of the activation function."""
         if self.activation == "relu":
             return (z > 0).to(z.dtype)
         if self.activation == "tanh":
@@ -189,7 +189,7 @@ class _Model(torch.nn.Module):
 def _spanning_tree(reference: Array) -> tuple[NDArray[np.int64], Array]:
     """Return the bonds of `frame.whole`, shape (N-1, 2), and which lead to an atom, (N, N-1).
 
-    The image of an atom is the sum of those along the bonds that lead to it from the first one.
+    The image of an atom is the sum of those along the bonds from the first atom to it.
     """
     pairs = bonds(reference)
     path = np.zeros((len(reference), len(pairs)))
@@ -200,7 +200,7 @@ def _spanning_tree(reference: Array) -> tuple[NDArray[np.int64], Array]:
 
 
 def _ranges(serials: Sequence[int]) -> str:
-    """Return serial numbers as PLUMED's lists write them: 1-4,7."""
+    """Return serial numbers in the form of PLUMED's lists: 1-4,7."""
     parts: list[list[int]] = []
     for serial in serials:
         if parts and serial == parts[-1][-1] + 1:

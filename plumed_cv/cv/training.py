@@ -1,13 +1,13 @@
-"""How an autoencoder is trained: the settings, and the recipes to choose between.
+"""Settings of the training of an autoencoder, and the two recipes.
 
-Two recipes. The paper's reconstructs the noisy structures themselves; a loss made of noise hardly
-feels the slope of the encoder across the path, on which energies depend (Eq. 18). The other one,
-the default, is a denoising autoencoder: from a noisy structure to the point of the mean path that
-it belongs to, with the gradient of the encoder held parallel to the path and its value to the
-length of the path, so that equal steps of the variable are equal distances. Without noise its loss
-is zero, so that a lower loss is a better collective variable.
+The recipe of the paper reconstructs the noisy structures themselves. A loss that consists of noise
+hardly depends on the slope of the encoder across the path, which determines energies (Eq. 18). The
+default recipe is a denoising autoencoder. It maps a noisy structure to its point of the mean path,
+keeps the gradient of the encoder parallel to the path, and makes its value the length of the path,
+so that equal steps of the variable are equal distances. Without noise this loss is zero, so a lower
+loss means a better collective variable.
 
-Nothing here imports torch, which takes seconds; `autoencoder` does what this says.
+Nothing here imports torch, which takes seconds. `autoencoder` performs the training.
 """
 
 import re
@@ -27,7 +27,7 @@ SCHEDULE: tuple[tuple[float, int], ...] = (
     (2e-4, 8),
 )
 
-# The paper's: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).
+# Schedule of the paper: from 20 epochs at 0.02 down to 200 at 5e-6 (Sec. 3.1).
 PAPER_SCHEDULE: tuple[tuple[float, int], ...] = (
     (2e-2, 20),
     (1e-2, 20),
@@ -46,45 +46,46 @@ PAPER_SCHEDULE: tuple[tuple[float, int], ...] = (
 
 @dataclass(frozen=True)
 class Training:
-    """How an autoencoder is trained; `RECIPES` has the paper's way (Sec. 3.1) by name.
+    """Settings of a training; `RECIPES` has named ones, such as the paper's (Sec. 3.1).
 
     Parameters
     ----------
     hidden
-        Widths of the hidden layers of the encoder; the decoder mirrors them. None: two of width D
-        for the target "structure", as in the paper, and of width 2D for the "mean path".
+        Widths of the hidden layers of the encoder; the decoder mirrors them. If None, two layers of
+        width D for the target "structure", as in the paper, and of width 2D for the "mean path".
     activation
         Activation of the hidden layers: relu, tanh, elu, softplus, silu or sigmoid.
     tied
-        Whether the decoder uses the encoder's weights transposed.
+        Whether the decoder uses the transposed weights of the encoder.
     subspace
-        Components of the "mean path" through the structures, or of the structures: "pca".
+        Components of the "mean path" through the structures, or of the structures themselves:
+        "pca".
     target
-        What the decoder is to return: the structure's point of the "mean path", with the gradient
-        of the encoder along it, or the "structure".
+        Target of the decoder: the point of the "mean path" that belongs to the structure, with the
+        gradient of the encoder along the path, or the "structure".
     functions
-        Number of Legendre polynomials of the mean path, which bounds the components by one less;
-        as `meanpath.fit` chooses if None. A run sets it by the length of its path.
+        Number of Legendre polynomials of the mean path. There is at least one component fewer. The
+        choice of `meanpath.fit` if None. A run sets it from the length of its path.
     n_latent
         Number of latent dimensions d; more than one only for the target "structure".
     schedule
         Pairs of learning rate and epochs.
     batch_size
-        Structures a batch.
+        Number of structures in a batch.
     restarts
-        Networks trained from different initial weights; the one of the lowest loss is kept.
+        Number of networks with different initial weights; the one with the lowest loss is kept.
     seed
         Seed of weights and batches, which do not depend on the device.
     device
-        Where it is trained: "cpu"; "cuda", a GPU of NVIDIA's (or "cuda:1", ...); "auto", that where
+        Device of the training: "cpu"; "cuda", an NVIDIA GPU (or "cuda:1", ...); "auto", a GPU if
         there is one.
     precision
-        "single", or "double", in which a GPU gives the processor's numbers but for rounding.
+        "single" or "double". In double precision, GPU and processor agree except for rounding.
 
     Raises
     ------
     UserError
-        If a setting is impossible, or two do not go together.
+        If a setting is impossible, or two settings contradict each other.
     """
 
     hidden: tuple[int, ...] | None = None
@@ -112,14 +113,12 @@ class Training:
         if min(self.n_latent, self.batch_size, self.restarts) < 1:
             raise UserError("Latent dimensions, batch size and restarts must be 1 or more.")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(
-                f"device = {self.device!r}: there are cpu, cuda, cuda:1, ..., and auto."
-            )
+            raise UserError(f"device = {self.device!r}: choose cpu, cuda, cuda:1, ..., or auto.")
         if self.precision not in ("single", "double"):
-            raise UserError(f"precision = {self.precision!r}: there are single, double.")
+            raise UserError(f"precision = {self.precision!r}: choose single or double.")
         if self.n_latent > 1 and self.target == "mean path":
             raise UserError(
-                f"{self.n_latent} latent dimensions: a mean path has one; take the recipe 'paper', "
+                f"{self.n_latent} latent dimensions: a mean path has one; use the recipe 'paper', "
                 "whose target is the structure."
             )
 
@@ -128,7 +127,7 @@ class Training:
         return n_components if self.target == "structure" else 2 * n_components
 
     def limited(self, n_components: int, at_rest: bool = False) -> int:
-        """These components, or those that the mean path has, if it has fewer (L - 1)."""
+        """Return the number of components, limited to L - 1 for a mean path of L functions."""
         if self.subspace == "pca":
             return n_components
         default = meanpath.AT_REST_FUNCTIONS if at_rest else meanpath.N_FUNCTIONS
@@ -136,11 +135,11 @@ class Training:
 
     @property
     def n_epochs(self) -> int:
-        """Epochs of all restarts together."""
+        """Total number of epochs of all restarts."""
         return self.restarts * sum(epochs for _, epochs in self.schedule)
 
 
-# By name, what a user chooses between.
+# Recipes by name.
 RECIPES = {
     "denoising": Training(),
     "paper": Training(

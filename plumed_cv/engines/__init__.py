@@ -1,18 +1,19 @@
-"""What an engine is: the part that computes forces and runs molecular dynamics.
+"""The interface of engines, which compute forces and run molecular dynamics.
 
-The workflow knows this page and no engine; each engine is one file that knows no collective
-variable. A long run is made of segments: each starts from the state in which the one before ended,
-has its own folder and its own PLUMED input, and its outcome depends on nothing but the `Segment`
-(and the machine), whatever the engine's process did before.
+The workflow uses only this interface. Each engine is one file and does not depend on collective
+variables. A long run consists of segments. Each segment starts from the final configuration of the
+previous one and has its own folder and PLUMED input. Its result depends only on the `Segment` (and
+the machine), and not on earlier work of the engine's process.
 """
 
 import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import numpy as np
 from ase import Atoms, units
@@ -23,12 +24,15 @@ from plumed_cv.common.files import replacing
 from plumed_cv.structures import cell_of, is_oriented
 from plumed_cv.structures.frame import Array
 
-Thermostat = Literal["langevin", "brownian"]
+Thermostat = Literal["langevin", "brownian", "none"]
 
-# What PLUMED's wrapper writes between the messages of nested exceptions.
+# Text between the messages of nested exceptions in PLUMED's wrapper.
 NESTED = "The above exception was the direct cause of the following exception:"
 
-_FRAME = ("PLUMED error", "at ", "message follows", "(tools", "(core")  # lines of its messages
+BLOCK = 10  # steps of `Engine.follow` that an observer receives at once
+PIECE = 500  # steps of a segment of `Engine.follow`, if the engine must be started for each
+
+_FRAME = ("PLUMED error", "at ", "message follows", "(tools", "(core")  # lines to remove
 
 
 def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: float) -> Array:
@@ -37,7 +41,7 @@ def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: fl
     Parameters
     ----------
     rng
-        Source of the random numbers.
+        Random number generator.
     masses
         Masses in amu, shape (N,).
     temperature_K
@@ -45,8 +49,8 @@ def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: fl
 
     Returns
     -------
-    Velocities in angstrom/fs, shape (N, 3). The centre of mass is at rest, so N - 1 atoms' worth
-    of the kinetic energy is there at the start.
+    Velocities in angstrom/fs, shape (N, 3). The centre of mass is at rest, so the kinetic energy is
+    that of N - 1 atoms.
     """
     momenta = rng.standard_normal((len(masses), 3)) * np.sqrt(
         masses[:, None] * units.kB * temperature_K
@@ -58,7 +62,7 @@ def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: fl
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How atoms move, at constant cell and temperature.
+    """Equations of motion, at constant cell, and at constant temperature or energy.
 
     Attributes
     ----------
@@ -67,11 +71,13 @@ class Dynamics:
     timestep_fs
         Time step in fs.
     thermostat
-        "langevin": m dv/dt = F - m gamma v + noise. "brownian": its overdamped limit,
-        dr/dt = F / (m gamma) + noise, which has no velocities.
+        "langevin": m dv/dt = F - m gamma v + noise.
+        "brownian": its overdamped limit, dr/dt = F / (m gamma) + noise, which has no velocities.
+        "none": Newton's equations by velocity Verlet, at constant energy. The temperature is that
+        of the initial velocities.
     friction_per_ps
         gamma in 1/ps. Brownian dynamics makes steps of sqrt(2 kT timestep / (m gamma)), which
-        should be about 0.01 angstrom: 100 / ps for iron at 300 K and 1 fs, not 1 / ps.
+        should be about 0.01 angstrom. For iron at 300 K and 1 fs, this is 100 / ps and not 1 / ps.
 
     Raises
     ------
@@ -89,20 +95,20 @@ class Dynamics:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise UserError(f"{name} = {value}: it must be a positive number")
-        if self.thermostat not in ("langevin", "brownian"):
+        if self.thermostat not in get_args(Thermostat):
             raise UserError(
-                f"thermostat = {self.thermostat!r}: there are 'langevin' and 'brownian'"
+                f"thermostat = {self.thermostat!r}: choose 'langevin', 'brownian' or 'none'"
             )
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the atoms are.
+    """A configuration: positions, cell, velocities.
 
     Attributes
     ----------
     positions
-        In angstrom, shape (N, 3). They may lie in any periodic image.
+        In angstrom, shape (N, 3), in any periodic image.
     cell
         Rows are lattice vectors in angstrom, shape (3, 3); zero without periodic boundaries.
     velocities
@@ -125,22 +131,22 @@ class State:
                 continue
             array = np.ascontiguousarray(value, dtype=np.float64)
             if not np.isfinite(array).all():
-                raise UserError(f"{name} of the start configuration hold a value that is no number")
+                raise UserError(f"{name} of the start configuration are not all finite numbers")
             object.__setattr__(self, name, array)
 
     @classmethod
     def of(cls, atoms: Atoms) -> Self:
-        """Return positions and cell of `atoms`, to start with fresh velocities."""
+        """Return positions and cell of `atoms`, without velocities."""
         return cls(atoms.positions.copy(), cell_of(atoms).copy())
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises
         ------
         UserError
-            If the file is missing or holds something else.
+            If the file is missing or contains something else.
         """
         try:
             with np.load(path) as file:
@@ -148,11 +154,11 @@ class State:
                 return cls(file["positions"], file["cell"], velocities if len(velocities) else None)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        except Exception as error:  # whatever the readers of zip archives raise
-            raise UserError(f"{path}: not a state of a run ({error})") from error
+        except Exception as error:  # any exception of the readers of zip archives
+            raise UserError(f"{path}: is not a state of a run ({error})") from error
 
     def save(self, path: Path | str) -> None:
-        """Write an .npz file; reading it gives the same numbers to the last bit."""
+        """Write an .npz file. Reading it gives the same numbers to the last bit."""
         velocities = np.zeros((0, 3)) if self.velocities is None else self.velocities
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, positions=self.positions, cell=self.cell, velocities=velocities)
@@ -160,31 +166,31 @@ class State:
 
 @dataclass(frozen=True)
 class Segment:
-    """One piece of molecular dynamics.
+    """One segment of molecular dynamics.
 
     Attributes
     ----------
     directory
-        Existing folder for the output; relative names in the PLUMED input are relative to it.
+        Existing folder for the output. Relative names in the PLUMED input are relative to it.
     start
-        Where the atoms are at the beginning.
+        Initial configuration.
     dynamics
-        How they move.
+        Equations of motion.
     n_steps
         Number of steps.
     seed
-        For the thermostat, and for the velocities if the start has none.
+        Seed of the thermostat, and of the velocities if the start has none.
     plumed
-        The PLUMED input: its text, the path of a file, or None to run without PLUMED.
+        The PLUMED input: its text, the path of a file, or None for a run without PLUMED.
     first_step
-        The step number at the start, for PLUMED's clock and strides.
+        Step number at the start, for PLUMED's clock and strides.
     count_start
-        Whether PLUMED's actions count the starting configuration. False for a segment that
-        continues another, whose last step was the same configuration: forces are then computed
-        from it, and nothing is learned from it or printed a second time. LAMMPS's own `fix plumed`
-        always counts it.
+        Whether PLUMED's actions count the initial configuration. It is False for a segment that
+        continues another one, whose last step was the same configuration. Forces are then computed
+        from it, but it is neither learned nor printed again. LAMMPS's own `fix plumed` always
+        counts it.
     snapshot_stride
-        A snapshot is written after every so many steps; 0 for none.
+        Steps between snapshots; 0 for none.
 
     Raises
     ------
@@ -204,17 +210,17 @@ class Segment:
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
-            raise UserError(f"n_steps = {self.n_steps}: a run has at least one step")
+            raise UserError(f"n_steps = {self.n_steps}: a run needs at least one step")
 
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """What a segment gave.
+    """Result of one segment.
 
     Attributes
     ----------
     n_steps
-        Steps done; fewer than asked for if PLUMED stopped the run.
+        Completed steps; fewer than requested if PLUMED stopped the run.
     stopped_by_plumed
         Whether an action (COMMITTOR) ended the run.
     end
@@ -232,28 +238,68 @@ class SegmentResult:
     seconds: float = field(compare=False)
 
 
+class Observer(Protocol):
+    """Receives a trajectory while it runs, and decides when it ends; it can be pickled."""
+
+    def see(self, positions: Array) -> bool:
+        """Receive the positions after some successive steps, and return whether to stop.
+
+        Parameters
+        ----------
+        positions
+            Shape (n, N, 3), angstrom, in any periodic image. The initial positions are not
+            included.
+        """
+
+
+Seen = TypeVar("Seen", bound=Observer)
+
+
+class Followed(NamedTuple, Generic[Seen]):
+    """Result of one trajectory that an observer has received.
+
+    Attributes
+    ----------
+    n_steps
+        Completed steps.
+    end
+        The last configuration with its velocities.
+    observer
+        The observer after the last step. It may be a copy of the given one.
+    """
+
+    n_steps: int
+    end: State
+    observer: Seen
+
+
 class Engine(ABC):
     """Computes forces and runs molecular dynamics for one set of atoms.
 
-    An engine has `evaluate`, `run` and `close`; what they share is here.
+    An engine implements `masses`, `evaluate`, `run` and `close`. This class has the common parts.
 
     Parameters
     ----------
     atoms
-        The atoms: their species, order, cell and periodic boundaries (all directions or none). The
-        cell must be as `structures.oriented` makes it: trajectory files keep only lengths and
-        angles.
+        The atoms: species, order, cell and periodic boundaries (all directions or none). The cell
+        must be oriented as by `structures.oriented`, because trajectory files contain only lengths
+        and angles.
 
     Raises
     ------
     UserError
-        If the cell or the boundaries are of another kind.
+        If the cell or the boundaries are not of this kind.
     """
 
     def __init__(self, atoms: Atoms) -> None:
         self.symbols = tuple(atoms.symbols)
         self.periodic = bool(cell_of(atoms).any())
         _check_cell(atoms)
+
+    @property
+    @abstractmethod
+    def masses(self) -> Array:
+        """Mass of each atom in the dynamics, amu, shape (N,)."""
 
     @abstractmethod
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
@@ -264,7 +310,7 @@ class Engine(ABC):
         Raises
         ------
         UserError
-            If the positions or what the engine makes of them are no finite numbers.
+            If the positions or the results of the engine are not finite numbers.
         """
 
     def forces(self, positions: Array, cell: Array) -> Array:
@@ -273,8 +319,8 @@ class Engine(ABC):
         Raises
         ------
         UserError
-            As for `evaluate`, or if the forces cannot be those of the structures: structures that
-            differ have the same forces, or `evaluate` gives others for the last one.
+            As for `evaluate`, and if the forces cannot be those of the structures: different
+            structures have the same forces, or `evaluate` gives other forces for the last one.
         """
         positions = np.ascontiguousarray(positions, dtype=np.float64)
         if not len(positions):
@@ -286,14 +332,14 @@ class Engine(ABC):
         return found
 
     def _forces(self, positions: Array, cell: Array) -> Array:
-        """Return the forces of structures, as `forces` does, without its checks."""
+        """Return the forces of structures as `forces` does, without its checks."""
         return np.array([self.evaluate(structure, cell)[1] for structure in positions])
 
     def _check_forces(self, positions: Array, cell: Array, found: Array) -> None:
-        """Refuse forces that are not those of their structures.
+        """Refuse forces that do not belong to their structures.
 
-        An engine that skips the calculation returns the forces of an earlier configuration
-        without any error. This costs one more evaluation.
+        An engine that skips the calculation returns the forces of an earlier configuration without
+        any error. This check costs one more evaluation.
         """
         same = np.array_equal(found[0], found[-1]) and np.abs(found[0]).max() > 0
         again = self.evaluate(positions[-1], cell)[1]
@@ -310,44 +356,94 @@ class Engine(ABC):
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics.
 
-        The folder of the segment gets the engine's log, plumed.dat and plumed.log if PLUMED takes
-        part, snapshots.dcd, and what PLUMED writes.
+        The folder of the segment receives the log of the engine, plumed.dat and plumed.log (with
+        PLUMED), snapshots.dcd, and the output of PLUMED.
 
         Parameters
         ----------
         segment
-            What to run.
+            The segment to run.
         progress
-            Called a few times a second with the number of steps done. What it raises ends the run.
+            Called a few times a second with the number of completed steps. An exception in it ends
+            the run.
 
         Raises
         ------
         UserError
-            If the engine or PLUMED refuses its input, or the dynamics explode.
+            If the engine or PLUMED refuses its input, or the dynamics explodes.
         """
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics without PLUMED or files until an observer stops it.
+
+        This is for thousands of short trajectories. An engine that is a library does this without
+        starting a program, and passes the positions in blocks of `BLOCK` steps. Other engines run
+        segments of `PIECE` steps.
+
+        Parameters
+        ----------
+        start
+            Positions and velocities; velocities are drawn if None.
+        dynamics
+            Equations of motion.
+        n_steps
+            Largest number of steps.
+        seed
+            Seed of the thermostat, and of the velocities if the start has none.
+        observer
+            Receives the positions after every step.
+
+        Raises
+        ------
+        UserError
+            If the engine refuses, or the dynamics explodes.
+        """
+        from plumed_cv.structures.trajectory import all_positions  # importing mdtraj takes a second
+
+        done, stop = 0, False
+        seeds = np.random.SeedSequence(seed)
+        while done < n_steps and not stop:
+            with tempfile.TemporaryDirectory(prefix="plumed_cv-follow-") as folder:
+                piece = Segment(
+                    directory=Path(folder),
+                    start=start,
+                    dynamics=dynamics,
+                    n_steps=min(PIECE, n_steps - done),
+                    seed=int(seeds.spawn(1)[0].generate_state(1)[0]),
+                    snapshot_stride=1,
+                )
+                result = self.run(piece)
+                assert result.snapshots is not None
+                stop = observer.see(all_positions(result.snapshots))
+            start = result.end
+            done += result.n_steps
+        return Followed(done, start, observer)
 
     def rescue(self, segment: Segment, n_steps: int) -> State | None:
-        """Keep the first `n_steps` of a run that was ended in its middle.
+        """Keep the first `n_steps` of a run that was ended early.
 
-        Cuts the snapshots of its folder, and returns the last one that is left, without velocities;
-        None if there is none.
+        The snapshots in its folder are cut. The last remaining one is returned without velocities,
+        or None if there is none.
         """
-        from plumed_cv.structures.trajectory import keep  # mdtraj takes most of a second
+        from plumed_cv.structures.trajectory import keep  # importing mdtraj takes most of a second
 
         file, wanted = segment.directory / "snapshots.dcd", n_steps // segment.snapshot_stride
         last = keep(file, 0, wanted, periodic=self.periodic)
         return None if last is None else State(last, segment.start.cell)
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
-        """Write segments that follow one another as inputs that need no plumed_cv where they run.
+        """Write successive segments as inputs that do not need plumed_cv where they run.
 
-        `folder` has the segments' own in it, and the plugin. It gets what all of them need and a
-        script, run.sh, that runs those that are missing. The first one starts where it says, each
-        other one where the one before has ended; `rescue` makes a result of what they leave.
+        `folder` contains the folders of the segments and the plugin. It receives common files and a
+        script, run.sh, that runs the missing segments. The first one starts from its own
+        configuration, each other one from the end of the previous one. `rescue` makes results of
+        their output.
 
         Returns
         -------
-        Whether the engine can; if not, nothing is written.
+        Whether the engine supports this; otherwise nothing is written.
 
         Raises
         ------
@@ -358,10 +454,10 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End the engine's process and remove its temporary files, as far as it has any."""
+        """End the engine's process and remove its temporary files, if there are any."""
 
     def check(self, atoms: Atoms) -> None:
-        """Raise UserError unless `atoms` are those of the engine in other places.
+        """Raise UserError unless `atoms` are those of the engine, at any positions.
 
         Raises
         ------
@@ -370,13 +466,13 @@ class Engine(ABC):
         """
         if len(atoms) != len(self.symbols):
             raise UserError(
-                f"the structure has {len(atoms)} atoms and the engine was set up for "
+                f"the structure has {len(atoms)} atoms, but the engine was set up for "
                 f"{len(self.symbols)}"
             )
         for index, (found, expected) in enumerate(zip(atoms.symbols, self.symbols, strict=True)):
             if found != expected:
                 raise UserError(
-                    f"atom {index + 1} is {found} and the engine was set up with {expected} there; "
+                    f"atom {index + 1} is {found}, but the engine was set up with {expected}; "
                     "give all structures the same order of atoms"
                 )
         if bool(cell_of(atoms).any()) != self.periodic:
@@ -384,7 +480,7 @@ class Engine(ABC):
         _check_cell(atoms)
 
     def calculator(self) -> Calculator:
-        """Return a new ASE calculator that asks this engine; many may share it.
+        """Return a new ASE calculator that uses this engine; several may share it.
 
         Energy in eV, forces in eV/angstrom, stress in eV/angstrom^3 (xx yy zz yz xz xy).
         """
@@ -402,7 +498,7 @@ class Engine(ABC):
         self.close()
 
     def _check_segment(self, segment: Segment) -> None:
-        """Raise UserError unless the segment's folder is there and its start suits the engine."""
+        """Raise UserError unless the folder of the segment exists and its start fits the engine."""
         if not segment.directory.is_dir():
             raise UserError(f"{segment.directory}: there is no such folder for the output of a run")
         start = segment.start
@@ -412,11 +508,11 @@ class Engine(ABC):
                 f"{len(self.symbols)} atoms"
             )
         if start.cell.any() != self.periodic or not is_oriented(start.cell):
-            raise UserError(f"the start has a cell that does not suit the engine: {start.cell}")
+            raise UserError(f"the start has a cell that does not fit the engine: {start.cell}")
 
 
 def plumed_input(segment: Segment) -> tuple[Path, str]:
-    """Return the file of a segment's PLUMED input, written if it is a text, and the text.
+    """Return the file of a segment's PLUMED input (written if it is a text) and its text.
 
     Raises
     ------
@@ -442,7 +538,7 @@ def uses_energy(plumed_dat: str) -> bool:
 
 
 def check_finite(engine: str, energy: Any, forces: Array) -> None:
-    """Refuse what an engine has computed if it holds no finite numbers.
+    """Refuse results of an engine that are not finite numbers.
 
     Raises
     ------
@@ -456,7 +552,7 @@ def check_finite(engine: str, energy: Any, forces: Array) -> None:
 
 
 def exploded(engine: str) -> str:
-    """Return what to say when atoms fly apart."""
+    """Return the message for atoms that fly apart."""
     return (
         f"{engine}: the atoms flew apart; shorten the time step (or raise the friction of Brownian "
         "dynamics), relax the structure first, or look at the potential and at the forces of the "
@@ -465,10 +561,10 @@ def exploded(engine: str) -> str:
 
 
 def plumed_sentence(message: str) -> str:
-    """Return what PLUMED's exception says, without its frame and the places in its source.
+    """Return the message of a PLUMED exception, without its frame and positions in the source.
 
-    Of nested ones the first is the cause. The last says which action was at work, which is added
-    where the cause does not.
+    The first of nested exceptions is the cause. The last one names the action, which is added if
+    the cause does not name it.
     """
     said = []
     for part in message.split(NESTED):
@@ -480,7 +576,7 @@ def plumed_sentence(message: str) -> str:
 
 
 class _EngineCalculator(Calculator):
-    """ASE's view of an engine."""
+    """An ASE calculator that uses an engine."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,9 +1,10 @@
-"""Any ASE calculator as an engine: its forces, our integrator, and PLUMED through its bindings.
+"""Any ASE calculator as an engine: its forces, our integrators, and PLUMED through its bindings.
 
-ASE's own `Plumed` calculator is not used: it takes kT = 1 eV unless told otherwise, and counts
-every calculation as a step. The integrators are few and here: BAOAB for Langevin dynamics
-(Leimkuhler and Matthews, doi:10.1093/amrx/abs010), Euler's for Brownian dynamics. The calculator
-runs in a process of its own. That imports torch only if the calculator does.
+ASE's own `Plumed` calculator is not used: its default kT is 1 eV, and it counts every calculation
+as a step. The integrators are in this file: BAOAB for Langevin dynamics (Leimkuhler and Matthews,
+doi:10.1093/amrx/abs010), Euler's method for Brownian dynamics, and velocity Verlet without a
+thermostat. The calculator runs in a process of its own, which imports torch only if the calculator
+does.
 """
 
 import importlib
@@ -24,9 +25,12 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
+    BLOCK,
     NESTED,
     Dynamics,
     Engine,
+    Followed,
+    Seen,
     Segment,
     SegmentResult,
     State,
@@ -41,11 +45,11 @@ from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.structures.frame import Array
 
 _LOG_STRIDE = 1000  # steps between lines of log.ase
-_EV_IN_KJ_MOL = 96.48530749925792  # as PLUMED has it
+_EV_IN_KJ_MOL = 96.48530749925792  # PLUMED's value
 
 
 class AseEngine(Engine):
-    """A calculator of ASE's in a process of its own.
+    """An ASE calculator in a process of its own.
 
     Parameters
     ----------
@@ -55,17 +59,17 @@ class AseEngine(Engine):
     atoms
         The atoms: species, cell, periodic boundaries, masses, initial charges and magnetic moments.
     arguments
-        What the class or function is called with.
+        Arguments of the class or function.
     directory
-        Where relative file names in the arguments begin, and where modules of the user's are
-        looked for; the working directory by default.
+        Folder of relative file names in the arguments and of the user's modules; the working
+        directory by default.
     plumed
-        The PLUMED to use; `kernel.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; by default `kernel.find_plumed()`, at the first run with PLUMED.
 
     Raises
     ------
     UserError
-        If the calculator cannot be imported or made, or has no energy and forces for the atoms.
+        If the calculator cannot be imported or made, or gives no energy and forces for the atoms.
     """
 
     def __init__(
@@ -84,13 +88,18 @@ class AseEngine(Engine):
         self._child = Child(
             AseWorker, calculator, dict(arguments or {}), Path(directory).absolute(), bare
         )
-        self._child.ask("describe")  # so that bad input is refused here
+        self._masses: Array = self._child.ask("describe")["masses"]  # wrong input is refused here
+
+    @property
+    def masses(self) -> Array:
+        """Mass of each atom in amu, shape (N,)."""
+        return self._masses
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
 
-        The energy is the one that the forces belong to (ASE's `free_energy`) where the calculator
-        tells them apart. The stress is nan if the calculator has none.
+        The energy is the one that belongs to the forces (ASE's `free_energy`) if the calculator has
+        it. The stress is nan if the calculator has none.
         """
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
@@ -101,7 +110,7 @@ class AseEngine(Engine):
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.ase has step, temperature (K) and potential energy (eV).
 
-        PLUMED sees the positions unwrapped. Brownian dynamics ends without velocities.
+        PLUMED receives the positions unwrapped. Brownian dynamics ends without velocities.
         """
         self._check_segment(segment)
         plumed = None
@@ -114,14 +123,21 @@ class AseEngine(Engine):
         result: SegmentResult = self._child.ask("run", segment, plumed, progress=progress)
         return result
 
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer stops it, in the calculator's process."""
+        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seed, observer)
+        return found
+
     def close(self) -> None:
-        """End the calculator's process; using the engine again starts a new one."""
+        """End the calculator's process; the next use of the engine starts a new one."""
         self._child.close()
 
 
 @dataclass(frozen=True)
 class PlumedFiles:
-    """What PLUMED reads and writes, the kernel, and the variables that it needs."""
+    """Input and output files of PLUMED, the kernel, and its environment variables."""
 
     input_file: Path
     log_file: Path
@@ -190,9 +206,9 @@ class AseWorker:
         if velocities is None:
             velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
         if hasattr(self._calculator, "reset"):
-            self._calculator.reset()  # with lists of neighbours, whose order tells in the last bit
+            self._calculator.reset()  # also lists of neighbours, whose order affects the last bit
         self._place(start.positions, start.cell)
-        # Relative names in PLUMED's input belong to the segment.
+        # Relative names in PLUMED's input are relative to the folder of the segment.
         os.chdir(directory)
         coupling = None
         if plumed is not None:
@@ -201,7 +217,7 @@ class AseWorker:
         reached = segment.first_step + segment.n_steps
         any_snapshot = stride > 0 and reached // stride > segment.first_step // stride
         snapshots = directory / "snapshots.dcd" if any_snapshot else None
-        moved = integrator.brownian if dynamics.thermostat == "brownian" else integrator.langevin
+        moved = integrator.move
         positions = start.positions.copy()
         with (
             _Snapshots(snapshots, start.cell) as trajectory,
@@ -235,6 +251,39 @@ class AseWorker:
             seconds=time.perf_counter() - started,
         )
 
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer stops it."""
+        thermal, noise = (
+            np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(2)
+        )
+        positions, velocities = start.positions.copy(), start.velocities
+        if velocities is None:
+            velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
+        self._place(positions, start.cell)
+        integrator = _Integrator(dynamics, self._masses, noise)
+
+        def forces_at(where: Array) -> Array:
+            self._atoms.positions = where
+            return self._biased_forces(None, 0, False)
+
+        forces = forces_at(positions)
+        self._done, stop = 0, False
+        while self._done < n_steps and not stop:
+            block = np.empty((min(BLOCK, n_steps - self._done), *positions.shape))
+            for k in range(len(block)):
+                positions, velocities, forces = integrator.move(
+                    positions, velocities, forces, forces_at
+                )
+                block[k] = positions
+            self._done += len(block)
+            stop = observer.see(block)
+        moving = None if dynamics.thermostat == "brownian" else velocities
+        return Followed(self._done, State(positions, start.cell, moving), observer)
+
     def _place(self, positions: Array, cell: Array) -> None:
         self._atoms.positions = positions
         if cell.any():
@@ -243,7 +292,7 @@ class AseWorker:
     def _forces(self) -> Array:
         try:
             return np.array(self._atoms.get_forces(apply_constraint=False), dtype=np.float64)
-        except Exception as error:  # calculators raise whatever they like
+        except Exception as error:  # calculators may raise any exception
             raise UserError(f"{self._name}: gives no forces: {_words(error)}") from error
 
     def _energy(self) -> float:
@@ -279,11 +328,13 @@ class _Integrator:
         mass = masses[:, None] / units.fs**2  # eV fs^2/angstrom^2
         self._half_kick = 0.5 * self._dt / mass
         self._kept = np.exp(-friction * self._dt)
+        moves = {"langevin": self._langevin, "brownian": self._brownian, "none": self._verlet}
+        self.move = moves[dynamics.thermostat]
         self._kick = np.sqrt((1 - self._kept**2) * kT / mass)
         self._drift = self._dt / (mass * friction)
         self._jump = np.sqrt(2 * kT * self._drift)
 
-    def langevin(
+    def _langevin(
         self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
     ) -> _Moved:
         """BAOAB."""
@@ -294,20 +345,29 @@ class _Integrator:
         forces = forces_at(x)
         return x, v + self._half_kick * forces, forces
 
-    def brownian(
+    def _verlet(
         self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
     ) -> _Moved:
-        """Euler and Maruyama's; the velocities mean nothing."""
+        """Velocity Verlet."""
+        v = v + self._half_kick * forces
+        x = x + self._dt * v
+        forces = forces_at(x)
+        return x, v + self._half_kick * forces, forces
+
+    def _brownian(
+        self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
+    ) -> _Moved:
+        """Euler-Maruyama; the velocities have no meaning."""
         x = x + self._drift * forces + self._jump * self._rng.standard_normal(x.shape)
         return x, v, forces_at(x)
 
 
 class _Coupling:
-    """PLUMED by its bindings."""
+    """PLUMED through its bindings."""
 
     def __init__(self, files: PlumedFiles, segment: Segment, masses: Array, charges: Array) -> None:
         os.environ.update(files.environment)
-        plumed = needed("plumed")  # finds the kernel by the environment
+        plumed = needed("plumed")  # finds the kernel through the environment
         self._file = files.input_file
         self._masses, self._charges = masses, charges
         self._cell = np.ascontiguousarray(segment.start.cell)
@@ -335,7 +395,7 @@ class _Coupling:
 
     @property
     def stopped(self) -> bool:
-        """Whether an action (COMMITTOR) asked for the end of the run."""
+        """Whether an action (COMMITTOR) has asked to stop the run."""
         return bool(self._stop[0])
 
     def add(
@@ -346,7 +406,7 @@ class _Coupling:
         counts: bool,
         energy: Callable[[], float],
     ) -> None:
-        """Add the bias to the forces, which a bias on ENERGY scales."""
+        """Add the bias to the forces, which are scaled by a bias on ENERGY."""
         positions = np.ascontiguousarray(positions)
         try:
             self._cmd("setStep", step)
@@ -366,7 +426,7 @@ class _Coupling:
             raise self._refusal(error) from error
 
     def close(self) -> None:
-        """End PLUMED, which flushes and closes its files."""
+        """End PLUMED, which then flushes and closes its files."""
         self._plumed.finalize()
 
     def _cmd(self, key: str, value: Any = None) -> None:
@@ -383,7 +443,7 @@ class _Coupling:
 
 
 class _Snapshots:
-    """A DCD file, or nothing."""
+    """Writer of a DCD file, or of nothing."""
 
     def __init__(self, path: Path | None, cell: Array) -> None:
         self._path = path
@@ -391,7 +451,7 @@ class _Snapshots:
 
     def __enter__(self) -> "_Snapshots":
         if self._path is not None:
-            # Here, for its import takes most of a second, which energies at 0 K need not wait for.
+            # Imported here, because it takes most of a second and is not needed at 0 K.
             self._file = needed("mdtraj").formats.DCDTrajectoryFile(str(self._path), "w")
         return self
 
@@ -411,7 +471,7 @@ class _Snapshots:
 
 
 def _calculator(name: str, arguments: dict[str, Any]) -> Calculator:
-    """Import what `name` says and call it."""
+    """Import the object `name` and call it."""
     module, _, attribute = name.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), attribute)
@@ -422,10 +482,10 @@ def _calculator(name: str, arguments: dict[str, Any]) -> Calculator:
         ) from error
     try:
         calculator: Calculator = factory(**arguments)
-    except Exception as error:  # calculators raise whatever they like
+    except Exception as error:  # calculators may raise any exception
         raise UserError(f"{name}: cannot be made from {arguments}: {_words(error)}") from error
     if not hasattr(calculator, "get_forces") or not hasattr(calculator, "results"):
-        raise UserError(f"calculator = {name!r}: is no ASE calculator")
+        raise UserError(f"calculator = {name!r}: is not an ASE calculator")
     return calculator
 
 

@@ -1,14 +1,14 @@
-"""GROMACS as an engine: `gmx mdrun -plumed` of GROMACS 2025 or newer, a program to be started.
+"""GROMACS as an engine: the program `gmx mdrun -plumed` of GROMACS 2025 or newer.
 
 The user gives run parameters (.mdp), a topology (.top) and a structure with its atom names (.gro,
-.g96 or .pdb), or a .tpr of which they can be made; what a run must have (integrator, steps,
-thermostat, seeds, output) is set here and replaces what the parameters say of it. A segment is a
+.g96, .pdb or .tpr); what a run must have (integrator, steps, thermostat, seeds, output) is set here
+and replaces what the parameters say of it. A segment is a
 `gmx grompp` and a `gmx mdrun` in its folder; positions and velocities go from one to the next in
 the precision of the `gmx`.
 
-GROMACS hands PLUMED positions, box, masses, charges, kT and the step, never the energy, so ENERGY
-cannot be used. What its interface lacks is added by cpp/engines/gromacs_kernel.cpp, which stands
-between the two: the end of a run that PLUMED stops, `Segment.count_start`, and causes of errors.
+GROMACS passes positions, box, masses, charges, kT and the step to PLUMED, but never the energy, so
+ENERGY cannot be used. cpp/engines/gromacs_kernel.cpp, a library between the two, adds what the
+interface lacks: the end of a run that PLUMED stops, `Segment.count_start`, and causes of errors.
 """
 
 import os
@@ -28,13 +28,15 @@ from ase.data import chemical_symbols
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
+    Dynamics,
     Engine,
+    Followed,
+    Seen,
     Segment,
     SegmentResult,
     State,
     check_finite,
     exploded,
-    gromacs_tpr,
     plumed_input,
     plumed_sentence,
     uses_energy,
@@ -60,7 +62,14 @@ PROGRAM_VARIABLE = "GMX"
 SINGLE_THREAD = ("-ntmpi", "1", "-ntomp", "1", "-pin", "off")
 SHIM_NAME = f"libplumed_cv_gromacs{LIBRARY_SUFFIX}"
 
-_FASTEST = 10.0  # angstrom/fs; GROMACS goes on with atoms that fly, or crashes
+# mdrun takes seconds to start, its leap-frog velocities are half a step away from the positions,
+# and its md-vv differs from the sampling in constraints and precision.
+_NO_TRAJECTORIES = (
+    "GROMACS: it starts no trajectories from given velocities here, so there is no transmission "
+    "coefficient; the rate of transition state theory is an upper bound, and rate.enabled = false "
+    "accepts this"
+)
+_FASTEST = 10.0  # angstrom/fs; if atoms fly apart, GROMACS continues or crashes
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS)
 _STEP_OUT = 500  # steps between lines of mdrun's progress
 
@@ -98,9 +107,9 @@ class Gromacs:
     Attributes
     ----------
     command
-        How it is started.
+        The command that starts it.
     version
-        As it says, for example "2025.2".
+        Its version, for example "2025.2".
     has_plumed
         Whether its `mdrun` has the option `-plumed`.
     """
@@ -118,13 +127,13 @@ def unpacked_gromacs() -> Path:
 def find_gromacs(program: str | None = None) -> Gromacs:
     """Return the `gmx` to use.
 
-    That is `program`, else that of the variable GMX, else what python/gromacs.py has unpacked, else
-    `gmx` on PATH.
+    It is `program`, otherwise that of the variable GMX, otherwise the one that python/gromacs.py
+    has unpacked, otherwise `gmx` on PATH.
 
     Raises
     ------
     UserError
-        If there is none, or it does not start.
+        If there is no gmx, or it does not start.
     """
     words = shlex.split(program or os.environ.get(PROGRAM_VARIABLE) or "")
     unpacked = unpacked_gromacs() / "gmx"
@@ -142,54 +151,50 @@ def find_gromacs(program: str | None = None) -> Gromacs:
     version = re.search(r"GROMACS version:\s*(\S+)", said)
     if code != 0 or version is None:
         last = (said.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{' '.join(words)}: is no gmx that works: {last}")
+        raise UserError(f"{' '.join(words)}: is not a working gmx: {last}")
     options = run_program([*words, "-quiet", "mdrun", "-h"], here)[1]
     return Gromacs(tuple(words), version[1], "-plumed" in options)
 
 
 class GromacsEngine(Engine):
-    """GROMACS by its `gmx` program.
+    """GROMACS through its `gmx` program.
 
     Parameters
     ----------
     mdp, topology, structure
         Run parameters; topology; a structure file of the same atoms in the same order, of which
-        only the names are used (and the coordinates for `restraints` if that is not given). None
-        with `tpr`.
+        only the names are used (and the coordinates for `restraints` if that is not given).
     atoms
         The atoms: species, cell and periodic boundaries, as `pbc` of `mdp` has them.
-    tpr
-        A .tpr instead of those three; see `gromacs_tpr` for what it may hold.
     restraints
         Reference coordinates of position restraints (grompp -r); `structure` by default.
     index
         Index file (grompp -n), if the parameters name groups of it.
     directory
-        Where relative file names begin; the working directory by default.
+        Folder of relative file names; the working directory by default.
     program
         The `gmx` program, see `find_gromacs`. One of double precision (`gmx_d`) gives energies and
-        forces at 0 K to all digits.
+        forces at 0 K with all digits.
     options
         Options of `mdrun`: threads, GPU.
     max_warnings
-        How many warnings of `grompp` to accept.
+        Number of warnings of `grompp` to accept.
     plumed
-        The PLUMED to use; `kernel.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; by default `kernel.find_plumed()`, at the first run with PLUMED.
 
     Raises
     ------
     UserError
-        If a file is missing, GROMACS refuses one, or its atoms are others.
+        If a file is missing, GROMACS refuses a file, or its atoms differ.
     """
 
     def __init__(
         self,
-        mdp: Path | str | None,
-        topology: Path | str | None,
-        structure: Path | str | None,
+        mdp: Path | str,
+        topology: Path | str,
+        structure: Path | str,
         atoms: Atoms,
         *,
-        tpr: Path | str | None = None,
         restraints: Path | str | None = None,
         index: Path | str | None = None,
         directory: Path | str = ".",
@@ -207,14 +212,6 @@ class GromacsEngine(Engine):
         self._directory = Path(directory).absolute()
         self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-gromacs-")
         folder = Path(self._work.name)
-        self._source = self._file(tpr or topology or "topol.top")  # what is to blame
-        dump = ""
-        if tpr is not None:
-            dump = self._dump(self._source)
-            mdp, topology, structure = *self._taken_apart(dump), tpr
-        assert mdp is not None
-        assert topology is not None
-        assert structure is not None
         self._topology = self._file(topology)
         self._structure = self._file(structure)
         self._restraints = self._file(restraints or structure)
@@ -224,24 +221,29 @@ class GromacsEngine(Engine):
         self._plumed = plumed
         self._parameters = read_mdp(self._file(mdp))
         self._prepare(folder, State.of(atoms), SINGLE)  # which tries the files
-        copy = self._dump(folder / "run.tpr")
-        if dump and (line := gromacs_tpr.difference(dump, copy)) is not None:
-            raise UserError(
-                f"{self._source}: has {line!r}, which cannot be made again from a .tpr alone; give "
-                "mdp, topology and structure"
-            )
-        self._check_species(copy)
+        self._check_species(self._gmx(folder, "dump", "-s", "run.tpr"))
+
+    @property
+    def masses(self) -> Array:
+        """Refused: only the .tpr contains the masses."""
+        raise UserError(_NO_TRAJECTORIES)
+
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Refused: see `_NO_TRAJECTORIES`."""
+        raise UserError(_NO_TRAJECTORIES)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
 
-        By a run of no steps, since `mdrun -rerun` gives no virial; in GROMACS's own precision.
+        It is a run of zero steps, because `mdrun -rerun` gives no virial, in GROMACS's precision.
         """
         folder = Path(self._work.name)
         self._prepare(folder, State(positions, cell), SINGLE)
         self._gmx(folder, "mdrun", "-deffnm", "run", "-noconfout", *self._options)
         forces = read_trr(folder / "run.trr")["f"]
-        # The program puts them into an order of its own: this one.
+        # `gmx energy` prints the terms in this order of its own.
         terms = ["Potential", *(f"Vir-{part}" for part in ("XX", "XY", "XZ", "YY", "YZ", "ZZ"))]
         outputs = ("-f", "run.edr", "-o", "run.xvg", "-dp")
         self._gmx(folder, "energy", *outputs, given="\n".join(terms) + "\n\n")
@@ -254,10 +256,10 @@ class GromacsEngine(Engine):
         return float(numbers[0]), forces, stress
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
-        """Run molecular dynamics; the folder gets GROMACS's run.log, run.edr and run.tpr too.
+        """Run molecular dynamics; the folder also receives GROMACS's run.log, run.edr and run.tpr.
 
-        A run that PLUMED stops goes on for up to a hundred steps, until GROMACS looks at its
-        signals: what they give is dropped but for `end`, which is their last configuration.
+        A run that PLUMED stops continues for up to a hundred steps, until GROMACS checks its
+        signals. These steps are discarded, except for `end`, which is their last configuration.
         """
         self._check_segment(segment)
         started = time.perf_counter()
@@ -282,7 +284,7 @@ class GromacsEngine(Engine):
         )
         stopped = re.search(r"plumed_cv: PLUMED stopped the run at step (\d+)", said)
         n_steps = int(stopped[1]) - segment.first_step if stopped else segment.n_steps
-        # The checkpoint is written wherever the run ends, to all digits.
+        # The checkpoint is written at every end of a run, with all digits.
         self._gmx(folder, "trjconv", "-f", "run.cpt", "-o", "end.trr")
         end = read_trr(folder / "end.trr")
         positions, velocities = end["x"], end["v"]
@@ -305,7 +307,7 @@ class GromacsEngine(Engine):
         )
 
     def rescue(self, segment: Segment, n_steps: int) -> State | None:
-        """Keep the first steps of a run that was ended in its middle."""
+        """Keep the first steps of a run that was ended early."""
         folder = segment.directory
         steps = segment.first_step, segment.first_step + n_steps
         snapshots = folder / "snapshots.dcd"
@@ -313,10 +315,10 @@ class GromacsEngine(Engine):
         return None if last is None else State(last, segment.start.cell)
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
-        """Write inputs for a `gmx` with `mdrun -plumed`, the topology with all that it includes."""
+        """Write inputs for a `gmx` with `mdrun -plumed`, with all files of the topology."""
         first, work = segments[0], Path(self._work.name)
         draws = first.start.velocities is None
-        # What has been processed needs no such parameters, and a macro without a use is a warning.
+        # A processed topology does not need these parameters, and an unused macro is a warning.
         processed = {k: v for k, v in self._parameters.items() if k not in ("define", "include")}
         for segment in segments:
             _plumed_input(segment)
@@ -373,7 +375,7 @@ class GromacsEngine(Engine):
         return build_plugin(self._plumed).with_name(SHIM_NAME)
 
     def _coordinates(self) -> list[tuple[str, str, Path]]:
-        """What grompp reads beside the topology: its options, what the files are, the files."""
+        """Input files of grompp besides the topology: options, kinds of files, files."""
         files = [("-c", "structure", self._structure), ("-r", "restraints", self._restraints)]
         if self._index is not None:
             files.append(("-n", "index", self._index))
@@ -382,7 +384,7 @@ class GromacsEngine(Engine):
     def _prepare(
         self, folder: Path, start: State, own: Mapping[str, object], more: Sequence[object] = ()
     ) -> None:
-        """Write run.tpr: the user's parameters, but ours where we have them."""
+        """Write run.tpr from the user's parameters and those that are set here."""
         folder = folder.absolute()
         write_mdp(folder / "run.mdp", {**self._parameters, **own})
         write_trr(folder / "frame.trr", start)
@@ -391,7 +393,7 @@ class GromacsEngine(Engine):
         for option, _, file in self._coordinates():
             inputs += [option, file]
         outputs = ["-o", folder / "run.tpr", "-po", folder / "mdout.mdp", *more]
-        # In the user's folder, where relative names in the parameters (include) begin.
+        # In the user's folder, because relative names in the parameters (include) begin there.
         self._gmx(self._directory, "grompp", *inputs, *outputs, "-maxwarn", self._max_warnings)
 
     def _gmx(
@@ -404,34 +406,22 @@ class GromacsEngine(Engine):
     ) -> str:
         command = [*self.gromacs.command, "-quiet", "-nobackup", *map(str, arguments)]
         code, said = run_program(command, folder, environment=environment, given=given, heard=heard)
-        # A run that was interrupted by the stop of PLUMED ends with a status too.
+        # A run that was interrupted by PLUMED's stop also ends with a status.
         if code != 0 and "plumed_cv: PLUMED stopped the run" not in said:
             if arguments[0] == "mdrun" and -code in _CRASHES:
                 raise UserError(exploded("GROMACS"))
             text = _complaint(str(arguments[0]), code, said)
             if "not the same as in Trajectory" in text:
-                text = f"{self._source}: the structure has {len(self.symbols)} atoms; it has others"
+                text = (
+                    f"{self._topology}: the structure has {len(self.symbols)} atoms; it has others"
+                )
             if text.startswith("PLUMED"):
                 text = f"{arguments[arguments.index('-plumed') + 1]}: {text}"
             raise UserError(text)
         return said
 
-    def _dump(self, tpr: Path) -> str:
-        return self._gmx(tpr.parent, "dump", "-s", tpr.name)
-
-    def _taken_apart(self, dump: str) -> tuple[Path, Path]:
-        """Write run parameters and topology of a .tpr that was dumped."""
-        try:
-            texts = gromacs_tpr.parameters_and_topology(dump)
-        except UserError as error:
-            raise UserError(f"{self._source}: {error}") from None
-        files = tuple(Path(self._work.name) / f"taken_apart.{kind}" for kind in ("mdp", "top"))
-        for file, text in zip(files, texts, strict=True):
-            file.write_text(text)
-        return files[0], files[1]
-
     def _check_species(self, said: str) -> None:
-        """Compare the elements of the topology, as far as it says them, with those of the atoms."""
+        """Compare the elements of the topology, if it names them, with those of the atoms."""
         numbers: dict[int, list[int]] = {}
         for part in re.split(r"\n +moltype \((?=\d+\))", said)[1:]:
             found = re.findall(r"atom\[ *\d+\]=\{.*atomnumber= *(-?\d+)\}", part)
@@ -441,24 +431,24 @@ class GromacsEngine(Engine):
         for index, (symbol, number) in enumerate(zip(self.symbols, expected, strict=True)):
             if number > 0 and symbol != chemical_symbols[number]:
                 raise UserError(
-                    f"{self._source}: atom {index + 1} is {chemical_symbols[number]}, and "
+                    f"{self._topology}: atom {index + 1} is {chemical_symbols[number]}, and "
                     f"{symbol} in the structure; give all files the same order of atoms, and "
                     "structures that name the elements"
                 )
 
 
 def _plumed_input(segment: Segment) -> Path:
-    """The file of a segment's PLUMED input, written if it is a text."""
+    """Return the file of a segment's PLUMED input, written if it is a text."""
     file, text = plumed_input(segment)
     if uses_energy(text):
         raise UserError(
-            f"{file}: uses ENERGY, which GROMACS does not hand to PLUMED; take another variable"
+            f"{file}: uses ENERGY, which GROMACS does not pass to PLUMED; use another variable"
         )
     return file
 
 
 def _complaint(tool: str, code: int, said: str) -> str:
-    """What GROMACS said, as one sentence."""
+    """Return the message of GROMACS as one sentence."""
     if "PLUMED force provider:" in said:
         inner = said.partition("PLUMED force provider:")[2].partition("For more information")[0]
         return plumed_sentence(inner)

@@ -1,6 +1,6 @@
 """Files of GROMACS: run parameters (.mdp) and trajectories (.trr).
 
-Here units are angstrom, fs and eV; in the files they are nm, ps and kJ/mol. N atoms.
+Units are angstrom, fs and eV here, and nm, ps and kJ/mol in the files. N atoms.
 """
 
 import re
@@ -13,6 +13,7 @@ from ase import units
 from ase.cell import Cell
 from numpy.typing import NDArray
 
+from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
 from plumed_cv.engines import Segment, State
 from plumed_cv.structures.frame import Array
@@ -26,8 +27,8 @@ _TRR_MAGIC = 1993
 _LARGEST_SEED = 2**31 - 2
 _LOG_STRIDE = 1000
 
-# Parameters that a run sets, without '-' and '_', in small letters. What begins with the last ones
-# belongs to thermostats, barostats and velocities too.
+# Parameters that a run sets, without '-' and '_', in small letters. Names that begin with the last
+# ones also belong to thermostats, barostats and velocities.
 _OURS = {
     *("integrator", "dt", "nsteps", "tinit", "initstep", "simulationpart", "continuation"),
     *("bdfric", "ldseed", "tcoupl", "tcgrps", "taut", "reft", "nsttcouple", "nstlog", "nstenergy"),
@@ -35,8 +36,8 @@ _OURS = {
 }
 _OUR_PREFIXES = ("gen", "pcoupl", "nstpcouple", "annealing", "ensembletemperature")
 
-# A run of no steps. A list of neighbours for one step, at a temperature that is no matter here,
-# needs no buffer, for which a small cell has no room.
+# A run of zero steps. A list of neighbours for one step, at any temperature, needs no buffer, for
+# which a small cell would have no room.
 SINGLE: dict[str, object] = {
     **{"integrator": "sd", "tcgrps": "System", "taut": 1, "reft": 1, "nstlist": 1, "nsteps": 0},
     **{"nstfout": 1, "nstenergy": 1, "nstcalcenergy": 1, "genvel": "no", "continuation": "yes"},
@@ -48,7 +49,7 @@ def read_mdp(path: Path) -> dict[str, str]:
     parameters = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         key, equals, value = line.partition(";")[0].partition("=")
-        key = re.sub("[-_]", "", key.strip().lower())  # as GROMACS compares them
+        key = re.sub("[-_]", "", key.strip().lower())  # GROMACS compares keys in this way
         if equals and key not in _OURS and not key.startswith(_OUR_PREFIXES):
             parameters[key] = value.strip()
     return parameters
@@ -60,8 +61,13 @@ def write_mdp(path: Path, parameters: Mapping[str, object]) -> None:
 
 
 def mdp_of(segment: Segment, draws: bool) -> dict[str, object]:
-    """The run parameters of a segment that draws velocities, or goes on with those of a frame."""
+    """Run parameters of a segment that draws velocities, or continues with those of a frame."""
     dynamics = segment.dynamics
+    if dynamics.thermostat == "none":
+        raise UserError(
+            "thermostat = 'none': dynamics at constant energy is not available with GROMACS; "
+            "use 'langevin'"
+        )
     thermal, noise = np.random.SeedSequence(segment.seed).generate_state(2) % _LARGEST_SEED + 1
     return {
         "integrator": "sd" if dynamics.thermostat == "langevin" else "bd",
@@ -97,9 +103,9 @@ def write_trr(path: Path, state: State) -> None:
 
 
 def read_trr(path: Path) -> dict[str, Array]:
-    """Positions x, velocities v and forces f of the first frame, those in it, shape (N, 3) each.
+    """Positions x, velocities v and forces f of the first frame, if present, shape (N, 3) each.
 
-    mdtraj's reader knows no velocities and no forces, and single precision only.
+    mdtraj's reader reads no velocities and no forces, and only single precision.
     """
     data = path.read_bytes()
     at = 12 + int.from_bytes(data[8:12])  # magic number, and the name with its two lengths
@@ -126,16 +132,16 @@ def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
     Parameters
     ----------
     target, trr
-        The new file, and the one that is read, whose last frame may not be whole.
+        The new file, and the file to read, whose last frame may be incomplete.
     start
-        Where the atoms were before the first frame, and their cell.
+        Positions before the first frame, and the cell.
     steps
         The frames after the first of these steps, up to the second one.
 
     Returns
     -------
-    Array or None
-        Positions of the last frame, shape (N, 3), angstrom. None, and no file, if there is none.
+    Array or None     Positions of the last frame, shape (N, 3), angstrom. None, and no file, if
+    there is none.
     """
     if not trr.is_file() or trr.stat().st_size == 0:
         return None
@@ -157,7 +163,7 @@ def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
 
 
 def unwrapped(frames: Array, cell: Array) -> Array:
-    """Frames so that no atom jumps by a lattice vector after the first one.
+    """Frames in which no atom jumps by a lattice vector after the first frame.
 
     Parameters
     ----------
@@ -173,9 +179,9 @@ def unwrapped(frames: Array, cell: Array) -> Array:
 
 
 def _read_frames(trr: Path) -> tuple[Array, NDArray[np.int_]]:
-    """Positions in nm, shape (K, N, 3), and steps of the whole frames; a run may have been killed.
+    """Positions in nm, shape (K, N, 3), and steps of complete frames; a run may have been killed.
 
-    The reader knows that the last frame is not whole when it comes to it.
+    The reader detects an incomplete last frame when it reads it.
     """
     formats = needed("mdtraj").formats
     try:

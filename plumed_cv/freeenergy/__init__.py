@@ -1,14 +1,14 @@
 """Bayesian adaptive biasing force: reference estimator, state files, profiles with errors.
 
 Equation numbers are those of Baima et al., Phys. Chem. Chem. Phys. 24, 23152 (2022). The PLUMED
-action BABF does the same in C++ and writes the files read here. Everything it learns is a few
-sums over samples at every node of the grid. So states of independent walkers are added, successive
-states of one run are subtracted, and such differences are the blocks that error bars come from.
+action BABF does the same in C++ and writes the files that are read here. It learns only a few sums
+over samples at every node of the grid. States of independent walkers can therefore be added, and
+successive states of one run subtracted. These differences are the blocks for error bars.
 
-`estimator` is the method itself, on one or two CVs; `profiles` makes free energies, barriers,
-fluxes and rates along one CV of it, between the states that `basins` finds, `surfaces` free
-energies on the plane of two, `jackknife` their errors; `meanforce` is the mean force of the atoms,
-`pooling` what earlier iterations add to it; `files` reads and writes.
+`estimator` is the method itself, on one or two CVs. `profiles` computes free energies, barriers,
+fluxes and rates along one CV, between the states that `basins` finds. `surfaces` computes free
+energies on two CVs, and `jackknife` errors. `meanforce` is the mean force of the atoms, and
+`pooling` the contribution of earlier iterations to it. `files` reads and writes files.
 """
 
 from plumed_cv.freeenergy.basins import Basins

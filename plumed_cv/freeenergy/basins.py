@@ -1,9 +1,9 @@
-"""Basins of a profile along one CV: the states of a process, and what lies between them.
+"""Basins of a profile along one CV: the states of a process and the basins between them.
 
-A basin is a minimum of the profile with all that lies around it, up to the dividing surfaces. The
-profile in which they are looked for is the free energy of the flux through the surfaces of the CV,
--kT ln( rho(xi) <|grad xi|>_xi ), which does not depend on the CV's scale, or A where the gradient
-is not known. Where it is noisy it must be smoothed before.
+A basin is a minimum of the profile with its surroundings up to the dividing surfaces. Basins are
+determined from the free energy of the flux through the surfaces of the CV, -kT ln( rho(xi) <|grad
+xi|>_xi ), which does not depend on the scale of the CV, or from A if the gradient is unknown. A
+noisy profile must be smoothed before.
 """
 
 from dataclasses import dataclass, replace
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from plumed_cv.freeenergy.estimator import Grid
 from plumed_cv.structures.frame import Array
 
-DEPTH_KT = 2.0  # a shallower basin does not hold the system long enough to be one
-SMOOTHING = 0.08  # half a window of the local cubic, in units of the distance of the states
+DEPTH_KT = 2.0  # a shallower minimum does not hold the system long enough to be a basin
+SMOOTHING = 0.08  # half a window of the local cubic fit, relative to the distance of the states
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The nodes of a grid in the order in which the process passes them.
+    """The nodes of a grid in the order of the process.
 
     Attributes
     ----------
     order
-        The nodes, (n,), from behind the reactant to beyond the product. A circle is cut open beyond
-        the product, where the profile is unknown or highest.
+        The nodes, (n,), from behind the reactant to beyond the product. A circle is cut beyond the
+        product, where the profile is unknown or highest.
     position
-        Distance of each from the reactant, (n,), in units of the CV, growing.
+        Distance of each node from the reactant, (n,), in units of the CV, increasing.
     length
         Distance of the product.
     """
@@ -40,16 +40,16 @@ class Line:
 
     @property
     def slack(self) -> float:
-        """How far from a state a run may end that has reached it."""
+        """Largest distance from a state at which a run counts as having reached it."""
         return SMOOTHING * self.length
 
     def reaches(self, known: NDArray[np.bool_], low: float, high: float) -> bool:
-        """Whether nodes are known to `low` and to `high`, positions, or nearly so.
+        """Whether nodes are known up to the positions `low` and `high`, or nearly so.
 
         Parameters
         ----------
         known
-            Of each node along the line, (n,).
+            For each node along the line, (n,).
         low, high
             Positions.
         """
@@ -84,7 +84,7 @@ def line(grid: Grid, W: Array, states: tuple[float, float]) -> Line:
 
 
 def _weakest(W: Array, nodes: NDArray[np.int64]) -> int:
-    """Return the node in the middle of the longest unknown stretch, or else the highest one."""
+    """Return the node in the middle of the longest unknown range, or otherwise the highest one."""
     unknown = np.flatnonzero(np.isnan(W))
     if not len(unknown):
         return int(nodes[np.argmax(W)])
@@ -95,19 +95,19 @@ def _weakest(W: Array, nodes: NDArray[np.int64]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Basins:
-    """Where a process is cut into basins. Nodes are counted along the line.
+    """The basins of a process. Nodes are counted along the line.
 
     Attributes
     ----------
     along
         The nodes in the order of the process.
     minima
-        The lowest node of each basin, (b,); the reactant's comes first, the product's last.
+        The lowest node of each basin, (b,), from the reactant to the product.
     surfaces
         The highest node between each basin and the next, (b - 1,).
     first, last
-        The ends of the reactant's and of the product's basin: of what is known, or a surface that
-        leads to yet another basin.
+        The ends of the basins of reactant and product: the ends of the known range, or a surface
+        that leads to another basin.
     whole
         Whether the profile at these ends is `DEPTH_KT` above the minima of reactant and product. If
         not, part of the basin may be missing from its population.
@@ -121,7 +121,7 @@ class Basins:
     whole: tuple[bool, bool]
 
     def depths(self, W: Array) -> Array:
-        """Return how deep each basin between the states is on its shallower side, (b - 2,), eV.
+        """Return the depth of each basin between the states on its shallower side, (b - 2,), eV.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class Basins:
         return np.asarray(np.minimum(high[:-1], high[1:]) - low)
 
     def without(self, k: int, W: Array) -> "Basins":
-        """Return the basins when basin `k`, one between the states, is put to its neighbour.
+        """Return the basins after merging basin `k` between the states with its neighbour.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Basins:
         Parameters
         ----------
         A
-            The profile along the line, (n,), eV; NaN where nothing was seen.
+            The profile along the line, (n,), eV; NaN in bins without samples.
         kT
             Temperature, eV.
         """
@@ -167,10 +167,9 @@ class Basins:
 
 
 def find(grid: Grid, W: Array, states: tuple[float, float], kT: float) -> Basins | None:
-    """Return the basins of reactant and product, and those between that are `DEPTH_KT` deep.
+    """Return the basins of reactant and product, and basins between them deeper than `DEPTH_KT`.
 
-    A process that only climbs, or over less than `DEPTH_KT`, is cut at its highest node between the
-    states.
+    A process without a barrier of `DEPTH_KT` is divided at its highest node between the states.
 
     Parameters
     ----------
@@ -186,8 +185,8 @@ def find(grid: Grid, W: Array, states: tuple[float, float], kT: float) -> Basins
     Returns
     -------
     Basins or None
-        None if one of the states was not reached, or a highest node is beside a gap in what is
-        known that is wider than `SMOOTHING`.
+        None if one of the states was not reached, or if a highest node is next to a gap in the
+        known range that is wider than `SMOOTHING`.
     """
     along = line(grid, W, states)
     W, x = W[along.order], along.position
@@ -197,7 +196,7 @@ def find(grid: Grid, W: Array, states: tuple[float, float], kT: float) -> Basins
     walls = [
         int(known[i])
         for i, is_top in _extremes(W[known], DEPTH_KT * kT)
-        if is_top and 0 < i < len(known) - 1  # at the ends nothing is known behind
+        if is_top and 0 < i < len(known) - 1  # beyond the ends nothing is known
     ]
     a, b = (int(np.searchsorted(x[walls], place)) for place in (0.0, along.length))
     first = walls[a - 1] if a > 0 else int(known[0])
@@ -230,15 +229,15 @@ def find(grid: Grid, W: Array, states: tuple[float, float], kT: float) -> Basins
 
 
 def _extremes(W: Array, depth: float) -> list[tuple[int, bool]]:
-    """Return minima and maxima of a series that differ from their neighbours by `depth` at least.
+    """Return minima and maxima of a series that differ from their neighbours by at least `depth`.
 
-    The pair of neighbours that differs least is taken out until none differs by less (the
-    persistence of one-dimensional topology). The ends of the series are among the extremes.
+    The pair of neighbours with the smallest difference is removed until no difference is smaller
+    (the persistence of one-dimensional topology). The ends of the series are among the extremes.
 
     Returns
     -------
     list of (int, bool)
-        Places in the series, and whether a maximum is there; the two kinds alternate.
+        Positions in the series, and whether it is a maximum there; the two kinds alternate.
     """
     turns = [0]
     for i in range(1, len(W)):
@@ -266,5 +265,5 @@ def _extremes(W: Array, depth: float) -> list[tuple[int, bool]]:
 
 
 def highest(W: Array) -> float:
-    """Return the highest known of some values; NaN if none is."""
+    """Return the largest known value; NaN if there is none."""
     return float(np.nanmax(W)) if np.isfinite(W).any() else np.nan

@@ -17,23 +17,23 @@ from plumed_cv.structures.frame import Array
 
 T = TypeVar("T")
 
-CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest are left out of Eq. 9
-UNSAMPLED = 1e-4  # weight in A_k of a node without samples, over the mean of those with
-SOLVE_STRIDE = 1000  # samples between two updates of A as it biases, at most
+CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest term are omitted in Eq. 9
+UNSAMPLED = 1e-4  # weight in A_k of a node without samples, relative to the mean of the others
+SOLVE_STRIDE = 1000  # largest number of samples between two updates of the bias
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Nodes of the extended variable on one CV: bins + 1, or bins where the last is the first.
+    """Nodes of the extended variable on one CV: bins + 1, or bins for a periodic CV.
 
     Attributes
     ----------
     minimum, maximum
-        The ends, in units of the CV. The domain, if the CV is periodic.
+        The ends, in units of the CV; the domain if the CV is periodic.
     bins
         Number of intervals.
     periodic
-        Whether the CV is.
+        Whether the CV is periodic.
     """
 
     minimum: float
@@ -70,9 +70,9 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What an estimator has learned, and with which parameters.
+    """The sums of an estimator and its parameters.
 
-    Of d CVs, 1 or 2, with n nodes in all. On two CVs the first one runs fastest.
+    For d CVs, 1 or 2, with n nodes in total. On two CVs the first one varies fastest.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class State:
     kappas_eV
         Spring constants, eV over the square of the CV, (d,).
     tau
-        Weight of the prior, in samples; infinite for a frozen bias.
+        Weight of the prior, in samples; infinite for a constant bias.
     ramp
         N of the weights min(1, s/N); 0 for equal weights.
     prior
@@ -94,7 +94,7 @@ class State:
         Number of samples.
     sums
         (2 + 2d, n): w P_j; for each CV w P_j k (z_j - xi), eV; w of the samples in the bin of node
-        j; and of these for each CV w (<z> - xi).
+        j; and for each CV w (<z> - xi) of these samples.
     """
 
     arguments: tuple[str, ...]
@@ -132,7 +132,7 @@ class State:
     def _only(self, of_each: tuple[T, ...]) -> T:
         if len(self.axes) > 1:
             raise UserError(
-                f"the states are of two CVs, {' and '.join(self.arguments)}: this is for one"
+                f"the states have two CVs, {' and '.join(self.arguments)}: this needs one"
             )
         return of_each[0]
 
@@ -162,7 +162,7 @@ class State:
         return replace(self, steps=self.steps + other.steps, sums=self.sums + other.sums)
 
     def __sub__(self, other: "State") -> "State":
-        """Return what a run learned after its earlier state `other`: a block."""
+        """Return the contribution of a run after its earlier state `other`: a block."""
         check_same_estimator(self, other)
         more = np.any(other.weight > self.weight) or np.any(other.count > self.count)
         if other.steps > self.steps or more:
@@ -173,26 +173,33 @@ class State:
         return replace(self, steps=self.steps - other.steps, sums=self.sums - other.sums)
 
     def derivative(self) -> Array:
-        """Return A' as it acts in the bias, of the shape of `prior`, eV (Eq. 12)."""
+        """Return A' of the bias, in the shape of `prior`, eV (Eq. 12)."""
         if np.isinf(self.tau):
             return self.prior
         slopes = (self.tau * self.prior + self.force) / (self.tau + self.weight)
         return np.asarray(slopes.reshape(self.prior.shape))
 
     def energy(self) -> Array:
-        """Return A that follows from the sums, (n,), eV, zero at the first node (Eq. 8).
+        """Return A from the sums, (n,), eV, zero at the first node (Eq. 8).
 
-        On two CVs the least squares of all differences between neighbours: see `potential`.
+        On two CVs it is the least-squares solution for all differences between neighbours: see
+        `potential`. On a circle as well, so that the error of closure goes where the uncertainty is
+        largest.
         """
-        if len(self.axes) == 1:
-            return integral(self.grid, self.derivative())
         weight = np.ones_like(self.weight) if np.isinf(self.tau) else self.tau + self.weight
-        return potential_of_mean_force(self, self.derivative(), weight)
+        derivative = self.derivative()
+        if len(self.axes) > 1:
+            return potential_of_mean_force(self, derivative, weight)
+        steps = 0.5 * self.grid.spacing * (derivative + np.roll(derivative, -1))
+        known = np.ones_like(weight)  # on a line A does not depend on the weights
+        if self.grid.periodic:
+            known = weight * np.roll(weight, -1) / (weight + np.roll(weight, -1))
+        return potential_on_line(self.grid, steps, known)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The bias at one point: eV; on each CV eV over it and its unit, (d,); (n,) probabilities.
+    """The bias at one point, eV; force in eV per unit of each CV, zeta, (d,); probabilities, (n,).
 
     On one CV force and zeta are numbers.
     """
@@ -209,7 +216,7 @@ class Estimator:
     Parameters
     ----------
     grid
-        The nodes; for two CVs a grid for each.
+        The nodes; for two CVs one grid for each.
     kT_eV
         Temperature, eV.
     kappa_eV
@@ -221,9 +228,9 @@ class Estimator:
     prior
         dA/dz at the nodes, (n,) or for two CVs (2, n), eV; zero by default.
     argument
-        Name of the CV, for files; for two CVs a name for each.
+        Name of the CV, for files; for two CVs one name for each.
     solve_stride
-        Samples between two updates of A as it biases, at most.
+        Largest number of samples between two updates of the bias.
     """
 
     def __init__(
@@ -263,14 +270,14 @@ class Estimator:
 
     @classmethod
     def from_state(cls, state: State) -> "Estimator":
-        """Return an estimator that goes on from `state`."""
+        """Return an estimator that continues from `state`."""
         estimator = cls(state.axes, state.kT_eV)
         estimator._go_on_from(state)
         return estimator
 
     def _go_on_from(self, state: State) -> None:
         self.state = state
-        self.energy = state.energy()  # as it biases
+        self.energy = state.energy()  # the profile that is used as bias
         self._solved = state.steps
 
     def evaluate(self, xi: ArrayLike) -> Evaluation:
@@ -313,7 +320,7 @@ class Estimator:
                 sums[1 + d, j] += w
                 sums[2 + d :, j] += w * (np.atleast_1d(now.zeta) - point)
         self.state = replace(state, steps=steps, sums=sums)
-        # Not in every step: that would do work on the CV and heat it.
+        # Not in every step, because this would do work on the CV and heat it.
         wait = np.clip(steps // 20, max(1, self.solve_stride // 20), self.solve_stride)
         if steps - self._solved >= wait and not np.isinf(state.tau):
             self.energy, self._solved = self.state.energy(), steps
@@ -321,19 +328,19 @@ class Estimator:
 
 
 def weight_of_first(samples: int, ramp: float) -> float:
-    """Return the weight of the first samples together (Eq. 12): a scale for that of a prior."""
+    """Return the total weight of the first samples (Eq. 12), a scale for the weight of a prior."""
     return float(np.sum(_weight(np.arange(1, samples + 1), ramp)))
 
 
 def prior_derivative(grid: Grid, xi: ArrayLike, A: ArrayLike) -> Array:
-    """Return dA/dz at the nodes, (n,), from a profile, as the action's PRIOR does.
+    """Return dA/dz at the nodes, (n,), from a profile, like the action's PRIOR.
 
     Parameters
     ----------
     grid
         The nodes.
     xi, A
-        (m,) the profile, over the whole grid; energies in any unit.
+        The profile over the whole grid, (m,); energies in any unit.
     """
     x, y = np.asarray(xi, dtype=float), np.asarray(A, dtype=float)
     low, high = grid.nodes - 0.5 * grid.spacing, grid.nodes + 0.5 * grid.spacing
@@ -345,21 +352,21 @@ def prior_derivative(grid: Grid, xi: ArrayLike, A: ArrayLike) -> Array:
 
 
 def blocks(states: Sequence[State]) -> list[State]:
-    """Return what one run learned up to its first state and between successive states."""
+    """Return the contributions of one run up to its first state and between successive states."""
     return [*states[:1], *(later - earlier for earlier, later in pairwise(states))]
 
 
 def at_all_nodes(along: Sequence[Array]) -> Array:
-    """Return what has values along each CV, (n1,), (n2,), at all nodes, (d, n).
+    """Return values along each CV, (n1,), (n2,), at all nodes, (d, n).
 
-    The first CV runs fastest.
+    The first CV varies fastest.
     """
     planes = np.meshgrid(*reversed(along), indexing="ij")
     return np.array([plane.ravel() for plane in reversed(planes)])
 
 
 def edges(axes: Sequence[Grid]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Return for each CV the pairs of neighbouring nodes along it, the lower and the upper ones."""
+    """Return for each CV the pairs of neighbouring nodes along it, lower and upper nodes."""
     shape = [len(axis.nodes) for axis in reversed(axes)]
     numbers = np.arange(_size(axes)).reshape(shape)
     pairs = []
@@ -375,23 +382,23 @@ def edges(axes: Sequence[Grid]) -> list[tuple[NDArray[np.int64], NDArray[np.int6
 def potential(
     axes: Sequence[Grid], steps: Sequence[Array], weights: Sequence[Array]
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return the A whose differences between neighbours come closest to given steps.
+    """Return the A whose differences between neighbours are closest to given steps.
 
-    The least sum of weight (A_b - A_a - step)^2 over all edges: with equal weights the Poisson
-    equation with Neumann conditions at the ends of a CV that is not periodic.
+    It minimises the sum of weight (A_b - A_a - step)^2 over all edges. With equal weights this is
+    the Poisson equation with Neumann conditions at the ends of a CV that is not periodic.
 
     Parameters
     ----------
     axes
         The nodes along two CVs.
     steps, weights
-        For each CV what A is to rise along each edge of `edges`, and how much that counts.
+        For each CV the steps of A along each edge of `edges`, and their weights.
 
     Returns
     -------
     (n,), (n,)
-        A, and which connected part of the grid each node is in. A is zero at the first node of
-        each part.
+        A, and the number of the connected part of the grid of each node. A is zero at the first
+        node of each part.
     """
     n = _size(axes)
     pairs = edges(axes)
@@ -411,7 +418,7 @@ def potential(
         values = np.concatenate([-w, -w, diagonal])
         rows, columns = np.concatenate([a, b, np.arange(n)]), np.concatenate([b, a, np.arange(n)])
         matrix = coo_array((values, (rows, columns)), shape=(n, n)).tocsc()
-        # Symmetric and diagonally dominant: no pivoting, and an ordering that keeps it sparse.
+        # Symmetric and diagonally dominant: no pivoting, and an ordering that preserves sparsity.
         factors = splu(
             matrix[free][:, free].tocsc(),
             permc_spec="MMD_AT_PLUS_A",
@@ -423,17 +430,17 @@ def potential(
 
 
 def potential_of_mean_force(state: State, derivative: Array, weight: Array) -> Array:
-    """Return the A on two CVs whose slopes come closest to a mean force at the nodes, (n,), eV.
+    """Return the A on two CVs whose slopes are closest to a mean force at the nodes, (n,), eV.
 
     Parameters
     ----------
     state
-        Gives the grid.
+        It gives the grid.
     derivative
         The mean force, (2, n), eV.
     weight
-        The weight of the samples that it comes from, (n,). The error of a step between two nodes
-        goes with the sum of 1/weight of both, and so do the squares.
+        The weight of its samples, (n,). The variance of a step between two nodes is proportional to
+        the sum of 1/weight of both.
     """
     steps, weights = [], []
     for d, (a, b) in enumerate(edges(state.axes)):
@@ -446,7 +453,7 @@ def potential_of_mean_force(state: State, derivative: Array, weight: Array) -> A
 
 
 def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Return what `potential` does, along one CV.
+    """Return the result of `potential` along one CV.
 
     Parameters
     ----------
@@ -470,17 +477,8 @@ def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, 
     return A, part
 
 
-def integral(grid: Grid, derivative: Array) -> Array:
-    """Return the integral along one CV by the trapezoidal rule, (n,), zero at the first node."""
-    # On a circle only a derivative without a mean has an integral.
-    if grid.periodic:
-        derivative = derivative - derivative.mean()
-    steps = 0.5 * grid.spacing * (derivative[1:] + derivative[:-1])
-    return np.concatenate([[0.0], np.cumsum(steps)])
-
-
 def check_same_estimator(one: State, other: State) -> None:
-    """Refuse states that are not of one estimator.
+    """Refuse states that do not belong to one estimator.
 
     Raises
     ------
@@ -502,7 +500,7 @@ def check_same_estimator(one: State, other: State) -> None:
                 (a,), (b,) = a, b
             raise UserError(
                 f"two states differ in {word} ({a} and {b}): only states of the same CV, grid, "
-                "temperature and spring constant can be put together"
+                "temperature and spring constant can be combined"
             )
 
 

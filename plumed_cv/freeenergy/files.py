@@ -1,7 +1,5 @@
-"""State and profile files of the action BABF, and ours, which it reads."""
+"""State and profile files of the action BABF, and those that Python writes for it."""
 
-import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
+from plumed_cv.common.tables import checksum, read_table
 from plumed_cv.freeenergy.basins import find
 from plumed_cv.freeenergy.estimator import Grid, State, at_all_nodes
 from plumed_cv.freeenergy.profiles import (
@@ -25,7 +24,6 @@ from plumed_cv.freeenergy.surfaces import Surface
 from plumed_cv.structures.frame import Array
 
 _MOST_BINS = 10_000_000
-_CHECKSUM_LINE = re.compile(r"^#! SET checksum .*\n", re.MULTILINE)
 
 _ENERGY_UNITS = {
     "eV": 1.0,
@@ -42,13 +40,13 @@ def read_state(path: Path | str) -> State:
     Raises
     ------
     UserError
-        If it is missing, foreign, cut short or damaged, or its energy unit has no value in eV.
+        If it is missing, foreign, truncated or damaged, or its energy unit has no value in eV.
     """
     return _read_state(path)[0]
 
 
 def last_step(path: Path | str) -> int | None:
-    """The engine's number of the last step that a state has learned from; None of a sum of states.
+    """The engine's number of the last step in a state; None for a sum of states.
 
     Raises
     ------
@@ -65,7 +63,7 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
     arguments, axes = header.axes(fields)
     d, nodes = len(axes), _nodes(axes)
     expected = [*arguments, *_state_fields(arguments)]
-    if d == 1 and fields == expected[:-1]:  # of a version whose bias was always that of the sums
+    if d == 1 and fields == expected[:-1]:  # of a version whose bias always followed from the sums
         expected.pop()
     if fields != expected or len(rows) != nodes.shape[1]:
         raise UserError(
@@ -77,7 +75,7 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
     in_place = bool((np.abs(rows[:, :d].T - nodes) <= slack).all())
     if not np.isfinite(rows).all() or (sums[[0, 1 + d]] < 0).any() or not in_place:
         raise UserError(
-            f"{path}: holds a number that no run writes (NaN, infinite, negative weight or wrong "
+            f"{path}: has a number that no run writes (NaN, infinite, negative weight or wrong "
             "node), so the file is damaged"
         )
     header.check_unchanged()
@@ -98,7 +96,7 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
 
 
 def write_state(path: Path | str, state: State) -> None:
-    """Write a state file that `read_state` and, in eV, the action's STATE_RFILE read."""
+    """Write a state file for `read_state` and, in eV, for the action's STATE_RFILE."""
     d = len(state.axes)
     constants = {
         "action": "BABF_state",
@@ -123,7 +121,7 @@ def write_state(path: Path | str, state: State) -> None:
 
 
 def write_fes(path: Path | str, profile: Profile) -> None:
-    """Write a profile, eV, as a PLUMED text file that PRIOR, `read_fes` and NumPy read."""
+    """Write a profile, eV, as a PLUMED text file for PRIOR, `read_fes` and NumPy."""
     constants = {
         "action": "BABF_fes",
         "energy_unit": "eV",
@@ -150,16 +148,16 @@ def write_fes(path: Path | str, profile: Profile) -> None:
 
 
 def write_prior(path: Path | str, grid: Grid, xi: ArrayLike, A_eV: ArrayLike) -> None:
-    """Write a profile for the action's PRIOR, from its values anywhere along the CV.
+    """Write a profile for the action's PRIOR from its values anywhere along the CV.
 
     Parameters
     ----------
     path
         The file.
     grid
-        The action's grid; beyond the ends of `xi` the profile is level.
+        The action's grid; beyond the ends of `xi` the profile is constant.
     xi, A_eV
-        Places, in any order, and free energies there, eV, (m,) each.
+        Positions in any order, and free energies there, eV, (m,) each.
     """
     x, y = np.asarray(xi, dtype=float), np.asarray(A_eV, dtype=float)
     order = np.argsort(x)
@@ -174,13 +172,13 @@ def read_fes(path: Path | str) -> Profile:
     Raises
     ------
     UserError
-        If the file is missing, foreign or cut short.
+        If the file is missing, foreign or truncated.
     """
     fields, header, rows = _read_table(path)
     grid = header.grid(fields[0])
     missing = {"A_k", "A", "count"} - set(fields)
     if header.text("action") != "BABF_fes" or missing or len(rows) != len(grid.nodes):
-        raise UserError(f"{path}: is not a whole profile written by plumed_cv or BABF")
+        raise UserError(f"{path}: is not a complete profile written by plumed_cv or BABF")
     header.check_unchanged()
     columns = dict(zip(fields, rows.T, strict=True))
     energy = header.energy_unit()
@@ -191,7 +189,7 @@ def read_fes(path: Path | str) -> Profile:
     barrier, delta_F = barrier_and_delta_F(A, smooth, find(grid, smooth, states, kT), kT)
 
     def estimate(name: str, computed: float) -> Estimate:
-        # Files without A1_minus_A0 are older, and say delta_F where they mean it.
+        # Files without A1_minus_A0 are older, and delta_F there means A1_minus_A0.
         if name == "delta_F" and "A1_minus_A0" not in header.constants:
             return Estimate(computed, np.nan)
         return Estimate(header.number(name, computed), header.number(f"{name}_error", np.nan))
@@ -213,9 +211,9 @@ def read_fes(path: Path | str) -> Profile:
 
 
 def write_surface(path: Path | str, surface: Surface) -> None:
-    """Write a free energy on the plane, eV, as a PLUMED text file: like those of `sum_hills`.
+    """Write a free energy on two CVs, eV, as a PLUMED text file, like those of `sum_hills`.
 
-    The first CV runs fastest, and an empty line follows each of its rows; PRIOR, `read_surface`,
+    The first CV varies fastest, and an empty line follows each of its rows. PRIOR, `read_surface`,
     gnuplot and NumPy read it.
     """
     constants = {
@@ -238,14 +236,14 @@ def read_surface(path: Path | str) -> Surface:
     Raises
     ------
     UserError
-        If the file is missing, foreign, of one CV or cut short.
+        If the file is missing, foreign, truncated, or has one CV.
     """
     fields, header, rows = _read_table(path)
     arguments, axes = header.axes(fields)
     missing = {"A_k", "A", "count"} - set(fields)
     whole = header.text("action") == "BABF_fes" and not missing
     if not whole or len(axes) != 2 or len(rows) != _nodes(axes).shape[1]:
-        raise UserError(f"{path}: is not a whole free energy on two CVs of plumed_cv or BABF")
+        raise UserError(f"{path}: is not a complete free energy on two CVs of plumed_cv or BABF")
     header.check_unchanged()
     columns = dict(zip(fields, rows.T, strict=True))
     energy = header.energy_unit()
@@ -263,7 +261,7 @@ def read_surface(path: Path | str) -> Surface:
 
 
 def _of(quantity: str, argument: str, dimensions: int) -> str:
-    """Return the name of what belongs to one CV: with the CV's where there are more."""
+    """Return the column name of a quantity of one CV, with the name of the CV if there are more."""
     return quantity if dimensions == 1 else f"{quantity}_{argument}"
 
 
@@ -272,13 +270,13 @@ def _state_fields(arguments: Sequence[str]) -> list[str]:
         return [_of(quantity, name, len(arguments)) for name in arguments]
 
     sums = ["weight", *of_each("force"), "count", *of_each("offset")]
-    # In the rests the action keeps what rounding took from the sums: below the last digit here.
+    # The rests contain rounding errors of the sums, below the last digit here.
     fields = [*sums, *of_each("prior"), *(f"{name}_rest" for name in sums)]
     return [*fields, "A"]
 
 
 def _nodes(axes: Sequence[Grid]) -> Array:
-    """Return the nodes, (d, n), the first CV running fastest."""
+    """Return the nodes, (d, n), the first CV varies fastest."""
     return at_all_nodes([axis.nodes for axis in axes])
 
 
@@ -302,14 +300,14 @@ def _number(value: float) -> str:
 class _Header:
     path: Path | str
     constants: dict[str, str]
-    changed: bool  # whether the file is not as it was written
+    changed: bool  # whether the file was changed according to its checksum
 
     def check_unchanged(self) -> None:
-        """For readers, when they have nothing else to object to."""
+        """Refuse a changed file; readers call it after all other checks."""
         if self.changed:
             raise UserError(
                 f"{self.path}: was changed or damaged after it was written, as its checksum shows; "
-                "take an earlier copy, or remove the line '#! SET checksum' if the change is meant"
+                "use an earlier copy, or remove the line '#! SET checksum' after a wanted change"
             )
 
     def text(self, name: str) -> str:
@@ -325,13 +323,13 @@ class _Header:
         try:
             return float(self.text(name))
         except ValueError as error:
-            raise UserError(f"{self.path}: {name}={self.text(name)} is no number") from error
+            raise UserError(f"{self.path}: {name}={self.text(name)} is not a number") from error
 
     def whole(self, name: str) -> int:
         """Return a number of steps."""
         steps = self.number(name)
         if not (steps >= 0 and np.isfinite(steps) and steps == int(steps)):
-            raise UserError(f"{self.path}: {name}={self.text(name)} is no number of steps")
+            raise UserError(f"{self.path}: {name}={self.text(name)} is not a number of steps")
         return int(steps)
 
     def last_step(self) -> int | None:
@@ -362,47 +360,8 @@ class _Header:
 
 
 def _read_table(path: Path | str) -> tuple[list[str], "_Header", Array]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not a text file") from error
-    if text and not text.endswith("\n"):
-        raise UserError(
-            f"{path}: ends in the middle of a line, so it is not complete; take an earlier copy"
-        )
-    fields: list[str] = []
-    constants: dict[str, str] = {}
-    rows: list[list[float]] = []
-    if any(ord(sign) < 32 and not sign.isspace() for sign in text):
-        raise UserError(f"{path}: holds bytes that are of no text, so it is damaged")
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
-        if words[:2] == ["#!", "FIELDS"]:
-            if rows and words[2:] != fields:
-                raise UserError(
-                    f"{path}: line {number} names other columns than those of the rows before it; "
-                    "give a file with one table"
-                )
-            fields = words[2:]
-        elif words[:2] == ["#!", "SET"] and len(words) == 4:
-            constants[words[2]] = words[3]
-        elif words and not words[0].startswith("#"):
-            try:
-                rows.append([float(word) for word in words])
-            except ValueError as error:
-                raise UserError(f"{path}: line {number} is not a row of numbers") from error
-            if fields and len(words) != len(fields):
-                raise UserError(
-                    f"{path}: line {number} has {len(words)} numbers for the {len(fields)} names "
-                    "of its '#! FIELDS' line"
-                )
-    if not fields:
-        raise UserError(f"{path}: has no '#! FIELDS' line, so it is not a PLUMED text file")
-    found = _checksum(_CHECKSUM_LINE.sub("", text, count=1))
-    header = _Header(path, constants, constants.get("checksum", found) != found)
-    return fields, header, np.array(rows, dtype=float).reshape(-1, len(fields))
+    table = read_table(path)
+    return table.fields, _Header(path, table.constants, table.changed), table.rows
 
 
 def _write_table(
@@ -419,11 +378,6 @@ def _write_table(
         if rows_between_blanks and i and i % rows_between_blanks == 0:
             lines.append("")
         lines.append(" " + " ".join(map(_number, row)))
-    checksum = _checksum("\n".join(lines) + "\n")
-    lines.insert(header, f"#! SET checksum {checksum}")
+    of_text = checksum("\n".join(lines) + "\n")
+    lines.insert(header, f"#! SET checksum {of_text}")
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _checksum(text: str) -> str:
-    """CRC-32 of a file without the line that holds it."""
-    return f"{zlib.crc32(text.encode()):08x}"

@@ -1,4 +1,4 @@
-"""Standard errors of what a correlated series says: the jackknife, with Geyer's sum over lags."""
+"""Standard errors of estimates from correlated series: jackknife with Geyer's sum over lags."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -11,7 +11,7 @@ from plumed_cv.structures.frame import Array
 
 T = TypeVar("T")
 
-FEWEST_BLOCKS = 6  # with fewer, nothing can be said about correlations between blocks
+FEWEST_BLOCKS = 6  # with fewer blocks, correlations between them cannot be determined
 
 
 def jackknife(
@@ -22,70 +22,76 @@ def jackknife(
 ) -> tuple[Array, Array]:
     """Return the estimate from all data and its standard error.
 
-    Parts of a ramped run have very different weights. To first order the estimate without a part
-    of the share f is off by f/(1 - f) times the part's residual, so (1 - f) times this difference
-    is the part's influence on the estimate, whatever its weight.
+    Parts of a ramped run have very different weights. To first order, the estimate without a part
+    of the share f deviates by f/(1 - f) times the residual of the part. Therefore (1 - f) times
+    this difference is the influence of the part on the estimate, whatever its weight.
 
     Parameters
     ----------
     parts
-        (m,) the data in their order, in parts that `+` puts together: arrays, states, lists.
+        The data in their order, (m,), in parts that can be added by `+`: arrays, states, lists.
     weights
-        (m,) how much each part holds.
+        Weight of each part, (m,).
     estimate
-        The estimate from parts put together, (k,).
+        The estimate from added parts, (k,). Values that are not finite are unknown.
     series
-        Number of parts of each independent series, one after the other, m in all. Parts of
-        different series are not correlated. By default all parts are one series.
+        Number of parts of each independent series, one after the other, m in total. Parts of
+        different series are not correlated. By default all parts form one series.
 
     Returns
     -------
     (k,), (k,)
-        The estimate from all parts, and the error of `standard_error`; NaN of a single part.
+        The estimate from all parts, and the error of `standard_error`; NaN for a single part, and
+        if the estimate is unknown without one of the parts.
     """
-    shares = np.array(weights, dtype=float) / np.sum(weights)
     until = list(accumulate(parts))
     value = estimate(until[-1])
     m = len(parts)
-    if m < 2:
+    if m < 2 or not np.max(weights) > 0:
         return value, np.full_like(value, np.nan)
-    # Sums, never the total minus a part: an empty bin must stay exactly empty.
+    # Sums, not the total minus a part: an empty bin must stay exactly empty.
     after = list(accumulate(reversed(parts), lambda later, part: part + later))[::-1]
     rests = [after[1], *map(add, until[: m - 2], after[2:]), until[-2]]
-    influence = np.array(
-        [(1 - share) * (estimate(rest) - value) for share, rest in zip(shares, rests, strict=True)]
-    )
+    shares = np.array(weights, dtype=float) / np.sum(weights)
+    without = np.array([estimate(rest) for rest in rests])
+    known = np.isfinite(without).all(axis=0) & np.isfinite(value)
+    influence = np.full(without.shape, np.nan)
+    influence[:, known] = (1 - shares[:, None]) * (without[:, known] - value[known])
     return value, standard_error(influence, shares, series)
 
 
 def standard_error(influence: Array, shares: Array, series: Sequence[int] | None = None) -> Array:
     """Return the standard error of a sum of correlated influences.
 
-    The variance is the sum of the products of all pairs of influences, up to a lag that Geyer's
-    initial monotone sequence finds (Geyer, Statist. Sci. 7, 473 (1992)): products at two successive
-    lags are added as long as their sum is positive, and none may exceed the one before. All
-    influences together sum to zero, which takes the pairs' share N off that sum; so it is divided
-    by 1 - N. Lags whose pairs are more than half of all are left out. Noise makes correlations
-    negative as well; the error is never less than that of blocks without correlation.
+    The variance is the sum of the products of all pairs of influences, up to a lag from Geyer's
+    initial monotone sequence (Geyer, Statist. Sci. 7, 473 (1992)): products at two successive lags
+    are added as long as their sum is positive, and no sum may exceed the previous one. All
+    influences add up to zero, which removes the share N of the pairs from that sum. The sum is
+    therefore divided by 1 - N. Lags whose pairs are more than half of all pairs are omitted. Noise
+    can also make correlations negative; the error is never smaller than that of uncorrelated
+    blocks.
 
     Parameters
     ----------
     influence
-        (m, k) what each block adds to the deviation of each estimate.
+        Contribution of each block to the deviation of each estimate, (m, k).
     shares
-        (m,) of each block in all data.
+        Share of each block in all data, (m,).
     series
         As for `jackknife`.
 
     Returns
     -------
     (k,)
-        NaN where an influence is: a bin lives by one block alone.
+        NaN where an influence is NaN, because all samples of a bin come from one block. All NaN if
+        one block contains all data.
     """
     m = len(shares)
+    if np.max(shares) >= 1:
+        return np.full(influence.shape[1], np.nan)
     lengths = [m] if series is None else list(series)
     if sum(lengths) != m:
-        raise ValueError(f"series of {lengths} parts in all are not {m} parts")
+        raise ValueError(f"series with {lengths} parts in total do not match {m} parts")
     owner = np.repeat(np.arange(len(lengths)), lengths)
 
     def lag(k: int) -> tuple[Array, float]:

@@ -5,10 +5,10 @@ The derivative of the free energy is an average over the structures with one val
     A'(xi) = < -f . w - kT div w >_xi,   w = grad xi / |grad xi|^2,
 
 with the forces f of the potential alone (den Otter, J. Chem. Phys. 112, 7283 (2000)). A bias along
-xi does not change such an average, so that snapshots of any biased run serve, as long as the other
-coordinates are in equilibrium. A histogram of the same run has to wait until the variable has
-diffused back and forth; the forces tell in every snapshot which way is down, without the
-thermostat's noise, and so give a smaller error from the same steps (docs/theory.md).
+xi does not change such an average. Snapshots of any biased run can therefore be used, as long as
+the other coordinates are in equilibrium. A histogram of the same run is accurate only after the
+variable has diffused back and forth. The forces give the slope in every snapshot, without the noise
+of the thermostat, and therefore a smaller error from the same steps (docs/theory.md).
 
 Lengths are in angstrom, energies and forces along xi (which has no unit) in eV. M structures of N
 atoms.
@@ -23,14 +23,15 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
+from plumed_cv.common.tables import read_table
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.structures.frame import Array
 
-_FIELDS = "#! FIELDS xi mean_force_eV"
+_FIELDS = ["xi", "mean_force_eV"]
 
 
 def is_known(variable: CollectiveVariable) -> bool:
-    """Whether `instantaneous` can be had: one latent dimension, no alignment, no kinks."""
+    """Whether `instantaneous` can be computed: one latent dimension, no alignment, no kinks."""
     return variable.n_latent == 1 and not variable.is_aligned and variable.has_curvature
 
 
@@ -40,7 +41,7 @@ def instantaneous(
     forces: NDArray[Any],
     kT_eV: float,
 ) -> tuple[Array, Array]:
-    """The variable and what is averaged for its mean force, of each structure.
+    """The variable and the term of its mean force for each structure.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def instantaneous(
     Raises
     ------
     UserError
-        If `is_known` says no, or shapes do not fit.
+        If `is_known` is false, or shapes do not fit.
     """
     if not is_known(variable):
         raise UserError(
@@ -89,31 +90,31 @@ def of_trajectory(
     kT_eV: float,
     keep: Path | None = None,
 ) -> tuple[Array, Array]:
-    """What `instantaneous` returns for the snapshots of a run at constant cell.
+    """Return the result of `instantaneous` for the snapshots of a run at constant cell.
 
     Parameters
     ----------
     variable
-        The collective variable, of all atoms.
+        The collective variable, which has all atoms.
     file
         Trajectory.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom, those of the variable's reference.
+        Lattice vectors as rows, shape (3, 3), angstrom, those of the reference of the variable.
     forces
-        Returns the forces of structures in a cell, as `Engine.forces` does.
+        Returns the forces of structures in a cell, like `Engine.forces`.
     kT_eV
         Temperature of the run, eV.
     keep
         NumPy file of the forces, shape (M, N, 3), eV/angstrom, in single precision. If it exists,
-        the forces are those in it; else they are computed and written there. None: not kept.
+        its forces are used; otherwise they are computed and written to it. None: they are not kept.
 
     Raises
     ------
     UserError
-        As for `trajectory.read_displacements` and `instantaneous`, or if `keep` is damaged or of
-        other snapshots.
+        As for `trajectory.read_displacements` and `instantaneous`, and if `keep` is damaged or
+        belongs to other snapshots.
     """
-    from plumed_cv.structures.trajectory import read_displacements  # mdtraj takes most of a second
+    from plumed_cv.structures.trajectory import read_displacements  # imports mdtraj: a second
 
     moved = read_displacements([file], variable, cell).astype(np.float64)
     if keep is not None and keep.exists():
@@ -127,7 +128,7 @@ def of_trajectory(
 
 
 def _kept(file: Path, shape: tuple[int, ...]) -> Array:
-    """The forces that a file keeps."""
+    """Read the forces in a file."""
     try:
         found = np.load(file)
     except (OSError, ValueError, EOFError) as error:
@@ -145,31 +146,25 @@ def _kept(file: Path, shape: tuple[int, ...]) -> Array:
 
 
 def write(path: Path, xi: Array, mean_force: Array) -> None:
-    """Write what `instantaneous` returned as a table of PLUMED's form, at full precision."""
+    """Write the result of `instantaneous` as a table in PLUMED's format, in full precision."""
     with replacing(path) as temporary:
-        np.savetxt(
-            temporary, np.array([xi, mean_force]).T, fmt="%.17g", header=_FIELDS, comments=""
-        )
+        header = " ".join(["#! FIELDS", *_FIELDS])
+        table = np.array([xi, mean_force]).T
+        np.savetxt(temporary, table, fmt="%.17g", header=header, comments="")
 
 
 def read(path: Path) -> tuple[Array, Array]:
-    """Read what `write` wrote.
+    """Read a file written by `write`.
 
     Raises
     ------
     UserError
-        If the file is missing, damaged or another one.
+        If the file is missing, damaged or of another kind.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            raise ValueError("it ends in the middle of a line")
-        first, *lines = text.splitlines()
-        if first.strip() != _FIELDS:
-            raise UserError(f"{path}: is no table of mean forces.")
-        xi, mean_force = np.array([line.split() for line in lines], float).reshape(-1, 2).T
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a table of mean forces ({error}).") from None
+    table = read_table(path)
+    if table.fields != _FIELDS:
+        raise UserError(f"{path}: is no table of mean forces.")
+    xi, mean_force = table.rows.T
     if not (np.isfinite(xi).all() and np.isfinite(mean_force).all()):
-        raise UserError(f"{path}: holds a value that is no number.")
+        raise UserError(f"{path}: contains a value that is not a number.")
     return xi, mean_force

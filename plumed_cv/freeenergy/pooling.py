@@ -1,17 +1,17 @@
 """Snapshots of earlier iterations in the mean force along the last collective variable.
 
 Snapshots that were sampled with a bias along another variable, xi', are not in equilibrium at fixed
-xi: what the bias favours comes too often. A weight puts that right,
+xi, because the bias favours some of them. A weight corrects for this,
 
     w = exp(-A'(xi')/kT) / rho(xi') ,
 
-with the free energy A' along xi' and the density rho of the snapshots. It is exp(+bias/kT) of a
-bias at rest. Of a bias that changed in time it is that of all of it together, and it holds whatever
-the bias did, as long as all other coordinates were in equilibrium at fixed xi': what the mean force
-along xi' takes for granted as well.
+with the free energy A' along xi' and the density rho of the snapshots. For a constant bias it is
+exp(+bias/kT). For a bias that changed in time it is that of the whole run. It is valid for any bias
+as long as all other coordinates were in equilibrium at fixed xi', which the mean force along xi'
+assumes as well.
 
-Weights differ only as far as the two variables do at fixed xi. Where a few snapshots would count
-for all, nothing is taken.
+Weights differ only as far as the two variables differ at fixed xi. If a few snapshots would
+dominate a bin, the bin is not used.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from plumed_cv.freeenergy.estimator import Grid, State
 from plumed_cv.freeenergy.profiles import Earlier, profiles_without_each
 from plumed_cv.structures.frame import Array
 
-EVEN = 0.5  # least effective number of a bin's snapshots, as a share of their number
-FEWEST = 5.0  # and in itself
-FEWEST_BLOCKS = 4  # that have snapshots in the bin, for an error
+EVEN = 0.5  # least effective number of snapshots in a bin, relative to their number
+FEWEST = 5.0  # least effective number of snapshots in a bin
+FEWEST_BLOCKS = 4  # least number of blocks with snapshots in the bin, for an error
 
 
 class Snapshots(NamedTuple):
@@ -34,11 +34,11 @@ class Snapshots(NamedTuple):
     Attributes
     ----------
     biased
-        The variable that they were sampled along, (M,).
+        The variable along which they were sampled, (M,).
     xi
-        The variable that the mean force is wanted of, (M,).
+        The variable of the mean force, (M,).
     mean_force_eV
-        What `meanforce.instantaneous` says of it, (M,).
+        The term of the mean force from `meanforce.instantaneous`, (M,).
     """
 
     biased: Array
@@ -58,28 +58,28 @@ def reweighted(
     Parameters
     ----------
     grid
-        The nodes along the variable that the mean force is wanted of.
+        The nodes along the variable of the mean force.
     blocks, mean_force, walkers
-        Those of the earlier iteration, as `profile` takes them.
+        Those of the earlier iteration, as for `profile`.
     snapshots
-        Of each block.
+        Snapshots of each block.
 
     Returns
     -------
     Earlier
-        With no sums if no bin has snapshots that count.
+        Without sums if no bin has snapshots that count.
 
     Notes
     -----
-    In the sums a bin's snapshots together have the effective number (sum w)^2/sum w^2 of samples.
-    The weights depend on all blocks, through A' and rho. So a block's part of the sums is what
-    they lose without it: the jackknife's error has both contributions. Parts are such that
-    they add up, and to first order in what a block changes it does not matter how.
+    In the sums, the snapshots of a bin count as (sum w)^2/sum w^2 samples. The weights depend on
+    all blocks, through A' and rho. The part of a block is therefore the change of the sums without
+    it, and the error of the jackknife includes both contributions. The parts add up to the sums. To
+    first order in the change by a block, the way of dividing does not matter.
     """
     n = len(grid.nodes)
     biased, xi, force = (np.concatenate(column) for column in zip(*snapshots, strict=True))
     block = np.repeat(np.arange(len(blocks)), [len(part.xi) for part in snapshots])
-    # Less while the bias was rough, as in the mean force itself.
+    # Samples count less while the bias was rough, as in the mean force itself.
     trust = np.array([part.sums[2].sum() / max(1, part.steps) for part in blocks])[block]
     bins = grid.bin(xi)
     usable = (bins >= 0) & (blocks[0].grid.bin(biased) >= 0) & (trust > 0)
@@ -117,18 +117,18 @@ def reweighted(
 
 
 def _weights(state: State, A: Array, biased: Array, trust: Array) -> Array:
-    """Return the weight of each snapshot, (M,), zero where A is not known there.
+    """Return the weight of each snapshot, (M,), zero where A is unknown.
 
     Parameters
     ----------
     state
-        Gives the grid along the variable of the bias, and the temperature.
+        It gives the grid along the variable of the bias, and the temperature.
     A
         Free energy along it, (n,), eV.
     biased
         Its value in each snapshot, (M,), within the grid.
     trust
-        How much each snapshot counts; zero for those that are left out.
+        Weight of each snapshot; zero for those that are omitted.
     """
     grid = state.grid
     place = grid.bin(biased)
@@ -145,5 +145,5 @@ def _weights(state: State, A: Array, biased: Array, trust: Array) -> Array:
 
 
 def _ratio(one: Array, other: Array) -> Array:
-    """Return one over the other, zero where the other is."""
+    """Return the ratio of two arrays, zero where the denominator is zero."""
     return np.divide(one, other, out=np.zeros_like(one), where=other > 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import units
 from numpy.typing import ArrayLike
+from scipy.special import ndtr
 
 from plumed_cv.common.display import axes_or_new, draw_band, table
 from plumed_cv.common.errors import UserError
@@ -42,28 +43,32 @@ class Estimate:
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "unknown"
-        in_steps = self.unit in ("eV", "")  # what goes with exp(-energy/kT) has any magnitude
+        in_steps = self.unit in ("eV", "")  # rates, exp(-energy/kT), may have any magnitude
         value = f"{self.value:.3f}" if in_steps else f"{self.value:.2e}"
         error = f"{self.error:.3f}" if in_steps else f"{self.error:.1e}"
         return f"{value} ± {error if np.isfinite(self.error) else 'unknown'} {self.unit}".rstrip()
 
+    def widened(self, factor: float) -> "Estimate":
+        """Return the value with its error times a factor."""
+        return replace(self, error=self.error * factor)
+
 
 UNKNOWN = Estimate(np.nan, np.nan)
-NOISE = 3.0  # errors that a basin between the states must be deep
+NOISE = 3.0  # smallest depth of a basin between the states, in errors
 
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """What earlier iterations add to the mean force of the atoms: see `pooling`.
+    """Contribution of earlier iterations to the mean force of the atoms: see `pooling`.
 
     Attributes
     ----------
     sums
-        Of every block of theirs, (2, n), as `binned` returns them for snapshots of the last one.
+        Sums of each of their blocks, (2, n), as from `binned` for snapshots of the last iteration.
     walkers
-        Number of blocks of each walker of theirs.
+        Number of blocks of each of their walkers.
     snapshots
-        How many count.
+        Number of snapshots that count.
     """
 
     sums: list[Array]
@@ -71,7 +76,7 @@ class Earlier:
     snapshots: int
 
     def __add__(self, other: "Earlier") -> "Earlier":
-        """Return those of two iterations."""
+        """Return the contributions of both."""
         return Earlier(
             [*self.sums, *other.sums],
             [*self.walkers, *other.walkers],
@@ -94,27 +99,28 @@ class Profile:
     states
         The CV in the reactant and in the product.
     A_k, A_k_error
-        Profile seen through the spring (Eqs. 7, 8) and its standard error, (n,), eV.
+        Profile smoothed by the spring (Eqs. 7, 8) and its standard error, (n,), eV.
     A, A_error
         Profile corrected for the finite spring constant, (n,), eV; NaN in bins without samples.
     count
         Weight of the samples in the bin around each node, (n,).
     barrier
-        Highest A between the states over the lowest in the reactant's basin, eV; NaN if one of the
-        states was not reached. It depends on the scale of the CV: see `Flux`.
+        Highest A between the states minus the lowest A in the basin of the reactant, eV; NaN if one
+        of the states was not reached. It depends on the scale of the CV: see `Flux`.
     delta_F
         -kT ln( P_product / P_reactant ), eV, with the populations of the two basins: the integrals
-        of exp(-A/kT) up to the dividing surfaces. NaN also if the profile rises by less than 2 kT
-        before it ends in one of the basins, part of which may then be missing.
+        of exp(-A/kT) up to the dividing surfaces. Also NaN if the profile rises by less than 2 kT
+        before it ends in one of the basins, because part of the basin may be missing.
     A1_minus_A0
-        A at the product's value of the CV over A at the reactant's, eV. It depends on the CV's
-        scale; in a symmetric process along a symmetric CV it is zero.
+        A at the CV of the product minus A at the CV of the reactant, eV. It depends on the scale of
+        the CV. In a symmetric process along a symmetric CV it is zero.
 
     Notes
     -----
-    Of a histogram, barrier and A1_minus_A0 are those of a local cubic fit to A, for the highest of
-    many noisy bins is too high; the fit rounds off what is sharper than its window. The integral of
-    the mean force has hardly any noise from bin to bin and is taken as it is. So are populations.
+    For a histogram, barrier and A1_minus_A0 come from a local cubic fit to A, because the highest
+    of many noisy bins is too high. The fit rounds off features sharper than its window. The
+    integral of the mean force has hardly any noise between bins and is used directly, as are
+    populations.
     """
 
     argument: str
@@ -142,13 +148,24 @@ class Profile:
         """The nodes, (n,)."""
         return self.grid.nodes
 
+    def widened(self, factor: float) -> "Profile":
+        """Return the profile with all errors times a factor."""
+        return replace(
+            self,
+            A_k_error=self.A_k_error * factor,
+            A_error=self.A_error * factor,
+            barrier=self.barrier.widened(factor),
+            delta_F=self.delta_F.widened(factor),
+            A1_minus_A0=self.A1_minus_A0.widened(factor),
+        )
+
     def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
         """Draw A with a band of one standard error.
 
         Parameters
         ----------
         ax
-            On which axes of matplotlib's; those of a new figure if None.
+            Axes of matplotlib to draw on; those of a new figure if None.
         style
             As for `Axes.plot`: colour, label, ...
 
@@ -164,7 +181,7 @@ class Profile:
         return ax
 
     def to_dataframe(self) -> "DataFrame":
-        """Return the nodes as a table of pandas: A_eV, A_error_eV, A_k_eV, A_k_error_eV, count.
+        """Return the nodes as a pandas table: A_eV, A_error_eV, A_k_eV, A_k_error_eV, count.
 
         The index is the CV.
 
@@ -198,31 +215,31 @@ def profile(
     Parameters
     ----------
     blocks
-        Parts of the data, in the order of time: differences of successive states of one run, or
+        Parts of the data in the order of time: differences of successive states of one run, or
         states of independent walkers, or both one after the other. One block gives no errors.
     states
         The CV in the reactant and in the product.
     mean_force
-        For every block what `binned` makes of its snapshots, (2, n): A is then the
-        integral of the mean force of the atoms, whose error is smaller than that of bABF's sums.
+        For every block the result of `binned` for its snapshots, (2, n). A is then the integral of
+        the mean force of the atoms, whose error is smaller than that of bABF's sums.
     walkers
-        Number of blocks of each walker, one walker after the other: blocks of different walkers
-        are independent. By default all blocks are of one run.
+        Number of blocks of each walker, one walker after the other. Blocks of different walkers are
+        independent. By default all blocks belong to one run.
     basins
-        Those of `Flux`; by default they are looked for in A.
+        Basins of `Flux`; by default they are determined from A.
     earlier
-        Sums of earlier iterations that count in the mean force; they need `mean_force`.
+        Sums of earlier iterations for the mean force; they need `mean_force`.
 
     Returns
     -------
     Profile
-        With the errors of `jackknife`. They are NaN where the samples of a bin are all in one
-        block, those of differences between the states also if one block alone reached a state.
+        With the errors of `jackknife`. They are NaN if all samples of a bin come from one block.
+        Those of differences between the states are also NaN if only one block reached a state.
 
     Raises
     ------
     UserError
-        If there is no block, blocks are of different estimators, or `mean_force` is of other ones.
+        If there is no block, or blocks or `mean_force` belong to different estimators.
     """
     check_blocks(blocks)
     total = total_of(blocks)
@@ -250,19 +267,24 @@ def profile(
             *barrier_and_delta_F(A, smooth, basins, kT),
             difference_of(grid, smooth, states),
         ]
-        return np.concatenate([A_k - A_k[origin], A - A[origin], summary])
+        tops = np.zeros(0) if basins is None else _tops(smooth, basins)
+        return np.concatenate([A_k - A_k[origin], A - A[origin], summary, tops])
 
     value, error = jackknife(parts, weights, estimate, walkers)
-    barrier, delta_F, difference = map(Estimate, value[-3:].tolist(), error[-3:].tolist())
+    end = 2 * n + 3
+    barrier, delta_F, difference = map(
+        Estimate, value[2 * n : end].tolist(), error[2 * n : end].tolist()
+    )
+    barrier = _highest_of(barrier, value[end:], error[end:])
     return Profile(
         argument=total.argument,
         grid=grid,
         kT_eV=kT,
         states=states,
         A_k=value[:n],
-        A=value[n:-3],
+        A=value[n : 2 * n],
         A_k_error=error[:n],
-        A_error=error[n:-3],
+        A_error=error[n : 2 * n],
         count=total.sums[2],
         barrier=barrier,
         delta_F=delta_F,
@@ -277,14 +299,14 @@ class Step:
     Attributes
     ----------
     reactant, product
-        The CV in the minima of the basin before the barrier and of the one behind it.
+        The CV in the minima of the basins before and behind the barrier.
     surface
         The dividing surface between them.
     flux_barrier, reverse_flux_barrier
-        As `Flux.barrier`, with the population of the basin before the barrier alone, and of that
+        As `Flux.barrier`, with the population of the basin before the barrier alone, or of that
         behind it, eV.
     rate_per_s, reverse_rate_per_s
-        Transition state theory's rate out of the one basin and out of the other, 1/s.
+        Rates of transition state theory out of the two basins, 1/s.
     """
 
     reactant: float
@@ -295,48 +317,61 @@ class Step:
     rate_per_s: Estimate
     reverse_rate_per_s: Estimate
 
+    def widened(self, factor: float) -> "Step":
+        """Return the step with all errors times a factor."""
+        return replace(
+            self,
+            flux_barrier=self.flux_barrier.widened(factor),
+            rate_per_s=self.rate_per_s.widened(factor),
+            reverse_flux_barrier=self.reverse_flux_barrier.widened(factor),
+            reverse_rate_per_s=self.reverse_rate_per_s.widened(factor),
+        )
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Flux:
-    """The flux out of the reactant, which does not depend on the form of the CV.
+    """The flux out of the reactant, which does not depend on the scale of the CV.
 
-    P_reactant is the population of the reactant's basin alone: up to the first dividing surface,
-    also where basins follow between it and the product.
+    P_reactant is the population of the reactant's basin alone, up to the first dividing surface,
+    even if other basins follow before the product.
 
     Attributes
     ----------
     barrier
         Highest F(xi*) = -kT ln( rho(xi*) <|grad xi|>_xi* * 1 angstrom / P_reactant ), eV.
     activation
-        Activation free energy -kT ln( h rate / kT ), eV. With one barrier it is the highest
-        -kT ln( rho(xi*) <lambda>_xi* / P_reactant ) with
-        lambda^2 = h^2 sum_i |grad_i xi|^2/m_i / (2 pi kT)
+        Activation free energy -kT ln( h rate / kT ), eV. With one barrier it is the highest -kT ln(
+        rho(xi*) <lambda>_xi* / P_reactant ) with lambda^2 = h^2 sum_i |grad_i xi|^2/m_i / (2 pi kT)
         (Dietschreit et al., J. Chem. Phys. 157, 084113 (2022), arXiv:2206.02893).
     rate_per_s
-        Transition state theory's rate from the reactant to the product, an upper bound of the true
-        one, 1/s; `error` is its standard error. With basins between them it is the steady current
-        into the product over the population of the reactant's basin, as many per second as
+        Rate of transition state theory from the reactant to the product, an upper bound, 1/s;
+        `error` is its standard error. With basins between them it is the steady current into the
+        product divided by the population of the reactant's basin,
 
             1/k = sum_i (P_reactant / P_i) / k_i ,
 
-        k_i being the rate out of basin i, P_i its population, over the barrier towards the product.
+        where k_i is the rate out of basin i over the barrier towards the product, and P_i its
+        population.
     surface
         The dividing surface: xi* of `barrier`.
     steps
-        The barriers between successive basins, in their order; one if there is no basin between
-        the states, none if a state was not reached.
+        The barriers between successive basins in their order; one if there is no basin between the
+        states, none if a state was not reached.
     populations
-        The share of each basin in the populations of all of them, (number of steps + 1).
+        The share of each basin in the total population, (number of steps + 1).
     basins
-        Where the nodes are cut into basins, for `profile`; None if a state was not reached.
+        The basins along the nodes, for `profile`; None if a state was not reached.
+    W
+        -kT ln of the mass-weighted flux through the surface of each node, (n,), eV, up to a
+        constant. The rate of a step follows from its maximum between the two basins.
 
     Notes
     -----
-    Rate of the whole: in a steady state with the probabilities c_i and none in the product the
-    current J over each barrier is c_i k_i - c_(i+1) k'_(i+1), and detailed balance says
-    P_i k_i = P_(i+1) k'_(i+1) = J_i. So J / J_i = c_i/P_i - c_(i+1)/P_(i+1). The sum of these over
-    all barriers is J sum_i 1/J_i = c_1/P_1, and the rate is k = J/c_1 (the method of flux over
-    population: Hanggi, Talkner and Borkovec, Rev. Mod. Phys. 62, 251 (1990)).
+    Rate of the whole process: in a steady state with the probabilities c_i and none in the product,
+    the current J over each barrier is c_i k_i - c_(i+1) k'_(i+1). Detailed balance gives P_i k_i =
+    P_(i+1) k'_(i+1) = J_i, and thus J / J_i = c_i/P_i - c_(i+1)/P_(i+1). The sum over all barriers
+    is J sum_i 1/J_i = c_1/P_1, and the rate is k = J/c_1 (the method of flux over population:
+    Hanggi, Talkner and Borkovec, Rev. Mod. Phys. 62, 251 (1990)).
     """
 
     barrier: Estimate
@@ -346,6 +381,18 @@ class Flux:
     steps: tuple[Step, ...] = ()
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
+    W: Array | None = None
+
+    def widened(self, factor: float) -> "Flux":
+        """Return the flux with all errors times a factor."""
+        return replace(
+            self,
+            barrier=self.barrier.widened(factor),
+            activation=self.activation.widened(factor),
+            rate_per_s=self.rate_per_s.widened(factor),
+            steps=tuple(step.widened(factor) for step in self.steps),
+            populations=tuple(share.widened(factor) for share in self.populations),
+        )
 
 
 def flux(
@@ -359,7 +406,7 @@ def flux(
     walkers: Sequence[int] | None = None,
     earlier: Earlier | None = None,
 ) -> Flux:
-    """Return the flux out of the reactant, through the dividing surfaces where it is least.
+    """Return the flux out of the reactant, through the dividing surfaces with the smallest flux.
 
     Parameters
     ----------
@@ -367,8 +414,8 @@ def flux(
         As for `profile`.
     xi_series, gradnorm_series, invmass_series
         For every block its series of xi, of |grad xi| (1/angstrom) and of sum_i |grad_i xi|^2/m_i
-        (1/(angstrom^2 amu)) from COLVAR, any stride. Their means at given xi do not depend on the
-        bias.
+        (1/(angstrom^2 amu)) from COLVAR, with any stride. Their means at given xi do not depend on
+        the bias.
     states
         The CV in the reactant and in the product.
     mean_force, walkers, earlier
@@ -378,8 +425,8 @@ def flux(
     ------
     UserError
         If the numbers of blocks or series differ, if no sample is on the grid, or if the grid
-        begins less than 2 kT above the reactant's minimum: part of the basin would be missing
-        from its population.
+        begins less than 2 kT above the minimum of the reactant, because part of the basin would be
+        missing from its population.
     """
     check_blocks(blocks)
     if not len(blocks) == len(xi_series) == len(gradnorm_series) == len(invmass_series):
@@ -392,7 +439,7 @@ def flux(
     of_blocks, weights, walkers = _data(blocks, mean_force, walkers, earlier)
     if not np.isfinite(_profiles(total, np.sum(of_blocks, axis=0))[1]).any():
         raise UserError("no sample is on the grid: the flux barrier needs a run that visits it")
-    # lambda is the length of a thermal wave, and so the rate kT/h times the flux in its units.
+    # lambda is a thermal wavelength, and the rate is kT/h times the flux in its units.
     planck_eV_s = units._hplanck / units._e
     attempts_per_s = kT / planck_eV_s
     wave = units.second * planck_eV_s / np.sqrt(2 * np.pi * kT)
@@ -439,7 +486,7 @@ def flux(
     reached = list(pairwise(places))
 
     def estimate(sums: Array) -> Array:
-        """F and F with lambda: highest, then over each barrier and back; populations; eV."""
+        """Highest F, highest F with lambda, F over each barrier and back, populations; eV."""
         A, W = fluxes(sums)
         populations = basins.populations(A[order], kT)
         if not of_product:
@@ -448,20 +495,21 @@ def flux(
         for i, (ends, places) in enumerate(zip(spans, reached, strict=True)):
             if _top_is_known(W[0, order], basins, ends, places, kT):
                 tops[:, i] = [highest(row[order][ends[0] : ends[1] + 1]) for row in W]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            basin = kT * np.log(populations)
-            resistance = kT * np.logaddexp.reduce(tops[1] / kT)
+        everywhere = populations.sum()
+        basin = kT * np.log(np.where(populations > 0, populations, np.nan))
+        all_known = np.isfinite(tops[1]).all()
+        resistance = kT * np.logaddexp.reduce(tops[1] / kT) if all_known else np.nan
         whole = [tops[0].max() + basin[0], resistance + basin[0]]
-        return np.concatenate(
-            [whole, *(tops + basin[:-1]), *(tops + basin[1:]), populations / populations.sum()]
-        )
+        shares = populations / (everywhere if everywhere != 0 else np.nan)
+        steps = [*(tops + basin[:-1]), *(tops + basin[1:])]
+        return np.concatenate([whole, *steps, shares, tops[0] + basin[0]])
 
     value, error = jackknife(parts, weights, estimate, walkers)
     value[~np.isfinite(value)] = np.nan
     error[~np.isfinite(error)] = np.nan
 
     def rate(k: int) -> Estimate:
-        """What an activation free energy means."""
+        """Convert an activation free energy to a rate."""
         per_s = float(attempts_per_s * np.exp(-value[k] / kT))
         return Estimate(per_s, float(per_s * error[k] / kT), "1/s")
 
@@ -479,15 +527,17 @@ def flux(
         )
         for i in range(number)
     )
+    each = slice(len(found) - number, None)
     best = max(basins.surfaces, key=lambda i: float(W[0, order[i]]))
     return Flux(
-        barrier=found[0],
+        barrier=_highest_of(found[0], value[each], error[each]),
         activation=found[1],
         rate_per_s=rate(1),
         surface=float(xi[best]),
         steps=steps,
-        populations=tuple(replace(each, unit="") for each in found[2 + 4 * number :]),
+        populations=tuple(replace(each, unit="") for each in found[2 + 4 * number : -number]),
         basins=basins,
+        W=W[1],
     )
 
 
@@ -499,7 +549,7 @@ def reweighted_profile(
     *,
     walkers: Sequence[int] | None = None,
 ) -> tuple[Array, Array]:
-    """Return the free energy from a run under a frozen bias, weighted by exp(bias/kT), and errors.
+    """Return the free energy of a run with a constant bias, weighted by exp(bias/kT), and errors.
 
     Parameters
     ----------
@@ -535,7 +585,7 @@ def reweighted_profile(
 def profiles_without_each(
     blocks: Sequence[State], mean_force: Sequence[Array]
 ) -> tuple[Array, list[Array]]:
-    """Return A of the mean force from all blocks, (n,), and from all but each, eV, up to constants.
+    """Return A of the mean force from all blocks, (n,), and without each, eV, up to constants.
 
     Parameters
     ----------
@@ -557,11 +607,11 @@ def _data(
     walkers: Sequence[int] | None,
     earlier: Earlier | None,
 ) -> tuple[list[Array], list[float], list[int]]:
-    """Return parts of the data as `_profiles` takes them, their weights, and those of each series.
+    """Return parts of the data for `_profiles`, their weights, and those of each series.
 
-    The sums of every block, (4, n), and below them, if given, its mean force, (6, n). Snapshots get
-    the mean weight of their block's samples: what is left out of a jackknife's estimate is then the
-    same share of both. Parts of earlier iterations have the mean force alone.
+    The sums of every block, (4, n), and below them, if given, its mean force, (6, n). Snapshots
+    have the mean weight of the samples of their block, so that a jackknife estimate omits the same
+    share of both. Parts of earlier iterations have only the mean force.
     """
     series = [len(blocks)] if walkers is None else list(walkers)
     weights = weights_of(blocks)
@@ -570,8 +620,8 @@ def _data(
     shape = (2, len(blocks[0].grid.nodes))
     if len(mean_force) != len(blocks) or any(part.shape != shape for part in mean_force):
         raise UserError(
-            f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}, as "
-            "babf.binned makes them on their grid"
+            f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}: "
+            "those of freeenergy.binned on their grid"
         )
     parts = [
         np.concatenate([block.sums, part * (block.sums[2].sum() / max(1, block.steps))])
@@ -589,28 +639,29 @@ def _data(
 def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
     """Return A_k and the corrected A, (n,) each, eV, up to constants.
 
-    A_k is Eq. 7 without the prior where a node's own bin holds samples and the prior elsewhere: P_j
-    never vanishes, but a mean over other bins' tails alone means nothing. A comes from
-    -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins, or from the mean force of the atoms
-    if `sums` has it, which is interpolated in bins that were visited between snapshots only.
-    Nothing is known of a bin that never was: A is NaN there. Each stretch of visited bins is taken
-    by itself, and A_k says how high it lies above the others: on average over its samples A is A_k.
-    What is left after one turn around a circle is noise; it goes where least is known, as the
-    errors of the steps say: in A_k to nodes without samples, in A only if all bins were visited.
+    A_k is Eq. 7 without the prior if the bin of a node contains samples, and with the prior
+    otherwise: P_j is never zero, but a mean over the tails of other bins has no meaning. A comes
+    from -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins, or from the mean force of the
+    atoms if `sums` contains it. The mean force is interpolated in bins that were visited only
+    between snapshots. A is NaN in bins that were never visited. Each connected range of visited
+    bins is computed separately, and A_k gives its height relative to the others: the mean of A over
+    its samples is that of A_k. The error of closure around a circle is noise. It is distributed
+    where the uncertainty is largest, according to the errors of the steps: in A_k to nodes without
+    samples, in A only if all bins were visited.
 
     Parameters
     ----------
     state
         Grid, temperature, spring and prior.
     sums
-        As `_data` returns them, (4, n) or (6, n).
+        Sums from `_data`, (4, n) or (6, n).
     """
     grid, kT = state.grid, state.kT_eV
     weight, force, count, offset, *atoms = sums
     n = len(grid.nodes)
     visited = count > 0
     derivative = state.prior.copy()
-    weighed = visited & (weight > 0)  # a ramp begins with the weight 0
+    weighed = visited & (weight > 0)  # a ramp begins with zero weight
     derivative[weighed] = force[weighed] / weight[weighed]
     least = UNSAMPLED * weight[weighed].mean() if weighed.any() else 1.0
     trust = np.where(weighed, np.maximum(weight, least), least)
@@ -645,14 +696,14 @@ def _profiles(state: State, sums: Array) -> tuple[Array, Array]:
 def barrier_and_delta_F(  # noqa: N802
     A: Array, smooth: Array, basins: Basins | None, kT: float
 ) -> tuple[float, float]:
-    """Return `Profile.barrier` and `Profile.delta_F`, eV, of one estimate of the profile.
+    """Return `Profile.barrier` and `Profile.delta_F`, eV, for one estimate of the profile.
 
     Parameters
     ----------
     A, smooth
-        The profile as it is and without noise, (n,), eV, NaN where unknown.
+        The profile without and with smoothing, (n,), eV, NaN where unknown.
     basins
-        Those of all data: a part may have seen less of them.
+        Basins of all data; a part may have seen less of them.
     kT
         Temperature, eV.
     """
@@ -673,8 +724,56 @@ def barrier_and_delta_F(  # noqa: N802
     return barrier, delta_F
 
 
+def _tops(smooth: Array, basins: Basins) -> Array:
+    """Return the highest A between successive basins over the lowest in the reactant's, (b - 1,).
+
+    Parameters
+    ----------
+    smooth
+        The profile without noise, (n,), eV, NaN where unknown.
+    basins
+        Those of all data.
+    """
+    along = smooth[basins.along.order]
+    bottom = -highest(-along[basins.first : basins.surfaces[0] + 1])
+    tops = [highest(along[low : high + 1]) for low, high in pairwise(basins.minima)]
+    return np.array(tops) - bottom
+
+
+def _highest_of(found: Estimate, values: Array, errors: Array) -> Estimate:
+    """Return the highest of several barriers with its error.
+
+    Which one is the highest is itself uncertain: another one may be, within its error. So the error
+    is the root mean square distance, from the value found, of the highest of independent normally
+    distributed numbers with these values and errors. Of a single barrier nothing changes.
+
+    Parameters
+    ----------
+    found
+        The highest, with the jackknife's error, which knows of the others only what they have been
+        in this run.
+    values, errors
+        Of each barrier, (b - 1,), eV.
+    """
+    if len(values) < 2 or not np.isfinite([values, errors]).all() or not (errors > 0).all():
+        return found
+    ends = np.min(values - 8 * errors), np.max(values + 8 * errors)
+    x = np.unique(
+        np.concatenate(
+            [
+                np.linspace(*ends, 2001),
+                *np.linspace(values - 8 * errors, values + 8 * errors, 401).T,
+            ]
+        )
+    )
+    below = np.prod(ndtr((x[:, None] - values) / errors), axis=1)
+    middle = 0.5 * (x[1:] + x[:-1])
+    square = float(np.sum((middle - found.value) ** 2 * np.diff(below)))
+    return replace(found, error=square**0.5)
+
+
 def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
-    """Return A at the product's value of the CV over A at the reactant's."""
+    """Return A at the CV of the product minus A at the CV of the reactant."""
     period = grid.maximum - grid.minimum if grid.periodic else None
     reactant, product = np.interp(states, grid.nodes, A, left=np.nan, right=np.nan, period=period)
     return float(product - reactant)
@@ -683,21 +782,21 @@ def difference_of(grid: Grid, A: Array, states: tuple[float, float]) -> float:
 def _top_is_known(
     W: Array, basins: Basins, ends: tuple[int, int], places: tuple[float, float], kT: float
 ) -> bool:
-    """Whether part of the data has seen the top between two basins.
+    """Whether a part of the data has sampled the top between two basins.
 
-    It must have reached both, or have seen the profile fall by kT behind the top: once all data
-    together have reached the product, a part need not have.
+    It must have reached both basins, or the profile must fall by kT behind the top. If all data
+    together have reached the product, a part need not have reached it.
 
     Parameters
     ----------
     W
-        The part's profile along the line, (n,), eV; NaN where unknown.
+        The profile of the part along the line, (n,), eV; NaN where unknown.
     basins
-        Those of all data.
+        Basins of all data.
     ends
         The nodes along the line between which the top is.
     places
-        The positions that were to be reached.
+        Positions that were to be reached.
     kT
         Temperature, eV.
     """
@@ -719,9 +818,9 @@ def _significant(
     depths: Callable[[Basins, Array], Array],
     walkers: Sequence[int] | None,
 ) -> Basins:
-    """Return the basins without those between the states that may be noise.
+    """Return the basins without basins between the states that may be noise.
 
-    These are deeper than 2 kT in all data already, and must be so by three of their errors, too.
+    The remaining ones are deeper than 2 kT in all data, also by three of their errors.
     """
     W = W[basins.along.order]
     while len(basins.minima) > 2:
@@ -734,7 +833,7 @@ def _significant(
 
 
 def _origin(grid: Grid, A: Array, states: tuple[float, float], basins: Basins | None) -> int:
-    """Return the node where profiles are zero: the lowest known one of the reactant's basin."""
+    """Return the zero of profiles: the lowest known node of the reactant's basin."""
     along = line(grid, A, states) if basins is None else basins.along
     A = A[along.order]
     if not np.isfinite(A).any():
@@ -764,8 +863,8 @@ def smoothed(
     states
         The CV in the reactant and in the product. Half a window is `SMOOTHING` of their distance.
     places
-        Where the nodes are, in any coordinate that grows with the CV, (n,) or, on a circle,
-        (n + 1,), the last one being the first after a turn. The CV itself by default.
+        Positions of the nodes in any coordinate that increases with the CV, (n,) or, on a circle,
+        (n + 1,), where the last one is the first after a turn. The CV itself by default.
     """
     n = len(A)
     even = grid.minimum + grid.spacing * np.arange(n + grid.periodic)
@@ -785,7 +884,7 @@ def _smoother(places: bytes, width: float, turn: float) -> Array:
     Parameters
     ----------
     places
-        Where the values are, (m,).
+        Positions of the values, (m,).
     width
         Half of the window.
     turn
@@ -798,7 +897,7 @@ def _smoother(places: bytes, width: float, turn: float) -> Array:
         if turn:
             offset -= turn * np.round(offset / turn)
         near = np.flatnonzero(np.abs(offset) <= width * (1 + 1e-9))
-        if len(near) > 4:  # as many or fewer leave the value as it is
+        if len(near) > 4:  # four or fewer leave the value unchanged
             cubic = np.vander(offset[near] / width, 4, increasing=True)
             matrix[row] = 0.0
             matrix[row, near] = np.linalg.pinv(cubic)[0]
@@ -808,8 +907,8 @@ def _smoother(places: bytes, width: float, turn: float) -> Array:
 def binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
     """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`.
 
-    Such sums of several runs add up. With the `values` of `meanforce.instantaneous` they are the
-    mean force that `profile` and `flux` take, one for each block.
+    Such sums of several runs can be added. With the `values` of `meanforce.instantaneous` they are
+    the mean force for `profile` and `flux`, one for each block.
     """
     j = grid.bin(np.asarray(xi, dtype=float))
     inside = j >= 0
@@ -820,10 +919,10 @@ def binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
 
 
 def _path_length(grid: Grid, gradnorm: Array) -> Array:
-    """Return the length of the way to each node, angstrom, as `smoothed` takes places.
+    """Return the length of the path up to each node, angstrom, as `places` of `smoothed`.
 
-    In it a window is as wide as in the CV itself where the CV is even. Where a CV is compressed, a
-    window of the CV would round off the profile.
+    In this coordinate a window has the same width as in the CV where the CV is even. Where the CV
+    is compressed, a window in the CV would round off the profile.
 
     Parameters
     ----------
@@ -838,7 +937,7 @@ def _path_length(grid: Grid, gradnorm: Array) -> Array:
 
 
 def _smoothed_means(moments: Array, periodic: bool) -> Array:
-    """Return (v, n): means in every bin and its neighbours, interpolated where all are empty."""
+    """Return means in every bin and its neighbours, (v, n), interpolated if all are empty."""
     padded = np.pad(moments, ((0, 0), (1, 1)), mode="wrap" if periodic else "constant")
     number, *sums = 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
     known = np.flatnonzero(number > 0)
@@ -852,7 +951,7 @@ def _smoothed_means(moments: Array, periodic: bool) -> Array:
 
 
 def weights_of(blocks: Sequence[State]) -> list[float]:
-    """Return the weight of each block's samples."""
+    """Return the weight of the samples of each block."""
     return [float(block.sums[0].sum()) for block in blocks]
 
 
@@ -863,7 +962,7 @@ def total_of(blocks: Sequence[State]) -> State:
 
 
 def check_blocks(blocks: Sequence[State]) -> None:
-    """Refuse no blocks, and blocks of different estimators.
+    """Refuse an empty list of blocks, and blocks of different estimators.
 
     Raises
     ------

@@ -25,18 +25,18 @@ from plumed_cv.structures.frame import Array
 class Surface:
     """Free energy on the plane of two CVs, zero at the lowest node.
 
-    Of n nodes in all; the first CV runs fastest.
+    It has n nodes in total, and the first CV varies fastest.
 
     Attributes
     ----------
     arguments
         Names of the CVs.
     axes
-        The nodes along each.
+        The nodes along each CV.
     kT_eV
         Temperature, eV.
     A_k, A_k_error
-        Surface seen through the springs (Eqs. 7, 8) and its standard error, (n,), eV.
+        Surface smoothed by the springs (Eqs. 7, 8) and its standard error, (n,), eV.
     A, A_error
         Surface corrected for the finite spring constants, (n,), eV; NaN in bins without samples.
     count
@@ -44,8 +44,8 @@ class Surface:
 
     Notes
     -----
-    Errors are those of -kT ln of a node's probability. Those of differences to the lowest node
-    would hold that node's luck, which made it the lowest.
+    Errors are those of -kT ln of the probability of a node. Errors of differences from the lowest
+    node would include that of the lowest node, which is biased low by selection.
     """
 
     arguments: tuple[str, ...]
@@ -67,9 +67,9 @@ class Surface:
         return values.reshape(len(self.axes[1].nodes), len(self.axes[0].nodes))
 
     def minima(self, reach: int = 4) -> list[tuple[tuple[float, float], Estimate]]:
-        """Return where A is lowest among the nodes at most `reach` away along both CVs, and A.
+        """Return the points where A is lowest within `reach` nodes along both CVs, and A.
 
-        The lowest comes first. What noise makes in flat places is among them.
+        The lowest point comes first. Minima that are noise in flat regions are included.
         """
         A = self.on_grid(np.where(np.isfinite(self.A), self.A, np.inf))
         modes = ["wrap" if axis.periodic else "nearest" for axis in reversed(self.axes)]
@@ -91,7 +91,7 @@ def surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) ->
     Parameters
     ----------
     blocks
-        As for `profile`: parts of the data in the order of time, of one estimator of two CVs.
+        As for `profile`: parts of the data in the order of time, from one estimator of two CVs.
     walkers
         As for `profile`.
 
@@ -103,13 +103,13 @@ def surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) ->
     Raises
     ------
     UserError
-        If there is no block, blocks are of different estimators, not of two CVs, or have no sample
-        on the grid.
+        If there is no block, or blocks belong to different estimators, do not have two CVs, or have
+        no sample on the grid.
     """
     check_blocks(blocks)
     total = total_of(blocks)
     if len(total.axes) != 2:
-        raise UserError(f"the states are of the CV {total.arguments[0]} alone: this is for two")
+        raise UserError(f"the states have only the CV {total.arguments[0]}: this needs two")
     if not total.count.any():
         raise UserError("no sample is on the grid: the free energy needs a run that visits it")
     n = len(total.weight)
@@ -142,16 +142,16 @@ def _of_all(A: Array, kT: float) -> Array:
 def _surfaces(state: State) -> tuple[Array, Array]:
     """Return A_k and the corrected A, (n,) each, eV, up to constants.
 
-    A_k comes from Eq. 7 without the prior where a node's own bin holds samples, and from the prior
-    elsewhere, which weighs next to nothing there. A comes from -kT d ln rho/d xi + k (<z> - xi)
-    between neighbouring bins with samples. Where others part them, A_k says how high one part of
-    the plane lies above the next.
+    A_k comes from Eq. 7 without the prior if the bin of a node contains samples, and with the prior
+    otherwise, where it has almost no weight. A comes from -kT d ln rho/d xi + k (<z> - xi) between
+    neighbouring bins with samples. Regions that are not connected are placed at the height of A_k.
     """
     kT, weight, count = state.kT_eV, state.weight, state.count
     sampled = count > 0
     derivative = state.prior.copy()
-    derivative[:, sampled] = state.force[:, sampled] / weight[sampled]
-    least = UNSAMPLED * weight[sampled].mean() if sampled.any() else 1.0
+    weighed = sampled & (weight > 0)  # A may rise so fast that the node of a bin has no weight
+    derivative[:, weighed] = state.force[:, weighed] / weight[weighed]
+    least = UNSAMPLED * weight[weighed].mean() if weighed.any() else 1.0
     A_k = potential_of_mean_force(
         state, derivative, np.where(sampled, np.maximum(weight, least), least)
     )

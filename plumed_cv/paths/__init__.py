@@ -1,4 +1,4 @@
-"""Minimum energy paths: `neb` finds them by the elastic band, `path` reads and checks them."""
+"""Minimum energy paths: `neb` finds them by an elastic band, `path` reads and checks them."""
 
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import Curve, EnergyPath, Files, load_path, name_of, read_images

@@ -1,4 +1,4 @@
-"""Minimum energy paths by the nudged elastic band, and forces of the images of a path.
+"""Minimum energy paths by the nudged elastic band method, and forces of the images of a path.
 
 Lengths are in angstrom, energies in eV.
 """
@@ -20,11 +20,15 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import cell_of, check_end_states, check_range, held_atoms
 from plumed_cv.structures.frame import displacements
 
-# Called after every optimisation step with the largest force (eV/A) and what is being done.
+# Called after every optimisation step with the largest force (eV/A) and the name of the stage.
 Progress = Callable[[float, str], None]
 
-# Between images. With springs much softer than bonds dense images gather at the ends of the path.
+# Between images. With springs much softer than bonds, images accumulate at the ends of the path.
 _SPRING_EV_A2 = 5.0
+
+# Of a state when all its atoms are moved together: what is more is no error of the calculator's.
+# Where it is, the final state stays where it is, which does no harm.
+MOST_CHANGE_EV, MOST_PULL_EV_A = 1e-4, 1e-3
 
 
 def minimum_energy_path(
@@ -36,35 +40,42 @@ def minimum_energy_path(
     max_steps: int = 5000,
     progress: Progress = lambda fmax, stage: None,
     interpolation: Literal["idpp", "linear"] = "idpp",
+    begin: EnergyPath | None = None,
 ) -> EnergyPath:
     """Relax two end states and find the minimum energy path between them.
 
-    Climbing-image nudged elastic band with improved tangents. Atoms that the end states hold at
-    their places (`FixAtoms`) stay there.
+    Climbing-image nudged elastic band with improved tangents. Atoms that are fixed in the end
+    states (`FixAtoms`) do not move. If the energy does not change when all atoms move together,
+    the final state is shifted so that the band does not drift. In an external field or between
+    walls it is not shifted.
 
     Parameters
     ----------
     initial, final
         The end states; the same atoms in the same order, in the same cell.
     new_calculator
-        Makes a calculator of energy (eV) and forces (eV/A); each image has its own.
+        Returns a calculator of energy (eV) and forces (eV/A); each image has its own.
     n_images
         Number of images K, end states included.
     fmax_eV_A
-        Largest force left on an atom, across the path for the images, eV/A.
+        Largest remaining force on an atom, eV/A. For the images, the force orthogonal to the path.
     max_steps
-        Limit on the optimisation steps of each stage.
+        Largest number of optimisation steps in each stage.
     progress
         Called after every optimisation step.
     interpolation
-        The first guess: the image-dependent pair potential's, which keeps atoms apart and takes
-        memory and time as N^2, or a straight line, enough where no atom passes another.
+        The initial path: "idpp" is the image-dependent pair potential, which keeps atoms apart.
+        Its memory and time grow with N^2. "linear" is a straight line, which is sufficient if no
+        atom passes another.
+    begin
+        The initial path: a path of the same process with as many images, for example in a slightly
+        different cell. It replaces `interpolation`.
 
     Raises
     ------
     UserError
-        If the end states do not fit together, relax to the same minimum, hold other atoms or hold
-        them elsewhere, or the forces do not converge within `max_steps`.
+        If the end states do not belong together, relax to the same minimum, fix other atoms or
+        fix them at other positions, or if the forces do not converge within `max_steps`.
     """
     check_end_states(initial, final)
     check_range(initial, final)
@@ -73,7 +84,7 @@ def minimum_energy_path(
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
         _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
-        # In a long soft valley small forces still mean energies that a low barrier does not bear.
+        # In a long soft valley, small forces still mean energies that matter for a low barrier.
         newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
         _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
         _keep(state)
@@ -81,21 +92,31 @@ def minimum_energy_path(
     step = displacements(end.positions, cell, start.positions, cell)
     if np.linalg.norm(step) < 0.05:
         raise UserError("The initial and final states relax to the same structure.")
-    if len(held):  # with them the band does not drift
+    if len(held):  # with fixed atoms the band does not drift
         step -= step[held].mean(axis=0)
         step[held] = 0.0
+    elif _is_somewhere(end, start.positions + step, new_calculator):
+        step += _drift(end, start, step)
     energy, forces = end.calc.results["energy"], end.calc.results["forces"]
     end.positions = start.positions + step
     end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
 
     images = [start, *(start.copy() for _ in range(n_images - 2)), end]
     band = NEB(images, k=_SPRING_EV_A2, method="improvedtangent")
-    band.interpolate(method=interpolation, mic=False)
+    if begin is not None and len(begin.images) == n_images:
+        # What the path has beyond a straight line between its ends.
+        u = begin.displacements
+        share = np.linspace(0.0, 1.0, n_images)[:, None, None]
+        bent = u - u[0] - share * (u[-1] - u[0])
+        for image, across, part in zip(images[1:-1], bent[1:-1], share[1:-1], strict=True):
+            image.positions = start.positions + part * step + across
+    else:
+        band.interpolate(method=interpolation, mic=False)
     for image in images[1:-1]:
         image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
     band.climb = True
-    # FIRE needs the more steps the more images there are, and L-BFGS diverges in shallow valleys.
+    # FIRE needs more steps for more images, and L-BFGS diverges in shallow valleys.
     adaptive = NEBOptimizer(band, logfile=None)
     _minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
     for image in images[1:-1]:
@@ -108,16 +129,16 @@ def with_forces(
     new_calculator: Callable[[], Calculator],
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Atoms]:
-    """Copies of images with energies and forces by one calculator, whatever they had before.
+    """Copies of images with energies and forces from one calculator, which replace existing ones.
 
     Parameters
     ----------
     images
         The structures.
     new_calculator
-        Makes a calculator of energy (eV) and forces (eV/A).
+        Returns a calculator of energy (eV) and forces (eV/A).
     progress
-        Called with the number of images done.
+        Called with the number of completed images.
     """
     complete = []
     for image in images:
@@ -130,29 +151,68 @@ def with_forces(
 
 
 def _check_held(initial: Atoms, final: Atoms) -> NDArray[np.int64]:
-    """The atoms that both end states hold, at the same places but for a drift of the whole."""
+    """Atoms that are fixed in both end states, at the same positions apart from a common drift."""
     held = held_atoms(initial)
     if not np.array_equal(held, held_atoms(final)):
         raise UserError(
-            f"The initial state holds {len(held)} atoms at their places and the final state "
-            f"{len(held_atoms(final))} or others; hold the same atoms in both."
+            f"The initial state has {len(held)} fixed atoms and the final state "
+            f"{len(held_atoms(final))}, or other atoms are fixed; fix the same atoms in both."
         )
     cell = cell_of(initial)
     step = displacements(final.positions, cell, initial.positions, cell)[held]
     off = np.linalg.norm(step - step.mean(axis=0), axis=1) if len(held) else np.zeros(1)
     if off.max() > 1e-3:
         raise UserError(
-            f"Atom {held[off.argmax()] + 1} is held at its place, and is {off.max():.3f} A "
-            "elsewhere in the final state; give held atoms the same places in both."
+            f"Atom {held[off.argmax()] + 1} is fixed, but its position in the final state differs "
+            f"by {off.max():.3f} A; give fixed atoms the same positions in both states."
         )
     return held
+
+
+def _is_somewhere(
+    state: Atoms, moved: NDArray[np.float64], new_calculator: Callable[[], Calculator]
+) -> bool:
+    """Whether a state has another energy or other forces when all its atoms are moved together.
+
+    Parameters
+    ----------
+    state
+        With energy and forces.
+    moved
+        Its positions elsewhere, (N, 3), angstrom, but for lattice vectors.
+    new_calculator
+        Makes a calculator.
+    """
+    there = state.copy()
+    there.positions = moved
+    there.calc = new_calculator()
+    energy, forces = there.get_potential_energy(), there.get_forces(apply_constraint=False)
+    before = state.calc.results
+    off = np.linalg.norm((forces - before["forces"]).sum(axis=0))
+    return bool(abs(energy - before["energy"]) > MOST_CHANGE_EV or off > MOST_PULL_EV_A)
+
+
+def _drift(end: Atoms, start: Atoms, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far all atoms move together from start to end, (3,), angstrom, less lattice vectors.
+
+    Parameters
+    ----------
+    end, start
+        The end states.
+    step
+        Displacements without their mean, (N, 3), angstrom.
+    """
+    drift = end.positions[0] - start.positions[0] - step[0]
+    if (cell := cell_of(start)).any():
+        drift = drift - np.round(drift @ np.linalg.inv(cell)) @ cell
+    return np.asarray(drift)
 
 
 def _minimise(
     optimiser: Optimizer, fmax: float, max_steps: int, stage: str, progress: Progress
 ) -> None:
     optimiser.attach(lambda: progress(_largest_force(optimiser), stage))
-    # This one measures the largest component of a force, not the norm.
+    # NEBOptimizer measures the largest component of a force, not the norm.
     limit = fmax / 3**0.5 if isinstance(optimiser, NEBOptimizer) else fmax
     if not optimiser.run(fmax=limit, steps=max_steps):
         raise UserError(
@@ -167,6 +227,6 @@ def _largest_force(optimiser: Optimizer) -> float:
 
 
 def _keep(atoms: Atoms) -> None:
-    """Keep energy and forces with the structure, also those on held atoms, and no calculator."""
+    """Replace the calculator by the energy and the forces, including those on fixed atoms."""
     energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
     atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)

@@ -1,4 +1,4 @@
-"""Paths at 0 K: their images, as users bring them, the curve through them, and noisy samples.
+"""Paths at 0 K: reading and checking images, the curve through them, and noisy samples.
 
 Lengths are in angstrom, energies in eV. K images of N atoms.
 """
@@ -35,17 +35,17 @@ from plumed_cv.structures.frame import Array, chunks, displacements
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# One file of all images of a path, or several in order.
+# One file with all images of a path, or several files in order.
 Files = Path | str | Sequence[Path | str]
 
-SUBDIVISIONS = 32  # of the path between two images
+SUBDIVISIONS = 32  # grid intervals between two images of the path
 
 
 class Curve:
     """Cubic splines through images: weights of the K images on a fine grid of the path.
 
-    A spline of any property of the images, and its derivative, are these weights times the
-    property, so nothing of the size of a structure is needed on the grid.
+    The product of the weights and any property of the images is a spline of this property, or its
+    derivative. The grid therefore needs no arrays of the size of a structure.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ class Curve:
     parameter
         Fractional arc length on the grid, shape (G,).
     values, slopes
-        The weights of a property's spline and of its derivative to the arc length, shape (G, K).
+        The weights of the spline of a property, and of its derivative with respect to the arc
+        length, shape (G, K).
     at_images
-        Where on the grid the images are, shape (K,).
+        Indices of the images on the grid, shape (K,).
     """
 
     def __init__(self, knots: Array) -> None:
@@ -82,7 +83,7 @@ class EnergyPath:
         The structures, K of them, of the same atoms and cell, each with energy (eV) and forces
         (eV/A) from its calculator.
     name
-        What messages call it: the file it came from.
+        Name of the path in messages: its file.
     """
 
     images: tuple[Atoms, ...]
@@ -106,24 +107,24 @@ class EnergyPath:
 
     @cached_property
     def held(self) -> NDArray[np.int64]:
-        """Numbers of the atoms, from 0, that the images' constraints hold at their places."""
+        """Numbers of the fixed atoms, from 0."""
         return held_atoms(self.images[0])
 
     @property
     def energies(self) -> Array:
-        """Energies above the first image, shape (K,), eV."""
+        """Energies relative to the first image, shape (K,), eV."""
         energies = np.array([image.get_potential_energy() for image in self.images])
         return np.asarray(energies - energies[0])
 
     @cached_property
     def forces(self) -> Array:
-        """Forces on all atoms, fixed ones too, less their mean: shape (K, N, 3), eV/A."""
+        """Forces on all atoms, also on fixed ones, minus their mean: shape (K, N, 3), eV/A."""
         forces = np.stack([image.get_forces(apply_constraint=False) for image in self.images])
         return np.asarray(forces - forces.mean(axis=1, keepdims=True))
 
     @property
     def barrier(self) -> float:
-        """The highest energy above the first image, eV."""
+        """The highest energy relative to the first image, eV."""
         return float(self.energies.max())
 
     @cached_property
@@ -134,14 +135,14 @@ class EnergyPath:
 
     @cached_property
     def arc_length(self) -> Array:
-        """Length of the path up to each image as a fraction of the whole, shape (K,)."""
+        """Length of the path up to each image as a fraction of its total length, shape (K,)."""
         steps = np.linalg.norm(np.diff(self.displacements, axis=0), axis=(1, 2))
         length = np.concatenate([[0.0], np.cumsum(steps)])
         return np.asarray(length / length[-1])  # exactly 1 at the end: the spline ends there
 
     @cached_property
     def spline(self) -> Akima1DInterpolator:
-        """X(lambda): Akima spline of the displacements over fractional arc length (Sec. 3.2)."""
+        """X(lambda): Akima spline of the displacements in fractional arc length (Sec. 3.2)."""
         return Akima1DInterpolator(self.arc_length, self.displacements, axis=0)
 
     @cached_property
@@ -159,14 +160,15 @@ class EnergyPath:
         n_samples
             Number of structures, evenly spaced in arc length.
         variance_A2
-            Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
+            Variance of the Gaussian noise of each coordinate, A^2; 0.005 is that of iron at 300 K.
         rng
-            Source of the noise.
+            Random number generator of the noise.
 
         Returns
         -------
         NDArray
-            Shape (n_samples, N, 3), angstrom. The noise is free of translation and of the tangent.
+            Shape (n_samples, N, 3), angstrom. The noise has no translation and no component along
+            the tangent.
         """
         samples = np.empty((n_samples, *self.displacements.shape[1:]), dtype=np.float32)
         tangent_of = self.spline.derivative()
@@ -233,33 +235,32 @@ def read_images(
 ) -> list[Atoms]:
     """Read the images of a path, with or without energies and forces; see `read_structures`.
 
-    Atoms may cross the borders of the cell and images may drift as a whole: only the displacement
-    frame counts. Images are turned as by `oriented`; repeated ones are dropped.
+    Atoms may cross the borders of the cell and images may drift as a whole, because only the
+    displacement frame matters. Images are rotated as by `oriented`. Repeated images are removed.
 
     Parameters
     ----------
     files
-        One file with all images, or several, in order, of which each gives its last structure, as
-        the OUTCAR files of an elastic band do.
+        One file with all images, or several files in order. Each of several files gives its last
+        structure, like the OUTCAR files of an elastic band.
     say
-        Is told in a sentence what was changed.
+        Called with a sentence about each change of the images.
     species
-        Chemical symbols of LAMMPS's types 1, 2, ...
+        Chemical symbols of LAMMPS types 1, 2, ...
     free
-        Whether constraints are refused, because the atoms are to move in molecular dynamics.
+        Whether constraints are refused, because all atoms move in molecular dynamics.
 
     Returns
     -------
     list[Atoms]
-        Three images or more. Atoms that are held at their places stay so (`FixAtoms`); other
-        constraints are left out.
+        At least three images. Fixed atoms (`FixAtoms`) stay fixed. Other constraints are removed.
 
     Raises
     ------
     UserError
-        If a file is missing or cannot be read, if the images are not of the same atoms in the same
-        order and cell, have numbers that are not finite, or an atom moves by half of the cell, or
-        if a file holds several bands.
+        If a file is missing or cannot be read, if the images differ in their atoms, the order of
+        the atoms or the cell, if numbers are not finite, if an atom moves by half of the cell, or
+        if a file contains several bands.
     """
     name = name_of(files)
     if isinstance(files, Path | str):
@@ -272,7 +273,7 @@ def read_images(
     images = []
     for image_name, atoms in zip(names, given, strict=True):
         try:
-            cell_of(atoms)  # refuses borders along some directions only
+            cell_of(atoms)  # refuses periodicity along only some directions
             images.append(oriented(atoms))
         except UserError as error:
             raise UserError(f"{image_name}: {error}") from None
@@ -281,7 +282,7 @@ def read_images(
         images[-1].set_constraint(_held(atoms))
         _check_same_atoms(image_name, images[-1], images[0])
     if not np.allclose(images[0].cell.array, given[0].cell.array):
-        say(f"{name}: turned: first cell vector along x, second in the xy plane.")
+        say(f"{name}: rotated: first cell vector along x, second in the xy plane.")
 
     kept, last = [images[0]], np.zeros((len(images[0]), 3))
     steps = [np.zeros((len(images[0]), 3))]
@@ -294,7 +295,7 @@ def read_images(
         if off.max() > CLOSEST_A:
             raise UserError(
                 f"{image_name}: atom {off.argmax() + 1} has moved by half of the cell since image "
-                "0; a periodic displacement is not unique beyond that, so take a larger cell."
+                "0; a larger displacement is not unique in a periodic cell, so use a larger cell."
             )
     shortest = 1e-3 * np.linalg.norm(steps, axis=(1, 2)).sum() / len(steps)
     for image, u in zip(images[1:], unwrapped[1:], strict=True):
@@ -303,15 +304,15 @@ def read_images(
             last = u
     if len(kept) < 3:
         raise UserError(
-            f"{name}: holds {len(kept)} structures that differ; a path needs three or more."
+            f"{name}: contains {len(kept)} different structures; a path needs three or more."
         )
     if len(kept) < len(images):
-        say(f"{name}: {len(images) - len(kept)} of {len(images)} images repeat and are left out.")
+        say(f"{name}: {len(images) - len(kept)} of {len(images)} images are repeated and removed.")
     return kept
 
 
 def name_of(files: Files) -> str:
-    """What messages call the images' files."""
+    """Name of the files of the images in messages."""
     return str(files) if isinstance(files, Path | str) else f"{files[0]} ... {files[-1]}"
 
 
@@ -321,11 +322,11 @@ def _displacements(atoms: Atoms, reference: Atoms) -> Array:
 
 
 def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
-    """Refuse an image that is not of the first image's atoms and cell, or has no finite numbers."""
+    """Refuse an image with other atoms, another cell, or numbers that are not finite."""
     if len(atoms) != len(first) or len(atoms) < 2:
         raise UserError(
-            f"{name} has {len(atoms)} atoms and image 0 {len(first)}; a path is of the same atoms, "
-            "two or more."
+            f"{name} has {len(atoms)} atoms and image 0 has {len(first)}; all images of a path "
+            "need the same atoms, two or more."
         )
     symbols, expected = list(atoms.symbols), list(first.symbols)
     if symbols != expected:
@@ -336,7 +337,7 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
             f"{expected[differs]} in image 0; give all images the same order of atoms."
         )
     if not np.isfinite(atoms.positions).all():
-        raise UserError(f"{name} holds positions that are not finite.")
+        raise UserError(f"{name} contains positions that are not finite.")
     if not np.allclose(cell_of(atoms), cell_of(first), atol=1e-4):
         raise UserError(f"{name} has another cell than image 0; give all images the same cell.")
     if has_forces(atoms):
@@ -346,19 +347,19 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
 
 
 def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
-    """Refuse an image in which an atom is where another one was in the image before."""
+    """Refuse an image with an atom at the position of another atom in the previous image."""
     if found := misplaced(before, atoms):
         raise UserError(
-            f"{name} has the atoms in another order: atom {found.atom} is where atom {found.place} "
-            "was in the image before; give all images the same order of atoms, or more images if "
-            "they do change places."
+            f"{name} has the atoms in another order: atom {found.atom} is at the position of atom "
+            f"{found.place} in the previous image; give all images the same order of atoms, or "
+            "more images if the atoms do change places."
         )
 
 
 def _check_one_band(file: Path | str, images: Sequence[Atoms]) -> None:
-    """Refuse a file with the bands of all iterations, as ASE's `NEB` writes one.
+    """Refuse a file with the bands of all iterations, which ASE's `NEB` writes.
 
-    The end states of a band do not move: they come again in the first and last image of each.
+    The end states of a band do not move, so each band has the same first and last image.
     """
     first = images[0]
     again = [
@@ -373,13 +374,13 @@ def _check_one_band(file: Path | str, images: Sequence[Atoms]) -> None:
         return
     path, _ = split_index(file)
     raise UserError(
-        f"{file}: holds {len(images) // size} bands of {size} images, as an optimisation writes "
-        f"them; name the last one as {path.name}@-{size}:"
+        f"{file}: contains {len(images) // size} bands of {size} images, as an optimisation writes "
+        f"them; select the last one by {path.name}@-{size}:"
     )
 
 
 def _held(atoms: Atoms) -> FixAtoms | None:
-    """The constraint of atoms that are held at their places, if no other one is there."""
+    """Constraint of the fixed atoms; None if there are constraints of another kind."""
     try:
         held = held_atoms(atoms)
     except UserError:

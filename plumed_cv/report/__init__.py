@@ -1,15 +1,16 @@
-"""The report of a run: one HTML page that holds all it needs and asks no network for anything.
+"""The report of a run: one HTML page that contains everything it needs and loads nothing.
 
-What comes from the run directory is text: the templates escape it, and the page's content security
-policy lets no script run but the one of this package, by its hash.
+Everything in the run directory is treated as text: the templates escape it, and the content
+security policy of the page allows only the script of this package, identified by its hash.
 """
 
 import base64
 import hashlib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from plumed_cv import figures
+from plumed_cv import figures, workflow
 from plumed_cv.common.extras import missing
 from plumed_cv.common.files import write_text
 
@@ -19,32 +20,41 @@ try:
 except ModuleNotFoundError:
     raise missing("jinja2") from None
 
-from plumed_cv.report import contents, facts
+from plumed_cv.report import contents, facts, temperatures
 from plumed_cv.report.contents import Run
 
 
 def write(directory: Path | str, output: Path | str | None = None) -> Path:
-    """Write the report of a run, ended or not, and `localisation.xyz` beside it.
+    """Write the report of a run, finished or not, and `localisation.xyz` in the same folder.
+
+    For a run at several temperatures, this includes the pages of all of them, which the page links.
 
     Parameters
     ----------
     directory
-        The run directory; nothing in it changes but the report.
+        The run directory. Only the report in it changes.
     output
-        The page; `report.html` in the run directory if None.
+        The report; `report.html` in the run directory if None.
 
     Returns
     -------
     Path
-        The page.
+        The report.
 
     Raises
     ------
     UserError
-        If the directory is none of a run, a file in it is damaged, or the page cannot be written.
+        If this is not the directory of a run, a file in it is damaged, or the report cannot be
+        written.
     """
     directory = Path(directory)
     output = directory / "report.html" if output is None else Path(output)
+    if workflow.is_series(directory):
+        for _, place in workflow.runs(directory):
+            if (place / "input.json").exists():
+                write(place)
+        write_text(output, _page("temperatures.html", temperatures.of(directory, output)))
+        return output
     run = contents.read(directory)
     facts.write_localisation(run, output.with_name("localisation.xyz"))
     write_text(output, render(run))
@@ -52,7 +62,11 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
 
 
 def render(run: Run) -> str:
-    """The page as text."""
+    """Return the page of a run as text."""
+    return _page("page.html", facts.of(run))
+
+
+def _page(template: str, content: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("plumed_cv.report", "templates"),
         autoescape=True,
@@ -63,8 +77,8 @@ def render(run: Run) -> str:
     style, script = (_template(name) for name in ("page.css", "page.js"))
     colours = " ".join(f"--{name}: {colour};" for name, colour in figures.COLOURS.items())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
-        **facts.of(run),
+    return environment.get_template(template).render(
+        **content,
         style=Markup(f":root {{ {colours} }}\n{style}"),
         script=Markup(script),
         script_hash=f"sha256-{digest}",

@@ -1,4 +1,4 @@
-"""Charts of the report as inline SVG whose colours are the page's: light, dark and on paper.
+"""Charts of the report as inline SVG in the colours of the page: light, dark and on paper.
 
 In the SVG the colours of `plumed_cv.figures` become CSS variables.
 """
@@ -23,7 +23,7 @@ from plumed_cv.figures import EARLIER, INK, LAST, MUTED
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.structures.frame import Array
 
-MOST_POINTS = 1500  # drawn of a series in time
+MOST_POINTS = 1500  # largest number of drawn points of a time series
 
 _STYLE: Any = figures.STYLE | {"svg.fonttype": "none", "svg.hashsalt": "plumed_cv"}
 
@@ -35,7 +35,7 @@ def profiles(
     minima: Sequence[float],
     alt: str,
 ) -> Markup:
-    """Free energy profiles, as `figures.draw_profiles` draws them; `alt` says them in words."""
+    """Free energy profiles, as drawn by `figures.draw_profiles`; `alt` describes them."""
     with rc_context(_STYLE):
         figure, axes = _figure(5.0, 3.4)
         figures.draw_profiles(axes, curves, zero_kelvin, surfaces, minima)
@@ -43,7 +43,7 @@ def profiles(
 
 
 def variance(curves: Sequence[tuple[str, Array, int | None]], alt: str) -> Markup:
-    """Fraction of variance explained by each component, as `figures.draw_fve` draws it."""
+    """Fraction of variance explained by each component, as drawn by `figures.draw_fve`."""
     with rc_context(_STYLE):
         figure, axes = _figure()
         figures.draw_fve(axes, curves)
@@ -51,7 +51,7 @@ def variance(curves: Sequence[tuple[str, Array, int | None]], alt: str) -> Marku
 
 
 def localisation(distances: Array, found: Localisation, alt: str) -> Markup:
-    """Who takes part, as `figures.draw_localisation` draws it."""
+    """Atoms that take part, as drawn by `figures.draw_localisation`."""
     with rc_context(_STYLE):
         figure, axes = _figure()
         figures.draw_localisation(axes, distances, found)
@@ -59,7 +59,7 @@ def localisation(distances: Array, found: Localisation, alt: str) -> Markup:
 
 
 def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], alt: str) -> Markup:
-    """The flux barrier from the first so many steps, with its error."""
+    """The flux barrier as a function of the number of steps, with its error."""
     with rc_context(_STYLE):
         figure, axes = _figure()
         for k, (label, steps, estimates) in enumerate(curves):
@@ -78,6 +78,36 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
         return _svg(figure, "steps", alt)
 
 
+def plateau(curves: Sequence[tuple[str, Array, Array, Array]], alt: str) -> Markup:
+    """The reactive flux in time: label, times (ps), transmission coefficient, error, (n,) each."""
+    with rc_context(_STYLE):
+        figure, axes = _figure()
+        for k, (label, times, kappa, error) in enumerate(curves):
+            colour, dash = figures.look(k, len(curves))
+            axes.fill_between(
+                times, kappa - error, kappa + error, color=colour, alpha=0.22, linewidth=0
+            )
+            axes.plot(times, kappa, color=colour, linestyle=dash, label=label)
+        axes.set_xlabel("time from the dividing surface (ps)")
+        axes.set_ylabel("transmission coefficient κ(t)")
+        axes.margins(x=0)
+        axes.set_ylim(bottom=0.0)
+        figures.legend(axes)
+        return _svg(figure, "plateau", alt)
+
+
+def committors(shares: Array, alt: str) -> Markup:
+    """Histogram of the share of trajectories from a structure that lead to the product."""
+    edges = np.linspace(-0.125, 1.125, 6)
+    with rc_context(_STYLE):
+        figure, axes = _figure()
+        counts = 100 * np.histogram(shares, edges)[0] / max(1, len(shares))
+        axes.bar(0.5 * (edges[1:] + edges[:-1]), counts, width=0.2, color=LAST, alpha=0.6)
+        axes.set_xlabel("share of the trajectories that end behind the surface")
+        axes.set_ylabel("structures (%)")
+        return _svg(figure, "committors", alt)
+
+
 def lines(
     name: str,
     curves: Sequence[tuple[str, Array, Array]],
@@ -88,24 +118,24 @@ def lines(
     diagonal: bool = False,
     limit: tuple[str, float] | None = None,
 ) -> Markup:
-    """Curves over one axis, the last one strongest.
+    """Curves on common axes; the last one is emphasised.
 
     Parameters
     ----------
     name
-        What the elements of the picture are called, as no others of the page.
+        Name of the elements of the figure, unique in the page.
     curves
-        Label and, shape (n,) each, x and y.
+        Label, x and y, shape (n,) each.
     labels
-        Of the axes.
+        Labels of the axes.
     alt
-        The chart in words.
+        Description of the chart.
     logarithmic
-        Whether the y axis is.
+        Whether the y axis is logarithmic.
     diagonal
         Whether the diagonal is drawn.
     limit
-        A level, and what it means.
+        A level and its meaning.
     """
     with rc_context(_STYLE):
         figure, axes = _figure()
@@ -127,8 +157,18 @@ def lines(
         return _svg(figure, name, alt)
 
 
+def arrhenius(
+    rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None, alt: str
+) -> Markup:
+    """Rates against the inverse temperature, as drawn by `figures.draw_arrhenius`."""
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.0, 3.4)
+        figures.draw_arrhenius(axes, rows, curve)
+        return _svg(figure, "arrhenius", alt)
+
+
 def histogram(curves: Sequence[tuple[str, Array, Array]], alt: str) -> Markup:
-    """How often each value of the CV was sampled."""
+    """Frequency of the values of the CV in the samples."""
     with rc_context(_STYLE):
         figure, axes = _figure()
         for k, (label, edges, counts) in enumerate(curves):
@@ -151,18 +191,18 @@ def history(
     limit: float | None,
     alt: str,
 ) -> Markup:
-    """CV and deviation from the path in time, with the limit and the places of restarts.
+    """CV and deviation from the path as functions of time, with the limit and the restarts.
 
     Parameters
     ----------
     steps, xi, deviation
-        Shape (n,) each; so many are drawn as can be told apart.
+        Shape (n,) each; only as many points are drawn as can be distinguished.
     stops
-        Step and deviation (angstrom) where the guard ended a part.
+        Step and deviation (angstrom) of the stops by the guard.
     limit
-        The guard's limit, angstrom.
+        The limit of the guard, angstrom.
     alt
-        The chart in words.
+        Description of the chart.
     """
     every = max(1, -(-len(steps) // MOST_POINTS))
     with rc_context(_STYLE):
@@ -209,7 +249,7 @@ def _svg(figure: Figure, name: str, alt: str) -> Markup:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    # Coordinates to a hundredth of a point; never the numbers that are read.
+    # Coordinates are rounded to a hundredth of a point; numbers that are read are not.
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), text)
     for variable, colour in figures.COLOURS.items():
         text = text.replace(colour, f"var(--{variable})")

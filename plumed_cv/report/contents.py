@@ -1,4 +1,4 @@
-"""What a run directory holds, read for the report: of a run that ended, or as far as it got."""
+"""Content of a run directory for the report, of a finished or an unfinished run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
 
-MOST_POINTS = 16  # of the barrier's convergence
+MOST_POINTS = 16  # largest number of points of the convergence of the barrier
 
 
 @dataclass(frozen=True)
 class Part:
-    """One iteration, ended or not.
+    """One iteration, finished or not.
 
     Attributes
     ----------
     number
-        From 1.
+        Number of the iteration, from 1.
     variable
-        What was sampled.
+        The sampled collective variable.
     result, fes
-        What its result.json and fes.dat hold, None if it has not ended.
+        Content of its result.json and fes.dat; None if it has not ended.
     found
-        What its segments learned and printed, in the order of `sampling.segments`.
+        Learned sums and printed values of its segments, in the order of `sampling.segments`.
     records
         The segments' records.
     walkers
@@ -64,7 +64,7 @@ class Part:
 
     @cached_property
     def _so_far(self) -> tuple[freeenergy.Profile, dict[str, Any]]:
-        """Profile and results of what was sampled."""
+        """Profile and results of the samples so far."""
         profile, result = workflow.analysed(self.found, self.walkers)
         return profile, result | workflow.course(self.found, self.walkers, result)
 
@@ -75,28 +75,28 @@ class Part:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Its result; of an iteration that has not ended what it says so far."""
+        """Its result; for an unfinished iteration, the result so far."""
         return self._so_far[1] if self.result is None else self.result
 
     @property
     def restarts(self) -> int:
-        """How often the guard has put the dynamics back."""
+        """Number of restarts by the guard."""
         return sum(bool(record["stopped"]) for record in self.records)
 
     @property
     def steps(self) -> int:
-        """Steps sampled."""
+        """Number of sampled steps."""
         return sampling.steps_of(self.records)
 
     @property
     def seconds(self) -> float:
-        """Time of the walker that took longest."""
+        """Time of the slowest walker."""
         ends = np.cumsum(self.walkers)
         parts = np.split(np.array([record["seconds"] for record in self.records]), ends[:-1])
         return float(max(part.sum() for part in parts))
 
     def convergence(self) -> tuple[Array, list[freeenergy.Estimate]]:
-        """Steps, and the flux barrier from the first so many, with its error."""
+        """Numbers of steps, and the flux barriers from them, with errors."""
         longest = max(self.walkers)
         fewest = min(-(-FEWEST_BLOCKS // len(self.walkers)), longest)
         firsts = np.unique(np.linspace(fewest, longest, MOST_POINTS).round().astype(int))
@@ -111,7 +111,7 @@ class Part:
         return np.array(steps), estimates
 
     def history(self) -> tuple[Array, Array, Array, list[tuple[float, float]]]:
-        """Step, CV and deviation of all that was printed, and where the guard ended a part."""
+        """Step, CV and deviation of all printed values, and the stops by the guard."""
         steps, stops, done = [], [], 0
         deviations = self.found.series["ae.dev"]
         for xi, deviation, record in zip(self.xi, deviations, self.records, strict=True):
@@ -124,7 +124,7 @@ class Part:
         return np.concatenate(steps), np.concatenate(self.xi), np.concatenate(deviations), stops
 
     def _by_walker(self) -> Iterator[range]:
-        """The segments of each walker."""
+        """Segments of each walker."""
         start = 0
         for number in self.walkers:
             yield range(start, start + number)
@@ -147,12 +147,12 @@ class Run:
 
     @property
     def settings(self) -> Sampling:
-        """The sampling that was asked for."""
+        """The requested sampling."""
         return Sampling(**self.given["sampling"])
 
     @property
     def limits(self) -> Iteration:
-        """When the procedure ends, as the last start said."""
+        """Limits of the procedure at the last start."""
         said = self.starts[-1]["input"]["iteration"] if self.starts else self.given["iteration"]
         return Iteration(**said)
 
@@ -163,12 +163,12 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the answer is there, and of all that was sampled."""
+        """Whether there is an answer from all samples."""
         return self.result is not None and len(self.result["iterations"]) == len(self.parts)
 
     @cached_property
     def judged(self) -> dict[str, Any]:
-        """What result.json says of the answer; computed if it does not, or the run goes on.
+        """The verdict in result.json; it is computed if missing, or if the run is unfinished.
 
         `answer_iteration`, `answer_because`, `checks`, `converged`, `stopped_by` and `advice`.
         """
@@ -186,11 +186,11 @@ class Run:
 
     @property
     def answer(self) -> Part | None:
-        """The iteration whose numbers come first."""
+        """The iteration whose numbers are shown first."""
         return self.parts[self.judged["answer_iteration"] - 1] if self.parts else None
 
     def similarities(self) -> list[tuple[str, Array]]:
-        """1 - cos between successive CVs along the path of the older (Eq. 16)."""
+        """1 - cos between successive CVs along the path of the older one (Eq. 16)."""
         found = []
         for n in range(1, len(self.variables)):
             cosine = equivalence.gradient_alignment(self.variables[n], self.variables[n - 1])
@@ -198,14 +198,14 @@ class Run:
         return found
 
     def along_path(self, variable: CollectiveVariable) -> Array:
-        """A collective variable of the images of the minimum energy path, shape (K,)."""
+        """Values of a collective variable in the images of the minimum energy path, shape (K,)."""
         assert self.path is not None
-        atoms = variable.serials - 1  # it need not be of all
+        atoms = variable.serials - 1  # it may depend on some of the atoms
         positions = np.stack([image.positions[atoms] for image in self.path.images])
         return variable.value(positions, self.path.cell)[:, 0]
 
     def localisation(self) -> tuple[CollectiveVariable, Localisation] | None:
-        """Which atoms take part, by the newest CV that was trained on sampled structures."""
+        """Atoms that take part, from the newest CV that was trained on sampled structures."""
         trained = [n for n in self.trainings if 0 < n < len(self.variables)]
         trained = trained or [n for n in self.trainings if n < len(self.variables)]
         if not trained:
@@ -231,11 +231,11 @@ def read(directory: Path) -> Run:
     Raises
     ------
     UserError
-        If it is none, or a file in it is damaged.
+        If it is not a run directory, or a file in it is damaged.
     """
     files = workflow.RunDirectory(directory.absolute())
     if not (files.root / "input.json").exists():
-        raise UserError(f"{directory}: is no directory of a run; it holds no input.json.")
+        raise UserError(f"{directory}: is not the directory of a run; it contains no input.json.")
     variables: list[CollectiveVariable] = []
     while files.cv(len(variables)).exists():
         variables.append(CollectiveVariable.load(files.cv(len(variables))))
@@ -280,5 +280,5 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
 
 
 def json_of(path: Path) -> dict[str, Any] | None:
-    """What a record holds, None if there is none."""
+    """Content of a JSON file; None if there is none."""
     return read_json(path) if path.exists() else None

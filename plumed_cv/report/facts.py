@@ -1,6 +1,6 @@
-"""What the page of a run says: the status, the answer, checks, tables, charts and files, in words.
+"""Content of the report of a run: status, answer, checks, tables, charts and files.
 
-Everything is text or safe markup; the templates do nothing but arrange it.
+Everything is text or safe markup. The templates only arrange it.
 """
 
 import base64
@@ -23,12 +23,12 @@ from plumed_cv.report.contents import Part, Run
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
 
-_KJ_MOL = units.mol / units.kJ  # of an eV
+_KJ_MOL = units.mol / units.kJ  # kJ/mol per eV
 _HASHED = ("cv.safetensors", "fes.dat", "babf.state", "plumed.dat", "result.json", "path.xyz")
 
 
 def of(run: Run) -> dict[str, Any]:
-    """All that the template shows."""
+    """Return everything that the template shows."""
     root = run.files.root
     written = run.files.result.stat().st_mtime if run.result else None
     return {
@@ -41,6 +41,7 @@ def of(run: Run) -> dict[str, Any]:
         "ended": _moment(datetime.fromtimestamp(written, UTC).isoformat()) if written else None,
         "status": _status(run),
         "answer": _answer(run),
+        "rate": _rate(run),
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
@@ -59,7 +60,7 @@ def of(run: Run) -> dict[str, Any]:
 
 
 def _status(run: Run) -> dict[str, Any]:
-    """How the run stands, in the words that come first."""
+    """Status of the run: the text at the top of the page."""
     judged = run.judged
     if not run.ended:
         return _unfinished(run)
@@ -77,21 +78,21 @@ def _status(run: Run) -> dict[str, Any]:
         "kind": "bad",
         "headline": "Not converged",
         "sentence": f"The procedure stopped after {number}: {judged['stopped_by']}. "
-        f"Failed: {', '.join(failed)}. Take the numbers below as preliminary.",
+        f"Failed: {', '.join(failed)}. The numbers below are preliminary.",
         "remedy": judged["advice"],
         "command": None,
     }
 
 
 def _unfinished(run: Run) -> dict[str, Any]:
-    """How far a run has got that has no answer yet."""
+    """Status of a run that has no answer yet."""
     steps, last = run.settings.steps, run.parts[-1] if run.parts else None
-    remedy, command = "The command that started it goes on from there: ", "plumed-cv run INPUT.toml"
+    remedy, command = "The command that started the run continues it: ", "plumed-cv run INPUT.toml"
     if last is None:
         so_far = "Nothing has been sampled yet."
     elif last.steps >= steps and last.numbers["barrier_eV"] is None:
         so_far = (
-            f"All {last.steps:,} steps of iteration {last.number} did not reach both end states, "
+            f"The {last.steps:,} steps of iteration {last.number} did not reach both end states, "
             "so there is no barrier."
         )
         remedy, command = "Raise sampling.steps and run again.", ""
@@ -99,12 +100,12 @@ def _unfinished(run: Run) -> dict[str, Any]:
         so_far = f"Iteration {last.number} is done; the next one has not sampled anything yet."
     else:
         so_far = (
-            f"Iteration {last.number} has sampled {last.steps:,} of {steps:,} steps; it goes on, "
-            "or was stopped."
+            f"Iteration {last.number} has sampled {last.steps:,} of {steps:,} steps. It is still "
+            "active or was stopped."
         )
     if run.answer is not None:
-        of = "that iteration's" if run.answer is last else f"those of iteration {run.answer.number}"
-        so_far += f" The numbers below are {of}: preliminary."
+        of = "this iteration" if run.answer is last else f"iteration {run.answer.number}"
+        so_far += f" The numbers below are preliminary results of {of}."
     return {
         "kind": "bad",
         "headline": "This run has not ended",
@@ -115,7 +116,7 @@ def _unfinished(run: Run) -> dict[str, Any]:
 
 
 def _answer(run: Run) -> dict[str, Any] | None:
-    """The numbers that the run was for."""
+    """Results of the iteration that gives the answer."""
     part = run.answer
     if part is None:
         return None
@@ -137,6 +138,11 @@ def _answer(run: Run) -> dict[str, Any] | None:
         ],
         "activation": _estimate(given, "activation_free_energy", "eV"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
+        "events": None if run.result is None else run.result.get("multiplicity"),
+        "events_note": None if run.result is None else run.result.get("multiplicity_note"),
+        "escape": None if run.result is None else _escape(run.result),
+        "source": None if run.result is None else workflow.rate_of(run.result)[3],
+        "harmonic": None if run.result is None else run.result.get("harmonic"),
         "surface": given.get("dividing_surface"),
         "temperature": None if temperature[0] is None else with_error(*temperature, "K"),
         "zero": None if run.path is None else f"{run.path.barrier:.4f} eV",
@@ -148,8 +154,65 @@ def _answer(run: Run) -> dict[str, Any] | None:
     }
 
 
+def _escape(result: dict[str, Any]) -> str:
+    """Total rate of all equivalent events."""
+    rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
+    return scientific(rate, error, "s⁻¹")
+
+
+def _rate(run: Run) -> dict[str, Any] | None:
+    """The rate with its transmission coefficients; None if it has not been computed."""
+    given = run.result if run.ended else None
+    if given is None or given.get("rate") is None:
+        return None
+    details = given["rate"]
+    return {
+        "rate": _of_factor(given["rate_per_s"], given["rate_error_factor"]),
+        "reverse": _of_factor(given["reverse_rate_per_s"], given["reverse_rate_error_factor"]),
+        "transmission": with_error(given["transmission"], given["transmission_error"], "").strip(),
+        "of": details["of"],
+        "dynamics": "at constant energy" if details["dynamics"] == "nve" else "with the thermostat",
+        "residence": f"{details['residence_ps']:g}",
+        "note": given["rate_note"],
+        "surfaces": [
+            {
+                "xi": _xi(step["surface"]),
+                "kappa": with_error(step["transmission"], step["transmission_error"], "").strip(),
+                "flux": with_error(step["reactive_flux"], step["reactive_flux_error"], "").strip(),
+                "shots": step["shots"],
+                "snapshots": step["snapshots"],
+                "steps": f"{step['md_steps']:,}",
+                "recrossing": _percent(step["recrossing"]),
+                "committor": _percent(step["committor"]),
+                "spread": _percent(step["committor_spread"]),
+                "left": _percent(step["left"]),
+                "unresolved": _percent(step["unresolved"]),
+            }
+            for step in details["steps"]
+        ],
+        "events": [
+            {
+                "structure": event["structure"],
+                "from": event["from"],
+                "share": _percent(event["share"]),
+                "energy": f"{event['energy_eV']:+.3f}".replace("-", "−"),
+            }
+            for event in given["other_events"]
+        ],
+    }
+
+
+def _of_factor(rate: float | None, factor: float | None) -> str:
+    """A rate per second whose error is a factor."""
+    return scientific(rate, None if None in (rate, factor) else rate * (factor - 1.0), "s⁻¹")  # type: ignore[operator]
+
+
+def _percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.2g}"
+
+
 def _steps(run: Run) -> list[dict[str, Any]]:
-    """The steps of a process with intermediate states; none if it has one step."""
+    """Rows of the table of steps; empty for a process with one step."""
     given = run.answer.numbers if run.answer else {}
     steps, populations = given.get("steps") or [], given.get("populations") or []
     if len(steps) < 2:
@@ -178,12 +241,12 @@ def _xi(value: float | None) -> str:
 
 
 def _estimate(given: dict[str, Any], name: str, unit: str = "") -> str:
-    """A number with its error; in a table without its unit."""
+    """Return a number with its error; without a unit in a table."""
     return with_error(given.get(f"{name}_eV"), given.get(f"{name}_error_eV"), unit).strip()
 
 
 def _row(part: Part, run: Run) -> dict[str, Any]:
-    """An iteration in the table."""
+    """Row of an iteration in the table."""
     result = part.numbers
     similarity = result.get("similarity")
     return {
@@ -202,7 +265,7 @@ def _row(part: Part, run: Run) -> dict[str, Any]:
 
 
 def _figures(run: Run) -> dict[str, Markup]:
-    """The charts that the run has data for, by name."""
+    """Charts for which the run has data, by name."""
     figures: dict[str, Markup] = {}
     parts, answer = run.parts, run.answer
     if answer is not None:
@@ -215,7 +278,8 @@ def _figures(run: Run) -> dict[str, Markup]:
             zero,
             workflow.surfaces_of(answer.numbers),
             workflow.minima_of(answer.numbers),
-            "Free energy in eV over the collective variable, one curve an iteration; flux barriers "
+            "Free energy in eV against the collective variable, a curve for each iteration; flux "
+            "barriers "
             + ", ".join(
                 f"iteration {p.number}: {_estimate(p.numbers, 'flux_barrier', 'eV')}" for p in parts
             ),
@@ -224,7 +288,7 @@ def _figures(run: Run) -> dict[str, Markup]:
         if any(estimates for _, _, estimates in growth):
             figures["steps"] = charts.barrier_with_steps(
                 growth,
-                "Flux barrier over the number of steps it is from, one curve an iteration, "
+                "Flux barrier against the number of steps, a curve for each iteration, "
                 f"ending at {_estimate(parts[-1].numbers, 'flux_barrier', 'eV')}",
             )
         histograms = []
@@ -235,7 +299,7 @@ def _figures(run: Run) -> dict[str, Markup]:
             histograms.append((part.label, edges, 100 * counts / max(counts.sum(), 1)))
         figures["histogram"] = charts.histogram(
             histograms,
-            "Share of the samples over the collective variable, one outline an iteration",
+            "Share of the samples against the collective variable, an outline for each iteration",
         )
         steps, xi, deviation, stops = answer.history()
         figures["history"] = charts.history(
@@ -244,7 +308,7 @@ def _figures(run: Run) -> dict[str, Markup]:
             deviation,
             stops,
             run.settings.deviation_limit_A,
-            f"Collective variable and deviation from the path over the steps of iteration "
+            f"Collective variable and deviation from the path against the steps of iteration "
             f"{answer.number}, with {len(stops)} restarts by the guard",
         )
     if run.path is not None and run.variables:
@@ -256,7 +320,7 @@ def _figures(run: Run) -> dict[str, Markup]:
             "path",
             along_path,
             ("arc length along the 0 K path", "collective variable ξ"),
-            "Each collective variable over the arc length of the minimum energy path, from 0 to 1",
+            "Each collective variable against the arc length of the minimum energy path, 0 to 1",
             diagonal=True,
         )
     similarities = run.similarities()
@@ -270,10 +334,37 @@ def _figures(run: Run) -> dict[str, Markup]:
             ("ξ of the older CV", "1 − cos"),
             "1 minus the cosine between the gradients of successive collective variables along "
             f"the path; {', '.join(means)}; equivalent below {tolerance:g}",
-            limit=(f"mean that counts as equivalent: {tolerance:g}", tolerance),
+            limit=(f"largest mean of equivalent CVs: {tolerance:g}", tolerance),
         )
+    _rate_figures(run, figures)
     _training_figures(run, figures)
     return figures
+
+
+def _rate_figures(run: Run, figures: dict[str, Markup]) -> None:
+    details = (run.result or {}).get("rate") if run.ended else None
+    if not details:
+        return
+    curves, shares = [], []
+    for number, step in enumerate(details["steps"], 1):
+        plateau = step["plateau"]
+        kappa, error = (
+            np.array(plateau[key], dtype=float) for key in ("transmission", "transmission_error")
+        )
+        label = f"surface {number} at ξ = {_xi(step['surface'])}"
+        curves.append((label, 1e-3 * np.array(plateau["time_fs"]), kappa, np.nan_to_num(error)))
+        shares += step["committors"]
+    figures["plateau"] = charts.plateau(
+        curves,
+        "Transmission coefficient against the time since the dividing surface, ending at "
+        + ", ".join(f"{kappa[-1]:.2f} for {label}" for label, _, kappa, _ in curves),
+    )
+    if shares:
+        figures["committors"] = charts.committors(
+            np.array(shares),
+            "Share of the structures on the dividing surface against the share of their "
+            "trajectories that end behind it",
+        )
 
 
 def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
@@ -294,7 +385,7 @@ def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
                 for k, r in sorted(run.trainings.items())
             ],
             ("epoch", "RMS error (Å)"),
-            "Root mean square error of the decoder over the epochs of each training, ending at "
+            "Root mean square error of the decoder against the epochs of each training, ending at "
             + ", ".join(
                 f"{r['losses_A2'][-1] ** 0.5:.4f} Å for CV {k}"
                 for k, r in sorted(run.trainings.items())
@@ -310,7 +401,7 @@ def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
 
 
 def _localisation(run: Run) -> dict[str, Any] | None:
-    """Which atoms take part, in words, numbers and pictures."""
+    """Sentence, numbers and figures of the atoms that take part."""
     located = run.localisation()
     if located is None:
         return None
@@ -324,8 +415,8 @@ def _localisation(run: Run) -> dict[str, Any] | None:
         "sentence": found.sentence,
         "data": picture.data(),
         "views": [
-            picture.view(2, "The atoms seen across the direction in which the most mobile moves"),
-            picture.view(1, "The same atoms, turned by a right angle about that direction"),
+            picture.view(2, "View perpendicular to the motion of the most mobile atom"),
+            picture.view(1, "The same atoms, rotated by a right angle about this motion"),
         ],
         "low": f"{low:.2g}",
         "high": f"{high:.2g}",
@@ -335,7 +426,8 @@ def _localisation(run: Run) -> dict[str, Any] | None:
         "chart": charts.localisation(
             scene.distances(variable),
             found,
-            "Amplitude of each atom over its distance from the most mobile one; " + found.sentence,
+            "Amplitude of each atom against its distance from the most mobile atom; "
+            + found.sentence,
         ),
         "table": [
             (
@@ -350,7 +442,7 @@ def _localisation(run: Run) -> dict[str, Any] | None:
 
 
 def _cost(run: Run) -> dict[str, Any]:
-    """What was spent."""
+    """Steps and wall times of the iterations."""
     timestep_ns = 1e-6 * run.settings.timestep_fs
     rows: list[dict[str, Any]] = []
     for part in run.parts:
@@ -383,7 +475,7 @@ def _cost(run: Run) -> dict[str, Any]:
 
 
 def _input_text(run: Run) -> str:
-    """The input as TOML with all defaults; files by name and hash."""
+    """Return the input as TOML with all defaults; files have a name and a hash."""
     given = run.given
     whole = run.starts[-1]["input"] if run.starts else given
     lines = []
@@ -411,7 +503,7 @@ def _input_text(run: Run) -> str:
 
 
 def write_localisation(run: Run, output: Path) -> bool:
-    """Write the end states with each atom's amplitude; False if there is nothing to write yet."""
+    """Write the end states with the amplitude of each atom; return False if there are none yet."""
     located = run.localisation()
     if located is None:
         return False
@@ -426,7 +518,7 @@ def write_localisation(run: Run, output: Path) -> bool:
 
 
 def _downloads(run: Run) -> list[tuple[str, str]]:
-    """Files that travel within the page: name and content as a data address."""
+    """Files inside the page: name, and content as a data URL."""
     files: list[tuple[str, bytes]] = []
     root = run.files.root
     for name in ("fes.dat", "result.json", "plumed.dat") if run.ended else ():

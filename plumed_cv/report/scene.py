@@ -1,4 +1,4 @@
-"""The atoms of a process as a picture: data for the page to turn, and two still views for paper."""
+"""The atoms of a process as a figure: data for rotation on the page, and two fixed views."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,11 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.structures.frame import Array
 
-MOST_ATOMS = 500  # drawn, the nearest to the process; more hide it
+MOST_ATOMS = 500  # largest number of drawn atoms, those nearest to the process
 _FRAMES = 21  # along the path, from xi = 0 to 1
 _STILL_A = 0.02  # an atom that moves by less along the path is drawn at rest
-_FAR_A = 0.3  # from here on an atom's way is drawn
-# From grey to red: seen on white and on black, and by the colour-blind.
+_FAR_A = 0.3  # the path of an atom is drawn if it is longer than this
+# From grey to red: visible on white and on black, and by the colour-blind.
 _COLOURS = LinearSegmentedColormap.from_list("", ["#a3afba", "#d9a441", "#dc4a14"])
 _SHADES = _COLOURS(np.linspace(0.0, 1.0, 256))
 
@@ -27,10 +27,10 @@ class Scene:
     Attributes
     ----------
     frames
-        Positions on the path, shape (F, n, 3), angstrom; along x goes the most mobile atom, and the
-        process is around the origin.
+        Positions on the path, shape (F, n, 3), angstrom. The most mobile atom moves along x, and
+        the process is around the origin.
     atoms
-        Which they are, counted from 0, shape (n,).
+        Numbers of the atoms, from 0, shape (n,).
     moving
         Whether they take part, shape (n,).
     shade
@@ -46,7 +46,7 @@ class Scene:
     edges: Array
 
     def data(self) -> dict[str, Any]:
-        """What the page's script needs, for JSON."""
+        """Return the data for the script of the page, for JSON."""
         at_rest = np.ptp(self.frames, axis=0).max(axis=1) < _STILL_A
         return {
             "radius": float(np.linalg.norm(self.frames[0], axis=1).max()),
@@ -62,7 +62,7 @@ class Scene:
         }
 
     def view(self, across: int, alt: str) -> Markup:
-        """A still view, with x to the right and the axis `across` upwards, as an `svg` element."""
+        """Return a fixed view as an `svg` element, with x to the right and the axis `across` up."""
         depth_axis = 3 - across
         middle = self.frames[0]
         order = np.argsort(middle[:, depth_axis] * (1 if across == 2 else -1))
@@ -97,14 +97,14 @@ class Scene:
 
 
 def around_process(variable: CollectiveVariable, found: Localisation) -> Scene:
-    """The atoms around the most mobile one, on the path of a collective variable.
+    """Return the atoms around the most mobile one, on the path of a collective variable.
 
     Parameters
     ----------
     variable
-        One of a single latent dimension.
+        A collective variable of one latent dimension.
     found
-        Which atoms take part.
+        The atoms that take part.
     """
     u = variable.path(np.linspace(0.0, 1.0, _FRAMES)[:, None])
     ways = np.linalg.norm(u[-1] - u[0], axis=1)

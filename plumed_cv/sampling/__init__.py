@@ -1,21 +1,31 @@
-"""The bABF run of one iteration: in segments, by one walker or by several at once.
+"""The bABF run of one iteration: in segments, by one walker or by several walkers at once.
 
-A walker has a folder of its own with its segments; of a run with one walker that is the folder of
-the iteration itself:
+Each walker has a folder with its segments. With one walker, this is the folder of the iteration:
 
     iteration-n/segment-kkk/             one walker
-    iteration-n/walker-w/segment-kkk/    several
-    iteration-n/repetition-r/...         the same for an independent repetition, from the second on
-    iteration-n/shared/walker-w.state    what they learn from each other (WALKERS_DIR of BABF)
+    iteration-n/walker-w/segment-kkk/    several walkers
+    iteration-n/repetition-r/...         the same for the second and later repetitions
+    iteration-n/shared/walker-w.state    exchange between the walkers (WALKERS_DIR of BABF)
 
 Several walkers or repetitions run through the interface of `concurrent.futures.Executor`, in
-processes of this machine or in those of a dask cluster that sees the same files. What a walker has
-to do is an `Order`, and all that it has done is in its folder: whoever works on the same order
-later goes on after the last whole segment. Jobs of `plumed-cv sample` also keep what a segment that
-was cut short has sampled: a run that must repeat to the last bit does not.
+processes of this machine or of a dask cluster that sees the same files. A `WalkerTask` describes
+the work of a walker, and its folder contains all results. A later process with the same task
+continues after the last complete segment. Jobs of `plumed-cv sample` also keep the samples of a
+segment that was cut short. An ordinary run does not, because it must be repeatable to the last bit.
 
-`order` is what a walker has to do, `walker` does it, `walkers` lets several do it at once, and
-`folders` finds what they have done. `guard` says when a trajectory has left the process.
+A segment is unfinished, whole or native. The name of its folder says which:
+
+               sampled to its end, or stopped by the guard
+    unfinished-segment-k ----------------------------------> segment-k (whole)
+        |       cut short, in a job: kept to its last state      ^
+        |       cut short, in a run: removed, sampled again      | taken in
+        +--> (nothing)                          native/segment-k (sampled by the engine alone)
+
+Only whole segments count. A segment that is removed leaves a gap, whose steps are sampled again
+after the last segment. `home` is the folder with the segments of a walker.
+
+`task` describes the work of a walker, `walker` does it, `walkers` runs several walkers at once,
+and `folders` finds their results. `guard` detects that a trajectory has left the process.
 """
 
 from plumed_cv.sampling.folders import (
@@ -31,16 +41,17 @@ from plumed_cv.sampling.folders import (
     share_discarded,
     steps_of,
 )
-from plumed_cv.sampling.order import Order, Parameters, grid, open_engine, ramp, spread
+from plumed_cv.sampling.task import Parameters, WalkerTask, grid, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
-from plumed_cv.sampling.walkers import sample
+from plumed_cv.sampling.walkers import executors, sample
 
 __all__ = [
-    "Order",
     "Parameters",
+    "WalkerTask",
     "barrier_so_far",
     "by_repetition",
     "copy_state",
+    "executors",
     "grid",
     "learned",
     "open_engine",

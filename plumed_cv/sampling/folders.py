@@ -1,8 +1,8 @@
-"""The folders of an iteration: whole segments, what they have learned, and what their names are.
+"""The folders of an iteration: complete segments, their results, and their names.
 
-A segment that is no longer there leaves a gap. States hold sums from the start of their walker, so
-that the state after a gap still has what was learned in it; snapshots, printed values and forces
-of the gap are gone.
+A segment that was removed leaves a gap. States contain sums from the start of their walker, so the
+state after a gap still contains what was learned in it. Snapshots, printed values and forces of the
+gap are lost.
 """
 
 import shutil
@@ -11,20 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing
+from plumed_cv.common.tables import read_table
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.structures.frame import Array
 
-MEAN_FORCE = "mean-force.dat"  # of a segment, where it is computed
-FORCES = "forces.npy"  # on the atoms in its snapshots, for later iterations
+MEAN_FORCE = "mean-force.dat"  # sums of the mean force of a segment
+FORCES = "forces.npy"  # forces on the atoms in its snapshots, for later iterations
 
 
 def segments(folder: Path) -> list[Path]:
-    """The whole segments of an iteration, in order, one walker after the other.
+    """Complete segments of an iteration, in order, one walker after the other.
 
     The walkers of one repetition come before those of the next.
     """
@@ -32,7 +31,7 @@ def segments(folder: Path) -> list[Path]:
 
 
 def by_repetition(folder: Path) -> list[list[Path]]:
-    """The whole segments of each independent repetition of an iteration, as in `segments`."""
+    """Complete segments of each independent repetition of an iteration, as in `segments`."""
     return [
         [segment for home in _walkers(base) for segment in segments_of(home)]
         for base in _repetitions(folder)
@@ -40,12 +39,12 @@ def by_repetition(folder: Path) -> list[list[Path]]:
 
 
 def segments_by_walker(folder: Path) -> list[int]:
-    """Number of whole segments of each walker of an iteration, in the order of `segments`."""
+    """Number of complete segments of each walker of an iteration, in the order of `segments`."""
     return [number for home in homes(folder) if (number := len(segments_of(home)))]
 
 
 def records(segments: Sequence[Path]) -> list[dict[str, Any]]:
-    """What is recorded of whole segments: `n_steps`, `stopped` (by the guard) and `seconds`.
+    """Records of complete segments: `n_steps`, `stopped` (by the guard) and `seconds`.
 
     Raises
     ------
@@ -56,28 +55,28 @@ def records(segments: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def steps_of(records: Sequence[dict[str, Any]]) -> int:
-    """Steps of segments together."""
+    """Total number of steps of segments."""
     return sum(int(record["n_steps"]) for record in records)
 
 
 def share_discarded(records: Sequence[dict[str, Any]]) -> float:
-    """Share of the steps that do not count: while the atoms heat up, and on the way out."""
+    """Share of the steps that do not count: during the heat-up, and on a way out of the process."""
     counted = sum(int(record.get("n_counted", record["n_steps"])) for record in records)
     return 1.0 - counted / max(1, steps_of(records))
 
 
 def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
-    """What each whole segment added to bABF's sums, and its sums of the mean force of the atoms.
+    """Contribution of each complete segment to bABF's sums, and its sums of the mean force.
 
-    Both are in the order of `segments`. The latter are those of `freeenergy.binned`, or None where
-    the input does not want them.
+    Both are in the order of `segments`. The sums of the mean force are those of
+    `freeenergy.binned`, or None if the input does not ask for them.
 
     Raises
     ------
     UserError
         If a file is damaged.
     """
-    by_walker = [segments_of(home) for home in homes(folder)]  # while walkers may be adding more
+    by_walker = [segments_of(home) for home in homes(folder)]  # walkers may be adding segments
     found = [
         block
         for segments in by_walker
@@ -94,7 +93,7 @@ def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
 
 
 def copy_state(folder: Path, target: Path) -> None:
-    """Write what all walkers of an iteration have learned in the end as one state file."""
+    """Write the final estimate of all walkers of an iteration as one state file."""
     last = [segments_of(home)[-1] for home in homes(folder) if segments_of(home)]
     if len(last) == 1:
         with replacing(target) as temporary:
@@ -107,54 +106,44 @@ def copy_state(folder: Path, target: Path) -> None:
 
 
 def barrier_so_far(folder: Path) -> str:
-    """The barrier from what an iteration has sampled, in words."""
+    """The present barrier of an iteration, as text."""
     found, mean_force = learned(folder)
     return f"barrier {freeenergy.profile(found, mean_force=mean_force).barrier}"
 
 
 def read_colvar(path: Path) -> dict[str, Array]:
-    """Columns of a COLVAR file by their names, shape (M,) each.
+    """Columns of a COLVAR file by name, shape (M,) each.
 
     Raises
     ------
     UserError
         If it cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            raise ValueError("it ends in the middle of a line")
-        first, *lines = text.splitlines()
-        names = first.split()[2:]
-        rows = [line.split() for line in lines if not line.startswith("#")]
-        table = np.array(rows, dtype=float).reshape(len(rows), len(names))
-        return dict(zip(names, table.T, strict=True))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a COLVAR file ({error}).") from None
+    return read_table(path).columns
 
 
 def homes(folder: Path) -> list[Path]:
-    """The folders that hold an iteration's segments, one for each walker of each repetition."""
+    """Folders with the segments of an iteration, one for each walker of each repetition."""
     return [home for base in _repetitions(folder) for home in _walkers(base)]
 
 
 def _repetitions(folder: Path) -> list[Path]:
-    """The folders of an iteration's independent repetitions; the first one is its own."""
+    """Folders of the independent repetitions of an iteration; the first one is its own folder."""
     return [folder, *sorted(path for path in folder.glob("repetition-*") if path.is_dir())]
 
 
 def _walkers(folder: Path) -> list[Path]:
-    """The folders of the walkers of one repetition, or its own if there is only one walker."""
+    """Folders of the walkers of one repetition, or its own folder if there is only one walker."""
     return sorted(path for path in folder.glob("walker-*") if path.is_dir()) or [folder]
 
 
 def segments_of(home: Path) -> list[Path]:
-    """The whole segments of one walker, in order."""
+    """Complete segments of one walker, in order."""
     return sorted(path.parent for path in home.glob("segment-*/segment.json"))
 
 
 def segment_name(k: int) -> str:
-    """Name of segment k; names are ordered as the numbers are."""
+    """Name of segment k. The alphabetical order of names is that of the numbers."""
     return f"segment-{k:06d}"
 
 
@@ -164,7 +153,7 @@ def number_of(segment: Path) -> int:
 
 
 def state_of(segment: Path) -> freeenergy.State:
-    """What a walker had learned at the end of a whole segment.
+    """State of a walker at the end of a complete segment.
 
     Raises
     ------
@@ -177,12 +166,12 @@ def state_of(segment: Path) -> freeenergy.State:
 
 @contextmanager
 def remedy(segment: Path) -> Iterator[None]:
-    """Say what to do about a segment in which a file cannot be read.
+    """Add the remedy to an error in a file of a segment.
 
     Raises
     ------
     UserError
-        With the reader's sentence and the remedy.
+        With the message of the reader and the remedy.
     """
     try:
         yield

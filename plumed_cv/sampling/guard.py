@@ -1,14 +1,13 @@
-"""The guard: it ends a trajectory in which an atom leaves the process, and says where to go on.
+"""The guard: it ends a trajectory in which an atom leaves the process.
 
-A collective variable describes one process. Where other jumps are possible as well (the other
-neighbours of a vacancy, the other exits of an interstitial site) the dynamics sooner or later makes
-one of them, and every value of the variable after it means something else. So PLUMED ends the
-trajectory when one atom is farther than a limit from its place on the mean path (AUTOENCODER's
-`maxdev`). The dynamics goes on from the last snapshot in which that atom was still near its place
-and all others were well inside of the limit, with velocities drawn anew from the Maxwell-Boltzmann
-distribution. What is sampled is the equilibrium distribution
-of the structures within the limit; a restart from the initial state would drive a current from
-there to the place of the exit.
+A collective variable describes one process. If other jumps are possible as well (to other
+neighbours of a vacancy, or by other exits of an interstitial site), one of them occurs sooner or
+later, and all values of the variable then have another meaning. Therefore PLUMED ends the
+trajectory when the distance of one atom from its position on the mean path exceeds a limit
+(AUTOENCODER's `maxdev`). The dynamics continues from the last snapshot in which that atom was near
+its position and all others were well inside the limit, with new velocities from the
+Maxwell-Boltzmann distribution. The samples then have the equilibrium distribution of the structures
+within the limit. A restart from the initial state would cause a current from there to the exit.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,16 +21,16 @@ from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.structures.frame import Array
 
-# The limit as a share of the longest displacement of one atom along the path, and its bounds as
-# shares of the distance between nearest neighbours. Thermal motion exceeds 0.4 of that distance
-# hardly ever below the melting point (Lindemann's rule: the root mean square displacement melts a
-# crystal at 0.1 to 0.15 of it), and a jump to a neighbouring site is complete at 1.
+# The limit as a fraction of the longest displacement of one atom along the path, and its bounds as
+# fractions of the distance between nearest neighbours. Below the melting point, thermal motion
+# hardly ever exceeds 0.4 of this distance (Lindemann's rule: a crystal melts when the root mean
+# square displacement is 0.1 to 0.15 of it). A jump to a neighbouring site is complete at 1.
 _OF_PATH = 0.6
 _LOWEST, _HIGHEST = 0.4, 0.6
 
-# Shares of the limit on one atom below which the dynamics may go on: for all atoms, and for the one
-# that left. The second is a fifth of the path's longest displacement, where the first is two
-# fifths: a vacancy in a bcc crystal has humps at a third and at two thirds, and a well between.
+# Fractions of the limit below which the dynamics may continue: for all atoms, and for the atom that
+# left. They are two fifths and one fifth of the longest displacement of the path. A vacancy in a
+# bcc crystal has maxima at one third and at two thirds, and a well between them.
 INSIDE, HOME = 0.7, 0.35
 
 
@@ -42,15 +41,15 @@ class Departure:
     Attributes
     ----------
     xi
-        Collective variable where it was ended.
+        Collective variable at the end of the trajectory.
     atom
-        PLUMED's serial number of the atom that is farthest from the mean path.
+        PLUMED's serial number of the atom with the largest distance from the mean path.
     element
         Its chemical symbol.
     distance_A
         Its distance from the path, angstrom.
     displacement_A
-        The displacement from its place on the path, shape (3,), angstrom.
+        Its displacement from its position on the path, shape (3,), angstrom.
     deviation_A
         Distance of the whole structure from the path (Eq. 21), angstrom.
     """
@@ -64,7 +63,7 @@ class Departure:
 
     @classmethod
     def of(cls, variable: CollectiveVariable, end: State) -> "Departure":
-        """How the configuration `end`, of all atoms of the engine, has left the process."""
+        """Describe how the configuration `end`, with all atoms of the engine, left the process."""
         positions = end.positions[variable.serials - 1]
         xi, off = _off_path(variable, end)
         distances = np.linalg.norm(off, axis=1)
@@ -79,7 +78,7 @@ class Departure:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all values for JSON."""
         return asdict(self)
 
 
@@ -96,9 +95,9 @@ def limit(setting: float | Literal["auto", "off"], variable: CollectiveVariable)
     Returns
     -------
     float or None
-        For "auto" 0.6 of the longest displacement of one atom along the path, but at least 0.4
-        and at most 0.6 of the median distance of an atom to its nearest neighbour. None for "off",
-        and for "auto" with an alignment: a molecule that bends moves many atoms far.
+        For "auto", 0.6 of the longest displacement of one atom along the path, but at least 0.4 and
+        at most 0.6 of the median distance of an atom to its nearest neighbour. None for "off", and
+        for "auto" with an alignment, because a molecule that bends moves many atoms far.
     """
     if setting == "off" or (setting == "auto" and variable.is_aligned):
         return None
@@ -111,7 +110,7 @@ def limit(setting: float | Literal["auto", "off"], variable: CollectiveVariable)
 
 
 def _nearest_neighbour(positions: Array, cell: Array) -> float:
-    """Median over the atoms of the distance to the nearest other one, angstrom."""
+    """Median over the atoms of the distance to the nearest other atom, angstrom."""
     images = np.zeros((1, 3))
     if cell.any():
         steps = np.arange(-1, 2)
@@ -139,18 +138,18 @@ def is_home(variable: CollectiveVariable, state: State, atom: int, limit_A: floa
 def inside(
     largest_A: Array, whole_A: Array, limit_A: float | None, whole_limit_A: float | None
 ) -> NDArray[np.intp]:
-    """Numbers of the snapshots that are well inside of the limits, in order.
+    """Numbers of the snapshots that are well inside the limits, in order.
 
     Parameters
     ----------
     largest_A, whole_A
-        Of each snapshot `maxdev` and `dev`, shape (M,), angstrom.
+        `maxdev` and `dev` of each snapshot, shape (M,), angstrom.
     limit_A, whole_limit_A
-        The limits on them, angstrom; None for no limit.
+        Their limits, angstrom; None for no limit.
     """
     found = np.ones(len(largest_A), dtype=bool)
     if limit_A is not None:
         found &= largest_A < INSIDE * limit_A
-    if whole_limit_A is not None:  # most of it is the thermal motion of all atoms
+    if whole_limit_A is not None:  # most of dev is the thermal motion of all atoms
         found &= whole_A < whole_limit_A
     return np.flatnonzero(found)

@@ -1,4 +1,4 @@
-"""All walkers of an iteration: one here, or several at once in processes or on a cluster."""
+"""All walkers of an iteration: one in this process, or several in processes or on a cluster."""
 
 import os
 import signal
@@ -17,58 +17,57 @@ from plumed_cv.common.progress import Update
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.sampling.folders import barrier_so_far, records, segments_of, steps_of
-from plumed_cv.sampling.order import Order, open_engine
+from plumed_cv.sampling.task import WalkerTask, open_engine
 from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker
 
-_POLL_S = 0.5  # seconds between looks at what the walkers have done
+_POLL_S = 0.5  # seconds between checks of the progress of the walkers
 
 
-def sample(orders: Sequence[Order], engine: Engine, update: Update) -> float:
-    """Run what is missing of an iteration; return the seconds of the walker that took longest.
+def sample(tasks: Sequence[WalkerTask], engine: Engine, update: Update) -> float:
+    """Run the missing part of an iteration; return the seconds of the slowest walker.
 
     Parameters
     ----------
-    orders
-        One for each walker of each repetition. A single one is run here, unless the input names a
-        scheduler.
+    tasks
+        One task for each walker of each repetition. A single one runs in this process, unless the
+        input names a scheduler.
     engine
-        Runs a walker that is run here.
+        The engine of a walker that runs in this process.
     update
-        Is told the steps done by all walkers.
+        Called with the number of steps completed by all walkers.
 
     Raises
     ------
     UserError
-        If a walker cannot go on. The others have then done their share, and what is done stays.
+        If a walker cannot continue. The others have then done their shares, and results are kept.
     """
-    if len(orders) == 1 and orders[0].config.sampling.scheduler is None:
-        (orders[0].folder / "stop").unlink(missing_ok=True)
-        run_walker(orders[0], engine, update)
+    if len(tasks) == 1 and tasks[0].config.sampling.scheduler is None:
+        (tasks[0].folder / "stop").unlink(missing_ok=True)
+        run_walker(tasks[0], engine, update)
     else:
-        _run_at_once(orders, update)
-    return max(float(sum(part["seconds"] for part in order.done())) for order in orders)
+        _run_at_once(tasks, update)
+    return max(float(sum(part["seconds"] for part in task.done())) for task in tasks)
 
 
-def _run_at_once(orders: Sequence[Order], update: Update) -> None:
+def _run_at_once(tasks: Sequence[WalkerTask], update: Update) -> None:
     """Run all walkers until each has done its share or failed."""
-    folder = orders[0].folder
+    folder = tasks[0].folder
     stop = folder / "stop"
-    waiting = [order for order in orders if not order.is_done]
+    waiting = [task for task in tasks if not task.is_done]
     if not waiting:
         return
-    # Processes of a cluster may outlive the one that started them; new ones take over.
+    # Processes of a cluster may outlive the process that started them; new ones take over.
     stop.touch()
-    for order in waiting:
-        with at_work(order):
+    for task in waiting:
+        with at_work(task):
             pass
     stop.unlink(missing_ok=True)
-    with _executors(orders[0].config, len(waiting)) as executors:
+    with executors(tasks[0].config, len(waiting)) as pool:
         futures = [
-            executor.submit(_work, order)
-            for executor, order in zip(executors, waiting, strict=True)
+            executor.submit(_work, task) for executor, task in zip(pool, waiting, strict=True)
         ]
         try:
-            _watch(orders, futures, update)
+            _watch(tasks, futures, update)
         except BaseException:
             stop.touch()
             wait(futures, timeout=PATIENCE_S)
@@ -76,51 +75,51 @@ def _run_at_once(orders: Sequence[Order], update: Update) -> None:
         finally:
             stop.unlink(missing_ok=True)
         failures = [
-            (order, failure)
-            for order, future in zip(waiting, futures, strict=True)
+            (task, failure)
+            for task, future in zip(waiting, futures, strict=True)
             if (failure := future.exception()) is not None
         ]
-    for order, failure in failures:
-        what = f"{order.base}: walker {order.walker} ended before its share was done"
-        remedy = "what all walkers have sampled is kept, and the same command goes on from there."
+    for task, failure in failures:
+        what = f"{task.base}: walker {task.walker} ended before its share was done"
+        remedy = "the samples of all walkers are kept, and the same command continues from there."
         if isinstance(failure, UserError):
             raise UserError(f"{what}: {failure}")
         if isinstance(failure, BrokenProcessPool):
-            raise UserError(f"{what}, for its process was killed; {remedy}")
+            raise UserError(f"{what}, because its process was killed; {remedy}")
         if type(failure).__module__.startswith("distributed"):
             raise UserError(f"{what} ({failure}); {remedy}")
         raise failure
 
 
-def _watch(orders: Sequence[Order], futures: Sequence[Future[None]], update: Update) -> None:
-    """Tell how the walkers get on until all have ended."""
+def _watch(tasks: Sequence[WalkerTask], futures: Sequence[Future[None]], update: Update) -> None:
+    """Report the progress of the walkers until all have ended."""
     told, note, waiting = 0, "", set(futures)
-    steps: dict[Path, int] = {}  # of the whole segments, each of which is read once
+    steps: dict[Path, int] = {}  # of the complete segments; each is read once
     while waiting:
-        _, waiting = wait(waiting, timeout=_POLL_S + 0.01 * len(orders))
-        for order in orders:
-            for segment in segments_of(order.home):
+        _, waiting = wait(waiting, timeout=_POLL_S + 0.01 * len(tasks))
+        for task in tasks:
+            for segment in segments_of(task.home):
                 if segment not in steps:
                     steps[segment] = steps_of(records([segment]))
-        if len(steps) >= told + 4 * len(orders):
-            told, note = len(steps), barrier_so_far(orders[0].folder)
+        if len(steps) >= told + 4 * len(tasks):
+            told, note = len(steps), barrier_so_far(tasks[0].folder)
         update(sum(steps.values()), note)
 
 
-def _work(order: Order) -> None:
-    """What a process does with an order."""
-    with open_engine(order.config, order.atoms) as engine:
-        run_walker(order, engine)
+def _work(task: WalkerTask) -> None:
+    """Do a task in a process."""
+    with open_engine(task.config, task.atoms) as engine:
+        run_walker(task, engine)
 
 
 @contextmanager
-def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
-    """An executor for each of so many walkers."""
+def executors(config: Config, number: int) -> Iterator[list[Executor]]:
+    """Yield one executor for each of `number` walkers."""
     if config.sampling.scheduler is not None:
         with _cluster(config.sampling.scheduler) as executor:
             yield [executor] * number
         return
-    # A process that dies takes its pool along, so each walker has one of its own.
+    # A process that dies ends its pool, so each walker has a pool of its own.
     with ExitStack() as stack:
         yield [
             stack.enter_context(
@@ -132,7 +131,7 @@ def _executors(config: Config, number: int) -> Iterator[list[Executor]]:
 
 @contextmanager
 def _cluster(scheduler: str) -> Iterator[Executor]:
-    """The workers of a dask cluster."""
+    """Yield the workers of a dask cluster."""
     client_class = needed("distributed").Client
     where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
     if "://" not in scheduler and not Path(scheduler).is_file():
@@ -151,7 +150,7 @@ def _cluster(scheduler: str) -> Iterator[Executor]:
 
 
 def _follow(parent: int) -> None:
-    """In a process of this machine: leave interrupts to the parent, and end when it has ended."""
+    """In a process of this machine: ignore interrupts, and end when the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:

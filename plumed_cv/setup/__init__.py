@@ -1,5 +1,5 @@
-"""Programs of this machine: PLUMED kernels, our plugins, compilers.
+"""Programs of this machine: PLUMED kernels, the plugins of plumed_cv, compilers.
 
-`kernel` finds PLUMED or installs one, `kernel_build` builds an optimised one, `plugin` builds our
-actions and writes plumed.dat, `tools` finds compilers and counts cores.
+`kernel` finds or installs PLUMED, `kernel_build` builds an optimised kernel, `plugin` builds the
+actions and writes plumed.dat, and `tools` finds compilers and counts cores.
 """

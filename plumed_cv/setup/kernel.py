@@ -1,8 +1,8 @@
-"""Finds PLUMED's kernel, or installs one where there is none.
+"""Finds PLUMED's kernel, or installs one if there is none.
 
-PyPI's `plumed` package holds the bindings only; they load a kernel, `libplumedKernel.so`. The
-user's own PLUMED always comes first. Where there is none, a wheel that carries a complete
-relocatable one is unpacked into this project's data folder, out of every Python environment.
+PyPI's `plumed` package contains only the bindings, which load a kernel, `libplumedKernel.so`. The
+user's own PLUMED always comes first. If there is none, a wheel with a complete relocatable PLUMED
+is unpacked into the data folder of this project, outside of all Python environments.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,10 @@ from plumed_cv.setup.tools import LIBRARY_SUFFIX, output_of
 
 KERNEL_PACKAGE = "hillclimber"
 KERNEL_PACKAGE_VERSION = "0.1.8"
+_WHEEL_SHA256 = "e59d3ce2aa79d771ab92346ef1aeede0114b58c393ea9d7b664cd64df1d05740"
 OLDEST_PLUMED = (2, 9)
+
+OPTIMISED, WHEEL = "optimised kernel built by plumed-cv", "kernel wheel"  # `Plumed.source` of ours
 
 KERNEL_NAME = f"libplumedKernel{LIBRARY_SUFFIX}"
 _LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
@@ -39,19 +43,19 @@ class Plumed:
     kernel
         The shared library that the bindings and the engines load.
     root
-        PLUMED's own folder (scripts, patches), or None if there is none beside the kernel.
+        PLUMED's own folder (scripts, patches), or None if there is none next to the kernel.
     include_dir
-        The folder that holds `plumed/core/Action.h`, or None without headers.
+        The folder that contains `plumed/core/Action.h`, or None without headers.
     executable
         The `plumed` program, or None.
     version
         The long version, for example "2.11.0-dev", or "unknown".
     optimised
-        False if the kernel says that it was compiled without optimisation.
+        False if the kernel was compiled without optimisation, according to its own text.
     mpi
         Whether it was built with MPI, which an engine on several ranks needs.
     source
-        Where it was found, in words.
+        Where it was found, for messages.
     """
 
     kernel: Path
@@ -64,13 +68,13 @@ class Plumed:
     source: str
 
     def environment(self) -> dict[str, str]:
-        """Return the variables a process needs to load this kernel and run its `plumed`."""
+        """Return the variables with which a process can load this kernel and run its `plumed`."""
         variables = {"PLUMED_KERNEL": str(self.kernel)}
         if self.root is not None:
             variables["PLUMED_ROOT"] = str(self.root)
         library_dir = self.kernel.parent
-        # A folder with a C++ runtime of its own (a system's, conda's) is left to the programs that
-        # know it: put in front of everything it would change what compilers and others load.
+        # A folder with its own C++ runtime (of the system or of conda) is left to the programs that
+        # know it. In front of all others, it would change what compilers and programs load.
         if not list(library_dir.glob("libstdc++.*")):
             others = [
                 part
@@ -81,17 +85,17 @@ class Plumed:
         return variables
 
     def activate(self) -> None:
-        """Set the variables of `environment` for this process and those it starts."""
+        """Set the variables of `environment` for this process and its child processes."""
         os.environ.update(self.environment())
 
 
 def data_dir() -> Path:
-    """Return the folder that keeps kernels and plugins: PLUMED_CV_HOME, or the user's data folder.
+    """Return the folder of kernels and plugins: PLUMED_CV_HOME, or the user's data folder.
 
     Raises
     ------
     UserError
-        If it cannot be made.
+        If the folder cannot be made.
     """
     home = os.environ.get("PLUMED_CV_HOME")
     folder = Path(home).expanduser() if home else Path(platformdirs.user_data_dir("plumed_cv"))
@@ -99,7 +103,7 @@ def data_dir() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be made to keep PLUMED and the plugin in ({error.strerror}); "
+            f"{folder}: this folder for PLUMED and the plugin cannot be made ({error.strerror}); "
             "set PLUMED_CV_HOME to a folder that can be written to"
         ) from error
     return folder.resolve()
@@ -108,13 +112,13 @@ def data_dir() -> Path:
 def find_plumed(*, install: bool = True) -> Plumed:
     """Return the PLUMED to use, installing one into the data folder if there is none.
 
-    The order: PLUMED_KERNEL, `plumed` on PATH, the active conda environment, pkg-config; then the
-    optimised kernel of `kernel_build`; then the wheel's kernel in the data folder.
+    The order is PLUMED_KERNEL, `plumed` on PATH, the active conda environment, pkg-config, the
+    optimised kernel of `kernel_build`, and the kernel of the wheel in the data folder.
 
     Parameters
     ----------
     install
-        Whether the wheel may be fetched when nothing else is found.
+        Whether the wheel may be downloaded if nothing else is found.
 
     Raises
     ------
@@ -122,19 +126,40 @@ def find_plumed(*, install: bool = True) -> Plumed:
         If PLUMED_KERNEL names a file that is missing or cannot be loaded, if the user's PLUMED
         is older than 2.9, or if nothing is found and nothing can be installed.
     """
+    found = next(every_plumed(), None)
+    if found is not None:
+        return found
+    if not install:
+        raise UserError("no PLUMED was found: run `plumed-cv plumed` to install one")
+    _install_wheel()
+    return describe(_wheel_kernel(), WHEEL)
+
+
+def every_plumed() -> Iterator[Plumed]:
+    """Find every PLUMED of this machine, in the order of `find_plumed`, without installing one.
+
+    Raises
+    ------
+    UserError
+        As for `find_plumed`, when it reaches a wrong PLUMED.
+    """
     for find in (_from_variable, _from_path, _from_conda, _from_pkg_config):
         own = find()
         if own is not None:
-            return own
+            yield own
     optimised = optimised_prefix() / "lib" / KERNEL_NAME
     if optimised.is_file():
-        return describe(optimised, "optimised kernel built by plumed-cv")
-    wheel = _wheel_prefix() / "plumed" / "_lib" / "lib" / KERNEL_NAME
-    if not wheel.is_file():
-        if not install:
-            raise UserError("no PLUMED was found: run `plumed-cv plumed` to install one")
-        _install_wheel()
-    return describe(wheel, "kernel wheel")
+        yield describe(optimised, OPTIMISED)
+    if _wheel_kernel().is_file():
+        yield describe(_wheel_kernel(), WHEEL)
+
+
+def faster_kernel(plumed: Plumed) -> str:
+    """Return the remedy for a kernel that was compiled without optimisation."""
+    remedy = "run `plumed-cv plumed --optimised` once (10 to 20 minutes) to build a fast one"
+    if plumed.source not in (OPTIMISED, WHEEL):
+        remedy = "compile PLUMED with CXXFLAGS=-O3, or unset what selects it and " + remedy
+    return remedy
 
 
 def optimised_prefix(*, mpi: bool = False) -> Path:
@@ -166,7 +191,7 @@ def _from_path() -> Plumed | None:
     executable = shutil.which("plumed")
     if executable is None:
         return None
-    # `plumed-config` is `plumed` for machines whose programs do not run where one compiles.
+    # `plumed-config` replaces `plumed` on machines that cannot run the programs they compile.
     for program in (executable, shutil.which("plumed-config")):
         if program is None:
             continue
@@ -204,16 +229,16 @@ def describe(
     executable: Path | None = None,
     include_dir: Path | None = None,
 ) -> Plumed:
-    """Complete what is known of a kernel from the folders around it and from the file itself.
+    """Complete the data of a kernel from the folders around it and from the file itself.
 
     Parameters
     ----------
     kernel
         The shared library.
     source
-        Where it was found, in words.
+        Where it was found, for messages.
     root, executable, include_dir
-        What is known of its PLUMED already; see `Plumed`.
+        Known data of its PLUMED; see `Plumed`.
 
     Raises
     ------
@@ -250,7 +275,7 @@ def describe(
 
 
 def _version(plumed: Plumed) -> str:
-    """Return the long version from PLUMED's own folder, or from the program, or "unknown"."""
+    """Return the long version from PLUMED's folder or from the program, or "unknown"."""
     if plumed.root is not None:
         with contextlib.suppress(OSError):
             text = (plumed.root / "src" / "config" / "config.txt").read_text(encoding="utf-8")
@@ -264,10 +289,10 @@ def _version(plumed: Plumed) -> str:
 
 @lru_cache
 def _is_optimised(kernel: Path, _modified: int) -> bool:
-    """Tell whether a kernel was compiled with optimisation; True if it does not say.
+    """Whether a kernel was compiled with optimisation; True if it does not say.
 
-    PLUMED compiles its Makefile.conf into the kernel as text, for `plumed config`; reading it
-    there needs no program that runs, and is true of that file whatever lies around it.
+    PLUMED compiles its Makefile.conf into the kernel as text, for `plumed config`. Reading it from
+    the kernel needs no running program, and the result is true for this file.
     """
     with kernel.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         flags = re.search(rb"\nCXXFLAGS=([ -~]*)", text)
@@ -277,14 +302,14 @@ def _is_optimised(kernel: Path, _modified: int) -> bool:
 
 @lru_cache
 def _has_mpi(kernel: Path, _modified: int) -> bool:
-    """Tell whether a kernel was built with MPI: without, PLUMED has a datatype of its own."""
+    """Whether a kernel was built with MPI: without MPI, PLUMED has a datatype of its own."""
     with kernel.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         return re.search(rb"Communicator10getMPITypeIiEE(?!NS_12MPI_Data)", text) is not None
 
 
 @lru_cache
 def _load_failure(kernel: Path, _modified: int) -> str:
-    """Return why a library cannot be loaded, or "". In another process: a kernel stays loaded."""
+    """Return why a library cannot be loaded, or "". This runs in another process."""
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, str(kernel)], capture_output=True, text=True, check=False
@@ -299,19 +324,29 @@ def _wheel_prefix() -> Path:
     return data_dir() / f"kernel-{KERNEL_PACKAGE_VERSION}"
 
 
+def _wheel_kernel() -> Path:
+    return _wheel_prefix() / "plumed" / "_lib" / "lib" / KERNEL_NAME
+
+
 def _install_wheel() -> None:
     target = _wheel_prefix()
     with locked(target.with_name(f"{target.name}.lock")):
         if target.is_dir():
             return
         with fresh_dir(target.with_name(f"{target.name}.partial")) as temporary:
-            # Only the kernel is used, so the wheel made for one Python serves every other.
+            # pip accepts hashes only from such files.
+            requirement = temporary / "requirement.txt"
+            requirement.write_text(
+                f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION} --hash=sha256:{_WHEEL_SHA256}\n",
+                encoding="utf-8",
+            )
+            # Only the kernel is used, so the wheel for one Python version serves all others.
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
                     *("--only-binary", ":all:", "--python-version", "3.11", "--target"),
-                    str(temporary / "wheel"),
-                    f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}",
+                    *(str(temporary / "wheel"), "--require-hashes", "--requirement"),
+                    str(requirement),
                 ],
                 capture_output=True,
                 text=True,
@@ -319,9 +354,11 @@ def _install_wheel() -> None:
             )
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if line.strip()]
+                lines = [line for line in lines if line.startswith("ERROR")] or lines
                 raise UserError(
                     "no PLUMED was found and its kernel cannot be installed by pip "
                     f"({lines[-1].strip() if lines else 'no message'}); install PLUMED 2.9 or "
-                    "newer, or set PLUMED_KERNEL to a libplumedKernel.so"
+                    "newer (`conda install -c conda-forge plumed`), set PLUMED_KERNEL to a "
+                    "libplumedKernel.so, or build one by `plumed-cv plumed --optimised`"
                 )
             (temporary / "wheel").replace(target)

@@ -1,7 +1,8 @@
-"""Builds an optimised kernel of PLUMED, for the one that is installed was compiled without."""
+"""Builds an optimised kernel of PLUMED, from the source of the wheel or of any PLUMED release."""
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,19 +18,21 @@ from plumed_cv.setup.kernel import (
     KERNEL_NAME,
     KERNEL_PACKAGE,
     KERNEL_PACKAGE_VERSION,
+    OLDEST_PLUMED,
+    OPTIMISED,
     Plumed,
     describe,
     optimised_prefix,
 )
 from plumed_cv.setup.tools import cxx_compiler, mpi_compiler, n_cores, output_of, tool
 
-# The source distribution of the kernel's package, which holds PLUMED's whole source.
+# The source distribution of the kernel's package, which contains the whole source of PLUMED.
 _SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f22"
-_SOURCE_OBJECTS = 561  # files that it compiles; only the progress bar depends on it
+_SOURCE_OBJECTS = 561  # number of compiled files; only the progress bar depends on it
 _SOURCE_SPACE = 500_000_000  # bytes for sources, objects and the result
 
-# Runs a program with a lock of its own: should the process that builds be killed, the next one
-# waits until the compilers that it left behind have ended.
+# Runs a program with a lock. If the building process is killed, the next one waits until the
+# remaining compilers have ended.
 _WITH_LOCK = """
 import subprocess, sys
 from filelock import FileLock
@@ -38,29 +41,40 @@ with FileLock(sys.argv[1]):
 """
 
 
-def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = False) -> Plumed:
-    """Build PLUMED with -O3 into the data folder, from the sources of the kernel wheel's package.
+def build_optimised_kernel(
+    progress: Progress | None = None, *, mpi: bool = False, source: Path | None = None
+) -> Plumed:
+    """Build PLUMED with -O3 into the data folder.
 
-    Takes about ten minutes on two cores. A build that was stopped, however hard, goes on where it
-    was. From then on `find_plumed` prefers the result to the wheel; one with MPI only where
-    PLUMED_KERNEL names it, for it needs its MPI wherever it is loaded.
+    This takes about ten minutes on two cores. A build that was stopped in any way is continued.
+    From then on, `find_plumed` prefers the result to the wheel. A kernel with MPI is used only if
+    PLUMED_KERNEL names it, because it needs its MPI wherever it is loaded.
 
     Parameters
     ----------
     progress
-        A running rich progress display that gets one bar.
+        A running rich progress display, which gets one bar.
     mpi
-        Whether to build it with the MPI whose `mpicxx` is found on PATH.
+        Whether to build with the MPI whose `mpicxx` is found on PATH.
+    source
+        Sources of PLUMED: a folder, or an archive of a release (.tgz). If None, those in the
+        package of the kernel wheel.
 
     Raises
     ------
     UserError
-        If a compiler, make or disk space is missing, the sources cannot be fetched, or a step
-        fails; the sentence then names the log.
+        If a compiler, make or disk space is missing, the sources cannot be fetched or are not those
+        of PLUMED 2.9 or newer, `source` is given but a kernel has been built before, or a step
+        fails. The message then names the log.
     """
     progress = progress or Progress(disable=True)
     prefix = optimised_prefix(mpi=mpi)
     with locked(prefix.with_name(f"{prefix.name}.lock")):
+        if source is not None and prefix.is_dir():
+            raise UserError(
+                f"{prefix}: contains a kernel that was built before; remove this folder to build "
+                f"{source} instead"
+            )
         if not prefix.is_dir():
             compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
             if make is None:
@@ -71,16 +85,19 @@ def build_optimised_kernel(progress: Progress | None = None, *, mpi: bool = Fals
                 if shutil.disk_usage(build).free < _SOURCE_SPACE:
                     raise UserError(
                         f"{build}: building PLUMED needs {_SOURCE_SPACE // 10**6} MB of disk space "
-                        "and there is less; make room or set PLUMED_CV_HOME to another disk"
+                        "but there is less; make room or set PLUMED_CV_HOME to another disk"
                     )
-                fetch_source(build)
+                if source is None:
+                    fetch_source(build)
+                else:
+                    _take_source(source, build)
             _make_kernel(build, prefix, compiler, make, progress, mpi=mpi)
             shutil.rmtree(build)
-    return describe(prefix / "lib" / KERNEL_NAME, "optimised kernel built by plumed-cv")
+    return describe(prefix / "lib" / KERNEL_NAME, OPTIMISED)
 
 
 def fetch_source(build: Path) -> None:
-    """Put the sources of the kernels installed here into the new folder `build`/plumed2.
+    """Put the sources of the installed kernels into the new folder `build`/plumed2.
 
     Raises
     ------
@@ -89,7 +106,7 @@ def fetch_source(build: Path) -> None:
     """
     needed("unearth")
     requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
-    # pip would build the package, PLUMED included, only to look at its metadata.
+    # pip would build the package, including PLUMED, only to read its metadata.
     command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]
     index = output_of([sys.executable, "-m", "pip", "config", "get", "global.index-url"])
     if index := os.environ.get("PIP_INDEX_URL", index):
@@ -107,13 +124,37 @@ def fetch_source(build: Path) -> None:
     if hashlib.sha256(archive.read_bytes()).hexdigest() != _SOURCE_SHA256:
         archive.unlink()
         raise UserError(
-            f"{archive.name}: what the package index sent is not the file it was; try again"
+            f"{archive.name}: the package index sent a different file than expected; try again"
         )
     with fresh_dir(build / "unpacking") as unpacking:
         shutil.unpack_archive(archive, unpacking)
         (unpacking / archive.name.removesuffix(".tar.gz") / "external" / "plumed2").replace(
             build / "plumed2"
         )
+
+
+def _take_source(source: Path, build: Path) -> None:
+    """Copy the user's sources of PLUMED into the new folder `build`/plumed2."""
+    with fresh_dir(build / "unpacking") as unpacking:
+        if source.is_dir():
+            folder = unpacking / "plumed2"
+            shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(".git"))
+        else:
+            try:
+                shutil.unpack_archive(source, unpacking)
+            except (OSError, ValueError, shutil.ReadError) as error:
+                raise UserError(f"{source}: is no archive of PLUMED's sources ({error})") from None
+            folder = next((path.parent for path in unpacking.glob("*/configure")), unpacking)
+        if not all((folder / name).is_file() for name in ("configure", "VERSION.txt")):
+            raise UserError(
+                f"{source}: contains no sources of PLUMED: configure or VERSION.txt is missing"
+            )
+        text = (folder / "VERSION.txt").read_text(encoding="utf-8")
+        version = re.search(r"^(\d+)\.(\d+)", text, re.MULTILINE)
+        if version is None or (int(version[1]), int(version[2])) < OLDEST_PLUMED:
+            number = version[0] if version else "unknown"
+            raise UserError(f"{source}: is PLUMED {number}, but plumed_cv needs 2.9 or newer")
+        folder.replace(build / "plumed2")
 
 
 def _make_kernel(
@@ -125,20 +166,20 @@ def _make_kernel(
     *,
     mpi: bool,
 ) -> None:
-    """Configure, compile and install `build`/plumed2, as far as that is not done."""
+    """Configure, compile and install `build`/plumed2, as far as this is not done."""
     source = build / "plumed2"
     configured, compilers = build / "configured", build / "compilers.lock"
     bar = progress.add_task("Configuring PLUMED", total=_SOURCE_OBJECTS)
-    # Flags that only suit this machine's processor (-march=native) would make a data folder on a
-    # shared disk fail on the others.
+    # Flags for the processor of this machine (-march=native) would make a data folder on a shared
+    # disk fail on other machines.
     settings = {"CXX": compiler, "CXXFLAGS": "-O3 -std=c++17 -fPIC"}
     configure = [
         *("./configure", f"--prefix={prefix}", "--disable-dependency-tracking"),
-        # All modules, as the wheel has them: OPES and others are not among PLUMED's default.
+        # All modules, as in the wheel: OPES and others are not among PLUMED's defaults.
         *("--enable-modules=all", "--disable-python", "--disable-doc"),
         f"--{'enable' if mpi else 'disable'}-mpi",
-        # Some microseconds a step: PLUMED opens its parallel regions even with one thread, and the
-        # engine's threads would compete with them.
+        # OpenMP costs some microseconds per step, because PLUMED opens its parallel regions even
+        # with one thread, and its threads would compete with those of the engine.
         "--disable-openmp",
         *(f"{name}={value}" for name, value in settings.items()),
     ]
@@ -171,7 +212,7 @@ def _make_kernel(
 
             if not configured.exists():
                 run(configure)
-                # configure goes on without the MPI that it cannot use.
+                # configure continues without an MPI that it cannot use.
                 if mpi and "__PLUMED_HAS_MPI" not in (source / "Makefile.conf").read_text():
                     raise UserError(
                         f"{compiler}: PLUMED cannot be built with this MPI; the messages are in "
@@ -192,7 +233,7 @@ def _make_kernel(
 
 
 def _drop_unfinished(source: Path) -> None:
-    """Remove what a killed build may have left half written: the last files it made."""
+    """Remove the last files of a killed build, which may be incomplete."""
     made = [path for pattern in ("*.o", "*.a", "*.so") for path in source.rglob(pattern)]
     made.sort(key=lambda path: path.stat().st_mtime_ns)
     for path in made[-2 * n_cores() :]:

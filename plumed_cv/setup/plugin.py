@@ -1,10 +1,11 @@
-"""Builds and locates the plugin with our actions, and writes plumed.dat."""
+"""Builds and finds the plugin with the actions, and writes plumed.dat."""
 
 import hashlib
 import importlib.util
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from plumed_cv.setup.tools import LIBRARY_SUFFIX, cxx_compiler, n_cores, output_
 
 
 def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:
-    """Return the shared library with our actions, building it if it is not in the cache.
+    """Return the shared library with the actions; build it if it is not in the cache.
 
     One build is kept for each combination of C++ sources, PLUMED kernel, compiler and, for
-    TORCH_CV, torch. Processes that ask at the same time wait for the first.
+    TORCH_CV, torch. Processes that ask at the same time wait for the first one.
 
     Parameters
     ----------
@@ -27,13 +28,13 @@ def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:
         The PLUMED to build against; `find_plumed()` by default.
     torch
         Whether to return the library with TORCH_CV, which needs the torch of this Python
-        environment, in place of the one with AUTOENCODER and BABF, which does not.
+        environment, instead of the library with AUTOENCODER and BABF, which does not.
 
     Raises
     ------
     UserError
-        If the compiler, CMake, PLUMED's headers or torch are missing, or if compiling fails; the
-        sentence then names the log.
+        If the compiler, CMake, PLUMED's headers or torch are missing, or if compiling fails. The
+        message then names the log.
     """
     plumed = plumed or find_plumed()
     sources = source_dir()
@@ -55,14 +56,14 @@ def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:
 
 
 def find_torch() -> Path:
-    """Return the folder of this environment's torch package, with libtorch in it.
+    """Return the folder of this environment's torch package, which contains libtorch.
 
-    torch is not imported: it takes seconds, and an engine's process should not have it.
+    torch is not imported: this takes seconds, and the process of an engine must not import it.
 
     Raises
     ------
     UserError
-        If there is none.
+        If torch is not installed.
     """
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
@@ -101,33 +102,33 @@ def babf_input(
     plugin
         The library of `build_plugin`.
     model
-        The collective variable's file.
+        File of the collective variable.
     temperature_K
         Temperature of the dynamics, K.
     ramp
         N of the weights min(1, s/N) of Eq. 12; 0 for uniform weights.
     state_out, state_stride
-        File for the estimator's sums and how often it is written, steps.
+        File for the sums of the estimator, and steps between writing it.
     colvar, colvar_stride
-        File for the printed columns and how often a line is written, steps.
+        File for the printed columns, and steps between its lines.
     state_in
-        State file to start from.
+        State file from which the run starts.
     prior
-        Profile file to start from.
+        Profile file from which the run starts.
     grid
-        Lower and upper end of the nodes and the number of intervals between them.
+        Lower and upper end of the nodes, and the number of intervals between them.
     kappa_eV
-        Coupling of the extended variable, eV; kT/dz^2 by default.
+        Spring constant of the extended variable, eV; kT/dz^2 by default.
     tau
-        Weight of the prior, in samples; the action's own default if None.
+        Weight of the prior, in samples; the default of the action if None.
     deviation_limit_A
-        Stop the run when `ae.dev` exceeds this (Eq. 21), angstrom.
+        Stop the run when `ae.dev` exceeds this value (Eq. 21), angstrom.
     atom_limit_A
-        Stop the run when `ae.maxdev` exceeds this, angstrom.
+        Stop the run when `ae.maxdev` exceeds this value, angstrom.
     learn_from_fs
-        The bias acts from the start and learns from this time on, fs.
+        The bias acts from the start but learns only from this time on, fs.
     walkers
-        How many walkers share the estimate, which of them this is (from 0), and their folder.
+        Number of walkers that share the estimate, number of this walker (from 0), and their folder.
     """
     lower, upper, bins = grid
     babf: dict[str, object] = {
@@ -170,12 +171,12 @@ def babf_input(
 
 
 def source_dir() -> Path:
-    """Return the folder of the C++ sources: inside the installed package, or the repository's.
+    """Return the folder of the C++ sources, in the installed package or in the repository.
 
     Raises
     ------
     UserError
-        If it is not there.
+        If it does not exist.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "cpp", package.parent / "cpp"):
@@ -185,13 +186,14 @@ def source_dir() -> Path:
 
 
 def _action(name: str, keywords: Mapping[str, object]) -> str:
-    """Return one line of PLUMED input; keywords whose value is None are left out."""
+    """Return one line of PLUMED input, without keywords whose value is None."""
     words = [name]
     for keyword, value in keywords.items():
         text = str(value)
         if re.search(r"[{}#\n]", text):
             raise UserError(
-                f"{text}: braces, '#' and line ends cannot stand in a plumed.dat; use another name"
+                f"{text}: braces, '#' and line ends are not allowed in a plumed.dat; use "
+                "another name"
             )
         if value is not None:
             words.append(f"{keyword}={{{text}}}" if " " in text else f"{keyword}={text}")
@@ -237,7 +239,7 @@ def _compile_plugin(
             f"-DCMAKE_CXX_COMPILER={compiler}",
             f"-DPLUMED_KERNEL={plumed.kernel}",
             f"-DPLUMED_INCLUDE_DIR={include_dir}",
-            f"-DNLOHMANN_INCLUDE_DIR={needed('nlohmann_json').get_include()}",
+            f"-DNLOHMANN_INCLUDE_DIR={_json_headers()}",
         ]
         if torch_dir is not None:
             configure.append(f"-DPLUMED_CV_TORCH={torch_dir}")
@@ -263,6 +265,14 @@ def _compile_plugin(
             library.replace(made / library.name)
         made.replace(home)
     log.unlink()
+
+
+def _json_headers() -> Path:
+    """The folder of nlohmann/json.hpp: of this Python's prefix (conda), or of its package."""
+    prefix = Path(sys.prefix, "include")
+    if (prefix / "nlohmann" / "json.hpp").is_file():
+        return prefix
+    return Path(needed("nlohmann_json").get_include())
 
 
 def _logged(command: Sequence[str], output: int) -> int:

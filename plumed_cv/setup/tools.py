@@ -1,4 +1,4 @@
-"""Programs of this machine, compilers above all: where they are, what they say and make."""
+"""Programs of this machine, mainly compilers: finding, calling and using them."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
 def tool(name: str) -> str | None:
-    """Return the path of a program on PATH or among this Python environment's scripts."""
+    """Return the path of a program on PATH or among the scripts of this Python environment."""
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
 
 
 def output_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """Return what a program prints, or "" if it cannot run or fails."""
+    """Return the output of a program, or "" if it cannot run or fails."""
     try:
         done = subprocess.run(
             command,
@@ -37,14 +37,14 @@ def output_of(command: Sequence[str], environment: Mapping[str, str] | None = No
 
 
 def n_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cxx_compiler() -> str:
-    """Return the path of the C++ compiler: CXX if set, else the first of g++, c++ and clang++.
+    """Return the path of the C++ compiler: CXX if set, otherwise g++, c++ or clang++.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def cxx_compiler() -> str:
 
 
 def mpi_compiler() -> str:
-    """Return the path of `mpicxx`, which calls the C++ compiler that its MPI was made for.
+    """Return the path of `mpicxx`, which calls the C++ compiler of its MPI.
 
     Raises
     ------
@@ -82,10 +82,10 @@ def mpi_compiler() -> str:
 
 
 def compile_library(command: Sequence[str | Path], folder: Path, name: str) -> Path:
-    """Return the library in `folder` that a compiler's command, which names no output, makes.
+    """Return the library in `folder` that the command of a compiler makes (without output option).
 
-    It is made if it is not there, under `name` and a key of the command and the files that it
-    names. If the compiler fails a RuntimeError has its messages.
+    It is made if it does not exist, under `name` and a key of the command and the files in it. If
+    the compiler fails, a RuntimeError contains its messages.
     """
     words = list(map(str, command))
     digest = hashlib.sha256("\n".join(words).encode())

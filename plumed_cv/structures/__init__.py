@@ -1,7 +1,7 @@
-"""Structures: reading and checking them, and the coordinates that the CVs are functions of.
+"""Structures: reading and checking them, and the coordinates on which the CVs depend.
 
-`reading` reads structures and checks end states; `lammps_files` reads LAMMPS's data and dump
-files; `frame` has the displacement frame; `trajectory` reads trajectories as displacements.
+`reading` reads structures and checks end states; `lammps_files` reads LAMMPS data and dump files;
+`frame` has the displacement frame; `trajectory` reads trajectories as displacements.
 """
 
 from plumed_cv.structures.reading import (

@@ -1,9 +1,9 @@
-"""The displacement frame: coordinates that no translation, cell border or cell strain can disturb.
+"""The displacement frame: coordinates that do not depend on translations, cell borders or strain.
 
-In a solid, an atom's coordinate is its displacement from a reference structure that follows the
-cell, taken to its nearest periodic image, less the mean displacement of all atoms. In a molecule,
-which turns, it is the displacement after the translation and the rotation that fit the molecule
-best to the reference. All lengths are in angstrom.
+In a solid, the coordinates of an atom are its displacement from a reference structure that follows
+the cell. The displacement is that to the nearest periodic image, minus the mean displacement of
+all atoms. A molecule rotates. Its coordinates are the displacements after the translation and the
+rotation that fit the molecule best to the reference. All lengths are in angstrom.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ from plumed_cv.common.errors import UserError
 
 Array = NDArray[np.float64]
 
-# Below this ratio of moments the best rotation is as good as undefined.
+# Below this ratio of moments the best rotation is not defined numerically.
 SMALLEST_MOMENT = 1e-6
 
 
 def is_periodic(cell: NDArray[Any]) -> bool:
-    """Whether `cell`, shape (3, 3), has a volume; an all-zero cell means no periodicity.
+    """Whether `cell`, shape (3, 3), has a volume; a cell of zeros means no periodicity.
 
     Raises
     ------
     UserError
-        If the cell is neither: one or two lattice vectors, a flat cell, or numbers not finite.
+        In any other case: one or two lattice vectors, a flat cell, or numbers that are not finite.
     """
     cell = np.asarray(cell, dtype=np.float64)
     if cell.shape != (3, 3) or not np.isfinite(cell).all():
@@ -39,7 +39,7 @@ def is_periodic(cell: NDArray[Any]) -> bool:
     if not lengths.all() or abs(np.linalg.det(cell)) < 1e-6 * lengths.prod():
         raise UserError(
             f"The cell {cell.tolist()} A has no volume; give three independent lattice vectors, "
-            "or none at all for a system without periodicity."
+            "or no lattice vectors for a system without periodicity."
         )
     return True
 
@@ -50,7 +50,7 @@ def displacements(
     reference_positions: NDArray[Any],
     reference_cell: NDArray[Any],
 ) -> Array:
-    """Displacement-frame coordinates of one structure or of many that share a cell.
+    """Displacement-frame coordinates of one structure, or of many structures with the same cell.
 
     Parameters
     ----------
@@ -69,12 +69,12 @@ def displacements(
     Raises
     ------
     UserError
-        If the atom counts differ, a position is not finite, or just one of the cells is periodic.
+        If the numbers of atoms differ, a position is not finite, or only one cell is periodic.
 
     Notes
     -----
-    Images are chosen from displacements relative to the first atom's, so that a rigid drift of any
-    size takes no atom across a border.
+    Periodic images are chosen from the displacements relative to that of the first atom. A rigid
+    drift of any size therefore does not move an atom across a border.
     """
     positions = _checked(positions, reference_positions)
     cell = np.asarray(cell, dtype=np.float64)
@@ -103,8 +103,8 @@ def aligned(
     positions
         Shape (..., N, 3), angstrom.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity. In a cell the
-        molecule is made `whole` first.
+        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity. In a periodic
+        cell the molecule is first made `whole`.
     reference_positions
         Shape (N, 3), angstrom.
 
@@ -118,8 +118,8 @@ def aligned(
     Raises
     ------
     UserError
-        If the atom counts differ, a position is not finite, or the best rotation is not unique, as
-        for atoms on a line.
+        If the numbers of atoms differ, a position is not finite, or the best rotation is not
+        unique, as for atoms on a line.
     """
     positions = _checked(positions, reference_positions)
     if is_periodic(cell):
@@ -131,7 +131,7 @@ def aligned(
     moments[..., 2] *= sign
     if (moments[..., 1] + moments[..., 2] <= SMALLEST_MOMENT * moments.sum(axis=-1)).any():
         raise UserError(
-            "A structure can be turned onto the reference in more than one way, as when its atoms "
+            "The rotation that fits a structure to the reference is not unique, because its atoms "
             "lie on a line or it has turned inside out; choose other atoms or another reference."
         )
     left[..., 2] *= sign[..., None]
@@ -142,11 +142,12 @@ def aligned(
 def turned_back(
     gradients: NDArray[Any], displacements: NDArray[Any], reference_positions: NDArray[Any]
 ) -> Array:
-    """Derivatives to positions, from those to displacements of `aligned`; before the rotation R^T.
+    """Derivatives with respect to positions, from those to displacements of `aligned`, before R^T.
 
-    The rotation depends on the positions as well. That the sum of (R r_i) x f_i vanishes at the
-    best fit to the reference f gives its change; what is added to the gradient g is f_i x lambda,
-    where M lambda = sum_i (R r_i) x g_i and M = sum_i (R r_i . f_i - (R r_i) f_i^T).
+    The rotation depends on the positions as well. At the best fit to the reference f, the sum of
+    (R r_i) x f_i is zero. This condition gives the change of the rotation. It adds the term
+    f_i x lambda to the gradient g, where M lambda = sum_i (R r_i) x g_i and
+    M = sum_i (R r_i . f_i - (R r_i) f_i^T).
 
     Parameters
     ----------
@@ -160,7 +161,7 @@ def turned_back(
     Returns
     -------
     Array
-        Shape (..., d, N, 3). The derivatives to the positions themselves are these times R.
+        Shape (..., d, N, 3). The product with R gives the derivatives with respect to positions.
     """
     reference = reference_positions - reference_positions.mean(axis=0)
     turned = displacements + reference
@@ -172,10 +173,10 @@ def turned_back(
 
 
 def whole(positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDArray[Any]) -> Array:
-    """Put a molecule together that the border of the cell has cut, shape (..., N, 3), angstrom.
+    """Make a molecule whole that the border of the cell divides, shape (..., N, 3), angstrom.
 
-    Each atom is taken to the image nearest to one that it is bound to, as by `bonds`, of which the
-    longest must be below half the cell's width.
+    Each atom is moved to the image nearest to an atom to which it is bound according to `bonds`.
+    The longest bond must be shorter than half the width of the cell.
     """
     joined = np.array(positions, dtype=np.float64)
     inverse = np.linalg.inv(cell)
@@ -186,9 +187,9 @@ def whole(positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDAr
 
 
 def bonds(reference_positions: NDArray[Any]) -> NDArray[np.int64]:
-    """Pairs of atoms that the shortest tree through all of them joins, shape (N - 1, 2).
+    """Pairs of atoms connected by the shortest tree through all atoms, shape (N - 1, 2).
 
-    The first of a pair is atom 0 or the second of an earlier pair.
+    The first atom of a pair is atom 0 or the second atom of an earlier pair.
     """
     tree = minimum_spanning_tree(cdist(reference_positions, reference_positions))
     order, parents = breadth_first_order(tree, 0, directed=False)
@@ -196,7 +197,7 @@ def bonds(reference_positions: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def chunks(n: int, size: int = 1000) -> Iterator[slice]:
-    """Consecutive pieces of n structures, whose coordinates are too many to be copied at once."""
+    """Consecutive ranges of n structures, for coordinates that are too many to copy at once."""
     for begin in range(0, n, size):
         yield slice(begin, min(begin + size, n))
 

@@ -1,8 +1,8 @@
-"""LAMMPS's data and dump files as structures.
+"""Reader of LAMMPS data and dump files.
 
-They name atoms by the numbers of LAMMPS's types. Which elements these are is said by the potential
-or the user (`species`), by masses or labels in a data file, or by the column `element` of a dump.
-Where nothing says so, the file is refused. Lengths are in angstrom.
+These files identify atoms by the numbers of LAMMPS types. The elements of the types come from the
+potential or the user (`species`), from masses or labels in a data file, or from the column
+`element` of a dump. If none of these is given, the file is refused. Lengths are in angstrom.
 """
 
 import re
@@ -22,7 +22,7 @@ from plumed_cv.structures.frame import Array
 
 Kind = Literal["data", "dump"]
 
-# Columns of a line of `Atoms`, for each atom style that is read; image flags may follow.
+# Columns of a line of the section `Atoms` for each supported atom style; image flags may follow.
 _STYLES = {
     "atomic": ("id", "type", "x", "y", "z"),
     "charge": ("id", "type", "q", "x", "y", "z"),
@@ -30,13 +30,13 @@ _STYLES = {
     "full": ("id", "molecule", "type", "q", "x", "y", "z"),
 }
 _STYLES |= {"bond": _STYLES["molecular"], "angle": _STYLES["molecular"]}
-_HEAD = 20_000  # bytes in which a file shows what it is
+_HEAD = 20_000  # bytes that are read to recognise the format
 _MASS_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a file says of its atoms.
+    """Atoms, cell and types of one structure in a file.
 
     Attributes
     ----------
@@ -47,13 +47,13 @@ class _Contents:
     cell
         Lattice vectors as rows, shape (3, 3), angstrom.
     pbc
-        Whether it is periodic, for each direction.
+        Whether the structure is periodic, for each direction.
     charges
         Shape (N,), e, or None.
     labels
-        Names of the types where the file has them.
+        Names of the types, if the file has them.
     masses
-        Masses of the types in amu where the file has them.
+        Masses of the types in amu, if the file has them.
     """
 
     ids: NDArray[np.int64]
@@ -67,12 +67,12 @@ class _Contents:
 
 
 def kind_of(path: Path | str) -> Kind | None:
-    """Return whether a file is a data or a dump file of LAMMPS, by what is in it; None if neither.
+    """Return "data" or "dump" for a LAMMPS file, from its content; None for another file.
 
     Raises
     ------
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     with Path(path).open("rb") as file:
         head = file.read(_HEAD).decode(errors="replace")
@@ -89,23 +89,23 @@ def kind_of(path: Path | str) -> Kind | None:
 def read(
     path: Path | str, kind: Kind, index: int | slice, species: Sequence[str] | None
 ) -> list[Atoms]:
-    """Read structures, their atoms in the order of their serial numbers.
+    """Read structures with atoms in the order of their serial numbers.
 
     Parameters
     ----------
     path
         The file.
     kind
-        What it is.
+        Format of the file.
     index
-        Which structures of a dump.
+        Which structures of a dump to read.
     species
-        Chemical symbols of LAMMPS's types 1, 2, ...; None if they are not known.
+        Chemical symbols of LAMMPS types 1, 2, ...; None if they are unknown.
 
     Raises
     ------
     UserError
-        If the file is damaged, in units without angstrom, or the elements are not known.
+        If the file is damaged, has units other than angstrom, or the elements are unknown.
     """
     if kind == "data":
         found = [_structure(_data(Path(path)), species)]
@@ -116,21 +116,21 @@ def read(
 
 
 def iterate(path: Path | str, index: slice, symbols: Sequence[str]) -> Iterator[Atoms]:
-    """Read the structures of a dump of known atoms one after the other.
+    """Read the structures of a dump of known atoms one by one.
 
     Parameters
     ----------
     path
         The file.
     index
-        Which structures.
+        Which structures to read.
     symbols
         Chemical symbols of the atoms in the order of their serial numbers.
 
     Raises
     ------
     UserError
-        As for `read`, or if the types are not those of the symbols.
+        As for `read`, and if the types do not agree with the symbols.
     """
     with Path(path).open("rb") as file:
         for begin, end in _edges(Path(path))[index]:
@@ -140,7 +140,7 @@ def iterate(path: Path | str, index: slice, symbols: Sequence[str]) -> Iterator[
 
 
 def _species_of(contents: _Contents, symbols: Sequence[str]) -> list[str] | None:
-    """The elements of the types, from those of the atoms; None if the file names them itself."""
+    """Elements of the types, from the elements of the atoms; None if the file names them."""
     if -1 in contents.labels or len(contents.types) != len(symbols):
         return None
     found: dict[int, str] = {}
@@ -149,14 +149,14 @@ def _species_of(contents: _Contents, symbols: Sequence[str]) -> list[str] | None
     ):
         if found.setdefault(kind, symbol) != symbol:
             raise UserError(
-                f"its atoms of type {kind} are both {found[kind]} and {symbol} in the structures "
-                "of the end states; give all of them the same order of atoms"
+                f"in the end states, its atoms of type {kind} are both {found[kind]} and {symbol}; "
+                "give all structures the same order of atoms"
             )
     return [found.get(kind, "X") for kind in range(1, max(found) + 1)]
 
 
 def _data(path: Path) -> _Contents:
-    """The contents of a data file."""
+    """Contents of a data file."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     _check_units(lines[0] if lines else "")
     header: dict[str, list[float]] = {}
@@ -227,10 +227,12 @@ def _columns(
     if style is not None:
         if style not in _STYLES:
             raise UserError(
-                f"its atom style is {style!r}; those that are read are {', '.join(_STYLES)}"
+                f"its atom style is {style!r}; the supported styles are {', '.join(_STYLES)}"
             )
         if widths - {len(_STYLES[style]), len(_STYLES[style]) + 3}:
-            raise UserError(f"its atom style is {style!r}, and the lines of Atoms are others")
+            raise UserError(
+                f"its atom style is {style!r}, but the lines of the section Atoms do not fit it"
+            )
         return _STYLES[style]
 
     def is_type(word: str) -> bool:
@@ -249,14 +251,14 @@ def _columns(
             fitting.add(columns)
     if len(fitting) != 1:
         raise UserError(
-            "its atom style is not known; write it behind the name of the section, as in 'Atoms # "
+            "its atom style is unknown; write it after the name of the section, as in 'Atoms # "
             f"atomic' ({', '.join(_STYLES)})"
         )
     return fitting.pop()
 
 
 def _edges(path: Path) -> list[tuple[int, int]]:
-    """Where each structure of a dump begins and ends, in bytes."""
+    """Begin and end of each structure of a dump, in bytes."""
     begins, at = [], 0
     with path.open("rb") as file:
         for line in file:
@@ -280,7 +282,7 @@ def _frames(
 
 
 def _frame(text: str) -> _Contents:
-    """The contents of one structure of a dump."""
+    """Contents of one structure of a dump."""
     items: dict[str, tuple[str, list[str]]] = {}
     for part in text.split("ITEM: ")[1:]:
         head, *lines = part.splitlines()
@@ -290,7 +292,7 @@ def _frame(text: str) -> _Contents:
     n_atoms = int(items["NUMBER OF ATOMS"][1][0])
     columns, rows = items["ATOMS"][0].split(), [line.split() for line in items["ATOMS"][1]]
     if len(rows) != n_atoms or any(len(row) != len(columns) for row in rows):
-        raise UserError(f"a structure of {n_atoms} atoms is not whole")
+        raise UserError(f"a structure of {n_atoms} atoms is incomplete")
     table = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
     if "type" not in table and "element" not in table:
         raise UserError("it has no column type or element; write it with 'id type x y z'")
@@ -312,7 +314,7 @@ def _frame(text: str) -> _Contents:
                 if labels.setdefault(number, label) != label:
                     raise UserError(f"type {number} is both {labels[number]} and {label}")
             if len(labels) > 1 and set(labels.values()) == {"C"}:
-                labels = {}  # what LAMMPS writes if it was not told the elements
+                labels = {}  # LAMMPS writes C for all types if the elements are unknown
     else:
         names_of_elements = sorted(set(table["element"]))
         labels = dict(enumerate(names_of_elements, 1))
@@ -330,7 +332,7 @@ def _frame(text: str) -> _Contents:
 
 
 def _box(head: str, lines: list[str]) -> tuple[Array, Array, list[bool]]:
-    """Cell, origin and boundaries of a dump's box."""
+    """Cell, origin and boundaries of the box of a dump."""
     words = head.split()
     numbers = np.array([line.split() for line in lines[:3]], dtype=np.float64)
     pbc = [word.startswith("p") for word in words[-3:]] if len(words) >= 3 else [True] * 3
@@ -338,7 +340,7 @@ def _box(head: str, lines: list[str]) -> tuple[Array, Array, list[bool]]:
         return numbers[:, :3], numbers[:, 3], pbc
     xy, xz, yz = numbers[:, 2] if numbers.shape[1] > 2 else (0.0, 0.0, 0.0)
     low, high = numbers[:, 0].copy(), numbers[:, 1].copy()
-    # The bounds are those of the box that encloses the tilted one.
+    # The bounds are those of the box that encloses the tilted box.
     low[:2] -= [min(0.0, xy, xz, xy + xz), min(0.0, yz)]
     high[:2] -= [max(0.0, xy, xz, xy + xz), max(0.0, yz)]
     cell = np.diag(high - low)
@@ -350,7 +352,7 @@ def _check_units(line: str) -> None:
     units = re.search(r"units\s*=\s*(\w+)", line)
     if units and units[1] not in ("metal", "real"):
         raise UserError(
-            f"it is in LAMMPS's units {units[1]}, and angstrom are needed (metal, real)"
+            f"its units are LAMMPS's {units[1]}; write it in units with angstrom (metal, real)"
         )
 
 
@@ -371,7 +373,7 @@ def _structure(contents: _Contents, species: Sequence[str] | None) -> Atoms:
 
 
 def _elements(contents: _Contents, species: Sequence[str] | None) -> dict[int, str]:
-    """The element of each type that occurs."""
+    """Element of each type that occurs."""
     kinds = sorted(set(contents.types.tolist()))
     numbered = -1 not in contents.labels
     found: dict[int, str] = {}
@@ -379,20 +381,20 @@ def _elements(contents: _Contents, species: Sequence[str] | None) -> dict[int, s
         label, mass = contents.labels.get(kind), contents.masses.get(kind)
         if species is not None and numbered and kind > len(species):
             raise UserError(
-                f"it has an atom of type {kind}, and the elements of {len(species)} types are "
+                f"it has an atom of type {kind}, but only the elements of {len(species)} types are "
                 f"known ({', '.join(species)}); name the element of every type in engine.species"
             )
         if species is not None and numbered:
             found[kind] = species[kind - 1]
             if label in atomic_numbers and label != found[kind]:
                 raise UserError(
-                    f"its type {kind} is {label}, and {found[kind]} in engine.species or in the "
+                    f"its type {kind} is {label}, but {found[kind]} in engine.species or in the "
                     "potential; give both the same order of types"
                 )
             expected = atomic_masses[atomic_numbers.get(found[kind], 0)]
             if mass is not None and abs(mass / expected - 1.0) > _MASS_TOLERANCE:
                 raise UserError(
-                    f"its type {kind} has a mass of {mass:g} amu, and is {found[kind]} "
+                    f"its type {kind} has a mass of {mass:g} amu, but is {found[kind]} "
                     f"({expected:.4g} amu) in engine.species or in the potential; give both the "
                     "same order of types"
                 )
@@ -402,14 +404,17 @@ def _elements(contents: _Contents, species: Sequence[str] | None) -> dict[int, s
             found[kind] = element
         else:
             raise UserError(
-                f"which element its type {kind} is, is not known; name the elements of LAMMPS's "
+                f"the element of its type {kind} is not known; name the elements of LAMMPS's "
                 "types 1, 2, ... in engine.species, or write the structure as extended XYZ"
             )
     return found
 
 
 def nearest_element(mass: float, among: Sequence[str] = ()) -> str | None:
-    """Return the one element whose mass (amu) is within 1 % (5 % of those named), or None."""
+    """Return the element with this mass (amu) within 1 % (5 % if names are given), or None.
+
+    The result is None if the element is not unique.
+    """
     names = among or [name for name in atomic_numbers if name != "X"]
     tolerance = _MASS_TOLERANCE if among else 0.01
     masses = {name: float(atomic_masses[atomic_numbers.get(name, 0)]) for name in names}

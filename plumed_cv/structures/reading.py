@@ -1,4 +1,4 @@
-"""Structures as they come in: read, checked, and turned as engines need them.
+"""Reading structures, checking them, and rotating them as engines need them.
 
 Lengths are in angstrom, energies in eV. N atoms.
 """
@@ -21,16 +21,16 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.structures import lammps_files
 from plumed_cv.structures.frame import Array, displacements, is_periodic
 
-# An atom that is displaced by less has not changed places: no two atoms are closer.
+# An atom with a smaller displacement has not changed places: no two atoms are closer.
 CLOSEST_A = 0.6
 
-# How far a displacement stays below half of the cell, so that no vibration takes it beyond.
+# A displacement stays below half of the cell by this length, so that no vibration exceeds half.
 _VIBRATION_A = 1.0
 
-# Another order of atoms is the meant one if it makes the squares of their displacements so much
-# smaller. A vacancy that hops twice around a triangle has 1/2, around a right angle 1.
+# Another order of atoms is the intended one if it reduces the sum of squared displacements to less
+# than this fraction. Two jumps of a vacancy around a triangle give 1/2, around a right angle 1.
 _CLEARLY = 0.75
-_MOST_TO_ASSIGN = 4000  # the assignment takes memory as the square
+_MOST_TO_ASSIGN = 4000  # the memory of the assignment grows quadratically
 
 
 def read_structure(path: Path | str, species: Sequence[str] | None = None) -> Atoms:
@@ -39,7 +39,7 @@ def read_structure(path: Path | str, species: Sequence[str] | None = None) -> At
     Raises
     ------
     UserError
-        As `read_structures`, and if there are less than two atoms or positions are not finite.
+        As `read_structures`, and if there are fewer than two atoms or positions are not finite.
     """
     atoms: Atoms = read_structures(path, "-1:", species)[-1]
     if len(atoms) < 2 or not np.isfinite(atoms.positions).all():
@@ -50,28 +50,28 @@ def read_structure(path: Path | str, species: Sequence[str] | None = None) -> At
 def read_structures(
     path: Path | str, index: str = ":", species: Sequence[str] | None = None
 ) -> list[Atoms]:
-    """Read the structures of a file in any format of ASE's, or of a LAMMPS data or dump file.
+    """Read the structures of a file in any format of ASE, or of a LAMMPS data or dump file.
 
     Parameters
     ----------
     path
-        The file. It may end in ASE's `@` with the structures that are meant: `neb.traj@-9:` names
-        the last nine.
+        The file. Its name may end in ASE's `@` and an index: `neb.traj@-9:` selects the last nine
+        structures.
     index
-        Which of them where `path` does not say so, as ASE writes it; all by default.
+        ASE's index of the structures if `path` contains none; all structures by default.
     species
-        Chemical symbols of LAMMPS's types 1, 2, ..., for data and dump files that do not tell them.
+        Chemical symbols of LAMMPS types 1, 2, ..., for data and dump files without elements.
 
     Returns
     -------
     list[Atoms]
-        One structure or more.
+        At least one structure.
 
     Raises
     ------
     UserError
-        If the file is missing, cannot be read or holds no such structure, or if an energy, forces,
-        magnetic moments or charges are no numbers.
+        If the file is missing, cannot be read or contains no such structure, or if an energy,
+        forces, magnetic moments or charges are not numbers.
     """
     file, own = split_index(path)
     reader = "ASE"
@@ -90,35 +90,36 @@ def read_structures(
         raise UserError(f"{path}: {str(error).rstrip('.')}.") from None
     except UnknownFileTypeError:
         raise UserError(
-            f"{file}: neither ASE nor the readers of LAMMPS's data and dump files know this format."
+            f"{file}: neither ASE nor the readers of LAMMPS data and dump files know this format."
         ) from None
-    except Exception as error:  # readers raise whatever their parsers raise
+    except Exception as error:  # readers raise all exceptions of their parsers
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"{path}: {reader} cannot read it as a structure ({what}).") from None
     if not images:
-        raise UserError(f"{path}: holds no structure{' of that number' if own else ''}.")
+        raise UserError(f"{path}: contains no structure{' of that number' if own else ''}.")
     for atoms in images:
         if has_forces(atoms) and not _are_numbers(atoms):
             raise UserError(
-                f"{path}: holds an energy, forces, magnetic moments or charges that are no numbers."
+                f"{path}: contains energies, forces, magnetic moments or charges that are not "
+                "numbers."
             )
     return images
 
 
 def iterate_structures(path: Path | str, symbols: Sequence[str]) -> Iterator[Atoms]:
-    """Read the structures of a file one after the other, where its format allows that.
+    """Read the structures of a file one by one, if its format allows this.
 
     Parameters
     ----------
     path
         The file, as for `read_structures`.
     symbols
-        Chemical symbols of all atoms in their order, for files that name LAMMPS's types only.
+        Chemical symbols of all atoms in their order, for files that contain only LAMMPS types.
 
     Raises
     ------
     Exception
-        What the reader raises.
+        All exceptions of the reader.
     """
     file, own = split_index(path)
     chosen = _selection(own or ":")
@@ -132,7 +133,7 @@ def iterate_structures(path: Path | str, symbols: Sequence[str]) -> Iterator[Ato
 
 
 def split_index(path: Path | str) -> tuple[Path, str | None]:
-    """Return a file and ASE's index of its structures: of `neb.traj@-9:` the file and `-9:`."""
+    """Split `neb.traj@-9:` into the file and ASE's index `-9:`; the index is None if missing."""
     name, at, index = str(path).rpartition("@")
     if not at or not re.fullmatch(r"-?\d+|-?\d*(:-?\d*){1,2}", index) or Path(path).exists():
         return Path(path), None
@@ -140,24 +141,24 @@ def split_index(path: Path | str) -> tuple[Path, str | None]:
 
 
 def _selection(index: str) -> int | slice:
-    """What an index of ASE's says."""
+    """Convert an index of ASE to an integer or a slice."""
     if ":" not in index:
         return int(index)
     return slice(*(int(word) if word else None for word in index.split(":")))
 
 
 def has_forces(atoms: Atoms) -> bool:
-    """Whether a structure carries its energy and forces."""
+    """Whether a structure has an energy and forces."""
     return atoms.calc is not None and {"energy", "forces"} <= set(atoms.calc.results)
 
 
 def oriented(atoms: Atoms) -> Atoms:
-    """Return a copy turned as LAMMPS needs it: first cell vector along x, second in the xy plane.
+    """Return a copy rotated for LAMMPS: first cell vector along x, second one in the xy plane.
 
-    Energy and forces of a finished calculation come along. A collective variable depends on the
-    orientation, so structures are turned once, when they come in, and everything afterwards sees
-    the same frame. Structures with the same cell are turned in the same way. Without periodic
-    boundaries nothing is turned.
+    Energy and forces of a finished calculation are rotated as well. A collective variable depends
+    on the orientation. Structures are therefore rotated once, when they are read, and everything
+    afterwards uses the same frame. Structures with the same cell are rotated in the same way.
+    Structures without periodic boundaries are not rotated.
 
     Raises
     ------
@@ -179,36 +180,35 @@ def oriented(atoms: Atoms) -> Atoms:
 
 
 def is_oriented(cell: Array) -> bool:
-    """Whether the cell's first vector is along x and its second in the xy plane."""
+    """Whether the first cell vector is along x and the second one in the xy plane."""
     return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
 
 
 def cell_of(atoms: Atoms) -> Array:
-    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without borders.
+    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without periodicity.
 
     Raises
     ------
     UserError
-        If it is periodic along one or two directions only.
+        If the structure is periodic along only one or two directions.
     """
     if not atoms.pbc.any():
         return np.zeros((3, 3))
     if not atoms.pbc.all():
         raise UserError(
             "The structure is periodic along some directions only; make it periodic along all "
-            "three, with vacuum where it ends."
+            "three, with vacuum at its ends."
         )
     return np.asarray(atoms.cell.array, dtype=np.float64)
 
 
 def check_end_states(initial: Atoms, final: Atoms) -> None:
-    """Refuse end states that are not of one system, or of which a path would not be unique.
+    """Refuse end states that do not belong to one system.
 
     Raises
     ------
     UserError
-        If the structures differ in their atoms, the order of the elements or the cell, or an atom
-        moves by nearly half of the cell.
+        If the structures differ in their atoms, the order of the elements or the cell.
     """
     if len(initial) != len(final):
         raise UserError(
@@ -240,23 +240,23 @@ def check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
         If it has another number of atoms, or elements in another order.
     """
     if len(atoms) != len(symbols):
-        raise UserError(f"it has {len(atoms)} atoms, and the end states {len(symbols)}")
+        raise UserError(f"it has {len(atoms)} atoms, but the end states have {len(symbols)}")
     for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
         if a != b:
             raise UserError(
-                f"its atom {number} is {a}, and {b} in the end states; give all of them the same "
+                f"its atom {number} is {a}, but {b} in the end states; give all of them the same "
                 "order of atoms"
             )
 
 
 def check_range(initial: Atoms, final: Atoms) -> None:
-    """Refuse a process in which an atom is displaced by nearly half of the cell.
+    """Refuse a process in which an atom moves by nearly half of the cell.
 
     Raises
     ------
     UserError
-        If half of the cell's width is less than 1 angstrom away for any atom: a vibration would
-        take its displacement to another periodic image.
+        If the displacement of an atom is within 1 angstrom of half the width of the cell. A
+        vibration would then change its periodic image.
     """
     cell = cell_of(initial)
     if not is_periodic(cell):
@@ -265,40 +265,40 @@ def check_range(initial: Atoms, final: Atoms) -> None:
     inverse = np.linalg.inv(cell)
     widths = 1.0 / np.linalg.norm(inverse, axis=0)
     room = (0.5 - np.abs(u @ inverse)) * widths
-    room[np.linalg.norm(u, axis=1) < CLOSEST_A] = np.inf  # a small cell is no fault of theirs
+    room[np.linalg.norm(u, axis=1) < CLOSEST_A] = np.inf  # these atoms do not move
     atom, axis = np.unravel_index(int(room.argmin()), room.shape)
     if room[atom, axis] < _VIBRATION_A:
         raise UserError(
             f"Atom {atom + 1} moves by {np.linalg.norm(u[atom]):.2f} A, nearly half of the cell, "
-            f"whose width along lattice vector {'abc'[axis]} is {widths[axis]:.2f} A; a periodic "
-            "displacement is not unique beyond that, so take a larger cell."
+            f"whose width along lattice vector {'abc'[axis]} is {widths[axis]:.2f} A; a larger "
+            "displacement is not unique in a periodic cell, so use a larger cell."
         )
 
 
 def check_order(initial: Atoms, final: Atoms, remedy: str) -> None:
-    """Refuse end states of which the second seems to list atoms in another order.
+    """Refuse end states if the second one seems to list the atoms in another order.
 
     Parameters
     ----------
     initial, final
         Structures of the same atoms in the same cell.
     remedy
-        What to do about it, the end of the sentence.
+        The end of the sentence: what the user can do.
 
     Raises
     ------
     UserError
-        If atoms of one element are where others were: see `meant_order`.
+        If atoms of one element are at the positions of other atoms: see `meant_order`.
     """
     if found := misplaced(initial, final):
         raise UserError(
             f"The final state seems to list {found.number} atoms in another order: its atom "
-            f"{found.atom} is where atom {found.place} of the initial state was; {remedy}"
+            f"{found.atom} is at the position of atom {found.place} of the initial state; {remedy}"
         )
 
 
 class Misplaced(NamedTuple):
-    """Atoms in another order: how many, the first of them, and whose place it has (from 1)."""
+    """Atoms in another order: number, the first of them, and whose position it has (from 1)."""
 
     number: int
     atom: int
@@ -306,7 +306,7 @@ class Misplaced(NamedTuple):
 
 
 def misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
-    """Atoms of `after` that are where others were in `before`: see `meant_order`."""
+    """Atoms of `after` at positions of other atoms in `before`: see `meant_order`."""
     order = meant_order(before, after)
     wrong = np.flatnonzero(order != np.arange(len(order)))
     if not len(wrong):
@@ -316,7 +316,7 @@ def misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
 
 
 def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
-    """Return the order of the atoms of `after` that brings each near to its place in `before`.
+    """Return the order of the atoms of `after` in which each is near its position in `before`.
 
     Parameters
     ----------
@@ -326,10 +326,10 @@ def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
     Returns
     -------
     NDArray
-        Shape (N,): `after[order]` has the order of `before`. It exchanges atoms of one element
-        that have moved by more than 0.6 angstrom, a drift aside, where that makes the sum of the
-        squared displacements clearly smaller (minimum-cost assignment); it is 0, 1, ... N - 1 where
-        the order is right, or where more than 4000 atoms of an element have moved.
+        Shape (N,): `after[order]` has the order of `before`. Atoms of one element that have moved
+        by more than 0.6 angstrom (apart from a drift) are exchanged if this makes the sum of the
+        squared displacements clearly smaller (minimum-cost assignment). The result is
+        0, 1, ... N - 1 if the order is right, or if more than 4000 atoms of an element have moved.
     """
     cell = cell_of(before)
     periodic = is_periodic(cell)
@@ -339,8 +339,8 @@ def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
         return np.asarray(shifts - np.rint(shifts @ inverse) @ cell if periodic else shifts)
 
     shifts = after.positions - before.positions
-    # What most atoms do is a drift, and a shuffled minority does not touch the circular mean much;
-    # where most are shuffled there is hardly one.
+    # The displacement of most atoms is the drift. A minority of shuffled atoms hardly changes the
+    # circular mean. If most atoms are shuffled, there is hardly any drift.
     phases = np.exp(2j * np.pi * shifts @ inverse).mean(axis=0)
     drift = np.angle(phases) / (2 * np.pi) @ cell if periodic else np.median(shifts, axis=0)
     symbols = np.array(before.symbols)
@@ -366,7 +366,7 @@ def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
 
 
 def held_atoms(atoms: Atoms) -> NDArray[np.int64]:
-    """Return the numbers of the atoms, from 0, that constraints hold at their places.
+    """Return the numbers of the atoms, from 0, that constraints fix at their positions.
 
     Raises
     ------
@@ -380,8 +380,8 @@ def held_atoms(atoms: Atoms) -> NDArray[np.int64]:
         )
         if not whole:
             raise UserError(
-                f"The structure has a constraint {type(constraint).__name__}; atoms can be held "
-                "at their places (FixAtoms) for a path at 0 K, and not in another way."
+                f"The structure has a constraint {type(constraint).__name__}; for a path at 0 K "
+                "only fixed atoms (FixAtoms) are supported."
             )
         held[constraint.get_indices()] = True
     return np.flatnonzero(held)
@@ -395,12 +395,12 @@ def check_free(atoms: Atoms, name: str) -> None:
     atoms
         The structure.
     name
-        What the sentence calls it: its file.
+        Name of the structure in the message: its file.
 
     Raises
     ------
     UserError
-        If it has constraints.
+        If the structure has constraints.
     """
     if not atoms.constraints:
         return
@@ -408,12 +408,12 @@ def check_free(atoms: Atoms, name: str) -> None:
     raise UserError(
         f"{name}: has constraints ({kinds}), and in molecular dynamics all atoms must be free; "
         "remove them (the column move_mask of extended XYZ, 'Selective dynamics' of POSCAR, "
-        "atoms.set_constraint() in ASE), and take a slab thick enough for free atoms."
+        "atoms.set_constraint() in ASE), and use a slab thick enough for free atoms."
     )
 
 
 def _cycles(order: NDArray[np.int64]) -> Iterator[list[int]]:
-    """The cycles of a permutation, but for the atoms that it leaves at their places."""
+    """Cycles of a permutation, without the atoms that it does not move."""
     seen = np.zeros(len(order), dtype=bool)
     for begin in range(len(order)):
         cycle, at = [], begin
@@ -426,9 +426,9 @@ def _cycles(order: NDArray[np.int64]) -> Iterator[list[int]]:
 
 
 def _are_numbers(atoms: Atoms) -> bool:
-    """Whether energy and forces are; ASE's readers take any word for a value."""
+    """Whether energy and forces are numbers; ASE's readers accept any word as a value."""
     energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
-    # For ASE, atoms with a NaN in these are others than those that the energy is of.
+    # With a NaN in these arrays, ASE treats the atoms as different from those of the energy.
     others = [atoms.get_initial_magnetic_moments(), atoms.get_initial_charges()]
     if not all(np.isfinite(array).all() for array in others):
         return False

@@ -1,4 +1,4 @@
-"""Trajectories in any format of mdtraj's, ASE's or LAMMPS's, as displacements for the training."""
+"""Reading trajectories (formats of mdtraj, ASE and LAMMPS) as displacements for the training."""
 
 import ctypes
 import os
@@ -26,14 +26,14 @@ from plumed_cv.structures.reading import (
 )
 
 _NM = 10.0  # angstrom
-_STRUCTURES = 1000  # read at once
+_STRUCTURES = 1000  # structures that are read at once
 
-# mdtraj reads these without the cell, or without the order of the atoms.
+# mdtraj reads these formats without the cell, or without the order of the atoms.
 _NOT_BY_MDTRAJ = {".xyz", ".xyz.gz", ".lammpstrj", ".cif", ".cif.gz"}
 
 
 class HasReference(Protocol):
-    """Atoms with a reference structure, as every collective variable has them."""
+    """Atoms with a reference structure; every collective variable is one."""
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -58,23 +58,24 @@ def read_displacements(
     stride: int = 1,
     species: Sequence[str] | None = None,
 ) -> NDArray[np.float32]:
-    """Displacement-frame coordinates of all structures of some trajectories.
+    """Displacement-frame coordinates of all structures of the given trajectories.
 
     Parameters
     ----------
     files
-        Trajectories: DCD, XTC, TRR, NetCDF and more by mdtraj; ASE's trajectories, extended XYZ,
-        XDATCAR and more by ASE, of which `file@index` may name the structures; dumps of LAMMPS.
+        Trajectories: DCD, XTC, TRR, NetCDF and more by mdtraj; ASE trajectories, extended XYZ,
+        XDATCAR and more by ASE, where `file@index` may select structures; LAMMPS dumps.
     variable
-        Any collective variable of these atoms: it gives species and reference structure.
+        Any collective variable of these atoms. It gives the species and the reference structure.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom, for a run at constant cell; by default
-        each structure's own, as the file has it, turned as by `structures.oriented`.
+        Lattice vectors as rows, shape (3, 3), angstrom, for a run at constant cell. By default,
+        the cell of each structure in the file, rotated as by `structures.oriented`.
     stride
-        Read every so many structures.
+        Read only every `stride`-th structure.
     species
-        Chemical symbols of all atoms of the trajectories, from which those of `variable` are taken
-        by their serial numbers. If None they are of exactly the atoms of `variable`, in its order.
+        Chemical symbols of all atoms of the trajectories. The atoms of `variable` are selected
+        by their serial numbers. If None, the trajectories contain exactly the atoms of
+        `variable`, in its order.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def read_displacements(
     Raises
     ------
     UserError
-        If a file is missing, cannot be read, is empty, has another number of atoms, or holds
+        If a file is missing, cannot be read, is empty, has another number of atoms, or contains
         positions that are not finite.
     """
     everyone = tuple(species or variable.species)
@@ -95,7 +96,7 @@ def read_displacements(
         by_mdtraj = _is_of_mdtraj(path)
         if by_mdtraj and index is not None:
             raise UserError(
-                f"{file}: an index is for files that ASE or LAMMPS wrote; give {path.name} and a "
+                f"{file}: only files of ASE or LAMMPS can have an index; give {path.name} and a "
                 "stride."
             )
         try:
@@ -103,22 +104,23 @@ def read_displacements(
             parts = (_by_mdtraj if by_mdtraj else _by_ase)(file, everyone, chosen, stride)
             for positions, own_cell in parts:
                 part = variable.displacements(positions, own_cell if cell is None else cell)
-                # In place: a list of parts, put together in the end, would take twice the
-                # memory, and large arrays grow by moving their pages, not by a copy.
+                # The array grows in place. A list of parts that is joined in the end would need
+                # twice the memory. Large arrays grow by moving their pages, without a copy.
                 found.resize((len(found) + len(part), *part.shape[1:]), refcheck=False)
                 found[-len(part) :] = part
             if len(found) == before:
-                raise UserError("the trajectory holds no structure.")
+                raise UserError("the trajectory contains no structure.")
         except UserError as error:
             raise UserError(f"{file}: {str(error).rstrip('.')}.") from None
         except FileNotFoundError:
             raise UserError(f"{file}: the trajectory does not exist.") from None
         except UnknownFileTypeError:
             raise UserError(
-                f"{file}: is a trajectory in no format that is known; those of mdtraj are known "
-                "by their suffix (.dcd, .xtc, .trr, .nc), those of ASE and LAMMPS by content."
+                f"{file}: the format of this trajectory is unknown; formats of mdtraj are "
+                "recognised by the suffix (.dcd, .xtc, .trr, .nc), those of ASE and LAMMPS by the "
+                "content."
             ) from None
-        except Exception as error:  # readers raise whatever their parsers raise
+        except Exception as error:  # readers raise all exceptions of their parsers
             raise UserError(
                 f"{file}: {'mdtraj' if by_mdtraj else 'ASE'} cannot read it as a trajectory "
                 f"({' '.join(str(error).split())})."
@@ -127,34 +129,41 @@ def read_displacements(
 
 
 def positions_of(file: Path, number: int) -> Array:
-    """Positions of a structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
+    """Positions of one structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
     with quiet(), _dcd_file(file) as trajectory:
         trajectory.seek(number)
         positions, _, _ = trajectory.read(n_frames=1)
     return np.asarray(positions[0], dtype=np.float64)
 
 
+def all_positions(file: Path) -> Array:
+    """Positions of all structures of a DCD file, shape (M, N, 3), angstrom."""
+    with quiet(), _dcd_file(file) as trajectory:
+        positions, _, _ = trajectory.read()
+    return np.asarray(positions, dtype=np.float64)
+
+
 def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
-    """Keep the structures `begin` to `end` - 1 of a DCD file; return the positions of the last one.
+    """Reduce a DCD file to the structures `begin` to `end` - 1; return the last positions.
 
     Parameters
     ----------
     file
-        The file, which is replaced. It is removed if no structure is left.
+        The file, which is replaced. It is removed if no structure remains.
     begin, end
         As in a slice.
     periodic
-        Whether its structures have a cell.
+        Whether the structures have a cell.
 
     Returns
     -------
     Array or None
-        Shape (N, 3), angstrom; None if no structure is left, or the file cannot be read.
+        Shape (N, 3), angstrom; None if no structure remains, or the file cannot be read.
     """
     try:
         with quiet(), _dcd_file(file) as trajectory:
             positions, lengths, angles = trajectory.read(n_frames=max(end, 1))
-    except OSError:  # there is none, or its first structure is not whole
+    except OSError:  # the file does not exist, or its first structure is incomplete
         return None
     positions, lengths, angles = positions[begin:end], lengths[begin:end], angles[begin:end]
     if len(positions) == 0:
@@ -167,16 +176,16 @@ def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
 
 
 def _dcd_file(file: Path, mode: str = "r") -> Any:
-    """Open a DCD file for its structures alone."""
+    """Open a DCD file."""
     return needed("mdtraj").formats.DCDTrajectoryFile(str(file), mode)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the DCD reader, which is C code, from talking on standard output."""
+    """Suppress the messages of the DCD reader, which is C code, on standard output."""
     c_library = ctypes.CDLL(
         "ucrtbase" if os.name == "nt" else None
-    )  # keeps what it prints in a buffer of its own
+    )  # has an output buffer of its own
     sys.stdout.flush()
     c_library.fflush(None)
     kept = os.dup(1)
@@ -191,7 +200,7 @@ def quiet() -> Iterator[None]:
 
 
 def _is_of_mdtraj(file: Path) -> bool:
-    """Whether mdtraj reads a file, which it tells by the suffix."""
+    """Whether mdtraj reads a file, according to its suffix."""
     suffixes = file.suffixes
     registry = needed("mdtraj.formats.registry").FormatRegistry
     known = registry.loaders.keys() - _NOT_BY_MDTRAJ
@@ -201,7 +210,7 @@ def _is_of_mdtraj(file: Path) -> bool:
 def _by_mdtraj(
     file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
 ) -> Iterator[tuple[NDArray[Any], Array]]:
-    """Positions (angstrom), shape (M, N, 3), of structures that share a cell, and the cell."""
+    """Positions (angstrom), shape (M, N, 3), of structures with the same cell, and the cell."""
     chunks = needed("mdtraj").iterload(
         str(file), top=_topology(symbols), chunk=_STRUCTURES, stride=stride, atom_indices=chosen
     )
@@ -220,7 +229,7 @@ def _by_mdtraj(
 def _by_ase(
     file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
 ) -> Iterator[tuple[NDArray[Any], Array]]:
-    """As `_by_mdtraj`."""
+    """Read as `_by_mdtraj`, by ASE."""
     if not split_index(file)[0].is_file():
         raise FileNotFoundError
     structures = islice(iterate_structures(file, symbols), 0, None, stride)
@@ -234,7 +243,7 @@ def _by_ase(
 
 
 def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[Any], Array]]:
-    """Positions in runs of structures that share a cell."""
+    """Positions of successive structures with the same cell."""
     changes = np.flatnonzero((np.diff(cells, axis=0) != 0).any(axis=(1, 2))) + 1
     edges = [0, *changes, len(cells)]
     for begin, end in pairwise(edges):

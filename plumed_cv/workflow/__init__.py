@@ -6,6 +6,7 @@ killed goes on where its files end:
     input.json              the input, with what has changed since (`provenance.MAY_CHANGE`)
     provenance.json         input, versions and machine of every start
     path.xyz, path.json     the minimum energy path, and what it took; none of a molecule
+    multiplicity.json       number of equivalent events by the symmetry of the initial state
     components.json         number of principal components, and what it was chosen by
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
     training-n.json         losses and variances of that training
@@ -16,17 +17,24 @@ killed goes on where its files end:
         fes.dat             free energy profile
         result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1); without
                             cv-n the iteration has not ended
+    harmonic/               harmonic theory, where it was asked for: harmonic.json and more
     result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
+
+A run at several temperatures has such a directory for each (`temperatures`).
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
 `earlier` what the iterations before add to one, `results` what is found in the end of an iteration
-and of the run, `repetitions` whether several runs found the same, and `checks` whether the answer
-can be believed. `zero_kelvin` gets the energy along a path back, without dynamics. `answer` (with
-`rate`) is the result as an object, `analysis` what samples say and how it converges, `from_atoms` a
-run without an input file.
+and of the run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
+would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
+coefficient of the answer, and with it the rate. `harmonic_theory` has the harmonic rate and the
+number of equivalent events, `temperatures` runs at several temperatures, and `beginning` what one
+of them hands over to the next. `zero_kelvin` gets the energy along a path back,
+without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
+how it converges, `from_atoms` a run without an input file.
 """
 
+from plumed_cv.workflow import transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.checks import (
@@ -38,8 +46,14 @@ from plumed_cv.workflow.checks import (
     surfaces_of,
 )
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.harmonic_theory import (
+    escape_in_words,
+    harmonic,
+    rate_of,
+    surface_rate,
+)
 from plumed_cv.workflow.mep import end_states, find_path
-from plumed_cv.workflow.procedure import NoBarrierError, run, sample
+from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import (
     RESULTS,
@@ -56,6 +70,17 @@ from plumed_cv.workflow.results import (
     sampled,
     summary,
 )
+from plumed_cv.workflow.temperatures import (
+    anharmonicity,
+    curve,
+    fit_in_words,
+    harmonic_of,
+    is_series,
+    run,
+    runs,
+    sample,
+    write_rates,
+)
 from plumed_cv.workflow.zero_kelvin import energy
 
 __all__ = [
@@ -71,25 +96,37 @@ __all__ = [
     "analyse",
     "analyse_states",
     "analysed",
+    "anharmonicity",
     "as_json",
     "barriers",
     "complete",
     "course",
+    "curve",
     "end_states",
     "energy",
+    "escape_in_words",
     "export",
     "find_path",
+    "fit_in_words",
     "flux_barrier",
+    "harmonic",
+    "harmonic_of",
     "in_words",
+    "is_series",
     "judge",
     "minima_of",
     "of_sampling",
+    "rate_of",
     "read_result",
     "read_sampled",
     "related_by_symmetry",
     "run",
+    "runs",
     "sample",
     "sampled",
     "summary",
+    "surface_rate",
     "surfaces_of",
+    "transmission",
+    "write_rates",
 ]

@@ -16,6 +16,7 @@ from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import (
     MEAN_FORCE,
+    POOLED,
     Sampled,
     analysed,
     flux_barrier,
@@ -162,7 +163,7 @@ class Analysis:
         return self.profile.to_dataframe()
 
     def forward_backward_convergence(self, n: int = 10) -> "Convergence":
-        """Estimate the barrier from the first and from the last 1/n, 2/n, ... of the samples.
+        """Estimate the barrier from the first and from the last 1/n, 2/n, ... of the blocks.
 
         Parameters
         ----------
@@ -214,7 +215,7 @@ class Analysis:
         if self.found.series:
             return flux_barrier(self.found, by_walker, estimator, self.states)
         chosen = [k for blocks in by_walker for k in blocks]
-        atoms = self.found.mean_force if estimator == MEAN_FORCE else None
+        atoms = self.found.mean_force if estimator in (MEAN_FORCE, POOLED) else None
         return freeenergy.profile(
             [self.found.blocks[k] for k in chosen],
             self.states,
@@ -232,7 +233,7 @@ class Convergence:
     quantity
         What was estimated: "flux barrier", or "barrier".
     fraction
-        Share of the samples, shape (K,), rising to 1.
+        Share of the blocks of each run, shape (K,), rising to 1.
     forward_eV, forward_error_eV
         From the first part, and its standard error, shape (K,), eV; NaN where unknown.
     backward_eV, backward_error_eV
@@ -258,13 +259,13 @@ class Convergence:
         ax = axes_or_new(ax)
         whole, error = self.forward_eV[-1], self.forward_error_eV[-1]
         if np.isfinite([whole, error]).all():
-            ax.axhspan(whole - error, whole + error, color="0.85", label="all samples")
+            ax.axhspan(whole - error, whole + error, color="0.85", label="whole run")
         for values, errors, marker, name in (
             (self.forward_eV, self.forward_error_eV, "o", "first part (forward)"),
             (self.backward_eV, self.backward_error_eV, "s", "last part (backward)"),
         ):
             ax.errorbar(self.fraction, values, errors, marker=marker, capsize=2, label=name)
-        ax.set_xlabel("share of the samples")
+        ax.set_xlabel("share of the run")
         ax.set_ylabel(f"{self.quantity} (eV)")
         ax.legend()
         return ax

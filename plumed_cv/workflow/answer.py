@@ -1,4 +1,4 @@
-"""The answer of a run as an object: barriers, rate, profile, collective variable, checks."""
+"""The answer of a run as an object: barriers, rate, profile, CV and checks."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,7 @@ class Result:
     directory
         The run directory.
     data
-        All that its result.json holds.
+        The contents of result.json.
     """
 
     directory: Path
@@ -51,7 +51,7 @@ class Result:
 
     @property
     def flux_barrier(self) -> Estimate:
-        """Free energy of the dividing surface's flux, eV; it does not depend on the CV's scale."""
+        """Flux barrier (free energy of the flux through the dividing surface), eV."""
         return estimate_of(self.data, "flux_barrier")
 
     @property
@@ -61,12 +61,12 @@ class Result:
 
     @property
     def barrier(self) -> Estimate:
-        """Height of the profile, eV, which depends on the CV's scale."""
+        """Height of the profile, eV; it depends on the scale of the CV."""
         return estimate_of(self.data, "barrier")
 
     @property
     def delta_F(self) -> Estimate:  # noqa: N802
-        """Free energy of the product's basin less that of the reactant's, eV."""
+        """Free energy of the basin of the product minus that of the reactant, eV."""
         return estimate_of(self.data, "delta_F")
 
     @property
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """Barriers between successive basins, in their order, as result.json has them."""
+        """Barriers between successive basins, in order, in the format of result.json."""
         return list(self.data.get("steps") or [])
 
     @property
@@ -86,22 +86,22 @@ class Result:
 
     @property
     def checks(self) -> list[Check]:
-        """What an answer must pass: name, passed (None: could not be made), sentence."""
+        """The checks of the answer: name, passed (None: not possible), sentence."""
         return [Check(**check) for check in self.data.get("checks", [])]
 
     @property
     def advice(self) -> str | None:
-        """What to do where the run has not converged."""
+        """What to do if the run has not converged."""
         return self.data.get("advice")
 
     @property
     def md_steps(self) -> int:
-        """Steps of molecular dynamics of all iterations."""
+        """Number of molecular dynamics steps of all iterations."""
         return int(self.data["md_steps"])
 
     @property
     def answer_iteration(self) -> int:
-        """Number of the iteration that the numbers are from."""
+        """Number of the iteration that gives the results."""
         return int(self.data.get("answer_iteration", len(self.data["iterations"])))
 
     @cached_property
@@ -111,23 +111,23 @@ class Result:
 
     @cached_property
     def cv(self) -> CollectiveVariable:
-        """The collective variable that the profile is along."""
+        """The collective variable of the profile."""
         return CollectiveVariable.load(self.directory / "cv.safetensors")
 
     @cached_property
     def path(self) -> EnergyPath | None:
-        """Minimum energy path at 0 K, whose ends are the relaxed end states; None of a molecule."""
+        """Minimum energy path at 0 K, from relaxed end state to end state; None for a molecule."""
         file = RunDirectory(self.directory).path
         return load_path(file) if file.exists() else None
 
     @cached_property
     def analysis(self) -> Analysis:
-        """The samples of the iteration that is the answer, read from its segments.
+        """The samples of the iteration that gives the answer, read from its segments.
 
         Raises
         ------
         UserError
-            If its folder is not there, or a file in it is damaged.
+            If its folder is missing, or a file in it is damaged.
         """
         n = self.answer_iteration
         found, walkers = read_sampled(RunDirectory(self.directory).iteration(n))
@@ -136,9 +136,10 @@ class Result:
         )
 
     def forward_backward_convergence(self, n: int = 10) -> Convergence:
-        """Estimate the flux barrier from the first and the last 1/n, 2/n, ... of the answer's data.
+        """Estimate the flux barrier from the first and last 1/n, 2/n, ... of the answer's data.
 
-        As `Analysis.forward_backward_convergence`.
+        See `Analysis.forward_backward_convergence`. Only samples of this iteration are used,
+        without the snapshots of earlier iterations.
         """
         return self.analysis.forward_backward_convergence(n)
 
@@ -148,9 +149,9 @@ class Result:
         Parameters
         ----------
         ax
-            On which axes of matplotlib's; those of a new figure if None.
+            The axes to draw on; those of a new matplotlib figure if None.
         """
-        from plumed_cv.figures import draw_profiles  # matplotlib takes most of a second
+        from plumed_cv.figures import draw_profiles  # importing matplotlib takes nearly 1 s
 
         ax = axes_or_new(ax)
         zero_kelvin = None
@@ -181,7 +182,7 @@ class Result:
 
 
 def read_result(directory: Path | str) -> Result:
-    """Read the answer of a run that has ended.
+    """Read the answer of a finished run.
 
     Parameters
     ----------
@@ -191,12 +192,12 @@ def read_result(directory: Path | str) -> Result:
     Raises
     ------
     UserError
-        If there is no result.json in it, or it is damaged.
+        If it contains no result.json, or this file is damaged.
     """
     files = RunDirectory(Path(directory))
     if not files.result.exists():
         raise UserError(
-            f"{directory}: holds no result.json, so it is no directory of a run that has ended; "
-            "start the run again, which goes on where it was."
+            f"{directory}: contains no result.json, so it is not the directory of a finished run; "
+            "start the run again to continue it."
         )
     return Result(files.root, read_json(files.result))

@@ -1,6 +1,6 @@
-"""Whether the answer of a run can be believed: checks of an iteration, and which one is the answer.
+"""Checks of the iterations of a run, and the choice of the iteration that gives the answer.
 
-Nothing here computes what an iteration has found: the checks read its result.json. A key that is
+The checks read the result.json of an iteration and compute no results themselves. A key that is
 absent there, as in directories of earlier versions, means "unknown".
 """
 
@@ -19,12 +19,12 @@ from plumed_cv.workflow.directory import RunDirectory
 
 CROSSINGS = 10  # the relative error of an error bar from n events is 1/sqrt(2n): 22 %
 AT_SURFACE = 0.05  # largest 1 - cos at the dividing surface: 18 degrees, see docs/theory.md
-WORST = 0.3  # largest 1 - cos between the states: at 45 degrees a CV sees half of a slope
-NOISE = 2.0  # so many noise floors two equivalent collective variables differ by at most
-LEAST_ERROR_EV = 0.01  # as small as an error need be, also where kT/2 is less
-HOT = 0.03  # share of the temperature by which the CV's may be off, whatever its error
+WORST = 0.3  # largest 1 - cos between the states: at 45 degrees a CV gives half of a slope
+NOISE = 2.0  # largest difference of equivalent collective variables, in noise floors
+LEAST_ERROR_EV = 0.01  # an error need not be smaller than this, even if kT/2 is
+HOT = 0.03  # allowed relative deviation of the temperature of the CV, for any error
 OUTSIDE = 0.5  # largest share of steps that the guard discards
-EQUAL_EV = 1e-3  # energies of two end states at 0 K that count as equal
+EQUAL_EV = 1e-3  # end states with a smaller energy difference at 0 K count as equal
 
 _NECESSARY = ("end states", "crossings", "flux barrier", "collective variable")
 
@@ -35,15 +35,15 @@ class Check(NamedTuple):
     Attributes
     ----------
     name
-        What is checked.
+        Subject of the check.
     passed
-        None where it could not be made.
+        Result; None if the check could not be made.
     sentence
-        What was found.
+        The result in words.
     remedy
-        What to do about it; empty if it has passed.
+        What the user can do; empty if the check has passed.
     mend
-        What may mend it: another iteration, more steps in every iteration, or another input.
+        What can correct it: another iteration, more steps in every iteration, or another input.
     """
 
     name: str
@@ -53,22 +53,22 @@ class Check(NamedTuple):
     mend: Literal["iterations", "steps", "input"] = "iterations"
 
     def as_dict(self) -> dict[str, Any]:
-        """The check as result.json has it."""
+        """Return the check for result.json."""
         return {"name": self.name, "passed": self.passed, "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be said of a run.
+    """The answer of a run and its checks.
 
     Attributes
     ----------
     answer
-        Number of the iteration whose numbers are the answer, from 1.
+        Number of the iteration that gives the answer, from 1.
     because
-        Why it is that one.
+        Reason for this choice.
     checks
-        Those of that iteration, and that of the last collective variable.
+        Checks of this iteration, and the check of the last collective variable.
     """
 
     answer: int
@@ -77,7 +77,7 @@ class Verdict:
 
     @property
     def failed(self) -> list[Check]:
-        """Those that have not passed, and those that must be known and are not."""
+        """Checks that have not passed, and necessary checks without a result."""
         return [
             check
             for check in self.checks
@@ -86,21 +86,21 @@ class Verdict:
 
     @property
     def converged(self) -> bool:
-        """Whether every check has passed that could be made, and those that must be known."""
+        """Whether no check has failed and all necessary checks have passed."""
         return not self.failed
 
     @property
     def advice(self) -> str | None:
-        """What to do where the run has not converged.
+        """What the user can do if the run has not converged.
 
-        Where the input must change, more of the same does not help.
+        If the input must change, only the remedies with a new input are given.
         """
         causes = [check for check in self.failed if check.mend == "input"]
         remedies = [check.remedy for check in causes or self.failed if check.remedy]
         return " ".join(dict.fromkeys(remedies)) or None
 
     def as_dict(self, number: int, limits: Iteration) -> dict[str, Any]:
-        """The verdict after so many iterations as result.json has it."""
+        """Return the verdict after `number` iterations for result.json."""
         return {
             "converged": self.converged,
             "stopped_by": stopped_by(self, number, limits) or "iteration limit",
@@ -118,20 +118,20 @@ def judge(
     settings: Sampling,
     temperature_K: float,
 ) -> Verdict:
-    """Choose the answer among the iterations, and check it.
+    """Choose the iteration that gives the answer, and check it.
 
     It is the iteration with the smallest error of the flux barrier, among those that have passed
-    their own checks and sampled a collective variable that is equivalent to the last one; the last
-    iteration if there is none.
+    their own checks along a collective variable equivalent to the last one. If there is none, it
+    is the last iteration.
 
     Parameters
     ----------
     files
         The run directory.
     iterations
-        What each iteration has found, at least one.
+        Results of the iterations, at least one.
     limits, settings, temperature_K
-        The input's.
+        Values of the input.
     """
     related = related_by_symmetry(files)
     last = len(iterations)
@@ -145,10 +145,10 @@ def judge(
         and (k == last or _is_like_the_last(files, k, iterations, limits))
     ]
     if not good:
-        return Verdict(last, "it is the last one", [*own[-1], of_variable])
+        return Verdict(last, "it is the last iteration", [*own[-1], of_variable])
     answer = min(good, key=lambda k: float(iterations[k - 1]["flux_barrier_error_eV"]))
     if len(good) == 1:
-        because = "it alone passed all checks along a CV that is equivalent to the last one"
+        because = "only this iteration passed all checks along a CV equivalent to the last one"
     else:
         because = (
             "its flux barrier has the smallest error of the iterations "
@@ -158,7 +158,7 @@ def judge(
 
 
 def stopped_by(verdict: Verdict, number: int, limits: Iteration) -> str | None:
-    """Why the iterations end after so many, in words; None if they must go on."""
+    """Reason why the iterations end after `number` of them; None if they must continue."""
     if number < limits.minimum:
         return None
     if verdict.converged:
@@ -166,13 +166,13 @@ def stopped_by(verdict: Verdict, number: int, limits: Iteration) -> str | None:
     if any(check.mend == "iterations" for check in verdict.failed):
         return None
     names = ", ".join(check.name for check in verdict.failed)
-    return f"another iteration does not mend what failed: {names}"
+    return f"another iteration cannot correct the failed checks: {names}"
 
 
 def related_by_symmetry(files: RunDirectory) -> bool:
-    """Whether an operation exchanges the end states and maps the path onto itself.
+    """Whether a symmetry operation exchanges the end states and maps the path onto itself.
 
-    The states then have the same free energy. Equal energies at 0 K alone do not say so.
+    The states then have the same free energy. Equal energies at 0 K are not sufficient.
     """
     if not (files.path.exists() and files.cv(0).exists()):
         return False
@@ -190,21 +190,21 @@ def of_sampling(
     temperature_K: float,
     related: bool,
 ) -> list[Check]:
-    """Check what an iteration has sampled.
+    """Check the sampling of an iteration.
 
     Parameters
     ----------
     part
-        What its result.json holds.
+        Content of its result.json.
     limits, settings, temperature_K
-        The input's.
+        Values of the input.
     related
-        Whether its end states have the same free energy by symmetry.
+        Whether the end states have the same free energy by symmetry.
 
     Returns
     -------
     list
-        Those for which there is something to check.
+        The checks that apply to this iteration.
     """
     kT_eV = units.kB * temperature_K
     limit = limits.barrier_tolerance_eV or max(LEAST_ERROR_EV, 0.5 * kT_eV)
@@ -226,14 +226,14 @@ def of_sampling(
 
 
 def variable_check(part: dict[str, Any], before: dict[str, Any] | None, limits: Iteration) -> Check:
-    """Check whether the collective variable stands, by the criterion of the input.
+    """Check whether the collective variable no longer changes, by the criterion of the input.
 
     Parameters
     ----------
     part, before
-        What the last iteration has found, and the one before it.
+        Results of the last iteration and of the previous one.
     limits
-        The input's.
+        Values of the input.
     """
     name = "collective variable"
     on = f"Raise iteration.maximum above {limits.maximum} and run again."
@@ -241,7 +241,7 @@ def variable_check(part: dict[str, Any], before: dict[str, Any] | None, limits: 
         return _same_barrier(name, part, before, on)
     mean = part.get("similarity")
     if mean is None:
-        return Check(name, None, "No collective variable has been learned from the iteration yet.")
+        return Check(name, None, "No collective variable was learned from this iteration yet.")
     worst, surface, floor = (
         part.get(f"similarity_{key}") for key in ("worst", "at_surface", "floor")
     )
@@ -253,7 +253,7 @@ def variable_check(part: dict[str, Any], before: dict[str, Any] | None, limits: 
         (worst, "at worst between the states", WORST),
     ):
         words.append(f"unknown {place}" if value is None else f"{value:.3f} {place} ({most:g})")
-    says = "is equivalent to the one before" if passed else "still changes"
+    says = "is equivalent to the previous one" if passed else "still changes"
     sentence = f"The learned collective variable {says}: 1 - cos is {', '.join(words)}."
     earlier = None if before is None else before.get("similarity")
     if earlier is not None and mean > max(1.5 * earlier, limits.tolerance):
@@ -280,7 +280,7 @@ def _same_barrier(name: str, part: dict[str, Any], before: dict[str, Any] | None
     (value, error), (earlier, earlier_error) = here, there
     off = abs(value - earlier) / np.hypot(error, earlier_error)
     sentence = (
-        f"The flux barrier of the iteration before was {with_error(earlier, earlier_error)}, "
+        f"The flux barrier of the previous iteration was {with_error(earlier, earlier_error)}, "
         f"{off:.1f} standard errors away (2 at most)."
     )
     return Check(name, bool(off < 2.0), sentence, "" if off < 2.0 else on)
@@ -289,7 +289,7 @@ def _same_barrier(name: str, part: dict[str, Any], before: dict[str, Any] | None
 def _is_like_the_last(
     files: RunDirectory, k: int, iterations: Sequence[dict[str, Any]], limits: Iteration
 ) -> bool:
-    """Whether iteration k sampled a variable that is equivalent to the last one learned."""
+    """Whether iteration k sampled a variable that is equivalent to the last learned one."""
     last = len(iterations)
     if limits.criterion == "barrier":
         return k == last - 1  # `variable_check` has compared it
@@ -302,21 +302,21 @@ def _is_like_the_last(
 
 
 def surfaces_of(part: dict[str, Any]) -> list[float]:
-    """The dividing surfaces of an iteration, as values of its collective variable."""
+    """Dividing surfaces of an iteration, as values of its collective variable."""
     found = [step.get("surface") for step in part.get("steps") or ()]
     found.append(part.get("dividing_surface"))
     return sorted({surface for surface in found if surface is not None})
 
 
 def minima_of(part: dict[str, Any]) -> list[float]:
-    """The minima of the basins of an iteration, as values of its CV; none where not known."""
+    """Minima of the basins of an iteration, as values of its CV; empty if unknown."""
     steps = part.get("steps") or ()
     found = [step.get(key) for step in steps for key in ("reactant_xi", "product_xi")]
     return sorted({minimum for minimum in found if minimum is not None})
 
 
 def where(part: dict[str, Any]) -> dict[str, Any]:
-    """Where along its collective variable an iteration's is compared: see `difference`."""
+    """Points along the collective variable of an iteration for the comparison by `difference`."""
     return {
         "surfaces": surfaces_of(part),
         "between": tuple(part.get("flanks") or (0.0, 1.0)),
@@ -324,10 +324,11 @@ def where(part: dict[str, Any]) -> dict[str, Any]:
 
 
 def _needed_steps(part: dict[str, Any], steps: int, limit_eV: float) -> int:
-    """Steps of an iteration that would pass, two digits; twice as many where nothing says more.
+    """Number of steps with which an iteration would pass, two digits; by default twice as many.
 
-    An error falls with the root of the steps, and crossings grow with them. From an error that is
-    far too large, or without crossings, no more can be said than that ten times as many are needed.
+    The error is proportional to the inverse square root of the steps, and crossings are
+    proportional to the steps. The result is at most ten times the present number, because an error
+    that is far too large, or a lack of crossings, allows no better estimate.
     """
     factors = []
     error, crossings = part.get("flux_barrier_error_eV"), part.get("crossings")
@@ -376,7 +377,7 @@ def _error(
         sentence = f"The flux barrier is unknown{f': {note}' if note else ''}".rstrip(".") + "."
         return Check(name, False, sentence, "" if note else more)
     if error is None:
-        sentence = "The flux barrier has no error bar: there are too few independent parts."
+        sentence = "The error of the flux barrier is unknown: there are too few independent parts."
         return Check(name, False, sentence, more)
     passed = error <= limit_eV
     sentence = (
@@ -426,7 +427,7 @@ def _repetitions(part: dict[str, Any], more: str) -> Check | None:
 
 
 def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:
-    """Zero by symmetry. A(1) - A(0) also has the scale of the CV at both ends in it."""
+    """Checks of zeros by symmetry. A(1) - A(0) also depends on the scale of the CV at both ends."""
     checks = []
     for key, words in (("delta_F", "delta F"), ("A1_minus_A0", "A(1) - A(0)")):
         value, error = _estimate(part, key)
@@ -435,9 +436,9 @@ def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:
         scale = 0.5 * kT_eV if key == "A1_minus_A0" else 0.0
         passed: bool | None = abs(value) <= max(3.0 * error, scale)
         if passed and error > 2.0 * kT_eV:
-            passed = None  # so large an error hides what is to be seen
+            passed = None  # an error of this size would hide a violation
         sentence = (
-            f"By symmetry {words} is 0; it is {with_error(value, error)}, "
+            f"By symmetry {words} is 0; the run gives {with_error(value, error)}, "
             f"{abs(value) / error:.1f} standard errors away (3 at most)."
         )
         checks.append(Check(f"symmetry of {words}", passed, sentence, "" if passed else more))
@@ -452,34 +453,35 @@ def _temperature(part: dict[str, Any], temperature_K: float) -> Check | None:
     off = abs(value - temperature_K)
     passed: bool | None = off <= allowed
     if passed and allowed > 0.1 * temperature_K:
-        passed = None  # so large an error hides what is to be seen
+        passed = None  # an error of this size would hide a violation
     sentence = (
         f"The kinetic temperature along the collective variable is "
-        f"{with_error(value, error, 'K')}, that of the thermostat {temperature_K:g} K."
+        f"{with_error(value, error, 'K')}; that of the thermostat is {temperature_K:g} K."
     )
     remedy = (
         "The bias heats the collective variable: raise sampling.friction_per_ps, and sampling.ramp "
         "if it is below 1, in a new directory."
         if value > temperature_K
-        else "The thermostat does not keep its temperature: shorten sampling.timestep_fs, in a new "
+        else "The thermostat does not keep its temperature: reduce sampling.timestep_fs, in a new "
         "directory."
     )
     return Check("temperature", passed, sentence, "" if passed else remedy, "input")
 
 
 def _guard(part: dict[str, Any]) -> Check | None:
-    """Few steps lost on the way out of the process; None where nothing left it."""
+    """Check of the share of steps on a way out of the process; None if no trajectory left it."""
     restarts, share = part.get("restarts"), part.get("outside_fraction")
     if not restarts or share is None:
         return None
     passed = share <= OUTSIDE
     sentence = (
         f"The guard ended {restarts} trajectories that left the process; {100 * share:.2g} % of "
-        f"the steps were on the way out and do not count ({100 * OUTSIDE:g} % at most)."
+        f"the steps were on a way out and do not count ({100 * OUTSIDE:g} % at most)."
     )
     remedy = (
-        "The system leaves the process most of the time, or the guard is too tight: see which "
-        "atoms left (restarted_at in result.json), and set sampling.atom_deviation_limit_A between "
-        "thermal motion and the next jump, in a new directory."
+        "The system leaves the process most of the time, or the limit of the guard is too small: "
+        "see which atoms left (restarted_at in result.json), and set "
+        "sampling.atom_deviation_limit_A between thermal motion and the next jump, in a new "
+        "directory."
     )
     return Check("guard", passed, sentence, "" if passed else remedy, "input")

@@ -1,4 +1,4 @@
-"""Settings that the input leaves open and that follow from the temperature, the path and the CV."""
+"""Settings that are absent in the input and follow from the temperature, the path and the CV."""
 
 import json
 from typing import Any
@@ -9,27 +9,27 @@ from plumed_cv.common.files import read_json, write_text
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.paths.path import load_path
-from plumed_cv.sampling.order import MARGIN
+from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
 
 
 def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
-    """The input with the margins of iteration n's grid, which are found once and kept in a file.
+    """Return the input with the margins of iteration n's grid, which are kept in a file.
 
     Parameters
     ----------
     config
         The input.
     files
-        The run directory, with cv-(n-1) and, unless it is a molecule's, the path.
+        The run directory, with cv-(n-1) and, except for a molecule, the path.
     n
         Number of the iteration.
 
     Returns
     -------
     Config
-        The input itself if it gives the margin; else the input with `sampling.margin` set to
-        `energy.margins`, or to 0.2 of a molecule.
+        The input itself if it gives the margin; otherwise the input with `sampling.margin` from
+        `energy.margins`, or 0.2 for a molecule.
     """
     if config.sampling.margin is not None:
         return config

@@ -1,4 +1,4 @@
-"""A run directory: the names of its files, and keeping other runs out of it."""
+"""A run directory: the names of its files, and a lock against other runs."""
 
 import os
 import re
@@ -24,15 +24,19 @@ class RunDirectory:
         return self.root / f"cv-{n}.safetensors"
 
     def training(self, n: int) -> Path:
-        """What the training of xi^(n) was like."""
+        """Record of the training of xi^(n)."""
         return self.root / f"training-{n}.json"
 
     def iteration(self, n: int) -> Path:
         """Folder of the bABF run along xi^(n-1)."""
         return self.root / f"iteration-{n}"
 
+    def rate(self, n: int) -> Path:
+        """Folder of the transmission coefficients along xi^(n-1)."""
+        return self.iteration(n) / "rate"
+
     def iteration_result(self, n: int) -> Path:
-        """What iteration n has found."""
+        """Result of iteration n."""
         return self.iteration(n) / "result.json"
 
     def has_ended(self, n: int) -> bool:
@@ -40,7 +44,7 @@ class RunDirectory:
         return self.iteration_result(n).exists() and self.cv(n).exists()
 
     def last_begun(self) -> int:
-        """Number of the last iteration that has a folder; 0 if none has."""
+        """Number of the last iteration that has a folder; 0 if there is none."""
         n = 0
         while self.iteration(n + 1).is_dir():
             n += 1
@@ -52,13 +56,33 @@ class RunDirectory:
         return self.root / "path.xyz"
 
     @property
+    def beginning(self) -> Path:
+        """What a run at another temperature has passed on; it is absent otherwise."""
+        return self.root / "beginning.json"
+
+    @property
+    def harmonic(self) -> Path:
+        """Folder of harmonic theory, which `plumed-cv harmonic` makes."""
+        return self.root / "harmonic"
+
+    @property
+    def temperatures(self) -> Path:
+        """The temperatures of a run at several, each in a run directory of its own in this one."""
+        return self.root / "temperatures.json"
+
+    @property
+    def multiplicity(self) -> Path:
+        """Number of equivalent events, by the symmetry of the initial state."""
+        return self.root / "multiplicity.json"
+
+    @property
     def components(self) -> Path:
-        """The number of principal components, and what it was chosen by."""
+        """The number of principal components, and the reason for it."""
         return self.root / "components.json"
 
     @property
     def provenance(self) -> Path:
-        """With what it was computed."""
+        """Provenance: input, versions and machine of the run."""
         return self.root / "provenance.json"
 
     @property
@@ -69,12 +93,12 @@ class RunDirectory:
 
 @contextmanager
 def claimed(root: Path) -> Iterator[None]:
-    """Make the run directory and keep other runs out of it until the block ends.
+    """Make the run directory and exclude other runs from it until the block ends.
 
     Raises
     ------
     UserError
-        If another run is at work there, or it cannot be a folder.
+        If another run uses it, or if it cannot be a folder.
     """
     with ExitStack() as stack:
         try:
@@ -91,10 +115,10 @@ def claimed(root: Path) -> Iterator[None]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what killed processes were writing (`files.replacing`).
+    """Remove temporary files of killed processes (`files.replacing`).
 
-    Not where segments are being sampled: `plumed-cv sample` may be at work there, and whoever takes
-    up an unfinished segment removes its folder as a whole.
+    Folders of segments are left alone: `plumed-cv sample` may be active there, and the whole folder
+    of an unfinished segment is removed when it is repeated.
     """
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith("unfinished-")]

@@ -1,4 +1,4 @@
-"""What earlier iterations add to the mean force of one: their snapshots, reweighted, in a file."""
+"""Contribution of earlier iterations to the mean force: their reweighted snapshots, in a file."""
 
 import zipfile
 from functools import reduce
@@ -23,9 +23,9 @@ NAME = "earlier.npz"  # in the folder of an iteration
 
 
 def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Atoms) -> None:
-    """Write what the snapshots of earlier iterations add to iteration n, unless it is there.
+    """Write the contribution of earlier snapshots to iteration n, unless it exists.
 
-    Nothing is written where an iteration has no mean force of the atoms.
+    Nothing is written if an iteration has no mean force of the atoms.
 
     Parameters
     ----------
@@ -34,9 +34,9 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
     files
         The run directory.
     n
-        Number of the iteration, which has sampled.
+        Number of the iteration, which is completely sampled.
     engine
-        Computes forces in snapshots of which none were kept.
+        Computes forces in snapshots whose forces were not kept.
     atoms
         All atoms of the snapshots.
 
@@ -59,10 +59,13 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
             continue
         snapshots = []
         for segment in sampling.segments(folder):
-            biased, _ = meanforce.read(segment / MEAN_FORCE)
+            trajectory, kept = segment / "snapshots.dcd", segment / FORCES
+            with sampling.remedy(segment):
+                biased, _ = meanforce.read(segment / MEAN_FORCE)
+            if not trajectory.exists():  # removed, or nothing in the segment counts
+                biased = biased[:0]
             along = np.zeros((2, 0))
             if len(biased):
-                trajectory, kept = segment / "snapshots.dcd", segment / FORCES
                 along = np.array(
                     meanforce.of_trajectory(variable, trajectory, cell, engine.forces, kT_eV, kept)
                 )
@@ -82,11 +85,15 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
                 sampling.segments_by_walker(folder),
             )
         )
-    _write(target, reduce(add, found, freeenergy.Earlier([], [], 0)), len(blocks[0].grid.nodes))
+    write(
+        files.iteration(n),
+        reduce(add, found, freeenergy.Earlier([], [], 0)),
+        len(blocks[0].grid.nodes),
+    )
 
 
 def read(folder: Path) -> freeenergy.Earlier | None:
-    """What `pool` has written into the folder of an iteration; None if there is nothing.
+    """Read the file of `pool` in the folder of an iteration; None if there is none.
 
     Raises
     ------
@@ -102,14 +109,25 @@ def read(folder: Path) -> freeenergy.Earlier | None:
             snapshots = int(content["snapshots"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{file}: cannot be read ({error}); remove it and run again: it is computed anew."
+            f"{file}: cannot be read ({error}); remove it and run again: it is then computed again."
         ) from None
     return freeenergy.Earlier(list(sums), walkers.tolist(), snapshots) if snapshots else None
 
 
-def _write(file: Path, found: freeenergy.Earlier, n_nodes: int) -> None:
+def write(folder: Path, found: freeenergy.Earlier, n_nodes: int) -> None:
+    """Write what `read` returns into the folder of an iteration.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    found
+        What earlier iterations add.
+    n_nodes
+        Number of nodes of the iteration's grid.
+    """
     sums = np.array(found.sums).reshape(-1, 2, n_nodes)
-    with replacing(file) as temporary:
+    with replacing(folder / NAME) as temporary:
         np.savez(
             temporary,
             sums=sums,

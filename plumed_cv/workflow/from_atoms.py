@@ -1,4 +1,4 @@
-"""Runs and paths from ASE's structures and calculators, without an input file."""
+"""Runs and paths from ASE structures and calculators, without an input file."""
 
 import io
 import json
@@ -23,11 +23,11 @@ from plumed_cv.structures import check_end_states, oriented
 from plumed_cv.workflow import procedure
 from plumed_cv.workflow.answer import Result, read_result
 
-# True for bars on the terminal or in the notebook; or a function that is called with the name of
-# the task, the amount done, the amount in all (None if unknown) and a few words.
+# True for progress bars, or a function that is called with the name of the task, the amount of work
+# done, the total amount (None if unknown) and a short note.
 Progress = bool | Callable[[str, float, float | None, str], None]
 
-_SAME_FORCES_EV_A = 1e-6  # of a calculator and the one that is made again
+_SAME_FORCES_EV_A = 1e-6  # largest difference between a calculator and its copy
 
 
 def run(
@@ -43,8 +43,8 @@ def run(
 ) -> Result:
     """Learn the CV between two structures and compute its free energy profile, barrier and rate.
 
-    Started again with the same arguments, it goes on where it was stopped; of a finished run it
-    returns the result. The structures are kept in the directory.
+    If it is called again with the same arguments, it continues a stopped run, or returns the result
+    of a finished run. The structures are kept in the directory.
 
     Parameters
     ----------
@@ -55,24 +55,24 @@ def run(
     directory
         The run directory; made if absent.
     calculator
-        ASE's calculator: a class, a function that makes one, `functools.partial` of these with
+        ASE calculator: a class, a function that makes one, `functools.partial` of these with
         keywords, a dotted name, or an instance that can be made again from its parameters. The
-        dynamics runs in a process of its own, which imports it by name: a function must be in a
-        module, not in the notebook.
+        dynamics runs in a process of its own, which imports the calculator by name. A function must
+        therefore be in a module, not in the notebook.
     potential
-        Instead of a calculator: LAMMPS's commands for the potential, in units metal.
+        Instead of a calculator: LAMMPS commands for the potential, in units metal.
     progress
-        True shows bars. A function is called with the name of the task, the amount done, the
-        amount in all (None if unknown) and a few words. Results are logged by `logging`, logger
-        "plumed_cv", level INFO.
+        True shows progress bars. A function is called with the name of the task, the amount of work
+        done, the total amount (None if unknown) and a short note. Results are logged by `logging`,
+        logger "plumed_cv", level INFO.
     sections
         Sections of the input file with their keys, for example `sampling={"steps": 50_000}`;
-        `plumed-cv run --keys` lists all.
+        `plumed-cv run --keys` lists them.
 
     Raises
     ------
     UserError
-        If an argument is impossible, or as for `workflow.run`.
+        If an argument is impossible, and as for `workflow.run`.
     """
     config = make_config(
         initial,
@@ -92,14 +92,14 @@ def run_input(
     *,
     progress: Progress = False,
 ) -> Result:
-    """Do what an input file says, or go on with it, as `plumed-cv run` does.
+    """Start or continue the run of an input file, like `plumed-cv run`.
 
     Parameters
     ----------
     source
-        The input file (TOML), or what `load_config` or `make_config` returned.
+        The input file (TOML), or the result of `load_config` or `make_config`.
     directory
-        The run directory; `run` beside the input file by default.
+        The run directory; by default `run` in the folder of the input file.
     progress
         As for `run`.
 
@@ -111,7 +111,7 @@ def run_input(
     if isinstance(source, Config):
         config = source
         if directory is None:
-            raise UserError("run_input: name the run directory of this configuration.")
+            raise UserError("run_input: this configuration needs the argument directory.")
     else:
         config = configuration.load(source)
         directory = Path(source).parent / "run" if directory is None else directory
@@ -139,8 +139,8 @@ def make_config(
     Raises
     ------
     UserError
-        If an argument is impossible, the calculator cannot be made again by its name, or the
-        directory holds other structures.
+        If an argument is impossible, the calculator cannot be made again from its name, or the
+        directory contains other structures.
     """
     folder = Path(directory).absolute()
     content: dict[str, Any] = {name: dict(section) for name, section in sections.items()}
@@ -177,18 +177,18 @@ def find_path(
     initial, final, calculator, potential
         As for `run`.
     engine
-        Instead of both: the section of the input file.
+        Instead of both: the section `engine` of the input file.
     n_images
-        Images of the elastic band, end states included.
+        Number of images of the elastic band, including the end states.
     fmax_eV_A
-        Largest force left on an atom, eV/angstrom.
+        Largest remaining force on an atom, eV/angstrom.
     progress
-        Called after every optimisation step with the largest force and what is being done.
+        Called after every optimisation step with the largest force and the name of the stage.
 
     Raises
     ------
     UserError
-        If an argument is impossible, or as for `paths.neb.minimum_energy_path`.
+        If an argument is impossible, and as for `paths.neb.minimum_energy_path`.
     """
     section = _engine(calculator, potential, engine, initial)
     content = {
@@ -219,7 +219,7 @@ def _engine(
     """The section `engine` of the input."""
     if (calculator is not None) + (potential is not None) + bool(given and "name" in given) != 1:
         raise UserError(
-            "Give one of calculator (ASE's), potential (commands of LAMMPS) and engine (a section "
+            "Give one of calculator (ASE), potential (LAMMPS commands) and engine (a section "
             "of the input file with its name)."
         )
     section: dict[str, Any] = {"directory": str(Path.cwd()), **(given or {})}
@@ -232,7 +232,7 @@ def _engine(
 
 
 def _by_name(calculator: Any, atoms: Atoms) -> tuple[str, dict[str, Any]]:
-    """Dotted name and arguments that make a calculator in another process."""
+    """Return dotted name and arguments that make a calculator in another process."""
     if isinstance(calculator, str):
         return calculator, {}
     arguments: dict[str, Any] = {}
@@ -246,12 +246,12 @@ def _by_name(calculator: Any, atoms: Atoms) -> tuple[str, dict[str, Any]]:
         arguments = dict(calculator.todict()) if hasattr(calculator, "todict") else {}
         _check_same(calculator, maker, arguments, atoms)
     if not callable(maker) or not hasattr(maker, "__qualname__"):
-        raise UserError(f"calculator = {calculator!r}: is no ASE calculator, and makes none")
+        raise UserError(f"calculator = {calculator!r}: is not an ASE calculator and makes none")
     module, name = maker.__module__, maker.__qualname__
     if module == "__main__" or "<" in name:
         raise UserError(
             f"calculator = {name}: is defined in the notebook or script itself, or in a function, "
-            "and the process of the dynamics imports it by name; put it into a file of its own, "
+            "but the process of the dynamics imports it by name; put it into a file of its own, "
             "such as potential.py, and import it from there."
         )
     try:
@@ -277,20 +277,20 @@ def _check_same(calculator: Any, maker: type, arguments: dict[str, Any], atoms: 
         try:
             copy.calc = make()
             forces.append(copy.get_forces(apply_constraint=False))
-        except Exception as error:  # calculators raise whatever they like
+        except Exception as error:  # calculators may raise any exception
             raise UserError(
                 f"calculator = {maker.__name__}: cannot be made again from its parameters "
                 f"({type(error).__name__}: {' '.join(str(error).split())}); {remedy}."
             ) from None
     if np.abs(forces[0] - forces[1]).max() > _SAME_FORCES_EV_A:
         raise UserError(
-            f"calculator = {maker.__name__}: made again from its parameters it gives other forces; "
+            f"calculator = {maker.__name__}: its copy from its parameters gives other forces; "
             f"{remedy}."
         )
 
 
 def _write(file: Path, atoms: Atoms) -> None:
-    """Write a structure, unless it is there; of its properties, those that forces depend on."""
+    """Write a structure, unless it exists; only properties that affect forces are written."""
     bare = atoms.copy()
     bare.info.clear()
     kept = ("numbers", "positions", "masses", "initial_magmoms", "initial_charges")
@@ -299,5 +299,5 @@ def _write(file: Path, atoms: Atoms) -> None:
     text = io.StringIO()
     ase.io.write(text, bare, format="extxyz")
     if file.exists() and file.read_text(encoding="utf-8") != text.getvalue():
-        raise UserError(f"{file}: holds another structure; name a new directory for this run.")
+        raise UserError(f"{file}: contains another structure; name a new directory for this run.")
     write_text(file, text.getvalue())

@@ -1,6 +1,6 @@
-"""The collective variables of a run: what they are trained on, how, and with how many components.
+"""The collective variables of a run: training data, settings, and number of components.
 
-torch is imported where it is needed: it takes seconds, and a resumed run may do without.
+torch is imported only where it is needed. This takes seconds, and a resumed run may not need it.
 """
 
 import json
@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from numpy.typing import NDArray
 
 from plumed_cv import cv, sampling
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import needed
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy, equivalence, meanpath, pca, symmetry
-from plumed_cv.cv.energy import VARIANCE_A2
 from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.engines import Engine
+from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
 
-MOST_FALL = 0.05  # of a CV along the path; less is an error of a CV that hardly matters
-
-NOISE_A2_PER_K = VARIANCE_A2 / 300.0  # thermal variance of a coordinate in iron (Sec. 3.2)
+MOST_FALL = 0.05  # largest decrease of a CV along the path; a smaller one hardly matters
 
 
 def training_of(
@@ -39,7 +39,7 @@ def training_of(
     n_latent: int | None = None,
     device: str | None = None,
 ) -> Training:
-    """How networks are trained: by a named recipe, else the input's way, else the default.
+    """Settings of a training: a named recipe, otherwise those of the input, otherwise the default.
 
     Parameters
     ----------
@@ -49,13 +49,13 @@ def training_of(
         Seed of weights and batches.
     recipe
         A name of `training.RECIPES`.
-    n_latent, device
+    Latent dimensions and device of the training; they replace those of the input if not None.
         Latent dimensions and where it is trained; they replace those of the input if not None.
 
     Raises
     ------
     UserError
-        If there is no such recipe, or the settings do not go together.
+        If there is no such recipe, or the settings contradict each other.
     """
     settings: dict[str, Any] = {"seed": seed, "n_latent": n_latent or 1, "device": device or "cpu"}
     if config is not None:
@@ -79,9 +79,17 @@ def training_of(
     return replace(RECIPES[recipe], restarts=config.cv.restarts, **settings, **chosen)
 
 
-def noise_variance(config: Config) -> float:
-    """Variance of the noise on the path, A^2."""
-    return config.path.noise_A2 or NOISE_A2_PER_K * config.system.temperature_K
+def noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
+    """Variance of the noise on the path, A^2: the input's, or the initial state's."""
+    if config.path.noise_A2 is not None:
+        return config.path.noise_A2
+    start = path.images[0]
+    return thermal_variance(
+        start.positions,
+        path.held,
+        lambda positions: engine.forces(positions, cell_of(start)),
+        units.kB * config.system.temperature_K,
+    )
 
 
 @one_thread()
@@ -90,9 +98,10 @@ def write_first_cv(
     files: RunDirectory,
     path: EnergyPath | None,
     ends: tuple[Atoms, Atoms],
+    engine: Engine,
     reporter: Reporter,
 ) -> None:
-    """Write cv-0 unless it is there, and choose the number of components by the noisy path.
+    """Write cv-0 unless it exists, and choose the number of components from the noisy path.
 
     Parameters
     ----------
@@ -101,21 +110,23 @@ def write_first_cv(
     files
         The run directory.
     path
-        The minimum energy path; None of a molecule.
+        The minimum energy path; None for a molecule.
     ends
-        The end states of the input, which are taken where there is no path.
+        The end states of the input, which are used if there is no path.
+    engine
+        Its forces give the stiffness of the initial state, unless the input gives the noise.
     reporter
-        Is told how it goes.
+        Receives the progress.
 
     Raises
     ------
     UserError
-        If the end states are the same, the input asks for more components than there are, or a CV
+        If the end states are the same, the input asks for more components than possible, or a CV
         that is trained on the path does not rise along it.
 
     Notes
     -----
-    If the linear CV does not rise along the path, a CV is trained on the path in its place.
+    If the linear CV does not rise along the path, a CV is trained on the path instead.
     """
     if files.cv(0).exists() and (path is None or files.components.exists()):
         return
@@ -126,13 +137,14 @@ def write_first_cv(
     if path is not None:
         check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
-        samples = path.noisy_samples(config.path.structures, noise_variance(config), rng)
-        _choose_components(config, files, samples)
+        variance = noise_variance(config, path, engine)
+        samples = path.noisy_samples(config.path.structures, variance, rng)
+        _choose_components(config, files, samples, variance)
         fall = energy.falls_by(path, first)
         if config.cv.start == "linear" and fall > MOST_FALL:
             reporter.say(
-                f"The linear CV falls by {fall:.2f} along the minimum energy path, so it does not "
-                "tell all points of the path apart: the first CV is trained on the path (cv.start "
+                f"The linear CV decreases by {fall:.2f} along the minimum energy path, so it does "
+                "not distinguish all points of the path: the first CV is trained on it (cv.start "
                 '= "path").'
             )
         if config.cv.start == "path" or fall > MOST_FALL:
@@ -145,7 +157,7 @@ def write_first_cv(
 def train_on_snapshots(
     config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
 ) -> None:
-    """Write cv-n, trained on what iteration n has sampled along cv-(n-1).
+    """Write cv-n, trained on the samples of iteration n along cv-(n-1).
 
     Parameters
     ----------
@@ -154,11 +166,11 @@ def train_on_snapshots(
     files
         The run directory.
     atoms
-        All atoms of the snapshots, of which the collective variable may have some.
+        All atoms of the snapshots; the collective variable may use some of them.
     n
         Number of the iteration.
     reporter
-        Is told how it goes.
+        Receives the progress.
 
     Raises
     ------
@@ -177,12 +189,12 @@ def train_on_snapshots(
 def noise_floor(
     config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
 ) -> float | None:
-    """Mean of 1 - cos (Eq. 17) that two variables learned from independent samples would have.
+    """Mean of 1 - cos (Eq. 17) between two variables learned from independent samples.
 
-    Two are trained as cv-n was, each on half of the segments of iteration n (`GroupKFold`: no
-    segment is in both halves), and compared along the path of cv-(n-1). Each has the noise of half
-    of the data, and 1 - cos adds up as variances do: it is twice what two variables of all data
-    would have. Nothing is written.
+    Two variables are trained in the same way as cv-n, each on half of the segments of iteration n
+    (`GroupKFold`: no segment is in both halves), and compared along the path of cv-(n-1). Each has
+    the noise of half of the data, and 1 - cos adds like a variance. The result is therefore twice
+    that of two variables of all data. Nothing is written.
 
     Parameters
     ----------
@@ -192,10 +204,9 @@ def noise_floor(
     Returns
     -------
     float or None
-        None if half of the data is too little to learn from.
+        None if half of the data is too little for a training.
     """
-    from sklearn.model_selection import GroupKFold  # takes most of a second
-
+    selection = needed("sklearn.model_selection")  # importing it takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
     segments = [_displacements([file], old, atoms) for file in _trajectories(files, n)]
     if len(segments) < 2:
@@ -203,9 +214,10 @@ def noise_floor(
     data = np.concatenate(segments)
     xi = old.encode(old.components(data))[:, 0]
     group = np.repeat(np.arange(len(segments)), [len(segment) for segment in segments])
+    folds = selection.GroupKFold(2).split(data, groups=group)
     halves = []
     try:
-        for half, (_, chosen) in enumerate(GroupKFold(2).split(data, groups=group), start=1):
+        for half, (_, chosen) in enumerate(folds, start=1):
             halves.append(_train(config, files, data[chosen], xi[chosen], old, n, reporter, half))
     except UserError:
         return None
@@ -213,7 +225,7 @@ def noise_floor(
 
 
 def _trajectories(files: RunDirectory, n: int) -> list[Path]:
-    """The trajectories of the segments of iteration n that have snapshots."""
+    """Trajectories of the segments of iteration n that have snapshots."""
     parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
     return [file for file in parts if file.exists()]
 
@@ -221,16 +233,16 @@ def _trajectories(files: RunDirectory, n: int) -> list[Path]:
 def _displacements(
     trajectories: list[Path], old: CollectiveVariable, atoms: Atoms
 ) -> NDArray[np.float32]:
-    """Displacements of all snapshots of some trajectories, shape (M, N, 3), angstrom."""
+    """Displacements of all snapshots of the given trajectories, shape (M, N, 3), angstrom."""
     return read_displacements(
         trajectories, old, cell_of(atoms), species=atoms.get_chemical_symbols()
     )
 
 
 def functions_of(config: Config, path: EnergyPath | None) -> int | None:
-    """Polynomials of the mean path at finite temperature: the input's, or by the path's length.
+    """Number of polynomials of the mean path at finite temperature, from the input or the length.
 
-    None of a molecule, which has no path.
+    None for a molecule, which has no path.
     """
     if config.cv.functions is not None or path is None:
         return config.cv.functions
@@ -246,13 +258,13 @@ def check_components(config: Config, path: EnergyPath | None = None) -> None:
     config
         The input.
     path
-        The minimum energy path, by which `cv.functions` is chosen if the input leaves it out. If
-        None, only an input is refused that gives both, or is of a molecule.
+        The minimum energy path, from which `cv.functions` follows if it is absent in the input. If
+        None, an input is refused only if it gives both, or belongs to a molecule.
 
     Raises
     ------
     UserError
-        If it does, or as for `training_of`.
+        If the input asks for too many, and as for `training_of`.
     """
     wanted = config.cv.components
     if wanted is None or (
@@ -263,7 +275,7 @@ def check_components(config: Config, path: EnergyPath | None = None) -> None:
     if (most := training.limited(wanted)) < wanted:
         raise UserError(
             f"cv.components = {wanted}: the mean path has {most}; set cv.functions = {wanted + 1} "
-            "or more, or leave components out."
+            "or more, or remove components."
         )
 
 
@@ -279,11 +291,11 @@ def _train(
 ) -> CollectiveVariable:
     """Train cv-n on displacements at values of the path parameter or of cv-(n-1).
 
-    Of a half of the data, 1 or 2, no record is written.
+    For a half of the data, 1 or 2, no record is written.
     """
     from plumed_cv.cv import autoencoder
 
-    # Weights of its own for a half, too: they are a part of the noise.
+    # The halves also have initial weights of their own, which are part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
     path = load_path(files.path) if files.path.exists() else None
     if n > 0:
@@ -320,22 +332,27 @@ def _train(
         fall = energy.falls_by(path, learned)
         if fall > MOST_FALL:
             raise UserError(
-                f"{files.root}: cv-{n}, which was just trained, falls by {fall:.2f} along the "
-                f"minimum energy path, more than {MOST_FALL:g}, so no profile along it would be of "
-                "this process; "
+                f"{files.root}: cv-{n}, which was just trained, decreases by {fall:.2f} along the "
+                f"minimum energy path, more than {MOST_FALL:g}, so a profile along it would not be "
+                "of this process; "
                 + ("raise path.structures" if at_rest else "sample longer (sampling.steps)")
-                + ", or take more cv.components and cv.functions, in a new directory."
+                + ", or use more cv.components and cv.functions, in a new directory."
             )
     return learned
 
 
-def _choose_components(config: Config, files: RunDirectory, samples: np.ndarray) -> None:
-    """Write the number of principal components D for structures like these."""
-    write_text(files.components, json.dumps(_number_of_components(config, samples)))
+def _choose_components(
+    config: Config, files: RunDirectory, samples: np.ndarray, noise_A2: float | None = None
+) -> None:
+    """Write the number of principal components D for structures like these, and their noise."""
+    found = _number_of_components(config, samples)
+    if noise_A2 is not None:
+        found["noise_A2"] = noise_A2
+    write_text(files.components, json.dumps(found))
 
 
 def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
-    """D of the input, or by the elbow (Sec. 2.2), which then is returned too."""
+    """D of the input, or D with the elbow from which it follows (Sec. 2.2)."""
     aligned = config.cv.alignment != "none"
     if config.cv.components is not None:
         most = pca.most_components(samples, aligned=aligned)

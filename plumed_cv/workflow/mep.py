@@ -12,7 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
-from plumed_cv.engines.lammps_input import known_elements, potential_commands
+from plumed_cv.engines.lammps_potential import known_elements, potential_commands
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, name_of, read_images
 from plumed_cv.structures import (
@@ -31,7 +31,7 @@ from plumed_cv.structures.frame import displacements
 
 
 def types_of(config: Config) -> Sequence[str] | None:
-    """The elements of LAMMPS's types 1, 2, ... as the input tells them; None if it does not."""
+    """The elements of LAMMPS types 1, 2, ... according to the input; None if they are not given."""
     engine = config.engine
     if not isinstance(engine, Lammps):
         return None
@@ -50,14 +50,14 @@ def end_states(
     config
         The input.
     say
-        Is told in a sentence what was changed.
+        Called with a sentence about each change.
     free
-        Whether all atoms are to move in molecular dynamics, so that constraints are refused.
+        Whether all atoms move in molecular dynamics, so that constraints are refused.
 
     Raises
     ------
     UserError
-        If a file cannot be read, the two do not fit each other, or one has constraints.
+        If a file cannot be read, the two do not belong together, or one has constraints.
     """
     if config.path.file is not None:
         images = read_images(config.path.file, species=types_of(config), free=free)
@@ -70,19 +70,19 @@ def end_states(
         _structure(file, species, free) for file in (config.system.initial, config.system.final)
     )
     check_end_states(initial, final)
-    if config.cv.alignment == "none":  # a molecule may turn, and then all atoms are elsewhere
+    if config.cv.alignment == "none":  # a molecule may rotate, which moves all atoms
         if config.system.reorder:
             order = meant_order(initial, final)
             moved = int((order != np.arange(len(order))).sum())
             final = final[order]
             _check_mended(initial, final)
-            say(f"Final state: {moved} atoms are put into the order of the initial state.")
+            say(f"Final state: {moved} atoms were sorted into the order of the initial state.")
         elif config.system.reorder is None:
             check_order(
                 initial,
                 final,
-                "set system.reorder = true to put them into the order of the initial state, or "
-                "false if they do exchange places.",
+                "set system.reorder = true to sort them into the order of the initial state, or "
+                "false if the atoms do exchange positions.",
             )
         check_range(initial, final)
     powers = config.system.temperature_K ** np.arange(1.0, 1.0 + len(config.system.expansion))
@@ -104,18 +104,18 @@ def _check_mended(initial: Atoms, final: Atoms) -> None:
     far = int((np.linalg.norm(u, axis=1) > CLOSEST_A).sum())
     if 2 * far > len(initial):
         raise UserError(
-            f"system.reorder = true: no order of the final state is found in which most atoms stay "
-            f"at their places ({far} of {len(initial)} do not); build it from the initial state."
+            f"system.reorder = true: there is no order of the final state in which most atoms keep "
+            f"their positions ({far} of {len(initial)} do not); build it from the initial state."
         )
 
 
 def _structure(file: Path, species: Sequence[str] | None, free: bool) -> Atoms:
-    """An end state, turned as engines need it."""
+    """Return an end state, rotated as engines need it."""
     atoms = read_structure(file, species)
     if free:
         check_free(atoms, str(file))
     try:
-        cell_of(atoms)  # refuses boundaries along some directions only
+        cell_of(atoms)  # refuses periodicity along only some directions
         return oriented(atoms)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
@@ -126,10 +126,11 @@ def find_path(
     output: Path,
     reporter: Reporter | None = None,
     engine: Engine | None = None,
+    begin: EnergyPath | None = None,
 ) -> EnergyPath:
     """Find the minimum energy path of the input, or read it, and write it as extended XYZ.
 
-    Atoms that the end states hold at their places stay there.
+    Atoms that are fixed in the end states do not move.
 
     Parameters
     ----------
@@ -138,19 +139,21 @@ def find_path(
     output
         The file.
     reporter
-        Is told how it goes.
+        Receives the progress.
     engine
-        The engine of the input where it is open; opened here if None.
+        The engine of the input if it is open; opened here if None.
+    begin
+        As for `neb.minimum_energy_path`.
 
     Raises
     ------
     UserError
-        If the input is of a molecule, or as for `neb.minimum_energy_path`.
+        If the input belongs to a molecule, and as for `neb.minimum_energy_path`.
     """
     if config.cv.alignment != "none":
         raise UserError(
-            "cv.alignment = 'optimal': no minimum energy path is sought for molecules; 'plumed-cv "
-            "run' needs none."
+            "cv.alignment = 'optimal': no minimum energy path is computed for molecules; "
+            "'plumed-cv run' does not need one."
         )
     reporter = reporter or Log()
     initial, final = end_states(config, reporter.say, free=False)
@@ -168,6 +171,7 @@ def find_path(
                 n_images=config.path.images,
                 fmax_eV_A=config.path.fmax_eV_A,
                 progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
+                begin=begin,
             )
     path.save(output)
     reporter.say(
@@ -178,20 +182,20 @@ def find_path(
 
 
 def complete(images: list[Atoms], name: str, engine: Engine, reporter: Reporter) -> EnergyPath:
-    """A path of images; energies and forces are all from the engine where one lacks them.
+    """Return a path of images; if energies or forces are missing, all are those of the engine.
 
-    Energies of two calculators in one path would mean nothing.
+    Energies of two calculators cannot be compared.
 
     Parameters
     ----------
     images
         K structures of the same atoms.
     name
-        What sentences to the user call them.
+        Name of the images in messages.
     engine
         Computes energies and forces.
     reporter
-        Is told what was computed.
+        Receives a note about what was computed.
     """
     missing = sum(not has_forces(image) for image in images)
     if missing:

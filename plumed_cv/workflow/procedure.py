@@ -1,4 +1,4 @@
-"""Sample, train, compare, repeat: what is missing in a run directory is done, in order."""
+"""Sample, train, compare, repeat: the missing parts of a run directory are done in order."""
 
 import json
 import time
@@ -16,11 +16,13 @@ from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.setup.kernel import find_plumed
+from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, earlier, provenance
+from plumed_cv.workflow import checks, earlier, provenance, transmission
+from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_grid
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
     check_components,
     noise_floor,
@@ -30,10 +32,11 @@ from plumed_cv.workflow.learning import (
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
+from plumed_cv.workflow.speed import watching_speed
 
 
 class NoBarrierError(UserError):
-    """A sampling that did not reach both end states; its report says how far it came."""
+    """A sampling did not reach both end states; its report shows the progress."""
 
 
 def run(
@@ -42,8 +45,9 @@ def run(
     reporter: Reporter | None = None,
     *,
     inputs_only: bool = False,
+    before: RunDirectory | None = None,
 ) -> dict[str, Any]:
-    """Run the iterative procedure, or go on with it.
+    """Start or continue the iterative procedure at one temperature.
 
     Parameters
     ----------
@@ -52,35 +56,42 @@ def run(
     directory
         The run directory; made if absent.
     reporter
-        Is told how it goes.
+        Receives the progress.
     inputs_only
-        Write what the next sampling begins with and return before it; `sample` does it, here or
-        elsewhere, and `run` goes on from what there is then.
+        Write the inputs of the next sampling and return before it. `sample` runs it, here or
+        elsewhere, and `run` continues from its results.
+    before
+        The run at another temperature from which a new one begins, see `beginning.take_over`.
 
     Returns
     -------
     dict
-        What `result.json` holds: `flux_barrier_eV`, `barrier_eV` and `delta_F_eV` with their
-        `..._error_eV`, `converged`, `similarity`, `md_steps`, `iterations`, and more. If it has
-        returned before a sampling: `iteration`, and `walkers`, the numbers of those to run, as
-        `sample` takes them.
+        Content of `result.json`: `rate_per_s`, `transmission`, `flux_barrier_eV`, `barrier_eV` and
+        `delta_F_eV` with their errors, `converged`, `similarity`, `md_steps`, `iterations`, and
+        more. Before a sampling: `iteration`, and `walkers`, the numbers of the walkers to run with
+        `sample`.
 
     Raises
     ------
     NoBarrierError
         If a sampling was too short to reach both end states.
     UserError
-        If the input does not fit, a file was damaged, another run works in the directory, or the
-        directory holds a run with another input.
+        If the input does not fit, a file was damaged, another run uses the directory, or the
+        directory contains a run with another input.
     """
     reporter = reporter or Log()
+    if config.system.temperatures_K:
+        raise UserError(
+            f"system.temperature_K = {list(config.system.temperatures_K)}: one temperature is run "
+            "here; 'plumed-cv run' takes several."
+        )
     if config.cv.latent > 1:
         raise UserError(
             f"cv.latent = {config.cv.latent}: 'plumed-cv run' samples one latent dimension; train "
-            "a model of more by 'plumed-cv train --latent' and bias it as "
-            "plumed_inputs/babf_2d_latent.dat does."
+            "a model of more with 'plumed-cv train --latent' and bias it as in "
+            "plumed_inputs/babf_2d_latent.dat."
         )
-    if config.cv.device == "cuda":  # it is asked for after the sampling; torch takes seconds
+    if config.cv.device == "cuda":  # checked before the sampling; importing torch takes seconds
         from plumed_cv.cv.autoencoder import find_device
 
         find_device(config.cv.device)
@@ -92,27 +103,36 @@ def run(
         plumed = find_plumed()
         plugin = build_plugin(plumed)
         provenance.record(files.provenance, config, plumed, plugin)
+        if before is not None:
+            take_over(config, files, before, initial, engine, reporter)
+        if files.beginning.exists():  # the first iteration already has a learned CV
+            limits = config.iteration.model_copy(update={"minimum": 1})
+            config = config.model_copy(update={"iteration": limits})
         path = None
         if config.cv.alignment == "none":
             path = _path(config, files, engine, reporter)
-        write_first_cv(config, files, path, (initial, final), reporter)
-        reopened = _reopen(config, files, plugin)
+        count_events(files, engine)
+        write_first_cv(config, files, path, (initial, final), engine, reporter)
+        reopened = _reopen(config, files, plugin, reporter)
         iterations: list[dict[str, Any]] = []
         while not _is_last(config, files, iterations, reopened):
             n = len(iterations) + 1
             if inputs_only and not files.has_ended(n):
                 files.iteration(n).mkdir(exist_ok=True)
-                waiting = sampling.prepare(_orders(config, files, n, plugin), engine)
+                waiting = sampling.prepare(_tasks(config, files, n, plugin), engine)
                 if waiting:
-                    return {"iteration": n, "walkers": [order.number for order in waiting]}
-            iterations.append(_iterate(config, files, n, engine, plugin, initial, reporter))
-        return write_answer(config, files, path, initial, plugin, iterations)
+                    return {"iteration": n, "walkers": [task.number for task in waiting]}
+            iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
+        result = write_answer(config, files, path, initial, plugin, iterations)
+        if not config.rate.enabled:
+            return result
+        return transmission.complete(config, files, engine, initial, result, reporter)
 
 
 def sample(
     config: Config, directory: Path | str, walker: int = 0, reporter: Reporter | None = None
 ) -> None:
-    """Do one walker's share of the sampling that `run` with `inputs_only` has returned before.
+    """Run the share of one walker in the sampling that `run` with `inputs_only` has prepared.
 
     Parameters
     ----------
@@ -121,14 +141,14 @@ def sample(
     directory
         The run directory.
     walker
-        Its number, from 0; those of one repetition come before those of the next.
+        Its number, from 0, over the walkers of all repetitions.
     reporter
-        Is told how it goes.
+        Receives the progress.
 
     Raises
     ------
     UserError
-        If there is nothing to sample, another process works on it, or as for `run`.
+        If there is nothing to sample, another process works on it, and as for `run`.
     """
     reporter = reporter or Log()
     files = RunDirectory(Path(directory).absolute())
@@ -138,28 +158,28 @@ def sample(
             f"{files.root}: there is nothing to sample; 'plumed-cv run --inputs-only' prepares it."
         )
     provenance.check_same_input(files.root, config)
-    orders = _orders(config, files, n, build_plugin(find_plumed()))
-    if not 0 <= walker < len(orders):
+    tasks = _tasks(config, files, n, build_plugin(find_plumed()))
+    if not 0 <= walker < len(tasks):
         shares = "sampling.walkers"
         if config.sampling.repetitions > 1:
             shares = "sampling.walkers x sampling.repetitions"
-        raise UserError(f"--walker {walker}: {shares} = {len(orders)}, counted from 0.")
-    order = orders[walker]
+        raise UserError(f"--walker {walker}: {shares} = {len(tasks)}, counted from 0.")
+    task = tasks[walker]
     with (
-        sampling.open_engine(config, order.atoms) as engine,
-        reporter.task(f"iteration {n}: bABF sampling", order.steps) as update,
+        sampling.open_engine(config, task.atoms) as engine,
+        reporter.task(f"iteration {n}: bABF sampling", task.steps) as update,
     ):
-        sampling.run_walker(order, engine, update, rescue=True)
+        sampling.run_walker(task, engine, update, rescue=True)
 
 
 def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporter) -> EnergyPath:
-    """The minimum energy path, found unless it is there."""
+    """Return the minimum energy path; it is computed unless it exists."""
     if not files.path.exists():
         started = time.perf_counter()
         find_path(config, files.path, reporter, engine)
         taken = {"seconds": time.perf_counter() - started}
         write_text(files.root / "path.json", json.dumps(taken))
-    return load_path(files.path)  # rounded as the file is, so that a resumed run is the same
+    return load_path(files.path)  # rounded as in the file, so that a resumed run is the same
 
 
 def _iterate(
@@ -167,20 +187,22 @@ def _iterate(
     files: RunDirectory,
     n: int,
     engine: Engine,
+    plumed: Plumed,
     plugin: Path,
     atoms: Atoms,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Sample along cv-(n-1), train cv-n, compare the two; returns the iteration's results."""
+    """Sample along cv-(n-1), train cv-n, compare the two; return the result of the iteration."""
     if files.has_ended(n):
         return complete(files, n, read_json(files.iteration_result(n)))
     folder = files.iteration(n)
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
-    orders = _orders(config, files, n, plugin)
+    tasks = _tasks(config, files, n, plugin)
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
-        seconds_sampling = sampling.sample(orders, engine, update)
+        watched = watching_speed(update, tasks, plumed, reporter.say)
+        seconds_sampling = sampling.sample(tasks, engine, watched)
     earlier.pool(config, files, n, engine, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
@@ -194,8 +216,8 @@ def _iterate(
         _write_result(files, n, result | {"similarity": None})  # for the report
         raise NoBarrierError(
             f"{folder}: its {result['md_steps']} steps did not reach both end states, so there is "
-            "no barrier; raise sampling.steps and run again, which goes on from there, or first "
-            "remove that folder if they become many more, because its ramp stays as short as it is."
+            "no barrier; raise sampling.steps and run again to continue from there, or first "
+            "remove that folder if there will be many more, because its ramp stays that short."
         )
     if not files.cv(n).exists():
         train_on_snapshots(config, files, atoms, n, reporter)
@@ -209,7 +231,7 @@ def _iterate(
             reporter.say(f"Iteration {n}: {note}")
     if config.sampling.extra_biases:
         reporter.say(
-            f"The profile is that of {result['profile_of']} (sampling.plumed), by the histogram."
+            f"The profile is that of {result['profile_of']} (sampling.plumed), from the histogram."
         )
     reporter.say(
         f"Iteration {n} ({old.kind} CV): {summary(result)}; "
@@ -222,14 +244,21 @@ def _write_result(files: RunDirectory, n: int, result: dict[str, Any]) -> None:
     write_text(files.iteration_result(n), json.dumps(result, indent=2, allow_nan=False))
 
 
-def _reopen(config: Config, files: RunDirectory, plugin: Path) -> int:
-    """Take back the end of the last iteration if the input asks for more of it; return its number.
+def _reopen(config: Config, files: RunDirectory, plugin: Path, reporter: Reporter) -> int:
+    """Reopen the last iteration if the input asks for more of it; return its number.
 
-    Earlier iterations stay as they are: what came after them was learned from what they found.
+    Earlier iterations stay as they are, because later ones were learned from their results.
     """
     n = files.last_begun()
-    if n and not all(order.is_done for order in _orders(config, files, n, plugin)):
-        # The result goes last: without it the iteration would pass for one that never ended.
+    tasks = _tasks(config, files, n, plugin) if n else []
+    if not all(task.is_done for task in tasks):
+        began, now = tasks[0].parameters.ramp, sampling.ramp(config.sampling)
+        if began != now:
+            reporter.say(
+                f"Iteration {n} keeps its ramp of {began:,} steps (Eq. 12); "
+                f"a new iteration of this length would have {now:,}."
+            )
+        # The result is removed last: without it the iteration would count as unfinished.
         for file in (files.result, files.cv(n), files.training(n), files.iteration_result(n)):
             file.unlink(missing_ok=True)
     return n
@@ -238,7 +267,7 @@ def _reopen(config: Config, files: RunDirectory, plugin: Path) -> int:
 def _is_last(
     config: Config, files: RunDirectory, iterations: list[dict[str, Any]], begun: int
 ) -> bool:
-    """Whether no iteration follows these: one that has ended always counts."""
+    """Whether no iteration follows these; one that has ended always counts."""
     n = len(iterations)
     if n < begun and (files.has_ended(n + 1) or n + 1 == begun):
         return False
@@ -251,8 +280,8 @@ def _is_last(
     return checks.stopped_by(verdict, n, config.iteration) is not None
 
 
-def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.Order]:
-    """What each walker of each repetition has to do in iteration n, by `Order.number`."""
+def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.WalkerTask]:
+    """Return the tasks of all walkers and repetitions of iteration n, by `WalkerTask.number`."""
     config = with_grid(config, files, n)
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
@@ -263,7 +292,7 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
     if config.sampling.start == "path":
         starts = sampling.spread(images, config.sampling.walkers)
     return [
-        sampling.Order(
+        sampling.WalkerTask(
             config=config,
             atoms=atoms,
             start=start,
@@ -282,8 +311,14 @@ def _orders(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[s
 
 
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
-    """Write the profile that the bias of iteration n starts from, if there is one."""
+    """Write the initial profile of the bias of iteration n, if there is one."""
     kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
+    grid = freeenergy.Grid(*sampling.grid(config.sampling))
+    if n == 1 and files.beginning.exists():
+        if not target.exists():
+            handed = read_json(files.beginning)
+            freeenergy.write_prior(target, grid, handed["xi"], handed["A_eV"])
+        return target
     if kind == "none" or (kind == "previous" and n == 1):
         return None
     if not target.exists():
@@ -297,5 +332,5 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
             before = CollectiveVariable.load(files.cv(n - 2))
             displacements, A = before.path(profile.xi[known, None]), profile.A[known]
         xi = variable.encode(variable.components(displacements))[:, 0]
-        freeenergy.write_prior(target, freeenergy.Grid(*sampling.grid(config.sampling)), xi, A)
+        freeenergy.write_prior(target, grid, xi, A)
     return target

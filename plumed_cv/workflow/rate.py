@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plumed_cv.common.display import axes_or_new, table
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import scientific, with_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,28 +15,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rate:
-    """Rate from the reactant to the product; what is not known is None.
+    """Rate from the reactant to the product; unknown values are None.
 
     Attributes
     ----------
     temperature_K
         Temperature, K.
     tst_rate_per_s, tst_rate_error_per_s
-        Rate of transition state theory through the best dividing surface, 1/s: an upper bound of
-        the true rate; and its standard error.
-    transmission
-        Transmission coefficient: the share of the crossings of the surface that lead to the
-        product.
+        Rate of transition state theory through the best dividing surface, 1/s, which is an upper
+        bound, and its standard error.
+    transmission, transmission_error
+        Transmission coefficient, the ratio of the flux that leads to the product to that of
+        transition state theory, and its standard error.
     rate_per_s
-        The rate, transmission times that of transition state theory, 1/s.
+        The rate: the product of the transmission coefficient and the rate of transition state
+        theory, 1/s.
     rate_error_factor
-        The rate is known within this factor, one standard error.
+        The rate is known within this factor (one standard error).
     """
 
     temperature_K: float
     tst_rate_per_s: float | None = None
     tst_rate_error_per_s: float | None = None
     transmission: float | None = None
+    transmission_error: float | None = None
     rate_per_s: float | None = None
     rate_error_factor: float | None = None
 
@@ -55,12 +57,14 @@ class Rate:
         words = f"{number} within a factor of {upper / value:.2g}" if upper > lower else number
         if self.rate_per_s is None:
             return f"Rate({words} {at}, transition state theory)"
-        share = "" if self.transmission is None else f", transmission {self.transmission:.2f}"
-        return f"Rate({words} {at}{share})"
+        if self.transmission is None:
+            return f"Rate({words} {at})"
+        kappa = with_error(self.transmission, self.transmission_error, "")
+        return f"Rate({words} {at}, transmission {kappa.replace(' , error unknown', '').strip()})"
 
     @property
     def best_per_s(self) -> float | None:
-        """The rate where it is known, else that of transition state theory, 1/s."""
+        """The rate if it is known, otherwise that of transition state theory, 1/s."""
         return self.tst_rate_per_s if self.rate_per_s is None else self.rate_per_s
 
     def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
@@ -69,7 +73,7 @@ class Rate:
         Parameters
         ----------
         ax
-            On which axes of matplotlib's; those of a new figure if None.
+            Axes of matplotlib to draw on; those of a new figure if None.
         style
             As for `Axes.errorbar`.
         """
@@ -95,7 +99,7 @@ class Rate:
         return table({name: [getattr(self, name)] for name in self.__dataclass_fields__})
 
     def _bounds(self, value: float) -> tuple[float, float]:
-        """The rate less and plus one standard error, 1/s, as a factor."""
+        """The rate minus and plus one standard error, 1/s, as a factor."""
         if self.rate_per_s is not None:
             factor = self.rate_error_factor or 1.0
         else:  # the error of its logarithm, to first order

@@ -1,4 +1,4 @@
-"""Whether independent repetitions of an iteration have found the same."""
+"""Agreement of independent repetitions of an iteration."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from plumed_cv import freeenergy, sampling
-from plumed_cv.common.errors import UserError
-from plumed_cv.workflow.results import Sampled, as_json, barriers, in_words, sampled
+from plumed_cv import sampling
+from plumed_cv.workflow.results import Sampled, as_json, barriers, estimate, in_words, sampled
 
-ODDS = 0.01  # that repetitions differ so much by chance: below it they do not agree
+ODDS = 0.01  # repetitions disagree if such differences are less probable than this
 
 
 def compare_repetitions(folder: Path) -> dict[str, Any]:
-    """What each repetition of an iteration has found by itself, and whether they agree.
+    """Return the results of each repetition of an iteration, and whether they agree.
 
     Parameters
     ----------
@@ -24,15 +23,15 @@ def compare_repetitions(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        `repetitions`, a list with barrier, flux barrier and A(1)-A(0) of each, empty of a single
-        one; `repetitions_agree`, None if there is one, or errors are unknown; `repetitions_note`,
-        what to do if they do not agree, else None.
+        `repetitions`, a list with barrier, flux barrier and A(1)-A(0) of each, empty if there is
+        only one; `repetitions_agree`, None if there is only one or errors are unknown;
+        `repetitions_note`, the remedy if they do not agree, otherwise None.
 
     Notes
     -----
-    Values x with errors s agree if the sum of (x - m)^2/s^2 about their weighted mean m is one that
-    chi^2 exceeds with a probability of 1 % at least. The flux barrier is compared, which does not
-    depend on the form of the CV; where one is unknown, the barrier.
+    Values x with errors s agree if chi^2 exceeds the sum of (x - m)^2/s^2 about their weighted mean
+    m with a probability of at least 1 %. The flux barrier is compared, because it does not depend
+    on the scale of the CV; if it is unknown for one, the barrier is compared.
     """
     found = [_found(part) for part in _apart(folder)]
     agree, note = None, None
@@ -58,14 +57,14 @@ def compare_repetitions(folder: Path) -> dict[str, Any]:
 
 
 def odds(values: np.ndarray, errors: np.ndarray) -> float:
-    """The probability that values of one truth, (m,), with errors, (m,), differ more than these."""
+    """Probability that values of one quantity, (m,), with errors, (m,), differ more than these."""
     weights = errors**-2.0
     mean = np.sum(weights * values) / np.sum(weights)
     return float(chi2.sf(np.sum(weights * (values - mean) ** 2), len(values) - 1))
 
 
 def _apart(folder: Path) -> list[Sampled]:
-    """What the segments of each repetition learned and printed."""
+    """Learned sums and printed values of the segments of each repetition."""
     together, start, parts = sampled(folder), 0, []
     for segments in sampling.by_repetition(folder):
         chosen = slice(start, start + len(segments))
@@ -82,12 +81,6 @@ def _apart(folder: Path) -> list[Sampled]:
 
 
 def _found(part: Sampled) -> dict[str, float | None]:
-    """Barriers of one repetition."""
-    profile = freeenergy.profile(part.blocks, mean_force=part.mean_force)
-    unknown = freeenergy.Estimate(np.nan, np.nan)
-    try:
-        xi, norm, mass = (part.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-        flux = freeenergy.flux(part.blocks, xi, norm, mass, mean_force=part.mean_force).barrier
-    except UserError:  # the note of the iteration says why
-        flux = unknown
-    return barriers(profile) | as_json({"flux_barrier": flux})
+    """Barriers of one repetition; the iteration's note gives the reason if one is unknown."""
+    answer = estimate(part, part.mean_force)
+    return barriers(answer.profile) | as_json({"flux_barrier": answer.flux.barrier})

@@ -1,4 +1,4 @@
-"""What a run has found: the barriers of an iteration, how it went in time, and the answer."""
+"""Results of a run: the barriers of an iteration, its course in time, and the answer."""
 
 import json
 import operator
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from ase import Atoms
+from scipy.stats import norm, t
 
 import plumed_cv
 from plumed_cv import freeenergy, sampling
@@ -25,40 +26,52 @@ from plumed_cv.sampling import guard
 from plumed_cv.setup.plugin import babf_input
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import checks, earlier
+from plumed_cv.workflow import checks, earlier, harmonic_theory
 from plumed_cv.workflow.directory import RunDirectory
 
 T = TypeVar("T")
 
-# The results with an error bar, by the beginning of their keys, and how they are called.
+# The results with an error bar: the beginning of their keys, and their names.
 RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "delta F"}
-# What of an iteration is a part of the answer, besides energies, rates and temperatures.
+# Results of an iteration that are part of the answer, in addition to energies, rates, temperatures.
 _OF_THE_ANSWER = (
     *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps"),
     *("populations", "populations_error", "crossings", "restarts", "outside_fraction", "note"),
     *("restarted_at", "profile_of", "pooled_snapshots"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
-MOST_BLOCKS = 60  # that errors are from; the time they take grows with the square
+# Rate in the answer until `rate` has computed it.
+UNKNOWN_RATE: dict[str, Any] = {
+    "rate_per_s": None,
+    "rate_error_factor": None,
+    "reverse_rate_per_s": None,
+    "reverse_rate_error_factor": None,
+    "transmission": None,
+    "transmission_error": None,
+    "rate": None,
+    "rate_note": None,
+    "other_events": [],
+}
+MOST_BLOCKS = 60  # for errors; their time grows quadratically
 
-# The estimators. The second one has the snapshots of earlier iterations, too.
+# The estimators. The second one also uses the snapshots of earlier iterations.
 MEAN_FORCE, POOLED = "mean force of the atoms", "mean force of the atoms in all iterations"
 HISTOGRAM = "histogram"
 
 
 class Sampled(NamedTuple):
-    """What an iteration has sampled: of each segment what it learned and what it printed.
+    """Samples of an iteration: learned sums and printed values of each segment.
 
     Attributes
     ----------
     blocks
-        What it added to bABF's sums.
+        Contribution of each segment to bABF's sums.
     mean_force
-        Its sums of the mean force of the atoms, as `freeenergy.profile` takes them, or None.
+        Its sums of the mean force of the atoms, as for `freeenergy.profile`, or None.
     series
-        The columns of COLVAR, by their names.
+        The columns of COLVAR by name.
     earlier
-        What earlier iterations add to the mean force, or None.
+        Contribution of earlier iterations to the mean force, or None.
     """
 
     blocks: list[freeenergy.State]
@@ -68,7 +81,7 @@ class Sampled(NamedTuple):
 
 
 def sampled(folder: Path) -> Sampled:
-    """What the segments of an iteration learned and printed.
+    """Return learned sums and printed values of the segments of an iteration.
 
     Parameters
     ----------
@@ -78,11 +91,11 @@ def sampled(folder: Path) -> Sampled:
     Raises
     ------
     UserError
-        If it has no whole segment, or a file of one is damaged.
+        If it has no complete segment, or a file of one is damaged.
     """
     segments = sampling.segments(folder)
     if not segments:
-        raise UserError(f"{folder}: holds no finished segment of a bABF run.")
+        raise UserError(f"{folder}: contains no finished segment of a bABF run.")
     printed = []
     for segment in segments:
         with sampling.remedy(segment):
@@ -110,7 +123,7 @@ def analyse(folder: Path) -> dict[str, Any]:
 
 
 class Estimated(NamedTuple):
-    """What one estimator finds.
+    """Result of one estimator.
 
     Attributes
     ----------
@@ -130,34 +143,34 @@ def analysed(
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[freeenergy.Profile, dict[str, Any]]:
-    """The profile of what was sampled, and its barriers, differences and rates by their keys.
+    """Return the profile of the samples, and barriers, differences and rates by their keys.
 
-    Where there are forces on the atoms all estimators are asked, and the one that knows the flux
-    barrier with the smallest error gives the answer. Earlier iterations count only if the mean
-    force agrees with and without them.
+    If there are forces on the atoms, all estimators are evaluated. The one with the smallest error
+    of the flux barrier gives the answer. Earlier iterations count only if the mean force agrees
+    with and without them.
 
     Parameters
     ----------
     found
-        What was sampled. Without columns of COLVAR nothing is said of the flux.
+        The samples. Without columns of COLVAR the flux is not computed.
     walkers
-        Number of blocks of each walker, one walker after the other; all are of one by default.
+        Number of blocks of each walker, one walker after the other; by default one walker.
     states
         The CV in the reactant and in the product.
 
     Returns
     -------
     Profile, dict
-        Among the results `estimator`, which gave them; `estimators`, what each one finds;
-        `estimators_agree`, null where it is not known; and `pooled_snapshots`, how many of earlier
-        iterations count.
+        The results contain `estimator`, which gave them; `estimators`, the results of each one;
+        `estimators_agree`, null if unknown; and `pooled_snapshots`, the number of earlier snapshots
+        that count.
     """
     estimates = estimated(found, walkers, states)
     chosen = _most_precise(estimates)
     profile, flux, note = estimates[chosen]
     result: dict[str, Any] = barriers(profile)
     if found.series:
-        result = as_json({"flux_barrier": flux.barrier}) | result  # it comes first
+        result = as_json({"flux_barrier": flux.barrier}) | result  # it is the first key
         result |= as_json({"activation_free_energy": flux.activation}) | {
             "tst_rate_per_s": _or_none(flux.rate_per_s.value),
             "tst_rate_error_per_s": _or_none(flux.rate_per_s.error),
@@ -185,52 +198,102 @@ def estimated(
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Estimated]:
-    """What each estimator finds, by its name; parameters as for `analysed`."""
-    estimates = {HISTOGRAM: _estimated(found, None, walkers, states)}
+    """Return the result of each estimator by name; parameters as for `analysed`."""
+    estimates = {HISTOGRAM: estimate(found, None, walkers, states)}
     if found.mean_force is not None:
         if found.earlier is not None:
-            together = _estimated(found, found.mean_force, walkers, states, found.earlier)
+            together = estimate(found, found.mean_force, walkers, states, found.earlier)
             estimates = {POOLED: together} | estimates
-        estimates = {MEAN_FORCE: _estimated(found, found.mean_force, walkers, states)} | estimates
+        estimates = {MEAN_FORCE: estimate(found, found.mean_force, walkers, states)} | estimates
     return estimates
 
 
-def _estimated(
+def estimate(
+    found: Sampled,
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+    earlier: freeenergy.Earlier | None = None,
+) -> Estimated:
+    """What one estimator finds: by the mean force, with `earlier` or without, or the histogram.
+
+    Parameters are those of `analysed` and `freeenergy.profile`.
+    """
+    unknown = freeenergy.Estimate(np.nan, np.nan)
+    flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
+    if found.series:
+        try:
+            flux = _flux(found, mean_force, walkers, states, earlier)
+        except UserError as error:  # the profile does not need the flux
+            note = str(error)
+    profile = freeenergy.profile(
+        found.blocks, states, mean_force, walkers=walkers, basins=flux.basins, earlier=earlier
+    )
+    if mean_force is None and found.series:
+        profile = profile.widened(of_few_crossings(found, walkers, states, flux))
+    return Estimated(profile, flux, note)
+
+
+def _flux(
     found: Sampled,
     mean_force: Sequence[Array] | None,
     walkers: Sequence[int] | None,
     states: tuple[float, float],
     earlier: freeenergy.Earlier | None = None,
-) -> Estimated:
-    unknown = freeenergy.Estimate(np.nan, np.nan)
-    flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
-    if found.series:
-        xi, gradnorm, invmass = (
-            found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
-        )
-        try:
-            flux = freeenergy.flux(
-                found.blocks,
-                xi,
-                gradnorm,
-                invmass,
-                states,
-                mean_force,
-                walkers=walkers,
-                earlier=earlier,
-            )
-        except UserError as error:  # the profile stands without it
-            note = str(error)
-    profile = freeenergy.profile(
-        found.blocks, states, mean_force, walkers=walkers, basins=flux.basins, earlier=earlier
+) -> freeenergy.Flux:
+    xi, gradnorm, invmass = (
+        found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
     )
-    return Estimated(profile, flux, note)
+    flux = freeenergy.flux(
+        found.blocks,
+        xi,
+        gradnorm,
+        invmass,
+        states,
+        mean_force,
+        walkers=walkers,
+        earlier=earlier,
+    )
+    if mean_force is None:
+        return flux.widened(of_few_crossings(found, walkers, states, flux))
+    return flux
+
+
+def of_few_crossings(
+    found: Sampled,
+    walkers: Sequence[int] | None,
+    states: tuple[float, float],
+    flux: freeenergy.Flux,
+) -> float:
+    """Factor by which the errors of a histogram must exceed those of the jackknife.
+
+    Each crossing, and each further walker, gives one independent value of the difference between
+    the two states. An error estimated from n + 1 independent values is itself uncertain:
+    deviations in units of this error follow Student's t with n degrees of freedom. With the
+    factor, 95 of 100 deviations are smaller than twice the error.
+
+    Parameters
+    ----------
+    found, walkers, states
+        As for `analysed`.
+    flux
+        The flux of the histogram, with the minima of reactant and product.
+
+    Returns
+    -------
+    float
+        NaN if there are fewer than two values, because the error is then unknown.
+    """
+    walkers = [len(found.blocks)] if walkers is None else list(walkers)
+    ends = (flux.steps[0].reactant, flux.steps[-1].product) if flux.steps else states
+    values = crossings(found.series["ae.node-0"], walkers, ends) + len(walkers) - 1
+    return float(t.ppf(0.975, values - 1) / norm.ppf(0.975)) if values > 1 else np.nan
 
 
 def _most_precise(estimates: dict[str, Estimated]) -> str:
-    """The estimator with the smallest error of the flux barrier; the first if none knows it.
+    """The estimator with the smallest error of the flux barrier; the first one if none is known.
 
-    Never that of all iterations where it does not agree with the iteration's own mean force.
+    It is never that of all iterations if it disagrees with the iteration's own mean force.
     """
     errors = {name: each.flux.barrier.error for name, each in estimates.items()}
     known = [name for name, error in errors.items() if np.isfinite(error)]
@@ -242,11 +305,11 @@ def _most_precise(estimates: dict[str, Estimated]) -> str:
 
 
 def _agree(estimates: Sequence[Estimated]) -> bool | None:
-    """Whether flux barriers and differences of all pairs of estimators agree; None if not known.
+    """Whether flux barriers and differences of all pairs of estimators agree; None if unknown.
 
-    What one of a pair does not know is left out. The others agree within three times the larger of
-    the two errors. Both estimates have the same trajectory, so their difference has a smaller error
-    than that of independent ones, the root of the sum of squares.
+    Unknown values of a pair are not compared. The others agree within three times the larger of the
+    two errors. Both estimates come from the same trajectory, so their difference has a smaller
+    error than that of independent ones, which is the root of the sum of squares.
     """
     verdicts = []
     for pair in combinations(estimates, 2):
@@ -261,7 +324,7 @@ def _agree(estimates: Sequence[Estimated]) -> bool | None:
 
 
 def _step(step: freeenergy.Step) -> dict[str, float | None]:
-    """One barrier between two basins as result.json has it."""
+    """Return one barrier between two basins for result.json."""
     result: dict[str, float | None] = {
         "reactant_xi": step.reactant,
         "product_xi": step.product,
@@ -280,10 +343,10 @@ def _step(step: freeenergy.Step) -> dict[str, float | None]:
 
 
 def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
-    """The columns of the file `colvar` beside each state file, by their names.
+    """Return the columns of the file `colvar` in the folder of each state file, by name.
 
-    None unless every state has a folder of its own with a `colvar` that has the columns of an
-    exported plumed.dat, in angstrom, as the plumed.dat there must say.
+    The result is empty unless every state has a folder of its own with a `colvar` that has the
+    columns of an exported plumed.dat, in angstrom according to that plumed.dat.
     """
     folders = [state.parent for state in states]
     if len(set(map(Path.resolve, folders))) < len(folders):
@@ -302,7 +365,7 @@ def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
 
 
 def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, Any]:
-    """Add to the result of iteration n what the checks read, unless it is there.
+    """Add the values that the checks need to the result of iteration n, unless they exist.
 
     Parameters
     ----------
@@ -311,14 +374,15 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     n
         Number of the iteration.
     result
-        What it has found.
+        Result of the iteration.
 
     Returns
     -------
     dict
-        Also `crossings`, `first_half_flux_barrier_eV` and `second_...` with errors, `flanks` (where
-        the profile has risen by kT above reactant and product, as values of the CV) and, if the
-        next CV has been learned, `similarity` to it, `similarity_worst`, `similarity_at_surface`.
+        In addition `crossings`, `first_half_flux_barrier_eV` and `second_...` with errors, `flanks`
+        (where the profile has risen by kT above reactant and product, as values of the CV) and, if
+        the next CV has been learned, `similarity` to it, `similarity_worst`,
+        `similarity_at_surface`.
     """
     folder = files.iteration(n)
     if "A1_minus_A0_eV" not in result:  # earlier versions called it delta_F
@@ -347,22 +411,25 @@ def course(
     walkers: Sequence[int],
     result: dict[str, Any],
 ) -> dict[str, Any]:
-    """How an iteration went in time: `crossings` and the flux barriers of both halves.
+    """Return the course of an iteration: `crossings` and the flux barriers of both halves.
 
     Parameters
     ----------
     found
-        What it has sampled.
+        Samples of the iteration.
     walkers
         Number of segments of each walker.
     result
-        What it has found: `estimator`, and `steps` with the minima of reactant and product.
+        Result of the iteration: `estimator`, and `steps` with the minima of reactant and product.
     """
     steps = result.get("steps") or [{}]
     ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
     own = np.split(np.arange(len(found.blocks)), np.cumsum(walkers)[:-1])
     halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
-    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
+    estimator = result.get("estimator")
+    if estimator == POOLED:  # both halves would have the same earlier iterations
+        estimator = MEAN_FORCE
+    first, second = (flux_barrier(found, half, estimator) for half in halves)
     return {
         "crossings": crossings(found.series["ae.node-0"], walkers, ends),
         **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
@@ -374,9 +441,9 @@ def crossings(
     walkers: Sequence[int],
     states: tuple[float, float] = (0.0, 1.0),
 ) -> int:
-    """How often a walker came from one state to the other.
+    """Number of passages of walkers from one state to the other.
 
-    Where the guard ended a segment, the next one starts a few snapshots before its end.
+    After a segment that the guard ended, the next one starts a few snapshots before its end.
 
     Parameters
     ----------
@@ -404,7 +471,7 @@ def flux_barrier(
     estimator: str | None,
     states: tuple[float, float] = (0.0, 1.0),
 ) -> freeenergy.Estimate:
-    """The flux barrier from some segments, in so few blocks that its error takes no time.
+    """Return the flux barrier from some segments, in few blocks so that its error is fast.
 
     Parameters
     ----------
@@ -413,7 +480,8 @@ def flux_barrier(
     by_walker
         The numbers of the segments of each walker.
     estimator
-        `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+        `MEAN_FORCE`, if the mean force of these segments is to be taken, or `POOLED`, if earlier
+        iterations count in it, too.
     states
         The CV in the reactant and in the product.
 
@@ -438,17 +506,14 @@ def flux_barrier(
     atoms = None
     if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
         atoms = merged(found.mean_force)
+    part = Sampled(
+        merged(found.blocks),
+        atoms,
+        {"ae.node-0": xi, "ae.gradnorm": gradnorm, "ae.invmass": invmass},
+    )
+    before = found.earlier if estimator == POOLED else None
     try:
-        with np.errstate(invalid="ignore"):  # where a part of the data has hardly seen a state
-            return freeenergy.flux(
-                merged(found.blocks),
-                xi,
-                gradnorm,
-                invmass,
-                states,
-                mean_force=atoms,
-                walkers=[len(own) for own in split],
-            ).barrier
+        return _flux(part, atoms, [len(own) for own in split], states, before).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
@@ -567,12 +632,15 @@ def write_answer(
         "similarity": iterations[-1]["similarity"],
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
+        **UNKNOWN_RATE,
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",
         "plumed_cv": plumed_cv.__version__,
         "iterations": iterations,
     }
+    result |= harmonic_theory.equivalent_events(files, result)
+    result["harmonic"] = harmonic_theory.beside(files, result)
     answer = CollectiveVariable.load(files.cv(n - 1))
     answer.save(files.root / "cv.safetensors")
     with replacing(files.root / "fes.dat") as temporary:
@@ -628,11 +696,11 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     Raises
     ------
     UserError
-        If the directory holds no answer, or `output` exists.
+        If the directory contains no answer, or `output` exists.
     """
     files = RunDirectory(run_directory)
     if not files.result.exists():
-        raise UserError(f"{run_directory}: is no directory of a run that has ended.")
+        raise UserError(f"{run_directory}: is not the directory of a run that has ended.")
     given = read_json(files.root / "input.json")
     temperature_K, settings = given["system"]["temperature_K"], Sampling(**given["sampling"])
     variable = CollectiveVariable.load(files.root / "cv.safetensors")

@@ -1,4 +1,4 @@
-"""The energy along a path at 0 K, got back from a collective variable: `plumed-cv energy`."""
+"""The energy along a path at 0 K from a collective variable: `plumed-cv energy`."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from plumed_cv.cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, recon
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
 from plumed_cv.paths.path import Files, load_path, name_of, read_images
 from plumed_cv.workflow.learning import noise_variance, training_of
-from plumed_cv.workflow.mep import complete, find_path, types_of
+from plumed_cv.workflow.mep import complete, end_states, find_path, types_of
 
 
 def energy(
@@ -30,33 +30,33 @@ def energy(
     engine: Config | None = None,
     reporter: Reporter | None = None,
 ) -> Reconstruction:
-    """Get the energy along a path back by an autoencoder (Sec. 4.1) and write what was found.
+    """Reproduce the energy along a path by an autoencoder (Sec. 4.1) and write the results.
 
     Parameters
     ----------
     source
-        An input, whose path is read or found; or the files of the path's images.
+        An input, whose path is read or computed; or the files of the images of a path.
     output
-        Folder, made if absent, for energy.json, path.xyz, cv.safetensors, the pictures
-        profiles.png, fve.png and localisation.png, and localisation.xyz: the end states with a
-        column var_D, the amplitude of each atom in the components (Eq. 3, angstrom).
+        Folder, made if absent, for energy.json, path.xyz, cv.safetensors, the figures profiles.png,
+        fve.png and localisation.png, and localisation.xyz: the end states with a column var_D, the
+        amplitude of each atom in the components (Eq. 3, angstrom).
     n_structures, noise_A2, n_components, seed
-        As for `energy.reconstruct`; the input's, or that function's own, if None.
+        As for `energy.reconstruct`; if None, those of the input or the defaults of that function.
     use_symmetry
-        As for `energy.reconstruct`; as the input says, or true, if None.
+        As for `energy.reconstruct`; if None, that of the input, or true.
     recipe
-        A name of `training.RECIPES`; the input's training, or the default, if None.
+        A name in `training.RECIPES`; if None, the training of the input, or the default.
     n_latent, device
-        Latent dimensions, and where the network is trained; the input's, or 1 and "cpu", if None.
+        Latent dimensions and device of the training; if None, those of the input, or 1 and "cpu".
     engine
-        An input whose engine computes energies and forces of all images if some lack them.
+        An input whose engine computes energies and forces of all images if some are missing.
     reporter
-        Is told how it goes.
+        Receives the progress.
 
     Raises
     ------
     UserError
-        If the input or the images do not fit, or the folder cannot be written to.
+        If the input or the images are unsuitable, or the folder cannot be written to.
     """
     reporter = reporter or Log()
     _make_folder(output)
@@ -64,9 +64,10 @@ def energy(
         config = source
         seed = config.iteration.seed if seed is None else seed
         n_structures = n_structures or config.path.structures
-        noise_A2 = noise_A2 or noise_variance(config)
         n_components = n_components or config.cv.components
-        path = find_path(config, output / "path.xyz", reporter)
+        with sampling.open_engine(config, end_states(config, free=False)[0]) as opened:
+            path = find_path(config, output / "path.xyz", reporter, opened)
+            noise_A2 = noise_A2 or noise_variance(config, path, opened)
         training = training_of(config, seed, recipe, n_latent, device)
         use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
     else:

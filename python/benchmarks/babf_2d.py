@@ -1,14 +1,14 @@
-"""What a step of BABF on two CVs costs, by the size of its grid.
+"""Cost of a step of BABF on two CVs as a function of the size of its grid.
 
     python python/benchmarks/babf_2d.py [--output docs/babf-2d.json]
     python python/benchmarks/babf_2d.py --table docs/babf-2d.json
 
-A particle moves on a landscape of some 20 kT, under its bias, for 100 000 steps (babf_2d.cpp, the
-code of the plugin without PLUMED). Columns: a step in which A is not solved for (median); a
-solution for A (median) and the steps between two of them; the mean over all steps of the run, of
-which the first have more solutions; how long a state takes to be put into text, and its size. Times
-are of the processor, one core; three runs each, of which the fastest in all counts, for others may
-use the machine.
+A particle moves for 100 000 steps on a landscape of some 20 kT with its bias (babf_2d.cpp, the code
+of the plugin without PLUMED). The columns are: a step without a solution for A (median); a solution
+for A (median) and the number of steps between two solutions; the mean over all steps of the run,
+the first of which have more solutions; the time to write a state as text, and its size. Times are
+processor times on one core. Of three runs the fastest one counts, because other processes may use
+the machine.
 """
 
 import argparse

@@ -1,18 +1,19 @@
-"""What bABF gains over its peers: error of a free energy barrier after the same number of steps.
+"""Compares bABF with other methods: error of a barrier after the same number of steps.
 
     python python/benchmarks/efficiency.py RUNS                 # run what is missing, then print
     python python/benchmarks/efficiency.py RUNS --seeds 4       # fewer seeds
     python python/benchmarks/efficiency.py RUNS --methods METAD OPES --processes 4
     python python/benchmarks/efficiency.py                      # print and draw the committed data
 
-Vacancy migration in iron (the packaged example: 127 atoms, 300 K) along the linear CV, by methods
-that share the engine's Langevin dynamics (1 fs, 1/ps), the start in the reactant and the way the
-barrier is read off a profile. Errors are those against umbrella sampling with far more steps
-(docs/references/umbrella.json). docs/efficiency.md has the settings and what was found.
+The process is vacancy migration in iron (the packaged example: 127 atoms, 300 K) along the linear
+CV. All methods have the same Langevin dynamics of the engine (1 fs, 1/ps), the same start in the
+reactant and the same way to determine the barrier from a profile. Errors are deviations from
+umbrella sampling with far more steps (docs/references/umbrella.json). docs/efficiency.md describes
+the settings and the results.
 
-A run is one method with one seed. What is in the data file is not run again, and results are
-written there as soon as a run ends, so that a stopped command goes on where it was. Seeds come
-one after the other with all methods each: however far it went, the table is fair.
+A run is one method with one seed. Runs in the data file are not repeated, and results are written
+there as soon as a run ends, so that a stopped command can be continued. All methods are run with
+one seed before the next seed starts; therefore the table is fair at any time.
 """
 
 import argparse

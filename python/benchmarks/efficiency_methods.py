@@ -1,7 +1,8 @@
-"""The methods that `efficiency` compares: each a run in a real engine, read in the same way.
+"""The methods that `efficiency` compares: each is a run in a real engine.
 
-All bias the linear CV of the vacancy in iron (the packaged example) and share the engine's Langevin
-dynamics and the start in the reactant. docs/efficiency.md has the settings, and why they are these.
+All methods bias the linear CV of the vacancy in iron (the packaged example). They have the same
+Langevin dynamics of the engine, the same start in the reactant and the same analysis.
+docs/efficiency.md gives the settings and the reasons for them.
 """
 
 import importlib.util
@@ -246,8 +247,8 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         images = setup.path.images
         starts = sampling.spread(images, WALKERS)
         (folder / str(n_steps)).mkdir()
-        orders = [
-            sampling.Order(
+        tasks = [
+            sampling.WalkerTask(
                 config=settings,
                 atoms=images[0],
                 start=start,
@@ -262,7 +263,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
             for k, start in enumerate(starts)
         ]
         with setup.engine() as engine:
-            sampling.sample(orders, engine, lambda done, note: None)
+            sampling.sample(tasks, engine, lambda done, note: None)
         blocks, mean_force, series, _ = workflow.sampled(folder / str(n_steps))
         found = freeenergy.profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))

@@ -1,13 +1,13 @@
-"""Steps a second of each engine, plain and with a learned variable and its bias.
+"""Steps per second of each engine, plain and with a learned variable and its bias.
 
     python python/benchmarks/engines.py [--quick] [--output docs/engines.json]
 
-The system is the crystal on which the tests compare the engines: 108 Lennard-Jones atoms, which
-costs next to nothing, so that the ratios are about the worst that there are. The variable is an
-AUTOENCODER of 24 components under BABF. Each number is the median over repetitions, plain and
-biased runs in turn, of the processor time of a long run less that of a short one; +- is half the
-distance of the quartiles. What a segment costs beside its steps (starting programs, reading and
-writing their files) is the last column. One core.
+The system is the crystal with which the tests compare the engines: 108 Lennard-Jones atoms. Its
+forces take almost no time, so the ratios are close to the worst case. The variable is an
+AUTOENCODER of 24 components under BABF. Each number is a median over repetitions, with plain and
+biased runs in turn. It is the processor time of a long run minus that of a short one; +- is half
+the distance of the quartiles. The last column is the time of a segment in addition to its steps
+(starting programs, reading and writing their files). One core is used.
 """
 
 import argparse

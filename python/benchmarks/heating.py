@@ -1,11 +1,11 @@
-"""How much a bias that is being learned heats the collective variable it acts on.
+"""How much a bias that is being learned heats its collective variable.
 
     python python/benchmarks/heating.py
 
-A particle with the mass of a hydrogen atom on a cosine of 0.47 eV at 500 K, in Langevin dynamics of
-5/ps and steps of 1 fs (BAOAB), biased by the reference estimator of bABF. Printed is its kinetic
-temperature in quarters of the run over that of the thermostat, with the bias updated in every step
-and as `BABF` does it. Half a minute.
+A particle with the mass of a hydrogen atom moves on a cosine potential of 0.47 eV at 500 K, in
+Langevin dynamics of 5/ps with steps of 1 fs (BAOAB). It is biased by the reference estimator of
+bABF. The script prints the ratio of its kinetic temperature to that of the thermostat for quarters
+of the run, with the bias updated in every step and with the bias of `BABF`. It takes half a minute.
 """
 
 from itertools import pairwise

@@ -1,14 +1,15 @@
-"""The least error of a barrier that so many steps can have, from the noise of the mean force.
+"""The smallest possible error of a barrier after a number of steps, from the noise of the force.
 
     python python/benchmarks/limit.py RUN/iteration-1 --steps 100000 500000
 
-The force along xi on the atoms of a snapshot, less its mean at that xi, is noise with a memory. Its
-sum over a time t grows as sigma t^1/2 once t is longer than the memory: sigma is read off windows
-of growing length. Were xi sampled evenly over the grid from the first step on, without a bias to be
-learned, the difference of free energies over the distance d would have the standard error
-sigma (L d / t)^1/2, L the length of the grid: integrals of the mean force have this and no less.
+The force along xi on the atoms of a snapshot, minus its mean at that xi, is noise with a memory.
+Its integral over a time t increases as sigma t^1/2 if t is longer than the memory; sigma is
+determined from windows of increasing length. Assume that xi is sampled uniformly over the grid from
+the first step on, without a bias that has to be learned. Then the free energy difference over a
+distance d has the standard error sigma (L d / t)^1/2, where L is the length of the grid. This is
+the smallest error of integrals of the mean force.
 
-An iteration of `plumed-cv run` with the mean force of the atoms (sampling.mean_force) is read.
+The input is an iteration of `plumed-cv run` with the mean force of the atoms (sampling.mean_force).
 """
 
 import argparse

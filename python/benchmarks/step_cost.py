@@ -1,19 +1,19 @@
-"""What our actions cost: their own time a step, and the whole coupled run against plain LAMMPS.
+"""Cost of our actions: their own time per step, and the coupled run compared with plain LAMMPS.
 
     python python/benchmarks/step_cost.py [--quick] [--kernel LIBPLUMEDKERNEL ...]
 
-Own time is the time of a step with AUTOENCODER and BABF less that of a step with an action that
-asks for the same atoms and does nothing, in a loop without engine and Python (step_cost.cpp). Any
-biased variable of N atoms also makes PLUMED hand forces back to N atoms; the second column of own
-times has that taken off too (the same action under a RESTRAINT).
+The own time is the time of a step with AUTOENCODER and BABF minus the time of a step with an action
+that requests the same atoms and does nothing. It is measured in a loop without engine and Python
+(step_cost.cpp). With any biased variable of N atoms, PLUMED also returns forces on N atoms. In the
+second column of own times this is subtracted too (the same action under a RESTRAINT).
 
-The machine may be shared: every comparison is made of short runs taken in turn, and what is printed
-is the median of their differences or ratios with half the distance of their quartiles (+-), and the
-difference or ratio of the shortest times ("best"), which other processes disturb least. All times
-are of the processor: of the loop's thread, and of the process in which LAMMPS runs.
+The machine may be shared. Therefore every comparison consists of short runs in turn. The script
+prints the median of their differences or ratios with half the distance of their quartiles (+-), and
+the difference or ratio of the shortest times ("best"), which other processes disturb least. All
+times are processor times: of the thread of the loop, and of the process in which LAMMPS runs.
 
-Kernels: those given, else the one that plumed_cv uses, the optimised one and that of the wheel, as
-far as they are there. One Python process per kernel. One core.
+Kernels: those given; otherwise the one that plumed_cv uses, the optimised one and that of the
+wheel, if they exist. There is one Python process per kernel. One core is used.
 """
 
 import argparse

@@ -1,18 +1,18 @@
-"""What a step costs with one model as AUTOENCODER, as TORCH_CV on atoms, and on POSITION arguments.
+"""Cost of a step with a model as AUTOENCODER, as TORCH_CV on atoms, and on POSITION arguments.
 
     python python/benchmarks/torch_cv.py [--quick] [--output docs/torch-cv.json]
 
-The model is an autoencoder CV of bcc iron with random weights. The last row is what PYTORCH_MODEL
-offers: arguments in float32, so one POSITION for each atom; the action is TORCH_CV under that name,
-which does there what PYTORCH_MODEL does.
+The model is an autoencoder CV of bcc iron with random weights. The last row corresponds to
+PYTORCH_MODEL, which takes arguments in float32: one POSITION for each atom. The action is TORCH_CV
+under that name, which does the same as PYTORCH_MODEL in this case.
 
 Every input biases the CV by a RESTRAINT of constant force. A step is one of PLUMED alone, in a loop
-without engine and Python (step_cost.cpp), on one thread, in processor time of that thread. Beside
-the time of a step stands what of it is the CV's own: less that of a step in which PLUMED hands out
-the same atoms and takes back forces on them for an action that does nothing. Short runs are taken
-in turn; printed are medians with half the distance of the quartiles (+-), and the difference of the
-shortest times ("best"), which other processes on the machine disturb least. All inputs must give
-the same value of the CV.
+without engine and Python (step_cost.cpp), on one thread, in processor time of that thread. The
+script also prints the CV's own part of the time of a step. For this it subtracts the time of a step
+in which an action that does nothing requests the same atoms and PLUMED returns forces on them.
+Short runs are done in turn. The script prints medians with half the distance of the quartiles (+-),
+and the difference of the shortest times ("best"), which other processes on the machine disturb
+least. All inputs must give the same value of the CV.
 """
 
 import argparse

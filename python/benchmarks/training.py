@@ -1,13 +1,13 @@
-"""Time and memory of learning a collective variable, each case in a process of its own.
+"""Time and memory of training a collective variable, each case in a separate process.
 
     python python/benchmarks/training.py             # 50 000 structures of 1026 atoms
     python python/benchmarks/training.py --large     # also 150 000 of 2754 atoms, 5 GB
     python python/benchmarks/training.py --rounds 3  # repeat, and print the spread
 
-The structures are of a curve in six dimensions with independent noise, as of a path at 0 K, of a
-ball of bcc iron. Both recipes are timed, on one thread, with ten components and two layers of ten,
-and the linear algebra against scikit-learn's randomised PCA in the same process. Limits: 60 s and
-2 GB for the first case, 6 GB for the second.
+The structures lie on a curve in six dimensions with independent noise, like structures from a path
+at 0 K, for a ball of bcc iron. Both recipes are timed on one thread, with ten components and two
+layers of ten. The linear algebra is compared with scikit-learn's randomised PCA in the same
+process. Limits: 60 s and 2 GB for the first case, 6 GB for the second.
 """
 
 import argparse

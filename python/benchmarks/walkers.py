@@ -1,16 +1,18 @@
-"""What several walkers gain and what their exchange costs.
+"""Speed of several walkers, and cost of their exchange.
 
     python python/benchmarks/walkers.py [--quick] [--output docs/walkers.json]
     python python/benchmarks/walkers.py --table docs/walkers.json
 
-Speed: MD steps a second, in total, of one run, of two unrelated runs at the same time, and of two
-walkers that share one estimate; vacancy in iron, 127 atoms, linear CV, each run in a process of its
-own. The machine may be shared: the three are measured in turn, and what is printed is the median
-and the fastest, which other processes disturb least; and the processor's time of a step.
-Exchange: the processor's time, system calls included, in which a walker writes its contribution,
-reads the files of all others (all of them new, the worst case) and adds them up, for real state
-files of 141 nodes on this machine's disk; and that time as a share of the steps between two
-exchanges, at 140 us a step.
+Speed: total MD steps per second of one run, of two unrelated runs at the same time, and of two
+walkers that share one estimate. The system is the vacancy in iron (127 atoms) with the linear CV,
+and each run is a separate process. The machine may be shared, so the three are measured in turn.
+The script prints the median, the fastest (which other processes disturb least), and the processor
+time of a step.
+
+Exchange: the processor time, including system calls, in which a walker writes its contribution,
+reads the files of all others (all of them new, the worst case) and adds them. The state files are
+real ones of 141 nodes on the disk of this machine. The time is also given as a fraction of the time
+of the steps between two exchanges, at 140 us per step.
 """
 
 import argparse

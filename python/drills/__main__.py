@@ -1,12 +1,12 @@
-"""What a run survives: kills, full disks, a clock that jumps, damaged files, many updates.
+"""Tests of robustness: kills, full disks, clock changes, damaged files, many updates.
 
     python -m python.drills FOLDER DRILL [DRILL ...]    # do these in this folder, then print
     python -m python.drills                             # print from the committed data
 
-The drills are `kills` (see --kills), `disk` (root alone may do it), `company`, `readers`, `core`,
-`fuzz` (where clang is), `updates`, `memory` and `snapshots`. Results go to docs/robustness.json and
-into the table of docs/robustness.md. The vacancy of the packaged example, in a crystal of 54
-sites and sampled for seconds, stands for all runs. Minutes each; 100 kills take 15.
+The drills are `kills` (see --kills), `disk` (needs root), `company`, `readers`, `core`, `fuzz`
+(needs clang), `updates`, `memory` and `snapshots`. Results are written to docs/robustness.json and
+into the table of docs/robustness.md. The system is the vacancy of the packaged example, in a
+crystal of 54 sites, sampled for seconds. Each drill takes minutes; 100 kills take 15 minutes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What the reference calculations share: the system, its dynamics, the data files, the errors.
+"""Common parts of the reference calculations: system, dynamics, data files and errors.
 
-The system is the vacancy of the packaged example: 127 iron atoms in 4 x 4 x 4 cubic cells. Its
-process is symmetric: an operation of the crystal takes xi into 1 - xi.
+The system is the vacancy of the packaged example: 127 iron atoms in 4 x 4 x 4 cubic cells. The
+process is symmetric: an operation of the crystal maps xi to 1 - xi.
 """
 
 import argparse

@@ -3,28 +3,19 @@
     python -m python.references.harmonic RUNS                    # both cells
     python -m python.references.harmonic RUNS --cells paper
 
-The results go to docs/references/harmonic.json. With energies V0 + x.H0.x / 2 around the minimum
-and V1 + x.H1.x / 2 around the saddle point, both without the three translations, the integral over
-the basin is exp(-V0/kT) (2 pi kT)^(M/2) / sqrt(det H0), and that over a plane through the saddle
-point with unit normal n is exp(-V1/kT) (2 pi kT)^((M-1)/2) / sqrt(det H1 n.H1^-1.n). The flux
-barrier of this plane, with lengths in angstrom, is
+The results go to docs/references/harmonic.json. `plumed_cv.rates.harmonic` has the formulas.
 
-    F = V1 - V0 + kT/2 ln(2 pi kT) - kT/2 ln( det H0 / (det H1 n.H1^-1.n) ).
+The potential in the paper's cell is harmonic for displacements of a few mA only. The nearest
+neighbours are 2.4987 A apart. The potential is a sum of terms (r_k - r)^3, each of which ends at an
+r_k. Therefore its second derivative has a kink at 2.5 A, and differences over 0.01 A give another
+Hessian than those over 0.001 A.
 
-It is highest, and the flux the lowest, when n is the unstable mode; then det H1 n.H1^-1.n is the
-product of the positive eigenvalues and the rate is that of Vineyard, J. Phys. Chem. Solids 3, 121
-(1957): with one mass for all atoms Euclidean and mass-weighted surfaces are the same.
-
-The paper's cell is harmonic for a few mA only. Its nearest neighbours are 2.4987 A apart, and at
-2.5 A the potential, a sum of terms (r_k - r)^3 that each end at an r_k, has a bend in its second
-derivative: differences over 0.01 A already give another Hessian than those over 0.001 A.
-
-The path has two humps, images of each other. Each is a dividing surface with the flux barrier
-above; the highest one along the path is at one of them, not at the well between.
+The path has two maxima, which are images of each other. Each is a dividing surface with the given
+flux barrier. The highest flux barrier along the path is at one of them, not at the minimum between
+them.
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,84 +23,9 @@ from ase import units
 
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures.frame import Array
+from plumed_cv.rates.harmonic import flux_barrier, log_ratio, saddle_of_path, stationary_point
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
-
-STEP_A = 0.001  # of the differences; at 0.01 the sum of the logarithms is off by up to 2
-NEWTON_STEPS = 4
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """A stationary point: energy (eV), positions (N, 3) and Hessian (3N, 3N), eV/angstrom^2."""
-
-    energy_eV: float
-    positions: Array
-    hessian: Array
-
-    def modes(self) -> tuple[Array, Array]:
-        """Eigenvalues, (3N-3,), eV/angstrom^2, and modes in columns, without translations."""
-        n = len(self.hessian) // 3
-        shifts = np.tile(np.eye(3), (n, 1)) / np.sqrt(n)
-        # Far above all others, so that the translations are the last ones.
-        lifted = self.hessian + 1e6 * shifts @ shifts.T
-        values, vectors = np.linalg.eigh(lifted)
-        return values[:-3], vectors[:, :-3]
-
-
-def hessian(engine: LammpsEngine, positions: Array, cell: Array) -> Array:
-    """Hessian by central differences of forces, symmetrised, (3N, 3N), eV/angstrom^2."""
-    rows = []
-    with common.progress_bar() as progress:
-        for k in progress.track(range(positions.size), description="Hessian"):
-            shift = np.zeros(positions.shape)
-            shift.flat[k] = STEP_A
-            forces = [engine.evaluate(positions + sign * shift, cell)[1] for sign in (1, -1)]
-            rows.append((forces[1] - forces[0]).ravel() / (2 * STEP_A))
-    H = np.array(rows)
-    return 0.5 * (H + H.T)
-
-
-def expansion(engine: LammpsEngine, positions: Array, cell: Array) -> Expansion:
-    """Expand the energy around the stationary point that Newton's method finds from here."""
-    H = hessian(engine, positions, cell)
-    values, modes = Expansion(0.0, positions, H).modes()
-    for _ in range(NEWTON_STEPS):
-        forces = engine.evaluate(positions, cell)[1].ravel()
-        positions = positions + (modes @ (modes.T @ forces / values)).reshape(-1, 3)
-    energy, forces, _ = engine.evaluate(positions, cell)
-    if np.abs(forces).max() > 1e-6:
-        raise RuntimeError(f"no stationary point: a force of {np.abs(forces).max():.1e} eV/A left")
-    return Expansion(energy, positions, hessian(engine, positions, cell))
-
-
-def log_ratio(minimum: Expansion, saddle: Expansion, normal: Array | None = None) -> float:
-    """ln( det H0 / (det H1 n.H1^-1.n) ), lengths in angstrom and energies in eV.
-
-    Parameters
-    ----------
-    minimum, saddle
-        H0 and H1.
-    normal
-        n, shape (N, 3), of any length; the unstable mode by default.
-    """
-    values0, _ = minimum.modes()
-    values1, modes1 = saddle.modes()
-    if values0[0] <= 0 or values1[0] >= 0 or values1[1] <= 0:
-        raise ValueError(
-            f"a minimum and a saddle point are needed, not {values0[:2]}, {values1[:2]}"
-        )
-    n = modes1[:, 0] if normal is None else normal.ravel() / np.linalg.norm(normal)
-    compliance = float(np.sum((modes1.T @ n) ** 2 / values1))
-    if compliance >= 0:
-        raise ValueError("the plane does not separate the two sides of the saddle point")
-    return float(np.log(values0).sum() - np.log(np.abs(values1)).sum() - np.log(-compliance))
-
-
-def flux_barrier(delta_E_eV: float, ln_ratio: float, kT_eV: float) -> float:
-    """Harmonic flux barrier, eV, from the energy of the saddle point and `log_ratio`."""
-    return float(delta_E_eV + 0.5 * kT_eV * (np.log(2 * np.pi * kT_eV) - ln_ratio))
 
 
 def limits(data: dict[str, float], temperature_K: float) -> dict[str, float]:
@@ -130,11 +46,10 @@ def analyse(path: EnergyPath, cell_A: float) -> dict[str, object]:
     """Harmonic results of a path for the data file."""
     cell = path.cell
     with LammpsEngine(POTENTIAL, path.images[0]) as engine:
-        minimum = expansion(engine, path.images[0].positions, cell)
-        top = path.images[int(path.energies.argmax())].positions
-        saddle = expansion(engine, top, cell)
+        minimum = stationary_point(engine, path.images[0].positions, cell)
+        saddle = saddle_of_path(engine, path)
         middle = path.images[0].positions + path.spline(0.5)
-        well = expansion(engine, middle, cell)
+        well = stationary_point(engine, middle, cell)
     ends = path.displacements[-1]
     u = saddle.positions - path.images[0].positions
     mode = saddle.modes()[1][:, 0].reshape(-1, 3)

@@ -57,7 +57,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines import maxwell_boltzmann
-from plumed_cv.engines.lammps_input import package_potentials, standard_mass
+from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.engines.lammps_process import import_lammps
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.trajectory import quiet

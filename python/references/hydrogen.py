@@ -3,12 +3,13 @@
     python -m python.references.hydrogen RUNS              # run what is missing, analyse, print
     python -m python.references.hydrogen RUNS --blocks 2   # a shorter run
 
-A light atom in a heavy crystal is a hard case for the thermostat: here no bias is learned, the
-restraints are weak, and the friction is that of the program's default. Each window is a harmonic
-restraint on the linear CV (PLUMED's RESTRAINT). A piece in which an atom leaves the process, by the
-program's default limit on its distance from the path, is run again from the minimum energy path.
-The flux barrier is that of docs/references.md. Errors are delete-one jackknife errors over halves
-of blocks, window by window. The result goes to docs/references/hydrogen.json.
+A light atom in a heavy crystal is a difficult case for the thermostat. In this calculation no bias
+is learned, the restraints are weak, and the friction is the default of the program. Each window is
+a harmonic restraint on the linear CV (PLUMED's RESTRAINT). If an atom leaves the process in a
+piece, by the default limit on its distance from the path, the piece is run again from the minimum
+energy path. The flux barrier is defined as in docs/references.md. Errors are delete-one jackknife
+errors over halves of blocks, window by window. The result is written to
+docs/references/hydrogen.json.
 """
 
 import argparse

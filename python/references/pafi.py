@@ -4,36 +4,38 @@ r"""Free energy of the hyperplanes along a path, by LAMMPS's `fix pafi`.
     python -m python.references.pafi RUNS --cases paper-300K --blocks 12
     python -m python.references.pafi RUNS --cases paper-300K --path line   # the linear CV's planes
 
-Each case is run block by block: a block is one piece of every plane, which goes on from the
-plane's piece in the block before. What is in RUNS is not run again, so that a stopped command goes
-on where it was. The results go to docs/references/pafi.json (pafi-line.json along the line). A
-piece that ends far from the path, after another jump, is run again from the path.
+Each case is run block by block. A block is one piece of every plane, which continues the piece of
+the plane in the previous block. Existing pieces in RUNS are not run again, so that a stopped
+command can be continued. The results are written to docs/references/pafi.json (pafi-line.json for
+the line). If a piece ends far from the path, after another jump, it is run again from the path.
 
-The path X(s) is a spline through the images of the minimum energy path, s its length, t = X'/|X'|
-its tangent; beyond its ends it goes on straight. Dynamics within the hyperplane (x - X).t = 0
-(Swinburne and Marinica, Phys. Rev. Lett. 120, 135503 (2018)) gives averages <...>_s over it. With
+The path X(s) is a spline through the images of the minimum energy path; s is its length and t =
+X'/|X'| its tangent. Beyond its ends it is continued as a straight line. Dynamics within the
+hyperplane (x - X).t = 0 (Swinburne and Marinica, Phys. Rev. Lett. 120, 135503 (2018)) gives
+averages <...>_s over the plane. The quantities needed here follow with
 
     Z(s) = int dx delta((x - X).t) exp(-V/kT)
 
-the integral over the plane, Euclidean in all coordinates, follows what is needed here. As s grows,
-the argument of delta changes by -psi |X'| ds, psi = 1 - (x - X).t' / |X'|. This turns the delta
-function's derivative into t.grad delta, and as t.t' = 0, integration by parts leaves
+the integral over the plane, Euclidean in all coordinates. If s increases, the argument of delta
+changes by -psi |X'| ds, where psi = 1 - (x - X).t' / |X'|. This converts the derivative of the
+delta function into t.grad delta. Because t.t' = 0, integration by parts gives
 
     dF/ds = -kT d ln Z/ds = |X'| <psi t.grad V>_s.
 
-There is no further term: Z, unlike a density in s, has no factor |grad s|. What lies behind plane
-s* is the region (x - X(s*)).t(s*) < 0, and its integral is that of what the planes sweep on their
-way from far before the path, where everything is ahead of them: each x there is passed forward
-(psi > 0) once more than backward (psi < 0), so that
+There is no further term: unlike a density in s, Z has no factor |grad s|. The region behind plane
+s* is (x - X(s*)).t(s*) < 0. The integral over it is the integral over the region that the planes
+sweep on their way from far before the path, where everything is ahead of them. A point x behind the
+plane is passed forward (psi > 0) once more than backward (psi < 0), so that
 
     int_{behind s*} dx exp(-V/kT) = int_{-inf}^{s*} ds Z(s) |X'| <psi>_s
 
-also where planes of a curved path cross each other. The flux barrier of plane s* is that of any
-surface, the integral over it by that behind it,
+also where planes of a curved path cross each other. The flux barrier of plane s* is defined as for
+any surface, by the ratio of the integral over it and the integral behind it,
 
     F_flux(s*) = -kT ln( Z(s*) * 1 angstrom / int_{-inf}^{s*} ds Z(s) |X'| <psi>_s ),
 
-and does not depend on how s is scaled. Before the path's start the planes are parallel, psi = 1.
+and does not depend on the scale of s. Before the start of the path the planes are parallel, psi =
+1.
 """
 
 import argparse

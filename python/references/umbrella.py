@@ -4,15 +4,16 @@
     python -m python.references.umbrella RUNS --cases paper-300K --blocks 12
     python -m python.references.umbrella RUNS --cases paper-300K --blocks 0    # only analyse
 
-Each case is run block by block: a block is one piece of every window, which goes on from the
-window's piece in the block before. What is in RUNS is not run again, so that a stopped command
-goes on where it was. The results go to docs/references/umbrella.json.
+Each case is run block by block. A block is one piece of every window, which continues the piece of
+the window in the previous block. Existing pieces in RUNS are not run again, so that a stopped
+command can be continued. The results are written to docs/references/umbrella.json.
 
-The windows are harmonic restraints (PLUMED's RESTRAINT) on the package's linear CV, with the
-dynamics of the packaged example. A piece in which the system leaves the tube around the line (as
-the example defines it) is another jump; it is run again from the minimum energy path.
+The windows are harmonic restraints (PLUMED's RESTRAINT) on the linear CV of the package, with the
+dynamics of the packaged example. If the system leaves the tube around the line in a piece (as
+defined in the example), another jump has happened, and the piece is run again from the minimum
+energy path.
 
-The density of xi without restraints is the most likely one given the samples of all windows, as
+The density of xi without restraints is the most likely density for the samples of all windows, as
 in MBAR (Shirts and Chodera, J. Chem. Phys. 129, 124105 (2008)). Errors are delete-one jackknife
 errors over halves of blocks, window by window.
 """

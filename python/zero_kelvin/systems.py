@@ -3,9 +3,9 @@
     python python/zero_kelvin/systems.py                    # all of them, into zero-kelvin/
     python python/zero_kelvin/systems.py vacancy --dir DIR  # DIR/vacancy.xyz
 
-Paths that are already there are kept. All have Mendelev's potential and its lattice parameter at
-0 K. Structures are written down in units of that parameter, along the cubic axes unless it says
-otherwise; relaxation does the rest.
+Existing paths are kept. All systems have Mendelev's potential and its lattice parameter at 0 K.
+Structures are given in units of this parameter along the cubic axes, unless stated otherwise, and
+are then relaxed.
 """
 
 import argparse

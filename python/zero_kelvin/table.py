@@ -5,8 +5,8 @@
     python python/zero_kelvin/table.py PATHS --variants         # what was tried, on the small ones
     python python/zero_kelvin/table.py                          # print and draw the committed data
 
-PATHS is the folder of `systems.py`. Results go to docs/zero-kelvin/NAME.json, a run at a time, so
-that a stopped command goes on where it was; the figures are drawn beside them.
+PATHS is the folder of `systems.py`. Results are written to docs/zero-kelvin/NAME.json after each
+run, so that a stopped command can be continued. The figures are in the same folder.
 """
 
 import argparse

@@ -94,6 +94,10 @@ class Kit:
         Whether PLUMED can be given the energy.
     overshoot
         Largest number of steps after PLUMED's stop.
+    follows
+        Whether it has `follow`, and dynamics without a thermostat.
+    starts_for_each
+        Whether `follow` is made of runs.
     clusters
         "NOPBC" where PLUMED's actions need that without periodic boundaries, None where there are
         no such systems.
@@ -105,6 +109,8 @@ class Kit:
     hands_kt: bool = True
     hands_energy: bool = True
     overshoot: int = 0
+    follows: bool = True
+    starts_for_each: bool = False
     clusters: str | None = ""
 
 
@@ -185,9 +191,11 @@ def ase(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
 
 KITS = {
     "lammps": Kit(lambda a, e, f: LammpsEngine(lammps_commands(e), a, species=("Ar", "Kr"))),
-    "lammps-program": Kit(lammps_program, skips_start=False, hands_kt=False, clusters="NOPBC"),
+    "lammps-program": Kit(
+        lammps_program, skips_start=False, hands_kt=False, starts_for_each=True, clusters="NOPBC"
+    ),
     "ase": Kit(ase),
-    "gromacs-double": Kit(gromacs, hands_energy=False, overshoot=100, clusters=None),
+    "gromacs-double": Kit(gromacs, hands_energy=False, overshoot=100, follows=False, clusters=None),
 }
 
 

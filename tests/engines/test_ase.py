@@ -145,7 +145,7 @@ MISTAKES = {
     "ase.calculators.emt.EMX": "cannot be imported .*no attribute 'EMX'",
     "no_such_package.Thing": "cannot be imported .*No module named 'no_such_package'",
     "EMT": "give the dotted name of a calculator class",
-    "math.sqrt": "is no ASE calculator|cannot be made",
+    "math.sqrt": "is not an ASE calculator|cannot be made",
     "ase.calculators.emt.EMT": "gives no forces: .*No EMT-potential for Ar",
 }
 

@@ -20,7 +20,6 @@ from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
 from plumed_cv.setup.kernel import Plumed
-from plumed_cv.structures import read_structure
 from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import (
     EPSILON,
@@ -191,89 +190,6 @@ def test_what_stands_between_changes_no_bit(
     assert np.loadtxt(tmp_path / "alone" / "colvar").shape[0] == 201
 
 
-ALANINE = """\
-ATOM      1  N   ALA A   1      11.000  11.000  11.000
-ATOM      2  CA  ALA A   1      12.458  11.000  11.000
-ATOM      3  C   ALA A   1      13.009  12.420  11.000
-ATOM      4  O   ALA A   1      12.251  13.390  11.000
-ATOM      5  CB  ALA A   1      12.988  10.245  12.211
-ATOM      6  OXT ALA A   1      14.240  12.560  11.000
-"""
-
-
-def gmx(folder: Path, *lines: str) -> None:
-    for line in lines:
-        words = [script_output("gromacs.py"), "-quiet", "-nobackup", *line.split()]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def solution(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Alanine in water: bonds, angles, dihedrals, 1-4 pairs, constraints, SETTLE and PME."""
-    folder = tmp_path_factory.mktemp("solution")
-    (folder / "alanine.pdb").write_text(ALANINE)
-    (folder / "run.mdp").write_text(
-        "integrator = md\ndt = 0.002\ncoulombtype = PME\nrcoulomb = 0.9\nrvdw = 0.9\n"
-        "DispCorr = EnerPres\nconstraints = h-bonds\ntcoupl = v-rescale\ntc-grps = System\n"
-        "ref-t = 310\ntau-t = 0.5\n"
-    )
-    gmx(
-        folder,
-        "pdb2gmx -f alanine.pdb -ff oplsaa -water spce -o alone.gro",
-        "editconf -f alone.gro -box 2.2 -c -o box.gro",
-        "solvate -cp box.gro -cs -p topol.top -o conf.gro",
-        "grompp -f run.mdp -c conf.gro -o run.tpr -maxwarn 1",  # of the net charge
-    )
-    return folder
-
-
-FROM_TPR = {"mdp": None, "topology": None, "structure": None, "tpr": "run.tpr"}
-
-
-def test_a_tpr_alone(solution: Path, tmp_path: Path) -> None:
-    """The same forces as with the files that it was made from; the dynamics are the run's."""
-    program = script_output("gromacs.py", "--double")
-    atoms = read_structure(solution / "conf.gro")
-    found: dict[str, tuple[object, ...]] = {}
-    files = {"mdp": "run.mdp", "topology": "topol.top", "structure": "conf.gro"}
-    options = {"atoms": atoms, "program": program, "max_warnings": 1}
-    for name, source in (("files", files), ("tpr", FROM_TPR)):
-        (tmp_path / name).mkdir()
-        with open_engine(solution, **source, **options) as engine:
-            start = State.of(atoms)
-            found[name] = engine.evaluate(start.positions, start.cell)
-            segment = Segment(tmp_path / name, start, Dynamics(300.0, 2.0), 20, 1)
-            found[name] += (engine.run(segment).end.positions,)
-    for of_files, of_tpr in zip(found["files"], found["tpr"], strict=True):
-        # Six digits of force constants; in 40 fs that is not seen in the positions.
-        np.testing.assert_allclose(np.array(of_tpr), np.array(of_files), rtol=2e-6, atol=2e-5)
-    assert re.search(r"ref-t: +300\n", (tmp_path / "tpr" / "run.log").read_text())
-
-
-def test_a_tpr_that_cannot_be_made_again(solution: Path) -> None:
-    frozen = (solution / "run.mdp").read_text() + "freezegrps = Protein\nfreezedim = Y Y Y\n"
-    (solution / "frozen.mdp").write_text(frozen)
-    gmx(
-        solution,
-        "grompp -f frozen.mdp -c conf.gro -p topol.top -o frozen.tpr -maxwarn 2",
-        "pdb2gmx -f alanine.pdb -ff gromos54a7 -water spc -o other.gro -p other.top -i other.itp",
-        "editconf -f other.gro -box 2.2 -c -o other.gro",
-        "grompp -f run.mdp -c other.gro -p other.top -o other.tpr -maxwarn 2",
-    )
-    solved = read_structure(solution / "conf.gro")
-    mistakes = [
-        ("frozen.tpr", solved, r"frozen\.tpr: has 'nfreeze: Y Y Y N N N', which cannot be made"),
-        ("other.tpr", solved, r"other\.tpr: has interactions G96BONDS, which cannot be read"),
-        ("run.tpr", solved[:50], r"run\.tpr: the structure has 50 atoms; it has others"),
-        ("run.mdp", solved, r"gmx dump: "),
-    ]
-    for tpr, atoms, match in mistakes:
-        with pytest.raises(UserError, match=match) as caught:
-            open_engine(solution, **FROM_TPR | {"tpr": tpr}, atoms=atoms, max_warnings=1)
-        assert "\n" not in str(caught.value)
-
-
 def processes_in(folder: Path) -> list[Path]:
     """The processes whose working directory is `folder`."""
     found = []
@@ -343,7 +259,7 @@ def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
         ({"atoms": other}, r"crystal\.top: atom 1 is Ar, and Kr in the structure"),
         ({"atoms": smaller}, r"the structure has 50"),
         ({"program": "no-such-gmx"}, r"install GROMACS 2025 or newer and name its gmx"),
-        ({"program": "/bin/true"}, "is no gmx that works"),
+        ({"program": "/bin/true"}, "is not a working gmx"),
     ]
     for options, match in mistakes:
         with pytest.raises(UserError, match=match) as caught:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.engines.lammps_input import element_types, named_elements
+from plumed_cv.engines.lammps_potential import element_types, named_elements
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.setup.kernel import Plumed
@@ -223,7 +223,7 @@ def test_charges_that_the_potential_sets(tmp_path: Path) -> None:
     with LammpsProgram(program, Path("mgo.in"), atoms, species=species, directory=tmp_path) as lmp:
         found = lmp.forces(atoms.positions[None], atoms.cell.array)[0]
         np.testing.assert_allclose(found, expected, atol=1e-9)
-    with pytest.raises(UserError, match="needs charges, and the atoms have none"):
+    with pytest.raises(UserError, match="needs charges, but the atoms have none"):
         LammpsEngine(COULOMB, atoms)
 
 
@@ -239,8 +239,8 @@ NOT_OF_A_POTENTIAL = {
     "fix hold bottom freeze": "all atoms must be free",
     "fix f bottom rigid/nve single": "all atoms must be free",
     "fix s all shake 1e-4 20 0 t 1": "all atoms must be free",
-    "fix 1 all nve": "the dynamics is set by plumed_cv",
-    "fix 1 all langevin 300 300 0.1 1": "the dynamics is set by plumed_cv",
+    "fix 1 all nve": "plumed_cv sets the dynamics",
+    "fix 1 all langevin 300 300 0.1 1": "plumed_cv sets the dynamics",
     "fix hold bottom spring/self 10.0": "add 'fix_modify hold energy yes'",
     "fix wall all wall/lj93 zlo EDGE 1 1 2.5": "add 'fix_modify wall energy yes'",
     "label loop": "loops are not possible",
@@ -383,13 +383,13 @@ def test_atoms_that_do_not_fit(engine: LammpsEngine) -> None:
     other.symbols[4] = "Ne"
     with pytest.raises(UserError, match="atom 5 is Ne"):
         engine.check(other)
-    with pytest.raises(UserError, match="also holds Kr"):
+    with pytest.raises(UserError, match="also contains Kr"):
         LammpsEngine(POTENTIAL, mixture(), species=["Ar"])
-    with pytest.raises(UserError, match="'Xx9' is no chemical symbol"):
+    with pytest.raises(UserError, match="'Xx9' is not a chemical symbol"):
         LammpsEngine(POTENTIAL, mixture(), species=["Ar", "Kr", "Xx9"])
     surface = mixture()
     surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum where it ends"):
+    with pytest.raises(UserError, match="with vacuum at its ends"):
         LammpsEngine(POTENTIAL, surface, species=SPECIES)
 
 
@@ -397,7 +397,7 @@ def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:
     atoms = mixture()
     atoms.positions[3, 1] = np.nan
     atoms.calc = engine.calculator()
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="not all finite numbers"):
         atoms.get_forces()
     atoms = mixture()
     atoms.positions[3] = atoms.positions[4]
@@ -420,7 +420,7 @@ def test_a_program_on_two_ranks(tmp_path: Path, plumed_installation: Plumed) -> 
         if not plumed_installation.mpi:  # PLUMED would see a part of the atoms on each rank
             biased = Segment(tmp_path, State.of(atoms), Dynamics(40.0), 1, 1, "d: DISTANCE\n")
             with pytest.raises(
-                UserError, match=r"starts 2 MPI ranks, and the PLUMED here .* no MPI"
+                UserError, match=r"starts 2 MPI ranks, but the PLUMED here .* no MPI"
             ):
                 engine.run(biased)
 

@@ -58,7 +58,7 @@ def test_atoms_that_do_not_fit(engine: Engine) -> None:
         engine.check(other)
     surface = crystal()
     surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum where it ends"):
+    with pytest.raises(UserError, match="with vacuum at its ends"):
         engine.check(surface)
     turned = crystal()
     turned.rotate(30, "z", rotate_cell=True)
@@ -111,14 +111,14 @@ def test_forces_that_are_no_numbers(tmp_path: Path, engine: Engine) -> None:
 def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: Engine) -> None:
     with pytest.raises(UserError, match="temperature_K = -1"):
         Dynamics(-1.0)
-    with pytest.raises(UserError, match="'langevin' and 'brownian'"):
+    with pytest.raises(UserError, match="'langevin', 'brownian' and 'none'"):
         Dynamics(300.0, thermostat="nose")  # type: ignore[arg-type]
     start = State.of(crystal())
     with pytest.raises(UserError, match="n_steps = 0"):
         Segment(tmp_path, start, Dynamics(300.0), 0, 1)
     with pytest.raises(UserError, match="no such folder"):
         engine.run(Segment(tmp_path / "none", start, Dynamics(300.0), 1, 1))
-    with pytest.raises(UserError, match="not a state of a run"):
+    with pytest.raises(UserError, match="is not a state of a run"):
         State.load(tmp_path / "none.npz")
     with pytest.raises(UserError, match=r"shape \(3, 3\)"):
         engine.run(Segment(tmp_path, State(np.eye(3), start.cell), Dynamics(300.0), 1, 1))

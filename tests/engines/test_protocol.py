@@ -10,7 +10,16 @@ import pytest
 from ase import units
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, Engine, Segment, SegmentResult, State
+from plumed_cv.engines import (
+    BLOCK,
+    PIECE,
+    Dynamics,
+    Engine,
+    Segment,
+    SegmentResult,
+    State,
+    Thermostat,
+)
 from tests.engines.kits import (
     EPSILON,
     PLUMED_UNITS,
@@ -22,6 +31,7 @@ from tests.engines.kits import (
     gas,
     reference,
 )
+from tests.engines.recorder import Recorder
 
 
 def test_energy_forces_and_stress(kit: Kit, engine: Engine) -> None:
@@ -180,6 +190,61 @@ def test_two_segments_are_one_run(tmp_path: Path, kit: Kit, engine: Engine) -> N
     np.testing.assert_allclose(ends[0].velocities, ends[1].velocities, atol=1e-11)
 
 
+@pytest.mark.parametrize("thermostat", ["none", "langevin"])
+def test_an_observer_sees_what_a_run_does(
+    tmp_path: Path, kit: Kit, engine: Engine, thermostat: Thermostat
+) -> None:
+    dynamics = Dynamics(60.0, timestep_fs=2.0, thermostat=thermostat)
+    start = State.of(crystal())
+    if not kit.follows:
+        with pytest.raises(UserError, match="GROMACS"):
+            engine.follow(start, dynamics, 23, 5, Recorder())
+        return
+    followed = engine.follow(start, dynamics, 23, 5, Recorder())
+    seen = followed.observer.positions
+    assert followed.n_steps == len(seen) == 23
+    np.testing.assert_allclose(seen[-1], followed.end.positions, atol=1e-5)
+    if not kit.starts_for_each:  # where it does, a segment has a seed of its own
+        result = engine.run(Segment(tmp_path, start, dynamics, 23, 5, snapshot_stride=1))
+        assert result.snapshots is not None
+        with mdtraj.formats.DCDTrajectoryFile(str(result.snapshots)) as file:
+            np.testing.assert_allclose(seen, file.read()[0], atol=1e-5)
+        assert np.array_equal(followed.end.positions, result.end.positions)
+    block = PIECE if kit.starts_for_each else BLOCK
+    stopped = engine.follow(start, dynamics, 10 * block, 5, Recorder(enough=block + 1))
+    assert stopped.n_steps == len(stopped.observer.positions) == 2 * block
+
+
+def test_dynamics_without_a_thermostat(tmp_path: Path, kit: Kit, engine: Engine) -> None:
+    """It conserves the energy, and goes back with reversed velocities."""
+    dynamics = Dynamics(60.0, timestep_fs=2.0, thermostat="none")
+    start = State.of(crystal())
+    if not kit.follows:
+        with pytest.raises(UserError, match="constant energy is not available with GROMACS"):
+            engine.run(Segment(tmp_path, start, dynamics, 10, 1))
+        return
+    rng = np.random.default_rng(5)
+    start = State(start.positions, start.cell, rng.normal(scale=1e-3, size=(108, 3)))
+    end = engine.follow(start, dynamics, 100, 1, Recorder()).end
+    np.testing.assert_allclose(engine.masses, crystal().get_masses(), rtol=1e-4)
+
+    def energy(state: State) -> float:
+        assert state.velocities is not None
+        kinetic = 0.5 * (engine.masses[:, None] * state.velocities**2).sum() / units.fs**2
+        return float(kinetic) + engine.evaluate(state.positions, state.cell)[0]
+
+    assert end.velocities is not None
+    assert start.velocities is not None
+    # Both energies change by 0.2 eV and more; that of velocity Verlet's step is 1e-4 of it.
+    assert energy(end) == pytest.approx(energy(start), abs=1e-3)
+    back = engine.follow(
+        State(end.positions, end.cell, -end.velocities), dynamics, 100, 1, Recorder()
+    ).end
+    assert back.velocities is not None
+    np.testing.assert_allclose(back.positions, start.positions, atol=1e-8)
+    np.testing.assert_allclose(back.velocities, -start.velocities, atol=1e-10)
+
+
 def test_snapshots_follow_the_atoms_through_the_walls(tmp_path: Path, engine: Engine) -> None:
     atoms = crystal()
     drift = np.full((len(atoms), 3), 0.2)  # angstrom/fs: 40 angstrom in the two segments
@@ -250,7 +315,7 @@ def test_plumed_sees_the_energy(tmp_path: Path, kit: Kit, engine: Engine) -> Non
     # The first step is no multiple of the stride: PLUMED first needs the energy on the second.
     segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0), 10, 1, plumed, first_step=2)
     if not kit.hands_energy:
-        with pytest.raises(UserError, match=r"uses ENERGY, which GROMACS does not hand to PLUMED"):
+        with pytest.raises(UserError, match=r"uses ENERGY, which GROMACS does not pass to PLUMED"):
             engine.run(segment)
         return
     result = engine.run(segment)

@@ -4,12 +4,17 @@ test_babf_landscapes.py has the profiles that it finds, test_babf_walkers.py sev
 test_babf_mistakes.py what it refuses, test_babf_2d.py two CVs; babf.py what they share.
 """
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plumed
 import pytest
+from ase import units
 
 from plumed_cv.freeenergy import (
     Estimator,
@@ -20,6 +25,8 @@ from plumed_cv.freeenergy import (
     read_state,
     write_state,
 )
+from plumed_cv.setup.kernel import Plumed
+from tests.conftest import unavailable
 from tests.plumed.babf import (
     BABF,
     KT,
@@ -32,6 +39,9 @@ from tests.plumed.babf import (
     sentence,
     step,
 )
+
+PERIODIC = "b: BABF ARG=x TEMP=300 GRID_MIN=-pi GRID_MAX=pi GRID_BIN=50 RAMP=100"
+BABF_2D = "b: BABF ARG=x.x,x.y TEMP=300 GRID_MIN=0,0 GRID_MAX=1,1 GRID_BIN=20,20 RAMP=100"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +123,27 @@ def test_restart_is_exact_to_the_last_bit(
     check_two_parts(make_plumed, tmp_path, lines, recorded_series(), cut)
 
 
+def test_a_restart_keeps_the_solve_stride(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """Without the keyword too; with it the new one is taken, and written."""
+    series, lines = recorded_series(), f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
+    whole = make_plumed(1, f"{lines}whole SOLVE_STRIDE=7")
+    run(whole, series)
+    whole.finalize()
+    first = make_plumed(1, f"{lines}parts SOLVE_STRIDE=7", log="first.log")
+    run(first, series[:153])
+    first.finalize()
+    second = make_plumed(1, f"{lines}parts STATE_RFILE={tmp_path}/parts", log="second.log")
+    run(second, series[153:], first=153)
+    second.finalize()
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert "#! SET solve_stride 7\n" in (tmp_path / "whole").read_text()
+    keywords = f"SOLVE_STRIDE=1000 STATE_RFILE={tmp_path}/parts"
+    third = make_plumed(1, f"{lines}third {keywords}", log="third.log")
+    run(third, series[:1])
+    third.finalize()
+    assert "solve_stride" not in (tmp_path / "third").read_text()  # it is the default
+
+
 def test_calculate_without_update_does_not_learn(make_plumed: MakePlumed, tmp_path: Path) -> None:
     handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state")
     x = np.array([0.4])
@@ -180,6 +211,51 @@ def test_a_step_computed_again_has_the_force_it_had(
     assert read_state(tmp_path / "state").steps == 62
 
 
+@pytest.mark.parametrize(
+    ("cv", "keywords"),
+    [
+        (POSITION, BABF),
+        ("p: POSITION ATOM=1 NOPBC\nx: CUSTOM ARG=p.x FUNC=7*x PERIODIC=-pi,pi", PERIODIC),
+        (POSITION, BABF_2D),
+    ],
+    ids=["line", "circle", "plane"],
+)
+def test_a_step_computed_again_moves_with_the_cv(
+    make_plumed: MakePlumed, tmp_path: Path, cv: str, keywords: str
+) -> None:
+    """As when PLUMED's driver checks the forces: they are the derivative of the bias there too."""
+    handle = make_plumed(1, f"{cv}\n{keywords} SOLVE_STRIDE=1 STATE_WFILE={tmp_path}/state")
+    places = 0.5 + 0.3 * np.sin(np.arange(40)[:, None] * [1.0, 1.3])
+    for number, x in enumerate(places):
+        step(handle, number, x[None, :])
+
+    def bias(shift: float) -> float:
+        moved = places[-1:] + np.array([[shift, 0.0]])
+        step(handle, 39, moved, "performCalcNoUpdate")
+        energy = np.zeros(1)
+        handle.cmd("getBias", energy)
+        return float(energy[0]) * units.kJ / units.mol
+
+    force = step(handle, 39, places[-1:], "performCalcNoUpdate")[0, 0]
+    h = 1e-6
+    assert abs(force) > 1e-3
+    assert force == pytest.approx(-(bias(h) - bias(-h)) / (2 * h), rel=1e-5)
+    assert (
+        step(handle, 39, places[-1:] + np.array([[h, 0.0]]), "performCalcNoUpdate")[0, 0] == force
+    )
+    handle.finalize()
+    assert read_state(tmp_path / "state").steps == 40
+
+
+def test_a_bias_on_the_bias_adds_to_the_force(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    handle = make_plumed(1, f"{POSITION}\n{BABF}\nBIASVALUE ARG=b.bias")
+    single = make_plumed(1, f"{POSITION}\n{BABF}", log="single.log")
+    x = np.array([-0.02])
+    assert step(handle, 0, x)[0] == pytest.approx(2 * step(single, 0, x)[0], rel=1e-12)
+    for one in (handle, single):
+        one.finalize()
+
+
 def test_steps_counted_from_zero_again_are_no_repetition(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
@@ -212,6 +288,48 @@ def test_a_stride_learns_on_its_steps(make_plumed: MakePlumed, tmp_path: Path) -
     assert read_state(tmp_path / "state").steps == 4
 
 
+def test_a_pace_learns_in_every_so_many_steps(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """And biases in all of them, as no STRIDE does."""
+    series = recorded_series(30)
+    every = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/every")
+    run(every, series[::3])
+    every.finalize()
+    handle = make_plumed(1, f"{POSITION}\n{BABF} PACE=3 STATE_WFILE={tmp_path}/pace", log="p.log")
+    for number, x in enumerate(series):
+        force = step(handle, number, np.array([x]))
+        assert force == pytest.approx(bias_at(handle, np.array([x]))[1]) or number % 3 == 0
+    handle.finalize()
+    np.testing.assert_array_equal(
+        read_state(tmp_path / "pace").sums, read_state(tmp_path / "every").sums
+    )
+    assert "learning in every 3 steps" in (tmp_path / "p.log").read_text()
+
+
+def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    lines = f"{POSITION}\n{BABF} STATE_RFILE={state} STATE_WFILE={state}"
+    with pytest.raises(plumed.PlumedError) as caught:
+        make_plumed(1, f"{lines} RESTART=YES", log="refused.log")
+    assert f"{state}: is not there" in sentence(caught.value)
+    for log, steps in [("first.log", 10), ("second.log", 20)]:
+        handle = make_plumed(1, lines, log=log)
+        run(handle, recorded_series(10), first=steps - 10)
+        handle.finalize()
+        assert read_state(state).steps == steps
+    assert f"{state} is not there yet: starting from zero" in (tmp_path / "first.log").read_text()
+    assert f"going on from {state}" in (tmp_path / "second.log").read_text()
+
+
+def test_restart_of_the_engine_can_be_overruled(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("of another run\n")
+    keywords = f"{BABF} STATE_WFILE={tmp_path}/state"
+    handle = make_plumed(1, f"{POSITION}\n{keywords} RESTART=NO", restart=True)
+    run(handle, recorded_series(10))
+    handle.finalize()
+    assert read_state(tmp_path / "state").steps == 10
+    assert (tmp_path / "bck.0.state").read_text() == "of another run\n"
+
+
 def test_restart_does_not_lose_a_state(make_plumed: MakePlumed, tmp_path: Path) -> None:
     handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/state")
     run(handle, recorded_series(10))
@@ -228,6 +346,44 @@ def test_restart_does_not_lose_a_state(make_plumed: MakePlumed, tmp_path: Path) 
     handle.finalize()
     assert (tmp_path / "state").read_bytes() == before
     assert not list(tmp_path.glob("bck.*"))
+
+
+def test_files_have_points_in_every_locale(
+    plumed_installation: Plumed, plugin: Path, tmp_path: Path
+) -> None:
+    """A program with a window sets the user's locale, which may write 0,5 for 0.5."""
+    localedef = shutil.which("localedef")
+    command = [localedef or "", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+    if localedef is None or subprocess.run(command, check=False).returncode != 0:
+        unavailable("no locale with a decimal comma can be made: apt-get install locales")
+    code = f"""
+import ctypes, locale, sys
+import numpy as np
+import plumed
+from tests.plumed.babf import step
+locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
+text = ctypes.create_string_buffer(9)
+ctypes.CDLL(None).snprintf(text, 9, b"%.1f", ctypes.c_double(0.5))
+assert text.value == b"0,5"
+handle = plumed.Plumed(kernel={str(plumed_installation.kernel)!r})
+handle.cmd("setNatoms", 1)
+handle.cmd("setLogFile", "/dev/null")
+handle.cmd("init")
+for line in ("LOAD FILE={plugin}", {POSITION!r}, {f"{BABF} STATE_WFILE={tmp_path}/state"!r}):
+    handle.cmd("readInputLine", line)
+step(handle, 0, np.array([1.5]))
+handle.finalize()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"LOCPATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_state(tmp_path / "state").steps == 1
+    assert "," not in (tmp_path / "state").read_text()
 
 
 def test_a_run_that_learns_nothing_writes_no_empty_files(

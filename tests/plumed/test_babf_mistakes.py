@@ -23,7 +23,8 @@ from tests.plumed.babf import (
 BAD_INPUT = {
     "TEMP missing": ("GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0", "give TEMP"),
     "TEMP zero": ("TEMP=0 GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0", "give TEMP"),
-    "unknown keyword": (f"{GRID} RAMP=0 PACE=5", "cannot understand the following words"),
+    "unknown keyword": (f"{GRID} RAMP=0 BIASFACTOR=5", "cannot understand the following words"),
+    "pace zero": (f"{GRID} RAMP=0 PACE=0", "PACE=0 must be a positive number"),
     "RAMP missing": (GRID, "RAMP is compulsory"),
     "RAMP negative": (f"{GRID} RAMP=-5", "RAMP must be a number of steps"),
     "KAPPA negative": (f"{GRID} RAMP=0 KAPPA=-1", "KAPPA must be positive"),
@@ -161,6 +162,49 @@ def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:
     with pytest.raises(plumed.PlumedError) as caught:
         step(handle, 0, np.array([np.nan]))
     assert "is not a finite number" in sentence(caught.value)
+    handle.finalize()
+
+
+@pytest.mark.parametrize("files", ["STATE_WFILE=one", "FES_FILE=./one"])
+def test_two_actions_do_not_write_one_file(
+    make_plumed: MakePlumed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE=one")
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"c: {BABF[3:]} {files}")
+    assert "one: is written by b, too" in sentence(caught.value)
+    handle.finalize()
+
+
+@pytest.mark.parametrize("bias", ["RESTRAINT AT=0.5 KAPPA=1", "UPPER_WALLS AT=99 KAPPA=1"])
+def test_a_bias_on_zeta_is_refused(make_plumed: MakePlumed, bias: str) -> None:
+    """It has no derivatives, and PLUMED would drop the force in silence."""
+    handle = make_plumed(1, f"{POSITION}\n{BABF}\n{bias} ARG=b.zeta")
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 0, np.array([0.5]))
+    assert "a bias on b.zeta has no force" in sentence(caught.value)
+    assert "bias x.x itself" in sentence(caught.value)
+    handle.finalize()
+
+
+@pytest.mark.parametrize("place", [1e155, -1e200, 1e308])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        f"ARG=x.x {GRID}",
+        "ARG=x.x,x.y TEMP=300 GRID_MIN=0,0 GRID_MAX=1,1 GRID_BIN=9,9",
+    ],
+    ids=["line", "plane"],
+)
+def test_a_cv_whose_spring_has_no_finite_energy_ends_the_run(
+    make_plumed: MakePlumed, place: float, keywords: str
+) -> None:
+    handle = make_plumed(1, f"{POSITION}\nb: BABF {keywords} RAMP=0")
+    step(handle, 0, np.array([[0.5, 0.5]]))
+    with pytest.raises(plumed.PlumedError) as caught:
+        step(handle, 1, np.array([[place, 0.5]]))
+    assert "where the bias is not a finite number" in sentence(caught.value)
     handle.finalize()
 
 

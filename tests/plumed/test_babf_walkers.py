@@ -133,17 +133,23 @@ def test_one_walker_is_none_to_the_last_bit(make_plumed: MakePlumed, tmp_path: P
         assert alone == walker
 
 
+PLANE = "b: BABF ARG=x.x,x.y TEMP=300 GRID_MIN=0,0 GRID_MAX=1,1 GRID_BIN=20,25 RAMP=100"
+
+
 @pytest.mark.parametrize("cut", [1, 37, 50])
 @pytest.mark.parametrize("source", ["state", "shared/walker-0.state"])
+@pytest.mark.parametrize("babf", [BABF, PLANE], ids=["line", "plane"])
+@pytest.mark.parametrize("stride", [1, 13])
 def test_a_walker_restarts_exactly(
-    make_plumed: MakePlumed, tmp_path: Path, cut: int, source: str
+    make_plumed: MakePlumed, tmp_path: Path, cut: int, source: str, babf: str, stride: int
 ) -> None:
     """With another one's last contribution at rest, the run goes on to the last bit."""
-    first, second = two_series(100)
-    other = make_plumed(1, f"{POSITION}\n{BABF} {as_walker(tmp_path, 1)}", log="other.log")
+    first, second = (np.stack([x, 1 - x**2], axis=1) for x in two_series(100))
+    other = make_plumed(1, f"{POSITION}\n{babf} {as_walker(tmp_path, 1)}", log="other.log")
     run(other, second)
     other.finalize()
-    lines = f"{POSITION}\n{BABF} {as_walker(tmp_path, 0)} STATE_WFILE={tmp_path}/"
+    walker = as_walker(tmp_path, 0, stride=stride)
+    lines = f"{POSITION}\n{babf} {walker} STATE_WFILE={tmp_path}/"
     whole = make_plumed(1, lines + "whole")
     run(whole, first)
     whole.finalize()
@@ -189,7 +195,7 @@ def test_bad_files_of_walkers_are_ignored_with_one_warning(
         (1, "ends in the middle"),
         (2, "has no '#! FIELDS'"),
         (3, "has kT="),
-        (4, "cannot be read: Is a directory"),
+        (4, "cannot be read: it is not a regular file"),
     ]:
         assert log.count(f"walker-{walker}.state: ") == 1, walker
         assert f"walker-{walker}.state: {reason}" in log

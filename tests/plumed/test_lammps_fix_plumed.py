@@ -18,7 +18,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
+from plumed_cv.engines.lammps_input import LammpsInput
+from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.freeenergy import read_state
 from plumed_cv.setup.kernel import Plumed
 from tests.conftest import unavailable

@@ -21,7 +21,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.cv.torchscript import write_torchscript
 from plumed_cv.engines import Dynamics, Segment, State
-from plumed_cv.engines.lammps_input import LammpsInput, package_potentials
+from plumed_cv.engines.lammps_input import LammpsInput
+from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.freeenergy import last_step, read_fes, read_state
 from plumed_cv.setup.kernel import Plumed, describe, find_plumed, optimised_prefix

@@ -144,6 +144,8 @@ plumed = '''{plumed}'''
 maximum = 2
 tolerance = 1e-9
 seed = {seed}
+[rate]
+enabled = false
 """
 
 

@@ -12,7 +12,6 @@ from plumed_cv import config, workflow
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.structures import cell_of
-from plumed_cv.workflow import results
 from tests.truth.comparison import comparisons
 from tests.truth.landscape import LANDSCAPES, OnLandscape, lammps_commands
 from tests.truth.models import MODELS, QUANTITIES, Model, exact
@@ -116,11 +115,11 @@ def test_quadrature_across_the_path() -> None:
     assert along.flux_barrier[0] == pytest.approx(flux, abs=5e-4)
 
 
-# Four errors of the mean force, of which the largest was 3.4 among 320 values (docs/truth.md): one
-# set of runs in 30 fails, on a processor that rounds differently. The histogram's errors come from
-# few crossings and have longer tails: 2 of 339 values were off by 4.0 and 4.2, none by more, so
-# that at six one set in 50 may fail.
-LARGEST_DEVIATION = {results.MEAN_FORCE: 4.0, results.POOLED: 4.0, results.HISTOGRAM: 6.0}
+# The largest deviation of the mean force was 3.4 errors among 320 values (docs/truth.md). Before
+# the histogram's errors were widened where crossings are few, 2 of 339 values were off by 4.0 and
+# 4.2, in runs where they would be wider by a quarter now. One set of runs in 30 fails, on a
+# processor that rounds differently.
+LARGEST_DEVIATION = 4.0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_results_are_right_within_their_errors(name: str, plugin: Path, tmp_path
     found = list(comparisons(model, tmp_path / "model" / "run"))
     for one in found:
         if one.value is not None and one.error is not None:
-            assert abs(one.deviation) < LARGEST_DEVIATION[one.estimator], one
+            assert abs(one.deviation) < LARGEST_DEVIATION, one
     keys = [f"{q}_per_s" if q == "tst_rate" else f"{q}_eV" for q in QUANTITIES]
     for part in result["iterations"]:
         of_run = [
@@ -155,4 +154,4 @@ def test_histogram_alone_by_the_command_line(plugin: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["estimator"] == "histogram"
     for one in comparisons(model, tmp_path / "model" / "run"):
-        assert abs(one.deviation) < LARGEST_DEVIATION[results.HISTOGRAM], one
+        assert one.error is None or abs(one.deviation) < LARGEST_DEVIATION, one

@@ -50,7 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     static Walkers owner(folder.path, 2, 0);
     replace(owner.path(), text);
     try {
-        owner.write(estimators[0], test::labels(1), 1);
+        owner.write(estimators[0], test::labels(1), {});
     } catch (const Walkers::SameWalker&) {
     }
     return 0;

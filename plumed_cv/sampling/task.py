@@ -1,4 +1,4 @@
-"""What a walker has to do in an iteration, as the input says."""
+"""The work of a walker in an iteration, according to the input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ from plumed_cv.sampling.folders import (
     steps_of,
 )
 
-STATES = 10  # written in a segment
-MARGIN = 0.2  # of the grid beyond both ends, where there is no path that it could follow from
-MAX_PHASE = 0.3  # omega dt of the extended variable's coupling: a faster one heats light atoms
+STATES = 10  # number of states that are written in a segment
+MARGIN = 0.2  # of the grid at both ends, if there is no path that determines it
+MAX_PHASE = 0.3  # omega dt of the extended variable's spring; a stiffer one heats light atoms
 
 
 class Parameters(NamedTuple):
-    """The parameters of bABF, which a run keeps from its first step to its last.
+    """The parameters of bABF, which are constant from the first step of a run to the last.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class Parameters(NamedTuple):
     grid
         Lower end, upper end and number of intervals.
     kappa_eV
-        Coupling of the extended variable, eV; the action's default if None.
+        Spring constant of the extended variable, eV; the default of the action if None.
     tau
-        Weight of the prior, in samples; the action's default if None.
+        Weight of the prior, in samples; the default of the action if None.
     """
 
     ramp: int
@@ -62,7 +62,7 @@ class Parameters(NamedTuple):
         *,
         prior: bool = False,
     ) -> Self:
-        """Those of a run that starts as the input says now, with or without a prior.
+        """Parameters of a run that starts now with this input, with or without a prior.
 
         Raises
         ------
@@ -75,24 +75,24 @@ class Parameters(NamedTuple):
 
     @classmethod
     def of_state(cls, state: freeenergy.State) -> Self:
-        """Those of a run that goes on from a state, which is refused with others."""
+        """Parameters of a run that continues from a state, which would be refused with others."""
         axis = state.grid
         limits = (axis.minimum, axis.maximum, axis.bins)
         return cls(round(state.ramp), limits, state.kappa_eV, state.tau)
 
 
 @dataclass(frozen=True)
-class Order:
-    """One walker's share of the bABF run of an iteration; it can be sent to another process.
+class WalkerTask:
+    """Share of one walker in the bABF run of an iteration; it can be sent to another process.
 
     Attributes
     ----------
     config
         The input.
     atoms
-        What the engine is set up for.
+        Atoms for which the engine is set up.
     start
-        Where the walker starts.
+        Configuration from which the walker starts.
     model
         File of the collective variable.
     plugin
@@ -104,11 +104,11 @@ class Order:
     walker
         Number of the walker, from 0.
     prior
-        File of the profile that the bias starts from, or None.
+        File of the initial profile of the bias, or None.
     at_rest
-        Whether `start` is a structure at 0 K, relaxed across the path.
+        Whether `start` is a structure at 0 K, relaxed orthogonal to the path.
     repetition
-        Which of the independent repetitions of the iteration it belongs to, from 0.
+        Number of the independent repetition of the iteration, from 0.
     """
 
     config: Config
@@ -125,18 +125,18 @@ class Order:
 
     @property
     def number(self) -> int:
-        """Which share of the iteration it is, from 0: the walkers of one repetition, then on."""
+        """Number of the share in the iteration, from 0, over the walkers of all repetitions."""
         return self.repetition * self.config.sampling.walkers + self.walker
 
     @property
     def base(self) -> Path:
-        """Folder of this repetition; the walkers in it share one estimate."""
+        """Folder of this repetition; its walkers share one estimate."""
         name = f"repetition-{self.repetition:04d}"
         return self.folder / name if self.repetition else self.folder
 
     @property
     def shared(self) -> Path:
-        """Folder of what the walkers of this repetition learn from each other."""
+        """Folder of the exchange between the walkers of this repetition."""
         return self.base / "shared"
 
     @property
@@ -147,20 +147,20 @@ class Order:
 
     @property
     def previous(self) -> Path | None:
-        """The last whole segment."""
+        """The last complete segment."""
         whole = segments_of(self.home)
         return whole[-1] if whole else None
 
     @property
     def next(self) -> int:
-        """Number of the segment that comes after the last whole one."""
+        """Number of the segment after the last complete one."""
         return 0 if self.previous is None else number_of(self.previous) + 1
 
     @property
     def parameters(self) -> Parameters:
-        """The parameters of bABF: those that this repetition was started with, then the input's.
+        """Parameters of bABF: those at the start of this repetition, or otherwise of the input.
 
-        The input's `steps` may have changed since, and with it what the ramp would be.
+        The `steps` of the input may have changed since, and with them the ramp.
         """
         if whole := segments(self.base):
             return Parameters.of_state(state_of(whole[0]))
@@ -173,9 +173,9 @@ class Order:
 
     @property
     def steps(self) -> int:
-        """Steps of this walker; the last one takes what does not divide.
+        """Steps of this walker; the last walker takes the remainder of the division.
 
-        They may be raised while it samples, or later.
+        They may be raised during the sampling or later.
         """
         sampling, stride = self.config.sampling, self.config.sampling.snapshot_stride
         share = sampling.steps // sampling.walkers // stride * stride
@@ -184,14 +184,14 @@ class Order:
 
     @property
     def segment_steps(self) -> int:
-        """Steps of a segment; the last ones take what does not divide."""
+        """Steps of a segment; the last segments take the remainder."""
         sampling, stride = self.config.sampling, self.config.sampling.snapshot_stride
         number = max(1, round(sampling.segments / sampling.walkers))
         return max(stride, sampling.steps // sampling.walkers // number // stride * stride)
 
     @property
     def state_steps(self) -> int:
-        """Steps between states, up to which a segment that is cut short counts."""
+        """Steps between states; a segment that is cut short counts up to its last state."""
         stride = self.config.sampling.snapshot_stride
         return max(stride, self.segment_steps // STATES // stride * stride)
 
@@ -202,7 +202,7 @@ class Order:
 
     @cached_property
     def atom_limit_A(self) -> float | None:  # noqa: N802
-        """The guard's limit: largest distance of one atom from the mean path; None for none."""
+        """Limit of the guard: largest distance of an atom from the mean path; None if off."""
         return guard.limit(self.config.sampling.atom_deviation_limit_A, self.variable)
 
     @property
@@ -211,30 +211,30 @@ class Order:
         return steps_of(self.done()) >= self.steps
 
     def done(self) -> list[dict[str, Any]]:
-        """The records of the whole segments, in order."""
+        """Records of the complete segments, in order."""
         return records(segments_of(self.home))
 
 
 def coupling(
     sampling: Sampling, temperature_K: float, variable: CollectiveVariable
 ) -> float | None:
-    """Coupling of the extended variable, eV, that the input or the time step asks for.
+    """Spring constant of the extended variable, eV, from the input or the time step.
 
-    None where the default of BABF, kT over the square of the grid spacing, is slow enough for the
-    time step.
+    None if the default of BABF, kT over the square of the grid spacing, is soft enough for the time
+    step.
 
     Raises
     ------
     UserError
-        If the input gives one that the time step cannot follow.
+        If the input gives a spring that is too stiff for the time step.
     """
     fastest = 1.0 / (sampling.timestep_fs**2 * _inverse_mass(variable))  # omega dt = 1
     given = sampling.kappa_eV
     if given is not None and given > fastest:
         raise UserError(
             f"sampling.kappa_eV = {given:g}: oscillates with omega dt = "
-            f"{(given / fastest) ** 0.5:.2g} along the collective variable, where it must be below "
-            f"1; give {fastest * MAX_PHASE**2:.3g} or less, or shorten sampling.timestep_fs."
+            f"{(given / fastest) ** 0.5:.2g} along the collective variable, but it must be below "
+            f"1; give {fastest * MAX_PHASE**2:.3g} or less, or reduce sampling.timestep_fs."
         )
     slow = MAX_PHASE**2 * fastest
     default = units.kB * temperature_K * sampling.bins**2
@@ -253,7 +253,7 @@ def _inverse_mass(variable: CollectiveVariable) -> float:
 
 
 def spread(images: Sequence[Atoms], walkers: int) -> list[State]:
-    """Return where walkers start that are evenly spread along a path."""
+    """Return initial configurations of walkers, evenly spread along a path."""
     return [State.of(images[int((k + 0.5) / walkers * len(images))]) for k in range(walkers)]
 
 
@@ -268,7 +268,6 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
                 section.topology,
                 section.structure,
                 atoms,
-                tpr=section.tpr,
                 restraints=section.restraints,
                 index=section.index,
                 directory=directory,
@@ -298,12 +297,12 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
 
 
 def grid(sampling: Sampling) -> tuple[float, float, int]:
-    """The grid with its margins below 0 and above 1, and nodes at 0 and 1.
+    """The grid with its margins below 0 and above 1, and with nodes at 0 and 1.
 
     Parameters
     ----------
     sampling
-        Settings; of a run, those of `workflow.defaults.with_grid`. Without a margin it is 0.2.
+        Settings; for a run, those of `workflow.defaults.with_grid`. Without a margin, it is 0.2.
 
     Returns
     -------

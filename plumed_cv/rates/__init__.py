@@ -1,0 +1,34 @@
+"""Rates beyond transition state theory.
+
+`surface` defines the dividing surfaces and the cores of the basins on both sides, and selects the
+snapshots near a surface. `shots` follows pairs of trajectories from such snapshots until they
+commit to a basin. `transmission` computes the transmission coefficient and its error from the
+shots. `events` identifies the minima that trajectories reach when they leave the process.
+
+`harmonic` implements harmonic transition state theory: Hessians at the minimum and at the saddle
+point, Vineyard's prefactor and quantum corrections. `arrhenius` fits rates at several temperatures.
+`multiplicity` counts the events that are equivalent by the symmetry of the initial state.
+"""
+
+from plumed_cv.rates.events import Events
+from plumed_cv.rates.shots import Leg, Outcome, Relaxed, Shooter, Shot, spread_order
+from plumed_cv.rates.surface import Snapshot, Surface, near, snapshots, surfaces
+from plumed_cv.rates.transmission import Transmission, as_json, estimate
+
+__all__ = [
+    "Events",
+    "Leg",
+    "Outcome",
+    "Relaxed",
+    "Shooter",
+    "Shot",
+    "Snapshot",
+    "Surface",
+    "Transmission",
+    "as_json",
+    "estimate",
+    "near",
+    "snapshots",
+    "spread_order",
+    "surfaces",
+]

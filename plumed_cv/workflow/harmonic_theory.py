@@ -1,0 +1,402 @@
+"""Harmonic theory for an input or a run, and the number of equivalent events."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import atomic_masses, atomic_numbers
+
+from plumed_cv import sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, replacing, write_text
+from plumed_cv.common.numbers import NONE, scientific, with_error
+from plumed_cv.common.progress import Log, Reporter
+from plumed_cv.config import Config
+from plumed_cv.engines import Engine
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.rates import harmonic as theory
+from plumed_cv.rates.multiplicity import check_energies, multiplicity
+from plumed_cv.structures import check_free
+from plumed_cv.workflow import provenance
+from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.mep import find_path
+
+LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
+NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
+
+
+def harmonic(
+    config: Config,
+    folder: Path,
+    *,
+    path: Path | None = None,
+    temperatures_K: Sequence[float] = (),
+    step_A: float = theory.STEP_A,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Start or continue the computation of the harmonic rate of an input; write the results.
+
+    Parameters
+    ----------
+    config
+        The input.
+    folder
+        Folder for harmonic.json, frequencies.csv (THz; imaginary ones negative), minimum.xyz,
+        saddle.xyz (with the unstable mode as a column), and the Hessians. It is made if it is
+        missing.
+    path
+        The minimum energy path; if None, it is computed and stored in the folder.
+    temperatures_K
+        Temperatures of the rates; the temperatures of the input if empty.
+    step_A
+        Displacement of a coordinate for the differences of forces, angstrom.
+    reporter
+        Receives the progress.
+
+    Returns
+    -------
+    dict
+        The contents of harmonic.json.
+
+    Raises
+    ------
+    UserError
+        If an atom is fixed, or if no minimum or first-order saddle point is found.
+    """
+    reporter = reporter or Log()
+    if config.cv.alignment != "none":
+        raise UserError(
+            "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, which is not "
+            "computed with this alignment. Remove the key for this command."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be used as a folder: {error.strerror}.") from None
+    if path is None:
+        path = folder / "path.xyz"
+        if not path.exists():
+            find_path(config, path, reporter)
+    found = load_path(path)
+    check_free(found.images[0], str(path))
+    symbols = found.species
+    masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
+    with sampling.open_engine(config, found.images[0]) as engine:
+        with reporter.task("harmonic theory: minimum", 3 * len(symbols)) as update:
+            minimum = theory.stationary_point(
+                engine, found.images[0].positions, found.cell,
+                step_A=step_A, update=update, folder=folder,
+            )  # fmt: skip
+        with reporter.task("harmonic theory: saddle point", 3 * len(symbols)) as update:
+            saddle = theory.saddle_of_path(
+                engine, found, step_A=step_A, update=update, folder=folder
+            )
+    rate = theory.HarmonicTheory(minimum, saddle, masses)
+    kelvin = tuple(temperatures_K) or config.system.temperatures_K
+    result = _as_dict(rate, found, kelvin or (config.system.temperature_K,)) | {"step_A": step_A}
+    _write(folder, rate, found)
+    write_text(folder / "harmonic.json", json.dumps(result, indent=2, allow_nan=False))
+    return result
+
+
+def of_run(
+    directory: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    temperatures_K: Sequence[float] = (),
+    step_A: float = theory.STEP_A,
+) -> dict[str, Any]:
+    """Compute the harmonic rate of a run at one temperature, and compare it with the run's rate.
+
+    Parameters
+    ----------
+    directory
+        The run directory, with a minimum energy path.
+    reporter, temperatures_K, step_A
+        As for `harmonic`; the temperature of the run is always included.
+
+    Returns
+    -------
+    dict
+        The contents of harmonic.json in the folder `harmonic` of the run. The comparison is in
+        result.json (`beside`).
+
+    Raises
+    ------
+    UserError
+        As for `harmonic`. Also if the directory is not that of a run with a path, or if its input
+        cannot be read again.
+    """
+    files = RunDirectory(Path(directory).absolute())
+    starts = provenance.read(files.provenance)
+    if not starts or not files.path.exists():
+        raise UserError(
+            f"{directory}: is not the directory of a run with a minimum energy path; start the run "
+            "first, or name its input."
+        )
+    config = Config.model_validate(starts[-1]["input"])
+    with claimed(files.root):
+        provenance.check_same_input(files.root, config)
+        kelvin = sorted({config.system.temperature_K, *temperatures_K})
+        found = harmonic(
+            config,
+            files.harmonic,
+            path=files.path,
+            temperatures_K=kelvin,
+            step_A=step_A,
+            reporter=reporter,
+        )
+        if files.result.exists():
+            result = read_json(files.result)
+            result["harmonic"] = beside(files, result)
+            write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    return found
+
+
+def _as_dict(
+    rate: theory.HarmonicTheory, path: EnergyPath, temperatures_K: Sequence[float]
+) -> dict[str, Any]:
+    """Return the contents of harmonic.json."""
+    notes = []
+    rows = [rate.at(kelvin) for kelvin in temperatures_K]
+    crossover = rate.crossover_temperature_K
+    if any(row["wigner_factor"] is None for row in rows):
+        notes.append(
+            f"Wigner's factor and the quantum rate are not given below {crossover:.0f} K, the "
+            "crossover temperature of tunnelling."
+        )
+    energies = path.energies
+    top = int(energies.argmax())
+    others = [
+        k
+        for k in range(1, len(energies) - 1)
+        if k != top and energies[k] > max(energies[k - 1], energies[k + 1])
+    ]
+    near = NEAR_KT * units.kB * max(temperatures_K)
+    if high := [energies[k] for k in others if energies[top] - energies[k] < near]:
+        notes.append(
+            f"The path has {len(high)} more {'maxima' if len(high) > 1 else 'maximum'} within "
+            f"{NEAR_KT:g} kT of the highest one. The harmonic rate is for the highest one only."
+        )
+    return {
+        "barrier_eV": rate.barrier_eV,
+        "zero_point_barrier_eV": rate.zero_point_barrier_eV,
+        "prefactor_per_s": rate.prefactor_per_s,
+        "prefactor_error_factor": rate.prefactor_error_factor,
+        "imaginary_frequency_THz": rate.imaginary_frequency_THz,
+        "crossover_temperature_K": crossover,
+        "rates": rows,
+        "notes": notes,
+        "frequencies": "frequencies.csv",
+    }
+
+
+def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
+    """Write the frequencies and both structures."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["mode", "minimum_THz", "saddle_THz"])
+    columns = [x.frequencies_THz(rate.masses) for x in (rate.minimum, rate.saddle)]
+    for number, row in enumerate(zip(*columns, strict=False), 1):
+        table.writerow([number, *(f"{frequency:.6f}" for frequency in row)])
+    write_text(folder / "frequencies.csv", text.getvalue())
+    for name, point in (("minimum", rate.minimum), ("saddle", rate.saddle)):
+        atoms: Atoms = path.images[0].copy()
+        atoms.positions = point.positions
+        atoms.calc = SinglePointCalculator(atoms, energy=point.energy_eV)
+        if name == "saddle":
+            mode = point.modes(rate.masses)[1][:, 0].reshape(-1, 3)
+            mode = mode / np.sqrt(rate.masses)[:, None]
+            atoms.set_array("unstable_mode", mode / np.linalg.norm(mode))
+        with replacing(folder / f"{name}.xyz") as temporary:
+            atoms.write(temporary, format="extxyz")
+
+
+def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:
+    """Compare harmonic theory with the results of a run, for result.json; None without both.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    result
+        The contents of result.json.
+
+    Returns
+    -------
+    dict or None
+        Barrier, prefactor and rate of harmonic theory at the temperature of the run.
+        `tst_over_harmonic`, with its error, is the ratio of the run's rate of transition state
+        theory to the harmonic rate. Both are rates through the surface with the highest flux
+        barrier. `sentence` describes the ratio.
+    """
+    file = files.harmonic / "harmonic.json"
+    if not file.exists():
+        return None
+    found = read_json(file)
+    kelvin = result["temperature_K"]
+    row = next((row for row in found["rates"] if row["temperature_K"] == kelvin), None)
+    if row is None:
+        return None
+    ratio, error = _ratio(result, row["rate_per_s"])
+    names = ("barrier_eV", "zero_point_barrier_eV", "prefactor_per_s", "imaginary_frequency_THz")
+    return {
+        **{name: found[name] for name in names},
+        **{name: row[name] for name in row if name != "temperature_K"},
+        "tst_over_harmonic": ratio,
+        "tst_over_harmonic_error": error,
+        "sentence": _anharmonicity(ratio, error, kelvin),
+        "notes": found["notes"],
+    }
+
+
+def surface_rate(result: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Return the rate through the surface with the highest flux barrier, and its error, 1/s.
+
+    For a process in one step it is the rate of transition state theory. For several steps, the rate
+    of the whole process contains all steps in series, and the rate of a step starts from its own
+    basin.
+    """
+    steps, populations = result.get("steps") or [], result.get("populations") or []
+    if len(steps) < 2:
+        return result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
+    rates = []
+    for step, population in zip(steps, populations, strict=False):
+        if None in (step["rate_per_s"], population, populations[0]):
+            return None, None
+        share = population / populations[0]
+        rates.append((share * step["rate_per_s"], share * (step["rate_error_per_s"] or np.nan)))
+    value, error = min(rates)
+    return value, error if np.isfinite(error) else None
+
+
+def _ratio(result: dict[str, Any], harmonic_per_s: float) -> tuple[float | None, float | None]:
+    value, error = surface_rate(result)
+    if value is None:
+        return None, None
+    return value / harmonic_per_s, None if error is None else error / harmonic_per_s
+
+
+def _anharmonicity(ratio: float | None, error: float | None, kelvin: float) -> str:
+    """Describe the ratio of the rates in a sentence."""
+    if ratio is None or ratio <= 0:
+        return (
+            f"The run does not know its rate, so nothing is said of anharmonicity at {kelvin:g} K."
+        )
+    share = with_error(ratio, error, "").strip()
+    words = (
+        f"At {kelvin:g} K the rate through the dividing surface is {share} times the harmonic one"
+    )
+    if error is not None and error > LARGEST_ERROR * ratio:
+        return f"{words}: this error is too large to see anharmonicity."
+    if error is not None and abs(np.log(ratio)) < 2.0 * error / ratio:
+        return f"{words}, which is 1 within two errors: no anharmonicity is seen."
+    times, way = (ratio, "higher") if ratio > 1 else (1.0 / ratio, "lower")
+    return f"{words}: anharmonicity makes it {times:.2g} times {way}."
+
+
+def count_events(files: RunDirectory, engine: Engine) -> None:
+    """Write the number of equivalent events into the run directory, unless it is known.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    engine
+        Computes the energies that check the symmetry.
+    """
+    if files.multiplicity.exists():
+        return
+    known: dict[str, Any] = dict.fromkeys(
+        ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
+    )
+    images = load_path(files.path).images if files.path.exists() else ()
+    if not images or not images[0].cell.array.any():
+        known["multiplicity_note"] = (
+            "The number of equivalent events can be determined only for periodic structures with a "
+            "minimum energy path."
+        )
+    else:
+        try:
+            for name, start, end in (("", 0, -1), ("reverse_", -1, 0)):
+                found = multiplicity(images[start], images[end])
+                check_energies(engine, images[start], found)
+                known[f"{name}multiplicity"] = found.events
+                known["multiplicity_tolerance_A"] = found.tolerance_A
+        except UserError as reason:
+            known["multiplicity_note"] = str(reason)
+    write_text(files.multiplicity, json.dumps(known))
+
+
+def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the number of equivalent events of a run and their total rate, for result.json.
+
+    Parameters
+    ----------
+    files
+        The run directory.
+    result
+        The contents of result.json, with the rate of one event.
+
+    Returns
+    -------
+    dict
+        `multiplicity`, `reverse_multiplicity` from the product, `multiplicity_tolerance_A`,
+        `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; unknown ones are
+        None.
+    """
+    known = read_json(files.multiplicity)
+    return known | escape_rate(result | known)
+
+
+def escape_rate(result: dict[str, Any]) -> dict[str, float | None]:
+    """Return the total rate of all equivalent events and its error, under the keys of result.json.
+
+    Parameters
+    ----------
+    result
+        The contents of result.json, with the rate of one event and `multiplicity`.
+    """
+    rate, error = rate_of(result)[:2]
+    number = result.get("multiplicity")
+    return {
+        name: None if number is None or value is None else number * value
+        for name, value in (("escape_rate_per_s", rate), ("escape_rate_error_per_s", error))
+    }
+
+
+def escape_in_words(result: dict[str, Any]) -> str | None:
+    """Return the number of equivalent events and their total rate in words; None if unknown."""
+    number = result.get("multiplicity")
+    if number is None:
+        return None
+    rate, error = (result.get(f"escape_rate{of}_per_s") for of in ("", "_error"))
+    total = scientific(rate, error, "1/s")
+    source = "" if total == NONE else f" ({rate_of(result)[3]})"
+    return (
+        f"By the symmetry of the initial state {number} "
+        f"{'event is' if number == 1 else 'events are'} equivalent: total escape rate "
+        f"{total}{source}."
+    )
+
+
+def rate_of(result: dict[str, Any]) -> tuple[float | None, float | None, float | None, str]:
+    """Return the rate of one event, 1/s: value, error, error as a factor, and source.
+
+    The rate with the transmission coefficient is used if result.json contains it. Otherwise the
+    rate is that of transition state theory, which is an upper bound.
+    """
+    rate = result.get("rate_per_s")
+    if rate is not None and rate > 0:
+        factor = result.get("rate_error_factor")
+        error = None if factor is None else rate * (factor - 1.0)
+        return rate, error, factor, "transmission coefficient"
+    rate, error = result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
+    factor = None if not rate or error is None else float(np.exp(error / rate))
+    return rate, error, factor, "transition state theory"

@@ -1,0 +1,649 @@
+"""The rate of a finished run, by the transmission coefficients of its dividing surfaces.
+
+All files are in the folder `rate` of the iteration that gives the answer: surfaces.json, the shots
+from each surface in step-k.json, and other-k.xyz, the minima that trajectories reached after they
+left the process. A file is either complete or absent. Shots are made in batches, and existing shots
+are reused.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from numpy.typing import NDArray
+
+from plumed_cv import freeenergy, rates, sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.numbers import scientific
+from plumed_cv.common.progress import Log, Reporter
+from plumed_cv.config import Config
+from plumed_cv.cv import CollectiveVariable, symmetry
+from plumed_cv.engines import Dynamics, Engine
+from plumed_cv.paths.path import load_path
+from plumed_cv.sampling import guard
+from plumed_cv.structures import cell_of
+from plumed_cv.structures.frame import Array
+from plumed_cv.workflow import provenance
+from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.harmonic_theory import escape_rate
+from plumed_cv.workflow.mep import end_states
+from plumed_cv.workflow.results import UNKNOWN_RATE, estimated, sampled
+
+BATCH = 40  # shots; the error is checked after each batch
+VELOCITIES = 2  # shots from each snapshot: two separate its committor from chance
+FEWEST_SHOTS = 80
+MOST_VELOCITIES = 20  # largest number of shots from one snapshot; more would need more snapshots
+MOVED = 0.1  # if a surface moves farther than this, in xi, its shots are made again
+LARGEST_FRICTION = 0.1  # times the time step: with more friction, crossings would be missed
+UNRESOLVED = 0.05  # fraction of trajectories above which the rate is doubtful
+LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
+
+Task = tuple[tuple[str, int], Array, int]  # name and number of a snapshot, its positions, a seed
+
+
+def of_directory(
+    directory: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    error: float | None = None,
+    shots: int | None = None,
+    surface: float | None = None,
+) -> dict[str, Any]:
+    """Compute the rate of a run that has ended, whether it has converged or not.
+
+    Parameters
+    ----------
+    directory
+        The run directory.
+    reporter
+        Is told how it goes.
+    Replace `rate.error` and `rate.shots` of the input.
+        In place of `rate.error` and `rate.shots` of the input.
+    Another dividing surface. The rate through it must equal the rate of the step whose basins it
+    separates. The result is not written into result.json.
+
+    Returns
+    -------
+    The contents of result.json. For another surface, `rate_per_s`, `transmission`, `tst_rate_per_s`
+    through it, and more.
+
+    Raises
+    ------
+    UserError
+        If the run has not ended, its rate of transition state theory is unknown, the input cannot
+        be read again, or there is no transmission coefficient (`refusal`).
+    """
+    files = RunDirectory(Path(directory).absolute())
+    starts = provenance.read(files.provenance)
+    if files.temperatures.exists():
+        raise UserError(
+            f"{directory}: contains runs at several temperatures; name the folder of one of them."
+        )
+    if not files.result.exists() or not starts:
+        raise UserError(f"{directory}: is not the directory of a finished run; run it first.")
+    config = Config.model_validate(starts[-1]["input"])
+    settings = {"error": error, "shots": shots}
+    given = {key: value for key, value in settings.items() if value is not None}
+    config = config.model_copy(update={"rate": config.rate.model_copy(update=given)})
+    if reason := refusal(config):
+        raise UserError(f"{directory}: {reason}.")
+    result = read_json(files.result)
+    if result.get("tst_rate_per_s") is None:
+        raise UserError(
+            f"{directory}: the rate of transition state theory is unknown, so there is no dividing "
+            "surface to start from. See the checks in report.html."
+        )
+    initial = end_states(config)[0]
+    with claimed(files.root), sampling.open_engine(config, initial) as engine:
+        provenance.check_same_input(files.root, config)
+        stage = Stage(config, files, initial, result, engine, reporter or Log())
+        if surface is not None:
+            return stage.through(surface)
+        return stage.complete()
+
+
+def complete(
+    config: Config,
+    files: RunDirectory,
+    engine: Engine,
+    initial: Atoms,
+    result: dict[str, Any],
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Add the rate to the result of a converged run, and write it into result.json.
+
+    If there is no rate, `rate_note` of the result gives the reason.
+
+    Parameters
+    ----------
+    config, files, engine
+        The input, the run directory and the open engine.
+    initial
+        The initial state.
+    result
+        The contents of result.json.
+    reporter
+        Receives the progress.
+    """
+    note = refusal(config)
+    if note is None and not result["converged"]:
+        note = "the run has not converged; 'plumed-cv rate' computes the rate nevertheless"
+    elif note is None and result.get("tst_rate_per_s") is None:
+        note = "the rate of transition state theory is unknown"
+    if note is None:
+        return Stage(config, files, initial, result, engine, reporter).complete()
+    result = result | {"rate_note": note}
+    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    if config.rate.enabled:
+        reporter.say(f"No transmission coefficient: {note}.")
+    return result
+
+
+def refusal(config: Config) -> str | None:
+    """Return why an input has no transmission coefficient, or None if it has one."""
+    if config.engine.name == "gromacs":
+        return (
+            "engine.name = 'gromacs': with GROMACS, trajectories cannot be started from given "
+            "velocities, so there is no transmission coefficient; the rate of transition state "
+            "theory is an upper bound"
+        )
+    if config.sampling.thermostat == "brownian":
+        return (
+            "sampling.thermostat = 'brownian': Brownian dynamics has no velocities, so there is no "
+            "transmission coefficient; sample with 'langevin' in a new directory"
+        )
+    turns = 1e-3 * config.sampling.friction_per_ps * config.sampling.timestep_fs
+    if config.rate.dynamics == "langevin" and turns > LARGEST_FRICTION:
+        return (
+            f"rate.dynamics = 'langevin': with sampling.friction_per_ps = "
+            f"{config.sampling.friction_per_ps:g} a trajectory crosses the surface several times "
+            "within one time step; use rate.dynamics = 'nve'"
+        )
+    if biases := config.sampling.extra_biases:
+        return (
+            f"sampling.plumed: the profile contains the energy of {biases[0]}, but the dynamics of "
+            "a transmission coefficient would not"
+        )
+    return None
+
+
+@dataclass
+class Stage:
+    """The rate of one run.
+
+    Attributes
+    ----------
+    config, files, initial
+        The input, the run directory and the initial state.
+    result
+        The contents of result.json.
+    engine
+        Runs the trajectories, unless several walkers do.
+    reporter
+        Receives the progress.
+    """
+
+    config: Config
+    files: RunDirectory
+    initial: Atoms
+    result: dict[str, Any]
+    engine: Engine
+    reporter: Reporter
+
+    def complete(self) -> dict[str, Any]:
+        """Make the missing shots; write result.json with the rate and return its contents."""
+        shares = self._shares()
+        found = [
+            self._shots(k, surface, self._target(shares, k))
+            for k, surface in enumerate(self._surfaces)
+        ]
+        result = self.result | self._rate(found, shares)
+        result |= escape_rate(result)
+        write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
+        return result
+
+    def through(self, xi: float) -> dict[str, Any]:
+        """Return the rate of a step through another dividing surface.
+
+        Raises
+        ------
+        UserError
+            If the surface is in a basin.
+        """
+        inside = [k for k, each in enumerate(self._surfaces) if each.cores[0] < xi < each.cores[1]]
+        if not inside:
+            ranges = ", ".join(
+                f"from {each.cores[0]:.3f} to {each.cores[1]:.3f}" for each in self._surfaces
+            )
+            raise UserError(f"--surface {xi:g}: lies in a basin; dividing surfaces are {ranges}.")
+        best, step = self._surfaces[inside[0]], self.result["steps"][inside[0]]
+        other = best.moved_to(xi)
+        bound = step["rate_per_s"] * float(np.exp((best.top_eV - other.top_eV) / self._kT_eV))
+        kappa = self._shots(f"surface-{xi:g}", other, self.config.rate.error).kappa
+        of_bound = step["rate_error_per_s"]
+        factor = None
+        if of_bound is not None and kappa.value > 0:
+            factor = _factor(kappa.error / kappa.value, of_bound / step["rate_per_s"])
+        return {
+            "surface": xi,
+            "rate_per_s": bound * kappa.value,
+            "rate_error_factor": factor,
+            "transmission": kappa.value,
+            "transmission_error": _known(kappa.error),
+            "tst_rate_per_s": bound,
+        }
+
+    @property
+    def _n(self) -> int:
+        return int(self.result["answer_iteration"])
+
+    @property
+    def _folder(self) -> Path:
+        return self.files.rate(self._n)
+
+    @property
+    def _kT_eV(self) -> float:  # noqa: N802
+        return float(units.kB * self.config.system.temperature_K)
+
+    @cached_property
+    def _variable(self) -> CollectiveVariable:
+        return CollectiveVariable.load(self.files.cv(self._n - 1))
+
+    @cached_property
+    def _surfaces(self) -> list[rates.Surface]:
+        """The surfaces of the steps, determined once from the samples."""
+        self._folder.mkdir(exist_ok=True)
+        file = self._folder / "surfaces.json"
+        steps = self.result["iterations"][self._n - 1]["md_steps"]
+        if file.exists():
+            record = read_json(file)
+            if record["md_steps"] == steps:
+                nodes, W = np.array(record["nodes"]), np.array(record["W_eV"])
+                return [
+                    rates.Surface(each["xi"], tuple(each["cores"]), each["top_eV"], nodes, W)
+                    for each in record["surfaces"]
+                ]
+        folder = self.files.iteration(self._n)
+        found = sampled(folder)
+        by_name = estimated(found, sampling.segments_by_walker(folder))
+        flux = by_name[self.result["estimator"]].flux
+        surfaces = rates.surfaces(found.blocks[0].grid, flux)
+        record = {
+            "md_steps": steps,
+            "surfaces": [
+                {"xi": each.xi, "cores": each.cores, "top_eV": each.top_eV} for each in surfaces
+            ],
+            "nodes": surfaces[0].nodes.tolist(),
+            "W_eV": surfaces[0].W_eV.tolist(),
+        }
+        write_text(file, json.dumps(record))
+        return surfaces
+
+    @cached_property
+    def _snapshots(self) -> list[rates.Snapshot]:
+        folder = self.files.iteration(self._n)
+        return rates.snapshots(
+            folder,
+            sampling.segments(folder),
+            self._variable,
+            cell_of(self.initial),
+            self.initial.get_chemical_symbols(),
+        )
+
+    @cached_property
+    def _events(self) -> rates.Events | None:
+        """None for a molecule, which has no minimum energy path."""
+        if not self.files.path.exists():
+            return None
+        path = load_path(self.files.path)
+        operations = symmetry.of_path(path, CollectiveVariable.load(self.files.cv(0)))
+        ends = (path.images[0], path.images[-1])
+        return rates.Events(self._folder, ends, self._variable, operations)
+
+    def _target(self, shares: Array, k: int) -> float:
+        """Relative error of a step's transmission coefficient that the total error requires."""
+        if shares[k] <= 0:
+            return LARGEST_ERROR
+        return float(
+            min(LARGEST_ERROR, self.config.rate.error / (shares[k] * len(shares) ** 0.5))
+            if len(shares) > 1
+            else self.config.rate.error
+        )
+
+    def _shares(self) -> Array:
+        """Fraction of the total time that each step takes, by transition state theory."""
+        steps, populations = self.result["steps"], self.result["populations"]
+        if len(steps) < 2:
+            return np.ones(1)
+        times = [
+            1.0 / (population * step["rate_per_s"])
+            for step, population in zip(steps, populations[:-1], strict=True)
+        ]
+        return np.asarray(np.array(times) / sum(times))
+
+    def _shooter(self, surface: rates.Surface) -> rates.Shooter:
+        settings, sampled_by = self.config.rate, self.config.sampling
+        thermostat = "none" if settings.dynamics == "nve" else "langevin"
+        return rates.Shooter(
+            variable=self._variable,
+            cell=cell_of(self.initial),
+            dynamics=Dynamics(
+                self.config.system.temperature_K,
+                sampled_by.timestep_fs,
+                thermostat,  # type: ignore[arg-type]
+                sampled_by.friction_per_ps,
+            ),
+            cores=surface.cores,
+            limit_A=guard.limit(sampled_by.atom_deviation_limit_A, self._variable),
+            residence_fs=1000.0 * settings.residence_ps,
+            longest_fs=1000.0 * settings.longest_ps,
+        )
+
+    def _shots(self, step: int | str, surface: rates.Surface, target: float) -> rates.Transmission:
+        """Make the missing shots from one surface, and estimate its transmission coefficient.
+
+        Parameters
+        ----------
+        step
+            Number of the step from 0, or a name.
+        surface
+            The surface from which shots start.
+        target
+            Shots are made until the relative error is below this.
+        """
+        name = f"step-{step + 1}" if isinstance(step, int) else step
+        file = self._folder / f"{name}.json"
+        surface, done = self._load(file, surface)
+        most = self.config.rate.shots
+        found = self._estimate(done, surface) if done else None
+        if _is_enough(found, len(done), most, target):
+            assert found is not None
+            return found
+        chosen = rates.near(surface, self._snapshots, self._kT_eV, at_top=isinstance(step, int))
+        most = min(most, MOST_VELOCITIES * len(chosen))
+        order = rates.spread_order(len(chosen))
+        shooter = self._shooter(surface)
+        title = "transmission coefficient"
+        if len(self._surfaces) > 1:
+            title += f" of {name}"
+        with self.reporter.task(title, most) as update, self._workers() as work:
+            while not _is_enough(found, len(done), most, target):
+                numbers = range(len(done), min(len(done) + BATCH, most))
+                tasks = [self._task(chosen, order, name, number) for number in numbers]
+                done += [self._identified(outcome) for outcome in work(shooter, tasks)]
+                self._save(file, surface, done)
+                found = self._estimate(done, surface)
+                update(len(done), f"{found.kappa} after {len(done)} shots")
+        assert found is not None
+        return found
+
+    def _estimate(self, shots: list[rates.Shot], surface: rates.Surface) -> rates.Transmission:
+        return rates.estimate(
+            shots, surface.above, self._kT_eV, lambda name: Path(name).parent.as_posix()
+        )
+
+    def _task(
+        self, chosen: Sequence[rates.Snapshot], order: NDArray[np.int64], name: str, number: int
+    ) -> Task:
+        """Return the start of shot `number`."""
+        from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes 1 s
+
+        snapshot = chosen[order[number // VELOCITIES % len(order)]]
+        file = self.files.iteration(self._n) / snapshot.segment / "snapshots.dcd"
+        key = [self.config.iteration.seed, self._n, *name.encode(), number]
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        return (snapshot.segment, snapshot.number), positions_of(file, snapshot.number), seed
+
+    def _identified(self, outcome: rates.Outcome) -> rates.Shot:
+        """Return the shot with the events by which its trajectories left the process."""
+        shot = outcome.shot
+        legs = []
+        for leg, end in zip((shot.forward, shot.backward), outcome.ends, strict=True):
+            if end is not None and self._events is not None:
+                event = self._events.identify(end)
+                if isinstance(event, int):
+                    leg = leg._replace(event=event)
+                else:  # it was away from the path but did not leave
+                    leg = leg._replace(end=event, left=False)
+            legs.append(leg)
+        return shot._replace(forward=legs[0], backward=legs[1])
+
+    def _settings(self) -> dict[str, Any]:
+        """Settings that the shots depend on; with other settings they are made again."""
+        settings, by = self.config.rate, self.config.sampling
+        return {
+            "cv_sha256": provenance.sha256(self.files.cv(self._n - 1)),
+            "dynamics": settings.dynamics,
+            "friction_per_ps": by.friction_per_ps if settings.dynamics == "langevin" else None,
+            "timestep_fs": by.timestep_fs,
+            "residence_ps": settings.residence_ps,
+            "longest_ps": settings.longest_ps,
+        }
+
+    def _load(self, file: Path, surface: rates.Surface) -> tuple[rates.Surface, list[rates.Shot]]:
+        """Return the surface with the cores of the existing shots, and these shots."""
+        if not file.exists():
+            return surface, []
+        record = read_json(file)
+        if record["settings"] != self._settings() or abs(record["surface"] - surface.xi) > MOVED:
+            return surface, []
+        kept = replace(surface, cores=tuple(record["cores"]))
+        return kept, [rates.Shot.of_json(shot) for shot in record["shots"]]
+
+    def _save(self, file: Path, surface: rates.Surface, shots: list[rates.Shot]) -> None:
+        record = {
+            "settings": self._settings(),
+            "surface": surface.xi,
+            "cores": surface.cores,
+            "shots": [shot.as_json() for shot in shots],
+        }
+        write_text(file, json.dumps(record))
+
+    def _workers(self) -> "Workers":
+        return Workers(self.config, self.initial, self.engine)
+
+    def _rate(self, found: list[rates.Transmission], shares: Array) -> dict[str, Any]:
+        """Return the rate from transition state theory and the transmission coefficients."""
+        kappa = np.array([each.kappa.value for each in found])
+        errors = np.array([each.kappa.error for each in found])
+        bound, of_bound = (self.result[f"tst_rate{key}_per_s"] for key in ("", "_error"))
+        result = dict(UNKNOWN_RATE)
+        result["rate"] = self._details(found)
+        result["rate_note"] = self._note(found)
+        result["other_events"] = self._other_events()
+        result["steps"] = [
+            step | {"transmission": _known(value), "transmission_error": _known(error)}
+            for step, value, error in zip(self.result["steps"], kappa, errors, strict=True)
+        ]
+        if not (kappa > 0).all():
+            return result
+        times = shares / kappa
+        transmission = 1.0 / times.sum()
+        relative = float(np.sqrt(np.sum((times * transmission * errors / kappa) ** 2)))
+        result["transmission"] = float(transmission)
+        result["transmission_error"] = _known(transmission * relative)
+        result["rate_per_s"] = float(transmission * bound)
+        result["rate_error_factor"] = _factor(relative, of_bound and of_bound / bound)
+        back, of_back = self._reverse()
+        if back is not None:
+            result["reverse_rate_per_s"] = float(transmission * back)
+            result["reverse_rate_error_factor"] = _factor(relative, of_back)
+        return result
+
+    def _reverse(self) -> tuple[float | None, float | None]:
+        """Reverse rate of transition state theory, 1/s, and its relative error."""
+        steps, populations = self.result["steps"], self.result["populations"]
+        if len(steps) == 1:
+            rate, error = (steps[0][f"reverse_rate{key}_per_s"] for key in ("", "_error"))
+            return rate, error and rate and error / rate
+        if populations[-1] in (None, 0):
+            return None, None
+        bound, error = (self.result[f"tst_rate{key}_per_s"] for key in ("", "_error"))
+        of_states = self.result.get("delta_F_error_eV")
+        relative = None
+        if error is not None and of_states is not None:
+            relative = float(np.hypot(error / bound, of_states / self._kT_eV))
+        return bound * populations[0] / populations[-1], relative
+
+    def _details(self, found: list[rates.Transmission]) -> dict[str, Any]:
+        settings = self.config.rate
+        steps = [
+            {"surface": surface.xi, "cores": list(surface.cores)} | rates.as_json(each)
+            for surface, each in zip(self._surfaces, found, strict=True)
+        ]
+        return {
+            "of": _of(len(found)),
+            "dynamics": settings.dynamics,
+            "residence_ps": settings.residence_ps,
+            "md_steps": sum(each.n_steps for each in found),
+            "steps": steps,
+        }
+
+    def _note(self, found: list[rates.Transmission]) -> str | None:
+        """Return why the rate is doubtful, or None."""
+        notes = []
+        for each in found:
+            if each.relative_error > self.config.rate.error and len(found) == 1:
+                notes.append(
+                    f"the transmission coefficient is {each.kappa} after {each.shots} shots from "
+                    f"{each.snapshots} snapshots; increase rate.shots, or sampling.steps if there "
+                    "are few snapshots"
+                )
+            if each.unresolved > UNRESOLVED:
+                notes.append(
+                    f"{100 * each.unresolved:.2g} % of the trajectories did not reach a basin "
+                    f"within rate.longest_ps = {self.config.rate.longest_ps:g}; increase it"
+                )
+            if each.other > UNRESOLVED:
+                notes.append(
+                    f"{100 * each.other:.2g} % of the trajectories left the process before they "
+                    "reached a basin: other events cross the same dividing surface"
+                )
+            apart = abs(each.kappa.value - each.reactive_flux.value)
+            if apart > 4.0 * np.hypot(each.kappa.error, each.reactive_flux.error):
+                notes.append(
+                    f"the reactive flux gives {each.reactive_flux} and the crossings give "
+                    f"{each.kappa}; use a smaller sampling.timestep_fs in a new directory"
+                )
+        return "; ".join(notes) or None
+
+    def _other_events(self) -> list[dict[str, Any]]:
+        """The events by which trajectories left the process, the most frequent one first."""
+        if self._events is None:
+            return []
+        count: dict[tuple[int, str], int] = {}
+        legs = 0
+        for k, surface in enumerate(self._surfaces):
+            _, shots = self._load(self._folder / f"step-{k + 1}.json", surface)
+            for leg in (leg for shot in shots for leg in (shot.forward, shot.backward)):
+                legs += 1
+                if leg.event:
+                    key = (leg.event, leg.end)
+                    count[key] = count.get(key, 0) + 1
+        initial = load_path(self.files.path).images[0].get_potential_energy()
+        places = {"before": "reactant", "behind": "product", "other": "dividing surface"}
+        return [
+            {
+                "structure": self._events.file(event).relative_to(self.files.root).as_posix(),
+                "from": places[end],
+                "trajectories": number,
+                "share": number / legs,
+                "energy_eV": self._events.energy_eV(event) - float(initial),
+            }
+            for (event, end), number in sorted(count.items(), key=lambda item: -item[1])
+        ]
+
+
+class Workers:
+    """Makes shots in this process, or in parallel in one process for each walker."""
+
+    def __init__(self, config: Config, initial: Atoms, engine: Engine) -> None:
+        self._config, self._initial, self._engine = config, initial, engine
+        self._number = min(config.sampling.walkers, BATCH // VELOCITIES)
+
+    def __enter__(self) -> Callable[[rates.Shooter, Sequence[Task]], list[rates.Outcome]]:
+        if self._number == 1 and self._config.sampling.scheduler is None:
+            return self._here
+        self._pool = sampling.executors(self._config, self._number)
+        self._executors = self._pool.__enter__()
+        return self._at_once
+
+    def __exit__(self, *error: Any) -> None:
+        if hasattr(self, "_pool"):
+            self._pool.__exit__(*error)
+
+    def _here(self, shooter: rates.Shooter, tasks: Sequence[Task]) -> list[rates.Outcome]:
+        return list(_shoot(self._engine, shooter, tasks))
+
+    def _at_once(self, shooter: rates.Shooter, tasks: Sequence[Task]) -> list[rates.Outcome]:
+        parts = [tasks[k :: self._number] for k in range(self._number)]
+        futures = [
+            executor.submit(_work, self._config, self._initial, shooter, part)
+            for executor, part in zip(self._executors, parts, strict=True)
+        ]
+        found = [future.result() for future in futures]
+        return [found[k % self._number][k // self._number] for k in range(len(tasks))]
+
+
+def _work(
+    config: Config, initial: Atoms, shooter: rates.Shooter, tasks: Sequence[Task]
+) -> list[rates.Outcome]:
+    """Make the shots of one process in a batch."""
+    with sampling.open_engine(config, initial) as engine:
+        return list(_shoot(engine, shooter, tasks))
+
+
+def _shoot(
+    engine: Engine, shooter: rates.Shooter, tasks: Sequence[Task]
+) -> Iterator[rates.Outcome]:
+    for snapshot, positions, seed in tasks:
+        yield shooter.shoot(engine, snapshot, positions, seed)
+
+
+def _is_enough(found: rates.Transmission | None, number: int, most: int, target: float) -> bool:
+    if found is None:
+        return False
+    return number >= most or (number >= FEWEST_SHOTS and found.relative_error <= target)
+
+
+def _of(steps: int) -> str:
+    """Return what the rate refers to, in words."""
+    if steps == 1:
+        return (
+            "from the reactant to the product over the dividing surface, per unit of time that the "
+            "system spends in the basin of the reactant"
+        )
+    return (
+        f"from the reactant to the product over {steps} steps: the steady current into the product "
+        "divided by the population of the reactant's basin; each step has its own transmission "
+        "coefficient"
+    )
+
+
+def _factor(relative: float, other: float | None) -> float | None:
+    """One standard error of a rate, as a factor; None if unknown."""
+    if other is None or not np.isfinite(relative):
+        return None
+    return float(np.exp(np.hypot(relative, other)))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """Return rate and transmission coefficient in one sentence."""
+    rate, factor = result["rate_per_s"], result["rate_error_factor"]
+    error = None if factor is None else rate * (factor - 1.0)
+    value, of_value = (
+        np.nan if number is None else number
+        for number in (result["transmission"], result["transmission_error"])
+    )
+    kappa = freeenergy.Estimate(value, of_value, "")
+    return f"Rate {scientific(rate, error, '1/s')}, transmission coefficient {kappa}."

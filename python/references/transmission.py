@@ -1,0 +1,121 @@
+"""Rates by transmission coefficients, for the defects for which `hops` counts hops.
+
+    python -m python.references.transmission RUNS --cases fe-700K   # runs what is missing
+    python -m python.references.transmission                        # the table of docs/rates.md
+
+Each case is one folder of RUNS with an input of `plumed-cv run`. A run is one iteration along the
+linear CV. Its rate of transition state theory may be poor, because the rate itself does not depend
+on the CV. Hops are those that `hops` counts as not undone within 1 ps (k_lasting), because the
+trajectories have the same residence time.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from plumed_cv import config, workflow
+from plumed_cv.common.files import write_text
+from plumed_cv.common.numbers import scientific
+from python.references.hops import CASES, Case
+
+DATA = Path(__file__).parents[2] / "docs" / "transmission.json"
+_KEPT = (
+    *("tst_rate_per_s", "tst_rate_error_per_s", "transmission", "transmission_error"),
+    *("rate_per_s", "rate_error_factor", "md_steps"),
+)
+VACANCIES = ("fe-1000K", "fe-850K", "fe-700K", "cu-1000K", "al-850K")
+
+_INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = {case.temperature_K}
+[engine]
+potential = {potential}
+[sampling]
+steps = {steps}
+timestep_fs = {case.timestep_fs}
+friction_per_ps = 1.0
+ramp = 0.2
+[iteration]
+minimum = 1
+maximum = 1
+"""
+
+
+def write(case: Case, folder: Path, steps: int) -> Path:
+    """Write end states and input of a vacancy; returns the input."""
+    folder.mkdir(parents=True, exist_ok=True)
+    perfect = case.host()
+    hole = perfect.positions[0].copy()
+    distances = perfect.get_distances(0, range(1, len(perfect)), mic=True)
+    initial = perfect.copy()
+    del initial[0]
+    final = initial.copy()
+    final.positions[int(distances.argmin())] = hole
+    for name, atoms in (("initial", initial), ("final", final)):
+        atoms.write(folder / f"{name}.xyz", format="extxyz")
+    potential = json.dumps(list(case.potential))
+    file = folder / "vacancy.toml"
+    file.write_text(_INPUT.format(case=case, potential=potential, steps=steps))
+    return file
+
+
+def compute(name: str, runs: Path, steps: int) -> None:
+    """Run one case, and its rate."""
+    settings = config.load(write(CASES[name], runs / name, steps))
+    workflow.run(settings, runs / name / "run")
+    workflow.transmission.of_directory(runs / name / "run")
+
+
+def collect(runs: Path) -> None:
+    """Put the rates of the cases that are in a folder into docs/transmission.json."""
+    found = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    for name in VACANCIES:
+        file = runs / name / "run" / "result.json"
+        result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if result.get("rate_per_s") is None:
+            continue
+        found[name] = {key: result[key] for key in _KEPT} | {
+            "shots": sum(step["shots"] for step in result["rate"]["steps"]),
+            "md_steps_of_shots": result["rate"]["md_steps"],
+        }
+    write_text(DATA, json.dumps(found, indent=1) + "\n")
+
+
+def print_table() -> None:
+    """Print what docs/transmission.json has."""
+    print("| case | k_TST (1/s) | κ | k (1/s) | MD steps, sampling | shots | MD steps, shots |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, found in json.loads(DATA.read_text(encoding="utf-8")).items():
+        rate, factor = found["rate_per_s"], found["rate_error_factor"]
+        cells = [
+            name,
+            scientific(found["tst_rate_per_s"], found["tst_rate_error_per_s"], "").strip(),
+            f"{found['transmission']:.2f} ± {found['transmission_error']:.2f}",
+            scientific(rate, rate * (factor - 1.0), "").strip(),
+            f"{found['md_steps']:,}",
+            f"{found['shots']}",
+            f"{found['md_steps_of_shots']:,}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Run the cases and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="?")
+    parser.add_argument("--cases", nargs="*", default=[], choices=VACANCIES)
+    parser.add_argument("--steps", type=int, default=250_000)
+    given = parser.parse_args()
+    if given.runs is not None:
+        for name in given.cases:
+            compute(name, given.runs, given.steps)
+        collect(given.runs)
+    print_table()
+
+
+if __name__ == "__main__":
+    main()

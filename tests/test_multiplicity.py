@@ -1,0 +1,156 @@
+"""Numbers of equivalent events that follow from the crystal by hand."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.cv import symmetry
+from plumed_cv.engines.ase import AseEngine
+from plumed_cv.rates.multiplicity import check_energies, multiplicity
+from plumed_cv.structures import cell_of, oriented
+
+BCC = bulk("Fe", "bcc", a=2.87, cubic=True).repeat(3)
+FCC = bulk("Cu", "fcc", a=3.6, cubic=True).repeat(2)
+HCP = bulk("Mg", "hcp", a=3.2, c=5.2).repeat((4, 4, 2))
+
+
+def hop(crystal: Atoms, neighbour: int = 1) -> tuple[Atoms, Atoms]:
+    """A vacancy before and after its neighbour, the n-th by distance, has moved into it."""
+    order = np.argsort(crystal.get_distances(0, range(len(crystal)), mic=True), kind="stable")
+    initial, final = crystal.copy(), crystal.copy()
+    final.positions[order[neighbour]] = crystal.positions[0]
+    del initial[0], final[0]
+    return initial, final
+
+
+@pytest.mark.parametrize(
+    ("crystal", "neighbour", "expected"),
+    [
+        (BCC, 1, 8),
+        (BCC, 9, 6),  # second neighbours
+        (FCC, 1, 12),
+        (bulk("Cu", "fcc", a=3.6).repeat(4), 1, 12),  # rhombohedral cell
+        (HCP, 1, 6),
+        (HCP, 8, 6),  # in the basal plane
+    ],
+)
+@pytest.mark.parametrize("noise_A", [0.0, 2e-3])
+def test_vacancies(crystal: Atoms, neighbour: int, expected: int, noise_A: float) -> None:
+    initial, final = hop(crystal, neighbour)
+    rng = np.random.default_rng(1)
+    for atoms in (initial, final):
+        atoms.positions += rng.uniform(-noise_A, noise_A, size=atoms.positions.shape)
+    assert multiplicity(initial, final).events == expected
+    assert multiplicity(final, initial).events == expected
+
+
+def test_a_tetragonal_cell_tells_the_neighbours_apart() -> None:
+    """Those in the plane of the equal edges from those across it."""
+    crystal = bulk("Cu", "fcc", a=3.6, cubic=True).repeat((2, 2, 3))
+    found = [multiplicity(*hop(crystal, neighbour)).events for neighbour in range(1, 13)]
+    assert sorted(found) == [4] * 4 + [8] * 8
+
+
+def test_a_skew_cell_of_the_same_crystal() -> None:
+    initial, final = hop(FCC)
+    cell = np.array([[1, 0, 0], [2, 1, 0], [-1, 3, 1]]) @ cell_of(FCC)
+    for atoms in (initial, final):
+        atoms.set_cell(cell)
+    found = multiplicity(oriented(initial), oriented(final))
+    assert (found.events, found.operations) == (12, 48)
+
+
+def test_shifted_by_a_lattice_vector_and_turned() -> None:
+    initial, final = hop(BCC)
+    for atoms in (initial, final):
+        atoms.positions += [40.0, -3.3, 17.0]
+        atoms.rotate(30, "z", rotate_cell=True)
+    assert multiplicity(oriented(initial), oriented(final)).events == 8
+
+
+def test_a_foreign_atom_breaks_the_symmetry() -> None:
+    initial, final = hop(BCC)
+    step = np.linalg.norm(final.positions - initial.positions, axis=1)
+    mover = int(step.argmax())
+    alone = [atoms.copy() for atoms in (initial, final)]
+    for atoms in alone:
+        atoms.symbols[mover] = "Cr"
+    assert multiplicity(*alone).events == 1
+    # Next to a foreign second neighbour of the vacancy, four of the eight are the same.
+    distances = BCC.get_distances(0, range(1, len(BCC)), mic=True)
+    (second, *_) = np.flatnonzero(np.abs(distances - 2.87) < 0.01)
+    for atoms in (initial, final):
+        atoms.symbols[second] = "Cr"
+    assert multiplicity(initial, final).events == 4
+
+
+def test_a_perfect_crystal_has_the_event_at_every_site() -> None:
+    final = FCC.copy()
+    final.positions[0] += [0.9, 0.0, 0.0]
+    found = multiplicity(FCC, final)
+    assert found.operations == 48 * 32
+    assert found.events == 6 * 32
+
+
+def test_an_interstitial() -> None:
+    """A light atom in the octahedral site of fcc hops to one of twelve others."""
+    crystal = FCC.copy()
+    crystal.append("H")
+    crystal.positions[-1] = [1.8, 0.0, 0.0]
+    final = crystal.copy()
+    final.positions[-1] = [0.0, 1.8, 0.0]
+    assert multiplicity(crystal, final).events == 12
+
+
+def test_operations_are_those_of_the_structure() -> None:
+    initial, _ = hop(BCC)
+    cell = cell_of(initial)
+    centre = BCC.positions[0]  # the vacancy
+    for operation in symmetry.of_structure(initial.symbols, initial.positions, cell):
+        mapped = operation.turn(initial.positions - centre) + centre
+        apart = (mapped - initial.positions) @ np.linalg.inv(cell)
+        np.testing.assert_allclose(apart - np.rint(apart), 0.0, atol=1e-9)
+
+
+def test_a_molecule_is_refused() -> None:
+    atoms = molecule("NH3")
+    other = atoms.copy()
+    other.positions[0] += 0.5
+    with pytest.raises(UserError, match="periodic"):
+        multiplicity(atoms, other)
+
+
+def test_symmetry_that_depends_on_the_tolerance_is_refused() -> None:
+    """One of the eight neighbours is off by less than the tolerance, its images by more."""
+    initial, final = hop(BCC)
+    step = np.linalg.norm(final.positions - initial.positions, axis=1)
+    mover = int(step.argmax())
+    for atoms in (initial, final):
+        for k in range(len(atoms)):
+            atoms.positions[k] += 0.034 * np.sin([1.0 * k, 2.0 * k, 3.0 * k])
+        atoms.positions[mover] += 0.03
+    found = []
+    for tolerance_A in (0.01, 0.03, 0.05, 0.07, 0.09, 0.12, 0.2):
+        try:
+            found.append(multiplicity(initial, final, tolerance_A).events)
+        except UserError:
+            found.append(0)
+    assert found[0] == 1
+    assert found[-1] == 8
+    assert set(found) <= {0, 1, 2, 4, 8}
+
+
+def test_energies_say_whether_the_potential_has_the_symmetry() -> None:
+    initial, final = hop(FCC)
+    found = multiplicity(initial, final)
+    with AseEngine("ase.calculators.emt.EMT", initial) as engine:
+        check_energies(engine, initial, found)
+    springs = {"ideal_positions": initial.positions * 1.001, "k": 1.0}
+    moved = initial.copy()
+    with (
+        AseEngine("ase.calculators.harmonic.SpringCalculator", moved, arguments=springs) as engine,
+        pytest.raises(UserError, match="less symmetry"),
+    ):
+        check_energies(engine, initial, found)
