@@ -22,7 +22,8 @@ def vacancy_walk(k_per_s: float, ns: float, back: float) -> Found:
     rng = np.random.default_rng(4)
     sites, edge = IRON.sites(), IRON.edge_A
     atom_on = {int(site): atom for atom, site in enumerate(IRON.start()[1])}
-    vacant, time_fs, crossings = 0, 0.0, []
+    vacant, time_fs = 0, 0.0
+    crossings: list[tuple[int, int, int, int]] = []
     while True:
         time_fs += rng.exponential(1e15 / (8 * k_per_s))
         if time_fs > ns * 1e6 - 1000.0:

@@ -80,7 +80,7 @@ class Vacancy:
         edge = self.case.edge_A
         off = positions[:, None] - self.case.sites()
         off -= edge * np.round(off / edge)
-        return np.einsum("ijk,ijk->ij", off, off).argmin(axis=1)
+        return np.asarray(np.einsum("ijk,ijk->ij", off, off).argmin(axis=1))
 
     def sites(self) -> hops.Sites:
         """All atoms on their sites."""

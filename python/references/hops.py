@@ -47,7 +47,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from ase import Atoms, units
@@ -119,24 +119,24 @@ class Case:
     def host(self) -> Atoms:
         """The perfect crystal."""
         cell = bulk(self.element, self.structure, a=self.lattice_A, cubic=True)
-        return cell.repeat(self.repeats)
+        return cast(Atoms, cell.repeat(self.repeats))
 
     def sites(self) -> Array:
         """Positions of all sites, (M, 3), angstrom; those of the host come first."""
-        host = self.host().positions
+        host: Array = self.host().positions
         if self.interstitial is None:
             return host
         a = self.lattice_A
         octahedral = host + np.array([a / 2, 0.0, 0.0])
         tetrahedral = [host + np.array([a, a, s * a]) / 4 for s in (1, -1)]
-        return np.concatenate([host, octahedral, *tetrahedral]) % self.edge_A
+        return np.asarray(np.concatenate([host, octahedral, *tetrahedral]) % self.edge_A)
 
-    def start(self) -> tuple[tuple[str, ...], Array]:
+    def start(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Element and site of each atom, (N,): all of the host but the first, or one more."""
         n = len(self.host())
         if self.interstitial is None:
-            return (self.element,) * (n - 1), np.arange(1, n)
-        return (*(self.element,) * n, self.interstitial), np.arange(n + 1)
+            return (self.element,) * (n - 1), np.arange(1, n, dtype=np.int64)
+        return (*(self.element,) * n, self.interstitial), np.arange(n + 1, dtype=np.int64)
 
 
 def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
@@ -328,7 +328,7 @@ class Sites:
         Mean displacement of the host's atoms from their sites at the beginning, (3,), angstrom.
     """
 
-    def __init__(self, case: Case, assigned: Array, drift_A: Array) -> None:
+    def __init__(self, case: Case, assigned: NDArray[np.int64], drift_A: Array) -> None:
         self.positions, self.edge_A = case.sites(), case.edge_A
         self.assigned, self.drift_A = assigned.copy(), drift_A.copy()
         self._first = len(case.host())  # site that is not the host's
@@ -637,14 +637,14 @@ def print_tables(found: dict[str, Found]) -> None:
     print("|" + " --- |" * 8)
     for name, data in found.items():
         case = CASES[name]
-        cells = [name]
+        row = [name]
         for residence_fs in (100.0, 200.0, 400.0):
             times = np.array([h.time_fs for h in _counted(case, data, residence_fs)[0]])
-            cells.append(str(rate(case, data, times)))
+            row.append(str(rate(case, data, times)))
         all_hops = counted[name][0]
         for return_fs in (500.0, 1000.0, 2000.0, 4000.0):
-            cells.append(str(lasting(case, data, all_hops, return_fs)))
-        print("| " + " | ".join(cells) + " |")
+            row.append(str(lasting(case, data, all_hops, return_fs)))
+        print("| " + " | ".join(row) + " |")
     bounds = [200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, np.inf]
     names = [f"{a * 1e-3:g} to {b * 1e-3:g} ps" for a, b in itertools.pairwise(bounds[:-1])]
     print("\n| case | " + " | ".join([*names, "later"]) + " |")
