@@ -426,10 +426,7 @@ def course(
     ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
     own = np.split(np.arange(len(found.blocks)), np.cumsum(walkers)[:-1])
     halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
-    estimator = result.get("estimator")
-    if estimator == POOLED:  # both halves would have the same earlier iterations
-        estimator = MEAN_FORCE
-    first, second = (flux_barrier(found, half, estimator) for half in halves)
+    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
     return {
         "crossings": crossings(found.series["ae.node-0"], walkers, ends),
         **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
@@ -480,8 +477,8 @@ def flux_barrier(
     by_walker
         The numbers of the segments of each walker.
     estimator
-        `MEAN_FORCE`, if the mean force of these segments is to be taken, or `POOLED`, if earlier
-        iterations count in it, too.
+        `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+        Earlier iterations would be the same in every part of a run, and hide that parts differ.
     states
         The CV in the reactant and in the product.
 
@@ -511,9 +508,8 @@ def flux_barrier(
         atoms,
         {"ae.node-0": xi, "ae.gradnorm": gradnorm, "ae.invmass": invmass},
     )
-    before = found.earlier if estimator == POOLED else None
     try:
-        return _flux(part, atoms, [len(own) for own in split], states, before).barrier
+        return _flux(part, atoms, [len(own) for own in split], states).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
 
