@@ -88,11 +88,17 @@ def print_iterations(result: dict[str, Any]) -> None:
         print(sentence)
     if result.get("harmonic"):
         print(result["harmonic"]["sentence"])
-    rate = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
+    exact, factor = result.get("rate_per_s"), result.get("rate_error_factor")
+    if exact is not None and factor is not None:
+        rate = "rate " + scientific(exact, exact * (factor - 1.0), "1/s")
+    else:
+        rate = "rate of transition state theory " + scientific(
+            result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s"
+        )
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
     print(
-        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, rate "
+        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
 
