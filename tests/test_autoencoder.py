@@ -164,7 +164,7 @@ def test_bad_data() -> None:
 
     with pytest.raises(UserError, match="finite"):
         train(np.full((100, 3), np.nan), Training())
-    with pytest.raises(UserError, match="do not differ"):
+    with pytest.raises(UserError, match="all the same"):
         train(np.ones((100, 3)), Training())
     noise = np.random.default_rng(0).normal(size=(100, 3))
     with pytest.raises(UserError, match="no activation 'step'"):

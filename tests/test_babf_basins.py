@@ -18,7 +18,7 @@ from scipy.integrate import quad
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Estimate, Flux, Grid, State, flux, profile
 from plumed_cv.freeenergy.basins import find
-from plumed_cv.freeenergy.profiles import _highest_of
+from plumed_cv.freeenergy.profiles import highest_of
 from tests.test_babf import KT, Frozen
 
 Array = NDArray[np.float64]
@@ -404,7 +404,7 @@ def test_estimates_in_words() -> None:
     assert str(found.populations[0]).count(" ") == 2
 
 
-def test_the_highest_of_barriers_that_are_alike_is_uncertain() -> None:
+def test_thehighest_of_barriers_that_are_alike_is_uncertain() -> None:
     """Against draws of independent barriers; of a single one the error stays as it is."""
     found = Estimate(0.30, 0.001)
     rng = np.random.default_rng(5)
@@ -415,7 +415,7 @@ def test_the_highest_of_barriers_that_are_alike_is_uncertain() -> None:
     ):
         drawn = rng.normal(values, errors, size=(400_000, len(values))).max(axis=1)
         expected = np.sqrt(np.mean((drawn - 0.30) ** 2))
-        error = _highest_of(found, np.array(values), np.array(errors)).error
+        error = highest_of(found, np.array(values), np.array(errors)).error
         assert error == pytest.approx(expected, rel=0.02)  # draws: 0.3 %
-    assert _highest_of(found, np.array([0.30]), np.array([0.002])) == found
-    assert _highest_of(found, np.array([0.30, np.nan]), np.array([0.002, np.nan])) == found
+    assert highest_of(found, np.array([0.30]), np.array([0.002])) == found
+    assert highest_of(found, np.array([0.30, np.nan]), np.array([0.002, np.nan])) == found

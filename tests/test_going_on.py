@@ -78,7 +78,7 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     more = changed(example, (f"steps = {STEPS}", f"steps = {MORE}"))
     told = Telling()
     result = workflow.run(more, run, told)
-    assert f"ramp that it began with, {STEPS:,} steps" in told.said[0]
+    assert f"keeps its ramp of {STEPS:,} steps" in told.said[0]
     assert f"would have {MORE:,}." in told.said[0]
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, MORE]
     assert files_of(run / "iteration-1") == first

@@ -5,10 +5,11 @@ action BABF does the same in C++ and writes the files that are read here. It lea
 over samples at every node of the grid. States of independent walkers can therefore be added, and
 successive states of one run subtracted. These differences are the blocks for error bars.
 
-`estimator` is the method itself, on one or two CVs. `profiles` computes free energies, barriers,
-fluxes and rates along one CV, between the states that `basins` finds. `surfaces` computes free
-energies on two CVs, and `jackknife` errors. `meanforce` is the mean force of the atoms, and
-`pooling` the contribution of earlier iterations to it. `files` reads and writes files.
+`estimator` is the method itself, on one or two CVs. `profiles` computes free energies and barriers
+along one CV, and `fluxes` flux barriers and rates, between the states that `basins` finds.
+`surfaces` computes free energies on two CVs, and `jackknife` errors. `meanforce` is the mean force
+of the atoms, and `pooling` the contribution of earlier iterations to it. `files` reads and writes
+files.
 """
 
 from plumed_cv.freeenergy.basins import Basins
@@ -32,14 +33,12 @@ from plumed_cv.freeenergy.files import (
     write_state,
     write_surface,
 )
+from plumed_cv.freeenergy.fluxes import Flux, Step, flux
 from plumed_cv.freeenergy.profiles import (
     Earlier,
     Estimate,
-    Flux,
     Profile,
-    Step,
     binned,
-    flux,
     profile,
     reweighted_profile,
 )

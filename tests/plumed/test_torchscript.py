@@ -114,7 +114,7 @@ def test_export_by_the_command_line(
     done = subprocess.run(
         [*command, *arguments, "--torch"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    line = done.stdout.split("as  ")[1].strip()
+    line = done.stdout.split("use  ")[1].strip()
     assert line == "cv: TORCH_CV MODEL=cv.pt ATOMS=1-6"
     line = line.replace("cv.pt", str(tmp_path / "cv.pt"))
     handle = make_plumed(
