@@ -137,8 +137,12 @@ def test_what_goes_with_molecules(alanine: Path) -> None:
     ("old", "new", "sentence"),
     [
         ('alignment = "optimal"', 'alignment = "none"', "cv.atoms = 'heavy'"),
-        ("[sampling]", '[sampling]\nprior = "energy"', "sampling.prior = 'energy': not with"),
-        ("[cv]", '[cv]\nstart = "path"', "cv.start = 'path': not with"),
+        (
+            "[sampling]",
+            '[sampling]\nprior = "energy"',
+            "sampling.prior = 'energy': not possible with",
+        ),
+        ("[cv]", '[cv]\nstart = "path"', "cv.start = 'path': not possible with"),
     ],
 )
 def test_inputs_that_do_not_go_with_molecules(

@@ -163,7 +163,7 @@ def read(path: Path) -> tuple[Array, Array]:
     """
     table = read_table(path)
     if table.fields != _FIELDS:
-        raise UserError(f"{path}: is no table of mean forces.")
+        raise UserError(f"{path}: is not a table of mean forces.")
     xi, mean_force = table.rows.T
     if not (np.isfinite(xi).all() and np.isfinite(mean_force).all()):
         raise UserError(f"{path}: contains a value that is not a number.")
