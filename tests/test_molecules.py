@@ -140,9 +140,9 @@ def test_what_goes_with_molecules(alanine: Path) -> None:
         (
             "[sampling]",
             '[sampling]\nprior = "energy"',
-            "sampling.prior = 'energy': not possible with",
+            "sampling.prior = 'energy': not possible",
         ),
-        ("[cv]", '[cv]\nstart = "path"', "cv.start = 'path': not possible with"),
+        ("[cv]", '[cv]\nstart = "path"', "cv.start = 'path': not possible"),
     ],
 )
 def test_inputs_that_do_not_go_with_molecules(
