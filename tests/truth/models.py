@@ -253,6 +253,7 @@ MODELS = {
         Model(
             "wall",
             "symmetric",
+            steps=40_000,
             wall=Wall(
                 "d: DISTANCE ATOMS=1,2 COMPONENTS\n"
                 "wall: LOWER_WALLS ARG=d.x AT=-2.4 KAPPA=0.3 EXP=2 EPS=1\n",
