@@ -144,13 +144,7 @@ def _plumed_dat(model: Path, centre: float) -> str:
     )
 
 
-def density(
-    xi: Sequence[Array],
-    kT_eV: float,
-    centres: Array = CENTRES,
-    nodes: Array = NODES,
-    kappa_eV: float = KAPPA_EV,
-) -> Array:
+def density(xi: Sequence[Array], kT_eV: float) -> Array:
     """Density of xi without the restraints, from the samples of all windows.
 
     The windows' free energies f maximise the likelihood of the samples (the objective of MBAR),
@@ -160,29 +154,23 @@ def density(
     Parameters
     ----------
     xi
-        Samples of each window, shape (n_k,) each.
+        Samples of each window of `CENTRES`, shape (n_k,) each.
     kT_eV
         Thermal energy, eV.
-    centres
-        Of the restraints, shape (K,).
-    nodes
-        Evenly spaced values of xi, shape (n,).
-    kappa_eV
-        Force constant of the restraints, eV.
 
     Returns
     -------
-    Probabilities of the bins around `nodes`, shape (n,), normalised to 1.
+    Probabilities of the bins around `NODES`, shape (n,), normalised to 1.
     """
-    spacing = nodes[1] - nodes[0]
-    edges = nodes[0] - spacing / 2 + spacing / BINS * np.arange(BINS * len(nodes) + 1)
+    spacing = NODES[1] - NODES[0]
+    edges = NODES[0] - spacing / 2 + spacing / BINS * np.arange(BINS * len(NODES) + 1)
     middles = 0.5 * (edges[1:] + edges[:-1])
     counts = np.array([np.histogram(x, edges)[0] for x in xi], dtype=float)
     n, total = counts.sum(axis=1), counts.sum(axis=0)
-    share = np.log(n)[:, None] - 0.5 * kappa_eV / kT_eV * (middles - centres[:, None]) ** 2
+    share = np.log(n)[:, None] - 0.5 * KAPPA_EV / kT_eV * (middles - CENTRES[:, None]) ** 2
     # From the mean force of each restraint to the most likely f by Newton's method: f_0 = 0.
     means = np.array([x.mean() for x in xi])
-    f = cumulative_trapezoid(kappa_eV / kT_eV * (centres - means), centres, initial=0)
+    f = cumulative_trapezoid(KAPPA_EV / kT_eV * (CENTRES - means), CENTRES, initial=0)
     step = np.ones(1)
     while np.abs(step).max() > 1e-6:
         parts = f[:, None] + share
@@ -194,7 +182,7 @@ def density(
         curvature = np.diag(expected.sum(axis=1)) - expected @ parts.T
         step = np.linalg.solve(curvature[1:, 1:], (n - expected.sum(axis=1))[1:])
         f[1:] += np.clip(step, -1, 1)
-    rho = (total * np.exp(-highest) / whole).reshape(len(nodes), BINS).sum(axis=1)
+    rho = (total * np.exp(-highest) / whole).reshape(len(NODES), BINS).sum(axis=1)
     return np.asarray(rho / rho.sum())
 
 
