@@ -60,7 +60,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 def print_iterations(result: dict[str, Any]) -> None:
     """Print the content of `result.json`: a row for each iteration, the steps, and the answer."""
-    from plumed_cv.common.numbers import scientific
+    from plumed_cv.common.numbers import error_of_factor, scientific
     from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
@@ -88,9 +88,10 @@ def print_iterations(result: dict[str, Any]) -> None:
         print(sentence)
     if result.get("harmonic"):
         print(result["harmonic"]["sentence"])
-    exact, factor = result.get("rate_per_s"), result.get("rate_error_factor")
-    if exact is not None and factor is not None:
-        rate = "rate " + scientific(exact, exact * (factor - 1.0), "1/s")
+    exact = result.get("rate_per_s")
+    error = error_of_factor(exact, result.get("rate_error_factor"))
+    if error is not None:
+        rate = "rate " + scientific(exact, error, "1/s")
     else:
         rate = "rate of transition state theory " + scientific(
             result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s"

@@ -34,6 +34,11 @@ def scientific(value: float | None, error: float | None, unit: str) -> str:
     return f"({with_error(value / scale, error / scale, '').strip()}){times}"
 
 
+def error_of_factor(value: float | None, factor: float | None) -> float | None:
+    """Return the error of a value that is known within a factor; None if either is unknown."""
+    return None if value is None or factor is None else value * (factor - 1.0)
+
+
 def duration(seconds: float | None) -> str:
     """Return a time in seconds, minutes or hours, whichever is easiest to read."""
     if seconds is None:

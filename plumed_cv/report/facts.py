@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import workflow
-from plumed_cv.common.numbers import duration, scientific, with_error
+from plumed_cv.common.numbers import duration, error_of_factor, scientific, with_error
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.structures.frame import Array
@@ -204,7 +204,7 @@ def _rate(run: Run) -> dict[str, Any] | None:
 
 def _of_factor(rate: float | None, factor: float | None) -> str:
     """A rate per second whose error is a factor."""
-    return scientific(rate, None if None in (rate, factor) else rate * (factor - 1.0), "s⁻¹")  # type: ignore[operator]
+    return scientific(rate, error_of_factor(rate, factor), "s⁻¹")
 
 
 def _percent(share: float | None) -> str:

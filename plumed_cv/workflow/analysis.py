@@ -19,6 +19,7 @@ from plumed_cv.workflow.results import (
     POOLED,
     Sampled,
     analysed,
+    estimate_of,
     flux_barrier,
     printed_beside,
     sampled,
@@ -283,9 +284,3 @@ class Convergence:
             *("backward_eV", "backward_error_eV"),
         )
         return table({name: getattr(self, name) for name in names})
-
-
-def estimate_of(numbers: dict[str, Any], name: str) -> Estimate:
-    """A value and its error, eV, by the beginning of their keys in result.json."""
-    value, error = (numbers.get(f"{name}{of}_eV") for of in ("", "_error"))
-    return Estimate(np.nan if value is None else value, np.nan if error is None else error)

@@ -12,10 +12,11 @@ from plumed_cv.common.files import read_json
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.workflow.analysis import Analysis, Convergence, estimate_of, read_sampled
+from plumed_cv.workflow.analysis import Analysis, Convergence, read_sampled
 from plumed_cv.workflow.checks import Check, minima_of, surfaces_of
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.rate import Rate
+from plumed_cv.workflow.results import estimate_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from ase.data import atomic_masses, atomic_numbers
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.common.numbers import NONE, scientific, with_error
+from plumed_cv.common.numbers import NONE, error_of_factor, scientific, with_error
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -395,8 +395,7 @@ def rate_of(result: dict[str, Any]) -> tuple[float | None, float | None, float |
     rate = result.get("rate_per_s")
     if rate is not None and rate > 0:
         factor = result.get("rate_error_factor")
-        error = None if factor is None else rate * (factor - 1.0)
-        return rate, error, factor, "transmission coefficient"
+        return rate, error_of_factor(rate, factor), factor, "transmission coefficient"
     rate, error = result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
     factor = None if not rate or error is None else float(np.exp(error / rate))
     return rate, error, factor, "transition state theory"

@@ -568,11 +568,16 @@ def as_json(estimates: dict[str, freeenergy.Estimate]) -> dict[str, float | None
     return result
 
 
-def in_words(result: dict[str, Any], name: str) -> str:
-    """A result and its error in words, for example "0.612 ± 0.004 eV"."""
+def estimate_of(result: dict[str, Any], name: str) -> freeenergy.Estimate:
+    """A value and its error, eV, by the beginning of their keys in result.json."""
     value, error = (result.get(f"{name}{of}_eV") for of in ("", "_error"))
     value, error = (np.nan if number is None else number for number in (value, error))
-    return str(freeenergy.Estimate(value, error))
+    return freeenergy.Estimate(value, error)
+
+
+def in_words(result: dict[str, Any], name: str) -> str:
+    """A result and its error in words, for example "0.612 ± 0.004 eV"."""
+    return str(estimate_of(result, name))
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from plumed_cv import freeenergy, rates, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, symmetry
@@ -639,8 +639,8 @@ def _known(value: float) -> float | None:
 
 def in_words(result: dict[str, Any]) -> str:
     """Return rate and transmission coefficient in one sentence."""
-    rate, factor = result["rate_per_s"], result["rate_error_factor"]
-    error = None if factor is None else rate * (factor - 1.0)
+    rate = result["rate_per_s"]
+    error = error_of_factor(rate, result["rate_error_factor"])
     value, of_value = (
         np.nan if number is None else number
         for number in (result["transmission"], result["transmission_error"])

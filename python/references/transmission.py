@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plumed_cv import config, workflow
 from plumed_cv.common.files import write_text
-from plumed_cv.common.numbers import scientific
+from plumed_cv.common.numbers import error_of_factor, scientific
 from python.references.hops import CASES, Case
 
 DATA = Path(__file__).parents[2] / "docs" / "transmission.json"
@@ -93,7 +93,7 @@ def print_table() -> None:
             name,
             scientific(found["tst_rate_per_s"], found["tst_rate_error_per_s"], "").strip(),
             f"{found['transmission']:.2f} ± {found['transmission_error']:.2f}",
-            scientific(rate, rate * (factor - 1.0), "").strip(),
+            scientific(rate, error_of_factor(rate, factor), "").strip(),
             f"{found['md_steps']:,}",
             f"{found['shots']}",
             f"{found['md_steps_of_shots']:,}",
