@@ -412,8 +412,8 @@ def energy(
     atoms: Annotated[
         str | None,
         typer.Option(
-            help="atoms of the CV: auto, all, heavy, a radius (angstrom), or serial numbers such as "
-            "1-10,15; if absent, all or as the input"
+            help="atoms of the CV: auto, all, heavy, a radius (angstrom), or serial numbers; if "
+            "absent, all or as the input"
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
