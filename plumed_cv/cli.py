@@ -409,6 +409,13 @@ def energy(
         bool | None,
         typer.Option(help="use the symmetry of the path; if absent, yes or as the input"),
     ] = None,
+    atoms: Annotated[
+        str | None,
+        typer.Option(
+            help="atoms of the CV: auto, all, heavy, a radius (angstrom), or serial numbers; if "
+            "absent, all or as the input"
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None,
@@ -452,6 +459,7 @@ def energy(
         n_latent=latent,
         device=device,
         use_symmetry=symmetry,
+        atoms=None if atoms is None else _atoms(atoms),
         seed=seed,
         engine=forces,
         reporter=Bars(),
@@ -555,6 +563,14 @@ def train(
         )
     learned.save(output)
     print(f"{output}: {learned}, {len(data)} structures, error {network.losses[-1] ** 0.5:.4f} A")
+
+
+def _atoms(text: str) -> str | float:
+    """A selection of atoms, in which a number alone is a radius."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @app.command()

@@ -425,7 +425,7 @@ def linear(
     initial: NDArray[Any],
     final: NDArray[Any],
     alignment: str = "none",
-    atoms: str = "all",
+    atoms: str | NDArray[np.int64] = "all",
 ) -> CollectiveVariable:
     """Return the projection on the line between two end states, step 0 of Sec. 2.4.
 
@@ -440,7 +440,7 @@ def linear(
     alignment
         "none" for solids, "optimal" for molecules, which rotate.
     atoms
-        Atoms on which it depends, as for `select`.
+        Atoms on which it depends, as for `select`, or their serial numbers, shape (N,), from 1.
 
     Raises
     ------
@@ -448,7 +448,7 @@ def linear(
         If the end states have different atoms or are the same structure in the selected atoms, and
         as for `select`.
     """
-    serials = select(atoms, species)
+    serials = select(atoms, species) if isinstance(atoms, str) else atoms
     cell = np.asarray(cell, dtype=np.float64)
     initial, final = (np.asarray(end, dtype=np.float64) for end in (initial, final))
     if not initial.shape == final.shape == (len(species), 3):

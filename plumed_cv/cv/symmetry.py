@@ -17,15 +17,18 @@ from ase import Atoms
 from ase.geometry import minkowski_reduce
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
+from scipy.interpolate import Akima1DInterpolator
 from scipy.spatial import cKDTree
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.collective_variable import CollectiveVariable, linear
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
 _RANGE_A = 4.5  # range of the neighbours that distinguish atoms
+_RESTS = 0.1  # an atom whose displacement is below this fraction of the tolerance does not move
+_MOST_MOVING = 50  # number of atoms on which an operation is tried before all others
 _PROBES = 32  # number of atoms that are compared with all others
 _MOST_IMAGES = 3e7  # largest number of images of all atoms by all operations
 
@@ -56,6 +59,16 @@ class Operation:
         """Whether the operation changes nothing."""
         in_place = (self.image == np.arange(len(self.image))).all()
         return not self.reverses and bool(in_place) and np.allclose(self.rotation, np.eye(3))
+
+    def within(self, chosen: NDArray[np.int64]) -> "Operation | None":
+        """Return the operation on some atoms only, (n,); None if it maps one of them elsewhere."""
+        place = np.full(len(self.image), -1)
+        place[chosen] = np.arange(len(chosen))
+        image = place[self.image[chosen]]
+        if (image < 0).any():
+            return None
+        offset = self.offset[chosen]
+        return Operation(self.rotation, image, offset - offset.mean(axis=0), self.reverses)
 
     def turn(self, vectors: Array) -> Array:
         """Rotate and permute, without the offset: shape (..., N, 3)."""
@@ -93,23 +106,45 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
     return found
 
 
-def of_path(path: EnergyPath, variable: CollectiveVariable) -> list[Operation]:
-    """Return the operations of `operations(variable)` that the minimum energy path also has.
+def of_path(path: EnergyPath, serials: NDArray[np.int64] | None = None) -> list[Operation]:
+    """Return the operations of the end states that the minimum energy path also has.
 
     A path may break the symmetry of its end states, by passing through one of several equal saddle
     points. An operation counts if it maps each atom of each image to within `TOLERANCE_A` of the
     path.
+
+    Parameters
+    ----------
+    path
+        The path of all atoms.
+    serials
+        Atoms on which the operations act, by their serial numbers from 1, (n,). Operations that map
+        one of them to another atom are left out. If None, all atoms.
     """
-    return [op for op in operations(variable) if _asymmetry(path, op) < TOLERANCE_A]
+    first, last = path.images[0], path.images[-1]
+    line = linear(path.species, path.cell, first.positions, last.positions)
+    moving = np.linalg.norm(path.displacements, axis=2).max(axis=0) > _RESTS * TOLERANCE_A
+    chosen = np.flatnonzero(moving)
+    found = [op for op in operations(line) if _asymmetry(path, op, chosen) < TOLERANCE_A]
+    if serials is None:
+        return found
+    parts = (operation.within(serials - 1) for operation in found)
+    return [part for part in parts if part is not None]
 
 
-def _asymmetry(path: EnergyPath, operation: Operation) -> float:
-    """Largest distance from the path of an atom that the operation has mapped, angstrom."""
-    images = operation.turn(path.displacements) + operation.offset
-    images -= images.mean(axis=1, keepdims=True)
+def closed(chosen: NDArray[np.int64], found: Sequence[Operation]) -> NDArray[np.int64]:
+    """Return atoms together with those to which the operations map them, sorted, (n,)."""
+    return np.unique(np.concatenate([chosen, *(operation.image[chosen] for operation in found)]))
+
+
+def _asymmetry(path: EnergyPath, operation: Operation, moving: NDArray[np.int64]) -> float:
+    """Largest distance from the path of a moving atom that the operation has mapped, angstrom."""
+    targets = operation.image[moving]
+    images = path.displacements[:, moving] @ operation.rotation + operation.offset[targets]
     places = 1.0 - path.arc_length if operation.reverses else path.arc_length
-    apart = images - path.spline(np.clip(places, 0.0, 1.0))
-    return float(np.linalg.norm(apart, axis=2).max())
+    spline = Akima1DInterpolator(path.arc_length, path.displacements[:, targets], axis=0)
+    apart = images - spline(np.clip(places, 0.0, 1.0))
+    return float(np.linalg.norm(apart, axis=2).max(initial=0.0))
 
 
 def of_structure(
@@ -199,13 +234,15 @@ class _Sites:
         self.kinds = np.unique(np.asarray(species), return_inverse=True)[1]
         self._tree = cKDTree(self.fractional % 1.0 % 1.0, boxsize=1.0)
 
-    def match(self, fractional: Array) -> NDArray[np.int64] | None:
-        """Atom at each mapped position; None if a position has no atom of the same kind."""
+    def match(
+        self, fractional: Array, atoms: NDArray[np.int64] | slice = slice(None)
+    ) -> NDArray[np.int64] | None:
+        """Atom at each mapped position of `atoms`; None if one has no atom of the same kind."""
         _, image = self._tree.query(fractional % 1.0 % 1.0)
         apart = fractional - self.fractional[image]
         apart -= np.rint(apart)
         far = np.linalg.norm(apart @ self.cell, axis=1) > self.tolerance
-        if far.any() or (self.kinds[image] != self.kinds).any():
+        if far.any() or (self.kinds[image] != self.kinds[atoms]).any():
             return None
         if len(np.unique(image)) < len(image):
             return None
@@ -251,6 +288,7 @@ class _Finder:
         self.places = np.flatnonzero(
             (np.abs(step - step[self.mover]) < tolerance_A) & (kinds == kinds[self.mover])
         )
+        self.first = np.argsort(-step, kind="stable")[:_MOST_MOVING]
 
     def with_rotation(self, rotation: NDArray[np.int64], reverses: bool) -> Iterator[Operation]:
         """Yield all operations with this rotation (of fractional row vectors)."""
@@ -259,6 +297,8 @@ class _Finder:
         turned = [state.fractional @ rotation for state in self.states]
         for place in self.places:
             shift = self.states[start].fractional[place] - turned[0][self.mover]
+            if self.states[start].match(turned[0][self.first] + shift, self.first) is None:
+                continue
             image = self.states[start].match(turned[0] + shift)
             again = None if image is None else self.states[end].match(turned[1] + shift)
             if image is None or again is None or (image != again).any():

@@ -95,36 +95,44 @@ def of_trajectory(
     Parameters
     ----------
     variable
-        The collective variable, which has all atoms.
+        The collective variable, of all atoms of the trajectory or some of them.
     file
-        Trajectory.
+        Trajectory of all atoms (DCD).
     cell
         Lattice vectors as rows, shape (3, 3), angstrom, those of the reference of the variable.
     forces
-        Returns the forces of structures in a cell, like `Engine.forces`.
+        Returns the forces of structures of all atoms in a cell, like `Engine.forces`.
     kT_eV
         Temperature of the run, eV.
     keep
-        NumPy file of the forces, shape (M, N, 3), eV/angstrom, in single precision. If it exists,
-        its forces are used; otherwise they are computed and written to it. None: they are not kept.
+        NumPy file of the forces on the atoms of the variable, shape (M, N, 3), eV/angstrom, in
+        single precision. If it exists, its forces are used; otherwise they are computed and written
+        to it. None: they are not kept.
 
     Raises
     ------
     UserError
-        As for `trajectory.read_displacements` and `instantaneous`, and if `keep` is damaged or
+        As for `trajectory.positions_in_pieces` and `instantaneous`, and if `keep` is damaged or
         belongs to other snapshots.
     """
-    from plumed_cv.structures.trajectory import read_displacements  # imports mdtraj: a second
+    from plumed_cv.structures.trajectory import positions_in_pieces  # imports mdtraj: a second
 
-    moved = read_displacements([file], variable, cell).astype(np.float64)
-    if keep is not None and keep.exists():
-        found = _kept(keep, moved.shape)
-    else:
-        found = forces(variable.reference_positions + moved, cell)
-        if keep is not None:
-            with replacing(keep) as temporary:
-                np.save(temporary, found.astype(np.float32))
-    return instantaneous(variable, moved, found, kT_eV)
+    known = keep is not None and keep.exists()
+    chosen = variable.serials - 1
+    moved, found = [np.zeros((0, len(chosen), 3))], [np.zeros((0, len(chosen), 3))]
+    for positions in positions_in_pieces(file):
+        moved.append(variable.displacements(positions[:, chosen], cell))
+        if not known:
+            found.append(forces(positions, cell)[:, chosen])
+    u = np.concatenate(moved)
+    if known:
+        assert keep is not None
+        return instantaneous(variable, u, _kept(keep, u.shape), kT_eV)
+    pull = np.concatenate(found)
+    if keep is not None:
+        with replacing(keep) as temporary:
+            np.save(temporary, pull.astype(np.float32))
+    return instantaneous(variable, u, pull, kT_eV)
 
 
 def _kept(file: Path, shape: tuple[int, ...]) -> Array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
@@ -109,6 +110,33 @@ class EnergyPath:
     def held(self) -> NDArray[np.int64]:
         """Numbers of the fixed atoms, from 0."""
         return held_atoms(self.images[0])
+
+    def of_atoms(self, serials: NDArray[np.int64]) -> "EnergyPath":
+        """Return the same path with some of its atoms only, by their serial numbers, (n,), from 1.
+
+        The displacements are then relative to the mean of these atoms. The energies stay those of
+        all atoms.
+
+        Raises
+        ------
+        UserError
+            If the path has fewer atoms.
+        """
+        n_atoms = len(self.images[0])
+        if serials.max() > n_atoms:
+            raise UserError(
+                f"{self.name}: has {n_atoms} atoms, so there is no atom {serials.max()}."
+            )
+        if np.array_equal(serials, np.arange(1, n_atoms + 1)):
+            return self
+        images = []
+        for image in self.images:
+            part = image[serials - 1]
+            forces = image.get_forces(apply_constraint=False)[serials - 1]
+            energy = image.get_potential_energy()
+            part.calc = SinglePointCalculator(part, energy=energy, forces=forces)
+            images.append(part)
+        return EnergyPath(tuple(images), self.name)
 
     @property
     def energies(self) -> Array:

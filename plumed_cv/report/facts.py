@@ -535,7 +535,7 @@ def _downloads(run: Run) -> list[tuple[str, str]]:
 
 
 def _formula(run: Run) -> list[tuple[str, int]]:
-    species = run.variables[0].species if run.variables else run.path.species if run.path else ()
+    species = run.path.species if run.path else run.variables[0].species if run.variables else ()
     return list(Counter(species).items())
 
 

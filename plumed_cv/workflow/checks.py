@@ -174,13 +174,12 @@ def related_by_symmetry(files: RunDirectory) -> bool:
 
     The states then have the same free energy. Equal energies at 0 K are not sufficient.
     """
-    if not (files.path.exists() and files.cv(0).exists()):
+    if not files.path.exists():
         return False
     path = load_path(files.path)
     if abs(path.energies[-1] - path.energies[0]) > EQUAL_EV:
         return False
-    found = symmetry.of_path(path, CollectiveVariable.load(files.cv(0)))
-    return any(operation.reverses for operation in found)
+    return any(operation.reverses for operation in symmetry.of_path(path))
 
 
 def of_sampling(

@@ -20,7 +20,15 @@ from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
 from plumed_cv.config import Config
-from plumed_cv.cv import CollectiveVariable, energy, equivalence, meanpath, pca, symmetry
+from plumed_cv.cv import (
+    CollectiveVariable,
+    energy,
+    equivalence,
+    meanpath,
+    pca,
+    selection,
+    symmetry,
+)
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
 from plumed_cv.paths.noise import thermal_variance
@@ -92,6 +100,33 @@ def noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
     )
 
 
+def atoms_of(
+    config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
+) -> NDArray[np.int64]:
+    """Choose the atoms of the CVs of a run, unless it has been done; return their serial numbers.
+
+    They are written to a file with the rule and the share of the motion that they carry.
+
+    Raises
+    ------
+    UserError
+        As for `selection.of_path`.
+    """
+    if not files.atoms.exists():
+        found = selection.of_path(path, config.cv.atoms)
+        record = {
+            "serials": found.serials.tolist(),
+            "rule": found.rule,
+            "share_of_motion": found.share,
+        }
+        write_text(files.atoms, json.dumps(record))
+        reporter.say(
+            f"The CV depends on {len(found.serials)} of {len(path.species)} atoms: {found.rule}. "
+            f"They carry {100 * found.share:.1f} % of the motion over the barrier."
+        )
+    return np.array(read_json(files.atoms)["serials"], dtype=np.int64)
+
+
 @one_thread()
 def write_first_cv(
     config: Config,
@@ -132,13 +167,19 @@ def write_first_cv(
         return
     start, end = ends if path is None else (path.images[0], path.images[-1])
     species, cell = start.get_chemical_symbols(), cell_of(start)
-    how = (config.cv.alignment, config.cv.atoms)
-    first = cv.linear(species, cell, start.positions, end.positions, *how)
+    atoms: str | NDArray[np.int64]
+    if path is not None:
+        atoms = atoms_of(config, files, path, reporter)
+    else:
+        assert isinstance(config.cv.atoms, str)
+        atoms = "all" if config.cv.atoms == "auto" else config.cv.atoms
+    first = cv.linear(species, cell, start.positions, end.positions, config.cv.alignment, atoms)
     if path is not None:
         check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
         variance = noise_variance(config, path, engine)
-        samples = path.noisy_samples(config.path.structures, variance, rng)
+        part = path.of_atoms(first.serials)
+        samples = part.noisy_samples(config.path.structures, variance, rng)
         _choose_components(config, files, samples, variance)
         fall = energy.falls_by(path, first)
         if config.cv.start == "linear" and fall > MOST_FALL:
@@ -313,7 +354,9 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(path, variable) if config.cv.symmetry and path is not None else (),
+            symmetry.of_path(path, variable.serials)
+            if config.cv.symmetry and path is not None
+            else (),
             through_ends=at_rest,
         )
     if half is not None:

@@ -13,7 +13,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
-from plumed_cv.cv import CollectiveVariable
+from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.setup.kernel import Plumed, find_plumed
@@ -325,12 +325,12 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
         variable = CollectiveVariable.load(files.cv(n - 1))
         if kind == "energy":
             path = load_path(files.path)
-            displacements, A = path.displacements, path.energies - path.energies[0]
+            xi, A = energy.at_images(path, variable), path.energies
         else:
             profile = freeenergy.read_fes(files.iteration(n - 1) / "fes.dat")
             known = np.isfinite(profile.A)
             before = CollectiveVariable.load(files.cv(n - 2))
-            displacements, A = before.path(profile.xi[known, None]), profile.A[known]
-        xi = variable.encode(variable.components(displacements))[:, 0]
+            along = before.path(profile.xi[known, None])
+            xi, A = variable.encode(variable.components(along))[:, 0], profile.A[known]
         freeenergy.write_prior(target, grid, xi, A)
     return target

@@ -302,9 +302,7 @@ class Stage:
         if not self.files.path.exists():
             return None
         path = load_path(self.files.path)
-        operations = symmetry.of_path(path, CollectiveVariable.load(self.files.cv(0)))
-        ends = (path.images[0], path.images[-1])
-        return rates.Events(self._folder, ends, self._variable, operations)
+        return rates.Events(self._folder, (path.images[0], path.images[-1]), symmetry.of_path(path))
 
     def _target(self, shares: Array, k: int) -> float:
         """Relative error of a step's transmission coefficient that the total error requires."""
