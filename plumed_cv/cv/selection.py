@@ -19,7 +19,7 @@ from plumed_cv.cv import localisation, symmetry
 from plumed_cv.cv.collective_variable import select
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, padded
 
 SHARE = 0.98  # least share of the motion over the barriers that "auto" chooses
 _FARTHEST = 0.5  # atoms that move by this fraction of the longest displacement have a shell
@@ -153,7 +153,9 @@ def _shares(path: EnergyPath, chosen: NDArray[np.int64]) -> list[float]:
     for top in tops:
         weights = curve.slopes[curve.at_images[top]]
         tangent = np.tensordot(weights, path.displacements, axes=1)
-        own = tangent[chosen] - tangent[chosen].mean(axis=0)
+        own = tangent[chosen]
+        if path.drift == "removed":
+            own = own - own.mean(axis=0)
         found.append(float(np.sum(own**2) / np.sum(tangent**2)))
     return found
 
@@ -184,7 +186,8 @@ class _Neighbours:
     """Search for atoms within a radius, with periodic images as far as this radius."""
 
     def __init__(self, positions: Array, cell: Array, radius: float) -> None:
-        self._cell, self._radius = cell, radius
+        self._cell = cell = padded(cell, positions) if cell.any() else cell
+        self._radius = radius
         atoms = np.arange(len(positions))
         if not cell.any():
             self._tree, self._atoms = cKDTree(positions), atoms

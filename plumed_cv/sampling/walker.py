@@ -206,7 +206,7 @@ def _keep(
     if skipped or outcome.stopped_by_plumed:
         from plumed_cv.structures.trajectory import keep  # importing mdtraj takes most of a second
 
-        keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
+        keep(folder / "snapshots.dcd", first, last, periodic=bool(engine.periodic.any()))
         timestep_fs = segment.dynamics.timestep_fs
         # Engines write different digits of a time.
         begin = (skipped + 0.5) * timestep_fs if skipped else -np.inf

@@ -26,6 +26,7 @@ from plumed_cv.structures.reading import (
     read_structure,
     read_structures,
     split_index,
+    write_structures,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "read_structure",
     "read_structures",
     "split_index",
+    "write_structures",
 ]

@@ -85,6 +85,20 @@ def completed(cell: NDArray[Any]) -> Array:
     return full
 
 
+def padded(cell: NDArray[Any], positions: NDArray[Any], gap_A: float = 30.0) -> Array:
+    """Give a structure a lattice vector also along directions without periodicity, shape (3, 3).
+
+    The images of the structure are `gap_A` apart. This is for searches of neighbours and programs
+    that know only periodicity along all directions.
+    """
+    full = completed(cell)
+    free = ~periodic_directions(cell)
+    heights = np.asarray(positions) @ np.linalg.inv(full)
+    extent = heights.reshape(-1, 3).max(axis=0) - heights.reshape(-1, 3).min(axis=0)
+    full[free] *= (extent + gap_A)[free, None]
+    return full
+
+
 def nearest_images(vectors: NDArray[Any], cell: NDArray[Any]) -> Array:
     """Shorten vectors by lattice vectors: those to the nearest periodic image, (..., 3), angstrom.
 
@@ -141,10 +155,10 @@ def _lattice(cell: bytes) -> Lattice:
     given = np.frombuffer(cell).reshape(3, 3)
     periodic = periodic_directions(given)
     vectors = completed(_reduced(given, periodic))
-    inverse = np.linalg.inv(vectors)
+    inverse = np.asarray(np.linalg.inv(vectors), dtype=np.float64)
     inverse[:, ~periodic] = 0.0
     with np.errstate(divide="ignore"):
-        widths = 1.0 / np.linalg.norm(inverse, axis=0)
+        widths = np.asarray(1.0 / np.sqrt((inverse**2).sum(axis=0)), dtype=np.float64)
     metric = (vectors @ vectors.T)[np.ix_(periodic, periodic)]
     orthogonal = not np.count_nonzero(metric - np.diag(np.diag(metric)))
     return Lattice(periodic, vectors, inverse, widths, orthogonal)
@@ -229,7 +243,7 @@ def _own_cell(cell: NDArray[Any], reference_cell: NDArray[Any]) -> Array:
 
 def _completed_as(cell: Array, reference_cell: NDArray[Any]) -> Array:
     """The cell with the vectors of the completed reference along directions that it lacks."""
-    return np.where(cell.any(axis=1)[:, None], cell, completed(reference_cell))
+    return np.where(periodic_directions(cell)[:, None], cell, completed(reference_cell))
 
 
 def _is_strain(cell: Array, reference_cell: NDArray[Any], periodic: NDArray[np.bool_]) -> bool:
@@ -277,7 +291,9 @@ def _reduced(cell: NDArray[Any], periodic: NDArray[np.bool_]) -> Array:
 
 def in_words(periodic: NDArray[np.bool_]) -> str:
     """Names of the lattice vectors along which a system is periodic, for messages."""
-    return " and ".join(name for name, along in zip("abc", periodic, strict=True) if along) or "none"
+    return (
+        " and ".join(name for name, along in zip("abc", periodic, strict=True) if along) or "none"
+    )
 
 
 def aligned(
