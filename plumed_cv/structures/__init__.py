@@ -26,7 +26,6 @@ from plumed_cv.structures.reading import (
     read_structure,
     read_structures,
     split_index,
-    write_structures,
 )
 
 __all__ = [
@@ -51,5 +50,4 @@ __all__ = [
     "read_structure",
     "read_structures",
     "split_index",
-    "write_structures",
 ]

@@ -144,15 +144,6 @@ def iterate_structures(path: Path | str, symbols: Sequence[str]) -> Iterator[Ato
         yield from read_structures(path)
 
 
-def write_structures(path: Path | str, images: Sequence[Atoms]) -> None:
-    """Write structures as extended XYZ, with fixed atoms in the column move_mask."""
-    columns = ["symbols", "positions"]
-    columns += [name for name in images[0].arrays if name not in ("numbers", "positions")]
-    if images[0].constraints:
-        columns.append("move_mask")
-    ase.io.write(path, list(images), format="extxyz", columns=columns)
-
-
 def split_index(path: Path | str) -> tuple[Path, str | None]:
     """Split `neb.traj@-9:` into the file and ASE's index `-9:`; the index is None if missing."""
     name, at, index = str(path).rpartition("@")
