@@ -410,12 +410,8 @@ def energy(
         typer.Option(help="use the symmetry of the path; if absent, yes or as the input"),
     ] = None,
     atoms: Annotated[
-        str | None,
-        typer.Option(
-            help="atoms of the CV: auto, all, heavy, a radius (angstrom), or serial numbers; if "
-            "absent, all or as the input"
-        ),
-    ] = None,
+        str, typer.Option(help="atoms of the CV: all, auto, heavy, a radius (A), or serial numbers")
+    ] = "all",
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None,
@@ -459,7 +455,7 @@ def energy(
         n_latent=latent,
         device=device,
         use_symmetry=symmetry,
-        atoms=None if atoms is None else _atoms(atoms),
+        atoms=_atoms(atoms),
         seed=seed,
         engine=forces,
         reporter=Bars(),

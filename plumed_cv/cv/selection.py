@@ -9,6 +9,7 @@ barrier that the variable does not see. Lengths are in angstrom. K images of N a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,14 @@ def of_path(path: EnergyPath, atoms: str | float) -> Selection:
             "remove the key."
         )
     return Selection(np.sort(chosen) + 1, rule, share)
+
+
+def sentence(record: dict[str, Any], n_atoms: int) -> str:
+    """Return a sentence about the choice: `serials`, `rule` and `share_of_motion`, of N atoms."""
+    return (
+        f"The CV depends on {len(record['serials'])} of {n_atoms} atoms: {record['rule']}. They "
+        f"carry {100 * record['share_of_motion']:.1f} % of the motion over the barrier."
+    )
 
 
 def _automatic(

@@ -120,10 +120,7 @@ def atoms_of(
             "share_of_motion": found.share,
         }
         write_text(files.atoms, json.dumps(record))
-        reporter.say(
-            f"The CV depends on {len(found.serials)} of {len(path.species)} atoms: {found.rule}. "
-            f"They carry {100 * found.share:.1f} % of the motion over the barrier."
-        )
+        reporter.say(selection.sentence(record, len(path.species)))
     return np.array(read_json(files.atoms)["serials"], dtype=np.int64)
 
 
