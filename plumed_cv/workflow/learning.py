@@ -32,10 +32,11 @@ from plumed_cv.cv import (
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
 from plumed_cv.paths.noise import thermal_variance
-from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import path_of
 
 MOST_FALL = 0.05  # largest decrease of a CV along the path; a smaller one hardly matters
 
@@ -335,7 +336,7 @@ def _train(
 
     # The halves also have initial weights of their own, which are part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
-    path = load_path(files.path) if files.path.exists() else None
+    path = path_of(files) if files.path.exists() else None
     if n > 0:
         training = replace(training, functions=functions_of(config, path))
     n_components = int(read_json(files.components)["components"])
