@@ -31,8 +31,10 @@ from plumed_cv.cv import (
 )
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
+from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath
+from plumed_cv.sampling.folders import ATOMS
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
@@ -217,7 +219,7 @@ def train_on_snapshots(
         If the CV does not rise along the minimum energy path.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    data = _displacements(_trajectories(files, n), old, atoms)
+    data = _displacements(_sampled(files, n), old, atoms)
     if not files.components.exists():
         _choose_components(config, files, data)
     xi = old.encode(old.components(data))[:, 0]
@@ -247,7 +249,7 @@ def noise_floor(
     """
     selection = needed("sklearn.model_selection")  # importing it takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
-    segments = [_displacements([file], old, atoms) for file in _trajectories(files, n)]
+    segments = [_displacements([segment], old, atoms) for segment in _sampled(files, n)]
     if len(segments) < 2:
         return None
     data = np.concatenate(segments)
@@ -263,19 +265,32 @@ def noise_floor(
     return 0.5 * equivalence.difference(halves[0], halves[1], along=old).mean
 
 
-def _trajectories(files: RunDirectory, n: int) -> list[Path]:
-    """Trajectories of the segments of iteration n that have snapshots."""
-    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
-    return [file for file in parts if file.exists()]
+def _sampled(files: RunDirectory, n: int) -> list[Path]:
+    """Segments of iteration n that have structures."""
+    parts = sampling.segments(files.iteration(n))
+    return [part for part in parts if any(file.exists() for file in _structures(part))]
+
+
+def _structures(segment: Path) -> tuple[Path, Path]:
+    """Files with the structures of a segment: of the CV's atoms, and whole."""
+    return segment / ATOMS, segment / "snapshots.dcd"
 
 
 def _displacements(
-    trajectories: list[Path], old: CollectiveVariable, atoms: Atoms
+    segments: list[Path], old: CollectiveVariable, atoms: Atoms
 ) -> NDArray[np.float32]:
-    """Displacements of all snapshots of the given trajectories, shape (M, N, 3), angstrom."""
-    return read_displacements(
-        trajectories, old, cell_of(atoms), species=atoms.get_chemical_symbols()
-    )
+    """Displacements of all structures of the given segments, shape (M, N, 3), angstrom."""
+    cell, species = cell_of(atoms), atoms.get_chemical_symbols()
+    parts = []
+    for segment in segments:
+        of_atoms, whole = _structures(segment)
+        if of_atoms.exists():
+            with sampling.remedy(segment):
+                positions, _ = meanforce.read_atoms(of_atoms, old.n_atoms)
+            parts.append(old.displacements(positions, cell).astype(np.float32))
+        else:
+            parts.append(read_displacements([whole], old, cell, species=species))
+    return np.concatenate(parts)
 
 
 def functions_of(config: Config, path: EnergyPath | None) -> int | None:

@@ -203,7 +203,7 @@ def _iterate(
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
         watched = watching_speed(update, tasks, plumed, reporter.say)
         seconds_sampling = sampling.sample(tasks, engine, watched)
-    earlier.pool(config, files, n, engine, atoms)
+    earlier.pool(config, files, n, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
         "iteration": n,
