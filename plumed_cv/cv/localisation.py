@@ -128,7 +128,7 @@ def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> L
         The path without noise.
     principal
         Principal components of its noisy structures.
-    Principal components of the noisy structures.
+    noise
         Standard deviation of the noise of one coordinate, angstrom.
     """
     curve = path.curve

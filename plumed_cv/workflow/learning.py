@@ -49,8 +49,8 @@ def training_of(
         Seed of weights and batches.
     recipe
         A name of `training.RECIPES`.
-    Latent dimensions and device of the training; they replace those of the input if not None.
-        Latent dimensions and where it is trained; they replace those of the input if not None.
+    n_latent, device
+        Latent dimensions and device of the training; if not None, they replace those of the input.
 
     Raises
     ------

@@ -62,11 +62,12 @@ def of_directory(
     directory
         The run directory.
     reporter
-        Is told how it goes.
-    Replace `rate.error` and `rate.shots` of the input.
-        In place of `rate.error` and `rate.shots` of the input.
-    Another dividing surface. The rate through it must equal the rate of the step whose basins it
-    separates. The result is not written into result.json.
+        Receives the progress.
+    error, shots
+        If not None, they replace `rate.error` and `rate.shots` of the input.
+    surface
+        Another dividing surface. The rate through it must equal the rate of the step whose basins
+        it separates. The result is not written into result.json.
 
     Returns
     -------
