@@ -91,12 +91,7 @@ def minimum_energy_path(
     start, end = initial.copy(), final.copy()
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
-        _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
-        # In a long soft valley, small forces still mean energies that matter for a low barrier.
-        memory = min(_MEMORY, max(_LEAST_MEMORY, _MOST_NUMBERS // (6 * len(state))))
-        newton = LBFGS(state, logfile=None, memory=memory)  # type: ignore[arg-type]
-        _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
-        _keep(state)
+        relax(state, fmax_eV_A, name, max_steps, progress)
     cell = cell_of(start)
     step = displacements(end.positions, cell, start.positions, cell)
     if np.linalg.norm(step) < 0.05:
@@ -160,6 +155,39 @@ def _around_the_motion(start: Atoms, end: Atoms) -> NDArray[np.int64]:
     near = Neighbours(start.positions, cell_of(start), _NEAR_A).of(start.positions[moving])
     more = order[np.isin(order, np.setdiff1d(near, moving))]
     return np.sort(np.concatenate([moving, more])[:_MOST_APART])
+
+
+def relax(
+    state: Atoms,
+    fmax_eV_A: float = 1e-3,
+    name: str = "structure",
+    max_steps: int = 5000,
+    progress: Progress = lambda fmax, stage: None,
+) -> None:
+    """Move a structure to the minimum near it, as the end states of a path are.
+
+    Parameters
+    ----------
+    state
+        The structure with a calculator. In the end it has the energy and the forces instead.
+    fmax_eV_A
+        The largest remaining force on an atom is a tenth of this, eV/A.
+    name
+        Its name in messages.
+    max_steps, progress
+        As for `minimum_energy_path`.
+
+    Raises
+    ------
+    UserError
+        If the forces do not converge within `max_steps`.
+    """
+    _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
+    # In a long soft valley, small forces still mean energies that matter for a low barrier.
+    memory = min(_MEMORY, max(_LEAST_MEMORY, _MOST_NUMBERS // (6 * len(state))))
+    newton = LBFGS(state, logfile=None, memory=memory)  # type: ignore[arg-type]
+    _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
+    _keep(state)
 
 
 def with_forces(
