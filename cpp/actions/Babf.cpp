@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-#include "../core/babf_files.h"
+#include "../core/babf_fes.h"
+#include "../core/babf_prior.h"
+#include "../core/babf_state.h"
 #include "../core/walkers.h"
 #include "compat.h"
 #include "kernel.h"
@@ -554,7 +556,7 @@ BabfAction::~BabfAction() {
 }
 
 void BabfAction::calculate() {
-    Babf::Point xi{};
+    Point xi{};
     const std::size_t dimensions = labels_.arguments.size();
     for (std::size_t d = 0; d < dimensions; ++d) {
         xi[d] = getArgument(static_cast<unsigned>(d));
@@ -568,7 +570,7 @@ void BabfAction::calculate() {
     is_the_last_ = is_the_last_ && getStep() == learned_.number;
     repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
     // The bias of a step is the one from before it was learned from.
-    const Babf::Evaluation now =
+    const Evaluation now =
         repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
     for (std::size_t d = 0; d < dimensions; ++d)
         if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))

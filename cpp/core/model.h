@@ -87,19 +87,17 @@ inline std::vector<std::string> read_species(const Safetensors& file, std::size_
 /// norms and the virial are based on it.
 inline void check_components(const Safetensors& file, const Model& model) {
     constexpr double tolerance = 1e-8;
-    const std::size_t n = 3 * model.atoms, stride = padded(n), rows = model.components;
+    const std::size_t n = 3 * model.atoms, rows = model.components;
     if (rows > n)
         file.fail("has more components than coordinates" + std::string(again));
-    Array u(rows * stride);
-    for (std::size_t k = 0; k < rows; ++k)
-        std::copy_n(&model.pca_components[k * n], n, &u[k * stride]);
+    const double* const u = model.pca_components.data();
     std::vector<double> overlap(rows);
     for (std::size_t k = 0; k < rows; ++k) {
-        multiply(u.data(), k + 1, stride, &u[k * stride], overlap.data());
+        multiply(u, k + 1, n, u + k * n, overlap.data());
         overlap[k] -= 1;
         double mean[3] = {};
         for (std::size_t j = 0; j < n; ++j)
-            mean[j % 3] += u[k * stride + j];
+            mean[j % 3] += u[k * n + j];
         const auto small = [&](double v) { return std::abs(v) <= tolerance; };
         if (!std::all_of(overlap.begin(), overlap.begin() + static_cast<std::ptrdiff_t>(k) + 1,
                          small))
@@ -164,7 +162,7 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     detail::check_components(file, *this);
     // The check values do not detect everything: not which atoms are meant, nor a ReLU that is off
     // there.
-    changed = file.metadata("checksum", file.checksum()) != file.checksum();
+    changed = file.has_metadata("checksum") && file.metadata("checksum") != file.checksum();
 }
 
 } // namespace plumed_cv

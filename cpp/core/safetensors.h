@@ -91,6 +91,8 @@ class Safetensors {
 
     bool has(const std::string& key) const { return tensors_.count(key) > 0; }
 
+    bool has_metadata(const std::string& key) const { return metadata_.count(key) > 0; }
+
     /// A value of the metadata, or a default if it is missing.
     std::string metadata(const std::string& key, const std::string& otherwise) const {
         const auto found = metadata_.find(key);
