@@ -3,6 +3,7 @@
 #pragma once
 
 #include "frame.h"
+#include "json.h"
 #include "network.h"
 #include "safetensors.h"
 
@@ -76,11 +77,15 @@ inline std::vector<Layer> read_layers(const Safetensors& file, const std::string
 }
 
 inline std::vector<std::string> read_species(const Safetensors& file, std::size_t atoms) {
-    const auto list = nlohmann::json::parse(file.metadata("species"), nullptr, false);
-    const auto is_text = [](const auto& value) { return value.is_string(); };
-    if (!list.is_array() || list.size() != atoms || !std::all_of(list.begin(), list.end(), is_text))
+    const auto list = JsonParser(file.metadata("species")).parse();
+    const auto is_text = [](const Json& value) { return value.is(Json::Kind::text); };
+    if (!list || !list->is(Json::Kind::list) || list->list.size() != atoms ||
+        !std::all_of(list->list.begin(), list->list.end(), is_text))
         file.fail("does not name the species of its " + std::to_string(atoms) + " atoms" + again);
-    return list;
+    std::vector<std::string> species;
+    for (const Json& name : list->list)
+        species.push_back(name.text);
+    return species;
 }
 
 /// Components must be orthonormal and invariant under a rigid shift: the formulae for dev, the
