@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -92,8 +93,9 @@ class Babf {
     /// `due`. A sample that is so far outside of the grid that the wall makes it e^-40 times
     /// improbable is only counted: it comes from a start outside or from an engine that fails, and
     /// it would spoil the end node. The ramp gives a sample a weight that depends on the number of
-    /// samples of all walkers in A when the sample was taken.
-    void update() {
+    /// samples of all walkers in A when the sample was taken. `factor` multiplies this weight, to
+    /// remove the effect of another bias; without a factor the sample is only counted.
+    void update(std::optional<double> factor = 1.0) {
         const auto& p = parameters_;
         sums_.steps += 1;
         double wall = 0;
@@ -105,9 +107,9 @@ class Babf {
             wall += 0.5 * p.kappa[d] * outside * outside;
             inside = inside && grid.has_bin(xi_[d]);
         }
-        if (wall > Window::cutoff * p.kT)
+        if (!factor || wall > Window::cutoff * p.kT)
             return;
-        const double w = p.ramp > 0 ? std::min(1.0, steps() / p.ramp) : 1.0;
+        const double w = *factor * (p.ramp > 0 ? std::min(1.0, steps() / p.ramp) : 1.0);
         window_.add_to(sums_, w);
         if (inside) {
             const std::size_t node = nearest_node(p.axes, xi_);

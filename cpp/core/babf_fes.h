@@ -13,11 +13,13 @@
 // The profile of bABF as a file.
 namespace plumed_cv {
 
-inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
+inline Table profile_table(const Babf& babf, const BabfLabels& labels,
+                           const std::string& format = "") {
     const auto& p = babf.parameters();
     const std::size_t dimensions = babf.dimensions();
     const BabfProfile profile = babf.profile();
     Table table;
+    table.format = format;
     table.fields = labels.arguments;
     table.fields.insert(table.fields.end(), {"A_k", "A"});
     table.constants = {

@@ -104,6 +104,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
         table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
     table.constants.emplace_back("tau", to_text(p.tau));
     table.constants.emplace_back("ramp", to_text(p.ramp));
+    if (!labels.extra_bias.empty())
+        table.constants.emplace_back("extra_bias", labels.extra_bias);
     if (p.solve_stride != BabfParameters::default_solve_stride(p.nodes()))
         table.constants.emplace_back("solve_stride", std::to_string(p.solve_stride));
     table.constants.emplace_back("steps", to_text(babf.sums().steps));
@@ -204,6 +206,8 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         same_number(labels.of("kappa", d), expected.kappa[d], expected.kappa[d]);
     same_number("ramp", expected.ramp, expected.ramp);
     same_number("tau", expected.tau, expected.tau);
+    if (table.constant("extra_bias") || !labels.extra_bias.empty())
+        same("extra_bias", labels.extra_bias);
     std::vector<std::string> fields = state_fields(labels);
     if (!has_profile(table, dimensions))
         fields.pop_back();
@@ -259,7 +263,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         all_weight += row[weight];
         all_count += row[count];
     }
-    if (std::max(all_weight, all_count) > slack * sums.steps)
+    if (labels.extra_bias.empty() && std::max(all_weight, all_count) > slack * sums.steps)
         throw std::runtime_error(name + ": its samples weigh more than its " +
                                  required(table, "steps", name) +
                                  " steps, so the file is damaged.");
