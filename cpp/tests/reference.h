@@ -209,8 +209,12 @@ struct ModelFile {
     std::map<std::string, std::string> metadata;
 
     std::string bytes() const {
-        nlohmann::json header;
-        std::string data;
+        std::string header = "{\"__metadata__\":{", data;
+        for (const auto& [key, value] : metadata)
+            header += quoted(key) + ":" + quoted(value) + ",";
+        if (!metadata.empty())
+            header.pop_back();
+        header += "}";
         for (const auto& [key, array] : arrays) {
             const bool integers = key == "serials";
             const std::size_t begin = data.size();
@@ -220,12 +224,11 @@ struct ModelFile {
                 std::memcpy(raw, integers ? static_cast<const void*>(&whole) : &value, 8);
                 data.append(raw, 8);
             }
-            header[key] = {{"dtype", integers ? "I64" : "F64"},
-                           {"shape", array.shape},
-                           {"data_offsets", {begin, data.size()}}};
+            header += "," + quoted(key) + ":{\"dtype\":\"" + (integers ? "I64" : "F64") +
+                      "\",\"shape\":" + list(array.shape) +
+                      ",\"data_offsets\":" + list({begin, data.size()}) + "}";
         }
-        header["__metadata__"] = metadata;
-        return with_prefix(header.dump()) + data;
+        return with_prefix(header + "}") + data;
     }
 
     static std::string with_prefix(const std::string& header) {
@@ -233,6 +236,21 @@ struct ModelFile {
         for (std::size_t i = 0; i < 8; ++i)
             prefix[i] = static_cast<char>(header.size() >> (8 * i) & 255);
         return prefix + header;
+    }
+
+  private:
+    static std::string quoted(const std::string& text) {
+        std::string json = "\"";
+        for (const char c : text)
+            json += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
+        return json + "\"";
+    }
+
+    static std::string list(const std::vector<std::size_t>& numbers) {
+        std::string json;
+        for (const std::size_t number : numbers)
+            json += (json.empty() ? "" : ",") + std::to_string(number);
+        return "[" + json + "]";
     }
 };
 
@@ -314,10 +332,10 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
     const Result check = evaluate(m, m.check_positions, m.check_cell);
 
     std::vector<double> serials(m.atoms);
-    nlohmann::json species;
+    std::string species;
     for (std::size_t i = 0; i < m.atoms; ++i) {
         serials[i] = static_cast<double>(i + 1);
-        species.push_back("Fe");
+        species += std::string(i == 0 ? "" : ",") + "\"Fe\"";
     }
     const std::vector<double> lattice(cell.begin(), cell.end());
     file.arrays["serials"] = {{m.atoms}, serials};
@@ -339,7 +357,7 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
                      {"activation", activation},
                      {"kind", "autoencoder"},
                      {"drift", drift == Drift::kept ? "kept" : "removed"},
-                     {"species", species.dump()},
+                     {"species", "[" + species + "]"},
                      {"written_by", "a test"},
                      {"provenance", "{}"}};
     return file;

@@ -8,18 +8,18 @@ barrier that the variable does not see. Lengths are in angstrom. K images of N a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import localisation, symmetry
 from plumed_cv.cv.collective_variable import select
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures.frame import Array, padded
+from plumed_cv.structures.frame import Array
+from plumed_cv.structures.neighbours import Neighbours
 
 SHARE = 0.98  # least share of the motion over the barriers that "auto" chooses
 _FARTHEST = 0.5  # atoms that move by this fraction of the longest displacement have a shell
@@ -87,6 +87,14 @@ def of_path(path: EnergyPath, atoms: str | float) -> Selection:
             "remove the key."
         )
     return Selection(np.sort(chosen) + 1, rule, share)
+
+
+def sentence(record: dict[str, Any], n_atoms: int) -> str:
+    """Return a sentence about the choice: `serials`, `rule` and `share_of_motion`, of N atoms."""
+    return (
+        f"The CV depends on {len(record['serials'])} of {n_atoms} atoms: {record['rule']}. They "
+        f"carry {100 * record['share_of_motion']:.1f} % of the motion over the barrier."
+    )
 
 
 def _automatic(
@@ -165,7 +173,7 @@ def _around(path: EnergyPath, centres: NDArray[np.int64], radius: float) -> NDAr
     tops = (0, int(path.energies.argmax()), len(path.images) - 1)
     found = [centres]
     for image in (path.images[top] for top in tops):
-        found.append(_Neighbours(image.positions, path.cell, radius).of(image.positions[centres]))
+        found.append(Neighbours(image.positions, path.cell, radius).of(image.positions[centres]))
     return np.unique(np.concatenate(found))
 
 
@@ -175,51 +183,8 @@ def _nearest(path: EnergyPath) -> float:
     some = positions[:: max(1, len(positions) // _SAMPLES)]
     radius = 3.0
     while radius < 50.0:
-        distances = _Neighbours(positions, path.cell, radius).nearest(some)
+        distances = Neighbours(positions, path.cell, radius).nearest(some)
         if np.isfinite(np.median(distances)):
             return float(np.median(distances))
         radius *= 2.0
     return radius
-
-
-class _Neighbours:
-    """Search for atoms within a radius, with periodic images as far as this radius."""
-
-    def __init__(self, positions: Array, cell: Array, radius: float) -> None:
-        self._cell = cell = padded(cell, positions) if cell.any() else cell
-        self._radius = radius
-        atoms = np.arange(len(positions))
-        if not cell.any():
-            self._tree, self._atoms = cKDTree(positions), atoms
-            return
-        fractional = self._fractional(positions)
-        # The distance of opposite faces is one over the length of a column of the inverse.
-        reach = radius * np.linalg.norm(np.linalg.inv(cell), axis=0)
-        steps = [range(-int(np.ceil(r)), int(np.ceil(r)) + 1) for r in reach]
-        images, numbers = [], []
-        for step in product(*steps):
-            moved = fractional + step
-            near = ((moved > -reach) & (moved < 1.0 + reach)).all(axis=1)
-            images.append(moved[near])
-            numbers.append(atoms[near])
-        self._tree = cKDTree(np.concatenate(images) @ cell)
-        self._atoms = np.concatenate(numbers)
-
-    def of(self, places: Array) -> NDArray[np.int64]:
-        """Atoms within the radius of any of the places, (n,)."""
-        found = self._tree.query_ball_point(self._wrapped(places), self._radius)
-        return np.unique(self._atoms[np.concatenate(found).astype(np.int64)])
-
-    def nearest(self, places: Array) -> Array:
-        """Distance of the atom at each place to the nearest other atom; infinite beyond."""
-        distances, _ = self._tree.query(
-            self._wrapped(places), k=2, distance_upper_bound=self._radius
-        )
-        return np.asarray(distances[:, 1])
-
-    def _fractional(self, positions: Array) -> Array:
-        fractional = positions @ np.linalg.inv(self._cell)
-        return np.asarray(fractional - np.floor(fractional))
-
-    def _wrapped(self, places: Array) -> Array:
-        return self._fractional(places) @ self._cell if self._cell.any() else places

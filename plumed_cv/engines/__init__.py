@@ -30,6 +30,7 @@ Thermostat = Literal["langevin", "brownian", "none"]
 # Text between the messages of nested exceptions in PLUMED's wrapper.
 NESTED = "The above exception was the direct cause of the following exception:"
 
+RECORD = "record.bin"  # in the folder of a segment, see `Record`
 BLOCK = 10  # steps of `Engine.follow` that an observer receives at once
 # Distance of periodic images of a structure for PLUMED, along directions without periodicity.
 VACUUM_A = 1000.0
@@ -180,6 +181,43 @@ class State:
 
 
 @dataclass(frozen=True)
+class Record:
+    """Atoms whose positions and forces a run with PLUMED writes while it runs.
+
+    Attributes
+    ----------
+    serials
+        Serial numbers of the atoms, from 1, shape (n,).
+    stride
+        Steps between two records. The configuration at the start is not recorded.
+    """
+
+    serials: NDArray[np.int64]
+    stride: int
+
+
+def read_record(file: Path, n_atoms: int) -> tuple[Array, Array]:
+    """Read the records of a run: positions (angstrom) and forces without bias (eV/angstrom).
+
+    Parameters
+    ----------
+    file
+        The file `RECORD` of a segment. A last record that is incomplete is left out.
+    n_atoms
+        Number of atoms n.
+
+    Returns
+    -------
+    (M, n, 3), (M, n, 3)
+        The positions may be in any periodic image.
+    """
+    numbers = np.fromfile(file, dtype=np.float64)
+    size = 6 * n_atoms
+    whole = numbers[: len(numbers) // size * size].reshape(-1, 2, n_atoms, 3)
+    return whole[:, 0], whole[:, 1]
+
+
+@dataclass(frozen=True)
 class Segment:
     """One segment of molecular dynamics.
 
@@ -206,6 +244,9 @@ class Segment:
         counts it.
     snapshot_stride
         Steps between snapshots; 0 for none.
+    record
+        Atoms whose positions and forces are written to the file `RECORD` of the folder. Only
+        engines that are libraries can do this.
 
     Raises
     ------
@@ -222,6 +263,7 @@ class Segment:
     first_step: int = 0
     count_start: bool = True
     snapshot_stride: int = 10
+    record: Record | None = None
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:

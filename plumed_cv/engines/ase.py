@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +28,7 @@ from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
     BLOCK,
     NESTED,
+    RECORD,
     VACUUM_A,
     Dynamics,
     Engine,
@@ -224,8 +226,10 @@ class AseWorker:
         snapshots = directory / "snapshots.dcd" if any_snapshot else None
         moved = integrator.move
         positions = start.positions.copy()
+        record = segment.record
         with (
             _Snapshots(snapshots, start.cell) as trajectory,
+            nullcontext() if record is None else (directory / RECORD).open("wb") as records,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
@@ -235,6 +239,10 @@ class AseWorker:
 
                 def forces_at(where: Array, step: int = step) -> Array:
                     self._atoms.positions = where
+                    if record is not None and records is not None and step % record.stride == 0:
+                        of_atoms = np.stack([where, self._forces()])[:, record.serials - 1]
+                        records.write(of_atoms.tobytes())
+                        records.flush()
                     return self._biased_forces(coupling, step, True)
 
                 positions, velocities, forces = moved(positions, velocities, forces, forces_at)

@@ -19,6 +19,7 @@ from ase import Atoms, units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
+    RECORD,
     Dynamics,
     Engine,
     Followed,
@@ -222,4 +223,6 @@ class LammpsEngine(Engine):
             kt=float(units.kB * segment.dynamics.temperature_K),
             count_start=segment.count_start,
             needs_energy=uses_energy(text),
+            record=segment.record,
+            record_file=directory / RECORD,
         )

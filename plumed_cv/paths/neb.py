@@ -26,12 +26,20 @@ from plumed_cv.structures import (
     hold,
 )
 from plumed_cv.structures.frame import displacements, nearest_images
+from plumed_cv.structures.neighbours import Neighbours
 
 # Called after every optimisation step with the largest force (eV/A) and the name of the stage.
 Progress = Callable[[float, str], None]
 
 # Between images. With springs much softer than bonds, images accumulate at the ends of the path.
 _SPRING_EV_A2 = 5.0
+
+# Steps that L-BFGS remembers, and the numbers that it keeps at most in a large system.
+_MEMORY, _LEAST_MEMORY, _MOST_NUMBERS = 100, 5, 30_000_000
+
+# The image-dependent pair potential keeps these atoms apart: those that move by more than the first
+# number, and those within the second one of them (angstrom), but not more than the third.
+_MOVES_A, _NEAR_A, _MOST_APART = 0.1, 6.0, 1000
 
 # Of a state when all its atoms are moved together: what is more is no error of the calculator's.
 # Where it is, the final state stays where it is, which does no harm.
@@ -71,9 +79,9 @@ def minimum_energy_path(
     progress
         Called after every optimisation step.
     interpolation
-        The initial path: "idpp" is the image-dependent pair potential, which keeps atoms apart.
-        Its memory and time grow with N^2. "linear" is a straight line, which is sufficient if no
-        atom passes another.
+        The initial path: "idpp" is the image-dependent pair potential, which keeps atoms apart. In
+        a large system it acts on the atoms that move most and on those near them. "linear" is a
+        straight line, which is sufficient if no atom passes another.
     begin
         The initial path: a path of the same process with as many images, for example in a slightly
         different cell. It replaces `interpolation`.
@@ -91,11 +99,7 @@ def minimum_energy_path(
     hold(end, start)
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
-        _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
-        # In a long soft valley, small forces still mean energies that matter for a low barrier.
-        newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
-        _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
-        _keep(state)
+        relax(state, fmax_eV_A, name, max_steps, progress)
     cell = cell_of(start)
     step = displacements(end.positions, cell, start.positions, cell, drift_of(start))
     if np.linalg.norm(step) < 0.05:
@@ -117,7 +121,9 @@ def minimum_energy_path(
         for image, across, part in zip(images[1:-1], bent[1:-1], share[1:-1], strict=True):
             image.positions = start.positions + part * step + across
     else:
-        band.interpolate(method=interpolation, mic=False)
+        band.interpolate(mic=False)
+        if interpolation == "idpp":
+            _keep_apart(images)
     for image in images[1:-1]:
         image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
@@ -128,6 +134,66 @@ def minimum_energy_path(
     for image in images[1:-1]:
         _keep(image)
     return EnergyPath(tuple(images))
+
+
+def _keep_apart(images: Sequence[Atoms]) -> None:
+    """Move atoms of a straight band by the image-dependent pair potential.
+
+    Parameters
+    ----------
+    images
+        The band, whose inner images are changed.
+    """
+    chosen = np.arange(len(images[0]))
+    if len(chosen) > _MOST_APART:
+        chosen = _around_the_motion(images[0], images[-1])
+    parts = [image[chosen] for image in images]
+    NEB(parts, k=_SPRING_EV_A2, method="improvedtangent").interpolate(method="idpp", mic=False)
+    for image, part in zip(images[1:-1], parts[1:-1], strict=True):
+        image.positions[chosen] = part.positions
+
+
+def _around_the_motion(start: Atoms, end: Atoms) -> NDArray[np.int64]:
+    """Atoms that move most between two states and those near them, `_MOST_APART` at most."""
+    moves = np.linalg.norm(end.positions - start.positions, axis=1)
+    order = np.argsort(-moves, kind="stable")
+    moving = order[: min(_MOST_APART, int((moves > _MOVES_A).sum()))]
+    near = Neighbours(start.positions, cell_of(start), _NEAR_A).of(start.positions[moving])
+    more = order[np.isin(order, np.setdiff1d(near, moving))]
+    return np.sort(np.concatenate([moving, more])[:_MOST_APART])
+
+
+def relax(
+    state: Atoms,
+    fmax_eV_A: float = 1e-3,
+    name: str = "structure",
+    max_steps: int = 5000,
+    progress: Progress = lambda fmax, stage: None,
+) -> None:
+    """Move a structure to the minimum near it, as the end states of a path are.
+
+    Parameters
+    ----------
+    state
+        The structure with a calculator. In the end it has the energy and the forces instead.
+    fmax_eV_A
+        The largest remaining force on an atom is a tenth of this, eV/A.
+    name
+        Its name in messages.
+    max_steps, progress
+        As for `minimum_energy_path`.
+
+    Raises
+    ------
+    UserError
+        If the forces do not converge within `max_steps`.
+    """
+    _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
+    # In a long soft valley, small forces still mean energies that matter for a low barrier.
+    memory = min(_MEMORY, max(_LEAST_MEMORY, _MOST_NUMBERS // (6 * len(state))))
+    newton = LBFGS(state, logfile=None, memory=memory)  # type: ignore[arg-type]
+    _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
+    _keep(state)
 
 
 def with_forces(

@@ -1,7 +1,8 @@
 """Structures: reading and checking them, and the coordinates on which the CVs depend.
 
 `reading` reads structures and checks end states; `lammps_files` reads LAMMPS data and dump files;
-`frame` has the displacement frame; `trajectory` reads trajectories as displacements.
+`frame` has the displacement frame; `neighbours` finds atoms near places; `trajectory` reads
+trajectories as displacements.
 """
 
 from plumed_cv.structures.reading import (

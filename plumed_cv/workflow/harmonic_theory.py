@@ -24,7 +24,7 @@ from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.mep import find_path
+from plumed_cv.workflow.mep import find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
@@ -317,7 +317,7 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     known: dict[str, Any] = dict.fromkeys(
         ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
     )
-    images = load_path(files.path).images if files.path.exists() else ()
+    images = path_of(files).images if files.path.exists() else ()
     if not images or not images[0].pbc.any():
         known["multiplicity_note"] = (
             "The number of equivalent events can be determined only for periodic structures with a "

@@ -31,12 +31,15 @@ from plumed_cv.cv import (
 )
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
+from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.noise import thermal_variance
-from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.sampling.folders import ATOMS
 from plumed_cv.structures import cell_of, drift_of
 from plumed_cv.structures.frame import Drift
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import path_of
 
 MOST_FALL = 0.05  # largest decrease of a CV along the path; a smaller one hardly matters
 
@@ -58,8 +61,8 @@ def training_of(
         Seed of weights and batches.
     recipe
         A name of `training.RECIPES`.
-    Latent dimensions and device of the training; they replace those of the input if not None.
-        Latent dimensions and where it is trained; they replace those of the input if not None.
+    n_latent, device
+        Latent dimensions and device of the training; if not None, they replace those of the input.
 
     Raises
     ------
@@ -121,10 +124,7 @@ def atoms_of(
             "share_of_motion": found.share,
         }
         write_text(files.atoms, json.dumps(record))
-        reporter.say(
-            f"The CV depends on {len(found.serials)} of {len(path.species)} atoms: {found.rule}. "
-            f"They carry {100 * found.share:.1f} % of the motion over the barrier."
-        )
+        reporter.say(selection.sentence(record, len(path.species)))
     return np.array(read_json(files.atoms)["serials"], dtype=np.int64)
 
 
@@ -228,7 +228,7 @@ def train_on_snapshots(
         If the CV does not rise along the minimum energy path.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    data = _displacements(_trajectories(files, n), old, atoms)
+    data = _displacements(_sampled(files, n), old, atoms)
     if not files.components.exists():
         _choose_components(config, files, data, old.drift)
     xi = old.encode(old.components(data))[:, 0]
@@ -258,7 +258,7 @@ def noise_floor(
     """
     selection = needed("sklearn.model_selection")  # importing it takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
-    segments = [_displacements([file], old, atoms) for file in _trajectories(files, n)]
+    segments = [_displacements([segment], old, atoms) for segment in _sampled(files, n)]
     if len(segments) < 2:
         return None
     data = np.concatenate(segments)
@@ -274,19 +274,32 @@ def noise_floor(
     return 0.5 * equivalence.difference(halves[0], halves[1], along=old).mean
 
 
-def _trajectories(files: RunDirectory, n: int) -> list[Path]:
-    """Trajectories of the segments of iteration n that have snapshots."""
-    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
-    return [file for file in parts if file.exists()]
+def _sampled(files: RunDirectory, n: int) -> list[Path]:
+    """Segments of iteration n that have structures."""
+    parts = sampling.segments(files.iteration(n))
+    return [part for part in parts if any(file.exists() for file in _structures(part))]
+
+
+def _structures(segment: Path) -> tuple[Path, Path]:
+    """Files with the structures of a segment: of the CV's atoms, and whole."""
+    return segment / ATOMS, segment / "snapshots.dcd"
 
 
 def _displacements(
-    trajectories: list[Path], old: CollectiveVariable, atoms: Atoms
+    segments: list[Path], old: CollectiveVariable, atoms: Atoms
 ) -> NDArray[np.float32]:
-    """Displacements of all snapshots of the given trajectories, shape (M, N, 3), angstrom."""
-    return read_displacements(
-        trajectories, old, cell_of(atoms), species=atoms.get_chemical_symbols()
-    )
+    """Displacements of all structures of the given segments, shape (M, N, 3), angstrom."""
+    cell, species = cell_of(atoms), atoms.get_chemical_symbols()
+    parts = []
+    for segment in segments:
+        of_atoms, whole = _structures(segment)
+        if of_atoms.exists():
+            with sampling.remedy(segment):
+                positions, _ = meanforce.read_atoms(of_atoms, old.n_atoms)
+            parts.append(old.displacements(positions, cell).astype(np.float32))
+        else:
+            parts.append(read_displacements([whole], old, cell, species=species))
+    return np.concatenate(parts)
 
 
 def functions_of(config: Config, path: EnergyPath | None) -> int | None:
@@ -347,7 +360,7 @@ def _train(
 
     # The halves also have initial weights of their own, which are part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
-    path = load_path(files.path) if files.path.exists() else None
+    path = path_of(files) if files.path.exists() else None
     if n > 0:
         training = replace(training, functions=functions_of(config, path))
     n_components = int(read_json(files.components)["components"])

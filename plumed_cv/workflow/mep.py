@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_potential import known_elements, potential_commands
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
-from plumed_cv.paths.path import EnergyPath, name_of, read_images
+from plumed_cv.paths.path import EnergyPath, load_path, name_of, read_images
 from plumed_cv.structures import (
     CLOSEST_A,
     cell_of,
@@ -32,6 +33,7 @@ from plumed_cv.structures import (
     read_structure,
 )
 from plumed_cv.structures.frame import displacements
+from plumed_cv.workflow.directory import RunDirectory
 
 
 def types_of(config: Config) -> Sequence[str] | None:
@@ -143,6 +145,23 @@ def _structure(file: Path, species: Sequence[str] | None, fixed: str | None) -> 
         return atoms
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def path_of(files: RunDirectory) -> EnergyPath:
+    """Return the minimum energy path of a run directory; it is read once in a process.
+
+    Raises
+    ------
+    UserError
+        As for `load_path`.
+    """
+    return _loaded(files.path, files.path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded(file: Path, changed: int) -> EnergyPath:
+    """Read a path; `changed` is the time of the last change of its file."""
+    return load_path(file)
 
 
 def find_path(

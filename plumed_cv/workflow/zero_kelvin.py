@@ -26,7 +26,7 @@ def energy(
     n_latent: int | None = None,
     device: str | None = None,
     use_symmetry: bool | None = None,
-    atoms: str | float | None = None,
+    atoms: str | float = "all",
     seed: int | None = None,
     engine: Config | None = None,
     reporter: Reporter | None = None,
@@ -46,7 +46,7 @@ def energy(
     use_symmetry
         As for `energy.reconstruct`; if None, that of the input, or true.
     atoms
-        As for `energy.reconstruct`; if None, that of the input, or all.
+        As for `energy.reconstruct`. The atoms that take part are found among these.
     recipe
         A name in `training.RECIPES`; if None, the training of the input, or the default.
     n_latent, device
@@ -73,7 +73,6 @@ def energy(
             noise_A2 = noise_A2 or noise_variance(config, path, opened)
         training = training_of(config, seed, recipe, n_latent, device)
         use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
-        atoms = config.cv.atoms if atoms is None else atoms
     else:
         seed = seed or 0
         if engine is None:
@@ -94,7 +93,7 @@ def energy(
             seed,
             lambda done, total, stage: update(done, stage),
             use_symmetry is not False,
-            "all" if atoms is None else atoms,
+            atoms,
         )
     found.variable.save(output / "cv.safetensors")
     plot_energy_profiles(output / "profiles.png", found)
