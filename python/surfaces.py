@@ -8,6 +8,7 @@ python.surfaces` prints the numbers of that file. The potential is Cu_mishin1.ea
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from ase import Atoms
 from ase.build import add_adsorbate, fcc100
@@ -55,7 +56,7 @@ def end_states() -> tuple[Atoms, Atoms]:
     return initial, final
 
 
-def run(folder: Path, steps: int = 100_000) -> dict[str, object]:
+def run(folder: Path, steps: int = 100_000) -> dict[str, Any]:
     """Run the example in a folder; return the numbers of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, atoms in zip(("initial", "final"), end_states(), strict=True):
@@ -87,7 +88,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.task == "run":
         DATA.write_text(json.dumps(run(arguments.folder), indent=2) + "\n", encoding="utf-8")
-    found = json.loads(DATA.read_text(encoding="utf-8"))
+    show(json.loads(DATA.read_text(encoding="utf-8")))
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the numbers of the page."""
     print(f"barrier at 0 K: {found['barrier_0K_eV']:.3f} eV")
     print(f"harmonic flux barrier: {found['harmonic_flux_barrier_eV']:.3f} eV")
     for number, part in enumerate(found["iterations"], 1):
