@@ -22,6 +22,7 @@ from plumed_cv.terminal import (
     print_findings,
     print_harmonic,
     print_iterations,
+    print_jumps,
     print_keys,
     print_rate,
     print_rates,
@@ -381,6 +382,81 @@ def harmonic(
         print(f"All results: {folder}")
     if source.is_dir():
         report.write(source)
+
+
+@app.command()
+def jumps(
+    crystal: Annotated[
+        Path, typer.Argument(help="crystal without the defect: CIF, POSCAR or any format of ASE")
+    ],
+    config: Annotated[
+        Path,
+        typer.Option("--input", "-i", help="input file with the engine and the temperatures"),
+    ],
+    species: Annotated[str, typer.Option(help="element of the vacancy or interstitial atom")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="new folder")] = Path("catalogue"),
+    interstitial: Annotated[
+        bool, typer.Option("--interstitial", help="an interstitial atom; a vacancy if absent")
+    ] = False,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="site of the interstitial, fractional coordinates of the given cell as 0.5,0.5,0; "
+            "one of each kind; the largest holes if absent"
+        ),
+    ] = None,
+    cutoff: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="length of the longest jump, angstrom; chosen if absent"),
+    ] = None,
+    width: Annotated[
+        float, typer.Option(min=1.0, help="smallest width of the supercell, angstrom")
+    ] = 10.0,
+    relax_cell: Annotated[
+        bool, typer.Option("--relax-cell", help="first relax the cell of the crystal")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=1e-6, help="tolerance of the space group, angstrom")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Find the jumps of a vacancy or interstitial that differ by symmetry; write a catalogue.
+
+    The catalogue has a folder for each such jump, with relaxed end states and an input for
+    'plumed-cv run'. All keys of the given input are kept, except its end states.
+
+    Examples: plumed-cv jumps fe.cif --input demo/vacancy.toml --species Fe -o fe-vacancy
+              plumed-cv jumps fe.cif -i demo/vacancy.toml --species Fe --relax-cell --width 14
+    """
+    from plumed_cv import events
+
+    try:
+        sites = [[float(x) for x in place.split(",")] for place in site or ()]
+        if any(len(place) != 3 for place in sites):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--site {', '.join(site or ())}: give three numbers as 0.5,0.5,0."
+        ) from None
+    found = events.find_jumps(
+        crystal,
+        config,
+        output,
+        species=species,
+        defect="interstitial" if interstitial else "vacancy",
+        sites=sites,
+        cutoff_A=cutoff,
+        width_A=width,
+        tolerance_A=tolerance,
+        relax_cell=relax_cell,
+        reporter=Bars(),
+    )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_jumps(found)
+        first = output / found["events"][0]["id"] / "input.toml"
+        print(f"Catalogue: {output}   an event: plumed-cv run {first}")
 
 
 @app.command()

@@ -57,6 +57,12 @@ class System(_Section):
         "move least from initial. false: keep the order, because atoms do exchange positions. If "
         "absent, an order that seems wrong is refused",
     )
+    fixed: str | None = Field(
+        None,
+        description="atoms that do not move, by serial numbers, such as 1-32,40, in addition to "
+        "those that the structures fix (FixAtoms of ASE, selective dynamics of POSCAR, move_mask "
+        "of extended XYZ)",
+    )
     temperature_K: Positive = Field(
         description="temperature, K; of several, as [300.0, 500.0], each is sampled in a folder of "
         "its own and begins from the one before (docs/temperatures.md)"

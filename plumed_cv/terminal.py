@@ -185,6 +185,32 @@ def print_rate(result: dict[str, Any]) -> None:
         print(f"Attention: {result['rate_note']}")
 
 
+def print_jumps(found: dict[str, Any]) -> None:
+    """Print the events of a catalogue: a row for each."""
+    columns = ("event", "sites", "length (A)", "jumps", "reverse jumps", "energy (eV)")
+    table = Table(*columns, box=None, pad_edge=False)
+    for event in found["events"]:
+        table.add_row(
+            event["id"],
+            f"{event['initial_site']} to {event['final_site']}",
+            f"{event['length_A']:.3f}",
+            str(event["multiplicity"]),
+            str(event["reverse_multiplicity"]),
+            f"{event['energy_eV']:+.4f}",
+        )
+    out.print(table)
+    crystal, cells = found["crystal"], " x ".join(map(str, found["supercell"]["repeats"]))
+    print(
+        f"{crystal['formula']}, {crystal['space_group']}: {found['defect']} of {found['species']} "
+        f"in {cells} conventional cells, {found['supercell']['atoms']} atoms. Jumps: number of "
+        "equivalent ones from each site; energy: final minus initial state, relaxed."
+    )
+    if found["directions"] < 3:
+        print(
+            f"Attention: these jumps carry the defect along {found['directions']} directions only."
+        )
+
+
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
     """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error

@@ -14,10 +14,10 @@ EXTRAS = {
     "markupsafe": ("report", "the report of a run"),
     "mdtraj": ("plumed", "reading and writing trajectories"),
     "ninja": ("plumed", "building PLUMED's plugin"),
-    "nlohmann_json": ("plumed", "building PLUMED's plugin"),
     "pandas": ("notebook", "a table of results"),
     "plumed": ("plumed", "dynamics by ASE"),
     "sklearn": ("train", "learning a collective variable"),
+    "spglib": ("events", "finding the symmetry of a crystal"),
     "torch": ("train", "training a network or using TorchScript"),
     "unearth": ("plumed", "building an optimised PLUMED"),
 }

@@ -485,7 +485,7 @@ def reconstruct(
     first, last = path.images[0], path.images[-1]
     chosen = selection.of_path(path, atoms)
     ends = (first.positions, last.positions)
-    linear = cv.linear(path.species, path.cell, *ends, atoms=chosen.serials)
+    linear = cv.linear(path.species, path.cell, *ends, atoms=chosen.serials, drift=path.drift)
     part = path.of_atoms(chosen.serials)
     clock = time.monotonic()
     seconds = {}
@@ -499,7 +499,7 @@ def reconstruct(
     samples = part.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
     lap("structures")
     progress(0, total, "principal components")
-    scree = pca.scree(samples, seed)
+    scree = pca.scree(samples, seed, drift=path.drift)
     lap("components")
     wanted = use_symmetry and "mean path" in (training.subspace, training.target)
     operations = symmetry.of_path(path, chosen.serials) if wanted else []

@@ -161,7 +161,9 @@ def _shares(path: EnergyPath, chosen: NDArray[np.int64]) -> list[float]:
     for top in tops:
         weights = curve.slopes[curve.at_images[top]]
         tangent = np.tensordot(weights, path.displacements, axes=1)
-        own = tangent[chosen] - tangent[chosen].mean(axis=0)
+        own = tangent[chosen]
+        if path.drift == "removed":
+            own = own - own.mean(axis=0)
         found.append(float(np.sum(own**2) / np.sum(tangent**2)))
     return found
 

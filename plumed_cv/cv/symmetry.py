@@ -23,7 +23,7 @@ from scipy.spatial import cKDTree
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable, linear
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, Drift, padded
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
 _RANGE_A = 4.5  # range of the neighbours that distinguish atoms
@@ -60,7 +60,7 @@ class Operation:
         in_place = (self.image == np.arange(len(self.image))).all()
         return not self.reverses and bool(in_place) and np.allclose(self.rotation, np.eye(3))
 
-    def within(self, chosen: NDArray[np.int64]) -> "Operation | None":
+    def within(self, chosen: NDArray[np.int64], drift: Drift) -> "Operation | None":
         """Return the operation on some atoms only, (n,); None if it maps one of them elsewhere."""
         place = np.full(len(self.image), -1)
         place[chosen] = np.arange(len(chosen))
@@ -68,7 +68,9 @@ class Operation:
         if (image < 0).any():
             return None
         offset = self.offset[chosen]
-        return Operation(self.rotation, image, offset - offset.mean(axis=0), self.reverses)
+        if drift == "removed":
+            offset = offset - offset.mean(axis=0)
+        return Operation(self.rotation, image, offset, self.reverses)
 
     def turn(self, vectors: Array) -> Array:
         """Rotate and permute, without the offset: shape (..., N, 3)."""
@@ -77,7 +79,11 @@ class Operation:
         return turned
 
 
-def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -> list[Operation]:
+def operations(
+    variable: CollectiveVariable,
+    tolerance_A: float = TOLERANCE_A,
+    held: NDArray[np.int64] | Sequence[int] = (),
+) -> list[Operation]:
     """Find the operations that keep or exchange the end states of a collective variable.
 
     Parameters
@@ -86,6 +92,8 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
         It gives species, cell, reference structure and end states.
     tolerance_A
         Largest distance of an atom from the mapped position of another one, angstrom.
+    held
+        Fixed atoms, from 0, which an operation maps onto fixed atoms.
 
     Returns
     -------
@@ -96,9 +104,9 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
     identity = Operation(np.eye(3), np.arange(n), np.zeros((n, 3)), reverses=False)
     if not variable.reference_cell.any():
         return [identity]
-    finder = _Finder(variable, tolerance_A)
+    finder = _Finder(variable, tolerance_A, held)
     found = [identity]
-    for rotation in _lattice_rotations(variable.reference_cell):
+    for rotation in _lattice_rotations(finder.cell):
         for reverses in (False, True):
             for operation in finder.with_rotation(rotation, reverses):
                 if not operation.is_identity:
@@ -122,13 +130,15 @@ def of_path(path: EnergyPath, serials: NDArray[np.int64] | None = None) -> list[
         one of them to another atom are left out. If None, all atoms.
     """
     first, last = path.images[0], path.images[-1]
-    line = linear(path.species, path.cell, first.positions, last.positions)
+    line = linear(path.species, path.cell, first.positions, last.positions, drift=path.drift)
     moving = np.linalg.norm(path.displacements, axis=2).max(axis=0) > _RESTS * TOLERANCE_A
     chosen = np.flatnonzero(moving)
-    found = [op for op in operations(line) if _asymmetry(path, op, chosen) < TOLERANCE_A]
+    found = [
+        op for op in operations(line, held=path.held) if _asymmetry(path, op, chosen) < TOLERANCE_A
+    ]
     if serials is None:
         return found
-    parts = (operation.within(serials - 1) for operation in found)
+    parts = (operation.within(serials - 1, path.drift) for operation in found)
     return [part for part in parts if part is not None]
 
 
@@ -148,7 +158,11 @@ def _asymmetry(path: EnergyPath, operation: Operation, moving: NDArray[np.int64]
 
 
 def of_structure(
-    species: Sequence[str], positions: Array, cell: Array, tolerance_A: float = TOLERANCE_A
+    species: Sequence[str],
+    positions: Array,
+    cell: Array,
+    tolerance_A: float = TOLERANCE_A,
+    held: NDArray[np.int64] | Sequence[int] = (),
 ) -> list[Operation]:
     """Find the operations of the space group of a structure, with translations within its cell.
 
@@ -160,6 +174,8 @@ def of_structure(
         The structure, shapes (N, 3) and (3, 3), angstrom.
     tolerance_A
         Largest distance of an atom from the mapped position of another one, angstrom.
+    held
+        Fixed atoms, from 0, which an operation maps onto fixed atoms.
 
     Returns
     -------
@@ -175,7 +191,8 @@ def of_structure(
     n = len(species)
     nothing = np.zeros((n, 3))
     found = [Operation(np.eye(3), np.arange(n), nothing, reverses=False)]
-    sites = _Sites(species, positions, cell, tolerance_A)
+    cell = padded(cell, positions)
+    sites = _Sites(_kinds(species, held), positions, cell, tolerance_A)
     first, *others = sites.alike()
     x = sites.fractional
     translations = [np.arange(n)]
@@ -206,6 +223,14 @@ def of_structure(
             if not operation.is_identity:
                 found.append(operation)
     return found
+
+
+def _kinds(species: Sequence[str], held: NDArray[np.int64] | Sequence[int]) -> list[str]:
+    """Names of the atoms by which operations tell them: element, and whether they are fixed."""
+    kinds = list(species)
+    for atom in held:
+        kinds[atom] += " fixed"
+    return kinds
 
 
 def _lattice_rotations(cell: Array) -> Iterator[NDArray[np.int64]]:
@@ -274,11 +299,17 @@ class _Sites:
 class _Finder:
     """Tests rotations of a lattice, with all translations, on the end states of a process."""
 
-    def __init__(self, variable: CollectiveVariable, tolerance_A: float) -> None:
-        self.cell = variable.reference_cell
+    def __init__(
+        self,
+        variable: CollectiveVariable,
+        tolerance_A: float,
+        held: NDArray[np.int64] | Sequence[int],
+    ) -> None:
+        self.cell = padded(variable.reference_cell, variable.reference_positions)
         self.displacements = variable.end_displacements
+        names = _kinds(variable.species, held)
         self.states = [
-            _Sites(variable.species, variable.reference_positions + u, self.cell, tolerance_A)
+            _Sites(names, variable.reference_positions + u, self.cell, tolerance_A)
             for u in self.displacements
         ]
         kinds = self.states[0].kinds

@@ -12,7 +12,7 @@ from ase.io import read
 from plumed_cv.common.files import replacing
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.rates.shots import Relaxed
-from plumed_cv.structures import cell_of
+from plumed_cv.structures import cell_of, drift_of
 from plumed_cv.structures.frame import Array, displacements
 
 SAME_A = 0.3  # largest distance of an atom between two structures that count as the same minimum
@@ -77,7 +77,8 @@ class Events:
 
     def _displacements(self, positions: Array) -> Array:
         cell = cell_of(self._initial)
-        return displacements(positions, cell, self._initial.positions, cell)
+        reference = self._initial.positions
+        return displacements(positions, cell, reference, cell, drift_of(self._initial))
 
     def _image(self, u: Array, operation: Operation) -> Array:
         image = operation.turn(u) + operation.offset

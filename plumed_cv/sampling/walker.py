@@ -214,7 +214,7 @@ def _keep(
             folder / "snapshots.dcd",
             -(-skipped // whole),
             n_kept // whole,
-            periodic=engine.periodic,
+            periodic=bool(engine.periodic.any()),
         )
         timestep_fs = segment.dynamics.timestep_fs
         # Engines write different digits of a time.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, padded
 
 
 class Neighbours:
@@ -17,13 +17,15 @@ class Neighbours:
     positions
         Shape (N, 3), angstrom.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions
+        without periodicity.
     radius
         Largest distance, angstrom.
     """
 
     def __init__(self, positions: Array, cell: Array, radius: float) -> None:
-        self._cell, self._radius = cell, radius
+        self._cell = cell = padded(cell, positions) if cell.any() else cell
+        self._radius = radius
         atoms = np.arange(len(positions))
         if not cell.any():
             self._tree, self._atoms = cKDTree(positions), atoms

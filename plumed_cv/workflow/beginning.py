@@ -15,7 +15,7 @@ from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
-from plumed_cv.structures.frame import Array, displacements
+from plumed_cv.structures.frame import Array, completed, displacements
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.learning import MOST_FALL
 from plumed_cv.workflow.mep import find_path
@@ -102,10 +102,10 @@ def in_cell(variable: CollectiveVariable, path: EnergyPath) -> CollectiveVariabl
         return variable
     reference, chosen = variable.reference_positions, variable.serials - 1
     if cell.any():
-        reference = reference @ np.linalg.solve(variable.reference_cell, cell)
+        reference = reference @ np.linalg.solve(completed(variable.reference_cell), completed(cell))
     ends: Array = np.stack(
         [
-            displacements(image.positions[chosen], cell, reference, cell)
+            displacements(image.positions[chosen], cell, reference, cell, variable.drift)
             for image in (path.images[0], path.images[-1])
         ]
     )

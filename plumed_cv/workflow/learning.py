@@ -35,7 +35,8 @@ from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling.folders import ATOMS
-from plumed_cv.structures import cell_of
+from plumed_cv.structures import cell_of, drift_of
+from plumed_cv.structures.frame import Drift
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import path_of
@@ -173,14 +174,22 @@ def write_first_cv(
     else:
         assert isinstance(config.cv.atoms, str)
         atoms = "all" if config.cv.atoms == "auto" else config.cv.atoms
-    first = cv.linear(species, cell, start.positions, end.positions, config.cv.alignment, atoms)
+    first = cv.linear(
+        species,
+        cell,
+        start.positions,
+        end.positions,
+        config.cv.alignment,
+        atoms,
+        drift_of(start),
+    )
     if path is not None:
         check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
         variance = noise_variance(config, path, engine)
         part = path.of_atoms(first.serials)
         samples = part.noisy_samples(config.path.structures, variance, rng)
-        _choose_components(config, files, samples, variance)
+        _choose_components(config, files, samples, first.drift, variance)
         fall = energy.falls_by(path, first)
         if config.cv.start == "linear" and fall > MOST_FALL:
             reporter.say(
@@ -221,7 +230,7 @@ def train_on_snapshots(
     old = CollectiveVariable.load(files.cv(n - 1))
     data = _displacements(_sampled(files, n), old, atoms)
     if not files.components.exists():
-        _choose_components(config, files, data)
+        _choose_components(config, files, data, old.drift)
     xi = old.encode(old.components(data))[:, 0]
     _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
 
@@ -398,20 +407,24 @@ def _train(
 
 
 def _choose_components(
-    config: Config, files: RunDirectory, samples: np.ndarray, noise_A2: float | None = None
+    config: Config,
+    files: RunDirectory,
+    samples: np.ndarray,
+    drift: Drift,
+    noise_A2: float | None = None,
 ) -> None:
     """Write the number of principal components D for structures like these, and their noise."""
-    found = _number_of_components(config, samples)
+    found = _number_of_components(config, samples, drift)
     if noise_A2 is not None:
         found["noise_A2"] = noise_A2
     write_text(files.components, json.dumps(found))
 
 
-def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
+def _number_of_components(config: Config, samples: np.ndarray, drift: Drift) -> dict[str, Any]:
     """D of the input, or D with the elbow from which it follows (Sec. 2.2)."""
     aligned = config.cv.alignment != "none"
     if config.cv.components is not None:
-        most = pca.most_components(samples, aligned=aligned)
+        most = pca.most_components(samples, aligned=aligned, drift=drift)
         if config.cv.components > most:
             n_structures, n_atoms, _ = samples.shape
             raise UserError(
@@ -419,7 +432,7 @@ def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]
                 f"{n_structures} structures have at most {most}."
             )
         return {"components": config.cv.components}
-    scree = pca.scree(samples, config.iteration.seed, aligned=aligned)
+    scree = pca.scree(samples, config.iteration.seed, aligned=aligned, drift=drift)
     return {
         "components": scree.n_components,
         "elbow": scree.elbow,

@@ -68,7 +68,7 @@ def energy(
         seed = config.iteration.seed if seed is None else seed
         n_structures = n_structures or config.path.structures
         n_components = n_components or config.cv.components
-        with sampling.open_engine(config, end_states(config, free=False)[0]) as opened:
+        with sampling.open_engine(config, end_states(config)[0]) as opened:
             path = find_path(config, output / "path.xyz", reporter, opened)
             noise_A2 = noise_A2 or noise_variance(config, path, opened)
         training = training_of(config, seed, recipe, n_latent, device)
