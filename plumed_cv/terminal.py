@@ -221,11 +221,12 @@ def print_campaign(found: dict[str, Any]) -> None:
             f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
             _short(row["rate_per_s"], ".3g"),
             _short(row["error_factor"], ".2f"),
-            _short(row["transmission"], ".2f"),
+            "" if row["transmission"] is None else f"{row['transmission']:.2f}",
             "" if row["reverse_rate_per_s"] is None else f"{row['reverse_rate_per_s']:.3g}",
             str(row["multiplicity"]),
             row["source"],
         )
+    table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
     out.print(table)
     print("Rates of one jump, each within its factor, one standard error; *: not converged.")
     for each in found["failures"]:
@@ -239,7 +240,7 @@ def print_diffusion(found: dict[str, Any]) -> None:
     table = Table(*columns, box=None, pad_edge=False)
     for row in found["temperatures"]:
         table.add_row(
-            f"{row['temperature_K']:g}",
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
             f"{row['D_m2_per_s']:.3g}",
             f"{row['error_factor']:.2f}",
             "" if row["correlation_factor"] is None else f"{row['correlation_factor']:.4f}",
@@ -250,7 +251,7 @@ def print_diffusion(found: dict[str, Any]) -> None:
     out.print(table)
     print(
         f"D: of one {found['defect']} of {found['species']}, mean of three directions; f: "
-        "correlation factor of a tracer atom. Factors are one standard error."
+        "correlation factor of a tracer atom. Factors are one standard error. *: not converged."
     )
     for name, of in (("fit", f"the {found['defect']}"), ("tracer_fit", "a tracer atom")):
         fit = found[name]

@@ -257,8 +257,11 @@ def _at(
         "D_tracer_m2_per_s": None,
         "tracer_error_factor": None,
         "source": source,
+        "converged": all(row["converged"] for row in rates),
         "notes": [f"{kelvin:g} K: {note}"] if note else [],
     }
+    if open_ := [row["event"] for row in rates if not row["converged"]]:
+        row["notes"].append(f"{kelvin:g} K: not converged: the run of {', '.join(open_)}.")
     if catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
         row |= _tracer(catalogue, values, spread, n, own, kelvin, formation)
     return row
