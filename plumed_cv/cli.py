@@ -593,6 +593,9 @@ def energy(
         bool | None,
         typer.Option(help="use the symmetry of the path; if absent, yes or as the input"),
     ] = None,
+    atoms: Annotated[
+        str, typer.Option(help="atoms of the CV: all, auto, heavy, a radius (A), or serial numbers")
+    ] = "all",
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None,
@@ -636,6 +639,7 @@ def energy(
         n_latent=latent,
         device=device,
         use_symmetry=symmetry,
+        atoms=_atoms(atoms),
         seed=seed,
         engine=forces,
         reporter=Bars(),
@@ -739,6 +743,14 @@ def train(
         )
     learned.save(output)
     print(f"{output}: {learned}, {len(data)} structures, error {network.losses[-1] ** 0.5:.4f} A")
+
+
+def _atoms(text: str) -> str | float:
+    """A selection of atoms, in which a number alone is a radius."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @app.command()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nlohmann_json
 import numpy as np
 import pytest
 
@@ -56,7 +55,6 @@ def test_fast_math_in_the_users_flags_changes_nothing(tmp_path: Path) -> None:
         [
             *(tools.tool("cmake") or "cmake", "-S", REPOSITORY / "cpp", "-B", build),
             *("-DPLUMED_CV_TESTS=ON", f"-DCMAKE_CXX_COMPILER={tools.cxx_compiler()}"),
-            f"-DNLOHMANN_INCLUDE_DIR={nlohmann_json.get_include()}",
         ],
         [tools.tool("cmake") or "cmake", "--build", build, "--target", "test_arithmetic"],
         [build / "test_arithmetic"],

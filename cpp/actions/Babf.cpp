@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-#include "../core/babf_files.h"
+#include "../core/babf_fes.h"
+#include "../core/babf_prior.h"
+#include "../core/babf_state.h"
 #include "../core/walkers.h"
 #include "compat.h"
 #include "kernel.h"
@@ -22,6 +24,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -79,7 +82,8 @@ differ by more than their errors, KAPPA is too small or the run too short.
 
 ### How to choose the parameters
 
-The grid must extend beyond the two states of interest. Outside of it the bias is a half-harmonic
+GRID_BIN is the number of intervals of the grid. In its place, GRID_SPACING can be given, the largest
+distance between two nodes. The grid must extend beyond the two states of interest. Outside of it the bias is a half-harmonic
 wall of spring constant KAPPA at the end nodes: the CV leaves the grid by a few $\Delta z$ and comes
 back. Samples outside count for $A_k$ of the nodes near the end. This is necessary, and it makes
 $A_k$ exact up to the end nodes. These samples do not count for the histogram. The wall covers half
@@ -112,16 +116,27 @@ of the mean force around the period is distributed where the uncertainty is larg
 
 BABF learns in every step that the engine reports as a step of the dynamics, or in every PACE-th
 step. STRIDE is a multiple time step, as for every bias of PLUMED: the bias acts and learns only in
-every STRIDE-th step, and its force is then STRIDE times larger. With UPDATE_FROM it begins later. A CV that does not distinguish the important states leads to
-a profile that depends on the direction of the last crossing. Check the error bars from independent
-runs.
+every STRIDE-th step, and its force is then STRIDE times larger. With UPDATE_FROM it begins later. A
+CV that does not distinguish the important states leads to a profile that depends on the direction
+of the last crossing. Check the error bars from independent runs.
+
+### Other biases
+
+Without EXTRA_BIAS, the profile includes the effect of all other biases, such as walls. EXTRA_BIAS
+names bias potentials whose effect is removed. The weight of each sample is then multiplied by
+$e^{\beta V}$, where $V$ is the sum of these potentials. BABF does not compensate their forces, so
+the CV is finally distributed as $e^{-\beta V}$. This keeps the system away from a region, or gives
+any other distribution. The weights are those of samples relative to a $V$ of zero. Add a constant to
+a potential that is never near zero, because TAU counts samples at zero. Steps in which $V$ is more
+than 40 $k_BT$ from zero are not learned, and the log contains a warning. The state contains the
+names of the potentials, and they must be the same in a run that continues.
 
 ### Files
 
 FES_FILE contains four numbers for every node: `A_k`, the corrected `A` (NAN in a bin that was never
 visited), the derivative of `A_k`, and the sum of the weights of the samples in the bin around the
-node. Energies are in PLUMED's unit, and the lowest value of each profile is zero. STATE_WFILE
-contains the sums above in full precision. They are additive. The sum of two states is the state of
+node. Energies are in PLUMED's unit, and the lowest value of each profile is zero. FMT is the format
+of these numbers. A file with rounded numbers has no checksum. STATE_WFILE contains the sums above in full precision. They are additive. The sum of two states is the state of
 both runs together. The difference of two states of one run is what the run learned in between, and
 gives error bars. If you add states with another program, add the columns from `weight` to `offset`,
 those that end in `_rest`, and `steps`, and remove `checksum` and the lines that begin with `md_`.
@@ -131,7 +146,10 @@ after each row of the first CV, as `sum_hills` and gnuplot need it. Both files a
 whole, with the given strides in learned steps, at checkpoints of the engine and at the end. Files
 of other runs are kept under PLUMED's names for backups. Exceptions are a state from which this run
 continues and, with RESTART, FES_FILE. When a state is written, the output of other actions in the
-previous steps is also written to disk, without FLUSH.
+previous steps is also written to disk, without FLUSH. With STORE_STATES each state that
+STATE_WSTRIDE asks for is also kept in a file of its own. The number of learned steps is inserted
+into its name (`state.100000.dat`). Differences of these states are the blocks for error bars.
+(OPES_METAD, in contrast, appends all states to one file.)
 
 A run that is continued with STATE_RFILE is the same, to the last bit, as a run that was not
 interrupted, as long as the engine continues in this way. For this purpose the state also contains
@@ -204,6 +222,11 @@ one of them, because it would count twice. Start a new estimate in an empty fold
 runs count until a walker with the same number replaces them. Each estimate needs its own folder.
 Two runs with the same WALKERS_ID are an error, which ends the run whose file was replaced.
 
+The replicas of one simulation with MPI need no files. With WALKERS_MPI they are the walkers, and
+they exchange their sums through MPI every WALKERS_RSTRIDE learned steps. Everything else is the
+same, but all replicas must have the same parameters and number of learned steps, and the last
+exchange is not at the end of the run. This needs a PLUMED with MPI.
+
 The file names in WALKERS_DIR have no replica suffix. In a multi-replica run with one input, give
 each replica its number by `WALKERS_ID=@replicas:0,1,2,3`. If an engine runs one walker with several
 MPI processes, one of them accesses the files and informs the others.
@@ -266,6 +289,20 @@ d: DISTANCE ATOMS=1,2
 b: BABF ARG=d TEMP=300 GRID_MIN=0.2 GRID_MAX=1.2 GRID_BIN=120 RAMP=0 PRIOR=fes.dat TAU=1000
 ```
 
+A wall that limits the CV, whose effect is not part of the profile. The grid is given by its spacing,
+the profile has three decimals, and the states are kept:
+
+```plumed
+d: DISTANCE ATOMS=1,2
+w: UPPER_WALLS ARG=d AT=1.0 KAPPA=2000
+b: BABF ...
+  ARG=d TEMP=300 EXTRA_BIAS=w.bias
+  GRID_MIN=0.2 GRID_MAX=1.2 GRID_SPACING=0.01
+  RAMP=1000000 FES_FILE=fes.dat FMT=%.3f
+  STATE_WFILE=state.dat STATE_WSTRIDE=100000 STORE_STATES
+...
+```
+
 A constant bias. With TAU=inf the bias is that of PRIOR and samples do not change it, but everything
 is still counted. Any observable can then be reweighted by $\exp(\beta V)$ (up to PLUMED 2.9 the
 last two lines have GRID in place of ARG):
@@ -284,6 +321,10 @@ DUMPGRID ARG=f FILE=fes_reweighted.dat STRIDE=1000
 
 namespace {
 
+// The actions give PLUMED pointers and formats for these types.
+static_assert(std::is_same_v<decltype(std::declval<PLMD::Value&>().get()), double>);
+static_assert(std::is_same_v<decltype(std::declval<PLMD::Action&>().getStep()), long long>);
+
 bool file_exists(const std::string& path) {
     return static_cast<bool>(std::ifstream(path));
 }
@@ -299,6 +340,24 @@ bool same_file(const std::string& a, const std::string& b) {
         return failure ? std::filesystem::path(path) : found;
     };
     return real(a) == real(b);
+}
+
+/// Gives all processes of a communicator the sums of one of them.
+void broadcast(PLMD::Communicator& among, BabfSums& sums, int root) {
+    for (Sums* one : {&sums.weight, &sums.force, &sums.count, &sums.offset}) {
+        among.Bcast(one->sum, root);
+        among.Bcast(one->rest, root);
+    }
+    among.Bcast(sums.steps, root);
+}
+
+/// Gives all processes of a communicator the text of one of them.
+void broadcast(PLMD::Communicator& among, std::string& text, int root) {
+    int size = static_cast<int>(text.size());
+    among.Bcast(size, root);
+    text.resize(static_cast<std::size_t>(size));
+    if (size > 0)
+        among.Bcast(text, root);
 }
 
 } // namespace
@@ -323,37 +382,65 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
         }
     };
 
+    // The parts of the constructor, in their order
+    void read_cvs();
+    BabfParameters parse_parameters();
+    double parse_kT();
+    std::vector<Grid> parse_axes();
+    std::size_t parse_bins(std::size_t d, double length, const std::vector<int>& bins,
+                           const std::vector<double>& spacings);
+    double parse_tau(double ramp);
+    void parse_extra_bias();
+    void parse_files();
     Output parse_output(const std::string& file, const std::string& stride);
+    void parse_walkers(std::size_t nodes);
+    void parse_walkers_of_folder(std::size_t nodes, int stride);
+    void check_outputs();
+    void begin(BabfParameters parameters);
+    void add_zeta();
+    void join_walkers();
+    void back_up_outputs();
+    void describe();
+
     template <class Number>
     std::vector<Number> parse_list(const std::string& key);
-    std::vector<Grid> parse_axes();
-    std::optional<int> parse_solve_stride();
-    double parse_tau(double ramp);
+    std::optional<int> parse_stride(const std::string& key);
     std::string energy_unit();
     std::string input_path(const std::string& path) const;
-    void check_outputs(const std::string& restart);
-    void back_up_outputs(const std::string& restart);
-    void write(bool state, bool profile) const;
-    void parse_walkers(std::size_t nodes);
-    void check_start(const std::string& name, double xi, const Grid& grid) const;
+
+    // The parts of a step
+    void check_start(std::size_t d, double xi);
+    std::optional<double> weight_of_extra_bias();
+    void write(bool state, bool profile);
     void exchange(bool write);
-    void tell(std::string& message);
+    void exchange_by_mpi(bool at_once);
+    void say(std::string& message);
 
     BabfLabels labels_;
-    Output state_, profile_;
-    std::optional<Babf> babf_;
-    std::optional<Walkers> walkers_;
-    int walkers_stride_ = 0;
-    bool exchanged_ = false; // since the start
-    bool silent_ = false;    // the log knows that the contribution cannot be written
-    std::vector<PLMD::Value*> zeta_;
+    std::vector<PLMD::Value*> extra_bias_, zeta_;
+    std::optional<int> solve_stride_;
     int pace_ = 1;
-    bool begun_ = false;  // whether a step has been computed
+
+    std::string prior_, restart_; // files to read
+    bool begins_ = false;         // STATE_RFILE is STATE_WFILE, which does not exist yet
+    Output state_, profile_;
+    std::string format_; // of the numbers in FES_FILE
+    bool stores_states_ = false;
     bool writes_ = false; // on one process of a parallel engine only
     double written_steps_ = 0;
+
+    std::optional<Babf> babf_;
+    bool begun_ = false;      // whether a step has been computed
     LearnedStep learned_;     // the last one
     bool is_the_last_ = true; // whether the engine has begun no other step since
     bool repeated_ = false;   // whether it computes that one again
+    bool warned_of_extra_bias_ = false;
+
+    std::optional<Walkers> walkers_;
+    bool walkers_mpi_ = false;
+    int walkers_stride_ = 0;
+    bool exchanged_ = false;         // since the start
+    bool cannot_contribute_ = false; // and the log says so
 };
 
 PLUMED_REGISTER_ACTION(BabfAction, "BABF")
@@ -365,7 +452,9 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add("optional", "TEMP", "temperature; not needed if the engine passes it");
     keys.add("compulsory", "GRID_MIN", "the first node of the grid, for each CV");
     keys.add("compulsory", "GRID_MAX", "the last node of the grid, for each CV");
-    keys.add("compulsory", "GRID_BIN", "the number of intervals between nodes, for each CV");
+    keys.add("optional", "GRID_BIN", "the number of intervals between nodes, for each CV");
+    keys.add("optional", "GRID_SPACING",
+             "the largest distance between nodes, for each CV; an alternative to GRID_BIN");
     keys.add(
         "compulsory", "RAMP",
         "the number of steps over which the weight of a sample grows to 1; 0 for equal weights");
@@ -379,6 +468,9 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.add(
         "optional", "PRIOR",
         "a file with the initial profile: its column A_k, or otherwise the column after the CVs");
+    compat::add_scalar_input(
+        keys, "EXTRA_BIAS",
+        "other bias potentials, whose effect is removed from the profile by reweighting");
     keys.add("compulsory", "PACE", "1", "the number of steps between two learned steps");
     keys.add(
         "optional", "SOLVE_STRIDE",
@@ -386,11 +478,17 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
         "20th of the number of nodes by default");
     keys.add("optional", "FES_FILE", "write the free energy profile to this file");
     keys.add("optional", "FES_STRIDE",
-             "steps between writing FES_FILE; only at the end by default");
+             "learned steps between writing FES_FILE; only at the end by default");
+    keys.add("optional", "FMT",
+             "format of the numbers in FES_FILE, for example %8.3f; full precision by default");
     keys.add("optional", "STATE_WFILE", "write the state to this file");
     keys.add("optional", "STATE_WSTRIDE",
-             "steps between writing STATE_WFILE; only at the end by default");
+             "learned steps between writing STATE_WFILE; only at the end by default");
+    keys.addFlag("STORE_STATES", false,
+                 "keep each state that STATE_WSTRIDE asks for in a file of its own, too");
     keys.add("optional", "STATE_RFILE", "continue from the state in this file");
+    keys.addFlag("WALKERS_MPI", false,
+                 "the replicas of a multi-replica simulation are walkers that learn one estimate");
     keys.add("optional", "WALKERS_N", "the number of walkers that learn one estimate together");
     keys.add("optional", "WALKERS_ID", "the number of this walker, from 0");
     keys.add("optional", "WALKERS_DIR", "the folder through which the walkers exchange states");
@@ -402,9 +500,26 @@ void BabfAction::registerKeywords(PLMD::Keywords& keys) {
     keys.use("UPDATE_UNTIL");
     compat::add_component(
         keys, "zeta", "the mean of the extended variable at this CV; zeta-0 and zeta-1 for two");
+    compat::add_doi(keys, "10.1039/D2CP01917E");
+    compat::add_doi(keys, "10.1063/1.4866811");
 }
 
 BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
+    read_cvs();
+    const BabfParameters parameters = parse_parameters();
+    parse_extra_bias();
+    parse_files();
+    parse_walkers(parameters.nodes());
+    checkRead();
+    check_outputs();
+    begin(parameters);
+    add_zeta();
+    back_up_outputs();
+    join_walkers();
+    describe();
+}
+
+void BabfAction::read_cvs() {
     const std::size_t dimensions = getNumberOfArguments();
     if (dimensions < 1 || dimensions > most_dimensions)
         error("BABF biases one or two CVs, but ARG names " + std::to_string(dimensions) + ".");
@@ -413,395 +528,49 @@ BabfAction::BabfAction(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao) {
     if (dimensions == 2 && labels_.arguments[0] == labels_.arguments[1])
         error("ARG names " + labels_.arguments[0] + " twice: name two CVs.");
     labels_.energy_unit = energy_unit();
+}
 
-    // What is estimated
+BabfParameters BabfAction::parse_parameters() {
     BabfParameters parameters;
-    parameters.kT = getkBT();
-    if (!(parameters.kT > 0))
-        error("the temperature is not known, because the engine does not pass it: give TEMP.");
-    // Of the constants of nature engines know seven digits alike.
-    if (engine_kT() > 0 && std::abs(engine_kT() / parameters.kT - 1) > 1e-3)
-        error("TEMP says kT=" + std::to_string(parameters.kT) +
-              " and the engine kT=" + std::to_string(engine_kT()) + " (" + labels_.energy_unit +
-              "): give both the same temperature, or leave TEMP out.");
+    parameters.kT = parse_kT();
     parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
-    parse("PACE", pace_);
-    if (pace_ < 1)
-        error("PACE=" + std::to_string(pace_) + " must be a positive number of steps.");
+    pace_ = parse_stride("PACE").value_or(1);
     parameters.kappa = parse_list<double>("KAPPA");
     if (parameters.kappa.empty())
         for (const Grid& grid : parameters.axes)
             parameters.kappa.push_back(BabfParameters::default_kappa(grid, parameters.kT));
     parameters.tau = parse_tau(parameters.ramp);
-    const std::optional<int> solve_stride = parse_solve_stride();
+    solve_stride_ = parse_stride("SOLVE_STRIDE");
     parameters.solve_stride =
-        solve_stride.value_or(BabfParameters::default_solve_stride(parameters.nodes()));
-
-    // Files
-    std::string prior, restart;
-    parse("PRIOR", prior);
-    parse("STATE_RFILE", restart);
-    if (!restart.empty())
-        restart = input_path(restart);
-    state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
-    // One input begins and goes on: the state that it will write is not there the first time.
-    const bool begins = same_file(restart, state_.path) && !file_exists(restart) && !getRestart();
-    if (begins)
-        restart.clear();
-    profile_ = parse_output("FES_FILE", "FES_STRIDE");
-    parse_walkers(parameters.nodes());
-    checkRead();
-    check_outputs(restart);
-
-    try {
-        babf_.emplace(parameters);
-        if (!restart.empty()) {
-            const Table table = read_table(restart);
-            const long long walker = walker_of(table);
-            if (walkers_ && walker >= 0 &&
-                walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
-                error(restart + ": is the contribution of walker " + std::to_string(walker) +
-                      ", which counts here already; give STATE_RFILE a state of this walker.");
-            if (!solve_stride)
-                parameters.solve_stride = solve_stride_of(table, parameters.nodes(), restart);
-            babf_ = restored(table, parameters, labels_, restart);
-            written_steps_ = babf_->sums().steps;
-            learned_ = learned_step(table, labels_, parameters, restart);
-        } else if (!prior.empty()) {
-            parameters.prior = read_prior(input_path(prior), parameters.axes, labels_);
-            babf_.emplace(parameters);
-        }
-    } catch (const std::runtime_error& problem) {
-        error(problem.what());
-    }
-
-    for (std::size_t d = 0; d < dimensions; ++d) {
-        const std::string name = dimensions == 1 ? "zeta" : "zeta-" + std::to_string(d);
-        addComponent(name);
-        if (parameters.axes[d].periodic) {
-            std::string minimum, maximum;
-            getPntrToArgument(static_cast<unsigned>(d))->getDomain(minimum, maximum);
-            componentIsPeriodic(name, minimum, maximum);
-        } else {
-            componentIsNotPeriodic(name);
-        }
-        zeta_.push_back(getPntrToComponent(name));
-    }
-
-    if (walkers_)
-        for (const std::string& name : walkers_->left_out())
-            warning(name + ": is the contribution of a walker whose number is too high for "
-                           "WALKERS_N, and does not count");
-    writes_ = comm.Get_rank() == 0;
-    back_up_outputs(restart);
-    if (walkers_)
-        exchange(false);
-
-    log.printf("  kT %g, TAU %g, RAMP %g\n", parameters.kT, parameters.tau, parameters.ramp);
-    for (std::size_t d = 0; d < dimensions; ++d) {
-        const Grid& grid = parameters.axes[d];
-        log.printf("  %s: grid from %g to %g with spacing %g%s, KAPPA %g\n",
-                   labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.spacing(),
-                   grid.periodic ? ", periodic" : "", parameters.kappa[d]);
-    }
-    if (begins)
-        log.printf("  %s is not there yet: starting from zero\n", state_.path.c_str());
-    if (pace_ > 1)
-        log.printf("  learning in every %d steps\n", pace_);
-    log.printf("  the profile that biases is updated every %d steps, and more often at first\n",
-               parameters.solve_stride);
-    if (!restart.empty())
-        log.printf("  going on from %s, which has learned from %.0f steps%s\n", restart.c_str(),
-                   babf_->sums().steps,
-                   prior.empty() ? "" : " and brings its prior: PRIOR is not read");
-    else if (!prior.empty())
-        log.printf("  starting from the profile in %s\n", prior.c_str());
-    if (walkers_)
-        log.printf("  this walker contributes to %s, every %d steps; of the others %zu have "
-                   "contributed, %.0f steps\n",
-                   walkers_->path().c_str(), walkers_stride_, walkers_->contributors(),
-                   babf_->steps() - babf_->sums().steps);
-    for (std::size_t d = 0; d < dimensions; ++d)
-        if (parameters.kappa[d] >
-            4.01 * BabfParameters::default_kappa(parameters.axes[d], parameters.kT))
-            warning(
-                "KAPPA is more than 4 kT over the square of the grid spacing: the nodes are "
-                "further apart than the spring is wide, and the bias has a well at each of them");
-    log << "  Bibliography "
-        << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar, Marinica, "
-                       "Phys. Chem. Chem. Phys. 24, 23152 (2022)")
-        << plumed.cite(
-               "Cao, Stoltz, Lelievre, Marinica, Athenes, J. Chem. Phys. 140, 104108 (2014)")
-        << "\n";
+        solve_stride_.value_or(BabfParameters::default_solve_stride(parameters.nodes()));
+    return parameters;
 }
 
-BabfAction::~BabfAction() {
-    // A run that has learned nothing replaces nothing; a state it was to go on from is passed on.
-    if (!babf_ || babf_->sums().steps == 0)
-        return;
-    try {
-        const bool learned = babf_->sums().steps != written_steps_;
-        write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
-        if (walkers_ && exchanged_ && writes_)
-            walkers_->write(*babf_, labels_, learned_);
-    } catch (const std::exception& problem) {
-        if (comm.Get_size() == 1)
-            log.printf("+++ WARNING +++ %s\n", problem.what());
-        else // where the log would wait for processes that may have ended
-            std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
-    }
-}
-
-void BabfAction::calculate() {
-    Babf::Point xi{};
-    const std::size_t dimensions = labels_.arguments.size();
-    for (std::size_t d = 0; d < dimensions; ++d) {
-        xi[d] = getArgument(static_cast<unsigned>(d));
-        if (!std::isfinite(xi[d]))
-            error("the CV " + labels_.arguments[d] +
-                  " is not a finite number: the dynamics has failed before this step.");
-        if (!begun_)
-            check_start(labels_.arguments[d], xi[d], babf_->parameters().axes[d]);
-    }
-    begun_ = true;
-    is_the_last_ = is_the_last_ && getStep() == learned_.number;
-    repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
-    // The bias of a step is the one from before it was learned from.
-    const Babf::Evaluation now =
-        repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
-    for (std::size_t d = 0; d < dimensions; ++d)
-        if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))
-            error("the CV " + labels_.arguments[d] + " is " + to_text(xi[d]) +
-                  ", where the bias is not a finite number: the dynamics has failed before this "
-                  "step.");
-    setBias(now.bias);
-    for (std::size_t d = 0; d < dimensions; ++d) {
-        setOutputForce(static_cast<unsigned>(d), now.force[d]);
-        zeta_[d]->set(now.zeta[d]);
-    }
-}
-
-// PLUMED would drop such a force in silence.
-void BabfAction::apply() {
-    std::vector<double> none(labels_.arguments.size());
-    for (const PLMD::Value* zeta : zeta_)
-        if (compat::is_forced(*zeta, none))
-            error("a bias on " + zeta->getName() +
-                  " has no force, because it has no derivatives; "
-                  "bias " +
-                  labels_.arguments[0] + " itself.");
-    Bias::apply();
-}
-
-// The spring would be stretched over several grids, as when one of the two is in nm and the other in angstrom.
-void BabfAction::check_start(const std::string& name, double xi, const Grid& grid) const {
-    const double width = grid.maximum - grid.minimum;
-    if (grid.periodic || (xi > grid.minimum - width && xi < grid.maximum + width))
-        return;
-    char numbers[100];
-    std::snprintf(numbers, sizeof numbers, "%g at the first step, and the grid from %g to %g", xi,
-                  grid.minimum, grid.maximum);
-    error("the CV " + name + " is " + numbers +
-          ", further away than its width: give GRID_MIN and GRID_MAX in the units of the CV "
-          "(lengths are in nm if UNITS does not say otherwise), or start within the grid.");
-}
-
-void BabfAction::update() {
-    if (!onStep() || getStep() % pace_ != 0 || repeated_)
-        return;
-    learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
-    is_the_last_ = true;
-    babf_->update();
-    const double steps = babf_->sums().steps;
-    if (walkers_ && (!exchanged_ || static_cast<long long>(steps) % walkers_stride_ == 0)) {
-        exchange(true);
-        exchanged_ = true;
-    }
-    const bool state = getCPT() || state_.due(steps);
-    const bool profile = getCPT() || profile_.due(steps);
-    if (!state && !profile)
-        return;
-    plumed.fflush(); // what was printed on the way to a state is there when the state is
-    std::string problem;
-    try {
-        write(state, profile);
-    } catch (const std::runtime_error& failure) {
-        problem = failure.what();
-    }
-    tell(problem);
-    if (!problem.empty())
-        error(problem);
-    if (state && profile)
-        written_steps_ = steps;
-}
-
-void BabfAction::write(bool state, bool profile) const {
-    if (!writes_)
-        return;
-    if (state && !state_.path.empty())
-        write_table(state_.path, state_table(*babf_, labels_, learned_));
-    if (profile && !profile_.path.empty())
-        write_table(profile_.path, profile_table(*babf_, labels_));
-}
-
-void BabfAction::parse_walkers(std::size_t nodes) {
-    const int absent = std::numeric_limits<int>::min();
-    int number = absent, id = absent, stride = absent;
-    std::string folder;
-    parse("WALKERS_N", number);
-    parse("WALKERS_ID", id);
-    parse("WALKERS_DIR", folder);
-    parse("WALKERS_RSTRIDE", stride);
-    if (number == absent) {
-        if (id != absent || !folder.empty() || stride != absent)
-            error("WALKERS_ID, WALKERS_DIR or WALKERS_RSTRIDE is given without WALKERS_N: say how "
-                  "many walkers there are.");
-        return;
-    }
-    const std::string given = "WALKERS_N=" + std::to_string(number);
-    if (number < 1 || number > 100000)
-        error(given + " must be from 1 to 100000.");
-    if (id < 0 || id >= number)
-        error(given + " walkers have numbers from 0 to " + std::to_string(number - 1) +
-              ": give this one by WALKERS_ID" +
-              (id == absent ? "." : ", which is " + std::to_string(id) + "."));
-    if (folder.empty())
-        error(given + " is given without WALKERS_DIR: name a folder that all walkers see.");
-    if (!std::filesystem::is_directory(folder))
-        error("WALKERS_DIR=" + folder + " is no folder: make it before the walkers start.");
-    if (stride != absent && stride < 1)
-        error("WALKERS_RSTRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
-    const auto walkers = static_cast<std::size_t>(number);
-    walkers_.emplace(folder, walkers, static_cast<std::size_t>(id));
-    walkers_stride_ = stride != absent ? stride : Walkers::default_stride(walkers, nodes);
-}
-
-// One process reads and writes; all of them leave with the same sums, or with an error.
-void BabfAction::exchange(bool write) {
-    enum { same, changed, failed } outcome = same;
-    std::string problem;
-    std::vector<std::string> complaints;
-    if (writes_) {
-        try {
-            if (write)
-                walkers_->write(*babf_, labels_, learned_);
-        } catch (const Walkers::SameWalker& found) {
-            problem = found.what();
-            outcome = failed;
-        } catch (const std::runtime_error& found) { // a file system may come back
-            problem = found.what();
-            if (!exchanged_)
-                outcome = failed;
-            else if (!silent_)
-                complaints.push_back(problem + " The other walkers do not know of this one's "
-                                               "later steps until it can be.");
-            silent_ = true;
-        }
-        if (outcome != failed && walkers_->read(babf_->parameters(), labels_, complaints))
-            outcome = changed;
-    }
-    int told[] = {outcome, static_cast<int>(complaints.size())};
-    comm.Bcast(told, 2, 0);
-    complaints.resize(static_cast<std::size_t>(told[1]));
-    for (std::string& complaint : complaints) {
-        tell(complaint);
-        warning(complaint);
-    }
-    tell(problem);
-    if (told[0] == failed)
-        error(problem);
-    if (told[0] == same)
-        return;
-    BabfSums others = writes_ ? walkers_->others(babf_->parameters())
-                              : BabfSums(babf_->size(), babf_->dimensions());
-    for (Sums* sums : {&others.weight, &others.force, &others.count, &others.offset}) {
-        comm.Bcast(sums->sum, 0);
-        comm.Bcast(sums->rest, 0);
-    }
-    comm.Bcast(others.steps, 0);
-    // A restart goes on with the profile that acted, which knows of the others.
-    babf_->set_others(std::move(others), write || babf_->sums().steps == 0);
-}
-
-// Makes what one process has to say that of all: PLUMED's error, warning and log wait for every process.
-void BabfAction::tell(std::string& message) {
-    int size = static_cast<int>(message.size());
-    comm.Bcast(size, 0);
-    message.resize(static_cast<std::size_t>(size));
-    if (size > 0)
-        comm.Bcast(message, 0);
-}
-
-void BabfAction::check_outputs(const std::string& restart) {
-    if (same_file(state_.path, profile_.path))
-        error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
-    if (same_file(restart, profile_.path))
-        error("STATE_RFILE and FES_FILE are both " + restart + "; give them different names.");
-    for (const auto& action : plumed.getActionSet()) {
-        const auto* other = dynamic_cast<const BabfAction*>(action.get());
-        if (other == nullptr)
-            continue;
-        for (const Output* mine : {&state_, &profile_})
-            for (const Output* theirs : {&other->state_, &other->profile_})
-                if (same_file(mine->path, theirs->path))
-                    error(mine->path + ": is written by " + other->getLabel() +
-                          ", too; give each action files of its own.");
-    }
-    const std::string contribution = walkers_ ? walkers_->path() : "";
-    for (const Output* output : {&state_, &profile_})
-        if (same_file(contribution, output->path))
-            error(output->path + ": is this walker's file in WALKERS_DIR; give another name.");
-    for (const std::string& path : {state_.path, contribution})
-        if (getRestart() && restart.empty() && file_exists(path))
-            error(path +
-                  ": is the state of an earlier run, and RESTART would not go on from it; give "
-                  "STATE_RFILE=" +
-                  path + ", or move the file away to start from zero.");
-}
-
-// With RESTART the profile is replaced like the file of any other action, but a state that was not
-// read may be all that is left of a run.
-void BabfAction::back_up_outputs(const std::string& restart) {
-    comm.Barrier(); // another process may still be reading
-    const bool continued = getRestart() && !restart.empty();
-    const auto back_up = [&](const std::string& path) {
-        if (path.empty() || same_file(path, restart))
-            return;
-        PLMD::OFile file;
-        file.link(*this);
-        file.backupFile("bck", path);
-    };
-    back_up(state_.path);
-    if (!continued)
-        back_up(profile_.path);
-    if (walkers_ && restart.empty())
-        back_up(walkers_->path());
-}
-
-// One number a CV, or none at all.
-template <class Number>
-std::vector<Number> BabfAction::parse_list(const std::string& key) {
-    std::vector<Number> list;
-    parseVector(key, list);
-    const std::size_t expected = labels_.arguments.size();
-    if (!list.empty() && list.size() != expected)
-        error(key + " has " + std::to_string(list.size()) + " numbers for the " +
-              std::to_string(expected) + (expected == 1 ? " CV" : " CVs") + " of ARG: give " +
-              (expected == 1 ? "one." : "one for each."));
-    return list;
+double BabfAction::parse_kT() {
+    const double kT = getkBT(), engine = engine_kT();
+    if (!(kT > 0))
+        error("the temperature is not known, because the engine does not pass it: give TEMP.");
+    // Engines have the same first seven digits of the constants of nature.
+    if (engine > 0 && std::abs(engine / kT - 1) > 1e-3)
+        error("kT is " + std::to_string(kT) + " by TEMP and " + std::to_string(engine) +
+              " by the engine (" + labels_.energy_unit +
+              "): give both the same temperature, or leave TEMP out.");
+    return kT;
 }
 
 std::vector<Grid> BabfAction::parse_axes() {
-    const auto minima = parse_list<double>("GRID_MIN"), maxima = parse_list<double>("GRID_MAX");
+    const auto minima = parse_list<double>("GRID_MIN"), maxima = parse_list<double>("GRID_MAX"),
+               spacings = parse_list<double>("GRID_SPACING");
     const auto bins = parse_list<int>("GRID_BIN");
+    if (bins.empty() == spacings.empty())
+        error("the number of nodes is needed once: give either GRID_BIN or GRID_SPACING.");
     std::vector<Grid> axes;
     double nodes = 1;
     for (std::size_t d = 0; d < labels_.arguments.size(); ++d) {
         const PLMD::Value& cv = *getPntrToArgument(static_cast<unsigned>(d));
-        if (bins[d] < 2 || bins[d] > 1000000)
-            error("GRID_BIN=" + std::to_string(bins[d]) + " must be from 2 to 1000000.");
-        Grid grid{minima[d], maxima[d], static_cast<std::size_t>(bins[d]), cv.isPeriodic()};
+        Grid grid{minima[d], maxima[d], parse_bins(d, maxima[d] - minima[d], bins, spacings),
+                  cv.isPeriodic()};
         if (grid.periodic) {
             double minimum = 0, maximum = 0;
             cv.getDomain(minimum, maximum);
@@ -823,27 +592,25 @@ std::vector<Grid> BabfAction::parse_axes() {
         axes.push_back(grid);
     }
     if (axes.size() > 1 && nodes > 4e6)
-        error("GRID_BIN asks for " + to_text(nodes) + " nodes: give fewer bins, 4000000 in all.");
+        error("the grid has " + to_text(nodes) + " nodes: give fewer bins, 4000000 in all.");
     return axes;
 }
 
-std::optional<int> BabfAction::parse_solve_stride() {
-    const int absent = std::numeric_limits<int>::min();
-    int stride = absent;
-    parse("SOLVE_STRIDE", stride);
-    if (stride == absent)
-        return std::nullopt;
-    if (stride < 1)
-        error("SOLVE_STRIDE=" + std::to_string(stride) + " must be a positive number of steps.");
-    return stride;
-}
-
-// Its name, or kJ/mol in one of it where the user or the engine gave a number.
-std::string BabfAction::energy_unit() {
-    if (usingNaturalUnits())
-        return "natural";
-    const std::string name = getUnits().getEnergyString();
-    return name.empty() ? to_text(getUnits().getEnergy()) : name;
+std::size_t BabfAction::parse_bins(std::size_t d, double length, const std::vector<int>& bins,
+                                   const std::vector<double>& spacings) {
+    if (!bins.empty()) {
+        if (bins[d] < 2 || bins[d] > 1000000)
+            error("GRID_BIN=" + std::to_string(bins[d]) + " must be from 2 to 1000000.");
+        return static_cast<std::size_t>(bins[d]);
+    }
+    // A length that is a multiple of the spacing but for rounding needs no further bin.
+    const double number = std::ceil(length / spacings[d] * (1 - 1e-9));
+    if (!(length > 0))
+        return 2; // which the estimator refuses in words
+    if (!(spacings[d] > 0 && number >= 2 && number <= 1000000))
+        error("GRID_SPACING=" + to_short_text(spacings[d]) + " gives " + to_short_text(number) +
+              " bins, and there must be from 2 to 1000000.");
+    return static_cast<std::size_t>(number);
 }
 
 double BabfAction::parse_tau(double ramp) {
@@ -857,6 +624,38 @@ double BabfAction::parse_tau(double ramp) {
     return tau;
 }
 
+void BabfAction::parse_extra_bias() {
+    parseArgumentList("EXTRA_BIAS", extra_bias_);
+    if (extra_bias_.empty())
+        return;
+    requestExtraDependencies(extra_bias_);
+    for (const PLMD::Value* bias : extra_bias_)
+        labels_.extra_bias += (labels_.extra_bias.empty() ? "" : ",") + bias->getName();
+}
+
+void BabfAction::parse_files() {
+    parse("PRIOR", prior_);
+    parse("STATE_RFILE", restart_);
+    if (!restart_.empty())
+        restart_ = input_path(restart_);
+    state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
+    parseFlag("STORE_STATES", stores_states_);
+    if (stores_states_ && state_.stride == 0)
+        error("STORE_STATES keeps the states that STATE_WSTRIDE asks for: give STATE_WFILE and "
+              "STATE_WSTRIDE.");
+    // With one input for the first part of a run and for all others, the state does not exist the
+    // first time.
+    begins_ = same_file(restart_, state_.path) && !file_exists(restart_) && !getRestart();
+    if (begins_)
+        restart_.clear();
+    profile_ = parse_output("FES_FILE", "FES_STRIDE");
+    parse("FMT", format_);
+    if (!format_.empty() && !is_number_format(format_))
+        error("FMT=" + format_ + " is not a format for one number: give one such as %8.3f.");
+    if (!format_.empty() && profile_.path.empty())
+        error("FMT is the format of FES_FILE: give FES_FILE, too.");
+}
+
 BabfAction::Output BabfAction::parse_output(const std::string& file, const std::string& stride) {
     Output output;
     parse(file, output.path);
@@ -864,13 +663,487 @@ BabfAction::Output BabfAction::parse_output(const std::string& file, const std::
     if (output.stride < 0)
         error(stride + "=" + std::to_string(output.stride) + " must be a number of steps.");
     if (output.path.empty() && output.stride > 0)
-        error(stride + " is given without " + file + ": say which file to write.");
+        error(stride + " is given without " + file + ": name the file to write.");
     if (!output.path.empty())
         output.path = PLMD::FileBase::appendSuffix(output.path, plumed.getSuffix());
     return output;
 }
 
-// Like PLUMED's own reader: the replica's file if there is one, else the file itself.
+void BabfAction::parse_walkers(std::size_t nodes) {
+    parseFlag("WALKERS_MPI", walkers_mpi_);
+    const std::optional<int> stride = parse_stride("WALKERS_RSTRIDE");
+    if (!walkers_mpi_) {
+        parse_walkers_of_folder(nodes, stride.value_or(0));
+        return;
+    }
+    int number = 0, id = 0;
+    std::string folder;
+    parse("WALKERS_N", number);
+    parse("WALKERS_ID", id);
+    parse("WALKERS_DIR", folder);
+    if (number != 0 || id != 0 || !folder.empty())
+        error("with WALKERS_MPI the walkers need no files: leave out WALKERS_N, WALKERS_ID and "
+              "WALKERS_DIR.");
+    int replicas = comm.Get_rank() == 0 ? multi_sim_comm.Get_size() : 0;
+    comm.Bcast(replicas, 0);
+    walkers_stride_ =
+        stride.value_or(Walkers::default_stride(static_cast<std::size_t>(replicas), nodes));
+}
+
+void BabfAction::parse_walkers_of_folder(std::size_t nodes, int stride) {
+    const int absent = std::numeric_limits<int>::min();
+    int number = absent, id = absent;
+    std::string folder;
+    parse("WALKERS_N", number);
+    parse("WALKERS_ID", id);
+    parse("WALKERS_DIR", folder);
+    if (number == absent) {
+        if (id != absent || !folder.empty() || stride != 0)
+            error("WALKERS_ID, WALKERS_DIR or WALKERS_RSTRIDE is given without WALKERS_N: give the "
+                  "number of walkers, or WALKERS_MPI.");
+        return;
+    }
+    const std::string given = "WALKERS_N=" + std::to_string(number);
+    if (number < 1 || number > 100000)
+        error(given + " must be from 1 to 100000.");
+    if (id < 0 || id >= number)
+        error(given + " walkers have numbers from 0 to " + std::to_string(number - 1) +
+              ": give this one by WALKERS_ID" +
+              (id == absent ? "." : ", which is " + std::to_string(id) + "."));
+    if (folder.empty())
+        error(given + " is given without WALKERS_DIR: name a folder that all walkers see.");
+    if (!std::filesystem::is_directory(folder))
+        error("WALKERS_DIR=" + folder + " is not a folder: make it before the walkers start.");
+    const auto walkers = static_cast<std::size_t>(number);
+    walkers_.emplace(folder, walkers, static_cast<std::size_t>(id));
+    walkers_stride_ = stride != 0 ? stride : Walkers::default_stride(walkers, nodes);
+}
+
+void BabfAction::check_outputs() {
+    if (same_file(state_.path, profile_.path))
+        error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
+    if (same_file(restart_, profile_.path))
+        error("STATE_RFILE and FES_FILE are both " + restart_ + "; give them different names.");
+    for (const auto& action : plumed.getActionSet()) {
+        const auto* other = dynamic_cast<const BabfAction*>(action.get());
+        if (other == nullptr)
+            continue;
+        for (const Output* mine : {&state_, &profile_})
+            for (const Output* theirs : {&other->state_, &other->profile_})
+                if (same_file(mine->path, theirs->path))
+                    error(mine->path + ": " + other->getLabel() +
+                          " writes this file, too; give each action files of its own.");
+    }
+    const std::string contribution = walkers_ ? walkers_->path() : "";
+    for (const Output* output : {&state_, &profile_})
+        if (same_file(contribution, output->path))
+            error(output->path + ": is this walker's file in WALKERS_DIR; give another name.");
+    for (const std::string& path : {state_.path, contribution})
+        if (getRestart() && restart_.empty() && file_exists(path))
+            error(path +
+                  ": is the state of an earlier run, and RESTART would not continue from it; give "
+                  "STATE_RFILE=" +
+                  path + ", or move the file away to start from zero.");
+}
+
+// Makes the estimator: from a state, from a prior, or from nothing.
+void BabfAction::begin(BabfParameters parameters) {
+    try {
+        if (restart_.empty()) {
+            parameters = checked(std::move(parameters));
+            if (!prior_.empty())
+                parameters.prior = read_prior(input_path(prior_), parameters.axes, labels_);
+            babf_.emplace(std::move(parameters));
+            return;
+        }
+        checked(parameters);
+        const Table table = read_table(restart_);
+        const long long walker = walker_of(table);
+        if (walkers_ && walker >= 0 &&
+            walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
+            error(restart_ + ": is the contribution of walker " + std::to_string(walker) +
+                  ", which would count twice; give STATE_RFILE a state of this walker.");
+        if (!solve_stride_)
+            parameters.solve_stride = solve_stride_of(table, parameters.nodes(), restart_);
+        babf_ = restored(table, parameters, labels_, restart_);
+        written_steps_ = babf_->sums().steps;
+        learned_ = learned_step(table, labels_, parameters, restart_);
+    } catch (const std::runtime_error& problem) {
+        error(problem.what());
+    }
+}
+
+void BabfAction::add_zeta() {
+    const std::size_t dimensions = labels_.arguments.size();
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        const std::string name = dimensions == 1 ? "zeta" : "zeta-" + std::to_string(d);
+        addComponent(name);
+        if (babf_->parameters().axes[d].periodic) {
+            std::string minimum, maximum;
+            getPntrToArgument(static_cast<unsigned>(d))->getDomain(minimum, maximum);
+            componentIsPeriodic(name, minimum, maximum);
+        } else {
+            componentIsNotPeriodic(name);
+        }
+        zeta_.push_back(getPntrToComponent(name));
+    }
+}
+
+// With RESTART the profile is replaced like the file of any other action, but a state that was not
+// read may be all that is left of a run.
+void BabfAction::back_up_outputs() {
+    writes_ = comm.Get_rank() == 0;
+    comm.Barrier(); // another process may still be reading
+    const bool continued = getRestart() && !restart_.empty();
+    const auto back_up = [&](const std::string& path) {
+        if (path.empty() || same_file(path, restart_))
+            return;
+        PLMD::OFile file;
+        file.link(*this);
+        file.backupFile("bck", path);
+    };
+    back_up(state_.path);
+    if (!continued)
+        back_up(profile_.path);
+    if (walkers_ && restart_.empty())
+        back_up(walkers_->path());
+}
+
+void BabfAction::join_walkers() {
+    if (walkers_) {
+        for (const std::string& name : walkers_->left_out())
+            warning(name + ": is the contribution of a walker whose number is too high for "
+                           "WALKERS_N, and does not count");
+        exchange(false);
+    }
+    if (!walkers_mpi_)
+        return;
+    // The walkers wait for each other, so all must exchange sums of one estimator in the same step.
+    std::string mine;
+    for (const auto& [key, value] : state_table(*babf_, labels_).constants)
+        mine += key + " " + value + "\n";
+    mine += std::to_string(pace_) + " " + std::to_string(walkers_stride_);
+    std::string first = mine;
+    int different = 0;
+    if (writes_) {
+        broadcast(multi_sim_comm, first, 0);
+        different = first != mine;
+        multi_sim_comm.Sum(different);
+    }
+    comm.Bcast(different, 0);
+    if (different != 0)
+        error("WALKERS_MPI: the replicas differ in the CVs, the grid, the parameters or the number "
+              "of learned steps; give all of them the same input, and states of the same length.");
+    exchange_by_mpi(babf_->sums().steps == 0);
+}
+
+void BabfAction::describe() {
+    const BabfParameters& parameters = babf_->parameters();
+    log.printf("  temperature: kT %g %s\n", parameters.kT, labels_.energy_unit.c_str());
+    for (std::size_t d = 0; d < parameters.axes.size(); ++d) {
+        const Grid& grid = parameters.axes[d];
+        log.printf("  CV %s: grid from %g to %g with %zu bins of %g%s, KAPPA %g\n",
+                   labels_.arguments[d].c_str(), grid.minimum, grid.maximum, grid.bins,
+                   grid.spacing(), grid.periodic ? ", periodic" : "", parameters.kappa[d]);
+        if (parameters.kappa[d] > 4.01 * BabfParameters::default_kappa(grid, parameters.kT))
+            warning("KAPPA is more than 4 kT over the square of the grid spacing: the nodes are "
+                    "further apart than the spring is wide, and the bias has a well at each of "
+                    "them");
+    }
+    log.printf("  weights: RAMP %g, TAU %g\n", parameters.ramp, parameters.tau);
+    if (std::isinf(parameters.tau))
+        log.printf("  the bias is that of the prior and does not change\n");
+    else
+        log.printf("  the profile used as bias is updated after 5 %% more samples, at the latest "
+                   "after %d\n",
+                   parameters.solve_stride);
+    log.printf("  a sample is learned every %d steps\n", pace_);
+    if (!extra_bias_.empty())
+        log.printf("  the effect of %s is removed by reweighting\n", labels_.extra_bias.c_str());
+    if (!restart_.empty())
+        log.printf("  continuing from %s, which has %.0f learned steps%s\n", restart_.c_str(),
+                   babf_->sums().steps,
+                   prior_.empty() ? "" : "; it contains the prior, and PRIOR is not read");
+    else if (!prior_.empty())
+        log.printf("  starting from the profile in %s\n", prior_.c_str());
+    else
+        log.printf("  starting from zero%s\n",
+                   begins_ ? (", because " + state_.path + " does not exist yet").c_str() : "");
+    const auto describe_output = [this](const Output& output, const char* what) {
+        if (output.path.empty())
+            return;
+        log.printf("  %s: file %s, written ", what, output.path.c_str());
+        if (output.stride > 0)
+            log.printf("every %d learned steps, ", output.stride);
+        log.printf("at checkpoints and at the end\n");
+    };
+    describe_output(profile_, "profile");
+    if (!format_.empty())
+        log.printf("  format of the profile: %s\n", format_.c_str());
+    describe_output(state_, "state");
+    if (stores_states_)
+        log.printf("  each state is kept in a file of its own\n");
+    if (walkers_)
+        log.printf("  walker: file %s, written every %d learned steps; %zu of the other walkers "
+                   "have contributed %.0f steps\n",
+                   walkers_->path().c_str(), walkers_stride_, walkers_->contributors(),
+                   babf_->steps() - babf_->sums().steps);
+    if (walkers_mpi_)
+        log.printf("  walkers: all replicas, which exchange their sums every %d learned steps\n",
+                   walkers_stride_);
+    log << "  Bibliography "
+        << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar, Marinica, "
+                       "Phys. Chem. Chem. Phys. 24, 23152 (2022)")
+        << plumed.cite(
+               "Cao, Stoltz, Lelievre, Marinica, Athenes, J. Chem. Phys. 140, 104108 (2014)")
+        << "\n";
+}
+
+BabfAction::~BabfAction() {
+    // A run that has learned nothing replaces nothing, but it copies the state from which it was to
+    // continue.
+    if (!babf_ || babf_->sums().steps == 0)
+        return;
+    try {
+        const bool learned = babf_->sums().steps != written_steps_;
+        write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
+        if (walkers_ && exchanged_ && writes_)
+            walkers_->write(*babf_, labels_, learned_);
+    } catch (const std::exception& problem) {
+        if (comm.Get_size() == 1)
+            log.printf("+++ WARNING +++ %s\n", problem.what());
+        else // where the log would wait for processes that may have ended
+            std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
+    }
+}
+
+void BabfAction::calculate() {
+    Point xi{};
+    const std::size_t dimensions = labels_.arguments.size();
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        xi[d] = getArgument(static_cast<unsigned>(d));
+        if (!std::isfinite(xi[d]))
+            error("the CV " + labels_.arguments[d] +
+                  " is not a finite number: the dynamics has failed before this step.");
+        if (!begun_)
+            check_start(d, xi[d]);
+    }
+    begun_ = true;
+    is_the_last_ = is_the_last_ && getStep() == learned_.number;
+    repeated_ = is_the_last_ && learned_.is_at(xi, babf_->parameters().axes);
+    // The bias of a step is the one from before it was learned from.
+    const Evaluation now =
+        repeated_ ? learned_.acting_at(xi, babf_->parameters().axes) : babf_->evaluate(xi.data());
+    for (std::size_t d = 0; d < dimensions; ++d)
+        if (!std::isfinite(now.bias) || !std::isfinite(now.force[d]))
+            error("the CV " + labels_.arguments[d] + " is " + to_text(xi[d]) +
+                  ", where the bias is not a finite number: the dynamics has failed before this "
+                  "step.");
+    setBias(now.bias);
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        setOutputForce(static_cast<unsigned>(d), now.force[d]);
+        zeta_[d]->set(now.zeta[d]);
+    }
+}
+
+// PLUMED would drop such a force without a message.
+void BabfAction::apply() {
+    std::vector<double> none(labels_.arguments.size());
+    for (const PLMD::Value* zeta : zeta_)
+        if (compat::is_forced(*zeta, none))
+            error("a bias on " + zeta->getName() +
+                  " has no force, because it has no derivatives; "
+                  "bias " +
+                  labels_.arguments[0] + " itself.");
+    Bias::apply();
+}
+
+// The spring would be stretched over several grids, for example when the grid is in nm and the CV
+// in angstrom.
+void BabfAction::check_start(std::size_t d, double xi) {
+    const Grid& grid = babf_->parameters().axes[d];
+    const double width = grid.maximum - grid.minimum;
+    if (grid.periodic || (xi > grid.minimum - width && xi < grid.maximum + width))
+        return;
+    error("the CV " + labels_.arguments[d] + " is " + to_short_text(xi) +
+          " at the first step, further away than the width of its grid from " +
+          to_short_text(grid.minimum) + " to " + to_short_text(grid.maximum) +
+          ": give GRID_MIN and GRID_MAX in the units of the CV (lengths are in nm unless UNITS "
+          "changes them), or start within the grid.");
+}
+
+void BabfAction::update() {
+    if (!onStep() || getStep() % pace_ != 0 || repeated_)
+        return;
+    learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
+    is_the_last_ = true;
+    babf_->update(weight_of_extra_bias());
+    const double steps = babf_->sums().steps;
+    const bool exchanges =
+        walkers_stride_ > 0 && static_cast<long long>(steps) % walkers_stride_ == 0;
+    if (walkers_ && (!exchanged_ || exchanges)) {
+        exchange(true);
+        exchanged_ = true;
+    }
+    if (walkers_mpi_ && exchanges)
+        exchange_by_mpi(true);
+    const bool state = getCPT() || state_.due(steps);
+    const bool profile = getCPT() || profile_.due(steps);
+    if (!state && !profile)
+        return;
+    plumed.fflush(); // the output of all steps before a state is on disk with the state
+    std::string problem;
+    try {
+        write(state, profile);
+    } catch (const std::runtime_error& failure) {
+        problem = failure.what();
+    }
+    say(problem);
+    if (!problem.empty())
+        error(problem);
+    if (state && profile)
+        written_steps_ = steps;
+}
+
+// exp(V/kT) of the other bias potentials. Nothing if it is so far from 1 that this sample would
+// outweigh all others, or count for nothing.
+std::optional<double> BabfAction::weight_of_extra_bias() {
+    double exponent = 0;
+    for (const PLMD::Value* bias : extra_bias_)
+        exponent += bias->get() / babf_->parameters().kT;
+    if (std::abs(exponent) <= Window::cutoff)
+        return std::exp(exponent);
+    if (!warned_of_extra_bias_) {
+        warned_of_extra_bias_ = true;
+        const std::string sentence = "EXTRA_BIAS is " + to_short_text(exponent) + " kT in step " +
+                                     std::to_string(getStep()) +
+                                     ": steps in which it is more than 40 kT from zero are not "
+                                     "learned; add a constant to a bias that is never near zero";
+        warning(sentence);
+    }
+    return std::nullopt;
+}
+
+void BabfAction::write(bool state, bool profile) {
+    if (!writes_)
+        return;
+    if (state && !state_.path.empty()) {
+        const Table table = state_table(*babf_, labels_, learned_);
+        write_table(state_.path, table);
+        if (stores_states_ && state_.due(babf_->sums().steps)) {
+            const std::string number =
+                "." + std::to_string(static_cast<long long>(babf_->sums().steps));
+            const std::string path = PLMD::FileBase::appendSuffix(state_.path, number);
+            if (restart_.empty()) {
+                PLMD::OFile file;
+                file.link(*this);
+                file.backupFile("bck", path);
+            }
+            write_table(path, table);
+        }
+    }
+    if (profile && !profile_.path.empty())
+        write_table(profile_.path, profile_table(*babf_, labels_, format_));
+}
+
+// One process reads and writes. All processes get the same sums, or an error.
+void BabfAction::exchange(bool write) {
+    enum { same, changed, failed } outcome = same;
+    std::string problem;
+    std::vector<std::string> complaints;
+    if (writes_) {
+        try {
+            if (write)
+                walkers_->write(*babf_, labels_, learned_);
+        } catch (const Walkers::SameWalker& found) {
+            problem = found.what();
+            outcome = failed;
+        } catch (const std::runtime_error& found) { // a file system may work again later
+            problem = found.what();
+            if (!exchanged_)
+                outcome = failed;
+            else if (!cannot_contribute_)
+                complaints.push_back(problem + " The other walkers do not know the later steps of "
+                                               "this one until the file can be written.");
+            cannot_contribute_ = true;
+        }
+        if (outcome != failed && walkers_->read(babf_->parameters(), labels_, complaints))
+            outcome = changed;
+    }
+    int told[] = {outcome, static_cast<int>(complaints.size())};
+    comm.Bcast(told, 2, 0);
+    complaints.resize(static_cast<std::size_t>(told[1]));
+    for (std::string& complaint : complaints) {
+        say(complaint);
+        warning(complaint);
+    }
+    say(problem);
+    if (told[0] == failed)
+        error(problem);
+    if (told[0] == same)
+        return;
+    BabfSums others = writes_ ? walkers_->others(babf_->parameters())
+                              : BabfSums(babf_->size(), babf_->dimensions());
+    broadcast(comm, others, 0);
+    // A run that continues uses the profile of its state, which includes the other walkers.
+    babf_->set_others(std::move(others), write || babf_->sums().steps == 0);
+}
+
+// The sums of the others are added in the order of the replicas, so that the same sums give the same
+// bits.
+void BabfAction::exchange_by_mpi(bool at_once) {
+    BabfSums others(babf_->size(), babf_->dimensions());
+    if (writes_)
+        for (int replica = 0; replica < multi_sim_comm.Get_size(); ++replica) {
+            const bool mine = replica == multi_sim_comm.Get_rank();
+            BabfSums sums = mine ? babf_->sums() : BabfSums(babf_->size(), babf_->dimensions());
+            broadcast(multi_sim_comm, sums, replica);
+            if (!mine)
+                others.add(sums);
+        }
+    broadcast(comm, others, 0);
+    babf_->set_others(std::move(others), at_once);
+}
+
+// Gives all processes the message of one. PLUMED's error, warning and log need every process.
+void BabfAction::say(std::string& message) {
+    broadcast(comm, message, 0);
+}
+
+// One number for each CV, or none at all.
+template <class Number>
+std::vector<Number> BabfAction::parse_list(const std::string& key) {
+    std::vector<Number> list;
+    parseVector(key, list);
+    const std::size_t expected = labels_.arguments.size();
+    if (!list.empty() && list.size() != expected)
+        error(key + " has " + std::to_string(list.size()) + " numbers for the " +
+              std::to_string(expected) + (expected == 1 ? " CV" : " CVs") + " of ARG: give " +
+              (expected == 1 ? "one." : "one for each."));
+    return list;
+}
+
+// A positive number of steps, if it is given.
+std::optional<int> BabfAction::parse_stride(const std::string& key) {
+    const int absent = std::numeric_limits<int>::min();
+    int stride = absent;
+    parse(key, stride);
+    if (stride == absent)
+        return std::nullopt;
+    if (stride < 1)
+        error(key + "=" + std::to_string(stride) + " must be a positive number of steps.");
+    return stride;
+}
+
+// Its name, or its size in kJ/mol if the user or the engine gives a number.
+std::string BabfAction::energy_unit() {
+    if (usingNaturalUnits())
+        return "natural";
+    const std::string name = getUnits().getEnergyString();
+    return name.empty() ? to_text(getUnits().getEnergy()) : name;
+}
+
+// Like PLUMED's own reader: the file of this replica if it exists, otherwise the file itself.
 std::string BabfAction::input_path(const std::string& path) const {
     const std::string own = PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
     return std::ifstream(own) ? own : path;

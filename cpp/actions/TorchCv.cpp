@@ -116,7 +116,7 @@ PLUMED_REGISTER_ACTION(TorchCv, "PYTORCH_MODEL")
 void TorchCv::registerKeywords(PLMD::Keywords& keys) {
     check_kernel();
     Colvar::registerKeywords(keys);
-    compat::add_optional_arg(keys, "the values that are the input of the model");
+    compat::add_scalar_input(keys, "ARG", "the values that are the input of the model");
     keys.add("atoms", "ATOMS", "the atoms whose positions are the input of the model, in order");
     keys.add("optional", "MODEL", "the TorchScript file");
     keys.add("optional", "FILE",

@@ -50,18 +50,31 @@ inline void use_arg(PLMD::Keywords& keys) {
 }
 
 template <class K>
-auto add_scalar_arg(K& keys, const std::string& description, int)
-    -> decltype(keys.addInputKeyword("optional", "ARG", "scalar", description)) {
-    keys.addInputKeyword("optional", "ARG", "scalar", description);
+auto add_scalar_input(K& keys, const std::string& key, const std::string& description, int)
+    -> decltype(keys.addInputKeyword("optional", key, "scalar", description)) {
+    keys.addInputKeyword("optional", key, "scalar", description);
 }
 template <class K>
-void add_scalar_arg(K& keys, const std::string& description, long) {
-    keys.add("optional", "ARG", description);
+void add_scalar_input(K& keys, const std::string& key, const std::string& description, long) {
+    keys.add("optional", key, description);
 }
 
-/// Gives an action that can do without arguments the keyword ARG.
-inline void add_optional_arg(PLMD::Keywords& keys, const std::string& description) {
-    add_scalar_arg(keys, description, 0);
+/// Gives an action an optional keyword that names scalars.
+inline void add_scalar_input(PLMD::Keywords& keys, const std::string& key,
+                             const std::string& description) {
+    add_scalar_input(keys, key, description, 0);
+}
+
+template <class K>
+auto add_doi(K& keys, const std::string& doi, int) -> decltype(keys.addDOI(doi)) {
+    keys.addDOI(doi);
+}
+template <class K>
+void add_doi(K&, const std::string&, long) {}
+
+/// Names an article on the method in the manual, from 2.11 on.
+inline void add_doi(PLMD::Keywords& keys, const std::string& doi) {
+    add_doi(keys, doi, 0);
 }
 
 /// Whether another action has put a force on a value in this step, be it zero.

@@ -34,53 +34,13 @@ class FreeEnergy {
                              std::array<bool, 2>{axes[0].periodic, axes[1].periodic});
     }
 
-    /// Eq. 8 along one CV, by the trapezoidal rule from the first node. Nodes before `begin`
-    /// already have their values. On a circle, the difference left after one turn is distributed to
-    /// the nodes with the smallest weight; the weight of a node without samples is that of the
-    /// prior.
+    /// Eq. 8: the A at the nodes whose slopes are the mean forces, zero at the first node.
     void integrate(const std::vector<double>& weight, const std::vector<double>& derivative,
-                   std::size_t begin, std::vector<double>& energy) const {
-        const double half = 0.5 * parameters_.axes[0].spacing();
-        if (parameters_.axes[0].periodic) {
-            std::vector<double> weights(size()), steps(size());
-            for (std::size_t j = 0; j < size(); ++j) {
-                const std::size_t next = (j + 1) % size();
-                weights[j] = weight[j] * weight[next] / (weight[j] + weight[next]);
-                steps[j] = half * (derivative[j] + derivative[next]);
-            }
-            add_up(weights, steps, energy);
-            return;
-        }
-        energy[0] = 0;
-        for (std::size_t j = std::max<std::size_t>(begin, 1); j < energy.size(); ++j)
-            energy[j] = energy[j - 1] + half * (derivative[j - 1] + derivative[j]);
-    }
-
-    /// Eq. 8 in two dimensions: the A whose slopes are closest to the mean force, where each node
-    /// counts with its weight. It is zero at the first node. The solution starts from the current
-    /// A.
-    void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
-               std::vector<double>& energy) const {
-        Poisson::Edges weights, steps;
-        for (std::size_t d = 0; d < 2; ++d) {
-            const double h = parameters_.axes[d].spacing();
-            // A sample of the force along d has the variance kT k_d, and the step is h times it.
-            const double stiffness = parameters_.kT / (parameters_.kappa[d] * h * h);
-            const double* slope = &derivative[d * size()];
-            weights[d].resize(size());
-            steps[d].resize(size());
-            for (std::size_t j = 0; j < size(); ++j) {
-                if (!poisson_->has_next(d, j))
-                    continue;
-                const std::size_t next = poisson_->next(d, j);
-                weights[d][j] = stiffness * weight[j] * weight[next] / (weight[j] + weight[next]);
-                steps[d][j] = 0.5 * h * (slope[j] + slope[next]);
-            }
-        }
-        poisson_->solve(weights, steps, energy);
-        const double first = energy[0];
-        for (double& a : energy)
-            a -= first;
+                   std::vector<double>& energy) const {
+        if (dimensions() == 1)
+            integrate_line(weight, derivative, energy);
+        else
+            solve(weight, derivative, energy);
     }
 
     /// The two estimates of the profile.
@@ -118,6 +78,50 @@ class FreeEnergy {
     /// 0.
     static bool is_weighed(const BabfSums& all, std::size_t j) {
         return all.count.sum[j] > 0 && all.weight.sum[j] > 0;
+    }
+
+    /// Along one CV, by the trapezoidal rule from the first node. On a circle, the difference left
+    /// after one turn is distributed to the nodes with the smallest weight; the weight of a node
+    /// without samples is that of the prior.
+    void integrate_line(const std::vector<double>& weight, const std::vector<double>& derivative,
+                        std::vector<double>& energy) const {
+        const Grid& grid = parameters_.axes[0];
+        const std::size_t edges = grid.periodic ? size() : size() - 1;
+        std::vector<double> weights(edges), steps(edges);
+        for (std::size_t j = 0; j < edges; ++j) {
+            const std::size_t next = (j + 1) % size();
+            weights[j] = weight[j] * (weight[next] / (weight[j] + weight[next]));
+            steps[j] = 0.5 * grid.spacing() * (derivative[j] + derivative[next]);
+        }
+        add_up(weights, steps, energy);
+    }
+
+    /// In two dimensions: the A whose slopes are closest to the mean force, where each node counts
+    /// with its weight, which includes the prior. Where there are no samples, A therefore follows
+    /// the surrounding values, and guessed values there do not spoil the known ones. The solution
+    /// starts from the current A.
+    void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
+               std::vector<double>& energy) const {
+        Poisson::Edges weights, steps;
+        for (std::size_t d = 0; d < 2; ++d) {
+            const double h = parameters_.axes[d].spacing();
+            // A sample of the force along d has the variance kT k_d, and the step is h times it.
+            const double stiffness = parameters_.kT / (parameters_.kappa[d] * h * h);
+            const double* slope = &derivative[d * size()];
+            weights[d].resize(size());
+            steps[d].resize(size());
+            for (std::size_t j = 0; j < size(); ++j) {
+                if (!poisson_->has_next(d, j))
+                    continue;
+                const std::size_t next = poisson_->next(d, j);
+                weights[d][j] = stiffness * weight[j] * weight[next] / (weight[j] + weight[next]);
+                steps[d][j] = 0.5 * h * (slope[j] + slope[next]);
+            }
+        }
+        poisson_->solve(weights, steps, energy);
+        const double first = energy[0];
+        for (double& a : energy)
+            a -= first;
     }
 
     void profile_line(const BabfSums& all, BabfProfile& out) const {

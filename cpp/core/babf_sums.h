@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <stdexcept>
@@ -33,9 +34,28 @@ struct Grid {
         const double nearest = std::floor((x - minimum) / spacing() + 0.5);
         return periodic ? nearest - n * std::floor(nearest / n) : nearest;
     }
+    /// Whether x lies in the bin of a node.
+    bool has_bin(double x) const {
+        const double number = bin(x);
+        return number >= 0 && number < static_cast<double>(nodes());
+    }
 };
 
 constexpr std::size_t most_dimensions = 2;
+
+/// One number for each CV; the rest is zero.
+using Point = std::array<double, most_dimensions>;
+
+/// The number of the node nearest to a point.
+inline std::size_t nearest_node(const std::vector<Grid>& axes, const Point& x) {
+    std::size_t node = 0, stride = 1;
+    for (std::size_t d = 0; d < axes.size(); ++d) {
+        const double last = static_cast<double>(axes[d].nodes() - 1);
+        node += stride * static_cast<std::size_t>(std::clamp(axes[d].bin(x[d]), 0.0, last));
+        stride *= axes[d].nodes();
+    }
+    return node;
+}
 
 struct BabfParameters {
     std::vector<Grid> axes; // one a CV; nodes are numbered with the first CV running fastest

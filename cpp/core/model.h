@@ -3,6 +3,7 @@
 #pragma once
 
 #include "frame.h"
+#include "json.h"
 #include "network.h"
 #include "safetensors.h"
 
@@ -30,6 +31,7 @@ struct Model {
     std::vector<double> reference_positions;
     Cell reference_cell;
     bool aligned = false; // whether structures are turned onto the reference
+    Drift drift = Drift::removed;
     std::vector<double> pca_mean, pca_components;
     Activation activation;
     std::vector<Layer> encoder, decoder;
@@ -51,7 +53,7 @@ inline Cell read_cell(const Safetensors& file, const char* key) {
     Cell cell;
     std::copy(values.begin(), values.end(), cell.begin());
     try {
-        is_periodic(cell);
+        periodic_directions(cell);
     } catch (const std::runtime_error& error) {
         file.fail(std::string(key) + ": " + error.what());
     }
@@ -76,35 +78,37 @@ inline std::vector<Layer> read_layers(const Safetensors& file, const std::string
 }
 
 inline std::vector<std::string> read_species(const Safetensors& file, std::size_t atoms) {
-    const auto list = nlohmann::json::parse(file.metadata("species"), nullptr, false);
-    const auto is_text = [](const auto& value) { return value.is_string(); };
-    if (!list.is_array() || list.size() != atoms || !std::all_of(list.begin(), list.end(), is_text))
+    const auto list = JsonParser(file.metadata("species")).parse();
+    const auto is_text = [](const Json& value) { return value.is(Json::Kind::text); };
+    if (!list || !list->is(Json::Kind::list) || list->list.size() != atoms ||
+        !std::all_of(list->list.begin(), list->list.end(), is_text))
         file.fail("does not name the species of its " + std::to_string(atoms) + " atoms" + again);
-    return list;
+    std::vector<std::string> species;
+    for (const Json& name : list->list)
+        species.push_back(name.text);
+    return species;
 }
 
-/// Components must be orthonormal and invariant under a rigid shift: the formulae for dev, the
-/// norms and the virial are based on it.
+/// Components must be orthonormal and, unless the drift is kept, invariant under a rigid shift: the
+/// formulae for dev, the norms and the virial are based on it.
 inline void check_components(const Safetensors& file, const Model& model) {
     constexpr double tolerance = 1e-8;
-    const std::size_t n = 3 * model.atoms, stride = padded(n), rows = model.components;
+    const std::size_t n = 3 * model.atoms, rows = model.components;
     if (rows > n)
         file.fail("has more components than coordinates" + std::string(again));
-    Array u(rows * stride);
-    for (std::size_t k = 0; k < rows; ++k)
-        std::copy_n(&model.pca_components[k * n], n, &u[k * stride]);
+    const double* const u = model.pca_components.data();
     std::vector<double> overlap(rows);
     for (std::size_t k = 0; k < rows; ++k) {
-        multiply(u.data(), k + 1, stride, &u[k * stride], overlap.data());
+        multiply(u, k + 1, n, u + k * n, overlap.data());
         overlap[k] -= 1;
         double mean[3] = {};
         for (std::size_t j = 0; j < n; ++j)
-            mean[j % 3] += u[k * stride + j];
+            mean[j % 3] += u[k * n + j];
         const auto small = [&](double v) { return std::abs(v) <= tolerance; };
         if (!std::all_of(overlap.begin(), overlap.begin() + static_cast<std::ptrdiff_t>(k) + 1,
                          small))
             file.fail("its pca_components are not orthonormal" + std::string(again));
-        if (!std::all_of(mean, mean + 3, small))
+        if (model.drift == Drift::removed && !std::all_of(mean, mean + 3, small))
             file.fail("its pca_components change under a rigid shift of all atoms" +
                       std::string(again));
     }
@@ -132,6 +136,13 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     aligned = alignment == "optimal";
     if (!aligned && alignment != "none")
         file.fail("has the unknown alignment " + alignment + "; use none or optimal.");
+
+    const auto held = file.metadata("drift", "removed");
+    drift = held == "kept" ? Drift::kept : Drift::removed;
+    if (drift == Drift::removed && held != "removed")
+        file.fail("has the unknown drift " + held + "; use removed or kept.");
+    if (drift == Drift::kept && aligned)
+        file.fail("keeps the drift and turns structures onto the reference" + std::string(again));
 
     const auto extent = [&](const char* key) {
         const auto& shape = file.shape(key);
@@ -164,7 +175,7 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     detail::check_components(file, *this);
     // The check values do not detect everything: not which atoms are meant, nor a ReLU that is off
     // there.
-    changed = file.metadata("checksum", file.checksum()) != file.checksum();
+    changed = file.has_metadata("checksum") && file.metadata("checksum") != file.checksum();
 }
 
 } // namespace plumed_cv

@@ -2,8 +2,6 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -15,10 +13,12 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "checksum.h"
+#include "json.h"
 
 namespace plumed_cv {
 
@@ -63,9 +63,9 @@ class Safetensors {
     /// Reads the contents of a file; `name` is for messages.
     Safetensors(std::string name, std::string bytes)
         : name_(std::move(name)), bytes_(std::move(bytes)) {
-        const nlohmann::json header = parse_header();
+        const Json header = parse_header();
         std::vector<std::pair<std::size_t, std::size_t>> extents;
-        for (const auto& [key, entry] : header.items()) {
+        for (const auto& [key, entry] : header.members) {
             if (key == "__metadata__") {
                 read_metadata(entry);
                 continue;
@@ -90,6 +90,8 @@ class Safetensors {
     const std::string& name() const { return name_; }
 
     bool has(const std::string& key) const { return tensors_.count(key) > 0; }
+
+    bool has_metadata(const std::string& key) const { return metadata_.count(key) > 0; }
 
     /// A value of the metadata, or a default if it is missing.
     std::string metadata(const std::string& key, const std::string& otherwise) const {
@@ -149,7 +151,7 @@ class Safetensors {
 
     std::size_t data_size() const { return bytes_.size() - prefix - header_size_; }
 
-    nlohmann::json parse_header() {
+    Json parse_header() {
         static const char* foreign = "is not a safetensors file; check MODEL.";
         if (bytes_.size() < prefix)
             fail(foreign);
@@ -161,40 +163,39 @@ class Safetensors {
         if (length > bytes_.size() - prefix)
             fail("is truncated or not a safetensors file; write or copy the file again.");
         header_size_ = static_cast<std::size_t>(length);
-        const auto begin = bytes_.cbegin() + prefix;
-        auto header = nlohmann::json::parse(begin, begin + static_cast<std::ptrdiff_t>(length),
-                                            nullptr, /*allow_exceptions=*/false);
-        if (!header.is_object())
+        const auto header =
+            JsonParser(std::string_view(bytes_).substr(prefix, header_size_)).parse();
+        if (!header || !header->is(Json::Kind::object))
             fail(foreign);
-        return header;
+        return *header;
     }
 
-    void read_metadata(const nlohmann::json& entry) {
-        if (!entry.is_object())
+    void read_metadata(const Json& entry) {
+        if (!entry.is(Json::Kind::object))
             fail("has metadata that is not a JSON object; export the model again.");
-        for (const auto& [key, value] : entry.items()) {
-            if (!value.is_string())
+        for (const auto& [key, value] : entry.members) {
+            if (!value.is(Json::Kind::text))
                 fail("has metadata that is not text (" + key + "); export the model again.");
-            metadata_.emplace(key, value.get<std::string>());
+            metadata_.emplace(key, value.text);
         }
     }
 
-    Tensor read_entry(const std::string& key, const nlohmann::json& entry) const {
+    Tensor read_entry(const std::string& key, const Json& entry) const {
         const std::string again = "; write or copy the file again.";
-        const auto is_list = [&](const char* field) {
-            const auto found = entry.find(field);
-            return found != entry.end() && found->is_array() &&
-                   std::all_of(found->begin(), found->end(),
-                               [](const auto& v) { return v.is_number_unsigned(); });
+        const Json *dtype = entry.find("dtype"), *shape = entry.find("shape"),
+                   *offsets = entry.find("data_offsets");
+        const auto is_list = [](const Json* value) {
+            return value != nullptr && value->is(Json::Kind::list) &&
+                   std::all_of(value->list.begin(), value->list.end(),
+                               [](const Json& element) { return element.is(Json::Kind::whole); });
         };
-        if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() ||
-            !is_list("shape") || !is_list("data_offsets") || entry["data_offsets"].size() != 2)
+        if (dtype == nullptr || !dtype->is(Json::Kind::text) || !is_list(shape) ||
+            !is_list(offsets) || offsets->list.size() != 2)
             fail("does not describe its array " + key + " as safetensors does" + again);
 
-        const Tensor tensor{entry["dtype"].get<std::string>(),
-                            entry["shape"].get<std::vector<std::size_t>>(),
-                            entry["data_offsets"][0].get<std::size_t>(),
-                            entry["data_offsets"][1].get<std::size_t>()};
+        Tensor tensor{dtype->text, {}, offsets->list[0].whole, offsets->list[1].whole};
+        for (const Json& extent : shape->list)
+            tensor.shape.push_back(extent.whole);
         if (tensor.begin > tensor.end)
             fail("array " + key + " ends before it begins" + again);
         if (tensor.end > data_size())

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <clocale>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -36,6 +37,7 @@ struct Table {
     std::vector<std::pair<std::string, std::string>> constants;
     std::vector<std::vector<double>> rows;
     std::size_t rows_between_blanks = 0; // an empty line after every so many, as gnuplot has it
+    std::string format;   // of the rows, for people: a printf format; empty: full precision
     bool changed = false; // whether it was read from a file that is not as it was written
 
     /// For readers that have no other objection; `name` is that of the file.
@@ -66,6 +68,37 @@ inline std::string to_text(double value) {
     std::snprintf(text, sizeof text, "%.17g", value);
     return text;
 #endif
+}
+
+/// Six digits, for messages.
+inline std::string to_short_text(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", value);
+    return text;
+}
+
+/// Whether a text is a format of printf for one real number.
+inline bool is_number_format(const std::string& text) {
+    static const char digits[] = "0123456789";
+    std::size_t end = text.find_first_not_of("-+ #0", 1);
+    if (text[0] != '%' || end == std::string::npos)
+        return false;
+    end = text.find_first_not_of(digits, end);
+    if (end != std::string::npos && text[end] == '.')
+        end = text.find_first_not_of(digits, end + 1);
+    return end != std::string::npos && end + 1 == text.size() && end < 12 &&
+           std::strchr("eEfFgG", text[end]) != nullptr;
+}
+
+/// A number as a format of is_number_format() writes it; NAN is the spelling of PLUMED.
+inline std::string formatted(double value, const std::string& format) {
+    if (format.empty() || std::isnan(value))
+        return to_text(value);
+    std::string text(static_cast<std::size_t>(std::snprintf(nullptr, 0, format.c_str(), value)),
+                     '\0');
+    std::snprintf(text.data(), text.size() + 1, format.c_str(), value);
+    std::replace(text.begin(), text.end(), *std::localeconv()->decimal_point, '.');
+    return text;
 }
 
 /// Returns false unless the whole of [begin, end) is one number.
@@ -107,10 +140,12 @@ inline std::string format_table(const Table& table) {
             written % table.rows_between_blanks == 0)
             text += "\n";
         for (double value : row)
-            text += " " + to_text(value);
+            text += " " + formatted(value, table.format);
         text += "\n";
         ++written;
     }
+    if (!table.format.empty()) // rounded numbers are for reading, and a checksum would hide
+        return text;           // that two of them are the same
     const std::string checksum = checksum_around(text, header, header);
     return text.insert(header, "#! SET checksum " + checksum + "\n");
 }

@@ -434,6 +434,14 @@ class TorchModel {
 
     void check_finite(const double* input, bool derivatives) const {
         const auto finite = [](double number) { return std::isfinite(number); };
+        const auto all_finite = [&](const std::vector<double>& numbers) {
+            return std::all_of(numbers.begin(), numbers.end(), finite);
+        };
+        const bool sound =
+            all_finite(values_) &&
+            (!derivatives || (all_finite(gradients_) && all_finite(cell_gradients_)));
+        if (sound)
+            return;
         std::string place = " here";
         if (!atoms_) {
             place = " for";
@@ -443,9 +451,7 @@ class TorchModel {
         for (std::size_t k = 0; k < values_.size(); ++k)
             if (!finite(values_[k]))
                 fail("node-" + std::to_string(k) + " is " + std::to_string(values_[k]) + place);
-        if (derivatives && !(std::all_of(gradients_.begin(), gradients_.end(), finite) &&
-                             std::all_of(cell_gradients_.begin(), cell_gradients_.end(), finite)))
-            fail("a derivative is not a finite number" + place);
+        fail("a derivative is not a finite number" + place);
     }
 
     std::string file_;

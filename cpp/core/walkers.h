@@ -20,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "babf_files.h"
+#include "babf_state.h"
 #include "textfile.h"
 
 namespace plumed_cv {

@@ -5,7 +5,9 @@
 // For the tests with damaged files: damage, the estimators whose files are damaged, and what a
 // refusal must be.
 
-#include "../core/babf_files.h"
+#include "../core/babf_fes.h"
+#include "../core/babf_prior.h"
+#include "../core/babf_state.h"
 #include "reference.h"
 
 #include <algorithm>
@@ -101,7 +103,7 @@ inline Babf learned(std::size_t dimensions) {
     std::mt19937_64 random(3);
     std::uniform_real_distribution<double> uniform(-1, 1);
     for (int s = 0; s < 500; ++s) {
-        Babf::Point x{};
+        Point x{};
         for (std::size_t d = 0; d < dimensions; ++d)
             x[d] = uniform(random);
         babf.evaluate(x.data());

@@ -77,12 +77,17 @@ inline std::vector<Dual> network(const std::vector<Layer>& layers, Activation ac
     return x;
 }
 
-/// Displacements u at positions r, each moved to the image nearest to the reference's of atom 1.
+/// Displacements u at positions r, each the shortest of many images, unless the drift is kept
+/// relative to that of atom 1.
 inline std::vector<Dual> displacements(const Model& m, const std::vector<Dual>& r,
-                                       const Cell& cell) {
-    const bool periodic = is_periodic(m.reference_cell);
-    const Cell strain =
-        periodic ? product(inverse(m.reference_cell), cell) : Cell{1, 0, 0, 0, 1, 0, 0, 0, 1};
+                                       const Cell& engine) {
+    const Directions periodic = periodic_directions(m.reference_cell);
+    const Cell known = completed(m.reference_cell);
+    Cell cell = known;
+    for (std::size_t i = 0; i < 9; ++i)
+        if (periodic[i / 3])
+            cell[i] = engine[i];
+    const Cell strain = product(inverse(known), cell);
     const std::vector<double>& q = m.reference_positions;
     std::vector<Dual> u(r.size());
     for (std::size_t i = 0; i < m.atoms; ++i)
@@ -92,18 +97,36 @@ inline std::vector<Dual> displacements(const Model& m, const std::vector<Dual>& 
                 reference += q[3 * i + a] * strain[3 * a + b];
             u[3 * i + b] = r[3 * i + b] - Dual{reference, 0};
         }
-    if (periodic) {
-        const Cell g = inverse(cell);
-        for (std::size_t i = m.atoms; i-- > 0;) {
-            double s[3] = {};
+    const bool kept = m.drift == Drift::kept;
+    constexpr int reach = 4; // images
+    for (std::size_t i = m.atoms; i-- > 0;) {
+        double best[3] = {}, least = 1e300, v[3];
+        for (int n = 0; n < (2 * reach + 1) * (2 * reach + 1) * (2 * reach + 1); ++n) {
+            const int side = 2 * reach + 1;
+            const int image[3] = {n / side / side - reach, n / side % side - reach,
+                                  n % side - reach};
+            double square = 0;
+            bool allowed = true;
             for (std::size_t a = 0; a < 3; ++a)
-                for (std::size_t b = 0; b < 3; ++b)
-                    s[b] += (u[3 * i + a].v - u[a].v) * g[3 * a + b];
-            for (std::size_t a = 0; a < 3; ++a)
-                for (std::size_t b = 0; b < 3; ++b)
-                    u[3 * i + b].v -= std::rint(s[a]) * cell[3 * a + b];
+                allowed &= image[a] == 0 || periodic[a];
+            if (!allowed)
+                continue;
+            for (std::size_t b = 0; b < 3; ++b) {
+                v[b] = u[3 * i + b].v - (kept ? 0 : u[b].v);
+                for (std::size_t a = 0; a < 3; ++a)
+                    v[b] += image[a] * cell[3 * a + b];
+                square += v[b] * v[b];
+            }
+            if (square < least) {
+                least = square;
+                std::copy_n(v, 3, best);
+            }
         }
+        for (std::size_t b = 0; b < 3; ++b)
+            u[3 * i + b].v = best[b] + (kept ? 0 : u[b].v);
     }
+    if (kept)
+        return u;
     for (std::size_t a = 0; a < 3; ++a) {
         Dual mean;
         for (std::size_t i = 0; i < m.atoms; ++i)
@@ -186,8 +209,12 @@ struct ModelFile {
     std::map<std::string, std::string> metadata;
 
     std::string bytes() const {
-        nlohmann::json header;
-        std::string data;
+        std::string header = "{\"__metadata__\":{", data;
+        for (const auto& [key, value] : metadata)
+            header += quoted(key) + ":" + quoted(value) + ",";
+        if (!metadata.empty())
+            header.pop_back();
+        header += "}";
         for (const auto& [key, array] : arrays) {
             const bool integers = key == "serials";
             const std::size_t begin = data.size();
@@ -197,12 +224,11 @@ struct ModelFile {
                 std::memcpy(raw, integers ? static_cast<const void*>(&whole) : &value, 8);
                 data.append(raw, 8);
             }
-            header[key] = {{"dtype", integers ? "I64" : "F64"},
-                           {"shape", array.shape},
-                           {"data_offsets", {begin, data.size()}}};
+            header += "," + quoted(key) + ":{\"dtype\":\"" + (integers ? "I64" : "F64") +
+                      "\",\"shape\":" + list(array.shape) +
+                      ",\"data_offsets\":" + list({begin, data.size()}) + "}";
         }
-        header["__metadata__"] = metadata;
-        return with_prefix(header.dump()) + data;
+        return with_prefix(header + "}") + data;
     }
 
     static std::string with_prefix(const std::string& header) {
@@ -210,6 +236,21 @@ struct ModelFile {
         for (std::size_t i = 0; i < 8; ++i)
             prefix[i] = static_cast<char>(header.size() >> (8 * i) & 255);
         return prefix + header;
+    }
+
+  private:
+    static std::string quoted(const std::string& text) {
+        std::string json = "\"";
+        for (const char c : text)
+            json += (c == '"' || c == '\\' ? "\\" : "") + std::string(1, c);
+        return json + "\"";
+    }
+
+    static std::string list(const std::vector<std::size_t>& numbers) {
+        std::string json;
+        for (const std::size_t number : numbers)
+            json += (json.empty() ? "" : ",") + std::to_string(number);
+        return "[" + json + "]";
     }
 };
 
@@ -231,8 +272,9 @@ struct Sizes {
 
 /// A random model file that is right.
 inline ModelFile random_model(Random& random, const Sizes& sizes, const std::string& activation,
-                              const Cell& cell) {
+                              const Cell& cell, Drift drift = Drift::removed) {
     Model m{};
+    m.drift = drift;
     m.atoms = sizes.atoms;
     m.components = sizes.components;
     m.latent = sizes.latent;
@@ -244,7 +286,7 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
     m.pca_components = normals(random, m.components * n);
     for (std::size_t k = 0; k < m.components; ++k) { // mean-free, then orthonormal, twice over
         double* row = &m.pca_components[k * n];
-        for (std::size_t a = 0; a < 3; ++a) {
+        for (std::size_t a = 0; a < 3 && drift == Drift::removed; ++a) {
             double mean = 0;
             for (std::size_t j = a; j < n; j += 3)
                 mean += row[j] / static_cast<double>(m.atoms);
@@ -290,10 +332,10 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
     const Result check = evaluate(m, m.check_positions, m.check_cell);
 
     std::vector<double> serials(m.atoms);
-    nlohmann::json species;
+    std::string species;
     for (std::size_t i = 0; i < m.atoms; ++i) {
         serials[i] = static_cast<double>(i + 1);
-        species.push_back("Fe");
+        species += std::string(i == 0 ? "" : ",") + "\"Fe\"";
     }
     const std::vector<double> lattice(cell.begin(), cell.end());
     file.arrays["serials"] = {{m.atoms}, serials};
@@ -314,7 +356,8 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
                      {"length_unit", "angstrom"},
                      {"activation", activation},
                      {"kind", "autoencoder"},
-                     {"species", species.dump()},
+                     {"drift", drift == Drift::kept ? "kept" : "removed"},
+                     {"species", "[" + species + "]"},
                      {"written_by", "a test"},
                      {"provenance", "{}"}};
     return file;

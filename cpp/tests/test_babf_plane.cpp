@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-#include "../core/babf_files.h"
+#include "../core/babf_fes.h"
+#include "../core/babf_prior.h"
+#include "../core/babf_state.h"
 #include "check.h"
 
 #include <random>
@@ -9,8 +11,6 @@
 using namespace plumed_cv;
 
 namespace {
-
-using Point = Babf::Point;
 
 BabfParameters parameters(bool first_periodic, bool second_periodic, double ramp = 50) {
     BabfParameters p;

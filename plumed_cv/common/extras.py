@@ -14,7 +14,6 @@ EXTRAS = {
     "markupsafe": ("report", "the report of a run"),
     "mdtraj": ("plumed", "reading and writing trajectories"),
     "ninja": ("plumed", "building PLUMED's plugin"),
-    "nlohmann_json": ("plumed", "building PLUMED's plugin"),
     "pandas": ("notebook", "a table of results"),
     "plumed": ("plumed", "dynamics by ASE"),
     "sklearn": ("train", "learning a collective variable"),

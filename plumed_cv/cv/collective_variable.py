@@ -21,7 +21,16 @@ from scipy.spatial.transform import Rotation
 import plumed_cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import model_file
-from plumed_cv.structures.frame import Array, aligned, displacements, turned_back, whole
+from plumed_cv.structures.frame import (
+    Array,
+    Drift,
+    aligned,
+    completed,
+    displacements,
+    periodic_directions,
+    turned_back,
+    whole,
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +114,16 @@ class CollectiveVariable:
     alignment
         "none", or "optimal" for molecules: each structure is first rotated onto the reference. The
         reference then has no cell.
+    drift
+        "removed": the mean displacement of the atoms is subtracted. "kept": it is not, because
+        fixed atoms hold the structure.
     provenance
         Origin of the model; anything that JSON can contain.
 
     Raises
     ------
     UserError
-        If there is no such alignment, or if the reference of an alignment has a cell.
+        If there is no such alignment or drift, or if the reference of an alignment has a cell.
     """
 
     serials: NDArray[np.int64]
@@ -128,6 +140,7 @@ class CollectiveVariable:
     end_displacements: Array
     kind: str = "autoencoder"
     alignment: str = "none"
+    drift: Drift = "removed"
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,6 +148,13 @@ class CollectiveVariable:
             raise UserError(f"alignment = {self.alignment!r}: choose 'none' or 'optimal'.")
         if self.is_aligned and np.any(self.reference_cell):
             raise UserError("A reference for alignment must have no cell.")
+        if self.drift not in ("removed", "kept"):
+            raise UserError(f"drift = {self.drift!r}: choose 'removed' or 'kept'.")
+        if self.is_aligned and self.drift == "kept":
+            raise UserError(
+                "alignment = 'optimal' rotates and moves structures, but fixed atoms hold them; "
+                "choose alignment = 'none'."
+            )
 
     def __repr__(self) -> str:
         widths = [self.n_components, *(len(layer.bias) for layer in self.encoder)]
@@ -172,7 +192,9 @@ class CollectiveVariable:
         """Displacement-frame coordinates, shape (..., N, 3), angstrom; see `frame`."""
         if self.is_aligned:
             return aligned(positions, cell, self.reference_positions)[0]
-        return displacements(positions, cell, self.reference_positions, self.reference_cell)
+        return displacements(
+            positions, cell, self.reference_positions, self.reference_cell, self.drift
+        )
 
     def components(self, displacements: NDArray[Any]) -> Array:
         """Principal components x of displacements: (..., N, 3) -> (..., D), angstrom."""
@@ -274,6 +296,10 @@ class CollectiveVariable:
             arms = np.asarray(positions)
             if np.any(cell):
                 arms = whole(arms, cell, self.reference_positions)
+        else:  # the part of the reference that does not follow the cell
+            full = completed(self.reference_cell)
+            still = np.where(periodic_directions(self.reference_cell)[:, None], 0.0, full)
+            arms = arms + self.reference_positions @ np.linalg.inv(full) @ still
         return np.asarray(np.einsum("...ia,...kib->...kab", arms, gradients))
 
     def deviation(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
@@ -318,7 +344,8 @@ class CollectiveVariable:
         """
         rng = np.random.default_rng(0)
         noise = rng.normal(scale=0.05, size=(self.n_atoms, 3))
-        strain = np.eye(3) + rng.uniform(-0.01, 0.01, size=(3, 3))
+        change = rng.uniform(-0.01, 0.01, size=(3, 3))
+        strain = np.eye(3) + 0.5 * (change + change.T)  # without a rotation
         check_cell = self.reference_cell @ strain
         scaling = strain if self.reference_cell.any() else np.eye(3)
         middle = self.reference_positions + self.end_displacements.mean(axis=0)
@@ -348,6 +375,7 @@ class CollectiveVariable:
             "activation": self.activation,
             "kind": self.kind,
             "alignment": self.alignment,
+            "drift": self.drift,
             "species": json.dumps(self.species),
             "written_by": f"plumed_cv {plumed_cv.__version__}",
             "provenance": json.dumps(self.provenance),
@@ -381,6 +409,7 @@ class CollectiveVariable:
                 end_displacements=tensors["end_displacements"],
                 kind=metadata["kind"],
                 alignment=metadata.get("alignment", "none"),
+                drift="kept" if metadata.get("drift", "removed") == "kept" else "removed",
                 provenance=json.loads(metadata["provenance"]),
             )
             if metadata["length_unit"] != "angstrom":
@@ -425,7 +454,8 @@ def linear(
     initial: NDArray[Any],
     final: NDArray[Any],
     alignment: str = "none",
-    atoms: str = "all",
+    atoms: str | NDArray[np.int64] = "all",
+    drift: Drift = "removed",
 ) -> CollectiveVariable:
     """Return the projection on the line between two end states, step 0 of Sec. 2.4.
 
@@ -434,13 +464,15 @@ def linear(
     species
         Chemical symbols of all atoms.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
     initial, final
         Positions of all atoms in the end states q0 and q1, shape (M, 3), angstrom.
     alignment
         "none" for solids, "optimal" for molecules, which rotate.
     atoms
-        Atoms on which it depends, as for `select`.
+        Atoms on which it depends, as for `select`, or their serial numbers, shape (N,), from 1.
+    drift
+        As for `CollectiveVariable`.
 
     Raises
     ------
@@ -448,7 +480,7 @@ def linear(
         If the end states have different atoms or are the same structure in the selected atoms, and
         as for `select`.
     """
-    serials = select(atoms, species)
+    serials = select(atoms, species) if isinstance(atoms, str) else atoms
     cell = np.asarray(cell, dtype=np.float64)
     initial, final = (np.asarray(end, dtype=np.float64) for end in (initial, final))
     if not initial.shape == final.shape == (len(species), 3):
@@ -462,7 +494,7 @@ def linear(
             initial = whole(initial, cell, initial)
         step, reference_cell = aligned(final, cell, initial)[0], np.zeros((3, 3))
     else:
-        step, reference_cell = displacements(final, cell, initial, cell), cell
+        step, reference_cell = displacements(final, cell, initial, cell, drift), cell
     length = float(np.linalg.norm(step))
     if length < 1e-3:
         raise UserError("The initial and final states are the same structure; there is no path.")
@@ -482,6 +514,7 @@ def linear(
         end_displacements=np.stack([np.zeros_like(step), step]),
         kind="linear",
         alignment=alignment,
+        drift=drift,
     )
 
 
@@ -532,6 +565,7 @@ def random_model(
     activation: str = "relu",
     cell: NDArray[Any] | None = None,
     alignment: str = "none",
+    drift: Drift = "removed",
 ) -> CollectiveVariable:
     """Return a model with random weights, for tests and benchmarks.
 
@@ -549,12 +583,15 @@ def random_model(
         Lattice vectors as rows, shape (3, 3), angstrom; no periodicity if None.
     alignment
         "none" for solids, "optimal" for molecules.
+    drift
+        As for `CollectiveVariable`.
     """
     cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
     fractional = rng.uniform(size=(n_atoms, 3))
-    positions = fractional @ (cell if cell.any() else 10.0 * np.eye(3))
+    positions = fractional @ np.where(periodic_directions(cell)[:, None], cell, 10.0 * np.eye(3))
     raw = rng.normal(size=(n_components, n_atoms, 3))
-    raw -= raw.mean(axis=1, keepdims=True)
+    if drift == "removed":
+        raw -= raw.mean(axis=1, keepdims=True)
     components = np.linalg.qr(raw.reshape(n_components, -1).T)[0].T
     mean = rng.normal(scale=0.1, size=(n_atoms, 3))
     mean -= mean.mean(axis=0)
@@ -581,6 +618,7 @@ def random_model(
         latent_scale=rng.uniform(0.5, 2.0, size=n_latent),
         end_displacements=ends,
         alignment=alignment,
+        drift=drift,
     )
 
 

@@ -5,12 +5,11 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import missing, needed
+from plumed_cv.common.extras import missing
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
 from plumed_cv.setup.tools import LIBRARY_SUFFIX, cxx_compiler, n_cores, output_of, tool
@@ -239,7 +238,6 @@ def _compile_plugin(
             f"-DCMAKE_CXX_COMPILER={compiler}",
             f"-DPLUMED_KERNEL={plumed.kernel}",
             f"-DPLUMED_INCLUDE_DIR={include_dir}",
-            f"-DNLOHMANN_INCLUDE_DIR={_json_headers()}",
         ]
         if torch_dir is not None:
             configure.append(f"-DPLUMED_CV_TORCH={torch_dir}")
@@ -265,14 +263,6 @@ def _compile_plugin(
             library.replace(made / library.name)
         made.replace(home)
     log.unlink()
-
-
-def _json_headers() -> Path:
-    """The folder of nlohmann/json.hpp: of this Python's prefix (conda), or of its package."""
-    prefix = Path(sys.prefix, "include")
-    if (prefix / "nlohmann" / "json.hpp").is_file():
-        return prefix
-    return Path(needed("nlohmann_json").get_include())
 
 
 def _logged(command: Sequence[str], output: int) -> int:

@@ -4,7 +4,7 @@
 // What a step of BABF on two CVs costs, for babf_2d.py: BINS PERIODIC STEPS. A particle moves on a
 // landscape of some 20 kT under its bias; processor times as JSON, in microseconds.
 
-#include "../../cpp/core/babf_files.h"
+#include "../../cpp/core/babf_state.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -50,7 +50,7 @@ int main(int, char** arguments) {
     std::vector<double> without, with; // steps without and with a solution for A
     for (int s = 0; s < steps; ++s) {
         const double solved = babf.solved(), begin = now();
-        const Babf::Evaluation bias = babf.evaluate(x);
+        const Evaluation bias = babf.evaluate(x);
         babf.update();
         const double spent = now() - begin;
         all += spent;

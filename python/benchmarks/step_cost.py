@@ -7,6 +7,9 @@ that requests the same atoms and does nothing. It is measured in a loop without 
 (step_cost.cpp). With any biased variable of N atoms, PLUMED also returns forces on N atoms. In the
 second column of own times this is subtracted too (the same action under a RESTRAINT).
 
+The time of BABF alone, on a DISTANCE with grids of several sizes, is the time of a step with BABF
+minus the time of a step with a RESTRAINT.
+
 The machine may be shared. Therefore every comparison consists of short runs in turn. The script
 prints the median of their differences or ratios with half the distance of their quartiles (+-), and
 the difference or ratio of the shortest times ("best"), which other processes disturb least. All
@@ -45,6 +48,7 @@ Array = NDArray[np.float64]
 
 CELLS = {127: (4, 4, 4), 1026: (9, 19, 3), 2754: (9, 9, 17)}  # bcc cells
 COMPONENTS = (24, 20, 40)
+BINS = (100, 1000, 10_000)
 LATTICE = 2.8553  # angstrom
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
 UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
@@ -52,7 +56,7 @@ FIX_PLUMED = Path(__file__).parents[1] / "lammps_fix_plumed.py"
 
 
 def main() -> None:
-    """Print the two tables and the summary."""
+    """Print the three tables and the summary."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--kernel", type=Path, action="append", help="PLUMED's shared library")
@@ -68,6 +72,7 @@ def main() -> None:
         own[name], coupled[name] = results["own"], results["coupled"]
         print(f"\nKernel: {name} ({kernel})\n")
         print_own(results["own"])
+        print_bins(results["bins"])
         print_coupled(results["coupled"])
     print(f"\n{summary(own, coupled)}")
 
@@ -107,8 +112,10 @@ def measure(quick: bool) -> dict[str, object]:
             for n_atoms in CELLS
             for n_components in COMPONENTS
         ]
+        bins = time_of_bins(loop, plumed, folder, 5 if quick else 15)
         coupled = coupled_run(plumed, folder, 127, 24, 3 if quick else 7)
-    return {"kernel": f"PLUMED {plumed.version}, {kind}", "own": own, "coupled": coupled}
+    kernel = f"PLUMED {plumed.version}, {kind}"
+    return {"kernel": kernel, "own": own, "bins": bins, "coupled": coupled}
 
 
 class Loop:
@@ -242,6 +249,36 @@ def own_time(
     return answer
 
 
+def time_of_bins(
+    loop: Loop, plumed: Plumed, folder: Path, repetitions: int
+) -> list[dict[str, float]]:
+    """Return microseconds a step of BABF on one CV, for each size of its grid."""
+    positions = np.zeros((16, 2, 3))
+    positions[:, 1, 0] = np.linspace(2, 3, len(positions))
+    cell = 20 * np.eye(3)
+    head = f"{UNITS}LOAD FILE={build_plugin(plumed)}\nd: DISTANCE ATOMS=1,2\n"
+    grid = "BABF ARG=d TEMP=300 RAMP=1000 GRID_MIN=1 GRID_MAX=4 GRID_BIN"
+    inputs = {0: f"{head}RESTRAINT ARG=d AT=0 KAPPA=0 SLOPE=0.1\n"}
+    inputs |= {bins: f"{head}{grid}={bins}\n" for bins in BINS}
+    handles = {}
+    for bins, text in inputs.items():
+        (folder / "plumed.dat").write_text(text)
+        handles[bins] = loop.open(folder / "plumed.dat", 2)
+    times: dict[int, list[float]] = {bins: [] for bins in inputs}
+    for _ in range(repetitions + 1):
+        for bins, handle in handles.items():
+            times[bins].append(loop.run(handle, positions, cell, 4000))
+    for handle in handles.values():
+        loop.close(handle)
+    rows = []
+    for bins in BINS:
+        own = np.array(times[bins][1:]) - np.array(times[0][1:])
+        best = min(times[bins][1:]) - min(times[0][1:])
+        median, spread = middle(own)
+        rows.append({"bins": bins, "own": median, "spread": spread, "best": best})
+    return rows
+
+
 def coupled_run(
     plumed: Plumed, folder: Path, n_atoms: int, n_components: int, repetitions: int
 ) -> list[dict[str, float | str]]:
@@ -329,6 +366,16 @@ def print_own(rows: Sequence[dict[str, float]]) -> None:
         ]
         cells += [f"{row['own_best']:8.2f}", f"{row['percent_best']:8.2f}"]
         print(f"{row['atoms']:6.0f} {row['D']:3.0f} {' '.join(cells)}")
+
+
+def print_bins(rows: Sequence[dict[str, float]]) -> None:
+    """Print microseconds a step of BABF alone."""
+    print("\nBABF on one CV, us a step")
+    for row in rows:
+        print(
+            f"{row['bins']:6.0f} bins {row['own']:8.2f} +-{row['spread']:5.2f}, best "
+            f"{row['best']:8.2f}"
+        )
 
 
 def print_coupled(rows: Sequence[dict[str, float | str]]) -> None:

@@ -25,7 +25,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import nlohmann_json
 from ase.build import bulk
 
 from plumed_cv import cv, sampling
@@ -65,10 +64,7 @@ def exchange(quick: bool) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as name:
         program = Path(name) / "exchange"
         flags = ["-std=c++17", "-O3", "-DNDEBUG", "-fopenmp-simd", "-fno-math-errno"]
-        include = f"-I{nlohmann_json.get_include()}"
-        subprocess.run(
-            [cxx_compiler(), *flags, include, str(source), "-o", str(program)], check=True
-        )
+        subprocess.run([cxx_compiler(), *flags, str(source), "-o", str(program)], check=True)
         for number in NUMBERS:
             folder = Path(name) / str(number)
             folder.mkdir()

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nlohmann_json
 import numpy as np
 
 from plumed_cv import config, freeenergy
@@ -219,11 +218,7 @@ def fuzz(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def _cpp_test(folder: Path, name: str, environment: dict[str, str]) -> str:
     build = folder / "cpp"
     subprocess.run(
-        [
-            *(tool("cmake") or "cmake", "-S", CPP, "-B", build, "-DPLUMED_CV_TESTS=ON"),
-            f"-DNLOHMANN_INCLUDE_DIR={nlohmann_json.get_include()}",
-        ],
-        check=True,
+        [tool("cmake") or "cmake", "-S", CPP, "-B", build, "-DPLUMED_CV_TESTS=ON"], check=True
     )
     subprocess.run([tool("cmake") or "cmake", "--build", build, "--target", name], check=True)
     done = subprocess.run(

@@ -31,6 +31,28 @@ BAD_INPUT = {
     "TAU zero": (f"{GRID} RAMP=0 TAU=0", "TAU=0 must be a positive number"),
     "TAU a word": (f"{GRID} RAMP=0 TAU=big", "TAU=big must be a positive number"),
     "no bins": ("TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=1 RAMP=0", "GRID_BIN=1 must be from"),
+    "bins missing": ("TEMP=300 GRID_MIN=0 GRID_MAX=1 RAMP=0", "give either GRID_BIN or GRID_SP"),
+    "bins and spacing": (f"{GRID} RAMP=0 GRID_SPACING=0.1", "give either GRID_BIN or GRID_SPACING"),
+    "spacing too large": (
+        "TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_SPACING=1 RAMP=0",
+        "GRID_SPACING=1 gives 1 bins",
+    ),
+    "spacing negative": (
+        "TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_SPACING=-1 RAMP=0",
+        "GRID_SPACING=-1 gives",
+    ),
+    "format of a word": (f"{GRID} RAMP=0 FES_FILE=fes FMT=%s", "FMT=%s is not a format"),
+    "format of two": (f"{GRID} RAMP=0 FES_FILE=fes FMT=%f%f", "FMT=%f%f is not a format"),
+    "format without a file": (f"{GRID} RAMP=0 FMT=%f", "give FES_FILE, too"),
+    "states stored without a stride": (
+        f"{GRID} RAMP=0 STATE_WFILE=new STORE_STATES",
+        "give STATE_WFILE and STATE_WSTRIDE",
+    ),
+    "walkers by files and MPI": (
+        f"{GRID} RAMP=0 WALKERS_MPI WALKERS_N=2 WALKERS_DIR=.",
+        "leave out WALKERS_N",
+    ),
+    "extra bias that does not exist": (f"{GRID} RAMP=0 EXTRA_BIAS=q.bias", "named q"),
     "grid reversed": (
         "TEMP=300 GRID_MIN=1 GRID_MAX=0 GRID_BIN=50 RAMP=0",
         "a minimum below its maximum",
@@ -78,7 +100,7 @@ BAD_INPUT = {
     "walkers' folder missing": (f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0", "without WALKERS_DIR"),
     "walkers' folder not there": (
         f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=absent",
-        "WALKERS_DIR=absent is no folder",
+        "WALKERS_DIR=absent is not a folder",
     ),
     "walkers' stride zero": (
         f"{GRID} RAMP=0 WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=. WALKERS_RSTRIDE=0",
@@ -173,7 +195,7 @@ def test_two_actions_do_not_write_one_file(
     handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE=one")
     with pytest.raises(plumed.PlumedError) as caught:
         handle.cmd("readInputLine", f"c: {BABF[3:]} {files}")
-    assert "one: is written by b, too" in sentence(caught.value)
+    assert "one: b writes this file, too" in sentence(caught.value)
     handle.finalize()
 
 
@@ -216,8 +238,8 @@ def test_a_start_far_outside_of_the_grid_is_refused(make_plumed: MakePlumed, sta
     with pytest.raises(plumed.PlumedError) as caught:
         step(handle, 0, np.array([start + 0.6 * np.sign(start)]))
     assert (
-        f"is {start + 0.6 * np.sign(start):g} at the first step, and the grid from -1 to 2, "
-        "further away than its width: give GRID_MIN"
+        f"is {start + 0.6 * np.sign(start):g} at the first step, further away than the width "
+        "of its grid from -1 to 2: give GRID_MIN"
     ) in sentence(caught.value)
     handle.finalize()
     handle = make_plumed(1, f"{POSITION}\nb: BABF ARG=x.x {grid}", log="other.log")
@@ -232,7 +254,7 @@ def test_another_temperature_than_the_engines_is_refused(make_plumed: MakePlumed
     handle.cmd("readInputLine", f"b: BABF ARG=x.x {GRID} RAMP=0")
     with pytest.raises(plumed.PlumedError) as caught:
         handle.cmd("readInputLine", f"c: BABF ARG=x.x {GRID.replace('300', '310')} RAMP=0")
-    assert "TEMP says kT=0.026714 and the engine kT=0.025852 (eV)" in sentence(caught.value)
+    assert "kT is 0.026714 by TEMP and 0.025852 by the engine (eV)" in sentence(caught.value)
     handle.finalize()
 
 

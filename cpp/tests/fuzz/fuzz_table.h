@@ -22,8 +22,8 @@ inline void repair_table(std::string& text) {
 /// What is read biases: with finite numbers, and after samples too.
 inline void require_bias(Babf& babf) {
     for (double x : {-1.3, 0.1, 0.9}) {
-        const Babf::Point xi{x, 0.5 * x};
-        const Babf::Evaluation now = babf.evaluate(xi.data());
+        const Point xi{x, 0.5 * x};
+        const Evaluation now = babf.evaluate(xi.data());
         bool finite = std::isfinite(now.bias);
         for (std::size_t d = 0; d < babf.dimensions(); ++d)
             finite = finite && std::isfinite(now.force[d]);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <optional>
@@ -13,227 +12,11 @@
 #include <vector>
 
 #include "babf.h"
+#include "babf_labels.h"
 #include "textfile.h"
 
-// The files of bABF: priors, states and profiles. A grid in two dimensions has one row for each
-// node; the first CV varies fastest.
+// The state of bABF: the file from which a run continues.
 namespace plumed_cv {
-
-inline std::vector<double> column(const Table& table, std::size_t c) {
-    std::vector<double> values;
-    for (const auto& row : table.rows)
-        values.push_back(row[c]);
-    return values;
-}
-
-/// A profile on a grid of its own, linear in between; `name` is the file name in messages.
-class PriorProfile {
-  public:
-    /// Values of each CV in ascending order, and A there; the first CV varies fastest.
-    PriorProfile(std::vector<Grid> axes, std::vector<std::vector<double>> x, std::vector<double> A,
-                 const std::string& name)
-        : axes_(std::move(axes)), x_(std::move(x)), A_(std::move(A)) {
-        for (std::size_t d = 0; d < axes_.size(); ++d) {
-            if (axes_[d].periodic)
-                close(d);
-            const double slack = 1e-6 * axes_[d].spacing();
-            if (x_[d].front() > axes_[d].minimum + slack || x_[d].back() < axes_[d].maximum - slack)
-                throw std::runtime_error(
-                    name + ": covers " + to_text(x_[d].front()) + " to " + to_text(x_[d].back()) +
-                    " but the grid goes from " + to_text(axes_[d].minimum) + " to " +
-                    to_text(axes_[d].maximum) + "; give a profile over the whole grid.");
-        }
-    }
-
-    /// dA/dz at the nodes, by central differences over one bin, for one CV after the other.
-    std::vector<double> derivative() const {
-        BabfParameters parameters;
-        parameters.axes = axes_;
-        std::vector<double> derivative;
-        for (std::size_t d = 0; d < axes_.size(); ++d)
-            for (std::size_t j = 0; j < parameters.nodes(); ++j) {
-                std::vector<double> z;
-                for (std::size_t e = 0, k = j; e < axes_.size(); k /= axes_[e].nodes(), ++e)
-                    z.push_back(axes_[e].node(k % axes_[e].nodes()));
-                const Grid& grid = axes_[d];
-                double low = z[d] - 0.5 * grid.spacing(), high = low + grid.spacing();
-                if (!grid.periodic) {
-                    low = std::max(low, grid.minimum);
-                    high = std::min(high, grid.maximum);
-                }
-                z[d] = high;
-                const double above = value(z);
-                z[d] = low;
-                derivative.push_back((above - value(z)) / (high - low));
-            }
-        return derivative;
-    }
-
-  private:
-    /// Adds the periodic images of the ends beyond them, unless they are present.
-    void close(std::size_t d) {
-        const Grid& grid = axes_[d];
-        const std::vector<double> x = x_[d];
-        if (x.back() - x.front() >= grid.length() - 1e-6 * grid.spacing())
-            return;
-        x_[d].push_back(x.front() + grid.length());
-        x_[d].insert(x_[d].begin(), x.back() - grid.length());
-        std::size_t stride = 1;
-        for (std::size_t e = 0; e < d; ++e)
-            stride *= x_[e].size();
-        const std::size_t n = x.size();
-        std::vector<double> closed;
-        for (std::size_t begin = 0; begin < A_.size(); begin += n * stride) {
-            const auto row = [&](std::size_t i) {
-                const auto first = A_.begin() + static_cast<std::ptrdiff_t>(begin + i * stride);
-                closed.insert(closed.end(), first, first + static_cast<std::ptrdiff_t>(stride));
-            };
-            row(n - 1);
-            for (std::size_t i = 0; i < n; ++i)
-                row(i);
-            row(0);
-        }
-        A_ = std::move(closed);
-    }
-
-    double value(const std::vector<double>& z) const { return value(axes_.size(), 0, z); }
-
-    /// For the first `dimensions` CVs, of the values from `begin` on.
-    double value(std::size_t dimensions, std::size_t begin, const std::vector<double>& z) const {
-        if (dimensions == 0)
-            return A_[begin];
-        const std::size_t d = dimensions - 1;
-        const auto& x = x_[d];
-        std::size_t stride = 1;
-        for (std::size_t e = 0; e < d; ++e)
-            stride *= x_[e].size();
-        double at = z[d];
-        if (axes_[d].periodic)
-            at -= axes_[d].length() * std::floor((at - x.front()) / axes_[d].length());
-        at = std::clamp(at, x.front(), x.back());
-        const auto above =
-            static_cast<std::size_t>(std::upper_bound(x.begin() + 1, x.end() - 1, at) - x.begin());
-        const double t = (at - x[above - 1]) / (x[above] - x[above - 1]);
-        const double low = value(d, begin + (above - 1) * stride, z);
-        return low + t * (value(d, begin + above * stride, z) - low);
-    }
-
-    std::vector<Grid> axes_;
-    std::vector<std::vector<double>> x_;
-    std::vector<double> A_;
-};
-
-/// dA/dz at the nodes along one CV from a profile (x, A) read from a file.
-inline std::vector<double> prior_derivative(const Grid& grid, const std::vector<double>& x,
-                                            const std::vector<double>& A, const std::string& name) {
-    if (x.size() < 2)
-        throw std::runtime_error(name + ": needs at least two rows to be a prior.");
-    for (std::size_t i = 0; i < x.size(); ++i)
-        if (!std::isfinite(x[i]) || !std::isfinite(A[i]) || (i > 0 && x[i] <= x[i - 1]))
-            throw std::runtime_error(name + ": row " + std::to_string(i + 1) +
-                                     " has a number that is not finite or a CV that does not grow, "
-                                     "so it is no profile to take a prior from.");
-    return PriorProfile({grid}, {x}, A, name).derivative();
-}
-
-/// The same in two dimensions, from points (x, y, A) in any order that form a grid.
-inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
-                                            const std::array<std::vector<double>, 2>& points,
-                                            const std::vector<double>& A, const std::string& name) {
-    const auto fail = [&](std::size_t row, const std::string& what) {
-        throw std::runtime_error(name + ": row " + std::to_string(row + 1) + " has " + what +
-                                 ", so it is no profile to take a prior from.");
-    };
-    std::vector<std::vector<double>> x;
-    for (std::vector<double> values : points) {
-        for (std::size_t i = 0; i < values.size(); ++i)
-            if (!std::isfinite(values[i]) || !std::isfinite(A[i]))
-                fail(i, "a number that is not finite");
-        std::sort(values.begin(), values.end());
-        values.erase(std::unique(values.begin(), values.end()), values.end());
-        x.push_back(std::move(values));
-    }
-    if (x[0].size() < 2 || x[1].size() < 2 || x[0].size() * x[1].size() != A.size())
-        throw std::runtime_error(name + ": its " + std::to_string(A.size()) +
-                                 " rows are no grid of " + std::to_string(x[0].size()) + " by " +
-                                 std::to_string(x[1].size()) +
-                                 " values, so it is no profile to take a prior from.");
-    std::vector<double> ordered(A.size(), NAN);
-    for (std::size_t i = 0; i < A.size(); ++i) {
-        std::size_t j = 0;
-        for (std::size_t d = 2; d-- > 0;) {
-            const auto at = std::lower_bound(x[d].begin(), x[d].end(), points[d][i]);
-            j = j * x[d].size() + static_cast<std::size_t>(at - x[d].begin());
-        }
-        if (!std::isnan(ordered[j]))
-            fail(i, "the place of an earlier one");
-        ordered[j] = A[i];
-    }
-    return PriorProfile(axes, x, std::move(ordered), name).derivative();
-}
-
-/// The header entries of a file other than the numbers of the estimator.
-struct BabfLabels {
-    std::vector<std::string> arguments;
-    std::string energy_unit;
-
-    /// In files with more than one CV, the entries of one CV include its name.
-    std::string of(const std::string& quantity, std::size_t d) const {
-        return arguments.size() == 1 ? quantity : quantity + "_" + arguments[d];
-    }
-};
-
-/// dA/dz at the nodes from a profile file: from the column `A_k` if there is one (our files), else
-/// from the column after the CVs (sum_hills and others).
-inline std::vector<double> prior_of(const Table& table, const std::vector<Grid>& axes,
-                                    const BabfLabels& labels, const std::string& path) {
-    const std::size_t dimensions = axes.size();
-    if (table.fields.size() < dimensions + 1)
-        throw std::runtime_error(path + (dimensions == 1
-                                             ? ": needs two columns, the CV and its free energy."
-                                             : ": needs three columns, the CVs and their free "
-                                               "energy."));
-    const std::string* unit = table.constant("energy_unit");
-    if (unit && *unit != labels.energy_unit)
-        throw std::runtime_error(path + ": is in " + *unit + " but the energy unit here is " +
-                                 labels.energy_unit + "; use the same UNITS ENERGY.");
-    const auto place = [&](const std::string& name, std::size_t otherwise) {
-        const auto found = std::find(table.fields.begin(), table.fields.end(), name);
-        return found == table.fields.end() ? otherwise
-                                           : static_cast<std::size_t>(found - table.fields.begin());
-    };
-    const std::vector<double> A = column(table, place("A_k", dimensions));
-    if (dimensions == 1) {
-        auto derivative = prior_derivative(axes[0], column(table, 0), A, path);
-        table.check_unchanged(path);
-        return derivative;
-    }
-    // By name, so that a file of (psi, phi) can be used for ARG=phi,psi.
-    std::array<std::size_t, 2> columns{place(labels.arguments[0], 2),
-                                       place(labels.arguments[1], 2)};
-    if (columns[0] > 1 || columns[1] > 1)
-        columns = {0, 1};
-    auto derivative =
-        prior_derivative(axes, {column(table, columns[0]), column(table, columns[1])}, A, path);
-    table.check_unchanged(path);
-    return derivative;
-}
-
-inline std::vector<double> read_prior(const std::string& path, const std::vector<Grid>& axes,
-                                      const BabfLabels& labels) {
-    return prior_of(read_table(path), axes, labels, path);
-}
-
-inline void add_grid_constants(Table& table, const std::vector<Grid>& axes,
-                               const BabfLabels& labels) {
-    for (std::size_t d = 0; d < axes.size(); ++d) {
-        const std::string& argument = labels.arguments[d];
-        table.constants.emplace_back("min_" + argument, to_text(axes[d].minimum));
-        table.constants.emplace_back("max_" + argument, to_text(axes[d].maximum));
-        table.constants.emplace_back("nbins_" + argument, std::to_string(axes[d].bins));
-        table.constants.emplace_back("periodic_" + argument, axes[d].periodic ? "true" : "false");
-    }
-}
 
 /// The columns of a state: the CVs, the sums, the prior, the rounding errors of the sums, and the A
 /// that biases.
@@ -276,11 +59,11 @@ auto sum_columns(BabfSumsOrConst& sums, std::size_t dimensions) {
 /// The last step that was added. An engine that continues from it may compute it again.
 struct LearnedStep {
     long long number = -1; // the engine's, negative where there is none
-    Babf::Point xi{};
-    std::optional<Babf::Evaluation> acted; // unknown in files that only have the number
+    Point xi{};
+    std::optional<Evaluation> acted; // unknown in files that only have the number
 
     /// Whether a point equals this one up to the rounding of the numbers that an engine stores.
-    bool is_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
+    bool is_at(const Point& at, const std::vector<Grid>& axes) const {
         if (!acted)
             return false;
         for (std::size_t d = 0; d < axes.size(); ++d)
@@ -291,8 +74,8 @@ struct LearnedStep {
 
     /// The evaluation at such a point: the bias to first order, so that the force is its
     /// derivative.
-    Babf::Evaluation acting_at(const Babf::Point& at, const std::vector<Grid>& axes) const {
-        Babf::Evaluation now = *acted;
+    Evaluation acting_at(const Point& at, const std::vector<Grid>& axes) const {
+        Evaluation now = *acted;
         for (std::size_t d = 0; d < axes.size(); ++d) {
             const double by = moved(at, axes, d);
             now.bias -= now.force[d] * by;
@@ -302,7 +85,7 @@ struct LearnedStep {
     }
 
   private:
-    double moved(const Babf::Point& at, const std::vector<Grid>& axes, std::size_t d) const {
+    double moved(const Point& at, const std::vector<Grid>& axes, std::size_t d) const {
         const double by = at[d] - xi[d];
         return axes[d].periodic ? std::remainder(by, axes[d].length()) : by;
     }
@@ -321,6 +104,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
         table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
     table.constants.emplace_back("tau", to_text(p.tau));
     table.constants.emplace_back("ramp", to_text(p.ramp));
+    if (!labels.extra_bias.empty())
+        table.constants.emplace_back("extra_bias", labels.extra_bias);
     if (p.solve_stride != BabfParameters::default_solve_stride(p.nodes()))
         table.constants.emplace_back("solve_stride", std::to_string(p.solve_stride));
     table.constants.emplace_back("steps", to_text(babf.sums().steps));
@@ -337,7 +122,7 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
     add_grid_constants(table, p.axes, labels);
     const auto columns = sum_columns(babf.sums(), dimensions);
     for (std::size_t j = 0; j < babf.size(); ++j) {
-        const Babf::Point z = babf.node(j);
+        const Point z = babf.node(j);
         std::vector<double> row(z.begin(), z.begin() + static_cast<std::ptrdiff_t>(dimensions));
         for (const auto& [sums, begin] : columns)
             row.push_back(sums->sum[begin + j]);
@@ -421,6 +206,8 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         same_number(labels.of("kappa", d), expected.kappa[d], expected.kappa[d]);
     same_number("ramp", expected.ramp, expected.ramp);
     same_number("tau", expected.tau, expected.tau);
+    if (table.constant("extra_bias") || !labels.extra_bias.empty())
+        same("extra_bias", labels.extra_bias);
     std::vector<std::string> fields = state_fields(labels);
     if (!has_profile(table, dimensions))
         fields.pop_back();
@@ -439,7 +226,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
     const double slack = 1 + 1e-6;
     const auto longest = [&](std::size_t d) {
         return expected.axes[d].length() +
-               std::sqrt(2 * Babf::cutoff * expected.kT / expected.kappa[d]);
+               std::sqrt(2 * Window::cutoff * expected.kT / expected.kappa[d]);
     };
     const std::size_t weight = dimensions, force = weight + 1, count = force + dimensions,
                       offset = count + 1, prior = offset + dimensions, rest = prior + dimensions;
@@ -476,7 +263,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         all_weight += row[weight];
         all_count += row[count];
     }
-    if (std::max(all_weight, all_count) > slack * sums.steps)
+    if (labels.extra_bias.empty() && std::max(all_weight, all_count) > slack * sums.steps)
         throw std::runtime_error(name + ": its samples weigh more than its " +
                                  required(table, "steps", name) +
                                  " steps, so the file is damaged.");
@@ -533,7 +320,7 @@ inline LearnedStep learned_step(const Table& table, const BabfLabels& labels,
             throw std::runtime_error(name + ": " + key + "=" + value + " is no number.");
         return found;
     };
-    Babf::Evaluation acted{number("md_bias"), {}, {}};
+    Evaluation acted{number("md_bias"), {}, {}};
     for (std::size_t d = 0; d < labels.arguments.size(); ++d) {
         last.xi[d] = number(labels.of("md_cv", d));
         acted.force[d] = number(labels.of("md_force", d));
@@ -541,36 +328,6 @@ inline LearnedStep learned_step(const Table& table, const BabfLabels& labels,
     }
     last.acted = acted;
     return last;
-}
-
-inline Table profile_table(const Babf& babf, const BabfLabels& labels) {
-    const auto& p = babf.parameters();
-    const std::size_t dimensions = babf.dimensions();
-    const BabfProfile profile = babf.profile();
-    Table table;
-    table.fields = labels.arguments;
-    table.fields.insert(table.fields.end(), {"A_k", "A"});
-    table.constants = {
-        {"action", "BABF_fes"}, {"energy_unit", labels.energy_unit}, {"kT", to_text(p.kT)}};
-    for (std::size_t d = 0; d < dimensions; ++d) {
-        table.fields.push_back(labels.of("der_A_k", d));
-        table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
-    }
-    table.fields.push_back("count");
-    table.constants.emplace_back("steps", to_text(babf.steps()));
-    add_grid_constants(table, p.axes, labels);
-    if (dimensions > 1)
-        table.rows_between_blanks = p.axes[0].nodes();
-    for (std::size_t j = 0; j < babf.size(); ++j) {
-        const Babf::Point z = babf.node(j);
-        std::vector<double> row(z.begin(), z.begin() + static_cast<std::ptrdiff_t>(dimensions));
-        row.insert(row.end(), {profile.convolved[j], profile.corrected[j]});
-        for (std::size_t d = 0; d < dimensions; ++d)
-            row.push_back(profile.derivative[d * babf.size() + j]);
-        row.push_back(profile.count[j]);
-        table.rows.push_back(std::move(row));
-    }
-    return table;
 }
 
 } // namespace plumed_cv
