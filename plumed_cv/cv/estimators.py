@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
-from plumed_cv.cv.collective_variable import CollectiveVariable, linear, select
+from plumed_cv.cv.collective_variable import Chosen, CollectiveVariable, linear, select
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.structures import (
     cell_of,
@@ -46,7 +46,7 @@ MOST_COMPONENTS = 12  # the default, as for `plumed-cv train`
 class _Reference:
     """The atoms of the coordinates, and their positions in the displacement frame."""
 
-    def __init__(self, reference: Atoms, atoms: str, alignment: str) -> None:
+    def __init__(self, reference: Atoms, atoms: Chosen, alignment: str) -> None:
         if alignment not in ("none", "optimal"):
             raise UserError(f"alignment = {alignment!r}: choose 'none' or 'optimal'.")
         turned = oriented(reference)
@@ -142,7 +142,13 @@ class DisplacementFrame(_Transformer):
     >>> components = make_pipeline(DisplacementFrame(initial), PCA(5))  # doctest: +SKIP
     """
 
-    def __init__(self, reference: Atoms, *, atoms: str = "all", alignment: str = "none") -> None:
+    def __init__(
+        self,
+        reference: Atoms,
+        *,
+        atoms: Chosen = "all",
+        alignment: str = "none",
+    ) -> None:
         self.reference = reference
         self.atoms = atoms
         self.alignment = alignment
@@ -185,7 +191,7 @@ class _CV(_Transformer):
 
     initial: Atoms
     final: Atoms
-    atoms: str
+    atoms: Chosen
     alignment: str
     reference_: _Reference
     cv_: CollectiveVariable
@@ -274,7 +280,12 @@ class LinearCV(_CV):
     """
 
     def __init__(
-        self, initial: Atoms, final: Atoms, *, atoms: str = "all", alignment: str = "none"
+        self,
+        initial: Atoms,
+        final: Atoms,
+        *,
+        atoms: Chosen = "all",
+        alignment: str = "none",
     ) -> None:
         self.initial = initial
         self.final = final
@@ -352,7 +363,7 @@ class AutoencoderCV(_CV):
         initial: Atoms,
         final: Atoms,
         *,
-        atoms: str = "all",
+        atoms: Chosen = "all",
         alignment: str = "none",
         recipe: str = "denoising",
         n_components: int | None = None,
