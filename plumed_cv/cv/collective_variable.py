@@ -521,7 +521,9 @@ def linear(
     )
 
 
-def select(selection: Chosen, species: Sequence[str]) -> NDArray[np.int64]:
+def select(
+    selection: Chosen, species: Sequence[str], held: NDArray[np.int64] | Sequence[int] = ()
+) -> NDArray[np.int64]:
     """PLUMED's serial numbers, from 1, of the selected atoms.
 
     Parameters
@@ -531,19 +533,22 @@ def select(selection: Chosen, species: Sequence[str]) -> NDArray[np.int64]:
         ("1-10,15"), or as integers, shape (N,), such as `CollectiveVariable.serials`.
     species
         Chemical symbols of all atoms.
+    held
+        Fixed atoms, from 0, which are not part of "all" and "heavy".
 
     Raises
     ------
     UserError
-        If the selection is invalid, names atoms that do not exist, or has fewer than three atoms.
+        If the selection is invalid, names atoms that do not exist or are fixed, or has fewer than
+        three atoms.
     """
-    every = np.arange(1, len(species) + 1)
+    every = np.setdiff1d(np.arange(len(species)), held) + 1
     if not isinstance(selection, str):
         chosen = np.asarray(selection, dtype=np.int64)
     elif selection == "all":
         return every
     elif selection == "heavy":
-        chosen = every[[symbol not in ("H", "D") for symbol in species]]
+        chosen = every[[species[serial - 1] not in ("H", "D") for serial in every]]
     else:
         try:
             parts = [[int(end) for end in part.split("-")] for part in selection.split(",")]
@@ -561,6 +566,8 @@ def select(selection: Chosen, species: Sequence[str]) -> NDArray[np.int64]:
         raise UserError(
             f"atoms = {selection!r}: needs at least three atoms, from 1 to {len(species)}."
         )
+    if fixed := np.setdiff1d(chosen, every).tolist():
+        raise UserError(f"atoms = {selection!r}: atom {fixed[0]} is fixed; leave it out.")
     return chosen.astype(np.int64)
 
 

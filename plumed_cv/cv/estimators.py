@@ -24,6 +24,8 @@ from plumed_cv.structures import (
     check_end_states,
     check_order,
     check_range,
+    drift_of,
+    held_atoms,
     oriented,
 )
 from plumed_cv.structures.frame import Array, aligned, displacements, whole
@@ -49,7 +51,8 @@ class _Reference:
             raise UserError(f"alignment = {alignment!r}: choose 'none' or 'optimal'.")
         turned = oriented(reference)
         self.symbols = tuple(turned.get_chemical_symbols())
-        self.serials = select(atoms, self.symbols)
+        self.serials = select(atoms, self.symbols, held_atoms(reference))
+        self.drift = drift_of(reference)
         self.species = tuple(self.symbols[serial - 1] for serial in self.serials)
         self.cell = cell_of(turned)
         self.is_aligned = alignment == "optimal"
@@ -63,7 +66,7 @@ class _Reference:
         """Displacement-frame coordinates, shape (..., N, 3), angstrom."""
         if self.is_aligned:
             return aligned(positions, cell, self.reference_positions)[0]
-        return displacements(positions, cell, self.reference_positions, self.cell)
+        return displacements(positions, cell, self.reference_positions, self.cell, self.drift)
 
     def read(self, X: Structures, of: str, fewest: int = 1) -> NDArray[Any]:
         """Displacements of structures, shape (M, 3N), angstrom, for the estimator `of`."""
@@ -202,7 +205,14 @@ class _CV(_Transformer):
             check_range(initial, final)
         reference = _Reference(initial, self.atoms, self.alignment)
         ends = (initial.positions, final.positions)
-        line = linear(reference.symbols, reference.cell, *ends, self.alignment, self.atoms)
+        line = linear(
+            reference.symbols,
+            reference.cell,
+            *ends,
+            self.alignment,
+            reference.serials,
+            reference.drift,
+        )
         return reference, line
 
     def transform(self, X: Structures) -> Array:

@@ -1,10 +1,12 @@
 """Events of a defect: the jumps between its sites, a catalogue of them, and diffusion.
 
 `network` finds the sites of a defect in a crystal and the jumps that differ by symmetry. `jumps`
-relaxes their end states and writes a catalogue, and `catalogue` is its format.
+relaxes their end states and writes a catalogue, and `catalogue` is its format. `diffusion` computes
+diffusion coefficients from the rates of the jumps.
 """
 
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
+from plumed_cv.events.diffusion import Walk, correlation_factors, diffusivity, walk
 from plumed_cv.events.jumps import find_jumps
 from plumed_cv.events.network import (
     Crystal,
@@ -25,11 +27,15 @@ __all__ = [
     "Jump",
     "Network",
     "Sites",
+    "Walk",
+    "correlation_factors",
     "crystal_of",
+    "diffusivity",
     "find_jumps",
     "largest_holes",
     "lattice_sites",
     "network_of",
     "read_catalogue",
     "sites_at",
+    "walk",
 ]

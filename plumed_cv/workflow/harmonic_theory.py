@@ -22,7 +22,6 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
-from plumed_cv.structures import write_structures
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.mep import find_path, path_of
@@ -38,6 +37,7 @@ def harmonic(
     path: Path | None = None,
     temperatures_K: Sequence[float] = (),
     step_A: float = theory.STEP_A,
+    reverse: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Start or continue the computation of the harmonic rate of an input; write the results.
@@ -56,6 +56,9 @@ def harmonic(
         Temperatures of the rates; the temperatures of the input if empty.
     step_A
         Displacement of a coordinate for the differences of forces, angstrom.
+    reverse
+        Whether the rate from the final to the initial state is computed too, which takes one more
+        Hessian. It is `reverse` in harmonic.json.
     reporter
         Receives the progress.
 
@@ -97,9 +100,23 @@ def harmonic(
             saddle = theory.saddle_of_path(
                 engine, found, step_A=step_A, update=update, folder=folder
             )
+        product = None
+        if reverse:
+            place = folder / "final"
+            place.mkdir(exist_ok=True)
+            with reporter.task("harmonic theory: final state", 3 * len(symbols)) as update:
+                product = theory.stationary_point(
+                    engine, found.images[-1].positions, found.cell,
+                    step_A=step_A, update=update, folder=place,
+                )  # fmt: skip
     rate = theory.HarmonicTheory(minimum, saddle, masses)
     kelvin = tuple(temperatures_K) or config.system.temperatures_K
-    result = _as_dict(rate, found, kelvin or (config.system.temperature_K,)) | {"step_A": step_A}
+    kelvin = kelvin or (config.system.temperature_K,)
+    result = _as_dict(rate, found, kelvin) | {"step_A": step_A}
+    if product is not None:
+        back = _as_dict(theory.HarmonicTheory(product, saddle, masses), found, kelvin)
+        names = ("barrier_eV", "prefactor_per_s", "prefactor_error_factor", "rates")
+        result["reverse"] = {name: back[name] for name in names}
     _write(folder, rate, found)
     write_text(folder / "harmonic.json", json.dumps(result, indent=2, allow_nan=False))
     return result
@@ -217,7 +234,7 @@ def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
             whole[free] = mode / np.sqrt(rate.masses[free])[:, None]
             atoms.set_array("unstable_mode", whole / np.linalg.norm(whole))
         with replacing(folder / f"{name}.xyz") as temporary:
-            write_structures(temporary, [atoms])
+            atoms.write(temporary, format="extxyz")
 
 
 def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:
