@@ -706,6 +706,8 @@ def train(
         check_end_states,
         check_order,
         check_range,
+        drift_of,
+        held_atoms,
         oriented,
         read_structure,
     )
@@ -731,7 +733,8 @@ def train(
         check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
-    linear = cv.linear(species, cell_of(first), *ends, alignment, atoms)
+    serials = cv.select(atoms, species, held_atoms(first))
+    linear = cv.linear(species, cell_of(first), *ends, alignment, serials, drift_of(first))
     data = read_displacements(trajectories, linear, stride=stride, species=species)
     with Bars().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(

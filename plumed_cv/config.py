@@ -327,9 +327,10 @@ class Sampling(_Section):
     snapshot_stride: Count = Field(10, description="steps between snapshots for the training")
     mean_force: bool | None = Field(
         None,
-        description="whether the forces on the atoms in every snapshot are computed again, so that "
-        "the profile can come from their mean along the variable. Its error is smaller than that "
-        "of the histogram. true or false. If absent, true where it is possible (not with "
+        description="whether the forces on the atoms of the variable are kept for every snapshot, "
+        "so that the profile can come from their mean along the variable. Its error is smaller "
+        "than that of the histogram. LAMMPS's library and ASE give them during the run; other "
+        "engines compute them again. true or false. If absent, true where it is possible (not with "
         "cv.alignment, and not with relu), except for gromacs, which needs too much time for it",
     )
     bins: Annotated[int, Field(ge=10)] = Field(

@@ -11,7 +11,7 @@ import pytest
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.setup import kernel as kernel_module
-from plumed_cv.setup.kernel import Plumed, every_plumed, find_plumed
+from plumed_cv.setup.kernel import Plumed, describe, every_plumed, find_plumed
 from tests.conftest import install_at
 
 
@@ -66,6 +66,83 @@ def test_order_of_discovery(
     shutil.rmtree(bare / wheel.relative_to(bare).parts[0])
     with pytest.raises(UserError, match="no PLUMED was found"):
         find_plumed(install=False)
+
+
+def tree_at(root: Path, real: Plumed) -> Path:
+    """Lay out a PLUMED that was built in its tree of sources; return its kernel."""
+    assert real.root is not None
+    assert real.include_dir is not None
+    (root / "src" / "lib").mkdir(parents=True)
+    (root / "src" / "config").symlink_to(real.root / "src" / "config")
+    (root / "src" / "include").symlink_to(real.include_dir)
+    kernel = root / "src" / "lib" / real.kernel.name
+    kernel.symlink_to(real.kernel)
+    return kernel
+
+
+def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, programs: dict[str, str]) -> None:
+    """Write scripts, and put their folder in front of PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_a_plumed_in_its_tree_of_sources(
+    bare: Path, plumed_installation: Plumed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after `source sourceme.sh`, by PATH and by the kernel alone."""
+    root = tmp_path / "plumed2"
+    kernel = tree_at(root, plumed_installation)
+    answers = f'case "$3" in --root) echo {root}/;; *) echo {root}//src/include;; esac\n'
+    put_on_path(monkeypatch, root / "src" / "lib", {"plumed": f"#!/bin/sh\n{answers}"})
+    for found in (find_plumed(install=False), describe(kernel, "PLUMED_KERNEL")):
+        assert found.kernel == kernel
+        assert found.root == root
+        assert found.include_dir == root / "src" / "include"
+        assert found.executable == root / "src" / "lib" / "plumed"
+        assert found.version == plumed_installation.version
+
+
+def test_a_plumed_with_a_program_suffix(
+    bare: Path, plumed_installation: Plumed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert plumed_installation.root is not None
+    assert plumed_installation.include_dir is not None
+    library = tmp_path / "lib"
+    library.mkdir()
+    kernel = library / plumed_installation.kernel.name.replace("Kernel", "_mpiKernel")
+    kernel.symlink_to(plumed_installation.kernel)
+    (library / "plumed_mpi").symlink_to(plumed_installation.root)
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "plumed_mpi").symlink_to(plumed_installation.include_dir / "plumed")
+    put_on_path(monkeypatch, tmp_path / "bin", {"plumed_mpi": "#!/bin/sh\n"})
+    found = describe(kernel, "PLUMED_KERNEL")
+    assert found.root == library / "plumed_mpi"
+    assert found.include_dir == tmp_path / "include"
+    assert found.executable == tmp_path / "bin" / "plumed_mpi"
+    assert found.version == plumed_installation.version
+
+
+def test_a_plumed_that_cannot_run_here_is_found_by_its_script(
+    bare: Path, plumed_installation: Plumed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`plumed-config` has neither `info` nor any other way to tell the folder."""
+    kernel = install_at(tmp_path / "cross", plumed_installation)
+    script = f'#! /usr/bin/env bash\nexport PLUMED_ROOT="${{PLUMED_ROOT-{kernel.parent}/plumed}}"\n'
+    foreign = {"plumed": "\x7fELF of another machine", "plumed-config": script}
+    put_on_path(monkeypatch, tmp_path / "cross" / "bin", foreign)
+    found = find_plumed(install=False)
+    assert (found.kernel, found.source) == (kernel, "plumed on PATH")
+
+
+def test_a_plumed_on_path_that_does_not_start_is_not_replaced(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    put_on_path(monkeypatch, tmp_path / "bin", {"plumed": "#!/bin/sh\nexit 1\n"})
+    with pytest.raises(UserError, match="bin/plumed: this PLUMED is on PATH and does not start"):
+        find_plumed()
 
 
 def test_kernel_that_cannot_be_fetched_is_one_sentence(

@@ -18,15 +18,16 @@ inline Table profile_table(const Babf& babf, const BabfLabels& labels,
     const auto& p = babf.parameters();
     const std::size_t dimensions = babf.dimensions();
     const BabfProfile profile = babf.profile();
+    const auto number = format.empty() ? to_text : to_short_text;
     Table table;
     table.format = format;
     table.fields = labels.arguments;
     table.fields.insert(table.fields.end(), {"A_k", "A"});
     table.constants = {
-        {"action", "BABF_fes"}, {"energy_unit", labels.energy_unit}, {"kT", to_text(p.kT)}};
+        {"action", "BABF_fes"}, {"energy_unit", labels.energy_unit}, {"kT", number(p.kT)}};
     for (std::size_t d = 0; d < dimensions; ++d) {
         table.fields.push_back(labels.of("der_A_k", d));
-        table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
+        table.constants.emplace_back(labels.of("kappa", d), number(p.kappa[d]));
     }
     table.fields.push_back("count");
     table.constants.emplace_back("steps", to_text(babf.steps()));

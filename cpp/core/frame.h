@@ -71,9 +71,9 @@ class Frame {
         if (!alignment_ && accepts(cell) &&
             !is_strain(inverse(whole_cell_), own_cell(cell), periodic_))
             throw std::runtime_error(
-                "the cell of the engine is not the model's with a strain of up to 25 %; use the "
-                "cell, its orientation, its lattice vectors and the units of the training, and do "
-                "not let the engine flip the cell (in LAMMPS: flip no).");
+                "the cell of the engine differs from the model's by more than 25 %, is rotated or is "
+                "flipped; use the cell, the orientation, the lattice vectors and the units of the "
+                "training, and do not let the engine flip the cell (in LAMMPS: flip no).");
         follow(cell);
     }
 

@@ -109,8 +109,8 @@ class Images {
             for (std::size_t k = 0; k < 3; ++k)
                 allowed &= image[k] == 0 || periodic_[k];
             for (std::size_t a = 0; a < 3; ++a) {
-                other[a] = v[a] + image[0] * cell_[a] + image[1] * cell_[3 + a] +
-                           image[2] * cell_[6 + a];
+                other[a] =
+                    v[a] + image[0] * cell_[a] + image[1] * cell_[3 + a] + image[2] * cell_[6 + a];
                 square += other[a] * other[a];
             }
             if (allowed && square < least) {

@@ -17,7 +17,7 @@
 #define __PLUMED_WRAPPER_LINK_RUNTIME 1
 #define __PLUMED_WRAPPER_IMPLEMENTATION 1
 #define __PLUMED_WRAPPER_EXTERN 0
-#include "plumed/wrapper/Plumed.h"
+#include "wrapper/Plumed.h"
 
 #include <cmath>
 #include <cstddef>

@@ -233,8 +233,8 @@ TEST("the gradients of the deviations are their derivatives") {
                 for (std::size_t latent = 1; latent <= 3; ++latent)
                     for (const auto& hidden : {std::vector<std::size_t>{}, {9}, {6, 17, 5}})
                         differentiate(random,
-                                      test::parse(test::random_model(
-                                          random, {7, 5, hidden, latent}, activation, cell, drift)),
+                                      test::parse(test::random_model(random, {7, 5, hidden, latent},
+                                                                     activation, cell, drift)),
                                       cell);
 }
 
@@ -273,22 +273,20 @@ TEST("cells that do not go with the model") {
 TEST("flips and rotations of the cell are told from strains") {
     Random random(10);
     const Cell tall = {3, 0, 0, 1.4, 40, 0, 0, 0, 30}; // a flip of it is a shear of 8 %
-    CollectiveVariable cv(
-        test::parse(test::random_model(random, {5, 3, {4}, 1}, "elu", tall)));
+    CollectiveVariable cv(test::parse(test::random_model(random, {5, 3, {4}, 1}, "elu", tall)));
     const auto positions = test::normals(random, 15);
     Cell flipped = tall;
     flipped[3] -= tall[0];
-    CHECK_THROWS(cv.evaluate(positions.data(), 1, flipped), "flip");
+    CHECK_THROWS(cv.evaluate(positions.data(), 1, flipped), "is flipped");
     for (const double degrees : {0.2, 3.0, 10.0, 90.0, 180.0}) {
         const double turn = degrees * std::acos(-1) / 180;
-        const Cell rotation = {std::cos(turn), std::sin(turn),  0, -std::sin(turn),
-                               std::cos(turn), 0,               0, 0,
-                               1};
-        CHECK_THROWS(cv.evaluate(positions.data(), 1, product(tall, rotation)), "orientation");
+        const Cell rotation = {
+            std::cos(turn), std::sin(turn), 0, -std::sin(turn), std::cos(turn), 0, 0, 0, 1};
+        CHECK_THROWS(cv.evaluate(positions.data(), 1, product(tall, rotation)), "is rotated");
     }
     Cell mirrored = tall;
     mirrored[0] = -mirrored[0];
-    CHECK_THROWS(cv.evaluate(positions.data(), 1, mirrored), "orientation");
+    CHECK_THROWS(cv.evaluate(positions.data(), 1, mirrored), "is rotated");
     for (const double strain : {-0.2, -0.01, 0.01, 0.2}) // as engines with such cells make them
         for (const std::size_t element : {0u, 4u, 6u, 7u, 8u}) {
             Cell deformation = {1, 0, 0, 0, 1, 0, 0, 0, 1};

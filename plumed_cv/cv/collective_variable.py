@@ -32,6 +32,9 @@ from plumed_cv.structures.frame import (
     whole,
 )
 
+# A choice of atoms, see `select`.
+Chosen = str | Sequence[int] | NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -454,7 +457,7 @@ def linear(
     initial: NDArray[Any],
     final: NDArray[Any],
     alignment: str = "none",
-    atoms: str | NDArray[np.int64] = "all",
+    atoms: Chosen = "all",
     drift: Drift = "removed",
 ) -> CollectiveVariable:
     """Return the projection on the line between two end states, step 0 of Sec. 2.4.
@@ -470,7 +473,7 @@ def linear(
     alignment
         "none" for solids, "optimal" for molecules, which rotate.
     atoms
-        Atoms on which it depends, as for `select`, or their serial numbers, shape (N,), from 1.
+        Atoms on which it depends, as for `select`.
     drift
         As for `CollectiveVariable`.
 
@@ -480,7 +483,7 @@ def linear(
         If the end states have different atoms or are the same structure in the selected atoms, and
         as for `select`.
     """
-    serials = select(atoms, species) if isinstance(atoms, str) else atoms
+    serials = select(atoms, species)
     cell = np.asarray(cell, dtype=np.float64)
     initial, final = (np.asarray(end, dtype=np.float64) for end in (initial, final))
     if not initial.shape == final.shape == (len(species), 3):
@@ -518,26 +521,34 @@ def linear(
     )
 
 
-def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
+def select(
+    selection: Chosen, species: Sequence[str], held: NDArray[np.int64] | Sequence[int] = ()
+) -> NDArray[np.int64]:
     """PLUMED's serial numbers, from 1, of the selected atoms.
 
     Parameters
     ----------
     selection
-        "all", "heavy" (no hydrogen), or serial numbers and ranges as in PLUMED, "1-10,15".
+        "all", "heavy" (no hydrogen), or serial numbers: as text with ranges as in PLUMED
+        ("1-10,15"), or as integers, shape (N,), such as `CollectiveVariable.serials`.
     species
         Chemical symbols of all atoms.
+    held
+        Fixed atoms, from 0, which are not part of "all" and "heavy".
 
     Raises
     ------
     UserError
-        If the selection is invalid, names atoms that do not exist, or has fewer than three atoms.
+        If the selection is invalid, names atoms that do not exist or are fixed, or has fewer than
+        three atoms.
     """
-    every = np.arange(1, len(species) + 1)
-    if selection == "all":
+    every = np.setdiff1d(np.arange(len(species)), held) + 1
+    if not isinstance(selection, str):
+        chosen = np.asarray(selection, dtype=np.int64)
+    elif selection == "all":
         return every
-    if selection == "heavy":
-        chosen = every[[symbol not in ("H", "D") for symbol in species]]
+    elif selection == "heavy":
+        chosen = every[[species[serial - 1] not in ("H", "D") for serial in every]]
     else:
         try:
             parts = [[int(end) for end in part.split("-")] for part in selection.split(",")]
@@ -545,14 +556,18 @@ def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
             raise UserError(
                 f"atoms = {selection!r}: give all, heavy, or serial numbers such as 1-10,15."
             ) from None
-        ranges = [np.arange(part[0], part[-1] + 1) for part in parts if len(part) <= 2]
-        chosen = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
-        if len(ranges) < len(parts) or len(np.unique(chosen)) < len(chosen):
+        if any(len(part) > 2 for part in parts):
             raise UserError(f"atoms = {selection!r}: give each atom once, and ranges such as 1-10.")
+        ranges = [np.arange(part[0], part[-1] + 1) for part in parts]
+        chosen = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+    if len(np.unique(chosen)) < len(chosen):
+        raise UserError(f"atoms = {selection!r}: give each atom once, and ranges such as 1-10.")
     if len(chosen) < 3 or chosen.min() < 1 or chosen.max() > len(species):
         raise UserError(
             f"atoms = {selection!r}: needs at least three atoms, from 1 to {len(species)}."
         )
+    if fixed := np.setdiff1d(chosen, every).tolist():
+        raise UserError(f"atoms = {selection!r}: atom {fixed[0]} is fixed; leave it out.")
     return chosen.astype(np.int64)
 
 

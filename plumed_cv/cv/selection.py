@@ -70,11 +70,7 @@ def of_path(path: EnergyPath, atoms: str | float) -> Selection:
     if atoms == "auto":
         chosen, rule = _automatic(path, moved, free)
     elif isinstance(atoms, str):
-        chosen, rule = select(atoms, path.species) - 1, f"cv.atoms = {atoms!r}"
-        if held := np.intersect1d(chosen, path.held).tolist():
-            if atoms not in ("all", "heavy"):
-                raise UserError(f"cv.atoms = {atoms!r}: atom {held[0] + 1} is fixed; leave it out.")
-            chosen = np.setdiff1d(chosen, path.held)
+        chosen, rule = select(atoms, path.species, path.held) - 1, f"cv.atoms = {atoms!r}"
     else:
         rule = f"those within {atoms:g} A of the atoms that move most along the path"
         chosen = np.intersect1d(_around(path, _farthest(moved, free), atoms), free)

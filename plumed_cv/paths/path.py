@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -31,7 +32,6 @@ from plumed_cv.structures import (
     oriented,
     read_structures,
     split_index,
-    write_structures,
 )
 from plumed_cv.structures.frame import Array, Drift, chunks, displacements
 
@@ -248,7 +248,7 @@ class EnergyPath:
     def save(self, path: Path | str) -> None:
         """Write the images with energies and forces as extended XYZ (ASE, OVITO)."""
         with replacing(path) as temporary:
-            write_structures(temporary, self.images)
+            ase.io.write(temporary, list(self.images), format="extxyz")
 
 
 def load_path(

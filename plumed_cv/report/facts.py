@@ -515,7 +515,7 @@ def write_localisation(run: Run, output: Path) -> bool:
     variable, found = located
     cell = variable.reference_cell
     ends = [
-        Atoms(variable.species, variable.reference_positions + u, cell=cell, pbc=bool(cell.any()))
+        Atoms(variable.species, variable.reference_positions + u, cell=cell, pbc=cell.any(axis=1))
         for u in variable.end_displacements
     ]
     found.write(output, ends)

@@ -45,7 +45,8 @@ class Plumed:
     root
         PLUMED's own folder (scripts, patches), or None if there is none next to the kernel.
     include_dir
-        The folder that contains `plumed/core/Action.h`, or None without headers.
+        The folder that contains `plumed/core/Action.h`, or None without headers. In an
+        installation with a program suffix, `plumed` is the name of the program.
     executable
         The `plumed` program, or None.
     version
@@ -191,13 +192,10 @@ def _from_path() -> Plumed | None:
     executable = shutil.which("plumed")
     if executable is None:
         return None
-    # `plumed-config` replaces `plumed` on machines that cannot run the programs they compile.
-    for program in (executable, shutil.which("plumed-config")):
-        if program is None:
-            continue
-        root = output_of([program, "--no-mpi", "info", "--root"])
-        if root and (kernel := Path(root).parent / KERNEL_NAME).is_file():
-            include = output_of([program, "--no-mpi", "info", "--include-dir"])
+    root = output_of([executable, "--no-mpi", "info", "--root"]) or _root_in_script(executable)
+    for kernel in _kernels_of(Path(root)) if root else ():
+        if kernel.is_file():
+            include = output_of([executable, "--no-mpi", "info", "--include-dir"])
             return describe(
                 kernel,
                 "plumed on PATH",
@@ -205,7 +203,29 @@ def _from_path() -> Plumed | None:
                 executable=Path(executable),
                 include_dir=Path(include) if include else None,
             )
-    return None
+    raise UserError(
+        f"{executable}: this PLUMED is on PATH and does not start, or has no {KERNEL_NAME}; repair "
+        "it, remove its folder from PATH, or set PLUMED_KERNEL to the libplumedKernel.so to use"
+    )
+
+
+def _root_in_script(executable: str) -> str:
+    """Return PLUMED's folder according to `plumed-config`; "" if it is not known.
+
+    PLUMED writes this script for machines that cannot run the programs they compile.
+    """
+    script = Path(executable).with_name("plumed-config")
+    try:
+        text = script.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r'^export PLUMED_ROOT="\$\{PLUMED_ROOT-(.*)\}"$', text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _kernels_of(root: Path) -> tuple[Path, Path]:
+    """Return the places of the kernel: beside PLUMED's folder, and in a tree of sources."""
+    return root.parent / KERNEL_NAME, root / "src" / "lib" / KERNEL_NAME
 
 
 def _from_conda() -> Plumed | None:
@@ -245,15 +265,18 @@ def describe(
     UserError
         If it is older than 2.9.
     """
-    if root is None and (kernel.parent / "plumed").is_dir():
-        root = kernel.parent / "plumed"
+    # A program with a suffix, such as plumed_mpi, has libplumed_mpiKernel.so.
+    name = kernel.name.removeprefix("lib").removesuffix(f"Kernel{LIBRARY_SUFFIX}")
     prefixes = [folder for folder in kernel.parents[:3] if folder != Path("/")]
+    roots = [kernel.parent / name, *kernel.parents[2:3]]  # installed, or a tree of sources
+    if root is None:
+        root = next((p for p in roots if (p / "src" / "config").is_dir()), None)
     if executable is None:
-        programs = [folder / "bin" / "plumed" for folder in prefixes]
-        executable = next((path for path in programs if os.access(path, os.X_OK)), None)
+        programs = [kernel.parent / name, *(folder / "bin" / name for folder in prefixes)]
+        executable = next((p for p in programs if p.is_file() and os.access(p, os.X_OK)), None)
     folders = [include_dir] if include_dir else []
     folders += [folder / "include" for folder in prefixes]
-    headers = next((p for p in folders if (p / "plumed" / "core" / "Action.h").is_file()), None)
+    headers = next((p for p in folders if (p / name / "core" / "Action.h").is_file()), None)
     found = Plumed(
         kernel=kernel,
         root=root,

@@ -27,7 +27,6 @@ from plumed_cv.structures.reading import (
     read_structure,
     read_structures,
     split_index,
-    write_structures,
 )
 
 __all__ = [
@@ -52,5 +51,4 @@ __all__ = [
     "read_structure",
     "read_structures",
     "split_index",
-    "write_structures",
 ]

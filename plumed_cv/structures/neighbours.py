@@ -17,14 +17,13 @@ class Neighbours:
     positions
         Shape (N, 3), angstrom.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions
-        without periodicity.
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
     radius
         Largest distance, angstrom.
     """
 
     def __init__(self, positions: Array, cell: Array, radius: float) -> None:
-        self._cell = cell = padded(cell, positions) if cell.any() else cell
+        self._cell = cell = padded(cell, positions) if np.any(cell) else cell
         self._radius = radius
         atoms = np.arange(len(positions))
         if not cell.any():

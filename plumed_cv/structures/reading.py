@@ -144,15 +144,6 @@ def iterate_structures(path: Path | str, symbols: Sequence[str]) -> Iterator[Ato
         yield from read_structures(path)
 
 
-def write_structures(path: Path | str, images: Sequence[Atoms]) -> None:
-    """Write structures as extended XYZ, with fixed atoms in the column move_mask."""
-    columns = ["symbols", "positions"]
-    columns += [name for name in images[0].arrays if name not in ("numbers", "positions")]
-    if images[0].constraints:
-        columns.append("move_mask")
-    ase.io.write(path, list(images), format="extxyz", columns=columns)
-
-
 def split_index(path: Path | str) -> tuple[Path, str | None]:
     """Split `neb.traj@-9:` into the file and ASE's index `-9:`; the index is None if missing."""
     name, at, index = str(path).rpartition("@")
@@ -197,6 +188,7 @@ def oriented(atoms: Atoms) -> Atoms:
         turned.positions = turned.positions @ rotation.T
         vectors = turned.cell.array @ rotation.T
         vectors[turned.pbc] = np.tril(standard.array)[turned.pbc]
+        vectors[np.abs(vectors) < 1e-12 * np.abs(vectors).max()] = 0.0  # rounding
         turned.set_cell(vectors)
     if isinstance(atoms.calc, SinglePointCalculator) and has_forces(atoms):
         energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
@@ -256,8 +248,8 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
             )
     if (initial.pbc != final.pbc).any():
         raise UserError(
-            f"The initial state is periodic along {in_words(initial.pbc)} and the final state "
-            f"along {in_words(final.pbc)}; give both the same pbc."
+            "The initial and final states have different cells: one is periodic along "
+            f"{in_words(initial.pbc)}, the other along {in_words(final.pbc)}; give both the same."
         )
     if not np.allclose(cell_of(initial), cell_of(final), atol=1e-6):
         raise UserError("The initial and final states have different cells; give both the same.")

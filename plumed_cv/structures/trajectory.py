@@ -233,6 +233,9 @@ def _by_mdtraj(
 ) -> Iterator[tuple[NDArray[Any], Array]]:
     """Positions (angstrom), shape (M, N, 3), of structures with the same cell, and the cell."""
     size = max(1, min(_STRUCTURES, _NUMBERS // (3 * len(symbols))))
+    if Path(file).suffix == ".dcd":
+        yield from _by_dcd(Path(file), len(symbols), chosen, stride, size)
+        return
     chunks = needed("mdtraj").iterload(
         str(file), top=_topology(symbols), chunk=size, stride=stride, atom_indices=chosen
     )
@@ -246,6 +249,29 @@ def _by_mdtraj(
             yield positions, np.zeros((3, 3))
         else:
             yield from _by_cell(positions, np.asarray(vectors, dtype=np.float64) * _NM)
+
+
+def _by_dcd(
+    file: Path, n_atoms: int, chosen: NDArray[np.int64] | None, stride: int, size: int
+) -> Iterator[tuple[NDArray[Any], Array]]:
+    """Read as `_by_mdtraj`, without a topology, which takes long for many atoms."""
+    with quiet(), _dcd_file(file) as trajectory:
+        number = len(trajectory)
+        first, _, _ = trajectory.read(n_frames=1)
+    if first.shape[1] != n_atoms:
+        raise UserError(f"it has {first.shape[1]} atoms, and {n_atoms} are expected")
+    for begin in range(0, number, size * stride):
+        with quiet(), _dcd_file(file) as trajectory:
+            trajectory.seek(begin)
+            n_frames = len(range(begin, min(number, begin + size * stride), stride))
+            positions, lengths, angles = trajectory.read(
+                n_frames=n_frames, stride=stride, atom_indices=chosen
+            )
+        cells = np.zeros((len(positions), 3, 3))
+        if lengths is not None and np.all(lengths):
+            vectors = needed("mdtraj.utils").lengths_and_angles_to_box_vectors
+            cells = np.stack(vectors(*lengths.T, *angles.T), axis=1).astype(np.float64)
+        yield from _by_cell(positions, cells)
 
 
 def _by_ase(

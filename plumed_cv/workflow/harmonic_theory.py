@@ -22,7 +22,6 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
-from plumed_cv.structures import write_structures
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.mep import find_path, path_of
@@ -235,7 +234,7 @@ def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
             whole[free] = mode / np.sqrt(rate.masses[free])[:, None]
             atoms.set_array("unstable_mode", whole / np.linalg.norm(whole))
         with replacing(folder / f"{name}.xyz") as temporary:
-            write_structures(temporary, [atoms])
+            atoms.write(temporary, format="extxyz")
 
 
 def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:

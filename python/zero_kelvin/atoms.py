@@ -4,11 +4,12 @@
     python python/zero_kelvin/atoms.py PATHS vacancy         # only this system
     python python/zero_kelvin/atoms.py                       # print the committed data
 
-PATHS is the folder of `systems.py`, which also gets the path of the larger vacancy. For each choice
-of atoms a CV is trained on the noisy path. Its energy along the path is compared with that of the
-path (`energy.along_variable`). The energy with all other atoms relaxed at constant CV, at values
-around the highest image, gives the barrier of the profile at 0 K. The Hessian at the saddle point
-gives the harmonic flux through the plane of the CV relative to that through the best plane.
+PATHS is the folder of `systems.py`, which also gets the paths of a larger vacancy and of one of the
+dislocations gliding to the next valley. For each choice of atoms a CV is trained on the noisy path.
+Its energy along the path is compared with that of the path (`energy.along_variable`). The energy
+with all other atoms relaxed at constant CV, at values around the highest image, gives the barrier
+of the profile at 0 K. The Hessian at the saddle point gives the harmonic flux through the plane of
+the CV relative to that through the best plane.
 """
 
 import argparse
@@ -50,10 +51,13 @@ def large_vacancy() -> tuple[Any, Any]:
 systems.SYSTEMS["vacancy-1999"] = systems.System(
     large_vacancy, 31, symmetric=True, interpolation="linear"
 )
+systems.SYSTEMS["dislocation"] = systems.System(
+    lambda: systems.screw_dislocations()[:2], 15, symmetric=False, interpolation="linear"
+)
 CASES: dict[str, tuple[str | float, ...]] = {
     "vacancy": (2.6, "auto", 4.5, 6.0, "all"),
     "vacancy-1999": (2.6, "auto", 4.5, 6.0, "all"),
-    "dislocations": (6.0, "auto", "all"),
+    "dislocation": (6.0, "auto", "all"),
 }
 WITH_HESSIAN = ("vacancy", "vacancy-1999")
 
