@@ -58,7 +58,8 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample|rate|harmonic|jumps|campaign|diffusion)(?: --inputs-only)?"
+_TYPED = "run|path|train|energy|fes|sample|rate|harmonic|jumps|campaign|diffusion"
+NAMES = rf"plumed-cv (?:{_TYPED})(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {
@@ -74,6 +75,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "--inputs-only": ["--dir", "elsewhere"],
     "sample": ["--dir", "elsewhere"],
     "rate": ["--shots", "4"],
+    "jumps": ["--width", "8"],
 }
 
 
