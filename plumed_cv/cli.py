@@ -18,10 +18,13 @@ from plumed_cv.common.bars import Bars, bar, err
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.terminal import (
+    print_campaign,
+    print_diffusion,
     print_energies,
     print_findings,
     print_harmonic,
     print_iterations,
+    print_jumps,
     print_keys,
     print_rate,
     print_rates,
@@ -163,6 +166,10 @@ def run(
         bool,
         typer.Option("--inputs-only", help="stop before each sampling and write a job.sh for it"),
     ] = False,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", help="of several temperatures, do the others if one fails"),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn the CV and its free energy profile: sample, train, compare, repeat.
@@ -187,7 +194,9 @@ def run(
     directory = directory or config.parent / "run"
     try:
         with resumable():
-            result = workflow.run(settings, directory, Bars(), inputs_only=inputs_only)
+            result = workflow.run(
+                settings, directory, Bars(), inputs_only=inputs_only, keep_going=keep_going
+            )
     except workflow.NoBarrierError as error:
         raise UserError(f"{error} {report.write(directory)} shows what was sampled.") from None
     if "walkers" in result:
@@ -205,6 +214,8 @@ def run(
         else:
             print_iterations(result)
         print(f"Report: {page}   all results: {directory}")
+    if result.get("failures"):
+        raise typer.Exit(1)
 
 
 def _job(config: Path, directory: Path, walkers: list[int]) -> str:
@@ -341,6 +352,9 @@ def harmonic(
         float,
         typer.Option(min=1e-6, help="displacement of a coordinate for the differences, angstrom"),
     ] = 0.001,
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="of an input, also the rate of the way back")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compute the rate by harmonic transition state theory, with quantum corrections.
@@ -361,6 +375,8 @@ def harmonic(
         if source.is_dir():
             if output is not None:
                 raise UserError(f"--output {output}: the results of a run are kept in the run.")
+            if reverse:
+                raise UserError(f"--reverse: is for an input; {source} is the directory of a run.")
             found = workflow.harmonic_of(source, Bars(), temperatures_K=kelvin, step_A=step)
             folder = source
         else:
@@ -370,6 +386,7 @@ def harmonic(
                 folder,
                 temperatures_K=kelvin,
                 step_A=step,
+                reverse=reverse,
                 reporter=Bars(),
             )
     if as_json:
@@ -381,6 +398,173 @@ def harmonic(
         print(f"All results: {folder}")
     if source.is_dir():
         report.write(source)
+
+
+@app.command()
+def jumps(
+    crystal: Annotated[
+        Path, typer.Argument(help="crystal without the defect: CIF, POSCAR or any format of ASE")
+    ],
+    config: Annotated[
+        Path,
+        typer.Option("--input", "-i", help="input file with the engine and the temperatures"),
+    ],
+    species: Annotated[str, typer.Option(help="element of the vacancy or interstitial atom")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="new folder")] = Path("catalogue"),
+    interstitial: Annotated[
+        bool, typer.Option("--interstitial", help="an interstitial atom; a vacancy if absent")
+    ] = False,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="site of the interstitial, fractional coordinates of the given cell as 0.5,0.5,0; "
+            "one of each kind; the largest holes if absent"
+        ),
+    ] = None,
+    cutoff: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="length of the longest jump, angstrom; chosen if absent"),
+    ] = None,
+    width: Annotated[
+        float, typer.Option(min=1.0, help="smallest width of the supercell, angstrom")
+    ] = 10.0,
+    relax_cell: Annotated[
+        bool, typer.Option("--relax-cell", help="first relax the cell of the crystal")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=1e-6, help="tolerance of the space group, angstrom")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Find the jumps of a vacancy or interstitial that differ by symmetry; write a catalogue.
+
+    The catalogue has a folder for each such jump, with relaxed end states and an input for
+    'plumed-cv run'. All keys of the given input are kept, except its end states.
+
+    Examples: plumed-cv jumps fe.cif --input demo/vacancy.toml --species Fe -o fe-vacancy
+              plumed-cv jumps fe.cif -i demo/vacancy.toml --species Fe --relax-cell --width 14
+    """
+    from plumed_cv import events
+
+    try:
+        sites = [[float(x) for x in place.split(",")] for place in site or ()]
+        if any(len(place) != 3 for place in sites):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--site {', '.join(site or ())}: give three numbers as 0.5,0.5,0."
+        ) from None
+    found = events.find_jumps(
+        crystal,
+        config,
+        output,
+        species=species,
+        defect="interstitial" if interstitial else "vacancy",
+        sites=sites,
+        cutoff_A=cutoff,
+        width_A=width,
+        tolerance_A=tolerance,
+        relax_cell=relax_cell,
+        reporter=Bars(),
+    )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_jumps(found)
+        first = output / found["events"][0]["id"] / "input.toml"
+        print(f"Catalogue: {output}   an event: plumed-cv run {first}")
+
+
+@app.command()
+def campaign(
+    catalogue: Annotated[Path, typer.Argument(help="folder that 'plumed-cv jumps' has written")],
+    harmonic: Annotated[
+        bool, typer.Option("--harmonic", help="harmonic rates (minutes) instead of runs")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="events at the same time on this machine")
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="address or file of a dask scheduler whose workers do the events"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do the runs of all events of a catalogue at all temperatures, and write one table of rates.
+
+    The same command goes on after a stop of any kind. An event that fails is set aside with the
+    reason, and the others are done; the exit status is then 1.
+
+    Examples: plumed-cv campaign fe-vacancy --harmonic
+              plumed-cv campaign fe-vacancy
+    """
+    from plumed_cv import workflow
+
+    if scheduler is not None and jobs > 1:
+        raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
+    with resumable():
+        found = workflow.campaign(
+            catalogue, harmonic=harmonic, jobs=jobs, scheduler=scheduler, reporter=Bars()
+        )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_campaign(found)
+        print(f"All rates: {catalogue / 'rates.csv'} and {catalogue / 'rates.json'}")
+    if found["failures"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diffusion(
+    catalogue: Annotated[Path, typer.Argument(help="catalogue with the rates of a campaign")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="rates to use: transmission, tst or harmonic; if absent, the first of these that "
+            "all events have"
+        ),
+    ] = None,
+    formation: Annotated[
+        str | None,
+        typer.Option(
+            help="free energy of formation of a vacancy, eV: a number, or a CSV file with the "
+            "columns temperature_K, free_energy_eV and error_eV"
+        ),
+    ] = None,
+    formation_entropy: Annotated[
+        float, typer.Option(help="entropy of formation, k; --formation is then the energy")
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Compute diffusion coefficients from the rates of a campaign, with errors.
+
+    The coefficient of the defect itself is exact for its network of jumps. With the free energy of
+    formation, that of tracer atoms by vacancies follows, with the exact correlation factor.
+
+    Examples: plumed-cv diffusion fe-vacancy
+              plumed-cv diffusion fe-vacancy --source harmonic --formation 1.72
+    """
+    from plumed_cv import workflow
+    from plumed_cv.workflow.diffusion import SOURCES
+
+    kinds = dict(zip(("transmission", "tst", "harmonic"), SOURCES, strict=True))
+    if source is not None and source not in kinds:
+        raise UserError(f"--source {source}: choose {', '.join(kinds)}.")
+    if formation is None and formation_entropy:
+        raise UserError("--formation-entropy: needs --formation, the energy of formation.")
+    found = workflow.diffusion(
+        catalogue,
+        source=None if source is None else kinds[source],
+        formation=None
+        if formation is None
+        else workflow.read_formation(formation, formation_entropy),
+    )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_diffusion(found)
+        print(f"All results: {catalogue / 'diffusion.csv'}, diffusion.json and diffusion.png")
 
 
 @app.command()
@@ -409,6 +593,9 @@ def energy(
         bool | None,
         typer.Option(help="use the symmetry of the path; if absent, yes or as the input"),
     ] = None,
+    atoms: Annotated[
+        str, typer.Option(help="atoms of the CV: all, auto, heavy, a radius (A), or serial numbers")
+    ] = "all",
     seed: Annotated[int | None, typer.Option(min=0, help="seed of noise and training")] = None,
     engine: Annotated[
         Path | None,
@@ -452,6 +639,7 @@ def energy(
         n_latent=latent,
         device=device,
         use_symmetry=symmetry,
+        atoms=_atoms(atoms),
         seed=seed,
         engine=forces,
         reporter=Bars(),
@@ -518,6 +706,8 @@ def train(
         check_end_states,
         check_order,
         check_range,
+        drift_of,
+        held_atoms,
         oriented,
         read_structure,
     )
@@ -543,7 +733,8 @@ def train(
         check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
-    linear = cv.linear(species, cell_of(first), *ends, alignment, atoms)
+    serials = cv.select(atoms, species, held_atoms(first))
+    linear = cv.linear(species, cell_of(first), *ends, alignment, serials, drift_of(first))
     data = read_displacements(trajectories, linear, stride=stride, species=species)
     with Bars().task("training", training.n_epochs) as update:
         learned, _, network = autoencoder.learn(
@@ -555,6 +746,14 @@ def train(
         )
     learned.save(output)
     print(f"{output}: {learned}, {len(data)} structures, error {network.losses[-1] ** 0.5:.4f} A")
+
+
+def _atoms(text: str) -> str | float:
+    """A selection of atoms, in which a number alone is a radius."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @app.command()

@@ -57,6 +57,12 @@ class System(_Section):
         "move least from initial. false: keep the order, because atoms do exchange positions. If "
         "absent, an order that seems wrong is refused",
     )
+    fixed: str | None = Field(
+        None,
+        description="atoms that do not move, by serial numbers, such as 1-32,40, in addition to "
+        "those that the structures fix (FixAtoms of ASE, selective dynamics of POSCAR, move_mask "
+        "of extended XYZ)",
+    )
     temperature_K: Positive = Field(
         description="temperature, K; of several, as [300.0, 500.0], each is sampled in a folder of "
         "its own and begins from the one before (docs/temperatures.md)"
@@ -210,10 +216,12 @@ class CV(_Section):
         description="none: for a solid. optimal: for a molecule, which rotates and is first fitted "
         "to the initial state; there is then no minimum energy path",
     )
-    atoms: str = Field(
-        "all",
-        description="atoms on which the variable depends, with alignment: all, heavy (all but "
-        "hydrogen), or PLUMED's serial numbers, such as 1-10,15",
+    atoms: Positive | str = Field(
+        "auto",
+        description="atoms on which the variable depends. auto: those that take part in the "
+        "minimum energy path (docs/atoms.md); all with cv.alignment. all. heavy: all but hydrogen. "
+        "A number: those within this radius, angstrom, of the atoms that move most along the path. "
+        "PLUMED's serial numbers, such as 1-10,15",
     )
     start: Literal["linear", "path"] = Field(
         "linear",
@@ -319,9 +327,10 @@ class Sampling(_Section):
     snapshot_stride: Count = Field(10, description="steps between snapshots for the training")
     mean_force: bool | None = Field(
         None,
-        description="whether the forces on the atoms in every snapshot are computed again, so that "
-        "the profile can come from their mean along the variable. Its error is smaller than that "
-        "of the histogram. true or false. If absent, true where it is possible (not with "
+        description="whether the forces on the atoms of the variable are kept for every snapshot, "
+        "so that the profile can come from their mean along the variable. Its error is smaller "
+        "than that of the histogram. LAMMPS's library and ASE give them during the run; other "
+        "engines compute them again. true or false. If absent, true where it is possible (not with "
         "cv.alignment, and not with relu), except for gromacs, which needs too much time for it",
     )
     bins: Annotated[int, Field(ge=10)] = Field(
@@ -529,13 +538,9 @@ class Config(_Section):
     @model_validator(mode="after")
     def _no_path_of_molecules(self) -> "Config":
         if self.cv.alignment == "none":
-            if self.cv.atoms != "all":
-                raise ValueError(
-                    f"cv.atoms = {self.cv.atoms!r}: a selection of atoms needs cv.alignment = "
-                    "'optimal'"
-                )
             return self
         needs = {
+            "cv.atoms = a radius": not isinstance(self.cv.atoms, str),
             "path.file": self.path.file is not None,
             "cv.start = 'path'": self.cv.start == "path",
             "sampling.prior = 'energy'": self.sampling.prior == "energy",

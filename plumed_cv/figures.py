@@ -357,6 +357,41 @@ def draw_arrhenius(
     legend(axes)
 
 
+def plot_diffusion(path: Path | str, rows: Sequence[dict[str, Any]], title: str) -> None:
+    """Draw diffusion coefficients over the inverse temperature, with errors of one sigma.
+
+    Parameters
+    ----------
+    path
+        The file.
+    rows
+        The `temperatures` of diffusion.json.
+    title
+        The title.
+
+    Raises
+    ------
+    UserError
+        If there is no such format.
+    """
+    with _picture(path, title) as axes:
+        for name, error, label, colour in (
+            ("D_m2_per_s", "error_factor", "of the defect", LAST),
+            ("D_tracer_m2_per_s", "tracer_error_factor", "of a tracer atom", EARLIER[0]),
+        ):
+            known = [row for row in rows if row[name]]
+            if not known:
+                continue
+            D, factor = (np.array([row[key] for row in known]) for key in (name, error))
+            x = 1e3 / np.array([row["temperature_K"] for row in known])
+            axes.errorbar(x, D, [D - D / factor, D * factor - D], fmt="o-", color=colour,
+                          markersize=4, capsize=2.5, linewidth=1.0, label=label)  # fmt: skip
+        logarithmic(axes)
+        axes.set_xlabel("1000 K / T")
+        axes.set_ylabel("diffusion coefficient (m²/s)")
+        legend(axes)
+
+
 def look(k: int, number: int) -> tuple[str, Any]:
     """Colour and dashes of curve k of `number` curves; the last one always looks the same."""
     if k + 1 == number:

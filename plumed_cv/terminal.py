@@ -185,6 +185,93 @@ def print_rate(result: dict[str, Any]) -> None:
         print(f"Attention: {result['rate_note']}")
 
 
+def print_jumps(found: dict[str, Any]) -> None:
+    """Print the events of a catalogue: a row for each."""
+    columns = ("event", "sites", "length (A)", "jumps", "reverse jumps", "energy (eV)")
+    table = Table(*columns, box=None, pad_edge=False)
+    for event in found["events"]:
+        table.add_row(
+            event["id"],
+            f"{event['initial_site']} to {event['final_site']}",
+            f"{event['length_A']:.3f}",
+            str(event["multiplicity"]),
+            str(event["reverse_multiplicity"]),
+            f"{event['energy_eV']:+.4f}",
+        )
+    out.print(table)
+    crystal, cells = found["crystal"], " x ".join(map(str, found["supercell"]["repeats"]))
+    print(
+        f"{crystal['formula']}, {crystal['space_group']}: {found['defect']} of {found['species']} "
+        f"in {cells} conventional cells, {found['supercell']['atoms']} atoms. Jumps: number of "
+        "equivalent ones from each site; energy: final minus initial state, relaxed."
+    )
+    if found["directions"] < 3:
+        print(
+            f"Attention: these jumps carry the defect along {found['directions']} directions only."
+        )
+
+
+def print_campaign(found: dict[str, Any]) -> None:
+    """Print the rates of a campaign, a row for each event and temperature, and what failed."""
+    columns = ("event", "T (K)", "rate (1/s)", "factor", "kappa", "back (1/s)", "jumps", "rate of")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in found["rates"]:
+        table.add_row(
+            row["event"],
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
+            _short(row["rate_per_s"], ".3g"),
+            _short(row["error_factor"], ".2f"),
+            "" if row["transmission"] is None else f"{row['transmission']:.2f}",
+            "" if row["reverse_rate_per_s"] is None else f"{row['reverse_rate_per_s']:.3g}",
+            str(row["multiplicity"]),
+            row["source"],
+        )
+    table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
+    out.print(table)
+    print("Rates of one jump, each within its factor, one standard error; *: not converged.")
+    for each in found["failures"]:
+        at = "" if each["temperature_K"] is None else f" at {each['temperature_K']:g} K"
+        print(f"Set aside: {each['event']}{at}: {each['reason']}")
+
+
+def print_diffusion(found: dict[str, Any]) -> None:
+    """Print diffusion coefficients: a row for each temperature, and the fits."""
+    columns = ("T (K)", "D (m2/s)", "factor", "f", "D tracer (m2/s)", "factor", "rates")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in found["temperatures"]:
+        table.add_row(
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
+            f"{row['D_m2_per_s']:.3g}",
+            f"{row['error_factor']:.2f}",
+            "" if row["correlation_factor"] is None else f"{row['correlation_factor']:.4f}",
+            "" if row["D_tracer_m2_per_s"] is None else f"{row['D_tracer_m2_per_s']:.3g}",
+            "" if row["tracer_error_factor"] is None else f"{row['tracer_error_factor']:.2f}",
+            row["source"],
+        )
+    out.print(table)
+    print(
+        f"D: of one {found['defect']} of {found['species']}, mean of three directions; f: "
+        "correlation factor of a tracer atom. Factors are one standard error. *: not converged."
+    )
+    for name, of in (("fit", f"the {found['defect']}"), ("tracer_fit", "a tracer atom")):
+        fit = found[name]
+        if fit is None:
+            continue
+        from plumed_cv.common.numbers import with_error
+
+        energy = with_error(fit["activation_energy_eV"], fit["activation_energy_error_eV"])
+        factor = fit["D0_error_factor"]
+        within = "" if factor is None else f" (within a factor {factor:.2f})"
+        print(
+            f"Of {of} at {fit['temperature_K']:.0f} K: activation energy {energy}, D0 "
+            f"{fit['D0_m2_per_s']:.3g} m2/s{within}."
+        )
+        if fit["note"]:
+            print(fit["note"])
+    for note in found["notes"]:
+        print(f"Attention: {note}")
+
+
 def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
     """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error

@@ -287,7 +287,7 @@ def test_a_run_from_structures_goes_on(plugin: Path, tmp_path: Path) -> None:
     assert result.data == json.loads((tmp_path / "run" / "result.json").read_text())
     assert result.flux_barrier.value == result.data["flux_barrier_eV"]
     assert result.profile.barrier.value == pytest.approx(result.barrier.value)
-    assert result.cv.n_atoms == 53
+    assert result.cv.n_atoms == result.data["cv_atoms"] < 53
     assert [check.name for check in result.checks if check.passed is False]
     assert not result.converged
     assert repr(result).startswith(f"Result({tmp_path / 'run'}: flux barrier 0.")

@@ -134,3 +134,40 @@ def test_inputs_of_the_example_are_those_of_its_file() -> None:
     (shown,) = [block.text for block in blocks(ROOT / "README.md") if block.kind == "toml"]
     for section, keys in tomllib.loads(shown).items():
         assert keys.items() <= whole[section].items()
+
+
+def _documented(doc: str) -> Iterator[str]:
+    """Names in the section on parameters of a NumPy docstring."""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}|\Z)", doc, re.S | re.M)
+    for line in section.group(1).splitlines() if section else ():
+        if line and not line.startswith(" "):
+            yield from (name.strip().lstrip("*") for name in line.partition(" : ")[0].split(","))
+
+
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> set[str]:
+    """Names of the parameters of a function, or of the fields and the constructor of a class."""
+    if isinstance(node, ast.ClassDef):
+        names = {
+            each.target.id
+            for each in node.body
+            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+        }
+        for each in node.body:
+            if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+                names |= _parameters(each)
+        return names
+    given = node.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return {each.arg for each in every if each is not None}
+
+
+def test_docstrings_name_parameters_that_exist() -> None:
+    """A parameter that was renamed or removed must not stay in the docstring."""
+    checked = 0
+    for file in [*(ROOT / "plumed_cv").rglob("*.py"), *(ROOT / "python").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = set(_documented(ast.get_docstring(node) or ""))
+                assert names <= _parameters(node), f"{file}: {node.name}"
+                checked += len(names)
+    assert checked > 500

@@ -60,7 +60,7 @@ def test_response_is_that_of_the_dense_matrix() -> None:
     projector = np.eye(3 * N) - np.kron(np.full((N, N), 1.0 / N), np.eye(3))
     dense = projector @ np.linalg.inv(stiffness.toarray()) @ projector
     columns = (3 * sites[:, None] + np.arange(3)).ravel()
-    response = elastic._response(stiffness, sites)
+    response = elastic._response(stiffness, sites, "removed")
     np.testing.assert_allclose(response, dense[:, columns], atol=1e-9)
 
 

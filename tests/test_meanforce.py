@@ -54,6 +54,23 @@ def test_the_mean_of_test_functions_is_that_of_their_slopes(activation: str) -> 
     assert max(off) > 8.0  # the test can tell: it needs the divergence
 
 
+def test_a_variable_of_some_atoms_needs_the_forces_on_those_alone() -> None:
+    """The same identity for a variable of three of the atoms, with the drift of these three.
+
+    Three phi, 100 000 independent structures: each beyond four errors once in 16 000 times.
+    """
+    u, forces = harmonic(variable(), 100_000)
+    chosen = [0, 2, 3]
+    model = cv.random_model(np.random.default_rng(6), len(chosen), 3, (6, 6), activation="tanh")
+    u, forces = u[:, chosen] - u[:, chosen].mean(axis=1, keepdims=True), forces[:, chosen]
+    xi, along = meanforce.instantaneous(model, u, forces, KT)
+    for wave in (1, 2, 3):
+        scaled = wave * np.pi * (xi - xi.min()) / np.ptp(xi)
+        phi, slope = np.sin(scaled), wave * np.pi / np.ptp(xi) * np.cos(scaled)
+        difference = phi * along - KT * slope
+        assert abs(difference.mean()) < 4.0 * difference.std() / len(xi) ** 0.5
+
+
 def test_a_bias_along_the_variable_changes_nothing() -> None:
     """Structures drawn with other weights for each xi have the same mean force in each bin."""
     model = variable()

@@ -136,7 +136,7 @@ def test_what_goes_with_molecules(alanine: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('alignment = "optimal"', 'alignment = "none"', "cv.atoms = 'heavy'"),
+        ('atoms = "heavy"', "atoms = 4.0", "cv.atoms = a radius: not possible"),
         (
             "[sampling]",
             '[sampling]\nprior = "energy"',

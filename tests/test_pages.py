@@ -57,7 +57,7 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample|rate|harmonic)(?: --inputs-only)?"
+NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample|rate|harmonic|jumps|campaign|diffusion)(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {
@@ -126,6 +126,7 @@ def make_files(folder: Path, demo: Path) -> None:
         shutil.copy(demo / name, folder / name)
     shutil.copy(demo / "vacancy.toml", folder / "defect.toml")
     shutil.copytree(demo / "run", folder / "run")
+    bulk("Fe", "bcc", a=2.8553).write(folder / "fe.cif")
     shutil.copy(demo / "run" / "cv.safetensors", folder)
     snapshots = sorted(demo.glob("run/iteration-2/segment-*/snapshots.dcd"))
     ends = [read_structure(demo / f"{name}.xyz") for name in ("initial", "final")]

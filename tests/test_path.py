@@ -287,7 +287,7 @@ def test_fixed_atoms_keep_their_forces(tmp_path: Path) -> None:
     file = tmp_path / "path.traj"
     ase.io.write(file, images)
     read = load_path(file).forces[2]
-    expected = np.linalg.norm(forces - forces.mean(axis=0), axis=1)
+    expected = np.linalg.norm(forces, axis=1)  # their mean acts on what holds the fixed atoms
     np.testing.assert_allclose(np.linalg.norm(read, axis=1), expected, atol=1e-10)
 
 
@@ -341,9 +341,11 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
         image.set_cell(image.cell.array[[1, 0, 2]])
     mistakes.append((left, "image 0: the cell vectors are left-handed"))
     slab = [image.copy() for image in images]
-    for image in slab:
-        image.pbc = (True, True, False)
-    mistakes.append((slab, "image 0: The structure is periodic along some directions"))
+    slab[1].pbc = (True, True, False)
+    mistakes.append((slab, "image 1 has another cell than image 0"))
+    fixed = [image.copy() for image in images]
+    fixed[1].set_constraint(FixAtoms([0]))
+    mistakes.append((fixed, "The initial state has 0 fixed atoms and the final state 1"))
     for wrong, sentence in mistakes:
         ase.io.write(file, wrong)
         with pytest.raises(UserError, match=sentence) as caught:

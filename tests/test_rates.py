@@ -276,7 +276,7 @@ def test_events_are_told_apart(tmp_path: Path) -> None:
     species = initial.get_chemical_symbols()
     variable = linear(species, cell, initial.positions, final.positions)
     hole = final.positions[0]
-    found = rates.Events(tmp_path, (initial, final), variable, operations(variable))
+    found = rates.Events(tmp_path, (initial, final), operations(variable))
 
     def moved(atom: int, noise: float) -> Relaxed:
         positions = initial.positions.copy()
@@ -300,7 +300,7 @@ def test_events_are_told_apart(tmp_path: Path) -> None:
         by_distance.setdefault(round(10 * float(distances[0, k])), set()).add(kind)
     assert sorted(map(len, by_distance.values())) == [1, 1, 1]
     assert len(set(kinds.values())) == 3
-    again = rates.Events(tmp_path, (initial, final), variable, operations(variable))
+    again = rates.Events(tmp_path, (initial, final), operations(variable))
     assert {k: again.identify(moved(k, 0.01)) for k in kinds} == kinds
     assert again.energy_eV(1) == pytest.approx(-1.0)
 

@@ -10,19 +10,24 @@ from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc100
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian
+from scipy.spatial.transform import Rotation
 
 from plumed_cv import config, cv, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.paths.neb import minimum_energy_path
 from plumed_cv.paths.path import read_images
 from plumed_cv.structures import (
+    cell_of,
     check_range,
+    fix,
     held_atoms,
+    is_oriented,
     meant_order,
     oriented,
     read_structure,
     read_structures,
 )
+from plumed_cv.structures.frame import displacements, nearest_images
 from plumed_cv.structures.trajectory import read_displacements
 
 
@@ -315,21 +320,133 @@ def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:
         workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"))
 
 
-@pytest.mark.parametrize("name", ["held.traj", "held.vasp", "held.xyz", "cartesian.traj"])
-def test_constraints_are_refused_where_atoms_are_to_move(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["held.traj", "held.vasp", "held.xyz", "serials.xyz"])
+def test_fixed_atoms_of_every_source(tmp_path: Path, name: str) -> None:
     initial, final, _ = vacancy()
-    held = FixCartesian([0, 1], (True, False, False)) if "cart" in name else FixAtoms([0, 1])
+    final.positions[[0, 1]] = initial.positions[[0, 1]]
+    final.positions += 0.3  # a drift, which fixed atoms do not have
     for file, atoms in ((name, initial), (f"final-{name}", final)):
-        atoms.set_constraint(held)
+        if name != "serials.xyz":
+            atoms.set_constraint(FixAtoms([0, 1]))
         ase.io.write(tmp_path / file, atoms)
-    given = loaded(tmp_path, name, f"final-{name}")
-    with pytest.raises(UserError, match=r"has constraints \(Fix.*all atoms must be free") as caught:
-        workflow.run(given, tmp_path / "run")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
-    ase.io.write(tmp_path / "path.traj", [initial, final, initial])
-    with pytest.raises(UserError, match=r"path\.traj: image 0: has constraints"):
-        read_images(tmp_path / "path.traj", free=True)
+    key = 'fixed = "1-2"' if name == "serials.xyz" else ""
+    first, last = workflow.end_states(loaded(tmp_path, name, f"final-{name}", key))
+    np.testing.assert_array_equal(held_atoms(first), [0, 1])
+    np.testing.assert_array_equal(held_atoms(last), [0, 1])
+    np.testing.assert_array_equal(first.positions[:2], last.positions[:2])
+    expected = displacements(final.positions - 0.3, first.cell.array, first.positions,
+                             first.cell.array, "kept")  # fmt: skip
+    found = displacements(last.positions, first.cell.array, first.positions,
+                          first.cell.array, "kept")  # fmt: skip
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    images = [first, *(first.copy() for _ in range(2)), last]
+    for image in images[1:3]:
+        image.positions[2:] += 0.1
+    ase.io.write(tmp_path / "path.xyz", images)
+    for image in read_images(tmp_path / "path.xyz"):
+        np.testing.assert_array_equal(held_atoms(image), [0, 1])
+
+
+def test_other_constraints_and_other_fixed_atoms_are_refused(tmp_path: Path) -> None:
+    initial, final, _ = vacancy()
+    plane = [FixCartesian([0, 1], (True, False, False))]
+    for held, sentence in (
+        (plane, "a constraint FixCartesian; only atoms that are fixed along all directions"),
+        ([FixAtoms([0, 1, 2])], "3 fixed atoms and the final state 2, or other atoms"),
+        ([FixAtoms([0, 1])], "Atom 2 is fixed, but its position in the final state differs"),
+    ):
+        initial.set_constraint(held)
+        final.set_constraint(FixAtoms([0, 1]))
+        ase.io.write(tmp_path / "a.traj", initial)
+        ase.io.write(tmp_path / "b.traj", final)
+        with pytest.raises(UserError, match=sentence) as caught:
+            workflow.run(loaded(tmp_path, "a.traj", "b.traj"), tmp_path / "run")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("serials", "sentence"),
+    [("z<4", "give serial numbers and ranges"), ("5-2", "give serial numbers and ranges"),
+     ("1-900", "the structure has the atoms 1 to"), ("0-3", "the structure has the atoms 1 to")],
+)  # fmt: skip
+def test_serials_of_fixed_atoms(serials: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        fix(vacancy()[0], serials)
+
+
+def test_images_in_tilted_and_partly_periodic_cells() -> None:
+    """Against all images within a distance, of vectors that are longer than the cell."""
+    rng = np.random.default_rng(5)
+    tilted = np.array([[9.0, 0.0, 0.0], [22.0, 8.0, 0.0], [-13.0, 11.0, 10.0]])
+    hexagonal = np.array([[3.0, 0.0, 0.0], [1.5, 1.5 * 3**0.5, 0.0], [0.0, 0.0, 0.0]])
+    wire = np.array([[0.0, 0.0, 0.0], [1.0, 4.0, 0.5], [0.0, 0.0, 0.0]])
+    for cell in (tilted, hexagonal, wire, np.zeros((3, 3))):
+        vectors = rng.normal(scale=2.5, size=(200, 3))
+        steps = np.array(list(np.ndindex(17, 17, 17))) - 8
+        every = vectors[:, None] + (steps @ cell)[None]
+        shortest = np.linalg.norm(every, axis=2).min(axis=1)
+        found = nearest_images(vectors, cell)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), shortest, atol=1e-12)
+
+
+def test_flips_and_rotations_are_told_from_strains() -> None:
+    cell = np.array([[3.0, 0.0, 0.0], [1.4, 40.0, 0.0], [0.0, 0.0, 30.0]])
+    positions = np.random.default_rng(1).uniform(0, 3, (4, 3))
+    for strain in (0.2, -0.2, 0.01):
+        grown = cell * (1.0 + strain)
+        u = displacements(positions * (1.0 + strain), grown, positions, cell)
+        np.testing.assert_allclose(u, 0.0, atol=1e-12)
+    flipped = cell.copy()
+    flipped[1, 0] -= 3.0
+    turn = Rotation.from_rotvec([0.0, 0.0, 0.01]).as_matrix()
+    for wrong in (flipped, cell @ turn, cell[[1, 0, 2]], 1.3 * cell):
+        with pytest.raises(UserError, match="is not that of the reference"):
+            displacements(positions, wrong, positions, cell)
+
+
+def test_vacuum_of_any_height_and_any_box_change_nothing() -> None:
+    slab = np.array([[9.0, 0.0, 0.0], [1.0, 8.0, 0.0], [0.0, 0.0, 0.0]])
+    rng = np.random.default_rng(2)
+    reference = rng.uniform(0, 8, (5, 3))
+    moved = reference + rng.normal(scale=0.2, size=(5, 3))
+    expected = displacements(moved, slab, reference, slab, "kept")
+    np.testing.assert_allclose(expected, moved - reference, atol=1e-12)
+    for height in (2.0, 30.0):
+        box = slab + np.diag([0.0, 0.0, height])
+        np.testing.assert_array_equal(displacements(moved, box, reference, slab, "kept"), expected)
+    across = moved + [[10.0, 8.0, 0.0]] * 5
+    np.testing.assert_allclose(
+        displacements(across, slab, reference, slab, "kept"), expected, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_orientation_of_slabs(missing: int) -> None:
+    """Distances stay, the vector of the vacuum turns with the atoms, and engines accept it."""
+    rng = np.random.default_rng(3)
+    atoms = Atoms("Cu4", rng.uniform(0, 5, (4, 3)), cell=rng.normal(size=(3, 3)) + 5 * np.eye(3))
+    atoms.pbc = np.arange(3) != missing
+    turned = oriented(atoms)
+    assert is_oriented(cell_of(turned))
+    assert not cell_of(turned)[missing].any()
+    np.testing.assert_allclose(
+        turned.get_all_distances(mic=True), atoms.get_all_distances(mic=True), atol=1e-9
+    )
+    np.testing.assert_allclose(turned.cell.lengths(), atoms.cell.lengths())
+
+
+def test_a_hop_of_half_of_a_slab_is_refused_and_one_across_the_vacuum_is_not() -> None:
+    slab = fcc100("Cu", (2, 2, 2), vacuum=3.0)
+    add_adsorbate(slab, "Cu", 1.8, "hollow")
+    slab.pbc = (True, True, False)
+    final = slab.copy()
+    final.positions[-1, 0] += slab.cell[0, 0] / 2
+    with pytest.raises(UserError, match="nearly half of the cell"):
+        check_range(slab, final)
+    away = slab.copy()
+    away.positions[-1, 2] += 5.0
+    check_range(slab, away)
 
 
 def test_held_atoms_stay_in_the_elastic_band() -> None:
@@ -441,7 +558,7 @@ def test_trajectories_of_other_atoms_are_one_sentence(tmp_path: Path) -> None:
         "md.dump": "its atoms of type 2 are both C and Si",
         "few.xyz": "it has 10 atoms, but the end states have 64",
         "md.none": "the format of this trajectory is unknown",
-        "plain.xyz": "must both be periodic or both have no cell",
+        "plain.xyz": "but the structure has no lattice vector there",
         "none.traj@2:": "the trajectory does not exist",
         "md.dcd@2:": "give md.dcd and a stride",
     }.items():

@@ -68,7 +68,8 @@ def test_snapshots_agree_with_what_plumed_printed(finished: Path) -> None:
     folder = finished / "iteration-1"
     variable = CollectiveVariable.load(finished / "cv-0.safetensors")
     snapshots = sorted(folder.glob("segment-*/snapshots.dcd"))
-    u = read_displacements(snapshots, variable, variable.reference_cell)
+    species = load_path(finished / "path.xyz").species
+    u = read_displacements(snapshots, variable, variable.reference_cell, species=species)
     xi = variable.encode(variable.components(u))[:, 0]
     printed = workflow.sampled(folder).series["ae.node-0"]
     # DCD is single precision: 1e-6 of the cell in each coordinate.

@@ -43,6 +43,11 @@ where each $d_i - d_1$ is that to the nearest periodic image. The coordinates th
 depend on the image in which the engine writes an atom, on a drift of the whole system, or on its
 thermal expansion.
 
+A lattice vector of zeros in the model is a direction without periodicity, as in a slab. There is no
+image and no strain along it, and the vector of the engine's cell is not used: the height of a vacuum
+has no effect. If `drift` is `kept` in the metadata, fixed atoms hold the system. The coordinates are
+then $u_i = d_i$, where each $d_i$ is that to the nearest image.
+
 For a model of a molecule, `alignment` is `optimal` in the metadata. Its reference has no cell, and
 $u_i = R\,(r_i - \bar r) - (r_i^{\mathrm{ref}} - \bar r^{\mathrm{ref}})$ with the rotation $R$ of
 the best fit. If the engine has a cell, the molecule is first made whole. The derivatives include those
@@ -96,9 +101,12 @@ values and gradients that its writer has stored for one configuration.
   but no species. A mass that does not fit the element of the model is therefore only reported in
   the log.
 - The cell of the engine must be that of the model up to a strain, with the same lattice vectors. A
-  cell that differs by more than 25 % is refused, because it is another cell or has other units.
-  Exchanged or rotated lattice vectors are refused by the same test, also if an engine flips its
-  cell during the run (in LAMMPS, `fix npt` and `fix deform` do not flip it with `flip no`).
+  cell that differs by more than 25 % is refused, because it is another cell or has other units. A
+  rotated cell is refused, and so are other vectors of the same lattice, which an engine chooses if
+  it flips its cell during the run (in LAMMPS, `fix npt` and `fix deform` do not flip it with `flip
+  no`).
+- An atom must not cross a border of the engine's cell along a direction without periodicity of the
+  model. If the engine is periodic there, keep the atoms away from that border.
 - Displacements do not follow a rotation of the system: a rotation of cell and atoms changes $\xi$.
   If the first cell vector is along x and the second in the xy plane, the virial is that of strains
   which preserve this orientation, and it is symmetric. Engines that keep their cell in this

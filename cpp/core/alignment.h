@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cell.h"
+#include "images.h"
 #include "matrix.h"
 
 #include <algorithm>
@@ -109,23 +110,19 @@ class Alignment {
     /// Each atom is moved to the image nearest to its neighbour in the shortest tree that joins all
     /// atoms of the reference. Distances in this tree must be smaller than half of the width of the
     /// cell.
-    void displacements(const double* positions, double unit, bool periodic, const Matrix3& cell,
-                       const Matrix3& inverse, double* u) {
+    void displacements(const double* positions, double unit, const Images* images, double* u) {
         for (std::size_t i = 0; i < atoms_; ++i)
             for (std::size_t a = 0; a < 3; ++a)
                 y_[a * plane_ + i] = unit * positions[3 * i + a];
-        if (periodic)
+        if (images != nullptr)
             for (std::size_t k = 1; k < atoms_; ++k) {
                 const std::size_t i = order_[k], j = parents_[i];
                 Vector bond;
                 for (std::size_t a = 0; a < 3; ++a)
                     bond[a] = y_[a * plane_ + i] - y_[a * plane_ + j];
-                for (std::size_t n = 0; n < 3; ++n) { // row vectors times matrices
-                    const double image = nearest(bond[0] * inverse[n] + bond[1] * inverse[3 + n] +
-                                                 bond[2] * inverse[6 + n]);
-                    for (std::size_t a = 0; a < 3; ++a)
-                        y_[a * plane_ + i] -= image * cell[3 * n + a];
-                }
+                images->wrap(bond.data());
+                for (std::size_t a = 0; a < 3; ++a)
+                    y_[a * plane_ + i] = y_[a * plane_ + j] + bond[a];
             }
         subtract_mean(y_.data());
         fit();

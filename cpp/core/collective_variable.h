@@ -18,15 +18,15 @@ namespace plumed_cv {
 /// path.
 ///
 /// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() do not
-/// allocate memory. With x = U^T (u - mean) and orthonormal, mean-free U, d xi/d r is U d xi/d x.
-/// Therefore every norm and product of gradients is one of small vectors over the components. With
+/// allocate memory. With x = U^T (u - mean) and orthonormal U, which is mean-free if the mean of u is
+/// subtracted, d xi/d r is U d xi/d x. Therefore every norm and product of gradients is one of small vectors over the components. With
 /// alignment this does not hold, and the gradients themselves are needed.
 class CollectiveVariable {
   public:
     /// Throws ModelError if the model does not reproduce its own check values.
     explicit CollectiveVariable(const Model& model)
         : components_(model.components), latent_(model.latent),
-          frame_(model.reference_positions, model.reference_cell, model.aligned),
+          frame_(model.reference_positions, model.reference_cell, model.aligned, model.drift),
           stride_(3 * frame_.plane()), basis_(components_ * stride_), mean_(stride_),
           encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
           shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
@@ -358,6 +358,7 @@ class CollectiveVariable {
         constexpr double tolerance = 1e-9;
         bool agrees = frame_.accepts(model.check_cell);
         if (agrees) {
+            frame_.follow(model.check_cell);
             evaluate(model.check_positions.data(), 1, model.check_cell);
             for (std::size_t k = 0; k < latent_; ++k) {
                 const double expected = model.check_value[k];

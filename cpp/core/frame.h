@@ -4,11 +4,9 @@
 
 #include "alignment.h"
 #include "cell.h"
+#include "images.h"
 #include "matrix.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstddef>
 #include <optional>
 #include <stdexcept>
@@ -16,8 +14,16 @@
 
 namespace plumed_cv {
 
+/// What removes the motion of the whole system from the displacements: their mean is subtracted
+/// (removed), or nothing, because fixed atoms hold the system (kept).
+enum class Drift { removed, kept };
+
 /// The displacement frame: the displacement of each atom from a reference structure that follows
-/// the cell, for the nearest image, minus the mean displacement of all atoms.
+/// the cell, for the nearest image, minus the mean displacement of all atoms unless the drift is
+/// kept.
+///
+/// Lattice vectors of the reference that are zero are directions without periodicity. There the
+/// vectors of the engine have no meaning, and nothing follows them.
 ///
 /// With alignment, for molecules: the displacement after the best fit to the reference, which has
 /// no cell. If the engine has a cell, the molecule is made whole first.
@@ -26,92 +32,84 @@ namespace plumed_cv {
 /// atoms.
 class Frame {
   public:
-    Frame(const std::vector<double>& reference, const Cell& reference_cell, bool aligned = false)
-        : atoms_(reference.size() / 3), plane_(padded(atoms_)),
-          periodic_(is_periodic(reference_cell)), reference_cell_(reference_cell),
-          original_(3 * plane_), reference_(3 * plane_) {
+    Frame(const std::vector<double>& reference, const Cell& reference_cell, bool aligned = false,
+          Drift drift = Drift::removed)
+        : atoms_(reference.size() / 3), plane_(padded(atoms_)), drift_(drift),
+          periodic_(periodic_directions(reference_cell)), whole_cell_(completed(reference_cell)),
+          original_(3 * plane_), reference_(3 * plane_), arms_(3 * plane_) {
         for (std::size_t i = 0; i < atoms_; ++i)
             for (std::size_t a = 0; a < 3; ++a)
                 original_[a * plane_ + i] = reference[3 * i + a];
         if (aligned) {
-            if (periodic_)
+            if (periodic())
                 throw std::runtime_error("a reference that atoms are turned onto has no cell.");
             alignment_.emplace(original_.data(), atoms_, plane_);
         }
-        set_cell(reference_cell);
+        Cell still = whole_cell_; // the part of the reference that does not follow the cell
+        for (std::size_t i = 0; i < 9; ++i)
+            if (periodic_[i / 3])
+                still[i] = 0;
+        transform(original_, product(inverse(whole_cell_), still), arms_);
+        follow(reference_cell);
     }
 
     std::size_t atoms() const { return atoms_; }
     /// The cell of the engine, as set last.
     const Cell& cell() const { return cell_; }
     std::size_t plane() const { return plane_; }
-    bool periodic() const { return periodic_; }
-
-    /// The largest element of the strain that transforms the reference cell into this one.
-    double strain(const Cell& cell) const {
-        const Cell s = product(inverse(reference_cell_), cell);
-        double largest = 0;
-        for (std::size_t i = 0; i < 9; ++i)
-            largest = std::max(largest, std::abs(s[i] - (i % 4 == 0 ? 1 : 0)));
-        return largest;
-    }
-
-    /// Whether the cell, or its absence, agrees with the reference up to a strain.
-    bool accepts(const Cell& cell) const {
-        if (alignment_)
-            return true;
-        return is_periodic(cell) == periodic_ && (!periodic_ || strain(cell) < largest_strain);
-    }
+    /// Whether there is any direction with periodicity.
+    bool periodic() const { return periodic_[0] || periodic_[1] || periodic_[2]; }
+    Drift drift() const { return drift_; }
 
     /// Lets the reference follow the cell; this takes no time while the cell is constant.
     ///
-    /// Throws if a cell differs too much from the reference cell to be a strain of it. xi would
-    /// jump if an engine flipped its cell.
+    /// Throws if a cell is not the reference cell with a strain. xi would jump if an engine turned
+    /// or flipped its cell.
     void set_cell(const Cell& cell) {
         if (cell == cell_ && ready_)
             return;
+        if (!alignment_ && accepts(cell) &&
+            !is_strain(inverse(whole_cell_), own_cell(cell), periodic_))
+            throw std::runtime_error(
+                "the cell of the engine differs from the model's by more than 25 %, is rotated or is "
+                "flipped; use the cell, the orientation, the lattice vectors and the units of the "
+                "training, and do not let the engine flip the cell (in LAMMPS: flip no).");
+        follow(cell);
+    }
+
+    /// Whether the cell has the lattice vectors of the reference.
+    bool accepts(const Cell& cell) const { return alignment_ || has_vectors(cell); }
+
+    /// The same for any cell with the lattice vectors of the reference, however strained.
+    void follow(const Cell& cell) {
         if (alignment_) {
-            around_ = is_periodic(cell);
+            const auto around = periodic_directions(cell);
+            around_ = around[0] || around[1] || around[2];
             if (around_)
-                inverse_ = inverse(cell);
-            cell_ = cell;
-            ready_ = true;
-            return;
+                images_ = Images(completed(cell), around);
+        } else {
+            if (!accepts(cell))
+                throw std::runtime_error("the model is of a periodic system and the engine gives "
+                                         "no cell; pass the cell to PLUMED.");
+            const Cell own = own_cell(cell);
+            images_ = Images(own, periodic_);
+            transform(original_, product(inverse(whole_cell_), own), reference_);
         }
-        if (is_periodic(cell) != periodic_)
-            throw std::runtime_error(
-                periodic_ ? "the model is of a periodic system and the engine gives no cell; pass "
-                            "the cell to PLUMED."
-                          : "the model is of a system without periodicity and the engine gives a "
-                            "cell; remove it or train the model with a cell.");
-        if (!accepts(cell))
-            throw std::runtime_error(
-                "the cell of the engine differs from the model's by more than 25 %; use the cell, "
-                "the lattice vectors and the units of the training, and no flips of the cell.");
         cell_ = cell;
         ready_ = true;
-        if (!periodic_) {
-            reference_ = original_;
-            return;
-        }
-        inverse_ = inverse(cell);
-        const Cell s = product(inverse(reference_cell_), cell);
-        const double *x = original_.data(), *y = x + plane_, *z = y + plane_;
-        for (std::size_t a = 0; a < 3; ++a)
-            for (std::size_t i = 0; i < plane_; ++i)
-                reference_[a * plane_ + i] = x[i] * s[a] + y[i] * s[3 + a] + z[i] * s[6 + a];
     }
 
     /// Displacements u, 3 plane() numbers, of positions x1 y1 z1 x2 ... times `unit`.
     void displacements(const double* positions, double unit, double* u) {
         if (alignment_) {
-            alignment_->displacements(positions, unit, around_, cell_, inverse_, u);
+            alignment_->displacements(positions, unit, around_ ? &images_ : nullptr, u);
             return;
         }
-        relative(positions, unit, atoms_, plane_, reference_.data(), u);
-        if (periodic_)
-            wrap(atoms_, plane_, cell_, inverse_, u);
-        subtract_mean(atoms_, plane_, u);
+        const std::size_t first = drift_ == Drift::removed ? 0 : atoms_;
+        relative(positions, unit, atoms_, plane_, reference_.data(), first, u);
+        if (periodic())
+            images_.wrap(atoms_, plane_, u);
+        centre(u);
     }
 
     bool aligned() const { return alignment_.has_value(); }
@@ -122,49 +120,64 @@ class Frame {
             alignment_->to_positions(gradient);
     }
 
-    /// Subtracts the mean over the atoms, in planes.
-    void centre(double* planes) const { subtract_mean(atoms_, plane_, planes); }
+    /// Subtracts the mean over the atoms, in planes, unless the drift is kept.
+    void centre(double* planes) const {
+        if (drift_ == Drift::removed)
+            subtract_mean(atoms_, plane_, planes);
+    }
 
     /// The vectors that a strain changes: the displacements and these, in planes (null: only
     /// displacements); with alignment only the positions.
     const double* arms() const {
         if (alignment_)
             return alignment_->positions();
-        return periodic_ ? nullptr : reference_.data();
+        return periodic_[0] && periodic_[1] && periodic_[2] ? nullptr : arms_.data();
     }
 
   private:
-    static constexpr double largest_strain = 0.25;
+    /// Whether the cell has the lattice vectors that the reference has.
+    bool has_vectors(const Cell& cell) const {
+        const auto found = periodic_directions(cell);
+        for (std::size_t i = 0; i < 3; ++i)
+            if (periodic_[i] && !found[i])
+                return false;
+        return true;
+    }
 
-    /// Relative to the first atom, so that a rigid drift does not move atoms across a border.
+    /// The cell with the vectors of the reference along directions without periodicity.
+    Cell own_cell(Cell cell) const {
+        for (std::size_t i = 0; i < 9; ++i)
+            if (!periodic_[i / 3])
+                cell[i] = whole_cell_[i];
+        return cell;
+    }
+
+    /// Row vectors in planes times a matrix.
+    void transform(const Array& from, const Cell& s, Array& to) const {
+        const double *x = from.data(), *y = x + plane_, *z = y + plane_;
+        for (std::size_t a = 0; a < 3; ++a)
+            for (std::size_t i = 0; i < plane_; ++i)
+                to[a * plane_ + i] = x[i] * s[a] + y[i] * s[3 + a] + z[i] * s[6 + a];
+    }
+
+    /// Displacements relative to that of one atom, so that a rigid drift does not move atoms across
+    /// a border; to that of none if `first` is the number of atoms.
     PLUMED_CV_CLONES static void relative(const double* r, double unit, std::size_t atoms,
-                                          std::size_t plane, const double* reference, double* u) {
+                                          std::size_t plane, const double* reference,
+                                          std::size_t first, double* u) {
         const double *fx = reference, *fy = fx + plane, *fz = fy + plane;
         double *x = u, *y = u + plane, *z = u + 2 * plane;
-        const double x0 = unit * r[0] - fx[0], y0 = unit * r[1] - fy[0], z0 = unit * r[2] - fz[0];
+        double x0 = 0, y0 = 0, z0 = 0;
+        if (first < atoms) {
+            x0 = unit * r[3 * first] - fx[first];
+            y0 = unit * r[3 * first + 1] - fy[first];
+            z0 = unit * r[3 * first + 2] - fz[first];
+        }
 #pragma omp simd
         for (std::size_t i = 0; i < atoms; ++i) {
             x[i] = (unit * r[3 * i] - fx[i]) - x0;
             y[i] = (unit * r[3 * i + 1] - fy[i]) - y0;
             z[i] = (unit * r[3 * i + 2] - fz[i]) - z0;
-        }
-    }
-
-    PLUMED_CV_CLONES static void wrap(std::size_t atoms, std::size_t plane, const Cell& h,
-                                      const Cell& g, double* u) {
-        double *x = u, *y = u + plane, *z = u + 2 * plane;
-        const double g0 = g[0], g1 = g[1], g2 = g[2], g3 = g[3], g4 = g[4], g5 = g[5], g6 = g[6],
-                     g7 = g[7], g8 = g[8];
-        const double h0 = h[0], h1 = h[1], h2 = h[2], h3 = h[3], h4 = h[4], h5 = h[5], h6 = h[6],
-                     h7 = h[7], h8 = h[8];
-#pragma omp simd
-        for (std::size_t i = 0; i < atoms; ++i) {
-            const double a = nearest(x[i] * g0 + y[i] * g3 + z[i] * g6);
-            const double b = nearest(x[i] * g1 + y[i] * g4 + z[i] * g7);
-            const double c = nearest(x[i] * g2 + y[i] * g5 + z[i] * g8);
-            x[i] -= a * h0 + b * h3 + c * h6;
-            y[i] -= a * h1 + b * h4 + c * h7;
-            z[i] -= a * h2 + b * h5 + c * h8;
         }
     }
 
@@ -187,9 +200,12 @@ class Frame {
     }
 
     std::size_t atoms_, plane_;
-    bool periodic_, ready_ = false;
-    Cell reference_cell_, cell_{}, inverse_{};
-    Array original_, reference_;
+    Drift drift_;
+    Directions periodic_;
+    bool ready_ = false;
+    Cell whole_cell_, cell_{}; // that of the reference, completed, and that of the engine
+    Array original_, reference_, arms_;
+    Images images_;
     std::optional<Alignment> alignment_;
     bool around_ = false; // whether the engine of an aligned molecule has a cell
 };

@@ -31,6 +31,7 @@ struct Model {
     std::vector<double> reference_positions;
     Cell reference_cell;
     bool aligned = false; // whether structures are turned onto the reference
+    Drift drift = Drift::removed;
     std::vector<double> pca_mean, pca_components;
     Activation activation;
     std::vector<Layer> encoder, decoder;
@@ -52,7 +53,7 @@ inline Cell read_cell(const Safetensors& file, const char* key) {
     Cell cell;
     std::copy(values.begin(), values.end(), cell.begin());
     try {
-        is_periodic(cell);
+        periodic_directions(cell);
     } catch (const std::runtime_error& error) {
         file.fail(std::string(key) + ": " + error.what());
     }
@@ -88,8 +89,8 @@ inline std::vector<std::string> read_species(const Safetensors& file, std::size_
     return species;
 }
 
-/// Components must be orthonormal and invariant under a rigid shift: the formulae for dev, the
-/// norms and the virial are based on it.
+/// Components must be orthonormal and, unless the drift is kept, invariant under a rigid shift: the
+/// formulae for dev, the norms and the virial are based on it.
 inline void check_components(const Safetensors& file, const Model& model) {
     constexpr double tolerance = 1e-8;
     const std::size_t n = 3 * model.atoms, rows = model.components;
@@ -107,7 +108,7 @@ inline void check_components(const Safetensors& file, const Model& model) {
         if (!std::all_of(overlap.begin(), overlap.begin() + static_cast<std::ptrdiff_t>(k) + 1,
                          small))
             file.fail("its pca_components are not orthonormal" + std::string(again));
-        if (!std::all_of(mean, mean + 3, small))
+        if (model.drift == Drift::removed && !std::all_of(mean, mean + 3, small))
             file.fail("its pca_components change under a rigid shift of all atoms" +
                       std::string(again));
     }
@@ -135,6 +136,13 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     aligned = alignment == "optimal";
     if (!aligned && alignment != "none")
         file.fail("has the unknown alignment " + alignment + "; use none or optimal.");
+
+    const auto held = file.metadata("drift", "removed");
+    drift = held == "kept" ? Drift::kept : Drift::removed;
+    if (drift == Drift::removed && held != "removed")
+        file.fail("has the unknown drift " + held + "; use removed or kept.");
+    if (drift == Drift::kept && aligned)
+        file.fail("keeps the drift and turns structures onto the reference" + std::string(again));
 
     const auto extent = [&](const char* key) {
         const auto& shape = file.shape(key);

@@ -23,6 +23,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 
@@ -44,7 +45,11 @@ struct plumed_cv_lammps_settings {
     double kt;       // eV
     std::int64_t first_step;
     int natoms;
-    int count_start; // 0: actions do not update on the first step, which the previous run counted
+    int count_start;   // 0: actions do not update on the first step, which the previous run counted
+    int n_recorded;    // atoms whose positions and forces without the bias are recorded
+    int record_stride; // steps between records; 0: none
+    const std::int64_t* recorded; // n_recorded, from 0
+    const char* record_file;      // doubles: positions, then forces, of each record
 };
 }
 
@@ -71,6 +76,8 @@ class Bridge {
         plumed_.cmd("setTimestep", given.timestep);
         plumed_.cmd("setKbT", given.kt);
         plumed_.cmd("init");
+        if (given.record_stride > 0)
+            record_.open(given.record_file, std::ios::binary | std::ios::trunc);
     }
 
     void step(std::int64_t step, int natoms, const int* tags, double** positions) {
@@ -94,6 +101,9 @@ class Bridge {
         // LAMMPS may move the force array whenever the number of ghost atoms grows.
         auto** forces = static_cast<double**>(settings_.extract_atom(settings_.lammps, "f"));
         const auto n = static_cast<std::size_t>(natoms);
+        if (settings_.record_stride > 0 && step > settings_.first_step &&
+            step % settings_.record_stride == 0)
+            record(positions, forces);
         plumed_.cmd("setStepLongLong", static_cast<long long>(step));
         plumed_.cmd("setStopFlag", &stopped);
         plumed_.cmd("setPositions", positions[0], {n, 3});
@@ -110,6 +120,18 @@ class Bridge {
         plumed_.cmd(counts ? "performCalc" : "performCalcNoUpdate");
     }
 
+    void record(double** positions, double** forces) {
+        for (double** values : {positions, forces}) {
+            for (int i = 0; i < settings_.n_recorded; ++i)
+                record_.write(reinterpret_cast<const char*>(values[settings_.recorded[i]]),
+                              3 * sizeof(double));
+        }
+        record_.flush();
+        if (!record_)
+            throw std::runtime_error(std::string(settings_.record_file) +
+                                     ": cannot be written; is the disk full?");
+    }
+
     void check_order(int natoms, const int* tags) const {
         if (natoms != settings_.natoms)
             throw std::runtime_error("lost atoms");
@@ -123,6 +145,7 @@ class Bridge {
 
     plumed_cv_lammps_settings settings_;
     PLMD::Plumed plumed_;
+    std::ofstream record_;
     double energy_ = 0.0;
 };
 

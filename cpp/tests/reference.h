@@ -77,12 +77,17 @@ inline std::vector<Dual> network(const std::vector<Layer>& layers, Activation ac
     return x;
 }
 
-/// Displacements u at positions r, each moved to the image nearest to the reference's of atom 1.
+/// Displacements u at positions r, each the shortest of many images, unless the drift is kept
+/// relative to that of atom 1.
 inline std::vector<Dual> displacements(const Model& m, const std::vector<Dual>& r,
-                                       const Cell& cell) {
-    const bool periodic = is_periodic(m.reference_cell);
-    const Cell strain =
-        periodic ? product(inverse(m.reference_cell), cell) : Cell{1, 0, 0, 0, 1, 0, 0, 0, 1};
+                                       const Cell& engine) {
+    const Directions periodic = periodic_directions(m.reference_cell);
+    const Cell known = completed(m.reference_cell);
+    Cell cell = known;
+    for (std::size_t i = 0; i < 9; ++i)
+        if (periodic[i / 3])
+            cell[i] = engine[i];
+    const Cell strain = product(inverse(known), cell);
     const std::vector<double>& q = m.reference_positions;
     std::vector<Dual> u(r.size());
     for (std::size_t i = 0; i < m.atoms; ++i)
@@ -92,18 +97,36 @@ inline std::vector<Dual> displacements(const Model& m, const std::vector<Dual>& 
                 reference += q[3 * i + a] * strain[3 * a + b];
             u[3 * i + b] = r[3 * i + b] - Dual{reference, 0};
         }
-    if (periodic) {
-        const Cell g = inverse(cell);
-        for (std::size_t i = m.atoms; i-- > 0;) {
-            double s[3] = {};
+    const bool kept = m.drift == Drift::kept;
+    constexpr int reach = 4; // images
+    for (std::size_t i = m.atoms; i-- > 0;) {
+        double best[3] = {}, least = 1e300, v[3];
+        for (int n = 0; n < (2 * reach + 1) * (2 * reach + 1) * (2 * reach + 1); ++n) {
+            const int side = 2 * reach + 1;
+            const int image[3] = {n / side / side - reach, n / side % side - reach,
+                                  n % side - reach};
+            double square = 0;
+            bool allowed = true;
             for (std::size_t a = 0; a < 3; ++a)
-                for (std::size_t b = 0; b < 3; ++b)
-                    s[b] += (u[3 * i + a].v - u[a].v) * g[3 * a + b];
-            for (std::size_t a = 0; a < 3; ++a)
-                for (std::size_t b = 0; b < 3; ++b)
-                    u[3 * i + b].v -= std::rint(s[a]) * cell[3 * a + b];
+                allowed &= image[a] == 0 || periodic[a];
+            if (!allowed)
+                continue;
+            for (std::size_t b = 0; b < 3; ++b) {
+                v[b] = u[3 * i + b].v - (kept ? 0 : u[b].v);
+                for (std::size_t a = 0; a < 3; ++a)
+                    v[b] += image[a] * cell[3 * a + b];
+                square += v[b] * v[b];
+            }
+            if (square < least) {
+                least = square;
+                std::copy_n(v, 3, best);
+            }
         }
+        for (std::size_t b = 0; b < 3; ++b)
+            u[3 * i + b].v = best[b] + (kept ? 0 : u[b].v);
     }
+    if (kept)
+        return u;
     for (std::size_t a = 0; a < 3; ++a) {
         Dual mean;
         for (std::size_t i = 0; i < m.atoms; ++i)
@@ -249,8 +272,9 @@ struct Sizes {
 
 /// A random model file that is right.
 inline ModelFile random_model(Random& random, const Sizes& sizes, const std::string& activation,
-                              const Cell& cell) {
+                              const Cell& cell, Drift drift = Drift::removed) {
     Model m{};
+    m.drift = drift;
     m.atoms = sizes.atoms;
     m.components = sizes.components;
     m.latent = sizes.latent;
@@ -262,7 +286,7 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
     m.pca_components = normals(random, m.components * n);
     for (std::size_t k = 0; k < m.components; ++k) { // mean-free, then orthonormal, twice over
         double* row = &m.pca_components[k * n];
-        for (std::size_t a = 0; a < 3; ++a) {
+        for (std::size_t a = 0; a < 3 && drift == Drift::removed; ++a) {
             double mean = 0;
             for (std::size_t j = a; j < n; j += 3)
                 mean += row[j] / static_cast<double>(m.atoms);
@@ -332,6 +356,7 @@ inline ModelFile random_model(Random& random, const Sizes& sizes, const std::str
                      {"length_unit", "angstrom"},
                      {"activation", activation},
                      {"kind", "autoencoder"},
+                     {"drift", drift == Drift::kept ? "kept" : "removed"},
                      {"species", "[" + species + "]"},
                      {"written_by", "a test"},
                      {"provenance", "{}"}};

@@ -26,14 +26,13 @@ Array planes(const std::vector<double>& values) {
 
 Array displacements(Alignment& alignment, const Array& positions, const Cell& cell) {
     Array u(3 * plane);
-    const bool periodic = is_periodic(cell);
     constexpr double unit = 10; // the engine's, in that of the reference
     std::vector<double> interleaved;
     for (std::size_t i = 0; i < atoms; ++i)
         for (std::size_t a = 0; a < 3; ++a)
             interleaved.push_back(positions[a * plane + i] / unit);
-    alignment.displacements(interleaved.data(), unit, periodic, cell,
-                            periodic ? inverse(cell) : none, u.data());
+    const Images images(completed(cell), periodic_directions(cell));
+    alignment.displacements(interleaved.data(), unit, cell == none ? nullptr : &images, u.data());
     return u;
 }
 

@@ -153,8 +153,12 @@ TEST("contents that break what the formulae rest on") {
     file.arrays["latent_scale"].values[0] = 0;
     CHECK_THROWS(load(file), "latent_scale");
     file = good();
-    file.arrays["reference_cell"].values[8] = file.arrays["reference_cell"].values[7] = 0;
+    for (std::size_t a = 0; a < 3; ++a)
+        file.arrays["reference_cell"].values[6 + a] = file.arrays["reference_cell"].values[a];
     CHECK_THROWS(load(file), "reference_cell: the cell has no volume");
+    file = good();
+    file.metadata["drift"] = "gone";
+    CHECK_THROWS(load(file), "unknown drift gone");
     file = good();
     for (double& h : file.arrays["check_cell"].values)
         h = 0;

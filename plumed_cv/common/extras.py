@@ -17,6 +17,7 @@ EXTRAS = {
     "pandas": ("notebook", "a table of results"),
     "plumed": ("plumed", "dynamics by ASE"),
     "sklearn": ("train", "learning a collective variable"),
+    "spglib": ("events", "finding the symmetry of a crystal"),
     "torch": ("train", "training a network or using TorchScript"),
     "unearth": ("plumed", "building an optimised PLUMED"),
 }

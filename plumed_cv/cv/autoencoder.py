@@ -284,7 +284,8 @@ def learn(
         n_components,
         training,
         symmetry,
-        variable if through_ends else None,
+        variable,
+        through_ends,
         continued and training.n_latent == 1,
     )
     network = train(examples, training, progress)
@@ -302,6 +303,7 @@ def learn(
         latent_scale=np.ones(training.n_latent),
         end_displacements=variable.end_displacements,
         alignment=variable.alignment,
+        drift=variable.drift,
         provenance={
             **(provenance or {}),
             "structures": len(displacements),
@@ -331,21 +333,24 @@ def _examples(
     n_components: int,
     training: Training,
     symmetry: Sequence[Operation],
-    at_rest: CollectiveVariable | None,
+    variable: CollectiveVariable,
+    through_ends: bool,
     continued: bool,
 ) -> tuple[pca.PrincipalComponents, Examples]:
     """Return the subspace and the data of a training."""
+    at_rest, drift = variable if through_ends else None, variable.drift
     if training.subspace == "pca":
-        principal = pca.fit(displacements, n_components, training.seed)
+        principal = pca.fit(displacements, n_components, training.seed, drift)
         path = None
     else:
         principal, path = pca.fit_mean_path(
-            displacements, s, n_components, symmetry, at_rest, training.functions
+            displacements, s, n_components, symmetry, at_rest, training.functions, drift
         )
     inputs = principal.project(displacements)
     if training.target == "structure" and not continued:
         return principal, Examples(inputs, inputs)
-    path = path or meanpath.fit(displacements, s, symmetry, at_rest, training.functions)
+    if path is None:
+        path = meanpath.fit(displacements, s, symmetry, at_rest, training.functions, drift)
     origin = principal.components @ principal.mean
     noise = inputs - (path.points(s, principal.components) - origin)
     if continued:

@@ -21,7 +21,19 @@ from scipy.spatial.transform import Rotation
 import plumed_cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import model_file
-from plumed_cv.structures.frame import Array, aligned, displacements, turned_back, whole
+from plumed_cv.structures.frame import (
+    Array,
+    Drift,
+    aligned,
+    completed,
+    displacements,
+    periodic_directions,
+    turned_back,
+    whole,
+)
+
+# A choice of atoms, see `select`.
+Chosen = str | Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -105,13 +117,16 @@ class CollectiveVariable:
     alignment
         "none", or "optimal" for molecules: each structure is first rotated onto the reference. The
         reference then has no cell.
+    drift
+        "removed": the mean displacement of the atoms is subtracted. "kept": it is not, because
+        fixed atoms hold the structure.
     provenance
         Origin of the model; anything that JSON can contain.
 
     Raises
     ------
     UserError
-        If there is no such alignment, or if the reference of an alignment has a cell.
+        If there is no such alignment or drift, or if the reference of an alignment has a cell.
     """
 
     serials: NDArray[np.int64]
@@ -128,6 +143,7 @@ class CollectiveVariable:
     end_displacements: Array
     kind: str = "autoencoder"
     alignment: str = "none"
+    drift: Drift = "removed"
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,6 +151,13 @@ class CollectiveVariable:
             raise UserError(f"alignment = {self.alignment!r}: choose 'none' or 'optimal'.")
         if self.is_aligned and np.any(self.reference_cell):
             raise UserError("A reference for alignment must have no cell.")
+        if self.drift not in ("removed", "kept"):
+            raise UserError(f"drift = {self.drift!r}: choose 'removed' or 'kept'.")
+        if self.is_aligned and self.drift == "kept":
+            raise UserError(
+                "alignment = 'optimal' rotates and moves structures, but fixed atoms hold them; "
+                "choose alignment = 'none'."
+            )
 
     def __repr__(self) -> str:
         widths = [self.n_components, *(len(layer.bias) for layer in self.encoder)]
@@ -172,7 +195,9 @@ class CollectiveVariable:
         """Displacement-frame coordinates, shape (..., N, 3), angstrom; see `frame`."""
         if self.is_aligned:
             return aligned(positions, cell, self.reference_positions)[0]
-        return displacements(positions, cell, self.reference_positions, self.reference_cell)
+        return displacements(
+            positions, cell, self.reference_positions, self.reference_cell, self.drift
+        )
 
     def components(self, displacements: NDArray[Any]) -> Array:
         """Principal components x of displacements: (..., N, 3) -> (..., D), angstrom."""
@@ -274,6 +299,10 @@ class CollectiveVariable:
             arms = np.asarray(positions)
             if np.any(cell):
                 arms = whole(arms, cell, self.reference_positions)
+        else:  # the part of the reference that does not follow the cell
+            full = completed(self.reference_cell)
+            still = np.where(periodic_directions(self.reference_cell)[:, None], 0.0, full)
+            arms = arms + self.reference_positions @ np.linalg.inv(full) @ still
         return np.asarray(np.einsum("...ia,...kib->...kab", arms, gradients))
 
     def deviation(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
@@ -318,7 +347,8 @@ class CollectiveVariable:
         """
         rng = np.random.default_rng(0)
         noise = rng.normal(scale=0.05, size=(self.n_atoms, 3))
-        strain = np.eye(3) + rng.uniform(-0.01, 0.01, size=(3, 3))
+        change = rng.uniform(-0.01, 0.01, size=(3, 3))
+        strain = np.eye(3) + 0.5 * (change + change.T)  # without a rotation
         check_cell = self.reference_cell @ strain
         scaling = strain if self.reference_cell.any() else np.eye(3)
         middle = self.reference_positions + self.end_displacements.mean(axis=0)
@@ -348,6 +378,7 @@ class CollectiveVariable:
             "activation": self.activation,
             "kind": self.kind,
             "alignment": self.alignment,
+            "drift": self.drift,
             "species": json.dumps(self.species),
             "written_by": f"plumed_cv {plumed_cv.__version__}",
             "provenance": json.dumps(self.provenance),
@@ -381,6 +412,7 @@ class CollectiveVariable:
                 end_displacements=tensors["end_displacements"],
                 kind=metadata["kind"],
                 alignment=metadata.get("alignment", "none"),
+                drift="kept" if metadata.get("drift", "removed") == "kept" else "removed",
                 provenance=json.loads(metadata["provenance"]),
             )
             if metadata["length_unit"] != "angstrom":
@@ -425,7 +457,8 @@ def linear(
     initial: NDArray[Any],
     final: NDArray[Any],
     alignment: str = "none",
-    atoms: str = "all",
+    atoms: Chosen = "all",
+    drift: Drift = "removed",
 ) -> CollectiveVariable:
     """Return the projection on the line between two end states, step 0 of Sec. 2.4.
 
@@ -434,13 +467,15 @@ def linear(
     species
         Chemical symbols of all atoms.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
     initial, final
         Positions of all atoms in the end states q0 and q1, shape (M, 3), angstrom.
     alignment
         "none" for solids, "optimal" for molecules, which rotate.
     atoms
         Atoms on which it depends, as for `select`.
+    drift
+        As for `CollectiveVariable`.
 
     Raises
     ------
@@ -462,7 +497,7 @@ def linear(
             initial = whole(initial, cell, initial)
         step, reference_cell = aligned(final, cell, initial)[0], np.zeros((3, 3))
     else:
-        step, reference_cell = displacements(final, cell, initial, cell), cell
+        step, reference_cell = displacements(final, cell, initial, cell, drift), cell
     length = float(np.linalg.norm(step))
     if length < 1e-3:
         raise UserError("The initial and final states are the same structure; there is no path.")
@@ -482,29 +517,38 @@ def linear(
         end_displacements=np.stack([np.zeros_like(step), step]),
         kind="linear",
         alignment=alignment,
+        drift=drift,
     )
 
 
-def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
+def select(
+    selection: Chosen, species: Sequence[str], held: NDArray[np.int64] | Sequence[int] = ()
+) -> NDArray[np.int64]:
     """PLUMED's serial numbers, from 1, of the selected atoms.
 
     Parameters
     ----------
     selection
-        "all", "heavy" (no hydrogen), or serial numbers and ranges as in PLUMED, "1-10,15".
+        "all", "heavy" (no hydrogen), or serial numbers: as text with ranges as in PLUMED
+        ("1-10,15"), or as integers, shape (N,), such as `CollectiveVariable.serials`.
     species
         Chemical symbols of all atoms.
+    held
+        Fixed atoms, from 0, which are not part of "all" and "heavy".
 
     Raises
     ------
     UserError
-        If the selection is invalid, names atoms that do not exist, or has fewer than three atoms.
+        If the selection is invalid, names atoms that do not exist or are fixed, or has fewer than
+        three atoms.
     """
-    every = np.arange(1, len(species) + 1)
-    if selection == "all":
+    every = np.setdiff1d(np.arange(len(species)), held) + 1
+    if not isinstance(selection, str):
+        chosen = np.asarray(selection, dtype=np.int64)
+    elif selection == "all":
         return every
-    if selection == "heavy":
-        chosen = every[[symbol not in ("H", "D") for symbol in species]]
+    elif selection == "heavy":
+        chosen = every[[species[serial - 1] not in ("H", "D") for serial in every]]
     else:
         try:
             parts = [[int(end) for end in part.split("-")] for part in selection.split(",")]
@@ -512,14 +556,18 @@ def select(selection: str, species: Sequence[str]) -> NDArray[np.int64]:
             raise UserError(
                 f"atoms = {selection!r}: give all, heavy, or serial numbers such as 1-10,15."
             ) from None
-        ranges = [np.arange(part[0], part[-1] + 1) for part in parts if len(part) <= 2]
-        chosen = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
-        if len(ranges) < len(parts) or len(np.unique(chosen)) < len(chosen):
+        if any(len(part) > 2 for part in parts):
             raise UserError(f"atoms = {selection!r}: give each atom once, and ranges such as 1-10.")
+        ranges = [np.arange(part[0], part[-1] + 1) for part in parts]
+        chosen = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+    if len(np.unique(chosen)) < len(chosen):
+        raise UserError(f"atoms = {selection!r}: give each atom once, and ranges such as 1-10.")
     if len(chosen) < 3 or chosen.min() < 1 or chosen.max() > len(species):
         raise UserError(
             f"atoms = {selection!r}: needs at least three atoms, from 1 to {len(species)}."
         )
+    if fixed := np.setdiff1d(chosen, every).tolist():
+        raise UserError(f"atoms = {selection!r}: atom {fixed[0]} is fixed; leave it out.")
     return chosen.astype(np.int64)
 
 
@@ -532,6 +580,7 @@ def random_model(
     activation: str = "relu",
     cell: NDArray[Any] | None = None,
     alignment: str = "none",
+    drift: Drift = "removed",
 ) -> CollectiveVariable:
     """Return a model with random weights, for tests and benchmarks.
 
@@ -549,12 +598,15 @@ def random_model(
         Lattice vectors as rows, shape (3, 3), angstrom; no periodicity if None.
     alignment
         "none" for solids, "optimal" for molecules.
+    drift
+        As for `CollectiveVariable`.
     """
     cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
     fractional = rng.uniform(size=(n_atoms, 3))
-    positions = fractional @ (cell if cell.any() else 10.0 * np.eye(3))
+    positions = fractional @ np.where(periodic_directions(cell)[:, None], cell, 10.0 * np.eye(3))
     raw = rng.normal(size=(n_components, n_atoms, 3))
-    raw -= raw.mean(axis=1, keepdims=True)
+    if drift == "removed":
+        raw -= raw.mean(axis=1, keepdims=True)
     components = np.linalg.qr(raw.reshape(n_components, -1).T)[0].T
     mean = rng.normal(scale=0.1, size=(n_atoms, 3))
     mean -= mean.mean(axis=0)
@@ -581,6 +633,7 @@ def random_model(
         latent_scale=rng.uniform(0.5, 2.0, size=n_latent),
         end_displacements=ends,
         alignment=alignment,
+        drift=drift,
     )
 
 

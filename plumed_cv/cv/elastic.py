@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from plumed_cv.cv.collective_variable import CollectiveVariable
-from plumed_cv.structures.frame import Array, is_periodic
+from plumed_cv.structures.frame import Array, Drift, periodic_directions
 
 MOST_SITES = 400  # largest number of atoms with forces; the cost grows with its cube
 _EM_STEPS = 4  # more steps fit the noise: there are six numbers for each site
@@ -46,7 +46,7 @@ def stiffness(positions: Array, cell: Array) -> sparse.csr_matrix:
     positions
         Shape (N, 3), angstrom.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
 
     Returns
     -------
@@ -54,7 +54,9 @@ def stiffness(positions: Array, cell: Array) -> sparse.csr_matrix:
         Symmetric and positive definite, shape (3N, 3N).
     """
     n_atoms = len(positions)
-    atoms = Atoms(numbers=np.ones(n_atoms), positions=positions, cell=cell, pbc=is_periodic(cell))
+    atoms = Atoms(
+        numbers=np.ones(n_atoms), positions=positions, cell=cell, pbc=periodic_directions(cell)
+    )
     nearest = _nearest(atoms)
     i, j, lengths, bonds = neighbor_list("ijdD", atoms, _REACH * nearest)
     axes = bonds / lengths[:, None]
@@ -85,7 +87,12 @@ def _nearest(atoms: Atoms) -> float:
 
 
 def shrunk(
-    raw: Array, noise: Array, guess: Array, springs: sparse.csr_matrix, between: Array
+    raw: Array,
+    noise: Array,
+    guess: Array,
+    springs: sparse.csr_matrix,
+    between: Array,
+    drift: Drift = "removed",
 ) -> Array:
     """Posterior mean of modes c given raw = c + noise, each of shape (L, N, 3).
 
@@ -106,6 +113,8 @@ def shrunk(
         Stiffness matrix K, shape (3N, 3N).
     between
         Candidates for B, each of trace L, shape (C, L, L).
+    drift
+        As for `CollectiveVariable`.
     """
     n_modes = len(raw)
     forces = (springs @ guess.reshape(n_modes, -1).T).T.reshape(raw.shape)
@@ -113,7 +122,7 @@ def shrunk(
     forces = forces[:, sites]
     if not forces.any():
         return guess
-    response = _response(springs, sites)
+    response = _response(springs, sites, drift)
     n_forces = response.shape[1]
     weighted = response / np.repeat(noise, 3)[:, None]
     information = (response.T @ weighted).reshape(len(sites), 3, n_forces)
@@ -180,10 +189,11 @@ def _times(vectors: Array, roots: Array) -> Array:
     return np.asarray(np.einsum("xaj,aji->xai", vectors, roots))
 
 
-def _response(springs: sparse.csr_matrix, sites: NDArray[np.int64]) -> Array:
+def _response(springs: sparse.csr_matrix, sites: NDArray[np.int64], drift: Drift) -> Array:
     """Displacements K^-1 f of all atoms for unit forces on the sites, shape (3N, 3F).
 
-    Forces and displacements have no mean over the atoms, as in the displacement frame.
+    Unless the drift is kept, forces and displacements have no mean over the atoms, as in the
+    displacement frame.
     """
     n = springs.shape[0]
     factors = splu(
@@ -198,7 +208,11 @@ def _response(springs: sparse.csr_matrix, sites: NDArray[np.int64]) -> Array:
         part = forces[begin : begin + _COLUMNS]
         unit = np.zeros((n, len(part)))
         unit[part, np.arange(len(part))] = 1.0
-        response[:, begin : begin + _COLUMNS] = _without_mean(factors.solve(_without_mean(unit)))
+        if drift == "removed":
+            unit = _without_mean(factors.solve(_without_mean(unit)))
+        else:
+            unit = factors.solve(unit)
+        response[:, begin : begin + _COLUMNS] = unit
     return response
 
 

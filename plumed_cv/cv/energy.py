@@ -22,11 +22,12 @@ from scipy.interpolate import CubicHermiteSpline
 from plumed_cv import cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.threads import one_thread
-from plumed_cv.cv import localisation, pca, symmetry
+from plumed_cv.cv import localisation, pca, selection, symmetry
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.localisation import Localisation
+from plumed_cv.cv.selection import Selection
 from plumed_cv.cv.training import Training
-from plumed_cv.paths.path import EnergyPath
+from plumed_cv.paths.path import Curve, EnergyPath
 from plumed_cv.structures.frame import Array
 
 N_STRUCTURES = 20_000  # default number of structures drawn from a path
@@ -112,7 +113,9 @@ class Reconstruction:
     elbow
         Number of components above the noise.
     localisation
-        The atoms that take part.
+        The atoms that take part, among those of the collective variable.
+    selection
+        The atoms of the collective variable.
     variable
         The collective variable.
     training
@@ -136,6 +139,7 @@ class Reconstruction:
     fraction_of_variance: Array
     elbow: int
     localisation: Localisation
+    selection: Selection
     variable: CollectiveVariable
     training: Training
     n_operations: int
@@ -177,6 +181,9 @@ class Reconstruction:
         return {
             "path": self.path.name,
             "atoms": len(self.path.species),
+            "cv_atoms": len(self.selection.serials),
+            "cv_atoms_rule": self.selection.rule,
+            "cv_share_of_motion": self.selection.share,
             "images": len(self.path.images),
             "largest_force_across_path_eV_A": force_across(self.path),
             "structures": self.n_structures,
@@ -234,14 +241,15 @@ def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProf
     E rises by F . dxi with F = S^-1 (grad xi . grad V) and the Gram matrix S = grad xi grad xi^T.
     With one latent dimension, F = grad xi . grad V / |grad xi|^2. The paper sums trapezoids between
     images. Here cubic splines interpolate images and forces first, which reduces the error of 27
-    images of a vacancy jump from 1 % to below 0.1 %.
+    images of a vacancy jump from 1 % to below 0.1 %. Atoms that are not in the variable follow the
+    path: the work of the forces on them is added.
 
     Parameters
     ----------
     path
         Images with forces.
     variable
-        A collective variable of the same atoms.
+        A collective variable of these atoms or some of them.
 
     Raises
     ------
@@ -254,7 +262,8 @@ def along_variable(path: EnergyPath, variable: CollectiveVariable) -> EnergyProf
     gram = jacobian @ np.swapaxes(jacobian, -1, -2)
     # The pseudo-inverse: where a latent dimension is flat, the force along it does not count.
     mean_force = np.linalg.pinv(gram, hermitian=True) @ (jacobian @ gradients[..., None])
-    return _integral(path, np.sum(dxi * mean_force, axis=(1, 2)))
+    along = np.sum(dxi * mean_force, axis=(1, 2))
+    return _integral(path, along + _slope_of_others(path, variable))
 
 
 def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyProfile:
@@ -263,15 +272,13 @@ def along_components(path: EnergyPath, variable: CollectiveVariable) -> EnergyPr
     It is that of a perfect collective variable of these components: the `PCA` of Figs. 5 and 6.
     """
     _, slopes, gradients = _in_components(path, variable)
-    return _integral(path, np.sum(slopes * gradients, axis=1))
+    along = np.sum(slopes * gradients, axis=1)
+    return _integral(path, along + _slope_of_others(path, variable))
 
 
 def along_path(path: EnergyPath) -> EnergyProfile:
     """Energy along a path from the complete forces; it must equal the energies of the images."""
-    curve = path.curve
-    flat = (len(path.images), -1)
-    work = -path.displacements.reshape(flat) @ path.forces.reshape(flat).T  # (K, K)
-    return _integral(path, np.sum((curve.slopes @ work) * curve.values, axis=1))
+    return _integral(path, _slope(path, path.curve))
 
 
 def of_images(path: EnergyPath) -> EnergyProfile:
@@ -334,6 +341,11 @@ def values(path: EnergyPath, variable: CollectiveVariable) -> Array:
     """The first latent dimension along the path, on the fine grid of its curve, shape (G,)."""
     x, _, _ = _in_components(path, variable)
     return np.asarray(variable.encode(x)[:, 0])
+
+
+def at_images(path: EnergyPath, variable: CollectiveVariable) -> Array:
+    """The first latent dimension in the images of a path of all atoms, shape (K,)."""
+    return variable.encode(_components(path.of_atoms(variable.serials), variable))[:, 0]
 
 
 def falls_by(path: EnergyPath, variable: CollectiveVariable) -> float:
@@ -431,6 +443,7 @@ def reconstruct(
     seed: int = 0,
     progress: Progress = lambda done, total, stage: None,
     use_symmetry: bool = True,
+    atoms: str | float = "all",
 ) -> Reconstruction:
     """Train a collective variable on a noisy path and get the path's energy back (Sec. 4.1).
 
@@ -452,6 +465,8 @@ def reconstruct(
         Called now and then.
     use_symmetry
         Whether the mean path is made to have the symmetry of the path.
+    atoms
+        Atoms of the collective variable, as for `selection.of_path`.
 
     Raises
     ------
@@ -468,7 +483,10 @@ def reconstruct(
         )
     check_forces(path)
     first, last = path.images[0], path.images[-1]
-    linear = cv.linear(path.species, path.cell, first.positions, last.positions)
+    chosen = selection.of_path(path, atoms)
+    ends = (first.positions, last.positions)
+    linear = cv.linear(path.species, path.cell, *ends, atoms=chosen.serials, drift=path.drift)
+    part = path.of_atoms(chosen.serials)
     clock = time.monotonic()
     seconds = {}
 
@@ -478,13 +496,13 @@ def reconstruct(
 
     total = training.n_epochs
     progress(0, total, "drawing structures")
-    samples = path.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
+    samples = part.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
     lap("structures")
     progress(0, total, "principal components")
-    scree = pca.scree(samples, seed)
+    scree = pca.scree(samples, seed, drift=path.drift)
     lap("components")
     wanted = use_symmetry and "mean path" in (training.subspace, training.target)
-    operations = symmetry.of_path(path, linear) if wanted else []
+    operations = symmetry.of_path(path, chosen.serials) if wanted else []
     lap("symmetry")
     variable, principal, network = autoencoder.learn(
         samples,
@@ -509,7 +527,8 @@ def reconstruct(
         xi=variable.encode(x),
         fraction_of_variance=scree.fraction_of_variance,
         elbow=scree.elbow,
-        localisation=localisation.of_path(path, principal, variance_A2**0.5),
+        localisation=localisation.of_path(part, principal, variance_A2**0.5),
+        selection=chosen,
         variable=variable,
         training=training,
         n_operations=len(operations),
@@ -523,13 +542,19 @@ def reconstruct(
 
 def _in_components(path: EnergyPath, variable: CollectiveVariable) -> tuple[Array, Array, Array]:
     """Components x, dx/dlambda and U_D^T grad V on the grid, each of shape (G, D)."""
-    if variable.species != path.species:
+    part = path.of_atoms(variable.serials)
+    if variable.species != part.species:
         raise UserError(f"{path.name}: the collective variable is one of other atoms.")
-    positions = np.stack([image.positions for image in path.images])
-    x = variable.components(variable.displacements(positions, path.cell))
-    gradients = -path.forces.reshape(len(positions), -1) @ variable.pca_components.T
+    x = _components(part, variable)
+    gradients = -part.forces.reshape(len(x), -1) @ variable.pca_components.T
     curve = path.curve
     return curve.values @ x, curve.slopes @ x, curve.values @ gradients
+
+
+def _components(part: EnergyPath, variable: CollectiveVariable) -> Array:
+    """Components of the images of a path of the variable's atoms, shape (K, D)."""
+    positions = np.stack([image.positions for image in part.images])
+    return variable.components(variable.displacements(positions, part.cell))
 
 
 def _mistakes() -> Iterator[tuple[float, str]]:
@@ -540,6 +565,18 @@ def _mistakes() -> Iterator[tuple[float, str]]:
     for unit, factor in _ENERGY_UNITS.items():
         yield factor, f"the energies are in {unit}: multiply them by {factor:.6g}"
     yield -1.0, "the forces are gradients, they point uphill: multiply them by -1"
+
+
+def _slope(path: EnergyPath, curve: Curve) -> Array:
+    """Slope of the energy along a path by the forces on its atoms, on the grid, shape (G,), eV."""
+    flat = (len(path.images), -1)
+    work = -path.displacements.reshape(flat) @ path.forces.reshape(flat).T  # (K, K)
+    return np.asarray(np.sum((curve.slopes @ work) * curve.values, axis=1))
+
+
+def _slope_of_others(path: EnergyPath, variable: CollectiveVariable) -> Array:
+    """Part of the slope by the forces on atoms that are not in a collective variable, (G,), eV."""
+    return _slope(path, path.curve) - _slope(path.of_atoms(variable.serials), path.curve)
 
 
 def _integral(path: EnergyPath, slope: Array) -> EnergyProfile:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
-from plumed_cv.cv.collective_variable import CollectiveVariable, linear, select
+from plumed_cv.cv.collective_variable import Chosen, CollectiveVariable, linear, select
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.structures import (
     cell_of,
@@ -24,6 +24,8 @@ from plumed_cv.structures import (
     check_end_states,
     check_order,
     check_range,
+    drift_of,
+    held_atoms,
     oriented,
 )
 from plumed_cv.structures.frame import Array, aligned, displacements, whole
@@ -44,12 +46,13 @@ MOST_COMPONENTS = 12  # the default, as for `plumed-cv train`
 class _Reference:
     """The atoms of the coordinates, and their positions in the displacement frame."""
 
-    def __init__(self, reference: Atoms, atoms: str, alignment: str) -> None:
+    def __init__(self, reference: Atoms, atoms: Chosen, alignment: str) -> None:
         if alignment not in ("none", "optimal"):
             raise UserError(f"alignment = {alignment!r}: choose 'none' or 'optimal'.")
         turned = oriented(reference)
         self.symbols = tuple(turned.get_chemical_symbols())
-        self.serials = select(atoms, self.symbols)
+        self.serials = select(atoms, self.symbols, held_atoms(reference))
+        self.drift = drift_of(reference)
         self.species = tuple(self.symbols[serial - 1] for serial in self.serials)
         self.cell = cell_of(turned)
         self.is_aligned = alignment == "optimal"
@@ -63,7 +66,7 @@ class _Reference:
         """Displacement-frame coordinates, shape (..., N, 3), angstrom."""
         if self.is_aligned:
             return aligned(positions, cell, self.reference_positions)[0]
-        return displacements(positions, cell, self.reference_positions, self.cell)
+        return displacements(positions, cell, self.reference_positions, self.cell, self.drift)
 
     def read(self, X: Structures, of: str, fewest: int = 1) -> NDArray[Any]:
         """Displacements of structures, shape (M, 3N), angstrom, for the estimator `of`."""
@@ -139,7 +142,13 @@ class DisplacementFrame(_Transformer):
     >>> components = make_pipeline(DisplacementFrame(initial), PCA(5))  # doctest: +SKIP
     """
 
-    def __init__(self, reference: Atoms, *, atoms: str = "all", alignment: str = "none") -> None:
+    def __init__(
+        self,
+        reference: Atoms,
+        *,
+        atoms: Chosen = "all",
+        alignment: str = "none",
+    ) -> None:
         self.reference = reference
         self.atoms = atoms
         self.alignment = alignment
@@ -182,7 +191,7 @@ class _CV(_Transformer):
 
     initial: Atoms
     final: Atoms
-    atoms: str
+    atoms: Chosen
     alignment: str
     reference_: _Reference
     cv_: CollectiveVariable
@@ -196,7 +205,14 @@ class _CV(_Transformer):
             check_range(initial, final)
         reference = _Reference(initial, self.atoms, self.alignment)
         ends = (initial.positions, final.positions)
-        line = linear(reference.symbols, reference.cell, *ends, self.alignment, self.atoms)
+        line = linear(
+            reference.symbols,
+            reference.cell,
+            *ends,
+            self.alignment,
+            reference.serials,
+            reference.drift,
+        )
         return reference, line
 
     def transform(self, X: Structures) -> Array:
@@ -264,7 +280,12 @@ class LinearCV(_CV):
     """
 
     def __init__(
-        self, initial: Atoms, final: Atoms, *, atoms: str = "all", alignment: str = "none"
+        self,
+        initial: Atoms,
+        final: Atoms,
+        *,
+        atoms: Chosen = "all",
+        alignment: str = "none",
     ) -> None:
         self.initial = initial
         self.final = final
@@ -342,7 +363,7 @@ class AutoencoderCV(_CV):
         initial: Atoms,
         final: Atoms,
         *,
-        atoms: str = "all",
+        atoms: Chosen = "all",
         alignment: str = "none",
         recipe: str = "denoising",
         n_components: int | None = None,

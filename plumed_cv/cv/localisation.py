@@ -128,9 +128,14 @@ def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> L
         The path without noise.
     principal
         Principal components of its noisy structures.
-    Principal components of the noisy structures.
+    noise
         Standard deviation of the noise of one coordinate, angstrom.
     """
+    return Localisation(principal.localisation, noise, motion(path))
+
+
+def motion(path: EnergyPath) -> Array:
+    """Squared displacement of each atom about its mean, averaged over a path, shape (N,), A^2."""
     curve = path.curve
     weights = np.gradient(curve.parameter)
     weights[[0, -1]] *= 0.5
@@ -139,5 +144,4 @@ def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> L
     moments = curve.values.T @ (weights[:, None] * curve.values)
     squares = np.sum((moments @ positions) * positions, axis=0)
     squares -= (weights @ curve.values @ positions) ** 2
-    motion = np.maximum(squares, 0.0).reshape(-1, 3).sum(axis=1)
-    return Localisation(principal.localisation, noise, motion)
+    return np.asarray(np.maximum(squares, 0.0).reshape(-1, 3).sum(axis=1))

@@ -24,7 +24,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import elastic
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.symmetry import Operation
-from plumed_cv.structures.frame import Array, chunks
+from plumed_cv.structures.frame import Array, Drift, chunks
 
 # At finite temperature, a tilt of isosurfaces that varies along the process is amplified in the
 # next iteration, and more so the faster it varies (docs/theory.md). Few functions keep the
@@ -136,6 +136,7 @@ def fit(
     symmetry: Sequence[Operation] = (),
     at_rest: CollectiveVariable | None = None,
     n_functions: int | None = None,
+    drift: Drift = "removed",
 ) -> MeanPath:
     """Regress displacements on Legendre polynomials of s, and reduce the noise by shrinkage.
 
@@ -156,6 +157,8 @@ def fit(
     n_functions
         Number of polynomials L. If None, 6. With `at_rest`, where the smoothness is determined from
         the data, 48, or 16 with fewer than 40 structures for each of these.
+    drift
+        As for `CollectiveVariable`.
 
     Raises
     ------
@@ -207,7 +210,7 @@ def fit(
         moments += np.einsum("el,eai->lai", known, at_rest.end_displacements)
     noise_of_sums = noise
     if symmetry:
-        products, moments = _symmetrised(products, moments, sums, symmetry)
+        products, moments = _symmetrised(products, moments, sums, symmetry, drift)
         images = np.stack([operation.image for operation in symmetry])
         orbit = np.array([len(np.unique(image)) for image in images.T])
         noise_of_sums = noise[images].mean(axis=0) / orbit
@@ -218,7 +221,9 @@ def fit(
     posterior = _shrunk(modes, noise_of_sums)
     if at_rest is not None:
         springs = elastic.network(at_rest)
-        posterior = elastic.shrunk(modes, noise_of_sums, posterior, springs, _smooth(triangle))
+        posterior = elastic.shrunk(
+            modes, noise_of_sums, posterior, springs, _smooth(triangle), drift
+        )
     raw[1:] = posterior.reshape(raw[1:].shape)
     coefficients = solve_triangular(triangle, raw)
     return MeanPath(
@@ -260,7 +265,7 @@ def _triangle(products: Array) -> Array:
 
 
 def _symmetrised(
-    products: Array, moments: Array, sums: Array, symmetry: Sequence[Operation]
+    products: Array, moments: Array, sums: Array, symmetry: Sequence[Operation], drift: Drift
 ) -> tuple[Array, Array]:
     """Products and moments as if all operations had been applied to all structures, per operation.
 
@@ -275,7 +280,8 @@ def _symmetrised(
     for operation in symmetry:
         sign = parity if operation.reverses else np.ones_like(parity)
         turned = operation.turn(moments) + sums[:, None, None] * operation.offset
-        turned -= turned.mean(axis=1, keepdims=True)
+        if drift == "removed":
+            turned -= turned.mean(axis=1, keepdims=True)
         all_products += sign[:, None] * products * sign
         all_moments += sign[:, None, None] * turned
     return all_products / len(symmetry), all_moments / len(symmetry)

@@ -14,7 +14,7 @@ from plumed_cv.cv import meanpath
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.meanpath import MeanPath
 from plumed_cv.cv.symmetry import Operation
-from plumed_cv.structures.frame import Array, chunks
+from plumed_cv.structures.frame import Array, Drift, chunks
 
 SCREE = 30  # number of components in the curve of Fig. 2
 FEWEST_COMPONENTS = 12
@@ -75,7 +75,9 @@ class PrincipalComponents:
 
 
 @one_thread()
-def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> PrincipalComponents:
+def fit(
+    displacements: NDArray[Any], n_components: int, seed: int = 0, drift: Drift = "removed"
+) -> PrincipalComponents:
     """Compute the leading principal components of displacements.
 
     Parameters
@@ -86,6 +88,8 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
         Number of components D.
     seed
         Seed of the random projections, which only large data need.
+    drift
+        As for `CollectiveVariable`: whether the components have no translation.
 
     Raises
     ------
@@ -97,14 +101,16 @@ def fit(displacements: NDArray[Any], n_components: int, seed: int = 0) -> Princi
     Data that fit in memory go to `sklearn.decomposition.PCA`. Larger data are read in pieces, in a
     randomised subspace iteration: Halko, Martinsson and Tropp, SIAM Review 53, 217 (2011).
     """
-    _check_count(displacements, n_components)
+    _check_count(displacements, n_components, drift)
     n, n_coordinates = len(displacements), 3 * displacements.shape[1]
     if n_coordinates <= _MOST_COORDINATES and n * n_coordinates <= _MOST_NUMBERS:
-        return _fit_in_memory(displacements, n_components)
-    return _fit_in_pieces(displacements, n_components, seed)
+        return _fit_in_memory(displacements, n_components, drift)
+    return _fit_in_pieces(displacements, n_components, seed, drift)
 
 
-def _fit_in_memory(displacements: NDArray[Any], n_components: int) -> PrincipalComponents:
+def _fit_in_memory(
+    displacements: NDArray[Any], n_components: int, drift: Drift
+) -> PrincipalComponents:
     """Leading principal components by the covariance matrix, in double precision."""
     decomposition = needed("sklearn.decomposition")  # takes most of a second
     flat = np.asarray(displacements, dtype=np.float64).reshape(len(displacements), -1)
@@ -114,11 +120,11 @@ def _fit_in_memory(displacements: NDArray[Any], n_components: int) -> PrincipalC
     if not variances[0] > _LEAST_VARIANCE_A2:
         raise UserError(_NO_DIFFERENCE)
     total_variance = float(variances[0] / found.explained_variance_ratio_[0])
-    return _principal(found.mean_, found.components_, variances, total_variance)
+    return _principal(found.mean_, found.components_, variances, total_variance, drift)
 
 
 def _fit_in_pieces(
-    displacements: NDArray[Any], n_components: int, seed: int
+    displacements: NDArray[Any], n_components: int, seed: int, drift: Drift
 ) -> PrincipalComponents:
     """Leading principal components by a randomised subspace iteration."""
     n, n_coordinates = len(displacements), 3 * displacements.shape[1]
@@ -143,7 +149,8 @@ def _fit_in_pieces(
     variances, axes = np.linalg.eigh(covariance)
     leading = np.argsort(variances)[::-1][:n_components]
     total_variance = (square - n * float(mean @ mean)) / (n - 1)
-    return _principal(mean, (subspace @ axes[:, leading]).T, variances[leading], total_variance)
+    components = (subspace @ axes[:, leading]).T
+    return _principal(mean, components, variances[leading], total_variance, drift)
 
 
 def fit_mean_path(
@@ -153,6 +160,7 @@ def fit_mean_path(
     symmetry: Sequence[Operation] = (),
     at_rest: CollectiveVariable | None = None,
     n_functions: int | None = None,
+    drift: Drift = "removed",
 ) -> tuple[PrincipalComponents, MeanPath]:
     """Compute the leading principal components of the mean path through the structures.
 
@@ -173,6 +181,8 @@ def fit_mean_path(
         Properties of the process at 0 K, as for `meanpath.fit`.
     n_functions
         Number of polynomials L, as for `meanpath.fit`.
+    drift
+        As for `fit`.
 
     Returns
     -------
@@ -186,7 +196,7 @@ def fit_mean_path(
     UserError
         As for `fit` and `meanpath.fit`.
     """
-    path = meanpath.fit(displacements, s, symmetry, at_rest, n_functions)
+    path = meanpath.fit(displacements, s, symmetry, at_rest, n_functions, drift)
     mean, modes = path.moments()
     if not 1 <= n_components <= len(modes):
         raise UserError(
@@ -196,7 +206,8 @@ def fit_mean_path(
     _, singular, components = np.linalg.svd(modes, full_matrices=False)
     total_variance = float((singular**2).sum() + 3.0 * path.noise.sum())
     leading = slice(min(n_components, int(np.sum(singular > _ROUNDING * singular[0]))))
-    return _principal(mean, components[leading], singular[leading] ** 2, total_variance), path
+    variances = singular[leading] ** 2
+    return _principal(mean, components[leading], variances, total_variance, drift), path
 
 
 @dataclass(frozen=True)
@@ -218,7 +229,13 @@ class Scree:
     n_components: int
 
 
-def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) -> Scree:
+def scree(
+    displacements: NDArray[Any],
+    seed: int = 0,
+    *,
+    aligned: bool = False,
+    drift: Drift = "removed",
+) -> Scree:
     """Choose the number of components from the elbow of the variances of the structures.
 
     Parameters
@@ -227,7 +244,7 @@ def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) 
         Displacement-frame coordinates, shape (M, N, 3), angstrom.
     seed
         Seed of the random projections.
-    aligned
+    aligned, drift
         As for `most_components`.
 
     Raises
@@ -235,19 +252,23 @@ def scree(displacements: NDArray[Any], seed: int = 0, *, aligned: bool = False) 
     UserError
         As for `fit`.
     """
-    most = most_components(displacements, aligned=aligned)
-    found = fit(displacements, min(SCREE, most), seed).fraction_of_variance
+    most = most_components(displacements, aligned=aligned, drift=drift)
+    found = fit(displacements, min(SCREE, most), seed, drift).fraction_of_variance
     above = elbow(found)
     return Scree(found, above, min(max(2 * above, FEWEST_COMPONENTS), most))
 
 
-def most_components(displacements: NDArray[Any], *, aligned: bool = False) -> int:
+def most_components(
+    displacements: NDArray[Any], *, aligned: bool = False, drift: Drift = "removed"
+) -> int:
     """Largest number of principal components of structures, shape (M, N, 3).
 
-    Translations are not components, and rotations are not if structures are aligned.
+    Translations are not components unless the drift is kept, and rotations are not if structures
+    are aligned.
     """
     n, n_atoms = displacements.shape[:2]
-    return int(min(n - 1, 3 * n_atoms - (6 if aligned else 3)))
+    whole = 0 if drift == "kept" else 6 if aligned else 3
+    return int(min(n - 1, 3 * n_atoms - whole))
 
 
 def elbow(fraction_of_variance: Array) -> int:
@@ -271,8 +292,8 @@ def elbow(fraction_of_variance: Array) -> int:
     return max(int(below[0]) if len(below) else len(logs), 1)
 
 
-def _check_count(displacements: NDArray[Any], n_components: int) -> None:
-    largest = most_components(displacements)
+def _check_count(displacements: NDArray[Any], n_components: int, drift: Drift) -> None:
+    largest = most_components(displacements, drift=drift)
     if n_components < 1:
         raise UserError(f"{n_components} principal components: ask for one or more.")
     if n_components > largest:
@@ -295,18 +316,19 @@ def _centred(part: NDArray[Any], mean: Array, axes: Array) -> NDArray[Any]:
 
 
 def _principal(
-    mean: Array, components: Array, variances: Array, total_variance: float
+    mean: Array, components: Array, variances: Array, total_variance: float, drift: Drift
 ) -> PrincipalComponents:
-    """Return orthonormal principal components without translation and rounding errors."""
+    """Return orthonormal principal components without rounding errors and, if removed, drift."""
     if not variances[0] > _LEAST_VARIANCE_A2:
         raise UserError(_NO_DIFFERENCE)
-    shape = (len(components), -1, 3)
-    components = components.reshape(shape) - components.reshape(shape).mean(axis=1, keepdims=True)
+    components, mean = components.reshape(len(components), -1, 3), mean.reshape(-1, 3)
+    if drift == "removed":
+        components = components - components.mean(axis=1, keepdims=True)
+        mean = mean - mean.mean(axis=0)
     orthonormal, triangle = np.linalg.qr(components.reshape(len(components), -1).T)
     orthonormal *= np.sign(np.diag(triangle))
-    mean = mean.reshape(-1, 3)
     return PrincipalComponents(
-        mean=(mean - mean.mean(axis=0)).ravel(),
+        mean=mean.ravel(),
         components=np.ascontiguousarray(orthonormal.T),
         variances=variances,
         total_variance=total_variance,

@@ -17,15 +17,18 @@ from ase import Atoms
 from ase.geometry import minkowski_reduce
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
+from scipy.interpolate import Akima1DInterpolator
 from scipy.spatial import cKDTree
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.collective_variable import CollectiveVariable, linear
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, Drift, padded
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
 _RANGE_A = 4.5  # range of the neighbours that distinguish atoms
+_RESTS = 0.1  # an atom whose displacement is below this fraction of the tolerance does not move
+_MOST_MOVING = 50  # number of atoms on which an operation is tried before all others
 _PROBES = 32  # number of atoms that are compared with all others
 _MOST_IMAGES = 3e7  # largest number of images of all atoms by all operations
 
@@ -57,6 +60,18 @@ class Operation:
         in_place = (self.image == np.arange(len(self.image))).all()
         return not self.reverses and bool(in_place) and np.allclose(self.rotation, np.eye(3))
 
+    def within(self, chosen: NDArray[np.int64], drift: Drift) -> "Operation | None":
+        """Return the operation on some atoms only, (n,); None if it maps one of them elsewhere."""
+        place = np.full(len(self.image), -1)
+        place[chosen] = np.arange(len(chosen))
+        image = place[self.image[chosen]]
+        if (image < 0).any():
+            return None
+        offset = self.offset[chosen]
+        if drift == "removed":
+            offset = offset - offset.mean(axis=0)
+        return Operation(self.rotation, image, offset, self.reverses)
+
     def turn(self, vectors: Array) -> Array:
         """Rotate and permute, without the offset: shape (..., N, 3)."""
         turned = np.empty_like(vectors)
@@ -64,7 +79,11 @@ class Operation:
         return turned
 
 
-def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -> list[Operation]:
+def operations(
+    variable: CollectiveVariable,
+    tolerance_A: float = TOLERANCE_A,
+    held: NDArray[np.int64] | Sequence[int] = (),
+) -> list[Operation]:
     """Find the operations that keep or exchange the end states of a collective variable.
 
     Parameters
@@ -73,6 +92,8 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
         It gives species, cell, reference structure and end states.
     tolerance_A
         Largest distance of an atom from the mapped position of another one, angstrom.
+    held
+        Fixed atoms, from 0, which an operation maps onto fixed atoms.
 
     Returns
     -------
@@ -83,9 +104,9 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
     identity = Operation(np.eye(3), np.arange(n), np.zeros((n, 3)), reverses=False)
     if not variable.reference_cell.any():
         return [identity]
-    finder = _Finder(variable, tolerance_A)
+    finder = _Finder(variable, tolerance_A, held)
     found = [identity]
-    for rotation in _lattice_rotations(variable.reference_cell):
+    for rotation in _lattice_rotations(finder.cell):
         for reverses in (False, True):
             for operation in finder.with_rotation(rotation, reverses):
                 if not operation.is_identity:
@@ -93,27 +114,55 @@ def operations(variable: CollectiveVariable, tolerance_A: float = TOLERANCE_A) -
     return found
 
 
-def of_path(path: EnergyPath, variable: CollectiveVariable) -> list[Operation]:
-    """Return the operations of `operations(variable)` that the minimum energy path also has.
+def of_path(path: EnergyPath, serials: NDArray[np.int64] | None = None) -> list[Operation]:
+    """Return the operations of the end states that the minimum energy path also has.
 
     A path may break the symmetry of its end states, by passing through one of several equal saddle
     points. An operation counts if it maps each atom of each image to within `TOLERANCE_A` of the
     path.
+
+    Parameters
+    ----------
+    path
+        The path of all atoms.
+    serials
+        Atoms on which the operations act, by their serial numbers from 1, (n,). Operations that map
+        one of them to another atom are left out. If None, all atoms.
     """
-    return [op for op in operations(variable) if _asymmetry(path, op) < TOLERANCE_A]
+    first, last = path.images[0], path.images[-1]
+    line = linear(path.species, path.cell, first.positions, last.positions, drift=path.drift)
+    moving = np.linalg.norm(path.displacements, axis=2).max(axis=0) > _RESTS * TOLERANCE_A
+    chosen = np.flatnonzero(moving)
+    found = [
+        op for op in operations(line, held=path.held) if _asymmetry(path, op, chosen) < TOLERANCE_A
+    ]
+    if serials is None:
+        return found
+    parts = (operation.within(serials - 1, path.drift) for operation in found)
+    return [part for part in parts if part is not None]
 
 
-def _asymmetry(path: EnergyPath, operation: Operation) -> float:
-    """Largest distance from the path of an atom that the operation has mapped, angstrom."""
-    images = operation.turn(path.displacements) + operation.offset
-    images -= images.mean(axis=1, keepdims=True)
+def closed(chosen: NDArray[np.int64], found: Sequence[Operation]) -> NDArray[np.int64]:
+    """Return atoms together with those to which the operations map them, sorted, (n,)."""
+    return np.unique(np.concatenate([chosen, *(operation.image[chosen] for operation in found)]))
+
+
+def _asymmetry(path: EnergyPath, operation: Operation, moving: NDArray[np.int64]) -> float:
+    """Largest distance from the path of a moving atom that the operation has mapped, angstrom."""
+    targets = operation.image[moving]
+    images = path.displacements[:, moving] @ operation.rotation + operation.offset[targets]
     places = 1.0 - path.arc_length if operation.reverses else path.arc_length
-    apart = images - path.spline(np.clip(places, 0.0, 1.0))
-    return float(np.linalg.norm(apart, axis=2).max())
+    spline = Akima1DInterpolator(path.arc_length, path.displacements[:, targets], axis=0)
+    apart = images - spline(np.clip(places, 0.0, 1.0))
+    return float(np.linalg.norm(apart, axis=2).max(initial=0.0))
 
 
 def of_structure(
-    species: Sequence[str], positions: Array, cell: Array, tolerance_A: float = TOLERANCE_A
+    species: Sequence[str],
+    positions: Array,
+    cell: Array,
+    tolerance_A: float = TOLERANCE_A,
+    held: NDArray[np.int64] | Sequence[int] = (),
 ) -> list[Operation]:
     """Find the operations of the space group of a structure, with translations within its cell.
 
@@ -125,6 +174,8 @@ def of_structure(
         The structure, shapes (N, 3) and (3, 3), angstrom.
     tolerance_A
         Largest distance of an atom from the mapped position of another one, angstrom.
+    held
+        Fixed atoms, from 0, which an operation maps onto fixed atoms.
 
     Returns
     -------
@@ -140,7 +191,8 @@ def of_structure(
     n = len(species)
     nothing = np.zeros((n, 3))
     found = [Operation(np.eye(3), np.arange(n), nothing, reverses=False)]
-    sites = _Sites(species, positions, cell, tolerance_A)
+    cell = padded(cell, positions)
+    sites = _Sites(_kinds(species, held), positions, cell, tolerance_A)
     first, *others = sites.alike()
     x = sites.fractional
     translations = [np.arange(n)]
@@ -173,6 +225,14 @@ def of_structure(
     return found
 
 
+def _kinds(species: Sequence[str], held: NDArray[np.int64] | Sequence[int]) -> list[str]:
+    """Names of the atoms by which operations tell them: element, and whether they are fixed."""
+    kinds = list(species)
+    for atom in held:
+        kinds[atom] += " fixed"
+    return kinds
+
+
 def _lattice_rotations(cell: Array) -> Iterator[NDArray[np.int64]]:
     """Integer matrices W that keep the lattice: fractional coordinates x become x W.
 
@@ -199,13 +259,15 @@ class _Sites:
         self.kinds = np.unique(np.asarray(species), return_inverse=True)[1]
         self._tree = cKDTree(self.fractional % 1.0 % 1.0, boxsize=1.0)
 
-    def match(self, fractional: Array) -> NDArray[np.int64] | None:
-        """Atom at each mapped position; None if a position has no atom of the same kind."""
+    def match(
+        self, fractional: Array, atoms: NDArray[np.int64] | slice = slice(None)
+    ) -> NDArray[np.int64] | None:
+        """Atom at each mapped position of `atoms`; None if one has no atom of the same kind."""
         _, image = self._tree.query(fractional % 1.0 % 1.0)
         apart = fractional - self.fractional[image]
         apart -= np.rint(apart)
         far = np.linalg.norm(apart @ self.cell, axis=1) > self.tolerance
-        if far.any() or (self.kinds[image] != self.kinds).any():
+        if far.any() or (self.kinds[image] != self.kinds[atoms]).any():
             return None
         if len(np.unique(image)) < len(image):
             return None
@@ -237,11 +299,17 @@ class _Sites:
 class _Finder:
     """Tests rotations of a lattice, with all translations, on the end states of a process."""
 
-    def __init__(self, variable: CollectiveVariable, tolerance_A: float) -> None:
-        self.cell = variable.reference_cell
+    def __init__(
+        self,
+        variable: CollectiveVariable,
+        tolerance_A: float,
+        held: NDArray[np.int64] | Sequence[int],
+    ) -> None:
+        self.cell = padded(variable.reference_cell, variable.reference_positions)
         self.displacements = variable.end_displacements
+        names = _kinds(variable.species, held)
         self.states = [
-            _Sites(variable.species, variable.reference_positions + u, self.cell, tolerance_A)
+            _Sites(names, variable.reference_positions + u, self.cell, tolerance_A)
             for u in self.displacements
         ]
         kinds = self.states[0].kinds
@@ -251,6 +319,7 @@ class _Finder:
         self.places = np.flatnonzero(
             (np.abs(step - step[self.mover]) < tolerance_A) & (kinds == kinds[self.mover])
         )
+        self.first = np.argsort(-step, kind="stable")[:_MOST_MOVING]
 
     def with_rotation(self, rotation: NDArray[np.int64], reverses: bool) -> Iterator[Operation]:
         """Yield all operations with this rotation (of fractional row vectors)."""
@@ -259,6 +328,8 @@ class _Finder:
         turned = [state.fractional @ rotation for state in self.states]
         for place in self.places:
             shift = self.states[start].fractional[place] - turned[0][self.mover]
+            if self.states[start].match(turned[0][self.first] + shift, self.first) is None:
+                continue
             image = self.states[start].match(turned[0] + shift)
             again = None if image is None else self.states[end].match(turned[1] + shift)
             if image is None or again is None or (image != again).any():

@@ -11,7 +11,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
 from plumed_cv.common.files import replacing
 from plumed_cv.cv.collective_variable import CollectiveVariable
-from plumed_cv.structures.frame import Array, bonds
+from plumed_cv.structures.frame import Array, bonds, in_words, periodic_directions
 
 try:
     import torch
@@ -60,7 +60,14 @@ class _Model(torch.nn.Module):
     def __init__(self, cv: CollectiveVariable) -> None:
         super().__init__()
         self.aligned = cv.is_aligned
-        self.periodic = bool(cv.reference_cell.any())
+        self.kept = cv.drift == "kept"
+        periodic = periodic_directions(cv.reference_cell)
+        if periodic.any() and not periodic.all():
+            raise UserError(
+                f"a model that is periodic along {in_words(periodic)} only cannot be exported as "
+                "TorchScript; use its model file with the action AUTOENCODER."
+            )
+        self.periodic = bool(periodic.all())
         self.linear = len(cv.encoder) == 1
         self.activation = cv.activation
         reference = cv.reference_positions
@@ -144,11 +151,14 @@ class _Model(torch.nn.Module):
             return turned - self.reference, images, rotation
         if self.periodic:
             shifts = torch.addmm(positions, self.reference, cell, alpha=-1.0)
-            shifts = shifts - shifts[:1]
+            if not self.kept:
+                shifts = shifts - shifts[:1]
             images = torch.round(shifts.detach() @ torch.linalg.inv(cell.detach()))
             return torch.addmm(shifts, images, cell, alpha=-1.0), images, rotation
         shifts = positions - self.reference
-        return shifts - shifts[:1], images, rotation
+        if not self.kept:
+            shifts = shifts - shifts[:1]
+        return shifts, images, rotation
 
     def inertia(self, turned: Tensor) -> Tensor:
         """Return the matrix of `frame.turned_back`, shape (3, 3)."""

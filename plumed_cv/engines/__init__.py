@@ -18,25 +18,35 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, g
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
+from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
-from plumed_cv.structures import cell_of, is_oriented
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures import cell_of, held_atoms, is_oriented
+from plumed_cv.structures.frame import Array, completed, periodic_directions
 
 Thermostat = Literal["langevin", "brownian", "none"]
 
 # Text between the messages of nested exceptions in PLUMED's wrapper.
 NESTED = "The above exception was the direct cause of the following exception:"
 
+RECORD = "record.bin"  # in the folder of a segment, see `Record`
 BLOCK = 10  # steps of `Engine.follow` that an observer receives at once
+# Distance of periodic images of a structure for PLUMED, along directions without periodicity.
+VACUUM_A = 1000.0
+
 PIECE = 500  # steps of a segment of `Engine.follow`, if the engine must be started for each
 
 _FRAME = ("PLUMED error", "at ", "message follows", "(tools", "(core")  # lines to remove
 
 
-def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: float) -> Array:
-    """Draw velocities at a temperature and remove the total momentum.
+def maxwell_boltzmann(
+    rng: np.random.Generator,
+    masses: Array,
+    temperature_K: float,
+    held: NDArray[np.int64] | Sequence[int] = (),
+) -> Array:
+    """Draw velocities at a temperature; remove the total momentum if no atom is fixed.
 
     Parameters
     ----------
@@ -46,17 +56,22 @@ def maxwell_boltzmann(rng: np.random.Generator, masses: Array, temperature_K: fl
         Masses in amu, shape (N,).
     temperature_K
         Temperature in K.
+    held
+        Fixed atoms, from 0, whose velocities are zero.
 
     Returns
     -------
-    Velocities in angstrom/fs, shape (N, 3). The centre of mass is at rest, so the kinetic energy is
-    that of N - 1 atoms.
+    Velocities in angstrom/fs, shape (N, 3). Without fixed atoms the centre of mass is at rest, so
+    the kinetic energy is that of N - 1 atoms.
     """
     momenta = rng.standard_normal((len(masses), 3)) * np.sqrt(
         masses[:, None] * units.kB * temperature_K
     )
     velocities = momenta / masses[:, None]
-    velocities -= momenta.sum(axis=0) / masses.sum()
+    if len(held):
+        velocities[held] = 0.0
+    else:
+        velocities -= momenta.sum(axis=0) / masses.sum()
     return velocities * units.fs
 
 
@@ -110,7 +125,8 @@ class State:
     positions
         In angstrom, shape (N, 3), in any periodic image.
     cell
-        Rows are lattice vectors in angstrom, shape (3, 3); zero without periodic boundaries.
+        Rows are lattice vectors in angstrom, shape (3, 3); zero along directions without periodic
+        boundaries.
     velocities
         In angstrom/fs, shape (N, 3), or None to draw them from the Maxwell-Boltzmann distribution.
 
@@ -165,6 +181,43 @@ class State:
 
 
 @dataclass(frozen=True)
+class Record:
+    """Atoms whose positions and forces a run with PLUMED writes while it runs.
+
+    Attributes
+    ----------
+    serials
+        Serial numbers of the atoms, from 1, shape (n,).
+    stride
+        Steps between two records. The configuration at the start is not recorded.
+    """
+
+    serials: NDArray[np.int64]
+    stride: int
+
+
+def read_record(file: Path, n_atoms: int) -> tuple[Array, Array]:
+    """Read the records of a run: positions (angstrom) and forces without bias (eV/angstrom).
+
+    Parameters
+    ----------
+    file
+        The file `RECORD` of a segment. A last record that is incomplete is left out.
+    n_atoms
+        Number of atoms n.
+
+    Returns
+    -------
+    (M, n, 3), (M, n, 3)
+        The positions may be in any periodic image.
+    """
+    numbers = np.fromfile(file, dtype=np.float64)
+    size = 6 * n_atoms
+    whole = numbers[: len(numbers) // size * size].reshape(-1, 2, n_atoms, 3)
+    return whole[:, 0], whole[:, 1]
+
+
+@dataclass(frozen=True)
 class Segment:
     """One segment of molecular dynamics.
 
@@ -191,6 +244,9 @@ class Segment:
         counts it.
     snapshot_stride
         Steps between snapshots; 0 for none.
+    record
+        Atoms whose positions and forces are written to the file `RECORD` of the folder. Only
+        engines that are libraries can do this.
 
     Raises
     ------
@@ -207,6 +263,7 @@ class Segment:
     first_step: int = 0
     count_start: bool = True
     snapshot_stride: int = 10
+    record: Record | None = None
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
@@ -281,19 +338,29 @@ class Engine(ABC):
     Parameters
     ----------
     atoms
-        The atoms: species, order, cell and periodic boundaries (all directions or none). The cell
-        must be oriented as by `structures.oriented`, because trajectory files contain only lengths
-        and angles.
+        The atoms: species, order, cell, periodic boundaries along any directions, and fixed atoms
+        (`FixAtoms`), which no run moves. The cell must be oriented as by `structures.oriented`,
+        because trajectory files contain only lengths and angles.
+
+    Attributes
+    ----------
+    symbols
+        Chemical symbol of each atom.
+    periodic
+        Whether there are periodic boundaries along each lattice vector, shape (3,).
+    held
+        Fixed atoms, from 0.
 
     Raises
     ------
     UserError
-        If the cell or the boundaries are not of this kind.
+        If the cell is not of this kind, or there are other constraints.
     """
 
     def __init__(self, atoms: Atoms) -> None:
         self.symbols = tuple(atoms.symbols)
-        self.periodic = bool(cell_of(atoms).any())
+        self.periodic: NDArray[np.bool_] = periodic_directions(cell_of(atoms))
+        self.held = held_atoms(atoms)
         _check_cell(atoms)
 
     @property
@@ -305,7 +372,7 @@ class Engine(ABC):
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,)).
 
-        The stress (xx yy zz yz xz xy) is zero without periodic boundaries.
+        The stress (xx yy zz yz xz xy) is zero unless all boundaries are periodic.
 
         Raises
         ------
@@ -430,7 +497,7 @@ class Engine(ABC):
         from plumed_cv.structures.trajectory import keep  # importing mdtraj takes most of a second
 
         file, wanted = segment.directory / "snapshots.dcd", n_steps // segment.snapshot_stride
-        last = keep(file, 0, wanted, periodic=self.periodic)
+        last = keep(file, 0, wanted, periodic=bool(self.periodic.any()))
         return None if last is None else State(last, segment.start.cell)
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:
@@ -475,7 +542,7 @@ class Engine(ABC):
                     f"atom {index + 1} is {found}, but the engine was set up with {expected}; "
                     "give all structures the same order of atoms"
                 )
-        if bool(cell_of(atoms).any()) != self.periodic:
+        if (atoms.pbc != self.periodic).any():
             raise UserError("the structures differ in their periodic boundaries")
         _check_cell(atoms)
 
@@ -507,7 +574,8 @@ class Engine(ABC):
                 f"the start has positions of shape {start.positions.shape} for "
                 f"{len(self.symbols)} atoms"
             )
-        if start.cell.any() != self.periodic or not is_oriented(start.cell):
+        fits = np.array_equal(periodic_directions(start.cell), self.periodic)
+        if not fits or not is_oriented(start.cell):
             raise UserError(f"the start has a cell that does not fit the engine: {start.cell}")
 
 
@@ -596,17 +664,16 @@ class _EngineCalculator(Calculator):
         state = State.of(self.atoms)
         energy, forces, stress = self._engine.evaluate(state.positions, state.cell)
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
-        if state.cell.any():
+        if self._engine.periodic.all():
             self.results["stress"] = stress
 
 
 def _check_cell(atoms: Atoms) -> None:
-    if not atoms.pbc.any():
-        return
-    if not np.linalg.det(atoms.cell.array) > 0:
-        raise UserError(f"cell {atoms.cell.array.tolist()}: its volume must be positive")
-    if not is_oriented(atoms.cell.array):
+    cell = cell_of(atoms)
+    if not np.linalg.det(completed(cell)) > 0:
+        raise UserError(f"cell {cell.tolist()}: its volume must be positive")
+    if not is_oriented(cell):
         raise UserError(
-            f"cell {atoms.cell.array.tolist()}: engines need the first vector along x and the "
+            f"cell {cell.tolist()}: engines need the first vector along x and the "
             "second in the xy plane; rotate the structures (plumed_cv.structures.oriented)"
         )

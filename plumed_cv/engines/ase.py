@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +28,8 @@ from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
     BLOCK,
     NESTED,
+    RECORD,
+    VACUUM_A,
     Dynamics,
     Engine,
     Followed,
@@ -42,8 +45,9 @@ from plumed_cv.engines import (
 )
 from plumed_cv.engines.process import Child
 from plumed_cv.setup.kernel import Plumed, find_plumed
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, completed, lattice, padded
 
+_HELD = "plumed_cv_held"  # array of the fixed atoms
 _LOG_STRIDE = 1000  # steps between lines of log.ase
 _EV_IN_KJ_MOL = 96.48530749925792  # PLUMED's value
 
@@ -84,6 +88,7 @@ class AseEngine(Engine):
         super().__init__(atoms)
         bare = atoms.copy()
         bare.set_constraint()
+        bare.arrays[_HELD] = np.isin(np.arange(len(atoms)), self.held)
         self._plumed = plumed
         self._child = Child(
             AseWorker, calculator, dict(arguments or {}), Path(directory).absolute(), bare
@@ -155,6 +160,7 @@ class AseWorker:
         sys.path.append(str(directory))
         self._name = calculator
         self._atoms = atoms
+        self._held = np.flatnonzero(atoms.arrays.pop(_HELD))
         self._calculator = _calculator(calculator, arguments)
         atoms.calc = self._calculator
         self._masses: Array = atoms.get_masses()
@@ -177,7 +183,7 @@ class AseWorker:
         forces, energy = self._forces(), self._energy()
         check_finite(self._name, energy, forces)
         stress = np.zeros(6)
-        if cell.any():
+        if lattice(cell).periodic.all():
             stress = np.full(6, np.nan)
             if "stress" in self._calculator.implemented_properties:
                 stress = np.array(atoms.get_stress(apply_constraint=False))
@@ -202,25 +208,28 @@ class AseWorker:
         thermal, noise = (
             np.random.default_rng(seed) for seed in np.random.SeedSequence(segment.seed).spawn(2)
         )
-        velocities = start.velocities
+        velocities = None if start.velocities is None else start.velocities.copy()
         if velocities is None:
-            velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
+            velocities = self._thermal(thermal, dynamics)
         if hasattr(self._calculator, "reset"):
             self._calculator.reset()  # also lists of neighbours, whose order affects the last bit
         self._place(start.positions, start.cell)
         # Relative names in PLUMED's input are relative to the folder of the segment.
         os.chdir(directory)
         coupling = None
+        velocities[self._held] = 0.0
         if plumed is not None:
             coupling = _Coupling(plumed, segment, self._masses, self._charges)
-        integrator = _Integrator(dynamics, self._masses, noise)
+        integrator = _Integrator(dynamics, self._masses, self._held, noise)
         reached = segment.first_step + segment.n_steps
         any_snapshot = stride > 0 and reached // stride > segment.first_step // stride
         snapshots = directory / "snapshots.dcd" if any_snapshot else None
         moved = integrator.move
         positions = start.positions.copy()
+        record = segment.record
         with (
             _Snapshots(snapshots, start.cell) as trajectory,
+            nullcontext() if record is None else (directory / RECORD).open("wb") as records,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
@@ -230,6 +239,10 @@ class AseWorker:
 
                 def forces_at(where: Array, step: int = step) -> Array:
                     self._atoms.positions = where
+                    if record is not None and records is not None and step % record.stride == 0:
+                        of_atoms = np.stack([where, self._forces()])[:, record.serials - 1]
+                        records.write(of_atoms.tobytes())
+                        records.flush()
                     return self._biased_forces(coupling, step, True)
 
                 positions, velocities, forces = moved(positions, velocities, forces, forces_at)
@@ -258,13 +271,15 @@ class AseWorker:
         thermal, noise = (
             np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(2)
         )
-        positions, velocities = start.positions.copy(), start.velocities
+        positions = start.positions.copy()
+        velocities = None if start.velocities is None else start.velocities.copy()
         if velocities is None:
-            velocities = maxwell_boltzmann(thermal, self._masses, dynamics.temperature_K)
+            velocities = self._thermal(thermal, dynamics)
         if hasattr(self._calculator, "reset"):
             self._calculator.reset()
         self._place(positions, start.cell)
-        integrator = _Integrator(dynamics, self._masses, noise)
+        velocities[self._held] = 0.0
+        integrator = _Integrator(dynamics, self._masses, self._held, noise)
 
         def forces_at(where: Array) -> Array:
             self._atoms.positions = where
@@ -284,10 +299,15 @@ class AseWorker:
         moving = None if dynamics.thermostat == "brownian" else velocities
         return Followed(self._done, State(positions, start.cell, moving), observer)
 
+    def _thermal(self, rng: np.random.Generator, dynamics: Dynamics) -> Array:
+        return maxwell_boltzmann(rng, self._masses, dynamics.temperature_K, self._held)
+
     def _place(self, positions: Array, cell: Array) -> None:
         self._atoms.positions = positions
-        if cell.any():
-            self._atoms.cell = cell
+        # A calculator may need the height of the vacuum, which is not part of the cell.
+        periodic = lattice(cell).periodic
+        if not np.array_equal(self._atoms.cell.array[periodic], cell[periodic]):
+            self._atoms.cell = np.where(periodic[:, None], cell, self._atoms.cell.array)
 
     def _forces(self) -> Array:
         try:
@@ -309,7 +329,8 @@ class AseWorker:
 
     def _log(self, log: TextIO, step: int, velocities: Array) -> None:
         kinetic = 0.5 * float((self._masses[:, None] * velocities**2).sum()) / units.fs**2
-        temperature = kinetic / (1.5 * len(self._masses) * units.kB)
+        free = max(len(self._masses) - len(self._held), 1)
+        temperature = kinetic / (1.5 * free * units.kB)
         log.write(f"{step} {temperature:.4f} {self._energy():.10g}\n")
 
 
@@ -318,9 +339,15 @@ _Moved = tuple[Array, Array, Array]
 
 
 class _Integrator:
-    """One step of dynamics."""
+    """One step of dynamics. Fixed atoms have no velocity, force or noise."""
 
-    def __init__(self, dynamics: Dynamics, masses: Array, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        masses: Array,
+        held: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> None:
         self._rng = rng
         self._dt = dynamics.timestep_fs
         friction = dynamics.friction_per_ps / 1000  # 1/fs
@@ -333,6 +360,8 @@ class _Integrator:
         self._kick = np.sqrt((1 - self._kept**2) * kT / mass)
         self._drift = self._dt / (mass * friction)
         self._jump = np.sqrt(2 * kT * self._drift)
+        for factors in (self._half_kick, self._kick, self._drift, self._jump):
+            factors[held] = 0.0
 
     def _langevin(
         self, x: Array, v: Array, forces: Array, forces_at: Callable[[Array], Array]
@@ -370,7 +399,10 @@ class _Coupling:
         plumed = needed("plumed")  # finds the kernel through the environment
         self._file = files.input_file
         self._masses, self._charges = masses, charges
+        # PLUMED knows only periodicity along all directions or none.
         self._cell = np.ascontiguousarray(segment.start.cell)
+        if self._cell.any():
+            self._cell = padded(self._cell, segment.start.positions, VACUUM_A)
         self._stop = np.zeros(1, dtype=np.intc)
         self._energy_needed = np.zeros(1, dtype=np.intc)
         self._energy: NDArray[np.float64] = np.zeros(1)
@@ -457,8 +489,9 @@ class _Snapshots:
 
     def write(self, positions: Array) -> None:
         """Add a snapshot."""
-        lengths, angles = Cell(self._cell).lengths(), Cell(self._cell).angles()
         periodic = self._cell.any()
+        box = Cell(completed(self._cell))
+        lengths, angles = box.lengths(), box.angles()
         self._file.write(
             positions.astype(np.float32)[None],
             cell_lengths=lengths[None] if periodic else None,

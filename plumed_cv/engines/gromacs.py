@@ -204,9 +204,15 @@ class GromacsEngine(Engine):
         plumed: Plumed | None = None,
     ) -> None:
         super().__init__(atoms)
-        if not self.periodic:
+        if not self.periodic.all():
             raise UserError(
-                "GROMACS needs periodic boundaries; put a molecule in a large box, in all files"
+                "GROMACS needs periodic boundaries along all directions; put the system in a large "
+                "box, in all files"
+            )
+        if len(self.held):
+            raise UserError(
+                f"{len(self.held)} atoms are fixed, which works with the engines lammps and ase, "
+                "but not with gromacs; use one of these, or restrain the atoms in the topology."
             )
         self.gromacs = find_gromacs(program)
         self._directory = Path(directory).absolute()

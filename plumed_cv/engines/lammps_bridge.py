@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import exploded, plumed_sentence
+from plumed_cv.engines import Record, exploded, plumed_sentence
 from plumed_cv.structures.frame import Array
 
 
@@ -34,6 +34,10 @@ class PlumedRun:
         Whether actions update on the first step.
     needs_energy
         Whether the input uses the potential energy.
+    record
+        Atoms whose positions and forces the bridge records, or None.
+    record_file
+        The file of the records.
     """
 
     input_file: Path
@@ -45,6 +49,8 @@ class PlumedRun:
     kt: float
     count_start: bool
     needs_energy: bool
+    record: Record | None
+    record_file: Path
 
 
 class _Settings(ctypes.Structure):
@@ -66,6 +72,10 @@ class _Settings(ctypes.Structure):
         ("first_step", ctypes.c_int64),
         ("natoms", ctypes.c_int),
         ("count_start", ctypes.c_int),
+        ("n_recorded", ctypes.c_int),
+        ("record_stride", ctypes.c_int),
+        ("recorded", ctypes.c_void_p),
+        ("record_file", ctypes.c_char_p),
     )
 
 
@@ -113,7 +123,9 @@ class Bridge:
             getattr(library, f"plumed_cv_lammps_{name}").argtypes = [ctypes.c_void_p]
         self._library = library
         self._input_file = plumed.input_file
-        self._keep = (masses, charges, np.ascontiguousarray(box))
+        serials = np.ones(0) if plumed.record is None else plumed.record.serials
+        recorded = np.ascontiguousarray(serials - 1, dtype=np.int64)
+        self._keep = (masses, charges, np.ascontiguousarray(box), recorded)
         self._energy = _energy_function(lammps) if plumed.needs_energy else None
         settings = _Settings(
             lammps=lammps.lmp.value,
@@ -131,6 +143,10 @@ class Bridge:
             first_step=first_step,
             natoms=len(masses),
             count_start=int(plumed.count_start),
+            n_recorded=len(recorded),
+            record_stride=0 if plumed.record is None else plumed.record.stride,
+            recorded=recorded.ctypes.data,
+            record_file=str(plumed.record_file).encode(),
         )
         self._bridge = library.plumed_cv_lammps_open(ctypes.byref(settings))
         if not self._bridge:

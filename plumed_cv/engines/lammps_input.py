@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzmann
@@ -23,13 +24,15 @@ from plumed_cv.engines.lammps_potential import (
     potential_commands,
     standard_mass,
 )
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures import held_atoms
+from plumed_cv.structures.frame import Array, completed, lattice
 
 END = "end.dump"  # the last configuration of a segment, with all digits
 
 FS_IN_PS = 1e-3
 BAR_IN_EV_PER_A3 = 6.241509074460763e-07
 
+MARGIN_A = 5.0  # between the atoms and the faces of the box along directions without periodicity
 LARGEST_SEED = 899_999_999
 LOG_STRIDE = 1000  # steps between lines of log.lammps
 
@@ -76,7 +79,9 @@ class LammpsInput:
         self._directory = directory
         self.commands = potential_commands(potential, directory)
         self.elements, self.types = element_types(atoms, species, self.commands)
-        self.periodic = bool(atoms.pbc.all())
+        self.periodic: NDArray[np.bool_] = atoms.pbc.copy()
+        self.boundary = boundary(self.periodic, self.commands)
+        self.held = held_atoms(atoms)
         self.charges = charges_of(self.commands, self.types, atoms)
         self._expected_masses = atoms.get_masses()
 
@@ -105,13 +110,8 @@ class LammpsInput:
     def data(self, state: State) -> str:
         """Return a data file."""
         cell, positions = state.cell, state.positions
-        images = np.zeros(positions.shape, dtype=int)
-        if self.periodic:
-            images = np.floor(positions @ np.linalg.inv(cell)).astype(int)
-            edges = np.stack([np.zeros(3), np.diag(cell)])
-        else:
-            edges = np.stack([positions.min(axis=0) - 1, positions.max(axis=0) + 1])
-        wrapped = positions - images @ cell
+        wrapped, images = wrap(positions, cell)
+        edges = box_edges(positions, cell)
         text = ["LAMMPS data of plumed_cv", ""]
         text += [f"{len(positions)} atoms", f"{len(self.elements)} atom types"]
         for axis, (low, high) in zip("xyz", edges.T.tolist(), strict=True):
@@ -134,8 +134,8 @@ class LammpsInput:
         return "\n".join(text) + "\n"
 
     def frames(self, positions: Array, cell: Array) -> str:
-        """Return structures, (M, N, 3), in a periodic cell as a dump file for `rerun`."""
-        wrapped = positions - np.floor(positions @ np.linalg.inv(cell)) @ cell
+        """Return structures, (M, N, 3), in a cell as a dump file for `rerun`."""
+        wrapped, _ = wrap(positions, cell)
         n_atoms = positions.shape[1]
         head = f"ITEM: NUMBER OF ATOMS\n{n_atoms}\nITEM: BOX BOUNDS pp pp pp\n" + "0 1\n" * 3
         text = []
@@ -147,16 +147,15 @@ class LammpsInput:
     def set_up(self, data: Path | str) -> list[str]:
         """Return the commands that read a data file and set up the potential."""
         style = "atomic" if self.charges is None else "charge"
-        kinds = range(1, len(self.elements) + 1)
         return [
             "units metal",
             f"atom_style {style}",
             "atom_modify map array",
-            f"boundary {'p p p' if self.periodic else 's s s'}",
+            f"boundary {self.boundary}",
             "box tilt large",
             f'read_data "{data}"',
-            *(f"group type{k} type {k}" for k in kinds),
-            f"neighbor 1.0 {'bin' if self.periodic else 'nsq'}",
+            *groups(len(self.elements), self.held),
+            "neighbor 1.0 bin",
             "neigh_modify every 1 delay 0 check yes",
             *self.commands,
         ]
@@ -164,9 +163,11 @@ class LammpsInput:
     def moving(self, start: State, temperature_K: float, seed: int, masses: Array) -> State:
         """Return the start of a trajectory with velocities; missing velocities are drawn."""
         if start.velocities is not None:
-            return start
-        rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
-        velocities = maxwell_boltzmann(rng, masses, temperature_K)
+            velocities = start.velocities.copy()
+            velocities[self.held] = 0.0
+        else:
+            rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
+            velocities = maxwell_boltzmann(rng, masses, temperature_K, self.held)
         return State(start.positions, start.cell, velocities)
 
     def seeds(self, seed: int) -> tuple[int, ...]:
@@ -183,7 +184,7 @@ class LammpsInput:
             f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
             "thermo_modify lost error norm no flush yes",
-            "compute_modify thermo_temp extra/dof 0",
+            *temperature_of_free(),
         ]
         if plumed_dat is not None:
             lines += [
@@ -242,6 +243,57 @@ class LammpsInput:
         return [re.sub(r"[^\s\"']+", carried, line) for line in self.commands]
 
 
+def boundary(periodic: NDArray[np.bool_], commands: Sequence[str]) -> str:
+    """Return the arguments of LAMMPS's `boundary`.
+
+    Along directions without periodicity the box grows with the atoms (m), so that none is lost. The
+    correction of long-range forces for slabs (kspace_modify slab) needs constant faces (f).
+    """
+    slab = any(line.split()[:1] == ["kspace_modify"] and " slab " in line for line in commands)
+    return " ".join("p" if along else "f" if slab else "m" for along in periodic)
+
+
+def box_edges(positions: Array, cell: Array) -> Array:
+    """Return the lower and upper edges of LAMMPS's box, shape (2, 3), angstrom.
+
+    Along directions without periodicity it contains the atoms and `MARGIN_A` on both sides.
+    """
+    low, high = positions.min(axis=0) - MARGIN_A, positions.max(axis=0) + MARGIN_A
+    periodic = lattice(cell).periodic
+    return np.where(periodic, [np.zeros(3), np.diag(cell)], [low, high])
+
+
+def wrap(positions: Array, cell: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Return positions in the cell, (..., 3), and the numbers of subtracted lattice vectors."""
+    periodic = lattice(cell).periodic
+    fractions = positions @ np.linalg.inv(completed(cell))
+    images = np.where(periodic, np.floor(fractions), 0.0)
+    return positions - images @ cell, images.astype(np.int64)
+
+
+def groups(n_types: int, held: NDArray[np.int64]) -> list[str]:
+    """Return the commands for the groups of atoms that move: `free`, and `type1`, ... of a type."""
+    kinds = range(1, n_types + 1)
+    if not len(held):
+        return ["group free union all", *(f"group type{k} type {k}" for k in kinds)]
+    parts = np.split(held, np.flatnonzero(np.diff(held) > 1) + 1)
+    ranges = " ".join(f"{part[0] + 1}:{part[-1] + 1}" for part in parts)
+    lines = [f"group held id {ranges}", "group free subtract all held"]
+    for k in kinds:
+        lines += [f"group kind{k} type {k}", f"group type{k} intersect kind{k} free"]
+    return lines
+
+
+def temperature_of_free() -> list[str]:
+    """Return the commands by which LAMMPS prints the temperature of the atoms that move."""
+    return [
+        "compute free_temp free temp",
+        # The thermostat also acts on the centre of mass: three degrees of freedom for each atom.
+        "compute_modify free_temp extra/dof 0",
+        "thermo_modify temp free_temp",
+    ]
+
+
 def _row(values: Sequence[float]) -> str:
     return " ".join(map(repr, values))
 
@@ -261,17 +313,18 @@ def dynamics_fixes(
     dynamics
         Equations of motion.
     seeds
-        One seed for each type of atoms, whose group is `type1`, `type2`, ...
+        One seed for each type of atoms. The moving atoms of a type are the group `type1`, `type2`,
+        ..., all moving atoms the group `free`.
     masses
         In amu, for each type; None for a type without atoms.
     """
     temperature = repr(float(dynamics.temperature_K))
     friction = float(dynamics.friction_per_ps)
     if dynamics.thermostat == "none":
-        return ["fix integrate all nve"]
+        return ["fix integrate free nve"]
     if dynamics.thermostat == "langevin":
         thermostat = f"langevin {temperature} {temperature} {1 / friction!r} {seeds[0]}"
-        return ["fix integrate all nve", f"fix thermostat all {thermostat}"]
+        return ["fix integrate free nve", f"fix thermostat free {thermostat}"]
     # LAMMPS's displacement is F / gamma_t with gamma_t as mass/time: here m gamma for each type.
     return [
         f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "

@@ -206,8 +206,7 @@ def _check_command(where: str, line: str, words: list[str], counted: set[str]) -
     """Refuse a command that does more than set up a potential."""
     if words[0] == "boundary":
         raise UserError(
-            f"{where}'{line}': the boundaries are those of the structure, periodic along all three "
-            "directions or along none; remove the line, and use vacuum for a surface"
+            f"{where}'{line}': the boundaries are those of the structure (pbc); remove the line"
         )
     if _OURS.fullmatch(words[0]):
         raise UserError(
@@ -220,8 +219,8 @@ def _check_command(where: str, line: str, words: list[str], counted: set[str]) -
         return
     if re.match(_HOLDING, words[3]):
         raise UserError(
-            f"{where}'{line}': fixes atoms, and in molecular dynamics all atoms must be free; "
-            "remove the line"
+            f"{where}'{line}': fixes atoms; remove the line, and fix the atoms in the structure or "
+            "with system.fixed"
         )
     if re.match(_MOVING, words[3]):
         raise UserError(f"{where}'{line}': plumed_cv sets the dynamics; remove the line")

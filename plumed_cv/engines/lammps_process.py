@@ -17,6 +17,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
 from plumed_cv.engines import (
     BLOCK,
+    VACUUM_A,
     Dynamics,
     Followed,
     Seen,
@@ -29,12 +30,16 @@ from plumed_cv.engines.lammps_input import (
     BAR_IN_EV_PER_A3,
     FS_IN_PS,
     LOG_STRIDE,
+    box_edges,
     complaint,
     dynamics_fixes,
+    groups,
+    temperature_of_free,
     timestep_ps,
+    wrap,
 )
 from plumed_cv.engines.lammps_potential import package_potentials
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, padded, periodic_directions
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
@@ -61,7 +66,12 @@ class System:
     charges
         Charges in e, shape (N,), or None.
     positions, cell
-        Any configuration, angstrom; a cell of zeros means no periodic boundaries.
+        Any configuration, angstrom; lattice vectors are zero along directions without periodic
+        boundaries.
+    boundary
+        Arguments of LAMMPS's `boundary`.
+    held
+        Fixed atoms, from 0.
     """
 
     commands: tuple[str, ...]
@@ -73,6 +83,8 @@ class System:
     charges: Array | None
     positions: Array
     cell: Array
+    boundary: str
+    held: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class LammpsProcess:
         self._natoms = len(system.types)
         self._plugins: set[Path] = set()
         self._cell = np.zeros((3, 3))
-        self._periodic = bool(system.cell.any())
+        self._periodic: NDArray[np.bool_] = periodic_directions(system.cell)
         self._first_step = 0
         self._create(system)
 
@@ -154,7 +166,7 @@ class LammpsProcess:
         pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
         forces = self._gather("f")
         check_finite("LAMMPS", energy, forces)
-        stress = -pressure * BAR_IN_EV_PER_A3 if self._periodic else np.zeros(6)
+        stress = -pressure * BAR_IN_EV_PER_A3 if self._periodic.all() else np.zeros(6)
         return energy, forces, stress
 
     def forces(self, positions: Array, cell: Array) -> Array:
@@ -191,7 +203,7 @@ class LammpsProcess:
             f"timestep {timestep_ps(order.dynamics)!r}",
             f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
-            "thermo_modify lost error norm no",
+            "thermo_modify lost error norm no temp free_temp",
         )
         fixes = []
         bridge = None
@@ -270,7 +282,7 @@ class LammpsProcess:
     def _positions(self) -> Array:
         """Positions, unwrapped, (N, 3)."""
         positions = self._gather("x")
-        if self._periodic:
+        if self._periodic.any():
             positions += self._gather("image", dtype=np.int32) @ self._cell
         return positions
 
@@ -292,24 +304,19 @@ class LammpsProcess:
             # Atoms keep their order. Arrays then need no sorting, and runs are repeatable bit by
             # bit.
             "atom_modify map array sort 0 0",
-            f"boundary {'p p p' if self._periodic else 's s s'}",
+            f"boundary {system.boundary}",
             "box tilt large",
         )
-        if not self._periodic:
-            lows, highs = system.positions.min(axis=0) - 1, system.positions.max(axis=0) + 1
-            edges = " ".join(
-                f"{low!r} {high!r}" for low, high in zip(lows.tolist(), highs.tolist(), strict=True)
-            )
-            self._do(f"region box block {edges}")
+        edges = " ".join(
+            f"{low!r} {high!r}" for low, high in box_edges(system.positions, cell).T.tolist()
+        )
+        tilts = _tilts(cell)
+        # A prism would always work, but an orthogonal box is faster.
+        if any(tilts):
+            self._do(f"region box prism {edges} {' '.join(map(repr, tilts))}")
         else:
-            lengths, tilts = _lengths(cell), _tilts(cell)
-            edges = " ".join(f"0 {value!r}" for value in lengths)
-            # A prism would always work, but an orthogonal box is faster.
-            if any(tilts):
-                self._do(f"region box prism {edges} {' '.join(map(repr, tilts))}")
-            else:
-                self._do(f"region box block {edges}")
-        self._triclinic = self._periodic and any(_tilts(cell))
+            self._do(f"region box block {edges}")
+        self._triclinic = any(tilts)
         self._cell = np.array(cell)
         self._do(f"create_box {n_types} box")
         wrapped, images = self._wrap(system.positions)
@@ -328,17 +335,15 @@ class LammpsProcess:
             self._scatter("q", system.charges)
         kinds = range(1, n_types + 1)
         self._do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
-        self._do(*(f"group type{k} type {k}" for k in kinds))
-        # A cluster may be too small for bins.
-        self._do(f"neighbor 1.0 {'bin' if self._periodic else 'nsq'}")
+        self._do(*groups(n_types, system.held))
+        self._do("neighbor 1.0 bin")
         self._do("neigh_modify every 1 delay 0 check yes")
         self._do(*system.commands)
         if system.masses is not None:
             self._do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))
         self._do(
             f"compute {_STRESS} all pressure NULL virial",
-            # The thermostat also acts on the centre of mass: 3 N degrees of freedom.
-            "compute_modify thermo_temp extra/dof 0",
+            *temperature_of_free(),
         )
         self._do("run 0 post no")  # reports everything that is wrong or missing
         pointer = self._lammps.lib.lammps_extract_global
@@ -346,14 +351,15 @@ class LammpsProcess:
         self._step = pointer(self._lammps.lmp, b"ntimestep")
 
     def _place(self, positions: Array, cell: Array, velocities: Array | None) -> None:
-        if self._periodic and not np.array_equal(cell, self._cell):
+        if not np.array_equal(cell, self._cell):
             tilts = _tilts(cell)
             if any(tilts) and not self._triclinic:
                 self._do("change_box all triclinic")
                 self._triclinic = True
             words = [
                 f"{axis} final 0 {value!r}"
-                for axis, value in zip("xyz", _lengths(cell), strict=True)
+                for axis, value, along in zip("xyz", _lengths(cell), self._periodic, strict=True)
+                if along
             ]
             if self._triclinic:
                 words += [
@@ -369,10 +375,8 @@ class LammpsProcess:
 
     def _wrap(self, positions: Array) -> tuple[Array, NDArray[np.int32]]:
         """Return positions in the cell, and the subtracted lattice vectors."""
-        if not self._periodic:
-            return positions, np.zeros(positions.shape, dtype=np.int32)
-        images = np.floor(positions @ np.linalg.inv(self._cell))
-        return positions - images @ self._cell, images.astype(np.int32)
+        wrapped, images = wrap(positions, self._cell)
+        return wrapped, images.astype(np.int32)
 
     def _add_dynamics(self, dynamics: Dynamics, seeds: Sequence[int]) -> list[str]:
         """Return the names of the fixes."""
@@ -405,7 +409,10 @@ class LammpsProcess:
             plumed,
             masses,
             charges,
-            self._cell,
+            # PLUMED knows only periodicity along all directions or none.
+            padded(self._cell, order.start.positions, VACUUM_A)
+            if self._periodic.any()
+            else self._cell,
             timestep_ps(order.dynamics),
             order.first_step,
         )

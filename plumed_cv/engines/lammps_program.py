@@ -3,7 +3,8 @@
 This is for a LAMMPS other than that of the Python library: for example one of a cluster, with its
 own potentials, GPU or MPI. Each segment is an input script in its folder that the program runs. The
 remarks on `fix plumed` in lammps.py apply: it passes no kT, and counts the first configuration of
-every segment. Without periodic boundaries it passes LAMMPS's own box, so actions need NOPBC. More
+every segment. Along directions without periodic boundaries it passes LAMMPS's own box, so actions
+of PLUMED may take wrong images of atoms there (NOPBC); AUTOENCODER does not. More
 than one MPI rank needs a PLUMED that was also built with MPI.
 """
 
@@ -98,13 +99,13 @@ class LammpsProgram(Engine):
         forces = table[:, 2:]
         check_finite("LAMMPS", energy, forces)
         stress = np.zeros(6)
-        if self.periodic:
+        if self.periodic.all():
             stress = -np.array(pressure)[[0, 1, 2, 5, 4, 3]] * BAR_IN_EV_PER_A3
         return energy, forces, stress
 
     def _forces(self, positions: Array, cell: Array) -> Array:
         """Forces of structures, (M, N, 3), eV/angstrom: one `rerun` for all."""
-        if not self.periodic:  # the box of one structure may be too small for another
+        if not self.periodic.all():  # the box of one structure may be too small for another
             return super()._forces(positions, cell)
         folder = Path(self._work.name)
         data, frames, table = (folder / name for name in ("start.data", "frames.dump", "f.dump"))

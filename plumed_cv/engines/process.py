@@ -48,7 +48,7 @@ class Child:
     ----------
     worker
         Class of the worker.
-    arguments
+    *arguments
         Arguments with which it is made in the other process.
     """
 
@@ -193,12 +193,12 @@ def run_program(
     ----------
     command
         The program and its arguments.
-    Working directory.
-        Where it runs.
-    Additional environment variables.
-        Variables to add.
-    Standard input.
-        What it reads from its standard input.
+    directory
+        Its working directory.
+    environment
+        Environment variables, in addition to those of this process.
+    given
+        Its standard input.
     heard
         Called with each piece of the output. An exception in it ends the program.
 

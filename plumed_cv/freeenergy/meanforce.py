@@ -14,6 +14,7 @@ Lengths are in angstrom, energies and forces along xi (which has no unit) in eV.
 atoms.
 """
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,67 +83,96 @@ def instantaneous(
     return variable.encode(x)[:, 0], -along - kT_eV * variable.flow_divergence(x)
 
 
-def of_trajectory(
+def computed(
     variable: CollectiveVariable,
     file: Path,
     cell: Array,
     forces: Callable[[Array, Array], Array],
-    kT_eV: float,
-    keep: Path | None = None,
 ) -> tuple[Array, Array]:
-    """Return the result of `instantaneous` for the snapshots of a run at constant cell.
+    """Positions of the atoms of a variable in the snapshots of a run, and the forces on them.
 
     Parameters
     ----------
     variable
-        The collective variable, which has all atoms.
+        The collective variable, of all atoms of the trajectory or some of them.
     file
-        Trajectory.
+        Trajectory of all atoms (DCD).
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom, those of the reference of the variable.
+        Lattice vectors as rows, shape (3, 3), angstrom.
     forces
-        Returns the forces of structures in a cell, like `Engine.forces`.
-    kT_eV
-        Temperature of the run, eV.
-    keep
-        NumPy file of the forces, shape (M, N, 3), eV/angstrom, in single precision. If it exists,
-        its forces are used; otherwise they are computed and written to it. None: they are not kept.
+        Returns the forces of structures of all atoms in a cell, like `Engine.forces`.
+
+    Returns
+    -------
+    (M, N, 3), (M, N, 3)
+        Angstrom, eV/angstrom.
 
     Raises
     ------
     UserError
-        As for `trajectory.read_displacements` and `instantaneous`, and if `keep` is damaged or
-        belongs to other snapshots.
+        As for `trajectory.positions_in_pieces`.
     """
-    from plumed_cv.structures.trajectory import read_displacements  # imports mdtraj: a second
+    from plumed_cv.structures.trajectory import positions_in_pieces  # imports mdtraj: a second
 
-    moved = read_displacements([file], variable, cell).astype(np.float64)
-    if keep is not None and keep.exists():
-        found = _kept(keep, moved.shape)
-    else:
-        found = forces(variable.reference_positions + moved, cell)
-        if keep is not None:
-            with replacing(keep) as temporary:
-                np.save(temporary, found.astype(np.float32))
-    return instantaneous(variable, moved, found, kT_eV)
+    chosen = variable.serials - 1
+    places, pulls = [], []
+    for positions in positions_in_pieces(file):
+        places.append(positions[:, chosen])
+        pulls.append(forces(positions, cell)[:, chosen])
+    return np.concatenate(places), np.concatenate(pulls)
 
 
-def _kept(file: Path, shape: tuple[int, ...]) -> Array:
-    """Read the forces in a file."""
+def of_atoms(
+    variable: CollectiveVariable, file: Path, cell: Array, kT_eV: float
+) -> tuple[Array, Array]:
+    """Return the result of `instantaneous` for the file of `write_atoms`, at constant cell.
+
+    Parameters
+    ----------
+    variable
+        A collective variable of these atoms.
+    file
+        The file.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom.
+    kT_eV
+        Temperature of the run, eV.
+
+    Raises
+    ------
+    UserError
+        As for `read_atoms` and `instantaneous`.
+    """
+    positions, forces = read_atoms(file, variable.n_atoms)
+    return instantaneous(variable, variable.displacements(positions, cell), forces, kT_eV)
+
+
+def write_atoms(file: Path, positions: Array, forces: Array) -> None:
+    """Write positions and forces, (M, N, 3) each, in single precision."""
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, positions=positions.astype(np.float32), forces=forces.astype(np.float32))
+
+
+def read_atoms(file: Path, n_atoms: int) -> tuple[Array, Array]:
+    """Read positions (angstrom) and forces (eV/angstrom), (M, N, 3) each, of `write_atoms`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, damaged, or of another number of atoms.
+    """
     try:
-        found = np.load(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{file}: cannot be read ({error}); remove it and run again: the forces are computed "
-            "anew."
-        ) from None
-    if found.shape != shape or not np.isfinite(found).all():
-        raise UserError(
-            f"{file}: holds forces of shape {found.shape}, or some that are no number, and the "
-            f"snapshots have the shape {shape}; remove it and run again: the forces are computed "
-            "anew."
-        )
-    return np.asarray(found, dtype=np.float64)
+        with np.load(file) as content:
+            found = [content[name].astype(np.float64) for name in ("positions", "forces")]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot be read ({error}).") from None
+    for array in found:
+        if array.shape[1:] != (n_atoms, 3) or not np.isfinite(array).all():
+            raise UserError(
+                f"{file}: holds values of shape {array.shape}, or some that are no number, but the "
+                f"CV has {n_atoms} atoms."
+            )
+    return found[0], found[1]
 
 
 def write(path: Path, xi: Array, mean_force: Array) -> None:

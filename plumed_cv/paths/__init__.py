@@ -1,6 +1,6 @@
 """Minimum energy paths: `neb` finds them by an elastic band, `path` reads and checks them."""
 
-from plumed_cv.paths.neb import minimum_energy_path, with_forces
+from plumed_cv.paths.neb import minimum_energy_path, relax, with_forces
 from plumed_cv.paths.path import Curve, EnergyPath, Files, load_path, name_of, read_images
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "minimum_energy_path",
     "name_of",
     "read_images",
+    "relax",
     "with_forces",
 ]

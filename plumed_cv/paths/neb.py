@@ -17,14 +17,29 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures import cell_of, check_end_states, check_range, held_atoms
-from plumed_cv.structures.frame import displacements
+from plumed_cv.structures import (
+    cell_of,
+    check_end_states,
+    check_range,
+    drift_of,
+    held_atoms,
+    hold,
+)
+from plumed_cv.structures.frame import displacements, nearest_images
+from plumed_cv.structures.neighbours import Neighbours
 
 # Called after every optimisation step with the largest force (eV/A) and the name of the stage.
 Progress = Callable[[float, str], None]
 
 # Between images. With springs much softer than bonds, images accumulate at the ends of the path.
 _SPRING_EV_A2 = 5.0
+
+# Steps that L-BFGS remembers, and the numbers that it keeps at most in a large system.
+_MEMORY, _LEAST_MEMORY, _MOST_NUMBERS = 100, 5, 30_000_000
+
+# The image-dependent pair potential keeps these atoms apart: those that move by more than the first
+# number, and those within the second one of them (angstrom), but not more than the third.
+_MOVES_A, _NEAR_A, _MOST_APART = 0.1, 6.0, 1000
 
 # Of a state when all its atoms are moved together: what is more is no error of the calculator's.
 # Where it is, the final state stays where it is, which does no harm.
@@ -64,9 +79,9 @@ def minimum_energy_path(
     progress
         Called after every optimisation step.
     interpolation
-        The initial path: "idpp" is the image-dependent pair potential, which keeps atoms apart.
-        Its memory and time grow with N^2. "linear" is a straight line, which is sufficient if no
-        atom passes another.
+        The initial path: "idpp" is the image-dependent pair potential, which keeps atoms apart. In
+        a large system it acts on the atoms that move most and on those near them. "linear" is a
+        straight line, which is sufficient if no atom passes another.
     begin
         The initial path: a path of the same process with as many images, for example in a slightly
         different cell. It replaces `interpolation`.
@@ -79,23 +94,18 @@ def minimum_energy_path(
     """
     check_end_states(initial, final)
     check_range(initial, final)
-    held = _check_held(initial, final)
+    held = held_atoms(initial)
     start, end = initial.copy(), final.copy()
+    hold(end, start)
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
-        _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
-        # In a long soft valley, small forces still mean energies that matter for a low barrier.
-        newton = LBFGS(state, logfile=None)  # type: ignore[arg-type]
-        _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
-        _keep(state)
+        relax(state, fmax_eV_A, name, max_steps, progress)
     cell = cell_of(start)
-    step = displacements(end.positions, cell, start.positions, cell)
+    step = displacements(end.positions, cell, start.positions, cell, drift_of(start))
     if np.linalg.norm(step) < 0.05:
         raise UserError("The initial and final states relax to the same structure.")
-    if len(held):  # with fixed atoms the band does not drift
-        step -= step[held].mean(axis=0)
-        step[held] = 0.0
-    elif _is_somewhere(end, start.positions + step, new_calculator):
+    # With fixed atoms the band does not drift.
+    if not len(held) and _is_somewhere(end, start.positions + step, new_calculator):
         step += _drift(end, start, step)
     energy, forces = end.calc.results["energy"], end.calc.results["forces"]
     end.positions = start.positions + step
@@ -111,7 +121,9 @@ def minimum_energy_path(
         for image, across, part in zip(images[1:-1], bent[1:-1], share[1:-1], strict=True):
             image.positions = start.positions + part * step + across
     else:
-        band.interpolate(method=interpolation, mic=False)
+        band.interpolate(mic=False)
+        if interpolation == "idpp":
+            _keep_apart(images)
     for image in images[1:-1]:
         image.calc = new_calculator()
     _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
@@ -122,6 +134,66 @@ def minimum_energy_path(
     for image in images[1:-1]:
         _keep(image)
     return EnergyPath(tuple(images))
+
+
+def _keep_apart(images: Sequence[Atoms]) -> None:
+    """Move atoms of a straight band by the image-dependent pair potential.
+
+    Parameters
+    ----------
+    images
+        The band, whose inner images are changed.
+    """
+    chosen = np.arange(len(images[0]))
+    if len(chosen) > _MOST_APART:
+        chosen = _around_the_motion(images[0], images[-1])
+    parts = [image[chosen] for image in images]
+    NEB(parts, k=_SPRING_EV_A2, method="improvedtangent").interpolate(method="idpp", mic=False)
+    for image, part in zip(images[1:-1], parts[1:-1], strict=True):
+        image.positions[chosen] = part.positions
+
+
+def _around_the_motion(start: Atoms, end: Atoms) -> NDArray[np.int64]:
+    """Atoms that move most between two states and those near them, `_MOST_APART` at most."""
+    moves = np.linalg.norm(end.positions - start.positions, axis=1)
+    order = np.argsort(-moves, kind="stable")
+    moving = order[: min(_MOST_APART, int((moves > _MOVES_A).sum()))]
+    near = Neighbours(start.positions, cell_of(start), _NEAR_A).of(start.positions[moving])
+    more = order[np.isin(order, np.setdiff1d(near, moving))]
+    return np.sort(np.concatenate([moving, more])[:_MOST_APART])
+
+
+def relax(
+    state: Atoms,
+    fmax_eV_A: float = 1e-3,
+    name: str = "structure",
+    max_steps: int = 5000,
+    progress: Progress = lambda fmax, stage: None,
+) -> None:
+    """Move a structure to the minimum near it, as the end states of a path are.
+
+    Parameters
+    ----------
+    state
+        The structure with a calculator. In the end it has the energy and the forces instead.
+    fmax_eV_A
+        The largest remaining force on an atom is a tenth of this, eV/A.
+    name
+        Its name in messages.
+    max_steps, progress
+        As for `minimum_energy_path`.
+
+    Raises
+    ------
+    UserError
+        If the forces do not converge within `max_steps`.
+    """
+    _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
+    # In a long soft valley, small forces still mean energies that matter for a low barrier.
+    memory = min(_MEMORY, max(_LEAST_MEMORY, _MOST_NUMBERS // (6 * len(state))))
+    newton = LBFGS(state, logfile=None, memory=memory)  # type: ignore[arg-type]
+    _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
+    _keep(state)
 
 
 def with_forces(
@@ -148,25 +220,6 @@ def with_forces(
         complete.append(atoms)
         progress(len(complete))
     return complete
-
-
-def _check_held(initial: Atoms, final: Atoms) -> NDArray[np.int64]:
-    """Atoms that are fixed in both end states, at the same positions apart from a common drift."""
-    held = held_atoms(initial)
-    if not np.array_equal(held, held_atoms(final)):
-        raise UserError(
-            f"The initial state has {len(held)} fixed atoms and the final state "
-            f"{len(held_atoms(final))}, or other atoms are fixed; fix the same atoms in both."
-        )
-    cell = cell_of(initial)
-    step = displacements(final.positions, cell, initial.positions, cell)[held]
-    off = np.linalg.norm(step - step.mean(axis=0), axis=1) if len(held) else np.zeros(1)
-    if off.max() > 1e-3:
-        raise UserError(
-            f"Atom {held[off.argmax()] + 1} is fixed, but its position in the final state differs "
-            f"by {off.max():.3f} A; give fixed atoms the same positions in both states."
-        )
-    return held
 
 
 def _is_somewhere(
@@ -203,9 +256,7 @@ def _drift(end: Atoms, start: Atoms, step: NDArray[np.float64]) -> NDArray[np.fl
         Displacements without their mean, (N, 3), angstrom.
     """
     drift = end.positions[0] - start.positions[0] - step[0]
-    if (cell := cell_of(start)).any():
-        drift = drift - np.round(drift @ np.linalg.inv(cell)) @ cell
-    return np.asarray(drift)
+    return nearest_images(drift, cell_of(start))
 
 
 def _minimise(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
@@ -22,15 +23,17 @@ from plumed_cv.common.files import replacing
 from plumed_cv.structures import (
     CLOSEST_A,
     cell_of,
-    check_free,
+    check_held,
+    drift_of,
     has_forces,
     held_atoms,
+    hold,
     misplaced,
     oriented,
     read_structures,
     split_index,
 )
-from plumed_cv.structures.frame import Array, chunks, displacements
+from plumed_cv.structures.frame import Array, Drift, chunks, displacements
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,10 +87,13 @@ class EnergyPath:
         (eV/A) from its calculator.
     name
         Name of the path in messages: its file.
+    is_held
+        Whether fixed atoms that are not in the images hold the structure.
     """
 
     images: tuple[Atoms, ...]
     name: str = "the path"
+    is_held: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -102,13 +108,46 @@ class EnergyPath:
 
     @property
     def cell(self) -> Array:
-        """Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity."""
+        """Lattice vectors as rows, (3, 3), angstrom; zero along directions without periodicity."""
         return cell_of(self.images[0])
 
     @cached_property
     def held(self) -> NDArray[np.int64]:
         """Numbers of the fixed atoms, from 0."""
         return held_atoms(self.images[0])
+
+    @property
+    def drift(self) -> Drift:
+        """Whether the mean displacement is subtracted, or fixed atoms hold the structure."""
+        return "kept" if self.is_held or len(self.held) else "removed"
+
+    def of_atoms(self, serials: NDArray[np.int64]) -> "EnergyPath":
+        """Return the same path with some of its atoms only, by their serial numbers, (n,), from 1.
+
+        Unless fixed atoms hold the structure, the displacements are then relative to the mean of
+        these atoms. The energies stay those of
+        all atoms.
+
+        Raises
+        ------
+        UserError
+            If the path has fewer atoms.
+        """
+        n_atoms = len(self.images[0])
+        if serials.max() > n_atoms:
+            raise UserError(
+                f"{self.name}: has {n_atoms} atoms, so there is no atom {serials.max()}."
+            )
+        if np.array_equal(serials, np.arange(1, n_atoms + 1)):
+            return self
+        images = []
+        for image in self.images:
+            part = image[serials - 1]
+            forces = image.get_forces(apply_constraint=False)[serials - 1]
+            energy = image.get_potential_energy()
+            part.calc = SinglePointCalculator(part, energy=energy, forces=forces)
+            images.append(part)
+        return EnergyPath(tuple(images), self.name, self.drift == "kept")
 
     @property
     def energies(self) -> Array:
@@ -118,9 +157,14 @@ class EnergyPath:
 
     @cached_property
     def forces(self) -> Array:
-        """Forces on all atoms, also on fixed ones, minus their mean: shape (K, N, 3), eV/A."""
+        """Forces on all atoms, also on fixed ones, shape (K, N, 3), eV/A.
+
+        Their mean is subtracted unless fixed atoms hold the structure.
+        """
         forces = np.stack([image.get_forces(apply_constraint=False) for image in self.images])
-        return np.asarray(forces - forces.mean(axis=1, keepdims=True))
+        if self.drift == "removed":
+            forces -= forces.mean(axis=1, keepdims=True)
+        return np.asarray(forces)
 
     @property
     def barrier(self) -> float:
@@ -131,7 +175,8 @@ class EnergyPath:
     def displacements(self) -> Array:
         """Displacement-frame coordinates with the first image as reference, shape (K, N, 3)."""
         positions = np.stack([image.positions for image in self.images])
-        return displacements(positions, self.cell, self.images[0].positions, self.cell)
+        reference = self.images[0].positions
+        return displacements(positions, self.cell, reference, self.cell, self.drift)
 
     @cached_property
     def arc_length(self) -> Array:
@@ -167,15 +212,17 @@ class EnergyPath:
         Returns
         -------
         NDArray
-            Shape (n_samples, N, 3), angstrom. The noise has no translation and no component along
-            the tangent.
+            Shape (n_samples, N, 3), angstrom. The noise has no component along the tangent, none on
+            fixed atoms, and without these no translation.
         """
         samples = np.empty((n_samples, *self.displacements.shape[1:]), dtype=np.float32)
         tangent_of = self.spline.derivative()
         for chunk in chunks(n_samples):
             at = np.linspace(0.0, 1.0, n_samples)[chunk]
             noise = rng.normal(scale=variance_A2**0.5, size=samples[chunk].shape)
-            noise -= noise.mean(axis=1, keepdims=True)
+            noise[:, self.held] = 0.0
+            if self.drift == "removed":
+                noise -= noise.mean(axis=1, keepdims=True)
             tangents = tangent_of(at)
             tangents /= np.linalg.norm(tangents, axis=(1, 2), keepdims=True)
             noise -= np.sum(noise * tangents, axis=(1, 2), keepdims=True) * tangents
@@ -231,7 +278,6 @@ def read_images(
     files: Files,
     say: Callable[[str], None] = lambda text: None,
     species: Sequence[str] | None = None,
-    free: bool = False,
 ) -> list[Atoms]:
     """Read the images of a path, with or without energies and forces; see `read_structures`.
 
@@ -247,20 +293,18 @@ def read_images(
         Called with a sentence about each change of the images.
     species
         Chemical symbols of LAMMPS types 1, 2, ...
-    free
-        Whether constraints are refused, because all atoms move in molecular dynamics.
 
     Returns
     -------
     list[Atoms]
-        At least three images. Fixed atoms (`FixAtoms`) stay fixed. Other constraints are removed.
+        At least three images. Fixed atoms are the same in all of them, at the same positions.
 
     Raises
     ------
     UserError
         If a file is missing or cannot be read, if the images differ in their atoms, the order of
-        the atoms or the cell, if numbers are not finite, if an atom moves by half of the cell, or
-        if a file contains several bands.
+        the atoms, the cell or the fixed atoms, if numbers are not finite, if an atom moves by half
+        of the cell, if a file contains several bands, or if there are other constraints.
     """
     name = name_of(files)
     if isinstance(files, Path | str):
@@ -273,14 +317,13 @@ def read_images(
     images = []
     for image_name, atoms in zip(names, given, strict=True):
         try:
-            cell_of(atoms)  # refuses periodicity along only some directions
             images.append(oriented(atoms))
+            held = held_atoms(atoms)
+            images[-1].set_constraint(FixAtoms(held) if len(held) else None)
         except UserError as error:
             raise UserError(f"{image_name}: {error}") from None
-        if free:
-            check_free(atoms, image_name)
-        images[-1].set_constraint(_held(atoms))
         _check_same_atoms(image_name, images[-1], images[0])
+        hold(images[-1], images[0])
     if not np.allclose(images[0].cell.array, given[0].cell.array):
         say(f"{name}: rotated: first cell vector along x, second in the xy plane.")
 
@@ -318,7 +361,7 @@ def name_of(files: Files) -> str:
 
 def _displacements(atoms: Atoms, reference: Atoms) -> Array:
     cell = cell_of(reference)
-    return displacements(atoms.positions, cell, reference.positions, cell)
+    return displacements(atoms.positions, cell, reference.positions, cell, drift_of(reference))
 
 
 def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
@@ -340,6 +383,10 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
         raise UserError(f"{name} contains positions that are not finite.")
     if not np.allclose(cell_of(atoms), cell_of(first), atol=1e-4):
         raise UserError(f"{name} has another cell than image 0; give all images the same cell.")
+    try:
+        check_held(first, atoms)
+    except UserError as error:
+        raise UserError(f"{name} against image 0, as initial state: {error}") from None
     if has_forces(atoms):
         results = atoms.calc.results
         if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
@@ -377,12 +424,3 @@ def _check_one_band(file: Path | str, images: Sequence[Atoms]) -> None:
         f"{file}: contains {len(images) // size} bands of {size} images, as an optimisation writes "
         f"them; select the last one by {path.name}@-{size}:"
     )
-
-
-def _held(atoms: Atoms) -> FixAtoms | None:
-    """Constraint of the fixed atoms; None if there are constraints of another kind."""
-    try:
-        held = held_atoms(atoms)
-    except UserError:
-        return None
-    return FixAtoms(held) if len(held) else None

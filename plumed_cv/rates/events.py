@@ -10,11 +10,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 
 from plumed_cv.common.files import replacing
-from plumed_cv.cv import CollectiveVariable
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.rates.shots import Relaxed
-from plumed_cv.structures import cell_of
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures import cell_of, drift_of
+from plumed_cv.structures.frame import Array, displacements
 
 SAME_A = 0.3  # largest distance of an atom between two structures that count as the same minimum
 
@@ -31,8 +30,6 @@ class Events:
         The folder of the files.
     ends
         The relaxed initial and final state.
-    variable
-        A collective variable of all atoms; structures are compared in its displacement frame.
     operations
         Symmetry of the process (`cv.symmetry`); operations that exchange the end states are not
         used.
@@ -42,12 +39,10 @@ class Events:
         self,
         folder: Path,
         ends: tuple[Atoms, Atoms],
-        variable: CollectiveVariable,
         operations: Sequence[Operation],
     ) -> None:
         self._folder = folder
         self._initial = ends[0]
-        self._variable = variable
         self._operations = [each for each in operations if not each.reverses]
         self._ends = [self._displacements(atoms.positions) for atoms in ends]
         self._known: list[Array] = []
@@ -81,7 +76,9 @@ class Events:
         return float(atoms.get_potential_energy())
 
     def _displacements(self, positions: Array) -> Array:
-        return self._variable.displacements(positions, cell_of(self._initial))
+        cell = cell_of(self._initial)
+        reference = self._initial.positions
+        return displacements(positions, cell, reference, cell, drift_of(self._initial))
 
     def _image(self, u: Array, operation: Operation) -> Array:
         image = operation.turn(u) + operation.offset

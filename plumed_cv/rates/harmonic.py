@@ -25,7 +25,10 @@ kT)^2 / 24, with the imaginary frequency nu_b (Wigner, Trans. Faraday Soc. 34, 2
 crossover temperature h nu_b / (2 pi k) the transmission of a parabola diverges, and the factor is
 meaningless.
 
-Energies are in eV, lengths in angstrom, masses in amu. N is the number of atoms.
+Fixed atoms do not take part: the Hessians are those of the free atoms, and there are no overall
+motions.
+
+Energies are in eV, lengths in angstrom, masses in amu. N is the number of atoms, F of free atoms.
 """
 
 from collections.abc import Callable
@@ -65,9 +68,11 @@ class Expansion:
     positions
         Shape (N, 3), angstrom.
     hessian
-        Symmetric, shape (3N, 3N), eV/angstrom^2.
+        Symmetric, shape (3F, 3F), eV/angstrom^2.
     periodic
         Whether there is a cell; only then do overall rotations change the energy.
+    free
+        Atoms that are not fixed, from 0, shape (F,); if None, all. The Hessian is that of these.
     asymmetry
         Root mean square of the antisymmetric part of the finite-difference Hessian, eV/angstrom^2.
         It is caused by noise of the forces and by terms of higher order.
@@ -78,6 +83,7 @@ class Expansion:
     hessian: Array
     periodic: bool = True
     asymmetry: float = 0.0
+    free: NDArray[np.int64] | None = None
 
     def modes(self, masses: Array | None = None) -> tuple[Array, Array]:
         """Return eigenvalues in ascending order and modes in columns, without overall motions.
@@ -90,10 +96,11 @@ class Expansion:
 
         Returns
         -------
-        (M,), (3N, M)
-            M is 3N - 3; without a cell, the number of rotations is subtracted too.
+        (M,), (3F, M)
+            M is 3F with fixed atoms, and 3N - 3 without; without a cell, the number of rotations is
+            subtracted too.
         """
-        root = np.ones(len(self.hessian)) if masses is None else np.sqrt(np.repeat(masses, 3))
+        root = self._root(masses)
         weighted = self.hessian / np.outer(root, root)
         whole = self._motions_of_the_whole(root)
         inside = np.eye(len(weighted)) - whole @ whole.T
@@ -123,13 +130,22 @@ class Expansion:
         """
         values, modes = self.modes(masses)
         compliance = (modes / values) @ modes.T  # weighted by masses, as its elements are
-        root = np.sqrt(np.repeat(masses, 3))
+        root = self._root(masses)
         scaled = compliance / np.outer(root, root)
         # Elements off the diagonal count twice, and those on it have twice the variance.
         return float(2**0.5 * self.asymmetry * np.linalg.norm(scaled))
 
+    def _root(self, masses: Array | None) -> Array:
+        """Square roots of the masses of the coordinates, shape (3F,); ones without masses."""
+        if masses is None:
+            return np.ones(len(self.hessian))
+        own = masses if self.free is None else masses[self.free]
+        return np.asarray(np.sqrt(np.repeat(own, 3)))
+
     def _motions_of_the_whole(self, root: Array) -> Array:
-        """Orthonormal translations, and rotations if there is no cell, weighted: (3N, 2 to 6)."""
+        """Orthonormal translations, and rotations if there is no cell, weighted: (3F, 0 to 6)."""
+        if self.free is not None:
+            return np.zeros((len(root), 0))
         n = len(root) // 3
         motions = [np.tile(axis, (n, 1)) for axis in np.eye(3)]
         if not self.periodic:
@@ -238,7 +254,7 @@ class HarmonicTheory:
 
     def _ln_rotations(self) -> float:
         """Logarithm of the ratio of the rotational partition functions of a free molecule."""
-        if self.minimum.periodic:
+        if self.minimum.periodic or self.minimum.free is not None:
             return 0.0
         moments = [x.moments_of_inertia(self.masses) for x in (self.minimum, self.saddle)]
         if len(moments[0]) != len(moments[1]):
@@ -259,6 +275,7 @@ def hessian(
     step_A: float = STEP_A,
     update: Callable[[int], None] = lambda done: None,
     file: Path | None = None,
+    free: NDArray[np.int64] | None = None,
 ) -> tuple[Array, float]:
     """Compute the Hessian by central differences of forces.
 
@@ -271,24 +288,31 @@ def hessian(
     step_A
         Displacement of a coordinate in each direction, angstrom.
     update
-        Is called with the number of coordinates done, out of 3N.
+        Is called with the number of coordinates done, out of 3F.
     file
         Stores finished coordinates (.npz). A file of the same structure and step is continued.
+    free
+        Atoms that move, from 0, shape (F,); if None, all.
 
     Returns
     -------
-    (3N, 3N), float
+    (3F, 3F), float
         The symmetric part; the root mean square of the antisymmetric part, eV/angstrom^2.
     """
-    rows = np.zeros((0, positions.size)) if file is None else _rows_of(file, positions, step_A)
-    while len(rows) < positions.size:
+    own = np.arange(positions.size)
+    if free is not None:
+        own = (3 * free[:, None] + np.arange(3)).ravel()
+    rows = np.zeros((0, len(own)))
+    if file is not None:
+        rows = _rows_of(file, positions, step_A, len(own))
+    while len(rows) < len(own):
         update(len(rows))
-        chosen = np.arange(len(rows), min(len(rows) + COORDINATES, positions.size))
+        chosen = own[len(rows) : len(rows) + COORDINATES]
         structures = np.repeat(positions[None], 2 * len(chosen), axis=0)
         flat = structures.reshape(len(chosen), 2, -1)
         flat[np.arange(len(chosen)), 0, chosen] += step_A
         flat[np.arange(len(chosen)), 1, chosen] -= step_A
-        forces = engine.forces(structures, cell).reshape(flat.shape)
+        forces = engine.forces(structures, cell).reshape(flat.shape)[..., own]
         rows = np.concatenate([rows, (forces[:, 1] - forces[:, 0]) / (2.0 * step_A)])
         if file is not None:
             with replacing(file) as temporary, temporary.open("wb") as stream:
@@ -336,6 +360,9 @@ def stationary_point(
     """
     kind = "minimum" if uphill is None else "saddle point"
     periodic = bool(np.any(cell))
+    free = None
+    if len(engine.held):
+        free = np.setdiff1d(np.arange(len(positions)), engine.held)
     best, force = positions, np.inf
     for number in range(1, MOST_HESSIANS + 1):
         file = None if folder is None else folder / f"hessian-{kind.split()[0]}-{number}.npz"
@@ -347,8 +374,9 @@ def stationary_point(
             step_A,
             lambda done, number=number: update(done, f"{kind}, Hessian {number}"),  # type: ignore[misc]
             file,
+            free,
         )
-        found = Expansion(0.0, centre, H, periodic, asymmetry)
+        found = Expansion(0.0, centre, H, periodic, asymmetry, free)
         best, energy, force = _follow(engine, found, cell, uphill)
         if np.linalg.norm(best - centre, axis=1).max() < step_A and force < LARGEST_FORCE_EV_A:
             break
@@ -370,7 +398,7 @@ def stationary_point(
                 else "use more images (path.images), or a path through another saddle point."
             )
         )
-    return Expansion(energy, best, H, periodic, asymmetry)
+    return Expansion(energy, best, H, periodic, asymmetry, free)
 
 
 def saddle_of_path(
@@ -435,7 +463,10 @@ def log_ratio(minimum: Expansion, saddle: Expansion, normal: Array | None = None
         raise ValueError(
             f"a minimum and a saddle point are needed, not {values0[:2]}, {values1[:2]}"
         )
-    n = modes1[:, 0] if normal is None else normal.ravel() / np.linalg.norm(normal)
+    n = modes1[:, 0]
+    if normal is not None:
+        own = normal if saddle.free is None else normal[saddle.free]
+        n = own.ravel() / np.linalg.norm(own)
     compliance = float(np.sum((modes1.T @ n) ** 2 / values1))
     if compliance >= 0:
         raise ValueError("the plane does not separate the two sides of the saddle point")
@@ -457,9 +488,10 @@ def _follow(
 ) -> tuple[Array, float, float]:
     """Take Newton steps with one Hessian; return the best positions, energy, largest force."""
     values, modes = around.modes()
+    chosen = slice(None) if around.free is None else around.free
     signs = np.ones(len(values))
     if uphill is not None:
-        overlap = np.abs(modes.T @ uphill.ravel())
+        overlap = np.abs(modes.T @ uphill[chosen].ravel())
         if (values < 0.0).any():
             overlap[values >= 0.0] = -1.0
         signs[overlap.argmax()] = -1.0
@@ -467,15 +499,19 @@ def _follow(
     best: tuple[Array, float, float] | None = None
     for _ in range(MOST_STEPS):
         energy, forces, _ = engine.evaluate(positions, cell)
-        largest = float(np.linalg.norm(forces - forces.mean(axis=0), axis=1).max())
+        own = forces[chosen]
+        if around.free is None:
+            own = own - own.mean(axis=0)
+        largest = float(np.linalg.norm(own, axis=1).max())
         if best is None or largest < best[2]:
             best = positions, energy, largest
         elif largest > 2.0 * best[2]:
             break
-        step = modes @ (signs * (modes.T @ forces.ravel()) / np.abs(values))
+        step = modes @ (signs * (modes.T @ own.ravel()) / np.abs(values))
         step = step.reshape(-1, 3)
         step *= min(1.0, LONGEST_STEP_A / np.linalg.norm(step, axis=1).max(initial=1e-12))
-        positions = positions + step
+        positions = positions.copy()
+        positions[chosen] += step
     assert best is not None
     return best
 
@@ -490,16 +526,17 @@ def _kept_centre(file: Path, positions: Array) -> Array:
     return positions
 
 
-def _rows_of(file: Path, positions: Array, step_A: float) -> Array:
+def _rows_of(file: Path, positions: Array, step_A: float, n_coordinates: int) -> Array:
     """Return the rows of this structure's Hessian that a file contains."""
     kept = _load(file)
     if (
         kept is not None
         and np.array_equal(kept["positions"], positions)
         and float(kept["step_A"]) == step_A
+        and kept["rows"].shape[1] == n_coordinates
     ):
         return kept["rows"]
-    return np.zeros((0, positions.size))
+    return np.zeros((0, n_coordinates))
 
 
 def _load(file: Path) -> dict[str, NDArray[Any]] | None:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import minkowski_reduce
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
-from plumed_cv.structures import cell_of
+from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import Array, displacements
 
 MOST_ENERGIES = 12
@@ -77,10 +76,11 @@ def multiplicity(
             "The number of equivalent events can be determined only for periodic structures. For a "
             "molecule, count the events by hand."
         )
-    cell = minkowski_reduce(cell)[0]  # with it, rounding gives the nearest image
     species = initial.get_chemical_symbols()
-    step = displacements(final.positions, cell, initial.positions, cell)
-    operations = symmetry.of_structure(species, initial.positions, cell, tolerance_A)
+    step = displacements(final.positions, cell, initial.positions, cell, drift_of(initial))
+    operations = symmetry.of_structure(
+        species, initial.positions, cell, tolerance_A, held_atoms(initial)
+    )
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
     left = np.stack([operation.turn(step) for operation in operations])
     events, sizes = [], []  # sizes: number of operations that lead to each event

@@ -6,11 +6,13 @@ sampling. The velocities are drawn from the flux through the isosurface. Lengths
 times in fs, and N is the number of atoms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
+from ase.constraints import FixAtoms
 from ase.optimize import FIRE
 from numpy.typing import NDArray
 
@@ -44,7 +46,8 @@ class Watch:
     variable
         The collective variable.
     cell
-        Rows are lattice vectors, (3, 3); zero without periodic boundaries.
+        Rows are lattice vectors, (3, 3); zero along directions without
+        periodic boundaries.
     surface
         The value of the variable on the surface where the trajectory starts.
     cores
@@ -216,7 +219,8 @@ class Shooter:
     variable
         The collective variable.
     cell
-        Rows are lattice vectors, (3, 3); zero without periodic boundaries.
+        Rows are lattice vectors, (3, 3); zero along directions without
+        periodic boundaries.
     dynamics
         The equations of motion.
     cores
@@ -258,7 +262,7 @@ class Shooter:
             self.variable.value(positions[self.variable.serials - 1], self.cell).reshape(-1)[0]
         )
         velocities, speed = self.velocities(
-            positions, engine.masses, np.random.default_rng(sources[0])
+            positions, engine.masses, np.random.default_rng(sources[0]), engine.held
         )
         legs, ends, steps = [], [], 0
         for sign, source in ((1.0, sources[1]), (-1.0, sources[2])):
@@ -280,7 +284,11 @@ class Shooter:
         return Outcome(shot, (ends[0], ends[1]))
 
     def velocities(
-        self, positions: Array, masses: Array, rng: np.random.Generator
+        self,
+        positions: Array,
+        masses: Array,
+        rng: np.random.Generator,
+        held: NDArray[np.int64] | Sequence[int] = (),
     ) -> tuple[Array, float]:
         """Draw velocities from the flux through the isosurface of a structure.
 
@@ -296,6 +304,8 @@ class Shooter:
             amu, (N,).
         rng
             Source of the random numbers.
+        held
+            Fixed atoms, from 0, whose velocities are zero.
 
         Returns
         -------
@@ -305,6 +315,7 @@ class Shooter:
         gradient = np.zeros_like(positions)
         chosen = self.variable.serials - 1
         gradient[chosen] = self.variable.gradient(positions[chosen], self.cell)[0]
+        gradient[list(held)] = 0.0
         along = gradient / masses[:, None]
         inverse_mass = float(np.sum(gradient * along))
         if not inverse_mass > 0:
@@ -314,7 +325,7 @@ class Shooter:
             )
         speed = inverse_mass**0.5
         kelvin = self.dynamics.temperature_K
-        velocities = maxwell_boltzmann(rng, masses, kelvin)
+        velocities = maxwell_boltzmann(rng, masses, kelvin, held)
         thermal = speed * (units.kB * kelvin) ** 0.5 * units.fs  # of xi, 1/fs
         wanted = thermal * np.sqrt(-2.0 * np.log1p(-rng.random()))
         velocities += along / inverse_mass * (wanted - float(np.sum(gradient * velocities)))
@@ -350,7 +361,8 @@ def relaxed(engine: Engine, positions: Array, cell: Array) -> tuple[Relaxed | No
     Relaxed or None, int
         None if the forces do not vanish in `RELAXATION_STEPS` steps; the number of steps taken.
     """
-    atoms = Atoms(engine.symbols, positions, cell=cell, pbc=bool(cell.any()))
+    atoms = Atoms(engine.symbols, positions, cell=cell, pbc=engine.periodic)
+    atoms.set_constraint(FixAtoms(engine.held))
     atoms.calc = engine.calculator()
     optimiser = FIRE(atoms, logfile=None)
     found = optimiser.run(fmax=RELAXED_EV_A, steps=RELAXATION_STEPS)

@@ -12,7 +12,7 @@ from plumed_cv import freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
 from plumed_cv.config import Iteration, Sampling
-from plumed_cv.cv import CollectiveVariable, equivalence
+from plumed_cv.cv import CollectiveVariable, energy, equivalence
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.cv.pca import PrincipalComponents
 from plumed_cv.freeenergy.jackknife import FEWEST_BLOCKS
@@ -200,9 +200,7 @@ class Run:
     def along_path(self, variable: CollectiveVariable) -> Array:
         """Values of a collective variable in the images of the minimum energy path, shape (K,)."""
         assert self.path is not None
-        atoms = variable.serials - 1  # it may depend on some of the atoms
-        positions = np.stack([image.positions[atoms] for image in self.path.images])
-        return variable.value(positions, self.path.cell)[:, 0]
+        return energy.at_images(self.path, variable)
 
     def localisation(self) -> tuple[CollectiveVariable, Localisation] | None:
         """Atoms that take part, from the newest CV that was trained on sampled structures."""

@@ -18,6 +18,7 @@ from markupsafe import Markup
 import plumed_cv
 from plumed_cv import workflow
 from plumed_cv.common.numbers import duration, error_of_factor, scientific, with_error
+from plumed_cv.cv import selection
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.structures.frame import Array
@@ -411,8 +412,12 @@ def _localisation(run: Run) -> dict[str, Any] | None:
     species = variable.species
     order = np.argsort(-found.amplitude)[:10]
     total = found.motion.sum()
+    chosen = contents.json_of(run.files.atoms)
     return {
         "sentence": found.sentence,
+        "chosen": None
+        if chosen is None or run.path is None
+        else selection.sentence(chosen, len(run.path.species)),
         "data": picture.data(),
         "views": [
             picture.view(2, "View perpendicular to the motion of the most mobile atom"),
@@ -510,7 +515,7 @@ def write_localisation(run: Run, output: Path) -> bool:
     variable, found = located
     cell = variable.reference_cell
     ends = [
-        Atoms(variable.species, variable.reference_positions + u, cell=cell, pbc=bool(cell.any()))
+        Atoms(variable.species, variable.reference_positions + u, cell=cell, pbc=cell.any(axis=1))
         for u in variable.end_displacements
     ]
     found.write(output, ends)
@@ -535,7 +540,7 @@ def _downloads(run: Run) -> list[tuple[str, str]]:
 
 
 def _formula(run: Run) -> list[tuple[str, int]]:
-    species = run.variables[0].species if run.variables else run.path.species if run.path else ()
+    species = run.path.species if run.path else run.variables[0].species if run.variables else ()
     return list(Counter(species).items())
 
 

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.cv.localisation import Localisation
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, completed, nearest_images, periodic_directions
 
 MOST_ATOMS = 500  # largest number of drawn atoms, those nearest to the process
 _FRAMES = 21  # along the path, from xi = 0 to 1
@@ -112,7 +112,7 @@ def around_process(variable: CollectiveVariable, found: Localisation) -> Scene:
     cell = variable.reference_cell
     periodic = bool(cell.any())
     relative = _around(variable, variable.reference_positions[first] + u[_FRAMES // 2, first])
-    axes = _axes(u[-1, first] - u[0, first], cell if periodic else np.eye(3))
+    axes = _axes(u[-1, first] - u[0, first], completed(cell))
     frames = (relative + u) @ axes.T
     distance = np.linalg.norm(frames[0], axis=1)
     nearest = np.argsort(distance)[:MOST_ATOMS]
@@ -153,10 +153,7 @@ def _floor(found: Localisation) -> float:
 def _around(variable: CollectiveVariable, centre: Array) -> Array:
     """The reference structure around a point, in the nearest images, shape (N, 3), angstrom."""
     relative = variable.reference_positions - centre
-    if not variable.reference_cell.any():
-        return relative
-    fractional = relative @ np.linalg.inv(variable.reference_cell)
-    return np.asarray((fractional - np.round(fractional)) @ variable.reference_cell)
+    return nearest_images(relative, variable.reference_cell)
 
 
 def _axes(along: Array, frame: Array) -> Array:
@@ -172,12 +169,14 @@ def _axes(along: Array, frame: Array) -> Array:
 
 
 def _edges(cell: Array) -> Array:
-    """The edges of a cell around the origin, shape (12, 2, 3)."""
+    """The edges of a cell around the origin, shape (E, 2, 3); 12, 4 or 1 by its periodicity."""
     found = []
-    for axis in range(3):
+    periodic = periodic_directions(cell)
+    for axis in np.flatnonzero(periodic):
         others = [k for k in range(3) if k != axis]
-        for i in (-0.5, 0.5):
-            for j in (-0.5, 0.5):
+        first, second = ((-0.5, 0.5) if periodic[k] else (0.0,) for k in others)
+        for i in first:
+            for j in second:
                 start = i * cell[others[0]] + j * cell[others[1]] - 0.5 * cell[axis]
                 found.append([start, start + cell[axis]])
     return np.array(found)

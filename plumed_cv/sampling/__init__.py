@@ -43,13 +43,14 @@ from plumed_cv.sampling.folders import (
 )
 from plumed_cv.sampling.task import Parameters, WalkerTask, grid, open_engine, ramp, spread
 from plumed_cv.sampling.walker import prepare, run_walker
-from plumed_cv.sampling.walkers import executors, sample
+from plumed_cv.sampling.walkers import cluster, executors, sample
 
 __all__ = [
     "Parameters",
     "WalkerTask",
     "barrier_so_far",
     "by_repetition",
+    "cluster",
     "copy_state",
     "executors",
     "grid",

@@ -19,7 +19,7 @@ from plumed_cv.freeenergy import meanforce
 from plumed_cv.structures.frame import Array
 
 MEAN_FORCE = "mean-force.dat"  # sums of the mean force of a segment
-FORCES = "forces.npy"  # forces on the atoms in its snapshots, for later iterations
+ATOMS = "atoms.npz"  # positions of the CV's atoms and forces on them, for later iterations
 
 
 def segments(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
-from plumed_cv.structures.frame import Array
+from plumed_cv.structures.frame import Array, padded
 
 # The limit as a fraction of the longest displacement of one atom along the path, and its bounds as
 # fractions of the distance between nearest neighbours. Below the melting point, thermal motion
@@ -113,6 +113,7 @@ def _nearest_neighbour(positions: Array, cell: Array) -> float:
     """Median over the atoms of the distance to the nearest other atom, angstrom."""
     images = np.zeros((1, 3))
     if cell.any():
+        cell = padded(cell, positions)
         steps = np.arange(-1, 2)
         images = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3) @ cell
         positions = positions - np.floor(positions @ np.linalg.inv(cell)) @ cell

@@ -11,13 +11,14 @@ from ase import Atoms, units
 
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
-from plumed_cv.config import Ase, Config, Gromacs, Sampling
+from plumed_cv.config import Ase, Config, Gromacs, Lammps, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
     number_of,
@@ -28,6 +29,8 @@ from plumed_cv.sampling.folders import (
     steps_of,
 )
 
+MOST_BYTES = 2_000_000_000  # of the whole snapshots of an iteration
+_BYTES_PER_ATOM = 12  # in a DCD file
 STATES = 10  # number of states that are written in a segment
 MARGIN = 0.2  # of the grid at both ends, if there is no path that determines it
 MAX_PHASE = 0.3  # omega dt of the extended variable's spring; a stiffer one heats light atoms
@@ -190,9 +193,46 @@ class WalkerTask:
         return max(stride, sampling.steps // sampling.walkers // number // stride * stride)
 
     @property
+    def wants_forces(self) -> bool:
+        """Whether the mean force is computed from the forces on the atoms of the variable.
+
+        It is not if the input does not want it, if it is not possible, if the input leaves it open
+        and the engine takes too long, or if a bias is not part of the forces of the potential.
+        """
+        wanted = self.config.sampling.mean_force
+        if wanted is False or self.config.sampling.extra_biases:
+            return False
+        return bool(wanted) or (
+            self.config.engine.name != "gromacs" and meanforce.is_known(self.variable)
+        )
+
+    @property
+    def records(self) -> bool:
+        """Whether the engine writes these forces while it runs; otherwise they are computed."""
+        engine = self.config.engine
+        able = isinstance(engine, Ase) or (
+            isinstance(engine, Lammps) and engine.program is None and engine.coupling != "plumed"
+        )
+        return able and self.wants_forces
+
+    @property
+    def whole_steps(self) -> int:
+        """Steps between whole snapshots: fewer of them if all would need more than `MOST_BYTES`.
+
+        If the forces are not recorded, whole snapshots are needed to compute them.
+        """
+        sampling = self.config.sampling
+        stride = sampling.snapshot_stride
+        if not self.records:
+            return stride
+        number = sampling.steps * sampling.repetitions / stride
+        fewer = -(-int(number * _BYTES_PER_ATOM * len(self.atoms)) // MOST_BYTES)
+        return stride * max(1, min(fewer, self.segment_steps // stride))
+
+    @property
     def state_steps(self) -> int:
         """Steps between states; a segment that is cut short counts up to its last state."""
-        stride = self.config.sampling.snapshot_stride
+        stride = self.whole_steps
         return max(stride, self.segment_steps // STATES // stride * stride)
 
     @cached_property

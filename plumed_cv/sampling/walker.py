@@ -19,17 +19,20 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import locked, write_text
 from plumed_cv.common.progress import Update
 from plumed_cv.engines import (
+    RECORD,
     Dynamics,
     Engine,
+    Record,
     Segment,
     SegmentResult,
     State,
     maxwell_boltzmann,
+    read_record,
 )
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
-    FORCES,
+    ATOMS,
     MEAN_FORCE,
     barrier_so_far,
     read_colvar,
@@ -200,18 +203,24 @@ def _keep(
         part["departure"] = departure.as_dict()
         n_kept, end = _back_inside(task, segment, departure.atom)
     end.save(folder / "end.npz")
-    stride = segment.snapshot_stride
+    stride = task.config.sampling.snapshot_stride
     first, last = -(-skipped // stride), n_kept // stride
     part["n_counted"] = stride * max(0, last - first)
     if skipped or outcome.stopped_by_plumed:
         from plumed_cv.structures.trajectory import keep  # importing mdtraj takes most of a second
 
-        keep(folder / "snapshots.dcd", first, last, periodic=engine.periodic)
+        whole = segment.snapshot_stride
+        keep(
+            folder / "snapshots.dcd",
+            -(-skipped // whole),
+            n_kept // whole,
+            periodic=bool(engine.periodic.any()),
+        )
         timestep_fs = segment.dynamics.timestep_fs
         # Engines write different digits of a time.
         begin = (skipped + 0.5) * timestep_fs if skipped else -np.inf
         _cut_table(folder / "colvar", begin, (n_kept + 0.5) * timestep_fs)
-    _write_mean_force(task, folder, engine)
+    _write_mean_force(task, folder, engine, slice(first, max(first, last)))
     part["seconds"] = outcome.seconds + time.monotonic() - began
     write_text(folder / "segment.json", json.dumps(part))
     final = task.home / folder.name.removeprefix("unfinished-")
@@ -229,7 +238,7 @@ def _skipped(task: WalkerTask, segment: Segment) -> int:
     if task.next or not segment.count_start:
         return 0
     steps = round(1000.0 * EQUILIBRATION_PS / segment.dynamics.timestep_fs)
-    stride = segment.snapshot_stride
+    stride = task.config.sampling.snapshot_stride
     return min(steps, task.segment_steps // 4) // stride * stride
 
 
@@ -251,7 +260,8 @@ def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, St
     from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes a second
 
     limits = task.atom_limit_A, _whole_limit(task, task.next)
-    stride = segment.snapshot_stride
+    stride = task.config.sampling.snapshot_stride
+    fewer = segment.snapshot_stride // stride  # records for each whole snapshot
     columns = read_colvar(segment.directory / "colvar")
     steps = np.rint(columns["time"] / segment.dynamics.timestep_fs).astype(int)
     kept = steps > 0  # there is no snapshot of the start
@@ -262,7 +272,10 @@ def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, St
             outside |= values > limit
     first_out = int(outside.argmax()) if outside.any() else len(outside)
     for k in guard.inside(largest[:first_out], whole[:first_out], *limits)[::-1].tolist():
-        state = State(positions_of(segment.directory / "snapshots.dcd", k), segment.start.cell)
+        if (k + 1) % fewer:
+            continue
+        number = (k + 1) // fewer - 1
+        state = State(positions_of(segment.directory / "snapshots.dcd", number), segment.start.cell)
         if limits[0] is None or guard.is_home(task.variable, state, atom, limits[0]):
             return (k + 1) * stride, state
     return 0, State(segment.start.positions, segment.start.cell)
@@ -287,7 +300,7 @@ def _rescue(task: WalkerTask, engine: Engine) -> bool:
         return False
     if not n_steps:
         return False
-    segment = _segment(task, done, folder, None)
+    segment = _segment(task, done, folder, records=(folder / RECORD).exists())
     end = engine.rescue(segment, n_steps)
     if end is None:
         return False
@@ -311,27 +324,36 @@ def _guard_spoke(folder: Path) -> bool:
     )
 
 
-def _write_mean_force(task: WalkerTask, folder: Path, engine: Engine) -> None:
-    """Compute the forces in the snapshots of a segment, without the bias, and their sums along xi.
+def _write_mean_force(task: WalkerTask, folder: Path, engine: Engine, counted: slice) -> None:
+    """Write positions of the variable's atoms, the forces on them, and their sums along xi.
 
-    Nothing is done if the input does not want it, or leaves it open and it is not possible.
+    The forces are those of the potential without the bias. If the engine has not recorded them,
+    they are computed again in the snapshots.
+
+    Parameters
+    ----------
+    task, engine
+        As for `run_walker`.
+    folder
+        The folder of the segment, with the snapshots that count.
+    counted
+        The records that count.
     """
-    wanted = task.config.sampling.mean_force
-    if wanted is False or (wanted is None and task.config.engine.name == "gromacs"):
-        return
-    if task.config.sampling.extra_biases:  # they are not part of the forces of the potential
+    if not task.wants_forces:
         return
     variable = task.variable
-    if wanted is None and not meanforce.is_known(variable):
-        return
-    xi, along = np.zeros((2, 0))
-    if (file := folder / "snapshots.dcd").exists():
-        kT_eV = units.kB * task.config.system.temperature_K
-        (folder / FORCES).unlink(missing_ok=True)
-        xi, along = meanforce.of_trajectory(
-            variable, file, task.start.cell, engine.forces, kT_eV, folder / FORCES
-        )
-    meanforce.write(folder / MEAN_FORCE, xi, along)
+    record, trajectory = folder / RECORD, folder / "snapshots.dcd"
+    if record.exists():
+        positions, forces = (part[counted] for part in read_record(record, variable.n_atoms))
+    elif trajectory.exists():
+        positions, forces = meanforce.computed(variable, trajectory, task.start.cell, engine.forces)
+    else:
+        positions, forces = np.zeros((2, 0, variable.n_atoms, 3))
+    meanforce.write_atoms(folder / ATOMS, positions, forces)
+    record.unlink(missing_ok=True)
+    kT_eV = units.kB * task.config.system.temperature_K
+    found = meanforce.of_atoms(variable, folder / ATOMS, task.start.cell, kT_eV)
+    meanforce.write(folder / MEAN_FORCE, *found)
 
 
 def _take_in(task: WalkerTask, engine: Engine) -> None:
@@ -370,7 +392,7 @@ def _write_native(task: WalkerTask, engine: Engine) -> None:
         model=native / task.model.name,
         prior=None if task.prior is None else native / task.prior.name,
     )
-    first = _segment(task, done, native, None)
+    first = _segment(task, done, native, records=False)
     parts: list[Segment] = []
     left = task.steps - steps_of(done)
     for k in range(task.next, task.next + -(-left // task.segment_steps)):
@@ -430,7 +452,7 @@ def _next_segment(task: WalkerTask, done: Sequence[dict[str, Any]]) -> Segment:
     unfinished = task.home / f"unfinished-{segment_name(k)}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    segment = _segment(task, done, unfinished, None)
+    segment = _segment(task, done, unfinished, records=task.records)
     skipped = _skipped(task, segment)
     return replace(segment, plumed=_plumed_dat(task, k, unfinished, task.plugin, skipped))
 
@@ -489,9 +511,13 @@ def _plumed_dat(task: WalkerTask, k: int, folder: Path, plugin: Path, skipped: i
 
 
 def _segment(
-    task: WalkerTask, done: Sequence[dict[str, Any]], folder: Path, plumed_dat: str | None
+    task: WalkerTask, done: Sequence[dict[str, Any]], folder: Path, *, records: bool
 ) -> Segment:
-    """Return the segment after `done`, in a folder."""
+    """Return the segment after `done`, in a folder, without a PLUMED input.
+
+    The engine of `task` may record the forces on the variable's atoms; an input of an engine alone
+    (`_write_native`) has none, but all whole snapshots.
+    """
     sampling, k = task.config.sampling, task.next
     return Segment(
         directory=folder,
@@ -504,9 +530,9 @@ def _segment(
         ),
         n_steps=min(task.segment_steps, task.steps - steps_of(done)),
         seed=_seed(task, k),
-        plumed=plumed_dat,
         count_start=k == 0,
-        snapshot_stride=sampling.snapshot_stride,
+        snapshot_stride=task.whole_steps if records else sampling.snapshot_stride,
+        record=Record(task.variable.serials, sampling.snapshot_stride) if records else None,
     )
 
 

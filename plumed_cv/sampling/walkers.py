@@ -116,21 +116,21 @@ def _work(task: WalkerTask) -> None:
 def executors(config: Config, number: int) -> Iterator[list[Executor]]:
     """Yield one executor for each of `number` walkers."""
     if config.sampling.scheduler is not None:
-        with _cluster(config.sampling.scheduler) as executor:
+        with cluster(config.sampling.scheduler) as executor:
             yield [executor] * number
         return
     # A process that dies ends its pool, so each walker has a pool of its own.
     with ExitStack() as stack:
         yield [
             stack.enter_context(
-                ProcessPoolExecutor(1, get_context("spawn"), _follow, (os.getpid(),))
+                ProcessPoolExecutor(1, get_context("spawn"), follow, (os.getpid(),))
             )
             for _ in range(number)
         ]
 
 
 @contextmanager
-def _cluster(scheduler: str) -> Iterator[Executor]:
+def cluster(scheduler: str) -> Iterator[Executor]:
     """Yield the workers of a dask cluster."""
     client_class = needed("distributed").Client
     where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
@@ -149,7 +149,7 @@ def _cluster(scheduler: str) -> Iterator[Executor]:
         yield client.get_executor()
 
 
-def _follow(parent: int) -> None:
+def follow(parent: int) -> None:
     """In a process of this machine: ignore interrupts, and end when the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

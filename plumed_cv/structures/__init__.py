@@ -1,7 +1,8 @@
 """Structures: reading and checking them, and the coordinates on which the CVs depend.
 
 `reading` reads structures and checks end states; `lammps_files` reads LAMMPS data and dump files;
-`frame` has the displacement frame; `trajectory` reads trajectories as displacements.
+`frame` has the displacement frame; `neighbours` finds atoms near places; `trajectory` reads
+trajectories as displacements.
 """
 
 from plumed_cv.structures.reading import (
@@ -10,11 +11,14 @@ from plumed_cv.structures.reading import (
     cell_of,
     check_atoms,
     check_end_states,
-    check_free,
+    check_held,
     check_order,
     check_range,
+    drift_of,
+    fix,
     has_forces,
     held_atoms,
+    hold,
     is_oriented,
     iterate_structures,
     meant_order,
@@ -31,11 +35,14 @@ __all__ = [
     "cell_of",
     "check_atoms",
     "check_end_states",
-    "check_free",
+    "check_held",
     "check_order",
     "check_range",
+    "drift_of",
+    "fix",
     "has_forces",
     "held_atoms",
+    "hold",
     "is_oriented",
     "iterate_structures",
     "meant_order",

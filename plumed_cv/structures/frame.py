@@ -2,15 +2,20 @@
 
 In a solid, the coordinates of an atom are its displacement from a reference structure that follows
 the cell. The displacement is that to the nearest periodic image, minus the mean displacement of
-all atoms. A molecule rotates. Its coordinates are the displacements after the translation and the
-rotation that fit the molecule best to the reference. All lengths are in angstrom.
+all atoms. If fixed atoms hold the structure, the mean is not subtracted. A molecule rotates. Its
+coordinates are the displacements after the translation and the rotation that fit the molecule best
+to the reference. A cell is three lattice vectors in rows; a row of zeros is a direction without
+periodicity. All lengths are in angstrom.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import polar
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.spatial.distance import cdist
 
@@ -18,30 +23,145 @@ from plumed_cv.common.errors import UserError
 
 Array = NDArray[np.float64]
 
+# Whether the mean displacement is subtracted, or fixed atoms hold the structure.
+Drift = Literal["removed", "kept"]
+
 # Below this ratio of moments the best rotation is not defined numerically.
 SMALLEST_MOMENT = 1e-6
 
+LARGEST_STRAIN = 0.25  # of the cell relative to that of the reference
+_ROUNDING = 1e-3  # radian
 
-def is_periodic(cell: NDArray[Any]) -> bool:
-    """Whether `cell`, shape (3, 3), has a volume; a cell of zeros means no periodicity.
+# Sums of the other two lattice vectors, and all combinations of the three.
+_PAIRS = [pair for pair in product((-1, 0, 1), repeat=2) if any(pair)]
+_TRIPLES = np.array(list(product((-1, 0, 1), repeat=3)))
+
+
+def periodic_directions(cell: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether a system is periodic along each lattice vector, shape (3,).
+
+    Parameters
+    ----------
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
 
     Raises
     ------
     UserError
-        In any other case: one or two lattice vectors, a flat cell, or numbers that are not finite.
+        If the lattice vectors are not independent or not finite.
     """
     cell = np.asarray(cell, dtype=np.float64)
     if cell.shape != (3, 3) or not np.isfinite(cell).all():
         raise UserError(f"The cell must be three finite lattice vectors, not {cell.tolist()}.")
-    if not cell.any():
-        return False
     lengths = np.linalg.norm(cell, axis=1)
-    if not lengths.all() or abs(np.linalg.det(cell)) < 1e-6 * lengths.prod():
+    periodic: NDArray[np.bool_] = lengths > 0
+    vectors = cell[periodic]
+    volume = np.sqrt(max(np.linalg.det(vectors @ vectors.T), 0.0))
+    if volume < 1e-6 * lengths[periodic].prod():
         raise UserError(
-            f"The cell {cell.tolist()} A has no volume; give three independent lattice vectors, "
-            "or no lattice vectors for a system without periodicity."
+            f"The cell {cell.tolist()} A has no volume; give independent lattice vectors, and none "
+            "along a direction without periodicity."
         )
-    return True
+    return periodic
+
+
+def completed(cell: NDArray[Any]) -> Array:
+    """Replace lattice vectors that are zero by unit vectors orthogonal to all others, (3, 3)."""
+    full = np.array(cell, dtype=np.float64)
+    missing = np.flatnonzero(~periodic_directions(full))
+    if len(missing) == 3:
+        return np.eye(3)
+    if len(missing) == 2:
+        known = 3 - missing.sum()
+        after, last = (known + 1) % 3, (known + 2) % 3
+        along = full[known] / np.linalg.norm(full[known])
+        axis = np.eye(3)[last if along[after] ** 2 > 0.8 else after]
+        rest = axis - (axis @ along) * along
+        full[after] = rest / np.linalg.norm(rest)
+        missing = np.array([last])
+    for k in missing:
+        normal = np.cross(full[(k + 1) % 3], full[(k + 2) % 3])
+        full[k] = normal / np.linalg.norm(normal)
+    return full
+
+
+def padded(cell: NDArray[Any], positions: NDArray[Any], gap_A: float = 30.0) -> Array:
+    """Give a structure a lattice vector also along directions without periodicity, shape (3, 3).
+
+    The images of the structure are `gap_A` apart. This is for searches of neighbours and programs
+    that know only periodicity along all directions.
+    """
+    full = completed(cell)
+    free = ~periodic_directions(cell)
+    heights = np.asarray(positions) @ np.linalg.inv(full)
+    extent = heights.reshape(-1, 3).max(axis=0) - heights.reshape(-1, 3).min(axis=0)
+    full[free] *= (extent + gap_A)[free, None]
+    return full
+
+
+def nearest_images(vectors: NDArray[Any], cell: NDArray[Any]) -> Array:
+    """Shorten vectors by lattice vectors: those to the nearest periodic image, (..., 3), angstrom.
+
+    Rounding in the reduced lattice gives the nearest image of a vector that is shorter than half of
+    the smallest distance of lattice planes. For longer ones the neighbouring images are compared.
+    """
+    vectors = np.asarray(vectors, dtype=np.float64)
+    reduced = lattice(cell)
+    if not reduced.periodic.any():
+        return vectors
+    vectors = vectors - np.rint(vectors @ reduced.inverse) @ reduced.vectors
+    if not reduced.orthogonal:
+        far = (vectors**2).sum(axis=-1) > 0.25 * reduced.widths.min() ** 2
+        if far.any():
+            images = _TRIPLES[~_TRIPLES[:, ~reduced.periodic].any(axis=1)] @ reduced.vectors
+            candidates = vectors[far][:, None] + images
+            best = (candidates**2).sum(axis=-1).argmin(axis=-1)
+            vectors[far] = candidates[np.arange(len(best)), best]
+    return np.asarray(vectors)
+
+
+class Lattice(NamedTuple):
+    """A reduced lattice.
+
+    Attributes
+    ----------
+    periodic
+        Whether there is periodicity along each vector, shape (3,).
+    vectors
+        Lattice vectors that no sum with the others makes shorter, completed, shape (3, 3),
+        angstrom.
+    inverse
+        Their inverse, with columns of zeros along directions without periodicity, shape (3, 3).
+    widths
+        Distances of the lattice planes, shape (3,), angstrom; infinite along these directions.
+    orthogonal
+        Whether all lattice vectors are orthogonal.
+    """
+
+    periodic: NDArray[np.bool_]
+    vectors: Array
+    inverse: Array
+    widths: Array
+    orthogonal: bool
+
+
+def lattice(cell: NDArray[Any]) -> Lattice:
+    """The reduced lattice of a cell, shape (3, 3), angstrom."""
+    return _lattice(np.ascontiguousarray(cell, dtype=np.float64).tobytes())
+
+
+@lru_cache(maxsize=64)
+def _lattice(cell: bytes) -> Lattice:
+    given = np.frombuffer(cell).reshape(3, 3)
+    periodic = periodic_directions(given)
+    vectors = completed(_reduced(given, periodic))
+    inverse = np.asarray(np.linalg.inv(vectors), dtype=np.float64)
+    inverse[:, ~periodic] = 0.0
+    with np.errstate(divide="ignore"):
+        widths = np.asarray(1.0 / np.sqrt((inverse**2).sum(axis=0)), dtype=np.float64)
+    metric = (vectors @ vectors.T)[np.ix_(periodic, periodic)]
+    orthogonal = not np.count_nonzero(metric - np.diag(np.diag(metric)))
+    return Lattice(periodic, vectors, inverse, widths, orthogonal)
 
 
 def displacements(
@@ -49,6 +169,7 @@ def displacements(
     cell: NDArray[Any],
     reference_positions: NDArray[Any],
     reference_cell: NDArray[Any],
+    drift: Drift = "removed",
 ) -> Array:
     """Displacement-frame coordinates of one structure, or of many structures with the same cell.
 
@@ -57,40 +178,122 @@ def displacements(
     positions
         Shape (..., N, 3), angstrom.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity.
+        Lattice vectors as rows, shape (3, 3), angstrom. Those along directions in which the
+        reference is not periodic have no meaning.
     reference_positions, reference_cell
         The reference structure, shapes (N, 3) and (3, 3), angstrom.
+    drift
+        Whether the mean displacement is subtracted ("removed"), or not ("kept"), because fixed
+        atoms hold the structure.
 
     Returns
     -------
     Array
-        Displacements u, shape (..., N, 3), angstrom, with zero mean over the atoms.
+        Displacements u, shape (..., N, 3), angstrom.
 
     Raises
     ------
     UserError
-        If the numbers of atoms differ, a position is not finite, or only one cell is periodic.
+        If the numbers of atoms differ, a position is not finite, or the cell is not that of the
+        reference with a strain: vectors are missing, or it is rotated, flipped or strained by more
+        than 25 %.
 
     Notes
     -----
-    Periodic images are chosen from the displacements relative to that of the first atom. A rigid
-    drift of any size therefore does not move an atom across a border.
+    Without fixed atoms, periodic images are chosen from the displacements relative to that of the
+    first atom. A rigid drift of any size therefore does not move an atom across a border.
     """
     positions = _checked(positions, reference_positions)
-    cell = np.asarray(cell, dtype=np.float64)
-    periodic = is_periodic(cell)
-    if periodic != is_periodic(reference_cell):
-        raise UserError(
-            "The structure and the reference must both be periodic or both have no cell."
-        )
-    if periodic:
-        reference_positions = reference_positions @ np.linalg.solve(reference_cell, cell)
+    own = _own_cell(cell, reference_cell)
+    if not np.array_equal(own, reference_cell):
+        along = np.linalg.solve(completed(reference_cell), _completed_as(own, reference_cell))
+        reference_positions = reference_positions @ along
     shifts = positions - reference_positions
-    shifts -= shifts[..., :1, :].copy()
-    if periodic:
-        shifts -= np.rint(shifts @ np.linalg.inv(cell)) @ cell
-    shifts -= shifts.mean(axis=-2, keepdims=True)
+    if drift == "removed":
+        shifts -= shifts[..., :1, :].copy()
+    shifts = nearest_images(shifts, own)
+    if drift == "removed":
+        shifts -= shifts.mean(axis=-2, keepdims=True)
     return np.asarray(shifts)
+
+
+def _own_cell(cell: NDArray[Any], reference_cell: NDArray[Any]) -> Array:
+    """The cell without lattice vectors that the reference does not have.
+
+    Raises
+    ------
+    UserError
+        If it is not the cell of the reference with a strain.
+    """
+    periodic = periodic_directions(reference_cell)
+    own = np.where(periodic[:, None], np.asarray(cell, dtype=np.float64), 0.0)
+    if not np.array_equal(periodic_directions(own), periodic):
+        raise UserError(
+            f"The reference is periodic along {in_words(periodic)}, but the structure has no "
+            "lattice vector there; give it the same cell."
+        )
+    if not np.array_equal(own, reference_cell) and not _is_strain(own, reference_cell, periodic):
+        raise UserError(
+            f"The cell {own.tolist()} A is not that of the reference "
+            f"{np.asarray(reference_cell).tolist()} A with a strain of up to 25 %; use the same "
+            "orientation and the same lattice vectors (no flips of the cell)."
+        )
+    return own
+
+
+def _completed_as(cell: Array, reference_cell: NDArray[Any]) -> Array:
+    """The cell with the vectors of the completed reference along directions that it lacks."""
+    return np.where(periodic_directions(cell)[:, None], cell, completed(reference_cell))
+
+
+def _is_strain(cell: Array, reference_cell: NDArray[Any], periodic: NDArray[np.bool_]) -> bool:
+    """Whether a cell is a strained reference, not a rotated one or another choice of vectors.
+
+    A cell whose first vector is along x and whose second one is in the xy plane rotates with a
+    shear by no more than twice the strain.
+    """
+    inverse = np.linalg.inv(completed(reference_cell))
+    full = _completed_as(cell, reference_cell)
+    found = inverse @ full
+    if not np.linalg.det(found) > 0:
+        return False
+    distance = float(((found - np.eye(3)) ** 2).sum())
+    for k in np.flatnonzero(periodic):
+        others = [(k + 1) % 3, (k + 2) % 3]
+        for pair in _PAIRS:
+            if all(periodic[n] or not m for n, m in zip(others, pair, strict=True)):
+                flipped = full.copy()
+                flipped[k] += np.array(pair) @ full[others]
+                if ((inverse @ flipped - np.eye(3)) ** 2).sum() < distance - 1e-12:
+                    return False
+    rotation, stretch = polar(found, side="left")
+    strain = float(np.abs(stretch - np.eye(3)).max())
+    angle = float(np.arccos(np.clip(0.5 * (np.trace(rotation) - 1.0), -1.0, 1.0)))
+    return strain < LARGEST_STRAIN and angle < 2.0 * strain + _ROUNDING
+
+
+def _reduced(cell: NDArray[Any], periodic: NDArray[np.bool_]) -> Array:
+    """Lattice vectors that no sum with the others makes shorter, shape (3, 3)."""
+    reduced = np.array(cell, dtype=np.float64)
+    shorter = True
+    while shorter:
+        shorter = False
+        for k in np.flatnonzero(periodic):
+            others = [(k + 1) % 3, (k + 2) % 3]
+            for pair in _PAIRS:
+                candidate = reduced[k] + np.array(pair) @ reduced[others]
+                square = float(candidate @ candidate)
+                if 0 < square < (1.0 - 1e-9) * float(reduced[k] @ reduced[k]):
+                    reduced[k] = candidate
+                    shorter = True
+    return reduced
+
+
+def in_words(periodic: NDArray[np.bool_]) -> str:
+    """Names of the lattice vectors along which a system is periodic, for messages."""
+    return (
+        " and ".join(name for name, along in zip("abc", periodic, strict=True) if along) or "none"
+    )
 
 
 def aligned(
@@ -103,8 +306,8 @@ def aligned(
     positions
         Shape (..., N, 3), angstrom.
     cell
-        Lattice vectors as rows, shape (3, 3), angstrom; all zero for no periodicity. In a periodic
-        cell the molecule is first made `whole`.
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
+        In a periodic cell the molecule is first made `whole`.
     reference_positions
         Shape (N, 3), angstrom.
 
@@ -122,7 +325,7 @@ def aligned(
         unique, as for atoms on a line.
     """
     positions = _checked(positions, reference_positions)
-    if is_periodic(cell):
+    if periodic_directions(cell).any():
         positions = whole(positions, cell, reference_positions)
     centred = positions - positions.mean(axis=-2, keepdims=True)
     reference = reference_positions - reference_positions.mean(axis=0)
@@ -179,10 +382,9 @@ def whole(positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDAr
     The longest bond must be shorter than half the width of the cell.
     """
     joined = np.array(positions, dtype=np.float64)
-    inverse = np.linalg.inv(cell)
     for parent, atom in bonds(reference_positions):
-        bond = joined[..., atom, :] - joined[..., parent, :]
-        joined[..., atom, :] -= np.rint(bond @ inverse) @ cell
+        bond = nearest_images(joined[..., atom, :] - joined[..., parent, :], cell)
+        joined[..., atom, :] = joined[..., parent, :] + bond
     return joined
 
 

@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cell import Cell
 from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from ase.io.formats import UnknownFileTypeError
 from numpy.typing import NDArray
@@ -19,13 +20,24 @@ from scipy.optimize import linear_sum_assignment
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.structures import lammps_files
-from plumed_cv.structures.frame import Array, displacements, is_periodic
+from plumed_cv.structures.frame import (
+    Array,
+    Drift,
+    completed,
+    displacements,
+    in_words,
+    lattice,
+    nearest_images,
+    periodic_directions,
+)
 
 # An atom with a smaller displacement has not changed places: no two atoms are closer.
 CLOSEST_A = 0.6
 
 # A displacement stays below half of the cell by this length, so that no vibration exceeds half.
 _VIBRATION_A = 1.0
+
+LARGEST_MOVE_A = 1e-3  # of a fixed atom between two structures
 
 # Another order of atoms is the intended one if it reduces the sum of squared displacements to less
 # than this fraction. Two jumps of a vacancy around a triangle give 1/2, around a right angle 1.
@@ -167,12 +179,17 @@ def oriented(atoms: Atoms) -> Atoms:
     """
     turned = atoms.copy()
     rotation = np.eye(3)
-    if turned.pbc.any() and not is_oriented(turned.cell.array):
-        if np.linalg.det(turned.cell.array) <= 0:
+    cell = cell_of(atoms)
+    if cell.any() and not is_oriented(cell):
+        full = completed(cell)
+        if np.linalg.det(full) <= 0:
             raise UserError("the cell vectors are left-handed; swap two of them")
-        cell, rotation = turned.cell.standard_form()
+        standard, rotation = Cell(full).standard_form()
         turned.positions = turned.positions @ rotation.T
-        turned.set_cell(np.tril(cell.array))
+        vectors = turned.cell.array @ rotation.T
+        vectors[turned.pbc] = np.tril(standard.array)[turned.pbc]
+        vectors[np.abs(vectors) < 1e-12 * np.abs(vectors).max()] = 0.0  # rounding
+        turned.set_cell(vectors)
     if isinstance(atoms.calc, SinglePointCalculator) and has_forces(atoms):
         energy, forces = (atoms.calc.results[key] for key in ("energy", "forces"))
         turned.calc = SinglePointCalculator(turned, energy=energy, forces=forces @ rotation.T)
@@ -180,26 +197,34 @@ def oriented(atoms: Atoms) -> Atoms:
 
 
 def is_oriented(cell: Array) -> bool:
-    """Whether the first cell vector is along x and the second one in the xy plane."""
-    return not np.triu(cell, 1).any() and bool((np.diag(cell) >= 0).all())
+    """Whether the first cell vector is along x and the second one in the xy plane.
+
+    Along directions without periodicity, whose vectors are zero, the normals of the others count.
+    """
+    full = completed(cell) if np.any(cell) else np.zeros((3, 3))
+    return not np.triu(full, 1).any() and bool((np.diag(full) >= 0).all())
 
 
 def cell_of(atoms: Atoms) -> Array:
-    """Lattice vectors as rows, shape (3, 3), angstrom; all zero for a system without periodicity.
+    """Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
 
     Raises
     ------
     UserError
-        If the structure is periodic along only one or two directions.
+        If a lattice vector of a periodic direction is missing.
     """
-    if not atoms.pbc.any():
-        return np.zeros((3, 3))
-    if not atoms.pbc.all():
+    cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)
+    if (missing := atoms.pbc & ~cell.any(axis=1)).any():
         raise UserError(
-            "The structure is periodic along some directions only; make it periodic along all "
-            "three, with vacuum at its ends."
+            f"The structure is periodic along {in_words(missing)}, but the lattice vector is "
+            "missing; give it, or make the structure free there (pbc)."
         )
-    return np.asarray(atoms.cell.array, dtype=np.float64)
+    return np.asarray(cell, dtype=np.float64)
+
+
+def drift_of(atoms: Atoms) -> Drift:
+    """Whether fixed atoms hold a structure ("kept"), or it may drift as a whole ("removed")."""
+    return "kept" if len(held_atoms(atoms)) else "removed"
 
 
 def check_end_states(initial: Atoms, final: Atoms) -> None:
@@ -208,7 +233,8 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
     Raises
     ------
     UserError
-        If the structures differ in their atoms, the order of the elements or the cell.
+        If the structures differ in their atoms, the order of the elements, the cell or the fixed
+        atoms.
     """
     if len(initial) != len(final):
         raise UserError(
@@ -220,8 +246,61 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
                 f"Atom {index + 1} is {a} in the initial and {b} in the final state; both "
                 "must list the same atoms in the same order."
             )
+    if (initial.pbc != final.pbc).any():
+        raise UserError(
+            "The initial and final states have different cells: one is periodic along "
+            f"{in_words(initial.pbc)}, the other along {in_words(final.pbc)}; give both the same."
+        )
     if not np.allclose(cell_of(initial), cell_of(final), atol=1e-6):
         raise UserError("The initial and final states have different cells; give both the same.")
+    check_held(initial, final)
+
+
+def check_held(initial: Atoms, final: Atoms) -> None:
+    """Refuse end states in which other atoms are fixed, or fixed atoms are at other positions.
+
+    Raises
+    ------
+    UserError
+        If this is so, apart from a common drift.
+    """
+    held, after = held_atoms(initial), held_atoms(final)
+    if not np.array_equal(held, after):
+        raise UserError(
+            f"The initial state has {len(held)} fixed atoms and the final state {len(after)}, or "
+            "other atoms are fixed; fix the same atoms in both."
+        )
+    if not len(held):
+        return
+    cell = cell_of(initial)
+    step = displacements(final.positions, cell, initial.positions, cell)[held]
+    off = np.linalg.norm(step - step.mean(axis=0), axis=1)
+    if off.max() > LARGEST_MOVE_A:
+        raise UserError(
+            f"Atom {held[off.argmax()] + 1} is fixed, but its position in the final state differs "
+            f"by {off.max():.3f} A; give fixed atoms the same positions in both states."
+        )
+
+
+def hold(atoms: Atoms, start: Atoms) -> None:
+    """Move a structure as a whole so that its fixed atoms are where they are in another one.
+
+    Parameters
+    ----------
+    atoms
+        The structure, which is changed. The fixed atoms then have exactly the other's positions.
+    start
+        The other structure, with the same cell and fixed atoms, which `check_held` has compared.
+    """
+    held = held_atoms(start)
+    if not len(held):
+        return
+    cell = cell_of(start)
+    shifts = atoms.positions - start.positions
+    drift = shifts[held[0]]
+    drift = drift + nearest_images(shifts[held] - drift, cell).mean(axis=0)
+    atoms.positions += nearest_images(shifts - drift, cell) - shifts
+    atoms.positions[held] = start.positions[held]
 
 
 def check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
@@ -259,19 +338,19 @@ def check_range(initial: Atoms, final: Atoms) -> None:
         vibration would then change its periodic image.
     """
     cell = cell_of(initial)
-    if not is_periodic(cell):
+    if not cell.any():
         return
-    u = displacements(final.positions, cell, initial.positions, cell)
-    inverse = np.linalg.inv(cell)
-    widths = 1.0 / np.linalg.norm(inverse, axis=0)
-    room = (0.5 - np.abs(u @ inverse)) * widths
+    u = displacements(final.positions, cell, initial.positions, cell, drift_of(initial))
+    reduced = lattice(cell)
+    with np.errstate(invalid="ignore"):
+        room = (0.5 - np.abs(u @ reduced.inverse)) * reduced.widths
     room[np.linalg.norm(u, axis=1) < CLOSEST_A] = np.inf  # these atoms do not move
     atom, axis = np.unravel_index(int(room.argmin()), room.shape)
     if room[atom, axis] < _VIBRATION_A:
         raise UserError(
             f"Atom {atom + 1} moves by {np.linalg.norm(u[atom]):.2f} A, nearly half of the cell, "
-            f"whose width along lattice vector {'abc'[axis]} is {widths[axis]:.2f} A; a larger "
-            "displacement is not unique in a periodic cell, so use a larger cell."
+            f"whose width along lattice vector {'abc'[axis]} is {reduced.widths[axis]:.2f} A; a "
+            "larger displacement is not unique in a periodic cell, so use a larger cell."
         )
 
 
@@ -332,17 +411,19 @@ def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
         0, 1, ... N - 1 if the order is right, or if more than 4000 atoms of an element have moved.
     """
     cell = cell_of(before)
-    periodic = is_periodic(cell)
-    inverse = np.linalg.inv(cell) if periodic else np.eye(3)
+    periodic = periodic_directions(cell)
 
     def nearest(shifts: Array) -> Array:
-        return np.asarray(shifts - np.rint(shifts @ inverse) @ cell if periodic else shifts)
+        return nearest_images(shifts, cell)
 
     shifts = after.positions - before.positions
     # The displacement of most atoms is the drift. A minority of shuffled atoms hardly changes the
     # circular mean. If most atoms are shuffled, there is hardly any drift.
-    phases = np.exp(2j * np.pi * shifts @ inverse).mean(axis=0)
-    drift = np.angle(phases) / (2 * np.pi) @ cell if periodic else np.median(shifts, axis=0)
+    full = completed(cell)
+    fractions = shifts @ np.linalg.inv(full)
+    phases = np.exp(2j * np.pi * fractions).mean(axis=0)
+    around = np.angle(phases) / (2 * np.pi)
+    drift = np.where(periodic, around, np.median(fractions, axis=0)) @ full
     symbols = np.array(before.symbols)
     found: list[tuple[float, NDArray[np.int64]]] = []
     for offset in (np.zeros(3), drift):
@@ -380,36 +461,43 @@ def held_atoms(atoms: Atoms) -> NDArray[np.int64]:
         )
         if not whole:
             raise UserError(
-                f"The structure has a constraint {type(constraint).__name__}; for a path at 0 K "
-                "only fixed atoms (FixAtoms) are supported."
+                f"The structure has a constraint {type(constraint).__name__}; only atoms that are "
+                "fixed along all directions (FixAtoms) are supported, so remove it."
             )
         held[constraint.get_indices()] = True
     return np.flatnonzero(held)
 
 
-def check_free(atoms: Atoms, name: str) -> None:
-    """Refuse a structure with constraints, which molecular dynamics would not keep.
+def fix(atoms: Atoms, serials: str) -> None:
+    """Fix atoms in addition to those that are fixed already.
 
     Parameters
     ----------
     atoms
-        The structure.
-    name
-        Name of the structure in the message: its file.
+        The structure, which is changed.
+    serials
+        Serial numbers and ranges, such as "1-32,40".
 
     Raises
     ------
     UserError
-        If the structure has constraints.
+        If the text has another form, or there are no such atoms.
     """
-    if not atoms.constraints:
-        return
-    kinds = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
-    raise UserError(
-        f"{name}: has constraints ({kinds}), and in molecular dynamics all atoms must be free; "
-        "remove them (the column move_mask of extended XYZ, 'Selective dynamics' of POSCAR, "
-        "atoms.set_constraint() in ASE), and use a slab thick enough for free atoms."
-    )
+    try:
+        parts = [[int(end) for end in part.split("-")] for part in serials.split(",")]
+    except ValueError:
+        parts = []
+    if not parts or any(len(part) > 2 or part[0] > part[-1] for part in parts):
+        raise UserError(
+            f"fixed = {serials!r}: give serial numbers and ranges of atoms, such as '1-32,40'."
+        )
+    chosen = np.concatenate([np.arange(part[0], part[-1] + 1) for part in parts])
+    if chosen.min() < 1 or chosen.max() > len(atoms):
+        raise UserError(
+            f"fixed = {serials!r}: the structure has the atoms 1 to {len(atoms)}; give some of "
+            "these."
+        )
+    atoms.set_constraint(FixAtoms(np.union1d(chosen - 1, held_atoms(atoms))))
 
 
 def _cycles(order: NDArray[np.int64]) -> Iterator[list[int]]:

@@ -26,7 +26,8 @@ from plumed_cv.structures.reading import (
 )
 
 _NM = 10.0  # angstrom
-_STRUCTURES = 1000  # structures that are read at once
+_STRUCTURES = 1000  # structures that are read at once, at most
+_NUMBERS = 10_000_000  # coordinates that are read at once
 
 # mdtraj reads these formats without the cell, or without the order of the atoms.
 _NOT_BY_MDTRAJ = {".xyz", ".xyz.gz", ".lammpstrj", ".cif", ".cif.gz"}
@@ -138,9 +139,29 @@ def positions_of(file: Path, number: int) -> Array:
 
 def all_positions(file: Path) -> Array:
     """Positions of all structures of a DCD file, shape (M, N, 3), angstrom."""
-    with quiet(), _dcd_file(file) as trajectory:
-        positions, _, _ = trajectory.read()
-    return np.asarray(positions, dtype=np.float64)
+    return np.concatenate(list(positions_in_pieces(file)))
+
+
+def positions_in_pieces(file: Path) -> Iterator[Array]:
+    """Yield the positions of the structures of a DCD file, shape (m, N, 3) each, angstrom.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read.
+    """
+    try:
+        with quiet(), _dcd_file(file) as trajectory:
+            number = len(trajectory)
+            first, _, _ = trajectory.read(n_frames=1)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read as a trajectory ({error}).") from None
+    size = max(1, min(_STRUCTURES, _NUMBERS // max(1, first.size)))
+    for begin in range(0, number, size):
+        with quiet(), _dcd_file(file) as trajectory:
+            trajectory.seek(begin)
+            positions, _, _ = trajectory.read(n_frames=size)
+        yield np.asarray(positions, dtype=np.float64)
 
 
 def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
@@ -211,8 +232,12 @@ def _by_mdtraj(
     file: Path | str, symbols: Sequence[str], chosen: NDArray[np.int64] | None, stride: int
 ) -> Iterator[tuple[NDArray[Any], Array]]:
     """Positions (angstrom), shape (M, N, 3), of structures with the same cell, and the cell."""
+    size = max(1, min(_STRUCTURES, _NUMBERS // (3 * len(symbols))))
+    if Path(file).suffix == ".dcd":
+        yield from _by_dcd(Path(file), len(symbols), chosen, stride, size)
+        return
     chunks = needed("mdtraj").iterload(
-        str(file), top=_topology(symbols), chunk=_STRUCTURES, stride=stride, atom_indices=chosen
+        str(file), top=_topology(symbols), chunk=size, stride=stride, atom_indices=chosen
     )
     while True:
         with quiet():
@@ -224,6 +249,29 @@ def _by_mdtraj(
             yield positions, np.zeros((3, 3))
         else:
             yield from _by_cell(positions, np.asarray(vectors, dtype=np.float64) * _NM)
+
+
+def _by_dcd(
+    file: Path, n_atoms: int, chosen: NDArray[np.int64] | None, stride: int, size: int
+) -> Iterator[tuple[NDArray[Any], Array]]:
+    """Read as `_by_mdtraj`, without a topology, which takes long for many atoms."""
+    with quiet(), _dcd_file(file) as trajectory:
+        number = len(trajectory)
+        first, _, _ = trajectory.read(n_frames=1)
+    if first.shape[1] != n_atoms:
+        raise UserError(f"it has {first.shape[1]} atoms, and {n_atoms} are expected")
+    for begin in range(0, number, size * stride):
+        with quiet(), _dcd_file(file) as trajectory:
+            trajectory.seek(begin)
+            n_frames = len(range(begin, min(number, begin + size * stride), stride))
+            positions, lengths, angles = trajectory.read(
+                n_frames=n_frames, stride=stride, atom_indices=chosen
+            )
+        cells = np.zeros((len(positions), 3, 3))
+        if lengths is not None and np.all(lengths):
+            vectors = needed("mdtraj.utils").lengths_and_angles_to_box_vectors
+            cells = np.stack(vectors(*lengths.T, *angles.T), axis=1).astype(np.float64)
+        yield from _by_cell(positions, cells)
 
 
 def _by_ase(

@@ -31,12 +31,14 @@ coefficient of the answer, and with it the rate. `harmonic_theory` has the harmo
 number of equivalent events, `temperatures` runs at several temperatures, and `beginning` what one
 of them hands over to the next. `zero_kelvin` gets the energy along a path back,
 without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
-how it converges, `from_atoms` a run without an input file.
+how it converges, `from_atoms` a run without an input file. `campaign` does all events of a
+catalogue, and `diffusion` makes diffusion coefficients of their rates.
 """
 
 from plumed_cv.workflow import transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
+from plumed_cv.workflow.campaign import campaign
 from plumed_cv.workflow.checks import (
     Verdict,
     judge,
@@ -45,6 +47,7 @@ from plumed_cv.workflow.checks import (
     related_by_symmetry,
     surfaces_of,
 )
+from plumed_cv.workflow.diffusion import diffusion, read_formation
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.harmonic_theory import (
     escape_in_words,
@@ -99,9 +102,11 @@ __all__ = [
     "anharmonicity",
     "as_json",
     "barriers",
+    "campaign",
     "complete",
     "course",
     "curve",
+    "diffusion",
     "end_states",
     "energy",
     "escape_in_words",
@@ -117,6 +122,7 @@ __all__ = [
     "minima_of",
     "of_sampling",
     "rate_of",
+    "read_formation",
     "read_result",
     "read_sampled",
     "related_by_symmetry",

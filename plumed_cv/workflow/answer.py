@@ -9,7 +9,7 @@ from plumed_cv import freeenergy
 from plumed_cv.common.display import axes_or_new, table
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
-from plumed_cv.cv import CollectiveVariable
+from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.workflow.analysis import Analysis, Convergence, read_sampled
@@ -157,7 +157,7 @@ class Result:
         ax = axes_or_new(ax)
         zero_kelvin = None
         if self.path is not None:
-            xi = self.cv.encode(self.cv.components(self.path.displacements))[:, 0]
+            xi = energy.at_images(self.path, self.cv)
             zero_kelvin = (xi, self.path.energies)
         curve = (f"{self.temperature_K:g} K", self.profile)
         surfaces, minima = surfaces_of(self.data), minima_of(self.data)

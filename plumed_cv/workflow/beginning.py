@@ -15,7 +15,7 @@ from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
-from plumed_cv.structures.frame import Array, displacements
+from plumed_cv.structures.frame import Array, completed, displacements
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.learning import MOST_FALL
 from plumed_cv.workflow.mep import find_path
@@ -79,8 +79,10 @@ def take_over(
         "xi": variable.encode(variable.components(along))[:, 0].tolist(),
         "A_eV": profile.A[known].tolist(),
     }
-    with replacing(files.components) as temporary:
-        shutil.copyfile(before.components, temporary)
+    for file, other in ((files.components, before.components), (files.atoms, before.atoms)):
+        if other.exists():
+            with replacing(file) as temporary:
+                shutil.copyfile(other, temporary)
     write_text(files.beginning, json.dumps(handed))
     variable.save(files.cv(0))  # last: this file marks that the run has started
     reporter.say(
@@ -98,12 +100,12 @@ def in_cell(variable: CollectiveVariable, path: EnergyPath) -> CollectiveVariabl
     cell = path.cell
     if np.allclose(cell, variable.reference_cell, rtol=0, atol=SAME_CELL_A):
         return variable
-    reference = variable.reference_positions
+    reference, chosen = variable.reference_positions, variable.serials - 1
     if cell.any():
-        reference = reference @ np.linalg.solve(variable.reference_cell, cell)
+        reference = reference @ np.linalg.solve(completed(variable.reference_cell), completed(cell))
     ends: Array = np.stack(
         [
-            displacements(image.positions, cell, reference, cell)
+            displacements(image.positions[chosen], cell, reference, cell, variable.drift)
             for image in (path.images[0], path.images[-1])
         ]
     )

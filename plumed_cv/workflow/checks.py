@@ -14,8 +14,8 @@ from ase import units
 from plumed_cv.common.numbers import with_error
 from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable, equivalence, symmetry
-from plumed_cv.paths.path import load_path
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import path_of
 
 CROSSINGS = 10  # the relative error of an error bar from n events is 1/sqrt(2n): 22 %
 AT_SURFACE = 0.05  # largest 1 - cos at the dividing surface: 18 degrees, see docs/theory.md
@@ -174,13 +174,12 @@ def related_by_symmetry(files: RunDirectory) -> bool:
 
     The states then have the same free energy. Equal energies at 0 K are not sufficient.
     """
-    if not (files.path.exists() and files.cv(0).exists()):
+    if not files.path.exists():
         return False
-    path = load_path(files.path)
+    path = path_of(files)
     if abs(path.energies[-1] - path.energies[0]) > EQUAL_EV:
         return False
-    found = symmetry.of_path(path, CollectiveVariable.load(files.cv(0)))
-    return any(operation.reverses for operation in found)
+    return any(operation.reverses for operation in symmetry.of_path(path))
 
 
 def of_sampling(

@@ -8,9 +8,9 @@ from ase import units
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy
-from plumed_cv.paths.path import load_path
 from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import path_of
 
 
 def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
@@ -50,5 +50,5 @@ def _margins(config: Config, files: RunDirectory, n: int) -> tuple[float, float]
         return MARGIN, MARGIN
     variable = CollectiveVariable.load(files.cv(n - 1))
     kT_eV = units.kB * config.system.temperature_K
-    below, above = energy.margins(load_path(files.path), variable, kT_eV)
+    below, above = energy.margins(path_of(files), variable, kT_eV)
     return round(below, 3), round(above, 3)

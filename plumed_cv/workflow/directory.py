@@ -56,6 +56,11 @@ class RunDirectory:
         return self.root / "path.xyz"
 
     @property
+    def atoms(self) -> Path:
+        """The atoms on which the CVs of a solid depend, and how they were chosen."""
+        return self.root / "atoms.json"
+
+    @property
     def beginning(self) -> Path:
         """What a run at another temperature has passed on; it is absent otherwise."""
         return self.root / "beginning.json"

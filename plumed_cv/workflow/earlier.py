@@ -13,16 +13,15 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.engines import Engine
 from plumed_cv.freeenergy import meanforce, pooling
-from plumed_cv.sampling.folders import FORCES, MEAN_FORCE
+from plumed_cv.sampling.folders import ATOMS, MEAN_FORCE
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow.directory import RunDirectory
 
 NAME = "earlier.npz"  # in the folder of an iteration
 
 
-def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Atoms) -> None:
+def pool(config: Config, files: RunDirectory, n: int, atoms: Atoms) -> None:
     """Write the contribution of earlier snapshots to iteration n, unless it exists.
 
     Nothing is written if an iteration has no mean force of the atoms.
@@ -35,8 +34,6 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
         The run directory.
     n
         Number of the iteration, which is completely sampled.
-    engine
-        Computes forces in snapshots whose forces were not kept.
     atoms
         All atoms of the snapshots.
 
@@ -59,21 +56,13 @@ def pool(config: Config, files: RunDirectory, n: int, engine: Engine, atoms: Ato
             continue
         snapshots = []
         for segment in sampling.segments(folder):
-            trajectory, kept = segment / "snapshots.dcd", segment / FORCES
             with sampling.remedy(segment):
                 biased, _ = meanforce.read(segment / MEAN_FORCE)
-            if not trajectory.exists():  # removed, or nothing in the segment counts
-                biased = biased[:0]
-            along = np.zeros((2, 0))
-            if len(biased):
-                along = np.array(
-                    meanforce.of_trajectory(variable, trajectory, cell, engine.forces, kT_eV, kept)
-                )
+                along = np.array(meanforce.of_atoms(variable, segment / ATOMS, cell, kT_eV))
             if along.shape[1] != len(biased):
                 raise UserError(
-                    f"{segment / 'snapshots.dcd'}: has {along.shape[1]} structures, and "
-                    f"{MEAN_FORCE} beside it {len(biased)} lines; remove the folder {segment} and "
-                    "run again."
+                    f"{segment / ATOMS}: has {along.shape[1]} structures, and {MEAN_FORCE} beside "
+                    f"it {len(biased)} lines; remove the folder {segment} and run again."
                 )
             snapshots.append(pooling.Snapshots(biased, *along))
         found.append(

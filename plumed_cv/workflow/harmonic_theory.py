@@ -22,10 +22,9 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
-from plumed_cv.structures import check_free
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.mep import find_path
+from plumed_cv.workflow.mep import find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
@@ -38,6 +37,7 @@ def harmonic(
     path: Path | None = None,
     temperatures_K: Sequence[float] = (),
     step_A: float = theory.STEP_A,
+    reverse: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Start or continue the computation of the harmonic rate of an input; write the results.
@@ -56,6 +56,9 @@ def harmonic(
         Temperatures of the rates; the temperatures of the input if empty.
     step_A
         Displacement of a coordinate for the differences of forces, angstrom.
+    reverse
+        Whether the rate from the final to the initial state is computed too, which takes one more
+        Hessian. It is `reverse` in harmonic.json.
     reporter
         Receives the progress.
 
@@ -67,7 +70,7 @@ def harmonic(
     Raises
     ------
     UserError
-        If an atom is fixed, or if no minimum or first-order saddle point is found.
+        If no minimum or first-order saddle point is found.
     """
     reporter = reporter or Log()
     if config.cv.alignment != "none":
@@ -84,22 +87,36 @@ def harmonic(
         if not path.exists():
             find_path(config, path, reporter)
     found = load_path(path)
-    check_free(found.images[0], str(path))
     symbols = found.species
     masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
     with sampling.open_engine(config, found.images[0]) as engine:
-        with reporter.task("harmonic theory: minimum", 3 * len(symbols)) as update:
+        coordinates = 3 * (len(symbols) - len(found.held))
+        with reporter.task("harmonic theory: minimum", coordinates) as update:
             minimum = theory.stationary_point(
                 engine, found.images[0].positions, found.cell,
                 step_A=step_A, update=update, folder=folder,
             )  # fmt: skip
-        with reporter.task("harmonic theory: saddle point", 3 * len(symbols)) as update:
+        with reporter.task("harmonic theory: saddle point", coordinates) as update:
             saddle = theory.saddle_of_path(
                 engine, found, step_A=step_A, update=update, folder=folder
             )
+        product = None
+        if reverse:
+            place = folder / "final"
+            place.mkdir(exist_ok=True)
+            with reporter.task("harmonic theory: final state", 3 * len(symbols)) as update:
+                product = theory.stationary_point(
+                    engine, found.images[-1].positions, found.cell,
+                    step_A=step_A, update=update, folder=place,
+                )  # fmt: skip
     rate = theory.HarmonicTheory(minimum, saddle, masses)
     kelvin = tuple(temperatures_K) or config.system.temperatures_K
-    result = _as_dict(rate, found, kelvin or (config.system.temperature_K,)) | {"step_A": step_A}
+    kelvin = kelvin or (config.system.temperature_K,)
+    result = _as_dict(rate, found, kelvin) | {"step_A": step_A}
+    if product is not None:
+        back = _as_dict(theory.HarmonicTheory(product, saddle, masses), found, kelvin)
+        names = ("barrier_eV", "prefactor_per_s", "prefactor_error_factor", "rates")
+        result["reverse"] = {name: back[name] for name in names}
     _write(folder, rate, found)
     write_text(folder / "harmonic.json", json.dumps(result, indent=2, allow_nan=False))
     return result
@@ -212,8 +229,10 @@ def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
         atoms.calc = SinglePointCalculator(atoms, energy=point.energy_eV)
         if name == "saddle":
             mode = point.modes(rate.masses)[1][:, 0].reshape(-1, 3)
-            mode = mode / np.sqrt(rate.masses)[:, None]
-            atoms.set_array("unstable_mode", mode / np.linalg.norm(mode))
+            free = np.setdiff1d(np.arange(len(atoms)), path.held)
+            whole = np.zeros((len(atoms), 3))
+            whole[free] = mode / np.sqrt(rate.masses[free])[:, None]
+            atoms.set_array("unstable_mode", whole / np.linalg.norm(whole))
         with replacing(folder / f"{name}.xyz") as temporary:
             atoms.write(temporary, format="extxyz")
 
@@ -316,8 +335,8 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     known: dict[str, Any] = dict.fromkeys(
         ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
     )
-    images = load_path(files.path).images if files.path.exists() else ()
-    if not images or not images[0].cell.array.any():
+    images = path_of(files).images if files.path.exists() else ()
+    if not images or not images[0].pbc.any():
         known["multiplicity_note"] = (
             "The number of equivalent events can be determined only for periodic structures with a "
             "minimum energy path."

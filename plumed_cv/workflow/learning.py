@@ -20,14 +20,26 @@ from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
 from plumed_cv.config import Config
-from plumed_cv.cv import CollectiveVariable, energy, equivalence, meanpath, pca, symmetry
+from plumed_cv.cv import (
+    CollectiveVariable,
+    energy,
+    equivalence,
+    meanpath,
+    pca,
+    selection,
+    symmetry,
+)
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
+from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.noise import thermal_variance
-from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.structures import cell_of
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.sampling.folders import ATOMS
+from plumed_cv.structures import cell_of, drift_of
+from plumed_cv.structures.frame import Drift
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import path_of
 
 MOST_FALL = 0.05  # largest decrease of a CV along the path; a smaller one hardly matters
 
@@ -49,8 +61,8 @@ def training_of(
         Seed of weights and batches.
     recipe
         A name of `training.RECIPES`.
-    Latent dimensions and device of the training; they replace those of the input if not None.
-        Latent dimensions and where it is trained; they replace those of the input if not None.
+    n_latent, device
+        Latent dimensions and device of the training; if not None, they replace those of the input.
 
     Raises
     ------
@@ -90,6 +102,30 @@ def noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
         lambda positions: engine.forces(positions, cell_of(start)),
         units.kB * config.system.temperature_K,
     )
+
+
+def atoms_of(
+    config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
+) -> NDArray[np.int64]:
+    """Choose the atoms of the CVs of a run, unless it has been done; return their serial numbers.
+
+    They are written to a file with the rule and the share of the motion that they carry.
+
+    Raises
+    ------
+    UserError
+        As for `selection.of_path`.
+    """
+    if not files.atoms.exists():
+        found = selection.of_path(path, config.cv.atoms)
+        record = {
+            "serials": found.serials.tolist(),
+            "rule": found.rule,
+            "share_of_motion": found.share,
+        }
+        write_text(files.atoms, json.dumps(record))
+        reporter.say(selection.sentence(record, len(path.species)))
+    return np.array(read_json(files.atoms)["serials"], dtype=np.int64)
 
 
 @one_thread()
@@ -132,14 +168,28 @@ def write_first_cv(
         return
     start, end = ends if path is None else (path.images[0], path.images[-1])
     species, cell = start.get_chemical_symbols(), cell_of(start)
-    how = (config.cv.alignment, config.cv.atoms)
-    first = cv.linear(species, cell, start.positions, end.positions, *how)
+    atoms: str | NDArray[np.int64]
+    if path is not None:
+        atoms = atoms_of(config, files, path, reporter)
+    else:
+        assert isinstance(config.cv.atoms, str)
+        atoms = "all" if config.cv.atoms == "auto" else config.cv.atoms
+    first = cv.linear(
+        species,
+        cell,
+        start.positions,
+        end.positions,
+        config.cv.alignment,
+        atoms,
+        drift_of(start),
+    )
     if path is not None:
         check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
         variance = noise_variance(config, path, engine)
-        samples = path.noisy_samples(config.path.structures, variance, rng)
-        _choose_components(config, files, samples, variance)
+        part = path.of_atoms(first.serials)
+        samples = part.noisy_samples(config.path.structures, variance, rng)
+        _choose_components(config, files, samples, first.drift, variance)
         fall = energy.falls_by(path, first)
         if config.cv.start == "linear" and fall > MOST_FALL:
             reporter.say(
@@ -178,9 +228,9 @@ def train_on_snapshots(
         If the CV does not rise along the minimum energy path.
     """
     old = CollectiveVariable.load(files.cv(n - 1))
-    data = _displacements(_trajectories(files, n), old, atoms)
+    data = _displacements(_sampled(files, n), old, atoms)
     if not files.components.exists():
-        _choose_components(config, files, data)
+        _choose_components(config, files, data, old.drift)
     xi = old.encode(old.components(data))[:, 0]
     _train(config, files, data, xi, old, n, reporter).save(files.cv(n))
 
@@ -208,7 +258,7 @@ def noise_floor(
     """
     selection = needed("sklearn.model_selection")  # importing it takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
-    segments = [_displacements([file], old, atoms) for file in _trajectories(files, n)]
+    segments = [_displacements([segment], old, atoms) for segment in _sampled(files, n)]
     if len(segments) < 2:
         return None
     data = np.concatenate(segments)
@@ -224,19 +274,32 @@ def noise_floor(
     return 0.5 * equivalence.difference(halves[0], halves[1], along=old).mean
 
 
-def _trajectories(files: RunDirectory, n: int) -> list[Path]:
-    """Trajectories of the segments of iteration n that have snapshots."""
-    parts = [part / "snapshots.dcd" for part in sampling.segments(files.iteration(n))]
-    return [file for file in parts if file.exists()]
+def _sampled(files: RunDirectory, n: int) -> list[Path]:
+    """Segments of iteration n that have structures."""
+    parts = sampling.segments(files.iteration(n))
+    return [part for part in parts if any(file.exists() for file in _structures(part))]
+
+
+def _structures(segment: Path) -> tuple[Path, Path]:
+    """Files with the structures of a segment: of the CV's atoms, and whole."""
+    return segment / ATOMS, segment / "snapshots.dcd"
 
 
 def _displacements(
-    trajectories: list[Path], old: CollectiveVariable, atoms: Atoms
+    segments: list[Path], old: CollectiveVariable, atoms: Atoms
 ) -> NDArray[np.float32]:
-    """Displacements of all snapshots of the given trajectories, shape (M, N, 3), angstrom."""
-    return read_displacements(
-        trajectories, old, cell_of(atoms), species=atoms.get_chemical_symbols()
-    )
+    """Displacements of all structures of the given segments, shape (M, N, 3), angstrom."""
+    cell, species = cell_of(atoms), atoms.get_chemical_symbols()
+    parts = []
+    for segment in segments:
+        of_atoms, whole = _structures(segment)
+        if of_atoms.exists():
+            with sampling.remedy(segment):
+                positions, _ = meanforce.read_atoms(of_atoms, old.n_atoms)
+            parts.append(old.displacements(positions, cell).astype(np.float32))
+        else:
+            parts.append(read_displacements([whole], old, cell, species=species))
+    return np.concatenate(parts)
 
 
 def functions_of(config: Config, path: EnergyPath | None) -> int | None:
@@ -297,7 +360,7 @@ def _train(
 
     # The halves also have initial weights of their own, which are part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
-    path = load_path(files.path) if files.path.exists() else None
+    path = path_of(files) if files.path.exists() else None
     if n > 0:
         training = replace(training, functions=functions_of(config, path))
     n_components = int(read_json(files.components)["components"])
@@ -313,7 +376,9 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(path, variable) if config.cv.symmetry and path is not None else (),
+            symmetry.of_path(path, variable.serials)
+            if config.cv.symmetry and path is not None
+            else (),
             through_ends=at_rest,
         )
     if half is not None:
@@ -342,20 +407,24 @@ def _train(
 
 
 def _choose_components(
-    config: Config, files: RunDirectory, samples: np.ndarray, noise_A2: float | None = None
+    config: Config,
+    files: RunDirectory,
+    samples: np.ndarray,
+    drift: Drift,
+    noise_A2: float | None = None,
 ) -> None:
     """Write the number of principal components D for structures like these, and their noise."""
-    found = _number_of_components(config, samples)
+    found = _number_of_components(config, samples, drift)
     if noise_A2 is not None:
         found["noise_A2"] = noise_A2
     write_text(files.components, json.dumps(found))
 
 
-def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]:
+def _number_of_components(config: Config, samples: np.ndarray, drift: Drift) -> dict[str, Any]:
     """D of the input, or D with the elbow from which it follows (Sec. 2.2)."""
     aligned = config.cv.alignment != "none"
     if config.cv.components is not None:
-        most = pca.most_components(samples, aligned=aligned)
+        most = pca.most_components(samples, aligned=aligned, drift=drift)
         if config.cv.components > most:
             n_structures, n_atoms, _ = samples.shape
             raise UserError(
@@ -363,7 +432,7 @@ def _number_of_components(config: Config, samples: np.ndarray) -> dict[str, Any]
                 f"{n_structures} structures have at most {most}."
             )
         return {"components": config.cv.components}
-    scree = pca.scree(samples, config.iteration.seed, aligned=aligned)
+    scree = pca.scree(samples, config.iteration.seed, aligned=aligned, drift=drift)
     return {
         "components": scree.n_components,
         "elbow": scree.elbow,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +15,25 @@ from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_potential import known_elements, potential_commands
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
-from plumed_cv.paths.path import EnergyPath, name_of, read_images
+from plumed_cv.paths.path import EnergyPath, load_path, name_of, read_images
 from plumed_cv.structures import (
     CLOSEST_A,
     cell_of,
     check_end_states,
-    check_free,
+    check_held,
     check_order,
     check_range,
+    drift_of,
+    fix,
     has_forces,
+    held_atoms,
+    hold,
     meant_order,
     oriented,
     read_structure,
 )
 from plumed_cv.structures.frame import displacements
+from plumed_cv.workflow.directory import RunDirectory
 
 
 def types_of(config: Config) -> Sequence[str] | None:
@@ -41,7 +47,7 @@ def types_of(config: Config) -> Sequence[str] | None:
 
 
 def end_states(
-    config: Config, say: Callable[[str], None] = lambda text: None, free: bool = True
+    config: Config, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Atoms, Atoms]:
     """The initial and the final structure of the input, in the cell of its temperature.
 
@@ -51,23 +57,23 @@ def end_states(
         The input.
     say
         Called with a sentence about each change.
-    free
-        Whether all atoms move in molecular dynamics, so that constraints are refused.
 
     Raises
     ------
     UserError
-        If a file cannot be read, the two do not belong together, or one has constraints.
+        If a file cannot be read, the two do not belong together, or one has constraints other than
+        fixed atoms.
     """
     if config.path.file is not None:
-        images = read_images(config.path.file, species=types_of(config), free=free)
+        images = _images(config)
         check_range(images[0], images[-1])
         return images[0], images[-1]
     assert config.system.initial is not None
     assert config.system.final is not None
     species = types_of(config)
     initial, final = (
-        _structure(file, species, free) for file in (config.system.initial, config.system.final)
+        _structure(file, species, config.system.fixed)
+        for file in (config.system.initial, config.system.final)
     )
     check_end_states(initial, final)
     if config.cv.alignment == "none":  # a molecule may rotate, which moves all atoms
@@ -85,6 +91,12 @@ def end_states(
                 "false if the atoms do exchange positions.",
             )
         check_range(initial, final)
+        hold(final, initial)
+    elif held_atoms(initial).size:
+        raise UserError(
+            "cv.alignment = 'optimal' fits a molecule that moves freely, but atoms are fixed; use "
+            "cv.alignment = 'none'."
+        )
     powers = config.system.temperature_K ** np.arange(1.0, 1.0 + len(config.system.expansion))
     stretch = 1.0 + float(powers @ config.system.expansion)
     if not 0.9 < stretch < 1.1:
@@ -93,14 +105,27 @@ def end_states(
             "as long; give the coefficients of T, T^2, ... in 1/K, 1/K^2, ..."
         )
     for atoms in (initial, final):
-        atoms.set_cell(atoms.cell * stretch, scale_atoms=True)
+        atoms.positions *= stretch
+        atoms.cell *= stretch
     return initial, final
+
+
+def _images(config: Config, say: Callable[[str], None] = lambda text: None) -> list[Atoms]:
+    """Return the images of the path of the input, with the fixed atoms of the input."""
+    assert config.path.file is not None
+    images = read_images(config.path.file, say, types_of(config))
+    if config.system.fixed is not None:
+        for image in images:
+            fix(image, config.system.fixed)
+            check_held(images[0], image)
+            hold(image, images[0])
+    return images
 
 
 def _check_mended(initial: Atoms, final: Atoms) -> None:
     """Refuse end states that are far from each other in any order."""
     cell = cell_of(initial)
-    u = displacements(final.positions, cell, initial.positions, cell)
+    u = displacements(final.positions, cell, initial.positions, cell, drift_of(initial))
     far = int((np.linalg.norm(u, axis=1) > CLOSEST_A).sum())
     if 2 * far > len(initial):
         raise UserError(
@@ -109,16 +134,34 @@ def _check_mended(initial: Atoms, final: Atoms) -> None:
         )
 
 
-def _structure(file: Path, species: Sequence[str] | None, free: bool) -> Atoms:
-    """Return an end state, rotated as engines need it."""
+def _structure(file: Path, species: Sequence[str] | None, fixed: str | None) -> Atoms:
+    """Return an end state with its fixed atoms, rotated as engines need it."""
     atoms = read_structure(file, species)
-    if free:
-        check_free(atoms, str(file))
     try:
-        cell_of(atoms)  # refuses periodicity along only some directions
-        return oriented(atoms)
+        atoms = oriented(atoms)
+        if fixed is not None:
+            fix(atoms, fixed)
+        held_atoms(atoms)  # refuses other constraints
+        return atoms
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def path_of(files: RunDirectory) -> EnergyPath:
+    """Return the minimum energy path of a run directory; it is read once in a process.
+
+    Raises
+    ------
+    UserError
+        As for `load_path`.
+    """
+    return _loaded(files.path, files.path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _loaded(file: Path, changed: int) -> EnergyPath:
+    """Read a path; `changed` is the time of the last change of its file."""
+    return load_path(file)
 
 
 def find_path(
@@ -156,10 +199,10 @@ def find_path(
             "'plumed-cv run' does not need one."
         )
     reporter = reporter or Log()
-    initial, final = end_states(config, reporter.say, free=False)
+    initial, final = end_states(config, reporter.say)
     with nullcontext(engine) if engine else sampling.open_engine(config, initial) as engine:
         if config.path.file is not None:
-            images = read_images(config.path.file, reporter.say, types_of(config))
+            images = _images(config, reporter.say)
             path = complete(images, name_of(config.path.file), engine, reporter)
             path.save(output)
             return path

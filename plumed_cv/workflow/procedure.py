@@ -13,9 +13,9 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
-from plumed_cv.cv import CollectiveVariable
+from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine, State
-from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.paths.path import EnergyPath
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.workflow import checks, earlier, provenance, transmission
@@ -29,7 +29,7 @@ from plumed_cv.workflow.learning import (
     train_on_snapshots,
     write_first_cv,
 )
-from plumed_cv.workflow.mep import end_states, find_path
+from plumed_cv.workflow.mep import end_states, find_path, path_of
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
 from plumed_cv.workflow.speed import watching_speed
@@ -179,7 +179,7 @@ def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporte
         find_path(config, files.path, reporter, engine)
         taken = {"seconds": time.perf_counter() - started}
         write_text(files.root / "path.json", json.dumps(taken))
-    return load_path(files.path)  # rounded as in the file, so that a resumed run is the same
+    return path_of(files)  # rounded as in the file, so that a resumed run is the same
 
 
 def _iterate(
@@ -203,7 +203,7 @@ def _iterate(
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
         watched = watching_speed(update, tasks, plumed, reporter.say)
         seconds_sampling = sampling.sample(tasks, engine, watched)
-    earlier.pool(config, files, n, engine, atoms)
+    earlier.pool(config, files, n, atoms)
     result = analyse(folder) | compare_repetitions(folder)
     result |= {
         "iteration": n,
@@ -285,7 +285,7 @@ def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sa
     config = with_grid(config, files, n)
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
-    images = load_path(files.path).images if at_rest else (atoms,)
+    images = path_of(files).images if at_rest else (atoms,)
     prior = _prior(config, files, n)
     folder = files.iteration(n)
     starts = [State.of(images[0])] * config.sampling.walkers
@@ -324,13 +324,13 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     if not target.exists():
         variable = CollectiveVariable.load(files.cv(n - 1))
         if kind == "energy":
-            path = load_path(files.path)
-            displacements, A = path.displacements, path.energies - path.energies[0]
+            path = path_of(files)
+            xi, A = energy.at_images(path, variable), path.energies
         else:
             profile = freeenergy.read_fes(files.iteration(n - 1) / "fes.dat")
             known = np.isfinite(profile.A)
             before = CollectiveVariable.load(files.cv(n - 2))
-            displacements, A = before.path(profile.xi[known, None]), profile.A[known]
-        xi = variable.encode(variable.components(displacements))[:, 0]
+            along = before.path(profile.xi[known, None])
+            xi, A = variable.encode(variable.components(along))[:, 0], profile.A[known]
         freeenergy.write_prior(target, grid, xi, A)
     return target

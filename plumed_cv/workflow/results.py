@@ -19,7 +19,7 @@ from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.config import Config, Sampling
-from plumed_cv.cv import CollectiveVariable, equivalence
+from plumed_cv.cv import CollectiveVariable, energy, equivalence
 from plumed_cv.figures import plot_profiles
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
@@ -637,6 +637,7 @@ def write_answer(
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",
+        **atoms_of_cv(files),
         "plumed_cv": plumed_cv.__version__,
         "iterations": iterations,
     }
@@ -654,8 +655,7 @@ def write_answer(
     ]
     zero_kelvin = None
     if path is not None:
-        along_path = answer.encode(answer.components(path.displacements))[:, 0]
-        zero_kelvin = (along_path, path.energies)
+        zero_kelvin = (energy.at_images(path, answer), path.energies)
     plot_profiles(
         files.root / "profiles.png",
         profiles,
@@ -671,6 +671,26 @@ def write_answer(
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     return result
+
+
+def atoms_of_cv(files: RunDirectory) -> dict[str, Any]:
+    """Number of atoms of the CV, the rule by which they were chosen, and their share of the motion.
+
+    Returns
+    -------
+    dict
+        `cv_atoms`, `cv_atoms_rule` and `cv_share_of_motion`; the last two are None for a molecule,
+        whose atoms the input gives.
+    """
+    known = read_json(files.atoms) if files.atoms.exists() else None
+    if known is None:
+        number = CollectiveVariable.load(files.cv(0)).n_atoms
+        return {"cv_atoms": number, "cv_atoms_rule": None, "cv_share_of_motion": None}
+    return {
+        "cv_atoms": len(known["serials"]),
+        "cv_atoms_rule": known["rule"],
+        "cv_share_of_motion": known["share_of_motion"],
+    }
 
 
 def _label(part: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import harmonic_theory, procedure
 from plumed_cv.workflow.directory import RunDirectory, claimed
 
-_COLUMNS = (
+COLUMNS = (
     *("event", "temperature_K", "rate_per_s", "error_factor", "transmission", "multiplicity"),
     *("flux_barrier_eV", "source"),
 )
@@ -44,6 +44,7 @@ def run(
     reporter: Reporter | None = None,
     *,
     inputs_only: bool = False,
+    keep_going: bool = False,
 ) -> dict[str, Any]:
     """Start or continue the iterative procedure, at one temperature or at several.
 
@@ -51,13 +52,17 @@ def run(
     ----------
     config, directory, reporter, inputs_only
         As for `procedure.run`.
+    keep_going
+        Whether a temperature that fails is set aside, and the others are done. It does not apply to
+        one temperature.
 
     Returns
     -------
     dict
         The result of `procedure.run`. For several temperatures, the contents of rates.json:
-        `rates`, one row for each temperature, and `fit`. If the function returns before a sampling,
-        also `directory`, the run directory of that temperature.
+        `rates`, one row for each temperature, `fit`, and `failures`, the temperatures that were set
+        aside and why. If the function returns before a sampling, also `directory`, the run
+        directory of that temperature.
 
     Raises
     ------
@@ -73,17 +78,28 @@ def run(
     with claimed(root):
         record = json.dumps({"temperatures_K": kelvin})
         write_text(RunDirectory(root).temperatures, record)
+        failures = []
         for temperature_K in kelvin:
-            found = procedure.run(
-                _at(config, temperature_K),
-                folder(root, temperature_K),
-                _At(reporter, temperature_K),
-                inputs_only=inputs_only,
-                before=_nearest(root, kelvin, temperature_K),
-            )
+            spoken = _At(reporter, temperature_K)
+            try:
+                found = procedure.run(
+                    _at(config, temperature_K),
+                    folder(root, temperature_K),
+                    spoken,
+                    inputs_only=inputs_only,
+                    before=_nearest(root, kelvin, temperature_K),
+                )
+            except UserError as error:
+                if not keep_going:
+                    raise
+                failures.append({"temperature_K": temperature_K, "reason": str(error)})
+                spoken.say(f"set aside: {error}")
+                continue
             if "walkers" in found:
                 return found | {"directory": str(folder(root, temperature_K))}
-        return write_rates(root)
+        if len(failures) == len(kelvin):
+            raise UserError(str(failures[0]["reason"]))
+        return write_rates(root, failures)
 
 
 def sample(
@@ -197,13 +213,15 @@ def runs(root: Path) -> Iterator[tuple[float, Path]]:
         yield float(temperature_K), folder(root, temperature_K)
 
 
-def write_rates(root: Path) -> dict[str, Any]:
+def write_rates(root: Path, failures: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Write rates.json, rates.csv and arrhenius.png from the available results.
 
     Parameters
     ----------
     root
         Directory of a run at several temperatures.
+    failures
+        Temperatures that were set aside; those of rates.json if None.
 
     Returns
     -------
@@ -218,9 +236,13 @@ def write_rates(root: Path) -> dict[str, Any]:
         if (path / "result.json").exists()
     ]
     fit, source = _fit(rows)
+    file = root / "rates.json"
+    if failures is None:
+        failures = read_json(file).get("failures", []) if file.exists() else []
     result = {
         "event": event,
         "rates": rows,
+        "failures": list(failures),
         "fit": None if fit is None else {"source": source, **fit.as_dict()},
         "units": {
             "temperature_K": "K",
@@ -230,9 +252,9 @@ def write_rates(root: Path) -> dict[str, Any]:
             "activation_entropy_kB": "Boltzmann's constant",
         },
     }
-    write_text(root / "rates.json", json.dumps(result, indent=2, allow_nan=False))
+    write_text(file, json.dumps(result, indent=2, allow_nan=False))
     text = io.StringIO()
-    table = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_text(root / "rates.csv", text.getvalue())

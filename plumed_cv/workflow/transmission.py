@@ -25,14 +25,13 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.engines import Dynamics, Engine
-from plumed_cv.paths.path import load_path
 from plumed_cv.sampling import guard
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.harmonic_theory import escape_rate
-from plumed_cv.workflow.mep import end_states
+from plumed_cv.workflow.mep import end_states, path_of
 from plumed_cv.workflow.results import UNKNOWN_RATE, estimated, sampled
 
 BATCH = 40  # shots; the error is checked after each batch
@@ -62,11 +61,12 @@ def of_directory(
     directory
         The run directory.
     reporter
-        Is told how it goes.
-    Replace `rate.error` and `rate.shots` of the input.
-        In place of `rate.error` and `rate.shots` of the input.
-    Another dividing surface. The rate through it must equal the rate of the step whose basins it
-    separates. The result is not written into result.json.
+        Receives the progress.
+    error, shots
+        If not None, they replace `rate.error` and `rate.shots` of the input.
+    surface
+        Another dividing surface. The rate through it must equal the rate of the step whose basins
+        it separates. The result is not written into result.json.
 
     Returns
     -------
@@ -301,10 +301,8 @@ class Stage:
         """None for a molecule, which has no minimum energy path."""
         if not self.files.path.exists():
             return None
-        path = load_path(self.files.path)
-        operations = symmetry.of_path(path, CollectiveVariable.load(self.files.cv(0)))
-        ends = (path.images[0], path.images[-1])
-        return rates.Events(self._folder, ends, self._variable, operations)
+        path = path_of(self.files)
+        return rates.Events(self._folder, (path.images[0], path.images[-1]), symmetry.of_path(path))
 
     def _target(self, shares: Array, k: int) -> float:
         """Relative error of a step's transmission coefficient that the total error requires."""
@@ -546,7 +544,7 @@ class Stage:
                 if leg.event:
                     key = (leg.event, leg.end)
                     count[key] = count.get(key, 0) + 1
-        initial = load_path(self.files.path).images[0].get_potential_energy()
+        initial = path_of(self.files).images[0].get_potential_energy()
         places = {"before": "reactant", "behind": "product", "other": "dividing surface"}
         return [
             {

@@ -26,6 +26,7 @@ def energy(
     n_latent: int | None = None,
     device: str | None = None,
     use_symmetry: bool | None = None,
+    atoms: str | float = "all",
     seed: int | None = None,
     engine: Config | None = None,
     reporter: Reporter | None = None,
@@ -44,6 +45,8 @@ def energy(
         As for `energy.reconstruct`; if None, those of the input or the defaults of that function.
     use_symmetry
         As for `energy.reconstruct`; if None, that of the input, or true.
+    atoms
+        As for `energy.reconstruct`. The atoms that take part are found among these.
     recipe
         A name in `training.RECIPES`; if None, the training of the input, or the default.
     n_latent, device
@@ -65,7 +68,7 @@ def energy(
         seed = config.iteration.seed if seed is None else seed
         n_structures = n_structures or config.path.structures
         n_components = n_components or config.cv.components
-        with sampling.open_engine(config, end_states(config, free=False)[0]) as opened:
+        with sampling.open_engine(config, end_states(config)[0]) as opened:
             path = find_path(config, output / "path.xyz", reporter, opened)
             noise_A2 = noise_A2 or noise_variance(config, path, opened)
         training = training_of(config, seed, recipe, n_latent, device)
@@ -90,12 +93,14 @@ def energy(
             seed,
             lambda done, total, stage: update(done, stage),
             use_symmetry is not False,
+            atoms,
         )
     found.variable.save(output / "cv.safetensors")
     plot_energy_profiles(output / "profiles.png", found)
     plot_fve(output / "fve.png", [(f"{len(path.species)} atoms", found)])
     plot_localisation(output / "localisation.png", found)
-    found.localisation.write(output / "localisation.xyz", [path.images[0], path.images[-1]])
+    ends = path.of_atoms(found.selection.serials).images[:: len(path.images) - 1]
+    found.localisation.write(output / "localisation.xyz", ends)
     write_text(output / "energy.json", json.dumps(found.as_dict(), indent=1, allow_nan=False))
     return found
 

@@ -317,7 +317,8 @@ def _babf(
             deviation = max(deviation, float(np.loadtxt(part / "colvar")[:, 2].max()))
             if forces:
                 snapshots, cell = part / "snapshots.dcd", setup.path.cell
-                along = meanforce.of_trajectory(model, snapshots, cell, engine.forces, KT)
+                places, pulls = meanforce.computed(model, snapshots, cell, engine.forces)
+                along = meanforce.instantaneous(model, model.displacements(places, cell), pulls, KT)
                 mean_forces.append(freeenergy.binned(GRID, *along))
     return _with_errors(
         freeenergy.profile(freeenergy.blocks(states), mean_force=mean_forces or None), deviation

@@ -47,6 +47,8 @@ from plumed_cv.setup.tools import cxx_compiler
 Array = NDArray[np.float64]
 
 CELLS = {127: (4, 4, 4), 1026: (9, 19, 3), 2754: (9, 9, 17)}  # bcc cells
+COUPLED = {127: 8000, 1999: 500}  # steps of a coupled run; starting PLUMED takes as long as 100
+FEW = 21  # atoms of the CV that cv.atoms = "auto" chooses for a vacancy's hop
 COMPONENTS = (24, 20, 40)
 BINS = (100, 1000, 10_000)
 LATTICE = 2.8553  # angstrom
@@ -113,7 +115,11 @@ def measure(quick: bool) -> dict[str, object]:
             for n_components in COMPONENTS
         ]
         bins = time_of_bins(loop, plumed, folder, 5 if quick else 15)
-        coupled = coupled_run(plumed, folder, 127, 24, 3 if quick else 7)
+        coupled = [
+            row
+            for n_atoms in COUPLED
+            for row in coupled_run(plumed, folder, n_atoms, 24, 3 if quick else 7)
+        ]
     kernel = f"PLUMED {plumed.version}, {kind}"
     return {"kernel": kernel, "own": own, "bins": bins, "coupled": coupled}
 
@@ -170,28 +176,32 @@ class Loop:
 
 def iron(n_atoms: int) -> Atoms:
     """Return bcc iron, with a vacancy where the number of atoms is odd."""
-    atoms: Atoms = bulk("Fe", cubic=True, a=LATTICE) * CELLS[n_atoms]
+    atoms: Atoms = bulk("Fe", cubic=True, a=LATTICE) * CELLS.get(n_atoms, (10, 10, 10))
     if len(atoms) > n_atoms:
         del atoms[0]
     return atoms
 
 
-def model_of(atoms: Atoms, n_components: int) -> CollectiveVariable:
-    """Return a random model whose reference is the structure itself."""
+def model_of(atoms: Atoms, n_components: int, few: int | None = None) -> CollectiveVariable:
+    """Return a random model whose reference is the structure itself, or `few` atoms of it."""
+    distances = np.linalg.norm(atoms.positions - atoms.positions[0], axis=1)
+    chosen = np.sort(np.argsort(distances, kind="stable")[:few])
     model = random_model(
         np.random.default_rng(n_components),
-        len(atoms),
+        len(chosen),
         n_components,
         (n_components, n_components),
         cell=atoms.cell.array,
     )
-    return dataclasses.replace(model, reference_positions=atoms.positions.copy())
+    return dataclasses.replace(
+        model, serials=chosen + 1, reference_positions=atoms.positions[chosen].copy()
+    )
 
 
 def babf_input(plugin: Path, model: CollectiveVariable, atoms: Atoms, path: Path) -> str:
     """Return the plumed.dat for a model, with the grid around where the atoms are."""
     model.save(path)
-    xi = float(model.value(atoms.positions, atoms.cell.array)[0])
+    xi = float(model.value(atoms.positions[model.serials - 1], atoms.cell.array)[0])
     return (
         f"{UNITS}LOAD FILE={plugin}\nae: AUTOENCODER MODEL={path}\n"
         f"b: BABF ARG=ae.node-0 TEMP=300 GRID_MIN={xi - 1} GRID_MAX={xi + 1} GRID_BIN=100 "
@@ -284,13 +294,20 @@ def coupled_run(
 ) -> list[dict[str, float | str]]:
     """Return steps a second of LAMMPS alone and coupled, each way."""
     atoms = iron(n_atoms)
-    model = model_of(atoms, n_components)
-    text = babf_input(build_plugin(plumed), model, atoms, folder / "cv.safetensors")
+    plugin_file = build_plugin(plumed)
+    text, few = (
+        babf_input(plugin_file, model_of(atoms, n_components, some), atoms, folder / file)
+        for some, file in ((None, "cv.safetensors"), (FEW, "few.safetensors"))
+    )
     engines: dict[str, tuple[LammpsEngine, str | None]] = {
         "plain LAMMPS": (LammpsEngine(POTENTIAL, atoms), None),
         "fix external, our bridge": (
             LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed),
             text,
+        ),
+        f"our bridge, CV of {FEW} atoms": (
+            LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed),
+            few,
         ),
     }
     done = subprocess.run(
@@ -304,7 +321,7 @@ def coupled_run(
         )
     else:
         print(f"without fix plumed: {done.stderr.strip()}", file=sys.stderr)
-    n_steps = 8000  # starting PLUMED takes as long as some 100 of them
+    n_steps = COUPLED[n_atoms]
     rates: dict[str, list[float]] = {name: [] for name in engines}
     states = {name: State.of(atoms) for name in engines}
     for repetition in range(repetitions + 1):
@@ -328,7 +345,8 @@ def coupled_run(
         rate, rate_spread = middle(np.array(values[1:]))
         ratio, ratio_spread = middle(plain / np.array(values[1:]))
         best = float(plain.max() / max(values[1:]))
-        row: dict[str, float | str] = {"name": name, "rate": rate, "rate_spread": rate_spread}
+        row: dict[str, float | str] = {"atoms": n_atoms, "name": name, "rate": rate}
+        row["rate_spread"] = rate_spread
         rows.append(row | {"ratio": ratio, "ratio_spread": ratio_spread, "best": best})
     return rows
 
@@ -380,11 +398,11 @@ def print_bins(rows: Sequence[dict[str, float]]) -> None:
 
 def print_coupled(rows: Sequence[dict[str, float | str]]) -> None:
     """Print steps a second."""
-    print("\nWhole run, 127 atoms, D = 24; ratio of times to plain LAMMPS, paired and of the best")
-    print(f"{'':26} {'steps/s':>16} {'ratio':>15} {'best':>6}")
+    print("\nWhole run, D = 24; ratio of times to plain LAMMPS, paired and of the best")
+    print(f"{'atoms':>6} {'':26} {'steps/s':>16} {'ratio':>15} {'best':>6}")
     for row in rows:
         print(
-            f"{row['name']:26} {row['rate']:8.0f} +-{row['rate_spread']:6.0f} "
+            f"{row['atoms']:6} {row['name']:26} {row['rate']:8.0f} +-{row['rate_spread']:6.0f} "
             f"{row['ratio']:7.3f} +-{row['ratio_spread']:5.3f} {row['best']:6.3f}"
         )
 
@@ -399,7 +417,8 @@ def summary(
         largest = max(row["percent_best"] for row in rows)
         ratios = ", ".join(
             f"{row['ratio']:.2f} x (best {row['best']:.2f}) {row['name']}"
-            for row in coupled[kernel][1:]
+            for row in coupled[kernel]
+            if row["atoms"] == 127 and row["name"] != "plain LAMMPS"
         )
         parts.append(
             f"{kernel}: own time {first['own']:.1f} +- {first['own_spread']:.1f} us (best "

@@ -155,7 +155,7 @@ def run_counts(name: str, path: EnergyPath) -> None:
     noise_A2 = CASES[name][0][1]
     first, last = path.images[0], path.images[-1]
     linear = cv.linear(path.species, path.cell, first.positions, last.positions)
-    operations = symmetry.of_path(path, linear)
+    operations = symmetry.of_path(path)
     data = read(name)
     data["operations"] = len(operations)
     counts = data.setdefault("counts", {})

@@ -101,6 +101,8 @@ class Kit:
     clusters
         "NOPBC" where PLUMED's actions need that without periodic boundaries, None where there are
         no such systems.
+    records
+        Whether it records forces while it runs.
     """
 
     make: Callable[[Atoms, float, Path], Engine]
@@ -112,6 +114,7 @@ class Kit:
     follows: bool = True
     starts_for_each: bool = False
     clusters: str | None = ""
+    records: bool = False
 
 
 def lammps_commands(epsilon: float) -> list[str]:
@@ -190,11 +193,13 @@ def ase(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
 
 
 KITS = {
-    "lammps": Kit(lambda a, e, f: LammpsEngine(lammps_commands(e), a, species=("Ar", "Kr"))),
+    "lammps": Kit(
+        lambda a, e, f: LammpsEngine(lammps_commands(e), a, species=("Ar", "Kr")), records=True
+    ),
     "lammps-program": Kit(
         lammps_program, skips_start=False, hands_kt=False, starts_for_each=True, clusters="NOPBC"
     ),
-    "ase": Kit(ase),
+    "ase": Kit(ase, records=True),
     "gromacs-double": Kit(gromacs, hands_energy=False, overshoot=100, follows=False, clusters=None),
 }
 

@@ -13,13 +13,17 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
     BLOCK,
     PIECE,
+    RECORD,
     Dynamics,
     Engine,
+    Record,
     Segment,
     SegmentResult,
     State,
     Thermostat,
+    read_record,
 )
+from plumed_cv.structures.trajectory import all_positions
 from tests.engines.kits import (
     EPSILON,
     PLUMED_UNITS,
@@ -76,6 +80,33 @@ def test_forces_of_many_structures_are_those_of_each(
     found = engine.forces(np.array([atoms.positions for atoms in structures]), cell)
     expected = np.array([reference(atoms)[1] for atoms in structures])
     np.testing.assert_allclose(found, expected, atol=kit.digits)
+
+
+def test_recorded_forces_are_those_of_the_snapshots(
+    tmp_path: Path, kit: Kit, engine: Engine
+) -> None:
+    """Without the bias and the thermostat, for any atoms in any order of the run's steps."""
+    if not kit.records:
+        pytest.skip("this engine is a program, so nothing reads its forces")
+    plumed = PLUMED_UNITS + (
+        "d: DISTANCE ATOMS=1,2\nb: RESTRAINT ARG=d AT=0 KAPPA=2\nPRINT ARG=d FILE=colvar STRIDE=1\n"
+    )
+    serials = np.array([1, 2, 40, 108])
+    start = State.of(crystal())
+    dynamics = Dynamics(60.0, timestep_fs=2.0, friction_per_ps=20.0)
+    record = Record(serials, 5)
+    segment = Segment(tmp_path, start, dynamics, 43, 3, plumed, snapshot_stride=10, record=record)
+    engine.run(segment)
+    positions, forces = read_record(tmp_path / RECORD, len(serials))
+    assert positions.shape == forces.shape == (8, 4, 3)
+    whole = all_positions(tmp_path / "snapshots.dcd")
+    apart = positions[1::2] - whole[:, serials - 1]
+    apart -= np.rint(apart @ np.linalg.inv(start.cell)) @ start.cell
+    np.testing.assert_allclose(apart, 0.0, atol=1e-5)  # of single precision
+    expected = engine.forces(whole, start.cell)[:, serials - 1]
+    np.testing.assert_allclose(forces[1::2], expected, atol=1e-5)
+    bias = 2.0 * np.linalg.norm(positions[1, 1] - positions[1, 0])
+    assert bias > 1.0  # far more than that difference
 
 
 @pytest.mark.parametrize("count_start", [True, False])

@@ -590,7 +590,7 @@ def test_model_is_compulsory_and_natural_units_are_refused(
     ("cell", "message"),
     [
         (NO_CELL, "the engine gives no cell"),
-        (np.diag([9.0, 8.0, 0.0]), "no volume"),
+        (np.diag([9.0, 8.0, 0.0]), "the engine gives no cell"),
         (2 * TRICLINIC, "differs from the model's by more than 25 %"),
         (0.1 * TRICLINIC, "differs from the model's by more than 25 %"),
         (TRICLINIC[[1, 0, 2]], "differs from the model's by more than 25 %"),
@@ -617,12 +617,13 @@ def test_a_flip_of_the_cell_is_refused(make_plumed: MakePlumed, tmp_path: Path) 
     handle.finalize()
 
 
-def test_cell_where_the_model_has_none(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    random_model(np.random.default_rng(0), 5, 3, [4]).save(tmp_path / "cv.safetensors")
+def test_a_rotation_of_the_cell_is_refused(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    write_model(tmp_path / "cv.safetensors")
     handle = make_plumed(5, f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\nPRINT ARG=ae.*")
+    turn = Rotation.from_rotvec([0.0, 0.0, 0.05]).as_matrix()
     with pytest.raises(plumed.PlumedError) as caught:
-        step(handle, 0, np.zeros((5, 3)), TRICLINIC)
-    assert "the engine gives a cell" in sentence(caught.value)
+        step(handle, 0, np.zeros((5, 3)), TRICLINIC @ turn)
+    assert "is rotated" in sentence(caught.value)
     handle.finalize()
 
 

@@ -1,0 +1,62 @@
+"""Atoms near given places in a periodic structure of any size. Lengths are in angstrom. N atoms."""
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from plumed_cv.structures.frame import Array, padded
+
+
+class Neighbours:
+    """Search for atoms within a radius, with periodic images as far as this radius.
+
+    Parameters
+    ----------
+    positions
+        Shape (N, 3), angstrom.
+    cell
+        Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
+    radius
+        Largest distance, angstrom.
+    """
+
+    def __init__(self, positions: Array, cell: Array, radius: float) -> None:
+        self._cell = cell = padded(cell, positions) if np.any(cell) else cell
+        self._radius = radius
+        atoms = np.arange(len(positions))
+        if not cell.any():
+            self._tree, self._atoms = cKDTree(positions), atoms
+            return
+        fractional = self._fractional(positions)
+        # The distance of opposite faces is one over the length of a column of the inverse.
+        reach = radius * np.linalg.norm(np.linalg.inv(cell), axis=0)
+        steps = [range(-int(np.ceil(r)), int(np.ceil(r)) + 1) for r in reach]
+        images, numbers = [], []
+        for step in product(*steps):
+            moved = fractional + step
+            near = ((moved > -reach) & (moved < 1.0 + reach)).all(axis=1)
+            images.append(moved[near])
+            numbers.append(atoms[near])
+        self._tree = cKDTree(np.concatenate(images) @ cell)
+        self._atoms = np.concatenate(numbers)
+
+    def of(self, places: Array) -> NDArray[np.int64]:
+        """Atoms within the radius of any of the places, (n,)."""
+        found = self._tree.query_ball_point(self._wrapped(places), self._radius)
+        return np.unique(self._atoms[np.concatenate(found).astype(np.int64)])
+
+    def nearest(self, places: Array) -> Array:
+        """Distance of the atom at each place to the nearest other atom; infinite beyond."""
+        distances, _ = self._tree.query(
+            self._wrapped(places), k=2, distance_upper_bound=self._radius
+        )
+        return np.asarray(distances[:, 1])
+
+    def _fractional(self, positions: Array) -> Array:
+        fractional = positions @ np.linalg.inv(self._cell)
+        return np.asarray(fractional - np.floor(fractional))
+
+    def _wrapped(self, places: Array) -> Array:
+        return self._fractional(places) @ self._cell if self._cell.any() else places

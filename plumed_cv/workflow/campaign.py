@@ -1,0 +1,383 @@
+"""All events of a catalogue at all temperatures: one process for each event, results in one table.
+
+    catalogue.json          the events (`events.catalogue`)
+    Fe-vacancy-1/           an event
+        run/                its runs, as `plumed-cv run` writes them
+        harmonic/           its harmonic rates, as `plumed-cv harmonic` writes them
+        run.log, harmonic.log   what these commands said
+    rates.csv, rates.json   rates of all events at all temperatures, and what failed
+
+Each event is done by the command that a user would type. An event that fails is set aside with its
+last sentence. The same command goes on after any stop, because the runs themselves do.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ase import units
+
+from plumed_cv import sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import locked, read_json, write_text
+from plumed_cv.common.progress import Log, Reporter
+from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
+from plumed_cv.setup.tools import n_cores
+from plumed_cv.workflow.harmonic_theory import rate_of
+from plumed_cv.workflow.temperatures import COLUMNS
+
+HARMONIC = "harmonic"
+_STOP = "stop"  # a file in the catalogue that ends all events
+_STOPPED = "stopped"
+_POLL_S = 0.5
+_PATIENCE_S = 30.0
+# A process that ends with the campaign, and leaves Ctrl-C to it.
+_CHILD = """
+import sys
+from plumed_cv.sampling.walkers import follow
+follow(int(sys.argv.pop(1)))
+from plumed_cv.cli import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The command of one event; it can be sent to another machine that sees the same files.
+
+    Attributes
+    ----------
+    event
+        Name of the event.
+    command
+        Words after `plumed-cv`.
+    log
+        File for what it says.
+    root
+        Folder of the catalogue.
+    """
+
+    event: str
+    command: tuple[str, ...]
+    log: Path
+    root: Path
+
+
+def campaign(
+    folder: Path | str,
+    *,
+    harmonic: bool = False,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Do or continue the runs of all events of a catalogue, and write the table of rates.
+
+    Parameters
+    ----------
+    folder
+        The catalogue.
+    harmonic
+        Whether harmonic rates are computed instead of runs.
+    jobs
+        Number of events at the same time on this machine.
+    scheduler
+        Address or scheduler file of a dask scheduler whose workers do the events.
+    reporter
+        Receives the progress.
+
+    Returns
+    -------
+    dict
+        The content of rates.json: `rates`, one row for each event, temperature and kind of rate,
+        and `failures`.
+
+    Raises
+    ------
+    UserError
+        If there is no catalogue, another campaign is at work in it, an input cannot be read, or
+        the events need more cores than there are.
+    """
+    reporter = reporter or Log()
+    catalogue = read_catalogue(folder)
+    todo = [_job(catalogue, event, harmonic) for event in catalogue.events]
+    _check_inputs(catalogue, harmonic, jobs, scheduler)
+    with _alone(catalogue.root):
+        reasons: dict[str, str] = {}
+        with reporter.task("events", len(todo)) as update:
+            for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
+                if reason is not None:
+                    reasons[job.event] = reason
+                    reporter.say(f"{job.event}: set aside: {reason}")
+                update(done, job.event)
+                write_rates(catalogue, reasons)
+        return write_rates(catalogue, reasons)
+
+
+def write_rates(catalogue: Catalogue, reasons: dict[str, str]) -> dict[str, Any]:
+    """Write rates.csv and rates.json from what there is.
+
+    Parameters
+    ----------
+    catalogue
+        The catalogue.
+    reasons
+        Why an event failed as a whole, by its name.
+
+    Returns
+    -------
+    dict
+        The content of rates.json.
+    """
+    rows: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    for event in catalogue.events:
+        of_runs, aside = _of_runs(catalogue, event)
+        rows += [*of_runs, *_of_harmonic(catalogue, event)]
+        if event.id in reasons and not aside:
+            aside = [{"temperature_K": None, "reason": reasons[event.id]}]
+        failures += [{"event": event.id, **each} for each in aside]
+    content = {
+        "rates": rows,
+        "failures": failures,
+        "units": {
+            "rate_per_s": "1/s, of one of the equivalent jumps",
+            "error_factor": "the rate is within this factor, one standard error",
+            "delta_F_eV": "free energy of the final minus that of the initial state, eV",
+        },
+    }
+    write_text(catalogue.root / "rates.json", json.dumps(content, indent=2, allow_nan=False))
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        table.writerow(row)
+        if row["reverse_rate_per_s"] is not None:
+            table.writerow(_reverse(row))
+    write_text(catalogue.root / "rates.csv", text.getvalue())
+    return content
+
+
+def _reverse(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of rates.csv for the jumps back, which have another rate."""
+    return {
+        **row,
+        "event": f"{row['event']}-reverse",
+        "rate_per_s": row["reverse_rate_per_s"],
+        "error_factor": row["reverse_error_factor"],
+        "multiplicity": row["reverse_multiplicity"],
+        "flux_barrier_eV": None,
+    }
+
+
+def _of_runs(
+    catalogue: Catalogue, event: Event
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of the runs of an event, and the temperatures that failed."""
+    root = catalogue.folder(event) / "run"
+    files, aside = [root / "result.json"], []
+    if (root / "temperatures.json").exists():
+        kelvin = read_json(root / "temperatures.json")["temperatures_K"]
+        files = [root / f"{temperature_K:g}K" / "result.json" for temperature_K in kelvin]
+        if (root / "rates.json").exists():
+            aside = read_json(root / "rates.json").get("failures", [])
+    rows = []
+    for file in files:
+        if not file.exists():
+            continue
+        result = read_json(file)
+        rate, _, factor, source = rate_of(result)
+        row = _row(event, result["temperature_K"], source, rate, factor) | {
+            "transmission": result.get("transmission"),
+            "flux_barrier_eV": result.get("flux_barrier_eV"),
+            "converged": result["converged"],
+            "directory": file.parent.relative_to(catalogue.root).as_posix(),
+        }
+        if source != "transition state theory":
+            bound = {key: result.get(key) for key in ("tst_rate_per_s", "tst_rate_error_per_s")}
+            row["tst_rate_per_s"], _, row["tst_error_factor"], _ = rate_of(bound)
+        else:
+            row["tst_rate_per_s"], row["tst_error_factor"] = rate, factor
+        if not event.is_symmetric:
+            row["delta_F_eV"] = result.get("delta_F_eV")
+            row["delta_F_error_eV"] = result.get("delta_F_error_eV")
+            row["reverse_rate_per_s"] = result.get("reverse_rate_per_s")
+            row["reverse_error_factor"] = result.get("reverse_rate_error_factor")
+            _by_detailed_balance(row)
+        rows.append(row)
+    return rows, [each for each in aside if not _has(rows, each["temperature_K"])]
+
+
+def _by_detailed_balance(row: dict[str, Any]) -> None:
+    """Fill in the rate of the way back, if only the free energies of the two states are known."""
+    if row["reverse_rate_per_s"] or not row["rate_per_s"] or row["delta_F_eV"] is None:
+        return
+    kT = units.kB * row["temperature_K"]
+    row["reverse_rate_per_s"] = row["rate_per_s"] * math.exp(row["delta_F_eV"] / kT)
+    if row["error_factor"] and row["delta_F_error_eV"] is not None:
+        error = math.hypot(math.log(row["error_factor"]), row["delta_F_error_eV"] / kT)
+        row["reverse_error_factor"] = math.exp(error)
+
+
+def _has(rows: Sequence[dict[str, Any]], temperature_K: float) -> bool:
+    return any(row["temperature_K"] == temperature_K for row in rows)
+
+
+def _of_harmonic(catalogue: Catalogue, event: Event) -> list[dict[str, Any]]:
+    """Return the rows of the harmonic rates of an event."""
+    file = catalogue.folder(event) / HARMONIC / "harmonic.json"
+    if not file.exists():
+        return []
+    found = read_json(file)
+    rows = []
+    for k, at in enumerate(found["rates"]):
+        factor = found["prefactor_error_factor"]
+        row = _row(event, at["temperature_K"], HARMONIC, at["rate_per_s"], factor) | {
+            "flux_barrier_eV": at["flux_barrier_eV"],
+            "converged": True,
+            "directory": file.parent.relative_to(catalogue.root).as_posix(),
+        }
+        if back := found.get("reverse"):
+            reverse, noise = back["rates"][k]["rate_per_s"], back["prefactor_error_factor"]
+            kT = units.kB * at["temperature_K"]
+            row["reverse_rate_per_s"], row["reverse_error_factor"] = reverse, noise
+            row["delta_F_eV"] = -kT * math.log(at["rate_per_s"] / reverse)
+            row["delta_F_error_eV"] = kT * math.log(factor * noise)
+        rows.append(row)
+    return rows
+
+
+def _row(
+    event: Event, temperature_K: float, source: str, rate: float | None, factor: float | None
+) -> dict[str, Any]:
+    """A row of rates.json; what is not known of every event is None."""
+    return {
+        "event": event.id,
+        "temperature_K": temperature_K,
+        "rate_per_s": rate,
+        "error_factor": factor,
+        "transmission": None,
+        "multiplicity": event.jump.multiplicity,
+        "flux_barrier_eV": None,
+        "source": source,
+        "tst_rate_per_s": None,
+        "tst_error_factor": None,
+        "reverse_rate_per_s": None,
+        "reverse_error_factor": None,
+        "reverse_multiplicity": event.jump.reverse_multiplicity,
+        "delta_F_eV": None,
+        "delta_F_error_eV": None,
+    }
+
+
+def _job(catalogue: Catalogue, event: Event, harmonic: bool) -> Job:
+    folder = catalogue.folder(event).absolute()
+    words = [str(folder / INPUT)]
+    if harmonic:
+        words = [HARMONIC, *words, *(() if event.is_symmetric else ("--reverse",))]
+    else:
+        words = ["run", *words, "--keep-going"]
+    return Job(event.id, tuple(words), folder / f"{words[0]}.log", catalogue.root.absolute())
+
+
+def _check_inputs(catalogue: Catalogue, harmonic: bool, jobs: int, scheduler: str | None) -> None:
+    """Refuse what would fail hours later."""
+    for event in catalogue.events:
+        config = catalogue.config(event)
+        file = catalogue.folder(event) / INPUT
+        if harmonic and config.system.expansion and len(config.system.temperatures_K) > 1:
+            raise UserError(
+                f"{file}: with system.expansion each temperature has its own cell, and the "
+                "harmonic rates of an input are those of one cell; give one temperature, or no "
+                "expansion."
+            )
+        cores = 1 if harmonic else config.sampling.walkers * config.sampling.repetitions
+        if scheduler is None and jobs > 1 and jobs * cores > n_cores():
+            raise UserError(
+                f"--jobs {jobs}: {file} runs {cores} processes for each event, {jobs * cores} in "
+                f"all, and this machine has {n_cores()} cores; use fewer jobs, or fewer walkers."
+            )
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Exclude other campaigns from a catalogue."""
+    try:
+        with locked(root / ".lock", timeout_s=0.0):
+            yield
+    except TimeoutError:
+        raise UserError(f"{root}: another campaign is at work in this catalogue.") from None
+    except OSError as error:
+        raise UserError(f"{root}: cannot be used for a campaign: {error.strerror}.") from None
+
+
+def _results(
+    todo: Sequence[Job], jobs: int, scheduler: str | None
+) -> Iterator[tuple[Job, str | None]]:
+    """Yield each job that has ended, and the reason if it failed."""
+    root = todo[0].root
+    stop = root / _STOP
+    if scheduler is not None:  # workers of a campaign that was killed may still be at work
+        stop.touch()
+        time.sleep(4 * _POLL_S)
+    stop.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        pool: Executor
+        if scheduler is None:
+            pool = stack.enter_context(ThreadPoolExecutor(jobs))
+        else:
+            pool = stack.enter_context(sampling.cluster(scheduler))
+        futures: dict[Future[str | None], Job] = {pool.submit(_execute, job): job for job in todo}
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if error is not None and not type(error).__module__.startswith("distributed"):
+                    raise error
+                yield futures[future], future.result() if error is None else str(error)
+        except BaseException:
+            stop.touch()
+            for future in futures:
+                future.cancel()
+            wait(futures, timeout=_PATIENCE_S)
+            raise
+        finally:
+            stop.unlink(missing_ok=True)
+
+
+def _execute(job: Job) -> str | None:
+    """Run the command of a job to its end; return why it failed, or None."""
+    stop = job.root / _STOP
+    if stop.exists():
+        return _STOPPED
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}  # one core for each process
+    words = [sys.executable, "-c", _CHILD, str(os.getpid()), *job.command]
+    with job.log.open("wb") as log:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+        while process.poll() is None:
+            time.sleep(_POLL_S)
+            if stop.exists():
+                process.terminate()
+                process.wait()
+                return _STOPPED
+    if process.returncode == 0:
+        return None
+    if process.returncode < 0:
+        return f"its process was ended by signal {-process.returncode}; see {job.log.name}."
+    said = job.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    sentences = [line for line in said if line.startswith("plumed-cv: ")]
+    if sentences:
+        return sentences[-1].removeprefix("plumed-cv: ")
+    return f"exit status {process.returncode}; see {job.log.name}."

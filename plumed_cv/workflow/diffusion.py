@@ -1,0 +1,387 @@
+"""Diffusion coefficients of a catalogue from the rates of its events, with errors.
+
+    diffusion.csv, diffusion.json   one row for each temperature
+    diffusion.png                   the coefficients over 1/T
+
+The rates of all events enter with their errors, and where sites are of several kinds, so do the
+differences of their free energies. The errors are propagated to first order, as independent ones.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import units
+from scipy.stats import chi2
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, write_text
+from plumed_cv.events.catalogue import Catalogue, read_catalogue
+from plumed_cv.events.diffusion import correlation_factors, diffusivity, walk
+from plumed_cv.figures import plot_diffusion
+from plumed_cv.rates import arrhenius
+from plumed_cv.structures.frame import Array
+
+SOURCES = ("transmission coefficient", "transition state theory", "harmonic")
+
+_TO_M2 = 1e-20  # angstrom^2 to m^2
+_STEP = 1e-3  # of the logarithm of a rate, for derivatives
+_COLUMNS = (
+    *("temperature_K", "D_m2_per_s", "error_factor", "D_xx_m2_per_s", "D_yy_m2_per_s"),
+    *("D_zz_m2_per_s", "D_tracer_m2_per_s", "tracer_error_factor", "correlation_factor"),
+    *("concentration", "source"),
+)
+
+
+@dataclass(frozen=True)
+class Formation:
+    """Free energy of formation of the defect.
+
+    Attributes
+    ----------
+    temperatures_K, free_energies_eV, errors_eV
+        Shapes (n,). With one temperature of NaN, the values hold at all temperatures.
+    entropy_kB
+        Entropy of formation: the free energy at T is the value minus T times this.
+    """
+
+    temperatures_K: tuple[float, ...]
+    free_energies_eV: tuple[float, ...]
+    errors_eV: tuple[float, ...]
+    entropy_kB: float = 0.0
+
+    def at(self, temperature_K: float) -> tuple[float, float]:
+        """Return the free energy at a temperature and its error, eV.
+
+        Raises
+        ------
+        UserError
+            If it is not known there.
+        """
+        for kelvin, value, error in zip(
+            self.temperatures_K, self.free_energies_eV, self.errors_eV, strict=True
+        ):
+            if np.isnan(kelvin) or np.isclose(kelvin, temperature_K, rtol=0, atol=1e-6):
+                return value - units.kB * temperature_K * self.entropy_kB, error
+        raise UserError(
+            f"The free energy of formation at {temperature_K:g} K is missing; add a row for it."
+        )
+
+
+def read_formation(given: str, entropy_kB: float = 0.0) -> Formation:
+    """Read the free energy of formation: a number in eV, or the name of a CSV file.
+
+    The file has the columns temperature_K, free_energy_eV and, if known, error_eV.
+
+    Raises
+    ------
+    UserError
+        If it is neither.
+    """
+    try:
+        return Formation((float("nan"),), (float(given),), (0.0,), entropy_kB)
+    except ValueError:
+        pass
+    try:
+        with Path(given).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = [
+            [float(row.get(name) or default) for row in rows]
+            for name, default in (
+                ("temperature_K", "missing"), ("free_energy_eV", "missing"), ("error_eV", "0"),
+            )
+        ]  # fmt: skip
+    except OSError as error:
+        raise UserError(f"{given}: is no number, and no file ({error.strerror}).") from None
+    except (ValueError, csv.Error, UnicodeDecodeError):
+        rows, columns = [], []
+    if not rows:
+        raise UserError(
+            f"{given}: is not a CSV file with numbers in the columns temperature_K, "
+            "free_energy_eV and, if known, error_eV."
+        )
+    kelvin, energies, errors = map(tuple, columns)
+    return Formation(kelvin, energies, errors, entropy_kB)
+
+
+def diffusion(
+    folder: Path | str, *, source: str | None = None, formation: Formation | None = None
+) -> dict[str, Any]:
+    """Compute the diffusion coefficients at all temperatures at which every event has a rate.
+
+    Parameters
+    ----------
+    folder
+        A catalogue with rates.json.
+    source
+        Kind of rates to use, one of `SOURCES`. If None, the first of them that all events have at
+        that temperature; one temperature never mixes two kinds.
+    formation
+        Free energy of formation of a vacancy. With it, the coefficients of tracer atoms are
+        computed.
+
+    Returns
+    -------
+    dict
+        The content of diffusion.json: `temperatures`, one row for each, `fit`, `tracer_fit`.
+
+    Raises
+    ------
+    UserError
+        If there are no rates, or none with which all events are complete at one temperature.
+    """
+    catalogue = read_catalogue(folder)
+    file = catalogue.root / "rates.json"
+    if not file.exists():
+        raise UserError(f"{file}: does not exist; 'plumed-cv campaign {folder}' writes it.")
+    if formation is not None and catalogue.defect != "vacancy":
+        raise UserError(
+            f"--formation: the diffusion coefficient of an {catalogue.defect} atom does not depend "
+            "on its concentration; leave this option out."
+        )
+    known = read_json(file)["rates"]
+    rows, notes = [], []
+    for kelvin in sorted({row["temperature_K"] for row in known}):
+        chosen = _chosen(catalogue, [r for r in known if r["temperature_K"] == kelvin], source)
+        if isinstance(chosen, str):
+            notes.append(f"{kelvin:g} K is left out: {chosen}")
+            continue
+        rows.append(_at(catalogue, kelvin, chosen, formation))
+    if not rows:
+        raise UserError(f"{file}: there is no diffusion coefficient. {' '.join(notes)}".rstrip())
+    for row in rows:
+        notes += row.pop("notes")
+    content = {
+        "defect": catalogue.defect,
+        "species": catalogue.species,
+        "temperatures": rows,
+        "fit": _fit(rows, "D_m2_per_s", "error_factor"),
+        "tracer_fit": _fit(rows, "D_tracer_m2_per_s", "tracer_error_factor"),
+        "notes": notes,
+        "units": {
+            "D_m2_per_s": f"m^2/s, of one {catalogue.defect}; the mean of the three directions",
+            "D_tensor_m2_per_s": "m^2/s, in the axes of the conventional cell",
+            "D_tracer_m2_per_s": "m^2/s, of an atom by all vacancies in equilibrium",
+            "error_factor": "the coefficient is within this factor, one standard error",
+            "concentration": "vacancies per site in equilibrium",
+        },
+    }
+    write_text(catalogue.root / "diffusion.json", json.dumps(content, indent=2, allow_nan=False))
+    text = io.StringIO()
+    table = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(
+        row | {f"D_{x}{x}_m2_per_s": row["D_tensor_m2_per_s"][k][k] for k, x in enumerate("xyz")}
+        for row in rows
+    )
+    write_text(catalogue.root / "diffusion.csv", text.getvalue())
+    title = f"{catalogue.defect} of {catalogue.species}, {catalogue.about['crystal']['formula']}"
+    plot_diffusion(catalogue.root / "diffusion.png", rows, title)
+    return content
+
+
+def _chosen(
+    catalogue: Catalogue, rows: Sequence[dict[str, Any]], source: str | None
+) -> tuple[str, list[dict[str, Any]]] | str:
+    """Return the kind of rates that all events have at one temperature, and the rates.
+
+    If there is none, the reason is returned.
+    """
+    for kind in SOURCES if source is None else (source,):
+        found = []
+        for event in catalogue.events:
+            for row in rows:
+                if row["event"] != event.id:
+                    continue
+                # A rate with transmission coefficient also knows that without it.
+                bound = kind == SOURCES[1] and row["source"] != "harmonic"
+                if row["source"] != kind and not bound:
+                    continue
+                rate, factor = (
+                    row[f"tst_{name}" if bound else name] for name in ("rate_per_s", "error_factor")
+                )
+                if rate and factor and (event.is_symmetric or row["delta_F_eV"] is not None):
+                    found.append({**row, "rate_per_s": rate, "error_factor": factor})
+                break
+        if len(found) == len(catalogue.events):
+            return kind, found
+    have = {row["event"] for row in rows if row["rate_per_s"] and row["error_factor"]}
+    missing = [event.id for event in catalogue.events if event.id not in have]
+    if missing:
+        return f"no rate with an error of {', '.join(missing)}."
+    return "the events have rates of different kinds, or the free energy of a state is unknown."
+
+
+def _at(
+    catalogue: Catalogue,
+    kelvin: float,
+    chosen: tuple[str, list[dict[str, Any]]],
+    formation: Formation | None,
+) -> dict[str, Any]:
+    """Return the row of one temperature."""
+    source, rates = chosen
+    kT = units.kB * kelvin
+    stretch = 1.0 + sum(
+        each * kelvin**power for power, each in enumerate(catalogue.about["expansion"], 1)
+    )
+    ln_rates = np.log([row["rate_per_s"] for row in rates])
+    energies, covariance, note = _free_energies(catalogue, rates, kT)
+    spread = np.zeros((len(rates) + len(energies),) * 2)
+    spread[: len(rates), : len(rates)] = np.diag(
+        [np.log(row["error_factor"]) ** 2 for row in rates]
+    )
+    spread[len(rates) :, len(rates) :] = covariance
+    values = np.concatenate([ln_rates, energies])
+    n = len(rates)
+
+    def tensor(given: Array) -> Array:
+        found = walk(catalogue.network, np.exp(given[:n]), given[n:])
+        return np.asarray(stretch**2 * diffusivity(found))
+
+    def mean(given: Array) -> float:
+        return float(np.log(np.trace(tensor(given)) / 3.0))
+
+    own = tensor(values)
+    row: dict[str, Any] = {
+        "temperature_K": kelvin,
+        "D_m2_per_s": float(np.trace(own)) / 3.0 * _TO_M2,
+        "error_factor": float(np.exp(_error(mean, values, spread))),
+        "D_tensor_m2_per_s": (own * _TO_M2).tolist(),
+        "correlation_factor": None,
+        "concentration": None,
+        "D_tracer_m2_per_s": None,
+        "tracer_error_factor": None,
+        "source": source,
+        "converged": all(row["converged"] for row in rates),
+        "notes": [f"{kelvin:g} K: {note}"] if note else [],
+    }
+    if open_ := [row["event"] for row in rates if not row["converged"]]:
+        row["notes"].append(f"{kelvin:g} K: not converged: the run of {', '.join(open_)}.")
+    if catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
+        row |= _tracer(catalogue, values, spread, n, own, kelvin, formation)
+    return row
+
+
+def _tracer(
+    catalogue: Catalogue,
+    values: Array,
+    spread: Array,
+    n: int,
+    own: Array,
+    kelvin: float,
+    formation: Formation | None,
+) -> dict[str, Any]:
+    """Correlation factor, and the coefficient of tracer atoms if the concentration is known."""
+    kT = units.kB * kelvin
+    network = catalogue.network
+
+    def factors(given: Array) -> Array:
+        return correlation_factors(network, walk(network, np.exp(given[:n]), given[n:]))
+
+    matrix = factors(values)
+    tracer = matrix @ own
+    row: dict[str, Any] = {
+        "correlation_factor": float(np.trace(tracer) / np.trace(own)),
+        "correlation_factors": np.diag(matrix).tolist(),
+    }
+    if formation is None:
+        return row
+    energy, error = formation.at(kelvin)
+
+    def ln_tracer(given: Array) -> float:
+        found = walk(network, np.exp(given[:n]), given[n:])
+        # With one class of jumps and one kind of site, the factors do not depend on the rate.
+        now = matrix if len(given) == 2 else correlation_factors(network, found)
+        weights = np.exp(-given[n:])[network.sites.kinds]
+        return float(np.log(np.trace(now @ diffusivity(found)) / 3.0 * weights.mean()))
+
+    concentration = np.exp(-energy / kT) * np.exp(-values[n:])[network.sites.kinds].mean()
+    total = np.hypot(_error(ln_tracer, values, spread), error / kT)
+    return row | {
+        "concentration": float(concentration),
+        "D_tracer_m2_per_s": float(np.trace(tracer) / 3.0 * concentration * _TO_M2),
+        "tracer_error_factor": float(np.exp(total)),
+    }
+
+
+def _free_energies(
+    catalogue: Catalogue, rates: Sequence[dict[str, Any]], kT: float
+) -> tuple[Array, Array, str | None]:
+    """Free energies of the kinds of sites, in kT, from the differences that the events have.
+
+    Returns
+    -------
+    energies, covariance
+        Shapes (kinds,) and (kinds, kinds); the first kind is zero.
+    note
+        A sentence if the differences around a loop contradict each other.
+    """
+    kinds = catalogue.network.sites.number_of_kinds
+    design, measured, errors = [], [], []
+    for event, row in zip(catalogue.events, rates, strict=True):
+        if event.is_symmetric:
+            continue
+        line = np.zeros(kinds)
+        line[event.kinds[1]] += 1.0
+        line[event.kinds[0]] -= 1.0
+        design.append(line[1:])
+        measured.append(row["delta_F_eV"] / kT)
+        errors.append(max((row["delta_F_error_eV"] or 0.0) / kT, 1e-9))
+    energies, covariance = np.zeros(kinds), np.zeros((kinds, kinds))
+    if not design:
+        return energies, covariance, None
+    A = np.array(design) / np.array(errors)[:, None]
+    y = np.array(measured) / np.array(errors)
+    covariance[1:, 1:] = np.linalg.inv(A.T @ A)
+    energies[1:] = covariance[1:, 1:] @ A.T @ y
+    freedom = len(y) - (kinds - 1)
+    square = float(np.sum((A @ energies[1:] - y) ** 2))
+    if freedom > 0 and chi2.sf(square, freedom) < arrhenius.IMPROBABLE:
+        return energies, covariance, (
+            "the free energies of the states contradict each other by more than their errors: the "
+            "probability of this by chance is below 1 in 100."
+        )  # fmt: skip
+    return energies, covariance, None
+
+
+def _error(function: Callable[[Array], float], values: Array, covariance: Array) -> float:
+    """Standard error of a function of quantities with a covariance, to first order."""
+    slopes = np.zeros(len(values))
+    for k in np.flatnonzero(np.diag(covariance) > 0):
+        step = np.zeros(len(values))
+        step[k] = _STEP
+        slopes[k] = (function(values + step) - function(values - step)) / (2.0 * _STEP)
+    return float(np.sqrt(slopes @ covariance @ slopes))
+
+
+def _fit(rows: Sequence[dict[str, Any]], name: str, factor: str) -> dict[str, Any] | None:
+    """Fit ln D over 1/kT, with rates of one source."""
+    known = [row for row in rows if row[name]]
+    if len({row["source"] for row in known}) != 1:
+        return None
+    # Harmonic rates have no statistical errors, so all weights are equal.
+    exact = known[0]["source"] == "harmonic"
+    found = arrhenius.fit(
+        [row["temperature_K"] for row in known],
+        [row[name] for row in known],
+        [1.01 if exact else row[factor] for row in known],
+    )
+    if found is None:
+        return None
+    words = found.as_dict()
+    return {
+        "temperature_K": words["temperature_K"],
+        "activation_energy_eV": words["activation_energy_eV"],
+        "activation_energy_error_eV": None if exact else words["activation_energy_error_eV"],
+        "D0_m2_per_s": words["prefactor_per_s"],
+        "D0_error_factor": None if exact else words["prefactor_error_factor"],
+        "curvature_eV2": None if exact else words["curvature_eV2"],
+        "curvature_error_eV2": None if exact else words["curvature_error_eV2"],
+        "source": known[0]["source"],
+        "note": words["note"] and words["note"].replace("The rates", "The coefficients"),
+    }

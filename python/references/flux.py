@@ -1,0 +1,378 @@
+"""Transition state theory's rates through several surfaces, from plain dynamics.
+
+    python -m python.references.flux RUNS                       # runs, or goes on, then the tables
+    python -m python.references.flux RUNS --cases fe-1000K --ns 4 --parts plain
+    python -m python.references.flux                            # the tables from docs/flux.json
+
+The linear CV xi of a hop is evaluated in every frame of plain dynamics, for all equivalent hops
+from the present state at once. There is no bias, so the density of xi gives the free energy of the
+flux through any surface directly:
+
+    k_TST(xi*) = rho(xi*) sqrt(kT / (2 pi) sum_i |grad_i xi|^2 / m_i)
+
+The same dynamics gives the hops that are not undone within 1 ps, counted as in `hops`. Their rate
+divided by k_TST is the transmission coefficient without any theory. Errors are the jackknife over
+20 blocks.
+
+Beside it are the numbers of plumed_cv: one iteration of `plumed-cv run` along the same linear CV,
+and transmission coefficients from shots through some of the surfaces.
+
+For each equivalent hop, a symmetry operation of the crystal maps the state onto the end states of
+the run. When a vacancy hops, the atom becomes nearest to the vacant site at xi = 0.5, and the hop
+back is seen with 1 - xi. Therefore the density at xi is the sum of those seen at xi and at 1 - xi.
+Hydrogen in nickel goes from an octahedral site to a tetrahedral one. On the path the octahedral
+site from which it comes is the nearest one up to the tetrahedral site, where xi = 1.
+"""
+
+import argparse
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from numpy.typing import NDArray
+
+from plumed_cv import config, cv, workflow
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json, replacing, write_text
+from plumed_cv.common.numbers import error_of_factor, scientific
+from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.engines.lammps_potential import standard_mass
+from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.structures.frame import Array, displacements
+from python.references import hops
+
+DATA = Path(__file__).resolve().parents[2] / "docs" / "flux.json"
+CASES = {
+    "fe-1000K": hops.CASES["fe-1000K"],
+    "h-in-ni-500K": replace(hops.CASES["h-in-ni-700K"], temperature_K=500.0),
+}
+SURFACES = {
+    "fe-1000K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
+}
+SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "h-in-ni-500K": ()}
+STEPS = {"fe-1000K": 500_000, "h-in-ni-500K": 200_000}
+NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0}
+PARTS = ("plain", "plumed_cv")
+HALF_WIDTH = 0.02  # of the interval of xi in which the density is taken
+EDGES = np.linspace(-0.5, 1.5, 401)
+BLOCKS = 20  # of the jackknife
+
+_INPUT = """
+[system]
+initial = "initial.xyz"
+final = "final.xyz"
+temperature_K = {case.temperature_K}
+[engine]
+potential = {potential}
+[sampling]
+steps = {steps}
+timestep_fs = {case.timestep_fs}
+[iteration]
+minimum = 1
+maximum = 1
+"""
+
+
+class Hops:
+    """The linear CV of all equivalent hops from any state.
+
+    Parameters
+    ----------
+    case
+        The crystal and its defect.
+    path
+        Minimum energy path of one hop.
+    """
+
+    def __init__(self, case: hops.Case, path: EnergyPath) -> None:
+        self.case = case
+        initial, final = path.images[0].positions, path.images[-1].positions
+        self.variable = cv.linear(path.species, path.cell, initial, final)
+        self.host = case.host().positions
+        ends = self.variable.end_displacements
+        gradient = (ends[1] - ends[0]) / np.sum((ends[1] - ends[0]) ** 2)
+        masses = np.array([standard_mass(element) for element in path.species])
+        self.speed = float(np.sqrt(np.sum(gradient**2 / masses[:, None])))
+        n_host = len(initial) - (case.interstitial is not None)
+        start = self._nearest(initial[:n_host])
+        # xi is linear in the displacements of the atoms from their sites.
+        weights = np.zeros_like(self.host)
+        weights[start] = gradient[:n_host]
+        if case.interstitial is None:
+            centres = self.host
+            centre = self.host[self._missing(start)]
+            direction = self.host[self._missing(self._nearest(final))] - centre
+            sites = self.host[start]
+            own = np.zeros(3)
+        else:
+            centres = case.sites()[n_host : 2 * n_host]
+            off = self._image(centres - initial[-1])
+            centre = centres[int(np.einsum("ij,ij->i", off, off).argmin())]
+            direction = final[-1] - initial[-1]
+            sites, own = np.concatenate([self.host[start], centre[None]]), gradient[-1]
+        edge = np.eye(3) * case.edge_A
+        self._constant = -float(np.sum(gradient * displacements(initial, edge, sites, edge)))
+        rotations = self._rotations(self._image(direction))
+        self._weights = np.array([weights @ rotation.T for rotation in rotations])
+        self._own = np.array([rotation @ own for rotation in rotations])
+        offsets = np.array([(self.host - centre) @ rotation.T for rotation in rotations])
+        # Host site onto which each host site is mapped, for each centre and hop.
+        self._images = np.array([self._nearest(place + offsets) for place in centres])
+
+    def values(self, off: Array, centre: int, own: Array) -> Array:
+        """Return xi of all hops from a state, (number of neighbours,).
+
+        Parameters
+        ----------
+        off
+            Displacement of the atom on each site of the host from it, angstrom, (M, 3); 0 on a
+            vacant site.
+        centre
+            Number of the vacant site, or of the octahedral site.
+        own
+            Displacement of the interstitial atom from its site, angstrom, (3,).
+        """
+        moved = off[self._images[centre]]
+        xi = np.einsum("dij,dij->d", self._weights, moved) + self._own @ own
+        return np.asarray(xi + self._constant)
+
+    def frame(self, sites: hops.Sites, positions: Array) -> Array | None:
+        """Return xi of all hops in a frame of the dynamics; None where the state is not clear."""
+        off = self._image(positions - sites.positions[sites.assigned] - sites.drift_A)
+        n_host = len(self.host)
+        if self.case.interstitial is None:
+            empty = np.setdiff1d(np.arange(n_host), sites.assigned)
+            if len(empty) != 1:  # for a moment two atoms are nearest to one site
+                return None
+            from_sites = np.zeros((n_host, 3))
+            from_sites[sites.assigned] = off
+            return self.values(from_sites, int(empty[0]), np.zeros(3))
+        place = positions[-1] - sites.drift_A
+        octahedral = self._image(place - sites.positions[n_host : 2 * n_host])
+        nearest = int(np.einsum("ij,ij->i", octahedral, octahedral).argmin())
+        return self.values(off[:-1], nearest, octahedral[nearest])
+
+    def _rotations(self, direction: Array) -> list[Array]:
+        """Operations of the cubic group that map a direction onto all equivalent ones."""
+        found: dict[tuple[int, ...], Array] = {}
+        for order in itertools.permutations(range(3)):
+            for signs in itertools.product((1.0, -1.0), repeat=3):
+                rotation = np.eye(3)[list(order)] * np.array(signs)[:, None]
+                turned = np.rint(8.0 * rotation @ direction / self.case.lattice_A).astype(int)
+                found.setdefault(tuple(turned.tolist()), rotation)
+        if len(found) != self.case.neighbours:
+            raise UserError(f"{len(found)} hops are equivalent, not {self.case.neighbours}")
+        return list(found.values())
+
+    def _image(self, vectors: Array) -> Array:
+        edge = self.case.edge_A
+        return np.asarray(vectors - edge * np.round(vectors / edge))
+
+    def _nearest(self, positions: Array) -> NDArray[np.int64]:
+        """Sites of the host at positions of any shape (..., 3)."""
+        flat = positions.reshape(-1, 3)
+        off = self._image(flat[:, None] - self.host)
+        return np.asarray(
+            np.einsum("ijk,ijk->ij", off, off).argmin(axis=1).reshape(positions.shape[:-1])
+        )
+
+    def _missing(self, assigned: NDArray[np.int64]) -> int:
+        return int(np.setdiff1d(np.arange(len(self.host)), assigned)[0])
+
+
+def end_states(case: hops.Case) -> tuple[Atoms, Atoms]:
+    """The states before and after a hop to the nearest site, not relaxed."""
+    elements, home = case.start()
+    initial = Atoms(elements, case.sites()[home], cell=[case.edge_A] * 3, pbc=True)
+    final = initial.copy()
+    if case.interstitial is None:
+        hole = case.sites()[0]
+        off = final.positions - hole
+        off -= case.edge_A * np.round(off / case.edge_A)
+        final.positions[int(np.einsum("ij,ij->i", off, off).argmin())] = hole
+    else:
+        final.positions[-1] += case.lattice_A / 4
+    return initial, final
+
+
+def minimum_path(case: hops.Case, file: Path) -> EnergyPath:
+    """Read the minimum energy path of a case from a file, or find it and write it there."""
+    if not file.exists():
+        initial, final = end_states(case)
+        with LammpsEngine(case.potential, initial) as engine:
+            minimum_energy_path(initial, final, engine.calculator).save(file)
+    return load_path(file)
+
+
+def plain(name: str, folder: Path, ns: float) -> dict[str, Any]:
+    """Make plain dynamics; return histograms of xi and crossings from site to site.
+
+    Parameters
+    ----------
+    name
+        Of the case.
+    folder
+        Of the case; plain.npz in it is continued.
+    ns
+        Length, ns.
+    """
+    case, file = CASES[name], folder / "plain.npz"
+    every = Hops(case, minimum_path(case, folder / "path.xyz"))
+    dynamics, (_, home) = hops.Dynamics(case), case.start()
+    if file.exists():
+        with np.load(file) as saved:
+            data = dict(saved)
+    else:
+        hot = maxwell_boltzmann(np.random.default_rng(1), dynamics.masses, 2 * case.temperature_K)
+        data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
+        data |= {"drift_A": np.zeros(3), "histograms": np.zeros((0, len(EDGES) - 1), dtype=int)}
+        data |= {"crossings": np.zeros((0, 4), dtype=int)}
+    sites = hops.Sites(case, data["assigned"], data["drift_A"])
+    blocks, frames = round(ns * 1e6 / hops.BLOCK_FS), round(hops.BLOCK_FS / hops.FRAME_FS)
+    while (k := len(data["histograms"])) < blocks:
+        dynamics.place(data["positions"], data["velocities"])
+        values, crossings = [], []
+        for i, positions in enumerate(dynamics.frames(10_000 + k), 1):
+            crossings += [(k * frames + i, *crossing) for crossing in sites.update(positions)]
+            if (xi := every.frame(sites, positions)) is not None:
+                values.append(xi)
+        data["positions"], data["velocities"] = dynamics.read()
+        data["assigned"], data["drift_A"] = sites.assigned, sites.drift_A
+        histogram = np.histogram(np.array(values), EDGES)[0]
+        data["histograms"] = np.concatenate([data["histograms"], histogram[None]])
+        data["crossings"] = np.array([*data["crossings"].tolist(), *crossings], dtype=int)
+        data["crossings"] = data["crossings"].reshape(-1, 4)
+        with replacing(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **data)
+    first = hops.EQUILIBRATION_BLOCKS
+    kept = data["crossings"][data["crossings"][:, 0] > first * frames]
+    kept[:, 0] -= first * frames
+    parts = np.array_split(data["histograms"][first:], BLOCKS)
+    return {
+        "speed": every.speed,
+        "blocks": [len(part) * frames for part in parts],
+        "histograms": [part.sum(axis=0).tolist() for part in parts],
+        "crossings": kept.tolist(),
+    }
+
+
+def sampled(name: str, folder: Path) -> dict[str, Any]:
+    """Run plumed_cv along the linear CV; return its rates through the surfaces."""
+    case, run = CASES[name], folder / "run"
+    for state, atoms in zip(("initial", "final"), end_states(case), strict=True):
+        atoms.write(folder / f"{state}.xyz", format="extxyz")
+    potential, file = json.dumps(list(case.potential)), folder / "input.toml"
+    write_text(file, _INPUT.format(case=case, potential=potential, steps=STEPS[name]))
+    workflow.run(config.load(file), run)
+    rates = [
+        workflow.transmission.of_directory(run, surface=xi, error=0.05)
+        for xi in SHOTS_THROUGH[name]
+    ]
+    result = read_json(run / "result.json")
+    answer = result["answer_iteration"]
+    surfaces = read_json(run / f"iteration-{answer}" / "rate" / "surfaces.json")
+    top = surfaces["surfaces"][0]["top_eV"]
+    W = np.interp(SURFACES[name], surfaces["nodes"], surfaces["W_eV"])
+    k_TST = result["steps"][0]["rate_per_s"] * np.exp((top - W) / (units.kB * case.temperature_K))
+    error = result["steps"][0]["rate_error_per_s"]
+    return {
+        "tst_rates_per_s": k_TST.tolist(),
+        "relative_error": None if error is None else error / result["steps"][0]["rate_per_s"],
+        "through": rates,
+    }
+
+
+def tst_rates(name: str, data: dict[str, Any]) -> tuple[Array, Array]:
+    """k_TST of one hop through the surfaces, and the errors, 1/s, shapes (n,)."""
+    case, surfaces = CASES[name], np.array(SURFACES[name])
+    histograms, frames = np.array(data["histograms"], dtype=float), np.array(data["blocks"])
+    if case.interstitial is None:
+        histograms += histograms[:, ::-1]
+    middles = 0.5 * (EDGES[1:] + EDGES[:-1])
+    near = np.abs(middles - surfaces[:, None]) < HALF_WIDTH
+    counts = histograms @ (near / near.sum(axis=1, keepdims=True)).T / np.diff(EDGES)[0]
+    thermal = np.sqrt(units.kB * case.temperature_K / (2 * np.pi)) * units.fs * 1e15
+    unit = thermal * data["speed"] / case.neighbours
+    without = (counts.sum(axis=0) - counts) / (frames.sum() - frames)[:, None]
+    errors = np.sqrt((BLOCKS - 1) * np.var(without, axis=0))
+    return unit * counts.sum(axis=0) / frames.sum(), unit * errors
+
+
+def lasting(name: str, data: dict[str, Any]) -> hops.Rate:
+    """The rate of hops that are not undone within 1 ps."""
+    crossings = [tuple(row) for row in data["crossings"]]
+    found = hops.Found(sum(data["blocks"]), 0.0, 0.0, crossings)
+    return hops.lasting(CASES[name], found, hops.hops(CASES[name], found))
+
+
+def print_tables(every: dict[str, Any]) -> None:
+    """Print a table for each case."""
+    for name, data in every.items():
+        rows: dict[float, list[str]] = {xi: [] for xi in SURFACES[name]}
+        columns = ["surface ξ"]
+        if "plain" in data:
+            found = data["plain"]
+            ns, rate = sum(found["blocks"]) * hops.FRAME_FS * 1e-6, lasting(name, found)
+            print(f"\n{name}: {ns:.2f} ns of plain dynamics, k_lasting = {rate}\n")
+            columns += ["k_TST, plain (1/s)", "k_lasting / k_TST"]
+            for xi, value, error in zip(rows, *tst_rates(name, found), strict=True):
+                kappa = rate.per_s / value
+                relative = np.hypot(rate.error_per_s / rate.per_s, error / value)
+                rows[xi] += [
+                    scientific(value, error, "").strip(),
+                    f"{kappa:.3f} ± {kappa * relative:.3f}",
+                ]
+        if "plumed_cv" in data:
+            found = data["plumed_cv"]
+            columns += ["k_TST, plumed_cv (1/s)", "κ", "k (1/s)"]
+            through = {each["surface"]: each for each in found["through"]}
+            for xi, value in zip(rows, found["tst_rates_per_s"], strict=True):
+                error = value * (found["relative_error"] or np.nan)
+                rows[xi].append(scientific(value, error, "").strip())
+                if (shot := through.get(xi)) is None:
+                    rows[xi] += ["", ""]
+                    continue
+                k, factor = shot["rate_per_s"], shot["rate_error_factor"]
+                rows[xi] += [
+                    f"{shot['transmission']:.3f} ± {shot['transmission_error']:.3f}",
+                    scientific(k, error_of_factor(k, factor), "").strip(),
+                ]
+        print("| " + " | ".join(columns) + " |")
+        print("|" + " --- |" * len(columns))
+        for xi, cells in rows.items():
+            print("| " + " | ".join([f"{xi:g}", *cells]) + " |")
+
+
+def main() -> None:
+    """Run what is asked for and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs, made if absent")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--ns", type=float, help="length of the plain dynamics, ns")
+    given = parser.parse_args()
+    data = read_json(DATA) if DATA.exists() else {}
+    if given.runs is not None:
+        for name in given.cases:
+            folder = given.runs / name
+            folder.mkdir(parents=True, exist_ok=True)
+            found = data.setdefault(name, {})
+            if "plumed_cv" in given.parts:
+                found["plumed_cv"] = sampled(name, folder)
+            if "plain" in given.parts:
+                found["plain"] = plain(name, folder, given.ns or NS[name])
+            write_text(DATA, json.dumps(data, separators=(",", ":")) + "\n")
+    print_tables(data)
+
+
+if __name__ == "__main__":
+    main()
