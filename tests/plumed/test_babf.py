@@ -316,8 +316,8 @@ def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -
         run(handle, recorded_series(10), first=steps - 10)
         handle.finalize()
         assert read_state(state).steps == steps
-    assert f"{state} is not there yet: starting from zero" in (tmp_path / "first.log").read_text()
-    assert f"going on from {state}" in (tmp_path / "second.log").read_text()
+    assert f"starting from zero, because {state} does not exist yet" in (tmp_path / "first.log").read_text()
+    assert f"continuing from {state}" in (tmp_path / "second.log").read_text()
 
 
 def test_restart_of_the_engine_can_be_overruled(make_plumed: MakePlumed, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_contributions_of_an_earlier_run_are_not_lost(
             "readInputLine",
             f"{BABF} {as_walker(tmp_path, 1)} STATE_RFILE={shared}/walker-0.state",
         )
-    assert "is the contribution of walker 0, which counts here already" in sentence(caught.value)
+    assert "is the contribution of walker 0, which would count twice" in sentence(caught.value)
     handle.finalize()
 
 
