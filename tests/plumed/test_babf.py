@@ -316,7 +316,8 @@ def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -
         run(handle, recorded_series(10), first=steps - 10)
         handle.finalize()
         assert read_state(state).steps == steps
-    assert f"starting from zero, because {state} does not exist yet" in (tmp_path / "first.log").read_text()
+    log = (tmp_path / "first.log").read_text()
+    assert f"starting from zero, because {state} does not exist yet" in log
     assert f"continuing from {state}" in (tmp_path / "second.log").read_text()
 
 

@@ -161,7 +161,7 @@ def test_a_walker_restarts_exactly(
     run(end, first[cut:], first=cut)
     end.finalize()
     assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert "of the others 1 have contributed, 100 steps" in (tmp_path / "end.log").read_text()
+    assert "1 of the other walkers have contributed 100 steps" in (tmp_path / "end.log").read_text()
 
 
 def test_bad_files_of_walkers_are_ignored_with_one_warning(
