@@ -302,7 +302,7 @@ def test_a_pace_learns_in_every_so_many_steps(make_plumed: MakePlumed, tmp_path:
     np.testing.assert_array_equal(
         read_state(tmp_path / "pace").sums, read_state(tmp_path / "every").sums
     )
-    assert "learning in every 3 steps" in (tmp_path / "p.log").read_text()
+    assert "learned every 3 steps" in (tmp_path / "p.log").read_text()
 
 
 def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_walkers_with_a_frozen_bias_sum_up_to_one_run(
         contribution = read_state(tmp_path / "shared" / f"walker-{w}.state")
         np.testing.assert_array_equal(contribution.sums, states[w].sums)
         log = (tmp_path / f"{w}.log").read_text()
-        assert f"contributes to {tmp_path}/shared/walker-{w}.state, every {5 + w} steps" in log
+        path = tmp_path / "shared" / f"walker-{w}.state"
+        assert f"walker: file {path}, written every {5 + w} learned steps" in log
         assert "ignored" not in log
     assert not list((tmp_path / "shared").glob("*.tmp"))
 
