@@ -62,7 +62,7 @@ def write_module(folder: Path, *, doxygen: bool) -> None:
     for name, there in ACTIONS.items():
         text = in_form_of_plumed((CPP / "actions" / name).read_text(encoding="utf-8"))
         if doxygen:
-            text = re.sub(r"(?s)(?<=//\+PLUMEDOC ).*(?=//\+ENDPLUMEDOC)", in_doxygen, text)
+            text = _with_manual_in_doxygen(text)
         (folder / there).write_text(with_copyright(text), encoding="utf-8")
     headers = [path for path in (CPP / "core").glob("*.h") if path.name not in NOT_INCLUDED]
     for header in [*headers, CPP / "actions" / "compat.h"]:
@@ -87,9 +87,14 @@ def in_form_of_plumed(text: str) -> str:
     return re.sub(r"^\} // namespace plumed_cv$", "}\n}", text, flags=re.MULTILINE).lstrip("\n")
 
 
-def in_doxygen(manual: re.Match[str]) -> str:
+def _with_manual_in_doxygen(source: str) -> str:
+    begin, end = source.index("//+PLUMEDOC"), source.index("//+ENDPLUMEDOC")
+    return source[:begin] + in_doxygen(source[begin:end]) + source[end:]
+
+
+def in_doxygen(page: str) -> str:
     """Return a manual page, written in Markdown, for Doxygen, as PLUMED 2.10 has it."""
-    text = re.sub(r"(?s)```plumed\n(.*?)```", r"\\plumedfile\n\1\\endplumedfile", manual[0])
+    text = re.sub(r"(?s)```plumed\n(.*?)```", r"\\plumedfile\n\1\\endplumedfile", page)
     text = re.sub(r"^#+ (.*)$", r"\\par \1", text, flags=re.MULTILINE)
     text = re.sub(r"(?s)\$\$(.*?)\$\$", r"\\f[\1\\f]", text)
     return re.sub(r"(?s)\$(.*?)\$", r"\\f$\1\\f$", text)

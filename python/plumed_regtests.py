@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +173,7 @@ def write_inputs() -> None:
 def write_xyz(path: Path, frames: NDArray[np.float64], box: NDArray[np.float64]) -> None:
     """Write a trajectory, (n, N, 3), in one box."""
 
-    def line(numbers: Sequence[float]) -> str:
+    def line(numbers: NDArray[np.float64]) -> str:
         return " ".join(f"{number:.5f}" for number in numbers)
 
     head = f"{frames.shape[1]}\n{line(box.ravel())}\n"

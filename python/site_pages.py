@@ -65,12 +65,15 @@ def action_page(source: Path) -> str:
 
 def _keywords(text: str) -> Iterator[tuple[str, str, str]]:
     """Name, meaning and default of what registerKeywords adds, in its order."""
-    call = r'keys\.add(Flag)?\(\s*((?:"[^"]*"|true|false|,|\s)+)\);'
-    for flag, arguments in re.findall(call, text):
+    start = r"(?:keys\.add(Flag)?\(|compat::add_(scalar)_input\(\s*keys,)"
+    call = start + r'\s*((?:"[^"]*"|true|false|,|\s)+)\);'
+    for flag, scalar, arguments in re.findall(call, text):
         strings = re.findall(r'(?:"[^"]*"\s*)+', arguments)
         words = [_text(string) for string in strings]
         if flag:
             yield words[0], words[1], "off"
+        elif scalar:
+            yield words[0], words[1], ""
         else:
             kind, name, *default, meaning = words
             required = "required" if kind == "compulsory" else ""

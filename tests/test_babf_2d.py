@@ -241,6 +241,21 @@ def test_empty_bins_and_separate_parts() -> None:
         surface([Estimator(PLANE, KT).state])
 
 
+def test_a_bin_whose_node_has_no_weight_leaves_no_nan() -> None:
+    """As where A rises by more than 40 kT in a bin, and in the first step of a ramp."""
+    estimator = Estimator(PLANE, KT)
+    for x in (0.0, 0.07, 0.14, 0.21):
+        estimator.learn((x, 0.1))
+    state = estimator.state
+    sums = state.sums.copy()
+    node = int(np.flatnonzero(state.count)[1])
+    sums[:3, node] = 0.0  # weight and forces, but not the samples
+    found = surface([replace(state, sums=sums)])
+    assert found.count[node] > 0
+    assert np.isfinite(found.A_k).all()
+    assert np.isfinite(found.A[found.count > 0]).all()
+
+
 def test_states_add_subtract_and_refuse() -> None:
     estimator = Estimator(STRIP, KT, ramp=50, argument=("d", "phi"))
     states = [estimator.state]

@@ -39,7 +39,8 @@ def test_pages_of_actions_have_all_keywords() -> None:
 
     for source in ACTIONS:
         page = action_page(source)
-        names = re.findall(r'keys\.add\w*\(\s*"\w+",\s*"(\w+)"', source.read_text())
+        calls = r'keys\.add\(\s*"\w+",|keys\.addFlag\(|add_scalar_input\(\s*keys,'
+        names = re.findall(rf'(?:{calls})\s*"(\w+)"', source.read_text())
         assert names
         assert names == re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
         assert "## Examples" in page

@@ -18,6 +18,8 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace plumed_cv {
@@ -161,6 +163,11 @@ PRINT ARG=ae.node-0,ae.dev,b.bias STRIDE=10 FILE=COLVAR
 */
 //+ENDPLUMEDOC
 
+// PLUMED's vectors are passed as arrays of their numbers.
+static_assert(sizeof(PLMD::Vector) == 3 * sizeof(double));
+static_assert(sizeof(PLMD::Tensor) == 9 * sizeof(double));
+static_assert(std::is_same_v<decltype(std::declval<PLMD::Action&>().getStep()), long long>);
+
 /// The components that come after the nodes, in this order.
 enum Measure : unsigned { dev, gradnorm, invmass, maxdev, temp };
 constexpr std::array measures{"dev", "gradnorm", "invmass", "maxdev", "temp"};
@@ -210,6 +217,7 @@ void Autoencoder::registerKeywords(PLMD::Keywords& keys) {
     keys.add("compulsory", "MAXDEV_STRIDE", "1",
              "the number of steps between calculations of maxdev; PRINT and COMMITTOR need it at "
              "multiples of their STRIDE");
+    compat::add_doi(keys, "10.1039/D2CP01917E");
     using compat::add_component;
     add_component(keys, "node", "the collective variable, one component per latent dimension");
     add_component(keys, "dev", "the distance from the mean path, orthogonal to the gradients");
@@ -273,6 +281,7 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
         << static_cast<unsigned>(cv_->components()) << " components and "
         << static_cast<unsigned>(cv_->latent()) << " latent dimensions"
         << (cv_->frame().periodic() ? ", periodic\n" : ", without periodicity\n");
+    log.printf("  maxdev is computed every %d steps\n", maxdev_stride_);
     log << "  Bibliography "
         << plumed.cite("Baima, Goryaeva, Swinburne, Maillet, Nastar and Marinica, Phys. Chem. "
                        "Chem. Phys. 24, 23152 (2022)")

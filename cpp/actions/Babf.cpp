@@ -64,7 +64,9 @@ A'_j = \frac{\tau A'^{\,\mathrm{prior}}_j + \sum_s w_s P_j(\xi_s)\,\kappa(z_j-\x
             {\tau + \sum_s w_s P_j(\xi_s)}
 $$
 
-and integrated by the trapezoidal rule. RAMP is the N of the weights $w_s=\min(1, s/N)$: the first
+and integrated by the trapezoidal rule. This is the estimator of Cao, Stoltz, Lelievre, Marinica and
+Athenes, J. Chem. Phys. 140, 104108 (2014), in the form of Baima et al., Phys. Chem. Chem. Phys. 24,
+23152 (2022), which is called the paper here. RAMP is the N of the weights $w_s=\min(1, s/N)$: the first
 samples are taken while $A$ is still wrong, so they count less. The regularisation $\tau$ (TAU) is
 the weight of the prior, in samples. The prior is zero unless PRIOR gives a profile.
 
@@ -92,14 +94,14 @@ A simulation that _starts_ far outside is pushed back with a force of $\kappa$ t
 which it may not survive. Start inside the grid. Steps that are so far outside that the wall makes
 them $e^{-40}$ times less probable are not learned.
 
-A RAMP of the order of the length of the run is the choice of the paper cited below. With a much
+A RAMP of the order of the length of the run is the choice of the paper. With a much
 shorter RAMP, the first crossing has a large weight. With RAMP=0 all samples have equal weights. The
 final answer is the same.
 
 The profile that is used as bias is updated after 5 % more samples. With the default of
 SOLVE_STRIDE, this happens after at least 50 samples; it always happens after at most SOLVE_STRIDE
 samples. Between two updates the bias is a constant potential. A bias that follows every sample at
-once, as in the paper cited below, is raised at the position of the system in every step. This work
+once, as in the paper, is raised at the position of the system in every step. This work
 heats the CV above the temperature of the thermostat by a fraction of about $n/(\gamma t)$, for $n$
 nodes, a friction $\gamma$ and a run of length $t$. Light atoms are heated most, because they
 transfer the heat slowly. While the wells are filled for the first time, the bias still heats the

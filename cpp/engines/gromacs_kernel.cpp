@@ -60,7 +60,8 @@ const Kernel& kernel() {
         found.finalize =
             reinterpret_cast<void (*)(void*)>(dlsym(library, "plumed_plumedmain_finalize"));
         if (found.create == nullptr || found.cmd == nullptr || found.finalize == nullptr)
-            throw std::runtime_error(std::string(path) + ": is no PLUMED kernel");
+            throw std::runtime_error(std::string(path) +
+                                     ": is not a kernel of PLUMED; set it to libplumedKernel.so");
         return found;
     }();
     return loaded;

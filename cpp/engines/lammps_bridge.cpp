@@ -129,7 +129,7 @@ class Bridge {
         record_.flush();
         if (!record_)
             throw std::runtime_error(std::string(settings_.record_file) +
-                                     ": cannot be written; is the disk full?");
+                                     ": cannot be written; make room on the disk and run again");
     }
 
     void check_order(int natoms, const int* tags) const {
@@ -138,7 +138,7 @@ class Bridge {
         for (int i = 0; i < natoms; ++i) {
             if (tags[i] != i + 1) {
                 throw std::runtime_error(
-                    "LAMMPS has reordered the atoms, which atom_modify sort 0 0 forbids");
+                    "LAMMPS has changed the order of the atoms; use atom_modify sort 0 0");
             }
         }
     }

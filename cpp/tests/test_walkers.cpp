@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
+#include "../core/babf_fes.h"
 #include "../core/walkers.h"
 #include "check.h"
 

@@ -302,7 +302,7 @@ def test_a_pace_learns_in_every_so_many_steps(make_plumed: MakePlumed, tmp_path:
     np.testing.assert_array_equal(
         read_state(tmp_path / "pace").sums, read_state(tmp_path / "every").sums
     )
-    assert "learning in every 3 steps" in (tmp_path / "p.log").read_text()
+    assert "learned every 3 steps" in (tmp_path / "p.log").read_text()
 
 
 def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -> None:
@@ -316,8 +316,9 @@ def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -
         run(handle, recorded_series(10), first=steps - 10)
         handle.finalize()
         assert read_state(state).steps == steps
-    assert f"{state} is not there yet: starting from zero" in (tmp_path / "first.log").read_text()
-    assert f"going on from {state}" in (tmp_path / "second.log").read_text()
+    log = (tmp_path / "first.log").read_text()
+    assert f"starting from zero, because {state} does not exist yet" in log
+    assert f"continuing from {state}" in (tmp_path / "second.log").read_text()
 
 
 def test_restart_of_the_engine_can_be_overruled(make_plumed: MakePlumed, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def test_walkers_with_a_frozen_bias_sum_up_to_one_run(
         contribution = read_state(tmp_path / "shared" / f"walker-{w}.state")
         np.testing.assert_array_equal(contribution.sums, states[w].sums)
         log = (tmp_path / f"{w}.log").read_text()
-        assert f"contributes to {tmp_path}/shared/walker-{w}.state, every {5 + w} steps" in log
+        path = tmp_path / "shared" / f"walker-{w}.state"
+        assert f"walker: file {path}, written every {5 + w} learned steps" in log
         assert "ignored" not in log
     assert not list((tmp_path / "shared").glob("*.tmp"))
 
@@ -161,7 +162,7 @@ def test_a_walker_restarts_exactly(
     run(end, first[cut:], first=cut)
     end.finalize()
     assert (tmp_path / "state").read_bytes() == (tmp_path / "whole").read_bytes()
-    assert "of the others 1 have contributed, 100 steps" in (tmp_path / "end.log").read_text()
+    assert "1 of the other walkers have contributed 100 steps" in (tmp_path / "end.log").read_text()
 
 
 def test_bad_files_of_walkers_are_ignored_with_one_warning(
@@ -240,7 +241,7 @@ def test_contributions_of_an_earlier_run_are_not_lost(
             "readInputLine",
             f"{BABF} {as_walker(tmp_path, 1)} STATE_RFILE={shared}/walker-0.state",
         )
-    assert "is the contribution of walker 0, which counts here already" in sentence(caught.value)
+    assert "is the contribution of walker 0, which would count twice" in sentence(caught.value)
     handle.finalize()
 
 
