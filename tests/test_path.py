@@ -136,7 +136,7 @@ def test_in_a_large_system_atoms_are_kept_apart_where_they_move(
         place = crystal.positions[124] + [0.0, 0.5, 0.3]
         images = []
         for x in np.linspace(-1.4, 1.4, 7):
-            images.append(crystal + Atoms("Fe", positions=[place + [x, 0.0, 0.0]]))
+            images.append(crystal + Atoms("Fe", positions=[place + np.array([x, 0.0, 0.0])]))
         return images
 
     straight, every, some = band(), band(), band()
