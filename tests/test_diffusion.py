@@ -29,6 +29,7 @@ from plumed_cv.events.catalogue import Event, write_catalogue
 from plumed_cv.events.diffusion import _of_tracer
 from plumed_cv.structures.frame import Array
 from tests import vacancy
+from tests.test_jumps import NI3AL
 
 FCC = bulk("Cu", "fcc", a=3.6)
 BCC = bulk("Fe", "bcc", a=2.86)
@@ -45,8 +46,7 @@ def interstitials(atoms: Atoms) -> Network:
     return network_of(found, largest_holes(found))
 
 
-# Exact factors: Montet, Phys. Rev. B 7, 650 (1973); Ishioka and Koiwa, Philos. Mag. A 37, 517
-# (1978).
+# Exact factors: Ishioka and Koiwa, Philos. Mag. A 37, 517 (1978).
 @pytest.mark.parametrize(
     ("atoms", "neighbours", "length_A", "factor"),
     [
@@ -66,10 +66,18 @@ def test_cubic_lattices(atoms: Atoms, neighbours: int, length_A: float, factor: 
 
 
 def test_hcp_with_equal_rates() -> None:
-    """Close-packed: 0.78121 in the basal plane and 0.78146 along c (Ishioka and Koiwa)."""
+    """Close-packed, from the same paper: in the basal plane and along c."""
     network = vacancies(bulk("Mg", "hcp", a=3.2, c=3.2 * (8 / 3) ** 0.5))
     factors = correlation_factors(network, walk(network, [1.0] * len(network.jumps), [0.0]))
-    np.testing.assert_allclose(np.diag(factors), [0.78121, 0.78121, 0.78146], atol=2e-5)
+    np.testing.assert_allclose(np.diag(factors), [0.781205, 0.781205, 0.781451], atol=3e-6)
+
+
+def test_sublattice_of_an_ordered_alloy() -> None:
+    """Ni in L1_2 Ni3Al: Koiwa and Ishioka (1983), doi:10.1080/01418618308234882."""
+    found = crystal_of(NI3AL)
+    network = network_of(found, lattice_sites(found, "Ni"))
+    factors = correlation_factors(network, walk(network, [1.0], [0.0]))
+    np.testing.assert_allclose(factors, 0.688916 * np.eye(3), atol=2e-5)
 
 
 def test_hcp_with_two_rates() -> None:

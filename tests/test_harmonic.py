@@ -10,7 +10,7 @@ from ase import Atoms, units
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.constraints import FixBondLength
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 from scipy.linalg import eigh
@@ -277,11 +277,13 @@ def test_what_is_refused(tmp_path: Path) -> None:
     file = vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK)
     initial, final = vacancy.end_states()
     for atoms, name in ((initial, "initial.xyz"), (final, "final.xyz")):
-        atoms.set_constraint(FixAtoms([40]))
-        atoms.write(tmp_path / name, format="extxyz")
-    done = vacancy.called("harmonic", file, "-o", tmp_path / "held")
+        atoms.set_constraint(FixBondLength(0, 1))
+        atoms.write(tmp_path / name.replace("xyz", "traj"))
+    held = file.read_text().replace(".xyz", ".traj")
+    (tmp_path / "held.toml").write_text(held)
+    done = vacancy.called("harmonic", tmp_path / "held.toml", "-o", tmp_path / "held")
     assert done.returncode == 1
-    assert "constraints" in done.stderr
+    assert "a constraint FixBondLength" in done.stderr
     done = vacancy.called("harmonic", tmp_path)
     assert done.returncode == 1
     assert "not the directory of a run" in done.stderr

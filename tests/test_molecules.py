@@ -159,6 +159,7 @@ def test_choice_of_atoms() -> None:
     assert cv.select("all", species).tolist() == [1, 2, 3, 4, 5, 6]
     assert cv.select("heavy", species).tolist() == [1, 4, 5]
     assert cv.select("5,1-3", species).tolist() == [5, 1, 2, 3]
+    assert cv.select(np.array([2, 4, 6]), species).tolist() == [2, 4, 6]
     for wrong, sentence in {
         "light": "give all, heavy",
         "1-2-3,5": "ranges such as",

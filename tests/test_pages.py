@@ -43,6 +43,7 @@ ELSEWHERE = {
     "docs/library.md": ("tests/test_library.py", "library.md"),
     "docs/tutorial-vacancy.md": ("tests/test_tutorials.py", "commands(VACANCY)"),
     "docs/tutorial-own-defect.md": ("tests/test_tutorials.py", "commands(OWN_DEFECT)"),
+    "docs/surfaces.md": ("tests/test_surfaces.py", "surfaces.md"),
     "make test": (".ci/run", "make test"),
     "cmake -S cpp -B build/tests -DPLUMED_CV_TESTS=ON": (".ci/run", "-DPLUMED_CV_TESTS=ON"),
     "python python/gromacs.py": (".ci/run", "python/gromacs.py"),
@@ -57,7 +58,8 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-NAMES = r"plumed-cv (?:run|path|train|energy|fes|sample|rate|harmonic|jumps|campaign|diffusion)(?: --inputs-only)?"
+_TYPED = "run|path|train|energy|fes|sample|rate|harmonic|jumps|campaign|diffusion"
+NAMES = rf"plumed-cv (?:{_TYPED})(?: --inputs-only)?"
 
 # The whole procedure in seconds.
 SHORT = {
@@ -73,6 +75,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "--inputs-only": ["--dir", "elsewhere"],
     "sample": ["--dir", "elsewhere"],
     "rate": ["--shots", "4"],
+    "jumps": ["--width", "8"],
 }
 
 

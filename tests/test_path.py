@@ -15,6 +15,7 @@ from ase.constraints import FixAtoms
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
+from plumed_cv.paths import neb
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, read_images
 from plumed_cv.structures import check_end_states
@@ -123,6 +124,33 @@ def test_a_straight_first_guess_leads_to_the_same_path(valley: EnergyPath) -> No
     straight = minimum_energy_path(*ends, CurvedValley, 15, interpolation="linear")
     np.testing.assert_allclose(straight.energies, valley.energies, atol=2e-3)
     assert straight.barrier == pytest.approx(valley.barrier, abs=1e-5)
+
+
+def test_in_a_large_system_atoms_are_kept_apart_where_they_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An interstitial whose straight line passes close to an atom, in 251 atoms."""
+
+    def band() -> list[Atoms]:
+        crystal = bulk("Fe", "bcc", a=2.87, cubic=True).repeat(5)
+        place = crystal.positions[124] + [0.0, 0.5, 0.3]
+        images = []
+        for x in np.linspace(-1.4, 1.4, 7):
+            images.append(crystal + Atoms("Fe", positions=[place + np.array([x, 0.0, 0.0])]))
+        return images
+
+    straight, every, some = band(), band(), band()
+    neb._keep_apart(every)
+    monkeypatch.setattr(neb, "_MOST_APART", 100)
+    neb._keep_apart(some)
+    near = neb._around_the_motion(some[0], some[-1])
+    assert len(near) <= 100
+    far = np.setdiff1d(np.arange(251), near)
+    for line, one, other in zip(straight, every, some, strict=True):
+        np.testing.assert_array_equal(other.positions[far], line.positions[far])
+        np.testing.assert_allclose(other.positions[near], one.positions[near], atol=0.1)
+    moved = np.linalg.norm(some[3].positions - straight[3].positions, axis=1)
+    assert moved.max() > 0.1
 
 
 def test_noise_has_its_variance_and_keeps_centre_and_tangent(valley: EnergyPath) -> None:

@@ -120,9 +120,10 @@ class Alignment {
                 Vector bond;
                 for (std::size_t a = 0; a < 3; ++a)
                     bond[a] = y_[a * plane_ + i] - y_[a * plane_ + j];
-                images->wrap(bond.data());
+                Vector nearest = bond;
+                images->wrap(nearest.data());
                 for (std::size_t a = 0; a < 3; ++a)
-                    y_[a * plane_ + i] = y_[a * plane_ + j] + bond[a];
+                    y_[a * plane_ + i] -= bond[a] - nearest[a];
             }
         subtract_mean(y_.data());
         fit();

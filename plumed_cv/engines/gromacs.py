@@ -206,8 +206,8 @@ class GromacsEngine(Engine):
         super().__init__(atoms)
         if not self.periodic.all():
             raise UserError(
-                "GROMACS needs periodic boundaries along all directions; put the system in a large "
-                "box, in all files"
+                "GROMACS needs periodic boundaries along all directions; "
+                "put a molecule in a large box, in all files"
             )
         if len(self.held):
             raise UserError(

@@ -169,6 +169,7 @@ class LammpsEngine(Engine):
             plumed=self._plumed_run(segment, directory),
         )
         answer = self._child.ask("run", order, progress=progress)
+        answer["positions"][self.held] = start.positions[self.held]  # without rounding of images
         return SegmentResult(
             n_steps=answer["n_steps"],
             stopped_by_plumed=answer["stopped"],
@@ -184,6 +185,7 @@ class LammpsEngine(Engine):
         start = self._input.moving(start, dynamics.temperature_K, seed, self._masses)
         seeds = self._input.seeds(seed)
         found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seeds, observer)
+        found.end.positions[self.held] = start.positions[self.held]
         return found
 
     def write_job(self, folder: Path, segments: Sequence[Segment]) -> bool:

@@ -336,7 +336,7 @@ def dynamics_fixes(
 
 def complaint(message: str, command: str | None = None) -> str:
     """Return an error of LAMMPS at a command as one sentence, without its place in the source."""
-    if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric", message):
+    if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric|neighbor bins", message):
         return exploded("LAMMPS")
     text = re.sub(r"\s+", " ", message).strip()
     text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)

@@ -176,6 +176,7 @@ class LammpsProgram(Engine):
             name.unlink()
         if len(table) != len(self.symbols) or not np.isfinite(table).all():
             raise UserError(exploded("LAMMPS"))
+        table[self.held, 1:4] = start.positions[self.held]  # without rounding of images
         n_steps = int(last) - segment.first_step
         return SegmentResult(
             n_steps=n_steps,

@@ -130,20 +130,33 @@ def executors(config: Config, number: int) -> Iterator[list[Executor]]:
 
 
 @contextmanager
-def cluster(scheduler: str) -> Iterator[Executor]:
-    """Yield the workers of a dask cluster."""
+def cluster(scheduler: str, given_as: str = "sampling.scheduler =") -> Iterator[Executor]:
+    """Yield the workers of a dask cluster.
+
+    Parameters
+    ----------
+    scheduler
+        Address or scheduler file.
+    given_as
+        What messages call it.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or no scheduler answers.
+    """
     client_class = needed("distributed").Client
     where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
     if "://" not in scheduler and not Path(scheduler).is_file():
         raise UserError(
-            f"sampling.scheduler = {scheduler}: there is no such file; start the scheduler first "
+            f"{given_as} {scheduler}: there is no such file; start the scheduler first "
             "(dask scheduler --scheduler-file ...), or give its address as tcp://..."
         )
     try:
         client = client_class(**where)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"sampling.scheduler = {scheduler}: no dask scheduler answers there ({error})."
+            f"{given_as} {scheduler}: no dask scheduler answers there ({error})."
         ) from None
     with client:
         yield client.get_executor()

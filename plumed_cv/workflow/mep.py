@@ -32,7 +32,7 @@ from plumed_cv.structures import (
     oriented,
     read_structure,
 )
-from plumed_cv.structures.frame import displacements
+from plumed_cv.structures.frame import displacements, in_words
 from plumed_cv.workflow.directory import RunDirectory
 
 
@@ -162,6 +162,28 @@ def path_of(files: RunDirectory) -> EnergyPath:
 def _loaded(file: Path, changed: int) -> EnergyPath:
     """Read a path; `changed` is the time of the last change of its file."""
     return load_path(file)
+
+
+def check_rotation(config: Config, initial: Atoms) -> None:
+    """Refuse a structure that rotates freely, for a variable that changes with a rotation.
+
+    Raises
+    ------
+    UserError
+        If the structure is periodic along fewer than two directions, has fewer than three fixed
+        atoms, and is not fitted to the initial state.
+    """
+    n_periodic = int(initial.pbc.sum())
+    if config.cv.alignment != "none" or n_periodic >= 2 or len(held_atoms(initial)) >= 3:
+        return
+    what = "a wire rotates about its axis" if n_periodic else "a cluster or molecule rotates"
+    remedy = "fix at least three atoms"
+    if not n_periodic:
+        remedy = "use cv.alignment = 'optimal', or " + remedy
+    raise UserError(
+        f"The structure is periodic along {in_words(initial.pbc)}: {what}, and the collective "
+        f"variable would change with the rotation; {remedy}."
+    )
 
 
 def find_path(

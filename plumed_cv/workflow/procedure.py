@@ -29,7 +29,7 @@ from plumed_cv.workflow.learning import (
     train_on_snapshots,
     write_first_cv,
 )
-from plumed_cv.workflow.mep import end_states, find_path, path_of
+from plumed_cv.workflow.mep import check_rotation, end_states, find_path, path_of
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, summary, write_answer
 from plumed_cv.workflow.speed import watching_speed
@@ -98,6 +98,7 @@ def run(
     files = RunDirectory(Path(directory).absolute())
     check_components(config)
     initial, final = end_states(config, reporter.say)
+    check_rotation(config, initial)
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
         plumed = find_plumed()

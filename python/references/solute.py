@@ -60,10 +60,9 @@ steps = {steps}
 timestep_fs = 2.0
 """
 RUNS = {
-    ("second", 300.0): 150_000,
-    ("second", PLAIN_K): 500_000,
-    ("fifth", 300.0): 150_000,
-    ("fifth", PLAIN_K): 500_000,
+    (process, T): steps
+    for T, steps in ((300.0, 150_000), (PLAIN_K, 500_000))
+    for process in PROCESSES
 }
 
 
@@ -243,6 +242,7 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs, made if absent")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[300.0, PLAIN_K])
     parser.add_argument("--ns", type=float, default=4.0, help="length of the plain dynamics, 4")
     given = parser.parse_args()
     data = read_json(DATA) if DATA.exists() else {}
@@ -251,6 +251,8 @@ def main() -> None:
         if "runs" in given.parts:
             data.setdefault("runs", {})
             for (process, T), steps in RUNS.items():
+                if T not in given.temperatures:
+                    continue
                 data["runs"][f"{process}-{T:.0f}K"] = sampled(process, T, steps, given.runs)
                 write_text(DATA, json.dumps(data) + "\n")
         if "harmonic" in given.parts:

@@ -168,7 +168,8 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> None:
             rule = row["rule"] if isinstance(row["rule"], str) else f"{row['rule']:g} Å"
             lower = row["flux_barrier_lower_eV"]
             cells = [name, rule, row["atoms"], f"{100 * row['share_of_motion']:.1f}"]
-            cells += [f"{row['loss_percent']:.2f}", f"{row['relaxed_loss_percent']:.2f}"]
+            losses = (row["loss_percent"], row["relaxed_loss_percent"])
+            cells += [f"{round(loss, 2) + 0.0:.2f}" for loss in losses]  # no -0.00
             cells += ["" if lower is None else f"{1e3 * lower:.2f}"]
             print("| " + " | ".join(map(str, cells)) + " |")
 

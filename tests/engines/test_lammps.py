@@ -389,8 +389,8 @@ def test_atoms_that_do_not_fit(engine: LammpsEngine) -> None:
         LammpsEngine(POTENTIAL, mixture(), species=["Ar", "Kr", "Xx9"])
     surface = mixture()
     surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum at its ends"):
-        LammpsEngine(POTENTIAL, surface, species=SPECIES)
+    with pytest.raises(UserError, match="differ in their periodic boundaries"):
+        engine.check(surface)
 
 
 def test_positions_that_are_no_numbers(engine: LammpsEngine) -> None:

@@ -29,8 +29,9 @@ def test_bad_plumed_input(tmp_path: Path, engine: Engine, line: str) -> None:
 def test_an_error_in_mid_run_says_its_cause(tmp_path: Path, plugin: Path, engine: Engine) -> None:
     """PLUMED nests it in one that says "An error happened while calculating ae" alone."""
     ends = crystal(), crystal(1)
-    no_cell = linear(ends[0].symbols, np.zeros((3, 3)), *(atoms.positions for atoms in ends))
-    no_cell.save(tmp_path / "cv.safetensors")
+    cell = 2.0 * ends[0].cell.array
+    large = linear(ends[0].symbols, cell, *(atoms.positions for atoms in ends))
+    large.save(tmp_path / "cv.safetensors")
     plumed = PLUMED_UNITS + (
         f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL=cv.safetensors\n"
         "RESTRAINT ARG=ae.node-0 AT=0 KAPPA=1\n"
@@ -39,8 +40,9 @@ def test_an_error_in_mid_run_says_its_cause(tmp_path: Path, plugin: Path, engine
         engine.run(Segment(tmp_path, State.of(ends[0]), Dynamics(50.0), 1, 1, plumed))
     assert str(caught.value) == (
         f"{tmp_path / 'plumed.dat'}: PLUMED: ERROR in input to action AUTOENCODER with label ae : "
-        "cv.safetensors: the model is of a system without periodicity and the engine gives a cell; "
-        "remove it or train the model with a cell."
+        "cv.safetensors: the cell of the engine differs from the model's by more than 25 %, is "
+        "rotated or is flipped; use the cell, the orientation, the lattice vectors and the units "
+        "of the training, and do not let the engine flip the cell (in LAMMPS: flip no)."
     )
 
 
@@ -58,7 +60,7 @@ def test_atoms_that_do_not_fit(engine: Engine) -> None:
         engine.check(other)
     surface = crystal()
     surface.pbc = [True, True, False]
-    with pytest.raises(UserError, match="with vacuum at its ends"):
+    with pytest.raises(UserError, match="periodic boundaries"):
         engine.check(surface)
     turned = crystal()
     turned.rotate(30, "z", rotate_cell=True)
