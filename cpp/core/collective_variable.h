@@ -108,11 +108,12 @@ class CollectiveVariable {
             path_[k] = off_[k] - x_[k]; // the path, negative
         std::copy(v_.begin(), v_.end(), apart_.begin());
         add_transposed(basis_.data(), components_, stride_, path_.data(), apart_.data());
-        const double *x = apart_.data(), *y = x + frame_.plane(), *z = y + frame_.plane();
+        const Planes apart(apart_.data(), frame_.plane());
         double largest = 0;
         farthest_ = 0;
         for (std::size_t i = 0; i < atoms(); ++i) {
-            const double square = x[i] * x[i] + y[i] * y[i] + z[i] * z[i];
+            const double square =
+                apart.x[i] * apart.x[i] + apart.y[i] * apart.y[i] + apart.z[i] * apart.z[i];
             if (square > largest) {
                 largest = square;
                 farthest_ = i;
@@ -272,18 +273,17 @@ class CollectiveVariable {
     /// c = a - b; returns |c|^2. Three sums, as in frame planes, hide the latency of an addition.
     PLUMED_CV_CLONES static double subtract(std::size_t plane, const double* a, const double* b,
                                             double* c) {
-        const double *ax = a, *ay = ax + plane, *az = ay + plane;
-        const double *bx = b, *by = bx + plane, *bz = by + plane;
-        double *cx = c, *cy = cx + plane, *cz = cy + plane;
+        const Planes u(a, plane), v(b, plane);
+        const Planes w(c, plane);
         double sx = 0, sy = 0, sz = 0;
 #pragma omp simd reduction(+ : sx, sy, sz)
         for (std::size_t i = 0; i < plane; ++i) {
-            cx[i] = ax[i] - bx[i];
-            cy[i] = ay[i] - by[i];
-            cz[i] = az[i] - bz[i];
-            sx += cx[i] * cx[i];
-            sy += cy[i] * cy[i];
-            sz += cz[i] * cz[i];
+            w.x[i] = u.x[i] - v.x[i];
+            w.y[i] = u.y[i] - v.y[i];
+            w.z[i] = u.z[i] - v.z[i];
+            sx += w.x[i] * w.x[i];
+            sy += w.y[i] * w.y[i];
+            sz += w.z[i] * w.z[i];
         }
         return sx + sy + sz;
     }
@@ -291,20 +291,19 @@ class CollectiveVariable {
     /// Adds sum_i a_i (x) b_i of two arrays in planes to a 3 x 3 matrix.
     PLUMED_CV_CLONES static void add_products(std::size_t plane, const double* a, const double* b,
                                               Cell& sum) {
-        const double *ax = a, *ay = ax + plane, *az = ay + plane;
-        const double *bx = b, *by = bx + plane, *bz = by + plane;
+        const Planes u(a, plane), v(b, plane);
         double xx = 0, xy = 0, xz = 0, yx = 0, yy = 0, yz = 0, zx = 0, zy = 0, zz = 0;
 #pragma omp simd reduction(+ : xx, xy, xz, yx, yy, yz, zx, zy, zz)
         for (std::size_t i = 0; i < plane; ++i) {
-            xx += ax[i] * bx[i];
-            xy += ax[i] * by[i];
-            xz += ax[i] * bz[i];
-            yx += ay[i] * bx[i];
-            yy += ay[i] * by[i];
-            yz += ay[i] * bz[i];
-            zx += az[i] * bx[i];
-            zy += az[i] * by[i];
-            zz += az[i] * bz[i];
+            xx += u.x[i] * v.x[i];
+            xy += u.x[i] * v.y[i];
+            xz += u.x[i] * v.z[i];
+            yx += u.y[i] * v.x[i];
+            yy += u.y[i] * v.y[i];
+            yz += u.y[i] * v.z[i];
+            zx += u.z[i] * v.x[i];
+            zy += u.z[i] * v.y[i];
+            zz += u.z[i] * v.z[i];
         }
         const double sums[9] = {xx, xy, xz, yx, yy, yz, zx, zy, zz};
         for (std::size_t j = 0; j < 9; ++j)

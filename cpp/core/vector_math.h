@@ -2,6 +2,7 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -28,6 +29,13 @@
 #define PLUMED_CV_INLINE [[gnu::always_inline]] inline
 
 namespace plumed_cv {
+
+/// An array in planes: all x, then all y, then all z, `plane` numbers each.
+template <class Number>
+struct Planes {
+    Number *x, *y, *z;
+    Planes(Number* first, std::size_t plane) : x(first), y(x + plane), z(y + plane) {}
+};
 
 constexpr double whole_numbers = 6755399441055744.0; // 1.5 * 2^52: no digits behind the point
 

@@ -78,7 +78,7 @@ def instantaneous(
         )
     x = variable.components(displacements)
     gradient = variable.encoder_jacobian(x)[:, 0]
-    pull = forces.reshape(len(forces), -1) @ variable.pca_components.T  # (M, D)
+    pull = forces.reshape(-1, 3 * variable.n_atoms) @ variable.pca_components.T  # (M, D)
     along = np.sum(pull * gradient, axis=1) / np.sum(gradient**2, axis=1)
     return variable.encode(x)[:, 0], -along - kT_eV * variable.flow_divergence(x)
 
