@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from ase import Atoms
 from ase.geometry import minkowski_reduce
-from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator
 from scipy.spatial import cKDTree
@@ -24,11 +22,13 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable, linear
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array, Drift, padded
+from plumed_cv.structures.neighbours import Neighbours
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
 _RANGE_A = 4.5  # range of the neighbours that distinguish atoms
 _RESTS = 0.1  # an atom whose displacement is below this fraction of the tolerance does not move
 _MOST_MOVING = 50  # number of atoms on which an operation is tried before all others
+_NEIGHBOURS = 60  # number of them at most
 _PROBES = 32  # number of atoms that are compared with all others
 _MOST_IMAGES = 3e7  # largest number of images of all atoms by all operations
 
@@ -278,13 +278,9 @@ class _Sites:
 
         Images have the same sorted distances of neighbours within the tolerance.
         """
-        atoms = Atoms(numbers=self.kinds, cell=self.cell, pbc=True)
-        atoms.set_scaled_positions(self.fractional)
-        centre, distance = neighbor_list("id", atoms, _RANGE_A)
-        order = np.lexsort((distance, centre))
-        each = np.split(distance[order], np.cumsum(np.bincount(centre, minlength=len(atoms)))[:-1])
-        fewest = min(map(len, each))
-        nearest = np.array([own[:fewest] for own in each])
+        positions = self.fractional @ self.cell
+        nearest = Neighbours(positions, self.cell, _RANGE_A).distances(positions, _NEIGHBOURS)
+        nearest = nearest[:, np.isfinite(nearest).all(axis=0)]
         coarse = np.column_stack([self.kinds, np.rint(nearest / (4.0 * self.tolerance))])
         _, group, size = np.unique(coarse, axis=0, return_inverse=True, return_counts=True)
         alike: list[NDArray[np.int64]] = []

@@ -47,6 +47,13 @@ class Neighbours:
         found = self._tree.query_ball_point(self._wrapped(places), self._radius)
         return np.unique(self._atoms[np.concatenate(found).astype(np.int64)])
 
+    def distances(self, places: Array, number: int) -> Array:
+        """Distances of the atom at each place to the nearest others, sorted; infinite beyond."""
+        distances, _ = self._tree.query(
+            self._wrapped(places), k=number + 1, distance_upper_bound=self._radius
+        )
+        return np.asarray(distances[:, 1:])
+
     def nearest(self, places: Array) -> Array:
         """Distance of the atom at each place to the nearest other atom; infinite beyond."""
         distances, _ = self._tree.query(
