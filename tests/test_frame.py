@@ -59,8 +59,8 @@ def test_without_a_cell_nothing_is_wrapped() -> None:
     [
         (lambda r, c: (r[:-1], c), "11 atoms and the reference 12"),
         (lambda r, c: (r * np.nan, c), "NaN"),
-        (lambda r, c: (r, np.zeros((3, 3))), "both be periodic"),
-        (lambda r, c: (r, c * [[1], [1], [0]]), "no volume"),
+        (lambda r, c: (r, np.zeros((3, 3))), "no lattice vector there"),
+        (lambda r, c: (r, c * [[1], [1], [0]]), "no lattice vector there"),
         (lambda r, c: (r, c * np.inf), "finite lattice vectors"),
     ],
 )

@@ -78,8 +78,10 @@ def all_readers(run: Path, file: Path) -> dict[str, Reader]:
     def images(path: Path) -> list[Any]:
         return [load_path(path).energies]
 
+    everyone = load_path(run / "path.xyz").species
+
     def trajectory(path: Path) -> list[Any]:
-        return [read_displacements([path], linear, linear.reference_cell)]
+        return [read_displacements([path], linear, linear.reference_cell, species=everyone)]
 
     def settings(path: Path) -> list[Any]:
         return [[config.load(path).system.temperature_K]]
