@@ -30,8 +30,8 @@ def test_the_page_runs(
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
-    assert names["halfway"].shape == (53, 3)
-    assert names["gradient"].shape == (1, 53, 3)
+    assert names["halfway"].shape == (27, 3)
+    assert names["gradient"].shape == (1, 27, 3)
     assert names["xi"].shape == (len(names["components"]), 1)
     np.testing.assert_array_equal(names["nodes"]["A_error_eV"], names["A_error"])
     (barrier,) = names["iterations"]["barrier_eV"]

@@ -356,7 +356,8 @@ def test_several_walkers_make_the_same_shots(run: Path) -> None:
     shooter = rates.Shooter(
         variable, cell_of(initial), Dynamics(300.0, 2.0, "none"), (0.2, 0.8), None, 50.0, 200.0
     )
-    half = variable.reference_positions + variable.path(np.array([0.5]))
+    half = initial.positions.copy()
+    half[variable.serials - 1] = variable.reference_positions + variable.path(np.array([0.5]))
     tasks = [(("segment", k), half, k) for k in range(5)]
     with sampling.open_engine(given, initial) as engine:
         with transmission.Workers(given, initial, engine) as work:

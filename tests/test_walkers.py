@@ -117,7 +117,7 @@ def check_complete(tasks: list[sampling.WalkerTask]) -> None:
         assert last.steps == task.steps - 199  # the heat-up of 200 steps has its last one alone
         assert not list(task.home.glob("unfinished-*"))
         log = (sorted(task.home.glob("segment-*"))[-1] / "plumed.log").read_text()
-        assert f"of the others {len(tasks) - 1} have contributed" in log
+        assert f"{len(tasks) - 1} of the other walkers have contributed" in log
         contribution = task.folder / "shared" / f"walker-{task.walker}.state"
         np.testing.assert_array_equal(freeenergy.read_state(contribution).sums, last.sums)
     assert not (tasks[0].folder / "stop").exists()
