@@ -18,6 +18,7 @@ from scipy.sparse.linalg import splu
 
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.structures.frame import Array, Drift, periodic_directions
+from plumed_cv.structures.neighbours import nearest_distance
 
 MOST_SITES = 400  # largest number of atoms with forces; the cost grows with its cube
 _EM_STEPS = 4  # more steps fit the noise: there are six numbers for each site
@@ -57,7 +58,7 @@ def stiffness(positions: Array, cell: Array) -> sparse.csr_matrix:
     atoms = Atoms(
         numbers=np.ones(n_atoms), positions=positions, cell=cell, pbc=periodic_directions(cell)
     )
-    nearest = _nearest(atoms)
+    nearest = nearest_distance(positions, cell)
     i, j, lengths, bonds = neighbor_list("ijdD", atoms, _REACH * nearest)
     axes = bonds / lengths[:, None]
     springs = axes[:, :, None] * axes[:, None, :] + _ACROSS * np.eye(3)
@@ -71,19 +72,6 @@ def stiffness(positions: Array, cell: Array) -> sparse.csr_matrix:
     columns = np.broadcast_to(columns + np.arange(3), blocks.shape)
     places = (rows.ravel(), columns.ravel())
     return sparse.coo_matrix((blocks.ravel(), places), shape=(3 * n_atoms, 3 * n_atoms)).tocsr()
-
-
-def _nearest(atoms: Atoms) -> float:
-    """Distance to the nearest neighbour of a typical atom, angstrom."""
-    radius = 2.0
-    while radius < 50.0:
-        i, lengths = neighbor_list("id", atoms, radius)
-        distances = np.full(len(atoms), np.inf)
-        np.minimum.at(distances, i, lengths)
-        if np.isfinite(np.median(distances)):
-            return float(np.median(distances))
-        radius *= 1.5
-    return radius
 
 
 def shrunk(

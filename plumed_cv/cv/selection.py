@@ -19,7 +19,7 @@ from plumed_cv.cv.collective_variable import select
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
-from plumed_cv.structures.neighbours import Neighbours
+from plumed_cv.structures.neighbours import Neighbours, nearest_distance
 
 SHARE = 0.98  # least share of the motion over the barriers that "auto" chooses
 _FARTHEST = 0.5  # atoms that move by this fraction of the longest displacement have a shell
@@ -177,10 +177,4 @@ def _nearest(path: EnergyPath) -> float:
     """Median distance of an atom to its nearest neighbour in the initial state, angstrom."""
     positions = path.images[0].positions
     some = positions[:: max(1, len(positions) // _SAMPLES)]
-    radius = 3.0
-    while radius < 50.0:
-        distances = Neighbours(positions, path.cell, radius).nearest(some)
-        if np.isfinite(np.median(distances)):
-            return float(np.median(distances))
-        radius *= 2.0
-    return radius
+    return nearest_distance(positions, path.cell, some)

@@ -208,16 +208,13 @@ class AseWorker:
         thermal, noise = (
             np.random.default_rng(seed) for seed in np.random.SeedSequence(segment.seed).spawn(2)
         )
-        velocities = None if start.velocities is None else start.velocities.copy()
-        if velocities is None:
-            velocities = self._thermal(thermal, dynamics)
+        velocities = self._velocities(start, dynamics, thermal)
         if hasattr(self._calculator, "reset"):
             self._calculator.reset()  # also lists of neighbours, whose order affects the last bit
         self._place(start.positions, start.cell)
         # Relative names in PLUMED's input are relative to the folder of the segment.
         os.chdir(directory)
         coupling = None
-        velocities[self._held] = 0.0
         if plumed is not None:
             coupling = _Coupling(plumed, segment, self._masses, self._charges)
         integrator = _Integrator(dynamics, self._masses, self._held, noise)
@@ -272,13 +269,10 @@ class AseWorker:
             np.random.default_rng(source) for source in np.random.SeedSequence(seed).spawn(2)
         )
         positions = start.positions.copy()
-        velocities = None if start.velocities is None else start.velocities.copy()
-        if velocities is None:
-            velocities = self._thermal(thermal, dynamics)
+        velocities = self._velocities(start, dynamics, thermal)
         if hasattr(self._calculator, "reset"):
             self._calculator.reset()
         self._place(positions, start.cell)
-        velocities[self._held] = 0.0
         integrator = _Integrator(dynamics, self._masses, self._held, noise)
 
         def forces_at(where: Array) -> Array:
@@ -299,8 +293,13 @@ class AseWorker:
         moving = None if dynamics.thermostat == "brownian" else velocities
         return Followed(self._done, State(positions, start.cell, moving), observer)
 
-    def _thermal(self, rng: np.random.Generator, dynamics: Dynamics) -> Array:
-        return maxwell_boltzmann(rng, self._masses, dynamics.temperature_K, self._held)
+    def _velocities(self, start: State, dynamics: Dynamics, rng: np.random.Generator) -> Array:
+        """Velocities at the start, drawn if there are none; fixed atoms are at rest."""
+        if start.velocities is None:
+            return maxwell_boltzmann(rng, self._masses, dynamics.temperature_K, self._held)
+        velocities = start.velocities.copy()
+        velocities[self._held] = 0.0
+        return velocities
 
     def _place(self, positions: Array, cell: Array) -> None:
         self._atoms.positions = positions

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
-from plumed_cv.structures.frame import Array, padded
+from plumed_cv.structures.frame import Array
+from plumed_cv.structures.neighbours import nearest_distance
 
 # The limit as a fraction of the longest displacement of one atom along the path, and its bounds as
 # fractions of the distance between nearest neighbours. Below the melting point, thermal motion
@@ -105,21 +105,8 @@ def limit(setting: float | Literal["auto", "off"], variable: CollectiveVariable)
         return float(setting)
     path = variable.path(np.linspace(0.0, 1.0, 101)[:, None])
     longest = float(np.linalg.norm(path - path[0], axis=2).max())
-    nearest = _nearest_neighbour(variable.reference_positions, variable.reference_cell)
+    nearest = nearest_distance(variable.reference_positions, variable.reference_cell)
     return float(np.clip(_OF_PATH * longest, _LOWEST * nearest, _HIGHEST * nearest))
-
-
-def _nearest_neighbour(positions: Array, cell: Array) -> float:
-    """Median over the atoms of the distance to the nearest other atom, angstrom."""
-    images = np.zeros((1, 3))
-    if cell.any():
-        cell = padded(cell, positions)
-        steps = np.arange(-1, 2)
-        images = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3) @ cell
-        positions = positions - np.floor(positions @ np.linalg.inv(cell)) @ cell
-    everywhere = (positions[None] + images[:, None]).reshape(-1, 3)
-    distances, _ = cKDTree(everywhere).query(positions, k=2)
-    return float(np.median(distances[:, 1]))
 
 
 def _off_path(variable: CollectiveVariable, state: State) -> tuple[float, Array]:

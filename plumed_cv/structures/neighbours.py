@@ -54,16 +54,29 @@ class Neighbours:
         )
         return np.asarray(distances[:, 1:])
 
-    def nearest(self, places: Array) -> Array:
-        """Distance of the atom at each place to the nearest other atom; infinite beyond."""
-        distances, _ = self._tree.query(
-            self._wrapped(places), k=2, distance_upper_bound=self._radius
-        )
-        return np.asarray(distances[:, 1])
-
     def _fractional(self, positions: Array) -> Array:
         fractional = positions @ np.linalg.inv(self._cell)
         return np.asarray(fractional - np.floor(fractional))
 
     def _wrapped(self, places: Array) -> Array:
         return self._fractional(places) @ self._cell if self._cell.any() else places
+
+
+def nearest_distance(positions: Array, cell: Array, places: Array | None = None) -> float:
+    """Median distance of an atom to its nearest neighbour, angstrom.
+
+    Parameters
+    ----------
+    positions, cell
+        As for `Neighbours`.
+    places
+        Positions of the atoms over which the median is taken, shape (n, 3); all if None.
+    """
+    places = positions if places is None else places
+    radius = 3.0
+    while radius < 50.0:
+        distance = float(np.median(Neighbours(positions, cell, radius).distances(places, 1)))
+        if np.isfinite(distance):
+            return distance
+        radius *= 2.0
+    return radius

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import units
 from numpy.typing import NDArray
 
 from plumed_cv import config, cv, workflow
@@ -187,25 +187,10 @@ class Hops:
         return int(np.setdiff1d(np.arange(len(self.host)), assigned)[0])
 
 
-def end_states(case: hops.Case) -> tuple[Atoms, Atoms]:
-    """The states before and after a hop to the nearest site, not relaxed."""
-    elements, home = case.start()
-    initial = Atoms(elements, case.sites()[home], cell=[case.edge_A] * 3, pbc=True)
-    final = initial.copy()
-    if case.interstitial is None:
-        hole = case.sites()[0]
-        off = final.positions - hole
-        off -= case.edge_A * np.round(off / case.edge_A)
-        final.positions[int(np.einsum("ij,ij->i", off, off).argmin())] = hole
-    else:
-        final.positions[-1] += case.lattice_A / 4
-    return initial, final
-
-
 def minimum_path(case: hops.Case, file: Path) -> EnergyPath:
     """Read the minimum energy path of a case from a file, or find it and write it there."""
     if not file.exists():
-        initial, final = end_states(case)
+        initial, final = case.end_states()
         with LammpsEngine(case.potential, initial) as engine:
             minimum_energy_path(initial, final, engine.calculator).save(file)
     return load_path(file)
@@ -266,7 +251,7 @@ def plain(name: str, folder: Path, ns: float) -> dict[str, Any]:
 def sampled(name: str, folder: Path) -> dict[str, Any]:
     """Run plumed_cv along the linear CV; return its rates through the surfaces."""
     case, run = CASES[name], folder / "run"
-    for state, atoms in zip(("initial", "final"), end_states(case), strict=True):
+    for state, atoms in zip(("initial", "final"), case.end_states(), strict=True):
         atoms.write(folder / f"{state}.xyz", format="extxyz")
     potential, file = json.dumps(list(case.potential)), folder / "input.toml"
     write_text(file, _INPUT.format(case=case, potential=potential, steps=STEPS[name]))

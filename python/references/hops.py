@@ -138,6 +138,20 @@ class Case:
             return (self.element,) * (n - 1), np.arange(1, n, dtype=np.int64)
         return (*(self.element,) * n, self.interstitial), np.arange(n + 1, dtype=np.int64)
 
+    def end_states(self) -> tuple[Atoms, Atoms]:
+        """The states before and after a hop to the nearest site, not relaxed."""
+        elements, home = self.start()
+        initial = Atoms(elements, self.sites()[home], cell=[self.edge_A] * 3, pbc=True)
+        final = initial.copy()
+        if self.interstitial is None:
+            hole = self.sites()[0]
+            off = final.positions - hole
+            off -= self.edge_A * np.round(off / self.edge_A)
+            final.positions[int(np.einsum("ij,ij->i", off, off).argmin())] = hole
+        else:
+            final.positions[-1] += self.lattice_A / 4
+        return initial, final
+
 
 def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
     """The vacancy of the packaged example, in its cell, which is the same at all temperatures."""

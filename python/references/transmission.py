@@ -46,14 +46,7 @@ maximum = 1
 def write(case: Case, folder: Path, steps: int) -> Path:
     """Write end states and input of a vacancy; returns the input."""
     folder.mkdir(parents=True, exist_ok=True)
-    perfect = case.host()
-    hole = perfect.positions[0].copy()
-    distances = perfect.get_distances(0, range(1, len(perfect)), mic=True)
-    initial = perfect.copy()
-    del initial[0]
-    final = initial.copy()
-    final.positions[int(distances.argmin())] = hole
-    for name, atoms in (("initial", initial), ("final", final)):
+    for name, atoms in zip(("initial", "final"), case.end_states(), strict=True):
         atoms.write(folder / f"{name}.xyz", format="extxyz")
     potential = json.dumps(list(case.potential))
     file = folder / "vacancy.toml"
