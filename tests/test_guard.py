@@ -11,6 +11,7 @@ from ase.build import bulk
 
 from plumed_cv import config, cv, freeenergy, sampling, workflow
 from plumed_cv.common.files import read_json
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.sampling import guard
 from python.references import guard as where
@@ -118,8 +119,10 @@ def test_the_profile_is_right_with_the_guard_and_wrong_without(
     part = guarded["iterations"][0]
     assert part["restarts"] >= 1
     assert part["md_steps"] == 200_000
-    # A jump of 2.48 angstrom is half done at the limit of 1.49.
-    assert all(1.4 < place["distance_A"] < 2.6 for place in part["restarted_at"])
+    # Seen from the mean of the CV's atoms a jump is 2.3 angstrom long; the limit is 0.6 of it.
+    limit_A = guard.limit("auto", CollectiveVariable.load(tmp_path / "guarded/cv-0.safetensors"))
+    assert limit_A == pytest.approx(0.6 * 2.3, abs=0.03)
+    assert all(limit_A < place["distance_A"] < 2.6 for place in part["restarted_at"])
     assert abs(guarded["delta_F_eV"]) < min(6 * guarded["delta_F_error_eV"], 0.1)
     profile = freeenergy.read_fes(tmp_path / "guarded" / "fes.dat")
     inner = (profile.xi > -0.05) & (profile.xi < 1.05)

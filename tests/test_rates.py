@@ -326,7 +326,11 @@ def test_the_rate_of_a_run(run: Path) -> None:
     for step in of_steps:
         assert step["shots"] == 12
         assert 1 <= step["snapshots"] <= 6
-        assert 0 <= step["transmission"] <= 1.5
+        # Above 1 where a run of so few steps has a wrong free energy, which the note then says.
+        assert step["transmission"] >= 0
+        error = step["transmission_error"]
+        if error is not None and step["transmission"] - 2 * error > 1:
+            assert "it cannot exceed 1" in result["rate_note"]
         assert step["md_steps"] > 12 * 2 * 400
     assert result["rate"]["md_steps"] == sum(step["md_steps"] for step in of_steps)
     if result["transmission"] is not None:

@@ -64,7 +64,11 @@ def gradient_alignment(
     if new.n_atoms != old.n_atoms or not np.allclose(
         new.reference_positions, old.reference_positions
     ):
-        raise UserError("The collective variables have different atoms or reference structures.")
+        raise UserError(
+            "The collective variables have different atoms or reference structures "
+            f"({new.n_atoms} and {old.n_atoms} atoms); to compare them, learn both from the same "
+            "end states with the same `atoms`."
+        )
     path = (along or old).path(np.linspace(0.0, 1.0, n_points)[:, None])
     gradients = [cv.gradient_of(path).reshape(n_points, -1) for cv in (new, old)]
     norms = [np.linalg.norm(gradient, axis=1) for gradient in gradients]

@@ -523,6 +523,11 @@ class Stage:
                     f"{100 * each.other:.2g} % of the trajectories left the process before they "
                     "reached a basin: other events cross the same dividing surface"
                 )
+            if each.kappa.value - 2.0 * each.kappa.error > 1.0:
+                notes.append(
+                    f"the transmission coefficient is {each.kappa}, and it cannot exceed 1: the "
+                    "free energy at the dividing surface is wrong; increase sampling.steps"
+                )
             apart = abs(each.kappa.value - each.reactive_flux.value)
             if apart > 4.0 * np.hypot(each.kappa.error, each.reactive_flux.error):
                 notes.append(
