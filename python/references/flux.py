@@ -1,7 +1,7 @@
 """Transition state theory's rates through several surfaces, from plain dynamics.
 
     python -m python.references.flux RUNS                       # runs, or goes on, then the tables
-    python -m python.references.flux RUNS --cases fe-1000K --ns 4 --parts plain
+    python -m python.references.flux RUNS --cases fe-1000K --parts plain --processes 8 --ns 20
     python -m python.references.flux                            # the tables from docs/flux.json
 
 The linear CV xi of a hop is evaluated in every frame of plain dynamics, for all equivalent hops
@@ -27,6 +27,7 @@ site from which it comes is the nearest one up to the tetrahedral site, where xi
 import argparse
 import itertools
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ SURFACES = {
     "fe-1000K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
-SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "h-in-ni-500K": ()}
+SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "h-in-ni-500K": (0.6, 0.7)}
 STEPS = {"fe-1000K": 500_000, "h-in-ni-500K": 200_000}
 NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0}
 PARTS = ("plain", "plumed_cv")
@@ -71,8 +72,11 @@ final = "final.xyz"
 temperature_K = {case.temperature_K}
 [engine]
 potential = {potential}
+[cv]
+atoms = "all"
 [sampling]
 steps = {steps}
+walkers = {walkers}
 timestep_fs = {case.timestep_fs}
 [iteration]
 minimum = 1
@@ -196,7 +200,7 @@ def minimum_path(case: hops.Case, file: Path) -> EnergyPath:
     return load_path(file)
 
 
-def plain(name: str, folder: Path, ns: float) -> dict[str, Any]:
+def plain(name: str, folder: Path, ns: float, trajectories: int) -> dict[str, Any]:
     """Make plain dynamics; return histograms of xi and crossings from site to site.
 
     Parameters
@@ -204,27 +208,62 @@ def plain(name: str, folder: Path, ns: float) -> dict[str, Any]:
     name
         Of the case.
     folder
-        Of the case; plain.npz in it is continued.
+        Of the case; the files plain-*.npz in it are continued.
     ns
-        Length, ns.
+        Total length without equilibration, ns.
+    trajectories
+        Number of independent trajectories, which run at the same time.
     """
-    case, file = CASES[name], folder / "plain.npz"
-    every = Hops(case, minimum_path(case, folder / "path.xyz"))
+    path = minimum_path(CASES[name], folder / "path.xyz")
+    first, frames = hops.EQUILIBRATION_BLOCKS, round(hops.BLOCK_FS / hops.FRAME_FS)
+    blocks = first + round(ns * 1e6 / hops.BLOCK_FS / trajectories)
+    with multiprocessing.get_context("spawn").Pool(trajectories) as pool:
+        made = pool.starmap(trajectory, [(name, folder, k, blocks) for k in range(trajectories)])
+    parts = np.array_split(np.concatenate([data["histograms"][first:] for data in made]), BLOCKS)
+    crossings = []
+    for data in made:
+        kept = data["crossings"][data["crossings"][:, 0] > first * frames]
+        kept[:, 0] -= first * frames
+        crossings.append(kept.tolist())
+    return {
+        "speed": Hops(CASES[name], path).speed,
+        "blocks": [len(part) * frames for part in parts],
+        "histograms": [part.sum(axis=0).tolist() for part in parts],
+        "frames": [(len(data["histograms"]) - first) * frames for data in made],
+        "crossings": crossings,
+    }
+
+
+def trajectory(name: str, folder: Path, number: int, blocks: int) -> dict[str, Array]:
+    """Make one trajectory, or continue it; return histograms and crossings of all its blocks.
+
+    Parameters
+    ----------
+    name, folder
+        As for `plain`.
+    number
+        Of the trajectory, from 0.
+    blocks
+        Its length in blocks of `hops.BLOCK_FS`, those of the equilibration included.
+    """
+    case, file = CASES[name], folder / f"plain-{number}.npz"
+    every = Hops(case, load_path(folder / "path.xyz"))
     dynamics, (_, home) = hops.Dynamics(case), case.start()
     if file.exists():
         with np.load(file) as saved:
             data = dict(saved)
     else:
-        hot = maxwell_boltzmann(np.random.default_rng(1), dynamics.masses, 2 * case.temperature_K)
+        rng = np.random.default_rng([1, number])
+        hot = maxwell_boltzmann(rng, dynamics.masses, 2 * case.temperature_K)
         data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
         data |= {"drift_A": np.zeros(3), "histograms": np.zeros((0, len(EDGES) - 1), dtype=int)}
         data |= {"crossings": np.zeros((0, 4), dtype=int)}
     sites = hops.Sites(case, data["assigned"], data["drift_A"])
-    blocks, frames = round(ns * 1e6 / hops.BLOCK_FS), round(hops.BLOCK_FS / hops.FRAME_FS)
+    frames = round(hops.BLOCK_FS / hops.FRAME_FS)
     while (k := len(data["histograms"])) < blocks:
         dynamics.place(data["positions"], data["velocities"])
         values, crossings = [], []
-        for i, positions in enumerate(dynamics.frames(10_000 + k), 1):
+        for i, positions in enumerate(dynamics.frames(10_000 * (number + 1) + k), 1):
             crossings += [(k * frames + i, *crossing) for crossing in sites.update(positions)]
             if (xi := every.frame(sites, positions)) is not None:
                 values.append(xi)
@@ -236,25 +275,17 @@ def plain(name: str, folder: Path, ns: float) -> dict[str, Any]:
         data["crossings"] = data["crossings"].reshape(-1, 4)
         with replacing(file) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **data)
-    first = hops.EQUILIBRATION_BLOCKS
-    kept = data["crossings"][data["crossings"][:, 0] > first * frames]
-    kept[:, 0] -= first * frames
-    parts = np.array_split(data["histograms"][first:], BLOCKS)
-    return {
-        "speed": every.speed,
-        "blocks": [len(part) * frames for part in parts],
-        "histograms": [part.sum(axis=0).tolist() for part in parts],
-        "crossings": kept.tolist(),
-    }
+    return data
 
 
-def sampled(name: str, folder: Path) -> dict[str, Any]:
+def sampled(name: str, folder: Path, walkers: int) -> dict[str, Any]:
     """Run plumed_cv along the linear CV; return its rates through the surfaces."""
     case, run = CASES[name], folder / "run"
     for state, atoms in zip(("initial", "final"), case.end_states(), strict=True):
         atoms.write(folder / f"{state}.xyz", format="extxyz")
     potential, file = json.dumps(list(case.potential)), folder / "input.toml"
-    write_text(file, _INPUT.format(case=case, potential=potential, steps=STEPS[name]))
+    text = _INPUT.format(case=case, potential=potential, steps=STEPS[name], walkers=walkers)
+    write_text(file, text)
     workflow.run(config.load(file), run)
     rates = [
         workflow.transmission.of_directory(run, surface=xi, error=0.05)
@@ -292,9 +323,15 @@ def tst_rates(name: str, data: dict[str, Any]) -> tuple[Array, Array]:
 
 def lasting(name: str, data: dict[str, Any]) -> hops.Rate:
     """The rate of hops that are not undone within 1 ps."""
-    crossings = [tuple(row) for row in data["crossings"]]
-    found = hops.Found(sum(data["blocks"]), 0.0, 0.0, crossings)
-    return hops.lasting(CASES[name], found, hops.hops(CASES[name], found))
+    case, found, start = CASES[name], [], 0
+    for frames, crossings in zip(data["frames"], data["crossings"], strict=True):
+        own = hops.Found(frames, 0.0, 0.0, [tuple(row) for row in crossings])
+        found += [
+            hop._replace(time_fs=hop.time_fs + start * hops.FRAME_FS)
+            for hop in hops.hops(case, own)
+        ]
+        start += frames
+    return hops.lasting(case, hops.Found(start, 0.0, 0.0, []), found)
 
 
 def print_tables(every: dict[str, Any]) -> None:
@@ -343,7 +380,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs, made if absent")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--ns", type=float, help="length of the plain dynamics, ns")
+    parser.add_argument("--ns", type=float, help="total length of the plain dynamics, ns")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="trajectories of plain dynamics, walkers of bABF"
+    )
     given = parser.parse_args()
     data = read_json(DATA) if DATA.exists() else {}
     if given.runs is not None:
@@ -352,9 +392,9 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             found = data.setdefault(name, {})
             if "plumed_cv" in given.parts:
-                found["plumed_cv"] = sampled(name, folder)
+                found["plumed_cv"] = sampled(name, folder, given.processes)
             if "plain" in given.parts:
-                found["plain"] = plain(name, folder, given.ns or NS[name])
+                found["plain"] = plain(name, folder, given.ns or NS[name], given.processes)
             write_text(DATA, json.dumps(data, separators=(",", ":")) + "\n")
     print_tables(data)
 
