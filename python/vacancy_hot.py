@@ -23,10 +23,14 @@ TEMPERATURES_K = (700.0, 1000.0, 1200.0)
 SEEDS = (1, 2)
 STEPS = 500_000
 WALKERS = 2
-_OF_ITERATION = ("kind", "flux_barrier_eV", "flux_barrier_error_eV", "delta_F_eV")
-_OF_ITERATION += ("delta_F_error_eV", "restarts")
-_OF_RUN = ("converged", "tst_rate_per_s", "tst_rate_error_per_s", "transmission")
-_OF_RUN += ("transmission_error", "rate_per_s", "rate_error_factor")
+_OF_ITERATION = (
+    *("kind", "restarts", "flux_barrier_eV", "flux_barrier_error_eV"),
+    *("delta_F_eV", "delta_F_error_eV"),
+)
+_OF_RUN = (
+    *("converged", "tst_rate_per_s", "tst_rate_error_per_s"),
+    *("transmission", "transmission_error", "rate_per_s", "rate_error_factor"),
+)
 
 
 def run_all(root: Path) -> list[dict[str, Any]]:
@@ -64,8 +68,10 @@ def _run(folder: Path, temperature_K: float, seed: int) -> None:
 
 def print_table(runs: list[dict[str, Any]]) -> None:
     """Print flux barriers of the linear and of the last CV, and the rates."""
-    columns = ("T (K)", "seed", "flux barrier, linear CV (eV)", "flux barrier, learned CV (eV)")
-    columns += ("delta F (eV)", "stops", "k_TST (1/s)", "κ", "k (1/s)", "all checks passed")
+    columns = [
+        *("T (K)", "seed", "flux barrier, linear CV (eV)", "flux barrier, learned CV (eV)"),
+        *("delta F (eV)", "stops", "k_TST (1/s)", "κ", "k (1/s)", "all checks passed"),
+    ]
     print("| " + " | ".join(columns) + " |")
     print("|" + " --- |" * len(columns))
     for run in runs:
@@ -95,7 +101,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.runs is not None:
         write_text(DATA, json.dumps(run_all(given.runs.absolute()), indent=1) + "\n")
-    print_table(read_json(DATA))
+    print_table(json.loads(DATA.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

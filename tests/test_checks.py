@@ -13,7 +13,7 @@ from plumed_cv import config, cv
 from plumed_cv.cv import autoencoder, equivalence
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.workflow import RunDirectory, checks, results
+from plumed_cv.workflow import RunDirectory, checks, estimates
 from tests import vacancy
 
 KELVIN = 300.0  # kT is 26 meV, so an error of 13 meV is allowed
@@ -305,11 +305,11 @@ def test_halves_differ_twice_as_much_as_independent_data() -> None:
 def test_crossings_are_counted_between_the_minima() -> None:
     there, back = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.4, 0.0])
     halfway = np.array([0.0, 0.6, 0.0, 0.6])  # enough where the product is at 0.6
-    assert results.crossings([there, back, there], [3]) == 3
-    assert results.crossings([halfway], [1]) == 0
-    assert results.crossings([halfway], [1], (0.0, 0.6)) == 3
-    assert results.crossings([there, there], [2]) == 3
-    assert results.crossings([there, there], [1, 1]) == 2  # another walker
+    assert estimates.crossings([there, back, there], [3]) == 3
+    assert estimates.crossings([halfway], [1]) == 0
+    assert estimates.crossings([halfway], [1], (0.0, 0.6)) == 3
+    assert estimates.crossings([there, there], [2]) == 3
+    assert estimates.crossings([there, there], [1, 1]) == 2  # another walker
 
 
 def path_of(initial: Atoms, final: Atoms, energies: list[float]) -> EnergyPath:

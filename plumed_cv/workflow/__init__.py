@@ -24,8 +24,9 @@ A run at several temperatures has such a directory for each (`temperatures`).
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` the grid along them,
-`earlier` what the iterations before add to one, `results` what is found in the end of an iteration
-and of the run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
+`earlier` what the iterations before add to one, `estimates` the barriers and rates from the samples
+of an iteration, `results` the values of each iteration and the answer, `production` the plumed.dat
+of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
 would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
 coefficient of the answer, and with it the rate. `harmonic_theory` has the harmonic rate and the
 number of equivalent events, `temperatures` runs at several temperatures, and `beginning` what one
@@ -49,6 +50,15 @@ from plumed_cv.workflow.checks import (
 )
 from plumed_cv.workflow.diffusion import diffusion, read_formation
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.estimates import (
+    Sampled,
+    analysed,
+    as_json,
+    barriers,
+    course,
+    flux_barrier,
+    sampled,
+)
 from plumed_cv.workflow.harmonic_theory import (
     escape_in_words,
     harmonic,
@@ -57,22 +67,9 @@ from plumed_cv.workflow.harmonic_theory import (
 )
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import NoBarrierError
+from plumed_cv.workflow.production import export
 from plumed_cv.workflow.rate import Rate
-from plumed_cv.workflow.results import (
-    RESULTS,
-    Sampled,
-    analyse,
-    analysed,
-    as_json,
-    barriers,
-    complete,
-    course,
-    export,
-    flux_barrier,
-    in_words,
-    sampled,
-    summary,
-)
+from plumed_cv.workflow.results import RESULTS, analyse, complete, in_words, summary
 from plumed_cv.workflow.temperatures import (
     anharmonicity,
     curve,

@@ -13,17 +13,17 @@ from plumed_cv.common.display import axes_or_new, table
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.rate import Rate
-from plumed_cv.workflow.results import (
+from plumed_cv.workflow.estimates import (
     MEAN_FORCE,
     POOLED,
     Sampled,
     analysed,
-    estimate_of,
     flux_barrier,
     printed_beside,
     sampled,
 )
+from plumed_cv.workflow.rate import Rate
+from plumed_cv.workflow.results import estimate_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import chi2
 
 from plumed_cv import sampling
-from plumed_cv.workflow.results import Sampled, as_json, barriers, estimate, in_words, sampled
+from plumed_cv.workflow.estimates import Sampled, as_json, barriers, estimate, sampled
+from plumed_cv.workflow.results import in_words
 
 ODDS = 0.01  # repetitions disagree if such differences are less probable than this
 

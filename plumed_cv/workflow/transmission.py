@@ -30,9 +30,10 @@ from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.estimates import estimated, sampled
 from plumed_cv.workflow.harmonic_theory import escape_rate
 from plumed_cv.workflow.mep import end_states, path_of
-from plumed_cv.workflow.results import UNKNOWN_RATE, estimated, sampled
+from plumed_cv.workflow.results import UNKNOWN_RATE
 
 BATCH = 40  # shots; the error is checked after each batch
 VELOCITIES = 2  # shots from each snapshot: two separate its committor from chance

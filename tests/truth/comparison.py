@@ -9,10 +9,10 @@ import numpy as np
 
 from plumed_cv import workflow
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.workflow import results
+from plumed_cv.workflow import estimates
 from tests.truth.models import QUANTITIES, Model, exact
 
-ESTIMATORS = (results.MEAN_FORCE, results.POOLED, results.HISTOGRAM)
+ESTIMATORS = (estimates.MEAN_FORCE, estimates.POOLED, estimates.HISTOGRAM)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def comparisons(model: Model, run: Path) -> Iterator[Comparison]:
     for result in json.loads((run / "result.json").read_text())["iterations"]:
         along = exact(model, CollectiveVariable.load(run / result["cv"]))
         found = workflow.sampled(run / f"iteration-{result['iteration']}")
-        for estimator, answer in results.estimated(found).items():
+        for estimator, answer in estimates.estimated(found).items():
             rate = workflow.as_json({"rate": answer.flux.rate_per_s})
             values = (
                 workflow.barriers(answer.profile)

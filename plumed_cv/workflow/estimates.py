@@ -1,0 +1,461 @@
+"""Estimates from the samples of an iteration: barriers, rates and populations with errors."""
+
+import operator
+import re
+from collections.abc import Sequence
+from functools import reduce
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from scipy.stats import norm, t
+
+from plumed_cv import freeenergy, sampling
+from plumed_cv.common.errors import UserError
+from plumed_cv.structures.frame import Array
+from plumed_cv.workflow import earlier
+
+T = TypeVar("T")
+
+MOST_BLOCKS = 60  # for errors; their time grows quadratically
+
+# The estimators. The second one also uses the snapshots of earlier iterations.
+MEAN_FORCE, POOLED = "mean force of the atoms", "mean force of the atoms in all iterations"
+HISTOGRAM = "histogram"
+
+
+class Sampled(NamedTuple):
+    """Samples of an iteration: learned sums and printed values of each segment.
+
+    Attributes
+    ----------
+    blocks
+        Contribution of each segment to bABF's sums.
+    mean_force
+        Its sums of the mean force of the atoms, as for `freeenergy.profile`, or None.
+    series
+        The columns of COLVAR by name.
+    earlier
+        Contribution of earlier iterations to the mean force, or None.
+    """
+
+    blocks: list[freeenergy.State]
+    mean_force: list[Array] | None
+    series: dict[str, list[Array]]
+    earlier: freeenergy.Earlier | None = None
+
+
+def sampled(folder: Path) -> Sampled:
+    """Return learned sums and printed values of the segments of an iteration.
+
+    Parameters
+    ----------
+    folder
+        The folder of an iteration.
+
+    Raises
+    ------
+    UserError
+        If it has no complete segment, or a file of one is damaged.
+    """
+    segments = sampling.segments(folder)
+    if not segments:
+        raise UserError(f"{folder}: contains no finished segment of a bABF run.")
+    printed = []
+    for segment in segments:
+        with sampling.remedy(segment):
+            printed.append(sampling.read_colvar(segment / "colvar"))
+    series = {name: [part[name] for part in printed] for name in printed[0]}
+    return Sampled(*sampling.learned(folder), series, earlier.read(folder))
+
+
+class Estimated(NamedTuple):
+    """Result of one estimator.
+
+    Attributes
+    ----------
+    profile, flux
+        Its profile and its flux.
+    note
+        Why the flux is unknown, or None.
+    """
+
+    profile: freeenergy.Profile
+    flux: freeenergy.Flux
+    note: str | None
+
+
+def analysed(
+    found: Sampled,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> tuple[freeenergy.Profile, dict[str, Any]]:
+    """Return the profile of the samples, and barriers, differences and rates by their keys.
+
+    If there are forces on the atoms, all estimators are evaluated. The one with the smallest error
+    of the flux barrier gives the answer. Earlier iterations count only if the mean force agrees
+    with and without them.
+
+    Parameters
+    ----------
+    found
+        The samples. Without columns of COLVAR the flux is not computed.
+    walkers
+        Number of blocks of each walker, one walker after the other; by default one walker.
+    states
+        The CV in the reactant and in the product.
+
+    Returns
+    -------
+    Profile, dict
+        The results contain `estimator`, which gave them; `estimators`, the results of each one;
+        `estimators_agree`, null if unknown; and `pooled_snapshots`, the number of earlier snapshots
+        that count.
+    """
+    estimates = estimated(found, walkers, states)
+    chosen = _most_precise(estimates)
+    profile, flux, note = estimates[chosen]
+    result: dict[str, Any] = barriers(profile)
+    if found.series:
+        result = as_json({"flux_barrier": flux.barrier}) | result  # it is the first key
+        result |= as_json({"activation_free_energy": flux.activation}) | {
+            "tst_rate_per_s": or_none(flux.rate_per_s.value),
+            "tst_rate_error_per_s": or_none(flux.rate_per_s.error),
+            "dividing_surface": or_none(flux.surface),
+            "steps": [_step(step) for step in flux.steps],
+            "populations": [or_none(share.value) for share in flux.populations],
+            "populations_error": [or_none(share.error) for share in flux.populations],
+            "note": note,
+        }
+    return profile, result | as_json(
+        {"histogram_barrier": estimates[HISTOGRAM].profile.barrier}
+    ) | {
+        "estimator": chosen,
+        "estimators": {
+            name: as_json({"flux_barrier": each.flux.barrier, "delta_F": each.profile.delta_F})
+            for name, each in estimates.items()
+        },
+        "estimators_agree": _agree(list(estimates.values())),
+        "pooled_snapshots": found.earlier.snapshots if found.earlier and chosen == POOLED else 0,
+    }
+
+
+def estimated(
+    found: Sampled,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, Estimated]:
+    """Return the result of each estimator by name; parameters as for `analysed`."""
+    estimates = {HISTOGRAM: estimate(found, None, walkers, states)}
+    if found.mean_force is not None:
+        if found.earlier is not None:
+            together = estimate(found, found.mean_force, walkers, states, found.earlier)
+            estimates = {POOLED: together} | estimates
+        estimates = {MEAN_FORCE: estimate(found, found.mean_force, walkers, states)} | estimates
+    return estimates
+
+
+def estimate(
+    found: Sampled,
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None = None,
+    states: tuple[float, float] = (0.0, 1.0),
+    earlier: freeenergy.Earlier | None = None,
+) -> Estimated:
+    """What one estimator finds: by the mean force, with `earlier` or without, or the histogram.
+
+    Parameters are those of `analysed` and `freeenergy.profile`.
+    """
+    unknown = freeenergy.Estimate(np.nan, np.nan)
+    flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
+    if found.series:
+        try:
+            flux = _flux(found, mean_force, walkers, states, earlier)
+        except UserError as error:  # the profile does not need the flux
+            note = str(error)
+    profile = freeenergy.profile(
+        found.blocks, states, mean_force, walkers=walkers, basins=flux.basins, earlier=earlier
+    )
+    if mean_force is None and found.series:
+        profile = profile.widened(of_few_crossings(found, walkers, states, flux))
+    return Estimated(profile, flux, note)
+
+
+def _flux(
+    found: Sampled,
+    mean_force: Sequence[Array] | None,
+    walkers: Sequence[int] | None,
+    states: tuple[float, float],
+    earlier: freeenergy.Earlier | None = None,
+) -> freeenergy.Flux:
+    xi, gradnorm, invmass = (
+        found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
+    )
+    flux = freeenergy.flux(
+        found.blocks,
+        xi,
+        gradnorm,
+        invmass,
+        states,
+        mean_force,
+        walkers=walkers,
+        earlier=earlier,
+    )
+    if mean_force is None:
+        return flux.widened(of_few_crossings(found, walkers, states, flux))
+    return flux
+
+
+def of_few_crossings(
+    found: Sampled,
+    walkers: Sequence[int] | None,
+    states: tuple[float, float],
+    flux: freeenergy.Flux,
+) -> float:
+    """Factor by which the errors of a histogram must exceed those of the jackknife.
+
+    Each crossing, and each further walker, gives one independent value of the difference between
+    the two states. An error estimated from n + 1 independent values is itself uncertain:
+    deviations in units of this error follow Student's t with n degrees of freedom. With the
+    factor, 95 of 100 deviations are smaller than twice the error.
+
+    Parameters
+    ----------
+    found, walkers, states
+        As for `analysed`.
+    flux
+        The flux of the histogram, with the minima of reactant and product.
+
+    Returns
+    -------
+    float
+        NaN if there are fewer than two values, because the error is then unknown.
+    """
+    walkers = [len(found.blocks)] if walkers is None else list(walkers)
+    ends = (flux.steps[0].reactant, flux.steps[-1].product) if flux.steps else states
+    values = crossings(found.series["ae.node-0"], walkers, ends) + len(walkers) - 1
+    return float(t.ppf(0.975, values - 1) / norm.ppf(0.975)) if values > 1 else np.nan
+
+
+def _most_precise(estimates: dict[str, Estimated]) -> str:
+    """The estimator with the smallest error of the flux barrier; the first one if none is known.
+
+    It is never that of all iterations if it disagrees with the iteration's own mean force.
+    """
+    errors = {name: each.flux.barrier.error for name, each in estimates.items()}
+    known = [name for name, error in errors.items() if np.isfinite(error)]
+    if POOLED in known:
+        own = [estimates[MEAN_FORCE], estimates[POOLED]]
+        if MEAN_FORCE not in known or not _agree(own):
+            known.remove(POOLED)
+    return min(known, key=errors.__getitem__) if known else next(iter(estimates))
+
+
+def _agree(estimates: Sequence[Estimated]) -> bool | None:
+    """Whether flux barriers and differences of all pairs of estimators agree; None if unknown.
+
+    Unknown values of a pair are not compared. The others agree within three times the larger of the
+    two errors. Both estimates come from the same trajectory, so their difference has a smaller
+    error than that of independent ones, which is the root of the sum of squares.
+    """
+    verdicts = []
+    for pair in combinations(estimates, 2):
+        for one, other in (
+            [each.flux.barrier for each in pair],
+            [each.profile.delta_F for each in pair],
+        ):
+            off, limit = abs(one.value - other.value), 3.0 * max(one.error, other.error)
+            if np.isfinite([off, limit]).all():
+                verdicts.append(bool(off < limit))
+    return all(verdicts) if verdicts else None
+
+
+def _step(step: freeenergy.Step) -> dict[str, float | None]:
+    """Return one barrier between two basins for result.json."""
+    result: dict[str, float | None] = {
+        "reactant_xi": step.reactant,
+        "product_xi": step.product,
+        "surface": step.surface,
+    }
+    for way, barrier, rate in (
+        ("", step.flux_barrier, step.rate_per_s),
+        ("reverse_", step.reverse_flux_barrier, step.reverse_rate_per_s),
+    ):
+        result |= as_json({f"{way}flux_barrier": barrier})
+        result |= {
+            f"{way}rate_per_s": or_none(rate.value),
+            f"{way}rate_error_per_s": or_none(rate.error),
+        }
+    return result
+
+
+def course(
+    found: Sampled,
+    walkers: Sequence[int],
+    result: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the course of an iteration: `crossings` and the flux barriers of both halves.
+
+    Parameters
+    ----------
+    found
+        Samples of the iteration.
+    walkers
+        Number of segments of each walker.
+    result
+        Result of the iteration: `estimator`, and `steps` with the minima of reactant and product.
+    """
+    steps = result.get("steps") or [{}]
+    ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
+    own = np.split(np.arange(len(found.blocks)), np.cumsum(walkers)[:-1])
+    halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
+    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
+    return {
+        "crossings": crossings(found.series["ae.node-0"], walkers, ends),
+        **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
+    }
+
+
+def crossings(
+    xi: Sequence[Array],
+    walkers: Sequence[int],
+    states: tuple[float, float] = (0.0, 1.0),
+) -> int:
+    """Number of passages of walkers from one state to the other.
+
+    After a segment that the guard ended, the next one starts a few snapshots before its end.
+
+    Parameters
+    ----------
+    xi
+        The series of each segment, one walker after the other.
+    walkers
+        Number of segments of each walker.
+    states
+        Minima of reactant and product. A state counts as visited within a tenth of their distance.
+    """
+    reactant, product = states
+    number, first = 0, 0
+    for segments in walkers:
+        place = np.concatenate(xi[first : first + segments] or [np.zeros(0)])
+        place = (place - reactant) / (product - reactant)
+        visits = np.select([place < 0.1, place > 0.9], [-1, 1])
+        number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+        first += segments
+    return number
+
+
+def flux_barrier(
+    found: Sampled,
+    by_walker: Sequence[Sequence[int]],
+    estimator: str | None,
+    states: tuple[float, float] = (0.0, 1.0),
+) -> freeenergy.Estimate:
+    """Return the flux barrier from some segments, in few blocks so that its error is fast.
+
+    Parameters
+    ----------
+    found
+        What was sampled.
+    by_walker
+        The numbers of the segments of each walker.
+    estimator
+        `MEAN_FORCE` or `POOLED`, if the mean force is to be taken: that of these segments alone.
+        Earlier iterations would be the same in every part of a run, and hide that parts differ.
+    states
+        The CV in the reactant and in the product.
+
+    Returns
+    -------
+    Estimate
+        Unknown where there is none.
+    """
+    most = max(1, MOST_BLOCKS // max(1, len(by_walker)))
+    split = [np.array_split(own, min(len(own), most)) for own in by_walker if len(own)]
+    groups = [group for own in split for group in own]
+    if not groups:
+        return freeenergy.Estimate(np.nan, np.nan)
+
+    def merged(parts: Sequence[T]) -> list[T]:
+        return [reduce(operator.add, [parts[k] for k in group]) for group in groups]
+
+    xi, gradnorm, invmass = (
+        [np.concatenate([found.series[f"ae.{name}"][k] for k in group]) for group in groups]
+        for name in ("node-0", "gradnorm", "invmass")
+    )
+    atoms = None
+    if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
+        atoms = merged(found.mean_force)
+    part = Sampled(
+        merged(found.blocks),
+        atoms,
+        {"ae.node-0": xi, "ae.gradnorm": gradnorm, "ae.invmass": invmass},
+    )
+    try:
+        return _flux(part, atoms, [len(own) for own in split], states).barrier
+    except UserError:
+        return freeenergy.Estimate(np.nan, np.nan)
+
+
+def cv_temperature(found: Sampled) -> freeenergy.Estimate:
+    """Kinetic temperature along the collective variable and its error, K.
+
+    Segments count as their samples do in the free energy: less while the bias is still rough.
+    """
+    of_segments, weights = [], []
+    for block, series in zip(found.blocks, found.series.get("ae.temp", []), strict=False):
+        known = series[np.isfinite(series)]
+        if len(known) and block.sums[0].any():
+            of_segments.append(float(known.mean()))
+            weights.append(float(block.sums[0].sum()))
+    if not weights:
+        return freeenergy.Estimate(np.nan, np.nan)
+    value = float(np.average(of_segments, weights=weights))
+    independent = np.sum(weights) ** 2 / np.sum(np.square(weights))
+    if independent < 2:
+        return freeenergy.Estimate(value, np.nan)
+    variance = np.average((np.array(of_segments) - value) ** 2, weights=weights)
+    return freeenergy.Estimate(value, float((variance / (independent - 1)) ** 0.5))
+
+
+def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
+    """Return the columns of the file `colvar` in the folder of each state file, by name.
+
+    The result is empty unless every state has a folder of its own with a `colvar` that has the
+    columns of an exported plumed.dat, in angstrom according to that plumed.dat.
+    """
+    folders = [state.parent for state in states]
+    if len(set(map(Path.resolve, folders))) < len(folders):
+        return {}
+    for folder in folders:
+        lines = folder / "plumed.dat"
+        if not ((folder / "colvar").is_file() and lines.is_file()):
+            return {}
+        if not re.search(r"(?m)^UNITS LENGTH=A\b", lines.read_text(encoding="utf-8")):
+            return {}
+    printed = [sampling.read_colvar(folder / "colvar") for folder in folders]
+    names = ("ae.node-0", "ae.gradnorm", "ae.invmass")
+    if not all(name in part for part in printed for name in names):
+        return {}
+    return {name: [part[name] for part in printed] for name in names}
+
+
+def barriers(profile: freeenergy.Profile) -> dict[str, float | None]:
+    """What a profile says without its flux, by the keys of results."""
+    names = ("barrier", "delta_F", "A1_minus_A0")
+    return as_json({name: getattr(profile, name) for name in names})
+
+
+def as_json(estimates: dict[str, freeenergy.Estimate]) -> dict[str, float | None]:
+    """Values and errors by name, eV; what is not known is None."""
+    result: dict[str, float | None] = {}
+    for name, estimate in estimates.items():
+        for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
+            result[f"{key}_eV"] = or_none(number)
+    return result
+
+
+def or_none(number: float) -> float | None:
+    """The number, or None where it is NaN, which JSON does not have."""
+    return number if np.isfinite(number) else None
