@@ -145,6 +145,7 @@ def init(
     directory = directory or Path(name)
     if directory.exists():
         raise UserError(f"{directory}: exists already; name another folder.")
+    directory.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".init-", dir=directory.absolute().parent) as nearby:
         new = Path(nearby) / directory.name  # renamed when complete, in case this is killed
         with resources.as_file(resources.files(plumed_cv) / "examples" / name) as source:
