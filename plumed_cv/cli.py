@@ -522,8 +522,8 @@ def diffusion(
     source: Annotated[
         str | None,
         typer.Option(
-            help="rates to use: transmission, tst or harmonic; if absent, the first of these that "
-            "all events have"
+            help="rates to use: transmission, tst or harmonic; if absent, each event has the first "
+            "of these, and harmonic rates are not mixed with others"
         ),
     ] = None,
     formation: Annotated[
@@ -536,6 +536,13 @@ def diffusion(
     formation_entropy: Annotated[
         float, typer.Option(help="entropy of formation, k; --formation is then the energy")
     ] = 0.0,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for the rates of all jumps as CSV and JSON, for kinetic Monte Carlo, and "
+            "as input of the package onsager"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute diffusion coefficients from the rates of a campaign, with errors.
@@ -545,6 +552,7 @@ def diffusion(
 
     Examples: plumed-cv diffusion fe-vacancy
               plumed-cv diffusion fe-vacancy --source harmonic --formation 1.72
+              plumed-cv diffusion fe-vacancy --export fe-rates
     """
     from plumed_cv import workflow
     from plumed_cv.workflow.diffusion import SOURCES
@@ -560,12 +568,15 @@ def diffusion(
         formation=None
         if formation is None
         else workflow.read_formation(formation, formation_entropy),
+        export=export,
     )
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
         print_diffusion(found)
         print(f"All results: {catalogue / 'diffusion.csv'}, diffusion.json and diffusion.png")
+        if export is not None:
+            print(f"For other codes: {export / 'jumps.csv'}, jumps.json and onsager-*K.yaml")
 
 
 @app.command()

@@ -27,6 +27,7 @@ from plumed_cv.events import (
 )
 from plumed_cv.events.catalogue import Event, write_catalogue
 from plumed_cv.events.diffusion import _of_tracer
+from plumed_cv.events.jumps import atoms_of
 from plumed_cv.structures.frame import Array
 from tests import vacancy
 from tests.test_jumps import NI3AL
@@ -229,17 +230,26 @@ def test_layers_have_no_factor() -> None:
 # --- from rates.json ---
 
 
-def catalogue(folder: Path, network: Network, defect: str, expansion: Sequence[float] = ()) -> Path:
+def catalogue(
+    folder: Path,
+    network: Network,
+    defect: str,
+    expansion: Sequence[float] = (),
+    atoms: Atoms | None = None,
+) -> Path:
     """Write a catalogue without the end states, which are not needed here."""
     kinds = network.sites.kinds
     events = [
         Event(f"e{k}", jump, (int(kinds[jump.initial[0]]), int(kinds[jump.final[0]])), 0.0)
         for k, jump in enumerate(network.jumps)
     ]
+    crystal: dict[str, Any] = {"formula": "X"}
+    if atoms is not None:
+        crystal["atoms"] = atoms_of(crystal_of(atoms))
     about = {
         "defect": defect,
-        "species": "X",
-        "crystal": {"formula": "X"},
+        "species": "X" if atoms is None or defect != "vacancy" else str(atoms.symbols[0]),
+        "crystal": crystal,
         "directions": network.directions,
         "expansion": list(expansion),
     }
@@ -315,7 +325,8 @@ def test_errors_are_those_of_many_sets(defect: str, tmp_path: Path) -> None:
     assert np.log(found["error_factor"]) == pytest.approx(np.std(values), rel=0.16)
 
 
-def test_rates_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
+def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
+    """With transmission coefficient where it is known; harmonic rates are not mixed with others."""
     catalogue(tmp_path, vacancies(HCP), "vacancy")
     harmonic = {"source": "harmonic", "tst_rate_per_s": None, "tst_error_factor": None}
     bound = {"source": "transition state theory", "tst_rate_per_s": 5.0, "tst_error_factor": 1.2}
@@ -328,20 +339,29 @@ def test_rates_of_two_kinds_are_not_mixed(tmp_path: Path) -> None:
     found = workflow.diffusion(with_rates(tmp_path, rows))
     kinds = {each["temperature_K"]: each["source"] for each in found["temperatures"]}
     assert kinds == {
-        600.0: "transition state theory",
+        600.0: "transmission coefficient and transition state theory",
         700.0: "harmonic",
         900.0: "transmission coefficient",
     }
     network = vacancies(HCP)
     for each, rates in zip(
-        found["temperatures"], ([2.0, 5.0], [4.0, 3.0], [3.0, 3.0]), strict=True
+        found["temperatures"], ([1.0, 5.0], [4.0, 3.0], [3.0, 3.0]), strict=True
     ):
+        assert [each_rate["rate_per_s"] for each_rate in each["rates"]] == rates
         expected = np.trace(diffusivity(walk(network, rates, [0.0]))) / 3 * 1e-20
         assert each["D_m2_per_s"] == pytest.approx(expected)
     assert found["fit"] is None
+    first = found["temperatures"][0]["rates"]
+    assert [(rate["event"], rate["source"]) for rate in first] == [
+        ("e0", "transmission coefficient"),
+        ("e1", "transition state theory"),
+    ]
     notes = " ".join(found["notes"])
+    assert "600 K: no transmission coefficient of e1" in notes
     assert "800 K is left out: no rate with an error of e0." in notes
     assert "900 K: not converged: the run of e1." in notes
+    (bound,) = workflow.diffusion(tmp_path, source="transition state theory")["temperatures"][:1]
+    assert [rate["rate_per_s"] for rate in bound["rates"]] == [2.0, 5.0]
     with pytest.raises(UserError, match="there is no diffusion coefficient"):
         workflow.diffusion(with_rates(tmp_path, rows[5:6]))
 

@@ -55,6 +55,8 @@ ELSEWHERE = {
     ),
     "plumed-cv init alanine": ("tests/test_molecules.py", "build.py"),
     "plumed-cv run alanine/alanine.toml": ("tests/test_molecules.py", "workflow.run(given"),
+    "import yaml": ("tests/test_exports.py", "diffusion.md"),
+    "pair = OnsagerCalc": ("tests/test_exports.py", "diffusion.md"),
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.

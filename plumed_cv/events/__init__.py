@@ -2,11 +2,12 @@
 
 `network` finds the sites of a defect in a crystal and the jumps that differ by symmetry. `jumps`
 relaxes their end states and writes a catalogue, and `catalogue` is its format. `diffusion` computes
-diffusion coefficients from the rates of the jumps.
+diffusion coefficients from the rates of the jumps, and `exports` writes these for other codes.
 """
 
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
 from plumed_cv.events.diffusion import Walk, correlation_factors, diffusivity, walk
+from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.events.jumps import find_jumps
 from plumed_cv.events.network import (
     Crystal,
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "Jump",
     "Network",
+    "Rates",
     "Sites",
     "Walk",
     "correlation_factors",
@@ -38,4 +40,5 @@ __all__ = [
     "read_catalogue",
     "sites_at",
     "walk",
+    "write_exports",
 ]

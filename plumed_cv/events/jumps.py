@@ -202,6 +202,7 @@ def find_jumps(
                     "space_group": crystal.space_group,
                     "formula": crystal.primitive.get_chemical_formula(),
                     "conventional_cell_A": crystal.conventional.cell.array.tolist(),
+                    "atoms": atoms_of(crystal),
                     "pressure_GPa": pressure,
                     "cell_relaxed": relax_cell,
                 },
@@ -227,6 +228,15 @@ def find_jumps(
         for event in events
     ]
     return {**about, "events": rows}
+
+
+def atoms_of(crystal: Crystal) -> list[dict[str, Any]]:
+    """Element and fractional coordinates of each atom of the primitive cell, for a catalogue."""
+    places = crystal.primitive.get_scaled_positions()
+    return [
+        {"element": element, "position": place.tolist()}
+        for element, place in zip(crystal.primitive.symbols, places, strict=True)
+    ]
 
 
 def read_template(file: Path) -> tuple[dict[str, Any], Config]:

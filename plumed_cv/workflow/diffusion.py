@@ -5,12 +5,13 @@
 
 The rates of all events enter with their errors, and where sites are of several kinds, so do the
 differences of their free energies. The errors are propagated to first order, as independent ones.
+Each row says which kind of rate it used for each event.
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from scipy.stats import chi2
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.events.catalogue import Catalogue, read_catalogue
+from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
 from plumed_cv.events.diffusion import correlation_factors, diffusivity, walk
+from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.figures import plot_diffusion
 from plumed_cv.rates import arrhenius
 from plumed_cv.structures.frame import Array
@@ -110,7 +112,11 @@ def read_formation(given: str, entropy_kB: float = 0.0) -> Formation:
 
 
 def diffusion(
-    folder: Path | str, *, source: str | None = None, formation: Formation | None = None
+    folder: Path | str,
+    *,
+    source: str | None = None,
+    formation: Formation | None = None,
+    export: Path | str | None = None,
 ) -> dict[str, Any]:
     """Compute the diffusion coefficients at all temperatures at which every event has a rate.
 
@@ -119,16 +125,20 @@ def diffusion(
     folder
         A catalogue with rates.json.
     source
-        Kind of rates to use, one of `SOURCES`. If None, the first of them that all events have at
-        that temperature; one temperature never mixes two kinds.
+        Kind of rates to use, one of `SOURCES`. If None, the rate of each event is that with its
+        transmission coefficient, or that of transition state theory if it has none. If an event
+        has neither at a temperature, harmonic rates are used for all.
     formation
         Free energy of formation of a vacancy. With it, the coefficients of tracer atoms are
         computed.
+    export
+        Folder for the same rates in the forms that other codes read (`events.exports`).
 
     Returns
     -------
     dict
-        The content of diffusion.json: `temperatures`, one row for each, `fit`, `tracer_fit`.
+        The content of diffusion.json: `temperatures`, one row for each with the `rates` that were
+        used, `fit`, `tracer_fit`.
 
     Raises
     ------
@@ -145,17 +155,20 @@ def diffusion(
             "on its concentration; leave this option out."
         )
     known = read_json(file)["rates"]
-    rows, notes = [], []
+    rows, notes, used = [], [], []
     for kelvin in sorted({row["temperature_K"] for row in known}):
         chosen = _chosen(catalogue, [r for r in known if r["temperature_K"] == kelvin], source)
         if isinstance(chosen, str):
             notes.append(f"{kelvin:g} K is left out: {chosen}")
             continue
-        rows.append(_at(catalogue, kelvin, chosen, formation))
+        rates, note = _rates(catalogue, kelvin, chosen)
+        used.append(rates)
+        rows.append(_at(catalogue, rates, chosen, formation))
+        notes += [f"{kelvin:g} K: {each}" for each in (note, *_cautions(chosen)) if each]
     if not rows:
         raise UserError(f"{file}: there is no diffusion coefficient. {' '.join(notes)}".rstrip())
-    for row in rows:
-        notes += row.pop("notes")
+    if export is not None:
+        write_exports(export, catalogue, used)
     content = {
         "defect": catalogue.defect,
         "species": catalogue.species,
@@ -187,29 +200,18 @@ def diffusion(
 
 def _chosen(
     catalogue: Catalogue, rows: Sequence[dict[str, Any]], source: str | None
-) -> tuple[str, list[dict[str, Any]]] | str:
-    """Return the kind of rates that all events have at one temperature, and the rates.
+) -> list[dict[str, Any]] | str:
+    """Return the row of each event at one temperature with the rate that is used, and its source.
 
-    If there is none, the reason is returned.
+    Rates with and without transmission coefficient are taken together: without it a rate is an
+    upper bound, and D increases with each rate, so the D of both is nearer to the true one.
+    If an event has no rate, the reason is returned.
     """
-    for kind in SOURCES if source is None else (source,):
-        found = []
-        for event in catalogue.events:
-            for row in rows:
-                if row["event"] != event.id:
-                    continue
-                # A rate with transmission coefficient also knows that without it.
-                bound = kind == SOURCES[1] and row["source"] != "harmonic"
-                if row["source"] != kind and not bound:
-                    continue
-                rate, factor = (
-                    row[f"tst_{name}" if bound else name] for name in ("rate_per_s", "error_factor")
-                )
-                if rate and factor and (event.is_symmetric or row["delta_F_eV"] is not None):
-                    found.append({**row, "rate_per_s": rate, "error_factor": factor})
-                break
-        if len(found) == len(catalogue.events):
-            return kind, found
+    for kinds in (SOURCES[:2], SOURCES[2:]) if source is None else ((source,),):
+        found = [_best(event, rows, kinds) for event in catalogue.events]
+        known = [row for row in found if row is not None]
+        if len(known) == len(found):
+            return known
     have = {row["event"] for row in rows if row["rate_per_s"] and row["error_factor"]}
     missing = [event.id for event in catalogue.events if event.id not in have]
     if missing:
@@ -217,68 +219,98 @@ def _chosen(
     return "the events have rates of different kinds, or the free energy of a state is unknown."
 
 
-def _at(
-    catalogue: Catalogue,
-    kelvin: float,
-    chosen: tuple[str, list[dict[str, Any]]],
-    formation: Formation | None,
-) -> dict[str, Any]:
-    """Return the row of one temperature."""
-    source, rates = chosen
-    kT = units.kB * kelvin
+def _best(
+    event: Event, rows: Sequence[dict[str, Any]], kinds: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return the row of an event with the rate of the first of these kinds that it has."""
+    own = [row for row in rows if row["event"] == event.id]
+    for kind in kinds:
+        for row in own:
+            # A rate with transmission coefficient also knows that without it.
+            bound = kind == SOURCES[1] and row["source"] != "harmonic"
+            if row["source"] != kind and not bound:
+                continue
+            rate, factor = (
+                row[f"tst_{name}" if bound else name] for name in ("rate_per_s", "error_factor")
+            )
+            if rate and factor and (event.is_symmetric or row["delta_F_eV"] is not None):
+                return {**row, "rate_per_s": rate, "error_factor": factor, "source": kind}
+    return None
+
+
+def _cautions(chosen: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what a reader must know of the rates at one temperature."""
+    bounds = [row["event"] for row in chosen if row["source"] == SOURCES[1]]
+    if 0 < len(bounds) < len(chosen):
+        yield (
+            f"no transmission coefficient of {', '.join(bounds)}: the rate of transition state "
+            "theory is used, an upper bound."
+        )
+    if open_ := [row["event"] for row in chosen if not row["converged"]]:
+        yield f"not converged: the run of {', '.join(open_)}."
+
+
+def _rates(
+    catalogue: Catalogue, kelvin: float, chosen: Sequence[dict[str, Any]]
+) -> tuple[Rates, str | None]:
+    """Return the rates and free energies at one temperature, and a note if these contradict."""
+    energies, of_energies, note = _free_energies(catalogue, chosen, units.kB * kelvin)
+    n = len(chosen)
+    covariance = np.zeros((n + len(energies),) * 2)
+    covariance[:n, :n] = np.diag([np.log(row["error_factor"]) ** 2 for row in chosen])
+    covariance[n:, n:] = of_energies
     stretch = 1.0 + sum(
         each * kelvin**power for power, each in enumerate(catalogue.about["expansion"], 1)
     )
-    ln_rates = np.log([row["rate_per_s"] for row in rates])
-    energies, covariance, note = _free_energies(catalogue, rates, kT)
-    spread = np.zeros((len(rates) + len(energies),) * 2)
-    spread[: len(rates), : len(rates)] = np.diag(
-        [np.log(row["error_factor"]) ** 2 for row in rates]
-    )
-    spread[len(rates) :, len(rates) :] = covariance
-    values = np.concatenate([ln_rates, energies])
-    n = len(rates)
+    ln_rates = np.log([row["rate_per_s"] for row in chosen])
+    sources = tuple(row["source"] for row in chosen)
+    return Rates(kelvin, ln_rates, energies, covariance, sources, stretch), note
+
+
+def _at(
+    catalogue: Catalogue,
+    rates: Rates,
+    chosen: Sequence[dict[str, Any]],
+    formation: Formation | None,
+) -> dict[str, Any]:
+    """Return the row of one temperature."""
+    values, n = rates.values, len(chosen)
 
     def tensor(given: Array) -> Array:
         found = walk(catalogue.network, np.exp(given[:n]), given[n:])
-        return np.asarray(stretch**2 * diffusivity(found))
+        return np.asarray(rates.stretch**2 * diffusivity(found))
 
     def mean(given: Array) -> float:
         return float(np.log(np.trace(tensor(given)) / 3.0))
 
     own = tensor(values)
     row: dict[str, Any] = {
-        "temperature_K": kelvin,
+        "temperature_K": rates.temperature_K,
         "D_m2_per_s": float(np.trace(own)) / 3.0 * _TO_M2,
-        "error_factor": float(np.exp(_error(mean, values, spread))),
+        "error_factor": float(np.exp(_error(mean, values, rates.covariance))),
         "D_tensor_m2_per_s": (own * _TO_M2).tolist(),
         "correlation_factor": None,
         "concentration": None,
         "D_tracer_m2_per_s": None,
         "tracer_error_factor": None,
-        "source": source,
-        "converged": all(row["converged"] for row in rates),
-        "notes": [f"{kelvin:g} K: {note}"] if note else [],
+        "source": " and ".join(kind for kind in SOURCES if kind in rates.sources),
+        "converged": all(each["converged"] for each in chosen),
+        "rates": [
+            {key: each[key] for key in ("event", "rate_per_s", "error_factor", "source")}
+            for each in chosen
+        ],
     }
-    if open_ := [row["event"] for row in rates if not row["converged"]]:
-        row["notes"].append(f"{kelvin:g} K: not converged: the run of {', '.join(open_)}.")
     if catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
-        row |= _tracer(catalogue, values, spread, n, own, kelvin, formation)
+        row |= _tracer(catalogue, rates, own, formation)
     return row
 
 
 def _tracer(
-    catalogue: Catalogue,
-    values: Array,
-    spread: Array,
-    n: int,
-    own: Array,
-    kelvin: float,
-    formation: Formation | None,
+    catalogue: Catalogue, rates: Rates, own: Array, formation: Formation | None
 ) -> dict[str, Any]:
     """Correlation factor, and the coefficient of tracer atoms if the concentration is known."""
-    kT = units.kB * kelvin
-    network = catalogue.network
+    kT = units.kB * rates.temperature_K
+    network, values, n = catalogue.network, rates.values, len(rates.ln_rates)
 
     def factors(given: Array) -> Array:
         return correlation_factors(network, walk(network, np.exp(given[:n]), given[n:]))
@@ -291,7 +323,7 @@ def _tracer(
     }
     if formation is None:
         return row
-    energy, error = formation.at(kelvin)
+    energy, error = formation.at(rates.temperature_K)
 
     def ln_tracer(given: Array) -> float:
         found = walk(network, np.exp(given[:n]), given[n:])
@@ -301,7 +333,7 @@ def _tracer(
         return float(np.log(np.trace(now @ diffusivity(found)) / 3.0 * weights.mean()))
 
     concentration = np.exp(-energy / kT) * np.exp(-values[n:])[network.sites.kinds].mean()
-    total = np.hypot(_error(ln_tracer, values, spread), error / kT)
+    total = np.hypot(_error(ln_tracer, values, rates.covariance), error / kT)
     return row | {
         "concentration": float(concentration),
         "D_tracer_m2_per_s": float(np.trace(tracer) / 3.0 * concentration * _TO_M2),
@@ -360,9 +392,9 @@ def _error(function: Callable[[Array], float], values: Array, covariance: Array)
 
 
 def _fit(rows: Sequence[dict[str, Any]], name: str, factor: str) -> dict[str, Any] | None:
-    """Fit ln D over 1/kT, with rates of one source."""
+    """Fit ln D over 1/kT; None if a rate is of another kind at another temperature."""
     known = [row for row in rows if row[name]]
-    if len({row["source"] for row in known}) != 1:
+    if len({tuple(rate["source"] for rate in row["rates"]) for row in known}) != 1:
         return None
     # Harmonic rates have no statistical errors, so all weights are equal.
     exact = known[0]["source"] == "harmonic"
