@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import bulk
 
-from python.references import hops
+from plumed_cv.events import crystal_of, diffusivity, network_of, sites_at, walk
+from plumed_cv.events.diffusion import _of_tracer
+from python.references import diffusion, hops
 from python.references.hops import Found, Hop
 
 IRON = hops.CASES["fe-1000K"]
@@ -142,3 +145,30 @@ def test_the_page_has_the_tables_of_the_data(capsys: pytest.CaptureFixture[str])
     page = (hops.DATA.parent / "hops.md").read_text(encoding="utf-8")
     for line in capsys.readouterr().out.strip().splitlines():
         assert line in page
+
+
+def test_atoms_of_a_random_walk() -> None:
+    """In the cell of 128 sites: every jump counts at first, and at last the exact factor is left.
+
+    The factor is that of the network of a bcc crystal in its cubic cell of two sites.
+    """
+    ordered = crystal_of(bulk("FeAl", "cesiumchloride", a=2.9))
+    network = network_of(ordered, sites_at(ordered, [np.zeros(3), np.full(3, 0.5)]), cutoff_A=2.6)
+    found = walk(network, [1.0], [0.0, 0.0])
+    exact = np.trace(_of_tracer(network, found, 4)) / np.trace(diffusivity(found))
+    assert diffusion.walked((20_000, 40_000), 1.4e10) == pytest.approx(exact, abs=1e-5)
+    assert diffusion.walked((0, 1), 1e6) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_diffusion_of_a_simulated_walk() -> None:
+    """Jumps at random times. Five errors of each number: one in a million."""
+    k_per_s = 2e10
+    found = vacancy_walk(k_per_s, 20.0, 0.0)
+    atoms, vacancy = diffusion.displacements(found, hops.hops(IRON, found, 0.0))
+    for lags in ((2, 10), (20, 50)):
+        of_vacancy = diffusion.coefficients(vacancy[:, None], lags)
+        value, error = diffusion.ratio(diffusion.coefficients(atoms, lags), of_vacancy)
+        assert abs(value - diffusion.walked(lags, k_per_s)) < 5 * error < 0.3
+        value, error = diffusion.ratio(of_vacancy)
+        D = 8 * hops.hop_A(IRON) ** 2 * k_per_s / 6 * 1e-11  # 1e-9 m^2/s
+        assert abs(value - D) < 5 * error < 0.4 * D

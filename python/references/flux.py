@@ -321,17 +321,23 @@ def tst_rates(name: str, data: dict[str, Any]) -> tuple[Array, Array]:
     return unit * counts.sum(axis=0) / frames.sum(), unit * errors
 
 
-def lasting(name: str, data: dict[str, Any]) -> hops.Rate:
-    """The rate of hops that are not undone within 1 ps."""
-    case, found, start = CASES[name], [], 0
+def joined(name: str, data: dict[str, Any]) -> tuple[hops.Found, list[hops.Hop]]:
+    """The hops of all trajectories of plain dynamics, as if these were one, and its length."""
+    found: list[hops.Hop] = []
+    start = 0
     for frames, crossings in zip(data["frames"], data["crossings"], strict=True):
         own = hops.Found(frames, 0.0, 0.0, [tuple(row) for row in crossings])
         found += [
             hop._replace(time_fs=hop.time_fs + start * hops.FRAME_FS)
-            for hop in hops.hops(case, own)
+            for hop in hops.hops(CASES[name], own)
         ]
         start += frames
-    return hops.lasting(case, hops.Found(start, 0.0, 0.0, []), found)
+    return hops.Found(start, 0.0, 0.0, []), found
+
+
+def lasting(name: str, data: dict[str, Any]) -> hops.Rate:
+    """The rate of hops that are not undone within 1 ps."""
+    return hops.lasting(CASES[name], *joined(name, data))
 
 
 def print_tables(every: dict[str, Any]) -> None:

@@ -544,7 +544,7 @@ def spread(case: Case, found: Found, hops: Sequence[Hop]) -> Rate | None:
     """The rate from the mean square displacement of a vacancy; None for an interstitial."""
     if case.interstitial is not None or not hops:
         return None
-    moves = np.array([_vector(case, hop) for hop in hops])
+    moves = np.array([vector(case, hop) for hop in hops])
     frames = np.array([round(hop.time_fs / FRAME_FS) for hop in hops])
     steps = np.zeros((found.frames + 1, 3))
     np.add.at(steps, frames, moves)
@@ -555,7 +555,7 @@ def spread(case: Case, found: Found, hops: Sequence[Hop]) -> Rate | None:
         np.sum((places[lag:][origins] - places[origins]) ** 2, axis=1) for lag in (short, long)
     ]
     blocks = np.array_split(squares[1] - squares[0], BLOCKS)
-    length_A2 = _hop_A(case) ** 2
+    length_A2 = hop_A(case) ** 2
     unit = 1e15 / (case.neighbours * length_A2 * (LAGS_FS[1] - LAGS_FS[0]))
     value, error = _ratio(np.array([b.sum() for b in blocks]), np.array([len(b) for b in blocks]))
     return Rate(unit * value, unit * error, len(hops))
@@ -569,14 +569,14 @@ def _ratio(numerators: Array, denominators: Array) -> tuple[float, float]:
     return float(total / weight), float(np.sqrt((n - 1) * np.var(without)))
 
 
-def _vector(case: Case, hop: Hop) -> Array:
+def vector(case: Case, hop: Hop) -> Array:
     """Displacement of the atom in a hop, (3,), angstrom."""
     sites, edge = case.sites(), case.edge_A
     step = sites[hop.end] - sites[hop.start]
     return np.asarray(step - edge * np.round(step / edge))
 
 
-def _hop_A(case: Case) -> float:  # noqa: N802
+def hop_A(case: Case) -> float:  # noqa: N802
     """Length of the hops that the rates are of, angstrom."""
     if case.interstitial is not None:
         return case.lattice_A * 3**0.5 / 4
@@ -674,9 +674,9 @@ def print_tables(found: dict[str, Found]) -> None:
 def _counted(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> tuple[list[Hop], int]:
     """The hops to an equivalent neighbour, and the number of all others."""
     every = hops(case, found, residence_fs)
-    length_A = _hop_A(case)
+    length_A = hop_A(case)
     wanted = [
-        hop for hop in every if abs(np.linalg.norm(_vector(case, hop)) - length_A) < 0.01 * length_A
+        hop for hop in every if abs(np.linalg.norm(vector(case, hop)) - length_A) < 0.01 * length_A
     ]
     return wanted, len(every) - len(wanted)
 
