@@ -357,7 +357,7 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
         ("e1", "transition state theory"),
     ]
     notes = " ".join(found["notes"])
-    assert "600 K: no transmission coefficient of e1" in notes
+    assert "600 K: no transmission coefficient with an error of e1" in notes
     assert "800 K is left out: no rate with an error of e0." in notes
     assert "900 K: not converged: the run of e1." in notes
     (bound,) = workflow.diffusion(tmp_path, source="transition state theory")["temperatures"][:1]

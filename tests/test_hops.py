@@ -164,7 +164,7 @@ def test_diffusion_of_a_simulated_walk() -> None:
     """Jumps at random times. Five errors of each number: one in a million."""
     k_per_s = 2e10
     found = vacancy_walk(k_per_s, 20.0, 0.0)
-    atoms, vacancy = diffusion.displacements(found, hops.hops(IRON, found, 0.0))
+    atoms, vacancy = diffusion.displacements(IRON, found, hops.hops(IRON, found, 0.0))
     for lags in ((2, 10), (20, 50)):
         of_vacancy = diffusion.coefficients(vacancy[:, None], lags)
         value, error = diffusion.ratio(diffusion.coefficients(atoms, lags), of_vacancy)

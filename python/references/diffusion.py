@@ -17,6 +17,7 @@ jackknife over 20 blocks.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,22 +33,23 @@ _UNIT = 10.0  # angstrom^2/ps in 1e-9 m^2/s
 _FRAMES_PER_PS = round(1000.0 / hops.FRAME_FS)
 
 
-def displacements(whole: hops.Found, every: list[hops.Hop]) -> tuple[Array, Array]:
+def displacements(
+    case: hops.Case, whole: hops.Found, every: Sequence[hops.Hop]
+) -> tuple[Array, Array]:
     """Sum of the jumps up to each picosecond.
 
     Returns
     -------
-    atoms, vacancy
+    atoms, defect
         Shapes (M, N, 3) and (M, 3), angstrom.
     """
-    case = flux.CASES[NAME]
     moved = np.zeros((whole.frames // _FRAMES_PER_PS + 1, len(case.start()[1]), 3))
     for hop in every:
         moment = int(np.ceil(hop.time_fs / 1000.0))
         if moment < len(moved):
             moved[moment, hop.atom] += hops.vector(case, hop)
     atoms = np.cumsum(moved, axis=0)
-    return atoms, -atoms.sum(axis=1)
+    return atoms, -atoms.sum(axis=1) if case.interstitial is None else atoms[:, -1]
 
 
 def coefficients(places: Array, lags_ps: tuple[int, int]) -> Array:
@@ -130,7 +132,7 @@ def print_tables(data: dict[str, Any]) -> None:
     """Print both tables from the data of docs/flux.json."""
     case = flux.CASES[NAME]
     whole, every = flux.joined(NAME, data["plain"])
-    atoms, vacancy = displacements(whole, every)
+    atoms, vacancy = displacements(case, whole, every)
     unit = case.neighbours * hops.hop_A(case) ** 2 / 6 * 1e-12 * _UNIT  # 1e-9 m^2/s of 1/s
     print("| vacancy of iron, 1000 K | D (1e-9 m²/s) |\n| --- | --- |")
     for lags in ((2, 10), (10, 50)):
