@@ -243,8 +243,8 @@ def _cautions(chosen: Sequence[dict[str, Any]]) -> Iterator[str]:
     bounds = [row["event"] for row in chosen if row["source"] == SOURCES[1]]
     if 0 < len(bounds) < len(chosen):
         yield (
-            f"no transmission coefficient with an error of {', '.join(bounds)}: the rate of transition state "
-            "theory is used, an upper bound."
+            f"no transmission coefficient with an error of {', '.join(bounds)}: the rate of "
+            "transition state theory is used, an upper bound."
         )
     if open_ := [row["event"] for row in chosen if not row["converged"]]:
         yield f"not converged: the run of {', '.join(open_)}."
