@@ -110,8 +110,12 @@ class Lammps(_Engine):
 
     name: Literal["lammps"] = "lammps"
     potential: list[str] | Path = Field(
-        description="LAMMPS commands for the potential (units metal: eV, angstrom), "
-        "or the name of a file with these commands"
+        description="LAMMPS commands for the potential, or the name of a file with these commands"
+    )
+    units: Literal["metal", "real"] = Field(
+        "metal",
+        description="LAMMPS's units of the potential: metal (eV, ps) or real (kcal/mol, fs). All "
+        "other keys and all results are in eV, angstrom and fs with both",
     )
     species: list[str] | None = Field(
         None,

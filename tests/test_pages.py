@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 
 import plumed_cv
 from plumed_cv import cli, config, cv, freeenergy, sampling
@@ -405,7 +405,14 @@ def make_engine_files(
         shutil.move(folder / "md.mdp", folder / "run.mdp")
         shutil.copy(folder / "initial.xyz", folder / "atoms.xyz")
         return
-    atoms = bulk("Cu", cubic=True) * (2, 2, 2) if engine.name == "ase" else vacancy.end_states()[0]
+    if engine.name == "ase":
+        atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    elif engine.units == "real":
+        atoms = molecule("CH4", vacuum=5.0, pbc=True)
+    elif engine.species is not None:
+        atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (2, 2, 2)
+    else:
+        atoms = vacancy.end_states()[0]
     atoms.positions += rng.normal(scale=0.05, size=(len(atoms), 3))
     atoms.write(folder / "atoms.xyz", format="extxyz")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -22,6 +23,7 @@ from plumed_cv.structures import (
     fix,
     held_atoms,
     is_oriented,
+    lammps_files,
     meant_order,
     oriented,
     read_structure,
@@ -135,6 +137,78 @@ def test_a_dump(tmp_path: Path, columns: str, shear: float) -> None:
         np.testing.assert_allclose(atoms.positions, expected.positions, atol=1e-12)
     assert read_structure(file, ["Si", "C"]).positions == pytest.approx(frames[1].positions)
     assert read_structure(f"{file}@0", ["Si", "C"]).positions == pytest.approx(frames[0].positions)
+
+
+def numbered(text: str, numbers: dict[int, int]) -> str:
+    """A dump or data file with other serial numbers; the lines of atoms begin with them."""
+    lines = []
+    for line in text.splitlines():
+        number, _, rest = line.partition(" ")
+        atom = len(rest.split()) >= 4 and number.isdecimal()
+        lines.append(f"{numbers[int(number)]} {rest}" if atom else line)
+    return "\n".join(lines) + "\n"
+
+
+def test_serial_numbers_with_gaps(tmp_path: Path) -> None:
+    """They give the order of the atoms, in data files and dumps, whatever their values."""
+    atoms = carbide()
+    gaps = {k: 3 * k + (900 if k > 20 else 0) for k in range(1, 65)}
+    frames = [atoms, atoms.copy(), atoms.copy()]
+    frames[1].rattle(0.1, seed=4)
+    frames[2].rattle(0.1, seed=5)
+    data, dump = tmp_path / "sic.data", tmp_path / "sic.dump"
+    text = data_text(atoms, "{id} {type} {x} 0 0 0", " # atomic", MASSES)
+    data.write_text(numbered(text, gaps))
+    dump.write_text(numbered(dump_text(frames), gaps))
+    assert "2 6 " not in data.read_text()
+    found = [read_structure(data), *read_structures(dump, species=["Si", "C"])]
+    for one, expected in zip(found, [atoms, *frames], strict=True):
+        assert list(one.symbols) == list(atoms.symbols)
+        np.testing.assert_allclose(one.positions, expected.positions, atol=1e-12)
+    assert lammps_files.first_gap(data) == lammps_files.first_gap(dump) == (1, 3)
+    frame = cv.linear(
+        atoms.get_chemical_symbols(), atoms.cell.array, atoms.positions, frames[1].positions
+    )
+    u = frames[2].positions - atoms.positions
+    read = read_displacements([dump], frame)
+    np.testing.assert_allclose(read[2], u - u.mean(axis=0), atol=2e-6)
+    # Other atoms in a later structure: the order of those that are left would be another one.
+    later = numbered(dump_text(frames[1:2]), {**gaps, 64: 1})
+    dump.write_text(numbered(dump_text(frames[:1]), gaps) + later)
+    sentence = r"sic\.dump: the serial number 1 is not in all"
+    with pytest.raises(UserError, match=sentence):
+        read_structures(dump, species=["Si", "C"])
+    with pytest.raises(UserError, match=sentence):
+        read_displacements([dump], frame)
+
+
+def test_serial_numbers_with_gaps_that_an_input_uses(tmp_path: Path) -> None:
+    atoms = carbide()
+    final = atoms.copy()
+    final.positions[5] += 0.5
+    text = "{id} {type} {x} 0 0 0"
+    for name, one in (("initial", atoms), ("final", final)):
+        file = numbered(data_text(one, text, " # atomic", MASSES), {k: k + 1 for k in range(1, 65)})
+        (tmp_path / f"{name}.data").write_text(file)
+    potential = ["pair_style tersoff", "pair_coeff * * SiC.tersoff Si C"]
+    lines = ["group low id 1:4", "fix s low spring/self 1", "fix_modify s energy yes"]
+    for name, section, more in (
+        ("system.fixed", "system", {"fixed": "1-8"}),
+        ("cv.atoms", "cv", {"atoms": "1-8"}),
+        ("sampling.plumed", "sampling", {"plumed": "d: DISTANCE ATOMS=1,2"}),
+        ("'group low id 1:4'", "engine", {"potential": [*potential, *lines]}),
+        ("", "engine", {}),
+    ):
+        content: dict[str, dict[str, Any]] = {"engine": {"potential": potential}}
+        content["system"] = {k: tmp_path / f"{k}.data" for k in ("initial", "final")}
+        content["system"]["temperature_K"] = 300
+        content.setdefault(section, {}).update(more)
+        given = config.checked(content, "input")
+        if name:
+            with pytest.raises(UserError, match="atom 1 has the serial number 2, and " + name):
+                workflow.end_states(given)
+        else:
+            assert len(workflow.end_states(given)[0]) == 64
 
 
 def test_elements_that_are_not_known_are_no_hydrogen(tmp_path: Path) -> None:

@@ -38,18 +38,20 @@ struct plumed_cv_lammps_settings {
     const char* kernel;
     const char* plumed_dat;
     const char* log_file;
-    double* masses;  // natoms, amu
-    double* charges; // natoms, e
-    double* box;     // 3 x 3, rows, angstrom; zero without periodic boundaries
-    double timestep; // ps
-    double kt;       // eV
+    double* masses;     // natoms, amu
+    double* charges;    // natoms, e
+    double* box;        // 3 x 3, rows, angstrom; zero without periodic boundaries
+    double energy_unit; // LAMMPS's, eV
+    double time_unit;   // LAMMPS's, ps
+    double timestep;    // in LAMMPS's unit
+    double kt;          // in LAMMPS's unit
     std::int64_t first_step;
     int natoms;
     int count_start;   // 0: actions do not update on the first step, which the previous run counted
     int n_recorded;    // atoms whose positions and forces without the bias are recorded
     int record_stride; // steps between records; 0: none
     const std::int64_t* recorded; // n_recorded, from 0
-    const char* record_file;      // doubles: positions, then forces, of each record
+    const char* record_file;      // doubles: positions (A), then forces (eV/A), of each record
 };
 }
 
@@ -57,7 +59,6 @@ namespace {
 
 constexpr double ev_in_kj_per_mol = 96.48530749925792; // as in LAMMPS's fix plumed
 constexpr double angstrom_in_nm = 0.1;
-constexpr double picosecond_in_ps = 1.0;
 
 class Bridge {
   public:
@@ -65,9 +66,9 @@ class Bridge {
         : settings_(given), plumed_(PLMD::Plumed::dlopen(given.kernel)) {
         if (!plumed_.valid())
             throw std::runtime_error(std::string(given.kernel) + ": PLUMED cannot be loaded");
-        plumed_.cmd("setMDEnergyUnits", ev_in_kj_per_mol);
+        plumed_.cmd("setMDEnergyUnits", ev_in_kj_per_mol * given.energy_unit);
         plumed_.cmd("setMDLengthUnits", angstrom_in_nm);
-        plumed_.cmd("setMDTimeUnits", picosecond_in_ps);
+        plumed_.cmd("setMDTimeUnits", given.time_unit);
         plumed_.cmd("setPlumedDat", given.plumed_dat);
         plumed_.cmd("setLogFile", given.log_file);
         plumed_.cmd("setMDEngine", "LAMMPS");
@@ -121,15 +122,21 @@ class Bridge {
     }
 
     void record(double** positions, double** forces) {
-        for (double** values : {positions, forces}) {
-            for (int i = 0; i < settings_.n_recorded; ++i)
-                record_.write(reinterpret_cast<const char*>(values[settings_.recorded[i]]),
-                              3 * sizeof(double));
-        }
+        write(positions, 1.0);
+        write(forces, settings_.energy_unit);
         record_.flush();
         if (!record_)
             throw std::runtime_error(std::string(settings_.record_file) +
                                      ": cannot be written; make room on the disk and run again");
+    }
+
+    void write(double** values, double unit) {
+        for (int i = 0; i < settings_.n_recorded; ++i) {
+            for (int k = 0; k < 3; ++k) {
+                const double value = values[settings_.recorded[i]][k] * unit;
+                record_.write(reinterpret_cast<const char*>(&value), sizeof value);
+            }
+        }
     }
 
     void check_order(int natoms, const int* tags) const {

@@ -1,7 +1,7 @@
 """LAMMPS as an engine: any of its potentials, on one core, coupled to PLUMED.
 
 The user gives the commands for the potential, `pair_style` and `pair_coeff` lines or a file with
-them. Everything else is set here, in LAMMPS's `units metal`. The library of LAMMPS runs in a
+them. Everything else is set here, in the units of the potential. The library of LAMMPS runs in a
 process of its own, so that an error in it, in PLUMED or in a potential becomes a message.
 
 PLUMED is coupled by LAMMPS's `fix plumed`, or by `fix external` and our own bridge
@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ase import Atoms, units
+from ase import Atoms
+from ase.units import kB
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
@@ -34,6 +35,7 @@ from plumed_cv.engines.lammps_bridge import PlumedRun
 from plumed_cv.engines.lammps_input import LammpsInput
 from plumed_cv.engines.lammps_potential import standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
+from plumed_cv.engines.lammps_units import UnitsName
 from plumed_cv.engines.process import Child
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
@@ -68,6 +70,9 @@ class LammpsEngine(Engine):
         must agree with those of the elements within 5 %.
     directory
         Folder of relative file names in `potential`; the working directory by default.
+    units
+        LAMMPS's units of `potential`: "metal" (eV, ps) or "real" (kcal/mol, fs). Energies, forces
+        and times outside of the potential are in eV, angstrom and fs with both.
     coupling
         "external": `fix external` and our bridge. "plumed": LAMMPS's `fix plumed`. "auto": the
         bridge, which is faster.
@@ -90,6 +95,7 @@ class LammpsEngine(Engine):
         species: Sequence[str] | None = None,
         masses: Mapping[str, float] | None = None,
         directory: Path | str = ".",
+        units: UnitsName = "metal",
         coupling: Coupling = "auto",
         plumed: Plumed | None = None,
         plugin: Path | None = None,
@@ -98,13 +104,14 @@ class LammpsEngine(Engine):
         start = State.of(atoms)
         given = dict(masses or {})
         self._directory = Path(directory).absolute()
-        self._input = LammpsInput(potential, atoms, species, self._directory)
+        self._input = LammpsInput(potential, atoms, species, self._directory, units)
         elements = self._input.elements
         self._coupling = coupling
         self._plumed = plumed
         self._plugin = plugin
         self._bridge: Path | None = None
         self._system = System(
+            units=self._input.units,
             commands=self._input.commands,
             directory=self._directory,
             elements=elements,
@@ -149,7 +156,9 @@ class LammpsEngine(Engine):
         return self._child.ask("forces", positions, cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
-        """Run molecular dynamics; log.lammps has the temperature (K) and potential energy (eV).
+        """Run molecular dynamics; log.lammps has the temperature (K) and potential energy.
+
+        This energy is in the unit of the potential.
 
         PLUMED receives the positions as LAMMPS keeps them: in the cell, not unwrapped.
         """
@@ -222,7 +231,7 @@ class LammpsEngine(Engine):
             environment=self._plumed.environment(),
             bridge=bridge,
             plugin=self._plugin,
-            kt=float(units.kB * segment.dynamics.temperature_K),
+            kt=float(kB * segment.dynamics.temperature_K),
             count_start=segment.count_start,
             needs_energy=uses_energy(text),
             record=segment.record,

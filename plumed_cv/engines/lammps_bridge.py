@@ -9,6 +9,7 @@ import numpy as np
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Record, exploded, plumed_sentence
+from plumed_cv.engines.lammps_units import Units
 from plumed_cv.structures.frame import Array
 
 
@@ -67,6 +68,8 @@ class _Settings(ctypes.Structure):
         ("masses", ctypes.c_void_p),
         ("charges", ctypes.c_void_p),
         ("box", ctypes.c_void_p),
+        ("energy_unit", ctypes.c_double),
+        ("time_unit", ctypes.c_double),
         ("timestep", ctypes.c_double),
         ("kt", ctypes.c_double),
         ("first_step", ctypes.c_int64),
@@ -94,8 +97,10 @@ class Bridge:
         Masses in amu and charges in e, shape (N,) each.
     box
         Lattice vectors as rows, shape (3, 3), angstrom; zeros without periodic boundaries.
-    timestep_ps
-        Time step, ps.
+    units
+        Units of LAMMPS.
+    timestep_fs
+        Time step, fs.
     first_step
         Number of the step at the start.
 
@@ -113,7 +118,8 @@ class Bridge:
         masses: Array,
         charges: Array,
         box: Array,
-        timestep_ps: float,
+        units: Units,
+        timestep_fs: float,
         first_step: int,
     ) -> None:
         library = ctypes.CDLL(str(plumed.bridge))
@@ -138,8 +144,10 @@ class Bridge:
             masses=masses.ctypes.data,
             charges=charges.ctypes.data,
             box=self._keep[2].ctypes.data,
-            timestep=timestep_ps,
-            kt=plumed.kt,
+            energy_unit=units.energy_eV,
+            time_unit=units.time_ps,
+            timestep=units.time(timestep_fs),
+            kt=plumed.kt / units.energy_eV,
             first_step=first_step,
             natoms=len(masses),
             count_start=int(plumed.count_start),

@@ -1,4 +1,4 @@
-"""LAMMPS commands and input scripts in `units metal`, and the meaning of LAMMPS's errors.
+"""LAMMPS commands and input scripts, and the meaning of LAMMPS's errors.
 
 Both engines use them, the library and the program. Input scripts are for `lmp` programs with `fix
 plumed`, here or elsewhere.
@@ -17,20 +17,18 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzmann
 from plumed_cv.engines.lammps_potential import (
-    MASS_TOLERANCE,
     charges_of,
     element_types,
     package_potentials,
     potential_commands,
     standard_mass,
 )
+from plumed_cv.engines.lammps_units import UNITS, Units, UnitsName
 from plumed_cv.structures import held_atoms
 from plumed_cv.structures.frame import Array, completed, lattice
+from plumed_cv.structures.lammps_files import MASS_TOLERANCE, is_of_another
 
 END = "end.dump"  # the last configuration of a segment, with all digits
-
-FS_IN_PS = 1e-3
-BAR_IN_EV_PER_A3 = 6.241509074460763e-07
 
 MARGIN_A = 5.0  # between the atoms and the faces of the box along directions without periodicity
 LARGEST_SEED = 899_999_999
@@ -59,7 +57,7 @@ class LammpsInput:
 
     Parameters
     ----------
-    potential, atoms, species, directory
+    potential, atoms, species, directory, units
         As for `LammpsEngine`.
 
     Raises
@@ -75,14 +73,16 @@ class LammpsInput:
         atoms: Atoms,
         species: Sequence[str] | None,
         directory: Path,
+        units: UnitsName = "metal",
     ) -> None:
         self._directory = directory
-        self.commands = potential_commands(potential, directory)
+        self.units = UNITS[units]
+        self.commands = potential_commands(potential, directory, units)
         self.elements, self.types = element_types(atoms, species, self.commands)
         self.periodic: NDArray[np.bool_] = atoms.pbc.copy()
         self.boundary = boundary(self.periodic, self.commands)
         self.held = held_atoms(atoms)
-        self.charges = charges_of(self.commands, self.types, atoms)
+        self.charges = charges_of(self.commands, atoms)
         self._expected_masses = atoms.get_masses()
 
     def check_masses(self, masses: Array) -> None:
@@ -93,11 +93,16 @@ class LammpsInput:
         Raises
         ------
         UserError
-            If a mass differs by more than 5 %.
+            If a mass differs by more than 5 %, or is that of the element of another type.
         """
         off = np.abs(masses / self._expected_masses - 1.0)
-        atom = int(off.argmax())
-        if off[atom] > MASS_TOLERANCE:
+        wrong = off > MASS_TOLERANCE
+        for kind, name in enumerate(self.elements, 1):
+            usual = np.isclose(self._expected_masses, standard_mass(name)) & (self.types == kind)
+            if usual.any() and is_of_another(float(masses[usual][0]), name, self.elements):
+                wrong |= usual
+        if wrong.any():
+            atom = int(np.where(wrong, off, -1.0).argmax())
             kind = int(self.types[atom])
             raise UserError(
                 f"LAMMPS's type {kind} is {self.elements[kind - 1]} and has a mass of "
@@ -129,7 +134,7 @@ class LammpsInput:
             text.append(f"{number} {kind} {charge} {_row(where)} {' '.join(map(str, image))}")
         if state.velocities is not None:
             text += ["", "Velocities", ""]
-            velocities = (state.velocities / FS_IN_PS).tolist()
+            velocities = self.units.velocities(state.velocities).tolist()
             text += [f"{number} {_row(v)}" for number, v in enumerate(velocities, 1)]
         return "\n".join(text) + "\n"
 
@@ -148,7 +153,7 @@ class LammpsInput:
         """Return the commands that read a data file and set up the potential."""
         style = "atomic" if self.charges is None else "charge"
         return [
-            "units metal",
+            f"units {self.units.name}",
             f"atom_style {style}",
             "atom_modify map array",
             f"boundary {self.boundary}",
@@ -180,7 +185,7 @@ class LammpsInput:
         """Return the commands that run a segment in the working directory, after `set_up`."""
         lines = [
             f"reset_timestep {segment.first_step}",
-            f"timestep {timestep_ps(segment.dynamics)!r}",
+            f"timestep {self.units.time(segment.dynamics.timestep_fs)!r}",
             f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
             "thermo_modify lost error norm no flush yes",
@@ -193,7 +198,8 @@ class LammpsInput:
             ]
         kinds = range(1, len(self.elements) + 1)
         of_types = [next(iter(masses[self.types == kind].tolist()), None) for kind in kinds]
-        lines += dynamics_fixes(segment.dynamics, self.seeds(segment.seed), of_types)
+        seeds = self.seeds(segment.seed)
+        lines += dynamics_fixes(segment.dynamics, seeds, of_types, self.units)
         if segment.snapshot_stride:
             lines += [
                 f"dump snapshots all dcd {segment.snapshot_stride} snapshots.dcd",
@@ -298,13 +304,8 @@ def _row(values: Sequence[float]) -> str:
     return " ".join(map(repr, values))
 
 
-def timestep_ps(dynamics: Dynamics) -> float:
-    """Return the time step in LAMMPS's unit."""
-    return float(dynamics.timestep_fs) * FS_IN_PS
-
-
 def dynamics_fixes(
-    dynamics: Dynamics, seeds: Sequence[int], masses: Sequence[float | None]
+    dynamics: Dynamics, seeds: Sequence[int], masses: Sequence[float | None], units: Units
 ) -> list[str]:
     """Return the `fix` commands that move the atoms.
 
@@ -317,18 +318,22 @@ def dynamics_fixes(
         ..., all moving atoms the group `free`.
     masses
         In amu, for each type; None for a type without atoms.
+    units
+        Units of the commands.
     """
     temperature = repr(float(dynamics.temperature_K))
     friction = float(dynamics.friction_per_ps)
     if dynamics.thermostat == "none":
         return ["fix integrate free nve"]
     if dynamics.thermostat == "langevin":
-        thermostat = f"langevin {temperature} {temperature} {1 / friction!r} {seeds[0]}"
+        thermostat = (
+            f"langevin {temperature} {temperature} {1 / friction / units.time_ps!r} {seeds[0]}"
+        )
         return ["fix integrate free nve", f"fix thermostat free {thermostat}"]
     # LAMMPS's displacement is F / gamma_t with gamma_t as mass/time: here m gamma for each type.
     return [
         f"fix brownian{kind} type{kind} brownian {temperature} {seed} rng gaussian "
-        f"gamma_t {mass * friction!r}"
+        f"gamma_t {mass * friction * units.time_ps!r}"
         for kind, (seed, mass) in enumerate(zip(seeds, masses, strict=True), 1)
         if mass is not None
     ]
@@ -342,4 +347,6 @@ def complaint(message: str, command: str | None = None) -> str:
     text = re.sub(r"^ERROR( on proc \d+)?: ", "", text)
     text = re.sub(r" ?\((?:/|src/|\.\./)\S*:\d+\)", "", text)
     text = re.sub(r" ?Last (?:input line|command): .*$", "", text).rstrip(" .")
+    if needed := re.search(r"requires? (metal|real) units", text):
+        text += f"; set engine.units = '{needed[1]}'"
     return f"LAMMPS: {text}" if command is None else f"LAMMPS, at '{command}': {text}"

@@ -1,6 +1,5 @@
 """Potentials as LAMMPS commands: reading and checking them, their elements, masses and charges."""
 
-import contextlib
 import importlib.util
 import os
 import re
@@ -14,11 +13,9 @@ from ase.data import atomic_masses, atomic_numbers
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.engines.lammps_units import UNITS, UnitsName
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.lammps_files import nearest_element
-
-# A larger relative difference from the mass of the element means another element.
-MASS_TOLERANCE = 0.05
 
 # Commands that set parameters of plumed_cv, or run something.
 _OURS = re.compile(
@@ -48,8 +45,8 @@ def element_types(
     Raises
     ------
     UserError
-        If `species` lacks an element of the atoms or contradicts the commands, or if the commands
-        have types with unknown elements.
+        If `species` lacks an element of the atoms or contradicts the commands, if the commands
+        have types with unknown elements, or if they distinguish two types of one element.
     """
     present = tuple(dict.fromkeys(atoms.symbols))
     if species is not None:
@@ -68,6 +65,12 @@ def element_types(
             raise UserError(
                 f"species = {list(elements)}: the structure also contains {symbol}; name the "
                 "element of every LAMMPS atom type"
+            )
+        if elements.count(symbol) > 1 and _distinguishes(commands):
+            raise UserError(
+                f"species = {list(elements)}: several types are {symbol}, and the potential "
+                "distinguishes them; give all atoms of an element one type, because the types "
+                "follow from the elements of the structure"
             )
     return elements, np.array([elements.index(symbol) + 1 for symbol in atoms.symbols])
 
@@ -112,17 +115,39 @@ def known_elements(commands: Sequence[str], present: Sequence[str]) -> tuple[str
 
 
 def named_elements(commands: Sequence[str]) -> tuple[tuple[str | None, ...], str | None]:
-    """Return the elements of types 1, 2, ... in `pair_coeff * *` lines, and the last such line.
+    """Return the elements of types 1, 2, ... that lines name, and the last such line.
 
-    In `pair_coeff * * file A B` the types are A and B; NULL leaves a type to another line. No
-    elements are known if the lines end in numbers or in words that are not chemical symbols (the
-    line is then returned), or if there are no such lines (it is None).
+    In `pair_coeff * * file A B` and in `labelmap atom 1 A 2 B` the types are A and B; NULL leaves a
+    type to another line. No elements are known if the lines end in numbers or in words that are not
+    chemical symbols (the line is then returned), or if there are no such lines (it is None).
+
+    Raises
+    ------
+    UserError
+        If two lines name different elements for one type.
     """
     styles: list[str] = []
     found: tuple[str | None, ...] = ()
     told = None
+
+    def joined(names: Sequence[str | None], line: str) -> tuple[str | None, ...]:
+        """Both what is known and what a line names; LAMMPS refuses a wrong number of types."""
+        if len(found) != len(names):
+            return tuple(names)
+        for kind, (a, b) in enumerate(zip(found, names, strict=True), 1):
+            if a is not None and b is not None and a != b:
+                raise UserError(
+                    f"'{line}': names {b} for type {kind}, but '{told}' names {a}; give the "
+                    "elements of the types 1, 2, ... in the same order in all lines"
+                )
+        return tuple(a or b for a, b in zip(found, names, strict=True))
+
     for line in commands:
         words = _words(line)
+        if labels := _labels(words):
+            names = [label if _is_symbol(label) else None for label in labels]
+            found, told = joined(names, line), line
+            continue
         if words[0] == "pair_style":
             styles = words[1:]
         if words[:3] != ["pair_coeff", "*", "*"] or "table" in styles[:1]:
@@ -151,15 +176,14 @@ def named_elements(commands: Sequence[str]) -> tuple[tuple[str | None, ...], str
             return (), line
         if not names:
             continue
-        told = line
-        if len(found) != len(names):
-            found = (None,) * len(names)
-        found = tuple(a or b for a, b in zip(found, names, strict=True))
+        found, told = joined(names, line), line
     return found, told
 
 
-def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tuple[str, ...]:
-    """Return the commands that set up a potential, without comments and `units metal`.
+def potential_commands(
+    potential: Sequence[str] | Path, directory: Path, units: UnitsName
+) -> tuple[str, ...]:
+    """Return the commands that set up a potential, without comments and `units`.
 
     Parameters
     ----------
@@ -167,11 +191,13 @@ def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tupl
         LAMMPS commands, or a file with them; files that they `include` are read as well.
     directory
         Folder of relative file names.
+    units
+        Units of the potential.
 
     Raises
     ------
     UserError
-        If a file is missing, there is no pair_style, the units are not metal, or a command sets
+        If a file is missing, there is no pair_style, the units are others, or a command sets
         parameters of plumed_cv or fixes atoms.
     """
     if isinstance(potential, Path):
@@ -194,8 +220,14 @@ def potential_commands(potential: Sequence[str] | Path, directory: Path) -> tupl
     for line in commands:
         words = _words(line)
         if words[0] == "units":
-            if words[1:] != ["metal"]:
-                raise UserError(f"{where}'{line}': the potential must be in LAMMPS's `units metal`")
+            if words[1:] != [units]:
+                remedy = "use a potential in units metal or real"
+                if " ".join(words[1:]) in UNITS:
+                    remedy = f"set engine.units = {words[1]!r}, or change the line"
+                raise UserError(
+                    f"{where}'{line}': the potential is in other units than engine.units = "
+                    f"{units!r}; {remedy}"
+                )
             continue
         _check_command(where, line, words, counted)
         kept.append(line)
@@ -270,6 +302,23 @@ def _is_symbol(word: str) -> bool:
     return word == "NULL" or (word in atomic_numbers and word != "X")
 
 
+def _labels(words: Sequence[str]) -> list[str]:
+    """Labels of types 1, 2, ... in the words of a command `labelmap atom`; empty for another."""
+    if words[:2] != ["labelmap", "atom"]:
+        return []
+    labels = dict(zip(words[2::2], words[3::2], strict=False))
+    numbers = [str(kind) for kind in range(1, len(labels) + 1)]
+    return [labels[number] for number in numbers] if set(labels) == set(numbers) else []
+
+
+def _distinguishes(commands: Sequence[str]) -> bool:
+    """Whether commands distinguish types that have one element."""
+    named, labelled = named_elements(commands)
+    return bool(not named and labelled) or any(
+        _names_a_type(line) and _words(line)[0] != "mass" for line in commands
+    )
+
+
 def _names_a_type(line: str) -> bool:
     """Whether a command refers to some types by their numbers."""
     words = _words(line)
@@ -294,10 +343,8 @@ def _elements_by_mass(commands: Sequence[str], present: Sequence[str]) -> tuple[
     return None if None in found else tuple(str(name) for name in found)
 
 
-def charges_of(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) -> Array | None:
+def charges_of(commands: Sequence[str], atoms: Atoms) -> Array | None:
     """Charges (e) of the atoms before the commands of the potential; None if none are needed.
-
-    Charges from `set type 1 charge 2` count too, because PLUMED also receives the charges.
 
     Raises
     ------
@@ -310,9 +357,6 @@ def charges_of(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) 
         words = _words(line)
         if words[0] == "set" and "charge" in words:
             sets = True
-            if words[1] == "type" and words[2].isdecimal():
-                with contextlib.suppress(ValueError, IndexError):  # a variable of LAMMPS
-                    charges[types == int(words[2])] = float(words[words.index("charge") + 1])
         styles = words[1:] if words[0] == "pair_style" else []
         needs |= words[0] == "kspace_style" or any(re.search(_CHARGED, word) for word in styles)
         sets |= any(re.match(_OWN_CHARGES, word) for word in styles)
@@ -324,6 +368,12 @@ def charges_of(commands: Sequence[str], types: NDArray[np.int64], atoms: Atoms) 
             "of extended XYZ)"
         )
     return charges if charges.any() or sets else None
+
+
+def names_atoms(line: str) -> bool:
+    """Whether a command refers to atoms by their serial numbers."""
+    words = _words(line)
+    return words[:1] + words[2:3] == ["group", "id"] or words[:2] == ["set", "atom"]
 
 
 def standard_mass(symbol: str) -> float:

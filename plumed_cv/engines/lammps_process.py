@@ -27,18 +27,16 @@ from plumed_cv.engines import (
 )
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
-    BAR_IN_EV_PER_A3,
-    FS_IN_PS,
     LOG_STRIDE,
     box_edges,
     complaint,
     dynamics_fixes,
     groups,
     temperature_of_free,
-    timestep_ps,
     wrap,
 )
 from plumed_cv.engines.lammps_potential import package_potentials
+from plumed_cv.engines.lammps_units import Units
 from plumed_cv.structures.frame import Array, padded, periodic_directions
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
@@ -53,6 +51,8 @@ class System:
 
     Attributes
     ----------
+    units
+        Units of LAMMPS.
     commands
         LAMMPS commands that set up the potential.
     directory
@@ -74,6 +74,7 @@ class System:
         Fixed atoms, from 0.
     """
 
+    units: Units
     commands: tuple[str, ...]
     directory: Path
     elements: tuple[str, ...]
@@ -161,12 +162,13 @@ class LammpsProcess:
             "thermo_style custom step pe " + " ".join(f"c_{_STRESS}[{k}]" for k in range(1, 7)),
         )
         self._run("0 post no")
-        energy = float(self._lammps.get_thermo("pe"))
+        units = self._system.units
+        energy = float(self._lammps.get_thermo("pe")) * units.energy_eV
         extract = self._lammps.numpy.extract_compute
         pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
-        forces = self._gather("f")
+        forces = self._gather("f") * units.energy_eV
         check_finite("LAMMPS", energy, forces)
-        stress = -pressure * BAR_IN_EV_PER_A3 if self._periodic.all() else np.zeros(6)
+        stress = -pressure * units.pressure_eV_A3 if self._periodic.all() else np.zeros(6)
         return energy, forces, stress
 
     def forces(self, positions: Array, cell: Array) -> Array:
@@ -186,7 +188,7 @@ class LammpsProcess:
                     "LAMMPS: it made no step for the forces of a structure, so they would be those "
                     "of an earlier one; remove what ends runs (fix halt, timer) from the potential"
                 )
-            found[k] = self._gather("f")
+            found[k] = self._gather("f") * self._system.units.energy_eV
         return found
 
     def run(self, order: RunOrder) -> dict[str, Any]:
@@ -200,7 +202,7 @@ class LammpsProcess:
         self._do(
             f'log "{order.directory / "log.lammps"}"',
             f"reset_timestep {order.first_step}",
-            f"timestep {timestep_ps(order.dynamics)!r}",
+            f"timestep {self._system.units.time(order.dynamics.timestep_fs)!r}",
             f"thermo {LOG_STRIDE}",
             "thermo_style custom step temp pe",
             "thermo_modify lost error norm no temp free_temp",
@@ -254,7 +256,7 @@ class LammpsProcess:
         self._place(start.positions, start.cell, start.velocities)
         self._do(
             "reset_timestep 0",
-            f"timestep {timestep_ps(dynamics)!r}",
+            f"timestep {self._system.units.time(dynamics.timestep_fs)!r}",
             "thermo 0",
             "thermo_style custom step",
             "thermo_modify lost error norm no",
@@ -288,7 +290,8 @@ class LammpsProcess:
 
     def _state(self) -> State:
         """Positions and velocities."""
-        positions, velocities = self._positions(), self._gather("v") * FS_IN_PS
+        positions = self._positions()
+        velocities = self._system.units.velocities_A_fs(self._gather("v"))
         if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
             raise UserError(exploded("LAMMPS"))
         return State(positions, self._cell, velocities)
@@ -299,7 +302,7 @@ class LammpsProcess:
         cell = system.cell
         n_types = len(system.elements)
         self._do(
-            "units metal",
+            f"units {system.units.name}",
             f"atom_style {'atomic' if system.charges is None else 'charge'}",
             # Atoms keep their order. Arrays then need no sorting, and runs are repeatable bit by
             # bit.
@@ -371,7 +374,9 @@ class LammpsProcess:
         wrapped, images = self._wrap(positions)
         self._scatter("x", wrapped)
         self._scatter("image", images)
-        self._scatter("v", np.zeros_like(wrapped) if velocities is None else velocities / FS_IN_PS)
+        if velocities is None:
+            velocities = np.zeros_like(wrapped)
+        self._scatter("v", self._system.units.velocities(velocities))
 
     def _wrap(self, positions: Array) -> tuple[Array, NDArray[np.int32]]:
         """Return positions in the cell, and the subtracted lattice vectors."""
@@ -381,7 +386,7 @@ class LammpsProcess:
     def _add_dynamics(self, dynamics: Dynamics, seeds: Sequence[int]) -> list[str]:
         """Return the names of the fixes."""
         masses = self._lammps.numpy.extract_atom("mass")[1:].tolist()
-        commands = dynamics_fixes(dynamics, seeds, masses)
+        commands = dynamics_fixes(dynamics, seeds, masses, self._system.units)
         self._do(*commands)
         return [command.split()[1] for command in commands]
 
@@ -400,9 +405,10 @@ class LammpsProcess:
             return None
         self._do(f"fix {_PLUMED} all external pf/callback 1 1")
         masses = np.array(self._lammps.numpy.extract_atom("mass")[self._system.types])
-        charges = self._system.charges
-        if charges is None:
+        if self._system.charges is None:
             charges = np.zeros(self._natoms)
+        else:  # those that the commands of the potential set
+            charges = self._gather("q", width=1)[:, 0]
         return Bridge(
             self._lammps,
             _PLUMED,
@@ -413,7 +419,8 @@ class LammpsProcess:
             padded(self._cell, order.start.positions, VACUUM_A)
             if self._periodic.any()
             else self._cell,
-            timestep_ps(order.dynamics),
+            self._system.units,
+            order.dynamics.timestep_fs,
             order.first_step,
         )
 
@@ -424,13 +431,13 @@ class LammpsProcess:
             self._lammps.lmp, name.encode(), kind, width, values.ctypes.data_as(ctypes.c_void_p)
         )
 
-    def _gather(self, name: str, dtype: type = np.float64) -> NDArray[Any]:
-        values: NDArray[Any] = np.empty((self._natoms, 3), dtype=dtype)
+    def _gather(self, name: str, dtype: type = np.float64, width: int = 3) -> NDArray[Any]:
+        values: NDArray[Any] = np.empty((self._natoms, width), dtype=dtype)
         self._lammps.lib.lammps_gather_atoms(
             self._lammps.lmp,
             name.encode(),
             int(dtype is np.float64),
-            3,
+            width,
             values.ctypes.data_as(ctypes.c_void_p),
         )
         return values

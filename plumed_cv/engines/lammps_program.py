@@ -31,8 +31,9 @@ from plumed_cv.engines import (
     plumed_input,
     plumed_sentence,
 )
-from plumed_cv.engines.lammps_input import BAR_IN_EV_PER_A3, END, FS_IN_PS, LammpsInput, complaint
+from plumed_cv.engines.lammps_input import END, LammpsInput, complaint
 from plumed_cv.engines.lammps_potential import package_potentials
+from plumed_cv.engines.lammps_units import UnitsName
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.structures.frame import Array
@@ -47,7 +48,7 @@ class LammpsProgram(Engine):
     ----------
     program
         The command of the program, for example "lmp" or "mpirun -np 4 lmp".
-    potential, atoms, species, directory, plumed, plugin
+    potential, atoms, species, directory, units, plumed, plugin
         As for `LammpsEngine`.
 
     Raises
@@ -64,6 +65,7 @@ class LammpsProgram(Engine):
         *,
         species: Sequence[str] | None = None,
         directory: Path | str = ".",
+        units: UnitsName = "metal",
         plumed: Plumed | None = None,
         plugin: Path | None = None,
     ) -> None:
@@ -74,7 +76,7 @@ class LammpsProgram(Engine):
                 f"{program}: there is no such program; name an lmp on PATH, or its complete path"
             )
         self._directory = Path(directory).absolute()
-        self._input = LammpsInput(potential, atoms, species, self._directory)
+        self._input = LammpsInput(potential, atoms, species, self._directory, units)
         self._plumed = plumed
         self._plugin = plugin
         self._work = tempfile.TemporaryDirectory(prefix="plumed_cv-lammps-")
@@ -96,11 +98,12 @@ class LammpsProgram(Engine):
         """
         state = State(positions, cell)
         (energy, *pressure), table = self._single(state)
-        forces = table[:, 2:]
+        units = self._input.units
+        energy, forces = energy * units.energy_eV, table[:, 2:] * units.energy_eV
         check_finite("LAMMPS", energy, forces)
         stress = np.zeros(6)
         if self.periodic.all():
-            stress = -np.array(pressure)[[0, 1, 2, 5, 4, 3]] * BAR_IN_EV_PER_A3
+            stress = -np.array(pressure)[[0, 1, 2, 5, 4, 3]] * units.pressure_eV_A3
         return energy, forces, stress
 
     def _forces(self, positions: Array, cell: Array) -> Array:
@@ -125,7 +128,7 @@ class LammpsProgram(Engine):
         rows = [row for row in table.read_text().splitlines() if row.count(" ") == 3]
         words = " ".join(row for row in rows if not row.startswith("ITEM")).split()
         found = np.array(words, dtype=np.float64).reshape(len(positions), -1, 4)[..., 1:]
-        return np.ascontiguousarray(found)
+        return np.ascontiguousarray(found) * self._input.units.energy_eV
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; the folder also receives LAMMPS's input and log.lammps."""
@@ -181,7 +184,7 @@ class LammpsProgram(Engine):
         return SegmentResult(
             n_steps=n_steps,
             stopped_by_plumed=segment.plumed is not None and n_steps < segment.n_steps,
-            end=State(table[:, 1:4], start.cell, table[:, 4:7] * FS_IN_PS),
+            end=State(table[:, 1:4], start.cell, self._input.units.velocities_A_fs(table[:, 4:7])),
             snapshots=snapshots,
             seconds=time.perf_counter() - started,
         )
@@ -196,7 +199,7 @@ class LammpsProgram(Engine):
         self._work.cleanup()
 
     def _single(self, state: State) -> tuple[list[float], Array]:
-        """Energy (eV) and pressures (bar), and id, mass and forces of each atom."""
+        """Energy and pressures, and id, mass and forces of each atom, in LAMMPS's units."""
         folder = Path(self._work.name)
         table = folder / "single.dump"
         data = folder / "start.data"

@@ -326,12 +326,14 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
             atoms,
             species=section.species,
             directory=directory,
+            units=section.units,
         )
     return LammpsEngine(
         section.potential,
         atoms,
         species=section.species,
         directory=directory,
+        units=section.units,
         coupling=section.coupling,
     )
 

@@ -31,7 +31,7 @@ _STYLES = {
 }
 _STYLES |= {"bond": _STYLES["molecular"], "angle": _STYLES["molecular"]}
 _HEAD = 20_000  # bytes that are read to recognise the format
-_MASS_TOLERANCE = 0.05
+MASS_TOLERANCE = 0.05  # a larger relative difference of masses means another element
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def read(
         return found[index] if isinstance(index, slice) else [found[index]]
     edges = _edges(Path(path))
     chosen = edges[index] if isinstance(index, slice) else [edges[index]]
-    return list(_frames(Path(path), chosen, species))
+    return [_structure(contents, species) for contents in _frames(Path(path), chosen)]
 
 
 def iterate(path: Path | str, index: slice, symbols: Sequence[str]) -> Iterator[Atoms]:
@@ -132,11 +132,33 @@ def iterate(path: Path | str, index: slice, symbols: Sequence[str]) -> Iterator[
     UserError
         As for `read`, and if the types do not agree with the symbols.
     """
-    with Path(path).open("rb") as file:
-        for begin, end in _edges(Path(path))[index]:
-            file.seek(begin)
-            contents = _frame(file.read(end - begin).decode())
-            yield _structure(contents, _species_of(contents, symbols))
+    for contents in _frames(Path(path), _edges(Path(path))[index]):
+        yield _structure(contents, _species_of(contents, symbols))
+
+
+def first_gap(path: Path | str) -> tuple[int, int] | None:
+    """Return the first atom whose serial number is not its place in their order, and that number.
+
+    Parameters
+    ----------
+    path
+        A data or dump file, of which the last structure counts, or a file of another format.
+
+    Returns
+    -------
+    tuple or None
+        The place, from 1, and the serial number; None if the atoms have the numbers 1 to N.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        return None
+    if kind == "data":
+        ids = _data(Path(path)).ids
+    else:
+        ids = next(_frames(Path(path), _edges(Path(path))[-1:])).ids
+    ordered = np.sort(ids)
+    off = np.flatnonzero(ordered != np.arange(1, len(ordered) + 1))
+    return (int(off[0]) + 1, int(ordered[off[0]])) if len(off) else None
 
 
 def _species_of(contents: _Contents, symbols: Sequence[str]) -> list[str] | None:
@@ -272,13 +294,22 @@ def _edges(path: Path) -> list[tuple[int, int]]:
     return list(pairwise([*begins, at]))
 
 
-def _frames(
-    path: Path, edges: Sequence[tuple[int, int]], species: Sequence[str] | None
-) -> Iterator[Atoms]:
+def _frames(path: Path, edges: Sequence[tuple[int, int]]) -> Iterator[_Contents]:
+    """Contents of structures of a dump, which must be of the same atoms."""
+    first = None
     with path.open("rb") as file:
         for begin, end in edges:
             file.seek(begin)
-            yield _structure(_frame(file.read(end - begin).decode()), species)
+            contents = _frame(file.read(end - begin).decode())
+            ids = np.sort(contents.ids)
+            first = ids if first is None else first
+            if not np.array_equal(ids, first):
+                other = next(iter(np.setxor1d(ids, first).tolist()), "of an atom")
+                raise UserError(
+                    f"the serial number {other} is not in all of its structures; write the same "
+                    "atoms in every structure"
+                )
+            yield contents
 
 
 def _frame(text: str) -> _Contents:
@@ -392,7 +423,7 @@ def _elements(contents: _Contents, species: Sequence[str] | None) -> dict[int, s
                     "potential; give both the same order of types"
                 )
             expected = atomic_masses[atomic_numbers.get(found[kind], 0)]
-            if mass is not None and abs(mass / expected - 1.0) > _MASS_TOLERANCE:
+            if mass is not None and is_of_another(mass, found[kind], species):
                 raise UserError(
                     f"its type {kind} has a mass of {mass:g} amu, but is {found[kind]} "
                     f"({expected:.4g} amu) in engine.species or in the potential; give both the "
@@ -410,13 +441,23 @@ def _elements(contents: _Contents, species: Sequence[str] | None) -> dict[int, s
     return found
 
 
+def is_of_another(mass: float, symbol: str, among: Sequence[str]) -> bool:
+    """Whether a mass (amu) differs by more than 5 % from that of an element, or is another's.
+
+    The others are `among`; the masses of gold and platinum, for example, differ by 1 %.
+    """
+    expected = float(atomic_masses[atomic_numbers.get(symbol, 0)])
+    far = abs(mass / expected - 1.0) > MASS_TOLERANCE
+    return far or nearest_element(mass, among) not in (None, symbol)
+
+
 def nearest_element(mass: float, among: Sequence[str] = ()) -> str | None:
     """Return the element with this mass (amu) within 1 % (5 % if names are given), or None.
 
     The result is None if the element is not unique.
     """
     names = among or [name for name in atomic_numbers if name != "X"]
-    tolerance = _MASS_TOLERANCE if among else 0.01
+    tolerance = MASS_TOLERANCE if among else 0.01
     masses = {name: float(atomic_masses[atomic_numbers.get(name, 0)]) for name in names}
     near = [name for name in names if abs(masses[name] / mass - 1.0) < tolerance]
     if not near:

@@ -13,7 +13,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
-from plumed_cv.engines.lammps_potential import known_elements, potential_commands
+from plumed_cv.engines.lammps_potential import known_elements, names_atoms, potential_commands
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, name_of, read_images
 from plumed_cv.structures import (
@@ -31,8 +31,10 @@ from plumed_cv.structures import (
     meant_order,
     oriented,
     read_structure,
+    split_index,
 )
 from plumed_cv.structures.frame import displacements, in_words
+from plumed_cv.structures.lammps_files import first_gap
 from plumed_cv.workflow.directory import RunDirectory
 
 
@@ -43,7 +45,12 @@ def types_of(config: Config) -> Sequence[str] | None:
         return None
     if engine.species is not None:
         return engine.species
-    return known_elements(potential_commands(engine.potential, engine.directory or Path()), ())
+    return known_elements(_commands(engine), ())
+
+
+def _commands(engine: Lammps) -> tuple[str, ...]:
+    """The commands of the potential."""
+    return potential_commands(engine.potential, engine.directory or Path(), engine.units)
 
 
 def end_states(
@@ -71,10 +78,9 @@ def end_states(
     assert config.system.initial is not None
     assert config.system.final is not None
     species = types_of(config)
-    initial, final = (
-        _structure(file, species, config.system.fixed)
-        for file in (config.system.initial, config.system.final)
-    )
+    files = (config.system.initial, config.system.final)
+    _check_numbers(config, files)
+    initial, final = (_structure(file, species, config.system.fixed) for file in files)
     check_end_states(initial, final)
     if config.cv.alignment == "none":  # a molecule may rotate, which moves all atoms
         if config.system.reorder:
@@ -113,6 +119,8 @@ def end_states(
 def _images(config: Config, say: Callable[[str], None] = lambda text: None) -> list[Atoms]:
     """Return the images of the path of the input, with the fixed atoms of the input."""
     assert config.path.file is not None
+    files = config.path.file
+    _check_numbers(config, files if isinstance(files, list) else [files])
     images = read_images(config.path.file, say, types_of(config))
     if config.system.fixed is not None:
         for image in images:
@@ -120,6 +128,32 @@ def _images(config: Config, say: Callable[[str], None] = lambda text: None) -> l
             check_held(images[0], image)
             hold(image, images[0])
     return images
+
+
+def _check_numbers(config: Config, files: Sequence[Path]) -> None:
+    """Refuse LAMMPS files with gaps in the serial numbers, if the input uses such numbers.
+
+    The atoms are sorted by them, and then have the numbers 1 to N.
+    """
+    uses = []
+    if config.system.fixed is not None:
+        uses.append("system.fixed")
+    if isinstance(config.cv.atoms, str) and config.cv.atoms[:1].isdecimal():
+        uses.append("cv.atoms")
+    if config.sampling.plumed:
+        uses.append("sampling.plumed")
+    if isinstance(config.engine, Lammps):
+        uses += [f"'{line}'" for line in _commands(config.engine) if names_atoms(line)]
+    if not uses:
+        return
+    for file in files:
+        gap = first_gap(split_index(file)[0])
+        if gap is not None:
+            raise UserError(
+                f"{file}: its atom {gap[0]} has the serial number {gap[1]}, and {uses[0]} could "
+                "mean either; number the atoms from 1 without gaps (reset_atoms id in LAMMPS) and "
+                "adapt these numbers."
+            )
 
 
 def _check_mended(initial: Atoms, final: Atoms) -> None:

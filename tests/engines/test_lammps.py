@@ -9,22 +9,34 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk, make_supercell
+from ase.build import bulk, make_supercell, molecule
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, Segment, State, maxwell_boltzmann
+from plumed_cv.engines import (
+    RECORD,
+    Dynamics,
+    Record,
+    Segment,
+    State,
+    Thermostat,
+    maxwell_boltzmann,
+    read_record,
+)
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_potential import element_types, named_elements
 from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.engines.lammps_units import UNITS
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import oriented
+from tests.engines.kits import script_output
 
 Array = NDArray[np.float64]
 
@@ -82,6 +94,97 @@ def test_energy_forces_and_stress(shear: float) -> None:
         assert atoms.get_potential_energy() == pytest.approx(energy, rel=1e-11)
         np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-12)
         np.testing.assert_allclose(atoms.get_stress(), stress, rtol=1e-5, atol=1e-10)
+
+
+KCAL = 23.060541945329334  # kcal/mol per eV, as in LAMMPS's fix plumed
+
+
+def in_kcal(commands: list[str]) -> list[str]:
+    """Commands of a Lennard-Jones potential with energies in kcal/mol."""
+    words = [line.split() for line in commands]
+    for line in words:
+        if line[0] == "pair_coeff":
+            line[3] = repr(float(line[3]) * KCAL)
+    return [" ".join(line) for line in words]
+
+
+def lammps_of(program: bool, *arguments: Any, **keys: Any) -> LammpsEngine | LammpsProgram:
+    if not program:
+        return LammpsEngine(*arguments, **keys)
+    plugin = Path(script_output("lammps_fix_plumed.py"))
+    lmp = str(Path(sys.executable).with_name("lmp"))
+    return LammpsProgram(lmp, *arguments, plugin=plugin, **keys)
+
+
+@pytest.mark.parametrize("program", [False, True])
+def test_units_real(tmp_path: Path, plugin: Path, program: bool) -> None:
+    """The same system in both units: energies, stress, dynamics, PLUMED's values and records.
+
+    LAMMPS's constants for the two differ by 1e-7, and so do dynamics.
+    """
+    atoms = mixture(shear=1.0)
+    plumed = (
+        "UNITS LENGTH=A ENERGY=eV TIME=fs\nd: DISTANCE ATOMS=1,2\ne: ENERGY\n"
+        "r: RESTRAINT ARG=d AT=4.0 KAPPA=1.0\nPRINT ARG=d,e,r.bias FILE=colvar STRIDE=1\n"
+    )
+    found: dict[tuple[str, str], Array] = {}
+    for name in UNITS:
+        folder = tmp_path / name
+        folder.mkdir()
+        potential = POTENTIAL if name == "metal" else in_kcal(POTENTIAL)
+        with lammps_of(program, potential, atoms, species=SPECIES, units=name) as engine:
+            energy, forces, stress = engine.evaluate(atoms.positions, atoms.cell.array)
+            expected = reference(atoms)
+            assert energy == pytest.approx(expected[0], rel=1e-11)
+            np.testing.assert_allclose(forces, expected[1], atol=1e-12)
+            np.testing.assert_allclose(stress, expected[2], rtol=1e-5, atol=1e-10)
+            moved = atoms.positions + 0.01
+            np.testing.assert_allclose(
+                engine.forces(moved[None], atoms.cell.array)[0], expected[1], atol=1e-10
+            )
+            thermostats: tuple[Thermostat, ...] = ("langevin", "brownian", "none")
+            for thermostat in thermostats:
+                friction = 50.0 if thermostat == "brownian" else 5.0
+                dynamics = Dynamics(300.0, 2.0, thermostat, friction)
+                end = engine.run(Segment(folder, State.of(atoms), dynamics, 20, 3)).end
+                found[name, thermostat] = end.positions
+                if end.velocities is not None and thermostat != "brownian":
+                    found[name, thermostat + " velocities"] = end.velocities
+            record = None if program else Record(np.array([2, 5]), 5)
+            segment = Segment(
+                folder, State.of(atoms), Dynamics(300.0, 2.0), 20, 3, plumed, record=record
+            )
+            found[name, "plumed"] = engine.run(segment).end.positions
+            found[name, "colvar"] = np.loadtxt(folder / "colvar")
+            if record:
+                found[name, "record"] = np.stack(read_record(folder / RECORD, 2))
+    for what in [what for name, what in found if name == "real"]:
+        np.testing.assert_allclose(found["real", what], found["metal", what], rtol=1e-5, atol=1e-6)
+    assert np.abs(found["metal", "none"] - atoms.positions).max() > 0.05  # they did move
+
+
+def test_a_force_field_that_needs_units_real() -> None:
+    """Methane with ReaxFF: forces are the derivative of the energy; a bond holds some eV."""
+    atoms = molecule("CH4", vacuum=5.0, pbc=True)
+    atoms.positions[1] += 0.05
+    reax = ["pair_style reaxff NULL", "pair_coeff * * ffield.reax.cho H C"]
+    charges = "fix q all qeq/reaxff 1 0.0 10.0 1e-9 reaxff"
+    with pytest.raises(UserError, match=r"requires real units .*; set engine.units = 'real'"):
+        LammpsEngine([*reax, charges], atoms)
+    with LammpsEngine([*reax, charges], atoms, units="real") as engine:
+        cell = atoms.cell.array
+        energy, forces, _ = engine.evaluate(atoms.positions, cell)
+        for atom, axis in ((0, 0), (1, 2)):
+            ends = []
+            for step in (-1e-3, 1e-3):
+                moved = atoms.positions.copy()
+                moved[atom, axis] += step
+                ends.append(engine.evaluate(moved, cell)[0])
+            assert (ends[0] - ends[1]) / 2e-3 == pytest.approx(forces[atom, axis], abs=1e-3)
+        far = atoms.positions.copy()
+        far[1] += 3.0
+        # Dissociation of a C-H bond in methane: 439 kJ/mol (CRC Handbook), 4.55 eV.
+        assert engine.evaluate(far, cell)[0] - energy == pytest.approx(4.55, abs=0.8)
 
 
 def test_charges() -> None:
@@ -146,6 +249,62 @@ def test_types_are_those_that_the_potential_names(tmp_path: Path) -> None:
         LammpsEngine(funcfl, atoms)
     with pytest.raises(UserError, match="type 1 is Al and has a mass of 58"):
         LammpsEngine(funcfl, atoms, species=["Al", "Ni"])
+
+
+@pytest.mark.parametrize("order", ["Ni Al", "Al Ni", "H Al Ni", "Al H Ni"])
+@pytest.mark.parametrize("style", ["eam/alloy", "hybrid", "hybrid/overlay"])
+def test_any_order_of_the_potential_gives_the_same_alloy(order: str, style: str) -> None:
+    atoms = bulk("Ni", cubic=True, a=3.52) * (3, 3, 3)
+    atoms.symbols[::5] = "Al"
+    atoms.rattle(0.05, seed=2)
+    with LammpsEngine(ALLOY, atoms) as engine:
+        expected = engine.evaluate(atoms.positions, atoms.cell.array)
+    file = ALLOY[1].split()[3]
+    commands = [f"pair_style {style}", f"pair_coeff * * {file} {order}"]
+    if style != "eam/alloy":
+        commands[0] += " eam/alloy"
+        commands[1] = commands[1].replace("* * ", "* * eam/alloy ")
+    with LammpsEngine(commands, atoms) as engine:
+        found = engine.evaluate(atoms.positions, atoms.cell.array)
+    assert found[0] == pytest.approx(expected[0], rel=1e-12)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-10)
+
+
+def test_another_order_than_that_of_the_potential() -> None:
+    """Masses tell it, also of neighbours in the periodic table, and names in two lines do."""
+    atoms = bulk("Au", cubic=True, a=4.08) * (3, 3, 3)
+    atoms.symbols[0] = "Pt"
+    funcfl = ["pair_style eam", "pair_coeff 1 1 Au_u3.eam", "pair_coeff 2 2 Pt_u3.eam"]
+    with LammpsEngine(funcfl, atoms, species=["Au", "Pt"]) as engine:
+        assert engine.masses[:2] == pytest.approx([195.09, 196.97])
+    program = str(Path(sys.executable).with_name("lmp"))
+    for make in (LammpsEngine, lambda *a, **k: LammpsProgram(program, *a, **k)):
+        with pytest.raises(UserError, match=r"type 1 is Pt and has a mass of 197 amu"):
+            make(funcfl, atoms, species=["Pt", "Au"])
+    iron = bulk("Fe", cubic=True, a=2.86) * (4, 4, 4)
+    iron.symbols[7] = "P"
+    both = ["pair_style hybrid/overlay eam/fs eam/fs", "pair_coeff * * eam/fs 1 FeP_mm.eam.fs Fe P"]
+    swapped = "pair_coeff * * eam/fs 2 FeP_mm.eam.fs P Fe"
+    with pytest.raises(UserError, match=r"names P for type 1, but .* names Fe; give"):
+        LammpsEngine([*both, swapped], iron)
+    labels = ["labelmap atom 1 Fe 2 P", "pair_style lj/cut 6.0", "pair_coeff Fe* P 0.1 2.0"]
+    assert element_types(iron, None, labels)[0] == ("Fe", "P")
+    for commands in (labels, ["labelmap atom 2 P 1 Fe", *labels[1:]]):
+        with pytest.raises(UserError, match="names other elements for the types"):
+            element_types(iron, ["P", "Fe"], commands)
+
+
+def test_two_types_of_one_element() -> None:
+    """The types follow from the elements, so the second one would have no atoms."""
+    alike = ["pair_style lj/cut 7", "pair_coeff * * 0.01 2.3"]
+    iron = bulk("Fe", cubic=True, a=2.86) * (4, 4, 4)
+    assert set(element_types(iron, ["Fe", "Fe"], alike)[1]) == {1}
+    for more in (["pair_coeff 2 2 0.1 2.3"], ["set type 2 charge 1"]):
+        with pytest.raises(UserError, match="several types are Fe, and the potential disting"):
+            element_types(iron, ["Fe", "Fe"], [*alike, *more])
+    labels = ["pair_style tersoff", "pair_coeff * * iron.tersoff Fe1 Fe2"]
+    with pytest.raises(UserError, match="several types are Fe"):
+        element_types(iron, ["Fe", "Fe"], labels)
 
 
 NAMES = {
@@ -233,7 +392,8 @@ NOT_OF_A_POTENTIAL = {
     "read_data mgo.data": "plumed_cv sets box, atoms and dynamics",
     "run 100": "plumed_cv sets box, atoms and dynamics",
     "minimize 0 1e-6 100 100": "plumed_cv sets box, atoms and dynamics",
-    "units real": "must be in LAMMPS's `units metal`",
+    "units real": "set engine.units = 'real', or change the line",
+    "units lj": "use a potential in units metal or real",
     "fix hold bottom setforce 0.0 0.0 0.0": "fixes atoms",
     "fix hold bottom move none": "fixes atoms",
     "fix hold bottom freeze": "fixes atoms",
@@ -358,7 +518,7 @@ BAD_POTENTIALS = {
     "missing element": (["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Ar Kr"], "element"),
     "missing pair": ([POTENTIAL[0], "pair_coeff 1 1 0.01 3.4"], "coeffs are not set"),
     "no pair_style": (["pair_coeff * * 0.01 3.4"], "no pair_style"),
-    "other units": (["units real", *POTENTIAL], "units metal"),
+    "other units": (["units real", *POTENTIAL], "engine.units = 'real'"),
     "unknown command": ([*POTENTIAL, "pear_coeff 1 1 1 1"], "Unknown command: pear_coeff"),
 }
 
