@@ -44,6 +44,7 @@ ELSEWHERE = {
     "docs/tutorial-vacancy.md": ("tests/test_tutorials.py", "commands(VACANCY)"),
     "docs/tutorial-own-defect.md": ("tests/test_tutorials.py", "commands(OWN_DEFECT)"),
     "docs/surfaces.md": ("tests/test_surfaces.py", "surfaces.md"),
+    "docs/clusters.md": ("tests/test_clusters.py", "clusters.md"),
     "make test": (".ci/run", "make test"),
     "cmake -S cpp -B build/tests -DPLUMED_CV_TESTS=ON": (".ci/run", "-DPLUMED_CV_TESTS=ON"),
     "python python/gromacs.py": (".ci/run", "python/gromacs.py"),

@@ -366,8 +366,11 @@ def salt(charged: bool = False) -> Atoms:
     return atoms
 
 
-def test_charges_that_the_potential_sets(tmp_path: Path) -> None:
-    """The same forces as with charges of the structure, by a list, a file or a variable."""
+def test_charges_that_the_potential_sets(tmp_path: Path, plugin: Path) -> None:
+    """The same forces as with charges of the structure, by a list, a file or a variable.
+
+    PLUMED receives the same charges.
+    """
     atoms, species = salt(), ("Mg", "O")
     with LammpsEngine(COULOMB, salt(charged=True)) as engine:
         expected = engine.forces(atoms.positions[None], atoms.cell.array)[0]
@@ -378,6 +381,11 @@ def test_charges_that_the_potential_sets(tmp_path: Path) -> None:
         with LammpsEngine(potential, atoms, species=species, directory=tmp_path) as engine:
             found = engine.forces(atoms.positions[None], atoms.cell.array)[0]
             np.testing.assert_allclose(found, expected, atol=1e-9)
+            plumed = "DUMPMASSCHARGE FILE=charges"
+            engine.run(Segment(tmp_path, State.of(atoms), Dynamics(1.0), 1, 1, plumed))
+            charges = np.loadtxt(tmp_path / "charges")[:, 2]
+            np.testing.assert_allclose(charges, salt(charged=True).get_initial_charges())
+            (tmp_path / "charges").unlink()
     program = str(Path(sys.executable).with_name("lmp"))
     with LammpsProgram(program, Path("mgo.in"), atoms, species=species, directory=tmp_path) as lmp:
         found = lmp.forces(atoms.positions[None], atoms.cell.array)[0]
