@@ -330,6 +330,25 @@ class Followed(NamedTuple, Generic[Seen]):
     observer: Seen
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for the output of a run if its name is not ASCII.
+
+    LAMMPS's commands and mdtraj's readers of trajectories do not take such names.
+
+    Raises
+    ------
+    UserError
+        If a character of the absolute path is not ASCII.
+    """
+    name = str(folder.absolute())
+    if not name.isascii():
+        other = next(letter for letter in name if not letter.isascii())
+        raise UserError(
+            f"{name}: LAMMPS and the readers of trajectories cannot use a folder whose name has "
+            f"the letter {other!r}; choose a name of ASCII letters."
+        )
+
+
 class Engine(ABC):
     """Computes forces and runs molecular dynamics for one set of atoms.
 
@@ -568,6 +587,7 @@ class Engine(ABC):
         """Raise UserError unless the folder of the segment exists and its start fits the engine."""
         if not segment.directory.is_dir():
             raise UserError(f"{segment.directory}: there is no such folder for the output of a run")
+        check_folder(segment.directory)
         start = segment.start
         if start.positions.shape != (len(self.symbols), 3):
             raise UserError(

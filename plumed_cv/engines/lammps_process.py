@@ -195,12 +195,13 @@ class LammpsProcess:
         """Run molecular dynamics and return its end."""
         started = time.perf_counter()
         self._first_step = order.first_step
-        # Relative names in PLUMED's input are relative to the segment. The parent ends the process
-        # after a failed run, so the following lines only clean up after a successful run.
+        # Relative names in PLUMED's input are relative to the segment, and LAMMPS refuses names that
+        # are not ASCII. The parent ends the process after a failed run, so the following lines only
+        # clean up after a successful run.
         os.chdir(order.directory)
         self._place(order.start.positions, order.start.cell, order.start.velocities)
         self._do(
-            f'log "{order.directory / "log.lammps"}"',
+            "log log.lammps",
             f"reset_timestep {order.first_step}",
             f"timestep {self._system.units.time(order.dynamics.timestep_fs)!r}",
             f"thermo {LOG_STRIDE}",
@@ -215,7 +216,7 @@ class LammpsProcess:
         fixes += self._add_dynamics(order.dynamics, order.seeds)
         if order.snapshots is not None:
             self._do(
-                f'dump snapshots all dcd {order.snapshot_stride} "{order.snapshots}"',
+                f"dump snapshots all dcd {order.snapshot_stride} {order.snapshots.name}",
                 # The configuration at the start is the last snapshot of the previous run.
                 f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
             )
@@ -397,8 +398,8 @@ class LammpsProcess:
                 self._do(f'plugin load "{plumed.plugin}"')
                 self._plugins.add(plumed.plugin)
             self._do(
-                f'fix {_PLUMED} all plumed plumedfile "{plumed.input_file}" '
-                f'outfile "{plumed.log_file}"',
+                f"fix {_PLUMED} all plumed plumedfile {plumed.input_file.name} "
+                f"outfile {plumed.log_file.name}",
                 # Otherwise the bias of the last step would be part of the energy for PLUMED.
                 f"fix_modify {_PLUMED} energy no",
             )

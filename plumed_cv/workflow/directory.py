@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import locked
+from plumed_cv.engines import check_folder
 
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]+)?")
 
@@ -105,6 +106,7 @@ def claimed(root: Path) -> Iterator[None]:
     UserError
         If another run uses it, or if it cannot be a folder.
     """
+    check_folder(root)
     with ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj
@@ -135,6 +136,18 @@ def test_a_step_follows_the_force_and_the_bias(
     assert rows[:, 0].tolist() == ([7, 8] if counted else [8])
     if counted:
         assert rows[0, 1] == pytest.approx(np.linalg.norm(vector), rel=1e-12)
+
+
+def test_a_folder_with_another_alphabet_is_refused(tmp_path: Path, engine: Engine) -> None:
+    """LAMMPS and mdtraj cannot use such names. Spaces are allowed."""
+    folder = tmp_path / "Ångström 2"
+    folder.mkdir()
+    segment = Segment(folder, State.of(crystal()), Dynamics(60.0, 1.0), 5, 1)
+    with pytest.raises(UserError, match="has the letter 'Å'; choose a name"):
+        engine.run(segment)
+    folder = tmp_path / "nm 2"
+    folder.mkdir()
+    assert engine.run(replace(segment, directory=folder)).n_steps == 5
 
 
 @pytest.mark.parametrize("thermostat", ["langevin", "brownian"])
