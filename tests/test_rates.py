@@ -352,6 +352,17 @@ def test_shots_do_not_depend_on_interruptions(
     assert json.loads(file.read_text()) == before
 
 
+def test_a_run_that_goes_on_keeps_its_rate(run: Path) -> None:
+    """Although it has not converged, and without more shots than there are."""
+    before = json.loads((run / "result.json").read_text())
+    assert not before["converged"]
+    record = json.loads((run / "provenance.json").read_text())[-1]
+    after = workflow.run(config.Config.model_validate(record["input"]), run)
+    assert [step["shots"] for step in after["rate"]["steps"]] == [12] * len(after["steps"])
+    for name in ("rate_per_s", "rate_error_factor", "transmission", "rate"):
+        assert after[name] == before[name]
+
+
 def test_several_walkers_make_the_same_shots(run: Path) -> None:
     record = json.loads((run / "provenance.json").read_text())[-1]
     given = config.Config.model_validate(record["input"])

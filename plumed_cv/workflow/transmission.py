@@ -119,7 +119,8 @@ def complete(
 ) -> dict[str, Any]:
     """Add the rate to the result of a converged run, and write it into result.json.
 
-    If there is no rate, `rate_note` of the result gives the reason.
+    If there is no rate, `rate_note` of the result gives the reason. A run that has not converged
+    keeps the rate that `of_directory` has found, without more shots.
 
     Parameters
     ----------
@@ -134,7 +135,11 @@ def complete(
     """
     note = refusal(config)
     if note is None and not result["converged"]:
-        note = "the run has not converged; 'plumed-cv rate' computes the rate nevertheless"
+        if result.get("tst_rate_per_s") is not None and (shots := _made(files, result)):
+            fewer = config.rate.model_copy(update={"shots": shots})
+            config = config.model_copy(update={"rate": fewer})
+        else:
+            note = "the run has not converged; 'plumed-cv rate' computes the rate nevertheless"
     elif note is None and result.get("tst_rate_per_s") is None:
         note = "the rate of transition state theory is unknown"
     if note is None:
@@ -144,6 +149,13 @@ def complete(
     if config.rate.enabled:
         reporter.say(f"No transmission coefficient: {note}.")
     return result
+
+
+def _made(files: RunDirectory, result: dict[str, Any]) -> int:
+    """Return the number of shots from each surface of the answer that exist, at least."""
+    folder = files.rate(result["answer_iteration"])
+    every = [folder / f"step-{k}.json" for k in range(1, len(result["steps"]) + 1)]
+    return min((len(read_json(f)["shots"]) if f.exists() else 0 for f in every), default=0)
 
 
 def refusal(config: Config) -> str | None:
