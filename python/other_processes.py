@@ -148,7 +148,7 @@ PROCESSES: dict[str, dict[str, Any]] = {
 
 
 # Another jump of a dumbbell moves atoms by no more than 1 A: the default limit is too wide.
-PROCESSES["<110> dumbbell in Fe, limit 0.75 Å"] = PROCESSES["<110> dumbbell in Fe"] | {
+PROCESSES["<110> dumbbell in Fe, limit 0.75 A"] = PROCESSES["<110> dumbbell in Fe"] | {
     "more": "atom_deviation_limit_A = 0.75\n"
 }
 

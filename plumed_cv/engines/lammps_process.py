@@ -195,9 +195,8 @@ class LammpsProcess:
         """Run molecular dynamics and return its end."""
         started = time.perf_counter()
         self._first_step = order.first_step
-        # Relative names in PLUMED's input are relative to the segment, and LAMMPS refuses names that
-        # are not ASCII. The parent ends the process after a failed run, so the following lines only
-        # clean up after a successful run.
+        # Relative names in PLUMED's input are relative to the segment. The parent ends the process
+        # after a failed run, so the following lines only clean up after a successful run.
         os.chdir(order.directory)
         self._place(order.start.positions, order.start.cell, order.start.velocities)
         self._do(
