@@ -408,6 +408,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     std::vector<Number> parse_list(const std::string& key);
     std::optional<int> parse_stride(const std::string& key);
     std::string energy_unit();
+    std::string length_unit();
     std::string input_path(const std::string& path) const;
 
     // The parts of a step
@@ -530,6 +531,7 @@ void BabfAction::read_cvs() {
     if (dimensions == 2 && labels_.arguments[0] == labels_.arguments[1])
         error("ARG names " + labels_.arguments[0] + " twice: name two CVs.");
     labels_.energy_unit = energy_unit();
+    labels_.length_unit = length_unit();
 }
 
 BabfParameters BabfAction::parse_parameters() {
@@ -1143,6 +1145,14 @@ std::string BabfAction::energy_unit() {
         return "natural";
     const std::string name = getUnits().getEnergyString();
     return name.empty() ? to_text(getUnits().getEnergy()) : name;
+}
+
+// Its name, or its size in nm.
+std::string BabfAction::length_unit() {
+    if (usingNaturalUnits())
+        return "natural";
+    const std::string name = getUnits().getLengthString();
+    return name.empty() ? to_text(getUnits().getLength()) : name;
 }
 
 // Like PLUMED's own reader: the file of this replica if it exists, otherwise the file itself.

@@ -100,6 +100,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
                        {"format_version", "1"},
                        {"energy_unit", labels.energy_unit},
                        {"kT", to_text(p.kT)}};
+    if (!labels.length_unit.empty())
+        table.constants.emplace_back("length_unit", labels.length_unit);
     for (std::size_t d = 0; d < dimensions; ++d)
         table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
     table.constants.emplace_back("tau", to_text(p.tau));
@@ -201,6 +203,8 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         same("periodic_" + argument, grid.periodic ? "true" : "false");
     }
     same("energy_unit", labels.energy_unit);
+    if (table.constant("length_unit") && !labels.length_unit.empty())
+        same("length_unit", labels.length_unit);
     same_number("kT", expected.kT, expected.kT);
     for (std::size_t d = 0; d < dimensions; ++d)
         same_number(labels.of("kappa", d), expected.kappa[d], expected.kappa[d]);
