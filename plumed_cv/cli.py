@@ -1,6 +1,7 @@
 """The command line `plumed-cv`: it reads arguments, calls the package and prints."""
 
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -826,7 +827,7 @@ def fes(
             print(f"Rate of transition state theory: {words}")
         if result.get("note"):
             print(f"The flux barrier is unknown: {result['note']}")
-    if result["barrier_eV"] is None and None in (reactant, product):
+    if not math.isfinite(profile.barrier.value) and None in (reactant, product):
         err.print(
             f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; give its values in "
             "the two states by --reactant and --product."

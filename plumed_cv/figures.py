@@ -18,7 +18,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
 from plumed_cv.cv.energy import Reconstruction
 from plumed_cv.cv.localisation import Localisation
-from plumed_cv.freeenergy import Profile, Surface
+from plumed_cv.freeenergy import Profile, Surface, unit_in_words
 from plumed_cv.structures.frame import Array
 
 # Everything is drawn in these colours. A page knows them and has others for the dark scheme.
@@ -153,7 +153,9 @@ def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
     with _picture(path, title) as axes:
         drawn = axes.contourf(first, second, A, levels, cmap="viridis", extend="max")
         axes.contour(first, second, A, levels[::2], colors=INK, linewidths=0.4)
-        axes.figure.colorbar(drawn, ax=axes, label="free energy (eV)")
+        axes.figure.colorbar(
+            drawn, ax=axes, label=f"free energy ({unit_in_words(surface.energy_unit)})"
+        )
         axes.set_xlabel(surface.arguments[0])
         axes.set_ylabel(surface.arguments[1])
 

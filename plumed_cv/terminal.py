@@ -336,8 +336,8 @@ def print_surface(output: Path, surface: "Surface", md_steps: int, as_json: bool
     minima = [
         {
             **dict(zip(surface.arguments, point, strict=True)),
-            "A_eV": A.value,
-            "A_error_eV": A.error if math.isfinite(A.error) else None,
+            f"A_{surface.energy_unit}": A.value,
+            f"A_error_{surface.energy_unit}": A.error if math.isfinite(A.error) else None,
         }
         for point, A in surface.minima()
     ]

@@ -23,8 +23,8 @@ CPP = Path(__file__).parents[1] / "cpp"
 MODULE = "plumedcv"
 FILES = ("COPYRIGHT", "Makefile", "module.md", "module.type", "module.yml")
 # The names of the actions' files there: babf.h has a source file, too, and case may not count.
-ACTIONS = {"Autoencoder.cpp": "AutoencoderAction.cpp", "Babf.cpp": "BabfAction.cpp"}
-NOT_INCLUDED = {"torch_model.h"}
+RENAMED = {"Autoencoder.cpp": "AutoencoderAction.cpp", "Babf.cpp": "BabfAction.cpp"}
+NOT_INCLUDED = {"torch_model.h", "TorchCv.cpp", "kernel.h"}
 
 # Files that PLUMED's git tracks in the folder of a module.
 IGNORED = "/*\n" + "".join(f"!/{name}\n" for name in (".gitignore", "*.cpp", "*.h", *FILES))
@@ -59,19 +59,27 @@ def write_module(folder: Path, *, doxygen: bool) -> None:
     (folder / ".gitignore").write_text(IGNORED)
     for name in FILES:
         shutil.copy(CPP / "plumed-module" / name, folder)
-    for name, there in ACTIONS.items():
-        text = in_form_of_plumed((CPP / "actions" / name).read_text(encoding="utf-8"))
-        if doxygen:
+    files = [
+        path
+        for subject in ("core", "actions")
+        for path in (CPP / subject).iterdir()
+        if path.name not in NOT_INCLUDED
+    ]
+    for action in [path for path in files if path.suffix == ".cpp"]:
+        text = in_form_of_plumed(action.read_text(encoding="utf-8"))
+        if doxygen and "//+PLUMEDOC" in text:
             text = _with_manual_in_doxygen(text)
+        there = RENAMED.get(action.name, action.name)
         (folder / there).write_text(with_copyright(text), encoding="utf-8")
-    headers = [path for path in (CPP / "core").glob("*.h") if path.name not in NOT_INCLUDED]
-    for header in [*headers, CPP / "actions" / "compat.h"]:
+    for header in [path for path in files if path.suffix == ".h"]:
         guard = f"__PLUMED_{MODULE}_{header.stem}_h"
         text = in_form_of_plumed(header.read_text(encoding="utf-8"))
         text = f"#ifndef {guard}\n#define {guard}\n{text}\n#endif\n"
         (folder / header.name).write_text(with_copyright(text), encoding="utf-8")
-        source = with_copyright(f'#include "{header.name}"\n')
-        (folder / f"{header.stem}.cpp").write_text(source, encoding="utf-8")
+        source = folder / f"{header.stem}.cpp"
+        if not source.exists():
+            text = with_copyright(f'#include "{header.name}"\n')
+            source.write_text(text, encoding="utf-8")
 
 
 def in_form_of_plumed(text: str) -> str:

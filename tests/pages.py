@@ -20,7 +20,11 @@ from plumed_cv.config import Config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-ACTIONS = sorted((ROOT / "cpp" / "actions").glob("*.cpp"))
+ACTIONS = [  # the files with a page of PLUMED's manual
+    file
+    for file in sorted((ROOT / "cpp" / "actions").glob("*.cpp"))
+    if "//+PLUMEDOC" in file.read_text(encoding="utf-8")
+]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "plumed_inputs/README.md")]
 PAGES += sorted(DOCS.rglob("*.md"))
 

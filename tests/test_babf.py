@@ -590,7 +590,12 @@ def test_state_file_in_another_energy_unit(tmp_path: Path) -> None:
     path.write_text(text.replace("energy_unit eV", "energy_unit 96.48530749925792"))
     assert read_state(path).kT_eV == pytest.approx(KT, rel=1e-5)
     path.write_text(text.replace("energy_unit eV", "energy_unit natural"))
-    with pytest.raises(UserError, match="natural has no value in eV"):
+    natural = read_state(path)
+    assert (natural.energy_unit, natural.kT_eV) == ("natural", KT)
+    with pytest.raises(UserError, match="differ in energy_unit"):
+        natural + as_eV
+    path.write_text(text.replace("energy_unit eV", "energy_unit erg"))
+    with pytest.raises(UserError, match="energy_unit=erg is none of eV, kj/mol, "):
         read_state(path)
 
 

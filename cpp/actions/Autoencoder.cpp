@@ -166,7 +166,6 @@ PRINT ARG=ae.node-0,ae.dev,b.bias STRIDE=10 FILE=COLVAR
 // PLUMED's vectors are passed as arrays of their numbers.
 static_assert(sizeof(PLMD::Vector) == 3 * sizeof(double));
 static_assert(sizeof(PLMD::Tensor) == 9 * sizeof(double));
-static_assert(std::is_same_v<decltype(std::declval<PLMD::Action&>().getStep()), long long>);
 
 /// The components that come after the nodes, in this order.
 enum Measure : unsigned { dev, gradnorm, invmass, maxdev, temp };
@@ -189,14 +188,14 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
     std::optional<CollectiveVariable> cv_;
     std::vector<std::string> species_;
     std::string model_file_;
-    std::vector<double> forces_; // on positions x1 y1 z1 x2 ... and the cell, as PLUMED wants them
+    std::vector<double> forces_; // on positions x1 y1 z1 x2 ... and the cell, in PLUMED's order
     double angstrom_ = 0;        // PLUMED's unit of length
     double amu_ = 0;             // PLUMED's unit of mass
     int maxdev_stride_ = 1;
     bool first_step_ = true;
     bool masses_known_ = false;
     bool dev_is_used_ = false, maxdev_is_used_ = false; // by actions that need derivatives
-    // node-0 where a step was computed last, and in the step before that
+    // node-0 in the last step that was computed, and in the one before
     struct Passed {
         long long step;
         double value;
@@ -235,7 +234,7 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
     checkRead();
     if (maxdev_stride_ < 1)
         error("MAXDEV_STRIDE=" + std::to_string(maxdev_stride_) +
-              " must be a positive number of steps.");
+              " must be a positive number of steps: give 1 to compute maxdev in every step.");
 
     if (usingNaturalUnits())
         error("the model's lengths are in angstrom, so UNITS NATURAL cannot be used with it; "
@@ -334,21 +333,22 @@ PLMD::Value* Autoencoder::measure(Measure k) {
     return getPntrToComponent(static_cast<int>(cv_->latent() + k));
 }
 
-/// Whether an action takes the component that may ask for its derivatives: each step of them costs
-/// as much as those of a node.
+/// Whether an action that may need the derivatives of the component has it as an argument. These
+/// derivatives take as much time as those of a node.
 bool Autoencoder::is_used(const PLMD::Value* component) const {
     for (const auto& action : plumed.getActionSet()) {
-        const auto* taker = dynamic_cast<const PLMD::ActionWithArguments*>(action.get());
-        if (taker == nullptr || taker->getName() == "PRINT" || taker->getName() == "COMMITTOR")
+        const auto* user = dynamic_cast<const PLMD::ActionWithArguments*>(action.get());
+        if (user == nullptr || user->getName() == "PRINT" || user->getName() == "COMMITTOR")
             continue;
-        for (const PLMD::Value* argument : taker->getArguments())
+        for (const PLMD::Value* argument : user->getArguments())
             if (argument == component)
                 return true;
     }
     return false;
 }
 
-/// From a gradient in planes, and that to strains with it; `unit` makes the value PLUMED's.
+/// Sets the derivatives with respect to positions and cell from a gradient in planes. `unit`
+/// converts the value to PLUMED's unit.
 void Autoencoder::set_derivatives(PLMD::Value* component, const double* gradient, double unit) {
     const std::size_t plane = cv_->frame().plane();
     const unsigned n = static_cast<unsigned>(cv_->atoms());
@@ -362,11 +362,11 @@ void Autoencoder::set_derivatives(PLMD::Value* component, const double* gradient
         component->setDerivative(3 * n + j, -unit * strain[j]);
 }
 
-/// The kinetic temperature along node-0 in K, from its change since the step before; inverse_mass
-/// in PLUMED's units of length and mass. Not a number if that step was not computed.
+/// The kinetic temperature along node-0 in K, from its change since the previous step; NaN if that
+/// step was not computed. `inverse_mass` is in PLUMED's units of length and mass.
 double Autoencoder::kinetic_temperature(double inverse_mass) {
     constexpr double boltzmann = 0.0083144626; // kJ/mol/K, and amu nm^2/ps^2 is kJ/mol
-    if (last_ && last_->step != getStep())     // else the step is computed again
+    if (last_ && last_->step != getStep())     // otherwise the engine computes the step again
         before_ = last_;
     last_ = {getStep(), cv_->value(0)};
     if (!before_ || getStep() != before_->step + 1)
@@ -377,7 +377,7 @@ double Autoencoder::kinetic_temperature(double inverse_mass) {
     return velocity * velocity * length * length * amu_ / (boltzmann * inverse_mass);
 }
 
-/// In place of PLUMED's own, which reads derivatives also of components that have none.
+/// PLUMED's own apply() also reads derivatives of components that have none.
 void Autoencoder::apply() {
     bool forced = false;
     double* const total = forces_.data();
@@ -416,10 +416,10 @@ void Autoencoder::apply() {
     setForcesOnAtoms(forces_, start);
 }
 
-/// What can be told only when the engine has sent its masses.
+/// Compares the masses with those of the elements. The engine passes them with the first step.
 void Autoencoder::check_masses() {
     first_step_ = false;
-    // The first one tells whether there are masses at all: PLUMED warns at every call if not.
+    // Without masses PLUMED warns at every call, so the first atom decides whether there are any.
     std::vector<double> masses{getMass(0)};
     const auto known = [](double m) { return std::isfinite(m) && m > 0; };
     masses_known_ = known(masses[0]);

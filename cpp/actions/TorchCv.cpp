@@ -109,7 +109,7 @@ class TorchCv : public compat::Compat<PLMD::Colvar>, public PLMD::ActionWithArgu
 
 PLUMED_REGISTER_ACTION(TorchCv, "TORCH_CV")
 #if !PLUMED_CV_BEFORE_2_10
-// Before, a second action of one name would disable both.
+// Up to 2.9, two actions of one name disable each other.
 PLUMED_REGISTER_ACTION(TorchCv, "PYTORCH_MODEL")
 #endif
 
@@ -128,9 +128,9 @@ void TorchCv::registerKeywords(PLMD::Keywords& keys) {
 }
 
 TorchCv::TorchCv(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao), ActionWithArguments(ao) {
-    std::string file, same, device;
+    std::string file, file_of_pytorch, device;
     parse("MODEL", file);
-    parse("FILE", same);
+    parse("FILE", file_of_pytorch);
     parse("DEVICE", device);
     int threads = 1;
     parse("THREADS", threads);
@@ -140,12 +140,13 @@ TorchCv::TorchCv(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao), Action
     parseAtomList("ATOMS", atoms);
     checkRead();
 
-    if (!file.empty() && !same.empty())
-        error("MODEL and FILE mean the same; give one of them.");
+    if (!file.empty() && !file_of_pytorch.empty())
+        error("MODEL=" + file + " and FILE=" + file_of_pytorch +
+              " both name the model: give one of them.");
     if (file.empty())
-        file = same.empty() ? "model.ptc" : same;
+        file = file_of_pytorch.empty() ? "model.ptc" : file_of_pytorch;
     if (threads < 1)
-        error("THREADS=" + std::to_string(threads) + ": give at least 1.");
+        error("THREADS=" + std::to_string(threads) + " must be positive: give at least 1.");
     const std::size_t n = getNumberOfArguments();
     if (atoms.empty() == (n == 0))
         error("give either the values (ARG) or the atoms (ATOMS) that the model takes.");
@@ -202,7 +203,7 @@ void TorchCv::calculate() {
         for (std::size_t j = 0; j < input_.size(); ++j)
             input_[j] = angstrom_ * positions[j];
         const PLMD::Tensor& box = getPbc().getBox();
-        if (getPbc().isSet()) // numerical derivatives add small numbers to a cell that is not there
+        if (getPbc().isSet()) // without a cell, numerical derivatives still change its numbers
             for (unsigned a = 0; a < 3; ++a)
                 for (unsigned b = 0; b < 3; ++b)
                     cell[3 * a + b] = angstrom_ * box(a, b);

@@ -11,6 +11,8 @@
 #include "tools/Units.h"
 
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #if __has_include("core/Atoms.h") // left in 2.10, with the object that held units and kT
@@ -24,6 +26,10 @@
 
 namespace plumed_cv {
 namespace compat {
+
+// The actions give PLUMED pointers and formats for these types.
+static_assert(std::is_same_v<decltype(std::declval<PLMD::Value&>().get()), double>);
+static_assert(std::is_same_v<decltype(std::declval<PLMD::Action&>().getStep()), long long>);
 
 // Components and arguments have types from 2.11 on. Of each pair below the second is the worse match
 // for an int, so it is taken only where the first does not compile.

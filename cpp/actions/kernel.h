@@ -2,8 +2,8 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
-// Whether the plugin is in the PLUMED that it was built for. Another one, even of the same version,
-// may lay out its classes in another way: then anything may happen, wrong numbers included.
+// Whether the plugin is loaded in the PLUMED for which it was built. In another build, even of the
+// same version, classes may have another layout in memory, and numbers may be wrong.
 
 #include "core/ActionRegister.h"
 
@@ -17,9 +17,10 @@ namespace plumed_cv {
 
 /// Throws a std::runtime_error if the kernel in this process is not the one that was linked.
 ///
-/// Called where an action declares its keywords, before anything of it is made. The dynamic linker
-/// goes by the library's name alone, so a kernel that is there already takes the place of the one in
-/// our rpath. They are told apart by their size in bytes, so that a kernel may be moved or copied.
+/// An action calls it when it declares its keywords, before any object of it exists. The dynamic
+/// linker identifies a library by its name, so a kernel that is already loaded is used in place of
+/// the one in our rpath. Kernels are compared by their size in bytes, so that they can be moved or
+/// copied.
 inline void check_kernel() {
     Dl_info loaded;
     if (dladdr(reinterpret_cast<void*>(&PLMD::actionRegister), &loaded) == 0 ||

@@ -120,10 +120,10 @@ class Alignment {
                 Vector bond;
                 for (std::size_t a = 0; a < 3; ++a)
                     bond[a] = y_[a * plane_ + i] - y_[a * plane_ + j];
-                Vector nearest = bond;
-                images->wrap(nearest.data());
+                Vector image = bond;
+                images->wrap(image.data());
                 for (std::size_t a = 0; a < 3; ++a)
-                    y_[a * plane_ + i] -= bond[a] - nearest[a];
+                    y_[a * plane_ + i] -= bond[a] - image[a];
             }
         subtract_mean(y_.data());
         fit();
@@ -217,7 +217,7 @@ class Alignment {
         // comparison.
         if (!(0.5 * (found.first - found.second) > smallest_moment * found.first))
             throw std::runtime_error(
-                "the atoms can be turned onto the reference in more than one way, as when they lie "
+                "the atoms can be aligned with the reference in more than one way, as when they lie "
                 "on a line or the molecule has turned inside out; choose other atoms.");
         const double w = found.vector[0], x = found.vector[1], y = found.vector[2],
                      z = found.vector[3];

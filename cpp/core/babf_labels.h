@@ -17,7 +17,8 @@ namespace plumed_cv {
 struct BabfLabels {
     std::vector<std::string> arguments;
     std::string energy_unit;
-    std::string extra_bias = ""; // names of the bias potentials that are reweighted
+    std::string extra_bias = "";  // names of the bias potentials that are reweighted
+    std::string length_unit = ""; // of CVs that are lengths; empty if it is not known
 
     /// In files with more than one CV, the entries of one CV include its name.
     std::string of(const std::string& quantity, std::size_t d) const {

@@ -119,12 +119,14 @@ class PriorProfile {
 inline std::vector<double> prior_derivative(const Grid& grid, const std::vector<double>& x,
                                             const std::vector<double>& A, const std::string& name) {
     if (x.size() < 2)
-        throw std::runtime_error(name + ": needs at least two rows to be a prior.");
+        throw std::runtime_error(name +
+                                 ": needs at least two rows; give a profile over the whole grid.");
     for (std::size_t i = 0; i < x.size(); ++i)
         if (!std::isfinite(x[i]) || !std::isfinite(A[i]) || (i > 0 && x[i] <= x[i - 1]))
-            throw std::runtime_error(name + ": row " + std::to_string(i + 1) +
-                                     " has a number that is not finite or a CV that does not grow, "
-                                     "so it is no profile to take a prior from.");
+            throw std::runtime_error(
+                name + ": row " + std::to_string(i + 1) +
+                " has a number that is not finite or a CV that does not increase, "
+                "so it is no profile for PRIOR; give another file.");
     return PriorProfile({grid}, {x}, A, name).derivative();
 }
 
@@ -134,7 +136,7 @@ inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
                                             const std::vector<double>& A, const std::string& name) {
     const auto fail = [&](std::size_t row, const std::string& what) {
         throw std::runtime_error(name + ": row " + std::to_string(row + 1) + " has " + what +
-                                 ", so it is no profile to take a prior from.");
+                                 ", so it is no profile for PRIOR; give another file.");
     };
     std::vector<std::vector<double>> x;
     for (std::vector<double> values : points) {
@@ -149,7 +151,7 @@ inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
         throw std::runtime_error(name + ": its " + std::to_string(A.size()) +
                                  " rows are no grid of " + std::to_string(x[0].size()) + " by " +
                                  std::to_string(x[1].size()) +
-                                 " values, so it is no profile to take a prior from.");
+                                 " values, so it is no profile for PRIOR; give another file.");
     std::vector<double> ordered(A.size(), NAN);
     for (std::size_t i = 0; i < A.size(); ++i) {
         std::size_t j = 0;

@@ -18,6 +18,8 @@
 // The state of bABF: the file from which a run continues.
 namespace plumed_cv {
 
+constexpr const char* use_earlier_copy = "; use an earlier copy of the file.";
+
 /// The columns of a state: the CVs, the sums, the prior, the rounding errors of the sums, and the A
 /// that biases.
 inline std::vector<std::string> state_fields(const BabfLabels& labels) {
@@ -100,6 +102,8 @@ inline Table state_table(const Babf& babf, const BabfLabels& labels, const Learn
                        {"format_version", "1"},
                        {"energy_unit", labels.energy_unit},
                        {"kT", to_text(p.kT)}};
+    if (!labels.length_unit.empty())
+        table.constants.emplace_back("length_unit", labels.length_unit);
     for (std::size_t d = 0; d < dimensions; ++d)
         table.constants.emplace_back(labels.of("kappa", d), to_text(p.kappa[d]));
     table.constants.emplace_back("tau", to_text(p.tau));
@@ -141,7 +145,7 @@ inline std::string required(const Table& table, const std::string& key, const st
     const std::string* value = table.constant(key);
     if (!value || value->empty())
         throw std::runtime_error(name + ": its header has no '#! SET " + key +
-                                 "', so it is not a whole state file of BABF.");
+                                 "', so it is not a whole state file of BABF; give another file.");
     return *value;
 }
 
@@ -150,7 +154,8 @@ inline double sample_number(const Table& table, const std::string& key, const st
     const std::string text = required(table, key, name);
     double steps;
     if (!to_number(text, steps) || steps < 0 || steps != std::floor(steps) || std::isinf(steps))
-        throw std::runtime_error(name + ": " + key + "=" + text + " is no number of steps.");
+        throw std::runtime_error(name + ": " + key + "=" + text + " is no number of steps" +
+                                 use_earlier_copy);
     return steps;
 }
 
@@ -161,7 +166,7 @@ inline int solve_stride_of(const Table& table, std::size_t nodes, const std::str
     const double stride = sample_number(table, "solve_stride", name);
     if (!(stride >= 1 && stride <= 2147483647.0))
         throw std::runtime_error(name + ": solve_stride=" + to_text(stride) +
-                                 " is no number of steps.");
+                                 " is no number of steps" + use_earlier_copy);
     return static_cast<int>(stride);
 }
 
@@ -190,7 +195,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         const std::string there = d < table.fields.size() ? table.fields[d] : "nothing";
         if (there != argument)
             throw std::runtime_error(name + ": is of the CV '" + there + "' but ARG is '" +
-                                     argument + "'.");
+                                     argument + "'; give the state of this CV.");
     }
     for (std::size_t d = 0; d < dimensions; ++d) {
         const Grid& grid = expected.axes[d];
@@ -201,6 +206,8 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
         same("periodic_" + argument, grid.periodic ? "true" : "false");
     }
     same("energy_unit", labels.energy_unit);
+    if (table.constant("length_unit") && !labels.length_unit.empty())
+        same("length_unit", labels.length_unit);
     same_number("kT", expected.kT, expected.kT);
     for (std::size_t d = 0; d < dimensions; ++d)
         same_number(labels.of("kappa", d), expected.kappa[d], expected.kappa[d]);
@@ -212,12 +219,13 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
     if (!has_profile(table, dimensions))
         fields.pop_back();
     if (table.fields != fields)
-        throw std::runtime_error(name + ": its columns are not those of a state file of BABF.");
+        throw std::runtime_error(
+            name + ": its columns are not those of a state file of BABF; give another file.");
     const std::size_t nodes = expected.nodes();
     if (table.rows.size() != nodes)
         throw std::runtime_error(name + ": has " + std::to_string(table.rows.size()) + " of the " +
                                  std::to_string(nodes) +
-                                 " rows that its header promises, so it is not complete.");
+                                 " rows of its grid, so it is not complete" + use_earlier_copy);
 
     BabfSums sums(nodes, dimensions);
     sums.steps = sample_number(table, "steps", name);
@@ -259,14 +267,15 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
             throw std::runtime_error(name + ": row " + std::to_string(j + 1) +
                                      " holds a number that no run writes (NaN, infinite, negative "
                                      "weight, impossible force or wrong node), so the file is "
-                                     "damaged.");
+                                     "damaged" +
+                                     use_earlier_copy);
         all_weight += row[weight];
         all_count += row[count];
     }
     if (labels.extra_bias.empty() && std::max(all_weight, all_count) > slack * sums.steps)
         throw std::runtime_error(name + ": its samples weigh more than its " +
-                                 required(table, "steps", name) +
-                                 " steps, so the file is damaged.");
+                                 required(table, "steps", name) + " steps, so the file is damaged" +
+                                 use_earlier_copy);
     table.check_unchanged(name);
     std::size_t c = 0;
     for (const auto& [sum, begin] : sum_columns(sums, dimensions)) {
@@ -309,7 +318,8 @@ inline LearnedStep learned_step(const Table& table, const BabfLabels& labels,
         return last;
     double step;
     if (!to_number(*text, step) || !(step >= 0 && step < 1e15) || step != std::floor(step))
-        throw std::runtime_error(name + ": md_step=" + *text + " is no number of a step.");
+        throw std::runtime_error(name + ": md_step=" + *text + " is no number of a step" +
+                                 use_earlier_copy);
     last.number = static_cast<long long>(step);
     if (!table.constant("md_bias"))
         return last;
@@ -317,7 +327,8 @@ inline LearnedStep learned_step(const Table& table, const BabfLabels& labels,
         const std::string value = required(table, key, name);
         double found;
         if (!to_number(value, found) || !std::isfinite(found))
-            throw std::runtime_error(name + ": " + key + "=" + value + " is no number.");
+            throw std::runtime_error(name + ": " + key + "=" + value + " is no number" +
+                                     use_earlier_copy);
         return found;
     };
     Evaluation acted{number("md_bias"), {}, {}};

@@ -31,8 +31,8 @@ struct Grid {
     /// range.
     double bin(double x) const {
         const double n = static_cast<double>(nodes());
-        const double nearest = std::floor((x - minimum) / spacing() + 0.5);
-        return periodic ? nearest - n * std::floor(nearest / n) : nearest;
+        const double node = std::floor((x - minimum) / spacing() + 0.5);
+        return periodic ? node - n * std::floor(node / n) : node;
     }
     /// Whether x lies in the bin of a node.
     bool has_bin(double x) const {
@@ -97,16 +97,19 @@ inline BabfParameters checked(BabfParameters p) {
     for (const Grid& grid : p.axes)
         if (!(grid.maximum > grid.minimum) || !std::isfinite(grid.spacing()) || grid.bins < 2)
             throw std::runtime_error(
-                "the grid needs a minimum below its maximum and at least 2 bins.");
+                "the grid needs a minimum below its maximum and at least 2 bins; give other values of "
+                "GRID_MIN, GRID_MAX and GRID_BIN.");
     if (!(p.kT > 0 && std::isfinite(p.kT)))
-        throw std::runtime_error("the temperature must be positive.");
+        throw std::runtime_error("the temperature must be positive; give another TEMP.");
     for (double kappa : p.kappa)
         if (!(kappa > 0 && std::isfinite(kappa)))
-            throw std::runtime_error("the spring constant KAPPA must be positive.");
+            throw std::runtime_error(
+                "the spring constant KAPPA must be positive; give another one.");
     if (!(p.tau > 0))
-        throw std::runtime_error("TAU, the weight of the prior, must be positive.");
+        throw std::runtime_error(
+            "TAU, the weight of the prior, must be positive; give another one.");
     if (!(p.ramp >= 0 && std::isfinite(p.ramp)))
-        throw std::runtime_error("RAMP must be a number of steps, or 0 for equal weights.");
+        throw std::runtime_error("RAMP must be a number of steps; give 0 for equal weights.");
     const std::size_t numbers = p.nodes() * p.axes.size();
     if (p.prior.empty())
         p.prior.assign(numbers, 0.0);
@@ -115,7 +118,7 @@ inline BabfParameters checked(BabfParameters p) {
         sound = p.can_be_energy(p.prior[j] * p.axes[j / p.nodes()].length());
     if (!sound)
         throw std::runtime_error("the prior must have one finite number for every node and rise "
-                                 "by less than 1e12 kT.");
+                                 "by less than 1e12 kT; give another PRIOR.");
     return p;
 }
 

@@ -148,7 +148,7 @@ class Window {
                 distance = spring = Array(padded(count));
             for (std::size_t i = 0; i < count; ++i) {
                 const double d = grid.minimum + (low + static_cast<double>(i)) * h - inside;
-                distance[i] = d - period * nearest(d * inverse_period);
+                distance[i] = d - period * nearest_integer(d * inverse_period);
                 spring[i] = half_kappa * distance[i] * distance[i];
             }
         }
@@ -177,15 +177,15 @@ class Window {
     std::size_t index(const Piece& piece) const { return piece.row * row_ + piece.column; }
 
     PLUMED_CV_CLONES static double largest(std::size_t n, const double* exponent) {
-        double top[block]; // so many at once, for each has to wait for the one before
-        std::fill_n(top, block, -INFINITY);
+        double top[cache_line]; // several maxima at once hide the latency of a comparison
+        std::fill_n(top, cache_line, -INFINITY);
         std::size_t j = 0;
-        for (; j + block <= n; j += block)
-            for (std::size_t i = 0; i < block; ++i)
+        for (; j + cache_line <= n; j += cache_line)
+            for (std::size_t i = 0; i < cache_line; ++i)
                 top[i] = exponent[j + i] > top[i] ? exponent[j + i] : top[i];
         for (; j < n; ++j)
             top[0] = std::max(top[0], exponent[j]);
-        return *std::max_element(top, top + block);
+        return *std::max_element(top, top + cache_line);
     }
 
     /// Sets p = e^(exponent - top), 0 below the cutoff; returns its sum and the sum of p times x.

@@ -42,7 +42,9 @@ class Frame {
                 original_[a * plane_ + i] = reference[3 * i + a];
         if (aligned) {
             if (periodic())
-                throw std::runtime_error("a reference that atoms are turned onto has no cell.");
+                throw std::runtime_error(
+                    "the model is aligned with a reference that has a cell; train the model without "
+                    "a cell.");
             alignment_.emplace(original_.data(), atoms_, plane_);
         }
         Cell still = whole_cell_; // the part of the reference that does not follow the cell

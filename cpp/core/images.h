@@ -132,9 +132,9 @@ class Images {
         double longest = 0;
 #pragma omp simd reduction(max : longest)
         for (std::size_t i = 0; i < n; ++i) {
-            const double a = nearest(x[i] * g0 + y[i] * g3 + z[i] * g6);
-            const double b = nearest(x[i] * g1 + y[i] * g4 + z[i] * g7);
-            const double c = nearest(x[i] * g2 + y[i] * g5 + z[i] * g8);
+            const double a = nearest_integer(x[i] * g0 + y[i] * g3 + z[i] * g6);
+            const double b = nearest_integer(x[i] * g1 + y[i] * g4 + z[i] * g7);
+            const double c = nearest_integer(x[i] * g2 + y[i] * g5 + z[i] * g8);
             x[i] -= a * h0 + b * h3 + c * h6;
             y[i] -= a * h1 + b * h4 + c * h7;
             z[i] -= a * h2 + b * h5 + c * h8;

@@ -12,32 +12,33 @@
 
 namespace plumed_cv {
 
-/// Arrays are padded with zeros to whole blocks of one cache line, so that loops have no remainder.
-constexpr std::size_t block = 8;
+/// Numbers in one cache line. Arrays are padded with zeros to whole cache lines, so that loops have
+/// no remainder.
+constexpr std::size_t cache_line = 8;
 
 constexpr std::size_t padded(std::size_t size) {
-    return (size + block - 1) / block * block;
+    return (size + cache_line - 1) / cache_line * cache_line;
 }
 
-/// Aligns to a block, for std::vector.
+/// Aligns a std::vector to a cache line.
 template <class T>
-struct BlockAllocator {
+struct AlignedAllocator {
     using value_type = T;
-    BlockAllocator() = default;
+    AlignedAllocator() = default;
     template <class U>
-    explicit BlockAllocator(const BlockAllocator<U>&) {}
+    explicit AlignedAllocator(const AlignedAllocator<U>&) {}
     T* allocate(std::size_t n) {
         return static_cast<T*>(
-            ::operator new (n * sizeof(T), std::align_val_t{block * sizeof(double)}));
+            ::operator new (n * sizeof(T), std::align_val_t{cache_line * sizeof(double)}));
     }
     void deallocate(T* p, std::size_t) {
-        ::operator delete (p, std::align_val_t{block * sizeof(double)});
+        ::operator delete (p, std::align_val_t{cache_line * sizeof(double)});
     }
-    friend bool operator==(const BlockAllocator&, const BlockAllocator&) { return true; }
-    friend bool operator!=(const BlockAllocator&, const BlockAllocator&) { return false; }
+    friend bool operator==(const AlignedAllocator&, const AlignedAllocator&) { return true; }
+    friend bool operator!=(const AlignedAllocator&, const AlignedAllocator&) { return false; }
 };
 
-using Array = std::vector<double, BlockAllocator<double>>;
+using Array = std::vector<double, AlignedAllocator<double>>;
 
 /// y = A x for `rows` rows of `stride` numbers.
 PLUMED_CV_CLONES

@@ -30,7 +30,7 @@ struct Model {
     std::vector<std::string> species;
     std::vector<double> reference_positions;
     Cell reference_cell;
-    bool aligned = false; // whether structures are turned onto the reference
+    bool aligned = false; // whether structures are aligned with the reference
     Drift drift = Drift::removed;
     std::vector<double> pca_mean, pca_components;
     Activation activation;
@@ -46,7 +46,7 @@ struct Model {
 
 namespace detail {
 
-constexpr const char* again = "; export the model again.";
+constexpr const char* export_again = "; export the model again.";
 
 inline Cell read_cell(const Safetensors& file, const char* key) {
     const auto values = file.numbers(key, {3, 3});
@@ -73,7 +73,7 @@ inline std::vector<Layer> read_layers(const Safetensors& file, const std::string
     } while (file.has(network + "." + std::to_string(layers.size()) + ".weight"));
     if (inputs != outputs)
         file.fail("the " + network + " gives " + std::to_string(inputs) + " numbers and not " +
-                  std::to_string(outputs) + again);
+                  std::to_string(outputs) + export_again);
     return layers;
 }
 
@@ -82,7 +82,8 @@ inline std::vector<std::string> read_species(const Safetensors& file, std::size_
     const auto is_text = [](const Json& value) { return value.is(Json::Kind::text); };
     if (!list || !list->is(Json::Kind::list) || list->list.size() != atoms ||
         !std::all_of(list->list.begin(), list->list.end(), is_text))
-        file.fail("does not name the species of its " + std::to_string(atoms) + " atoms" + again);
+        file.fail("does not name the species of its " + std::to_string(atoms) + " atoms" +
+                  export_again);
     std::vector<std::string> species;
     for (const Json& name : list->list)
         species.push_back(name.text);
@@ -95,7 +96,7 @@ inline void check_components(const Safetensors& file, const Model& model) {
     constexpr double tolerance = 1e-8;
     const std::size_t n = 3 * model.atoms, rows = model.components;
     if (rows > n)
-        file.fail("has more components than coordinates" + std::string(again));
+        file.fail("has more components than coordinates" + std::string(export_again));
     const double* const u = model.pca_components.data();
     std::vector<double> overlap(rows);
     for (std::size_t k = 0; k < rows; ++k) {
@@ -107,17 +108,17 @@ inline void check_components(const Safetensors& file, const Model& model) {
         const auto small = [&](double v) { return std::abs(v) <= tolerance; };
         if (!std::all_of(overlap.begin(), overlap.begin() + static_cast<std::ptrdiff_t>(k) + 1,
                          small))
-            file.fail("its pca_components are not orthonormal" + std::string(again));
+            file.fail("its pca_components are not orthonormal" + std::string(export_again));
         if (model.drift == Drift::removed && !std::all_of(mean, mean + 3, small))
             file.fail("its pca_components change under a rigid shift of all atoms" +
-                      std::string(again));
+                      std::string(export_again));
     }
 }
 
 } // namespace detail
 
 inline Model::Model(const Safetensors& file) : name(file.name()) {
-    using detail::again;
+    using detail::export_again;
     if (file.metadata("format") != "plumed_cv collective variable")
         file.fail("is a safetensors file but not a model file of plumed_cv; check MODEL.");
     if (file.metadata("format_version") != "1")
@@ -125,7 +126,7 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
                   " and this AUTOENCODER reads version 1; export the model again.");
     if (file.metadata("length_unit") != "angstrom")
         file.fail("has lengths in " + file.metadata("length_unit") + " and not in angstrom" +
-                  again);
+                  export_again);
     const auto known = activation_from(file.metadata("activation"));
     if (!known)
         file.fail("has the unknown activation " + file.metadata("activation") +
@@ -142,7 +143,8 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     if (drift == Drift::removed && held != "removed")
         file.fail("has the unknown drift " + held + "; use removed or kept.");
     if (drift == Drift::kept && aligned)
-        file.fail("keeps the drift and turns structures onto the reference" + std::string(again));
+        file.fail("keeps the drift and aligns structures with the reference" +
+                  std::string(export_again));
 
     const auto extent = [&](const char* key) {
         const auto& shape = file.shape(key);
@@ -155,7 +157,7 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     serials = file.integers("serials", {atoms});
     const std::set<std::int64_t> unique(serials.begin(), serials.end());
     if (unique.size() != atoms || *unique.begin() < 1 || *unique.rbegin() > INT32_MAX)
-        file.fail("its serials are not distinct numbers from 1" + std::string(again));
+        file.fail("its serials are not distinct numbers from 1" + std::string(export_again));
     species = detail::read_species(file, atoms);
     reference_positions = file.numbers("reference_positions", {atoms, 3});
     reference_cell = detail::read_cell(file, "reference_cell");
@@ -166,7 +168,7 @@ inline Model::Model(const Safetensors& file) : name(file.name()) {
     latent_shift = file.numbers("latent_shift", {latent});
     latent_scale = file.numbers("latent_scale", {latent});
     if (std::count(latent_scale.begin(), latent_scale.end(), 0.0) > 0)
-        file.fail("its latent_scale is zero" + std::string(again));
+        file.fail("its latent_scale is zero" + std::string(export_again));
     check_positions = file.numbers("check_positions", {atoms, 3});
     check_cell = detail::read_cell(file, "check_cell");
     check_value = file.numbers("check_value", {latent});

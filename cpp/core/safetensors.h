@@ -181,7 +181,7 @@ class Safetensors {
     }
 
     Tensor read_entry(const std::string& key, const Json& entry) const {
-        const std::string again = "; write or copy the file again.";
+        const std::string remedy = "; write or copy the file again.";
         const Json *dtype = entry.find("dtype"), *shape = entry.find("shape"),
                    *offsets = entry.find("data_offsets");
         const auto is_list = [](const Json* value) {
@@ -191,23 +191,23 @@ class Safetensors {
         };
         if (dtype == nullptr || !dtype->is(Json::Kind::text) || !is_list(shape) ||
             !is_list(offsets) || offsets->list.size() != 2)
-            fail("does not describe its array " + key + " as safetensors does" + again);
+            fail("does not describe its array " + key + " as safetensors does" + remedy);
 
         Tensor tensor{dtype->text, {}, offsets->list[0].whole, offsets->list[1].whole};
         for (const Json& extent : shape->list)
             tensor.shape.push_back(extent.whole);
         if (tensor.begin > tensor.end)
-            fail("array " + key + " ends before it begins" + again);
+            fail("array " + key + " ends before it begins" + remedy);
         if (tensor.end > data_size())
-            fail("is truncated: array " + key + " lies beyond its end" + again);
+            fail("is truncated: array " + key + " lies beyond its end" + remedy);
         std::size_t bytes = bytes_per_number(tensor.dtype);
         for (const std::size_t extent : tensor.shape) {
             if (extent != 0 && bytes > std::numeric_limits<std::size_t>::max() / extent)
-                fail("array " + key + " has an impossible shape" + again);
+                fail("array " + key + " has an impossible shape" + remedy);
             bytes *= extent;
         }
         if (bytes == 0 || bytes != tensor.end - tensor.begin)
-            fail("array " + key + " has a shape that does not fit its bytes" + again);
+            fail("array " + key + " has a shape that does not fit its bytes" + remedy);
         return tensor;
     }
 

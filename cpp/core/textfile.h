@@ -179,8 +179,9 @@ inline Table parse_table(const std::string& text, const std::string& name) {
         throw std::runtime_error(name + ": holds bytes that are of no text, so it is damaged or no "
                                         "PLUMED text file; take an earlier copy of it.");
     const auto fail_without_fields = [&name] {
-        throw std::runtime_error(name +
-                                 ": has no '#! FIELDS' line, so it is not a PLUMED text file.");
+        throw std::runtime_error(
+            name + ": has no '#! FIELDS' line, so it is not a PLUMED text file; give another "
+                   "file.");
     };
     Table table;
     const char* next = text.data();
@@ -225,16 +226,17 @@ inline Table parse_table(const std::string& text, const std::string& name) {
         for (; begin != stop; std::tie(begin, stop) = words.next()) {
             double value;
             if (!to_number(begin, stop, value))
-                throw std::runtime_error(name + ": line " + std::to_string(number) + " has '" +
-                                         std::string(begin, stop).substr(0, 40) +
-                                         "' where a number is expected.");
+                throw std::runtime_error(
+                    name + ": line " + std::to_string(number) + " has '" +
+                    std::string(begin, stop).substr(0, 40) +
+                    "' where a number is expected; use an earlier copy of it.");
             row.push_back(value);
         }
         if (row.size() != table.fields.size())
             throw std::runtime_error(name + ": line " + std::to_string(number) + " has " +
                                      std::to_string(row.size()) + " numbers for the " +
                                      std::to_string(table.fields.size()) +
-                                     " names of its '#! FIELDS' line.");
+                                     " names of its '#! FIELDS' line; use an earlier copy of it.");
         table.rows.push_back(std::move(row));
     }
     if (table.fields.empty())
@@ -287,7 +289,8 @@ inline bool write_all(int file, const std::string& text) {
 inline void write_table(const std::string& path, const Table& table, bool shared = false) {
     const std::string text = format_table(table);
     const auto fail = [&path] {
-        throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno) + ".");
+        throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno) +
+                                 "; give a path that can be written to, or make room on the disk.");
     };
     std::string target = path;
     std::error_code unknown;

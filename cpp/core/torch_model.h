@@ -143,7 +143,7 @@ class Threads {
     int torch_before_; // also that of its linear algebra
 };
 
-/// What torch says, without the stacks of C++ and of the model's own code.
+/// The message of torch, without the stacks of C++ and of the model's own code.
 inline std::string reason(const std::exception& failure) {
     const auto* error = dynamic_cast<const c10::Error*>(&failure);
     std::string text = error ? error->what_without_backtrace() : failure.what();
@@ -249,7 +249,7 @@ class TorchModel {
     const double* cell_gradient(std::size_t k) const { return cell_gradients_.data() + 9 * k; }
 
   private:
-    /// What the user is told; other exceptions are torch's.
+    /// An error with a message for the user; other exceptions are those of torch.
     struct Refused : std::runtime_error {
         using std::runtime_error::runtime_error;
     };
@@ -338,7 +338,7 @@ class TorchModel {
                  " and must be float32 or float64; convert the model by .float() or .double() and "
                  "save it again");
         std::vector<c10::ScalarType> types{stored};
-        // A function without parameters tells its type by what it takes.
+        // A function without parameters has no number type of its own: it may take either.
         if (stored == c10::ScalarType::Undefined)
             types = {at::kDouble, at::kFloat};
         const Surroundings here(threads_);

@@ -8,7 +8,7 @@
 
 // Tools for loops that compilers can turn into vector instructions.
 
-// With these compiler options nearest() would return its argument, sums would lose the rests of
+// With these compiler options nearest_integer() would return its argument, sums would lose the rests of
 // Sums, and NAN would compare equal.
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) ||                                     \
     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
@@ -40,7 +40,7 @@ struct Planes {
 constexpr double whole_numbers = 6755399441055744.0; // 1.5 * 2^52: no digits behind the point
 
 /// The nearest integer, ties to even, in two additions; |x| < 2^51.
-PLUMED_CV_INLINE double nearest(double x) {
+PLUMED_CV_INLINE double nearest_integer(double x) {
     return (x + whole_numbers) - whole_numbers;
 }
 

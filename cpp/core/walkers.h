@@ -25,8 +25,9 @@
 
 namespace plumed_cv {
 
-/// A file opened for reading. On network file systems, opening asks the server, while the
-/// attributes by name may be minutes old. A pipe with this name does not block.
+/// A file opened for reading. On a network file system the attributes of an open file come from the
+/// server, while those by name may be minutes old. Opening a pipe of this name does not wait for a
+/// writer.
 class OpenFile {
   public:
     explicit OpenFile(const std::string& path)
@@ -90,10 +91,10 @@ inline long long walker_of(const Table& table) {
 class Walkers {
   public:
     Walkers(std::string folder, std::size_t number, std::size_t id)
-        : folder_(std::move(folder)), id_(id), seen_(number) {
-        std::random_device random; // one number may be the same in two processes of one machine
+        : folder_(std::move(folder)), id_(id), contributions_(number) {
+        std::random_device random; // one number may be the same in two processes
         for (int i = 0; i < 4; ++i)
-            mark_ += (i ? "-" : std::to_string(::getpid()) + "-") + std::to_string(random());
+            writer_ += (i ? "-" : std::to_string(::getpid()) + "-") + std::to_string(random());
     }
 
     std::string path(std::size_t id) const {
@@ -108,36 +109,37 @@ class Walkers {
     }
 
     /// Reads the files that have changed; returns whether one of them gave new sums. A file that no
-    /// walker of this estimate has written is ignored, with one sentence in `complaints`, until it
+    /// walker of this estimate has written is ignored, with one sentence in `warnings`, until it
     /// is valid again.
     bool read(const BabfParameters& expected, const BabfLabels& labels,
-              std::vector<std::string>& complaints) {
+              std::vector<std::string>& warnings) {
         bool changed = false;
-        for (std::size_t id = 0; id < seen_.size(); ++id) {
+        for (std::size_t id = 0; id < contributions_.size(); ++id) {
             if (id == id_)
                 continue;
-            Seen& seen = seen_[id];
+            Contribution& contribution = contributions_[id];
             const OpenFile file(path(id));
             const OpenFile::Version version = file.version();
-            if (version.empty() || version == seen.version)
+            if (version.empty() || version == contribution.version)
                 continue;
             try {
-                seen.version.clear(); // a file that cannot be read is tried again
+                contribution.version.clear(); // a file that cannot be read is tried again
                 const std::string text = file.read(path(id));
-                seen.version = version;
+                contribution.version = version;
                 const Table table = parse_table(text, path(id));
                 if (walker_of(table) != static_cast<long long>(id))
                     throw std::runtime_error(path(id) + ": is no contribution of walker " +
                                              std::to_string(id) + ".");
-                seen.sums = read_sums(table, expected, labels, path(id));
-                seen.complained = false;
+                contribution.sums = read_sums(table, expected, labels, path(id));
+                contribution.reported = false;
                 changed = true;
             } catch (const std::runtime_error& problem) {
-                if (!seen.complained)
-                    complaints.push_back(std::string(problem.what()) + " It is ignored; " +
-                                         (seen.sums ? "what this walker contributed before stays."
-                                                    : "this walker has contributed nothing yet."));
-                seen.complained = true;
+                if (!contribution.reported)
+                    warnings.push_back(std::string(problem.what()) + " It is ignored; " +
+                                       (contribution.sums
+                                            ? "what this walker contributed before stays."
+                                            : "this walker has contributed nothing yet."));
+                contribution.reported = true;
             }
         }
         return changed;
@@ -147,9 +149,9 @@ class Walkers {
     /// give the same bits, whatever was read before.
     BabfSums others(const BabfParameters& expected) const {
         BabfSums sums(expected.nodes(), expected.axes.size());
-        for (const Seen& seen : seen_)
-            if (seen.sums)
-                sums.add(*seen.sums);
+        for (const Contribution& contribution : contributions_)
+            if (contribution.sums)
+                sums.add(*contribution.sums);
         return sums;
     }
 
@@ -165,7 +167,7 @@ class Walkers {
                 continue;
             double id;
             if (to_number(name.substr(head.size(), name.size() - head.size() - tail.size()), id) &&
-                id >= static_cast<double>(seen_.size()))
+                id >= static_cast<double>(contributions_.size()))
                 names.push_back(entry.path().string());
         }
         std::sort(names.begin(), names.end());
@@ -174,8 +176,8 @@ class Walkers {
 
     std::size_t contributors() const {
         std::size_t number = 0;
-        for (const Seen& seen : seen_)
-            number += seen.sums.has_value();
+        for (const Contribution& contribution : contributions_)
+            number += contribution.sums.has_value();
         return number;
     }
 
@@ -196,31 +198,32 @@ class Walkers {
         }
         Table table = state_table(babf, labels, last);
         table.constants.emplace_back("walker", std::to_string(id_));
-        table.constants.emplace_back("writer", mark_);
-        write_table(path(), table, true); // what a failing machine loses, the next version brings
+        table.constants.emplace_back("writer", writer_);
+        // If the machine fails, this version may be lost, and the next one replaces it.
+        write_table(path(), table, true);
         written_ = OpenFile(path()).version();
     }
 
   private:
-    struct Seen {
-        OpenFile::Version version; // the last one looked at, good or bad
+    struct Contribution {
+        OpenFile::Version version; // the last one that was read, valid or not
         std::optional<BabfSums> sums;
-        bool complained = false;
+        bool reported = false; // whether a warning was given since its last good version
     };
 
     bool is_of_another(const OpenFile& file) const {
         try {
             const Table table = parse_table(file.read(path()), path());
             const std::string* writer = table.constant("writer");
-            return writer && *writer != mark_;
+            return writer && *writer != writer_;
         } catch (const std::runtime_error&) {
-            return false; // garbage is replaced
+            return false; // a damaged file is replaced
         }
     }
 
-    std::string folder_, mark_;
+    std::string folder_, writer_;
     std::size_t id_;
-    std::vector<Seen> seen_;
+    std::vector<Contribution> contributions_;
     OpenFile::Version written_;
 };
 

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-// Stands between GROMACS and PLUMED: to GROMACS (PLUMED_KERNEL) it is the kernel, and it hands every
-// command on to the real one (PLUMED_CV_KERNEL). It adds the three things that GROMACS's own interface
-// leaves out:
+// GROMACS loads this library as its PLUMED kernel (PLUMED_KERNEL). The library passes all commands to
+// the real kernel (PLUMED_CV_KERNEL). It adds three things that GROMACS's own interface does not have:
 //
-// - A run that PLUMED ends (COMMITTOR) ends. GROMACS never looks at the stop flag, so it is told by
-//   two interrupts, of which the second means the next step. What PLUMED computes on steps after
-//   the one that stopped the run is forces only: nothing is learned or printed.
-// - The starting configuration of a run that continues another is not counted twice
+// - A run ends when PLUMED ends it (COMMITTOR). GROMACS ignores PLUMED's stop flag, so the library
+//   sends two interrupts: after the second one GROMACS stops at the next step. In steps after the
+//   one that stopped the run, PLUMED computes only forces, and learns and prints nothing.
+// - The start configuration of a run that continues another one is not counted twice
 //   (PLUMED_CV_COUNT_START=0).
-// - An error of PLUMED says its cause. GROMACS prints what the outermost of nested exceptions says,
-//   which is where the error happened.
+// - An error of PLUMED includes its cause. GROMACS prints only the outermost of nested exceptions,
+//   which contains the place of the error.
 //
-// At the end it says on standard error at which step PLUMED stopped the run, if it did.
+// At the end the library writes to standard error at which step PLUMED stopped the run, if it did.
 
 #include <csignal>
 #include <cstdio>
@@ -27,7 +26,7 @@
 
 namespace {
 
-/// What an exception and those that it is nested around say, the cause first, in the words of PLUMED's
+/// The messages of an exception and of those nested in it, the cause first, in the form of PLUMED's
 /// own wrapper.
 std::string causes(const std::exception& error) {
     try {
@@ -51,8 +50,11 @@ const Kernel& kernel() {
         const char* path = std::getenv("PLUMED_CV_KERNEL");
         void* library = path == nullptr ? nullptr : dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (library == nullptr)
-            throw std::runtime_error(std::string("PLUMED_CV_KERNEL: PLUMED cannot be loaded: ") +
-                                     (path == nullptr ? "not set" : dlerror()));
+            throw std::runtime_error(
+                path == nullptr
+                    ? std::string("PLUMED_CV_KERNEL is not set; set it to libplumedKernel.so")
+                    : std::string("PLUMED_CV_KERNEL=") + path + ": PLUMED cannot be loaded (" +
+                          dlerror() + "); set it to libplumedKernel.so");
         Kernel found;
         found.create = reinterpret_cast<void* (*)()>(dlsym(library, "plumed_plumedmain_create"));
         found.cmd = reinterpret_cast<void (*)(void*, const char*, const void*)>(
@@ -60,7 +62,7 @@ const Kernel& kernel() {
         found.finalize =
             reinterpret_cast<void (*)(void*)>(dlsym(library, "plumed_plumedmain_finalize"));
         if (found.create == nullptr || found.cmd == nullptr || found.finalize == nullptr)
-            throw std::runtime_error(std::string(path) +
+            throw std::runtime_error(std::string("PLUMED_CV_KERNEL=") + path +
                                      ": is not a kernel of PLUMED; set it to libplumedKernel.so");
         return found;
     }();

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-// Joins LAMMPS's `fix external` to PLUMED for builds of LAMMPS without `fix plumed`. The function
-// that LAMMPS calls every step is here because Python's own share of a step would be larger than
-// PLUMED's.
+// Connects LAMMPS's `fix external` with PLUMED, for builds of LAMMPS without `fix plumed`. LAMMPS
+// calls a function of this file in every step. The same function in Python would take more time than
+// PLUMED.
 //
-// It does what LAMMPS's fix plumed does, with four differences: the virial is not asked for (the
-// cell of a run is constant, and LAMMPS would have to compute it on every step), kT is handed over,
-// a system without periodic boundaries has no box, and the starting configuration of a run that
-// continues another is not counted twice (count_start).
+// The bridge does the same as LAMMPS's fix plumed, with four differences:
 //
-// Nothing here includes or links LAMMPS: the functions of its C library that are called come with
-// the settings. PLUMED's kernel is loaded by PLUMED's own wrapper, at run time, by its path.
+// - It does not ask for the virial. The cell of a run is constant, and LAMMPS would have to compute
+//   the virial in every step.
+// - It passes kT.
+// - A system without periodic boundaries has no box.
+// - The start configuration of a run that continues another one is not counted twice (count_start).
+//
+// This file neither includes nor links LAMMPS: the settings contain pointers to the functions of
+// LAMMPS's C library. PLUMED's own wrapper loads the kernel at run time, by its path.
 
 #define __PLUMED_HAS_DLOPEN 1
 #define __PLUMED_WRAPPER_LINK_RUNTIME 1
@@ -29,7 +32,7 @@
 
 extern "C" {
 
-// Mirrored by a ctypes structure in plumed_cv/engines/lammps_bridge.py.
+// plumed_cv/engines/lammps_bridge.py has the same structure for ctypes.
 struct plumed_cv_lammps_settings {
     void* lammps;
     void* (*extract_atom)(void*, const char*);
@@ -65,7 +68,9 @@ class Bridge {
     explicit Bridge(const plumed_cv_lammps_settings& given)
         : settings_(given), plumed_(PLMD::Plumed::dlopen(given.kernel)) {
         if (!plumed_.valid())
-            throw std::runtime_error(std::string(given.kernel) + ": PLUMED cannot be loaded");
+            throw std::runtime_error(std::string(given.kernel) +
+                                     ": PLUMED cannot be loaded; set PLUMED_KERNEL to another "
+                                     "libplumedKernel.so");
         plumed_.cmd("setMDEnergyUnits", ev_in_kj_per_mol * given.energy_unit);
         plumed_.cmd("setMDLengthUnits", angstrom_in_nm);
         plumed_.cmd("setMDTimeUnits", given.time_unit);
@@ -172,8 +177,8 @@ void* plumed_cv_lammps_open(const plumed_cv_lammps_settings* settings) {
     }
 }
 
-// The callback of `fix ID all external pf/callback 1 1`. PLUMED adds to LAMMPS's own forces, so
-// that it may also scale them (a bias on ENERGY); the fix's array stays zero.
+// The callback of `fix ID all external pf/callback 1 1`. PLUMED adds its forces to those of LAMMPS,
+// so that it can also scale them (a bias on ENERGY). The array of the fix remains zero.
 void plumed_cv_lammps_step(void* bridge, std::int64_t step, int natoms, int* tags,
                            double** positions, double** /*external_forces*/) {
     static_cast<Bridge*>(bridge)->step(step, natoms, tags, positions);

@@ -23,7 +23,7 @@ double unknown(double value) {
 
 TEST("two additions round to the nearest integer") {
     for (double x : {-2.5, -0.7, 0.3, 1.5, 10.49})
-        CHECK(nearest(unknown(x)) == std::nearbyint(x));
+        CHECK(nearest_integer(unknown(x)) == std::nearbyint(x));
 }
 
 TEST("sums keep what rounding takes from them") {

@@ -40,7 +40,7 @@ struct Folder {
 struct Walker {
     Babf babf;
     Walkers walkers;
-    std::vector<std::string> complaints;
+    std::vector<std::string> warnings;
 
     Walker(const BabfParameters& p, const Folder& folder, std::size_t number, std::size_t id)
         : babf(p), walkers(folder.path, number, id) {}
@@ -50,7 +50,7 @@ struct Walker {
         babf.update();
     }
     void read() {
-        if (walkers.read(babf.parameters(), labels, complaints))
+        if (walkers.read(babf.parameters(), labels, warnings))
             babf.set_others(walkers.others(babf.parameters()));
     }
     void exchange() {
@@ -122,7 +122,7 @@ TEST("walkers with a frozen bias hold the sums of one run that is fed all stream
         const auto profile = walker.babf.profile(), expected = one.profile();
         for (std::size_t j = 0; j < p.nodes(); ++j)
             CHECK_CLOSE(profile.corrected[j], expected.corrected[j], 1e-11);
-        CHECK(walker.complaints.empty());
+        CHECK(walker.warnings.empty());
     }
 }
 
@@ -211,12 +211,12 @@ TEST("a bad file is ignored with one sentence, and what was good before stays") 
     const auto p = parameters();
     Walker a(p, folder, 3, 0), b(p, folder, 3, 1);
     a.read(); // nobody has written yet
-    CHECK(a.complaints.empty() && a.walkers.contributors() == 0);
+    CHECK(a.warnings.empty() && a.walkers.contributors() == 0);
     for (double xi : series(1, 100))
         b.learn(xi);
     b.exchange();
     a.exchange();
-    CHECK(a.walkers.contributors() == 1 && a.complaints.empty());
+    CHECK(a.walkers.contributors() == 1 && a.warnings.empty());
     const std::string path = b.walkers.path(), good = text_of(path);
     const BabfSums before = a.walkers.others(p);
     const std::size_t row = good.rfind("\n ", good.size() - 2) + 2;
@@ -242,14 +242,14 @@ TEST("a bad file is ignored with one sentence, and what was good before stays") 
         {replaced(good, "#! SET walker 1\n", ""), "no contribution of walker 1"},
     };
     for (const auto& [damage, sentence] : damages) {
-        a.complaints.clear();
+        a.warnings.clear();
         for (int k = 0; k < 3; ++k) { // a new version every time
             replace_file(path, damage);
             a.exchange();
         }
-        CHECK(a.complaints.size() == 1);
-        CHECK(a.complaints.at(0).find(sentence) != std::string::npos);
-        CHECK(a.complaints.at(0).find(path) == 0);
+        CHECK(a.warnings.size() == 1);
+        CHECK(a.warnings.at(0).find(sentence) != std::string::npos);
+        CHECK(a.warnings.at(0).find(path) == 0);
         check_same_sums(a.walkers.others(p), before, 0);
         replace_file(path, good);
         a.exchange();
@@ -309,8 +309,8 @@ TEST("what is no regular file is not waited for, and tried again") {
     std::filesystem::create_directory(one.walkers.path(2));
     one.read();
     one.read();
-    CHECK(one.complaints.size() == 2);
-    CHECK(one.complaints[0].find("not a regular file") != std::string::npos);
+    CHECK(one.warnings.size() == 2);
+    CHECK(one.warnings[0].find("not a regular file") != std::string::npos);
     two.walkers.write(two.babf, labels, LearnedStep{}); // in the place of the pipe
     one.read();
     CHECK(one.babf.steps() == 1);
@@ -347,8 +347,8 @@ TEST("contributions that too small a number of walkers leaves out are named") {
 TEST("a folder that is not there is said") {
     const auto p = parameters();
     Walkers walkers("no/such/folder", 2, 0);
-    std::vector<std::string> complaints;
-    CHECK(!walkers.read(p, labels, complaints) && complaints.empty());
+    std::vector<std::string> warnings;
+    CHECK(!walkers.read(p, labels, warnings) && warnings.empty());
     CHECK_THROWS(walkers.write(Babf(p), labels, LearnedStep{}),
                  "no/such/folder/walker-0.state: cannot be");
 }

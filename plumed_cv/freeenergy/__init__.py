@@ -14,6 +14,7 @@ files.
 
 from plumed_cv.freeenergy.basins import Basins
 from plumed_cv.freeenergy.estimator import (
+    NATURAL,
     Estimator,
     Evaluation,
     Grid,
@@ -21,6 +22,7 @@ from plumed_cv.freeenergy.estimator import (
     blocks,
     potential,
     prior_derivative,
+    unit_in_words,
     weight_of_first,
 )
 from plumed_cv.freeenergy.files import (
@@ -45,6 +47,7 @@ from plumed_cv.freeenergy.profiles import (
 from plumed_cv.freeenergy.surfaces import Surface, surface
 
 __all__ = [
+    "NATURAL",
     "Basins",
     "Earlier",
     "Estimate",
@@ -68,6 +71,7 @@ __all__ = [
     "read_surface",
     "reweighted_profile",
     "surface",
+    "unit_in_words",
     "weight_of_first",
     "write_fes",
     "write_prior",

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 CUTOFF = 40.0  # terms below exp(-CUTOFF) of the largest term are omitted in Eq. 9
 UNSAMPLED = 1e-4  # weight in A_k of a node without samples, relative to the mean of the others
+NATURAL = "natural"  # energy unit of PLUMED's UNITS NATURAL, which has no value in eV
 SOLVE_STRIDE = 1000  # largest number of samples between two updates of the bias
 
 
@@ -72,7 +73,8 @@ class Grid:
 class State:
     """The sums of an estimator and its parameters.
 
-    For d CVs, 1 or 2, with n nodes in total. On two CVs the first one varies fastest.
+    For d CVs, 1 or 2, with n nodes in total. On two CVs the first one varies fastest. Energies are
+    in eV, or in natural units if `energy_unit` is "natural".
 
     Attributes
     ----------
@@ -95,6 +97,10 @@ class State:
     sums
         (2 + 2d, n): w P_j; for each CV w P_j k (z_j - xi), eV; w of the samples in the bin of node
         j; and for each CV w (<z> - xi) of these samples.
+    energy_unit
+        "eV", or "natural" for a run with PLUMED's UNITS NATURAL.
+    length_unit
+        PLUMED's unit of those CVs that are lengths; empty if unknown.
     """
 
     arguments: tuple[str, ...]
@@ -106,13 +112,16 @@ class State:
     prior: Array
     steps: int
     sums: Array
+    energy_unit: str = "eV"
+    length_unit: str = ""
 
     def __repr__(self) -> str:
         axes = (
             f"{name} from {axis.minimum:g} to {axis.maximum:g}"
             for name, axis in zip(self.arguments, self.axes, strict=True)
         )
-        return f"State({', '.join(axes)}; {self.steps:,} samples at kT = {self.kT_eV:.4f} eV)"
+        kT = f"{self.kT_eV:.4f} {unit_in_words(self.energy_unit)}"
+        return f"State({', '.join(axes)}; {self.steps:,} samples at kT = {kT})"
 
     @property
     def argument(self) -> str:
@@ -327,6 +336,11 @@ class Estimator:
         return now
 
 
+def unit_in_words(unit: str) -> str:
+    """Return an energy unit as it is printed after a number."""
+    return "natural units" if unit == NATURAL else unit
+
+
 def weight_of_first(samples: int, ramp: float) -> float:
     """Return the total weight of the first samples (Eq. 12), a scale for the weight of a prior."""
     return float(np.sum(_weight(np.arange(1, samples + 1), ramp)))
@@ -483,8 +497,15 @@ def check_same_estimator(one: State, other: State) -> None:
     Raises
     ------
     UserError
-        If they differ in the CVs, the grid, the temperature or the spring constants.
+        If they differ in the units, the CVs, the grid, the temperature or the spring constants.
     """
+    for unit in ("energy_unit", "length_unit"):
+        units = (getattr(one, unit), getattr(other, unit))
+        if all(units) and units[0] != units[1]:
+            raise UserError(
+                f"two states differ in {unit} ({units[0]} and {units[1]}): only states of runs "
+                "with the same UNITS can be combined"
+            )
     for name, word in (
         ("arguments", "argument"),
         ("axes", "grid"),

@@ -12,7 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.tables import checksum, read_table
 from plumed_cv.freeenergy.basins import find
-from plumed_cv.freeenergy.estimator import Grid, State, at_all_nodes
+from plumed_cv.freeenergy.estimator import NATURAL, Grid, State, at_all_nodes
 from plumed_cv.freeenergy.profiles import (
     Estimate,
     Profile,
@@ -37,10 +37,13 @@ _ENERGY_UNITS = {
 def read_state(path: Path | str) -> State:
     """Read a state file of the action BABF or of `write_state`.
 
+    Energies are converted to eV. Those of a run with UNITS NATURAL have no value in eV: they remain
+    as they are, and the state's `energy_unit` is "natural".
+
     Raises
     ------
     UserError
-        If it is missing, foreign, truncated or damaged, or its energy unit has no value in eV.
+        If it is missing, foreign, truncated or damaged, or its energy unit is unknown.
     """
     return _read_state(path)[0]
 
@@ -79,7 +82,7 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
             "node), so the file is damaged"
         )
     header.check_unchanged()
-    energy = header.energy_unit()
+    unit, energy = header.energy_unit()
     sums[1 : 1 + d] *= energy
     state = State(
         arguments=arguments,
@@ -91,18 +94,21 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
         prior=energy * (prior[0] if d == 1 else prior),
         steps=header.whole("steps"),
         sums=sums,
+        energy_unit=unit,
+        length_unit=header.constants.get("length_unit", ""),
     )
     return state, header
 
 
 def write_state(path: Path | str, state: State) -> None:
-    """Write a state file for `read_state` and, in eV, for the action's STATE_RFILE."""
+    """Write a state file for `read_state` and, in its energy unit, for the action's STATE_RFILE."""
     d = len(state.axes)
     constants = {
         "action": "BABF_state",
         "format_version": "1",
-        "energy_unit": "eV",
+        "energy_unit": state.energy_unit,
         "kT": _number(state.kT_eV),
+        **({"length_unit": state.length_unit} if state.length_unit else {}),
         **{
             _of("kappa", name, d): _number(kappa)
             for name, kappa in zip(state.arguments, state.kappas_eV, strict=True)
@@ -121,10 +127,10 @@ def write_state(path: Path | str, state: State) -> None:
 
 
 def write_fes(path: Path | str, profile: Profile) -> None:
-    """Write a profile, eV, as a PLUMED text file for PRIOR, `read_fes` and NumPy."""
+    """Write a profile in its energy unit as a PLUMED text file for PRIOR, `read_fes` and NumPy."""
     constants = {
         "action": "BABF_fes",
-        "energy_unit": "eV",
+        "energy_unit": profile.energy_unit,
         "kT": _number(profile.kT_eV),
         "reactant": _number(profile.states[0]),
         "product": _number(profile.states[1]),
@@ -169,10 +175,12 @@ def write_prior(path: Path | str, grid: Grid, xi: ArrayLike, A_eV: ArrayLike) ->
 def read_fes(path: Path | str) -> Profile:
     """Read a profile written by `write_fes`, or by the action's FES_FILE, which has no errors.
 
+    Energies are those of `read_state`.
+
     Raises
     ------
     UserError
-        If the file is missing, foreign or truncated.
+        If the file is missing, foreign or truncated, or its energy unit is unknown.
     """
     fields, header, rows = _read_table(path)
     grid = header.grid(fields[0])
@@ -181,7 +189,7 @@ def read_fes(path: Path | str) -> Profile:
         raise UserError(f"{path}: is not a complete profile written by plumed_cv or BABF")
     header.check_unchanged()
     columns = dict(zip(fields, rows.T, strict=True))
-    energy = header.energy_unit()
+    unit, energy = header.energy_unit()
     unknown = np.full(len(rows), np.nan)
     states = (header.number("reactant", 0.0), header.number("product", 1.0))
     A, kT = columns["A"] * energy, header.number("kT") * energy
@@ -191,8 +199,9 @@ def read_fes(path: Path | str) -> Profile:
     def estimate(name: str, computed: float) -> Estimate:
         # Files without A1_minus_A0 are older, and delta_F there means A1_minus_A0.
         if name == "delta_F" and "A1_minus_A0" not in header.constants:
-            return Estimate(computed, np.nan)
-        return Estimate(header.number(name, computed), header.number(f"{name}_error", np.nan))
+            return Estimate(computed, np.nan, unit)
+        value, error = header.number(name, computed), header.number(f"{name}_error", np.nan)
+        return Estimate(value, error, unit)
 
     return Profile(
         argument=fields[0],
@@ -207,18 +216,19 @@ def read_fes(path: Path | str) -> Profile:
         barrier=estimate("barrier", barrier),
         delta_F=estimate("delta_F", delta_F),
         A1_minus_A0=estimate("A1_minus_A0", difference_of(grid, smooth, states)),
+        energy_unit=unit,
     )
 
 
 def write_surface(path: Path | str, surface: Surface) -> None:
-    """Write a free energy on two CVs, eV, as a PLUMED text file, like those of `sum_hills`.
+    """Write a free energy on two CVs as a PLUMED text file, like those of `sum_hills`.
 
-    The first CV varies fastest, and an empty line follows each of its rows. PRIOR, `read_surface`,
-    gnuplot and NumPy read it.
+    Energies are in the unit of the surface. The first CV varies fastest, and an empty line follows
+    each of its rows. PRIOR, `read_surface`, gnuplot and NumPy read it.
     """
     constants = {
         "action": "BABF_fes",
-        "energy_unit": "eV",
+        "energy_unit": surface.energy_unit,
         "kT": _number(surface.kT_eV),
         **_grid_constants(surface.axes, surface.arguments),
     }
@@ -233,10 +243,12 @@ def write_surface(path: Path | str, surface: Surface) -> None:
 def read_surface(path: Path | str) -> Surface:
     """Read a file of `write_surface`, or of the action's FES_FILE, which has no errors.
 
+    Energies are those of `read_state`.
+
     Raises
     ------
     UserError
-        If the file is missing, foreign, truncated, or has one CV.
+        If the file is missing, foreign, truncated, has one CV, or its energy unit is unknown.
     """
     fields, header, rows = _read_table(path)
     arguments, axes = header.axes(fields)
@@ -246,7 +258,7 @@ def read_surface(path: Path | str) -> Surface:
         raise UserError(f"{path}: is not a complete free energy on two CVs of plumed_cv or BABF")
     header.check_unchanged()
     columns = dict(zip(fields, rows.T, strict=True))
-    energy = header.energy_unit()
+    unit, energy = header.energy_unit()
     unknown = np.full(len(rows), np.nan)
     return Surface(
         arguments=arguments,
@@ -257,6 +269,7 @@ def read_surface(path: Path | str) -> Surface:
         A_k_error=columns.get("A_k_error", unknown) * energy,
         A_error=columns.get("A_error", unknown) * energy,
         count=columns["count"],
+        energy_unit=unit,
     )
 
 
@@ -349,14 +362,20 @@ class _Header:
         periodic = self.text(f"periodic_{argument}") == "true"
         return Grid(minimum, maximum, int(bins), periodic)
 
-    def energy_unit(self) -> float:
+    def energy_unit(self) -> tuple[str, float]:
+        """Return the unit in which energies are returned, and the file's unit in it."""
         name = self.text("energy_unit")
+        if name == NATURAL:
+            return NATURAL, 1.0
         if name in _ENERGY_UNITS:
-            return _ENERGY_UNITS[name]
+            return "eV", _ENERGY_UNITS[name]
         try:
-            return float(name) * _ENERGY_UNITS["kj/mol"]
+            return "eV", float(name) * _ENERGY_UNITS["kj/mol"]
         except ValueError as error:
-            raise UserError(f"{self.path}: the energy unit {name} has no value in eV") from error
+            raise UserError(
+                f"{self.path}: energy_unit={name} is none of {', '.join(_ENERGY_UNITS)}, {NATURAL} "
+                "or a number of kJ/mol; correct this line of its header"
+            ) from error
 
 
 def _read_table(path: Path | str) -> tuple[list[str], "_Header", Array]:

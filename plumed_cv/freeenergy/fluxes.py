@@ -161,15 +161,20 @@ def flux(
     Raises
     ------
     UserError
-        If the numbers of blocks or series differ, if no sample is on the grid, or if the grid
-        begins less than 2 kT above the minimum of the reactant, because part of the basin would be
-        missing from its population.
+        If the numbers of blocks or series differ, if the states are in natural units, if no sample
+        is on the grid, or if the grid begins less than 2 kT above the minimum of the reactant,
+        because part of the basin would be missing from its population.
     """
     check_blocks(blocks)
     if not len(blocks) == len(xi_series) == len(gradnorm_series) == len(invmass_series):
         raise UserError(
             f"{len(blocks)} blocks need as many series of xi, of |grad xi| and of invmass, not "
             f"{len(xi_series)}, {len(gradnorm_series)} and {len(invmass_series)}"
+        )
+    if blocks[0].energy_unit != "eV":
+        raise UserError(
+            "the states are of a run with UNITS NATURAL: a flux barrier and a rate need states "
+            "whose energies have a value in eV"
         )
     grid, kT = blocks[0].grid, blocks[0].kT_eV
     total = total_of(blocks)

@@ -14,11 +14,13 @@ from plumed_cv.common.display import axes_or_new, draw_band, table
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.basins import SMOOTHING, Basins, find, highest, line
 from plumed_cv.freeenergy.estimator import (
+    NATURAL,
     UNSAMPLED,
     Grid,
     State,
     check_same_estimator,
     potential_on_line,
+    unit_in_words,
 )
 from plumed_cv.freeenergy.jackknife import jackknife
 from plumed_cv.structures.frame import Array
@@ -42,10 +44,12 @@ class Estimate:
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "unknown"
-        in_steps = self.unit in ("eV", "")  # rates, exp(-energy/kT), may have any magnitude
+        # Rates, exp(-energy/kT), may have any magnitude.
+        in_steps = self.unit in ("eV", NATURAL, "")
         value = f"{self.value:.3f}" if in_steps else f"{self.value:.2e}"
         error = f"{self.error:.3f}" if in_steps else f"{self.error:.1e}"
-        return f"{value} ± {error if np.isfinite(self.error) else 'unknown'} {self.unit}".rstrip()
+        error = error if np.isfinite(self.error) else "unknown"
+        return f"{value} ± {error} {unit_in_words(self.unit)}".rstrip()
 
     def widened(self, factor: float) -> "Estimate":
         """Return the value with its error times a factor."""
@@ -87,6 +91,8 @@ class Earlier:
 class Profile:
     """Free energy along the CV, zero at the lowest node of the reactant's basin.
 
+    Energies are in eV, or in natural units if `energy_unit` is "natural".
+
     Attributes
     ----------
     argument
@@ -113,6 +119,8 @@ class Profile:
     A1_minus_A0
         A at the CV of the product minus A at the CV of the reactant, eV. It depends on the scale of
         the CV. In a symmetric process along a symmetric CV it is zero.
+    energy_unit
+        That of the states: "eV", or "natural" for runs with PLUMED's UNITS NATURAL.
 
     Notes
     -----
@@ -134,11 +142,13 @@ class Profile:
     barrier: Estimate
     delta_F: Estimate
     A1_minus_A0: Estimate
+    energy_unit: str = "eV"
 
     def __repr__(self) -> str:
         return (
             f"Profile({self.argument} from {self.grid.minimum:g} to {self.grid.maximum:g}, "
-            f"{len(self.xi)} nodes, kT = {self.kT_eV:.4f} eV: barrier {self.barrier}, "
+            f"{len(self.xi)} nodes, kT = {self.kT_eV:.4f} {unit_in_words(self.energy_unit)}: "
+            f"barrier {self.barrier}, "
             f"delta F {self.delta_F})"
         )
 
@@ -176,13 +186,13 @@ class Profile:
         ax = axes_or_new(ax)
         draw_band(ax, self.xi, self.A, self.A_error, **style)
         ax.set_xlabel("collective variable ξ")
-        ax.set_ylabel("free energy (eV)")
+        ax.set_ylabel(f"free energy ({unit_in_words(self.energy_unit)})")
         return ax
 
     def to_dataframe(self) -> "DataFrame":
         """Return the nodes as a pandas table: A_eV, A_error_eV, A_k_eV, A_k_error_eV, count.
 
-        The index is the CV.
+        The index is the CV. In natural units the columns are A_natural, ...
 
         Raises
         ------
@@ -191,10 +201,10 @@ class Profile:
         """
         columns = {
             self.argument: self.xi,
-            "A_eV": self.A,
-            "A_error_eV": self.A_error,
-            "A_k_eV": self.A_k,
-            "A_k_error_eV": self.A_k_error,
+            f"A_{self.energy_unit}": self.A,
+            f"A_error_{self.energy_unit}": self.A_error,
+            f"A_k_{self.energy_unit}": self.A_k,
+            f"A_k_error_{self.energy_unit}": self.A_k_error,
             "count": self.count,
         }
         return table(columns, index=self.argument)
@@ -271,8 +281,8 @@ def profile(
 
     value, error = jackknife(parts, weights, estimate, walkers)
     end = 2 * n + 3
-    barrier, delta_F, difference = map(
-        Estimate, value[2 * n : end].tolist(), error[2 * n : end].tolist()
+    barrier, delta_F, difference = (
+        Estimate(float(value[k]), float(error[k]), total.energy_unit) for k in range(2 * n, end)
     )
     barrier = highest_of(barrier, value[end:], error[end:])
     return Profile(
@@ -288,6 +298,7 @@ def profile(
         barrier=barrier,
         delta_F=delta_F,
         A1_minus_A0=difference,
+        energy_unit=total.energy_unit,
     )
 
 

@@ -25,7 +25,8 @@ from plumed_cv.structures.frame import Array
 class Surface:
     """Free energy on the plane of two CVs, zero at the lowest node.
 
-    It has n nodes in total, and the first CV varies fastest.
+    It has n nodes in total, and the first CV varies fastest. Energies are in eV, or in natural
+    units if `energy_unit` is "natural".
 
     Attributes
     ----------
@@ -41,6 +42,8 @@ class Surface:
         Surface corrected for the finite spring constants, (n,), eV; NaN in bins without samples.
     count
         Weight of the samples in the bin around each node, (n,).
+    energy_unit
+        That of the states: "eV", or "natural" for runs with PLUMED's UNITS NATURAL.
 
     Notes
     -----
@@ -56,6 +59,7 @@ class Surface:
     A_k_error: Array
     A_error: Array
     count: Array
+    energy_unit: str = "eV"
 
     @property
     def points(self) -> Array:
@@ -79,7 +83,7 @@ class Surface:
         return [
             (
                 (float(points[0, j]), float(points[1, j])),
-                Estimate(float(self.A[j]), float(self.A_error[j])),
+                Estimate(float(self.A[j]), float(self.A_error[j]), self.energy_unit),
             )
             for j in found[np.argsort(self.A[found])]
         ]
@@ -130,6 +134,7 @@ def surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) ->
         A_k_error=error[:n],
         A_error=error[n:],
         count=total.count,
+        energy_unit=total.energy_unit,
     )
 
 

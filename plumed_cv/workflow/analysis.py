@@ -147,8 +147,9 @@ class Analysis:
 
     @property
     def rate(self) -> Rate:
-        """Rate of transition state theory; unknown without the columns of COLVAR."""
-        return Rate.of(self.numbers | {"temperature_K": self.profile.kT_eV / units.kB})
+        """Rate of transition state theory; unknown without COLVAR and in natural units."""
+        kT_eV = self.profile.kT_eV if self.profile.energy_unit == "eV" else np.nan
+        return Rate.of(self.numbers | {"temperature_K": kT_eV / units.kB})
 
     @property
     def note(self) -> str | None:
@@ -199,15 +200,14 @@ class Analysis:
             pairs = list(zip(own, numbers, strict=True))
             forward.append(self._barrier_of([blocks[:k] for blocks, k in pairs]))
             backward.append(self._barrier_of([blocks[len(blocks) - k :] for blocks, k in pairs]))
-        quantity = "flux barrier" if self.found.series else "barrier"
         return Convergence(
-            quantity,
-            fractions,
-            *(
-                np.array([getattr(estimate, of) for estimate in estimates])
-                for estimates in (forward, backward)
-                for of in ("value", "error")
-            ),
+            quantity="flux barrier" if self.found.series else "barrier",
+            fraction=fractions,
+            forward_eV=np.array([estimate.value for estimate in forward]),
+            forward_error_eV=np.array([estimate.error for estimate in forward]),
+            backward_eV=np.array([estimate.value for estimate in backward]),
+            backward_error_eV=np.array([estimate.error for estimate in backward]),
+            unit=forward[0].unit,
         )
 
     def _barrier_of(self, by_walker: Sequence[Sequence[int]]) -> Estimate:
@@ -239,6 +239,8 @@ class Convergence:
         From the first part, and its standard error, shape (K,), eV; NaN where unknown.
     backward_eV, backward_error_eV
         From the last part.
+    unit
+        The energy unit: "eV", or "natural" for runs with PLUMED's UNITS NATURAL.
     """
 
     quantity: str
@@ -247,11 +249,17 @@ class Convergence:
     forward_error_eV: Array
     backward_eV: Array
     backward_error_eV: Array
+    unit: str = "eV"
 
     def __repr__(self) -> str:
         middle = int(np.searchsorted(self.fraction, 0.5))
-        first = Estimate(float(self.forward_eV[middle]), float(self.forward_error_eV[middle]))
-        last = Estimate(float(self.backward_eV[middle]), float(self.backward_error_eV[middle]))
+        first, last = (
+            Estimate(float(values[middle]), float(errors[middle]), self.unit)
+            for values, errors in (
+                (self.forward_eV, self.forward_error_eV),
+                (self.backward_eV, self.backward_error_eV),
+            )
+        )
         share = f"{100 * self.fraction[middle]:.0f} %"
         return f"Convergence({self.quantity}: first {share} {first}, last {share} {last})"
 
@@ -267,12 +275,14 @@ class Convergence:
         ):
             ax.errorbar(self.fraction, values, errors, marker=marker, capsize=2, label=name)
         ax.set_xlabel("share of the run")
-        ax.set_ylabel(f"{self.quantity} (eV)")
+        ax.set_ylabel(f"{self.quantity} ({freeenergy.unit_in_words(self.unit)})")
         ax.legend()
         return ax
 
     def to_dataframe(self) -> "DataFrame":
         """Return a table with the columns fraction, forward_eV, forward_error_eV, ...
+
+        In natural units the columns are forward_natural, ...
 
         Raises
         ------
@@ -283,4 +293,4 @@ class Convergence:
             *("fraction", "forward_eV", "forward_error_eV"),
             *("backward_eV", "backward_error_eV"),
         )
-        return table({name: getattr(self, name) for name in names})
+        return table({name.replace("_eV", f"_{self.unit}"): getattr(self, name) for name in names})

@@ -448,11 +448,11 @@ def barriers(profile: freeenergy.Profile) -> dict[str, float | None]:
 
 
 def as_json(estimates: dict[str, freeenergy.Estimate]) -> dict[str, float | None]:
-    """Values and errors by name, eV; what is not known is None."""
+    """Values and errors by name and unit, `barrier_eV`; what is not known is None."""
     result: dict[str, float | None] = {}
     for name, estimate in estimates.items():
         for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
-            result[f"{key}_eV"] = or_none(number)
+            result[f"{key}_{estimate.unit}"] = or_none(number)
     return result
 
 

@@ -123,10 +123,11 @@ def flanks(profile: freeenergy.Profile, surface: float | None) -> tuple[float, f
 
 
 def estimate_of(result: dict[str, Any], name: str) -> freeenergy.Estimate:
-    """A value and its error, eV, by the beginning of their keys in result.json."""
-    value, error = (result.get(f"{name}{of}_eV") for of in ("", "_error"))
+    """A value and its error by the beginning of their keys in result.json, in the unit of these."""
+    unit = freeenergy.NATURAL if f"{name}_{freeenergy.NATURAL}" in result else "eV"
+    value, error = (result.get(f"{name}{of}_{unit}") for of in ("", "_error"))
     value, error = (np.nan if number is None else number for number in (value, error))
-    return freeenergy.Estimate(value, error)
+    return freeenergy.Estimate(value, error, unit)
 
 
 def in_words(result: dict[str, Any], name: str) -> str:
@@ -139,7 +140,7 @@ def summary(result: dict[str, Any]) -> str:
     return ", ".join(
         f"{words} {in_words(result, name)}"
         for name, words in RESULTS.items()
-        if f"{name}_eV" in result
+        if f"{name}_eV" in result or f"{name}_{freeenergy.NATURAL}" in result
     )
 
 

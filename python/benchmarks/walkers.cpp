@@ -60,18 +60,19 @@ int main(int, char** arguments) {
     for (std::size_t id = 0; id < number; ++id)
         walkers.push_back(std::make_unique<Walkers>(folder, number, id));
     std::vector<double> write, changed, unchanged, sum;
-    std::vector<std::string> complaints;
+    std::vector<std::string> warnings;
+    const LearnedStep last{1000, {}, {}};
     for (int i = 0; i < repetitions; ++i) {
         learn();
         for (std::size_t id = 1; id < number; ++id)
-            walkers[id]->write(babf, labels, 1000);
+            walkers[id]->write(babf, labels, last);
         Walkers& first = *walkers[0];
-        write.push_back(microseconds([&] { first.write(babf, labels, 1000); }));
-        changed.push_back(microseconds([&] { first.read(parameters, labels, complaints); }));
-        unchanged.push_back(microseconds([&] { first.read(parameters, labels, complaints); }));
+        write.push_back(microseconds([&] { first.write(babf, labels, last); }));
+        changed.push_back(microseconds([&] { first.read(parameters, labels, warnings); }));
+        unchanged.push_back(microseconds([&] { first.read(parameters, labels, warnings); }));
         sum.push_back(microseconds([&] { babf.set_others(first.others(parameters)); }));
     }
-    if (walkers[0]->contributors() != number - 1 || !complaints.empty())
+    if (walkers[0]->contributors() != number - 1 || !warnings.empty())
         return 1;
     std::printf("{\"stride\": %d, \"write\": %.0f, \"read_changed\": %.0f, "
                 "\"read_unchanged\": %.0f, \"sum\": %.0f}\n",

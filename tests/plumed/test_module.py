@@ -45,7 +45,7 @@ def test_the_module_has_the_form_of_plumed(tmp_path: Path) -> None:
         if name.endswith(".h"):
             stem = name.removesuffix(".h")
             assert f"#ifndef __PLUMED_plumedcv_{stem}_h\n" in text
-            assert files[f"{stem}.cpp"].endswith(f'#include "{name}"\n')
+            assert f'\n#include "{name}"\n' in files[f"{stem}.cpp"]
         if not (name.endswith(".cpp") and name.removesuffix("cpp") + "h" in files):
             assert ("namespace PLMD {\nnamespace plumedcv {\n" in text) == ("namespace" in text)
     babf = files["BabfAction.cpp"]

@@ -61,14 +61,10 @@ def comparisons(model: Model, run: Path) -> Iterator[Comparison]:
         along = exact(model, CollectiveVariable.load(run / result["cv"]))
         found = workflow.sampled(run / f"iteration-{result['iteration']}")
         for estimator, answer in estimates.estimated(found).items():
-            rate = workflow.as_json({"rate": answer.flux.rate_per_s})
-            values = (
-                workflow.barriers(answer.profile)
-                | workflow.as_json({"flux_barrier": answer.flux.barrier})
-                | {"tst_rate_per_s": rate["rate_eV"], "tst_rate_error_per_s": rate["rate_error_eV"]}
-            )
+            flux = {"flux_barrier": answer.flux.barrier, "tst_rate": answer.flux.rate_per_s}
+            values = workflow.barriers(answer.profile) | workflow.as_json(flux)
             for quantity in QUANTITIES:
-                unit = "per_s" if quantity == "tst_rate" else "eV"
+                unit = "1/s" if quantity == "tst_rate" else "eV"
                 yield Comparison(
                     result["iteration"],
                     estimator,

@@ -36,11 +36,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         fuzz::attempt([&] {
             Walkers walkers(folder.path, 2, 0);
             replace(walkers.path(1), text);
-            std::vector<std::string> complaints;
+            std::vector<std::string> warnings;
             if (!walkers.read(estimator.parameters(), test::labels(estimator.dimensions()),
-                              complaints)) {
-                fuzz::require(complaints.size() == 1, "what is not read is complained of");
-                throw std::runtime_error(complaints[0]);
+                              warnings)) {
+                fuzz::require(warnings.size() == 1, "a file that is not read gives one warning");
+                throw std::runtime_error(warnings[0]);
             }
             Babf babf = estimator;
             babf.set_others(walkers.others(estimator.parameters()));

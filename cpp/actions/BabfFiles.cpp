@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: LGPL-3.0-or-later
+// Copyright (c) 2026 The plumed_cv developers
+
+#include "BabfAction.h"
+
+#include "../core/babf_fes.h"
+#include "../core/babf_prior.h"
+
+#include "tools/Communicator.h"
+#include "tools/File.h"
+
+#include <cstdio>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+// The files of BABF: those from which a run starts, and those that it writes.
+
+namespace plumed_cv {
+
+// Makes the estimator: from a state, from a prior, or from zero.
+void BabfAction::make_estimator(BabfParameters parameters) {
+    try {
+        parameters = checked(std::move(parameters));
+        if (!restart_.empty()) {
+            read_state(std::move(parameters));
+            return;
+        }
+        if (!prior_.empty())
+            parameters.prior = read_prior(input_path(prior_), parameters.axes, labels_);
+        babf_.emplace(std::move(parameters));
+    } catch (const std::runtime_error& problem) {
+        error(problem.what());
+    }
+}
+
+// Makes the estimator that continues from STATE_RFILE.
+void BabfAction::read_state(BabfParameters parameters) {
+    const Table table = read_table(restart_);
+    const long long walker = walker_of(table);
+    if (walkers_ && walker >= 0 &&
+        walkers_->path(static_cast<std::size_t>(walker)) != walkers_->path())
+        error(restart_ + ": is the contribution of walker " + std::to_string(walker) +
+              ", which would count twice; give STATE_RFILE a state of this walker.");
+    if (!solve_stride_)
+        parameters.solve_stride = solve_stride_of(table, parameters.nodes(), restart_);
+    babf_ = restored(table, parameters, labels_, restart_);
+    written_steps_ = babf_->sums().steps;
+    learned_ = learned_step(table, labels_, parameters, restart_);
+}
+
+// As PLUMED opens files for reading: the file of this replica if it exists, otherwise the file
+// itself.
+std::string BabfAction::input_path(const std::string& path) const {
+    const std::string own = PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
+    return file_exists(own) ? own : path;
+}
+
+// With RESTART the profile is replaced like the file of any other action. A state that was not read
+// is kept, because it may be all that is left of a run.
+void BabfAction::back_up_outputs() {
+    writes_ = comm.Get_rank() == 0;
+    comm.Barrier(); // another process may still be reading
+    const bool continues = getRestart() && !restart_.empty();
+    if (!same_file(state_.path, restart_))
+        back_up(state_.path);
+    if (!continues && !same_file(profile_.path, restart_))
+        back_up(profile_.path);
+    if (walkers_ && restart_.empty())
+        back_up(walkers_->path());
+}
+
+// Renames a file of another run as PLUMED does.
+void BabfAction::back_up(const std::string& path) {
+    if (path.empty())
+        return;
+    PLMD::OFile file;
+    file.link(*this);
+    file.backupFile("bck", path);
+}
+
+void BabfAction::write(bool state, bool profile) {
+    if (!writes_)
+        return;
+    if (state && !state_.path.empty()) {
+        const Table table = state_table(*babf_, labels_, learned_);
+        write_table(state_.path, table);
+        if (stores_states_ && state_.due(babf_->sums().steps)) {
+            const std::string number =
+                "." + std::to_string(static_cast<long long>(babf_->sums().steps));
+            const std::string path = PLMD::FileBase::appendSuffix(state_.path, number);
+            if (restart_.empty())
+                back_up(path);
+            write_table(path, table);
+        }
+    }
+    if (profile && !profile_.path.empty())
+        write_table(profile_.path, profile_table(*babf_, labels_, format_));
+}
+
+BabfAction::~BabfAction() {
+    // A run that has learned nothing replaces no file. If it continues from a state, it copies this
+    // state to a STATE_WFILE that does not exist.
+    if (!babf_ || babf_->sums().steps == 0)
+        return;
+    try {
+        const bool learned = babf_->sums().steps != written_steps_;
+        write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
+        if (walkers_ && exchanged_ && writes_)
+            walkers_->write(*babf_, labels_, learned_);
+    } catch (const std::exception& problem) {
+        if (comm.Get_size() == 1)
+            log.printf("+++ WARNING +++ %s\n", problem.what());
+        else // the log would wait for processes that may have ended
+            std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
+    }
+}
+
+} // namespace plumed_cv
