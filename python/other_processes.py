@@ -196,9 +196,9 @@ def harmonic_limit(path: EnergyPath, potential: list[str], temperature_K: float)
 
 
 def read_data() -> dict[str, Any]:
-    """The committed results, by process."""
+    """The committed results, in the order of `PROCESSES`."""
     data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-    return data
+    return {name: data[name] for name in PROCESSES if name in data}
 
 
 def print_table(data: dict[str, Any]) -> None:

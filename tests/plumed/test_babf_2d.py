@@ -430,7 +430,7 @@ BAD_INPUT = {
     ),
     "too many nodes": (
         "TEMP=300 GRID_MIN=-pi,-pi GRID_MAX=pi,pi GRID_BIN=9000,9000 RAMP=0",
-        "give fewer bins",
+        "give a smaller GRID_BIN",
     ),
     "no stride": (f"{grid_of(TORUS)} RAMP=0 SOLVE_STRIDE=0", "SOLVE_STRIDE=0 must be a positive"),
     "prior on one CV": (f"{grid_of(TORUS)} RAMP=0 PRIOR=line.dat", "needs three columns"),
