@@ -5,8 +5,6 @@ harmonic` in the folder (a minute on one core) and writes docs/clusters.json. `p
 python.clusters` prints the numbers of that file.
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from ase.cluster import Icosahedron
 
 from plumed_cv import config, workflow
 from plumed_cv.common.numbers import with_error
+from python import worked_case
 
 DATA = Path(__file__).parents[1] / "docs/clusters.json"
 # Copper as Lennard-Jones particles: Halicioglu and Pound, Phys. Status Solidi A 30, 619 (1975).
@@ -87,24 +86,11 @@ def run(folder: Path, steps: int = 60_000) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the example, or print the numbers of the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", nargs="?", choices=["run"])
-    parser.add_argument("folder", nargs="?", type=Path)
-    arguments = parser.parse_args()
-    if arguments.task == "run":
-        DATA.write_text(json.dumps(run(arguments.folder), indent=2) + "\n", encoding="utf-8")
-    show(json.loads(DATA.read_text(encoding="utf-8")))
-
-
 def show(found: dict[str, Any]) -> None:
     """Print the numbers of the page."""
-    print(f"barrier at 0 K: {found['barrier_0K_eV']:.3f} eV")
-    print(f"harmonic flux barrier: {found['harmonic_flux_barrier_eV']:.3f} eV")
+    worked_case.show_zero_kelvin(found)
     for number, part in enumerate(found["iterations"], 1):
-        value = with_error(part["flux_barrier_eV"], part["flux_barrier_error_eV"], "eV")
-        print(f"iteration {number} ({part['kind']} CV): flux barrier {value}")
+        worked_case.show_iteration(number, part)
         value = with_error(part["delta_F_eV"], part["delta_F_error_eV"], "eV")
         print(f"    difference of the states {value}, {part['crossings']} crossings")
     print(f"harmonic rate: {found['harmonic_rate_per_s']:.2e} 1/s")
@@ -112,4 +98,4 @@ def show(found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    worked_case.main(__doc__, DATA, run, show)

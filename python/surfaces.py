@@ -5,8 +5,6 @@ harmonic` in the folder (some ten minutes on one core) and writes docs/surfaces.
 python.surfaces` prints the numbers of that file. The potential is Cu_mishin1.eam.alloy of LAMMPS.
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from ase.build import add_adsorbate, fcc100
 from ase.constraints import FixAtoms
 
 from plumed_cv import config, workflow
-from plumed_cv.common.numbers import with_error
+from python import worked_case
 
 DATA = Path(__file__).parents[1] / "docs/surfaces.json"
 LATTICE_A = 3.615
@@ -80,28 +78,15 @@ def run(folder: Path, steps: int = 100_000) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the example, or print the numbers of the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", nargs="?", choices=["run"])
-    parser.add_argument("folder", nargs="?", type=Path)
-    arguments = parser.parse_args()
-    if arguments.task == "run":
-        DATA.write_text(json.dumps(run(arguments.folder), indent=2) + "\n", encoding="utf-8")
-    show(json.loads(DATA.read_text(encoding="utf-8")))
-
-
 def show(found: dict[str, Any]) -> None:
     """Print the numbers of the page."""
-    print(f"barrier at 0 K: {found['barrier_0K_eV']:.3f} eV")
-    print(f"harmonic flux barrier: {found['harmonic_flux_barrier_eV']:.3f} eV")
+    worked_case.show_zero_kelvin(found)
     for number, part in enumerate(found["iterations"], 1):
-        value = with_error(part["flux_barrier_eV"], part["flux_barrier_error_eV"], "eV")
-        print(f"iteration {number} ({part['kind']} CV): flux barrier {value}")
+        worked_case.show_iteration(number, part)
     print(f"harmonic rate: {found['harmonic_rate_per_s']:.2e} 1/s")
     print(f"rate of one event: {found['tst_rate_per_s']:.2e} 1/s", end="")
     print(f" +- {found['tst_rate_error_per_s']:.1e} 1/s; {found['multiplicity']} equivalent events")
 
 
 if __name__ == "__main__":
-    main()
+    worked_case.main(__doc__, DATA, run, show)

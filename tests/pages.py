@@ -80,6 +80,14 @@ def lines(block: Block) -> list[str]:
     return [line for line in re.split(r"\s+#.*\n|\n", joined) if line]
 
 
+def execute_python(page: Path, first: int | None = None) -> dict[str, Any]:
+    """Run the Python blocks of a page, or the first of them; return their variables."""
+    found: dict[str, Any] = {}
+    for block in [block for block in blocks(page) if block.kind == "python"][:first]:
+        exec(compile(block.text, page.name, "exec"), found)
+    return found
+
+
 def all_blocks() -> Iterator[Block]:
     """Yield the blocks of all pages, and of the manuals of the actions."""
     for page in [*PAGES, *ACTIONS]:

@@ -122,11 +122,7 @@ def read_by_onsager(folder: Path, monkeypatch: pytest.MonkeyPatch, blocks: int) 
     """Run the first blocks of Python of docs/diffusion.md; return their variables."""
     pytest.importorskip("onsager.OnsagerCalc", reason="there is no onsager: pip install onsager")
     monkeypatch.chdir(folder)
-    shown = [block for block in pages.blocks(pages.DOCS / "diffusion.md") if block.kind == "python"]
-    found: dict[str, Any] = {}
-    for block in shown[:blocks]:
-        exec(compile(block.text, "diffusion.md", "exec"), found)
-    return found
+    return pages.execute_python(pages.DOCS / "diffusion.md", blocks)
 
 
 @pytest.mark.parametrize("atoms", [HCP, FCC, BCC])

@@ -30,7 +30,7 @@ from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.estimates import estimated, sampled
+from plumed_cv.workflow.estimates import estimated, or_none, sampled
 from plumed_cv.workflow.harmonic_theory import escape_rate
 from plumed_cv.workflow.mep import end_states, path_of
 from plumed_cv.workflow.results import UNKNOWN_RATE
@@ -248,7 +248,7 @@ class Stage:
             "rate_per_s": bound * kappa.value,
             "rate_error_factor": factor,
             "transmission": kappa.value,
-            "transmission_error": _known(kappa.error),
+            "transmission_error": or_none(kappa.error),
             "tst_rate_per_s": bound,
         }
 
@@ -469,7 +469,7 @@ class Stage:
         result["rate_note"] = self._note(found)
         result["other_events"] = self._other_events()
         result["steps"] = [
-            step | {"transmission": _known(value), "transmission_error": _known(error)}
+            step | {"transmission": or_none(value), "transmission_error": or_none(error)}
             for step, value, error in zip(self.result["steps"], kappa, errors, strict=True)
         ]
         if not (kappa > 0).all():
@@ -478,7 +478,7 @@ class Stage:
         transmission = 1.0 / times.sum()
         relative = float(np.sqrt(np.sum((times * transmission * errors / kappa) ** 2)))
         result["transmission"] = float(transmission)
-        result["transmission_error"] = _known(transmission * relative)
+        result["transmission_error"] = or_none(transmission * relative)
         result["rate_per_s"] = float(transmission * bound)
         result["rate_error_factor"] = _factor(relative, of_bound and of_bound / bound)
         back, of_back = self._reverse()
@@ -647,10 +647,6 @@ def _factor(relative: float, other: float | None) -> float | None:
     if other is None or not np.isfinite(relative):
         return None
     return float(np.exp(np.hypot(relative, other)))
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def in_words(result: dict[str, Any]) -> str:
