@@ -805,7 +805,7 @@ def fes(
     if blocks and len(blocks[0].axes) == 2:
         if reactant is not None or product is not None:
             raise UserError("--reactant and --product need one CV; these states have two.")
-        surface = freeenergy.surface(blocks, walkers=lengths)
+        surface = freeenergy.estimate_surface(blocks, walkers=lengths)
         freeenergy.write_surface(output, surface)
         if picture:
             plot_surface(picture, surface, str(output))

@@ -137,7 +137,7 @@ def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
     path
         The figure; its suffix selects the format.
     surface
-        Result of `freeenergy.surface`.
+        Result of `freeenergy.estimate_surface`.
     title
         Title of the figure.
 

@@ -40,7 +40,7 @@ def difference(folder: Path) -> Estimate:
     phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
 
     def of(kept: list[int]) -> NDArray[np.float64]:
-        profile = freeenergy.profile([blocks[k] for k in kept])
+        profile = freeenergy.estimate_profile([blocks[k] for k in kept])
         known = np.isfinite(profile.A)
         xi = np.concatenate([printed["ae.node-0"][k] for k in kept])
         angle = np.concatenate([phi[k] for k in kept])

@@ -160,7 +160,7 @@ def collect(runs: Path) -> None:
         blocks += freeenergy.blocks(states)[SKIPPED:]
         colvar = np.loadtxt(folder_of(runs, "opes", seed, 0) / "COLVAR")[:, 1:]
         series += np.array_split(colvar, SEGMENTS)[SKIPPED:]
-    surface = freeenergy.surface(blocks)
+    surface = freeenergy.estimate_surface(blocks)
     axis = surface.axes[0]
     top = max(float(part[:, 2].max()) for part in series)
     histograms = [histogram(axis, part, top) for part in series]
@@ -209,7 +209,7 @@ def difference(density: Array, axis: freeenergy.Grid) -> Array:
 
 def difference_of_babf(state: freeenergy.State, axis: freeenergy.Grid) -> Array:
     """Return the same of a surface by BABF."""
-    A = freeenergy.surface([state]).A * KJ_MOL_PER_EV
+    A = freeenergy.estimate_surface([state]).A * KJ_MOL_PER_EV
     return difference(np.nan_to_num(np.exp(-(A - np.nanmin(A)) / KT)), axis)
 
 

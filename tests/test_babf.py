@@ -19,10 +19,10 @@ from plumed_cv.freeenergy import (
     Grid,
     State,
     blocks,
-    flux,
+    estimate_flux,
+    estimate_profile,
     last_step,
     prior_derivative,
-    profile,
     read_fes,
     read_state,
     reweighted_profile,
@@ -113,7 +113,7 @@ def test_exact_sums_give_the_analytic_profile(stiffness: float, height_kT: float
     U = double_well(height_kT)
     kappa = stiffness * KT / WIDE.spacing**2
     system = Frozen(WIDE, U, lambda x: 0.9 * U(x), kappa)
-    found = profile([system.exact()])
+    found = estimate_profile([system.exact()])
     assert found.barrier.value == pytest.approx(height_kT * KT, abs=0.015 * KT)
     assert found.A1_minus_A0.value == pytest.approx(0.0, abs=1e-6 * KT)
     assert found.delta_F.value == pytest.approx(0.0, abs=1e-6 * KT)
@@ -135,7 +135,7 @@ def test_exact_sums_on_a_periodic_cv() -> None:
     def U(x: Array) -> Array:  # noqa: N802
         return np.asarray(KT * (5 * np.cos(x) + 2 * np.sin(2 * x)))
 
-    found = profile([Frozen(grid, U, lambda x: 0.8 * U(x)).exact()], states=(-1.5, 1.5))
+    found = estimate_profile([Frozen(grid, U, lambda x: 0.8 * U(x)).exact()], states=(-1.5, 1.5))
     assert np.ptp(found.A - U(found.xi)) < 0.02 * KT
     assert np.ptp(found.A_k - U(found.xi)) < 0.3 * KT
 
@@ -179,7 +179,7 @@ def test_adaptive_estimator_fills_a_well() -> None:
         estimator.learn(float(np.interp(rng.random(), cumulative, fine)))
         if step == 2000:
             early = estimator.state
-    found = profile([estimator.state - early])
+    found = estimate_profile([estimator.state - early])
     deviation = found.A - U(found.xi)
     assert np.abs(deviation - deviation.mean())[1:-1].max() < 0.16 * KT
 
@@ -231,15 +231,15 @@ def test_states_add_and_subtract() -> None:
     with pytest.raises(UserError, match="differ in kT_eV"):
         _ = states[1] + replace(states[1], kT_eV=2 * KT)
     with pytest.raises(UserError, match="differ in grid"):
-        profile([states[1], Estimator(Grid(0.0, 1.0, 21), KT).state])
+        estimate_profile([states[1], Estimator(Grid(0.0, 1.0, 21), KT).state])
     with pytest.raises(UserError, match="at least one state"):
-        profile([])
+        estimate_profile([])
 
 
 def test_empty_bins_stay_empty() -> None:
     system = Frozen(WIDE, double_well(2.0), double_well(2.0))
     parts = [system.state(np.array([0.0, 0.01, 0.02])), system.state(np.array([0.3, 0.31, 0.01]))]
-    found = profile(parts)
+    found = estimate_profile(parts)
     visited = WIDE.bin(np.array([0.0, 0.01, 0.02, 0.3, 0.31]))
     assert set(np.flatnonzero(np.isfinite(found.A))) == set(visited)
     # Visited in both blocks; the others live by one block alone.
@@ -280,7 +280,7 @@ def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
     rng = np.random.default_rng(3)
     series = [system.sample(rng, 20_000) for _ in range(8)]
     parts = [system.state(x[x < seen_to]) for x in series[:-1]]
-    found = profile([*parts, system.state(series[-1])])
+    found = estimate_profile([*parts, system.state(series[-1])])
     differences = found.delta_F, found.A1_minus_A0
     assert np.isfinite([found.barrier.value, *(each.value for each in differences)]).all()
     assert np.isnan([each.error for each in differences]).all()
@@ -288,14 +288,14 @@ def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
     if known:  # its spread over 30 seeds is 0.014 kT
         assert found.barrier.value == pytest.approx(3.0 * KT, abs=0.06 * KT)
         assert 0.004 * KT < found.barrier.error < 0.03 * KT
-    assert np.isnan(profile(parts).barrier.value)
+    assert np.isnan(estimate_profile(parts).barrier.value)
 
 
 def test_a_process_that_only_climbs_has_a_barrier() -> None:
     """A top at the product, behind which nothing falls, is one, if the product was reached."""
     system = Frozen(WIDE, lambda x: 4 * KT * np.abs(x), lambda x: 4 * KT * np.abs(x))
     rng = np.random.default_rng(2)
-    found = profile([system.state(system.sample(rng, 20_000)) for _ in range(8)])
+    found = estimate_profile([system.state(system.sample(rng, 20_000)) for _ in range(8)])
     # The local cubic rounds off the kink at 0; the histogram has some 0.02 kT.
     assert found.barrier.value == pytest.approx(4 * KT, abs=0.3 * KT)
     assert 0.0 < found.barrier.error < 0.1 * KT
@@ -315,11 +315,13 @@ def test_errors_of_few_blocks_are_those_of_the_direct_jackknife(number: int) -> 
         replace(block, sums=(k + 1) * block.sums)
         for k, block in enumerate(system.state(x) for x in series)
     ]
-    found = profile(parts)
+    found = estimate_profile(parts)
     origin = int(np.nanargmin(np.abs(found.A)))
 
     def estimate(some: list[State]) -> Array:
-        one = profile([replace(parts[0], sums=np.sum([part.sums for part in some], axis=0))])
+        one = estimate_profile(
+            [replace(parts[0], sums=np.sum([part.sums for part in some], axis=0))]
+        )
         values = [one.A_k - one.A_k[origin], one.A - one.A[origin]]
         return np.concatenate([*values, [one.barrier.value, one.A1_minus_A0.value]])
 
@@ -421,13 +423,13 @@ def test_error_bars_cover_the_truth() -> None:
     rng = np.random.default_rng(4)
     U = double_well(4.0)
     system = Frozen(Grid(-0.2, 1.2, 28), U, U)
-    exact = profile([system.exact()])
+    exact = estimate_profile([system.exact()])
     held = np.zeros(2)
     runs = 150
     node = 14
     for _ in range(runs):
         series = correlated_blocks(system, rng, 48, 120, 0.95)
-        found = profile([system.state(x) for x in series])
+        found = estimate_profile([system.state(x) for x in series])
         held += [
             abs(found.delta_F.value - exact.delta_F.value) < found.delta_F.error,
             abs((found.A - found.A[4])[node] - (exact.A - exact.A[4])[node])
@@ -447,7 +449,7 @@ def test_ramped_blocks_have_sensible_errors() -> None:
     U = double_well(3.0)
     system = Frozen(Grid(-0.3, 1.3, 16), U, U)
     found = [
-        profile(
+        estimate_profile(
             [system.state(system.sample(rng, 200), np.full(200, (b + 1) / 20)) for b in range(20)]
         ).delta_F
         for _ in range(100)
@@ -466,7 +468,7 @@ def test_reweighting_and_mean_force_agree() -> None:
     U = double_well(5.0)
     system = Frozen(Grid(-0.2, 1.2, 28), U, lambda x: 0.8 * U(x))
     series = correlated_blocks(system, rng, 20, 4000, 0.5)
-    found = profile([system.state(x) for x in series])
+    found = estimate_profile([system.state(x) for x in series])
     A, error = reweighted_profile(system.grid, KT, series, [system.bias(x) for x in series])
     inner = slice(3, -3)
     difference = (found.A - A)[inner]
@@ -516,7 +518,7 @@ def test_flux_barrier_does_not_depend_on_the_form_of_the_cv() -> None:
         series = correlated_blocks(system, rng, 40, 3000, 0.0)
         parts = [system.state(s) for s in series]
         slopes = [gradnorm(s) for s in series]
-        found = flux(parts, series, slopes, [slope**2 / 55.8 for slope in slopes])
+        found = estimate_flux(parts, series, slopes, [slope**2 / 55.8 for slope in slopes])
         assert found.barrier.value == pytest.approx(expected, abs=0.15 * KT)
         assert 0.005 * KT < found.barrier.error < 0.08 * KT
         assert found.surface == pytest.approx(0.5, abs=0.03)  # of both CVs, by symmetry
@@ -526,7 +528,7 @@ def test_flux_barrier_does_not_depend_on_the_form_of_the_cv() -> None:
         )
         activation = -KT * np.log(found.rate_per_s.value / frequency_per_s)
         assert found.activation.value == pytest.approx(activation, abs=1e-6)
-        barriers.append(profile(parts).barrier.value)
+        barriers.append(estimate_profile(parts).barrier.value)
     assert abs(barriers[0] - barriers[1]) > 1.5 * KT
 
 
@@ -536,9 +538,9 @@ def test_flux_barrier_needs_the_whole_basin_and_matching_series() -> None:
     series = [np.linspace(0.0, 1.0, 300)] * 3
     parts = [system.state(x) for x in series]
     with pytest.raises(UserError, match="begin the grid further out"):
-        flux(parts, series, series, series)
+        estimate_flux(parts, series, series, series)
     with pytest.raises(UserError, match="3 blocks need as many series"):
-        flux(parts, series, series[:2], series)
+        estimate_flux(parts, series, series[:2], series)
 
 
 def test_state_file_returns_every_bit(tmp_path: Path) -> None:
@@ -638,7 +640,7 @@ def test_damaged_state_files(tmp_path: Path) -> None:
 def test_profile_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     system = Frozen(WIDE, double_well(5.0), double_well(5.0))
-    found = profile([system.state(system.sample(rng, 300)) for _ in range(6)])
+    found = estimate_profile([system.state(system.sample(rng, 300)) for _ in range(6)])
     path = tmp_path / "fes.dat"
     write_fes(path, found)
     back = read_fes(path)

@@ -19,12 +19,12 @@ from plumed_cv.freeenergy import (
     State,
     Surface,
     blocks,
+    estimate_profile,
+    estimate_surface,
     potential,
-    profile,
     read_fes,
     read_state,
     read_surface,
-    surface,
     write_state,
     write_surface,
 )
@@ -117,7 +117,7 @@ class Frozen:
 def test_exact_sums_give_the_exact_surface(axes: Axes) -> None:
     """With infinitely many samples what is left is the error of the grid."""
     system = Frozen(axes, hills(axes))
-    found = surface([system.state(system.density, 1e6)])
+    found = estimate_surface([system.state(system.density, 1e6)])
     x, y = found.points
     inner = np.ones(len(x), dtype=bool)
     for axis, z in zip(axes, (x, y), strict=True):
@@ -216,11 +216,11 @@ def test_error_bars_cover_the_truth() -> None:
     """
     rng = np.random.default_rng(4)
     system = Frozen(TORUS, hills(TORUS), stretch=4)
-    exact = surface([system.state(system.density, 1e6)])
+    exact = estimate_surface([system.state(system.density, 1e6)])
     truth = exact.A + KT * np.log(np.exp(-exact.A / KT).sum())
     shares = []
     for _ in range(20):
-        found = surface(sampled_blocks(system, rng, 12, 500))
+        found = estimate_surface(sampled_blocks(system, rng, 12, 500))
         A = found.A + KT * np.log(np.nansum(np.exp(-found.A / KT)))
         shares.append(np.mean((np.abs(A - truth) < found.A_error)[found.A_error > 0]))
     assert 0.66 < np.mean(shares) < 0.86
@@ -230,7 +230,7 @@ def test_empty_bins_and_separate_parts() -> None:
     estimator = Estimator(PLANE, KT)
     for x in (0.0, 0.0, 0.07, 0.9, 0.9, 0.97):
         estimator.learn((x, 0.1))
-    found = surface([estimator.state])
+    found = estimate_surface([estimator.state])
     assert np.isfinite(found.A).sum() == np.count_nonzero(found.count) == 4
     assert np.isfinite(found.A_k).all()
     left = (found.count > 0) & (found.points[0] < 0.5)
@@ -238,7 +238,7 @@ def test_empty_bins_and_separate_parts() -> None:
     above = [np.average((found.A - found.A_k)[s], weights=found.count[s]) for s in (left, right)]
     assert above[0] == pytest.approx(above[1], abs=1e-12)
     with pytest.raises(UserError, match="no sample is on the grid"):
-        surface([Estimator(PLANE, KT).state])
+        estimate_surface([Estimator(PLANE, KT).state])
 
 
 def test_a_bin_whose_node_has_no_weight_leaves_no_nan() -> None:
@@ -250,7 +250,7 @@ def test_a_bin_whose_node_has_no_weight_leaves_no_nan() -> None:
     sums = state.sums.copy()
     node = int(np.flatnonzero(state.count)[1])
     sums[:3, node] = 0.0  # weight and forces, but not the samples
-    found = surface([replace(state, sums=sums)])
+    found = estimate_surface([replace(state, sums=sums)])
     assert found.count[node] > 0
     assert np.isfinite(found.A_k).all()
     assert np.isfinite(found.A[found.count > 0]).all()
@@ -274,9 +274,9 @@ def test_states_add_subtract_and_refuse() -> None:
     with pytest.raises(UserError, match="differ in kappa_eV"):
         _ = states[1] + replace(states[1], kappas_eV=(1.0, 2.0))
     with pytest.raises(UserError, match="have two CVs, d and phi: this needs one"):
-        profile([states[1]])
+        estimate_profile([states[1]])
     with pytest.raises(UserError, match="this needs two"):
-        surface([Estimator(STRIP[0], KT).state])
+        estimate_surface([Estimator(STRIP[0], KT).state])
 
 
 def test_state_file_returns_every_bit(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_state_file_returns_every_bit(tmp_path: Path) -> None:
 def some_surface() -> tuple[Surface, list[State]]:
     system = Frozen(TORUS, hills(TORUS), stretch=4)
     parts = sampled_blocks(system, np.random.default_rng(9), 6, 400)
-    return surface(parts), parts
+    return estimate_surface(parts), parts
 
 
 def test_surface_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from scipy import constants
 from scipy.integrate import quad
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.freeenergy import Estimate, Flux, Grid, State, flux, profile
+from plumed_cv.freeenergy import Estimate, Flux, Grid, State, estimate_flux, estimate_profile
 from plumed_cv.freeenergy.basins import find
 from plumed_cv.freeenergy.profiles import highest_of
 from tests.test_babf import KT, Frozen
@@ -78,7 +78,7 @@ class Process:
 
     def flux(self, blocks: list[State], series: list[Array], **options: object) -> Flux:
         norms = [self.gradnorm(xi) for xi in series]
-        return flux(
+        return estimate_flux(
             blocks,
             series,
             norms,
@@ -160,7 +160,7 @@ def test_three_wells(stretch: float) -> None:
     assert found.activation.value == pytest.approx(
         -KT * np.log(h_eV_s * steady / KT), abs=0.06 * KT
     )
-    of_profile = profile(process.exact()[0], basins=found.basins)
+    of_profile = estimate_profile(process.exact()[0], basins=found.basins)
     expected_dF = -KT * np.log(product / reactant)
     assert of_profile.delta_F.value == pytest.approx(expected_dF, abs=0.06 * KT)
 
@@ -184,7 +184,7 @@ def test_states_are_basins_whatever_the_scale_of_the_cv(stretch: float) -> None:
         process = Process(gaussians([0.0, 1.0], depths, widths), stretch=stretch)
         (top,) = tops(process, [(0.05, 0.95)])
         expected = -KT * np.log(process.population(top, 1.5) / process.population(-0.5, top))
-        found = profile(process.exact()[0])
+        found = estimate_profile(process.exact()[0])
         assert found.delta_F.value == pytest.approx(expected, abs=0.04 * KT)
         if depths[0] == depths[1]:
             assert found.delta_F.value == pytest.approx(0.0, abs=1e-3 * KT)
@@ -207,7 +207,7 @@ def test_an_asymmetric_scale_alone_makes_a_difference_of_a_at_points() -> None:
     def A(x: Array) -> Array:  # noqa: N802
         return np.asarray(U(np.interp(x, xi, fine)) + KT * np.log(np.interp(x, xi, slope)))
 
-    found = profile([Frozen(grid, A, A).exact()])
+    found = estimate_profile([Frozen(grid, A, A).exact()])
     assert abs(found.A1_minus_A0.value) > 0.5 * KT
     assert found.delta_F.value == pytest.approx(0.0, abs=0.03 * KT)
 
@@ -230,7 +230,7 @@ def test_a_basin_behind_the_reactant_is_not_the_reactant() -> None:
     expected = -KT * np.log(process.current(0.5) / THERMAL / population)
     assert found.barrier.value == pytest.approx(expected, abs=0.05 * KT)
     assert len(found.steps) == 1
-    assert profile([system.exact()]).delta_F.value == pytest.approx(0.0, abs=0.01 * KT)
+    assert estimate_profile([system.exact()]).delta_F.value == pytest.approx(0.0, abs=0.01 * KT)
 
 
 def test_reversed_states_are_the_reversed_process() -> None:
@@ -242,7 +242,7 @@ def test_reversed_states_are_the_reversed_process() -> None:
         assert step.flux_barrier.value == pytest.approx(mirrored.reverse_flux_barrier.value)
         assert step.rate_per_s.value == pytest.approx(mirrored.reverse_rate_per_s.value)
         assert step.surface == mirrored.surface
-    both = [profile(p.exact()[0], p.states) for p in (forward, back)]
+    both = [estimate_profile(p.exact()[0], p.states) for p in (forward, back)]
     assert both[0].delta_F.value == pytest.approx(-both[1].delta_F.value)
     assert both[0].A1_minus_A0.value == pytest.approx(-both[1].A1_minus_A0.value)
 
@@ -290,7 +290,7 @@ def test_errors_of_flux_and_differences_hold_the_truth(two_steps: bool) -> None:
     )
     system = process.system()
     truth = process.flux([system.exact()], [np.linspace(-0.249, 1.249, 4001)])
-    exact = profile([system.exact()], basins=truth.basins)
+    exact = estimate_profile([system.exact()], basins=truth.basins)
     assert len(truth.steps) == 1 + two_steps
     off = []
     for _ in range(60):
@@ -298,7 +298,7 @@ def test_errors_of_flux_and_differences_hold_the_truth(two_steps: bool) -> None:
         blocks = [system.state(x) for x in series]
         found = process.flux(blocks, series)
         assert len(found.steps) == len(truth.steps)
-        of_profile = profile(blocks, basins=found.basins)
+        of_profile = estimate_profile(blocks, basins=found.basins)
         pairs = [
             (found.activation, truth.activation),
             (of_profile.delta_F, exact.delta_F),
@@ -322,7 +322,7 @@ def test_the_end_nodes_themselves_need_no_samples() -> None:
     points = np.linspace(-0.03, 1.03, 4001)
     inside = (system.x > -0.035) & (system.x < 0.985)
     state = system.state(system.x[inside], system.density[inside])
-    found = profile([state])
+    found = estimate_profile([state])
     assert np.isnan(found.A1_minus_A0.value)
     (top,) = tops(process, [(0.2, 0.8)])
     assert found.delta_F.value == pytest.approx(0.0, abs=0.02 * KT)
@@ -345,7 +345,9 @@ def test_what_is_not_known_is_not_said() -> None:
     short = [seen(x < 0.75)]
     assert np.isnan(process.flux(short, points).barrier.value)
     assert process.flux(short, points).steps == ()
-    assert np.isnan([profile(short).barrier.value, profile(short).delta_F.value]).all()
+    assert np.isnan(
+        [estimate_profile(short).barrier.value, estimate_profile(short).delta_F.value]
+    ).all()
     # Both states, but not the top.
     gap = [seen((x < 0.15) | (x > 0.35))]
     assert np.isnan(process.flux(gap, points).rate_per_s.value)
@@ -355,7 +357,7 @@ def test_what_is_not_known_is_not_said() -> None:
     assert np.isfinite([step.rate_per_s.value for step in cut.steps]).all()
     assert np.isnan([each.value for each in cut.populations]).all()
     assert np.isnan(cut.steps[-1].reverse_rate_per_s.value)
-    assert np.isnan(profile([half.system().exact()]).delta_F.value)
+    assert np.isnan(estimate_profile([half.system().exact()]).delta_F.value)
     cut_off = Process(THREE, grid=Grid(0.0, 1.25, 125))
     with pytest.raises(UserError, match="begin the grid further out"):
         cut_off.flux([cut_off.system().exact()], points)
@@ -375,7 +377,7 @@ def test_basins_of_a_circle_are_cut_where_nothing_was_seen() -> None:
     state = system.state(system.x[seen], system.density[seen])
     inside = U(system.x[seen])
     for states in ((-1.7, 1.4), (1.4, -1.7)):
-        found = profile([state], states)
+        found = estimate_profile([state], states)
         known = np.isfinite(found.A)
         off = found.A[known] - np.interp(found.xi[known], system.x[seen], inside)
         # The bins at the edges of the region are cut by it.

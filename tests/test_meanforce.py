@@ -101,24 +101,24 @@ def test_the_profile_is_the_integral_of_the_mean_force() -> None:
         ("xi",), (grid,), KT, (KT / grid.spacing**2,), 0.0, 0, np.zeros(n), 8 * n, sums
     )
     exact = np.array([np.full(n, 3.0), 3.0 * slope])
-    profile = freeenergy.profile([state] * 8, mean_force=[exact] * 8)
+    profile = freeenergy.estimate_profile([state] * 8, mean_force=[exact] * 8)
     np.testing.assert_allclose(profile.A - profile.A[20], A - A[20], atol=5e-4)
     # The local cubic that histograms need would be 2 meV lower.
     assert profile.barrier.value == pytest.approx(A[20:120].max() - A[:70].min(), abs=3e-4)
     assert profile.barrier.error == pytest.approx(0.0, abs=1e-12)
-    assert np.ptp(freeenergy.profile([state] * 8).A) < 0.01  # the histogram is flat
+    assert np.ptp(freeenergy.estimate_profile([state] * 8).A) < 0.01  # the histogram is flat
 
     # Bins that were visited between two snapshots only, and bins that never were.
     some = exact.copy()
     some[:, 60:63] = 0.0
-    between = freeenergy.profile([state] * 8, mean_force=[some] * 8)
+    between = freeenergy.estimate_profile([state] * 8, mean_force=[some] * 8)
     np.testing.assert_allclose(between.A - between.A[20], A - A[20], atol=2e-3)
     gone = replace(state, sums=state.sums * (np.abs(np.arange(n) - 61) > 1))
-    holes = freeenergy.profile([gone] * 8, mean_force=[some] * 8)
+    holes = freeenergy.estimate_profile([gone] * 8, mean_force=[some] * 8)
     assert np.isnan(holes.A[60:63]).all()
     assert np.isfinite(holes.A[63:]).all()
     with pytest.raises(UserError, match="8 blocks need as many sums"):
-        freeenergy.profile([state] * 8, mean_force=[exact] * 7)
+        freeenergy.estimate_profile([state] * 8, mean_force=[exact] * 7)
 
 
 def test_sums_add_up_and_files_keep_every_bit(tmp_path: Path) -> None:

@@ -104,14 +104,14 @@ def test_earlier_snapshots_lower_the_error_and_keep_the_value() -> None:
         earlier = reweighted(parts)
         assert earlier.walkers == [BLOCKS]
         assert 0.9 * 200 * BLOCKS < earlier.snapshots <= 200 * BLOCKS
-        alone = freeenergy.profile(own, mean_force=forces).A1_minus_A0
-        found = freeenergy.profile(own, mean_force=forces, earlier=earlier).A1_minus_A0
+        alone = freeenergy.estimate_profile(own, mean_force=forces).A1_minus_A0
+        found = freeenergy.estimate_profile(own, mean_force=forces, earlier=earlier).A1_minus_A0
         deviations.append((found.value - DIFFERENCE) / found.error)
         gains.append(alone.error / found.error)
         plain = [freeenergy.binned(GRID, LAST.along(*p), LAST.mean_force(*p)) for p in parts]
         wrong = Earlier(plain, [BLOCKS], 1)
-        other = freeenergy.profile(own, mean_force=forces, earlier=wrong).barrier
-        right = freeenergy.profile(own, mean_force=forces, earlier=earlier).barrier
+        other = freeenergy.estimate_profile(own, mean_force=forces, earlier=wrong).barrier
+        right = freeenergy.estimate_profile(own, mean_force=forces, earlier=earlier).barrier
         naive.append((other.value - right.value) / other.error)
     low, high = chi2.ppf([0.0005, 0.9995], 12) / 12
     assert low < np.mean(np.square(deviations)) < high
@@ -154,8 +154,8 @@ def test_where_a_few_snapshots_would_count_for_all_nothing_is_taken() -> None:
 
 def test_nothing_earlier_changes_nothing() -> None:
     own, forces = sums_along(LAST, sampled(np.random.default_rng(3), LAST, 40))
-    alone = freeenergy.profile(own, mean_force=forces)
-    nothing = freeenergy.profile(own, mean_force=forces, earlier=Earlier([], [], 0))
+    alone = freeenergy.estimate_profile(own, mean_force=forces)
+    nothing = freeenergy.estimate_profile(own, mean_force=forces, earlier=Earlier([], [], 0))
     np.testing.assert_array_equal(alone.A, nothing.A)
     assert alone.barrier == nothing.barrier
 

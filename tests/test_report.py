@@ -325,7 +325,9 @@ def test_several_walkers_converge_together() -> None:
     steps, estimates = both.convergence()
     assert list(steps) == [1200, 1600, 2000, 2400, 2800, 3200]
     first = [*states[:3], *states[8:11]]
-    known = freeenergy.flux(first, [*series[:3], *series[8:11]], ones[:6], ones[:6]).barrier
+    known = freeenergy.estimate_flux(
+        first, [*series[:3], *series[8:11]], ones[:6], ones[:6]
+    ).barrier
     assert estimates[0].value == pytest.approx(known.value)
 
 

@@ -177,7 +177,7 @@ def test_few_crossings_widen_the_errors_of_a_histogram() -> None:
     """Student's t for so many crossings; with one nothing is known of the error."""
     _, found = sampled(0.2)
     xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in COLUMNS)
-    flux = freeenergy.flux(found.blocks, xi, gradnorm, invmass)
+    flux = freeenergy.estimate_flux(found.blocks, xi, gradnorm, invmass)
     ends = (flux.steps[0].reactant, flux.steps[-1].product)
     factors = []
     for crossings in (1, 2, 3, 10):

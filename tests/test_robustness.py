@@ -24,7 +24,7 @@ from plumed_cv.common.files import replacing
 from plumed_cv.cv import CollectiveVariable, autoencoder, random_model
 from plumed_cv.cv.autoencoder import Examples
 from plumed_cv.cv.training import RECIPES, Training
-from plumed_cv.freeenergy import profile
+from plumed_cv.freeenergy import estimate_profile
 from plumed_cv.structures import read_structure
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
@@ -210,7 +210,7 @@ def test_atoms_that_jump_in_a_trajectory_change_nothing(
 def test_a_barrier_of_fifty_kt() -> None:
     """Without noise the profile is exact, though densities differ by 1e21."""
     U = double_well(50.0)
-    found = profile([Frozen(WIDE, U, lambda x: 0.9 * U(x)).exact()])
+    found = estimate_profile([Frozen(WIDE, U, lambda x: 0.9 * U(x)).exact()])
     # The grid's error is that of U'': 2.5 times that of 20 kT.
     assert found.barrier.value == pytest.approx(50.0 * KT, abs=0.04 * KT)
     assert found.delta_F.value == pytest.approx(0.0, abs=1e-6 * KT)
@@ -218,7 +218,7 @@ def test_a_barrier_of_fifty_kt() -> None:
     blind = Frozen(WIDE, U, lambda x: np.zeros_like(x))
     rng = np.random.default_rng(5)
     blocks = [blind.state(blind.sample(rng, 2000)) for _ in range(10)]
-    unknown = profile(blocks)
+    unknown = estimate_profile(blocks)
     assert np.isnan(unknown.barrier.value) or unknown.barrier.error > 1.0 * KT
 
 

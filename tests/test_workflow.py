@@ -221,7 +221,7 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     # Beside each state lies a colvar whose plumed.dat says angstrom, as in an exported run.
     found = workflow.sampled(finished / "iteration-2")
     xi, norm, mass = (found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
-    flux = freeenergy.flux(found.blocks, xi, norm, mass)
+    flux = freeenergy.estimate_flux(found.blocks, xi, norm, mass)
     said = json.loads(done.stdout)
     assert said["flux_barrier_eV"] == pytest.approx(flux.barrier.value)
     assert said["tst_rate_per_s"] == pytest.approx(flux.rate_per_s.value)

@@ -35,16 +35,16 @@ from plumed_cv.freeenergy.files import (
     write_state,
     write_surface,
 )
-from plumed_cv.freeenergy.fluxes import Flux, Step, flux
+from plumed_cv.freeenergy.fluxes import Flux, Step, estimate_flux
 from plumed_cv.freeenergy.profiles import (
     Earlier,
     Estimate,
     Profile,
     binned,
-    profile,
+    estimate_profile,
     reweighted_profile,
 )
-from plumed_cv.freeenergy.surfaces import Surface, surface
+from plumed_cv.freeenergy.surfaces import Surface, estimate_surface
 
 __all__ = [
     "NATURAL",
@@ -61,16 +61,16 @@ __all__ = [
     "Surface",
     "binned",
     "blocks",
-    "flux",
+    "estimate_flux",
+    "estimate_profile",
+    "estimate_surface",
     "last_step",
     "potential",
     "prior_derivative",
-    "profile",
     "read_fes",
     "read_state",
     "read_surface",
     "reweighted_profile",
-    "surface",
     "unit_in_words",
     "weight_of_first",
     "write_fes",

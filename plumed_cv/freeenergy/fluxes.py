@@ -97,7 +97,7 @@ class Flux:
     populations
         The share of each basin in the total population, (number of steps + 1).
     basins
-        The basins along the nodes, for `profile`; None if a state was not reached.
+        The basins along the nodes, for `estimate_profile`; None if a state was not reached.
     W
         -kT ln of the mass-weighted flux through the surface of each node, (n,), eV, up to a
         constant. The rate of a step follows from its maximum between the two basins.
@@ -132,7 +132,7 @@ class Flux:
         )
 
 
-def flux(
+def estimate_flux(
     blocks: Sequence[State],
     xi_series: Sequence[ArrayLike],
     gradnorm_series: Sequence[ArrayLike],
@@ -148,7 +148,7 @@ def flux(
     Parameters
     ----------
     blocks
-        As for `profile`.
+        As for `estimate_profile`.
     xi_series, gradnorm_series, invmass_series
         For every block its series of xi, of |grad xi| (1/angstrom) and of sum_i |grad_i xi|^2/m_i
         (1/(angstrom^2 amu)) from COLVAR, with any stride. Their means at given xi do not depend on
@@ -156,7 +156,7 @@ def flux(
     states
         The CV in the reactant and in the product.
     mean_force, walkers, earlier
-        As for `profile`.
+        As for `estimate_profile`.
 
     Raises
     ------

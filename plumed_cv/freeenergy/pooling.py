@@ -60,7 +60,7 @@ def reweighted(
     grid
         The nodes along the variable of the mean force.
     blocks, mean_force, walkers
-        Those of the earlier iteration, as for `profile`.
+        Those of the earlier iteration, as for `estimate_profile`.
     snapshots
         Snapshots of each block.
 

@@ -210,7 +210,7 @@ class Profile:
         return table(columns, index=self.argument)
 
 
-def profile(
+def estimate_profile(
     blocks: Sequence[State],
     states: tuple[float, float] = (0.0, 1.0),
     mean_force: Sequence[Array] | None = None,
@@ -321,7 +321,7 @@ def reweighted_profile(
     xi_series, bias_series_eV
         For every block of the run, in the order of time, its series of xi and of the bias, eV.
     walkers
-        As for `profile`.
+        As for `estimate_profile`.
 
     Returns
     -------
@@ -351,7 +351,7 @@ def profiles_without_each(
     Parameters
     ----------
     blocks, mean_force
-        As for `profile`.
+        As for `estimate_profile`.
     """
     parts, _, _ = parts_of_data(blocks, mean_force, None, None)
     total = total_of(blocks)
@@ -669,7 +669,7 @@ def binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
     """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`.
 
     Such sums of several runs can be added. With the `values` of `meanforce.instantaneous` they are
-    the mean force for `profile` and `flux`, one for each block.
+    the mean force for `estimate_profile` and `estimate_flux`, one for each block.
     """
     j = grid.bin(np.asarray(xi, dtype=float))
     inside = j >= 0

@@ -89,20 +89,21 @@ class Surface:
         ]
 
 
-def surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) -> Surface:
+def estimate_surface(blocks: Sequence[State], *, walkers: Sequence[int] | None = None) -> Surface:
     """Return the free energy on the plane and its errors.
 
     Parameters
     ----------
     blocks
-        As for `profile`: parts of the data in the order of time, from one estimator of two CVs.
+        As for `estimate_profile`: parts of the data in the order of time, from one estimator of two
+        CVs.
     walkers
-        As for `profile`.
+        As for `estimate_profile`.
 
     Returns
     -------
     Surface
-        With the errors of `profile`.
+        With the errors of `estimate_profile`.
 
     Raises
     ------

@@ -108,7 +108,7 @@ def copy_state(folder: Path, target: Path) -> None:
 def barrier_so_far(folder: Path) -> str:
     """The present barrier of an iteration, as text."""
     found, mean_force = learned(folder)
-    return f"barrier {freeenergy.profile(found, mean_force=mean_force).barrier}"
+    return f"barrier {freeenergy.estimate_profile(found, mean_force=mean_force).barrier}"
 
 
 def read_colvar(path: Path) -> dict[str, Array]:

@@ -90,7 +90,7 @@ def analyse_states(
     """
     found, walkers = read_sampled(source, independent)
     if found.blocks and len(found.blocks[0].axes) == 2:
-        raise UserError("The states are of two CVs; freeenergy.surface takes them.")
+        raise UserError("The states are of two CVs; freeenergy.estimate_surface takes them.")
     states = (reactant, product)
     profile, numbers = analysed(found, walkers, states)
     return Analysis(found, tuple(walkers), states, profile, numbers)
@@ -217,7 +217,7 @@ class Analysis:
             return flux_barrier(self.found, by_walker, estimator, self.states)
         chosen = [k for blocks in by_walker for k in blocks]
         atoms = self.found.mean_force if estimator in (MEAN_FORCE, POOLED) else None
-        return freeenergy.profile(
+        return freeenergy.estimate_profile(
             [self.found.blocks[k] for k in chosen],
             self.states,
             None if atoms is None else [atoms[k] for k in chosen],

@@ -33,7 +33,7 @@ class Sampled(NamedTuple):
     blocks
         Contribution of each segment to bABF's sums.
     mean_force
-        Its sums of the mean force of the atoms, as for `freeenergy.profile`, or None.
+        Its sums of the mean force of the atoms, as for `freeenergy.estimate_profile`, or None.
     series
         The columns of COLVAR by name.
     earlier
@@ -165,7 +165,7 @@ def estimate(
 ) -> Estimated:
     """What one estimator finds: by the mean force, with `earlier` or without, or the histogram.
 
-    Parameters are those of `analysed` and `freeenergy.profile`.
+    Parameters are those of `analysed` and `freeenergy.estimate_profile`.
     """
     unknown = freeenergy.Estimate(np.nan, np.nan)
     flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
@@ -174,7 +174,7 @@ def estimate(
             flux = _flux(found, mean_force, walkers, states, earlier)
         except UserError as error:  # the profile does not need the flux
             note = str(error)
-    profile = freeenergy.profile(
+    profile = freeenergy.estimate_profile(
         found.blocks, states, mean_force, walkers=walkers, basins=flux.basins, earlier=earlier
     )
     if mean_force is None and found.series:
@@ -192,7 +192,7 @@ def _flux(
     xi, gradnorm, invmass = (
         found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
     )
-    flux = freeenergy.flux(
+    flux = freeenergy.estimate_flux(
         found.blocks,
         xi,
         gradnorm,

@@ -170,7 +170,7 @@ def profile(A_eV: Array) -> freeenergy.Profile:
     state = freeenergy.State(
         ("ae.node-0",), (GRID,), KT, (1.0,), 0.0, 0, np.zeros_like(count), 1, sums
     )
-    return freeenergy.profile([state])
+    return freeenergy.estimate_profile([state])
 
 
 def read(A_eV: Array, deviation_A: float) -> Result:
@@ -265,7 +265,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         with setup.engine() as engine:
             sampling.sample(tasks, engine, lambda done, note: None)
         blocks, mean_force, series, _ = workflow.sampled(folder / str(n_steps))
-        found = freeenergy.profile(blocks, mean_force=mean_force)
+        found = freeenergy.estimate_profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))
     return results
 
@@ -321,7 +321,8 @@ def _babf(
                 along = meanforce.instantaneous(model, model.displacements(places, cell), pulls, KT)
                 mean_forces.append(freeenergy.binned(GRID, *along))
     return _with_errors(
-        freeenergy.profile(freeenergy.blocks(states), mean_force=mean_forces or None), deviation
+        freeenergy.estimate_profile(freeenergy.blocks(states), mean_force=mean_forces or None),
+        deviation,
     )
 
 

@@ -19,8 +19,8 @@ from ase import units
 from plumed_cv.freeenergy import (
     Estimator,
     Grid,
+    estimate_profile,
     prior_derivative,
-    profile,
     read_fes,
     read_state,
     write_state,
@@ -96,7 +96,7 @@ def test_step_by_step_against_the_reference(
     np.testing.assert_allclose(state.prior, reference.prior, rtol=1e-12, atol=1e-12)
     assert (state.steps, state.argument) == (400, name)
     assert (state.kappa_eV, state.tau) == pytest.approx((reference.kappa_eV, reference.tau))
-    written, expected = read_fes("fes_out"), profile([state])
+    written, expected = read_fes("fes_out"), estimate_profile([state])
     for column in ("A", "A_k"):
         ours, theirs = getattr(written, column), getattr(expected, column)
         assert np.array_equal(np.isnan(ours), np.isnan(theirs))

@@ -16,9 +16,9 @@ from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     State,
+    estimate_surface,
     read_state,
     read_surface,
-    surface,
     write_state,
     write_surface,
 )
@@ -103,7 +103,7 @@ def test_step_by_step_against_the_reference(
     assert (state.steps, state.arguments, state.axes) == (400, ("x0", "y0"), axes)
     assert state.kappas_eV == pytest.approx(reference.kappas_eV)
     assert state.tau == pytest.approx(reference.tau)
-    written, expected = read_surface(tmp_path / "fes"), surface([state])
+    written, expected = read_surface(tmp_path / "fes"), estimate_surface([state])
     for column in ("A", "A_k"):
         ours, theirs = getattr(written, column), getattr(expected, column)
         assert np.array_equal(np.isnan(ours), np.isnan(theirs))
@@ -266,7 +266,7 @@ def test_analytic_landscape(make_plumed: MakePlumed, tmp_path: Path, name: str) 
     handle = make_plumed(n, "\n".join(lines))
     blocks = langevin(handle, tmp_path, land, 40000)
     handle.finalize()
-    found = surface(blocks)
+    found = estimate_surface(blocks)
     U = land.potential(*found.points)
     inner = U - U.min() < 7
     for axis, z in zip(land.axes, found.points, strict=True):
@@ -294,7 +294,7 @@ def test_a_frozen_prior_is_the_bias(make_plumed: MakePlumed, tmp_path: Path) -> 
     handle = make_plumed(1, f"{cvs(TORUS)}\n{babf(TORUS)} STATE_WFILE={tmp_path}/state")
     run(handle, rng.uniform(-np.pi, np.pi, size=(300, 2)))
     handle.finalize()
-    found = surface([read_state(tmp_path / "state")])
+    found = estimate_surface([read_state(tmp_path / "state")])
     U = 0.2 * KT * land.potential(*found.points)
     exact = type(found)(**{**vars(found), "A_k": U, "A": U})
     write_surface(tmp_path / "fes.dat", exact)

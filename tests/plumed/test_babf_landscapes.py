@@ -12,7 +12,7 @@ from plumed_cv.freeenergy import (
     Grid,
     Profile,
     State,
-    profile,
+    estimate_profile,
     read_fes,
     read_state,
     reweighted_profile,
@@ -219,7 +219,7 @@ def test_analytic_barriers_to_a_twentieth_of_kt(
         if (s + 1) % (steps // CHUNKS) == 0:
             chunks.append(state_of(tmp_path / "state"))
     handle.finalize()
-    found = profile([later - earlier for earlier, later in pairwise(chunks)], land.states)
+    found = estimate_profile([later - earlier for earlier, later in pairwise(chunks)], land.states)
     off = deviation(found, land)
     bound = 0.1 if name == "barrier of 50 kT" else 0.05
     assert np.sqrt(np.mean(off**2)) < bound / 2
@@ -231,7 +231,7 @@ def test_analytic_barriers_to_a_twentieth_of_kt(
     # What the action writes is of all samples, also those of the beginning.
     written = read_fes(tmp_path / "fes")
     assert np.sqrt(np.mean(deviation(written, land) ** 2)) < bound
-    expected = profile([state_of(tmp_path / "state")], land.states)
+    expected = estimate_profile([state_of(tmp_path / "state")], land.states)
     for ours, theirs in ((written.A, expected.A), (written.A_k, expected.A_k)):
         difference = (ours - theirs)[np.isfinite(theirs)]
         assert np.array_equal(np.isnan(ours), np.isnan(theirs))
@@ -255,7 +255,7 @@ def test_analytic_landscape(short_runs: dict[str, list[State]], name: str) -> No
     fixed, but the rounding of another compiler or processor makes another run of it.
     """
     land = LANDSCAPES[name]
-    found = profile(short_runs[name], land.states)
+    found = estimate_profile(short_runs[name], land.states)
     off = deviation(found, land)
     assert np.sqrt(np.mean(off**2)) < 0.06
     # The error bars are of that size, too.
@@ -274,7 +274,7 @@ def test_error_bars_hold_the_truth(short_runs: dict[str, list[State]]) -> None:
         blocks = short_runs[name]
         each = len(blocks) // WALKERS
         for i in range(WALKERS):
-            found = profile(blocks[i * each : (i + 1) * each])
+            found = estimate_profile(blocks[i * each : (i + 1) * each])
             for estimate, truth in ((found.barrier, height * found.kT_eV), (found.delta_F, 0.0)):
                 held.append(abs(estimate.value - truth) < 2 * estimate.error)
     assert len(held) == 40
@@ -290,7 +290,7 @@ def test_frozen_bias_reweighted_and_corrected_agree(
     more so as both come from the same samples.
     """
     for name in LANDSCAPES:
-        found = profile(short_runs[name], LANDSCAPES[name].states)
+        found = estimate_profile(short_runs[name], LANDSCAPES[name].states)
         write_fes(tmp_path / f"{name[:4]}.dat", found)
     blocks = langevin(
         start_plumed,
@@ -307,7 +307,7 @@ def test_frozen_bias_reweighted_and_corrected_agree(
             for column in range(1 + 2 * i, kept.shape[1], 2 * len(LANDSCAPES))
             for part in np.array_split(kept[:, [column, column + 1]], CHUNKS - 1)
         ]
-        found = profile(blocks[name], land.states)
+        found = estimate_profile(blocks[name], land.states)
         np.testing.assert_array_equal(blocks[name][0].derivative(), blocks[name][-1].prior)
         A, error = reweighted_profile(
             land.grid, found.kT_eV, [part[:, 0] for part in series], [part[:, 1] for part in series]
@@ -370,7 +370,7 @@ def test_two_walkers_learn_like_one_run_of_twice_the_length(
         folder.mkdir()
         blocks = shared_langevin(start_plumed, folder, walkers, 60000 // walkers, seed=100)
         for name, land in LANDSCAPES.items():
-            found[name, walkers] = profile(blocks[name], land.states)
+            found[name, walkers] = estimate_profile(blocks[name], land.states)
             assert np.sqrt(np.mean(deviation(found[name, walkers], land) ** 2)) < 0.22
     for name, land in LANDSCAPES.items():
         one, two = found[name, 1], found[name, 2]

@@ -11,7 +11,15 @@ import pytest
 from ase import units
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.freeenergy import blocks, flux, profile, read_fes, read_state, write_fes, write_state
+from plumed_cv.freeenergy import (
+    blocks,
+    estimate_flux,
+    estimate_profile,
+    read_fes,
+    read_state,
+    write_fes,
+    write_state,
+)
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.workflow import analyse_states
 from tests.plumed.babf import KT, POSITION, MakePlumed, recorded_series, run, sentence
@@ -126,7 +134,7 @@ def test_a_run_in_natural_units_has_results_in_natural_units(
     parts = blocks([read_state(file) for file in files])
     series = [np.ones(2)] * len(parts)
     with pytest.raises(UserError, match="with UNITS NATURAL: a flux barrier and a rate need"):
-        flux(parts, series, series, series, (-1.0, 1.0))
+        estimate_flux(parts, series, series, series, (-1.0, 1.0))
 
     options = ["fes", *map(str, files), "--reactant=-1", "--product=1", "-o", "found.dat"]
     printed = command_line(tmp_path, *options, "--picture", "fes.png")
@@ -142,7 +150,7 @@ def test_a_run_in_natural_units_has_results_in_natural_units(
     assert back.barrier == found
     written = read_fes(tmp_path / "fes.dat")
     assert written.energy_unit == "natural"
-    whole = profile([read_state(tmp_path / "state.dat")], (-1.0, 1.0))
+    whole = estimate_profile([read_state(tmp_path / "state.dat")], (-1.0, 1.0))
     np.testing.assert_allclose(written.A - written.A[40], whole.A - whole.A[40], atol=1e-9)
 
 
@@ -157,7 +165,7 @@ def test_a_state_is_continued_in_its_own_units_only(
     state = read_state(tmp_path / "first")
     assert state.kT_eV == 0.7
     write_state(tmp_path / "copied", state)
-    write_fes(tmp_path / "profile", profile([state]))
+    write_fes(tmp_path / "profile", estimate_profile([state]))
     for keywords in (f"STATE_RFILE={tmp_path}/copied", f"PRIOR={tmp_path}/profile TAU=100"):
         again = make_plumed(1, f"{lines} {keywords}", units=natural, log="again.log")
         again.finalize()
