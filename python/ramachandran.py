@@ -26,7 +26,7 @@ from plumed_cv import freeenergy
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.freeenergy.jackknife import jackknife
-from plumed_cv.freeenergy.profiles import weights_of
+from plumed_cv.freeenergy.sums import weights_of
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
 

@@ -17,8 +17,8 @@ from scipy.integrate import quad
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Estimate, Flux, Grid, State, estimate_flux, estimate_profile
+from plumed_cv.freeenergy.barriers import highest_of
 from plumed_cv.freeenergy.basins import find
-from plumed_cv.freeenergy.profiles import highest_of
 from tests.test_babf import KT, Frozen
 
 Array = NDArray[np.float64]

@@ -16,7 +16,7 @@ from plumed_cv.cv.symmetry import operations
 from plumed_cv.engines import Dynamics
 from plumed_cv.freeenergy import Basins, Flux, Grid
 from plumed_cv.freeenergy.basins import find
-from plumed_cv.freeenergy.profiles import UNKNOWN
+from plumed_cv.freeenergy.jackknife import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array

@@ -11,15 +11,12 @@ from numpy.typing import ArrayLike
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.tables import checksum, read_table
+from plumed_cv.freeenergy.barriers import barrier_and_delta_F, difference_of
 from plumed_cv.freeenergy.basins import find
 from plumed_cv.freeenergy.estimator import NATURAL, Grid, State, at_all_nodes
-from plumed_cv.freeenergy.profiles import (
-    Estimate,
-    Profile,
-    barrier_and_delta_F,
-    difference_of,
-    smoothed,
-)
+from plumed_cv.freeenergy.jackknife import Estimate
+from plumed_cv.freeenergy.profiles import Profile
+from plumed_cv.freeenergy.sums import smoothed
 from plumed_cv.freeenergy.surfaces import Surface
 from plumed_cv.structures.frame import Array
 

@@ -9,21 +9,17 @@ from ase import units
 from numpy.typing import ArrayLike
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.freeenergy.barriers import highest_of, significant, top_is_known
 from plumed_cv.freeenergy.basins import Basins, find, highest
 from plumed_cv.freeenergy.estimator import Grid, State
-from plumed_cv.freeenergy.jackknife import jackknife
-from plumed_cv.freeenergy.profiles import (
-    UNKNOWN,
+from plumed_cv.freeenergy.jackknife import UNKNOWN, Estimate, jackknife
+from plumed_cv.freeenergy.sums import (
     Earlier,
-    Estimate,
     binned,
     check_blocks,
-    highest_of,
     parts_of_data,
     profiles_of,
-    significant,
     smoothed,
-    top_is_known,
     total_of,
 )
 from plumed_cv.structures.frame import Array

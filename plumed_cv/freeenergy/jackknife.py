@@ -1,17 +1,51 @@
-"""Standard errors of estimates from correlated series: jackknife with Geyer's sum over lags."""
+"""Estimates and their standard errors from correlated series.
+
+The errors are those of a jackknife with Geyer's sum over lags.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import add
 from typing import TypeVar
 
 import numpy as np
 
+from plumed_cv.freeenergy.estimator import NATURAL, unit_in_words
 from plumed_cv.structures.frame import Array
 
 T = TypeVar("T")
 
 FEWEST_BLOCKS = 6  # with fewer blocks, correlations between them cannot be determined
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its standard error in some unit; NaN where unknown."""
+
+    value: float
+    error: float
+    unit: str = "eV"
+
+    def __repr__(self) -> str:
+        return f"Estimate({self})"
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "unknown"
+        # Rates, exp(-energy/kT), may have any magnitude.
+        in_steps = self.unit in ("eV", NATURAL, "")
+        value = f"{self.value:.3f}" if in_steps else f"{self.value:.2e}"
+        error = f"{self.error:.3f}" if in_steps else f"{self.error:.1e}"
+        error = error if np.isfinite(self.error) else "unknown"
+        return f"{value} ± {error} {unit_in_words(self.unit)}".rstrip()
+
+    def widened(self, factor: float) -> "Estimate":
+        """Return the value with its error times a factor."""
+        return replace(self, error=self.error * factor)
+
+
+UNKNOWN = Estimate(np.nan, np.nan)
 
 
 def jackknife(

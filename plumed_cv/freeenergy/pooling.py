@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plumed_cv.freeenergy.estimator import Grid, State
-from plumed_cv.freeenergy.profiles import Earlier, profiles_without_each
+from plumed_cv.freeenergy.sums import Earlier, profiles_without_each
 from plumed_cv.structures.frame import Array
 
 EVEN = 0.5  # least effective number of snapshots in a bin, relative to their number

@@ -16,8 +16,8 @@ from plumed_cv.freeenergy.estimator import (
     potential,
     potential_of_mean_force,
 )
-from plumed_cv.freeenergy.jackknife import jackknife
-from plumed_cv.freeenergy.profiles import Estimate, check_blocks, total_of, weights_of
+from plumed_cv.freeenergy.jackknife import Estimate, jackknife
+from plumed_cv.freeenergy.sums import check_blocks, total_of, weights_of
 from plumed_cv.structures.frame import Array
 
 

@@ -37,8 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv.freeenergy.jackknife import jackknife
-from plumed_cv.freeenergy.profiles import Estimate
+from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.rates.shots import Leg, Shot
 from plumed_cv.structures.frame import Array
 
