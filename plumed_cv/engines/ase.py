@@ -25,25 +25,17 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
-from plumed_cv.engines import (
-    BLOCK,
-    NESTED,
+from plumed_cv.engines.engine import BLOCK, Engine, Followed, Seen, check_finite, exploded
+from plumed_cv.engines.plumed_input import NESTED, VACUUM_A, plumed_input, plumed_sentence
+from plumed_cv.engines.process import Child
+from plumed_cv.engines.segments import (
     RECORD,
-    VACUUM_A,
     Dynamics,
-    Engine,
-    Followed,
-    Seen,
     Segment,
     SegmentResult,
     State,
-    check_finite,
-    exploded,
     maxwell_boltzmann,
-    plumed_input,
-    plumed_sentence,
 )
-from plumed_cv.engines.process import Child
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.structures.frame import Array, completed, lattice, padded
 

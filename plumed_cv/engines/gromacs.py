@@ -27,20 +27,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import (
-    Dynamics,
-    Engine,
-    Followed,
-    Seen,
-    Segment,
-    SegmentResult,
-    State,
-    check_finite,
-    exploded,
-    plumed_input,
-    plumed_sentence,
-    uses_energy,
-)
+from plumed_cv.engines.engine import Engine, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.gromacs_files import (
     KJ_MOL,
     SINGLE,
@@ -52,7 +39,9 @@ from plumed_cv.engines.gromacs_files import (
     write_mdp,
     write_trr,
 )
+from plumed_cv.engines.plumed_input import plumed_input, plumed_sentence, uses_energy
 from plumed_cv.engines.process import run_program, steps_of
+from plumed_cv.engines.segments import Dynamics, Segment, SegmentResult, State
 from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.setup.tools import LIBRARY_SUFFIX

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
-from plumed_cv.engines import Segment, State
+from plumed_cv.engines.segments import Segment, State
 from plumed_cv.structures.frame import Array
 
 KJ_MOL = float(units.kJ / units.mol)  # eV

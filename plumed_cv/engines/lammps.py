@@ -19,24 +19,15 @@ from ase import Atoms
 from ase.units import kB
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import (
-    RECORD,
-    Dynamics,
-    Engine,
-    Followed,
-    Seen,
-    Segment,
-    SegmentResult,
-    State,
-    plumed_input,
-    uses_energy,
-)
+from plumed_cv.engines.engine import Engine, Followed, Seen
 from plumed_cv.engines.lammps_bridge import PlumedRun
 from plumed_cv.engines.lammps_input import LammpsInput
 from plumed_cv.engines.lammps_potential import standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.lammps_units import UnitsName
+from plumed_cv.engines.plumed_input import plumed_input, uses_energy
 from plumed_cv.engines.process import Child
+from plumed_cv.engines.segments import RECORD, Dynamics, Segment, SegmentResult, State
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.setup.tools import LIBRARY_SUFFIX

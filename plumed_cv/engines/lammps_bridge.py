@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Record, exploded, plumed_sentence
+from plumed_cv.engines.engine import exploded
 from plumed_cv.engines.lammps_units import Units
+from plumed_cv.engines.plumed_input import plumed_sentence
+from plumed_cv.engines.segments import Record
 from plumed_cv.structures.frame import Array
 
 

@@ -15,7 +15,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, Segment, State, exploded, maxwell_boltzmann
+from plumed_cv.engines.engine import exploded
 from plumed_cv.engines.lammps_potential import (
     charges_of,
     element_types,
@@ -24,6 +24,7 @@ from plumed_cv.engines.lammps_potential import (
     standard_mass,
 )
 from plumed_cv.engines.lammps_units import UNITS, Units, UnitsName
+from plumed_cv.engines.segments import Dynamics, Segment, State, maxwell_boltzmann
 from plumed_cv.structures import held_atoms
 from plumed_cv.structures.frame import Array, completed, lattice
 from plumed_cv.structures.lammps_files import MASS_TOLERANCE, is_of_another

@@ -15,16 +15,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
-from plumed_cv.engines import (
-    BLOCK,
-    VACUUM_A,
-    Dynamics,
-    Followed,
-    Seen,
-    State,
-    check_finite,
-    exploded,
-)
+from plumed_cv.engines.engine import BLOCK, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
     LOG_STRIDE,
@@ -37,6 +28,8 @@ from plumed_cv.engines.lammps_input import (
 )
 from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.lammps_units import Units
+from plumed_cv.engines.plumed_input import VACUUM_A
+from plumed_cv.engines.segments import Dynamics, State
 from plumed_cv.structures.frame import Array, padded, periodic_directions
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants

@@ -21,20 +21,13 @@ import numpy as np
 from ase import Atoms
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import (
-    Engine,
-    Segment,
-    SegmentResult,
-    State,
-    check_finite,
-    exploded,
-    plumed_input,
-    plumed_sentence,
-)
+from plumed_cv.engines.engine import Engine, check_finite, exploded
 from plumed_cv.engines.lammps_input import END, LammpsInput, complaint
 from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.lammps_units import UnitsName
+from plumed_cv.engines.plumed_input import plumed_input, plumed_sentence
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
+from plumed_cv.engines.segments import Segment, SegmentResult, State
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.structures.frame import Array
 

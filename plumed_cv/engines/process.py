@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import plumed_sentence
+from plumed_cv.engines.plumed_input import plumed_sentence
 
 PROGRESS_INTERVAL_S = 0.2
 

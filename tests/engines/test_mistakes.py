@@ -7,7 +7,8 @@ import pytest
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
-from plumed_cv.engines import NESTED, Dynamics, Engine, Segment, State, plumed_sentence
+from plumed_cv.engines import Dynamics, Engine, Segment, State
+from plumed_cv.engines.plumed_input import NESTED, plumed_sentence
 from tests.engines.kits import PLUMED_UNITS, crystal
 
 BAD_PLUMED = {

@@ -12,8 +12,6 @@ from ase import units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import (
-    BLOCK,
-    PIECE,
     RECORD,
     Dynamics,
     Engine,
@@ -24,6 +22,7 @@ from plumed_cv.engines import (
     Thermostat,
     read_record,
 )
+from plumed_cv.engines.engine import BLOCK, PIECE
 from plumed_cv.structures.trajectory import all_positions
 from tests.engines.kits import (
     EPSILON,
