@@ -119,9 +119,8 @@ def modules() -> list[str]:
     files = sorted((ROOT / "plumed_cv").rglob("*.py"))
     names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
     public = [name.removesuffix(".__init__") for name in names if "examples" not in name]
-    return [
-        name for name in public if name not in ("plumed_cv", "plumed_cv.cli", "plumed_cv.terminal")
-    ]
+    without_page = re.compile(r"plumed_cv(\.cli(\..*)?|\.terminal)?")
+    return [name for name in public if not without_page.fullmatch(name)]
 
 
 def module_page(name: str) -> str:

@@ -1,0 +1,187 @@
+"""All events of a defect: `jumps`, `campaign` and `diffusion`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plumed_cv.cli.options import AsJson
+from plumed_cv.common.bars import Bars
+from plumed_cv.common.errors import UserError
+from plumed_cv.terminal import print_campaign, print_diffusion, print_jumps, resumable
+
+
+def jumps(
+    crystal: Annotated[
+        Path, typer.Argument(help="crystal without the defect: CIF, POSCAR or any format of ASE")
+    ],
+    config: Annotated[
+        Path,
+        typer.Option("--input", "-i", help="input file with the engine and the temperatures"),
+    ],
+    species: Annotated[str, typer.Option(help="element of the vacancy or interstitial atom")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="new folder")] = Path("catalogue"),
+    interstitial: Annotated[
+        bool, typer.Option("--interstitial", help="an interstitial atom; a vacancy if absent")
+    ] = False,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="site of the interstitial, fractional coordinates of the given cell as 0.5,0.5,0; "
+            "one of each kind; the largest holes if absent"
+        ),
+    ] = None,
+    cutoff: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="length of the longest jump, angstrom; chosen if absent"),
+    ] = None,
+    width: Annotated[
+        float, typer.Option(min=1.0, help="smallest width of the supercell, angstrom")
+    ] = 10.0,
+    relax_cell: Annotated[
+        bool, typer.Option("--relax-cell", help="first relax the cell of the crystal")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=1e-6, help="tolerance of the space group, angstrom")
+    ] = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Find the jumps of a vacancy or interstitial that differ by symmetry; write a catalogue.
+
+    The catalogue has a folder for each such jump, with relaxed end states and an input for
+    'plumed-cv run'. All keys of the given input are kept, except its end states.
+
+    Examples: plumed-cv jumps fe.cif --input demo/vacancy.toml --species Fe -o fe-vacancy
+              plumed-cv jumps fe.cif -i demo/vacancy.toml --species Fe --relax-cell --width 14
+    """
+    from plumed_cv import events
+
+    try:
+        sites = [[float(x) for x in place.split(",")] for place in site or ()]
+        if any(len(place) != 3 for place in sites):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--site {', '.join(site or ())}: give three numbers as 0.5,0.5,0."
+        ) from None
+    found = events.find_jumps(
+        crystal,
+        config,
+        output,
+        species=species,
+        defect="interstitial" if interstitial else "vacancy",
+        sites=sites,
+        cutoff_A=cutoff,
+        width_A=width,
+        tolerance_A=tolerance,
+        relax_cell=relax_cell,
+        reporter=Bars(),
+    )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_jumps(found)
+        first = output / found["events"][0]["id"] / "input.toml"
+        print(f"Catalogue: {output}   an event: plumed-cv run {first}")
+
+
+def campaign(
+    catalogue: Annotated[Path, typer.Argument(help="folder that 'plumed-cv jumps' has written")],
+    harmonic: Annotated[
+        bool, typer.Option("--harmonic", help="harmonic rates (minutes) instead of runs")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="events at the same time on this machine")
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="address or file of a dask scheduler whose workers do the events"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do the runs of all events of a catalogue at all temperatures, and write one table of rates.
+
+    The same command goes on after a stop of any kind. An event that fails is set aside with the
+    reason, and the others are done; the exit status is then 1.
+
+    Examples: plumed-cv campaign fe-vacancy --harmonic
+              plumed-cv campaign fe-vacancy
+    """
+    from plumed_cv import workflow
+
+    if scheduler is not None and jobs > 1:
+        raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
+    with resumable():
+        found = workflow.campaign(
+            catalogue, harmonic=harmonic, jobs=jobs, scheduler=scheduler, reporter=Bars()
+        )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_campaign(found)
+        print(f"All rates: {catalogue / 'rates.csv'} and {catalogue / 'rates.json'}")
+    if found["failures"]:
+        raise typer.Exit(1)
+
+
+def diffusion(
+    catalogue: Annotated[Path, typer.Argument(help="catalogue with the rates of a campaign")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="rates to use: transmission, tst or harmonic; if absent, each event has the first "
+            "of these, and harmonic rates are not mixed with others"
+        ),
+    ] = None,
+    formation: Annotated[
+        str | None,
+        typer.Option(
+            help="free energy of formation of a vacancy, eV: a number, or a CSV file with the "
+            "columns temperature_K, free_energy_eV and error_eV"
+        ),
+    ] = None,
+    formation_entropy: Annotated[
+        float, typer.Option(help="entropy of formation, k; --formation is then the energy")
+    ] = 0.0,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder for the rates of all jumps as CSV and JSON, for kinetic Monte Carlo, and "
+            "as input of the package onsager"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute diffusion coefficients from the rates of a campaign, with errors.
+
+    The coefficient of the defect itself is exact for its network of jumps. With the free energy of
+    formation, that of tracer atoms by vacancies follows, with the exact correlation factor.
+
+    Examples: plumed-cv diffusion fe-vacancy
+              plumed-cv diffusion fe-vacancy --source harmonic --formation 1.72
+              plumed-cv diffusion fe-vacancy --export fe-rates
+    """
+    from plumed_cv import workflow
+    from plumed_cv.workflow.diffusion import SOURCES
+
+    kinds = dict(zip(("transmission", "tst", "harmonic"), SOURCES, strict=True))
+    if source is not None and source not in kinds:
+        raise UserError(f"--source {source}: choose {', '.join(kinds)}.")
+    if formation is None and formation_entropy:
+        raise UserError("--formation-entropy: needs --formation, the energy of formation.")
+    found = workflow.diffusion(
+        catalogue,
+        source=None if source is None else kinds[source],
+        formation=None
+        if formation is None
+        else workflow.read_formation(formation, formation_entropy),
+        export=export,
+    )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_diffusion(found)
+        print(f"All results: {catalogue / 'diffusion.csv'}, diffusion.json and diffusion.png")
+        if export is not None:
+            print(f"For other codes: {export / 'jumps.csv'}, jumps.json and onsager-*K.yaml")

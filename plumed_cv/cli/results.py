@@ -1,0 +1,239 @@
+"""What follows from a run or from states of BABF: rates, profiles, reports and exports."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from plumed_cv.cli.options import AsJson, check_folder
+from plumed_cv.common.bars import Bars, err
+from plumed_cv.common.errors import UserError
+from plumed_cv.terminal import print_harmonic, print_rate, print_surface, resumable
+
+
+def rate(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    error: Annotated[
+        float | None,
+        typer.Option(help="relative error of the transmission coefficient; the input's if absent"),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(min=1, help="pairs of trajectories at most; the input's if absent"),
+    ] = None,
+    surface: Annotated[
+        float | None,
+        typer.Option(help="another dividing surface, of which the rate must not depend: a check"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
+
+    From snapshots on the dividing surface, with the engine of the input. What is there is kept, so
+    that a smaller error only adds shots. 'plumed-cv run' does this by itself once it has converged.
+
+    Example: plumed-cv rate demo/run --error 0.05
+    """
+    from plumed_cv import report, workflow
+
+    if error is not None and not 0 < error < 1:
+        raise UserError(f"--error {error:g}: the relative error is between 0 and 1.")
+    with resumable():
+        result = workflow.transmission.of_directory(
+            run_directory, Bars(), error=error, shots=shots, surface=surface
+        )
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    elif surface is not None:
+        print(workflow.transmission.in_words(result))
+    else:
+        print_rate(result)
+        print(f"Report: {report.write(run_directory)}")
+
+
+def report(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run, finished or not")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="output; report.html in the run directory if absent"),
+    ] = None,
+) -> None:
+    """Write one HTML page with all results of a run, finished or not.
+
+    The page needs no network and no other file. It begins with a note if the run has not ended or
+    has not converged.
+
+    Example: plumed-cv report demo/run
+    """
+    from plumed_cv import report as pages
+
+    if output is not None:
+        check_folder(output)
+    print(pages.write(run_directory, output))
+
+
+def harmonic(
+    source: Annotated[Path, typer.Argument(help="input file (TOML), or the directory of a run")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="folder, of an input; 'harmonic' beside it if absent"),
+    ] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(min=1e-3, help="K, of a rate; may be given several times")
+    ] = None,
+    step: Annotated[
+        float,
+        typer.Option(min=1e-6, help="displacement of a coordinate for the differences, angstrom"),
+    ] = 0.001,
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="of an input, also the rate of the way back")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the rate by harmonic transition state theory, with quantum corrections.
+
+    From Hessians at the minimum and at the saddle point of the minimum energy path, by differences
+    of forces. Of a run the result is put beside its own, in the folder 'harmonic'. Started again
+    after any stop, it goes on where it was.
+
+    With the directory of a run: plumed-cv harmonic demo/run
+
+    With an input: plumed-cv harmonic demo/vacancy.toml --temperature 300 --temperature 500
+    """
+    from plumed_cv import config as configuration
+    from plumed_cv import report, workflow
+
+    kelvin = temperature or []
+    with resumable():
+        if source.is_dir():
+            if output is not None:
+                raise UserError(f"--output {output}: the results of a run are kept in the run.")
+            if reverse:
+                raise UserError(f"--reverse: is for an input; {source} is the directory of a run.")
+            found = workflow.harmonic_of(source, Bars(), temperatures_K=kelvin, step_A=step)
+            folder = source
+        else:
+            folder = output or source.parent / "harmonic"
+            found = workflow.harmonic(
+                configuration.load(source),
+                folder,
+                temperatures_K=kelvin,
+                step_A=step,
+                reverse=reverse,
+                reporter=Bars(),
+            )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_harmonic(found)
+        for sentence in workflow.anharmonicity(source) if source.is_dir() else ():
+            print(sentence)
+        print(f"All results: {folder}")
+    if source.is_dir():
+        report.write(source)
+
+
+def fes(
+    states: Annotated[
+        list[Path], typer.Argument(help="folder of an iteration, or state files of BABF")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="profile")] = Path("fes.dat"),
+    picture: Annotated[Path | None, typer.Option(help="file for a figure of the profile")] = None,
+    reactant: Annotated[
+        float | None, typer.Option(help="value of the CV in the reactant; 0 if absent")
+    ] = None,
+    product: Annotated[
+        float | None, typer.Option(help="value of the CV in the product; 1 if absent")
+    ] = None,
+    walkers: Annotated[
+        bool,
+        typer.Option(help="the states belong to independent runs, not to successive times of one"),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the free energy with errors from states of BABF on one CV or two.
+
+    The output also has the flux barrier and the rate for the folder of an iteration, and for runs
+    with an exported plumed.dat if the colvar is in the folder of each state.
+
+    Examples: plumed-cv fes demo/run/iteration-2 -o fes.dat
+              plumed-cv fes walker-*/babf.state --walkers --picture fes.png
+    """
+    from plumed_cv import freeenergy, workflow
+    from plumed_cv.common.numbers import scientific
+    from plumed_cv.figures import plot_profiles, plot_surface
+
+    found, lengths = workflow.read_sampled(states, walkers)
+    blocks = found.blocks
+    if blocks and len(blocks[0].axes) == 2:
+        if reactant is not None or product is not None:
+            raise UserError("--reactant and --product need one CV; these states have two.")
+        surface = freeenergy.estimate_surface(blocks, walkers=lengths)
+        freeenergy.write_surface(output, surface)
+        if picture:
+            plot_surface(picture, surface, str(output))
+        print_surface(output, surface, sum(block.steps for block in blocks), as_json)
+        return
+    ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
+    profile, result = workflow.analysed(found, lengths, ends)
+    freeenergy.write_fes(output, profile)
+    if picture:
+        label = f"{profile.argument}: {workflow.summary(result)}"
+        plot_profiles(picture, [(label, profile)], str(output))
+    result["md_steps"] = sum(block.steps for block in blocks)
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        print(f"{output}: {workflow.summary(result)}")
+        if rate := result.get("tst_rate_per_s"):
+            words = scientific(rate, result["tst_rate_error_per_s"], "1/s")
+            print(f"Rate of transition state theory: {words}")
+        if result.get("note"):
+            print(f"The flux barrier is unknown: {result['note']}")
+    if not math.isfinite(profile.barrier.value) and None in (reactant, product):
+        err.print(
+            f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; give its values in "
+            "the two states by --reactant and --product."
+        )
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="directory of a finished run; with --torch, also a model")
+    ],
+    output: Annotated[Path, typer.Argument(help="new folder, or new file for a model")],
+    torch: Annotated[
+        bool, typer.Option("--torch", help="write the CV as TorchScript (cv.pt) for TORCH_CV")
+    ] = False,
+) -> None:
+    """Write the CV of a run and a plumed.dat that samples it from the start in any engine.
+
+    The bias is BABF, with the temperature and the grid of the run.
+
+    Example: plumed-cv export demo/run production
+
+    Only a model, as TorchScript: plumed-cv export cv.safetensors cv.pt --torch
+    """
+    if output.exists():
+        raise UserError(f"{output}: exists already; give another name.")
+    file = output
+    if source.is_file():
+        if not torch:
+            raise UserError(f"{source}: is a model file; --torch converts it to TorchScript.")
+        from plumed_cv.cv import CollectiveVariable
+
+        variable = CollectiveVariable.load(source)
+    else:
+        from plumed_cv import workflow
+        from plumed_cv.setup.plugin import build_plugin
+
+        variable = workflow.export(source, output, build_plugin())
+        print(f"{output / 'plumed.dat'}: {variable} with BABF")
+        file = output / "cv.pt"
+    if torch:
+        from plumed_cv.cv.torchscript import plumed_line, write_torchscript
+
+        write_torchscript(variable, file)
+        print(f"{file}: in PLUMED, use  {plumed_line(variable, file.name)}")
