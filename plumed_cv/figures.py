@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
-from plumed_cv.cv.energy import Reconstruction
 from plumed_cv.cv.localisation import Localisation
+from plumed_cv.cv.reconstruction import Reconstruction
 from plumed_cv.freeenergy import Profile, Surface, unit_in_words
 from plumed_cv.structures.frame import Array
 
@@ -168,7 +168,7 @@ def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
     path
         The figure; its suffix selects the format.
     result
-        Result of `energy.reconstruct`.
+        Result of `reconstruct`.
 
     Raises
     ------
@@ -256,7 +256,7 @@ def plot_localisation(path: Path | str, result: Reconstruction) -> None:
     path
         The figure; its suffix selects the format.
     result
-        Result of `energy.reconstruct`.
+        Result of `reconstruct`.
 
     Raises
     ------

@@ -28,7 +28,7 @@ from plumed_cv.common.numbers import error_of_factor, scientific, with_error
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.neb import minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.rates import harmonic
+from plumed_cv.rates import harmonic, stationary
 from plumed_cv.structures import oriented
 from python.zero_kelvin import systems
 
@@ -188,8 +188,8 @@ def run(name: str, root: Path) -> dict[str, Any]:
 def harmonic_limit(path: EnergyPath, potential: list[str], temperature_K: float) -> float:
     """Flux barrier in the harmonic limit, eV, at the highest image of a path."""
     with LammpsEngine(potential, path.images[0]) as engine:
-        minimum = harmonic.stationary_point(engine, path.images[0].positions, path.cell)
-        saddle = harmonic.saddle_of_path(engine, path)
+        minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
+        saddle = stationary.saddle_of_path(engine, path)
     ratio = harmonic.log_ratio(minimum, saddle)
     kT = units.kB * temperature_K
     return harmonic.flux_barrier(saddle.energy_eV - minimum.energy_eV, ratio, kT)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from plumed_cv import cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, Layer, energy, random_model
+from plumed_cv.cv.reconstruction import reconstruct
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array
@@ -344,7 +345,7 @@ def test_an_autoencoder_finds_the_arc_again() -> None:
         hidden=(12, 12), activation="tanh", tied=False, seed=1,
         schedule=((1e-2, 40), (1e-3, 40), (1e-4, 20)), batch_size=100,
     )  # fmt: skip
-    found = energy.reconstruct(
+    found = reconstruct(
         path, 3000, 1e-4, 4, training, 1, lambda done, total, stage: stages.append(stage)
     )
     result = found.as_dict()["profiles"]
@@ -357,7 +358,7 @@ def test_an_autoencoder_finds_the_arc_again() -> None:
     assert len(stages) == training.n_epochs + 2
     np.testing.assert_allclose(found.xi[[0, -1], 0], [0, 1], atol=1e-9)
     json.dumps(found.as_dict(), allow_nan=False)
-    again = energy.reconstruct(path, 3000, 1e-4, 4, training, 1)
+    again = reconstruct(path, 3000, 1e-4, 4, training, 1)
     np.testing.assert_array_equal(again.ae_pca.energy, found.ae_pca.energy)
 
 
@@ -365,7 +366,7 @@ def test_two_latent_dimensions_are_the_plane_of_the_arc() -> None:
     """Both gradients span it, so that Eq. 19 projects out what the components do."""
     path = arc(basis(2), off=0.1)  # with forces across the path, which one dimension leaves out
     training = replace(RECIPES["paper"], n_latent=2, activation="tanh", schedule=SHORT)
-    found = energy.reconstruct(path, 3000, 1e-4, 2, training, 1)
+    found = reconstruct(path, 3000, 1e-4, 2, training, 1)
     assert found.xi.shape == (len(found.neb.parameter), 2)
     np.testing.assert_allclose(found.xi[[0, -1]], [[0, 0], [1, 1]], atol=1e-9)
     assert found.ae_pca.deviation_from(found.pca) < 1e-9
@@ -377,7 +378,7 @@ def test_the_mean_path_filters_the_noise() -> None:
     path = arc(basis(2))
     losses = {}
     for name, recipe in RECIPES.items():
-        found = energy.reconstruct(path, 2000, 0.05, 6, replace(recipe, schedule=((1e-2, 2),)))
+        found = reconstruct(path, 2000, 0.05, 6, replace(recipe, schedule=((1e-2, 2),)))
         losses[name] = found.pca.deviation_from(found.neb)
         assert found.as_dict()["subspace"] == recipe.subspace
     assert losses["denoising"] < 0.5 * losses["paper"]
@@ -386,7 +387,7 @@ def test_the_mean_path_filters_the_noise() -> None:
 def test_localisation_is_the_motion_of_the_atoms() -> None:
     quick = Training(schedule=((1e-2, 2),))
     few = arc(basis(2, slice(3)))
-    found = energy.reconstruct(few, 2000, 0.001, 2, quick).localisation
+    found = reconstruct(few, 2000, 0.001, 2, quick).localisation
     assert found.moving.tolist() == [True] * 3 + [False] * (N_ATOMS - 3)
     assert found.verdict == "localised"
     assert found.share == pytest.approx(1.0)
@@ -404,7 +405,7 @@ def test_localisation_is_the_motion_of_the_atoms() -> None:
     np.testing.assert_allclose(found.motion, expected, atol=1e-4)
     np.testing.assert_allclose(found.amplitude**2, expected, atol=0.05 * expected.max())
     assert found.participation == pytest.approx(expected.sum() ** 2 / (expected**2).sum(), rel=1e-3)
-    spread = energy.reconstruct(arc(basis(2)), 2000, 0.15, 2, quick).localisation
+    spread = reconstruct(arc(basis(2)), 2000, 0.15, 2, quick).localisation
     assert spread.verdict == "extended"
     assert "0.387 Å" in spread.sentence
     assert spread.participation > 6
@@ -413,9 +414,9 @@ def test_localisation_is_the_motion_of_the_atoms() -> None:
 def test_bad_requests() -> None:
     path = arc(basis(2))
     with pytest.raises(UserError, match="1 structures"):
-        energy.reconstruct(path, 1)
+        reconstruct(path, 1)
     with pytest.raises(UserError, match="variance -1"):
-        energy.reconstruct(path, 100, -1)
+        reconstruct(path, 100, -1)
     with pytest.raises(UserError, match="one of other atoms"):
         energy.along_variable(path, random_model(np.random.default_rng(0), 5, 3, (3,)))
 

@@ -20,7 +20,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.rates import harmonic
+from plumed_cv.rates import harmonic, stationary
 from plumed_cv.rates.harmonic import Expansion, HarmonicTheory
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import harmonic_theory
@@ -66,8 +66,8 @@ def exact_frequencies(name: str, s: float) -> Array:
 def test_rates_of_a_model_are_those_of_closed_forms(name: str, tmp_path: Path) -> None:
     path, top = landscape_path(name), 0.5 * LANDSCAPES[name].length
     with on_landscape(name) as engine:
-        minimum = harmonic.stationary_point(engine, path.images[0].positions, path.cell)
-        saddle = harmonic.saddle_of_path(engine, path)
+        minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
+        saddle = stationary.saddle_of_path(engine, path)
     theory = HarmonicTheory(minimum, saddle, path.images[0].get_masses())
     at_minimum, at_saddle = exact_frequencies(name, 0.0), exact_frequencies(name, top)
     np.testing.assert_allclose(
@@ -102,9 +102,9 @@ def test_a_saddle_point_is_found_from_a_rough_path() -> None:
     path = landscape_path(name, n_images=6)  # none of them at the top
     top = int(path.energies.argmax())
     with on_landscape(name) as engine:
-        saddle = harmonic.saddle_of_path(engine, path)
+        saddle = stationary.saddle_of_path(engine, path)
         forces = engine.evaluate(saddle.positions, path.cell)[1]
-    assert np.abs(forces).max() < harmonic.LARGEST_FORCE_EV_A
+    assert np.abs(forces).max() < stationary.LARGEST_FORCE_EV_A
     assert saddle.energy_eV == pytest.approx(0.35, abs=1e-6)
     assert np.linalg.norm(saddle.positions - path.images[top].positions, axis=1).max() > 0.1
 
@@ -112,27 +112,27 @@ def test_a_saddle_point_is_found_from_a_rough_path() -> None:
 def test_a_saddle_point_far_from_the_path_is_refused() -> None:
     path = landscape_path("three wells", n_images=3)  # the image in the middle is in a well
     with on_landscape("three wells") as engine, pytest.raises(UserError, match="saddle point"):
-        harmonic.saddle_of_path(engine, path)
+        stationary.saddle_of_path(engine, path)
 
 
 def test_a_path_that_only_rises_is_refused() -> None:
     path = landscape_path("symmetric", n_images=9)
     half = EnergyPath(path.images[:5], "half of it")
     with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: the"):
-        harmonic.saddle_of_path(engine, half)
+        stationary.saddle_of_path(engine, half)
 
 
 def test_a_top_is_no_minimum() -> None:
     path = landscape_path("symmetric")
     with on_landscape("symmetric") as engine, pytest.raises(UserError, match="No minimum"):
-        harmonic.stationary_point(engine, path.images[4].positions, path.cell)
+        stationary.stationary_point(engine, path.images[4].positions, path.cell)
 
 
 def test_a_hessian_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     path, file = landscape_path("four jumps"), tmp_path / "hessian.npz"
     positions = path.images[0].positions
     with on_landscape("four jumps") as engine:
-        whole, _ = harmonic.hessian(engine, positions, path.cell)
+        whole, _ = stationary.hessian(engine, positions, path.cell)
 
     class StoppedError(Exception):
         pass
@@ -142,13 +142,13 @@ def test_a_hessian_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
             raise StoppedError
 
     with on_landscape("four jumps") as engine:
-        assert positions.size > harmonic.COORDINATES
+        assert positions.size > stationary.COORDINATES
         with pytest.raises(StoppedError):
-            harmonic.hessian(engine, positions, path.cell, update=stop, file=file)
+            stationary.hessian(engine, positions, path.cell, update=stop, file=file)
         with np.load(file) as kept:
-            assert len(kept["rows"]) == harmonic.COORDINATES
-        again, _ = harmonic.hessian(engine, positions, path.cell, file=file)
-        other, _ = harmonic.hessian(engine, positions + 0.1, path.cell, file=file)
+            assert len(kept["rows"]) == stationary.COORDINATES
+        again, _ = stationary.hessian(engine, positions, path.cell, file=file)
+        other, _ = stationary.hessian(engine, positions + 0.1, path.cell, file=file)
     np.testing.assert_array_equal(again, whole)
     assert not np.array_equal(other, whole)
 
@@ -191,7 +191,7 @@ def test_molecules_have_the_frequencies_that_ase_finds(
     turned.rotate(40, (1, 2, 3))
     for structure in (atoms, turned):
         with AseEngine(EMT_NAME, structure) as engine:
-            found = harmonic.stationary_point(engine, structure.positions, np.zeros((3, 3)))
+            found = stationary.stationary_point(engine, structure.positions, np.zeros((3, 3)))
         frequencies = found.frequencies_THz(atoms.get_masses())
         assert len(frequencies) == 3 * len(atoms) - 3 - rotations
         np.testing.assert_allclose(frequencies, expected, rtol=2e-3)
@@ -229,8 +229,8 @@ def test_iron_vacancy_has_the_committed_harmonic_limit_and_the_sampled_one(tmp_p
     """In the potential's own cell, which is harmonic at 100 K: three errors of two methods."""
     path = common.minimum_path("a0", tmp_path)
     with LammpsEngine(POTENTIAL, path.images[0]) as engine:
-        minimum = harmonic.stationary_point(engine, path.images[0].positions, path.cell)
-        saddle = harmonic.saddle_of_path(engine, path)
+        minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
+        saddle = stationary.saddle_of_path(engine, path)
     theory = HarmonicTheory(minimum, saddle, path.images[0].get_masses())
     committed = common.read_data("harmonic")["a0"]
     assert theory.barrier_eV == pytest.approx(committed["saddle_eV"], abs=1e-4)

@@ -17,8 +17,9 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath, pca
-from plumed_cv.cv.collective_variable import CollectiveVariable, Layer
+from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.meanpath import MeanPath
+from plumed_cv.cv.network import Layer
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.cv.training import Training
 from plumed_cv.structures.frame import Array, chunks

@@ -6,7 +6,7 @@ dimensions.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 import plumed_cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import model_file
+from plumed_cv.cv.network import ACTIVATIONS, Layer, forward, layers_of
 from plumed_cv.structures.frame import (
     Array,
     Drift,
@@ -34,60 +35,6 @@ from plumed_cv.structures.frame import (
 
 # A choice of atoms, see `select`.
 Chosen = str | Sequence[int] | NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A dense layer: ``weight @ input + bias``, shapes (out, in) and (out,)."""
-
-    weight: Array
-    bias: Array
-
-
-def _sigmoid(z: Array) -> Array:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
-
-
-def _sigmoid_slope(z: Array) -> Array:
-    return _sigmoid(z) * (1.0 - _sigmoid(z))
-
-
-def _silu_curvature(z: Array) -> Array:
-    return _sigmoid_slope(z) * (2.0 + z * (1.0 - 2.0 * _sigmoid(z)))
-
-
-_Function = Callable[[Array], Array]
-
-# For each name in the model file: the function, its first and its second derivative. That of relu
-# ignores its kink.
-ACTIVATIONS: dict[str, tuple[_Function, _Function, _Function]] = {
-    "relu": (
-        lambda z: np.maximum(z, 0.0),
-        lambda z: (z > 0.0).astype(np.float64),
-        np.zeros_like,
-    ),
-    "tanh": (
-        np.tanh,
-        lambda z: 1.0 - np.tanh(z) ** 2,
-        lambda z: -2.0 * np.tanh(z) * (1.0 - np.tanh(z) ** 2),
-    ),
-    "elu": (
-        lambda z: np.where(z > 0.0, z, np.expm1(np.minimum(z, 0.0))),
-        lambda z: np.exp(np.minimum(z, 0.0)),
-        lambda z: np.where(z > 0.0, 0.0, np.exp(np.minimum(z, 0.0))),
-    ),
-    "softplus": (lambda z: np.logaddexp(0.0, z), _sigmoid, _sigmoid_slope),
-    "silu": (
-        lambda z: z * _sigmoid(z),
-        lambda z: _sigmoid(z) * (1.0 + z * (1.0 - _sigmoid(z))),
-        _silu_curvature,
-    ),
-    "sigmoid": (
-        _sigmoid,
-        _sigmoid_slope,
-        lambda z: _sigmoid_slope(z) * (1.0 - 2.0 * _sigmoid(z)),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -206,7 +153,7 @@ class CollectiveVariable:
 
     def encode(self, components: NDArray[Any]) -> Array:
         """Collective variable of principal components: (..., D) -> (..., d)."""
-        latent = _forward(self.encoder, self.activation, components)
+        latent = forward(self.encoder, self.activation, components)
         return (latent - self.latent_shift) * self.latent_scale
 
     def encoder_jacobian(self, components: NDArray[Any]) -> Array:
@@ -259,7 +206,7 @@ class CollectiveVariable:
     def decode(self, value: NDArray[Any]) -> Array:
         """Principal components of the mean path at values: (..., d) -> (..., D), angstrom."""
         latent = np.asarray(value) / self.latent_scale + self.latent_shift
-        return _forward(self.decoder, self.activation, latent)
+        return forward(self.decoder, self.activation, latent)
 
     def path(self, value: NDArray[Any]) -> Array:
         """Displacements of the mean path q^(xi): (..., d) -> (..., N, 3), angstrom."""
@@ -404,8 +351,8 @@ class CollectiveVariable:
                 reference_cell=tensors["reference_cell"],
                 pca_mean=tensors["pca_mean"],
                 pca_components=tensors["pca_components"],
-                encoder=_layers(tensors, "encoder"),
-                decoder=_layers(tensors, "decoder"),
+                encoder=layers_of(tensors, "encoder"),
+                decoder=layers_of(tensors, "decoder"),
                 activation=metadata["activation"],
                 latent_shift=tensors["latent_shift"],
                 latent_scale=tensors["latent_scale"],
@@ -634,20 +581,4 @@ def random_model(
         end_displacements=ends,
         alignment=alignment,
         drift=drift,
-    )
-
-
-def _forward(layers: Sequence[Layer], activation: str, inputs: NDArray[Any]) -> Array:
-    function = ACTIVATIONS[activation][0]
-    for layer in layers[:-1]:
-        inputs = function(inputs @ layer.weight.T + layer.bias)
-    return np.asarray(inputs @ layers[-1].weight.T + layers[-1].bias)
-
-
-def _layers(tensors: dict[str, Any], name: str) -> tuple[Layer, ...]:
-    count = sum(key.startswith(f"{name}.") and key.endswith(".weight") for key in tensors)
-    if count == 0:
-        raise KeyError(f"{name}.0.weight")
-    return tuple(
-        Layer(tensors[f"{name}.{k}.weight"], tensors[f"{name}.{k}.bias"]) for k in range(count)
     )

@@ -16,7 +16,7 @@ from typing import Literal
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import meanpath
-from plumed_cv.cv.collective_variable import ACTIVATIONS
+from plumed_cv.cv.network import ACTIVATIONS
 
 # Learning rate and epochs of each stage.
 SCHEDULE: tuple[tuple[float, int], ...] = (

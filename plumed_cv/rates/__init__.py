@@ -5,9 +5,10 @@ snapshots near a surface. `shots` follows pairs of trajectories from such snapsh
 commit to a basin. `transmission` computes the transmission coefficient and its error from the
 shots. `events` identifies the minima that trajectories reach when they leave the process.
 
-`harmonic` implements harmonic transition state theory: Hessians at the minimum and at the saddle
-point, Vineyard's prefactor and quantum corrections. `arrhenius` fits rates at several temperatures.
-`multiplicity` counts the events that are equivalent by the symmetry of the initial state.
+`harmonic` implements harmonic transition state theory: Vineyard's prefactor and quantum
+corrections. `stationary` finds the minimum and the saddle point and their Hessians. `arrhenius`
+fits rates at several temperatures. `multiplicity` counts the events that are equivalent by the
+symmetry of the initial state.
 """
 
 from plumed_cv.rates.events import Events

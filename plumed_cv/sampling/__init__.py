@@ -24,8 +24,9 @@ A segment is unfinished, whole or native. The name of its folder says which:
 Only whole segments count. A segment that is removed leaves a gap, whose steps are sampled again
 after the last segment. `home` is the folder with the segments of a walker.
 
-`task` describes the work of a walker, `walker` does it, `walkers` runs several walkers at once,
-and `folders` finds their results. `guard` detects that a trajectory has left the process.
+`task` describes the work of a walker, `walker` does it, `next_segment` prepares each segment of it,
+`walkers` runs several walkers at once, and `folders` finds their results. `guard` detects that a
+trajectory has left the process.
 """
 
 from plumed_cv.sampling.folders import (

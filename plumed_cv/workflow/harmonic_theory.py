@@ -21,6 +21,7 @@ from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
+from plumed_cv.rates import stationary
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
@@ -36,7 +37,7 @@ def harmonic(
     *,
     path: Path | None = None,
     temperatures_K: Sequence[float] = (),
-    step_A: float = theory.STEP_A,
+    step_A: float = stationary.STEP_A,
     reverse: bool = False,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
@@ -92,12 +93,12 @@ def harmonic(
     with sampling.open_engine(config, found.images[0]) as engine:
         coordinates = 3 * (len(symbols) - len(found.held))
         with reporter.task("harmonic theory: minimum", coordinates) as update:
-            minimum = theory.stationary_point(
+            minimum = stationary.stationary_point(
                 engine, found.images[0].positions, found.cell,
                 step_A=step_A, update=update, folder=folder,
             )  # fmt: skip
         with reporter.task("harmonic theory: saddle point", coordinates) as update:
-            saddle = theory.saddle_of_path(
+            saddle = stationary.saddle_of_path(
                 engine, found, step_A=step_A, update=update, folder=folder
             )
         product = None
@@ -105,7 +106,7 @@ def harmonic(
             place = folder / "final"
             place.mkdir(exist_ok=True)
             with reporter.task("harmonic theory: final state", 3 * len(symbols)) as update:
-                product = theory.stationary_point(
+                product = stationary.stationary_point(
                     engine, found.images[-1].positions, found.cell,
                     step_A=step_A, update=update, folder=place,
                 )  # fmt: skip
@@ -127,7 +128,7 @@ def of_run(
     reporter: Reporter | None = None,
     *,
     temperatures_K: Sequence[float] = (),
-    step_A: float = theory.STEP_A,
+    step_A: float = stationary.STEP_A,
 ) -> dict[str, Any]:
     """Compute the harmonic rate of a run at one temperature, and compare it with the run's rate.
 

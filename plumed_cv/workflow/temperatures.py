@@ -27,7 +27,7 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.figures import plot_arrhenius
 from plumed_cv.rates import arrhenius
-from plumed_cv.rates.harmonic import STEP_A
+from plumed_cv.rates.stationary import STEP_A
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import harmonic_theory, procedure
 from plumed_cv.workflow.directory import RunDirectory, claimed

@@ -8,7 +8,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
-from plumed_cv.cv.energy import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
+from plumed_cv.cv.reconstruction import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
 from plumed_cv.paths.path import Files, load_path, name_of, read_images
 from plumed_cv.workflow.learning import noise_variance, training_of
@@ -42,11 +42,11 @@ def energy(
         fve.png and localisation.png, and localisation.xyz: the end states with a column var_D, the
         amplitude of each atom in the components (Eq. 3, angstrom).
     n_structures, noise_A2, n_components, seed
-        As for `energy.reconstruct`; if None, those of the input or the defaults of that function.
+        As for `reconstruct`; if None, those of the input or the defaults of that function.
     use_symmetry
-        As for `energy.reconstruct`; if None, that of the input, or true.
+        As for `reconstruct`; if None, that of the input, or true.
     atoms
-        As for `energy.reconstruct`. The atoms that take part are found among these.
+        As for `reconstruct`. The atoms that take part are found among these.
     recipe
         A name in `training.RECIPES`; if None, the training of the input, or the default.
     n_latent, device

@@ -23,7 +23,8 @@ from ase import units
 
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.rates.harmonic import flux_barrier, log_ratio, saddle_of_path, stationary_point
+from plumed_cv.rates.harmonic import flux_barrier, log_ratio
+from plumed_cv.rates.stationary import saddle_of_path, stationary_point
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
 

@@ -36,7 +36,8 @@ from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.engines import maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
-from plumed_cv.rates.harmonic import Expansion, stationary_point
+from plumed_cv.rates.harmonic import Expansion
+from plumed_cv.rates.stationary import stationary_point
 from python.references import hops
 
 DATA = Path(__file__).parents[2] / "docs" / "solute.json"

@@ -24,11 +24,13 @@ from ase.optimize import FIRE
 from scipy.interpolate import CubicSpline
 
 from plumed_cv.common.files import write_text
-from plumed_cv.cv import CollectiveVariable, energy
+from plumed_cv.cv import CollectiveVariable
+from plumed_cv.cv.reconstruction import reconstruct
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.rates.harmonic import Expansion, saddle_of_path
+from plumed_cv.rates.harmonic import Expansion
+from plumed_cv.rates.stationary import saddle_of_path
 from python.zero_kelvin import systems
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "zero-kelvin" / "atoms.json"
@@ -122,7 +124,7 @@ def measured(
     engine: Engine, path: EnergyPath, saddle: Expansion | None, atoms: str | float
 ) -> dict[str, Any]:
     """Train a CV of some atoms and return a row of the table."""
-    found = energy.reconstruct(path, atoms=atoms)
+    found = reconstruct(path, atoms=atoms)
     barrier = relaxed_barrier(engine, path, found.variable)
     profiles = found.as_dict()["profiles"]
     return {

@@ -26,7 +26,7 @@ from rich.console import Console
 from plumed_cv import cv
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.cv import energy, pca, symmetry
-from plumed_cv.cv.energy import Reconstruction, compare
+from plumed_cv.cv.reconstruction import Reconstruction, compare, reconstruct
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.paths.path import EnergyPath, load_path
 
@@ -78,7 +78,7 @@ def run(
 ) -> Reconstruction:
     """Reconstruct the energy of a path, showing how far it is."""
     with Console(stderr=True).status("") as status:
-        return energy.reconstruct(
+        return reconstruct(
             path,
             n_structures,
             noise_A2,
