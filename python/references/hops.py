@@ -61,6 +61,7 @@ from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.engines.lammps_process import import_lammps
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.trajectory import quiet
+from python.zero_kelvin import systems
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "hops.json"
 
@@ -179,12 +180,16 @@ class Dumbbell(Case):
         places[-1] -= half
         return places
 
+    def end_states(self) -> tuple[Atoms, Atoms]:
+        """The states before and after a jump to a nearest site, not relaxed."""
+        return systems.dumbbell()
+
 
 def _dumbbell(temperature_K: float) -> Case:
     """The dumbbell of docs/other-processes.md, at the lattice parameter of 0 K."""
     lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
     words = "<110> dumbbell in Fe (Fe_mm)"
-    return Dumbbell(words, "bcc", 2.85532, 4, "Fe", lines, temperature_K, 8)
+    return Dumbbell(words, "bcc", systems.LATTICE_A, 4, "Fe", lines, temperature_K, 8)
 
 
 def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
