@@ -24,9 +24,8 @@ demo: plugin
 	test -d demo || $(BIN)/plumed-cv init vacancy-fe demo
 	$(BIN)/plumed-cv run demo/vacancy.toml
 
-test: # the fast ones first
-	$(MAKE) test-fast
-	$(MAKE) test-slow
+test: # the fast ones first, and the slow ones also if a fast one fails
+	$(MAKE) --keep-going test-fast test-slow
 
 test-fast: $(VENV)/.tests-installed plugin
 	$(PYTEST) -m "not slow"

@@ -374,8 +374,9 @@ class Sampling(_Section):
         "auto",
         description="guard: a trajectory ends when the distance of one atom from its position on "
         "the mean path exceeds this limit, angstrom. The next one starts from the last snapshot "
-        "well inside the limit. auto: 0.6 of the longest displacement of one atom, but between 0.4 "
-        "and 0.6 of the distance of nearest neighbours. off: no guard, as with cv.alignment",
+        "well inside the limit. auto: 0.6 of the longest displacement of one atom, at most 0.6 of "
+        "the distance of nearest neighbours, and at least 0.4 of it or ten standard deviations of "
+        "thermal motion. off: no guard, as with cv.alignment",
     )
     deviation_limit_A: Positive | None = Field(
         None,

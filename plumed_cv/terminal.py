@@ -253,6 +253,14 @@ def print_diffusion(found: dict[str, Any]) -> None:
         f"D: of one {found['defect']} of {found['species']}, mean of three directions; f: "
         "correlation factor of a tracer atom. Factors are one standard error. *: not converged."
     )
+    if len(found["temperatures"][0]["rates"]) > 1:
+        for row in found["temperatures"]:
+            worst = max(row["rates"], key=lambda rate: float(rate["share_of_variance"]))
+            if worst["share_of_variance"] > 0:
+                print(
+                    f"{row['temperature_K']:g} K: {100 * worst['share_of_variance']:.0f} % of the "
+                    f"variance of D comes from the rate of {worst['event']}."
+                )
     for name, of in (("fit", f"the {found['defect']}"), ("tracer_fit", "a tracer atom")):
         fit = found[name]
         if fit is None:

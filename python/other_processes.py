@@ -147,12 +147,6 @@ PROCESSES: dict[str, dict[str, Any]] = {
 }
 
 
-# Another jump of a dumbbell moves atoms by no more than 1 A: the default limit is too wide.
-PROCESSES["<110> dumbbell in Fe, limit 0.75 A"] = PROCESSES["<110> dumbbell in Fe"] | {
-    "more": "atom_deviation_limit_A = 0.75\n"
-}
-
-
 def run(name: str, root: Path) -> dict[str, Any]:
     """Write the input of a process into a folder of its own and run it by the command line."""
     process = PROCESSES[name]
@@ -164,8 +158,7 @@ def run(name: str, root: Path) -> dict[str, Any]:
             atoms.write(file, format="extxyz")
     write_text(
         folder / "input.toml",
-        INPUT.format(**process | {"potential": json.dumps(list(process["potential"]))})
-        + process.get("more", ""),
+        INPUT.format(**process | {"potential": json.dumps(list(process["potential"]))}),
     )
     command = [sys.executable, "-m", "plumed_cv.cli", "run", "input.toml", "--json"]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True, text=True)

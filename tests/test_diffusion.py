@@ -356,6 +356,11 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
         ("e0", "transmission coefficient"),
         ("e1", "transition state theory"),
     ]
+    # D is linear in both rates, so each one's part of D times its error is its part of the error.
+    parts = [np.trace(diffusivity(walk(network, one, [0.0]))) for one in ([1, 0], [0, 5])]
+    squares = (np.array(parts) * np.log([1.1, 1.2])) ** 2
+    shares = [rate["share_of_variance"] for rate in first]
+    np.testing.assert_allclose(shares, squares / squares.sum(), rtol=1e-5)
     notes = " ".join(found["notes"])
     assert "600 K: no transmission coefficient with an error of e1" in notes
     assert "800 K is left out: no rate with an error of e0." in notes

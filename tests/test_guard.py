@@ -53,14 +53,30 @@ def hop(length_A: float) -> cv.CollectiveVariable:
 
 
 @pytest.mark.parametrize(
-    ("length_A", "limit_A"),
-    [(2.0, 0.6 * 2.0 * 31 / 32), (0.5, 0.4 * 2.553), (3.0, 0.6 * 2.553)],
+    ("length_A", "noise_A2", "limit_A"),
+    [
+        (2.0, None, 0.6 * 2.0 * 31 / 32),
+        (0.5, None, 0.4 * 2.553),
+        (3.0, None, 0.6 * 2.553),
+        (1.4, 0.07**2, 0.6 * 1.4 * 31 / 32),
+        (0.5, 0.07**2, 0.7),
+        (0.5, 0.12**2, 0.4 * 2.553),
+    ],
 )
-def test_limit_follows_from_the_process_and_the_crystal(length_A: float, limit_A: float) -> None:
-    """0.6 of the longest displacement, less the drift, between 0.4 and 0.6 of the neighbours."""
-    assert guard.limit("auto", hop(length_A)) == pytest.approx(limit_A, rel=1e-3)
+def test_limit_follows_from_the_process_and_the_crystal(
+    length_A: float, noise_A2: float | None, limit_A: float
+) -> None:
+    """0.6 of the longest displacement, less the drift, within the bounds by noise and crystal."""
+    assert guard.limit("auto", hop(length_A), noise_A2) == pytest.approx(limit_A, rel=1e-3)
     assert guard.limit("off", hop(length_A)) is None
     assert guard.limit(1.23, hop(length_A)) == 1.23
+
+
+def test_a_guard_that_cannot_tell_a_process_from_its_like_says_so() -> None:
+    variable = hop(0.5)
+    assert "by more than 0.48 A" in guard.blindness(variable, 0.7)
+    assert not guard.blindness(variable, 0.4)
+    assert not guard.blindness(variable, None)
 
 
 def test_which_atom_left_and_where() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath
+from plumed_cv.sampling import guard
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.defaults import with_grid
+from plumed_cv.workflow.defaults import with_defaults
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.learning import check_components, functions_of, write_first_cv
 from tests.test_energy import arc, basis, images
@@ -42,13 +43,17 @@ def around() -> EnergyPath:
     return images(points, np.sin(t / 1.5) ** 2, slopes[:, None] * tangents)
 
 
-def settings(components: int = 4, margin: float | tuple[float, float] | None = None) -> Config:
+def settings(
+    components: int = 4,
+    margin: float | tuple[float, float] | None = None,
+    atom_deviation_limit_A: float | Literal["auto", "off"] = "auto",
+) -> Config:
     return Config(
         system=System(initial=Path("a"), final=Path("b"), temperature_K=300.0),
         engine=Lammps(potential=[]),
         path=PathSection(structures=2000, noise_A2=0.002),
         cv=CV(components=components),
-        sampling=Sampling(margin=margin),
+        sampling=Sampling(margin=margin, atom_deviation_limit_A=atom_deviation_limit_A),
     )
 
 
@@ -88,20 +93,25 @@ def test_a_cv_that_does_not_rise_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_keeps_its_grid(tmp_path: Path) -> None:
+def test_a_run_keeps_its_grid_and_its_guard(tmp_path: Path) -> None:
     path = arc(basis(2))
     files, _ = first_cv(tmp_path, settings(), path)
-    config = with_grid(settings(), files, 1)
+    config = with_defaults(settings(), files, 1)
     expected = energy.margins(path, CollectiveVariable.load(files.cv(0)), 300 * 8.617e-5)
     assert config.sampling.margin == pytest.approx(expected, abs=1e-3)
     lower, upper, bins = sampling.grid(config.sampling)
     assert (lower, upper) == pytest.approx((-expected[0], 1 + expected[1]), abs=0.006)
     assert (upper - lower) / bins == pytest.approx(0.01)
-    (files.iteration(1) / "grid.json").write_text(json.dumps({"margin": [0.3, 0.4]}))
-    assert with_grid(settings(), files, 1).sampling.margin == (0.3, 0.4)
+    limit_A = guard.limit("auto", CollectiveVariable.load(files.cv(0)), noise_A2=0.002)
+    assert config.sampling.atom_deviation_limit_A == limit_A
+    kept = {"margin": [0.3, 0.4], "atom_deviation_limit_A": 1.25}
+    (files.iteration(1) / "defaults.json").write_text(json.dumps(kept))
+    again = with_defaults(settings(), files, 1).sampling
+    assert (again.margin, again.atom_deviation_limit_A) == ((0.3, 0.4), 1.25)
     for given in (0.1, (0.1, 0.25)):
-        chosen = settings(margin=given)
-        assert with_grid(chosen, files, 2) is chosen
+        chosen = settings(margin=given, atom_deviation_limit_A="off")
+        assert with_defaults(chosen, files, 2) == chosen
+        assert not files.iteration(2).exists()
     assert sampling.grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
 
 
@@ -116,5 +126,5 @@ def test_functions_and_most_components_follow_the_length(tmp_path: Path) -> None
 
 
 def test_molecules_have_no_path_to_find_the_grid_by(tmp_path: Path) -> None:
-    config = with_grid(settings(), RunDirectory(tmp_path), 1)
+    config = with_defaults(settings(atom_deviation_limit_A="off"), RunDirectory(tmp_path), 1)
     assert config.sampling.margin == (0.2, 0.2)

@@ -28,6 +28,10 @@ from plumed_cv.structures.neighbours import nearest_distance
 _OF_PATH = 0.6
 _LOWEST, _HIGHEST = 0.4, 0.6
 
+# Far below the melting point thermal motion is smaller: an atom next to a defect moves up to twice
+# as far as the average atom, and hardly ever by more than five of its own standard deviations.
+_OF_NOISE = 10.0
+
 # Fractions of the limit below which the dynamics may continue: for all atoms, and for the atom that
 # left. They are two fifths and one fifth of the longest displacement of the path. A vacancy in a
 # bcc crystal has maxima at one third and at two thirds, and a well between them.
@@ -82,7 +86,11 @@ class Departure:
         return asdict(self)
 
 
-def limit(setting: float | Literal["auto", "off"], variable: CollectiveVariable) -> float | None:
+def limit(
+    setting: float | Literal["auto", "off"],
+    variable: CollectiveVariable,
+    noise_A2: float | None = None,
+) -> float | None:
     """Largest distance of one atom from the mean path that the guard allows, angstrom.
 
     Parameters
@@ -91,22 +99,45 @@ def limit(setting: float | Literal["auto", "off"], variable: CollectiveVariable)
         `sampling.atom_deviation_limit_A`.
     variable
         The collective variable.
+    noise_A2
+        Variance of a coordinate in thermal motion, angstrom^2 (`paths.noise`); None if unknown.
 
     Returns
     -------
     float or None
-        For "auto", 0.6 of the longest displacement of one atom along the path, but at least 0.4 and
-        at most 0.6 of the median distance of an atom to its nearest neighbour. None for "off", and
-        for "auto" with an alignment, because a molecule that bends moves many atoms far.
+        For "auto", 0.6 of the longest displacement of one atom along the path, but at most 0.6 of
+        the median distance of an atom to its nearest neighbour, and at least 0.4 of that distance
+        or ten standard deviations of the noise, whichever is smaller. None for "off", and for
+        "auto" with an alignment, because a molecule that bends moves many atoms far.
     """
     if setting == "off" or (setting == "auto" and variable.is_aligned):
         return None
     if setting != "auto":
         return float(setting)
-    path = variable.path(np.linspace(0.0, 1.0, 101)[:, None])
-    longest = float(np.linalg.norm(path - path[0], axis=2).max())
     nearest = nearest_distance(variable.reference_positions, variable.reference_cell)
-    return float(np.clip(_OF_PATH * longest, _LOWEST * nearest, _HIGHEST * nearest))
+    lowest = _LOWEST * nearest
+    if noise_A2 is not None:
+        lowest = min(lowest, _OF_NOISE * noise_A2**0.5)
+    return float(np.clip(_OF_PATH * longest_displacement(variable), lowest, _HIGHEST * nearest))
+
+
+def longest_displacement(variable: CollectiveVariable) -> float:
+    """Longest displacement of one atom along the path of a CV, angstrom."""
+    path = variable.path(np.linspace(0.0, 1.0, 101)[:, None])
+    return float(np.linalg.norm(path - path[0], axis=2).max())
+
+
+def blindness(variable: CollectiveVariable, limit_A: float | None) -> str:
+    """Sentence for a limit that the same process at another place does not exceed, or ""."""
+    longest_A = longest_displacement(variable)
+    if limit_A is None or limit_A < longest_A:
+        return ""
+    return (
+        f"The guard ends a trajectory when an atom is {limit_A:.2f} A from the path, but no atom "
+        f"moves by more than {longest_A:.2f} A along the path: it cannot detect the same process "
+        "at another place. Set sampling.atom_deviation_limit_A between thermal motion and the "
+        "next jump, or lower the temperature."
+    )
 
 
 def _off_path(variable: CollectiveVariable, state: State) -> tuple[float, Array]:

@@ -344,7 +344,7 @@ def grid(sampling: Sampling) -> tuple[float, float, int]:
     Parameters
     ----------
     sampling
-        Settings; for a run, those of `workflow.defaults.with_grid`. Without a margin, it is 0.2.
+        Settings; for a run, those of `workflow.with_defaults`. Without a margin, it is 0.2.
 
     Returns
     -------

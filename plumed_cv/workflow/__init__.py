@@ -11,7 +11,7 @@ killed goes on where its files end:
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
     training-n.json         losses and variances of that training
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
-        grid.json           margins of its grid, unless the input gives them
+        defaults.json       margins of its grid and limit of the guard that follow from the CV
         segment-kkk/        a part of it: plumed.dat, snapshots.dcd, colvar, babf.state, end.npz
         earlier.npz         what the snapshots of earlier iterations add to its mean force
         fes.dat             free energy profile
@@ -23,7 +23,7 @@ killed goes on where its files end:
 A run at several temperatures has such a directory for each (`temperatures`).
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
-and the path between them, `learning` the collective variables, `defaults` the grid along them,
+and the path between them, `learning` the collective variables, `defaults` their grid and guard,
 `earlier` what the iterations before add to one, `estimates` the barriers and rates from the samples
 of an iteration, `results` the values of each iteration and the answer, `production` the plumed.dat
 of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED

@@ -6,15 +6,16 @@ from typing import Any
 from ase import units
 
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.config import Config
+from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable, energy
+from plumed_cv.sampling import guard
 from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import path_of
 
 
-def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
-    """Return the input with the margins of iteration n's grid, which are kept in a file.
+def with_defaults(config: Config, files: RunDirectory, n: int) -> Config:
+    """Return the input with the grid and the guard of iteration n, which are kept in a file.
 
     Parameters
     ----------
@@ -28,20 +29,46 @@ def with_grid(config: Config, files: RunDirectory, n: int) -> Config:
     Returns
     -------
     Config
-        The input itself if it gives the margin; otherwise the input with `sampling.margin` from
-        `energy.margins`, or 0.2 for a molecule.
+        The input with `sampling.margin` from `energy.margins` (0.2 for a molecule) and
+        `sampling.atom_deviation_limit_A` from `guard.limit`, unless it gives them.
     """
-    if config.sampling.margin is not None:
-        return config
-    file = files.iteration(n) / "grid.json"
-    if file.exists():
-        margins = read_json(file)["margin"]
-    else:
-        margins = _margins(config, files, n)
+    file = files.iteration(n) / "defaults.json"
+    kept: dict[str, Any] = read_json(file) if file.exists() else {}
+    known = len(kept)
+    if config.sampling.margin is None and "margin" not in kept:
+        kept["margin"] = _margins(config, files, n)
+    if config.sampling.atom_deviation_limit_A == "auto" and "atom_deviation_limit_A" not in kept:
+        variable = CollectiveVariable.load(files.cv(n - 1))
+        kept["atom_deviation_limit_A"] = atom_limit(config.sampling, files, variable) or "off"
+    if len(kept) > known:
         file.parent.mkdir(exist_ok=True)
-        write_text(file, json.dumps({"margin": margins}))
-    settings: dict[str, Any] = {"margin": tuple(margins)}
-    return config.model_copy(update={"sampling": config.sampling.model_copy(update=settings)})
+        write_text(file, json.dumps(kept))
+    chosen: dict[str, Any] = {}
+    if config.sampling.margin is None:
+        chosen["margin"] = tuple(kept["margin"])
+    if config.sampling.atom_deviation_limit_A == "auto":
+        chosen["atom_deviation_limit_A"] = kept["atom_deviation_limit_A"]
+    return config.model_copy(update={"sampling": config.sampling.model_copy(update=chosen)})
+
+
+def atom_limit(
+    settings: Sampling, files: RunDirectory, variable: CollectiveVariable
+) -> float | None:
+    """Limit of the guard for a CV of a run, angstrom; None if there is no guard.
+
+    Parameters
+    ----------
+    settings
+        The sampling of the input.
+    files
+        The run directory, which contains the noise on the path.
+    variable
+        The collective variable.
+    """
+    noise_A2 = None
+    if files.components.exists():
+        noise_A2 = read_json(files.components).get("noise_A2")
+    return guard.limit(settings.atom_deviation_limit_A, variable, noise_A2)
 
 
 def _margins(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:

@@ -284,10 +284,14 @@ def _at(
         return float(np.log(np.trace(tensor(given)) / 3.0))
 
     own = tensor(values)
+    error = _error(mean, values, rates.covariance)
+    # Shares of the variance; what they lack to 1 comes from the free energies of the sites.
+    shares = (_slopes(mean, values, rates.covariance) ** 2 * np.diag(rates.covariance))[:n]
+    shares = shares / error**2 if error > 0 else np.zeros(n)
     row: dict[str, Any] = {
         "temperature_K": rates.temperature_K,
         "D_m2_per_s": float(np.trace(own)) / 3.0 * _TO_M2,
-        "error_factor": float(np.exp(_error(mean, values, rates.covariance))),
+        "error_factor": float(np.exp(error)),
         "D_tensor_m2_per_s": (own * _TO_M2).tolist(),
         "correlation_factor": None,
         "concentration": None,
@@ -297,7 +301,8 @@ def _at(
         "converged": all(each["converged"] for each in chosen),
         "rates": [
             {key: each[key] for key in ("event", "rate_per_s", "error_factor", "source")}
-            for each in chosen
+            | {"share_of_variance": float(share)}
+            for each, share in zip(chosen, shares, strict=True)
         ],
     }
     if catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
@@ -383,12 +388,18 @@ def _free_energies(
 
 def _error(function: Callable[[Array], float], values: Array, covariance: Array) -> float:
     """Standard error of a function of quantities with a covariance, to first order."""
+    slopes = _slopes(function, values, covariance)
+    return float(np.sqrt(slopes @ covariance @ slopes))
+
+
+def _slopes(function: Callable[[Array], float], values: Array, covariance: Array) -> Array:
+    """Derivatives of a function with respect to the quantities that have an error, (n,)."""
     slopes = np.zeros(len(values))
     for k in np.flatnonzero(np.diag(covariance) > 0):
         step = np.zeros(len(values))
         step[k] = _STEP
         slopes[k] = (function(values + step) - function(values - step)) / (2.0 * _STEP)
-    return float(np.sqrt(slopes @ covariance @ slopes))
+    return slopes
 
 
 def _fit(rows: Sequence[dict[str, Any]], name: str, factor: str) -> dict[str, Any] | None:

@@ -16,11 +16,12 @@ from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine, State
 from plumed_cv.paths.path import EnergyPath
+from plumed_cv.sampling import guard
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.workflow import checks, earlier, provenance, transmission
 from plumed_cv.workflow.beginning import take_over
-from plumed_cv.workflow.defaults import with_grid
+from plumed_cv.workflow.defaults import with_defaults
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
@@ -200,6 +201,8 @@ def _iterate(
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
     tasks = _tasks(config, files, n, plugin)
+    if blind := guard.blindness(tasks[0].variable, tasks[0].atom_limit_A):
+        reporter.say(f"Iteration {n}: {blind}")
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
         watched = watching_speed(update, tasks, plumed, reporter.say)
@@ -283,7 +286,7 @@ def _is_last(
 
 def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.WalkerTask]:
     """Return the tasks of all walkers and repetitions of iteration n, by `WalkerTask.number`."""
-    config = with_grid(config, files, n)
+    config = with_defaults(config, files, n)
     atoms = end_states(config)[0]
     at_rest = files.path.exists()
     images = path_of(files).images if at_rest else (atoms,)

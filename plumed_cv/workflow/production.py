@@ -7,8 +7,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.config import Sampling
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.sampling import guard
 from plumed_cv.setup.plugin import babf_input
+from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
 
 
@@ -43,15 +43,16 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     output.mkdir(parents=True)
     variable.save(output / "cv.safetensors")
     state = freeenergy.read_state(files.root / "babf.state")
-    production = production_input(variable, temperature_K, settings, plugin, state)
+    limit_A = atom_limit(settings, files, variable)
+    production = production_input(temperature_K, settings, limit_A, plugin, state)
     write_text(output / "plumed.dat", production)
     return variable
 
 
 def production_input(
-    variable: CollectiveVariable,
     temperature_K: float,
     settings: Sampling,
+    limit_A: float | None,
     plugin: Path,
     state: freeenergy.State,
     *,
@@ -76,6 +77,6 @@ def production_input(
         colvar=Path("colvar"),
         colvar_stride=settings.snapshot_stride,
         deviation_limit_A=settings.deviation_limit_A,
-        atom_limit_A=guard.limit(settings.atom_deviation_limit_A, variable),
+        atom_limit_A=limit_A,
     )
     return lines + settings.plumed

@@ -17,6 +17,7 @@ from plumed_cv.figures import plot_profiles
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow import checks, harmonic_theory
+from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import analysed, course, cv_temperature, or_none, sampled
 from plumed_cv.workflow.production import production_input
@@ -221,7 +222,12 @@ def write_answer(
     )
     state = freeenergy.read_state(files.root / "babf.state")
     production = production_input(
-        answer, config.system.temperature_K, config.sampling, plugin, state, goes_on=True
+        config.system.temperature_K,
+        config.sampling,
+        atom_limit(config.sampling, files, answer),
+        plugin,
+        state,
+        goes_on=True,
     )
     write_text(files.root / "plumed.dat", production)
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))

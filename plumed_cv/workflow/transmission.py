@@ -25,10 +25,10 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.engines import Dynamics, Engine
-from plumed_cv.sampling import guard
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
+from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import estimated, or_none, sampled
 from plumed_cv.workflow.harmonic_theory import escape_rate
@@ -351,7 +351,7 @@ class Stage:
                 sampled_by.friction_per_ps,
             ),
             cores=surface.cores,
-            limit_A=guard.limit(sampled_by.atom_deviation_limit_A, self._variable),
+            limit_A=atom_limit(sampled_by, self.files, self._variable),
             residence_fs=1000.0 * settings.residence_ps,
             longest_fs=1000.0 * settings.longest_ps,
         )

@@ -51,15 +51,17 @@ from python.references import hops
 DATA = Path(__file__).resolve().parents[2] / "docs" / "flux.json"
 CASES = {
     "fe-1000K": hops.CASES["fe-1000K"],
+    "fe-1200K": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
     "h-in-ni-500K": replace(hops.CASES["h-in-ni-700K"], temperature_K=500.0),
 }
 SURFACES = {
     "fe-1000K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    "fe-1200K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
-SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "h-in-ni-500K": ()}
-STEPS = {"fe-1000K": 500_000, "h-in-ni-500K": 200_000}
-NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0}
+SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "fe-1200K": (0.5,), "h-in-ni-500K": ()}
+STEPS = {"fe-1000K": 500_000, "fe-1200K": 500_000, "h-in-ni-500K": 200_000}
+NS = {"fe-1000K": 2.5, "fe-1200K": 4.0, "h-in-ni-500K": 6.0}
 PARTS = ("plain", "plumed_cv")
 HALF_WIDTH = 0.02  # of the interval of xi in which the density is taken
 EDGES = np.linspace(-0.5, 1.5, 401)

@@ -61,6 +61,7 @@ from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.engines.lammps_process import import_lammps
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.trajectory import quiet
+from python.zero_kelvin import systems
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "hops.json"
 
@@ -138,6 +139,11 @@ class Case:
             return (self.element,) * (n - 1), np.arange(1, n, dtype=np.int64)
         return (*(self.element,) * n, self.interstitial), np.arange(n + 1, dtype=np.int64)
 
+    def positions(self) -> Array:
+        """Positions of the atoms at the beginning, (N, 3), angstrom."""
+        places: Array = self.sites()[self.start()[1]]
+        return places
+
     def end_states(self) -> tuple[Atoms, Atoms]:
         """The states before and after a hop to the nearest site, not relaxed."""
         elements, home = self.start()
@@ -153,6 +159,39 @@ class Case:
         return initial, final
 
 
+@dataclass(frozen=True)
+class Dumbbell(Case):
+    """Two atoms share a site of a bcc crystal, one on each side of it along [110].
+
+    A hop of one of them to one of its two nearest sites on its side of the site is a jump of the
+    dumbbell, which can lie along two directions after it: 8 equivalent jumps.
+    """
+
+    def start(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Element and site of each atom, (N,): one more than the host has, on the first site."""
+        n = len(self.host())
+        return (self.element,) * (n + 1), np.append(np.arange(n, dtype=np.int64), 0)
+
+    def positions(self) -> Array:
+        """Positions of the atoms at the beginning, (N, 3), angstrom."""
+        places = super().positions()
+        half = 0.27 * self.lattice_A * np.array([1.0, 1.0, 0.0])
+        places[0] += half
+        places[-1] -= half
+        return places
+
+    def end_states(self) -> tuple[Atoms, Atoms]:
+        """The states before and after a jump to a nearest site, not relaxed."""
+        return systems.dumbbell()
+
+
+def _dumbbell(temperature_K: float) -> Case:
+    """The dumbbell of docs/other-processes.md, at the lattice parameter of 0 K."""
+    lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
+    words = "<110> dumbbell in Fe (Fe_mm)"
+    return Dumbbell(words, "bcc", systems.LATTICE_A, 4, "Fe", lines, temperature_K, 8)
+
+
 def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
     """The vacancy of the packaged example, in its cell, which is the same at all temperatures."""
     lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
@@ -166,6 +205,8 @@ CASES = {
     "fe-1000K-langevin": _iron(1000.0, "langevin"),
     "fe-850K": _iron(850.0),
     "fe-700K": _iron(700.0),
+    "fe-dumbbell-500K": _dumbbell(500.0),
+    "fe-dumbbell-400K": _dumbbell(400.0),
     "cu-1000K": Case(
         "vacancy in Cu (Cu_mishin1)",
         "fcc",
@@ -241,7 +282,7 @@ class Dynamics:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        elements, sites = case.start()
+        elements, _ = case.start()
         kinds = list(dict.fromkeys(elements))
         self.masses = np.array([standard_mass(e) for e in elements])
         self._lammps = import_lammps().lammps(cmdargs=["-screen", "none", "-log", "none"])
@@ -255,7 +296,7 @@ class Dynamics:
             f"create_box {len(kinds)} box",
         ):
             self._lammps.command(command)
-        positions = case.sites()[sites]
+        positions = case.positions()
         types = [kinds.index(e) + 1 for e in elements]
         n = len(elements)
         self._lammps.create_atoms(n, list(range(1, n + 1)), types, positions.ravel().tolist())
@@ -396,8 +437,12 @@ def run(name: str, folder: Path, ns: float) -> None:
         with np.load(file) as saved:
             data = dict(saved)
     else:
-        start = case.sites()[home]
-        data = {"positions": start, "assigned": home, "drift_A": np.zeros(3), "blocks": np.array(0)}
+        data = {
+            "positions": case.positions(),
+            "assigned": home,
+            "drift_A": np.zeros(3),
+            "blocks": np.array(0),
+        }
         # At rest on its sites a crystal loses half of its kinetic energy to the potential at once.
         data["velocities"] = _velocities(name, dynamics, 0, 2.0)
         data |= {"crossings": np.zeros((0, 4), dtype=int), "temperatures_K": np.zeros(0)}

@@ -23,7 +23,10 @@ _KEPT = (
     *("tst_rate_per_s", "tst_rate_error_per_s", "transmission", "transmission_error"),
     *("rate_per_s", "rate_error_factor", "md_steps"),
 )
-VACANCIES = ("fe-1000K", "fe-850K", "fe-700K", "cu-1000K", "al-850K")
+DEFECTS = (
+    *("fe-1000K", "fe-850K", "fe-700K", "fe-dumbbell-500K", "fe-dumbbell-400K"),
+    *("cu-1000K", "al-850K"),
+)
 
 _INPUT = """
 [system]
@@ -44,12 +47,12 @@ maximum = 1
 
 
 def write(case: Case, folder: Path, steps: int) -> Path:
-    """Write end states and input of a vacancy; returns the input."""
+    """Write end states and input of a defect; returns the input."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, atoms in zip(("initial", "final"), case.end_states(), strict=True):
         atoms.write(folder / f"{name}.xyz", format="extxyz")
     potential = json.dumps(list(case.potential))
-    file = folder / "vacancy.toml"
+    file = folder / "input.toml"
     file.write_text(_INPUT.format(case=case, potential=potential, steps=steps))
     return file
 
@@ -64,7 +67,7 @@ def compute(name: str, runs: Path, steps: int) -> None:
 def collect(runs: Path) -> None:
     """Put the rates of the cases that are in a folder into docs/transmission.json."""
     found = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-    for name in VACANCIES:
+    for name in DEFECTS:
         file = runs / name / "run" / "result.json"
         result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if result.get("rate_per_s") is None:
@@ -100,7 +103,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="?")
-    parser.add_argument("--cases", nargs="*", default=[], choices=VACANCIES)
+    parser.add_argument("--cases", nargs="*", default=[], choices=DEFECTS)
     parser.add_argument("--steps", type=int, default=250_000)
     given = parser.parse_args()
     if given.runs is not None:
