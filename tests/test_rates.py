@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from plumed_cv.freeenergy.jackknife import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import transmission
+from plumed_cv.workflow.shooting import Workers
 from tests import vacancy
 
 KT = 0.025
@@ -316,10 +317,18 @@ def run(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_the_rate_of_a_run(run: Path) -> None:
-    done = vacancy.command("rate", run, "--shots", "12", "--json")
+@pytest.fixture(scope="module")
+def rated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The run with its rate from 12 shots, and what the command printed."""
+    copy = tmp_path_factory.mktemp("rated") / "run"
+    shutil.copytree(run, copy)
+    done = vacancy.command("rate", copy, "--shots", "12", "--json")
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    return copy, json.loads(done.stdout)
+
+
+def test_the_rate_of_a_run(rated: tuple[Path, dict[str, Any]]) -> None:
+    run, result = rated
     assert result == json.loads((run / "result.json").read_text())
     of_steps = result["rate"]["steps"]
     assert len(of_steps) == len(result["steps"])  # so short a run may find a basin between
@@ -340,9 +349,11 @@ def test_the_rate_of_a_run(run: Path) -> None:
 
 
 def test_shots_do_not_depend_on_interruptions(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     """Those that are there are kept, and the next ones are the same as of one stretch."""
+    run = tmp_path / "run"
+    shutil.copytree(rated[0], run)
     (file,) = run.glob("iteration-*/rate/step-1.json")
     before = json.loads(file.read_text())
     part = {**before, "shots": before["shots"][:5]}
@@ -352,8 +363,12 @@ def test_shots_do_not_depend_on_interruptions(
     assert json.loads(file.read_text()) == before
 
 
-def test_a_run_that_goes_on_keeps_its_rate(run: Path) -> None:
+def test_a_run_that_goes_on_keeps_its_rate(
+    rated: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     """Although it has not converged, and without more shots than there are."""
+    run = tmp_path / "run"
+    shutil.copytree(rated[0], run)
     before = json.loads((run / "result.json").read_text())
     assert not before["converged"]
     record = json.loads((run / "provenance.json").read_text())[-1]
@@ -375,11 +390,11 @@ def test_several_walkers_make_the_same_shots(run: Path) -> None:
     half[variable.serials - 1] = variable.reference_positions + variable.path(np.array([0.5]))
     tasks = [(("segment", k), half, k) for k in range(5)]
     with sampling.open_engine(given, initial) as engine:
-        with transmission.Workers(given, initial, engine) as work:
+        with Workers(given, initial, engine) as work:
             here = work(shooter, tasks)
         walkers = given.sampling.model_copy(update={"walkers": 2})
         several = given.model_copy(update={"sampling": walkers})
-        with transmission.Workers(several, initial, engine) as work:
+        with Workers(several, initial, engine) as work:
             there = work(shooter, tasks)
     assert [outcome.shot for outcome in here] == [outcome.shot for outcome in there]
     assert [outcome.shot.snapshot[1] for outcome in here] == list(range(5))

@@ -28,10 +28,10 @@ and the path between them, `learning` the collective variables, `defaults` their
 of an iteration, `results` the values of each iteration and the answer, `production` the plumed.dat
 of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
 would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
-coefficient of the answer, and with it the rate. `harmonic_theory` has the harmonic rate and the
-number of equivalent events, `temperatures` runs at several temperatures, and `beginning` what one
-of them hands over to the next. `zero_kelvin` gets the energy along a path back,
-without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
+coefficient of the answer from the trajectories of `shooting`, and `rate_of_steps` makes the rate of
+it. `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs
+at several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
+the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
 how it converges, `from_atoms` a run without an input file. `campaign` does all events of a
 catalogue, and `diffusion` makes diffusion coefficients of their rates.
 """
@@ -59,12 +59,7 @@ from plumed_cv.workflow.estimates import (
     flux_barrier,
     sampled,
 )
-from plumed_cv.workflow.harmonic_theory import (
-    escape_in_words,
-    harmonic,
-    rate_of,
-    surface_rate,
-)
+from plumed_cv.workflow.harmonic_theory import escape_in_words, harmonic, rate_of, surface_rate
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.production import export

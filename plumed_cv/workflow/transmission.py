@@ -7,7 +7,7 @@ are reused.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,18 +33,20 @@ from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import estimated, or_none, sampled
 from plumed_cv.workflow.harmonic_theory import escape_rate
 from plumed_cv.workflow.mep import end_states, path_of
-from plumed_cv.workflow.results import UNKNOWN_RATE
+from plumed_cv.workflow.rate_of_steps import (
+    definition,
+    doubts,
+    factor_of,
+    rate_of_steps,
+    shares_of_time,
+)
+from plumed_cv.workflow.shooting import BATCH, VELOCITIES, Task, Workers
 
-BATCH = 40  # shots; the error is checked after each batch
-VELOCITIES = 2  # shots from each snapshot: two separate its committor from chance
 FEWEST_SHOTS = 80
 MOST_VELOCITIES = 20  # largest number of shots from one snapshot; more would need more snapshots
 MOVED = 0.1  # if a surface moves farther than this, in xi, its shots are made again
 LARGEST_FRICTION = 0.1  # times the time step: with more friction, crossings would be missed
-UNRESOLVED = 0.05  # fraction of trajectories above which the rate is doubtful
 LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
-
-Task = tuple[tuple[str, int], Array, int]  # name and number of a snapshot, its positions, a seed
 
 
 def of_directory(
@@ -211,12 +213,15 @@ class Stage:
 
     def complete(self) -> dict[str, Any]:
         """Make the missing shots; write result.json with the rate and return its contents."""
-        shares = self._shares()
+        shares = shares_of_time(self.result)
         found = [
             self._shots(k, surface, self._target(shares, k))
             for k, surface in enumerate(self._surfaces)
         ]
-        result = self.result | self._rate(found, shares)
+        result = self.result | rate_of_steps(self.result, found, shares, self._kT_eV)
+        result["rate"] = self._details(found)
+        result["rate_note"] = doubts(found, self.config.rate)
+        result["other_events"] = self._other_events()
         result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
         return result
@@ -242,7 +247,7 @@ class Stage:
         of_bound = step["rate_error_per_s"]
         factor = None
         if of_bound is not None and kappa.value > 0:
-            factor = _factor(kappa.error / kappa.value, of_bound / step["rate_per_s"])
+            factor = factor_of(kappa.error / kappa.value, of_bound / step["rate_per_s"])
         return {
             "surface": xi,
             "rate_per_s": bound * kappa.value,
@@ -326,17 +331,6 @@ class Stage:
             if len(shares) > 1
             else self.config.rate.error
         )
-
-    def _shares(self) -> Array:
-        """Fraction of the total time that each step takes, by transition state theory."""
-        steps, populations = self.result["steps"], self.result["populations"]
-        if len(steps) < 2:
-            return np.ones(1)
-        times = [
-            1.0 / (population * step["rate_per_s"])
-            for step, population in zip(steps, populations[:-1], strict=True)
-        ]
-        return np.asarray(np.array(times) / sum(times))
 
     def _shooter(self, surface: rates.Surface) -> rates.Shooter:
         settings, sampled_by = self.config.rate, self.config.sampling
@@ -456,51 +450,8 @@ class Stage:
         }
         write_text(file, json.dumps(record))
 
-    def _workers(self) -> "Workers":
+    def _workers(self) -> Workers:
         return Workers(self.config, self.initial, self.engine)
-
-    def _rate(self, found: list[rates.Transmission], shares: Array) -> dict[str, Any]:
-        """Return the rate from transition state theory and the transmission coefficients."""
-        kappa = np.array([each.kappa.value for each in found])
-        errors = np.array([each.kappa.error for each in found])
-        bound, of_bound = (self.result[f"tst_rate{key}_per_s"] for key in ("", "_error"))
-        result = dict(UNKNOWN_RATE)
-        result["rate"] = self._details(found)
-        result["rate_note"] = self._note(found)
-        result["other_events"] = self._other_events()
-        result["steps"] = [
-            step | {"transmission": or_none(value), "transmission_error": or_none(error)}
-            for step, value, error in zip(self.result["steps"], kappa, errors, strict=True)
-        ]
-        if not (kappa > 0).all():
-            return result
-        times = shares / kappa
-        transmission = 1.0 / times.sum()
-        relative = float(np.sqrt(np.sum((times * transmission * errors / kappa) ** 2)))
-        result["transmission"] = float(transmission)
-        result["transmission_error"] = or_none(transmission * relative)
-        result["rate_per_s"] = float(transmission * bound)
-        result["rate_error_factor"] = _factor(relative, of_bound and of_bound / bound)
-        back, of_back = self._reverse()
-        if back is not None:
-            result["reverse_rate_per_s"] = float(transmission * back)
-            result["reverse_rate_error_factor"] = _factor(relative, of_back)
-        return result
-
-    def _reverse(self) -> tuple[float | None, float | None]:
-        """Reverse rate of transition state theory, 1/s, and its relative error."""
-        steps, populations = self.result["steps"], self.result["populations"]
-        if len(steps) == 1:
-            rate, error = (steps[0][f"reverse_rate{key}_per_s"] for key in ("", "_error"))
-            return rate, error and rate and error / rate
-        if populations[-1] in (None, 0):
-            return None, None
-        bound, error = (self.result[f"tst_rate{key}_per_s"] for key in ("", "_error"))
-        of_states = self.result.get("delta_F_error_eV")
-        relative = None
-        if error is not None and of_states is not None:
-            relative = float(np.hypot(error / bound, of_states / self._kT_eV))
-        return bound * populations[0] / populations[-1], relative
 
     def _details(self, found: list[rates.Transmission]) -> dict[str, Any]:
         settings = self.config.rate
@@ -509,45 +460,12 @@ class Stage:
             for surface, each in zip(self._surfaces, found, strict=True)
         ]
         return {
-            "of": _of(len(found)),
+            "of": definition(len(found)),
             "dynamics": settings.dynamics,
             "residence_ps": settings.residence_ps,
             "md_steps": sum(each.n_steps for each in found),
             "steps": steps,
         }
-
-    def _note(self, found: list[rates.Transmission]) -> str | None:
-        """Return why the rate is doubtful, or None."""
-        notes = []
-        for each in found:
-            if each.relative_error > self.config.rate.error and len(found) == 1:
-                notes.append(
-                    f"the transmission coefficient is {each.kappa} after {each.shots} shots from "
-                    f"{each.snapshots} snapshots; increase rate.shots, or sampling.steps if there "
-                    "are few snapshots"
-                )
-            if each.unresolved > UNRESOLVED:
-                notes.append(
-                    f"{100 * each.unresolved:.2g} % of the trajectories did not reach a basin "
-                    f"within rate.longest_ps = {self.config.rate.longest_ps:g}; increase it"
-                )
-            if each.other > UNRESOLVED:
-                notes.append(
-                    f"{100 * each.other:.2g} % of the trajectories left the process before they "
-                    "reached a basin: other events cross the same dividing surface"
-                )
-            if each.kappa.value - 2.0 * each.kappa.error > 1.0:
-                notes.append(
-                    f"the transmission coefficient is {each.kappa}, and it cannot exceed 1: the "
-                    "free energy at the dividing surface is wrong; increase sampling.steps"
-                )
-            apart = abs(each.kappa.value - each.reactive_flux.value)
-            if apart > 4.0 * np.hypot(each.kappa.error, each.reactive_flux.error):
-                notes.append(
-                    f"the reactive flux gives {each.reactive_flux} and the crossings give "
-                    f"{each.kappa}; use a smaller sampling.timestep_fs in a new directory"
-                )
-        return "; ".join(notes) or None
 
     def _other_events(self) -> list[dict[str, Any]]:
         """The events by which trajectories left the process, the most frequent one first."""
@@ -576,77 +494,10 @@ class Stage:
         ]
 
 
-class Workers:
-    """Makes shots in this process, or in parallel in one process for each walker."""
-
-    def __init__(self, config: Config, initial: Atoms, engine: Engine) -> None:
-        self._config, self._initial, self._engine = config, initial, engine
-        self._number = min(config.sampling.walkers, BATCH // VELOCITIES)
-
-    def __enter__(self) -> Callable[[rates.Shooter, Sequence[Task]], list[rates.Outcome]]:
-        if self._number == 1 and self._config.sampling.scheduler is None:
-            return self._here
-        self._pool = sampling.executors(self._config, self._number)
-        self._executors = self._pool.__enter__()
-        return self._at_once
-
-    def __exit__(self, *error: Any) -> None:
-        if hasattr(self, "_pool"):
-            self._pool.__exit__(*error)
-
-    def _here(self, shooter: rates.Shooter, tasks: Sequence[Task]) -> list[rates.Outcome]:
-        return list(_shoot(self._engine, shooter, tasks))
-
-    def _at_once(self, shooter: rates.Shooter, tasks: Sequence[Task]) -> list[rates.Outcome]:
-        parts = [tasks[k :: self._number] for k in range(self._number)]
-        futures = [
-            executor.submit(_work, self._config, self._initial, shooter, part)
-            for executor, part in zip(self._executors, parts, strict=True)
-        ]
-        found = [future.result() for future in futures]
-        return [found[k % self._number][k // self._number] for k in range(len(tasks))]
-
-
-def _work(
-    config: Config, initial: Atoms, shooter: rates.Shooter, tasks: Sequence[Task]
-) -> list[rates.Outcome]:
-    """Make the shots of one process in a batch."""
-    with sampling.open_engine(config, initial) as engine:
-        return list(_shoot(engine, shooter, tasks))
-
-
-def _shoot(
-    engine: Engine, shooter: rates.Shooter, tasks: Sequence[Task]
-) -> Iterator[rates.Outcome]:
-    for snapshot, positions, seed in tasks:
-        yield shooter.shoot(engine, snapshot, positions, seed)
-
-
 def _is_enough(found: rates.Transmission | None, number: int, most: int, target: float) -> bool:
     if found is None:
         return False
     return number >= most or (number >= FEWEST_SHOTS and found.relative_error <= target)
-
-
-def _of(steps: int) -> str:
-    """Return what the rate refers to, in words."""
-    if steps == 1:
-        return (
-            "from the reactant to the product over the dividing surface, per unit of time that the "
-            "system spends in the basin of the reactant"
-        )
-    return (
-        f"from the reactant to the product over {steps} steps: the steady current into the product "
-        "divided by the population of the reactant's basin; each step has its own transmission "
-        "coefficient"
-    )
-
-
-def _factor(relative: float, other: float | None) -> float | None:
-    """One standard error of a rate, as a factor; None if unknown."""
-    if other is None or not np.isfinite(relative):
-        return None
-    return float(np.exp(np.hypot(relative, other)))
 
 
 def in_words(result: dict[str, Any]) -> str:
