@@ -16,7 +16,7 @@ from typing import Any
 
 from plumed_cv import config, workflow
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.common.numbers import error_of_factor, scientific, with_error
+from plumed_cv.common.numbers import energy_in_words, error_of_factor, scientific, with_error
 
 DATA = Path(__file__).resolve().parents[1] / "docs" / "vacancy-hot.json"
 TEMPERATURES_K = (700.0, 1000.0, 1200.0)
@@ -78,18 +78,14 @@ def print_table(runs: list[dict[str, Any]]) -> None:
         first, last = run["iterations"][0], run["iterations"][-1]
         k, factor = run["rate_per_s"], run["rate_error_factor"]
         cells = [f"{run['temperature_K']:g}", run["seed"]]
-        cells += [_in_words(part, "flux_barrier") for part in (first, last)]
-        cells += [_in_words(last, "delta_F")]
+        cells += [energy_in_words(part, "flux_barrier") for part in (first, last)]
+        cells += [energy_in_words(last, "delta_F")]
         cells += [sum(part["restarts"] for part in run["iterations"])]
         cells += [scientific(run["tst_rate_per_s"], run["tst_rate_error_per_s"], "").strip()]
         cells += [with_error(run["transmission"], run["transmission_error"], "").strip()]
         cells += [scientific(k, error_of_factor(k, factor), "").strip()]
         cells += ["yes" if run["converged"] else "no"]
         print("| " + " | ".join(map(str, cells)) + " |")
-
-
-def _in_words(part: dict[str, Any], name: str) -> str:
-    return with_error(part[f"{name}_eV"], part[f"{name}_error_eV"], "eV").removesuffix(" eV")
 
 
 def main() -> None:

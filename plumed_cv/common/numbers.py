@@ -1,6 +1,7 @@
 """Formatted numbers for the terminal and the report: with a unit, rounded to their error."""
 
 import math
+from typing import Any
 
 NONE = "unknown"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -20,6 +21,26 @@ def with_error(value: float | None, error: float | None, unit: str = "eV") -> st
     shown = max(decimals, 0)
     rounded = f"{round(value, decimals):.{shown}f}".replace("-", "−")
     return f"{rounded} ± {round(error, decimals):.{shown}f} {unit}"
+
+
+def energy_in_words(numbers: dict[str, Any], name: str, unit: str = "") -> str:
+    """Return an energy with its error, by the beginning of their keys, as `with_error` does.
+
+    Parameters
+    ----------
+    numbers
+        Energies and errors in eV, for example `flux_barrier_eV` and `flux_barrier_error_eV`.
+    name
+        The beginning of the keys.
+    unit
+        Unit to print; none in a table.
+    """
+    return with_error(numbers.get(f"{name}_eV"), numbers.get(f"{name}_error_eV"), unit).strip()
+
+
+def cv_in_words(value: float | None) -> str:
+    """Return a value of the CV with two decimals."""
+    return "—" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def scientific(value: float | None, error: float | None, unit: str) -> str:

@@ -17,11 +17,18 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import workflow
-from plumed_cv.common.numbers import duration, error_of_factor, scientific, with_error
+from plumed_cv.common.numbers import (
+    cv_in_words,
+    duration,
+    energy_in_words,
+    error_of_factor,
+    scientific,
+    with_error,
+)
 from plumed_cv.cv import selection
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
-from plumed_cv.structures.frame import Array
+from plumed_cv.report.run_charts import charts_of
 from plumed_cv.workflow import provenance
 
 _KJ_MOL = units.mol / units.kJ  # kJ/mol per eV
@@ -46,7 +53,7 @@ def of(run: Run) -> dict[str, Any]:
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
-        "figures": _figures(run),
+        "figures": charts_of(run),
         "localisation": _localisation(run),
         "cost": _cost(run),
         "input": _input_text(run),
@@ -126,18 +133,18 @@ def _answer(run: Run) -> dict[str, Any] | None:
     in_kJ, error_kJ = (None if n is None else n * _KJ_MOL for n in (flux, error))
     temperature = given.get("cv_temperature_K"), given.get("cv_temperature_error_K")
     return {
-        "flux": _estimate(given, "flux_barrier", "eV"),
+        "flux": energy_in_words(given, "flux_barrier", "eV"),
         "flux_kJ": with_error(in_kJ, error_kJ, "kJ/mol"),
-        "barrier": _estimate(given, "barrier", "eV"),
-        "delta": _estimate(given, "delta_F", "eV"),
-        "difference": _estimate(given, "A1_minus_A0", "eV"),
+        "barrier": energy_in_words(given, "barrier", "eV"),
+        "delta": energy_in_words(given, "delta_F", "eV"),
+        "difference": energy_in_words(given, "A1_minus_A0", "eV"),
         "estimator": given.get("estimator"),
         "pooled": f"{given['pooled_snapshots']:,}" if given.get("pooled_snapshots") else None,
         "estimators": [
-            (name, _estimate(found, "flux_barrier", "eV"))
+            (name, energy_in_words(found, "flux_barrier", "eV"))
             for name, found in (given.get("estimators") or {}).items()
         ],
-        "activation": _estimate(given, "activation_free_energy", "eV"),
+        "activation": energy_in_words(given, "activation_free_energy", "eV"),
         "rate": scientific(given.get("tst_rate_per_s"), given.get("tst_rate_error_per_s"), "s⁻¹"),
         "events": None if run.result is None else run.result.get("multiplicity"),
         "events_note": None if run.result is None else run.result.get("multiplicity_note"),
@@ -177,7 +184,7 @@ def _rate(run: Run) -> dict[str, Any] | None:
         "note": given["rate_note"],
         "surfaces": [
             {
-                "xi": _xi(step["surface"]),
+                "xi": cv_in_words(step["surface"]),
                 "kappa": with_error(step["transmission"], step["transmission_error"], "").strip(),
                 "flux": with_error(step["reactive_flux"], step["reactive_flux_error"], "").strip(),
                 "shots": step["shots"],
@@ -221,11 +228,11 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "number": k,
-            "reactant": _xi(step.get("reactant_xi")),
-            "surface": _xi(step.get("surface")),
-            "product": _xi(step.get("product_xi")),
-            "flux": _estimate(step, "flux_barrier"),
-            "reverse_flux": _estimate(step, "reverse_flux_barrier"),
+            "reactant": cv_in_words(step.get("reactant_xi")),
+            "surface": cv_in_words(step.get("surface")),
+            "product": cv_in_words(step.get("product_xi")),
+            "flux": energy_in_words(step, "flux_barrier"),
+            "reverse_flux": energy_in_words(step, "reverse_flux_barrier"),
             "rate": scientific(step.get("rate_per_s"), step.get("rate_error_per_s"), ""),
             "reverse_rate": scientific(
                 step.get("reverse_rate_per_s"), step.get("reverse_rate_error_per_s"), ""
@@ -237,15 +244,6 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _xi(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}".replace("-", "−")
-
-
-def _estimate(given: dict[str, Any], name: str, unit: str = "") -> str:
-    """Return a number with its error; without a unit in a table."""
-    return with_error(given.get(f"{name}_eV"), given.get(f"{name}_error_eV"), unit).strip()
-
-
 def _row(part: Part, run: Run) -> dict[str, Any]:
     """Row of an iteration in the table."""
     result = part.numbers
@@ -255,150 +253,14 @@ def _row(part: Part, run: Run) -> dict[str, Any]:
         "kind": part.variable.kind,
         "ended": part.result is not None,
         "answer": part is run.answer,
-        "flux": _estimate(result, "flux_barrier"),
-        "barrier": _estimate(result, "barrier"),
-        "delta": _estimate(result, "delta_F"),
+        "flux": energy_in_words(result, "flux_barrier"),
+        "barrier": energy_in_words(result, "barrier"),
+        "delta": energy_in_words(result, "delta_F"),
         "similarity": "—" if similarity is None else f"{similarity:.3f}",
         "steps": f"{part.steps:,}",
         "crossings": "—" if result.get("crossings") is None else result["crossings"],
         "restarts": part.restarts,
     }
-
-
-def _figures(run: Run) -> dict[str, Markup]:
-    """Charts for which the run has data, by name."""
-    figures: dict[str, Markup] = {}
-    parts, answer = run.parts, run.answer
-    if answer is not None:
-        zero = None
-        if run.path is not None:
-            zero = (run.along_path(answer.variable), run.path.energies)
-        curves = [(part.label, part.profile) for part in parts if part is not answer]
-        figures["profiles"] = charts.profiles(
-            [*curves, (f"{answer.label}, the answer", answer.profile)],
-            zero,
-            workflow.surfaces_of(answer.numbers),
-            workflow.minima_of(answer.numbers),
-            "Free energy in eV against the collective variable, a curve for each iteration; flux "
-            "barriers "
-            + ", ".join(
-                f"iteration {p.number}: {_estimate(p.numbers, 'flux_barrier', 'eV')}" for p in parts
-            ),
-        )
-        growth = [(part.label, *part.convergence()) for part in parts]
-        if any(estimates for _, _, estimates in growth):
-            figures["steps"] = charts.barrier_with_steps(
-                growth,
-                "Flux barrier against the number of steps, a curve for each iteration, "
-                f"ending at {_estimate(parts[-1].numbers, 'flux_barrier', 'eV')}",
-            )
-        histograms = []
-        for part in parts:
-            edges = np.append(part.profile.xi, part.profile.xi[-1] + part.profile.grid.spacing)
-            edges = edges - 0.5 * part.profile.grid.spacing
-            counts = np.histogram(np.concatenate(part.xi), edges)[0].astype(float)
-            histograms.append((part.label, edges, 100 * counts / max(counts.sum(), 1)))
-        figures["histogram"] = charts.histogram(
-            histograms,
-            "Share of the samples against the collective variable, an outline for each iteration",
-        )
-        steps, xi, deviation, stops = answer.history()
-        figures["history"] = charts.history(
-            steps,
-            xi,
-            deviation,
-            stops,
-            run.settings.deviation_limit_A,
-            f"Collective variable and deviation from the path against the steps of iteration "
-            f"{answer.number}, with {len(stops)} restarts by the guard",
-        )
-    if run.path is not None and run.variables:
-        along_path = []
-        for n, variable in enumerate(run.variables):
-            label = f"CV {n} ({variable.kind})"
-            along_path.append((label, run.path.arc_length, run.along_path(variable)))
-        figures["along_path"] = charts.lines(
-            "path",
-            along_path,
-            ("arc length along the 0 K path", "collective variable ξ"),
-            "Each collective variable against the arc length of the minimum energy path, 0 to 1",
-            diagonal=True,
-        )
-    similarities = run.similarities()
-    if similarities:
-        tolerance = run.limits.tolerance
-        means = [f"{label}: mean {curve.mean():.3f}" for label, curve in similarities]
-        points = np.linspace(0, 1, len(similarities[0][1]))
-        figures["similarity"] = charts.lines(
-            "similarity",
-            [(mean, points, curve) for mean, (_, curve) in zip(means, similarities, strict=True)],
-            ("ξ of the older CV", "1 − cos"),
-            "1 minus the cosine between the gradients of successive collective variables along "
-            f"the path; {', '.join(means)}; equivalent below {tolerance:g}",
-            limit=(f"largest mean of equivalent CVs: {tolerance:g}", tolerance),
-        )
-    _rate_figures(run, figures)
-    _training_figures(run, figures)
-    return figures
-
-
-def _rate_figures(run: Run, figures: dict[str, Markup]) -> None:
-    details = (run.result or {}).get("rate") if run.ended else None
-    if not details:
-        return
-    curves, shares = [], []
-    for number, step in enumerate(details["steps"], 1):
-        plateau = step["plateau"]
-        kappa, error = (
-            np.array(plateau[key], dtype=float) for key in ("transmission", "transmission_error")
-        )
-        label = f"surface {number} at ξ = {_xi(step['surface'])}"
-        curves.append((label, 1e-3 * np.array(plateau["time_fs"]), kappa, np.nan_to_num(error)))
-        shares += step["committors"]
-    figures["plateau"] = charts.plateau(
-        curves,
-        "Transmission coefficient against the time since the dividing surface, ending at "
-        + ", ".join(f"{kappa[-1]:.2f} for {label}" for label, _, kappa, _ in curves),
-    )
-    if shares:
-        figures["committors"] = charts.committors(
-            np.array(shares),
-            "Share of the structures on the dividing surface against the share of their "
-            "trajectories that end behind it",
-        )
-
-
-def _training_figures(run: Run, figures: dict[str, Markup]) -> None:
-    fractions: list[tuple[str, Array, int | None]] = []
-    elbow = run.components.get("elbow")
-    if scree := run.components.get("fraction_of_variance"):
-        drawn = "noisy 0 K path" if run.path else "structures of iteration 1"
-        fractions.append((drawn, np.array(scree), elbow))
-    if run.trainings:
-        n = max(run.trainings)
-        record = run.trainings[n]
-        shares = np.array(record["variances_A2"]) / record["total_variance_A2"]
-        fractions.append((f"components of CV {n}", shares, None))
-        figures["losses"] = charts.lines(
-            "losses",
-            [
-                (f"CV {k}", np.arange(1.0, 1 + len(r["losses_A2"])), np.sqrt(r["losses_A2"]))
-                for k, r in sorted(run.trainings.items())
-            ],
-            ("epoch", "RMS error (Å)"),
-            "Root mean square error of the decoder against the epochs of each training, ending at "
-            + ", ".join(
-                f"{r['losses_A2'][-1] ** 0.5:.4f} Å for CV {k}"
-                for k, r in sorted(run.trainings.items())
-            ),
-            logarithmic=True,
-        )
-    if fractions:
-        figures["variance"] = charts.variance(
-            fractions,
-            "Fraction of variance explained by each principal component"
-            + (f", with the elbow after component {elbow}" if elbow else ""),
-        )
 
 
 def _localisation(run: Run) -> dict[str, Any] | None:

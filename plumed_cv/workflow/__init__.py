@@ -31,9 +31,10 @@ would save, and `checks` whether the answer can be believed. `transmission` find
 coefficient of the answer from the trajectories of `shooting`, and `rate_of_steps` makes the rate of
 it. `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs
 at several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
-the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object, `analysis` what samples say and
-how it converges, `from_atoms` a run without an input file. `campaign` does all events of a
-catalogue, and `diffusion` makes diffusion coefficients of their rates.
+the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,
+`analysis` what samples say and how it converges, `from_atoms` a run without an input file.
+`campaign` does all events of a catalogue, and `diffusion` makes diffusion coefficients of their
+rates.
 """
 
 from plumed_cv.workflow import transmission
