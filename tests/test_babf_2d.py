@@ -28,7 +28,7 @@ from plumed_cv.freeenergy import (
     write_state,
     write_surface,
 )
-from plumed_cv.freeenergy.estimator import edges
+from plumed_cv.freeenergy.grids import edges
 
 Array = NDArray[np.float64]
 Axes = tuple[Grid, Grid]

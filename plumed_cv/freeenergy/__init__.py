@@ -5,12 +5,12 @@ action BABF does the same in C++ and writes the files that are read here. It lea
 over samples at every node of the grid. States of independent walkers can therefore be added, and
 successive states of one run subtracted. These differences are the blocks for error bars.
 
-`estimator` is the method itself, on one or two CVs. `profiles` computes free energies along one CV,
-and `fluxes` flux barriers and rates, between the states that `basins` finds. Both use the sums over
-samples and the curves of `sums`, and read heights from them by `barriers`. `surfaces` computes free
-energies on two CVs. `jackknife` has estimates with their errors. `meanforce` is the mean force of
-the atoms, and `pooling` the contribution of earlier iterations to it. `files` reads and writes
-files.
+`estimator` is the method itself, on one or two CVs, with the nodes of `grids`. `profiles` computes
+free energies along one CV, and `fluxes` flux barriers and rates, between the states that `basins`
+finds. Both use the sums over samples and the curves of `sums`, and read heights from them by
+`barriers`. `surfaces` computes free energies on two CVs. `jackknife` has estimates with their
+errors. `meanforce` is the mean force of the atoms, and `pooling` the contribution of earlier
+iterations to it. `files` reads and writes files.
 """
 
 from plumed_cv.freeenergy.basins import Basins
@@ -18,10 +18,8 @@ from plumed_cv.freeenergy.estimator import (
     NATURAL,
     Estimator,
     Evaluation,
-    Grid,
     State,
     blocks,
-    potential,
     prior_derivative,
     unit_in_words,
     weight_of_first,
@@ -37,6 +35,7 @@ from plumed_cv.freeenergy.files import (
     write_surface,
 )
 from plumed_cv.freeenergy.fluxes import Flux, Step, estimate_flux
+from plumed_cv.freeenergy.grids import Grid, potential
 from plumed_cv.freeenergy.jackknife import Estimate
 from plumed_cv.freeenergy.profiles import Profile, estimate_profile, reweighted_profile
 from plumed_cv.freeenergy.sums import Earlier, binned

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from plumed_cv.freeenergy.basins import Basins, highest, line
-from plumed_cv.freeenergy.estimator import Grid
+from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.structures.frame import Array
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from plumed_cv.freeenergy.estimator import Grid
+from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.structures.frame import Array
 
 DEPTH_KT = 2.0  # a shallower minimum does not hold the system long enough to be a basin

@@ -13,7 +13,8 @@ from plumed_cv.common.files import write_text
 from plumed_cv.common.tables import checksum, read_table
 from plumed_cv.freeenergy.barriers import barrier_and_delta_F, difference_of
 from plumed_cv.freeenergy.basins import find
-from plumed_cv.freeenergy.estimator import NATURAL, Grid, State, at_all_nodes
+from plumed_cv.freeenergy.estimator import NATURAL, State
+from plumed_cv.freeenergy.grids import Grid, at_all_nodes
 from plumed_cv.freeenergy.jackknife import Estimate
 from plumed_cv.freeenergy.profiles import Profile
 from plumed_cv.freeenergy.sums import smoothed

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.barriers import highest_of, significant, top_is_known
 from plumed_cv.freeenergy.basins import Basins, find, highest
-from plumed_cv.freeenergy.estimator import Grid, State
+from plumed_cv.freeenergy.estimator import State
+from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import UNKNOWN, Estimate, jackknife
 from plumed_cv.freeenergy.sums import (
     Earlier,

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plumed_cv.freeenergy.estimator import Grid, State
+from plumed_cv.freeenergy.estimator import State
+from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.sums import Earlier, profiles_without_each
 from plumed_cv.structures.frame import Array
 

@@ -17,7 +17,8 @@ from plumed_cv.freeenergy.barriers import (
     significant,
 )
 from plumed_cv.freeenergy.basins import Basins, find
-from plumed_cv.freeenergy.estimator import Grid, State, unit_in_words
+from plumed_cv.freeenergy.estimator import State, unit_in_words
+from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.freeenergy.sums import (
     Earlier,

@@ -14,13 +14,8 @@ from numpy.typing import ArrayLike
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.basins import SMOOTHING
-from plumed_cv.freeenergy.estimator import (
-    UNSAMPLED,
-    Grid,
-    State,
-    check_same_estimator,
-    potential_on_line,
-)
+from plumed_cv.freeenergy.estimator import UNSAMPLED, State, check_same_estimator
+from plumed_cv.freeenergy.grids import Grid, potential_on_line
 from plumed_cv.structures.frame import Array
 
 

@@ -7,15 +7,8 @@ import numpy as np
 from scipy.ndimage import minimum_filter
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.freeenergy.estimator import (
-    UNSAMPLED,
-    Grid,
-    State,
-    at_all_nodes,
-    edges,
-    potential,
-    potential_of_mean_force,
-)
+from plumed_cv.freeenergy.estimator import UNSAMPLED, State, potential_of_mean_force
+from plumed_cv.freeenergy.grids import Grid, at_all_nodes, edges, potential
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.freeenergy.sums import check_blocks, total_of, weights_of
 from plumed_cv.structures.frame import Array

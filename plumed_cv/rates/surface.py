@@ -10,8 +10,8 @@ import numpy as np
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.freeenergy.estimator import Grid
 from plumed_cv.freeenergy.fluxes import Flux
+from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.structures.frame import Array
 
 # Largest depth of snapshots below the top of W, in kT; the first with enough snapshots is used.

@@ -1,29 +1,34 @@
 """Structures: reading and checking them, and the coordinates on which the CVs depend.
 
-`reading` reads structures and checks end states; `lammps_files` reads LAMMPS data and dump files;
-`frame` has the displacement frame; `neighbours` finds atoms near places; `trajectory` reads
-trajectories as displacements.
+`reading` reads structures; `lammps_files` reads LAMMPS data and dump files; `atoms` has the cell
+and the fixed atoms, and rotates structures as engines need them; `checking` checks end states and
+the order of atoms; `frame` has the displacement frame; `neighbours` finds atoms near places;
+`trajectory` reads trajectories as displacements.
 """
 
-from plumed_cv.structures.reading import (
-    CLOSEST_A,
-    Misplaced,
+from plumed_cv.structures.atoms import (
     cell_of,
-    check_atoms,
-    check_end_states,
-    check_held,
-    check_order,
-    check_range,
     drift_of,
     fix,
     has_forces,
     held_atoms,
     hold,
     is_oriented,
-    iterate_structures,
+    oriented,
+)
+from plumed_cv.structures.checking import (
+    CLOSEST_A,
+    Misplaced,
+    check_atoms,
+    check_end_states,
+    check_held,
+    check_order,
+    check_range,
     meant_order,
     misplaced,
-    oriented,
+)
+from plumed_cv.structures.reading import (
+    iterate_structures,
     read_structure,
     read_structures,
     split_index,

@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import needed
 from plumed_cv.common.files import replacing
+from plumed_cv.structures.atoms import cell_of, oriented
+from plumed_cv.structures.checking import check_atoms
 from plumed_cv.structures.frame import Array
-from plumed_cv.structures.reading import (
-    cell_of,
-    check_atoms,
-    iterate_structures,
-    oriented,
-    split_index,
-)
+from plumed_cv.structures.reading import iterate_structures, split_index
 
 _NM = 10.0  # angstrom
 _STRUCTURES = 1000  # structures that are read at once, at most
