@@ -1,7 +1,9 @@
 """The guard: its limit, and a vacancy so hot that other neighbours jump into it."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +112,37 @@ def test_the_dynamics_goes_on_where_the_atom_that_left_was_at_home() -> None:
         state = State(positions, variable.reference_cell)
         assert guard.is_home(variable, state, 6, limit_A) is at_home
         assert guard.is_home(variable, state, 7, limit_A)
+
+
+def test_the_way_out_is_not_in_the_histogram(tmp_path: Path) -> None:
+    """PLUMED's sums contain it, the printed values do not."""
+    grid = freeenergy.Grid(-0.2, 1.2, 14)
+    n, rng = len(grid.nodes), np.random.default_rng(1)
+    inside, way_out = rng.uniform(0.0, 0.5, size=(2, 400)), np.full(200, 0.9)
+    state = freeenergy.State(
+        ("ae.node-0",), (grid,), 0.025, (2.5,), 0.0, 0, np.zeros(n), 0, np.zeros((4, n))
+    )
+    for k, samples in enumerate((inside[0], np.concatenate([inside[1], way_out]))):
+        number, offset = freeenergy.binned(grid, samples, np.full(len(samples), 0.01))
+        even = np.full(n, len(samples) / n)
+        sums = 0.5 * np.array([even, even, number, offset])  # all weights are 0.5
+        steps = state.steps + len(samples)
+        state = replace(state, steps=steps, sums=state.sums + sums)
+        segment = tmp_path / f"segment-{k:06d}"
+        segment.mkdir()
+        freeenergy.write_state(segment / "babf.state", state)
+        record = {"n_steps": len(samples), "stopped": k == 1, "n_counted": 400}
+        (segment / "segment.json").write_text(json.dumps(record))
+        rows = [f"{x} {x + 0.01}" for x in inside[k][::4]]
+        colvar = "\n".join(["#! FIELDS ae.node-0 b.zeta", *rows, ""])
+        (segment / "colvar").write_text(colvar)
+    blocks, _ = sampling.learned(tmp_path)
+    assert [block.steps for block in blocks] == [400, 400]
+    whole, left = blocks
+    np.testing.assert_allclose(whole.count, 0.5 * freeenergy.binned(grid, inside[0])[0])
+    every_fourth = freeenergy.binned(grid, inside[1][::4])[0]
+    np.testing.assert_allclose(left.count, 0.5 * 4 * every_fourth)
+    np.testing.assert_allclose(left.sums[3], 0.01 * left.count)
 
 
 def test_the_page_has_the_table_of_the_stops(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,6 +240,11 @@ def test_thermal_expansion_goes_with_the_temperature(plugin: Path, tmp_path: Pat
         np.testing.assert_allclose(variable.value(ends, path.cell)[:, 0], [0, 1], atol=1e-6)
         assert variable.kind == ("linear" if kelvin == 300.0 else "autoencoder")
     assert (tmp_path / "run" / "500K" / "beginning.json").exists()
+    noise = [
+        json.loads((tmp_path / "run" / f"{T}K" / "components.json").read_text())["noise_A2"]
+        for T in (300, 500)
+    ]
+    assert noise[1] / noise[0] == pytest.approx(500 / 300)
     # Pictures of the same valley, relaxed in the larger cell.
     barriers = [load_path(tmp_path / "run" / f"{T}K" / "path.xyz").barrier for T in (300, 500)]
     assert barriers[0] != barriers[1]

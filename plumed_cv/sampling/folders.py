@@ -8,8 +8,11 @@ gap are lost.
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
@@ -68,8 +71,8 @@ def share_discarded(records: Sequence[dict[str, Any]]) -> float:
 def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
     """Contribution of each complete segment to bABF's sums, and its sums of the mean force.
 
-    Both are in the order of `segments`. The sums of the mean force are those of
-    `freeenergy.binned`, or None if the input does not ask for them.
+    Both are in the order of `segments`. Steps on a way out of the process are in neither. The sums
+    of the mean force are those of `freeenergy.binned`, or None if the input does not ask for them.
 
     Raises
     ------
@@ -78,9 +81,11 @@ def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
     """
     by_walker = [segments_of(home) for home in homes(folder)]  # walkers may be adding segments
     found = [
-        block
+        _counted(block, segment)
         for segments in by_walker
-        for block in freeenergy.blocks(list(map(state_of, segments)))
+        for block, segment in zip(
+            freeenergy.blocks(list(map(state_of, segments))), segments, strict=True
+        )
     ]
     all_segments = [segment for segments in by_walker for segment in segments]
     if not any((segment / MEAN_FORCE).exists() for segment in all_segments):
@@ -90,6 +95,27 @@ def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
         with remedy(segment):
             sums.append(freeenergy.binned(found[0].grid, *meanforce.read(segment / MEAN_FORCE)))
     return found, sums
+
+
+def _counted(block: freeenergy.State, segment: Path) -> freeenergy.State:
+    """Contribution of a segment without the way out of the process.
+
+    PLUMED has added it to its sums before the guard ended the trajectory. The histogram is
+    therefore made again from the printed values, with the same mean weight. The sums of the
+    conditional probabilities, which only A_k needs, are scaled.
+    """
+    with remedy(segment):
+        record = read_json(segment / "segment.json")
+        n_counted = int(record.get("n_counted", record["n_steps"]))
+        if not record["stopped"] or n_counted >= block.steps:
+            return block
+        printed = read_colvar(segment / "colvar")
+    xi = printed[block.argument]
+    number, offset = freeenergy.binned(block.grid, xi, printed["b.zeta"] - xi)
+    sums = block.sums * (n_counted / block.steps)
+    weight = sums[2].sum() / max(1.0, number.sum())
+    sums[2:] = weight * np.array([number, offset])
+    return replace(block, steps=n_counted, sums=sums)
 
 
 def copy_state(folder: Path, target: Path) -> None:

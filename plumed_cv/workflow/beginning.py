@@ -79,10 +79,14 @@ def take_over(
         "xi": variable.encode(variable.components(along))[:, 0].tolist(),
         "A_eV": profile.A[known].tolist(),
     }
-    for file, other in ((files.components, before.components), (files.atoms, before.atoms)):
-        if other.exists():
-            with replacing(file) as temporary:
-                shutil.copyfile(other, temporary)
+    if before.components.exists():
+        components = read_json(before.components)
+        if "noise_A2" in components and config.path.noise_A2 is None:  # harmonic: as kT
+            components["noise_A2"] *= config.system.temperature_K / found["temperature_K"]
+        write_text(files.components, json.dumps(components))
+    if before.atoms.exists():
+        with replacing(files.atoms) as temporary:
+            shutil.copyfile(before.atoms, temporary)
     write_text(files.beginning, json.dumps(handed))
     variable.save(files.cv(0))  # last: this file marks that the run has started
     reporter.say(
