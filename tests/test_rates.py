@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.cv.symmetry import operations
 from plumed_cv.engines import Dynamics
-from plumed_cv.freeenergy import Basins, Flux, Grid
+from plumed_cv.freeenergy import Basins, Estimate, Flux, Grid
 from plumed_cv.freeenergy.basins import find
 from plumed_cv.freeenergy.jackknife import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
+from plumed_cv.workflow.rate_of_steps import doubts, rate_of_steps
 from plumed_cv.workflow.shooting import Workers
 from tests import vacancy
 
@@ -75,19 +77,55 @@ def test_a_return_begins_the_stay_anew() -> None:
 
 def test_leaving_the_process() -> None:
     """While an atom is away, crossings mean nothing; it has left when it stays away."""
-    seen = watch(limit_A=1.0)
-    assert not seen.see(at([0.9, 0.9]))
-    assert not seen.see(at([0.9], aside=1.5))
+    seen = watch(limit_A=1.0, residence=25)
+    assert not seen.see(at([0.9] * 10))
+    assert not seen.see(at([0.9] * 10, aside=1.5))
     assert not seen.see(at([0.3, 0.3], aside=1.5))
     assert seen.crossings == []
-    assert seen.see(at([0.3, 0.9, 0.3], aside=1.5))
-    assert (seen.end, seen.in_core, seen.is_behind) == ("left", True, True)
+    assert seen.see(at([0.3, 0.9, 0.3] * 10, aside=1.5))
+    assert (seen.end, seen.in_core, seen.is_behind, seen.step) == ("left", True, True, 50)
     back = watch(limit_A=1.0, residence=50)
-    assert not back.see(at([0.9], aside=1.5))
-    assert not back.see(at([0.9]))
+    assert not back.see(at([0.9] * 10, aside=1.5))
+    assert not back.see(at([0.9] * 10))
     assert not back.see(at([0.3] * 10))
-    assert back.crossings == [3]
+    assert back.crossings == [21]
     assert back.end is None
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10, 500])
+def test_an_atom_that_leaves_is_seen_however_many_steps_an_engine_returns(at_once: int) -> None:
+    """It leaves before the trajectory comes to the core of what looks like a basin."""
+    positions = np.concatenate([at([0.6] * 28), at([0.6] * 30, aside=2.4), at([0.9] * 442, 2.4)])
+    seen = watch(limit_A=1.5, residence=400)
+    pieces = [positions[k : k + at_once] for k in range(0, len(positions), at_once)]
+    assert any(seen.see(piece) for piece in pieces)
+    assert (seen.end, seen.in_core, seen.step) == ("left", False, 430)
+
+
+def of_step(kappa: float, error: float) -> rates.Transmission:
+    """A transmission coefficient without other doubts."""
+    value = Estimate(kappa, error, "")
+    numbers: dict[str, Any] = dict.fromkeys((field.name for field in fields(rates.Transmission)), 0)
+    return rates.Transmission(
+        **numbers | {"kappa": value, "reactive_flux": value, "shots": 90, "snapshots": 40}
+    )
+
+
+def test_a_rate_of_several_steps_says_which_coefficient_is_not_known_well_enough() -> None:
+    step = {"rate_per_s": 1e9, "rate_error_per_s": 1e7}
+    result = {"steps": [step, step], "populations": [0.5, 0.01, 0.49]}
+    result |= {"tst_rate_per_s": 1e9, "tst_rate_error_per_s": 1e7, "delta_F_error_eV": 0.001}
+    shares = np.array([0.1, 0.9])
+    for found, doubtful in (
+        ([of_step(1.0, 0.3), of_step(1.0, 0.05)], False),  # takes a tenth of the time
+        ([of_step(0.1, 0.03), of_step(1.0, 0.05)], True),  # takes half of it
+        ([of_step(0.0, 0.3), of_step(1.0, 0.05)], True),
+    ):
+        rate = rate_of_steps(result, found, shares, 0.025)
+        note = doubts(rate, found, config.Rate(error=0.1))
+        assert (note is not None) == doubtful
+        assert note is None or "coefficient of step 1 is" in note
+        assert note is None or "step 2" not in note
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -23,6 +23,7 @@ from plumed_cv.structures.frame import Array
 
 End = Literal["before", "behind", "other", "unresolved"]
 
+GUARD_STRIDE = 10  # steps between two looks at the guard's limit
 INSIDE = 0.7  # fraction of the guard's limit; below it a trajectory is back in the process
 RELAXED_EV_A = 0.02  # largest force on an atom in a relaxed minimum
 RELAXATION_STEPS = 1000
@@ -90,14 +91,17 @@ class Watch:
         atoms = positions[:, self.variable.serials - 1]
         u = self.variable.displacements(atoms, self.cell)
         xi = self.variable.encode(self.variable.components(u))[:, 0]
-        for value in xi:
+        for i, value in enumerate(xi):
             self.step += 1
             if self._outside_since is None and self._is_committed(float(value)):
                 self.end = "committed"
                 return True
-        if self.limit_A is not None and self._has_left(u[-1], xi[-1:]):
-            self.end = "left"
-        return self.end is not None
+            # The same steps for every engine, however many steps it returns at once.
+            looks = self.limit_A is not None and self.step % GUARD_STRIDE == 0
+            if looks and self._has_left(u[i], xi[i : i + 1]):
+                self.end = "left"
+                return True
+        return False
 
     def _is_committed(self, xi: float) -> bool:
         if (xi > self.surface) != self.is_behind:

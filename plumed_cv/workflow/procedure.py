@@ -126,8 +126,6 @@ def run(
                     return {"iteration": n, "walkers": [task.number for task in waiting]}
             iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
         result = write_answer(config, files, path, initial, plugin, iterations)
-        if not config.rate.enabled:
-            return result
         return transmission.complete(config, files, engine, initial, result, reporter)
 
 

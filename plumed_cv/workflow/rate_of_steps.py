@@ -78,22 +78,29 @@ def rate_of_steps(
     return rate
 
 
-def doubts(found: list[rates.Transmission], settings: config.Rate) -> str | None:
-    """Return why a rate is doubtful, or None.
+def doubts(
+    rate: dict[str, Any], found: list[rates.Transmission], settings: config.Rate
+) -> str | None:
+    """Return why a rate is doubtful or unknown, or None.
 
     Parameters
     ----------
+    rate
+        As from `rate_of_steps`.
     found
         The transmission coefficient of each step.
     settings
         The section [rate] of the input.
     """
+    value, error = rate["transmission"], rate["transmission_error"]
+    is_precise = bool(value and error is not None and error <= settings.error * value)
     notes = []
-    for each in found:
-        if each.relative_error > settings.error and len(found) == 1:
+    for k, each in enumerate(found, 1):
+        if not is_precise and each.relative_error > settings.error:
+            of_step = f" of step {k}" if len(found) > 1 else ""
             notes.append(
-                f"the transmission coefficient is {each.kappa} after {each.shots} shots from "
-                f"{each.snapshots} snapshots; increase rate.shots, or sampling.steps if there "
+                f"the transmission coefficient{of_step} is {each.kappa} after {each.shots} shots "
+                f"from {each.snapshots} snapshots; increase rate.shots, or sampling.steps if there "
                 "are few snapshots"
             )
         if each.unresolved > UNRESOLVED:

@@ -47,6 +47,7 @@ MOST_VELOCITIES = 20  # largest number of shots from one snapshot; more would ne
 MOVED = 0.1  # if a surface moves farther than this, in xi, its shots are made again
 LARGEST_FRICTION = 0.1  # times the time step: with more friction, crossings would be missed
 LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
+LEAST_KAPPA = 1e-3  # stands for a coefficient of 0 where times are shared out
 
 
 def of_directory(
@@ -121,8 +122,8 @@ def complete(
 ) -> dict[str, Any]:
     """Add the rate to the result of a converged run, and write it into result.json.
 
-    If there is no rate, `rate_note` of the result gives the reason. A run that has not converged
-    keeps the rate that `of_directory` has found, without more shots.
+    If there is no rate, `rate_note` of the result gives the reason. A run that has not converged,
+    or for which `rate.enabled` is false, keeps the rate of the shots that exist.
 
     Parameters
     ----------
@@ -135,9 +136,12 @@ def complete(
     reporter
         Receives the progress.
     """
+    shots = 0 if result.get("tst_rate_per_s") is None else _made(files, result)
+    if not config.rate.enabled and not shots:
+        return result
     note = refusal(config)
-    if note is None and not result["converged"]:
-        if result.get("tst_rate_per_s") is not None and (shots := _made(files, result)):
+    if note is None and not (config.rate.enabled and result["converged"]):
+        if shots:
             fewer = config.rate.model_copy(update={"shots": shots})
             config = config.model_copy(update={"rate": fewer})
         else:
@@ -213,14 +217,22 @@ class Stage:
 
     def complete(self) -> dict[str, Any]:
         """Make the missing shots; write result.json with the rate and return its contents."""
-        shares = shares_of_time(self.result)
-        found = [
-            self._shots(k, surface, self._target(shares, k))
-            for k, surface in enumerate(self._surfaces)
-        ]
+        shares = weights = shares_of_time(self.result)
+        found: list[rates.Transmission] = []
+        while True:
+            before = [each.shots for each in found]
+            found = [
+                self._shots(k, surface, self._target(weights, k))
+                for k, surface in enumerate(self._surfaces)
+            ]
+            if [each.shots for each in found] == before:
+                break
+            # A small coefficient makes its step take more of the time, so it is needed better.
+            weights = shares / np.maximum([each.kappa.value for each in found], LEAST_KAPPA)
+            weights /= weights.sum()
         result = self.result | rate_of_steps(self.result, found, shares, self._kT_eV)
         result["rate"] = self._details(found)
-        result["rate_note"] = doubts(found, self.config.rate)
+        result["rate_note"] = doubts(result, found, self.config.rate)
         result["other_events"] = self._other_events()
         result |= escape_rate(result)
         write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
