@@ -674,9 +674,9 @@ def print_tables(found: dict[str, Found]) -> None:
     )
     print("| k_tail (1/s) | k_spread (1/s) |")
     print("|" + " --- |" * 9)
-    counted = {name: _counted(CASES[name], data) for name, data in found.items()}
+    of_cases = {name: counted(CASES[name], data) for name, data in found.items()}
     for name, data in found.items():
-        case, (all_hops, others) = CASES[name], counted[name]
+        case, (all_hops, others) = CASES[name], of_cases[name]
         back = undone(all_hops)
         times = np.array([hop.time_fs for hop in all_hops])
         cells = [
@@ -698,9 +698,9 @@ def print_tables(found: dict[str, Found]) -> None:
         case = CASES[name]
         row = [name]
         for residence_fs in (100.0, 200.0, 400.0):
-            times = np.array([h.time_fs for h in _counted(case, data, residence_fs)[0]])
+            times = np.array([h.time_fs for h in counted(case, data, residence_fs)[0]])
             row.append(str(rate(case, data, times)))
-        all_hops = counted[name][0]
+        all_hops = of_cases[name][0]
         for return_fs in (500.0, 1000.0, 2000.0, 4000.0):
             row.append(str(lasting(case, data, all_hops, return_fs)))
         print("| " + " | ".join(row) + " |")
@@ -710,13 +710,13 @@ def print_tables(found: dict[str, Found]) -> None:
     print("|" + " --- |" * (len(bounds)))
     for name, data in found.items():
         ages = [
-            str(hazard(CASES[name], data, counted[name][0], a, b))
+            str(hazard(CASES[name], data, of_cases[name][0], a, b))
             for a, b in itertools.pairwise(bounds)
         ]
         print(f"| {name} | " + " | ".join(ages) + " |")
 
 
-def _counted(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> tuple[list[Hop], int]:
+def counted(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> tuple[list[Hop], int]:
     """The hops to an equivalent neighbour, and the number of all others."""
     every = hops(case, found, residence_fs)
     length_A = hop_A(case)
