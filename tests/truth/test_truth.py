@@ -115,9 +115,9 @@ def test_quadrature_across_the_path() -> None:
     assert along.flux_barrier[0] == pytest.approx(flux, abs=5e-4)
 
 
-# The largest deviation of the mean force was 3.4 errors among 320 values (docs/truth.md), that of the
-# histogram 4.2 among 339, and values of one run are correlated. At 4.0 one set of runs in 30 would
-# fail on a processor that rounds differently.
+# The largest deviation of the mean force was 3.4 errors among 320 values (docs/truth.md), that of
+# the histogram 4.2 among 339, and values of one run are correlated. At 4.0 one set of runs in 30
+# would fail on a processor that rounds differently.
 LARGEST_DEVIATION = 5.0
 
 
