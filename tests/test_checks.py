@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import config, cv
+from plumed_cv import config, cv, freeenergy
 from plumed_cv.cv import autoencoder, equivalence
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.workflow import RunDirectory, checks, estimates
+from plumed_cv.workflow import RunDirectory, checks, estimates, results
 from tests import vacancy
 
 KELVIN = 300.0  # kT is 26 meV, so an error of 13 meV is allowed
@@ -265,6 +265,45 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
     elsewhere = equivalence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
+
+
+def two_steps() -> freeenergy.Profile:
+    """Wells at 0, 0.5 and 1 of the same depth; the second barrier is the higher one."""
+    grid = freeenergy.Grid(-0.1, 1.1, 240)
+    xi = grid.nodes
+    A = np.where(xi > 0.5, 0.44, 0.40) * np.sin(2 * np.pi * xi) ** 2
+    none, nothing = np.zeros_like(xi), freeenergy.Estimate(0.0, 0.0)
+    kT = units.kB * KELVIN
+    return freeenergy.Profile(
+        *("ae.node-0", grid, kT, (0.0, 1.0), A, A, none, none, none + 1.0),
+        *(nothing, nothing, nothing),
+    )
+
+
+def test_flanks_of_several_steps_enclose_all_barriers() -> None:
+    """kT above the first and the last minimum: 0.4 sin(2 pi x)^2 = kT, by hand."""
+    kT = units.kB * KELVIN
+    low, high = results.flanks(two_steps(), [0.75, 0.25])
+    assert low == pytest.approx(np.arcsin(np.sqrt(kT / 0.40)) / (2 * np.pi), abs=0.005)
+    assert high == pytest.approx(1 - np.arcsin(np.sqrt(kT / 0.44)) / (2 * np.pi), abs=0.005)
+    assert results.flanks(two_steps(), []) == (0.0, 1.0)
+
+
+def test_flanks_of_an_earlier_version_that_leave_out_a_barrier_are_replaced(
+    tmp_path: Path,
+) -> None:
+    files = RunDirectory(tmp_path)
+    for n, slope in enumerate((0.0, 0.5)):
+        line([1.0, slope, 0.0]).save(files.cv(n))
+    files.iteration(1).mkdir()
+    freeenergy.write_fes(files.iteration(1) / "fes.dat", two_steps())
+    steps = [{"surface": 0.25}, {"surface": 0.75}]
+    old = GOOD | {"steps": steps, "dividing_surface": 0.75, "flanks": [0.54, 0.96]}
+    found = results.complete(files, 1, old)
+    assert found["flanks"] == pytest.approx([0.04, 0.965], abs=0.006)
+    worst = 1 - 1 / np.sqrt(1.25)
+    assert found["similarity_worst"] == pytest.approx(worst, abs=1e-3) != old["similarity_worst"]
+    assert results.complete(files, 1, found) == found
 
 
 def test_halves_differ_twice_as_much_as_independent_data() -> None:
