@@ -412,6 +412,27 @@ def test_free_energies_that_contradict_each_other(tmp_path: Path) -> None:
     assert any("contradict each other" in note for note in notes)
 
 
+@pytest.mark.parametrize("unknown", ["delta_F_eV", "delta_F_error_eV"])
+def test_a_difference_with_an_unknown_error_is_unknown(unknown: str, tmp_path: Path) -> None:
+    """It is not exact: that temperature is left out, or has the harmonic rates."""
+    catalogue(tmp_path, interstitials(FCC), "interstitial")
+    states = {"delta_F_eV": 0.1, "delta_F_error_eV": 0.02}
+    rows = [row("e0", 500.0, 1e9, 1.1, **states), row("e0", 600.0, 1e9, 1.1, **states)]
+    rows[1][unknown] = None
+    found = workflow.diffusion(with_rates(tmp_path, rows))
+    assert [each["temperature_K"] for each in found["temperatures"]] == [500.0]
+    assert (
+        "600 K is left out: the difference of the free energies of the states" in found["notes"][0]
+    )
+    assert found["notes"][0].endswith("is unknown of e0.")
+    rows.append(row("e0", 600.0, 1e9, 1.0, source="harmonic", **states | {"delta_F_error_eV": 0.0}))
+    found = workflow.diffusion(with_rates(tmp_path, rows))
+    assert [each["source"] for each in found["temperatures"]] == [
+        "transmission coefficient",
+        "harmonic",
+    ]
+
+
 def test_formation_from_a_file(tmp_path: Path) -> None:
     catalogue(tmp_path, vacancies(BCC), "vacancy")
     with_rates(tmp_path, [row("e0", 500.0, 1e9, 1.1), row("e0", 600.0, 1e10, 1.1)])
