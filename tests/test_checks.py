@@ -56,7 +56,7 @@ def of(change: dict[str, Any], related: bool = True) -> checks.Verdict:
     """The checks of an iteration that is good but for some numbers."""
     part = GOOD | change
     own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related)
-    return checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS)])
+    return checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
 
 
 def test_a_good_iteration_passes_all() -> None:
@@ -130,7 +130,7 @@ def test_absent_keys_are_unknown(key: str) -> None:
     """As of runs of earlier versions: no crash, and what must be known is missed."""
     part = {name: value for name, value in GOOD.items() if name != key}
     own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related=True)
-    verdict = checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS)])
+    verdict = checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
     needed = {"crossings", "flux_barrier_eV", "flux_barrier_error_eV", "barrier_eV", "similarity"}
     needed |= {"similarity_worst", "similarity_at_surface"}
     assert verdict.converged == (key not in needed)
@@ -175,7 +175,9 @@ def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
     noisy = of({"similarity": 0.3, "similarity_floor": 0.2, "similarity_worst": 0.6})
     assert not noisy.converged
     assert "raise sampling.steps" in str(noisy.advice)
-    growing = checks.variable_check({**GOOD, "similarity": 0.3}, {"similarity": 0.1}, LIMITS)
+    growing = checks.variable_check(
+        {**GOOD, "similarity": 0.3}, {"similarity": 0.1}, LIMITS, KELVIN
+    )
     assert "cv.functions = 4" in growing.remedy
 
 
@@ -184,12 +186,17 @@ def test_criterion_of_the_flux_barrier() -> None:
     far = {"similarity": 0.5, "similarity_worst": 1.0}
 
     def passed(before: dict[str, Any] | None) -> bool | None:
-        return checks.variable_check(GOOD | far, before, limits).passed
+        return checks.variable_check(GOOD | far, before, limits, KELVIN).passed
 
     assert passed(GOOD | {"flux_barrier_eV": 0.535})
     assert not passed(GOOD | {"flux_barrier_eV": 0.56})
     assert not passed(GOOD | {"flux_barrier_error_eV": None})
     assert not passed(None)
+    assert not passed(GOOD | {"flux_barrier_eV": 0.25, "flux_barrier_error_eV": 0.20})
+    assert not passed(GOOD | {"flux_barrier_error_eV": 0.011})  # the limit is the input's own
+    assert passed(GOOD | {"flux_barrier_error_eV": 0.009})
+    noisy = GOOD | far | {"flux_barrier_error_eV": 0.011}
+    assert not checks.variable_check(noisy, GOOD, limits, KELVIN).passed
     (error,) = [
         check
         for check in checks.of_sampling(
@@ -261,7 +268,7 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         "similarity_worst": found.worst,
         "similarity_at_surface": found.at_surface,
     }
-    assert checks.variable_check(part, None, LIMITS).passed is False
+    assert checks.variable_check(part, None, LIMITS, KELVIN).passed is False
     elsewhere = equivalence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
