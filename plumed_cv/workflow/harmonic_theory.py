@@ -25,7 +25,7 @@ from plumed_cv.rates import stationary
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.mep import find_path, path_of
+from plumed_cv.workflow.mep import check_partial_rotation, end_states, find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
@@ -71,7 +71,8 @@ def harmonic(
     Raises
     ------
     UserError
-        If no minimum or first-order saddle point is found.
+        If no minimum or first-order saddle point is found, or the structure has a free rotation
+        that cannot be removed.
     """
     reporter = reporter or Log()
     if config.cv.alignment != "none":
@@ -86,8 +87,10 @@ def harmonic(
     if path is None:
         path = folder / "path.xyz"
         if not path.exists():
+            check_partial_rotation(end_states(config)[0])
             find_path(config, path, reporter)
     found = load_path(path)
+    check_partial_rotation(found.images[0])
     symbols = found.species
     masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
     with sampling.open_engine(config, found.images[0]) as engine:
