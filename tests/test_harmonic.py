@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 from scipy.linalg import eigh
 
-from plumed_cv import workflow
+from plumed_cv import config, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps import LammpsEngine
@@ -291,6 +291,29 @@ def test_what_is_refused(tmp_path: Path) -> None:
     done = vacancy.called("harmonic", file)
     assert done.returncode == 1
     assert "cv.alignment" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kelvin", "options"),
+    [
+        ("[300.0, 500.0]", []),
+        ("300.0", ["--temperature", "500"]),
+        ("[300.0]", ["--temperature", "5"]),
+    ],
+)
+def test_one_cell_has_the_rates_of_one_temperature(
+    kelvin: str, options: list[str], tmp_path: Path
+) -> None:
+    """The command and the function refuse what a campaign refuses."""
+    text = vacancy.SYSTEM.replace(
+        "temperature_K = 300.0", f"temperature_K = {kelvin}\nexpansion = [1e-5]"
+    )
+    file = vacancy.write(tmp_path, text + vacancy.QUICK)
+    done = vacancy.called("harmonic", file, *options)
+    assert done.returncode == 1
+    assert "the harmonic rates of an input are those of one cell, at 300 K" in done.stderr
+    assert not (tmp_path / "harmonic").exists()
+    harmonic_theory.check_one_cell(config.load(file), [300.0])
 
 
 def test_ratio_is_of_the_highest_surface_alone() -> None:

@@ -34,7 +34,7 @@ from plumed_cv.common.files import locked, read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
-from plumed_cv.workflow.harmonic_theory import rate_of
+from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
 from plumed_cv.workflow.temperatures import COLUMNS
 
 HARMONIC = "harmonic"
@@ -296,12 +296,11 @@ def _check_inputs(catalogue: Catalogue, harmonic: bool, jobs: int, scheduler: st
     for event in catalogue.events:
         config = catalogue.config(event)
         file = catalogue.folder(event) / INPUT
-        if harmonic and config.system.expansion and len(config.system.temperatures_K) > 1:
-            raise UserError(
-                f"{file}: with system.expansion each temperature has its own cell, and the "
-                "harmonic rates of an input are those of one cell; give one temperature, or no "
-                "expansion."
-            )
+        if harmonic:
+            try:
+                check_one_cell(config)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from None
         cores = 1 if harmonic else config.sampling.walkers * config.sampling.repetitions
         if scheduler is None and jobs > 1 and jobs * cores > n_cores():
             raise UserError(

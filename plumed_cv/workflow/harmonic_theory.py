@@ -71,8 +71,8 @@ def harmonic(
     Raises
     ------
     UserError
-        If no minimum or first-order saddle point is found, or the structure has a free rotation
-        that cannot be removed.
+        If no minimum or first-order saddle point is found, if the structure has a free
+        rotation that cannot be removed, or if a temperature has another cell.
     """
     reporter = reporter or Log()
     if config.cv.alignment != "none":
@@ -80,6 +80,9 @@ def harmonic(
             "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, which is not "
             "computed with this alignment. Remove the key for this command."
         )
+    kelvin = tuple(temperatures_K) or config.system.temperatures_K
+    kelvin = kelvin or (config.system.temperature_K,)
+    check_one_cell(config, kelvin)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,8 +117,6 @@ def harmonic(
                     step_A=step_A, update=update, folder=place,
                 )  # fmt: skip
     rate = theory.HarmonicTheory(minimum, saddle, masses)
-    kelvin = tuple(temperatures_K) or config.system.temperatures_K
-    kelvin = kelvin or (config.system.temperature_K,)
     result = _as_dict(rate, found, kelvin) | {"step_A": step_A}
     if product is not None:
         back = _as_dict(theory.HarmonicTheory(product, saddle, masses), found, kelvin)
@@ -178,6 +179,31 @@ def of_run(
             result["harmonic"] = beside(files, result)
             write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     return found
+
+
+def check_one_cell(config: Config, temperatures_K: Sequence[float] = ()) -> None:
+    """Refuse rates at several temperatures if each has its own cell.
+
+    Parameters
+    ----------
+    config
+        The input; its cell is that of `temperature_K`.
+    temperatures_K
+        Temperatures of the rates; the temperatures of the input if empty.
+
+    Raises
+    ------
+    UserError
+        If the thermal expansion gives one of them another cell.
+    """
+    own = config.system.temperature_K
+    kelvin = tuple(temperatures_K) or config.system.temperatures_K
+    if config.system.expansion and any(other != own for other in kelvin):
+        raise UserError(
+            "With system.expansion each temperature has its own cell, and the harmonic rates of "
+            f"an input are those of one cell, at {own:g} K; give no other temperature, or no "
+            "expansion."
+        )
 
 
 def _as_dict(
