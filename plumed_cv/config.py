@@ -426,7 +426,8 @@ class Iteration(_Section):
     criterion: Literal["equivalence", "barrier"] = Field(
         "equivalence",
         description="when the procedure ends. equivalence: two successive collective variables are "
-        "equivalent (Eq. 17). barrier: two successive flux barriers agree within two errors",
+        "equivalent (Eq. 17). barrier: two successive flux barriers agree within two errors, "
+        "and both have an error of at most barrier_tolerance_eV",
     )
     tolerance: Positive = Field(
         0.02,

@@ -91,6 +91,21 @@ def test_a_campaign_that_is_done_changes_nothing(original: Path, done: dict[str,
     assert {file: file.stat().st_mtime for file in original.rglob("hessian-*.npz")} == hessians
 
 
+def test_rates_of_another_input_are_not_kept(
+    original: Path, done: dict[str, Any], tmp_path: Path
+) -> None:
+    """Neither by the command nor in the table."""
+    folder = Path(shutil.copytree(original, tmp_path / "cat"))
+    file = folder / "Cu-vacancy-1" / "input.toml"
+    assert workflow.campaign(folder, harmonic=True)["rates"] == done["rates"]
+    file.write_text(file.read_text().replace("images = 5", "images = 7"))
+    found = workflow.campaign(folder, harmonic=True)
+    assert found["rates"] == []
+    (failure,) = found["failures"]
+    assert "was started with another path.images: 5, and now it is 7" in failure["reason"]
+    assert write_rates(read_catalogue(folder), {}) == found
+
+
 def test_the_way_back_of_a_symmetric_jump(original: Path, done: dict[str, Any]) -> None:
     """It has the same rate; the minimum on the other side has a Hessian of its own."""
     event, output = original / "Cu-vacancy-1", original.parent / "back"

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import config, cv
+from plumed_cv import config, cv, freeenergy
 from plumed_cv.cv import autoencoder, equivalence
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.workflow import RunDirectory, checks, estimates
+from plumed_cv.workflow import RunDirectory, checks, estimates, results
 from tests import vacancy
 
 KELVIN = 300.0  # kT is 26 meV, so an error of 13 meV is allowed
@@ -56,7 +56,7 @@ def of(change: dict[str, Any], related: bool = True) -> checks.Verdict:
     """The checks of an iteration that is good but for some numbers."""
     part = GOOD | change
     own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related)
-    return checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS)])
+    return checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
 
 
 def test_a_good_iteration_passes_all() -> None:
@@ -130,7 +130,7 @@ def test_absent_keys_are_unknown(key: str) -> None:
     """As of runs of earlier versions: no crash, and what must be known is missed."""
     part = {name: value for name, value in GOOD.items() if name != key}
     own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related=True)
-    verdict = checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS)])
+    verdict = checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
     needed = {"crossings", "flux_barrier_eV", "flux_barrier_error_eV", "barrier_eV", "similarity"}
     needed |= {"similarity_worst", "similarity_at_surface"}
     assert verdict.converged == (key not in needed)
@@ -175,7 +175,9 @@ def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
     noisy = of({"similarity": 0.3, "similarity_floor": 0.2, "similarity_worst": 0.6})
     assert not noisy.converged
     assert "raise sampling.steps" in str(noisy.advice)
-    growing = checks.variable_check({**GOOD, "similarity": 0.3}, {"similarity": 0.1}, LIMITS)
+    growing = checks.variable_check(
+        {**GOOD, "similarity": 0.3}, {"similarity": 0.1}, LIMITS, KELVIN
+    )
     assert "cv.functions = 4" in growing.remedy
 
 
@@ -184,12 +186,17 @@ def test_criterion_of_the_flux_barrier() -> None:
     far = {"similarity": 0.5, "similarity_worst": 1.0}
 
     def passed(before: dict[str, Any] | None) -> bool | None:
-        return checks.variable_check(GOOD | far, before, limits).passed
+        return checks.variable_check(GOOD | far, before, limits, KELVIN).passed
 
     assert passed(GOOD | {"flux_barrier_eV": 0.535})
     assert not passed(GOOD | {"flux_barrier_eV": 0.56})
     assert not passed(GOOD | {"flux_barrier_error_eV": None})
     assert not passed(None)
+    assert not passed(GOOD | {"flux_barrier_eV": 0.25, "flux_barrier_error_eV": 0.20})
+    assert not passed(GOOD | {"flux_barrier_error_eV": 0.011})  # the limit is the input's own
+    assert passed(GOOD | {"flux_barrier_error_eV": 0.009})
+    noisy = GOOD | far | {"flux_barrier_error_eV": 0.011}
+    assert not checks.variable_check(noisy, GOOD, limits, KELVIN).passed
     (error,) = [
         check
         for check in checks.of_sampling(
@@ -261,10 +268,49 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         "similarity_worst": found.worst,
         "similarity_at_surface": found.at_surface,
     }
-    assert checks.variable_check(part, None, LIMITS).passed is False
+    assert checks.variable_check(part, None, LIMITS, KELVIN).passed is False
     elsewhere = equivalence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
+
+
+def two_steps() -> freeenergy.Profile:
+    """Wells at 0, 0.5 and 1 of the same depth; the second barrier is the higher one."""
+    grid = freeenergy.Grid(-0.1, 1.1, 240)
+    xi = grid.nodes
+    A = np.where(xi > 0.5, 0.44, 0.40) * np.sin(2 * np.pi * xi) ** 2
+    none, nothing = np.zeros_like(xi), freeenergy.Estimate(0.0, 0.0)
+    kT = units.kB * KELVIN
+    return freeenergy.Profile(
+        *("ae.node-0", grid, kT, (0.0, 1.0), A, A, none, none, none + 1.0),
+        *(nothing, nothing, nothing),
+    )
+
+
+def test_flanks_of_several_steps_enclose_all_barriers() -> None:
+    """kT above the first and the last minimum: 0.4 sin(2 pi x)^2 = kT, by hand."""
+    kT = units.kB * KELVIN
+    low, high = results.flanks(two_steps(), [0.75, 0.25])
+    assert low == pytest.approx(np.arcsin(np.sqrt(kT / 0.40)) / (2 * np.pi), abs=0.005)
+    assert high == pytest.approx(1 - np.arcsin(np.sqrt(kT / 0.44)) / (2 * np.pi), abs=0.005)
+    assert results.flanks(two_steps(), []) == (0.0, 1.0)
+
+
+def test_flanks_of_an_earlier_version_that_leave_out_a_barrier_are_replaced(
+    tmp_path: Path,
+) -> None:
+    files = RunDirectory(tmp_path)
+    for n, slope in enumerate((0.0, 0.5)):
+        line([1.0, slope, 0.0]).save(files.cv(n))
+    files.iteration(1).mkdir()
+    freeenergy.write_fes(files.iteration(1) / "fes.dat", two_steps())
+    steps = [{"surface": 0.25}, {"surface": 0.75}]
+    old = GOOD | {"steps": steps, "dividing_surface": 0.75, "flanks": [0.54, 0.96]}
+    found = results.complete(files, 1, old)
+    assert found["flanks"] == pytest.approx([0.04, 0.965], abs=0.006)
+    worst = 1 - 1 / np.sqrt(1.25)
+    assert found["similarity_worst"] == pytest.approx(worst, abs=1e-3) != old["similarity_worst"]
+    assert results.complete(files, 1, found) == found
 
 
 def test_halves_differ_twice_as_much_as_independent_data() -> None:

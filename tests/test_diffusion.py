@@ -14,6 +14,7 @@ from ase.build import bulk
 from plumed_cv import workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.events import (
+    Jump,
     Network,
     Sites,
     Walk,
@@ -64,6 +65,26 @@ def test_cubic_lattices(atoms: Atoms, neighbours: int, length_A: float, factor: 
     expected = neighbours * length_A**2 * 3.0 / 6.0
     np.testing.assert_allclose(diffusivity(found), expected * np.eye(3), atol=1e-9 * expected)
     np.testing.assert_allclose(correlation_factors(network, found), factor * np.eye(3), atol=3e-6)
+
+
+def simple_cubic(edge: int) -> Network:
+    """A simple cubic lattice whose cell has edge^3 sites."""
+    points = np.indices((edge,) * 3).reshape(3, -1).T
+    steps = np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)])
+    initial = np.repeat(np.arange(len(points)), len(steps))
+    ends = (points[:, None] + steps) % edge
+    final = np.ravel_multi_index(tuple(ends.reshape(-1, 3).T), (edge,) * 3)
+    jump = Jump(initial, final, np.tile(3.0 * steps, (len(points), 1)), True)
+    sites = Sites(points / edge, np.zeros(len(points), dtype=int))
+    return Network(3.0 * edge * np.eye(3), sites, (jump,))
+
+
+@pytest.mark.parametrize("edge", [1, 3])
+def test_a_cell_of_many_sites_has_the_factor_of_the_primitive_one(edge: int) -> None:
+    """With 27 sites the two periodic cells must still differ; 1728 atoms are exact to 3e-5."""
+    network = simple_cubic(edge)
+    factors = correlation_factors(network, walk(network, [1.0], [0.0]))
+    np.testing.assert_allclose(factors, 0.653109 * np.eye(3), atol=5e-5)
 
 
 def test_hcp_with_equal_rates() -> None:
@@ -389,6 +410,27 @@ def test_free_energies_that_contradict_each_other(tmp_path: Path) -> None:
     differ = 0.1 * (np.flatnonzero(across)[1] - np.flatnonzero(across)[0])
     assert differ >= 0.1
     assert any("contradict each other" in note for note in notes)
+
+
+@pytest.mark.parametrize("unknown", ["delta_F_eV", "delta_F_error_eV"])
+def test_a_difference_with_an_unknown_error_is_unknown(unknown: str, tmp_path: Path) -> None:
+    """It is not exact: that temperature is left out, or has the harmonic rates."""
+    catalogue(tmp_path, interstitials(FCC), "interstitial")
+    states = {"delta_F_eV": 0.1, "delta_F_error_eV": 0.02}
+    rows = [row("e0", 500.0, 1e9, 1.1, **states), row("e0", 600.0, 1e9, 1.1, **states)]
+    rows[1][unknown] = None
+    found = workflow.diffusion(with_rates(tmp_path, rows))
+    assert [each["temperature_K"] for each in found["temperatures"]] == [500.0]
+    assert (
+        "600 K is left out: the difference of the free energies of the states" in found["notes"][0]
+    )
+    assert found["notes"][0].endswith("is unknown of e0.")
+    rows.append(row("e0", 600.0, 1e9, 1.0, source="harmonic", **states | {"delta_F_error_eV": 0.0}))
+    found = workflow.diffusion(with_rates(tmp_path, rows))
+    assert [each["source"] for each in found["temperatures"]] == [
+        "transmission coefficient",
+        "harmonic",
+    ]
 
 
 def test_formation_from_a_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixBondLength
@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 from scipy.linalg import eigh
 
-from plumed_cv import workflow
+from plumed_cv import config, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps import LammpsEngine
@@ -23,7 +23,7 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.rates import harmonic, stationary
 from plumed_cv.rates.harmonic import Expansion, HarmonicTheory
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import harmonic_theory
+from plumed_cv.workflow import harmonic_theory, provenance
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
 from tests import vacancy
@@ -151,6 +151,22 @@ def test_a_hessian_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
         other, _ = stationary.hessian(engine, positions + 0.1, path.cell, file=file)
     np.testing.assert_array_equal(again, whole)
     assert not np.array_equal(other, whole)
+
+
+def test_a_hessian_of_another_cell_or_of_other_free_atoms_is_computed_again(
+    tmp_path: Path,
+) -> None:
+    file, atoms = tmp_path / "hessian.npz", bulk("Cu", "fcc", a=3.6, cubic=True)
+    positions, cell = atoms.positions, atoms.cell.array
+    longer = cell * [[1.0], [1.0], [1.05]]
+    some = np.array([0, 1, 2])
+    with AseEngine(EMT_NAME, atoms) as engine:
+        for where, free in ((cell, None), (longer, None), (cell, some), (cell, some + 1)):
+            fresh, _ = stationary.hessian(engine, positions, where, free=free)
+            again, _ = stationary.hessian(engine, positions, where, file=file, free=free)
+            np.testing.assert_array_equal(again, fresh)
+        other, _ = stationary.hessian(engine, positions, longer)
+        assert np.abs(other - stationary.hessian(engine, positions, cell)[0]).max() > 0.01
 
 
 def test_error_of_the_determinant_is_that_of_noisy_forces() -> None:
@@ -291,6 +307,104 @@ def test_what_is_refused(tmp_path: Path) -> None:
     done = vacancy.called("harmonic", file)
     assert done.returncode == 1
     assert "cv.alignment" in done.stderr
+
+
+SAMPLING = "[sampling]\nsteps = 1000\nsegments = 8\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("temperature_K = 300.0", "temperature_K = 500.0", None),
+        ("steps = 1000", "steps = 2000", None),
+        ("[engine]", '[engine]\ncoupling = "external"', None),
+        ("images = ", "images = 1", r"path\.images: \d+, and now it is 1\d+"),
+        ("[engine]", 'fixed = "2-5"\n[engine]', r"system\.fixed: null, and now it is"),
+        ("[engine]", "expansion = [1e-5]\n[engine]", r"system\.expansion: \[\]"),
+        ("Fe_mm", "Fe_2", r"engine\.potential"),
+        ("initial.xyz", "final.xyz", r"system\.initial; restore the input or remove this folder"),
+    ],
+)
+def test_results_in_a_folder_belong_to_one_input(
+    old: str, new: str, sentence: str | None, tmp_path: Path
+) -> None:
+    """Keys on which neither the path nor the forces depend may change, and others may not."""
+    text = vacancy.SYSTEM + vacancy.QUICK + SAMPLING
+    given = config.load(vacancy.write(tmp_path, text))
+    assert old in text
+    changed = config.load(vacancy.write(tmp_path, text.replace(old, new), "changed.toml"))
+    for other in (changed, given):  # without results, it is recorded anew
+        provenance.check_same_energies(tmp_path, other)
+    (tmp_path / "path.xyz").touch()
+    provenance.check_same_energies(tmp_path, given)
+    if sentence is None:
+        provenance.check_same_energies(tmp_path, changed)
+        return
+    with pytest.raises(UserError, match=f"{tmp_path}: was started with another {sentence}"):
+        provenance.check_same_energies(tmp_path, changed)
+    with pytest.raises(UserError, match="started with another"):
+        workflow.harmonic(changed, tmp_path)
+
+
+def test_the_temperature_of_an_expanded_cell_must_stay(tmp_path: Path) -> None:
+    text = vacancy.SYSTEM.replace("= 300.0", "= 300.0\nexpansion = [1e-5]") + vacancy.QUICK
+    provenance.check_same_energies(tmp_path, config.load(vacancy.write(tmp_path, text)))
+    (tmp_path / "hessian-minimum-1.npz").touch()
+    hotter = config.load(vacancy.write(tmp_path, text.replace("= 300.0", "= 500.0")))
+    with pytest.raises(UserError, match=r"system\.temperature_K: 300\.0, and now it is 500\.0"):
+        provenance.check_same_energies(tmp_path, hotter)
+
+
+def test_results_without_a_record_and_runs_are_refused(tmp_path: Path) -> None:
+    given = config.load(vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK))
+    old, run = tmp_path / "old", tmp_path / "run"
+    for folder, name in ((old, "hessian-saddle-1.npz"), (run, "provenance.json")):
+        folder.mkdir()
+        (folder / name).touch()
+    with pytest.raises(UserError, match="without a record of their input"):
+        workflow.harmonic(given, old)
+    with pytest.raises(UserError, match="is the directory of a run"):
+        workflow.harmonic(given, run)
+    assert not (run / "path.xyz").exists()
+
+
+def test_a_given_path_is_part_of_the_input(tmp_path: Path) -> None:
+    given = config.load(vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK))
+    path, folder = tmp_path / "own.xyz", tmp_path / "harmonic"
+    folder.mkdir()
+    landscape_path("symmetric").save(path)
+    provenance.check_same_energies(folder, given, path)
+    (folder / "harmonic.json").touch()
+    provenance.check_same_energies(folder, given, path)
+    landscape_path("symmetric", 11).save(path)
+    with pytest.raises(UserError, match=r"another path\.file"):
+        provenance.check_same_energies(folder, given, path)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        provenance.check_same_energies(folder, given, path)
+
+
+@pytest.mark.parametrize(
+    ("kelvin", "options"),
+    [
+        ("[300.0, 500.0]", []),
+        ("300.0", ["--temperature", "500"]),
+        ("[300.0]", ["--temperature", "5"]),
+    ],
+)
+def test_one_cell_has_the_rates_of_one_temperature(
+    kelvin: str, options: list[str], tmp_path: Path
+) -> None:
+    """The command and the function refuse what a campaign refuses."""
+    text = vacancy.SYSTEM.replace(
+        "temperature_K = 300.0", f"temperature_K = {kelvin}\nexpansion = [1e-5]"
+    )
+    file = vacancy.write(tmp_path, text + vacancy.QUICK)
+    done = vacancy.called("harmonic", file, *options)
+    assert done.returncode == 1
+    assert "the harmonic rates of an input are those of one cell, at 300 K" in done.stderr
+    assert not (tmp_path / "harmonic").exists()
+    harmonic_theory.check_one_cell(config.load(file), [300.0])
 
 
 def test_ratio_is_of_the_highest_surface_alone() -> None:

@@ -17,7 +17,7 @@ from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates.multiplicity import multiplicity
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import displacements
-from plumed_cv.workflow.mep import check_rotation
+from plumed_cv.workflow.mep import check_partial_rotation, check_rotation
 from python import surfaces
 from tests import pages
 
@@ -91,6 +91,36 @@ def test_what_rotates_freely_is_refused(tmp_path: Path, periodic: int) -> None:
             workflow.run(given, tmp_path / "run")
         assert "\n" not in str(caught.value)
         assert ("alignment" in str(caught.value)) == (periodic == 0)
+
+
+@pytest.mark.parametrize(
+    ("periodic", "held", "remedy"),
+    [
+        (1, [], "fix at least three atoms."),
+        (1, [0, 1], "fix at least three atoms."),
+        (0, [0], "fix at least three atoms, or none."),
+        (0, [], None),
+        (1, [0, 1, 2], None),
+        (2, [], None),
+    ],
+)
+def test_harmonic_theory_refuses_a_rotation_that_it_cannot_remove(
+    tmp_path: Path, periodic: int, held: list[int], remedy: str | None
+) -> None:
+    """Before the path is computed, and not as a point that is no minimum."""
+    initial, final = surfaces.end_states()
+    (tmp_path / "surface.toml").write_text(surfaces.INPUT.format(steps=1000))
+    for name, atoms in (("initial", initial), ("final", final)):
+        atoms.pbc = [True] * periodic + [False] * (3 - periodic)
+        atoms.set_constraint(FixAtoms(held) if held else None)
+        atoms.write(tmp_path / f"{name}.xyz")
+    if remedy is None:
+        check_partial_rotation(initial)
+        return
+    with pytest.raises(UserError, match="cannot remove this rotation") as caught:
+        workflow.harmonic(config.load(tmp_path / "surface.toml"), tmp_path / "harmonic")
+    assert str(caught.value).endswith(remedy)
+    assert not (tmp_path / "harmonic" / "path.xyz").exists()
 
 
 @pytest.mark.slow

@@ -192,24 +192,37 @@ def test_inputs_only_goes_through_the_temperatures(plugin: Path, tmp_path: Path)
         assert list((file.parent / "run" / kelvin / "iteration-1").glob("segment-*"))
 
 
+def result_of(kelvin: float, bound_per_s: float | None, **more: object) -> dict[str, object]:
+    """A result.json as a run leaves it, with the rate of transition state theory."""
+    return {
+        "temperature_K": kelvin,
+        "converged": True,
+        "tst_rate_per_s": bound_per_s,
+        "tst_rate_error_per_s": 1e3,
+        "rate_error_factor": 1.2,
+        "multiplicity": 8,
+        **more,
+    }
+
+
+def with_results(root: Path, *results: dict[str, object]) -> None:
+    kelvin = [result["temperature_K"] for result in results]
+    (root / "temperatures.json").write_text(json.dumps({"temperatures_K": kelvin}))
+    for result in results:
+        folder = root / f"{result['temperature_K']:g}K"
+        folder.mkdir(exist_ok=True)
+        (folder / "result.json").write_text(json.dumps(result))
+
+
 def test_the_rate_with_a_transmission_coefficient_is_taken_where_it_is_known(
     tmp_path: Path,
 ) -> None:
     """From result.json alone, as a run leaves it."""
-    (tmp_path / "temperatures.json").write_text(json.dumps({"temperatures_K": [300.0, 600.0]}))
-    for kelvin, exact_rate in ((300.0, 2e3), (600.0, None)):
-        (tmp_path / f"{kelvin:g}K").mkdir()
-        result = {
-            "temperature_K": kelvin,
-            "converged": True,
-            "tst_rate_per_s": 1e4 * kelvin / 300,
-            "tst_rate_error_per_s": 1e3,
-            "rate_per_s": exact_rate,
-            "rate_error_factor": 1.2,
-            "transmission": 0.2 if exact_rate else None,
-            "multiplicity": 8,
-        }
-        (tmp_path / f"{kelvin:g}K" / "result.json").write_text(json.dumps(result))
+    with_results(
+        tmp_path,
+        result_of(300.0, 1e4, rate_per_s=2e3, transmission=0.2),
+        result_of(600.0, 2e4, rate_per_s=None, transmission=None),
+    )
     found = workflow.write_rates(tmp_path)
     cold, hot = found["rates"]
     assert (cold["rate_per_s"], cold["error_factor"], cold["transmission"]) == (2e3, 1.2, 0.2)
@@ -219,6 +232,25 @@ def test_the_rate_with_a_transmission_coefficient_is_taken_where_it_is_known(
     assert found["fit"]["source"] == "transition state theory"
     slope = units.kB * np.log(2.0) / (1 / 300 - 1 / 600)
     assert found["fit"]["activation_energy_eV"] == pytest.approx(slope)
+
+
+def test_a_temperature_without_a_rate_does_not_change_the_kind_of_the_fit(tmp_path: Path) -> None:
+    """The exact rates of two temperatures, whatever there is of the third."""
+    energy, prefactor = 0.4, 1e13
+    exact_rates = [prefactor * np.exp(-energy / (units.kB * T)) for T in KELVIN]
+    known = [result_of(T, 3.0 * k, rate_per_s=k) for T, k in zip(KELVIN, exact_rates, strict=True)]
+    unknown = result_of(KELVIN[2], None, converged=False)
+    with_results(tmp_path, known[0], known[1], unknown)
+    fit = workflow.write_rates(tmp_path)["fit"]
+    assert fit["source"] == "transmission coefficient"
+    assert fit["activation_energy_eV"] == pytest.approx(energy)
+    assert fit["prefactor_per_s"] == pytest.approx(prefactor)
+    assert fit["note"] is None  # what has not converged is not in the fit
+    with_results(tmp_path, known[0], known[1], known[2] | {"converged": False})
+    fit = workflow.write_rates(tmp_path)["fit"]
+    assert fit["activation_energy_eV"] == pytest.approx(energy)
+    assert fit["note"] == "The fit contains runs that have not converged: 700 K."
+    assert fit["note"] in workflow.fit_in_words(fit)
 
 
 @pytest.mark.slow

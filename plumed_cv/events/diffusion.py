@@ -114,7 +114,7 @@ def correlation_factors(network: Network, found: Walk) -> Array:
             "not defined along each; use the diffusion coefficient of the vacancy."
         )
     n = len(found.populations)
-    sizes = [_cells_for(n, states) for states in _STATES]
+    sizes = _sizes_for(n)
     tracer = [_of_tracer(network, found, size) for size in sizes]
     inverse = [1.0 / (n * size**3) for size in sizes]
     # Linear in 1/N, to N = infinity.
@@ -122,9 +122,13 @@ def correlation_factors(network: Network, found: Walk) -> Array:
     return np.asarray(limit @ np.linalg.inv(own))
 
 
-def _cells_for(n: int, states: int) -> int:
-    """Number of cells along each vector with which a pair has so many states."""
-    return max(_FEWEST_CELLS, int((states / n**2) ** (1 / 3)))
+def _sizes_for(n: int) -> tuple[int, int]:
+    """Numbers of cells along each vector, from which is extrapolated; n sites in a cell.
+
+    They differ also where the fewest cells have more states than `_STATES`.
+    """
+    small, large = (max(_FEWEST_CELLS, int((states / n**2) ** (1 / 3))) for states in _STATES)
+    return small, max(large, small + 1)
 
 
 def _of_tracer(network: Network, found: Walk, size: int) -> Array:

@@ -48,7 +48,8 @@ def hessian(
     update
         Is called with the number of coordinates done, out of 3F.
     file
-        Stores finished coordinates (.npz). A file of the same structure and step is continued.
+        Stores finished coordinates (.npz). A file of the same structure, cell, step and free atoms
+        is continued; the potential must be the same.
     free
         Atoms that move, from 0, shape (F,); if None, all.
 
@@ -62,7 +63,7 @@ def hessian(
         own = (3 * free[:, None] + np.arange(3)).ravel()
     rows = np.zeros((0, len(own)))
     if file is not None:
-        rows = _rows_of(file, positions, step_A, len(own))
+        rows = _rows_of(file, positions, cell, step_A, own)
     while len(rows) < len(own):
         update(len(rows))
         chosen = own[len(rows) : len(rows) + COORDINATES]
@@ -74,7 +75,14 @@ def hessian(
         rows = np.concatenate([rows, (forces[:, 1] - forces[:, 0]) / (2.0 * step_A)])
         if file is not None:
             with replacing(file) as temporary, temporary.open("wb") as stream:
-                np.savez(stream, positions=positions, step_A=step_A, rows=rows)
+                np.savez(
+                    stream,
+                    positions=positions,
+                    cell=cell,
+                    step_A=step_A,
+                    coordinates=own,
+                    rows=rows,
+                )
     update(len(rows))
     off = 0.5 * (rows - rows.T)
     return 0.5 * (rows + rows.T), float(np.sqrt(np.mean(off**2)))
@@ -124,7 +132,7 @@ def stationary_point(
     best, force = positions, np.inf
     for number in range(1, MOST_HESSIANS + 1):
         file = None if folder is None else folder / f"hessian-{kind.split()[0]}-{number}.npz"
-        centre = best if file is None else _kept_centre(file, best)
+        centre = best if file is None else _kept_centre(file, best, cell)
         H, asymmetry = hessian(
             engine,
             centre,
@@ -233,32 +241,36 @@ def _follow(
     return best
 
 
-def _kept_centre(file: Path, positions: Array) -> Array:
+def _kept_centre(file: Path, positions: Array, cell: Array) -> Array:
     """Return the structure of a stored Hessian if it equals the given one up to rounding."""
     kept = _load(file)
     if kept is not None and kept["positions"].shape == positions.shape:
         own: Array = kept["positions"]
-        if np.abs(own - positions).max() < 1e-5:
+        if np.abs(own - positions).max() < 1e-5 and np.array_equal(kept["cell"], cell):
             return own
     return positions
 
 
-def _rows_of(file: Path, positions: Array, step_A: float, n_coordinates: int) -> Array:
+def _rows_of(
+    file: Path, positions: Array, cell: Array, step_A: float, coordinates: NDArray[np.int64]
+) -> Array:
     """Return the rows of this structure's Hessian that a file contains."""
     kept = _load(file)
     if (
         kept is not None
         and np.array_equal(kept["positions"], positions)
+        and np.array_equal(kept["cell"], cell)
         and float(kept["step_A"]) == step_A
-        and kept["rows"].shape[1] == n_coordinates
+        and np.array_equal(kept["coordinates"], coordinates)
     ):
         return kept["rows"]
-    return np.zeros((0, n_coordinates))
+    return np.zeros((0, len(coordinates)))
 
 
 def _load(file: Path) -> dict[str, NDArray[Any]] | None:
+    names = ("positions", "cell", "step_A", "coordinates", "rows")
     try:
         with np.load(file) as content:
-            return {name: content[name] for name in ("positions", "step_A", "rows")}
-    except Exception:  # missing or damaged: the Hessian is computed again
+            return {name: content[name] for name in names}
+    except Exception:  # missing, damaged or of an earlier version: it is computed again
         return None

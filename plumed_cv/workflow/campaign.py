@@ -34,7 +34,8 @@ from plumed_cv.common.files import locked, read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
-from plumed_cv.workflow.harmonic_theory import rate_of
+from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
+from plumed_cv.workflow.provenance import check_same_energies
 from plumed_cv.workflow.temperatures import COLUMNS
 
 HARMONIC = "harmonic"
@@ -144,9 +145,12 @@ def write_rates(catalogue: Catalogue, reasons: dict[str, str]) -> dict[str, Any]
     failures: list[dict[str, Any]] = []
     for event in catalogue.events:
         of_runs, aside = _of_runs(catalogue, event)
-        rows += [*of_runs, *_of_harmonic(catalogue, event)]
+        of_harmonic, outdated = _of_harmonic(catalogue, event)
+        rows += [*of_runs, *of_harmonic]
         if event.id in reasons and not aside:
             aside = [{"temperature_K": None, "reason": reasons[event.id]}]
+        if outdated not in (None, reasons.get(event.id)):
+            aside = [*aside, {"temperature_K": None, "reason": outdated}]
         failures += [{"event": event.id, **each} for each in aside]
     content = {
         "rates": rows,
@@ -234,11 +238,15 @@ def _has(rows: Sequence[dict[str, Any]], temperature_K: float) -> bool:
     return any(row["temperature_K"] == temperature_K for row in rows)
 
 
-def _of_harmonic(catalogue: Catalogue, event: Event) -> list[dict[str, Any]]:
-    """Return the rows of the harmonic rates of an event."""
+def _of_harmonic(catalogue: Catalogue, event: Event) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the rows of the harmonic rates of an event; why not, if they are of another input."""
     file = catalogue.folder(event) / HARMONIC / "harmonic.json"
     if not file.exists():
-        return []
+        return [], None
+    try:
+        check_same_energies(file.parent.absolute(), catalogue.config(event))
+    except UserError as error:
+        return [], str(error)
     found = read_json(file)
     rows = []
     for k, at in enumerate(found["rates"]):
@@ -255,7 +263,7 @@ def _of_harmonic(catalogue: Catalogue, event: Event) -> list[dict[str, Any]]:
             row["delta_F_eV"] = -kT * math.log(at["rate_per_s"] / reverse)
             row["delta_F_error_eV"] = kT * math.log(factor * noise)
         rows.append(row)
-    return rows
+    return rows, None
 
 
 def _row(
@@ -296,12 +304,11 @@ def _check_inputs(catalogue: Catalogue, harmonic: bool, jobs: int, scheduler: st
     for event in catalogue.events:
         config = catalogue.config(event)
         file = catalogue.folder(event) / INPUT
-        if harmonic and config.system.expansion and len(config.system.temperatures_K) > 1:
-            raise UserError(
-                f"{file}: with system.expansion each temperature has its own cell, and the "
-                "harmonic rates of an input are those of one cell; give one temperature, or no "
-                "expansion."
-            )
+        if harmonic:
+            try:
+                check_one_cell(config)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from None
         cores = 1 if harmonic else config.sampling.walkers * config.sampling.repetitions
         if scheduler is None and jobs > 1 and jobs * cores > n_cores():
             raise UserError(

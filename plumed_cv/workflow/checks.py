@@ -136,7 +136,7 @@ def judge(
     related = related_by_symmetry(files)
     last = len(iterations)
     before = iterations[-2] if last > 1 else None
-    of_variable = variable_check(iterations[-1], before, limits)
+    of_variable = variable_check(iterations[-1], before, limits, temperature_K)
     own = [of_sampling(part, limits, settings, temperature_K, related) for part in iterations]
     good = [
         k
@@ -206,7 +206,7 @@ def of_sampling(
         The checks that apply to this iteration.
     """
     kT_eV = units.kB * temperature_K
-    limit = limits.barrier_tolerance_eV or max(LEAST_ERROR_EV, 0.5 * kT_eV)
+    limit = error_limit_eV(limits, temperature_K)
     needed = _needed_steps(part, settings.steps, limit)
     more = f"Raise sampling.steps to about {needed:,} and run again."
     mend: Literal["iterations", "steps"] = "iterations" if needed <= 2 * settings.steps else "steps"
@@ -224,20 +224,31 @@ def of_sampling(
     return [check for check in checks if check is not None]
 
 
-def variable_check(part: dict[str, Any], before: dict[str, Any] | None, limits: Iteration) -> Check:
+def error_limit_eV(limits: Iteration, temperature_K: float) -> float:  # noqa: N802
+    """Largest error of the flux barrier of a converged run, eV."""
+    return limits.barrier_tolerance_eV or max(LEAST_ERROR_EV, 0.5 * units.kB * temperature_K)
+
+
+def variable_check(
+    part: dict[str, Any],
+    before: dict[str, Any] | None,
+    limits: Iteration,
+    temperature_K: float,
+) -> Check:
     """Check whether the collective variable no longer changes, by the criterion of the input.
 
     Parameters
     ----------
     part, before
         Results of the last iteration and of the previous one.
-    limits
+    limits, temperature_K
         Values of the input.
     """
     name = "collective variable"
     on = f"Raise iteration.maximum above {limits.maximum} and run again."
     if limits.criterion == "barrier":
-        return _same_barrier(name, part, before, on)
+        limit = error_limit_eV(limits, temperature_K)
+        return _same_barrier(name, part, before, on, limit)
     mean = part.get("similarity")
     if mean is None:
         return Check(name, None, "No collective variable was learned from this iteration yet.")
@@ -272,17 +283,23 @@ def _is_equivalent(
     return close and worst <= WORST and surface <= AT_SURFACE
 
 
-def _same_barrier(name: str, part: dict[str, Any], before: dict[str, Any] | None, on: str) -> Check:
+def _same_barrier(
+    name: str, part: dict[str, Any], before: dict[str, Any] | None, on: str, limit_eV: float
+) -> Check:
+    """Check whether two iterations have the same flux barrier; a large error hides a difference."""
     here, there = (_estimate(result or {}, "flux_barrier") for result in (part, before))
     if None in (*here, *there):
         return Check(name, False, "Two iterations with a known flux barrier are needed.", on)
     (value, error), (earlier, earlier_error) = here, there
     off = abs(value - earlier) / np.hypot(error, earlier_error)
+    largest = max(error, earlier_error)
     sentence = (
         f"The flux barrier of the previous iteration was {with_error(earlier, earlier_error)}, "
-        f"{off:.1f} standard errors away (2 at most)."
+        f"{off:.1f} standard errors away (2 at most). The larger of the two errors is "
+        f"{largest:.2g} eV ({limit_eV:.2g} eV at most)."
     )
-    return Check(name, bool(off < 2.0), sentence, "" if off < 2.0 else on)
+    passed = bool(off < 2.0 and largest <= limit_eV)
+    return Check(name, passed, sentence, "" if passed else on)
 
 
 def _is_like_the_last(

@@ -216,7 +216,20 @@ def _chosen(
     missing = [event.id for event in catalogue.events if event.id not in have]
     if missing:
         return f"no rate with an error of {', '.join(missing)}."
-    return "the events have rates of different kinds, or the free energy of a state is unknown."
+    known_ends = {row["event"] for row in rows if _knows_states(row)}
+    if unknown := [
+        event.id for event in catalogue.events if not (event.is_symmetric or event.id in known_ends)
+    ]:
+        return (
+            "the difference of the free energies of the states, or its error, is unknown of "
+            f"{', '.join(unknown)}."
+        )
+    return "the events have rates of different kinds."
+
+
+def _knows_states(row: dict[str, Any]) -> bool:
+    """Whether a row has the difference of the free energies of the states with its error."""
+    return None not in (row["delta_F_eV"], row["delta_F_error_eV"])
 
 
 def _best(
@@ -233,7 +246,7 @@ def _best(
             rate, factor = (
                 row[f"tst_{name}" if bound else name] for name in ("rate_per_s", "error_factor")
             )
-            if rate and factor and (event.is_symmetric or row["delta_F_eV"] is not None):
+            if rate and factor and (event.is_symmetric or _knows_states(row)):
                 return {**row, "rate_per_s": rate, "error_factor": factor, "source": kind}
     return None
 
@@ -368,7 +381,7 @@ def _free_energies(
         line[event.kinds[0]] -= 1.0
         design.append(line[1:])
         measured.append(row["delta_F_eV"] / kT)
-        errors.append(max((row["delta_F_error_eV"] or 0.0) / kT, 1e-9))
+        errors.append(max(row["delta_F_error_eV"] / kT, 1e-9))  # harmonic ones may be exact
     energies, covariance = np.zeros(kinds), np.zeros((kinds, kinds))
     if not design:
         return energies, covariance, None

@@ -25,7 +25,7 @@ from plumed_cv.rates import stationary
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.mep import find_path, path_of
+from plumed_cv.workflow.mep import check_partial_rotation, end_states, find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
@@ -49,8 +49,8 @@ def harmonic(
         The input.
     folder
         Folder for harmonic.json, frequencies.csv (THz; imaginary ones negative), minimum.xyz,
-        saddle.xyz (with the unstable mode as a column), and the Hessians. It is made if it is
-        missing.
+        saddle.xyz (with the unstable mode as a column), the Hessians, and a record of the input
+        (input.json). It is made if it is missing.
     path
         The minimum energy path; if None, it is computed and stored in the folder.
     temperatures_K
@@ -71,7 +71,9 @@ def harmonic(
     Raises
     ------
     UserError
-        If no minimum or first-order saddle point is found.
+        If no minimum or first-order saddle point is found, if the structure has a free
+        rotation that cannot be removed, if a temperature has another cell, or if the folder
+        contains results of another input.
     """
     reporter = reporter or Log()
     if config.cv.alignment != "none":
@@ -79,14 +81,32 @@ def harmonic(
             "cv.alignment = 'optimal': harmonic theory needs a minimum energy path, which is not "
             "computed with this alignment. Remove the key for this command."
         )
+    kelvin = tuple(temperatures_K) or config.system.temperatures_K
+    kelvin = kelvin or (config.system.temperature_K,)
+    check_one_cell(config, kelvin)
+    check_partial_rotation(end_states(config)[0] if path is None else load_path(path).images[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be used as a folder: {error.strerror}.") from None
+    provenance.check_same_energies(folder, config, path)
     if path is None:
         path = folder / "path.xyz"
         if not path.exists():
             find_path(config, path, reporter)
+    return _of_path(config, folder, path, kelvin, step_A, reporter, reverse)
+
+
+def _of_path(
+    config: Config,
+    folder: Path,
+    path: Path,
+    temperatures_K: Sequence[float],
+    step_A: float,
+    reporter: Reporter,
+    reverse: bool = False,
+) -> dict[str, Any]:
+    """Do what `harmonic` does, in an existing folder that belongs to the input, from its path."""
     found = load_path(path)
     symbols = found.species
     masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
@@ -111,11 +131,9 @@ def harmonic(
                     step_A=step_A, update=update, folder=place,
                 )  # fmt: skip
     rate = theory.HarmonicTheory(minimum, saddle, masses)
-    kelvin = tuple(temperatures_K) or config.system.temperatures_K
-    kelvin = kelvin or (config.system.temperature_K,)
-    result = _as_dict(rate, found, kelvin) | {"step_A": step_A}
+    result = _as_dict(rate, found, temperatures_K) | {"step_A": step_A}
     if product is not None:
-        back = _as_dict(theory.HarmonicTheory(product, saddle, masses), found, kelvin)
+        back = _as_dict(theory.HarmonicTheory(product, saddle, masses), found, temperatures_K)
         names = ("barrier_eV", "prefactor_per_s", "prefactor_error_factor", "rates")
         result["reverse"] = {name: back[name] for name in names}
     _write(folder, rate, found)
@@ -162,19 +180,39 @@ def of_run(
     with claimed(files.root):
         provenance.check_same_input(files.root, config)
         kelvin = sorted({config.system.temperature_K, *temperatures_K})
-        found = harmonic(
-            config,
-            files.harmonic,
-            path=files.path,
-            temperatures_K=kelvin,
-            step_A=step_A,
-            reporter=reporter,
-        )
+        check_one_cell(config, kelvin)
+        files.harmonic.mkdir(exist_ok=True)
+        found = _of_path(config, files.harmonic, files.path, kelvin, step_A, reporter or Log())
         if files.result.exists():
             result = read_json(files.result)
             result["harmonic"] = beside(files, result)
             write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     return found
+
+
+def check_one_cell(config: Config, temperatures_K: Sequence[float] = ()) -> None:
+    """Refuse rates at several temperatures if each has its own cell.
+
+    Parameters
+    ----------
+    config
+        The input; its cell is that of `temperature_K`.
+    temperatures_K
+        Temperatures of the rates; the temperatures of the input if empty.
+
+    Raises
+    ------
+    UserError
+        If the thermal expansion gives one of them another cell.
+    """
+    own = config.system.temperature_K
+    kelvin = tuple(temperatures_K) or config.system.temperatures_K
+    if config.system.expansion and any(other != own for other in kelvin):
+        raise UserError(
+            "With system.expansion each temperature has its own cell, and the harmonic rates of "
+            f"an input are those of one cell, at {own:g} K; give no other temperature, or no "
+            "expansion."
+        )
 
 
 def _as_dict(

