@@ -24,8 +24,10 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     explicit BabfAction(const PLMD::ActionOptions&);
     ~BabfAction() override;
     static void registerKeywords(PLMD::Keywords& keys);
+    bool onStep() const override;
     void calculate() override;
     void apply() override;
+    void beforeUpdate() override;
     void update() override;
 
   private:
@@ -81,7 +83,8 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     // A step (BabfStep.cpp)
     void check_start(std::size_t d, double xi);
     std::optional<double> weight_of_extra_bias();
-    void write_outputs_due();
+    void write_outputs(bool state, bool profile);
+    void write_at_checkpoint();
 
     // Walkers (BabfWalkers.cpp)
     void check_replicas();
@@ -101,6 +104,9 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     bool stores_states_ = false;
     bool writes_ = false;      // true on one process of a parallel engine
     double written_steps_ = 0; // learned steps in the files
+
+    mutable bool asked_for_checkpoint_ = false; // whether the engine asked in the last step
+    mutable long long checkpoint_ = -1;         // the step of a checkpoint without files yet
 
     std::optional<Babf> babf_;
     bool has_computed_ = false; // whether a step has been computed

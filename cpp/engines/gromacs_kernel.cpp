@@ -2,13 +2,15 @@
 // Copyright (c) 2026 The plumed_cv developers
 
 // GROMACS loads this library as its PLUMED kernel (PLUMED_KERNEL). The library passes all commands to
-// the real kernel (PLUMED_CV_KERNEL). It adds three things that GROMACS's own interface does not have:
+// the real kernel (PLUMED_CV_KERNEL). It adds four things that GROMACS's own interface does not have:
 //
 // - A run ends when PLUMED ends it (COMMITTOR). GROMACS ignores PLUMED's stop flag, so the library
 //   sends two interrupts: after the second one GROMACS stops at the next step. In steps after the
 //   one that stopped the run, PLUMED computes only forces, and learns and prints nothing.
 // - The start configuration of a run that continues another one is not counted twice
 //   (PLUMED_CV_COUNT_START=0).
+// - A request for a checkpoint ends with its step. GROMACS never withdraws it, so actions would write
+//   their files in every later step, or never again.
 // - An error of PLUMED includes its cause. GROMACS prints only the outermost of nested exceptions,
 //   which contains the place of the error.
 //
@@ -102,6 +104,8 @@ class Plumed {
         const bool stopped_before = stopped_ != 0;
         skip_update_ = false;
         kernel().cmd(plumed_, forces_only ? "performCalcNoUpdate" : "performCalc", nullptr);
+        const int no = 0;
+        kernel().cmd(plumed_, "doCheckPoint", &no);
         if (stopped_ != 0 && !stopped_before) {
             stop_step_ = step_;
             std::raise(SIGINT);

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
+import plumed
 import pytest
 from ase import units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
-from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
+from plumed_cv.engines.gromacs import SHIM_NAME, GromacsEngine, find_gromacs
+from plumed_cv.freeenergy import last_step
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import (
@@ -29,6 +31,7 @@ from tests.engines.kits import (
     reference,
     script_output,
 )
+from tests.plumed.babf import BABF, POSITION
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,40 @@ def processes_in(folder: Path) -> list[Path]:
             if (process / "cwd").readlink() == folder:
                 found.append(process)
     return found
+
+
+def test_each_checkpoint_of_gromacs_writes_the_state(
+    tmp_path: Path,
+    plugin: Path,
+    plumed_installation: Plumed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GROMACS requests a checkpoint and never withdraws it; the library in between does."""
+    monkeypatch.setenv("PLUMED_CV_KERNEL", str(plumed_installation.kernel))
+    monkeypatch.delenv("PLUMED_CV_COUNT_START", raising=False)
+    handle = plumed.Plumed(kernel=str(plugin.with_name(SHIM_NAME)))
+    handle.cmd("setMDEngine", "test")
+    handle.cmd("setNatoms", 1)
+    handle.cmd("setTimestep", 0.001)
+    handle.cmd("setLogFile", str(tmp_path / "plumed.log"))
+    handle.cmd("init")
+    for line in (f"LOAD FILE={plugin}", POSITION, f"{BABF} STATE_WFILE={tmp_path}/state"):
+        handle.cmd("readInputLine", line)
+    written = []
+    for number in range(30):
+        if number in (10, 20):
+            handle.cmd("doCheckPoint", 1)
+        handle.cmd("setStepLong", np.array([number], dtype=np.int64))
+        handle.cmd("setPositions", np.full((1, 3), 0.03 * number))
+        handle.cmd("setMasses", np.ones(1))
+        handle.cmd("setForces", np.zeros((1, 3)))
+        handle.cmd("setVirial", np.zeros((3, 3)))
+        handle.cmd("prepareCalc")
+        handle.cmd("performCalc")
+        state = tmp_path / "state"
+        written.append(last_step(state) if state.exists() else None)
+    handle.finalize()
+    assert written == [None] * 10 + [10] * 10 + [20] * 10
 
 
 def test_a_frame_that_is_not_whole_is_left_out(files: Path, tmp_path: Path) -> None:
