@@ -435,7 +435,7 @@ class GromacsEngine(Engine):
 def _plumed_input(segment: Segment) -> Path:
     """Return the file of a segment's PLUMED input, written if it is a text."""
     file, text = plumed_input(segment)
-    if uses_energy(text):
+    if uses_energy(text, segment.directory):
         raise UserError(
             f"{file}: uses ENERGY, which GROMACS does not pass to PLUMED; use another variable"
         )
