@@ -215,6 +215,12 @@ class GromacsEngine(Engine):
         self._max_warnings = max_warnings
         self._plumed = plumed
         self._parameters = read_mdp(self._file(mdp))
+        if groups := self._parameters.get("freezegrps"):
+            raise UserError(
+                f"{self._file(mdp)}: freezegrps = {groups} fixes atoms, but plumed_cv cannot take "
+                "them into account with gromacs; remove it, and fix the atoms in the structure "
+                "with the engine lammps or ase, or restrain them in the topology"
+            )
         self._prepare(folder, State.of(atoms), SINGLE)  # which tries the files
         self._check_species(self._gmx(folder, "dump", "-s", "run.tpr"))
 

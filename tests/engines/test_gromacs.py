@@ -286,12 +286,20 @@ def test_a_killed_run_leaves_no_program(files: Path, tmp_path: Path) -> None:
 def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
     (files / "bad.mdp").write_text((files / "crystal.mdp").read_text() + "rvdw_switch_it = 3\n")
     (files / "other.top").write_text((files / "crystal.top").read_text().replace("CRY Ar", "CRY X"))
+    (files / "frozen.mdp").write_text(
+        (files / "crystal.mdp").read_text() + "freeze-grps = System ; all\nfreezedim = Y Y N\n"
+    )
     other = crystal()
     other.symbols[0] = "Kr"
     smaller = crystal()[:50]
     mistakes: list[tuple[dict[str, object], str]] = [
         ({"mdp": "none.mdp"}, r"none\.mdp: there is no such file for GROMACS"),
         ({"mdp": "bad.mdp"}, "Unknown left-hand 'rvdwswitchit' in parameter file"),
+        (
+            {"mdp": "frozen.mdp"},
+            r"frozen\.mdp: freezegrps = System fixes atoms, .*; remove it, and fix the atoms in "
+            "the structure with the engine lammps or ase, or restrain them in the topology",
+        ),
         ({"topology": "other.top"}, "non-matching atom names"),
         ({"atoms": other}, r"crystal\.top: atom 1 is Ar, and Kr in the structure"),
         ({"atoms": smaller}, r"the structure has 50"),
