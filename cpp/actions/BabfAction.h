@@ -76,6 +76,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
 
     // Files (BabfFiles.cpp)
     std::string input_path(const std::string& path) const;
+    std::string output_path(const std::string& path) const;
     void read_state(BabfParameters parameters);
     void back_up(const std::string& path);
     void write(bool state, bool profile);

@@ -53,8 +53,13 @@ void BabfAction::read_state(BabfParameters parameters) {
 // As PLUMED opens files for reading: the file of this replica if it exists, otherwise the file
 // itself.
 std::string BabfAction::input_path(const std::string& path) const {
-    const std::string own = PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
+    const std::string own = output_path(path);
     return file_exists(own) ? own : path;
+}
+
+// As PLUMED opens files for writing: each replica has a file of its own.
+std::string BabfAction::output_path(const std::string& path) const {
+    return path.empty() ? path : PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
 }
 
 // With RESTART the profile is replaced like the file of any other action. A state that was not read

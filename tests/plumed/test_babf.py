@@ -26,6 +26,7 @@ from plumed_cv.freeenergy import (
     write_state,
 )
 from plumed_cv.setup.kernel import Plumed
+from plumed_cv.setup.tools import cxx_compiler
 from tests.conftest import unavailable
 from tests.plumed.babf import (
     BABF,
@@ -319,6 +320,28 @@ def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -
     log = (tmp_path / "first.log").read_text()
     assert f"starting from zero, because {state} does not exist yet" in log
     assert f"continuing from {state}" in (tmp_path / "second.log").read_text()
+
+
+def test_one_input_begins_and_goes_on_in_a_replica(
+    tmp_path: Path, plumed_installation: Plumed, plugin: Path
+) -> None:
+    """PLUMED adds the number of the replica to the names of files."""
+    program = tmp_path / "replica"
+    include = plumed_installation.include_dir
+    assert include is not None
+    kernel = plumed_installation.kernel
+    command = [cxx_compiler(), "-std=c++17", "-I", str(include), "-I", str(include / "plumed")]
+    command += [str(Path(__file__).with_name("replica.cpp")), "-o", str(program), str(kernel)]
+    subprocess.run([*command, f"-Wl,-rpath,{kernel.parent}"], check=True)
+    (tmp_path / "plumed.dat").write_text(
+        f"LOAD FILE={plugin}\n{POSITION}\n{BABF} STATE_RFILE=state.dat STATE_WFILE=state.dat\n"
+    )
+    environment = {**os.environ, **plumed_installation.environment()}
+    for first in (0, 10):
+        arguments = [str(program), "plumed.dat", str(first), "10"]
+        subprocess.run(arguments, check=True, cwd=tmp_path, env=environment)
+        assert read_state(tmp_path / "state.0.dat").steps == first + 10
+    assert not (tmp_path / "state.dat").exists()
 
 
 def test_restart_of_the_engine_can_be_overruled(make_plumed: MakePlumed, tmp_path: Path) -> None:
