@@ -47,6 +47,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void parse_files();
     void parse_walkers(std::size_t nodes);
     void check_outputs();
+    void check_writable_outputs();
     // ... the estimator and its files (BabfFiles.cpp, BabfStep.cpp, BabfWalkers.cpp) ...
     void make_estimator(BabfParameters parameters);
     void add_zeta();
@@ -80,6 +81,10 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void read_state(BabfParameters parameters);
     void back_up(const std::string& path);
     void write(bool state, bool profile);
+    void write_state();
+    void write_profile();
+    template <class Work>
+    void try_at_the_end(Work work);
 
     // A step (BabfStep.cpp)
     void check_start(std::size_t d, double xi);

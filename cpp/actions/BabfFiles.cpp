@@ -88,38 +88,62 @@ void BabfAction::back_up(const std::string& path) {
 void BabfAction::write(bool state, bool profile) {
     if (!writes_)
         return;
-    if (state && !state_.path.empty()) {
-        const Table table = state_table(*babf_, labels_, learned_);
-        write_table(state_.path, table);
-        if (stores_states_ && state_.due(babf_->sums().steps)) {
-            const std::string number =
-                "." + std::to_string(static_cast<long long>(babf_->sums().steps));
-            const std::string path = PLMD::FileBase::appendSuffix(state_.path, number);
-            if (restart_.empty())
-                back_up(path);
-            write_table(path, table);
-        }
-    }
-    if (profile && !profile_.path.empty())
+    if (state)
+        write_state();
+    if (profile)
+        write_profile();
+}
+
+void BabfAction::write_state() {
+    if (state_.path.empty())
+        return;
+    const Table table = state_table(*babf_, labels_, learned_);
+    write_table(state_.path, table);
+    if (!stores_states_ || !state_.due(babf_->sums().steps))
+        return;
+    const std::string number = "." + std::to_string(static_cast<long long>(babf_->sums().steps));
+    const std::string path = PLMD::FileBase::appendSuffix(state_.path, number);
+    if (restart_.empty())
+        back_up(path);
+    write_table(path, table);
+}
+
+void BabfAction::write_profile() {
+    if (!profile_.path.empty())
         write_table(profile_.path, profile_table(*babf_, labels_, format_));
 }
 
-BabfAction::~BabfAction() {
-    // A run that has learned nothing replaces no file. If it continues from a state, it copies this
-    // state to a STATE_WFILE that does not exist.
-    if (!babf_ || babf_->sums().steps == 0)
-        return;
+// What cannot be written must not keep the run from writing the rest.
+template <class Work>
+void BabfAction::try_at_the_end(Work work) {
     try {
-        const bool learned = babf_->sums().steps != written_steps_;
-        write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
-        if (walkers_ && exchanged_ && writes_)
-            walkers_->write(*babf_, labels_, learned_);
+        work();
     } catch (const std::exception& problem) {
         if (comm.Get_size() == 1)
             log.printf("+++ WARNING +++ %s\n", problem.what());
         else // the log would wait for processes that may have ended
             std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
     }
+}
+
+// A run that has learned nothing replaces no file. If it continues from a state, it copies this
+// state to a STATE_WFILE that does not exist.
+BabfAction::~BabfAction() {
+    if (!babf_ || babf_->sums().steps == 0 || !writes_)
+        return;
+    const bool learned = babf_->sums().steps != written_steps_;
+    try_at_the_end([&] {
+        if (learned || !file_exists(state_.path))
+            write_state();
+    });
+    try_at_the_end([&] {
+        if (walkers_ && exchanged_)
+            walkers_->write(*babf_, labels_, learned_);
+    });
+    try_at_the_end([&] {
+        if (learned || !file_exists(profile_.path))
+            write_profile();
+    });
 }
 
 } // namespace plumed_cv

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <limits>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -267,6 +268,25 @@ void BabfAction::check_outputs() {
                   ": is the state of an earlier run, and RESTART would not continue from it; give "
                   "STATE_RFILE=" +
                   path + ", or move the file away to start from zero.");
+    check_writable_outputs();
+}
+
+// A run must not learn for hours and lose it because a path is wrong.
+void BabfAction::check_writable_outputs() {
+    std::string problem;
+    if (comm.Get_rank() == 0) {
+        try {
+            for (const std::string& path :
+                 {state_.path, profile_.path, walkers_ ? walkers_->path() : std::string()})
+                if (!path.empty())
+                    check_writable(path);
+        } catch (const std::runtime_error& failure) {
+            problem = failure.what();
+        }
+    }
+    broadcast_message(problem);
+    if (!problem.empty())
+        error(problem);
 }
 
 // One number for each CV, or none if the keyword is absent.
