@@ -187,7 +187,9 @@ nothing is counted twice.
 STATE_WFILE contains only what this walker has learned. The states of all walkers add up to the
 state of all together, and they are blocks for error bars. FES_FILE contains the profile that is
 used as bias, from all walkers as far as they are known here. The first exchange is at the first
-learned step, and the last one at the end. Between exchanges no file is accessed. The bias does not
+learned step. The last one is at the end, before FES_FILE is written, so the profile of the walker
+that ends last is that of all walkers. The state contains the exchanges of the run only. Between
+exchanges no file is accessed. The bias does not
 change before UPDATE_FROM and after UPDATE_UNTIL, and never with TAU=inf.
 
 The $s$ of the ramp counts the samples of all walkers from which $A$ was learned. RAMP is therefore

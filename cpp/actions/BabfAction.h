@@ -85,6 +85,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void write_profile();
     template <class Work>
     void try_at_the_end(Work work);
+    void warn_at_the_end(const std::string& text);
 
     // A step (BabfStep.cpp)
     void check_start(std::size_t d, double xi);
@@ -95,6 +96,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     // Walkers (BabfWalkers.cpp)
     void check_replicas();
     void exchange(bool write);
+    bool exchange_at_the_end();
     void exchange_by_mpi(bool at_once);
     void broadcast_message(std::string& message);
 

@@ -119,11 +119,15 @@ void BabfAction::try_at_the_end(Work work) {
     try {
         work();
     } catch (const std::exception& problem) {
-        if (comm.Get_size() == 1)
-            log.printf("+++ WARNING +++ %s\n", problem.what());
-        else // the log would wait for processes that may have ended
-            std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
+        warn_at_the_end(problem.what());
     }
+}
+
+void BabfAction::warn_at_the_end(const std::string& text) {
+    if (comm.Get_size() == 1)
+        log.printf("+++ WARNING +++ %s\n", text.c_str());
+    else // the log would wait for processes that may have ended
+        std::fprintf(stderr, "+++ WARNING +++ %s\n", text.c_str());
 }
 
 // A run that has learned nothing replaces no file. If it continues from a state, it copies this
@@ -132,16 +136,20 @@ BabfAction::~BabfAction() {
     if (!babf_ || babf_->sums().steps == 0 || !writes_)
         return;
     const bool learned = babf_->sums().steps != written_steps_;
+    bool heard = false; // whether other walkers have learned more
     try_at_the_end([&] {
         if (learned || !file_exists(state_.path))
             write_state();
     });
+    // The state is that of a run that continues, so it does not contain the last exchange.
     try_at_the_end([&] {
-        if (walkers_ && exchanged_)
+        if (walkers_ && exchanged_) {
             walkers_->write(*babf_, labels_, learned_);
+            heard = exchange_at_the_end();
+        }
     });
     try_at_the_end([&] {
-        if (learned || !file_exists(profile_.path))
+        if (learned || heard || !file_exists(profile_.path))
             write_profile();
     });
 }
