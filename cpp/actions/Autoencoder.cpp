@@ -14,6 +14,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <exception>
 #include <limits>
 #include <optional>
@@ -194,6 +195,7 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
     int maxdev_stride_ = 1;
     bool first_step_ = true;
     bool masses_known_ = false;
+    std::size_t known_actions_ = 0; // number of actions when the next two were decided
     bool dev_is_used_ = false, maxdev_is_used_ = false; // by actions that need derivatives
     // node-0 in the last step that was computed, and in the one before
     struct Passed {
@@ -297,8 +299,11 @@ void Autoencoder::calculate() {
 
     try {
         cv_->evaluate(&getPositions()[0][0], angstrom_, cell);
-        if (first_step_) {
+        if (first_step_)
             check_masses();
+        // An engine or another action may add actions during the run.
+        if (const std::size_t number = plumed.getActionSet().size(); number != known_actions_) {
+            known_actions_ = number;
             dev_is_used_ = is_used(measure(dev));
             maxdev_is_used_ = is_used(measure(maxdev));
         }
