@@ -1,7 +1,6 @@
 """The input file of `plumed-cv run` (TOML): every key with its unit, default and meaning."""
 
 import math
-import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +17,23 @@ from pydantic import (
 )
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.setup.plumed_actions import actions_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Margin = Annotated[float, Field(ge=0, le=1)]
 
 
-# Beginnings of the names of PLUMED actions that apply forces: those of the modules bias, opes, ves,
-# drr, eds, funnel, isdb, logmfd and maze, and those of plumed_cv.
-_BIASES = (
-    *("ABMD", "BABF", "BIASVALUE", "CALIBER", "DRR", "EDS", "EMMI", "EXTENDED_LAGRANGIAN"),
-    *("EXTERNAL", "FUNNEL", "LOGMFD", "LOWER_WALLS", "MAXENT", "MAZE_", "METAD", "METAINFERENCE"),
-    *("MOVINGRESTRAINT", "OPES_", "PBMETAD", "RESCALE", "RESTRAINT", "UPPER_WALLS", "VES_"),
-)
+# PLUMED actions that apply forces: those of the modules bias, opes, ves, drr, eds, fisst, funnel,
+# isdb, logmfd and maze, an input within the input (PLUMED), and those of plumed_cv.
+_BIASES = {
+    *("ABMD", "BABF", "BAIES", "BIASVALUE", "CALIBER", "DRR", "EDS", "EMMI", "EMMIVOX"),
+    *("EXTENDED_LAGRANGIAN", "EXTERNAL", "FISST", "FUNNEL", "LOGMFD", "LOWER_WALLS", "LWALLS"),
+    *("MAXENT", "METAD", "METAINFERENCE", "MOVINGRESTRAINT", "PBMETAD", "PLUMED", "RESCALE"),
+    *("RESTRAINT", "SHADOW", "UPPER_WALLS", "UWALLS", "VES_DELTA_F", "VES_LINEAR_EXPANSION"),
+}
+_KINDS_OF_BIASES = ("MAZE_", "OPES_")
+_SCORE = "DOSCORE"  # a flag with which observables of the module isdb apply forces
 
 
 class _Section(BaseModel):
@@ -388,16 +391,29 @@ class Sampling(_Section):
         "",
         description="more PLUMED lines for each run, in angstrom, eV and fs: walls, other "
         "variables to print. Their output files are in the folder of each segment. If they contain "
-        "a bias, the profile is that of the potential and the bias together, from the histogram",
+        "a bias, the profile is that of the potential and the bias together, from the histogram. "
+        "INCLUDE is refused, because a bias in the file would not be noticed",
     )
 
     @property
     def extra_biases(self) -> tuple[str, ...]:
         """Actions in `plumed` that apply forces, in order."""
-        lines = (line.partition("#")[0] for line in self.plumed.splitlines())
-        words = [re.sub(r"^\s*[\w@-]+:\s*", "", line).split() for line in lines]
-        labelled = [part[0] for part in words if part]
-        return tuple(name for name in labelled if name.startswith(_BIASES))
+        return tuple(
+            action.name
+            for action in actions_of(self.plumed)
+            if action.name.removesuffix("_SCALAR") in _BIASES
+            or action.name.startswith(_KINDS_OF_BIASES)
+            or _SCORE in action.words
+        )
+
+    @model_validator(mode="after")
+    def _biases_are_known(self) -> "Sampling":
+        if any(action.name == "INCLUDE" for action in actions_of(self.plumed)):
+            raise ValueError(
+                "sampling.plumed: a file that INCLUDE reads could contain a bias; write its lines "
+                "here in place of INCLUDE"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_segments(self) -> "Sampling":

@@ -69,6 +69,10 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
             GOOD + "[sampling]\nmean_force = true\nplumed = 'w: UPPER_WALLS ARG=x AT=1 KAPPA=1'",
             "mean_force = true: .* samples with UPPER_WALLS",
         ),
+        (
+            GOOD + "[sampling]\nplumed = 'INCLUDE FILE=walls.dat'",
+            "sampling.plumed: a file that INCLUDE reads could contain a bias; write its lines here",
+        ),
         (GOOD + "[engine]\n", "not valid TOML"),
         (
             GOOD + "name = 'lammsp'",
@@ -95,6 +99,28 @@ def test_biases_among_the_users_lines() -> None:
     """
     assert config.Sampling(plumed=lines).extra_biases == ("UPPER_WALLS", "RESTRAINT")
     assert config.Sampling(plumed="PRINT ARG=ae.dev FILE=x").extra_biases == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "biases"),
+    [
+        ("LABEL=w UPPER_WALLS ARG=d AT=1 KAPPA=1", ("UPPER_WALLS",)),
+        ("LABEL=w ...\n UPPER_WALLS ARG=d AT=1 KAPPA=1\n...", ("UPPER_WALLS",)),
+        ("w: ...\nUPPER_WALLS ARG=d\nAT=1 KAPPA=1\n... w", ("UPPER_WALLS",)),
+        ("UPPER_WALLS_SCALAR ARG=d AT=1 KAPPA=1", ("UPPER_WALLS_SCALAR",)),
+        ("u: UWALLS DATA=d AT=1 KAPPA=1", ("UWALLS",)),
+        ("f: FISST ARG=d MIN_FORCE=0 MAX_FORCE=1 PERIOD=1 NINTERPOLATE=3 KBT=1", ("FISST",)),
+        ("o: OPES_METAD_EXPLORE ARG=d PACE=1 BARRIER=1", ("OPES_METAD_EXPLORE",)),
+        ("p: PLUMED FILE=other.dat", ("PLUMED",)),
+        ("r: RDC DOSCORE GYROM=1 SCALE=1 ATOMS1=1,2 COUPLING1=8", ("RDC",)),
+        ("r: RDC GYROM=1 SCALE=1 ATOMS1=1,2", ()),
+        ("f: FUNNEL_PS LIGAND=1 POINTS=1,2", ()),
+        ("RESTRAINT: DISTANCE ATOMS=1,2", ()),
+        ("ENDPLUMED\nRESTRAINT ARG=d AT=2 KAPPA=3", ()),
+    ],
+)
+def test_a_bias_in_every_form_of_a_line(line: str, biases: tuple[str, ...]) -> None:
+    assert config.Sampling(plumed=f"d: DISTANCE ATOMS=1,2\n{line}").extra_biases == biases
 
 
 def test_a_missing_input_is_one_sentence(tmp_path: Path) -> None:

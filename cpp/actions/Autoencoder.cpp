@@ -14,6 +14,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <exception>
 #include <limits>
 #include <optional>
@@ -89,6 +90,11 @@ path. The others are for output and reweighting, and a bias on them is refused:
   barrier that does not depend on the choice of the collective variable.
 - `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions). It
   gives rates in the same way. It is not a number (nan) if the engine passes no masses.
+
+`temp` and `invmass` are those of free atoms. If the engine constrains the distance of an atom of the
+model to another one (bonds to hydrogen, rigid water), both are wrong: the mean of `temp` is below the
+temperature of the thermostat, and a rate of transition state theory from `invmass` is too high. Use
+no constraints, or a model of atoms without constraints.
 
 `dev`, `maxdev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass. $\xi$ has no
 unit.
@@ -194,6 +200,7 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
     int maxdev_stride_ = 1;
     bool first_step_ = true;
     bool masses_known_ = false;
+    std::size_t known_actions_ = 0; // number of actions when the next two were decided
     bool dev_is_used_ = false, maxdev_is_used_ = false; // by actions that need derivatives
     // node-0 in the last step that was computed, and in the one before
     struct Passed {
@@ -297,8 +304,11 @@ void Autoencoder::calculate() {
 
     try {
         cv_->evaluate(&getPositions()[0][0], angstrom_, cell);
-        if (first_step_) {
+        if (first_step_)
             check_masses();
+        // An engine or another action may add actions during the run.
+        if (const std::size_t number = plumed.getActionSet().size(); number != known_actions_) {
+            known_actions_ = number;
             dev_is_used_ = is_used(measure(dev));
             maxdev_is_used_ = is_used(measure(maxdev));
         }

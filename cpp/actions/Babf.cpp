@@ -124,13 +124,15 @@ add states with another program, add the columns from `weight` to `offset`, thos
 
 For two CVs each line is a node, and the first CV varies fastest. FES_FILE then has an empty line
 after each row of the first CV, as `sum_hills` and gnuplot need it. Both files are replaced as a
-whole, with the given strides in learned steps, at checkpoints of the engine and at the end. Files
-of other runs are kept under PLUMED's names for backups. Exceptions are a state from which this run
-continues and, with RESTART, FES_FILE. When a state is written, the output of other actions in the
-previous steps is also written to disk, without FLUSH. With STORE_STATES each state that
-STATE_WSTRIDE asks for is also kept in a file of its own. The number of learned steps is inserted
-into its name (`state.100000.dat`). Differences of these states are the blocks for error bars.
-(OPES_METAD, in contrast, appends all states to one file.)
+whole, with the given strides in learned steps, at checkpoints of the engine and at the end. An
+engine that never withdraws its request for a checkpoint (`mdrun -plumed` of GROMACS, unless
+`plumed-cv` starts it) gets files only at the first one: give the strides. Files of other runs are
+kept under PLUMED's names for backups. Exceptions are a state from which this run continues and,
+with RESTART, FES_FILE. When a state is written, the output of other actions in the previous steps
+is also written to disk, without FLUSH. With STORE_STATES each state that STATE_WSTRIDE asks for is
+also kept in a file of its own. The number of learned steps is inserted into its name
+(`state.100000.dat`). Differences of these states are the blocks for error bars. (OPES_METAD, in
+contrast, appends all states to one file.)
 
 A run that is continued with STATE_RFILE is the same, to the last bit, as a run that was not
 interrupted, as long as the engine continues in this way. For this purpose the state also contains
@@ -140,7 +142,8 @@ energy and length must be those of the state. SOLVE_STRIDE is that of the state 
 The prior is part of the state, and PRIOR is then not read. The state contains the number of the
 last step that was learned, `md_step`, with its values of the CV and the bias. If an engine computes
 this step again, as GROMACS does after `-cpi` and LAMMPS at the beginning of a run, the step is not
-learned again and has the same force.
+learned again and has the same force. (GROMACS requests a checkpoint one step late. If such a run
+was killed, the step of the checkpoint and the next one are learned twice.)
 
 The same input can begin a run and continue it: give STATE_RFILE and STATE_WFILE the same file. The
 run continues from this file if it exists. With RESTART, also if the engine requests it, the file
@@ -184,7 +187,9 @@ nothing is counted twice.
 STATE_WFILE contains only what this walker has learned. The states of all walkers add up to the
 state of all together, and they are blocks for error bars. FES_FILE contains the profile that is
 used as bias, from all walkers as far as they are known here. The first exchange is at the first
-learned step, and the last one at the end. Between exchanges no file is accessed. The bias does not
+learned step. The last one is at the end, before FES_FILE is written, so the profile of the walker
+that ends last is that of all walkers. The state contains the exchanges of the run only. Between
+exchanges no file is accessed. The bias does not
 change before UPDATE_FROM and after UPDATE_UNTIL, and never with TAU=inf.
 
 The $s$ of the ramp counts the samples of all walkers from which $A$ was learned. RAMP is therefore

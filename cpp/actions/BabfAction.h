@@ -24,8 +24,10 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     explicit BabfAction(const PLMD::ActionOptions&);
     ~BabfAction() override;
     static void registerKeywords(PLMD::Keywords& keys);
+    bool onStep() const override;
     void calculate() override;
     void apply() override;
+    void beforeUpdate() override;
     void update() override;
 
   private:
@@ -45,6 +47,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void parse_files();
     void parse_walkers(std::size_t nodes);
     void check_outputs();
+    void check_writable_outputs();
     // ... the estimator and its files (BabfFiles.cpp, BabfStep.cpp, BabfWalkers.cpp) ...
     void make_estimator(BabfParameters parameters);
     void add_zeta();
@@ -74,18 +77,26 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
 
     // Files (BabfFiles.cpp)
     std::string input_path(const std::string& path) const;
+    std::string output_path(const std::string& path) const;
     void read_state(BabfParameters parameters);
     void back_up(const std::string& path);
     void write(bool state, bool profile);
+    void write_state();
+    void write_profile();
+    template <class Work>
+    void try_at_the_end(Work work);
+    void warn_at_the_end(const std::string& text);
 
     // A step (BabfStep.cpp)
     void check_start(std::size_t d, double xi);
     std::optional<double> weight_of_extra_bias();
-    void write_outputs_due();
+    void write_outputs(bool state, bool profile);
+    void write_at_checkpoint();
 
     // Walkers (BabfWalkers.cpp)
     void check_replicas();
     void exchange(bool write);
+    bool exchange_at_the_end();
     void exchange_by_mpi(bool at_once);
     void broadcast_message(std::string& message);
 
@@ -101,6 +112,9 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     bool stores_states_ = false;
     bool writes_ = false;      // true on one process of a parallel engine
     double written_steps_ = 0; // learned steps in the files
+
+    mutable bool asked_for_checkpoint_ = false; // whether the engine asked in the last step
+    mutable long long checkpoint_ = -1;         // the step of a checkpoint without files yet
 
     std::optional<Babf> babf_;
     bool has_computed_ = false; // whether a step has been computed

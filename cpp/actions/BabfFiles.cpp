@@ -53,8 +53,13 @@ void BabfAction::read_state(BabfParameters parameters) {
 // As PLUMED opens files for reading: the file of this replica if it exists, otherwise the file
 // itself.
 std::string BabfAction::input_path(const std::string& path) const {
-    const std::string own = PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
+    const std::string own = output_path(path);
     return file_exists(own) ? own : path;
+}
+
+// As PLUMED opens files for writing: each replica has a file of its own.
+std::string BabfAction::output_path(const std::string& path) const {
+    return path.empty() ? path : PLMD::FileBase::appendSuffix(path, plumed.getSuffix());
 }
 
 // With RESTART the profile is replaced like the file of any other action. A state that was not read
@@ -83,38 +88,70 @@ void BabfAction::back_up(const std::string& path) {
 void BabfAction::write(bool state, bool profile) {
     if (!writes_)
         return;
-    if (state && !state_.path.empty()) {
-        const Table table = state_table(*babf_, labels_, learned_);
-        write_table(state_.path, table);
-        if (stores_states_ && state_.due(babf_->sums().steps)) {
-            const std::string number =
-                "." + std::to_string(static_cast<long long>(babf_->sums().steps));
-            const std::string path = PLMD::FileBase::appendSuffix(state_.path, number);
-            if (restart_.empty())
-                back_up(path);
-            write_table(path, table);
-        }
-    }
-    if (profile && !profile_.path.empty())
+    if (state)
+        write_state();
+    if (profile)
+        write_profile();
+}
+
+void BabfAction::write_state() {
+    if (state_.path.empty())
+        return;
+    const Table table = state_table(*babf_, labels_, learned_);
+    write_table(state_.path, table);
+    if (!stores_states_ || !state_.due(babf_->sums().steps))
+        return;
+    const std::string number = "." + std::to_string(static_cast<long long>(babf_->sums().steps));
+    const std::string path = PLMD::FileBase::appendSuffix(state_.path, number);
+    if (restart_.empty())
+        back_up(path);
+    write_table(path, table);
+}
+
+void BabfAction::write_profile() {
+    if (!profile_.path.empty())
         write_table(profile_.path, profile_table(*babf_, labels_, format_));
 }
 
-BabfAction::~BabfAction() {
-    // A run that has learned nothing replaces no file. If it continues from a state, it copies this
-    // state to a STATE_WFILE that does not exist.
-    if (!babf_ || babf_->sums().steps == 0)
-        return;
+// What cannot be written must not keep the run from writing the rest.
+template <class Work>
+void BabfAction::try_at_the_end(Work work) {
     try {
-        const bool learned = babf_->sums().steps != written_steps_;
-        write(learned || !file_exists(state_.path), learned || !file_exists(profile_.path));
-        if (walkers_ && exchanged_ && writes_)
-            walkers_->write(*babf_, labels_, learned_);
+        work();
     } catch (const std::exception& problem) {
-        if (comm.Get_size() == 1)
-            log.printf("+++ WARNING +++ %s\n", problem.what());
-        else // the log would wait for processes that may have ended
-            std::fprintf(stderr, "+++ WARNING +++ %s\n", problem.what());
+        warn_at_the_end(problem.what());
     }
+}
+
+void BabfAction::warn_at_the_end(const std::string& text) {
+    if (comm.Get_size() == 1)
+        log.printf("+++ WARNING +++ %s\n", text.c_str());
+    else // the log would wait for processes that may have ended
+        std::fprintf(stderr, "+++ WARNING +++ %s\n", text.c_str());
+}
+
+// A run that has learned nothing replaces no file. If it continues from a state, it copies this
+// state to a STATE_WFILE that does not exist.
+BabfAction::~BabfAction() {
+    if (!babf_ || babf_->sums().steps == 0 || !writes_)
+        return;
+    const bool learned = babf_->sums().steps != written_steps_;
+    bool heard = false; // whether other walkers have learned more
+    try_at_the_end([&] {
+        if (learned || !file_exists(state_.path))
+            write_state();
+    });
+    // The state is that of a run that continues, so it does not contain the last exchange.
+    try_at_the_end([&] {
+        if (walkers_ && exchanged_) {
+            walkers_->write(*babf_, labels_, learned_);
+            heard = exchange_at_the_end();
+        }
+    });
+    try_at_the_end([&] {
+        if (learned || heard || !file_exists(profile_.path))
+            write_profile();
+    });
 }
 
 } // namespace plumed_cv

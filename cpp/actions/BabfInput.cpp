@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <limits>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -158,6 +159,7 @@ void BabfAction::parse_extra_bias() {
 void BabfAction::parse_files() {
     parse("PRIOR", prior_);
     parse("STATE_RFILE", restart_);
+    const std::string own_restart = output_path(restart_); // of this replica
     if (!restart_.empty())
         restart_ = input_path(restart_);
     state_ = parse_output("STATE_WFILE", "STATE_WSTRIDE");
@@ -167,7 +169,7 @@ void BabfAction::parse_files() {
               "STATE_WSTRIDE.");
     // One input can serve for the first part of a run and for all later ones: then the state does
     // not exist in the first part.
-    state_is_new_ = same_file(restart_, state_.path) && !file_exists(restart_) && !getRestart();
+    state_is_new_ = same_file(own_restart, state_.path) && !file_exists(restart_) && !getRestart();
     if (state_is_new_)
         restart_.clear();
     profile_ = parse_output("FES_FILE", "FES_STRIDE");
@@ -187,8 +189,7 @@ BabfAction::Output BabfAction::parse_output(const std::string& file, const std::
               " must be a number of steps: give 0 or a positive number.");
     if (output.path.empty() && output.stride > 0)
         error(stride + " is given without " + file + ": name the file to write.");
-    if (!output.path.empty())
-        output.path = PLMD::FileBase::appendSuffix(output.path, plumed.getSuffix());
+    output.path = output_path(output.path);
     return output;
 }
 
@@ -267,6 +268,25 @@ void BabfAction::check_outputs() {
                   ": is the state of an earlier run, and RESTART would not continue from it; give "
                   "STATE_RFILE=" +
                   path + ", or move the file away to start from zero.");
+    check_writable_outputs();
+}
+
+// A run must not learn for hours and lose it because a path is wrong.
+void BabfAction::check_writable_outputs() {
+    std::string problem;
+    if (comm.Get_rank() == 0) {
+        try {
+            for (const std::string& path :
+                 {state_.path, profile_.path, walkers_ ? walkers_->path() : std::string()})
+                if (!path.empty())
+                    check_writable(path);
+        } catch (const std::runtime_error& failure) {
+            problem = failure.what();
+        }
+    }
+    broadcast_message(problem);
+    if (!problem.empty())
+        error(problem);
 }
 
 // One number for each CV, or none if the keyword is absent.

@@ -86,9 +86,29 @@ void BabfAction::apply() {
     Bias::apply();
 }
 
+// PLUMED asks this of every bias in every step, also in steps in which it computes nothing. Some
+// engines never withdraw a request for a checkpoint, so only its first step counts.
+bool BabfAction::onStep() const {
+    const bool asked = getCPT();
+    if (asked && !asked_for_checkpoint_)
+        checkpoint_ = getStep();
+    asked_for_checkpoint_ = asked;
+    return Bias::onStep();
+}
+
+// Writes the files of a checkpoint in a step that is not learned, or of an earlier step in which
+// PLUMED computed nothing. This is before the present sample, so a run that continues from the
+// checkpoint counts no step twice.
+void BabfAction::beforeUpdate() {
+    if (checkpoint_ >= 0 && !(isActive() && checkUpdate() && checkpoint_ == getStep()))
+        write_at_checkpoint();
+}
+
 void BabfAction::update() {
-    if (!onStep() || getStep() % pace_ != 0 || repeated_)
+    if (!onStep() || getStep() % pace_ != 0 || repeated_) {
+        write_at_checkpoint();
         return;
+    }
     learned_ = {getStep(), babf_->xi(), babf_->evaluation()};
     is_the_last_ = true;
     babf_->update(weight_of_extra_bias());
@@ -100,14 +120,20 @@ void BabfAction::update() {
     }
     if (walkers_mpi_ && exchanges)
         exchange_by_mpi(true);
-    write_outputs_due();
+    const bool checkpoint = checkpoint_ >= 0;
+    checkpoint_ = -1;
+    write_outputs(checkpoint || state_.due(babf_->sums().steps),
+                  checkpoint || profile_.due(babf_->sums().steps));
+}
+
+void BabfAction::write_at_checkpoint() {
+    const bool due = checkpoint_ >= 0 && babf_->sums().steps > 0;
+    checkpoint_ = -1;
+    write_outputs(due, due);
 }
 
 // An error of one process is an error of all.
-void BabfAction::write_outputs_due() {
-    const double steps = babf_->sums().steps;
-    const bool state = getCPT() || state_.due(steps);
-    const bool profile = getCPT() || profile_.due(steps);
+void BabfAction::write_outputs(bool state, bool profile) {
     if (!state && !profile)
         return;
     plumed.fflush(); // the output of all steps before a state is on disk with the state
@@ -121,7 +147,7 @@ void BabfAction::write_outputs_due() {
     if (!problem.empty())
         error(problem);
     if (state && profile)
-        written_steps_ = steps;
+        written_steps_ = babf_->sums().steps;
 }
 
 // The weight exp(V/kT) of the other bias potentials. Nothing if it is so far from 1 that this sample

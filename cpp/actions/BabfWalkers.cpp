@@ -113,6 +113,18 @@ void BabfAction::exchange(bool write) {
     babf_->set_others(std::move(others), write || babf_->sums().steps == 0);
 }
 
+// Reads what the others have learned since the last exchange, for the last profile. Only one process
+// does so, and it waits for no other one.
+bool BabfAction::exchange_at_the_end() {
+    std::vector<std::string> warnings;
+    const bool changed = walkers_->read(babf_->parameters(), labels_, warnings);
+    for (const std::string& text : warnings)
+        warn_at_the_end(text);
+    if (changed)
+        babf_->set_others(walkers_->others(babf_->parameters()));
+    return changed;
+}
+
 // The sums of the others are added in the order of the replicas, so that the same sums give the same
 // bits.
 void BabfAction::exchange_by_mpi(bool at_once) {

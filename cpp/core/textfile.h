@@ -281,6 +281,31 @@ inline bool write_all(int file, const std::string& text) {
     return true;
 }
 
+[[noreturn]] inline void refuse_unwritable(const std::string& path, int reason) {
+    throw std::runtime_error(path + ": cannot be written: " + std::strerror(reason) +
+                             "; give a path that can be written to, or make room on the disk.");
+}
+
+/// The file that a path leads to if it is a link, and otherwise the path.
+inline std::string link_target(const std::string& path) {
+    std::error_code unknown;
+    if (!std::filesystem::is_symlink(path, unknown))
+        return path;
+    const std::string target = std::filesystem::weakly_canonical(path, unknown).string();
+    if (unknown)
+        refuse_unwritable(path, unknown.value());
+    return target;
+}
+
+/// Throws unless `write_table` can make its new file.
+inline void check_writable(const std::string& path) {
+    const auto [file, temporary] = new_file_beside(link_target(path));
+    if (file < 0)
+        refuse_unwritable(path, errno);
+    ::close(file);
+    std::remove(temporary.c_str());
+}
+
 /// Replaces the whole file. A process that reads, or is killed, in between sees the old or the new
 /// file. The new file has the mode of the old one. If the path is a link, the file to which it
 /// leads is replaced. In a `shared` folder, where anybody may have made the link, the link itself
@@ -288,22 +313,10 @@ inline bool write_all(int file, const std::string& text) {
 /// for the disk.
 inline void write_table(const std::string& path, const Table& table, bool shared = false) {
     const std::string text = format_table(table);
-    const auto fail = [&path] {
-        throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno) +
-                                 "; give a path that can be written to, or make room on the disk.");
-    };
-    std::string target = path;
-    std::error_code unknown;
-    if (!shared && std::filesystem::is_symlink(path, unknown)) {
-        target = std::filesystem::weakly_canonical(path, unknown).string();
-        if (unknown) {
-            errno = unknown.value();
-            fail();
-        }
-    }
+    const std::string target = shared ? path : link_target(path);
     const auto [file, temporary] = new_file_beside(target);
     if (file < 0)
-        fail();
+        refuse_unwritable(path, errno);
     struct stat old;
     const bool keeps_mode = ::lstat(target.c_str(), &old) != 0 || !S_ISREG(old.st_mode) ||
                             ::fchmod(file, old.st_mode & 0777) == 0 || errno == EPERM;
@@ -317,8 +330,7 @@ inline void write_table(const std::string& path, const Table& table, bool shared
     if (!closed || !written || std::rename(temporary.c_str(), target.c_str()) != 0) {
         const int last_reason = errno;
         std::remove(temporary.c_str());
-        errno = last_reason;
-        fail();
+        refuse_unwritable(path, last_reason);
     }
 }
 

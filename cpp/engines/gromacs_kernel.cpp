@@ -2,13 +2,17 @@
 // Copyright (c) 2026 The plumed_cv developers
 
 // GROMACS loads this library as its PLUMED kernel (PLUMED_KERNEL). The library passes all commands to
-// the real kernel (PLUMED_CV_KERNEL). It adds three things that GROMACS's own interface does not have:
+// the real kernel (PLUMED_CV_KERNEL). It adds five things that GROMACS's own interface does not have:
 //
 // - A run ends when PLUMED ends it (COMMITTOR). GROMACS ignores PLUMED's stop flag, so the library
 //   sends two interrupts: after the second one GROMACS stops at the next step. In steps after the
 //   one that stopped the run, PLUMED computes only forces, and learns and prints nothing.
 // - The start configuration of a run that continues another one is not counted twice
 //   (PLUMED_CV_COUNT_START=0).
+// - A request for a checkpoint ends with its step. GROMACS never withdraws it, so actions would write
+//   their files in every later step, or never again.
+// - A run that needs the potential energy (ENERGY) is refused. GROMACS does not pass it, and PLUMED
+//   would take it as zero.
 // - An error of PLUMED includes its cause. GROMACS prints only the outermost of nested exceptions,
 //   which contains the place of the error.
 //
@@ -93,15 +97,27 @@ class Plumed {
                 step_ = *static_cast<const long*>(value);
             }
             kernel().cmd(plumed_, key, value);
+            if (std::strcmp(key, "prepareCalc") == 0)
+                refuse_energy();
         }
     }
 
   private:
+    void refuse_energy() {
+        int needed = 0;
+        kernel().cmd(plumed_, "isEnergyNeeded", &needed);
+        if (needed != 0)
+            throw std::runtime_error("the input or a file that it includes uses ENERGY, which "
+                                     "GROMACS does not pass to PLUMED; use another variable");
+    }
+
     void perform() {
         const bool forces_only = skip_update_ || stopped_ != 0;
         const bool stopped_before = stopped_ != 0;
         skip_update_ = false;
         kernel().cmd(plumed_, forces_only ? "performCalcNoUpdate" : "performCalc", nullptr);
+        const int no = 0;
+        kernel().cmd(plumed_, "doCheckPoint", &no);
         if (stopped_ != 0 && !stopped_before) {
             stop_step_ = step_;
             std::raise(SIGINT);

@@ -118,7 +118,14 @@ class Bridge {
         plumed_.cmd("setMasses", settings_.masses, {n});
         plumed_.cmd("setCharges", settings_.charges, {n});
         plumed_.cmd("prepareCalc");
-        if (settings_.potential_energy != nullptr) {
+        int needed = 0;
+        plumed_.cmd("isEnergyNeeded", &needed);
+        if (needed != 0 && settings_.potential_energy == nullptr)
+            throw std::runtime_error(
+                "an action needs the potential energy (ENERGY), but no line of the input shows it; "
+                "write ENERGY into the input itself");
+        if (settings_.potential_energy != nullptr) { // also where PLUMED does not need it, because
+                                                     // LAMMPS must be asked a step before
             energy_ = settings_.potential_energy(settings_.lammps, step);
             plumed_.cmd("setEnergy", &energy_);
         }

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -125,6 +125,11 @@ class Engine(ABC):
             If the positions or the results of the engine are not finite numbers.
         """
 
+    @property
+    def constrained(self) -> NDArray[np.int64]:
+        """Atoms, from 0, whose distances to others are constants in the dynamics."""
+        return np.zeros(0, dtype=np.int64)
+
     def forces(self, positions: Array, cell: Array) -> Array:
         """Return the forces (eV/angstrom) of structures in a cell, shape (M, N, 3) both.
 
@@ -132,7 +137,8 @@ class Engine(ABC):
         ------
         UserError
             As for `evaluate`, and if the forces cannot be those of the structures: different
-            structures have the same forces, or `evaluate` gives other forces for the last one.
+            structures have the same forces, or `evaluate` gives other forces for the last one or
+            for one in the middle.
         """
         positions = np.ascontiguousarray(positions, dtype=np.float64)
         if not len(positions):
@@ -150,19 +156,28 @@ class Engine(ABC):
     def _check_forces(self, positions: Array, cell: Array, found: Array) -> None:
         """Refuse forces that do not belong to their structures.
 
-        An engine that skips the calculation returns the forces of an earlier configuration without
-        any error. This check costs one more evaluation.
+        An engine that skips the calculation, or uses a list of neighbours of an earlier
+        configuration, returns wrong forces without any error. This check costs two more
+        evaluations.
         """
         same = np.array_equal(found[0], found[-1]) and np.abs(found[0]).max() > 0
-        again = self.evaluate(positions[-1], cell)[1]
-        size = max(float(np.sqrt(np.mean(again**2))), 1e-6)
-        off = float(np.abs(found[-1] - again).max())
-        if (same and not np.array_equal(positions[0], positions[-1])) or off > 0.05 * size + 1e-4:
-            raise UserError(
-                f"{type(self).__name__}: the forces of snapshots are not those of their "
-                f"structures (the last one differs by {off:.2g} eV/A from a new calculation); "
-                "check that the potential gives the same forces for the same structure"
-            )
+        if same and not np.array_equal(positions[0], positions[-1]):
+            self._refuse_forces("the first and the last one have the same")
+        for k in dict.fromkeys((len(found) // 2, len(found) - 1)):
+            again = self.evaluate(positions[k], cell)[1]
+            size = max(float(np.sqrt(np.mean(again**2))), 1e-6)
+            off = float(np.abs(found[k] - again).max())
+            if off > 0.05 * size + 1e-4:
+                self._refuse_forces(
+                    f"number {k + 1} of {len(found)} differs by {off:.2g} eV/A from a new "
+                    "calculation"
+                )
+
+    def _refuse_forces(self, reason: str) -> NoReturn:
+        raise UserError(
+            f"{type(self).__name__}: the forces of snapshots are not those of their structures "
+            f"({reason}); check that the potential gives the same forces for the same structure"
+        )
 
     @abstractmethod
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:

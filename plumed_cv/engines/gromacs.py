@@ -25,12 +25,14 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.engine import Engine, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.gromacs_files import (
     KJ_MOL,
     SINGLE,
+    constrained_atoms,
     mdp_of,
     read_mdp,
     read_trr,
@@ -215,13 +217,26 @@ class GromacsEngine(Engine):
         self._max_warnings = max_warnings
         self._plumed = plumed
         self._parameters = read_mdp(self._file(mdp))
+        if groups := self._parameters.get("freezegrps"):
+            raise UserError(
+                f"{self._file(mdp)}: freezegrps = {groups} fixes atoms, but plumed_cv cannot take "
+                "them into account with gromacs; remove it, and fix the atoms in the structure "
+                "with the engine lammps or ase, or restrain them in the topology"
+            )
         self._prepare(folder, State.of(atoms), SINGLE)  # which tries the files
-        self._check_species(self._gmx(folder, "dump", "-s", "run.tpr"))
+        dump = self._gmx(folder, "dump", "-s", "run.tpr")
+        self._check_species(dump)
+        self._constrained = constrained_atoms(dump)
 
     @property
     def masses(self) -> Array:
         """Refused: only the .tpr contains the masses."""
         raise UserError(_NO_TRAJECTORIES)
+
+    @property
+    def constrained(self) -> NDArray[np.int64]:
+        """Atoms, from 0, whose distances to others the .mdp and the topology constrain."""
+        return self._constrained
 
     def follow(
         self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
@@ -435,7 +450,7 @@ class GromacsEngine(Engine):
 def _plumed_input(segment: Segment) -> Path:
     """Return the file of a segment's PLUMED input, written if it is a text."""
     file, text = plumed_input(segment)
-    if uses_energy(text):
+    if uses_energy(text, segment.directory):
         raise UserError(
             f"{file}: uses ENERGY, which GROMACS does not pass to PLUMED; use another variable"
         )

@@ -224,7 +224,7 @@ class LammpsEngine(Engine):
             plugin=self._plugin,
             kt=float(kB * segment.dynamics.temperature_K),
             count_start=segment.count_start,
-            needs_energy=uses_energy(text),
+            needs_energy=uses_energy(text, directory),
             record=segment.record,
             record_file=directory / RECORD,
         )

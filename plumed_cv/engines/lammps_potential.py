@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -374,6 +375,22 @@ def names_atoms(line: str) -> bool:
     """Whether a command refers to atoms by their serial numbers."""
     words = _words(line)
     return words[:1] + words[2:3] == ["group", "id"] or words[:2] == ["set", "atom"]
+
+
+def neighbour_settings(commands: Sequence[str]) -> list[str]:
+    """Return the commands that decide when LAMMPS makes its list of neighbours again.
+
+    The other settings of `neigh_modify` remain as they are: `exclude` adds to earlier ones.
+    """
+    settings = []
+    for line in commands:
+        words = _words(line)
+        if words[0] != "neigh_modify":
+            continue
+        for key, value in pairwise(words[1:]):
+            if key in ("every", "delay", "check", "once"):
+                settings.append(f"neigh_modify {key} {value}")
+    return settings
 
 
 def standard_mass(symbol: str) -> float:

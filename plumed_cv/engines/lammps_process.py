@@ -26,7 +26,7 @@ from plumed_cv.engines.lammps_input import (
     temperature_of_free,
     wrap,
 )
-from plumed_cv.engines.lammps_potential import package_potentials
+from plumed_cv.engines.lammps_potential import neighbour_settings, package_potentials
 from plumed_cv.engines.lammps_units import Units
 from plumed_cv.engines.plumed_input import VACUUM_A
 from plumed_cv.engines.segments import Dynamics, State
@@ -36,6 +36,8 @@ LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
 _STRESS = "plumed_cv_stress"
 _PLUMED = "plumed_cv_plumed"
+# The list of neighbours is made again as soon as an atom has moved by half of the skin.
+_EXACT_NEIGHBOURS = "neigh_modify every 1 delay 0 check yes once no"
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,19 @@ class LammpsProcess:
         return energy, forces, stress
 
     def forces(self, positions: Array, cell: Array) -> Array:
-        """Return the forces (eV/A) of structures, (M, N, 3), in a cell."""
+        """Return the forces (eV/A) of structures, (M, N, 3), in a cell.
+
+        Settings of the potential such as `neigh_modify delay 10` assume that the structures follow
+        each other in time. Here LAMMPS checks before each of them whether its list of neighbours is
+        still valid.
+        """
+        self._do(_EXACT_NEIGHBOURS)
+        try:
+            return self._forces(positions, cell)
+        finally:
+            self._do(*neighbour_settings(self._system.commands))
+
+    def _forces(self, positions: Array, cell: Array) -> Array:
         self._place(positions[0], cell, None)
         self._do("reset_timestep 0", "thermo 0", "thermo_style custom step")
         self._run("0 post no")
@@ -333,7 +347,7 @@ class LammpsProcess:
         self._do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
         self._do(*groups(n_types, system.held))
         self._do("neighbor 1.0 bin")
-        self._do("neigh_modify every 1 delay 0 check yes")
+        self._do(_EXACT_NEIGHBOURS)
         self._do(*system.commands)
         if system.masses is not None:
             self._do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))

@@ -1,10 +1,10 @@
 """PLUMED in a segment: its input, and its messages in one sentence."""
 
-import re
 from pathlib import Path
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.segments import Segment
+from plumed_cv.setup.plumed_actions import all_actions
 
 # Text between the messages of nested exceptions in PLUMED's wrapper.
 NESTED = "The above exception was the direct cause of the following exception:"
@@ -34,10 +34,9 @@ def plumed_input(segment: Segment) -> tuple[Path, str]:
     return file, segment.plumed
 
 
-def uses_energy(plumed_dat: str) -> bool:
-    """Whether a PLUMED input has the action ENERGY (not the unit in `UNITS ENERGY=eV`)."""
-    lines = (line.partition("#")[0] for line in plumed_dat.splitlines())
-    return any(re.search(r"\bENERGY\b(?!\s*=)", line) for line in lines)
+def uses_energy(plumed_dat: str, folder: Path) -> bool:
+    """Whether a PLUMED input that runs in a folder, or a file that it includes, has ENERGY."""
+    return any(action.name == "ENERGY" for action in all_actions(plumed_dat, folder))
 
 
 def plumed_sentence(message: str) -> str:

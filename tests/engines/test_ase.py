@@ -89,6 +89,28 @@ def test_a_potential_that_gives_no_numbers(tmp_path: Path) -> None:
             engine.run(Segment(tmp_path, State.of(atoms), Dynamics(300.0), 10, 1))
 
 
+def test_a_potential_whose_forces_depend_on_earlier_structures(tmp_path: Path) -> None:
+    """Its third forces are those of the second structure, as by a list that is too old."""
+    (tmp_path / "stale.py").write_text(
+        "from ase.calculators.calculator import Calculator, all_changes\n"
+        "class Stale(Calculator):\n"
+        "    implemented_properties = ['energy', 'forces']\n"
+        "    calls = 0\n"
+        "    def calculate(self, atoms=None, properties=(), system_changes=all_changes):\n"
+        "        super().calculate(atoms, properties, system_changes)\n"
+        "        if self.calls != 2:\n"
+        "            self.seen = self.atoms.positions.copy()\n"
+        "        self.calls += 1\n"
+        "        self.results = {'energy': 0.5 * (self.seen**2).sum(), 'forces': -self.seen}\n"
+    )
+    atoms = Atoms("H2", [[0.1, 0, 0], [0, 0, 0.2]])
+    structures = atoms.positions * np.arange(1.0, 6.0)[:, None, None]
+    with AseEngine("stale.Stale", atoms, directory=tmp_path) as engine:
+        with pytest.raises(UserError, match=r"not those of their structures \(number 3 of 5"):
+            engine.forces(structures, np.zeros((3, 3)))
+        np.testing.assert_array_equal(engine.forces(structures, np.zeros((3, 3))), -structures)
+
+
 TORCH_POTENTIAL = """
 import torch
 from ase.calculators.calculator import Calculator, all_changes

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
+import plumed
 import pytest
 from ase import units
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
-from plumed_cv.engines.gromacs import GromacsEngine, find_gromacs
+from plumed_cv.engines.gromacs import SHIM_NAME, GromacsEngine, find_gromacs
+from plumed_cv.freeenergy import last_step
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import (
@@ -29,6 +31,7 @@ from tests.engines.kits import (
     reference,
     script_output,
 )
+from tests.plumed.babf import BABF, POSITION
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +203,40 @@ def processes_in(folder: Path) -> list[Path]:
     return found
 
 
+def test_each_checkpoint_of_gromacs_writes_the_state(
+    tmp_path: Path,
+    plugin: Path,
+    plumed_installation: Plumed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GROMACS requests a checkpoint and never withdraws it; the library in between does."""
+    monkeypatch.setenv("PLUMED_CV_KERNEL", str(plumed_installation.kernel))
+    monkeypatch.delenv("PLUMED_CV_COUNT_START", raising=False)
+    handle = plumed.Plumed(kernel=str(plugin.with_name(SHIM_NAME)))
+    handle.cmd("setMDEngine", "test")
+    handle.cmd("setNatoms", 1)
+    handle.cmd("setTimestep", 0.001)
+    handle.cmd("setLogFile", str(tmp_path / "plumed.log"))
+    handle.cmd("init")
+    for line in (f"LOAD FILE={plugin}", POSITION, f"{BABF} STATE_WFILE={tmp_path}/state"):
+        handle.cmd("readInputLine", line)
+    written = []
+    for number in range(30):
+        if number in (10, 20):
+            handle.cmd("doCheckPoint", 1)
+        handle.cmd("setStepLong", np.array([number], dtype=np.int64))
+        handle.cmd("setPositions", np.full((1, 3), 0.03 * number))
+        handle.cmd("setMasses", np.ones(1))
+        handle.cmd("setForces", np.zeros((1, 3)))
+        handle.cmd("setVirial", np.zeros((3, 3)))
+        handle.cmd("prepareCalc")
+        handle.cmd("performCalc")
+        state = tmp_path / "state"
+        written.append(last_step(state) if state.exists() else None)
+    handle.finalize()
+    assert written == [None] * 10 + [10] * 10 + [20] * 10
+
+
 def test_a_frame_that_is_not_whole_is_left_out(files: Path, tmp_path: Path) -> None:
     with open_engine(files) as engine:
         segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0, timestep_fs=2.0), 50, 1)
@@ -246,15 +283,35 @@ def test_a_killed_run_leaves_no_program(files: Path, tmp_path: Path) -> None:
     assert not processes_in(tmp_path)
 
 
+def test_atoms_with_constraints(files: Path) -> None:
+    """Two molecules of 54 atoms, in which two pairs of atoms have constraints."""
+    text = (files / "crystal.top").read_text().replace("crystal 1\n", "crystal 2\n")
+    lines = [line for line in text.splitlines() if not re.match(r"(5[5-9]|[6-9]\d|\d{3}) ", line)]
+    lines.insert(lines.index("[ system ]"), "[ constraints ]\n3 1 1 0.38\n54 1 2 0.38")
+    (files / "bound.top").write_text("\n".join(lines) + "\n")
+    with open_engine(files) as engine:
+        assert engine.constrained.tolist() == []
+    with open_engine(files, topology="bound.top") as engine:
+        assert engine.constrained.tolist() == [0, 2, 53, 54, 56, 107]
+
+
 def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
     (files / "bad.mdp").write_text((files / "crystal.mdp").read_text() + "rvdw_switch_it = 3\n")
     (files / "other.top").write_text((files / "crystal.top").read_text().replace("CRY Ar", "CRY X"))
+    (files / "frozen.mdp").write_text(
+        (files / "crystal.mdp").read_text() + "freeze-grps = System ; all\nfreezedim = Y Y N\n"
+    )
     other = crystal()
     other.symbols[0] = "Kr"
     smaller = crystal()[:50]
     mistakes: list[tuple[dict[str, object], str]] = [
         ({"mdp": "none.mdp"}, r"none\.mdp: there is no such file for GROMACS"),
         ({"mdp": "bad.mdp"}, "Unknown left-hand 'rvdwswitchit' in parameter file"),
+        (
+            {"mdp": "frozen.mdp"},
+            r"frozen\.mdp: freezegrps = System fixes atoms, .*; remove it, and fix the atoms in "
+            "the structure with the engine lammps or ase, or restrain them in the topology",
+        ),
         ({"topology": "other.top"}, "non-matching atom names"),
         ({"atoms": other}, r"crystal\.top: atom 1 is Ar, and Kr in the structure"),
         ({"atoms": smaller}, r"the structure has 50"),

@@ -30,7 +30,7 @@ from plumed_cv.engines import (
     read_record,
 )
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.engines.lammps_potential import element_types, named_elements
+from plumed_cv.engines.lammps_potential import element_types, named_elements, neighbour_settings
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.lammps_units import UNITS
 from plumed_cv.engines.process import how_it_ended, run_program
@@ -503,6 +503,45 @@ def test_forces_after_a_run_that_plumed_has_stopped(tmp_path: Path) -> None:
         moved.positions = structure
         np.testing.assert_allclose(forces, reference(moved)[1], atol=1e-9)
     np.testing.assert_allclose(found[1], again, atol=1e-9)
+
+
+@pytest.mark.parametrize("program", [False, True])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "neigh_modify delay 10",
+        "neigh_modify every 10 delay 0 check no",
+        "neigh_modify once yes",
+    ],
+)
+def test_lists_of_neighbours_for_structures_that_do_not_follow_each_other(
+    program: bool, line: str
+) -> None:
+    """The atoms are elsewhere in the cell in every structure, so no pair of the list remains."""
+    rng = np.random.default_rng(4)
+    structures = np.stack([mixture(seed).positions + rng.uniform(0, 6, 3) for seed in range(12)])
+    structures[1::2] = structures[1::2, ::-1]
+    with lammps_of(program, [*POTENTIAL, line], mixture(), species=SPECIES) as engine:
+        found = engine.forces(structures, mixture().cell.array)
+        again = engine.forces(structures[::-1], mixture().cell.array)[::-1]
+    for structure, forces, same in zip(structures, found, again, strict=True):
+        moved = mixture()
+        moved.positions = structure
+        np.testing.assert_allclose(forces, reference(moved)[1], atol=1e-9)
+        np.testing.assert_allclose(same, forces, atol=1e-9)
+
+
+def test_settings_of_the_list_of_neighbours() -> None:
+    lines = [
+        "pair_style x",
+        "neigh_modify delay 4 every 2 exclude type 1 2",
+        "neigh_modify once no",
+    ]
+    assert neighbour_settings(lines) == [
+        "neigh_modify delay 4",
+        "neigh_modify every 2",
+        "neigh_modify once no",
+    ]
 
 
 def test_brownian_diffusion_and_mobility(tmp_path: Path) -> None:

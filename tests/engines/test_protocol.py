@@ -23,6 +23,7 @@ from plumed_cv.engines import (
     read_record,
 )
 from plumed_cv.engines.engine import BLOCK, PIECE
+from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.structures.trajectory import all_positions
 from tests.engines.kits import (
     EPSILON,
@@ -353,12 +354,22 @@ def test_plumed_is_given_kt(tmp_path: Path, kit: Kit, engine: Engine) -> None:
     assert float(logged[1]) == pytest.approx(units.kB * 100.0, rel=1e-3)
 
 
-def test_plumed_sees_the_energy(tmp_path: Path, kit: Kit, engine: Engine) -> None:
-    plumed = PLUMED_UNITS + "e: ENERGY\nPRINT ARG=e FILE=colvar STRIDE=3 FMT=%.12g\n"
+# The line that contains ENERGY. Our reader of inputs does not know the braces of the last one.
+ENERGY = {"itself": "e: ENERGY", "included": "INCLUDE FILE=e.dat", "hidden": "INCLUDE FILE={e.dat}"}
+
+
+@pytest.mark.parametrize("where", ENERGY)
+def test_plumed_sees_the_energy(tmp_path: Path, kit: Kit, engine: Engine, where: str) -> None:
+    (tmp_path / "e.dat").write_text("e: ENERGY\n")
+    plumed = f"{PLUMED_UNITS}{ENERGY[where]}\nPRINT ARG=e FILE=colvar STRIDE=3 FMT=%.12g\n"
     # The first step is no multiple of the stride: PLUMED first needs the energy on the second.
     segment = Segment(tmp_path, State.of(crystal()), Dynamics(60.0), 10, 1, plumed, first_step=2)
     if not kit.hands_energy:
-        with pytest.raises(UserError, match=r"uses ENERGY, which GROMACS does not pass to PLUMED"):
+        with pytest.raises(UserError, match="uses ENERGY, which GROMACS does not pass to PLUMED"):
+            engine.run(segment)
+        return
+    if where == "hidden" and isinstance(engine, LammpsEngine):
+        with pytest.raises(UserError, match="write ENERGY into the input itself"):
             engine.run(segment)
         return
     result = engine.run(segment)

@@ -310,11 +310,13 @@ def assert_derivatives_of_the_bias(handle: Any, positions: Array, cell: Array) -
     handle.finalize()
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["first", "late"])
 @pytest.mark.parametrize("component", ["node-0", "dev", "maxdev"])
 @pytest.mark.parametrize("alignment", ["none", "optimal"])
 def test_forces_and_virial_are_derivatives_of_the_bias(
-    make_plumed: MakePlumed, tmp_path: Path, alignment: str, component: str
+    make_plumed: MakePlumed, tmp_path: Path, alignment: str, component: str, late: bool
 ) -> None:
+    """Also where the bias is added after the first step."""
     rng = np.random.default_rng(8)
     cell = TRICLINIC if alignment == "none" else NO_CELL
     cv = random_model(rng, 8, 5, [7], 1, "tanh", cell, alignment)
@@ -322,9 +324,12 @@ def test_forces_and_virial_are_derivatives_of_the_bias(
     handle = make_plumed(
         8,
         f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
-        f"RESTRAINT ARG=ae.{component} AT=0.3 KAPPA=2.0",
+        f"PRINT ARG=ae.{component} FILE={tmp_path}/colvar",
     )
     ((positions, cell),) = configurations(cv, rng, 1)
+    if late:
+        step(handle, 0, positions, cell)
+    handle.cmd("readInputLine", f"RESTRAINT ARG=ae.{component} AT=0.3 KAPPA=2.0")
     assert_derivatives_of_the_bias(handle, positions, cell)
 
 

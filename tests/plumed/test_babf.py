@@ -26,6 +26,7 @@ from plumed_cv.freeenergy import (
     write_state,
 )
 from plumed_cv.setup.kernel import Plumed
+from plumed_cv.setup.tools import cxx_compiler
 from tests.conftest import unavailable
 from tests.plumed.babf import (
     BABF,
@@ -321,6 +322,28 @@ def test_one_input_begins_and_goes_on(make_plumed: MakePlumed, tmp_path: Path) -
     assert f"continuing from {state}" in (tmp_path / "second.log").read_text()
 
 
+def test_one_input_begins_and_goes_on_in_a_replica(
+    tmp_path: Path, plumed_installation: Plumed, plugin: Path
+) -> None:
+    """PLUMED adds the number of the replica to the names of files."""
+    program = tmp_path / "replica"
+    include = plumed_installation.include_dir
+    assert include is not None
+    kernel = plumed_installation.kernel
+    command = [cxx_compiler(), "-std=c++17", "-I", str(include), "-I", str(include / "plumed")]
+    command += [str(Path(__file__).with_name("replica.cpp")), "-o", str(program), str(kernel)]
+    subprocess.run([*command, f"-Wl,-rpath,{kernel.parent}"], check=True)
+    (tmp_path / "plumed.dat").write_text(
+        f"LOAD FILE={plugin}\n{POSITION}\n{BABF} STATE_RFILE=state.dat STATE_WFILE=state.dat\n"
+    )
+    environment = {**os.environ, **plumed_installation.environment()}
+    for first in (0, 10):
+        arguments = [str(program), "plumed.dat", str(first), "10"]
+        subprocess.run(arguments, check=True, cwd=tmp_path, env=environment)
+        assert read_state(tmp_path / "state.0.dat").steps == first + 10
+    assert not (tmp_path / "state.dat").exists()
+
+
 def test_restart_of_the_engine_can_be_overruled(make_plumed: MakePlumed, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("of another run\n")
     keywords = f"{BABF} STATE_WFILE={tmp_path}/state"
@@ -431,6 +454,76 @@ def test_files_are_written_as_asked(make_plumed: MakePlumed, tmp_path: Path) -> 
     handle.finalize()
     assert read_state(tmp_path / "state").steps == 11
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("withdraws", [False, True])
+@pytest.mark.parametrize(
+    ("keywords", "expected"),
+    [("", 21), ("PACE=4", 20), ("STRIDE=4", 20), ("UPDATE_UNTIL=10.5", 10)],
+)
+def test_files_are_written_at_the_step_of_a_checkpoint_only(
+    make_plumed: MakePlumed, tmp_path: Path, keywords: str, expected: int, withdraws: bool
+) -> None:
+    """GROMACS requests a checkpoint in one step, and never says that the request is over."""
+    state = tmp_path / "state"
+    handle = make_plumed(
+        1,
+        f"{POSITION}\n{BABF} STATE_WFILE={state} FES_FILE={tmp_path}/fes {keywords}\n"
+        f"PRINT ARG=x.x FILE={tmp_path}/COLVAR",
+    )
+    series = recorded_series(60)
+    run(handle, series[:21])
+    assert not state.exists()
+    handle.cmd("doCheckPoint", 1)
+    run(handle, series[21:22], first=21)
+    assert f"#! SET md_step {expected}\n" in state.read_text()
+    assert (tmp_path / "fes").exists()
+    first = state.stat()
+    if withdraws:
+        handle.cmd("doCheckPoint", 0)
+    run(handle, series[22:49], first=22)
+    assert (state.stat().st_ino, state.stat().st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
+    if withdraws:
+        handle.cmd("doCheckPoint", 1)
+        run(handle, series[49:50], first=49)
+        assert (state.stat().st_ino, state.stat().st_mtime_ns) != (first.st_ino, first.st_mtime_ns)
+
+
+def test_a_checkpoint_in_a_step_without_plumed(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    """With STRIDE PLUMED computes nothing in some steps: the next one writes, and learns then."""
+    state = tmp_path / "state"
+    handle = make_plumed(1, f"{POSITION}\n{BABF} STRIDE=4 STATE_WFILE={state}")
+    series = recorded_series(30)
+    run(handle, series[:21])
+    handle.cmd("doCheckPoint", 1)
+    run(handle, series[21:22], first=21)
+    handle.cmd("doCheckPoint", 0)
+    run(handle, series[22:25], first=22)
+    assert "#! SET md_step 20\n" in state.read_text()
+    handle.finalize()
+    assert "#! SET md_step 24\n" in state.read_text()
+
+
+def test_a_run_from_a_checkpoint_of_a_pace_is_exact(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    """The engine computes the step of the checkpoint again, in which nothing was learned."""
+    series, state = recorded_series(40), tmp_path / "parts"
+    lines = f"{POSITION}\n{BABF} PACE=3 STATE_WFILE={tmp_path}/"
+    whole = make_plumed(1, f"{lines}whole")
+    run(whole, series)
+    whole.finalize()
+    first = make_plumed(1, f"{lines}parts", log="first.log")
+    run(first, series[:20])
+    first.cmd("doCheckPoint", 1)
+    run(first, series[20:21], first=20)
+    (tmp_path / "kept").write_bytes(state.read_bytes())
+    run(first, series[21:30], first=21)  # lost: the run is killed
+    first.finalize()
+    second = make_plumed(1, f"{lines}parts STATE_RFILE={tmp_path}/kept", log="second.log")
+    run(second, series[20:], first=20)
+    second.finalize()
+    assert state.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_what_was_printed_before_a_state_is_there_with_it(

@@ -163,13 +163,39 @@ def test_a_cut_state_is_refused_wherever_it_ends(
     handle.finalize()
 
 
-def test_a_file_that_cannot_be_written_ends_the_run(make_plumed: MakePlumed) -> None:
-    handle = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE=absent/state STATE_WSTRIDE=2")
+@pytest.mark.parametrize("keyword", ["STATE_WFILE", "FES_FILE"])
+def test_a_file_that_cannot_be_written_is_refused_at_the_start(
+    make_plumed: MakePlumed, tmp_path: Path, keyword: str
+) -> None:
+    with pytest.raises(plumed.PlumedError) as caught:
+        make_plumed(1, f"{POSITION}\n{BABF} {keyword}={tmp_path}/absent/file")
+    assert f"{tmp_path}/absent/file: cannot be written: No such file" in sentence(caught.value)
+
+
+def test_a_start_leaves_no_file(make_plumed: MakePlumed, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/out/a FES_FILE={tmp_path}/out/b")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_that_cannot_be_written_any_more_ends_the_run(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    """Its folder vanishes. The other file is still written at the end."""
+    (tmp_path / "away").mkdir()
+    state, profile = tmp_path / "away" / "state", tmp_path / "profile"
+    lines = f"{POSITION}\n{BABF} STATE_WFILE={state} STATE_WSTRIDE=2 FES_FILE={profile}"
+    handle = make_plumed(1, lines)
     step(handle, 0, np.array([0.5]))
+    (tmp_path / "away").rmdir()
     with pytest.raises(plumed.PlumedError) as caught:
         step(handle, 1, np.array([0.5]))
-    assert "absent/state: cannot be written: No such file" in sentence(caught.value)
+    assert f"{state}: cannot be written: No such file" in sentence(caught.value)
+    assert not profile.exists()
     handle.finalize()
+    assert "#! SET steps 2\n" in profile.read_text()
+    log = (tmp_path / "plumed.log").read_text()
+    assert f"+++ WARNING +++ {state}: cannot be written" in log
 
 
 def test_mistakes_about_the_cv(make_plumed: MakePlumed) -> None:

@@ -262,6 +262,32 @@ def test_a_folder_that_vanishes_does_not_end_a_walker(
     assert log.count("cannot be written: No such file") == 1
 
 
+def test_the_last_profile_contains_what_all_walkers_have_learned(
+    make_plumed: MakePlumed, tmp_path: Path
+) -> None:
+    """The last exchange is at the end of a walker, whatever the others do in between."""
+    first, second = (
+        make_plumed(
+            1,
+            f"{POSITION}\n{BABF} {as_walker(tmp_path, w, stride=1000)} "
+            f"FES_FILE={tmp_path}/fes{w} STATE_WFILE={tmp_path}/state{w}",
+            log=f"{w}.log",
+        )
+        for w in range(2)
+    )
+    series = two_series()
+    run(first, series[0, :50])
+    run(second, series[1])
+    second.finalize()
+    first.finalize()
+    assert "#! SET steps 350\n" in (tmp_path / "fes0").read_text()
+    assert "#! SET steps 301\n" in (tmp_path / "fes1").read_text()  # with the first step of 0
+    assert read_state(tmp_path / "state0").steps == 50
+    both = read_state(tmp_path / "state0") + read_state(tmp_path / "state1")
+    profile = np.loadtxt(tmp_path / "fes0")
+    np.testing.assert_allclose(profile[:, 4], both.sums[2], rtol=1e-12)
+
+
 def test_walkers_do_not_change_a_bias_out_of_their_time(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:

@@ -1,0 +1,83 @@
+"""The actions in a PLUMED input."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Action(NamedTuple):
+    """An action of a PLUMED input: its name, and the other words of its line without the label."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+def actions_of(plumed_dat: str) -> Iterator[Action]:
+    """The actions of an input in order, without those of included files.
+
+    The label may be `label:` or `LABEL=label`, and an action may take several lines (`...`).
+    """
+    for words in _lines(plumed_dat):
+        if words[0].endswith(":"):
+            del words[0]
+        # The name is the first word that is not a keyword with a value.
+        name = next((word for word in words if "=" not in word), None)
+        if name is not None:
+            words.remove(name)
+            yield Action(name, tuple(words))
+        if name == "ENDPLUMED":
+            return
+
+
+def all_actions(plumed_dat: str, folder: Path) -> Iterator[Action]:
+    """The actions of an input and of the files that it includes, as far as these can be read.
+
+    The actions of a file that is included several times are returned once.
+
+    Parameters
+    ----------
+    plumed_dat
+        The text of the input.
+    folder
+        Where PLUMED runs: relative names of included files begin there.
+    """
+    read: set[str] = set()
+
+    def expanded(text: str) -> Iterator[Action]:
+        for action in actions_of(text):
+            yield action
+            if action.name != "INCLUDE":
+                continue
+            for word in action.words:
+                key, _, name = word.partition("=")
+                if key != "FILE" or name in read:
+                    continue
+                read.add(name)
+                try:
+                    more = (folder / name).read_text(encoding="utf-8", errors="replace")
+                except OSError:
+                    continue  # PLUMED says so
+                yield from expanded(more)
+
+    return expanded(plumed_dat)
+
+
+def _lines(plumed_dat: str) -> Iterator[list[str]]:
+    """The words of each line without comments; lines that `...` joins are one."""
+    joined: list[str] | None = None
+    for line in plumed_dat.splitlines():
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if joined is None and words[-1] == "...":
+            joined = words[:-1]
+        elif joined is None:
+            yield words
+        elif words[0] != "...":
+            joined += words
+        else:
+            if joined:
+                yield joined
+            joined = None
+    if joined:
+        yield joined
