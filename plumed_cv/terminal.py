@@ -242,9 +242,10 @@ def print_discovery(found: dict[str, Any]) -> None:
     print(
         f"Confidence that no event below {of['max_barrier_eV']:.3f} eV is missing: "
         f"{of['confidence']:.3f}. The last {of['known_since_last_new']} searches that count found "
-        "known events: 1 - 1/n, if all events are found equally often. All of them would have "
-        f"missed an event as rare as the rarest one here, found {of['rarest_found']} times, with a "
-        f"probability of {of['missed_probability']:.2g}."
+        f"known events: {1 / max(1, of['known_since_last_new']):.2g}. Probability that one is "
+        f"missing if all are found equally often: {of['missing_if_equal']:.2g}; that an event is "
+        f"missing which is as rare as the rarest one, found {of['rarest_found']} times: "
+        f"{of['missing_if_rare']:.2g}."
     )
     if of["confidence"] < of["confidence_target"]:
         print(

@@ -111,7 +111,9 @@ class Listener(Log):
             raise HeardError(text)
 
 
-@pytest.mark.parametrize(("optimised", "steps"), [(False, 800_000_000), (False, MORE), (True, MORE)])
+@pytest.mark.parametrize(
+    ("optimised", "steps"), [(False, 800_000_000), (False, MORE), (True, MORE)]
+)
 def test_a_long_run_says_what_a_faster_kernel_would_save(
     example: Path, run: Path, monkeypatch: pytest.MonkeyPatch, optimised: bool, steps: int
 ) -> None:

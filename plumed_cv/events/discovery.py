@@ -11,12 +11,15 @@ Each search has random numbers of its own, so a command that goes on after a sto
 result as one that was not stopped. Saddle points that the symmetry of the state maps onto each
 other are one event.
 
-Confidence. Only searches that end at an event below the limit of the barrier count. If the last n
-of them found known events, the confidence that no event is missing is 1 - 1/n (Xu and Henkelman,
-J. Chem. Phys. 129, 114104 (2008)). This assumes that a search finds each event equally often. Some
-are found less often, so it is also required that an event as rare as the rarest known one would
-have been found: of m searches that found it r times, all miss such an event with the probability
-(1 - r/m)^m. The confidence is the smaller one of both.
+Confidence. Only searches that end at an event below the limit of the barrier count. It is one minus
+the largest of three probabilities that an event is missing after m of them found n events:
+
+- 1/k, if the last k found known events (Xu and Henkelman, J. Chem. Phys. 129, 114104 (2008));
+- (n + 1) (1 - 1/(n + 1))^m, a bound of the probability that one of n + 1 events is missing if all
+  are found equally often. It is larger than 1/k if there are many events;
+- (1 - r/m)^m, if the missing event is found as rarely as the rarest known one, r times.
+
+All three assume that what is missing is not found much more rarely than what is known.
 
 Shallow minima. If the way back from a final state is less than `SHALLOW` of the barrier, it is not
 a state for the rates. If the symmetry of this minimum makes more events out of the way back, these
@@ -87,33 +90,43 @@ class Confidence:
     ----------
     counted
         Number of searches that ended at an event below the limit.
+    events
+        Number of events that they found.
     known
-        Number of them since the last one that found a new event.
+        Number of these searches since the last one that found a new event.
     rarest
         How often the rarest event was found.
     """
 
     counted: int
+    events: int
     known: int
     rarest: int
 
     @property
-    def missed(self) -> float:
+    def missing_equal(self) -> float:
+        """Bound of the probability that an event is missing if all are found equally often."""
+        n = self.events + 1
+        return float(min(1.0, n * (1.0 - 1.0 / n) ** self.counted))
+
+    @property
+    def missing_rare(self) -> float:
         """Probability that all searches miss an event that is as rare as the rarest one."""
         return float((1.0 - self.rarest / self.counted) ** self.counted) if self.counted else 1.0
 
     @property
     def value(self) -> float:
         """The confidence."""
-        return max(0.0, min(1.0 - 1.0 / max(1, self.known), 1.0 - self.missed))
+        return 1.0 - max(1.0 / max(1, self.known), self.missing_equal, self.missing_rare)
 
     @classmethod
     def of(cls, found: Sequence[int]) -> "Confidence":
         """Return the confidence after searches that found these events, in their order."""
         if not found:
-            return cls(0, 0, 0)
-        last = max(found.index(event) for event in set(found))
-        return cls(len(found), len(found) - 1 - last, min(Counter(found).values()))
+            return cls(0, 0, 0, 0)
+        numbers = Counter(found)
+        last = max(found.index(event) for event in numbers)
+        return cls(len(found), len(numbers), len(found) - 1 - last, min(numbers.values()))
 
 
 def discover(
@@ -425,7 +438,8 @@ class _Notebook:
                 "counted": now.counted,
                 "known_since_last_new": now.known,
                 "rarest_found": now.rarest,
-                "missed_probability": now.missed,
+                "missing_if_equal": now.missing_equal,
+                "missing_if_rare": now.missing_rare,
                 "confidence": now.value,
                 "confidence_target": target,
                 "max_barrier_eV": limit_eV,
