@@ -498,6 +498,13 @@ def discover(
             "several times; if absent, the atoms of the defect are found",
         ),
     ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="another minimum, such as other-1.xyz of a run: the event towards it is found by "
+            "an elastic band; may be given several times"
+        ),
+    ] = None,
     radius: Annotated[
         float, typer.Option(min=0.1, help="neighbours that are displaced, angstrom")
     ] = 4.0,
@@ -532,6 +539,7 @@ def discover(
             config,
             output,
             around=around or (),
+            also=also or (),
             radius_A=radius,
             searches=searches,
             seed=seed,

@@ -216,7 +216,7 @@ class _Gaussian(Searcher):
 class _Sella(Searcher):
     """Searches by Sella."""
 
-    def climb(self, atoms: Atoms, check: Callable[[], None]) -> Array:
+    def climb(self, atoms: Atoms, mode: Array, check: Callable[[], None]) -> Array:
         """Follow the lowest mode from a start to a saddle point by Sella."""
         sella: Any = import_module("sella")
         optimiser = sella.Sella(atoms, order=1, internal=False, eig=True, logfile=None)

@@ -104,6 +104,7 @@ def test_confidence_by_hand() -> None:
     assert (both.counted, both.events, both.known, both.rarest) == (24, 2, 20, 1)
     assert both.value == pytest.approx(1.0 - (23 / 24) ** 24)
     assert Confidence.of([1, 2] * 4).value == pytest.approx(1 - 1 / 6)
+    assert Confidence.of([1] * 50, [1, 2]).value == 0.0  # the second one is known, but not found
     many = Confidence.of([*range(9), *range(9), *range(9)])
     assert many.value == pytest.approx(1.0 - 10 * 0.9**27)
 
@@ -226,6 +227,30 @@ def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]])
             if len(steps) == 3:
                 break
         assert False in steps
+
+
+def test_another_minimum_that_is_known(
+    of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Its event is in the catalogue; the confidence is zero until a search finds it, too."""
+    folder, found = of_copper
+    structure, given = write_case(tmp_path)
+    event = folder / "events" / "Cu-event-1"
+    also = [event / "final.xyz", event / "initial.xyz"]
+    few = discover(structure, given, tmp_path / "new", seed=3, searches=1, also=also)
+    (known,) = few["events"]
+    assert known["times_found"] == 0
+    assert known["barrier_eV"] == pytest.approx(found["events"][0]["barrier_eV"], abs=1e-3)
+    assert known["multiplicity"] == 12
+    assert few["discovery"]["confidence"] == 0.0
+    first = next(
+        line["search"]
+        for line in map(json.loads, (folder / "events/search/searches.jsonl").open())
+        if line["saddle"] is not None
+    )
+    more = discover(structure, given, tmp_path / "new", seed=3, searches=first)
+    assert more["events"][0]["times_found"] == 1
+    assert len(json.loads((tmp_path / "new/search/given.json").read_text())["minima"]) == 1
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
     search/settings.json      what must be the same when the command goes on
     search/initial.xyz        the relaxed state
     search/searches.jsonl     a line for each search
+    search/given.json         what was found towards other minima that were named
     search/saddle-1.xyz       each distinct saddle point, with the final state of its event
 
 Each search has random numbers of its own, so a command that goes on after a stop has the same
@@ -29,7 +30,7 @@ are the ways on, and the final states of the event are where they lead: images o
 import json
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
@@ -91,11 +92,11 @@ class Confidence:
     counted
         Number of searches that ended at an event below the limit.
     events
-        Number of events that they found.
+        Number of known events.
     known
         Number of these searches since the last one that found a new event.
     rarest
-        How often the rarest event was found.
+        How often the rarest event was found; 0 if one that is known was not found.
     """
 
     counted: int
@@ -120,13 +121,22 @@ class Confidence:
         return 1.0 - max(1.0 / max(1, self.known), self.missing_equal, self.missing_rare)
 
     @classmethod
-    def of(cls, found: Sequence[int]) -> "Confidence":
-        """Return the confidence after searches that found these events, in their order."""
+    def of(cls, found: Sequence[int], given: Collection[int] = ()) -> "Confidence":
+        """Return the confidence after searches that found these events, in their order.
+
+        Parameters
+        ----------
+        found
+            Number of the event that each search found.
+        given
+            Events that are known without a search.
+        """
         if not found:
-            return cls(0, 0, 0, 0)
+            return cls(0, len(given), 0, 0)
         numbers = Counter(found)
         last = max(found.index(event) for event in numbers)
-        return cls(len(found), len(numbers), len(found) - 1 - last, min(numbers.values()))
+        rarest = min(numbers[event] for event in {*numbers, *given})
+        return cls(len(found), len({*numbers, *given}), len(found) - 1 - last, rarest)
 
 
 def discover(
@@ -135,6 +145,7 @@ def discover(
     output: Path,
     *,
     around: Sequence[int] = (),
+    also: Sequence[Path] = (),
     radius_A: float = RADIUS_A,
     searches: int = SEARCHES,
     seed: int = 0,
@@ -156,6 +167,9 @@ def discover(
     around
         Serial numbers of atoms, from 1. The atoms within the radius of them are moved. If empty,
         the atoms of the defect are found by their surroundings.
+    also
+        Structures of other minima, for example those that trajectories reached: the event towards
+        each is found by an elastic band.
     radius_A
         The radius, angstrom. Neighbours within it are displaced together with an atom.
     searches
@@ -197,12 +211,13 @@ def discover(
         "seed": seed,
     }
     _check_serials(around, given)
+    others = [(file.name, _read(file, config)) for file in also]
     with sampling.open_engine(config, given) as engine:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folder / ".lock", timeout_s=0.0):
                 return _discover(
-                    engine, given, structure, config, content, output, settings,
+                    engine, given, structure, config, content, output, settings, others,
                     searches, max_barrier_eV, confidence, reporter,
                 )  # fmt: skip
         except TimeoutError:
@@ -217,6 +232,7 @@ def _discover(
     content: dict[str, Any],
     output: Path,
     settings: dict[str, Any],
+    others: Sequence[tuple[str, Atoms]],
     searches: int,
     max_barrier_eV: float | None,
     target: float,
@@ -235,6 +251,9 @@ def _discover(
     )
     searcher = Searcher(engine, reactant, centres, settings["radius_A"])
     notebook = _Notebook(folder, reactant, searcher, config.path.fmax_eV_A)
+    for name, other in others:
+        said = notebook.towards(name, other)
+        reporter.say(f"{name}: {said}")
     limit = notebook.limit(max_barrier_eV)
     errors = 0
     with reporter.task("searches", searches) as update:
@@ -310,8 +329,12 @@ class _Notebook:
                 self._lines = [json.loads(line) for line in text.splitlines()]
             except ValueError as error:
                 raise UserError(f"{self._file}: is damaged ({error}); remove {folder}.") from None
-            numbers = {line["saddle"] for line in self._lines if line["saddle"] is not None}
-            self._known = [self._load(number) for number in sorted(numbers)]
+        self._given_file = folder / "given.json"
+        self._given: list[dict[str, Any]] = []
+        if self._given_file.exists():
+            self._given = read_json(self._given_file)["minima"]
+        numbers = {line["saddle"] for line in [*self._lines, *self._given]} - {None}
+        self._known = [self._load(number) for number in sorted(numbers)]
 
     @property
     def done(self) -> int:
@@ -337,7 +360,7 @@ class _Notebook:
     def confidence(self, limit_eV: float | None) -> Confidence:
         """Confidence that no event below a barrier is missing."""
         counted = {known.number for known in self.events(limit_eV)}
-        return Confidence.of([n for n in self._found() if n in counted])
+        return Confidence.of([n for n in self._found() if n in counted], counted)
 
     def search(self, seed: int, ceiling_eV: float) -> dict[str, Any]:
         """Do the next search and write down its result."""
@@ -365,6 +388,39 @@ class _Notebook:
         self._lines.append(line)
         write_text(self._file, "".join(json.dumps(each) + "\n" for each in self._lines))
         return line
+
+    def towards(self, name: str, other: Atoms) -> str:
+        """Find the event towards another minimum, unless this was done; say what was found."""
+        identity = _checksum(other)
+        known = next((each for each in self._given if each["structure"] == identity), None)
+        if known is None:
+            try:
+                outcome = self._searcher.towards(other)
+            except UserError as error:
+                return f"no event towards it: {error}"
+            number, connected, barrier, calls = None, False, None, outcome.calls
+            if outcome.saddle is not None:
+                found, _ = self._recognised(outcome.saddle)
+                if found is None:
+                    found, more = self._new(outcome.saddle)
+                    calls += more
+                number, connected, barrier = found.number, found.is_event, found.barrier_eV
+            known = {
+                "file": name,
+                "structure": identity,
+                "saddle": number,
+                "connected": connected,
+                "barrier_eV": barrier,
+                "reason": outcome.reason,
+                "force_calls": calls,
+            }
+            self._given.append(known)
+            write_text(self._given_file, json.dumps({"minima": self._given}, indent=1))
+        if known["saddle"] is None:
+            return f"no saddle point towards it: {known['reason']}"
+        if not known["connected"]:
+            return "the saddle point towards it is of another state"
+        return f"an event towards it, barrier {known['barrier_eV']:.4f} eV"
 
     def write(
         self,
@@ -444,7 +500,7 @@ class _Notebook:
                 "confidence_target": target,
                 "max_barrier_eV": limit_eV,
                 "shallow": SHALLOW,
-                "force_calls": sum(line["force_calls"] for line in self._lines),
+                "force_calls": sum(line["force_calls"] for line in [*self._lines, *self._given]),
                 "operations": len(self._searcher.operations),
                 "left_out": aside,
             },

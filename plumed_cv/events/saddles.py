@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
-from plumed_cv.paths import relax
+from plumed_cv.paths import minimum_energy_path, relax
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import Array, displacements
 from plumed_cv.structures.neighbours import Neighbours, nearest_distance
@@ -46,6 +46,7 @@ FMAX_EV_A = 0.01  # at a saddle point, and where a side of it is recognised
 _SIDE_A = 0.15  # displacement of the atom that moves most, from a saddle point to a side
 _MOST_CALLS = 1000  # calculations of forces of one search
 _SIDE_STEPS = 1000
+_BAND_IMAGES, _BAND_FMAX_EV_A, _BAND_CALLS = 11, 0.05, 5000
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Outcome:
     reason
         Why there is none: "too high", "not converged" or the message of an error.
     atom
-        The atom that was moved, from 0.
+        The atom that was moved, from 0; -1 if there was none.
     calls
         Number of calculations of forces.
     """
@@ -148,7 +149,7 @@ class Searcher:
         try:
             self.start(atoms, atom, rng)
             check()
-            saddle = self._checked(atoms, self.climb(atoms, check))
+            saddle = self._checked(atoms, self.climb(atoms, self.step(atoms), check))
         except _EndedError as end:
             return Outcome(None, str(end), atom, watch.calls)
         except UserError as error:  # of the engine, for a start with two atoms at one place
@@ -185,13 +186,15 @@ class Searcher:
         FIRE(atoms, logfile=None).run(fmax=0.05, steps=_HELD_STEPS)
         atoms.set_constraint(held)
 
-    def climb(self, atoms: Atoms, check: Callable[[], None]) -> Array:
+    def climb(self, atoms: Atoms, mode: Array, check: Callable[[], None]) -> Array:
         """Follow the lowest mode from a start to a saddle point.
 
         Parameters
         ----------
         atoms
             The start, which is changed.
+        mode
+            A guess of the mode, shape (N, 3).
         check
             To be called after each step.
 
@@ -200,7 +203,6 @@ class Searcher:
         Array
             The mode, shape (N, 3).
         """
-        mode = self.step(atoms)
         control = DimerControl(logfile=None, eigenmode_logfile=None)
         dimer = MinModeAtoms(atoms, control, eigenmodes=[mode / np.linalg.norm(mode)])
         optimiser = MinModeTranslate(dimer, logfile=None)
@@ -208,6 +210,42 @@ class Searcher:
         if not optimiser.run(fmax=FMAX_EV_A, steps=_MOST_CALLS):
             raise _EndedError("not converged")
         return np.array(dimer.get_eigenmode())
+
+    def towards(self, final: Atoms) -> Outcome:
+        """Find the first saddle point on the way to another minimum, by an elastic band.
+
+        Parameters
+        ----------
+        final
+            The other minimum, which is relaxed first: the same atoms in the same order.
+
+        Raises
+        ------
+        UserError
+            If it does not belong to the reactant, relaxes to it, or the band does not converge.
+        """
+        watches: list[_Watch] = []
+
+        def new() -> Calculator:
+            watches.append(_Watch(self._engine, _BAND_CALLS))
+            return watches[-1]
+
+        try:
+            path = minimum_energy_path(
+                self._reactant, final, new, n_images=_BAND_IMAGES, fmax_eV_A=_BAND_FMAX_EV_A
+            )
+            u, energies = path.displacements, path.energies
+            u = u - u[0]
+            top = next(
+                (k for k in range(1, len(u) - 1) if energies[k + 1] < energies[k]), len(u) - 2
+            )
+            atoms = self._at(u[top])
+            atoms.calc = new()
+            saddle = self._checked(atoms, self.climb(atoms, u[top + 1] - u[top - 1], lambda: None))
+            reason = ""
+        except _EndedError as end:
+            saddle, reason = None, str(end)
+        return Outcome(saddle, reason, -1, sum(watch.calls for watch in watches))
 
     def final_state(self, saddle: Saddle) -> tuple[Array | None, int]:
         """Find the final state of the event over a saddle point.
