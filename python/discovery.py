@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.build import fcc100
+from ase.constraints import FixAtoms
 from ase.io import read
 from ase.optimize import FIRE
 
@@ -61,18 +63,36 @@ class Case:
         Temperature of the plain dynamics.
     max_barrier_eV
         Limit of the barriers; 1.5 times the lowest one if None.
+    searches
+        Number of searches at most.
     """
 
     build: Callable[[], Atoms]
     potential: list[str]
     hot_K: float
     max_barrier_eV: float | None = None
+    searches: int = 1000
+
+
+def island() -> Atoms:
+    """Build three adatoms on Cu(100), in hollows around a corner; two layers are fixed."""
+    atoms: Atoms = fcc100("Cu", size=(5, 5, 4), a=surfaces.LATTICE_A, vacuum=6.0)
+    spacing = surfaces.LATTICE_A / 2**0.5
+    corner = atoms.positions[next(each.index for each in atoms if each.tag == 1)].copy()
+    for i, j in ((1, 1), (2, 1), (1, 2)):
+        atoms.append("Cu")
+        atoms.positions[-1] = corner + np.array([i + 0.5, j + 0.5, 1.75 / spacing]) * spacing
+    atoms.info.clear()
+    atoms.pbc = (True, True, False)
+    atoms.set_constraint(FixAtoms([each.index for each in atoms if each.tag >= 3]))
+    return atoms
 
 
 CASES = {
-    "vacancy in bcc Fe": Case(lambda: systems.vacancy()[0], list(systems.POTENTIAL), 1400.0),
-    "dumbbell in bcc Fe": Case(lambda: systems.dumbbell()[0], list(systems.POTENTIAL), 900.0),
-    "adatom on Cu(100)": Case(lambda: surfaces.end_states()[0], _COPPER, 900.0, 1.0),
+    "vacancy in bcc Fe": Case(lambda: systems.vacancy()[0], list(systems.POTENTIAL), 1100.0),
+    "dumbbell in bcc Fe": Case(lambda: systems.dumbbell()[0], list(systems.POTENTIAL), 800.0),
+    "adatom on Cu(100)": Case(lambda: surfaces.end_states()[0], _COPPER, 1200.0, 1.0),
+    "island of three atoms on Cu(100)": Case(island, _COPPER, 600.0, searches=400),
 }
 
 
@@ -91,7 +111,11 @@ def run(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, case in CASES.items():
         structure, given, catalogue = prepare(name, folder)
-        result = discover(structure, given, catalogue, max_barrier_eV=case.max_barrier_eV)
+        limits: dict[str, Any] = {
+            "max_barrier_eV": case.max_barrier_eV,
+            "searches": case.searches,
+        }
+        result = discover(structure, given, catalogue, **limits)
         for event in result["events"]:
             event["band_eV"] = _band(catalogue / event["input"])
         keys: tuple[str, ...]
@@ -124,7 +148,7 @@ def _read(file: Path) -> Atoms:
     return atoms
 
 
-def hot(folder: Path, steps: int = 150_000, piece: int = 100) -> dict[str, Any]:
+def hot(folder: Path, steps: int = 20_000, piece: int = 100) -> dict[str, Any]:
     """Compare the events with those of plain dynamics from the same state.
 
     Trajectories begin at the state. Every `piece` steps the structure is relaxed. If it is then

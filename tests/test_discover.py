@@ -15,13 +15,14 @@ from ase.geometry import get_distances
 from plumed_cv import config, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
-from plumed_cv.events import Confidence, Searcher, defect_atoms, discover, read_catalogue
+from plumed_cv.events import Confidence, Searcher, defect_atoms, discover, discovery, read_catalogue
 from plumed_cv.events.discovery import ABOVE_LOWEST
 from plumed_cv.paths import minimum_energy_path
-from plumed_cv.structures import held_atoms, read_structure
+from plumed_cv.structures import cell_of, held_atoms, read_structure
+from python import discovery as script
 from python import surfaces
 from python.zero_kelvin import systems
-from tests import vacancy
+from tests import pages, vacancy
 from tests.test_jumps import EMT_INPUT
 
 A_CU = 3.6
@@ -251,6 +252,48 @@ def test_another_minimum_that_is_known(
     more = discover(structure, given, tmp_path / "new", seed=3, searches=first)
     assert more["events"][0]["times_found"] == 1
     assert len(json.loads((tmp_path / "new/search/given.json").read_text())["minima"]) == 1
+
+
+def test_a_shallow_minimum_is_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this potential the vacancy of iron passes a minimum halfway. By its symmetry it goes on.
+
+    Without the symmetry the event would end there, and the reverse event would have two copies.
+    """
+    given = vacancy.write(tmp_path, vacancy.SYSTEM)
+    words = {"seed": 1, "confidence": 0.5}
+    found = discover(tmp_path / "initial.xyz", given, tmp_path / "events", **words)  # type: ignore[arg-type]
+    (event,) = found["events"]
+    assert (event["multiplicity"], event["reverse_multiplicity"], event["final_site"]) == (8, 8, 0)
+    initial, final, passed = (
+        read_structure(tmp_path / "events" / "Fe-event-1" / f"{name}.xyz")
+        for name in ("initial", "final", "passed")
+    )
+    far = np.linalg.norm(final.positions - initial.positions, axis=1)
+    assert far.max() == pytest.approx(event["length_A"], abs=1e-3)
+    assert event["length_A"] == pytest.approx(2.8553 * 0.75**0.5, rel=0.1)
+    half = np.linalg.norm(passed.positions - initial.positions, axis=1)[far.argmax()]
+    assert half == pytest.approx(0.5 * far.max(), rel=0.02)
+    passes = event["passes"]
+    assert passes["depth_eV"] == pytest.approx(event["barrier_eV"] - passes["energy_eV"])
+    assert 0 < passes["depth_eV"] < discovery.SHALLOW * event["barrier_eV"]
+    settings = config.load(tmp_path / "events" / event["input"])
+    with sampling.open_engine(settings, initial) as engine:
+        energies = [engine.evaluate(each.positions, cell_of(each))[0] for each in (initial, final)]
+    assert energies[1] == pytest.approx(energies[0], abs=1e-4)
+
+    monkeypatch.setattr(discovery, "SHALLOW", 0.0)
+    found = discover(tmp_path / "initial.xyz", given, tmp_path / "events", **words)  # type: ignore[arg-type]
+    (event,) = found["events"]
+    assert (event["multiplicity"], event["reverse_multiplicity"], event["final_site"]) == (8, 2, 1)
+    assert event["energy_eV"] == pytest.approx(passes["energy_eV"])
+
+
+def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    script.show(json.loads(script.DATA.read_text(encoding="utf-8")))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    page = (pages.DOCS / "discover.md").read_text(encoding="utf-8").splitlines()
+    assert len(printed) > 12
+    assert [line for line in printed if line not in page] == []
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
