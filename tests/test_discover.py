@@ -311,7 +311,12 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"perfect.xyz: all atoms .* same surroundings.*--around"):
         discover(tmp_path / "perfect.xyz", given, tmp_path / "perfect")
     with pytest.raises(UserError, match=r"1 searches found no event below 0.01 eV"):
-        discover(structure, given, tmp_path / "low", searches=1, max_barrier_eV=0.01)
+        discover(
+            structure, given, tmp_path / "low", searches=1, max_barrier_eV=0.01, around=[9],
+            radius_A=2.0,
+        )  # fmt: skip
+    (line,) = (tmp_path / "low" / "search" / "searches.jsonl").read_text().splitlines()
+    assert json.loads(line)["atom"] == 9  # no other atom is so near
 
 
 def test_the_command(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
