@@ -257,7 +257,8 @@ def print_discovery(found: dict[str, Any]) -> None:
         if depth < of["shallow"] * event["barrier_eV"]:
             print(
                 f"Attention: {event['id']} ends in a minimum that is only {depth:.4f} eV deep; "
-                f"'plumed-cv discover' with its final.xyz finds where it leads."
+                "where the system goes from there is not known. Short hot trajectories show it, "
+                "and --also takes what they reach."
             )
         if passes := event["passes"]:
             print(

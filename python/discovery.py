@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from ase.optimize import FIRE
 
 from plumed_cv import config, sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, Engine, State
+from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.events import Searcher, defect_atoms, discover
 from plumed_cv.events.saddles import FMAX_EV_A, SAME_A, SAME_EV
 from plumed_cv.paths import minimum_energy_path
@@ -161,7 +162,7 @@ def hot(folder: Path, steps: int = 20_000, piece: int = 100) -> dict[str, Any]:
         reactant = _read(catalogue / "search" / "initial.xyz")
         rng = np.random.default_rng(5)
         counts: Counter[str] = Counter()
-        others: list[float] = []
+        others: list[str] = []
         with sampling.open_engine(config.load(catalogue / events[0]["input"]), reactant) as engine:
             searcher = Searcher(engine, reactant, np.array([0]))
             known = {
@@ -178,14 +179,19 @@ def hot(folder: Path, steps: int = 20_000, piece: int = 100) -> dict[str, Any]:
                 dynamics = Dynamics(case.hot_K, timestep_fs=1.0)
                 while done < steps:
                     seed = int(rng.integers(2**31))
-                    state = engine.follow(state, dynamics, piece, seed, _Nothing()).end
+                    with TemporaryDirectory() as place:
+                        segment = Segment(
+                            Path(place), state, dynamics, piece, seed, snapshot_stride=0
+                        )
+                        state = engine.run(segment).end
                     done += piece
                     step, energy = _quenched(engine, searcher, reactant, state.positions)
                     if np.linalg.norm(step, axis=1).max() < SAME_A:
                         continue
                     event_id = _which(known, step)
                     if event_id is None:
-                        others.append(energy)
+                        first = _first(searcher, reactant, step, known)
+                        others.append(f"{energy:+.3f} eV, first {first}")
                     else:
                         counts[event_id] += 1
                     break
@@ -193,18 +199,10 @@ def hot(folder: Path, steps: int = 20_000, piece: int = 100) -> dict[str, Any]:
             "temperature_K": case.hot_K,
             "steps": done,
             "events": dict(counts),
-            "others_eV": sorted(others),
+            "others": sorted(others),
         }
         print(name, found[name], flush=True)
     return found
-
-
-class _Nothing:
-    """An observer that lets a trajectory go on."""
-
-    def see(self, positions: Array) -> bool:
-        """Return whether the trajectory is to stop."""
-        return False
 
 
 def _quenched(
@@ -214,8 +212,22 @@ def _quenched(
     atoms = reactant.copy()
     atoms.positions = positions
     atoms.calc = engine.calculator()
-    FIRE(atoms, logfile=None).run(fmax=0.02, steps=500)
+    FIRE(atoms, logfile=None).run(fmax=0.005, steps=2000)
     return searcher.step(atoms), float(atoms.get_potential_energy()) - searcher.energy_eV
+
+
+def _first(searcher: Searcher, reactant: Atoms, step: Array, known: dict[str, Array]) -> str:
+    """In words, the first event on an elastic band to a minimum that is no final state."""
+    other = reactant.copy()
+    other.positions += step
+    try:
+        saddle = searcher.towards(other).saddle
+    except UserError as error:
+        return f"unknown: {error}"
+    final = None if saddle is None else searcher.final_state(saddle)[0]
+    if saddle is None or final is None:
+        return "unknown: no saddle point of this state"
+    return f"{_which(known, final) or 'an unknown event'}, barrier {saddle.barrier_eV:.3f} eV"
 
 
 def _which(known: dict[str, Array], step: Array) -> str | None:
@@ -325,9 +337,7 @@ def show(found: dict[str, Any]) -> None:
     print("|" + " --- |" * 4)
     for name, of in found["hot"].items():
         seen = [f"{n} x {event}" for event, n in sorted(of["events"].items())]
-        if of["others_eV"]:
-            energies = ", ".join(f"{energy:+.3f}" for energy in of["others_eV"])
-            seen.append(f"{len(of['others_eV'])} x other minima, energies {energies} eV")
+        seen += [f"another minimum at {each}" for each in of["others"]]
         cells = [name, f"{of['temperature_K']:g}", f"{of['steps']:,}", "; ".join(seen)]
         print("| " + " | ".join(cells) + " |")
     print()
