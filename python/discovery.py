@@ -6,7 +6,7 @@
     python -m python.discovery                  # prints the tables
 
 Each of the first three writes its part of docs/discover.json. `hot` needs the catalogues of `run`.
-`methods` compares with Sella where it is installed (`pip install sella`, 0.4 GB with JAX).
+`methods` compares with Sella where it is installed (`pip install sella`).
 """
 
 import argparse
@@ -314,13 +314,14 @@ def methods(folder: Path, most_calls: int = 6000) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     """Print the tables of the page."""
-    print("| state | event | barrier (eV) | band (eV) | energy (eV) | moves (A) ", end="")
-    print("| events | found | copies |")
-    print("|" + " --- |" * 9)
+    print("| state | event | barrier (eV) | band (eV) | passes (eV) | energy (eV) ", end="")
+    print("| moves (A) | events | found | copies |")
+    print("|" + " --- |" * 10)
     for name, of in found["run"].items():
         for event in of["events"]:
             cells = [name, event["id"], f"{event['barrier_eV']:.4f}"]
             cells += ["" if event["band_eV"] is None else f"{event['band_eV']:.4f}"]
+            cells += [f"{event['passes']['energy_eV']:+.4f}" if event["passes"] else ""]
             cells += [f"{event['energy_eV']:+.4f}", f"{event['length_A']:.2f}"]
             cells += [str(event["multiplicity"]), str(event["times_found"])]
             print("| " + " | ".join([*cells, f"{event['copies_found']} of {event['copies']}"]), "|")

@@ -79,6 +79,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "sample": ["--dir", "elsewhere"],
     "rate": ["--shots", "4"],
     "jumps": ["--width", "8"],
+    "discover": ["--confidence", "0.8"],
 }
 
 
