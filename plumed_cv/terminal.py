@@ -211,6 +211,74 @@ def print_jumps(found: dict[str, Any]) -> None:
         )
 
 
+def print_discovery(found: dict[str, Any]) -> None:
+    """Print the events that were discovered, a row for each, and what else is known of them."""
+    columns = ("event", "barrier (eV)", "energy (eV)", "moves (A)", "events", "reverse", "found")
+    table = Table(*columns, "copies", box=None, pad_edge=False)
+    for event in found["events"]:
+        table.add_row(
+            event["id"],
+            f"{event['barrier_eV']:.4f}",
+            f"{event['energy_eV']:+.4f}",
+            f"{event['length_A']:.2f}",
+            str(event["multiplicity"]),
+            str(event["reverse_multiplicity"]),
+            str(event["times_found"]),
+            f"{event['copies_found']} of {event['copies']}",
+        )
+    table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
+    out.print(table)
+    of = found["discovery"]
+    print(
+        "Energy: final minus initial state; moves: the atom that moves most; events and reverse: "
+        "numbers of equivalent ones from the initial and from the final state; found: searches "
+        "that found it; copies: equivalent saddle points that were found."
+    )
+    print(
+        f"{of['searches']} searches, {of['force_calls']:,} calculations of forces; "
+        f"{of['ended_at_a_saddle']} ended at a saddle point, {of['connected']} of them at one of "
+        f"this state, {of['counted']} below {of['max_barrier_eV']:.3f} eV."
+    )
+    print(
+        f"Confidence that no event below {of['max_barrier_eV']:.3f} eV is missing: "
+        f"{of['confidence']:.3f}. The last {of['known_since_last_new']} searches that count found "
+        f"known events: {1 / max(1, of['known_since_last_new']):.2g}. Probability that one is "
+        f"missing if all are found equally often: {of['missing_if_equal']:.2g}; that an event is "
+        f"missing which is as rare as the rarest one, found {of['rarest_found']} times: "
+        f"{of['missing_if_rare']:.2g}."
+    )
+    if of["confidence"] < of["confidence_target"]:
+        print(
+            f"Attention: the confidence is below {of['confidence_target']:g}; allow more searches "
+            "(--searches), and the same command continues."
+        )
+    for event in found["events"]:
+        depth = event["barrier_eV"] - event["energy_eV"]
+        if depth < of["shallow"] * event["barrier_eV"]:
+            print(
+                f"Attention: {event['id']} ends in a minimum that is only {depth:.4f} eV deep; "
+                "where the system goes from there is not known. Short hot trajectories show it, "
+                "and --also takes what they reach."
+            )
+        if passes := event["passes"]:
+            print(
+                f"{event['id']} passes a minimum at {passes['energy_eV']:+.4f} eV that is only "
+                f"{passes['depth_eV']:.4f} eV deep (passed.xyz in its folder)."
+            )
+        if other := event["same_final_as"]:
+            print(
+                f"Attention: {other} and {event['id']} have equivalent final states; an elastic "
+                "band between their ends finds one of the two saddle points."
+            )
+    high = [each for each in of["left_out"] if each["reason"] == "high barrier"]
+    if high:
+        words = ", ".join(f"{each['barrier_eV']:.3f}" for each in high)
+        print(f"Events above this barrier that were found, too (eV): {words}")
+    for each in of["left_out"]:
+        if each not in high:
+            print(f"Left out: {each['id']}, {each['barrier_eV']:.4f} eV: {each['reason']}")
+
+
 def print_campaign(found: dict[str, Any]) -> None:
     """Print the rates of a campaign, a row for each event and temperature, and what failed."""
     columns = ("event", "T (K)", "rate (1/s)", "factor", "kappa", "back (1/s)", "jumps", "rate of")

@@ -197,7 +197,7 @@ def test_catalogue_of_a_vacancy(of_copper: Path) -> None:
     # The last atom moves opposite to the vacancy, and no other one changes places.
     assert far[-1] == pytest.approx(event.jump.length_A, rel=0.05)
     assert far[:-1].max() < 0.3
-    cosine = -step[-1] @ event.jump.steps[0] / (far[-1] * event.jump.length_A)
+    cosine = -step[-1] @ found.network.jumps[0].steps[0] / (far[-1] * event.jump.length_A)
     assert cosine == pytest.approx(1.0, abs=1e-3)
     for atoms in ends:
         atoms.calc = EMT()

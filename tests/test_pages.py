@@ -61,7 +61,7 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-_TYPED = "run|path|train|energy|fes|sample|rate|harmonic|jumps|campaign|diffusion"
+_TYPED = "run|path|train|energy|fes|sample|rate|harmonic|jumps|discover|campaign|diffusion"
 NAMES = rf"plumed-cv (?:{_TYPED})(?: --inputs-only)?"
 
 # The whole procedure in seconds.
@@ -79,6 +79,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "sample": ["--dir", "elsewhere"],
     "rate": ["--shots", "4"],
     "jumps": ["--width", "8"],
+    "discover": ["--confidence", "0.8"],
 }
 
 

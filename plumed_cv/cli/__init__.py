@@ -39,6 +39,7 @@ for command in (  # in this order in --help
     runs.path,
     results.harmonic,
     events.jumps,
+    events.discover,
     events.campaign,
     events.diffusion,
     learning.energy,

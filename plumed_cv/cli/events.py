@@ -1,4 +1,4 @@
-"""All events of a defect: `jumps`, `campaign` and `diffusion`."""
+"""All events of a defect: `jumps`, `discover`, `campaign` and `diffusion`."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,13 @@ import typer
 from plumed_cv.cli.options import AsJson
 from plumed_cv.common.bars import Bars
 from plumed_cv.common.errors import UserError
-from plumed_cv.terminal import print_campaign, print_diffusion, print_jumps, resumable
+from plumed_cv.terminal import (
+    print_campaign,
+    print_diffusion,
+    print_discovery,
+    print_jumps,
+    resumable,
+)
 
 
 def jumps(
@@ -86,8 +92,85 @@ def jumps(
         print(f"Catalogue: {output}   an event: plumed-cv run {first}")
 
 
+def discover(
+    structure: Annotated[
+        Path, typer.Argument(help="state with the defect: extended XYZ or any format of ASE")
+    ],
+    config: Annotated[
+        Path,
+        typer.Option("--input", "-i", help="input file with the engine and the temperatures"),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="folder; searches in it are continued")
+    ] = Path("catalogue"),
+    around: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="serial number of an atom: those within --radius of it are moved; may be given "
+            "several times; if absent, the atoms of the defect are found",
+        ),
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="another minimum, such as other-1.xyz of a run: the event towards it is found by "
+            "an elastic band; may be given several times"
+        ),
+    ] = None,
+    radius: Annotated[
+        float, typer.Option(min=0.1, help="neighbours that are displaced, angstrom")
+    ] = 4.0,
+    searches: Annotated[int, typer.Option(min=1, help="number of searches at most")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the searches")] = 0,
+    max_barrier: Annotated[
+        float | None,
+        typer.Option(min=1e-3, help="largest barrier, eV; 1.5 times the lowest one if absent"),
+    ] = None,
+    confidence: Annotated[
+        float,
+        typer.Option(help="search until the confidence that no event is missing has this value"),
+    ] = 0.95,
+    as_json: AsJson = False,
+) -> None:
+    """Find the events that begin at one state, by searches for saddle points; write a catalogue.
+
+    No final state is needed. Events that the symmetry of the state maps onto each other are one.
+    The catalogue is like that of 'plumed-cv jumps', so that 'plumed-cv campaign' computes the
+    rates. Started again after any stop, it goes on where it was.
+
+    Examples: plumed-cv discover demo/initial.xyz --input demo/vacancy.toml -o fe-events
+              plumed-cv discover demo/initial.xyz -i demo/vacancy.toml --max-barrier 1.0 -o fe-1eV
+    """
+    from plumed_cv import events
+
+    if not 0 < confidence < 1:
+        raise UserError(f"--confidence {confidence:g}: the confidence is between 0 and 1.")
+    with resumable():
+        found = events.discover(
+            structure,
+            config,
+            output,
+            around=around or (),
+            also=also or (),
+            radius_A=radius,
+            searches=searches,
+            seed=seed,
+            max_barrier_eV=max_barrier,
+            confidence=confidence,
+            reporter=Bars(),
+        )
+    if as_json:
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_discovery(found)
+        print(f"Catalogue: {output}   all rates: plumed-cv campaign {output} --harmonic")
+
+
 def campaign(
-    catalogue: Annotated[Path, typer.Argument(help="folder that 'plumed-cv jumps' has written")],
+    catalogue: Annotated[
+        Path, typer.Argument(help="folder that 'plumed-cv jumps' or 'discover' has written")
+    ],
     harmonic: Annotated[
         bool, typer.Option("--harmonic", help="harmonic rates (minutes) instead of runs")
     ] = False,

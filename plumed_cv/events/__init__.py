@@ -1,12 +1,14 @@
 """Events of a defect: the jumps between its sites, a catalogue of them, and diffusion.
 
 `network` finds the sites of a defect in a crystal and the jumps that differ by symmetry. `jumps`
-relaxes their end states and writes a catalogue, and `catalogue` is its format. `diffusion` computes
-diffusion coefficients from the rates of the jumps, and `exports` writes these for other codes.
+relaxes their end states and writes a catalogue, and `catalogue` is its format. `discovery` finds
+events from one state, by searches for `saddles`. `diffusion` computes diffusion coefficients from
+the rates of the jumps, and `exports` writes these for other codes.
 """
 
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
 from plumed_cv.events.diffusion import Walk, correlation_factors, diffusivity, walk
+from plumed_cv.events.discovery import Confidence, discover
 from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.events.jumps import find_jumps
 from plumed_cv.events.network import (
@@ -20,19 +22,24 @@ from plumed_cv.events.network import (
     network_of,
     sites_at,
 )
+from plumed_cv.events.saddles import Searcher, defect_atoms
 
 __all__ = [
     "Catalogue",
+    "Confidence",
     "Crystal",
     "Event",
     "Jump",
     "Network",
     "Rates",
+    "Searcher",
     "Sites",
     "Walk",
     "correlation_factors",
     "crystal_of",
+    "defect_atoms",
     "diffusivity",
+    "discover",
     "find_jumps",
     "largest_holes",
     "lattice_sites",

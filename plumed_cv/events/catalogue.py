@@ -5,13 +5,15 @@
         initial.xyz, final.xyz, input.toml
 
 The events are the jumps of a defect that differ by symmetry. Together with the rates they determine
-the diffusion coefficient, so the file also has every jump of an event as a vector.
+the diffusion coefficient, so the file also has every jump of an event as a vector. The events that
+were discovered from one state (`events.discovery`) have no sites and no such vectors.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,26 @@ FORMAT = "plumed_cv catalogue"
 VERSION = 1
 NAME = "catalogue.json"
 INPUT = "input.toml"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is known of equivalent events without a network of sites.
+
+    Attributes
+    ----------
+    length_A
+        Displacement of the atom that moves most, angstrom.
+    multiplicity, reverse_multiplicity
+        Number of equivalent events from the initial state, and of reverse ones from the final one.
+    reverse_is_own
+        Whether the reverse event is one of the equivalent ones.
+    """
+
+    length_A: float
+    multiplicity: int
+    reverse_multiplicity: int
+    reverse_is_own: bool
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,7 @@ class Event:
     """
 
     id: str
-    jump: Jump
+    jump: Jump | Numbers
     kinds: tuple[int, int]
     energy_eV: float
 
@@ -63,11 +85,11 @@ class Catalogue:
     root
         Its folder.
     defect
-        "vacancy" or "interstitial".
+        "vacancy", "interstitial", or "given" if the events were discovered from one state.
     species
-        Element of the vacancy or of the interstitial atom.
-    network
-        Sites and jumps; one jump for each event, in the same order.
+        Element of the vacancy, of the interstitial atom, or of all atoms.
+    sites_and_jumps
+        One jump for each event, in the same order; None if the events were discovered.
     events
         The events.
     about
@@ -77,9 +99,25 @@ class Catalogue:
     root: Path
     defect: str
     species: str
-    network: Network
+    sites_and_jumps: Network | None
     events: tuple[Event, ...]
     about: dict[str, Any]
+
+    @property
+    def network(self) -> Network:
+        """Sites and jumps.
+
+        Raises
+        ------
+        UserError
+            If the events were discovered from one state, whose sites are unknown.
+        """
+        if self.sites_and_jumps is None:
+            raise UserError(
+                f"{self.root}: has the events of one state, without the sites of a crystal, so "
+                "there is no diffusion coefficient; use a catalogue of 'plumed-cv jumps'."
+            )
+        return self.sites_and_jumps
 
     def folder(self, event: Event) -> Path:
         """Folder of an event."""
@@ -91,7 +129,11 @@ class Catalogue:
 
 
 def write_catalogue(
-    folder: Path, network: Network, events: Sequence[Event], about: dict[str, Any]
+    folder: Path,
+    network: Network | None,
+    events: Sequence[Event],
+    about: dict[str, Any],
+    more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> None:
     """Write catalogue.json.
 
@@ -100,20 +142,17 @@ def write_catalogue(
     folder
         The folder of the catalogue.
     network, events
-        The network, and one event for each of its jumps.
+        The network, if there is one, and one event for each of its jumps.
     about
         What else is known: `defect`, `species`, `crystal` and more.
+    more
+        What else is known of an event, by its name.
     """
-    sites = network.sites
     content = {
         "format": FORMAT,
         "format_version": VERSION,
         **about,
-        "cell_A": network.cell.tolist(),
-        "sites": [
-            {"position": place.tolist(), "kind": int(kind)}
-            for place, kind in zip(sites.positions, sites.kinds, strict=True)
-        ],
+        **_sites_of(network),
         "events": [
             {
                 "id": event.id,
@@ -128,12 +167,8 @@ def write_catalogue(
                 "final": f"{event.id}/final.xyz",
                 "input": f"{event.id}/{INPUT}",
                 "reverse_is_own": event.jump.reverse_is_own,
-                "jumps": [
-                    [int(i), int(j), *map(float, step)]
-                    for i, j, step in zip(
-                        event.jump.initial, event.jump.final, event.jump.steps, strict=True
-                    )
-                ],
+                **more.get(event.id, {}),
+                "jumps": [] if isinstance(event.jump, Numbers) else _rows(event.jump),
             }
             for event in events
         ],
@@ -145,6 +180,26 @@ def write_catalogue(
         },
     }
     write_text(folder / NAME, json.dumps(content, indent=1, allow_nan=False))
+
+
+def _sites_of(network: Network | None) -> dict[str, Any]:
+    if network is None:
+        return {"cell_A": None, "sites": []}
+    sites = network.sites
+    return {
+        "cell_A": network.cell.tolist(),
+        "sites": [
+            {"position": place.tolist(), "kind": int(kind)}
+            for place, kind in zip(sites.positions, sites.kinds, strict=True)
+        ],
+    }
+
+
+def _rows(jump: Jump) -> list[list[float]]:
+    return [
+        [int(i), int(j), *map(float, step)]
+        for i, j, step in zip(jump.initial, jump.final, jump.steps, strict=True)
+    ]
 
 
 def read_catalogue(folder: Path | str) -> Catalogue:
@@ -161,7 +216,8 @@ def read_catalogue(folder: Path | str) -> Catalogue:
         about = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"{file}: cannot be read: {error.strerror}; 'plumed-cv jumps' writes a catalogue."
+            f"{file}: cannot be read: {error.strerror}; 'plumed-cv jumps' writes a catalogue, "
+            "and so does 'plumed-cv discover'."
         ) from None
     except ValueError as error:
         raise UserError(f"{file}: is damaged ({error}); make the catalogue again.") from None
@@ -187,8 +243,11 @@ def _parsed(root: Path, about: dict[str, Any]) -> Catalogue:
         np.array([site["position"] for site in about["sites"]], dtype=float).reshape(-1, 3),
         np.array([site["kind"] for site in about["sites"]], dtype=np.int64),
     )
-    events = []
+    events, jumps = [], []
     for each in about["events"]:
+        if about["cell_A"] is None:
+            events.append(_discovered(each))
+            continue
         rows = np.array(each["jumps"], dtype=float).reshape(-1, 5)
         ends = rows[:, :2].astype(np.int64)
         if not len(rows) or ends.min() < 0 or ends.max() >= len(sites):
@@ -196,11 +255,21 @@ def _parsed(root: Path, about: dict[str, Any]) -> Catalogue:
         jump = Jump(ends[:, 0], ends[:, 1], rows[:, 2:], bool(each["reverse_is_own"]))
         kinds = tuple(int(sites.kinds[end[0]]) for end in (jump.initial, jump.final))
         events.append(Event(each["id"], jump, (kinds[0], kinds[1]), float(each["energy_eV"])))
+        jumps.append(jump)
     if not events or len({event.id for event in events}) < len(events):
         raise UserError("has no events, or two with the same id.")
-    network = Network(
-        np.array(about["cell_A"], dtype=float).reshape(3, 3),
-        sites,
-        tuple(event.jump for event in events),
-    )
+    network = None
+    if about["cell_A"] is not None:
+        network = Network(np.array(about["cell_A"], dtype=float).reshape(3, 3), sites, tuple(jumps))
     return Catalogue(root, about["defect"], about["species"], network, tuple(events), about)
+
+
+def _discovered(each: dict[str, Any]) -> Event:
+    numbers = Numbers(
+        float(each["length_A"]),
+        int(each["multiplicity"]),
+        int(each["reverse_multiplicity"]),
+        bool(each["reverse_is_own"]),
+    )
+    kinds = (int(each["initial_site"]), int(each["final_site"]))
+    return Event(each["id"], numbers, kinds, float(each["energy_eV"]))

@@ -117,8 +117,7 @@ def jumps(catalogue: Catalogue, rates: Rates) -> Iterator[dict[str, Any]]:
         sites are numbered from 0; the vector is in angstrom; `rate_per_s` is that of this jump
         alone, and `multiplicity` the number of such jumps from the initial site.
     """
-    for k, event in enumerate(catalogue.events):
-        jump = event.jump
+    for k, (event, jump) in enumerate(zip(catalogue.events, catalogue.network.jumps, strict=True)):
         ways = [(event.id, jump.initial, jump.final, jump.steps, jump.multiplicity, event.kinds)]
         if not jump.reverse_is_own:
             back = jump.reverse_multiplicity
@@ -225,8 +224,7 @@ def onsager_input(catalogue: Catalogue, rates: Rates) -> str:
         f"EnergyT: {_numbers(0.0 * of_events)}",
         "jumpnetwork:",
     ]
-    for event in catalogue.events:
-        jump = event.jump
+    for jump in catalogue.network.jumps:
         first = "- "
         for i, j, step in zip(jump.initial, jump.final, rates.stretch * jump.steps, strict=True):
             ways = [(i, j, step)] if jump.reverse_is_own else [(i, j, step), (j, i, -step)]

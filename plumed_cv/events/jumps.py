@@ -282,6 +282,31 @@ def read_template(file: Path) -> tuple[dict[str, Any], Config]:
     return content, config.model_copy(update={"engine": engine})
 
 
+def write_event(
+    folder: Path, initial: Atoms, final: Atoms, content: dict[str, Any], output: Path
+) -> None:
+    """Write the folder of an event: its end states and its input.
+
+    Parameters
+    ----------
+    folder
+        The folder, which is made.
+    initial, final
+        The relaxed end states.
+    content
+        The input that all events have in common, as `read_template` returns it.
+    output
+        Where the folder will be, to which `engine.directory` is relative.
+    """
+    folder.mkdir(exist_ok=True)
+    for state, word in ((initial, "initial"), (final, "final")):
+        with replacing(folder / f"{word}.xyz") as temporary:
+            state.write(temporary, format="extxyz")
+    directory = os.path.relpath(content["engine"]["directory"], output.absolute())
+    engine = {**content["engine"], "directory": Path(directory).as_posix()}
+    write_text(folder / INPUT, as_toml({**content, "engine": engine}))
+
+
 class _Relaxer:
     """Relaxes the states of a defect and checks what they relax to."""
 
@@ -366,14 +391,7 @@ class _Relaxer:
             relaxed.append(state)
             found_eV.append(energy)
         self._check_multiplicity(name, jump, relaxed[0], relaxed[1])
-        place = folder / name
-        place.mkdir()
-        for state, word in zip(relaxed, ("initial", "final"), strict=True):
-            with replacing(place / f"{word}.xyz") as temporary:
-                state.write(temporary, format="extxyz")
-        directory = os.path.relpath(content["engine"]["directory"], output.absolute() / name)
-        engine = {**content["engine"], "directory": Path(directory).as_posix()}
-        write_text(place / INPUT, as_toml({**content, "engine": engine}))
+        write_event(folder / name, relaxed[0], relaxed[1], content, output / name)
         energy = 0.0 if kinds[0] == kinds[1] else found_eV[1] - found_eV[0]
         return Event(name, jump, (kinds[0], kinds[1]), energy)
 

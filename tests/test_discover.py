@@ -1,0 +1,336 @@
+"""Events discovered from one state: what follows from symmetry, and what an elastic band says."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc100, molecule
+from ase.constraints import FixAtoms
+from ase.geometry import get_distances
+
+from plumed_cv import config, sampling, workflow
+from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import Log
+from plumed_cv.events import Confidence, Searcher, defect_atoms, discover, discovery, read_catalogue
+from plumed_cv.events.discovery import ABOVE_LOWEST
+from plumed_cv.paths import minimum_energy_path
+from plumed_cv.structures import cell_of, held_atoms, read_structure
+from python import discovery as script
+from python import surfaces
+from python.zero_kelvin import systems
+from tests import pages, vacancy
+from tests.test_jumps import EMT_INPUT
+
+A_CU = 3.6
+ENOUGH = 0.8  # confidence: six searches that find a vacancy's event
+
+
+def copper_vacancy() -> Atoms:
+    atoms: Atoms = bulk("Cu", "fcc", a=A_CU, cubic=True).repeat(2)
+    del atoms[0]
+    return atoms
+
+
+def write_case(folder: Path) -> tuple[Path, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    copper_vacancy().write(folder / "cu.xyz")
+    (folder / "cu.toml").write_text(EMT_INPUT)
+    return folder / "cu.xyz", folder / "cu.toml"
+
+
+@pytest.fixture(scope="module")
+def of_copper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("copper")
+    structure, given = write_case(folder)
+    return folder, discover(structure, given, folder / "events", seed=3, confidence=ENOUGH)
+
+
+def test_atoms_of_a_defect() -> None:
+    """First and second neighbours of a vacancy in bcc; the adatom and the atoms below it."""
+    found = defect_atoms(vacancy.end_states()[0])
+    assert len(found) == 8 + 6
+    initial, _ = surfaces.end_states()
+    found = defect_atoms(initial)
+    assert len(found) == 1 + 4
+    assert len(initial) - 1 in found
+    clean = initial[:-1]
+    with pytest.raises(UserError, match="--around"):
+        defect_atoms(clean[held_atoms(clean)])
+    dumbbell = systems.dumbbell()[0]  # two of the last three atoms share a site
+    found = defect_atoms(dumbbell)
+    middle = 0.5 * (dumbbell.positions[-3] + dumbbell.positions[-2])
+    _, apart = get_distances(middle, dumbbell.positions, cell=dumbbell.cell, pbc=True)
+    assert 4 < len(found) <= 129 / 8
+    assert apart[0][found].max() < 1.5 * systems.LATTICE_A
+
+
+def test_atoms_of_a_defect_that_cannot_be_told() -> None:
+    with pytest.raises(UserError, match=r"have the same surroundings.*--around"):
+        defect_atoms(bulk("Fe", cubic=True).repeat(3))
+    alloy = bulk("Fe", cubic=True).repeat(4)
+    alloy.symbols[np.random.default_rng(1).permutation(128)[:64]] = "Cr"
+    with pytest.raises(UserError, match=r"too different.*--around"):
+        defect_atoms(alloy)
+
+
+def test_an_ordered_alloy_has_kinds_of_its_own() -> None:
+    """Atoms of both elements of a perfect B2 crystal are no defect, an exchanged pair is."""
+    crystal = bulk("NiAl", "cesiumchloride", a=2.9).repeat(4)
+    crystal.symbols[0] = "Al"  # an antisite
+    found = defect_atoms(crystal)
+    apart = crystal.get_distances(0, found, mic=True)
+    assert 0 in found
+    assert apart.max() < 1.01 * 2.9
+
+
+def test_fixed_atoms_are_not_moved() -> None:
+    slab = fcc100("Cu", size=(4, 4, 3), a=A_CU, vacuum=6.0)
+    del slab[-1]
+    slab.set_constraint(FixAtoms([each.index for each in slab if each.tag == 3]))
+    assert not set(defect_atoms(slab)) & set(held_atoms(slab).tolist())
+
+
+def test_confidence_by_hand() -> None:
+    assert Confidence.of([]).value == 0.0
+    assert Confidence.of([1]).value == 0.0
+    only = Confidence.of([1] * 21)
+    assert (only.counted, only.events, only.known, only.rarest) == (21, 1, 20, 21)
+    assert only.value == pytest.approx(0.95)
+    # The second event was new in the fourth search; twenty known ones came after it.
+    both = Confidence.of([1, 1, 1, 2, *[1] * 20])
+    assert (both.counted, both.events, both.known, both.rarest) == (24, 2, 20, 1)
+    assert both.value == pytest.approx(1.0 - (23 / 24) ** 24)
+    assert Confidence.of([1, 2] * 4).value == pytest.approx(1 - 1 / 6)
+    assert Confidence.of([1] * 50, [1, 2]).value == 0.0  # the second one is known, but not found
+    many = Confidence.of([*range(9), *range(9), *range(9)])
+    assert many.value == pytest.approx(1.0 - 10 * 0.9**27)
+
+
+@pytest.mark.parametrize("n", [2, 5, 10, 20])
+def test_confidence_is_that_of_equal_events(n: int) -> None:
+    """Of all sequences that stop at 0.9, the share with a missing event is below 0.1.
+
+    Events are drawn with equal probabilities, and a sequence is tested at each fifth one. The
+    share is 0.04 at most, 16 of 400 sequences; 40 are six standard errors more.
+    """
+    rng = np.random.default_rng(2)
+    missing = 0
+    for _ in range(400):
+        drawn: list[int] = []
+        while Confidence.of(drawn).value < 0.9:
+            drawn += rng.integers(n, size=5).tolist()
+        missing += len(set(drawn)) < n
+    assert missing < 40
+
+
+def test_a_vacancy_has_one_event(of_copper: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = of_copper
+    (event,) = found["events"]
+    assert (event["id"], event["multiplicity"], event["reverse_multiplicity"]) == (
+        "Cu-event-1", 12, 12,
+    )  # fmt: skip
+    assert event["energy_eV"] == 0.0
+    assert event["passes"] is None
+    assert event["copies"] == 12
+    # The atom moves by the distance of nearest neighbours, but for the relaxation towards the hole.
+    assert event["length_A"] == pytest.approx(A_CU / 2**0.5, rel=0.05)
+    assert found["discovery"]["confidence"] >= ENOUGH
+    assert found["discovery"]["max_barrier_eV"] == ABOVE_LOWEST * event["barrier_eV"]
+    assert event["copies_found"] > 1  # of twelve
+
+    catalogue = read_catalogue(folder / "events")
+    (entry,) = catalogue.events
+    assert entry.is_symmetric
+    assert (entry.jump.multiplicity, entry.jump.reverse_multiplicity) == (12, 12)
+    settings = catalogue.config(entry)
+    assert settings.system.temperatures_K == (500.0, 700.0)
+    ends = [read_structure(catalogue.folder(entry) / f"{n}.xyz") for n in ("initial", "final")]
+    with sampling.open_engine(settings, ends[0]) as engine:
+        path = minimum_energy_path(ends[0], ends[1], engine.calculator, n_images=5, fmax_eV_A=0.01)
+    assert event["barrier_eV"] == pytest.approx(path.barrier, abs=5e-3)
+    with pytest.raises(UserError, match="without the sites of a crystal"):
+        _ = catalogue.network
+
+
+def test_a_campaign_takes_the_catalogue(
+    of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, found = of_copper
+    catalogue = tmp_path / "events"
+    shutil.copytree(folder / "events", catalogue)
+    rates = workflow.campaign(catalogue, harmonic=True)
+    assert not rates["failures"]
+    assert [row["temperature_K"] for row in rates["rates"]] == [500.0, 700.0]
+    assert {row["multiplicity"] for row in rates["rates"]} == {12}
+    harmonic = json.loads((catalogue / "Cu-event-1" / "harmonic" / "harmonic.json").read_text())
+    assert harmonic["barrier_eV"] == pytest.approx(found["events"][0]["barrier_eV"], abs=5e-3)
+    with pytest.raises(UserError, match="without the sites of a crystal"):
+        workflow.diffusion(catalogue)
+
+
+class Impatient(Log):
+    """Interrupts after a new event."""
+
+    def say(self, text: str) -> None:
+        if "new event" in text:
+            raise KeyboardInterrupt
+
+
+def test_a_search_goes_on(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """After an interruption and after too few searches, all lines are those of one command."""
+    folder, _ = of_copper
+    structure, given = write_case(tmp_path)
+    parts = tmp_path / "events"
+    with pytest.raises(KeyboardInterrupt):
+        discover(structure, given, parts, seed=3, confidence=ENOUGH, reporter=Impatient())
+    file = parts / "search" / "searches.jsonl"
+    expected = (folder / "events" / "search" / "searches.jsonl").read_text().splitlines()
+    before = file.read_text().splitlines()
+    assert before == expected[: len(before)]
+    more = len(before) + 3
+    few = discover(structure, given, parts, seed=3, confidence=ENOUGH, searches=more)
+    assert few["discovery"]["searches"] == more
+    assert few["discovery"]["confidence"] < ENOUGH
+    assert file.read_text().splitlines() == expected[:more]
+    assert read_catalogue(parts).events[0].id == "Cu-event-1"
+    with pytest.raises(UserError, match=r"has searches with another seed"):
+        discover(structure, given, parts, seed=4)
+    with pytest.raises(UserError, match=r"another around, radius_A"):
+        discover(structure, given, parts, seed=3, around=[2], radius_A=3.0)
+
+
+def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]]) -> None:
+    """One of the final state is not connected with the initial one, unless it is that between."""
+    folder, _ = of_copper
+    event = folder / "events" / "Cu-event-1"
+    initial, final, saddle = (
+        read_structure(event / f"{name}.xyz") for name in ("initial", "final", "saddle")
+    )
+    given = config.load(event / "input.toml")
+    with sampling.open_engine(given, initial) as engine:
+        searcher = Searcher(engine, initial, defect_atoms(initial))
+        of_final = Searcher(engine, final, defect_atoms(final))
+        between = searcher.step(saddle)
+        steps = []
+        for seed in range(60):
+            found = of_final.search(np.random.default_rng(seed), 1.5).saddle
+            if found is None or not 0.3 < found.barrier_eV < 0.8:
+                continue
+            step = searcher.step(final) + found.step
+            belongs = np.linalg.norm(step - between, axis=1).max() < 0.15
+            same = searcher.final_state(type(found)(step, found.mode, found.barrier_eV))[0]
+            assert (same is not None) == belongs
+            steps.append(belongs)
+            if len(steps) == 3:
+                break
+        assert False in steps
+
+
+def test_another_minimum_that_is_known(
+    of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Its event is in the catalogue; the confidence is zero until a search finds it, too."""
+    folder, found = of_copper
+    structure, given = write_case(tmp_path)
+    event = folder / "events" / "Cu-event-1"
+    also = [event / "final.xyz", event / "initial.xyz"]
+    few = discover(structure, given, tmp_path / "new", seed=3, searches=1, also=also)
+    (known,) = few["events"]
+    assert known["times_found"] == 0
+    assert known["barrier_eV"] == pytest.approx(found["events"][0]["barrier_eV"], abs=1e-3)
+    assert known["multiplicity"] == 12
+    assert few["discovery"]["confidence"] == 0.0
+    first = next(
+        line["search"]
+        for line in map(json.loads, (folder / "events/search/searches.jsonl").open())
+        if line["saddle"] is not None
+    )
+    more = discover(structure, given, tmp_path / "new", seed=3, searches=first)
+    assert more["events"][0]["times_found"] == 1
+    assert len(json.loads((tmp_path / "new/search/given.json").read_text())["minima"]) == 1
+
+
+def test_a_shallow_minimum_is_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this potential the vacancy of iron passes a minimum halfway. By its symmetry it goes on.
+
+    Without the symmetry the event would end there, and the reverse event would have two copies.
+    """
+    given = vacancy.write(tmp_path, vacancy.SYSTEM)
+    words = {"seed": 1, "confidence": 0.5}
+    found = discover(tmp_path / "initial.xyz", given, tmp_path / "events", **words)  # type: ignore[arg-type]
+    (event,) = found["events"]
+    assert (event["multiplicity"], event["reverse_multiplicity"], event["final_site"]) == (8, 8, 0)
+    initial, final, passed = (
+        read_structure(tmp_path / "events" / "Fe-event-1" / f"{name}.xyz")
+        for name in ("initial", "final", "passed")
+    )
+    far = np.linalg.norm(final.positions - initial.positions, axis=1)
+    assert far.max() == pytest.approx(event["length_A"], abs=1e-3)
+    assert event["length_A"] == pytest.approx(2.8553 * 0.75**0.5, rel=0.1)
+    half = np.linalg.norm(passed.positions - initial.positions, axis=1)[far.argmax()]
+    assert half == pytest.approx(0.5 * far.max(), rel=0.02)
+    passes = event["passes"]
+    assert passes["depth_eV"] == pytest.approx(event["barrier_eV"] - passes["energy_eV"])
+    assert 0 < passes["depth_eV"] < discovery.SHALLOW * event["barrier_eV"]
+    settings = config.load(tmp_path / "events" / event["input"])
+    with sampling.open_engine(settings, initial) as engine:
+        energies = [engine.evaluate(each.positions, cell_of(each))[0] for each in (initial, final)]
+    assert energies[1] == pytest.approx(energies[0], abs=1e-4)
+
+    monkeypatch.setattr(discovery, "SHALLOW", 0.0)
+    found = discover(tmp_path / "initial.xyz", given, tmp_path / "events", **words)  # type: ignore[arg-type]
+    (event,) = found["events"]
+    assert (event["multiplicity"], event["reverse_multiplicity"], event["final_site"]) == (8, 2, 1)
+    assert event["energy_eV"] == pytest.approx(passes["energy_eV"])
+
+
+def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    script.show(json.loads(script.DATA.read_text(encoding="utf-8")))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    page = (pages.DOCS / "discover.md").read_text(encoding="utf-8").splitlines()
+    assert len(printed) > 12
+    assert [line for line in printed if line not in page] == []
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    structure, given = write_case(tmp_path)
+    with pytest.raises(UserError, match=r"--around 99: the atoms have the numbers 1 to 31"):
+        discover(structure, given, tmp_path / "new", around=[99])
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists already and has no searches"):
+        discover(structure, given, tmp_path / "there")
+    molecule("H2O").write(tmp_path / "water.xyz")
+    with pytest.raises(UserError, match="is not periodic"):
+        discover(tmp_path / "water.xyz", given, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    bulk("Cu", "fcc", a=A_CU, cubic=True).repeat(2).write(tmp_path / "perfect.xyz")
+    with pytest.raises(UserError, match=r"perfect.xyz: all atoms .* same surroundings.*--around"):
+        discover(tmp_path / "perfect.xyz", given, tmp_path / "perfect")
+    with pytest.raises(UserError, match=r"1 searches found no event below 0.01 eV"):
+        discover(
+            structure, given, tmp_path / "low", searches=1, max_barrier_eV=0.01, around=[9],
+            radius_A=2.0,
+        )  # fmt: skip
+    (line,) = (tmp_path / "low" / "search" / "searches.jsonl").read_text().splitlines()
+    assert json.loads(line)["atom"] == 9  # no other atom is so near
+
+
+def test_the_command(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """It goes on in a folder that is complete, and prints the same events."""
+    folder, found = of_copper
+    shutil.copytree(folder, tmp_path / "again")
+    at = tmp_path / "again"
+    options = ("-i", at / "cu.toml", "-o", at / "events", "--seed", "3", "--confidence", ENOUGH)
+    done = vacancy.called("discover", at / "cu.xyz", *map(str, options))
+    assert done.returncode == 0, done.stderr
+    assert f"Cu-event-1  {found['events'][0]['barrier_eV']:.4f}" in done.stdout
+    assert "Confidence that no event below" in done.stdout
+    as_json = vacancy.called("discover", at / "cu.xyz", *map(str, options), "--json")
+    assert json.loads(as_json.stdout)["events"] == json.loads(json.dumps(found["events"]))
+    wrong = vacancy.called("discover", at / "cu.xyz", *map(str, options), "--confidence", "1.5")
+    assert wrong.returncode == 1
+    assert "--confidence 1.5" in wrong.stderr
