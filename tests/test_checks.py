@@ -14,6 +14,7 @@ from plumed_cv.cv import autoencoder, equivalence
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.workflow import RunDirectory, checks, estimates
+from plumed_cv.workflow.results import of_constrained
 from tests import vacancy
 
 KELVIN = 300.0  # kT is 26 meV, so an error of 13 meV is allowed
@@ -136,6 +137,24 @@ def test_absent_keys_are_unknown(key: str) -> None:
     assert verdict.converged == (key not in needed)
     names = {check.name for check in checks.of_sampling({}, LIMITS, SETTINGS, KELVIN, True)}
     assert names == {"end states", "crossings", "flux barrier"}
+
+
+def test_constraints_make_rate_and_temperature_unknown() -> None:
+    """Atoms 2 and 5 (from 0) have constraints; the CV has the atoms 3 and 7 (from 1)."""
+    rates = {"rate_per_s": 1.0, "reverse_rate_per_s": 2.0, "surface": 0.5}
+    part = GOOD | {"tst_rate_per_s": 1.0, "note": "a note", "steps": [rates]}
+    changed = of_constrained(part, [2, 5], [3, 7])
+    assert changed["tst_rate_per_s"] is None
+    assert changed["cv_temperature_K"] is None
+    assert changed["steps"][0]["rate_per_s"] is changed["steps"][0]["reverse_rate_per_s"] is None
+    assert changed["steps"][0]["surface"] == 0.5
+    assert changed["note"].startswith(
+        "a note; 1 of the 2 atoms of the collective variable have constraints"
+    )
+    found = next(check for check in of(changed).checks if check.name == "temperature")
+    assert found.passed is None
+    assert "set constraints = none in the .mdp" in found.sentence
+    assert of_constrained(part, [0, 4], [3, 7]) == part | {"constraints_note": None}
 
 
 def test_what_is_not_asked_is_not_checked() -> None:

@@ -45,6 +45,12 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     result = workflow.run(given, alanine / "run")
     assert 0.0 < result["barrier_eV"] < 1.0
     assert result["energy_barrier_0K_eV"] is None
+    # The example constrains bonds to hydrogen: all heavy atoms but C and O twice.
+    assert result["tst_rate_per_s"] is None
+    assert "6 of the 10 atoms of the collective variable have constraints" in result["note"]
+    temperature = next(each for each in result["checks"] if each["name"] == "temperature")
+    assert temperature["passed"] is None
+    assert temperature["sentence"].rstrip(".") in result["note"]
     initial, final = workflow.end_states(given)
     for n in (0, 1):
         variable = CollectiveVariable.load(alanine / f"run/cv-{n}.safetensors")

@@ -91,6 +91,11 @@ path. The others are for output and reweighting, and a bias on them is refused:
 - `invmass`, $\sum_i |\nabla_i\xi|^2/m_i$ (the determinant of the matrix for more dimensions). It
   gives rates in the same way. It is not a number (nan) if the engine passes no masses.
 
+`temp` and `invmass` are those of free atoms. If the engine constrains the distance of an atom of the
+model to another one (bonds to hydrogen, rigid water), both are wrong: the mean of `temp` is below the
+temperature of the thermostat, and a rate of transition state theory from `invmass` is too high. Use
+no constraints, or a model of atoms without constraints.
+
 `dev`, `maxdev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass. $\xi$ has no
 unit.
 

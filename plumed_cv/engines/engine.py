@@ -125,6 +125,11 @@ class Engine(ABC):
             If the positions or the results of the engine are not finite numbers.
         """
 
+    @property
+    def constrained(self) -> NDArray[np.int64]:
+        """Atoms, from 0, whose distances to others are constants in the dynamics."""
+        return np.zeros(0, dtype=np.int64)
+
     def forces(self, positions: Array, cell: Array) -> Array:
         """Return the forces (eV/angstrom) of structures in a cell, shape (M, N, 3) both.
 

@@ -25,12 +25,14 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.engine import Engine, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.gromacs_files import (
     KJ_MOL,
     SINGLE,
+    constrained_atoms,
     mdp_of,
     read_mdp,
     read_trr,
@@ -222,12 +224,19 @@ class GromacsEngine(Engine):
                 "with the engine lammps or ase, or restrain them in the topology"
             )
         self._prepare(folder, State.of(atoms), SINGLE)  # which tries the files
-        self._check_species(self._gmx(folder, "dump", "-s", "run.tpr"))
+        dump = self._gmx(folder, "dump", "-s", "run.tpr")
+        self._check_species(dump)
+        self._constrained = constrained_atoms(dump)
 
     @property
     def masses(self) -> Array:
         """Refused: only the .tpr contains the masses."""
         raise UserError(_NO_TRAJECTORIES)
+
+    @property
+    def constrained(self) -> NDArray[np.int64]:
+        """Atoms, from 0, whose distances to others the .mdp and the topology constrain."""
+        return self._constrained
 
     def follow(
         self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen

@@ -60,6 +60,24 @@ def write_mdp(path: Path, parameters: Mapping[str, object]) -> None:
     path.write_text("".join(f"{key} = {value}\n" for key, value in parameters.items()))
 
 
+def constrained_atoms(dump: str) -> NDArray[np.int64]:
+    """Atoms, from 0, that constraints bind to others, from what `gmx dump -s` prints of a .tpr."""
+    sizes: dict[int, int] = {}
+    bound: dict[int, set[int]] = {}
+    for part in re.split(r"\n +moltype \((?=\d+\))", dump)[1:]:
+        kind = int(part.partition(")")[0])
+        sizes[kind] = len(re.findall(r"atom\[ *\d+\]=\{.*atomnumber=", part))
+        groups = re.findall(r"\((?:CONSTR|CONSTRNC|SETTLE)\)((?: +\d+)+)", part)
+        bound[kind] = {int(number) for group in groups for number in group.split()}
+    atoms: list[int] = []
+    first = 0
+    for kind, count in re.findall(r"moltype += (\d+) \".*\"\s+#molecules += (\d+)", dump):
+        for _ in range(int(count)):
+            atoms += [first + atom for atom in sorted(bound[int(kind)])]
+            first += sizes[int(kind)]
+    return np.array(atoms, dtype=np.int64)
+
+
 def mdp_of(segment: Segment, draws: bool) -> dict[str, object]:
     """Run parameters of a segment that draws velocities, or continues with those of a frame."""
     dynamics = segment.dynamics

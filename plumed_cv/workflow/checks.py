@@ -446,6 +446,8 @@ def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:
 
 def _temperature(part: dict[str, Any], temperature_K: float) -> Check | None:
     value, error = (part.get(f"cv_temperature_{key}") for key in ("K", "error_K"))
+    if note := part.get("constraints_note"):
+        return Check("temperature", None, f"{note}.", mend="input")
     if value is None:
         return None
     allowed = max(HOT * temperature_K, 3.0 * (error or 0.0))

@@ -32,7 +32,7 @@ from plumed_cv.workflow.learning import (
 )
 from plumed_cv.workflow.mep import check_rotation, end_states, find_path, path_of
 from plumed_cv.workflow.repetitions import compare_repetitions
-from plumed_cv.workflow.results import analyse, complete, summary, write_answer
+from plumed_cv.workflow.results import analyse, complete, of_constrained, summary, write_answer
 from plumed_cv.workflow.speed import watching_speed
 
 
@@ -208,7 +208,8 @@ def _iterate(
         watched = watching_speed(update, tasks, plumed, reporter.say)
         seconds_sampling = sampling.sample(tasks, engine, watched)
     earlier.pool(config, files, n, atoms)
-    result = analyse(folder) | compare_repetitions(folder)
+    result = of_constrained(analyse(folder), engine.constrained, old.serials)
+    result |= compare_repetitions(folder)
     result |= {
         "iteration": n,
         "cv": files.cv(n - 1).name,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import ArrayLike
 
 import plumed_cv
 from plumed_cv import freeenergy, sampling
@@ -61,6 +62,51 @@ def analyse(folder: Path) -> dict[str, Any]:
         "restarts": len(departures),
         "restarted_at": departures,
     }
+
+
+def of_constrained(
+    result: dict[str, Any], constrained: ArrayLike, serials: ArrayLike
+) -> dict[str, Any]:
+    """Return the result of an iteration without what constraints make wrong.
+
+    `invmass` and `temp` of AUTOENCODER contain the masses of free atoms. An atom whose distance to
+    another one is a constant moves as if it were heavier, so they are too large: by up to 40 % for
+    a CV that contains the hydrogen atoms of bonds with constraints.
+
+    Parameters
+    ----------
+    result
+        The result as `analyse` returns it.
+    constrained
+        Atoms with constraints, from 0.
+    serials
+        Atoms of the CV, from 1.
+    """
+    number = len(np.intersect1d(np.asarray(serials) - 1, constrained))
+    if number == 0:
+        return result | {"constraints_note": None}
+    sentence = (
+        f"{number} of the {np.size(serials)} atoms of the collective variable have constraints, so "
+        "its kinetic temperature and the rate of transition state theory are unknown; set "
+        "constraints = none in the .mdp and a shorter sampling.timestep_fs, or choose a collective "
+        "variable of atoms without constraints (cv.atoms), in a new directory"
+    )
+    unknown = dict.fromkeys(
+        ("tst_rate_per_s", "tst_rate_error_per_s", "cv_temperature_K", "cv_temperature_error_K")
+    )
+    rates = dict.fromkeys(
+        f"{way}rate{error}_per_s" for way in ("", "reverse_") for error in ("", "_error")
+    )
+    notes = [note for note in (result.get("note"), sentence) if note]
+    return (
+        result
+        | unknown
+        | {
+            "steps": [step | rates for step in result["steps"]],
+            "note": "; ".join(notes),
+            "constraints_note": sentence,
+        }
+    )
 
 
 def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, Any]:

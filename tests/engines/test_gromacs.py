@@ -283,6 +283,18 @@ def test_a_killed_run_leaves_no_program(files: Path, tmp_path: Path) -> None:
     assert not processes_in(tmp_path)
 
 
+def test_atoms_with_constraints(files: Path) -> None:
+    """Two molecules of 54 atoms, in which two pairs of atoms have constraints."""
+    text = (files / "crystal.top").read_text().replace("crystal 1\n", "crystal 2\n")
+    lines = [line for line in text.splitlines() if not re.match(r"(5[5-9]|[6-9]\d|\d{3}) ", line)]
+    lines.insert(lines.index("[ system ]"), "[ constraints ]\n3 1 1 0.38\n54 1 2 0.38")
+    (files / "bound.top").write_text("\n".join(lines) + "\n")
+    with open_engine(files) as engine:
+        assert engine.constrained.tolist() == []
+    with open_engine(files, topology="bound.top") as engine:
+        assert engine.constrained.tolist() == [0, 2, 53, 54, 56, 107]
+
+
 def test_mistakes_are_one_sentence(files: Path, tmp_path: Path) -> None:
     (files / "bad.mdp").write_text((files / "crystal.mdp").read_text() + "rvdw_switch_it = 3\n")
     (files / "other.top").write_text((files / "crystal.top").read_text().replace("CRY Ar", "CRY X"))
