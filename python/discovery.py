@@ -326,12 +326,14 @@ def show(found: dict[str, Any]) -> None:
             cells += [str(event["multiplicity"]), str(event["times_found"])]
             print("| " + " | ".join([*cells, f"{event['copies_found']} of {event['copies']}"]), "|")
     print()
-    print("| state | limit (eV) | searches | force calculations | counted | confidence |")
-    print("|" + " --- |" * 6)
+    print("| state | limit (eV) | searches | force calculations | counted | confidence ", end="")
+    print("| events above |")
+    print("|" + " --- |" * 7)
     for name, of in found["run"].items():
         did = of["discovery"]
         cells = [name, f"{did['max_barrier_eV']:.3f}", str(did["searches"])]
         cells += [f"{did['force_calls']:,}", str(did["counted"]), f"{did['confidence']:.3f}"]
+        cells += [str(len(did["left_out"]))]
         print("| " + " | ".join(cells) + " |")
     print()
     print("| state | T (K) | steps | first events |")
