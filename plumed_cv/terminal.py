@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # these imports take seconds, and --help should be fast
     from plumed_cv.doctor import Finding
     from plumed_cv.freeenergy import Surface
 
+OTHER_EVENTS = 5  # the most frequent ones, which are printed
+
 # No markup: file names and messages may contain brackets, as in plumed_cv[all].
 out = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -176,10 +178,17 @@ def print_rate(result: dict[str, Any]) -> None:
             f"{100 * step['left']:.2g} % of the trajectories left the process, "
             f"{100 * step['unresolved']:.2g} % did not come to a basin"
         )
-    for event in result["other_events"]:
+    events = result["other_events"]
+    for event in events[:OTHER_EVENTS]:
         print(
             f"Other event, from the {event['from']}: {100 * event['share']:.2g} % of the "
             f"trajectories, to a minimum at {event['energy_eV']:+.3f} eV ({event['structure']})"
+        )
+    if len(events) > OTHER_EVENTS:
+        share = sum(event["share"] for event in events[OTHER_EVENTS:])
+        print(
+            f"{len(events) - OTHER_EVENTS} more events, {100 * share:.2g} % of the trajectories in "
+            "all: other_events in result.json"
         )
     if result["rate_note"]:
         print(f"Attention: {result['rate_note']}")

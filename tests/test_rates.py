@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 
-from plumed_cv import config, rates, sampling, workflow
+from plumed_cv import config, rates, sampling, terminal, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.cv.symmetry import operations
@@ -363,6 +363,16 @@ def rated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
     done = vacancy.command("rate", copy, "--shots", "12", "--json")
     assert done.returncode == 0, done.stderr
     return copy, json.loads(done.stdout)
+
+
+def test_the_most_frequent_other_events_are_printed(
+    rated: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = {"from": "reactant", "share": 0.02, "energy_eV": 0.0, "structure": "other-1.xyz"}
+    terminal.print_rate(rated[1] | {"other_events": [event] * 7})
+    said = capsys.readouterr().out
+    assert said.count("Other event, from the reactant: 2 %") == 5
+    assert "2 more events, 4 % of the trajectories in all" in said
 
 
 def test_the_rate_of_a_run(rated: tuple[Path, dict[str, Any]]) -> None:
