@@ -20,6 +20,7 @@ and transmission coefficients from shots through some of the surfaces.
 For each equivalent hop, a symmetry operation of the crystal maps the state onto the end states of
 the run. When a vacancy hops, the atom becomes nearest to the vacant site at xi = 0.5, and the hop
 back is seen with 1 - xi. Therefore the density at xi is the sum of those seen at xi and at 1 - xi.
+A learned CV, which is nearly symmetric, is treated the same way, with its own |grad xi|.
 Hydrogen in nickel goes from an octahedral site to a tetrahedral one. On the path the octahedral
 site from which it comes is the nearest one up to the tetrahedral site, where xi = 1.
 """
@@ -40,6 +41,7 @@ from plumed_cv import config, cv, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
+from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import maxwell_boltzmann
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_potential import standard_mass
@@ -52,19 +54,23 @@ DATA = Path(__file__).resolve().parents[2] / "docs" / "flux.json"
 CASES = {
     "fe-1000K": hops.CASES["fe-1000K"],
     "fe-1200K": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
+    "fe-1200K-learned": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
     "h-in-ni-500K": replace(hops.CASES["h-in-ni-700K"], temperature_K=500.0),
 }
 SURFACES = {
     "fe-1000K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "fe-1200K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    "fe-1200K-learned": (0.3, 0.35, 0.4, 0.45, 0.5),
     "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
-SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "fe-1200K": (0.5,), "h-in-ni-500K": ()}
-STEPS = {"fe-1000K": 500_000, "fe-1200K": 500_000, "h-in-ni-500K": 200_000}
-NS = {"fe-1000K": 2.5, "fe-1200K": 4.0, "h-in-ni-500K": 6.0}
+LEARNED = ("fe-1200K-learned",)  # along the CV that was learned from the run along the linear one
+SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "fe-1200K": (0.5,), "fe-1200K-learned": (0.5,)}
+STEPS = {"h-in-ni-500K": 200_000}
+NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0}
 PARTS = ("plain", "plumed_cv")
 HALF_WIDTH = 0.02  # of the interval of xi in which the density is taken
 EDGES = np.linspace(-0.5, 1.5, 401)
+BETWEEN = (0.1, 0.9)  # the linear CV where a learned one is computed
 BLOCKS = 20  # of the jackknife
 
 _INPUT = """
@@ -81,8 +87,8 @@ steps = {steps}
 walkers = {walkers}
 timestep_fs = {case.timestep_fs}
 [iteration]
-minimum = 1
-maximum = 1
+minimum = {iterations}
+maximum = {iterations}
 """
 
 
@@ -107,7 +113,7 @@ class Hops:
         masses = np.array([standard_mass(element) for element in path.species])
         self.speed = float(np.sqrt(np.sum(gradient**2 / masses[:, None])))
         n_host = len(initial) - (case.interstitial is not None)
-        start = self._nearest(initial[:n_host])
+        start = self._start = self._nearest(initial[:n_host])
         # xi is linear in the displacements of the atoms from their sites.
         weights = np.zeros_like(self.host)
         weights[start] = gradient[:n_host]
@@ -125,15 +131,15 @@ class Hops:
             sites, own = np.concatenate([self.host[start], centre[None]]), gradient[-1]
         edge = np.eye(3) * case.edge_A
         self._constant = -float(np.sum(gradient * displacements(initial, edge, sites, edge)))
-        rotations = self._rotations(self._image(direction))
+        rotations = self._turns = self._rotations(self._image(direction))
         self._weights = np.array([weights @ rotation.T for rotation in rotations])
         self._own = np.array([rotation @ own for rotation in rotations])
         offsets = np.array([(self.host - centre) @ rotation.T for rotation in rotations])
         # Host site onto which each host site is mapped, for each centre and hop.
         self._images = np.array([self._nearest(place + offsets) for place in centres])
 
-    def values(self, off: Array, centre: int, own: Array) -> Array:
-        """Return xi of all hops from a state, (number of neighbours,).
+    def values(self, off: Array, centre: int, own: Array) -> tuple[Array, Array]:
+        """Return xi of all hops from a state, and their speeds in `speed`, (neighbours,) each.
 
         Parameters
         ----------
@@ -147,10 +153,10 @@ class Hops:
         """
         moved = off[self._images[centre]]
         xi = np.einsum("dij,dij->d", self._weights, moved) + self._own @ own
-        return np.asarray(xi + self._constant)
+        return np.asarray(xi + self._constant), np.ones(len(xi))
 
-    def frame(self, sites: hops.Sites, positions: Array) -> Array | None:
-        """Return xi of all hops in a frame of the dynamics; None where the state is not clear."""
+    def frame(self, sites: hops.Sites, positions: Array) -> tuple[Array, Array] | None:
+        """Return `values` in a frame of the dynamics; None where the state is not clear."""
         off = self._image(positions - sites.positions[sites.assigned] - sites.drift_A)
         n_host = len(self.host)
         if self.case.interstitial is None:
@@ -193,6 +199,43 @@ class Hops:
         return int(np.setdiff1d(np.arange(len(self.host)), assigned)[0])
 
 
+class LearnedHops(Hops):
+    """A learned CV of all hops of a vacancy from any state, where the linear one is in between.
+
+    Parameters
+    ----------
+    case, path
+        As for `Hops`.
+    learned
+        The collective variable of all atoms.
+    """
+
+    def __init__(self, case: hops.Case, path: EnergyPath, learned: CollectiveVariable) -> None:
+        super().__init__(case, path)
+        self._learned, self._cell = learned, path.cell
+
+    def values(self, off: Array, centre: int, own: Array) -> tuple[Array, Array]:
+        """Return xi of the hops that are between the states, and their speeds in `speed`."""
+        linear, _ = super().values(off, centre, own)
+        between = np.flatnonzero((linear > BETWEEN[0]) & (linear < BETWEEN[1]))
+        if not len(between):
+            return np.zeros(0), np.zeros(0)
+        turned = [off[self._images[centre, d]][self._start] @ self._turns[d] for d in between]
+        positions = self.host[self._start] + np.array(turned)
+        gradient = self._learned.gradient(positions, self._cell)[:, 0]
+        speed = np.sqrt(np.sum(gradient**2 / self._learned.masses[:, None], axis=(1, 2)))
+        return self._learned.value(positions, self._cell)[:, 0], speed / self.speed
+
+
+def hops_of(name: str, folder: Path) -> Hops:
+    """The CV of a case; a learned one is that of the run in its folder."""
+    path = load_path(folder / "path.xyz")
+    if name in LEARNED:
+        learned = CollectiveVariable.load(folder / "run" / "cv-1.safetensors")
+        return LearnedHops(CASES[name], path, learned)
+    return Hops(CASES[name], path)
+
+
 def minimum_path(case: hops.Case, file: Path) -> EnergyPath:
     """Read the minimum energy path of a case from a file, or find it and write it there."""
     if not file.exists():
@@ -216,7 +259,7 @@ def plain(name: str, folder: Path, ns: float, trajectories: int) -> dict[str, An
     trajectories
         Number of independent trajectories, which run at the same time.
     """
-    path = minimum_path(CASES[name], folder / "path.xyz")
+    minimum_path(CASES[name], folder / "path.xyz")
     first, frames = hops.EQUILIBRATION_BLOCKS, round(hops.BLOCK_FS / hops.FRAME_FS)
     blocks = first + round(ns * 1e6 / hops.BLOCK_FS / trajectories)
     with multiprocessing.get_context("spawn").Pool(trajectories) as pool:
@@ -228,7 +271,7 @@ def plain(name: str, folder: Path, ns: float, trajectories: int) -> dict[str, An
         kept[:, 0] -= first * frames
         crossings.append(kept.tolist())
     return {
-        "speed": Hops(CASES[name], path).speed,
+        "speed": hops_of(name, folder).speed,
         "blocks": [len(part) * frames for part in parts],
         "histograms": [part.sum(axis=0).tolist() for part in parts],
         "frames": [(len(data["histograms"]) - first) * frames for data in made],
@@ -249,7 +292,7 @@ def trajectory(name: str, folder: Path, number: int, blocks: int) -> dict[str, A
         Its length in blocks of `hops.BLOCK_FS`, those of the equilibration included.
     """
     case, file = CASES[name], folder / f"plain-{number}.npz"
-    every = Hops(case, load_path(folder / "path.xyz"))
+    every = hops_of(name, folder)
     dynamics, (_, home) = hops.Dynamics(case), case.start()
     if file.exists():
         with np.load(file) as saved:
@@ -258,20 +301,22 @@ def trajectory(name: str, folder: Path, number: int, blocks: int) -> dict[str, A
         rng = np.random.default_rng([1, number])
         hot = maxwell_boltzmann(rng, dynamics.masses, 2 * case.temperature_K)
         data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
-        data |= {"drift_A": np.zeros(3), "histograms": np.zeros((0, len(EDGES) - 1), dtype=int)}
+        data |= {"drift_A": np.zeros(3), "histograms": np.zeros((0, len(EDGES) - 1))}
         data |= {"crossings": np.zeros((0, 4), dtype=int)}
     sites = hops.Sites(case, data["assigned"], data["drift_A"])
     frames = round(hops.BLOCK_FS / hops.FRAME_FS)
     while (k := len(data["histograms"])) < blocks:
         dynamics.place(data["positions"], data["velocities"])
-        values, crossings = [], []
+        values, speeds, crossings = [], [], []
         for i, positions in enumerate(dynamics.frames(10_000 * (number + 1) + k), 1):
             crossings += [(k * frames + i, *crossing) for crossing in sites.update(positions)]
-            if (xi := every.frame(sites, positions)) is not None:
-                values.append(xi)
+            if (found := every.frame(sites, positions)) is not None:
+                values.append(found[0])
+                speeds.append(found[1])
         data["positions"], data["velocities"] = dynamics.read()
         data["assigned"], data["drift_A"] = sites.assigned, sites.drift_A
-        histogram = np.histogram(np.array(values), EDGES)[0]
+        xi, weights = np.concatenate(values), np.concatenate(speeds)
+        histogram = np.histogram(xi, EDGES, weights=weights)[0]
         data["histograms"] = np.concatenate([data["histograms"], histogram[None]])
         data["crossings"] = np.array([*data["crossings"].tolist(), *crossings], dtype=int)
         data["crossings"] = data["crossings"].reshape(-1, 4)
@@ -286,12 +331,18 @@ def sampled(name: str, folder: Path, walkers: int) -> dict[str, Any]:
     for state, atoms in zip(("initial", "final"), case.end_states(), strict=True):
         atoms.write(folder / f"{state}.xyz", format="extxyz")
     potential, file = json.dumps(list(case.potential)), folder / "input.toml"
-    text = _INPUT.format(case=case, potential=potential, steps=STEPS[name], walkers=walkers)
+    text = _INPUT.format(
+        case=case,
+        potential=potential,
+        steps=STEPS.get(name, 500_000),
+        walkers=walkers,
+        iterations=1 + (name in LEARNED),
+    )
     write_text(file, text)
     workflow.run(config.load(file), run)
     rates = [
         workflow.transmission.of_directory(run, surface=xi, error=0.05)
-        for xi in SHOTS_THROUGH[name]
+        for xi in SHOTS_THROUGH.get(name, ())
     ]
     result = read_json(run / "result.json")
     answer = result["answer_iteration"]
@@ -402,7 +453,7 @@ def main() -> None:
             if "plumed_cv" in given.parts:
                 found["plumed_cv"] = sampled(name, folder, given.processes)
             if "plain" in given.parts:
-                found["plain"] = plain(name, folder, given.ns or NS[name], given.processes)
+                found["plain"] = plain(name, folder, given.ns or NS.get(name, 4.0), given.processes)
             write_text(DATA, json.dumps(data, separators=(",", ":")) + "\n")
     print_tables(data)
 
