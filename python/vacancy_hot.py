@@ -33,25 +33,26 @@ _OF_RUN = (
 )
 
 
-def run_all(root: Path) -> list[dict[str, Any]]:
-    """Make the runs that have no result yet; return what the table needs of each."""
-    found = []
-    for temperature_K in TEMPERATURES_K:
+def run_all(root: Path, temperatures_K: list[float]) -> None:
+    """Make the runs that have no result yet; write what the table needs of each after each run."""
+    for temperature_K in temperatures_K:
         for seed in SEEDS:
             folder = root / f"{temperature_K:g}K-{seed}"
             if not (folder / "run" / "result.json").exists():
                 _run(folder, temperature_K, seed)
             result = read_json(folder / "run" / "result.json")
-            found.append(
-                {"temperature_K": temperature_K, "seed": seed}
-                | {key: result[key] for key in _OF_RUN}
-                | {
-                    "iterations": [
-                        {key: part[key] for key in _OF_ITERATION} for part in result["iterations"]
-                    ]
-                }
-            )
-    return found
+            of_iterations = [
+                {key: part[key] for key in _OF_ITERATION} for part in result["iterations"]
+            ]
+            found = {"temperature_K": temperature_K, "seed": seed}
+            found |= {key: result[key] for key in _OF_RUN} | {"iterations": of_iterations}
+            rows = [row for row in read_json(DATA) if _key(row) != _key(found)]
+            rows = sorted([*rows, found], key=_key)
+            write_text(DATA, json.dumps(rows, indent=1) + "\n")
+
+
+def _key(row: dict[str, Any]) -> tuple[float, int]:
+    return row["temperature_K"], row["seed"]
 
 
 def _run(folder: Path, temperature_K: float, seed: int) -> None:
@@ -94,9 +95,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs, made if absent")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES_K))
     given = parser.parse_args()
     if given.runs is not None:
-        write_text(DATA, json.dumps(run_all(given.runs.absolute()), indent=1) + "\n")
+        run_all(given.runs.absolute(), given.temperatures)
     print_table(json.loads(DATA.read_text(encoding="utf-8")))
 
 
