@@ -44,15 +44,19 @@ def run_all(root: Path, temperatures_K: list[float]) -> None:
             of_iterations = [
                 {key: part[key] for key in _OF_ITERATION} for part in result["iterations"]
             ]
-            found = {"temperature_K": temperature_K, "seed": seed}
+            found: dict[str, Any] = {"temperature_K": temperature_K, "seed": seed}
             found |= {key: result[key] for key in _OF_RUN} | {"iterations": of_iterations}
-            rows = [row for row in read_json(DATA) if _key(row) != _key(found)]
-            rows = sorted([*rows, found], key=_key)
-            write_text(DATA, json.dumps(rows, indent=1) + "\n")
+            rows = {_key(row): row for row in _read()} | {_key(found): found}
+            write_text(DATA, json.dumps([rows[key] for key in sorted(rows)], indent=1) + "\n")
+
+
+def _read() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(DATA.read_text(encoding="utf-8"))
+    return rows
 
 
 def _key(row: dict[str, Any]) -> tuple[float, int]:
-    return row["temperature_K"], row["seed"]
+    return float(row["temperature_K"]), int(row["seed"])
 
 
 def _run(folder: Path, temperature_K: float, seed: int) -> None:
@@ -99,7 +103,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.runs is not None:
         run_all(given.runs.absolute(), given.temperatures)
-    print_table(json.loads(DATA.read_text(encoding="utf-8")))
+    print_table(_read())
 
 
 if __name__ == "__main__":
