@@ -43,6 +43,7 @@ from plumed_cv.structures.frame import Array
 
 TIMES = 61  # number of times of the plateau
 FEWEST_SNAPSHOTS = 6  # with fewer snapshots no error is given
+MOST_RETURNS = 0.2  # largest fraction of returns by chance for which the correction holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +53,14 @@ class Transmission:
     Attributes
     ----------
     kappa
-        The transmission coefficient.
+        The transmission coefficient, corrected for returns by chance.
     reactive_flux
         The same from the plateau of the reactive flux.
     times_fs, plateau, plateau_error
-        kappa(t), (n,) each.
+        kappa(t), (n,) each, without this correction.
+    returns
+        Fraction of the transitions that are undone by chance within the residence time, by an
+        independent transition back. The shots take them for recrossings.
     shots, snapshots, n_steps
         Number of shots, of structures from which they start, and of steps of dynamics.
     unresolved, left, other
@@ -86,6 +90,7 @@ class Transmission:
     times_fs: Array
     plateau: Array
     plateau_error: Array
+    returns: float
     shots: int
     snapshots: int
     n_steps: int
@@ -113,6 +118,8 @@ def estimate(
     above: Callable[[Array], Array],
     kT_eV: float,
     series: Callable[[str], str] = lambda segment: "",
+    both_per_fs: float = 0.0,
+    residence_fs: float = np.inf,
 ) -> Transmission:
     """Return the transmission coefficient of some shots.
 
@@ -127,6 +134,18 @@ def estimate(
     series
         The independent run that each segment belongs to, by the name of the segment. Segments of
         one run are correlated; their names are in chronological order.
+    both_per_fs
+        Sum of the rates of transition state theory in both directions, 1/fs.
+    residence_fs
+        How long a trajectory must stay on one side before it is committed.
+
+    Notes
+    -----
+    A trajectory that has come to a basin leaves it again with the rate k of an independent
+    transition. Within the residence time t this looks like a recrossing, so the apparent
+    coefficient is too small by a factor exp(-(k_forward + k_backward) t), with which the plateau
+    decays (Chandler, J. Chem. Phys. 68, 2959 (1978)). The coefficient is divided by it. The time is
+    shorter where the trajectory leaves the process before.
     """
     shots = sorted(shots, key=lambda shot: (series(shot.snapshot[0]), *shot.snapshot))
     xi = np.array([shot.xi for shot in shots])
@@ -143,14 +162,21 @@ def estimate(
     value, error = _means(columns, shots, series)
     legs = [leg for shot in shots for leg in (shot.forward, shot.backward)]
     reactive, flux = joins > 0, weight / number
+    exposed = np.array([_exposed_fs(shot, residence_fs) for shot in shots])
+    returns = 0.0
+    if both_per_fs > 0 and reactive.any():
+        bound = both_per_fs * _mean(exposed, flux, reactive)
+        returns = _returns(float(value[0]), bound)
+    factor = 1.0 / (1.0 - returns)
     again = reactive & (number > 1)
     committor, spread, committors = _committors(shots, speed)
     return Transmission(
-        kappa=Estimate(float(value[0]), float(error[0]), ""),
-        reactive_flux=Estimate(float(value[1]), float(error[1]), ""),
+        kappa=Estimate(float(value[0]) * factor, float(error[0]) * factor**2, ""),
+        reactive_flux=Estimate(float(value[1]) * factor, float(error[1]) * factor**2, ""),
         times_fs=times,
         plateau=value[2:],
         plateau_error=error[2:],
+        returns=returns,
         shots=len(shots),
         snapshots=len({shot.snapshot for shot in shots}),
         n_steps=sum(shot.n_steps for shot in shots),
@@ -210,6 +236,35 @@ def _crossings(shot: Shot) -> int:
 def _duration(shot: Shot) -> float:
     """Time from the first crossing to the last."""
     return sum((leg.crossings_fs or (0.0,))[-1] for leg in (shot.forward, shot.backward))
+
+
+def _returns(apparent: float, bound: float) -> float:
+    """Fraction of the transitions that return by chance, at most a little above `MOST_RETURNS`.
+
+    Parameters
+    ----------
+    apparent
+        The coefficient without correction.
+    bound
+        (k_forward + k_backward) t with the rates of transition state theory.
+    """
+    returns = 0.0
+    for _ in range(20):  # the rates contain the corrected coefficient
+        returns = 1.0 - np.exp(-apparent / (1.0 - returns) * bound)
+        if returns > MOST_RETURNS:
+            break
+    return float(min(returns, 1.1 * MOST_RETURNS))
+
+
+def _exposed_fs(shot: Shot, residence_fs: float) -> float:
+    """Time during which a shot could come back by chance, mean of both trajectories."""
+    times = []
+    for leg in (shot.forward, shot.backward):
+        stay = leg.time_fs - (leg.crossings_fs or (0.0,))[-1]
+        if leg.left:  # away from the path for this long, in which crossings do not count
+            stay -= residence_fs
+        times.append(min(max(stay, 0.0), residence_fs))
+    return float(np.mean(times))
 
 
 def _times(shots: Sequence[Shot]) -> Array:
@@ -283,6 +338,7 @@ def as_json(found: Transmission) -> dict[str, Any]:
             "transmission": [known(value) for value in found.plateau],
             "transmission_error": [known(value) for value in found.plateau_error],
         },
+        "returns_by_chance": found.returns,
         "shots": found.shots,
         "snapshots": found.snapshots,
         "md_steps": found.n_steps,

@@ -103,6 +103,12 @@ def doubts(
                 f"from {each.snapshots} snapshots; increase rate.shots, or sampling.steps if there "
                 "are few snapshots"
             )
+        if each.returns > rates.MOST_RETURNS:
+            notes.append(
+                f"{100 * each.returns:.0f} % of the transitions are undone by chance within "
+                f"rate.residence_ps = {settings.residence_ps:g}, so the rate is not that of "
+                "independent transitions; lower it, or the temperature"
+            )
         if each.unresolved > UNRESOLVED:
             notes.append(
                 f"{100 * each.unresolved:.2g} % of the trajectories did not reach a basin "

@@ -401,8 +401,18 @@ class Stage:
         return found
 
     def _estimate(self, shots: list[rates.Shot], surface: rates.Surface) -> rates.Transmission:
+        """The transmission coefficient of shots from a surface of a step, or from another one."""
+        k = [each.cores[0] < surface.xi < each.cores[1] for each in self._surfaces].index(True)
+        step = self.result["steps"][k]
+        both_per_s = (step["rate_per_s"] or 0.0) + (step["reverse_rate_per_s"] or 0.0)
+        above_best = (self._surfaces[k].top_eV - surface.top_eV) / self._kT_eV
         return rates.estimate(
-            shots, surface.above, self._kT_eV, lambda name: Path(name).parent.as_posix()
+            shots,
+            surface.above,
+            self._kT_eV,
+            lambda name: Path(name).parent.as_posix(),
+            both_per_fs=1e-15 * both_per_s * float(np.exp(above_best)),
+            residence_fs=1000.0 * self.config.rate.residence_ps,
         )
 
     def _task(
