@@ -1,6 +1,7 @@
 """How a run chooses its first CV and its grid: on analytic paths, without dynamics."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Literal, cast
 
@@ -13,6 +14,7 @@ from plumed_cv.common.progress import Log
 from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
+from plumed_cv.freeenergy import Estimate, Grid, Profile, write_fes
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
 from plumed_cv.structures.frame import Array
@@ -113,6 +115,37 @@ def test_a_run_keeps_its_grid_and_its_guard(tmp_path: Path) -> None:
         assert with_defaults(chosen, files, 2) == chosen
         assert not files.iteration(2).exists()
     assert sampling.grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
+
+
+def sampled_profile(margins: tuple[float, float], rises_kT: tuple[float, float]) -> Profile:
+    """Two states with a barrier of 20 kT between them, and what A rises by up to each end."""
+    grid = Grid(-margins[0], 1.0 + margins[1], 100)
+    kT, xi = 300 * 8.617e-5, grid.nodes
+    A = np.where(xi < 0, rises_kT[0] * (xi / margins[0]) ** 2, 20 * np.sin(np.pi * xi) ** 2)
+    A = kT * np.where(xi > 1, rises_kT[1] * ((xi - 1) / margins[1]) ** 2, A)
+    one, value = np.ones(len(xi)), Estimate(0.0, 0.0, "eV")
+    return Profile("ae.node-0", grid, kT, (0.0, 1.0), A, A, one, one, one, value, value, value)
+
+
+def test_a_state_that_is_wider_than_expected_gets_a_wider_grid(tmp_path: Path) -> None:
+    path = arc(basis(2))
+    files, _ = first_cv(tmp_path, settings(), path)
+    first = with_defaults(settings(), files, 1).sampling.margin
+    assert isinstance(first, tuple)
+    longest = 0.6 * 0.5  # of the distance to the barrier, which is in the middle
+    margin = first
+    for n, rises_kT, expected in (
+        (1, (6.0, 6.0), first),
+        (2, (1.5, 6.0), (min(2 * first[0], longest), first[1])),
+        (3, (6.0, 6.0), (min(2 * first[0], longest), first[1])),  # it stays as wide
+        (4, (1.5, np.nan), (longest, first[1])),
+    ):
+        write_fes(files.iteration(n) / "fes.dat", sampled_profile(margin, rises_kT))
+        shutil.copy(files.cv(0), files.cv(n))
+        found = with_defaults(settings(), files, n + 1).sampling.margin
+        assert isinstance(found, tuple)
+        assert found == pytest.approx(expected, abs=0.02)
+        margin = found
 
 
 def test_functions_and_most_components_follow_the_length(tmp_path: Path) -> None:

@@ -134,7 +134,12 @@ def of_images(path: EnergyPath) -> EnergyProfile:
     return EnergyProfile(curve.parameter, spline(curve.parameter))
 
 
-def margins(path: EnergyPath, variable: CollectiveVariable, kT_eV: float) -> tuple[float, float]:
+def margins(
+    path: EnergyPath,
+    variable: CollectiveVariable,
+    kT_eV: float,
+    least: tuple[float, float] = (0.0, 0.0),
+) -> tuple[float, float]:
     """How far a grid must go on below xi = 0 and above 1 to hold the thermal motion in both states.
 
     A state is taken to be as wide on its far side as it is towards the barrier: its margin is the
@@ -151,6 +156,8 @@ def margins(path: EnergyPath, variable: CollectiveVariable, kT_eV: float) -> tup
         A collective variable of its atoms with one latent dimension.
     kT_eV
         Temperature, eV.
+    least
+        Margins that a sampling has shown to be needed, in units of xi.
 
     Returns
     -------
@@ -159,12 +166,12 @@ def margins(path: EnergyPath, variable: CollectiveVariable, kT_eV: float) -> tup
     """
     xi, energy = values(path, variable), of_images(path).energy
     return (
-        _margin(xi, energy - energy[0], kT_eV),
-        _margin(1.0 - xi[::-1], energy[::-1] - energy[-1], kT_eV),
+        _margin(xi, energy - energy[0], kT_eV, least[0]),
+        _margin(1.0 - xi[::-1], energy[::-1] - energy[-1], kT_eV, least[1]),
     )
 
 
-def _margin(xi: Array, energy: Array, kT_eV: float) -> float:
+def _margin(xi: Array, energy: Array, kT_eV: float, least: float) -> float:
     """The margin of a state at xi = 0 from the energies above it along the path, shape (G,)."""
     highest = np.maximum.accumulate(energy)
     behind = np.flatnonzero((highest > 2.0 * kT_eV) & (energy < highest - 2.0 * kT_eV))
@@ -177,7 +184,7 @@ def _margin(xi: Array, energy: Array, kT_eV: float) -> float:
     top = int(peaks[0])
     high = np.flatnonzero(rise[: top + 1] >= 6.0 * kT_eV)
     reach = int(high[0]) if len(high) else top
-    return max(0.05, min(float(xi[reach]), 0.6 * float(xi[top])))
+    return max(0.05, min(max(float(xi[reach]), least), 0.6 * float(xi[top])))
 
 
 def values(path: EnergyPath, variable: CollectiveVariable) -> Array:

@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+import numpy as np
 from ase import units
 
+from plumed_cv import freeenergy
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable, energy
@@ -12,6 +14,9 @@ from plumed_cv.sampling import guard
 from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import path_of
+
+LEAST_RISE_KT = 3.0  # of the profile, from a state to the end of the grid
+WIDER = 2.0  # the next margin, relative to one at whose end the profile is lower
 
 
 def with_defaults(config: Config, files: RunDirectory, n: int) -> Config:
@@ -36,7 +41,8 @@ def with_defaults(config: Config, files: RunDirectory, n: int) -> Config:
     kept: dict[str, Any] = read_json(file) if file.exists() else {}
     known = len(kept)
     if config.sampling.margin is None and "margin" not in kept:
-        kept["margin"] = _margins(config, files, n)
+        kept["needed"] = _needed(config, files, n - 1)
+        kept["margin"] = _margins(config, files, n, kept["needed"])
     if config.sampling.atom_deviation_limit_A == "auto" and "atom_deviation_limit_A" not in kept:
         variable = CollectiveVariable.load(files.cv(n - 1))
         kept["atom_deviation_limit_A"] = atom_limit(config.sampling, files, variable) or "off"
@@ -71,11 +77,38 @@ def atom_limit(
     return guard.limit(settings.atom_deviation_limit_A, variable, noise_A2)
 
 
-def _margins(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:
+def _margins(
+    config: Config, files: RunDirectory, n: int, needed: tuple[float, float]
+) -> tuple[float, float]:
     """Margins of the grid along cv-(n-1), rounded to thousandths."""
     if not files.path.exists():
         return MARGIN, MARGIN
     variable = CollectiveVariable.load(files.cv(n - 1))
     kT_eV = units.kB * config.system.temperature_K
-    below, above = energy.margins(path_of(files), variable, kT_eV)
+    below, above = energy.margins(path_of(files), variable, kT_eV, needed)
     return round(below, 3), round(above, 3)
+
+
+def _needed(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:
+    """Margins that the iterations up to n have shown to be needed, in units of xi, or 0.
+
+    A state may be wider on its far side than towards the barrier, and only the sampling shows it.
+    """
+    file, defaults = files.iteration(n) / "fes.dat", files.iteration(n) / "defaults.json"
+    if not file.exists() or not defaults.exists() or "margin" not in read_json(defaults):
+        return 0.0, 0.0
+    kept, profile = read_json(defaults), freeenergy.read_fes(file)
+    needed = []
+    for xi, A, margin, before in zip(
+        (profile.xi, 1.0 - profile.xi[::-1]),
+        (profile.A, profile.A[::-1]),
+        kept["margin"],
+        kept.get("needed", (0.0, 0.0)),
+        strict=True,
+    ):
+        state = np.isfinite(A) & (xi < 0.5)
+        # A[0] is unknown if nothing came to the end of the grid.
+        rise = A[0] - A[state].min() if state.any() else np.nan
+        is_low = rise < LEAST_RISE_KT * units.kB * config.system.temperature_K
+        needed.append(WIDER * margin if is_low else before)
+    return needed[0], needed[1]
