@@ -95,9 +95,10 @@ def _needed(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:
     A state may be wider on its far side than towards the barrier, and only the sampling shows it.
     """
     file, defaults = files.iteration(n) / "fes.dat", files.iteration(n) / "defaults.json"
-    if not file.exists() or not defaults.exists() or "margin" not in read_json(defaults):
+    kept = read_json(defaults) if defaults.exists() else {}
+    if not file.exists() or "margin" not in kept:
         return 0.0, 0.0
-    kept, profile = read_json(defaults), freeenergy.read_fes(file)
+    profile = freeenergy.read_fes(file)
     needed = []
     for xi, A, margin, before in zip(
         (profile.xi, 1.0 - profile.xi[::-1]),
