@@ -311,7 +311,7 @@ class Engine(ABC):
 
         Energy in eV, forces in eV/angstrom, stress in eV/angstrom^3 (xx yy zz yz xz xy).
         """
-        return _EngineCalculator(self)
+        return EngineCalculator(self)
 
     def __enter__(self) -> Self:
         return self
@@ -363,7 +363,7 @@ def exploded(engine: str) -> str:
     )
 
 
-class _EngineCalculator(Calculator):
+class EngineCalculator(Calculator):
     """An ASE calculator that uses an engine."""
 
     def __init__(self, engine: Engine) -> None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
+from plumed_cv.engines.engine import EngineCalculator
 from plumed_cv.paths import minimum_energy_path, relax
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import Array, displacements
@@ -392,13 +393,11 @@ class _EndedError(Exception):
     """The reason why a search ends without a saddle point."""
 
 
-class _Watch(Calculator):
-    """A calculator that counts and ends a search that takes too long."""
+class _Watch(EngineCalculator):
+    """The engine's calculator that counts and ends a search that takes too long."""
 
     def __init__(self, engine: Engine, most: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.implemented_properties = ["energy", "forces"]
-        self._engine = engine
+        super().__init__(engine)
         self._most = most
         self.calls = 0
 
@@ -408,13 +407,10 @@ class _Watch(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        assert self.atoms is not None
         if self.calls >= self._most:
             raise _EndedError("not converged")
         self.calls += 1
-        energy, forces, _ = self._engine.evaluate(self.atoms.positions, cell_of(self.atoms))
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        super().calculate(atoms, properties, system_changes)
 
 
 def _largest(step: Array) -> float:
