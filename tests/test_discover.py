@@ -15,8 +15,8 @@ from ase.geometry import get_distances
 from plumed_cv import config, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
-from plumed_cv.events import Confidence, Searcher, defect_atoms, discover, discovery, read_catalogue
-from plumed_cv.events.discovery import ABOVE_LOWEST
+from plumed_cv.events import Confidence, Searcher, defect_atoms, discover, notebook, read_catalogue
+from plumed_cv.events.notebook import ABOVE_LOWEST
 from plumed_cv.paths import minimum_energy_path
 from plumed_cv.structures import cell_of, held_atoms, read_structure
 from python import discovery as script
@@ -275,13 +275,13 @@ def test_a_shallow_minimum_is_passed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert half == pytest.approx(0.5 * far.max(), rel=0.02)
     passes = event["passes"]
     assert passes["depth_eV"] == pytest.approx(event["barrier_eV"] - passes["energy_eV"])
-    assert 0 < passes["depth_eV"] < discovery.SHALLOW * event["barrier_eV"]
+    assert 0 < passes["depth_eV"] < notebook.SHALLOW * event["barrier_eV"]
     settings = config.load(tmp_path / "events" / event["input"])
     with sampling.open_engine(settings, initial) as engine:
         energies = [engine.evaluate(each.positions, cell_of(each))[0] for each in (initial, final)]
     assert energies[1] == pytest.approx(energies[0], abs=1e-4)
 
-    monkeypatch.setattr(discovery, "SHALLOW", 0.0)
+    monkeypatch.setattr(notebook, "SHALLOW", 0.0)
     found = discover(tmp_path / "initial.xyz", given, tmp_path / "events", **words)  # type: ignore[arg-type]
     (event,) = found["events"]
     assert (event["multiplicity"], event["reverse_multiplicity"], event["final_site"]) == (8, 2, 1)

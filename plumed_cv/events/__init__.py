@@ -2,13 +2,15 @@
 
 `network` finds the sites of a defect in a crystal and the jumps that differ by symmetry. `jumps`
 relaxes their end states and writes a catalogue, and `catalogue` is its format. `discovery` finds
-events from one state, by searches for `saddles`. `diffusion` computes diffusion coefficients from
-the rates of the jumps, and `exports` writes these for other codes.
+events from one state, by searches for `saddles` that a `notebook` records, with the `confidence`
+that none is missing. `diffusion` computes diffusion coefficients from the rates of the jumps, and
+`exports` writes these for other codes.
 """
 
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
+from plumed_cv.events.confidence import Confidence
 from plumed_cv.events.diffusion import Walk, correlation_factors, diffusivity, walk
-from plumed_cv.events.discovery import Confidence, discover
+from plumed_cv.events.discovery import discover
 from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.events.jumps import find_jumps
 from plumed_cv.events.network import (
