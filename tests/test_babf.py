@@ -41,7 +41,7 @@ def double_well(height_kT: float) -> Callable[[Array], Array]:
 
 @dataclass
 class Frozen:
-    """A one-dimensional system under a bias that does not change: all is known by quadrature."""
+    """A one-dimensional system under a constant bias; exact results by quadrature."""
 
     grid: Grid
     potential: Callable[[Array], Array]
@@ -109,7 +109,7 @@ WIDE = Grid(-0.2, 1.2, 140)
 @pytest.mark.parametrize("stiffness", [0.25, 1.0, 4.0])
 @pytest.mark.parametrize("height_kT", [5.0, 20.0])
 def test_exact_sums_give_the_analytic_profile(stiffness: float, height_kT: float) -> None:
-    """No noise: what is left is the error of the grid, dz^2/8 times the change of A''."""
+    """Without noise, the error is that of the grid: dz^2/8 times the change of A''."""
     U = double_well(height_kT)
     kappa = stiffness * KT / WIDE.spacing**2
     system = Frozen(WIDE, U, lambda x: 0.9 * U(x), kappa)
@@ -250,7 +250,7 @@ def test_empty_bins_stay_empty() -> None:
 
 
 def test_fes_names_the_keys_for_a_cv_in_other_units(tmp_path: Path) -> None:
-    """A distance has its states at 2.5 and 3.5, not at 0 and 1."""
+    """The states of a distance are at 2.5 and 3.5, not at 0 and 1."""
     system = Frozen(
         Grid(2.3, 3.7, 140),
         lambda x: double_well(3.0)(x - 2.5),
@@ -275,7 +275,7 @@ def test_fes_names_the_keys_for_a_cv_in_other_units(tmp_path: Path) -> None:
 def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
     seen_to: float, known: bool
 ) -> None:
-    """If the others have seen A fall by kT behind its top: in this double well at 0.71."""
+    """The other blocks must have seen A fall by kT behind its maximum, here at 0.71."""
     system = Frozen(WIDE, double_well(3.0), double_well(3.0))
     rng = np.random.default_rng(3)
     series = [system.sample(rng, 20_000) for _ in range(8)]
@@ -292,7 +292,7 @@ def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
 
 
 def test_a_process_that_only_climbs_has_a_barrier() -> None:
-    """A top at the product, behind which nothing falls, is one, if the product was reached."""
+    """A maximum at the product counts as a barrier if the product was reached."""
     system = Frozen(WIDE, lambda x: 4 * KT * np.abs(x), lambda x: 4 * KT * np.abs(x))
     rng = np.random.default_rng(2)
     found = estimate_profile([system.state(system.sample(rng, 20_000)) for _ in range(8)])

@@ -338,7 +338,7 @@ SHORT = ((1e-2, 20), (1e-3, 10))
 
 
 def test_an_autoencoder_finds_the_arc_again() -> None:
-    """With little noise: the plane by PCA, the angle by the network, the energy by both."""
+    """With little noise, PCA finds the plane, the network the angle, and both the energy."""
     path = arc(basis(2))
     stages: list[str] = []
     training = Training(
@@ -363,7 +363,7 @@ def test_an_autoencoder_finds_the_arc_again() -> None:
 
 
 def test_two_latent_dimensions_are_the_plane_of_the_arc() -> None:
-    """Both gradients span it, so that Eq. 19 projects out what the components do."""
+    """Both gradients span the plane, so that Eq. 19 gives the result of the components."""
     path = arc(basis(2), off=0.1)  # with forces across the path, which one dimension leaves out
     training = replace(RECIPES["paper"], n_latent=2, activation="tanh", schedule=SHORT)
     found = reconstruct(path, 3000, 1e-4, 2, training, 1)
@@ -471,7 +471,7 @@ def test_energy_of_an_input(from_input: Path) -> None:
 
 
 def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_path: Path) -> None:
-    """Bare positions and an engine, by option or by input file, and the elastic band itself."""
+    """Positions alone with an engine by option or input file, and a new elastic band."""
     images = list(ase.io.iread(from_input / "path.xyz"))
     for number, image in enumerate(images):
         image.calc = None

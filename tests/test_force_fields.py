@@ -139,7 +139,7 @@ def vacancy_pair() -> tuple[Atoms, Atoms]:
 
 
 def test_a_run_of_a_vacancy_pair_in_salt(tmp_path: Path, plugin: Path) -> None:
-    """Charges of the structure and of the potential give one path, and the run arrives."""
+    """Charges of structure and potential give the same path, and the run reaches the end."""
     ends = vacancy_pair()
     engine = f'potential = {NACL}\nspecies = ["Na", "Cl"]'
     values = {"kelvin": 1000, "steps": 8000, "timestep": 2.0, "friction": 5.0, "fmax": 0.01}

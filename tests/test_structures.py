@@ -1,4 +1,4 @@
-"""Structures as users bring them: files of LAMMPS, ASE's indices, order of atoms, constraints."""
+"""Structures of users: LAMMPS files, ASE's indices, order of atoms, constraints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +44,7 @@ def carbide(shear: float = 0.0) -> Atoms:
 
 
 def dump_text(frames: list[Atoms], columns: str = "id type x y z", seed: int = 3) -> str:
-    """What LAMMPS writes: the bounds of the tilted box, atoms in the order of no rule."""
+    """A dump as LAMMPS writes it: bounds of the tilted box, atoms in arbitrary order."""
     rng, text = np.random.default_rng(seed), ""
     kinds = list(dict.fromkeys(frames[0].symbols))
     for step, atoms in enumerate(frames):
@@ -150,7 +150,7 @@ def numbered(text: str, numbers: dict[int, int]) -> str:
 
 
 def test_serial_numbers_with_gaps(tmp_path: Path) -> None:
-    """They give the order of the atoms, in data files and dumps, whatever their values."""
+    """Serial numbers give the order of the atoms in data files and dumps."""
     atoms = carbide()
     gaps = {k: 3 * k + (900 if k > 20 else 0) for k in range(1, 65)}
     frames = [atoms, atoms.copy(), atoms.copy()]
@@ -166,11 +166,11 @@ def test_serial_numbers_with_gaps(tmp_path: Path) -> None:
         assert list(one.symbols) == list(atoms.symbols)
         np.testing.assert_allclose(one.positions, expected.positions, atol=1e-12)
     assert lammps_files.first_gap(data) == lammps_files.first_gap(dump) == (1, 3)
-    frame = cv.linear(
+    variable = cv.linear(
         atoms.get_chemical_symbols(), atoms.cell.array, atoms.positions, frames[1].positions
     )
     u = frames[2].positions - atoms.positions
-    read = read_displacements([dump], frame)
+    read = read_displacements([dump], variable)
     np.testing.assert_allclose(read[2], u - u.mean(axis=0), atol=2e-6)
     # Other atoms in a later structure: the order of those that are left would be another one.
     later = numbered(dump_text(frames[1:2]), {**gaps, 64: 1})
@@ -179,7 +179,7 @@ def test_serial_numbers_with_gaps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         read_structures(dump, species=["Si", "C"])
     with pytest.raises(UserError, match=sentence):
-        read_displacements([dump], frame)
+        read_displacements([dump], variable)
 
 
 def test_serial_numbers_with_gaps_that_an_input_uses(tmp_path: Path) -> None:
@@ -583,7 +583,7 @@ def test_trajectories_of_ase_and_lammps(tmp_path: Path, name: str) -> None:
     for seed in range(5):
         frames.append(start.copy())
         frames[-1].rattle(0.1, seed=seed)
-    frame = cv.linear(
+    variable = cv.linear(
         start.get_chemical_symbols(), start.cell.array, start.positions, frames[0].positions
     )
     moved = np.stack([atoms.positions - start.positions for atoms in frames])
@@ -593,9 +593,11 @@ def test_trajectories_of_ase_and_lammps(tmp_path: Path, name: str) -> None:
         ase.io.write(file, frames)
     else:
         file.write_text(dump_text(frames))
-    np.testing.assert_allclose(read_displacements([file], frame), moved, atol=2e-6)
-    np.testing.assert_allclose(read_displacements([file], frame, stride=2), moved[::2], atol=2e-6)
-    last = read_displacements([f"{file}@-2:"], frame)
+    np.testing.assert_allclose(read_displacements([file], variable), moved, atol=2e-6)
+    np.testing.assert_allclose(
+        read_displacements([file], variable, stride=2), moved[::2], atol=2e-6
+    )
+    last = read_displacements([f"{file}@-2:"], variable)
     np.testing.assert_allclose(last, moved[-2:], atol=2e-6)
 
 
@@ -607,18 +609,18 @@ def test_a_turned_trajectory_is_turned_as_the_end_states(tmp_path: Path) -> None
     for atoms in turned:
         atoms.rotate(40, (1, 2, 3), rotate_cell=True)
     ends = [oriented(atoms) for atoms in turned]
-    frame = cv.linear(
+    variable = cv.linear(
         start.get_chemical_symbols(), ends[0].cell.array, *(atoms.positions for atoms in ends)
     )
     ase.io.write(tmp_path / "md.traj", turned)
-    u = read_displacements([tmp_path / "md.traj"], frame)
+    u = read_displacements([tmp_path / "md.traj"], variable)
     expected = ends[1].positions - ends[0].positions
     np.testing.assert_allclose(u, [0 * expected, expected - expected.mean(axis=0)], atol=1e-6)
 
 
 def test_trajectories_of_other_atoms_are_one_sentence(tmp_path: Path) -> None:
     start = carbide()
-    frame = cv.linear(
+    variable = cv.linear(
         start.get_chemical_symbols(), start.cell.array, start.positions, carbide(0.1).positions
     )
     order = np.roll(np.arange(64), 1)
@@ -637,5 +639,5 @@ def test_trajectories_of_other_atoms_are_one_sentence(tmp_path: Path) -> None:
         "md.dcd@2:": "give md.dcd and a stride",
     }.items():
         with pytest.raises(UserError, match=sentence) as caught:
-            read_displacements([tmp_path / name], frame)
+            read_displacements([tmp_path / name], variable)
         assert "\n" not in str(caught.value)

@@ -225,7 +225,7 @@ ALLOY = ["pair_style eam/alloy", "pair_coeff * * NiAlH_jea.eam.alloy Ni Al"]
 
 
 def test_types_are_those_that_the_potential_names(tmp_path: Path) -> None:
-    """The structure lists aluminium first; the potential's cohesive energy and mass tell."""
+    """The structure lists aluminium first; cohesive energy and mass show which element it is."""
     nickel = bulk("Ni", cubic=True, a=3.52) * (3, 3, 3)
     atoms = nickel.copy()
     atoms.symbols[0] = "Al"
@@ -271,7 +271,7 @@ def test_any_order_of_the_potential_gives_the_same_alloy(order: str, style: str)
 
 
 def test_another_order_than_that_of_the_potential() -> None:
-    """Masses tell it, also of neighbours in the periodic table, and names in two lines do."""
+    """Masses identify the elements, also neighbours in the periodic table; so do two lines."""
     atoms = bulk("Au", cubic=True, a=4.08) * (3, 3, 3)
     atoms.symbols[0] = "Pt"
     funcfl = ["pair_style eam", "pair_coeff 1 1 Au_u3.eam", "pair_coeff 2 2 Pt_u3.eam"]
@@ -367,7 +367,7 @@ def salt(charged: bool = False) -> Atoms:
 
 
 def test_charges_that_the_potential_sets(tmp_path: Path, plugin: Path) -> None:
-    """The same forces as with charges of the structure, by a list, a file or a variable.
+    """Charges by a list, a file or a variable give the forces of the structure's charges.
 
     PLUMED receives the same charges.
     """
@@ -487,7 +487,7 @@ def test_langevin_keeps_the_temperature(tmp_path: Path, engine: LammpsEngine) ->
 
 
 def test_forces_after_a_run_that_plumed_has_stopped(tmp_path: Path) -> None:
-    """A stop leaves the timer expired: runs after it would end before their first step."""
+    """A stop leaves the timer expired; later runs would end before their first step."""
     atoms = mixture()
     others = np.stack([mixture(seed).positions for seed in (1, 2, 3)])
     plumed = "d: DISTANCE ATOMS=1,2\nCOMMITTOR ARG=d BASIN_LL1=0 BASIN_UL1=100 STRIDE=1\n"
@@ -517,7 +517,7 @@ def test_forces_after_a_run_that_plumed_has_stopped(tmp_path: Path) -> None:
 def test_lists_of_neighbours_for_structures_that_do_not_follow_each_other(
     program: bool, line: str
 ) -> None:
-    """The atoms are elsewhere in the cell in every structure, so no pair of the list remains."""
+    """Each structure has the atoms at other places, so no pair of the neighbour list remains."""
     rng = np.random.default_rng(4)
     structures = np.stack([mixture(seed).positions + rng.uniform(0, 6, 3) for seed in range(12)])
     structures[1::2] = structures[1::2, ::-1]

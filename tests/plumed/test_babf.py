@@ -125,7 +125,7 @@ def test_restart_is_exact_to_the_last_bit(
 
 
 def test_a_restart_keeps_the_solve_stride(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """Without the keyword too; with it the new one is taken, and written."""
+    """A restart works without the keyword; with it, the new value is used and written."""
     series, lines = recorded_series(), f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
     whole = make_plumed(1, f"{lines}whole SOLVE_STRIDE=7")
     run(whole, series)
@@ -186,7 +186,7 @@ def test_a_step_computed_again_after_a_restart_counts_once(
 def test_a_step_computed_again_has_the_force_it_had(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """In the same run, as in LAMMPS from one `run` to the next, and after a restart."""
+    """The step is repeated within one run, as between two `run` of LAMMPS, and after a restart."""
     lines = f"{POSITION}\n{BABF} SOLVE_STRIDE=1 STATE_WFILE={tmp_path}/state"
     series = recorded_series(60)
     here = series[-1:]
@@ -224,7 +224,7 @@ def test_a_step_computed_again_has_the_force_it_had(
 def test_a_step_computed_again_moves_with_the_cv(
     make_plumed: MakePlumed, tmp_path: Path, cv: str, keywords: str
 ) -> None:
-    """As when PLUMED's driver checks the forces: they are the derivative of the bias there too."""
+    """PLUMED's driver checks the forces: they are the derivative of the bias."""
     handle = make_plumed(1, f"{cv}\n{keywords} SOLVE_STRIDE=1 STATE_WFILE={tmp_path}/state")
     places = 0.5 + 0.3 * np.sin(np.arange(40)[:, None] * [1.0, 1.3])
     for number, x in enumerate(places):
@@ -260,7 +260,7 @@ def test_a_bias_on_the_bias_adds_to_the_force(make_plumed: MakePlumed, tmp_path:
 def test_steps_counted_from_zero_again_are_no_repetition(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """Segments whose engine counts from 0: also where the last step's number comes again."""
+    """Segments whose engine counts from 0, also if the number of the last step is repeated."""
     lines = f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/"
     path = iter(np.linspace(0.4, 0.6, 12))
     for name, count_start, last, steps in [
@@ -290,7 +290,7 @@ def test_a_stride_learns_on_its_steps(make_plumed: MakePlumed, tmp_path: Path) -
 
 
 def test_a_pace_learns_in_every_so_many_steps(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """And biases in all of them, as no STRIDE does."""
+    """BABF applies its bias in every step, unlike actions with STRIDE."""
     series = recorded_series(30)
     every = make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/every")
     run(every, series[::3])
@@ -375,7 +375,7 @@ def test_restart_does_not_lose_a_state(make_plumed: MakePlumed, tmp_path: Path) 
 def test_files_have_points_in_every_locale(
     plumed_installation: Plumed, plugin: Path, tmp_path: Path
 ) -> None:
-    """A program with a window sets the user's locale, which may write 0,5 for 0.5."""
+    """A graphical program sets the user's locale, in which 0.5 may be written as 0,5."""
     localedef = shutil.which("localedef")
     command = [localedef or "", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
     if localedef is None or subprocess.run(command, check=False).returncode != 0:
@@ -464,7 +464,7 @@ def test_files_are_written_as_asked(make_plumed: MakePlumed, tmp_path: Path) -> 
 def test_files_are_written_at_the_step_of_a_checkpoint_only(
     make_plumed: MakePlumed, tmp_path: Path, keywords: str, expected: int, withdraws: bool
 ) -> None:
-    """GROMACS requests a checkpoint in one step, and never says that the request is over."""
+    """GROMACS requests a checkpoint in one step and never withdraws the request."""
     state = tmp_path / "state"
     handle = make_plumed(
         1,
@@ -490,7 +490,7 @@ def test_files_are_written_at_the_step_of_a_checkpoint_only(
 
 
 def test_a_checkpoint_in_a_step_without_plumed(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """With STRIDE PLUMED computes nothing in some steps: the next one writes, and learns then."""
+    """With STRIDE, PLUMED omits some steps; the state is written in the next computed one."""
     state = tmp_path / "state"
     handle = make_plumed(1, f"{POSITION}\n{BABF} STRIDE=4 STATE_WFILE={state}")
     series = recorded_series(30)
@@ -507,7 +507,7 @@ def test_a_checkpoint_in_a_step_without_plumed(make_plumed: MakePlumed, tmp_path
 def test_a_run_from_a_checkpoint_of_a_pace_is_exact(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """The engine computes the step of the checkpoint again, in which nothing was learned."""
+    """The engine repeats the step of the checkpoint, from which nothing was learned."""
     series, state = recorded_series(40), tmp_path / "parts"
     lines = f"{POSITION}\n{BABF} PACE=3 STATE_WFILE={tmp_path}/"
     whole = make_plumed(1, f"{lines}whole")
@@ -529,7 +529,7 @@ def test_a_run_from_a_checkpoint_of_a_pace_is_exact(
 def test_what_was_printed_before_a_state_is_there_with_it(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """PLUMED keeps lines back, here without end; a run may be killed right after a state."""
+    """PLUMED buffers lines of output; a run may be killed right after a state was written."""
     babf = f"{BABF} STATE_WFILE={tmp_path}/state STATE_WSTRIDE=25"
     handle = make_plumed(1, f"{POSITION}\n{babf}\nPRINT ARG=x.x FILE={tmp_path}/colvar STRIDE=5")
     run(handle, recorded_series(50))
@@ -539,7 +539,7 @@ def test_what_was_printed_before_a_state_is_there_with_it(
 
 
 def test_other_units(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """The same run in kJ/mol and nm, by name and by number: the same sums, in eV."""
+    """The same run in kJ/mol and nm, units given by name or number, has the same sums in eV."""
     states = []
     for name, ends, unit in [
         ("eV", "0 GRID_MAX=1", "UNITS LENGTH=A ENERGY=eV"),
