@@ -13,7 +13,7 @@ from ase.neighborlist import neighbor_list
 from plumed_cv import config, freeenergy, workflow
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
-from tests.engines.test_lammps import in_kcal
+from tests.engines.test_lammps_potentials import in_kcal
 
 SECTIONS = """
 [path]
