@@ -25,7 +25,7 @@ CURVATURE, HEIGHT, SPRING = 0.6, 0.5, 3.0
 
 
 class CurvedValley(Calculator):
-    """Two atoms; their separation (x, y, z) moves in a double well along the arc y = c (1 - x^2).
+    """Two atoms whose separation (x, y, z) has a double well along the arc y = c (1 - x^2).
 
     The path from (-1, 0, 0) to (1, 0, 0) has its saddle point at (0, c, 0), HEIGHT eV up.
     """
@@ -82,7 +82,7 @@ def valley() -> EnergyPath:
 
 
 def test_in_an_external_field_the_states_stay_where_they_are() -> None:
-    """Moved by its drift of 1/6 A, the final state would have 0.4 eV in the springs."""
+    """If it drifted by 1/6 A, the final state would have 0.4 eV in the springs."""
     final = tethered(0.9)
     final.positions += [12.0, 0.0, 0.0]  # a lattice vector is no other place
     path = minimum_energy_path(tethered(-0.9), final, Tethered, 15)
@@ -383,7 +383,7 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_all_energies_are_of_one_calculator(valley: EnergyPath) -> None:
-    """Two images lack theirs, and the others have energies with another zero."""
+    """Two images lack energies, and those of the others have another zero."""
     images = [image.copy() for image in valley.images]
     for image, own in list(zip(images, valley.images, strict=True))[2:]:
         results = {"energy": own.get_potential_energy() - 239_256.0, "forces": own.get_forces()}

@@ -27,7 +27,7 @@ std::vector<double> near(Random& random, const Model& model) {
     return positions;
 }
 
-/// Holds a collective variable to the plain evaluation at one configuration.
+/// Compares a collective variable with the plain evaluation at one configuration.
 void compare(const Model& model, CollectiveVariable& cv, const std::vector<double>& positions,
              const Cell& cell) {
     const auto expected = test::evaluate(model, positions, cell);
@@ -238,7 +238,7 @@ TEST("the gradients of the deviations are their derivatives") {
                                       cell);
 }
 
-TEST("cells that do not go with the model") {
+TEST("cells that do not fit the model") {
     Random random(8);
     const auto positions = test::normals(random, 15);
     const auto solid = test::parse(test::random_model(random, {5, 3, {4}, 1}, "elu", triclinic));
@@ -252,13 +252,13 @@ TEST("cells that do not go with the model") {
     wild[4] = std::nan("");
     CHECK_THROWS(periodic.evaluate(positions.data(), 1, wild), "no volume");
 
-    // A cluster has no use for the box of the engine.
+    // A cluster ignores the box of the engine.
     free.evaluate(positions.data(), 1, none);
     const double alone = free.value(0);
     free.evaluate(positions.data(), 1, triclinic);
     CHECK(free.value(0) == alone);
 
-    // A flip to another cell of the same lattice is refused, and the cell before it still serves.
+    // A flip to another cell of the same lattice is refused; the previous cell remains.
     periodic.evaluate(positions.data(), 1, triclinic);
     const double value = periodic.value(0);
     Cell flipped = triclinic;
@@ -270,7 +270,7 @@ TEST("cells that do not go with the model") {
     CHECK(periodic.value(0) == value);
 }
 
-TEST("flips and rotations of the cell are told from strains") {
+TEST("flips and rotations of the cell are distinguished from strains") {
     Random random(10);
     const Cell tall = {3, 0, 0, 1.4, 40, 0, 0, 0, 30}; // a flip of it is a shear of 8 %
     CollectiveVariable cv(test::parse(test::random_model(random, {5, 3, {4}, 1}, "elu", tall)));
@@ -299,7 +299,7 @@ TEST("flips and rotations of the cell are told from strains") {
     CHECK_THROWS(cv.evaluate(positions.data(), 1, large), "25 %");
 }
 
-TEST("a slab does not see the height of the engine's box, nor its borders across the surface") {
+TEST("the height of the engine's box has no effect on a slab") {
     Random random(11);
     for (const Drift drift : drifts) {
         const auto model =

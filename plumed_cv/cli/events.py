@@ -196,7 +196,7 @@ def campaign(
     if scheduler is not None and jobs > 1:
         raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
     with resumable():
-        found = workflow.campaign(
+        found = workflow.run_campaign(
             catalogue, harmonic=harmonic, jobs=jobs, scheduler=scheduler, reporter=Bars()
         )
     if as_json:
@@ -253,7 +253,7 @@ def diffusion(
         raise UserError(f"--source {source}: choose {', '.join(kinds)}.")
     if formation is None and formation_entropy:
         raise UserError("--formation-entropy: needs --formation, the energy of formation.")
-    found = workflow.diffusion(
+    found = workflow.compute_diffusion(
         catalogue,
         source=None if source is None else kinds[source],
         formation=None

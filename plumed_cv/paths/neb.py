@@ -114,7 +114,7 @@ def minimum_energy_path(
     images = [start, *(start.copy() for _ in range(n_images - 2)), end]
     band = NEB(images, k=_SPRING_EV_A2, method="improvedtangent")
     if begin is not None and len(begin.images) == n_images:
-        # What the path has beyond a straight line between its ends.
+        # The deviation of the path from the straight line between its ends.
         u = begin.displacements
         share = np.linspace(0.0, 1.0, n_images)[:, None, None]
         bent = u - u[0] - share * (u[-1] - u[0])

@@ -4,6 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+# PLUMED actions that apply forces: those of the modules bias, opes, ves, drr, eds, fisst, funnel,
+# isdb, logmfd and maze, an input within the input (PLUMED), and those of plumed_cv.
+_BIASES = {
+    *("ABMD", "BABF", "BAIES", "BIASVALUE", "CALIBER", "DRR", "EDS", "EMMI", "EMMIVOX"),
+    *("EXTENDED_LAGRANGIAN", "EXTERNAL", "FISST", "FUNNEL", "LOGMFD", "LOWER_WALLS", "LWALLS"),
+    *("MAXENT", "METAD", "METAINFERENCE", "MOVINGRESTRAINT", "PBMETAD", "PLUMED", "RESCALE"),
+    *("RESTRAINT", "SHADOW", "UPPER_WALLS", "UWALLS", "VES_DELTA_F", "VES_LINEAR_EXPANSION"),
+}
+_KINDS_OF_BIASES = ("MAZE_", "OPES_")
+_SCORE = "DOSCORE"  # a flag with which observables of the module isdb apply forces
+
 
 class Action(NamedTuple):
     """An action of a PLUMED input: its name, and the other words of its line without the label."""
@@ -27,6 +38,17 @@ def actions_of(plumed_dat: str) -> Iterator[Action]:
             yield Action(name, tuple(words))
         if name == "ENDPLUMED":
             return
+
+
+def biases_of(plumed_dat: str) -> Iterator[str]:
+    """The names of the actions of an input that apply forces, in order."""
+    for action in actions_of(plumed_dat):
+        if (
+            action.name.removesuffix("_SCALAR") in _BIASES
+            or action.name.startswith(_KINDS_OF_BIASES)
+            or _SCORE in action.words
+        ):
+            yield action.name
 
 
 def all_actions(plumed_dat: str, folder: Path) -> Iterator[Action]:
@@ -56,7 +78,7 @@ def all_actions(plumed_dat: str, folder: Path) -> Iterator[Action]:
                 try:
                     more = (folder / name).read_text(encoding="utf-8", errors="replace")
                 except OSError:
-                    continue  # PLUMED says so
+                    continue  # PLUMED reports it
                 yield from expanded(more)
 
     return expanded(plumed_dat)

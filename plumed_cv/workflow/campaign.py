@@ -75,7 +75,7 @@ class Job:
     root: Path
 
 
-def campaign(
+def run_campaign(
     folder: Path | str,
     *,
     harmonic: bool = False,

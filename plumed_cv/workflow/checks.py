@@ -1,7 +1,7 @@
 """Checks of the iterations of a run, and the choice of the iteration that gives the answer.
 
 The checks read the result.json of an iteration and compute no results themselves. A key that is
-absent there, as in directories of earlier versions, means "unknown".
+absent there means "unknown".
 """
 
 from collections.abc import Sequence

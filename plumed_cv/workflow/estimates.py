@@ -46,7 +46,7 @@ class Sampled(NamedTuple):
     earlier: freeenergy.Earlier | None = None
 
 
-def sampled(folder: Path) -> Sampled:
+def read_samples(folder: Path) -> Sampled:
     """Return learned sums and printed values of the segments of an iteration.
 
     Parameters
@@ -86,7 +86,7 @@ class Estimated(NamedTuple):
     note: str | None
 
 
-def analysed(
+def analyse_samples(
     found: Sampled,
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
@@ -163,7 +163,7 @@ def estimate(
     states: tuple[float, float] = (0.0, 1.0),
     earlier: freeenergy.Earlier | None = None,
 ) -> Estimated:
-    """What one estimator finds: by the mean force, with `earlier` or without, or the histogram.
+    """Results of one estimator: mean force, with `earlier` or without, or histogram.
 
     Parameters are those of `analysed` and `freeenergy.estimate_profile`.
     """
@@ -442,7 +442,7 @@ def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
 
 
 def barriers(profile: freeenergy.Profile) -> dict[str, float | None]:
-    """What a profile says without its flux, by the keys of results."""
+    """Values of a profile without its flux, by the keys of results."""
     names = ("barrier", "delta_F", "A1_minus_A0")
     return as_json({name: getattr(profile, name) for name in names})
 

@@ -1,4 +1,4 @@
-"""What BABF refuses, each in one sentence that says what to do."""
+"""Input that BABF refuses, each in one sentence with a remedy."""
 
 import re
 from pathlib import Path
@@ -181,7 +181,7 @@ def test_a_start_leaves_no_file(make_plumed: MakePlumed, tmp_path: Path) -> None
 def test_a_file_that_cannot_be_written_any_more_ends_the_run(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """Its folder vanishes. The other file is still written at the end."""
+    """The folder of one file disappears; the other file is still written at the end."""
     (tmp_path / "away").mkdir()
     state, profile = tmp_path / "away" / "state", tmp_path / "profile"
     lines = f"{POSITION}\n{BABF} STATE_WFILE={state} STATE_WSTRIDE=2 FES_FILE={profile}"
@@ -227,7 +227,7 @@ def test_two_actions_do_not_write_one_file(
 
 @pytest.mark.parametrize("bias", ["RESTRAINT AT=0.5 KAPPA=1", "UPPER_WALLS AT=99 KAPPA=1"])
 def test_a_bias_on_zeta_is_refused(make_plumed: MakePlumed, bias: str) -> None:
-    """It has no derivatives, and PLUMED would drop the force in silence."""
+    """The argument has no derivatives, and PLUMED would not apply the force."""
     handle = make_plumed(1, f"{POSITION}\n{BABF}\n{bias} ARG=b.zeta")
     with pytest.raises(plumed.PlumedError) as caught:
         step(handle, 0, np.array([0.5]))
@@ -258,7 +258,7 @@ def test_a_cv_whose_spring_has_no_finite_energy_ends_the_run(
 
 @pytest.mark.parametrize("start", [-3.5, 5.5])
 def test_a_start_far_outside_of_the_grid_is_refused(make_plumed: MakePlumed, start: float) -> None:
-    """As where the grid is in angstrom and the CV in nm; later a CV may go where it likes."""
+    """For example a grid in angstrom and a CV in nm. Later a CV may leave the grid."""
     grid = "TEMP=300 GRID_MIN=-1 GRID_MAX=2 GRID_BIN=50 RAMP=0"
     handle = make_plumed(1, f"{POSITION}\nb: BABF ARG=x.x {grid}")
     with pytest.raises(plumed.PlumedError) as caught:

@@ -50,7 +50,7 @@ b: BABF ...
 
 
 def command_line(folder: Path, *words: str) -> str:
-    """Return what a command prints in a folder."""
+    """Run a command in a folder and return its output."""
     command = [sys.executable, "-m", "plumed_cv.cli", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_a_state_is_the_same_in_all_units(
 def test_a_run_in_natural_units_has_results_in_natural_units(
     plumed_installation: Plumed, plugin: Path, tmp_path: Path
 ) -> None:
-    """Of PLUMED's own engine, `plumed pesmd`: the barrier is the one of its potential."""
+    """A run of PLUMED's engine `plumed pesmd` gives the barrier of its potential."""
     (tmp_path / "in").write_text(PESMD)
     (tmp_path / "plumed.dat").write_text(DOUBLE_WELL.format(plugin=plugin))
     command = [str(plumed_installation.executable), "--no-mpi", "pesmd"]
@@ -188,7 +188,7 @@ def test_a_state_in_another_length_unit_is_refused(make_plumed: MakePlumed, tmp_
     with pytest.raises(plumed.PlumedError) as caught:
         handle.cmd("readInputLine", f"{lines.splitlines()[1]} STATE_RFILE={tmp_path}/state")
     assert "has length_unit=Bohr but here it is A; give the same" in sentence(caught.value)
-    # A state of an earlier version does not say it.
+    # A state of the Python estimator does not say it.
     text = "".join(
         line
         for line in (tmp_path / "state").read_text().splitlines(keepends=True)
