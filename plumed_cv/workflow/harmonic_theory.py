@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_masses, atomic_numbers
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
@@ -108,10 +107,9 @@ def _of_path(
 ) -> dict[str, Any]:
     """Do what `harmonic` does, in an existing folder that belongs to the input, from its path."""
     found = load_path(path)
-    symbols = found.species
-    masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
+    masses = found.images[0].get_masses()
     with sampling.open_engine(config, found.images[0]) as engine:
-        coordinates = 3 * (len(symbols) - len(found.held))
+        coordinates = 3 * (len(masses) - len(found.held))
         with reporter.task("harmonic theory: minimum", coordinates) as update:
             minimum = stationary.stationary_point(
                 engine, found.images[0].positions, found.cell,
@@ -125,7 +123,7 @@ def _of_path(
         if reverse:
             place = folder / "final"
             place.mkdir(exist_ok=True)
-            with reporter.task("harmonic theory: final state", 3 * len(symbols)) as update:
+            with reporter.task("harmonic theory: final state", coordinates) as update:
                 product = stationary.stationary_point(
                     engine, found.images[-1].positions, found.cell,
                     step_A=step_A, update=update, folder=place,
