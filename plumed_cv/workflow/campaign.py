@@ -35,7 +35,7 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
 from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
-from plumed_cv.workflow.provenance import check_same_energies
+from plumed_cv.workflow.provenance import check_same_energies, refuse_other_input
 from plumed_cv.workflow.temperatures import COLUMNS
 
 HARMONIC = "harmonic"
@@ -196,11 +196,14 @@ def _of_runs(
         files = [root / f"{temperature_K:g}K" / "result.json" for temperature_K in kelvin]
         if (root / "rates.json").exists():
             aside = read_json(root / "rates.json").get("failures", [])
-    rows = []
+    rows, outdated = [], []
     for file in files:
         if not file.exists():
             continue
         result = read_json(file)
+        if reason := _of_another_input(catalogue, event, file.parent, result["temperature_K"]):
+            outdated.append({"temperature_K": result["temperature_K"], "reason": reason})
+            continue
         rate, _, factor, source = rate_of(result)
         row = _row(event, result["temperature_K"], source, rate, factor) | {
             "transmission": result.get("transmission"),
@@ -220,7 +223,21 @@ def _of_runs(
             row["reverse_error_factor"] = result.get("reverse_rate_error_factor")
             _by_detailed_balance(row)
         rows.append(row)
-    return rows, [each for each in aside if not _has(rows, each["temperature_K"])]
+    aside = [each for each in aside if not _has([*rows, *outdated], each["temperature_K"])]
+    return rows, [*aside, *outdated]
+
+
+def _of_another_input(
+    catalogue: Catalogue, event: Event, run: Path, temperature_K: float
+) -> str | None:
+    """Why the results of a run are not those of the input of an event; None if they are."""
+    try:
+        config = catalogue.config(event)
+        config = config.model_copy(update={"system": config.system.at(temperature_K)})
+        refuse_other_input(run.absolute(), config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _by_detailed_balance(row: dict[str, Any]) -> None:

@@ -95,12 +95,25 @@ def check_same_input(root: Path, config: Config) -> None:
     UserError
         If the directory contains a run that was started with another input.
     """
+    content = refuse_other_input(root, config)
+    file = root / "input.json"
+    if not file.exists() or read_json(file) != content:
+        write_text(file, json.dumps(content, indent=2))
+
+
+def refuse_other_input(root: Path, config: Config) -> dict[str, Any]:
+    """Do what `check_same_input` does without recording; return what it would record.
+
+    Raises
+    ------
+    UserError
+        As for `check_same_input`.
+    """
     content = _recorded(config)
     file = root / "input.json"
     before = read_json(file) if file.exists() else content
     _refuse_changes(root, config, content, before, lambda name: name not in MAY_CHANGE)
-    if before != content or not file.exists():
-        write_text(file, json.dumps(content, indent=2))
+    return content
 
 
 def check_same_energies(folder: Path, config: Config, path: Path | None = None) -> None:
