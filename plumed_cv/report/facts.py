@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import workflow
+from plumed_cv.common.files import sha256
 from plumed_cv.common.numbers import (
     cv_in_words,
     duration,
@@ -29,7 +30,6 @@ from plumed_cv.cv import selection
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.report.run_charts import charts_of
-from plumed_cv.workflow import provenance
 
 _KJ_MOL = units.mol / units.kJ  # kJ/mol per eV
 _HASHED = ("cv.safetensors", "fes.dat", "babf.state", "plumed.dat", "result.json", "path.xyz")
@@ -59,9 +59,7 @@ def of(run: Run) -> dict[str, Any]:
         "input": _input_text(run),
         "starts": run.starts,
         "seed": run.given["iteration"]["seed"],
-        "hashes": [
-            (name, provenance.sha256(root / name)) for name in _HASHED if (root / name).exists()
-        ],
+        "hashes": [(name, sha256(root / name)) for name in _HASHED if (root / name).exists()],
         "production": _text(root / "plumed.dat") if run.ended else None,
         "downloads": _downloads(run),
     }

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from plumed_cv import freeenergy, rates, sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.files import read_json, sha256, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
@@ -445,7 +445,7 @@ class Stage:
         """Settings that the shots depend on; with other settings they are made again."""
         settings, by = self.config.rate, self.config.sampling
         return {
-            "cv_sha256": provenance.sha256(self.files.cv(self._n - 1)),
+            "cv_sha256": sha256(self.files.cv(self._n - 1)),
             "dynamics": settings.dynamics,
             "friction_per_ps": by.friction_per_ps if settings.dynamics == "langevin" else None,
             "timestep_fs": by.timestep_fs,
