@@ -435,10 +435,10 @@ def test_ratio_is_of_the_highest_surface_alone() -> None:
     one = {"tst_rate_per_s": 5.0, "tst_rate_error_per_s": 0.5}
     assert workflow.surface_rate(one) == (5.0, 0.5)
     steps = [
-        {"rate_per_s": 8.0, "rate_error_per_s": 0.8},
-        {"rate_per_s": 100.0, "rate_error_per_s": 10.0},
+        {"rate_per_s": 8.0, "rate_error_per_s": 0.8, "reverse_rate_per_s": 160.0},
+        {"rate_per_s": 100.0, "rate_error_per_s": 10.0, "reverse_rate_per_s": None},
     ]
-    several = one | {"steps": steps, "populations": [0.8, 0.04, 0.16]}
+    several = one | {"steps": steps}
     value, error = workflow.surface_rate(several)
     assert value == pytest.approx(5.0)
     assert error == pytest.approx(0.5)

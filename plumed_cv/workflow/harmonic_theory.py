@@ -24,6 +24,7 @@ from plumed_cv.rates import stationary
 from plumed_cv.rates.multiplicity import check_energies, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.estimates import relative_populations
 from plumed_cv.workflow.mep import check_partial_rotation, end_states, find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
@@ -319,16 +320,16 @@ def surface_rate(result: dict[str, Any]) -> tuple[float | None, float | None]:
     of the whole process contains all steps in series, and the rate of a step starts from its own
     basin.
     """
-    steps, populations = result.get("steps") or [], result.get("populations") or []
+    steps = result.get("steps") or []
     if len(steps) < 2:
         return result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
-    rates = []
-    for step, population in zip(steps, populations, strict=False):
-        if None in (step["rate_per_s"], population, populations[0]):
-            return None, None
-        share = population / populations[0]
-        rates.append((share * step["rate_per_s"], share * (step["rate_error_per_s"] or np.nan)))
-    value, error = min(rates)
+    populations = relative_populations(steps)
+    if populations is None or None in [step["rate_per_s"] for step in steps]:
+        return None, None
+    value, error = min(
+        (float(share * step["rate_per_s"]), float(share * (step["rate_error_per_s"] or np.nan)))
+        for share, step in zip(populations, steps, strict=True)
+    )
     return value, error if np.isfinite(error) else None
 
 
