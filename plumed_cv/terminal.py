@@ -357,7 +357,7 @@ def print_diffusion(found: dict[str, Any]) -> None:
         print(f"Attention: {note}")
 
 
-def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
+def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float | None]) -> None:
     """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error
 
@@ -375,8 +375,9 @@ def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) 
         places = [step[key] for key in ("reactant_xi", "surface", "product_xi")]
         over = "xi {:.2f} over {:.2f} to {:.2f}".format(*places)
         print(f"step {number}, {over}: flux barrier {ways[0]}; reverse {ways[1]}")
-    if populations:
-        shares = ", ".join(f"{100 * population:.3g} %" for population in populations)
+    known = [f"{100 * share:.3g} %" for share in populations if share is not None]
+    if known:  # of all basins, or of none
+        shares = ", ".join(known)
         print(f"populations of the basins: {shares}")
 
 

@@ -7,6 +7,7 @@ import base64
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -223,6 +224,8 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     steps, populations = given.get("steps") or [], given.get("populations") or []
     if len(steps) < 2:
         return []
+    unknown = [None] * (len(steps) + 1)
+    ends = pairwise("—" if x is None else f"{100 * x:.3g}" for x in populations or unknown)
     return [
         {
             "number": k,
@@ -235,10 +238,10 @@ def _steps(run: Run) -> list[dict[str, Any]]:
             "reverse_rate": scientific(
                 step.get("reverse_rate_per_s"), step.get("reverse_rate_error_per_s"), ""
             ),
-            "population": f"{100 * populations[k - 1]:.3g}" if k <= len(populations) else "—",
-            "population_behind": f"{100 * populations[k]:.3g}" if k < len(populations) else "—",
+            "population": before,
+            "population_behind": behind,
         }
-        for k, step in enumerate(steps, start=1)
+        for k, (step, (before, behind)) in enumerate(zip(steps, ends, strict=True), start=1)
     ]
 
 
