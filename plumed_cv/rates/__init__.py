@@ -13,13 +13,14 @@ symmetry of the initial state.
 
 from plumed_cv.rates.events import Events
 from plumed_cv.rates.shots import Leg, Outcome, Relaxed, Shooter, Shot, spread_order
-from plumed_cv.rates.surface import Snapshot, Surface, near, snapshots, surfaces
+from plumed_cv.rates.surface import NoShotsError, Snapshot, Surface, near, snapshots, surfaces
 from plumed_cv.rates.transmission import MOST_RETURNS, Transmission, as_json, estimate
 
 __all__ = [
     "MOST_RETURNS",
     "Events",
     "Leg",
+    "NoShotsError",
     "Outcome",
     "Relaxed",
     "Shooter",

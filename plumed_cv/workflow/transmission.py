@@ -149,7 +149,10 @@ def complete(
     elif note is None and result.get("tst_rate_per_s") is None:
         note = "the rate of transition state theory is unknown"
     if note is None:
-        return Stage(config, files, initial, result, engine, reporter).complete()
+        try:
+            return Stage(config, files, initial, result, engine, reporter).complete()
+        except rates.NoShotsError as error:
+            note = str(error)
     result = result | {"rate_note": note}
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     if config.rate.enabled:
