@@ -107,6 +107,20 @@ def test_rates_of_another_input_are_not_kept(
     assert write_rates(read_catalogue(folder), {}) == found
 
 
+def test_an_event_goes_over_all_equal_saddle_points(
+    original: Path, done: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "cat"))
+    file = folder / "Cu-vacancy-1" / "harmonic" / "harmonic.json"
+    found = json.loads(file.read_text())
+    assert found["equal_saddle_points"] == 1
+    file.write_text(json.dumps(found | {"equal_saddle_points": 2}))
+    for twice, once in zip(
+        write_rates(read_catalogue(folder), {})["rates"], done["rates"], strict=True
+    ):
+        assert twice["rate_per_s"] == 2 * once["rate_per_s"]
+
+
 def test_the_way_back_of_a_symmetric_jump(original: Path, done: dict[str, Any]) -> None:
     """It has the same rate; the minimum on the other side has a Hessian of its own."""
     event, output = original / "Cu-vacancy-1", original.parent / "back"

@@ -266,18 +266,20 @@ def _of_harmonic(catalogue: Catalogue, event: Event) -> tuple[list[dict[str, Any
         return [], str(error)
     found = read_json(file)
     rows = []
+    equal = found.get("equal_saddle_points", 1)
     for k, at in enumerate(found["rates"]):
-        factor = found["prefactor_error_factor"]
-        row = _row(event, at["temperature_K"], HARMONIC, at["rate_per_s"], factor) | {
+        factor, rate = found["prefactor_error_factor"], equal * at["rate_per_s"]
+        row = _row(event, at["temperature_K"], HARMONIC, rate, factor) | {
             "flux_barrier_eV": at["flux_barrier_eV"],
             "converged": True,
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if back := found.get("reverse"):
-            reverse, noise = back["rates"][k]["rate_per_s"], back["prefactor_error_factor"]
+            reverse = equal * back["rates"][k]["rate_per_s"]
+            noise = back["prefactor_error_factor"]
             kT = units.kB * at["temperature_K"]
             row["reverse_rate_per_s"], row["reverse_error_factor"] = reverse, noise
-            row["delta_F_eV"] = -kT * math.log(at["rate_per_s"] / reverse)
+            row["delta_F_eV"] = -kT * math.log(rate / reverse)
             row["delta_F_error_eV"] = kT * math.log(factor * noise)
         rows.append(row)
     return rows, None

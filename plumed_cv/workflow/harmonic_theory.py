@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates import stationary
-from plumed_cv.rates.multiplicity import check_energies, multiplicity
+from plumed_cv.rates.multiplicity import check_energies, equal_saddle_points, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import relative_populations
@@ -239,8 +240,17 @@ def _as_dict(
             f"The path has {len(high)} more {'maxima' if len(high) > 1 else 'maximum'} within "
             f"{NEAR_KT:g} kT of the highest one. The harmonic rate is for the highest one only."
         )
+    ends, equal = (path.images[0], path.images[-1]), 1
+    with suppress(UserError):  # too many operations to try
+        equal = equal_saddle_points(*ends, rate.saddle.positions)
+    if equal > 1:
+        notes.append(
+            f"The symmetry of the end states makes {equal} saddle points out of this one. The "
+            f"rates are those over one of them; the rate of the event is {equal} times as high."
+        )
     return {
         "barrier_eV": rate.barrier_eV,
+        "equal_saddle_points": equal,
         "zero_point_barrier_eV": rate.zero_point_barrier_eV,
         "prefactor_per_s": rate.prefactor_per_s,
         "prefactor_error_factor": rate.prefactor_error_factor,
@@ -373,19 +383,27 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     known: dict[str, Any] = dict.fromkeys(
         ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
     )
-    images = path_of(files).images if files.path.exists() else ()
-    if not images or not images[0].pbc.any():
+    path = path_of(files) if files.path.exists() else None
+    if path is None or not path.images[0].pbc.any():
         known["multiplicity_note"] = (
             "The number of equivalent events can be determined only for periodic structures with a "
             "minimum energy path."
         )
     else:
+        images, top = path.images, int(path.energies.argmax())
         try:
             for name, start, end in (("", 0, -1), ("reverse_", -1, 0)):
                 found = multiplicity(images[start], images[end])
                 check_energies(engine, images[start], found)
                 known[f"{name}multiplicity"] = found.events
                 known["multiplicity_tolerance_A"] = found.tolerance_A
+            equal = equal_saddle_points(images[0], images[-1], images[top].positions)
+            if equal > 1:
+                known["multiplicity_note"] = (
+                    f"The path goes over one of {equal} equal saddle points between the same "
+                    "states. The rate contains the others only if the dynamics crosses them, too; "
+                    f"if it crosses one, the rate of the event is {equal} times as high."
+                )
         except UserError as reason:
             known["multiplicity_note"] = str(reason)
     write_text(files.multiplicity, json.dumps(known))
