@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -458,6 +458,26 @@ def test_a_run_that_goes_on_keeps_its_rate(
     assert [step["shots"] for step in after["rate"]["steps"]] == [12] * len(after["steps"])
     for name in ("rate_per_s", "rate_error_factor", "transmission", "rate"):
         assert after[name] == before[name]
+
+
+def test_shots_between_other_basins_are_made_again(
+    rated: tuple[Path, dict[str, Any]],
+) -> None:
+    """More samples may show a basin between the states, or that there is none."""
+    run, result = rated
+    record = json.loads((run / "provenance.json").read_text())[-1]
+    given = config.Config.model_validate(record["input"])
+    initial = workflow.end_states(given)[0]
+    with sampling.open_engine(given, initial) as engine:
+        stage = transmission.Stage(
+            given, RunDirectory(run), initial, result, engine, progress.Log()
+        )
+    (file,) = run.glob("iteration-*/rate/step-1.json")
+    surface = stage._surfaces[0]
+    for shift, kept in ((0.0, 12), (0.04, 12), (0.3, 0)):
+        low, high = surface.cores
+        for cores in ((low - shift, high), (low, high + shift)):
+            assert len(stage._load(file, replace(surface, cores=cores))[1]) == kept
 
 
 def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from plumed_cv.workflow.shooting import BATCH, VELOCITIES, Task, Workers
 
 FEWEST_SHOTS = 80
 MOST_VELOCITIES = 20  # largest number of shots from one snapshot; more would need more snapshots
-MOVED = 0.1  # if a surface moves farther than this, in xi, its shots are made again
+MOVED = 0.1  # if a surface or a core moves farther than this, in xi, its shots are made again
 LARGEST_FRICTION = 0.1  # times the time step: with more friction, crossings would be missed
 LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
 LEAST_KAPPA = 1e-3  # stands for a coefficient of 0 where times are shared out
@@ -461,7 +461,10 @@ class Stage:
         if not file.exists():
             return surface, []
         record = read_json(file)
-        if record["settings"] != self._settings() or abs(record["surface"] - surface.xi) > MOVED:
+        # Where the cores are elsewhere, the shots have joined other basins.
+        before, now = [record["surface"], *record["cores"]], [surface.xi, *surface.cores]
+        moved = np.abs(np.subtract(before, now)).max()
+        if record["settings"] != self._settings() or moved > MOVED:
             return surface, []
         kept = replace(surface, cores=tuple(record["cores"]))
         return kept, [rates.Shot.of_json(shot) for shot in record["shots"]]
