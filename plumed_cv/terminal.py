@@ -128,6 +128,9 @@ def print_rates(result: dict[str, Any]) -> None:
         f"Rates of one event ({sources}), each within its factor, one standard error; events: "
         "equivalent ones, whose total is the escape rate; *: not converged."
     )
+    for row in result["rates"]:
+        if row["rate_note"]:
+            print(f"Attention: {row['temperature_K']:g} K: {row['rate_note']}")
     for sentence in fit_in_words(result["fit"]):
         print(sentence)
 
@@ -306,6 +309,9 @@ def print_campaign(found: dict[str, Any]) -> None:
     table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
     out.print(table)
     print("Rates of one jump, each within its factor, one standard error; *: not converged.")
+    for row in found["rates"]:
+        if row["rate_note"]:
+            print(f"Attention: {row['event']}, {row['temperature_K']:g} K: {row['rate_note']}")
     for each in found["failures"]:
         at = "" if each["temperature_K"] is None else f" at {each['temperature_K']:g} K"
         print(f"Set aside: {each['event']}{at}: {each['reason']}")

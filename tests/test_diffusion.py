@@ -355,7 +355,8 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
         *(row("e0", 600.0, 1.0, 1.1), row("e1", 600.0, 5.0, 1.2, **bound)),
         *(row("e0", 700.0, 1.0, 1.1), row("e1", 700.0, 3.0, 1.0, **harmonic)),
         *(row("e0", 700.0, 4.0, 1.0, **harmonic), row("e1", 800.0, 3.0, 1.1)),
-        *(row("e0", 900.0, 3.0, 1.1), row("e1", 900.0, 3.0, 1.1, converged=False)),
+        row("e0", 900.0, 3.0, 1.1, rate_note="7 % of the trajectories did not reach a basin"),
+        row("e1", 900.0, 3.0, 1.1, converged=False),
     ]
     found = workflow.diffusion(with_rates(tmp_path, rows))
     kinds = {each["temperature_K"]: each["source"] for each in found["temperatures"]}
@@ -386,6 +387,7 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
     assert "600 K: no transmission coefficient with an error of e1" in notes
     assert "800 K is left out: no rate with an error of e0." in notes
     assert "900 K: not converged: the run of e1." in notes
+    assert "900 K: the rate of e0 is doubtful: 7 % of the trajectories" in notes
     (bound,) = workflow.diffusion(tmp_path, source="transition state theory")["temperatures"][:1]
     assert [rate["rate_per_s"] for rate in bound["rates"]] == [2.0, 5.0]
     with pytest.raises(UserError, match="there is no diffusion coefficient"):

@@ -209,6 +209,7 @@ def _of_runs(
             "transmission": result.get("transmission"),
             "flux_barrier_eV": result.get("flux_barrier_eV"),
             "converged": result["converged"],
+            "rate_note": result.get("rate_note"),
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if source != "transition state theory":
@@ -295,6 +296,7 @@ def _row(
         "rate_per_s": rate,
         "error_factor": factor,
         "transmission": None,
+        "rate_note": None,
         "multiplicity": event.jump.multiplicity,
         "flux_barrier_eV": None,
         "source": source,
