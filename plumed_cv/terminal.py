@@ -128,6 +128,9 @@ def print_rates(result: dict[str, Any]) -> None:
         f"Rates of one event ({sources}), each within its factor, one standard error; events: "
         "equivalent ones, whose total is the escape rate; *: not converged."
     )
+    for row in result["rates"]:
+        if row["rate_note"]:
+            print(f"Attention: {row['temperature_K']:g} K: {row['rate_note']}")
     for sentence in fit_in_words(result["fit"]):
         print(sentence)
 
@@ -306,6 +309,9 @@ def print_campaign(found: dict[str, Any]) -> None:
     table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
     out.print(table)
     print("Rates of one jump, each within its factor, one standard error; *: not converged.")
+    for row in found["rates"]:
+        if row["rate_note"]:
+            print(f"Attention: {row['event']}, {row['temperature_K']:g} K: {row['rate_note']}")
     for each in found["failures"]:
         at = "" if each["temperature_K"] is None else f" at {each['temperature_K']:g} K"
         print(f"Set aside: {each['event']}{at}: {each['reason']}")
@@ -357,7 +363,7 @@ def print_diffusion(found: dict[str, Any]) -> None:
         print(f"Attention: {note}")
 
 
-def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
+def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float | None]) -> None:
     """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error
 
@@ -375,8 +381,9 @@ def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) 
         places = [step[key] for key in ("reactant_xi", "surface", "product_xi")]
         over = "xi {:.2f} over {:.2f} to {:.2f}".format(*places)
         print(f"step {number}, {over}: flux barrier {ways[0]}; reverse {ways[1]}")
-    if populations:
-        shares = ", ".join(f"{100 * population:.3g} %" for population in populations)
+    known = [f"{100 * share:.3g} %" for share in populations if share is not None]
+    if known:  # of all basins, or of none
+        shares = ", ".join(known)
         print(f"populations of the basins: {shares}")
 
 

@@ -203,6 +203,21 @@ def test_a_search_goes_on(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
         discover(structure, given, parts, seed=3, around=[2], radius_A=3.0)
 
 
+def test_searches_with_another_potential_are_refused(tmp_path: Path) -> None:
+    """Even if its file has the same name."""
+    structure, given = write_case(tmp_path)
+    name = '.EMT"'
+    given.write_text(EMT_INPUT.replace(name, f'{name}\narguments = {{ label = "cu.par" }}'))
+    potential = tmp_path / "cu.par"
+    potential.write_text("1")
+    for _ in range(2):
+        with pytest.raises(UserError, match="0 searches found no event"):
+            discover(structure, given, tmp_path / "events", searches=0)
+    potential.write_text("2")
+    with pytest.raises(UserError, match=r"has searches with another engine\.files"):
+        discover(structure, given, tmp_path / "events", searches=0)
+
+
 def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]]) -> None:
     """A minimum is not connected with the initial state, unless it lies between both."""
     folder, _ = of_copper

@@ -26,7 +26,7 @@ from ase.io import read
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import locked, read_json, replacing, write_text
+from plumed_cv.common.files import hashes_of_named, locked, read_json, replacing, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -107,9 +107,11 @@ def discover(
         raise UserError(f"{output}: exists already and has no searches; name another folder.")
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output}: its folder does not exist; make it first.")
+    engine_keys = {key: each for key, each in content["engine"].items() if key != "directory"}
     settings = {
         "structure": checksum(given),
-        "engine": {key: each for key, each in content["engine"].items() if key != "directory"},
+        "engine": engine_keys,
+        "engine.files": hashes_of_named(engine_keys, config.engine.directory or Path()),
         "fmax_eV_A": config.path.fmax_eV_A,
         "around": list(around),
         "radius_A": radius_A,

@@ -35,7 +35,7 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
 from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
-from plumed_cv.workflow.provenance import check_same_energies
+from plumed_cv.workflow.provenance import check_same_energies, refuse_other_input
 from plumed_cv.workflow.temperatures import COLUMNS
 
 HARMONIC = "harmonic"
@@ -196,16 +196,20 @@ def _of_runs(
         files = [root / f"{temperature_K:g}K" / "result.json" for temperature_K in kelvin]
         if (root / "rates.json").exists():
             aside = read_json(root / "rates.json").get("failures", [])
-    rows = []
+    rows, outdated = [], []
     for file in files:
         if not file.exists():
             continue
         result = read_json(file)
+        if reason := _of_another_input(catalogue, event, file.parent, result["temperature_K"]):
+            outdated.append({"temperature_K": result["temperature_K"], "reason": reason})
+            continue
         rate, _, factor, source = rate_of(result)
         row = _row(event, result["temperature_K"], source, rate, factor) | {
             "transmission": result.get("transmission"),
             "flux_barrier_eV": result.get("flux_barrier_eV"),
             "converged": result["converged"],
+            "rate_note": result.get("rate_note"),
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if source != "transition state theory":
@@ -220,7 +224,21 @@ def _of_runs(
             row["reverse_error_factor"] = result.get("reverse_rate_error_factor")
             _by_detailed_balance(row)
         rows.append(row)
-    return rows, [each for each in aside if not _has(rows, each["temperature_K"])]
+    aside = [each for each in aside if not _has([*rows, *outdated], each["temperature_K"])]
+    return rows, [*aside, *outdated]
+
+
+def _of_another_input(
+    catalogue: Catalogue, event: Event, run: Path, temperature_K: float
+) -> str | None:
+    """Why the results of a run are not those of the input of an event; None if they are."""
+    try:
+        config = catalogue.config(event)
+        config = config.model_copy(update={"system": config.system.at(temperature_K)})
+        refuse_other_input(run.absolute(), config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _by_detailed_balance(row: dict[str, Any]) -> None:
@@ -249,18 +267,20 @@ def _of_harmonic(catalogue: Catalogue, event: Event) -> tuple[list[dict[str, Any
         return [], str(error)
     found = read_json(file)
     rows = []
+    equal = found.get("equal_saddle_points", 1)
     for k, at in enumerate(found["rates"]):
-        factor = found["prefactor_error_factor"]
-        row = _row(event, at["temperature_K"], HARMONIC, at["rate_per_s"], factor) | {
+        factor, rate = found["prefactor_error_factor"], equal * at["rate_per_s"]
+        row = _row(event, at["temperature_K"], HARMONIC, rate, factor) | {
             "flux_barrier_eV": at["flux_barrier_eV"],
             "converged": True,
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if back := found.get("reverse"):
-            reverse, noise = back["rates"][k]["rate_per_s"], back["prefactor_error_factor"]
+            reverse = equal * back["rates"][k]["rate_per_s"]
+            noise = back["prefactor_error_factor"]
             kT = units.kB * at["temperature_K"]
             row["reverse_rate_per_s"], row["reverse_error_factor"] = reverse, noise
-            row["delta_F_eV"] = -kT * math.log(at["rate_per_s"] / reverse)
+            row["delta_F_eV"] = -kT * math.log(rate / reverse)
             row["delta_F_error_eV"] = kT * math.log(factor * noise)
         rows.append(row)
     return rows, None
@@ -276,6 +296,7 @@ def _row(
         "rate_per_s": rate,
         "error_factor": factor,
         "transmission": None,
+        "rate_note": None,
         "multiplicity": event.jump.multiplicity,
         "flux_barrier_eV": None,
         "source": source,

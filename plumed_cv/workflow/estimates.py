@@ -290,6 +290,28 @@ def _step(step: freeenergy.Step) -> dict[str, float | None]:
     return result
 
 
+def relative_populations(steps: Sequence[dict[str, Any]]) -> Array | None:
+    """Populations of the basins before each step, relative to that of the reactant.
+
+    They follow from the rates by detailed balance. Unlike `populations` of result.json, they do not
+    need the whole basin of the product.
+
+    Parameters
+    ----------
+    steps
+        The steps in the format of result.json, at least one.
+
+    Returns
+    -------
+    (number of steps,)
+        None if a rate between two of these basins is unknown.
+    """
+    pairs = [[step["rate_per_s"], step["reverse_rate_per_s"]] for step in steps[:-1]]
+    if not all(rate for pair in pairs for rate in pair):
+        return None
+    return np.cumprod([1.0, *(forward / back for forward, back in pairs)])
+
+
 def course(
     found: Sampled,
     walkers: Sequence[int],

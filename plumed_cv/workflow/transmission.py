@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import freeenergy, sampling
+from plumed_cv import freeenergy, rates, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
@@ -127,7 +127,10 @@ def complete(
     elif note is None and not _has_surfaces(result):
         note = "the rate of transition state theory is unknown"
     if note is None:
-        return Stage(config, files, initial, result, engine, reporter).complete()
+        try:
+            return Stage(config, files, initial, result, engine, reporter).complete()
+        except rates.NoShotsError as error:
+            note = str(error)
     result = result | {"rate_note": note}
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     if config.rate.enabled:
