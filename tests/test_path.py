@@ -19,7 +19,7 @@ from plumed_cv.paths import neb
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, read_images
 from plumed_cv.structures import check_end_states
-from plumed_cv.workflow.mep import complete
+from plumed_cv.workflow.mep import complete, warnings_of
 
 CURVATURE, HEIGHT, SPRING, LOWER = 0.6, 0.5, 3.0, 0.6
 
@@ -126,6 +126,26 @@ def test_a_band_leaves_the_ridge_between_two_symmetric_paths(fixed: bool) -> Non
     assert path.barrier == pytest.approx(HEIGHT - LOWER**2 / 4, abs=1e-5)
     saddle = path.images[7].positions[1] - path.images[7].positions[0] - [5, 0, 0]
     np.testing.assert_allclose(np.abs(saddle), [0, (LOWER / 2) ** 0.5, 0], atol=1e-3)
+
+
+def of_energies(energies: list[float]) -> EnergyPath:
+    images = [pair(0.1 * k, 0.0, 0.0) for k in range(len(energies))]
+    for image, energy in zip(images, energies, strict=True):
+        image.calc = SinglePointCalculator(image, energy=energy, forces=np.zeros((2, 3)))
+    return EnergyPath(tuple(images))
+
+
+def test_states_in_which_the_system_does_not_stay_are_named() -> None:
+    """At 300 K, kT is 0.026 eV; steps with a minimum between them are no reason for a warning."""
+    steps = [0.0, 0.1, 0.2, 0.12, 0.2, 0.1, 0.0]
+    assert warnings_of(of_energies(steps), 300.0, "path.xyz") == []
+    (deep,) = warnings_of(of_energies([0.0, 0.15, -0.8, -1.5, -0.7, 0.1, 0.0]), 900.0, "path.xyz")
+    assert "structure 4 of the path has an energy 1.50 eV below both end states" in deep
+    assert "path.xyz@3" in deep
+    (shallow,) = warnings_of(of_energies([0.0, 0.1, 0.15, 0.14, 0.13]), 300.0, "path.xyz")
+    assert "the final state is left over a barrier of 0.020 eV, which is 0.8 kT" in shallow
+    both = warnings_of(of_energies([0.0, 0.04, 0.0]), 300.0, "path.xyz")
+    assert [warning.split()[2] for warning in both] == ["initial", "final"]
 
 
 def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
