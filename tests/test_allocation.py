@@ -87,7 +87,7 @@ def test_parts_of_the_error(tmp_path: Path) -> None:
     )
     said: list[str] = []
     reporter = Callback(lambda *_: None)
-    reporter.say = said.append  # type: ignore[method-assign]
+    reporter.say = said.append  # type: ignore[assignment,method-assign]
     assert raise_work(found, 0.5, reporter) == set()
     assert raise_work(found, 0.15, reporter) == {"e0"}
     assert said[0] == f"600 K: relative error {np.expm1(error):.2g} (aim: 0.5)"

@@ -280,7 +280,7 @@ def test_isotopes_have_the_masses_of_the_dynamics(tmp_path: Path) -> None:
             path.images[k].write(folder / f"{name}.xyz", format="extxyz")
         (folder / "input.toml").write_text(text)
         given = config.load(folder / "input.toml")
-        result = workflow.harmonic(given, folder / "results", path=folder / "own.xyz")
+        result = workflow.compute_harmonic(given, folder / "results", path=folder / "own.xyz")
         prefactors.append(result["prefactor_per_s"])
     assert prefactors[1] == pytest.approx(0.5 * prefactors[0], rel=1e-3)
 

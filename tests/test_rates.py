@@ -23,7 +23,7 @@ from plumed_cv.freeenergy.jackknife import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import transmission
+from plumed_cv.workflow import shooting, transmission
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.rate_of_steps import doubts, rate_of_steps
 from plumed_cv.workflow.shooting import Workers
@@ -473,9 +473,7 @@ def test_shots_between_other_basins_are_made_again(
     given = config.Config.model_validate(record["input"])
     initial = workflow.end_states(given)[0]
     with sampling.open_engine(given, initial) as engine:
-        stage = transmission.Stage(
-            given, RunDirectory(run), initial, result, engine, progress.Log()
-        )
+        stage = shooting.Stage(given, RunDirectory(run), initial, result, engine, progress.Log())
     (file,) = run.glob("iteration-*/rate/step-1.json")
     surface = stage._surfaces[0]
     for shift, kept in ((0.0, 12), (0.04, 12), (0.3, 0)):

@@ -145,7 +145,7 @@ def test_estimators_are_compared_as_far_as_they_are_known() -> None:
     assert result["estimators_agree"] is True
     assert wrong["estimators_agree"] is False
     # The populations are not known, but the times that the steps take are.
-    _, whole = workflow.analysed(found)
+    _, whole = workflow.analyse_samples(found)
     assert result["populations"] == [None, None, None]
     assert sum(whole["populations"]) == pytest.approx(1.0)
     np.testing.assert_allclose(shares_of_time(result), shares_of_time(whole), atol=2e-3)

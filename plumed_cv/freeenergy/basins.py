@@ -162,7 +162,7 @@ class Basins:
         """
         density = np.nan_to_num(np.exp(-A / kT))
         steps = 0.5 * (density[1:] + density[:-1]) * np.diff(self.along.position)
-        # A difference of cumulative sums would lose the basins of which others have 1e16 times more.
+        # A difference of cumulative sums would lose basins with a share below 1e-16.
         ends = pairwise([self.first, *self.surfaces, self.last])
         return np.array([steps[begin:end].sum() for begin, end in ends])
 

@@ -27,6 +27,7 @@ __all__ = [
     "MOST_RETURNS",
     "Events",
     "Leg",
+    "NoShotsError",
     "Outcome",
     "Relaxed",
     "Shooter",

@@ -149,7 +149,7 @@ def estimated(
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Estimated]:
-    """Return the result of each estimator by name; parameters as for `analysed`."""
+    """Return the result of each estimator by name; parameters as for `analyse_samples`."""
     estimates = {HISTOGRAM: estimate(found, None, walkers, states)}
     if found.mean_force is not None:
         if found.earlier is not None:
@@ -168,7 +168,7 @@ def estimate(
 ) -> Estimated:
     """Results of one estimator: mean force, with `earlier` or without, or histogram.
 
-    Parameters are those of `analysed` and `freeenergy.estimate_profile`.
+    Parameters are those of `analyse_samples` and `freeenergy.estimate_profile`.
     """
     unknown = freeenergy.Estimate(np.nan, np.nan)
     flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
@@ -224,7 +224,7 @@ def of_few_crossings(
     Parameters
     ----------
     found, walkers, states
-        As for `analysed`.
+        As for `analyse_samples`.
     flux
         The flux of the histogram, with the minima of reactant and product.
 

@@ -24,7 +24,6 @@ from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.engines import Dynamics, Engine
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import provenance
 from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import estimated, or_none, read_samples
