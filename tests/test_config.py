@@ -35,6 +35,10 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
     one = read(tmp_path, without_ends + '[path]\nfile = "neb.xyz"')
     assert one.path.file == tmp_path / "neb.xyz"
     assert one.system.initial is None
+    (tmp_path / "neb" / "00").mkdir(parents=True)
+    (tmp_path / "neb" / "00" / "POSCAR").write_text("Fe")
+    band = read(tmp_path, without_ends + '[path]\nfile = "neb"')
+    assert band.path.file == [tmp_path / "neb" / "00" / "POSCAR"]
     several = read(tmp_path, without_ends + '[path]\nfile = ["0.cif", "1.cif", "/2.cif"]')
     assert several.path.file == [tmp_path / "0.cif", tmp_path / "1.cif", Path("/2.cif")]
     scheduled = read(tmp_path, GOOD + '[sampling]\nscheduler = "dask.json"')

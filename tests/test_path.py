@@ -17,7 +17,7 @@ from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths import neb
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
-from plumed_cv.paths.path import EnergyPath, load_path, read_images
+from plumed_cv.paths.path import EnergyPath, files_of_band, load_path, read_images
 from plumed_cv.structures import check_end_states
 from plumed_cv.workflow.mep import complete, warnings_of
 
@@ -126,6 +126,29 @@ def test_a_band_leaves_the_ridge_between_two_symmetric_paths(fixed: bool) -> Non
     assert path.barrier == pytest.approx(HEIGHT - LOWER**2 / 4, abs=1e-5)
     saddle = path.images[7].positions[1] - path.images[7].positions[0] - [5, 0, 0]
     np.testing.assert_allclose(np.abs(saddle), [0, (LOWER / 2) ** 0.5, 0], atol=1e-3)
+
+
+def test_a_folder_of_vasp_is_a_band(tmp_path: Path) -> None:
+    """00/POSCAR, 01/CONTCAR, ...: what is empty is not read, nor other folders."""
+    for number in range(11):
+        folder = tmp_path / f"{number:02d}"
+        folder.mkdir()
+        image = pair(0.1 * number, 0.0, 0.0)
+        image.cell, image.pbc = [12.0, 12.0, 12.0], True
+        for name in ("POSCAR", "CONTCAR") if number == 1 else ("POSCAR",):
+            image.positions[1, 2] = 0.3 if name == "CONTCAR" else 0.0
+            image.write(folder / name, format="vasp")
+        (folder / "OUTCAR").touch()
+    (tmp_path / "old").mkdir()
+    images = read_images(tmp_path)
+    moves = np.array([image.positions[1] - image.positions[0] for image in images])
+    np.testing.assert_allclose(moves[:, 0], 5 + 0.1 * np.arange(11), atol=1e-6)
+    np.testing.assert_allclose(moves[:2, 2], [0.0, 0.3], atol=1e-6)
+    (tmp_path / "02" / "POSCAR").unlink()
+    with pytest.raises(UserError, match="02: has no OUTCAR, CONTCAR or POSCAR"):
+        files_of_band(tmp_path)
+    with pytest.raises(UserError, match="without the folders 00, 01"):
+        read_images(tmp_path / "old")
 
 
 def of_energies(energies: list[float]) -> EnergyPath:

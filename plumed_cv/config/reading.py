@@ -86,6 +86,10 @@ def load(path: Path | str) -> Config:
         images = [folder / image for image in images]
     elif images is not None:
         images = folder / images
+        if images.is_dir():
+            from plumed_cv.paths.path import files_of_band  # SciPy takes a while
+
+            images = files_of_band(images)
     section = config.path.model_copy(update={"file": images})
     scheduler = config.sampling.scheduler
     if scheduler is not None and "://" not in scheduler:

@@ -292,24 +292,22 @@ def find_path(
         if config.path.file is not None:
             images = _images(config, reporter.say)
             path = complete(images, name_of(config.path.file), engine, reporter)
-            path.save(output)
-            for warning in warnings_of(path, config.system.temperature_K, output.name):
-                reporter.say(warning)
-            return path
-        with reporter.task("minimum energy path", None) as update:
-            path = minimum_energy_path(
-                initial,
-                final,
-                engine.calculator,
-                n_images=config.path.images,
-                fmax_eV_A=config.path.fmax_eV_A,
-                progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
-                begin=begin,
-            )
+        else:
+            with reporter.task("minimum energy path", None) as update:
+                path = minimum_energy_path(
+                    initial,
+                    final,
+                    engine.calculator,
+                    n_images=config.path.images,
+                    fmax_eV_A=config.path.fmax_eV_A,
+                    progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
+                    begin=begin,
+                )
     path.save(output)
+    name = "Minimum energy path" if config.path.file is None else "Path"
     reporter.say(
-        f"Minimum energy path at 0 K: barrier {path.barrier:.4f} eV, "
-        f"end point {path.energies[-1]:+.4f} eV ({output.name})"
+        f"{name} at 0 K: barrier {path.barrier:.4f} eV, end point {path.energies[-1]:+.4f} eV "
+        f"({output.name})"
     )
     for warning in warnings_of(path, config.system.temperature_K, output.name):
         reporter.say(warning)
