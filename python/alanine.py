@@ -36,7 +36,7 @@ CORES = ((0.6, 1.5), (-2.6, -0.9))  # phi well inside C7ax, and inside the other
 
 def difference(folder: Path) -> Estimate:
     """F(C7ax) - F(rest) of an iteration, eV."""
-    blocks, _, printed, _ = workflow.sampled(folder)
+    blocks, _, printed, _ = workflow.read_samples(folder)
     phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
 
     def of(kept: list[int]) -> NDArray[np.float64]:
@@ -59,14 +59,14 @@ def difference(folder: Path) -> Estimate:
 
 
 def crossings(folder: Path) -> int:
-    """How often an iteration went from well inside C7ax to well inside the rest, or back."""
+    """Number of passages from well inside C7ax to well inside the other states, or back."""
     phi = np.concatenate([np.loadtxt(s / "torsions")[:, 1] for s in sampling.segments(folder)])
     inside = np.array([(phi > low) & (phi < high) for low, high in CORES])
     return int(np.abs(np.diff(inside[0, inside.any(axis=0)].astype(int))).sum())
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """What the iterations of a run found."""
+    """Results of the iterations of a run."""
     found = []
     for n, part in enumerate(read_json(run / "result.json")["iterations"], start=1):
         estimate = difference(run / f"iteration-{n}")
@@ -78,7 +78,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def words(row: dict[str, Any], name: str) -> Estimate:
-    """A number of a row with its error; what is unknown is not a number."""
+    """A number of a row with its error; NaN if unknown."""
     value, error = (
         np.nan if row[key] is None else float(row[key])
         for key in (f"{name}_eV", f"{name}_error_eV")
@@ -87,7 +87,7 @@ def words(row: dict[str, Any], name: str) -> Estimate:
 
 
 def main() -> None:
-    """Print the table, of a run or of what is kept."""
+    """Print the table of a run or of the committed data."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path, nargs="?", help="run directory")
     parser.add_argument("--keep", action="store_true", help="write docs/alanine.json")

@@ -72,7 +72,7 @@ def run(folder: Path, steps: int = 60_000) -> dict[str, Any]:
     """Run the example in a folder; return the numbers of the page."""
     prepare(folder, steps)
     given = config.load(folder / "path.toml")
-    found = workflow.harmonic(given, folder / "harmonic")
+    found = workflow.compute_harmonic(given, folder / "harmonic")
     result = workflow.run(config.load(folder / "cluster.toml"), folder / "run")
     names = ["kind", "crossings", "delta_F_eV", "delta_F_error_eV"]
     names += ["flux_barrier_eV", "flux_barrier_error_eV"]

@@ -8,11 +8,11 @@ from ase import Atoms
 from ase.build import bulk
 
 from plumed_cv.events import (
-    correlation_factors,
+    combine_rates,
+    compute_correlation_factors,
     crystal_of,
     lattice_sites,
     network_of,
-    walk,
 )
 
 # Ishioka and Koiwa, Philos. Mag. A 37, 517 (1978).
@@ -38,7 +38,7 @@ def factors(atoms: Atoms) -> list[float]:
     found = crystal_of(atoms)
     network = network_of(found, lattice_sites(found, str(atoms.symbols[0])))
     rates = [1.0] * len(network.jumps)
-    matrix = correlation_factors(network, walk(network, rates, [0.0]))
+    matrix = compute_correlation_factors(network, combine_rates(network, rates, [0.0]))
     return [float(x) for x in np.diag(matrix)[[0, 2]]]
 
 

@@ -100,8 +100,8 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
         species=case.interstitial or case.element,
         relax_cell=case.lattice_A is None,
     )
-    workflow.campaign(catalogue, harmonic=True)
-    found = workflow.diffusion(catalogue)
+    workflow.run_campaign(catalogue, harmonic=True)
+    found = workflow.compute_diffusion(catalogue)
     seconds = round(time.monotonic() - started)
     about = events.read_catalogue(catalogue).about
     return {

@@ -89,7 +89,7 @@ def profile_of(file: Path) -> dict[str, list[float | None]]:
 
 
 def references(temperature_K: int) -> dict[str, dict[str, Any]]:
-    """What the committed references say of the example's cell at a temperature.
+    """Committed references for the example's cell at a temperature.
 
     Their barriers are taken as means over both halves of the profile, which symmetry makes equal.
     """
@@ -115,9 +115,7 @@ def print_table(data: dict[str, Any]) -> None:
             if run["temperature_K"] != temperature_K:
                 continue
             for part in run["result"]["iterations"]:
-                # Runs of earlier versions have A(1) - A(0) under the name of delta F.
-                between = "A1_minus_A0" if "A1_minus_A0_eV" in part else "delta_F"
-                names = ("flux_barrier", "barrier", between)
+                names = ("flux_barrier", "barrier", "A1_minus_A0")
                 words = [workflow.in_words(part, name).removesuffix(" eV") for name in names]
                 rate, error = part["tst_rate_per_s"], part["tst_rate_error_per_s"]
                 rates = "" if rate is None or error is None else f"{rate:.2g} ± {error:.1g}"

@@ -104,7 +104,7 @@ def _download(work: Path) -> list[Path]:
 
 
 def _tidy(root: Path) -> None:
-    """Join what newer Debians have joined (/lib is usr/lib), and drop what nothing needs."""
+    """Merge /lib into usr/lib, as newer Debians do, and remove files that are not needed."""
     for name in ("lib", "lib64"):
         folder = root / name
         if folder.is_dir() and not folder.is_symlink():

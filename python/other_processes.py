@@ -1,4 +1,4 @@
-"""Processes and potentials that nothing was tuned for, each from an input file alone.
+"""Processes and potentials for which nothing was tuned, each from an input file alone.
 
     python -m python.other_processes RUNS         # run (or go on) in this folder, then print
     python -m python.other_processes              # print from the committed data

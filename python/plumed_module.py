@@ -109,7 +109,7 @@ def in_doxygen(page: str) -> str:
 
 
 def with_copyright(text: str) -> str:
-    """Return a source that begins as PLUMED's header.sh makes it begin."""
+    """Return a source with the header that PLUMED's header.sh would write."""
     copyright_ = (CPP / "plumed-module" / "COPYRIGHT").read_text().rstrip("\n")
     return f"/* {PLUS}\n{copyright_}\n{PLUS} */\n{text}"
 

@@ -140,7 +140,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def reset(name: str, made: Path) -> None:
-    """Write the references of a test: the forces and what its input says to write."""
+    """Write the references of a test: the forces and the files of its input."""
     for old in (TESTS / name).glob("*.reference"):
         old.unlink()
     for pattern in ("COLVAR*", "fes*", "forces*", "steps"):

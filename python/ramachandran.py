@@ -103,7 +103,7 @@ def folder_of(runs: Path, bias: str, seed: int, segment: int) -> Path:
 
 
 def md(runs: Path, bias: str, seed: int, segment: int, steps: int) -> None:
-    """Run a piece, if it has not been."""
+    """Run a piece unless it exists."""
     folder = folder_of(runs, bias, seed, segment)
     if (folder / "done").exists():
         return

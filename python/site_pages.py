@@ -129,7 +129,7 @@ def module_page(name: str) -> str:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the reference last in the navigation, and before it what mkdocs.yml does not name."""
+    """Put the reference last in the navigation, after pages that mkdocs.yml does not name."""
     assert config.nav is not None
     named = str(config.nav)
     more = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in named]
@@ -157,7 +157,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links that are right in the repository to the pages of the site, and call them so."""
+    """Replace links of the repository by links to the pages of the site."""
     top_level = page.file.src_path in TOP_LEVEL
 
     def led(link: re.Match[str]) -> str:
@@ -175,7 +175,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Draw formulas by MathML."""
+    """Convert formulas to MathML."""
 
     def drawn(formula: re.Match[str]) -> str:
         display = "block" if formula[1] == "div" else "inline"

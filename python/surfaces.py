@@ -62,7 +62,7 @@ def run(folder: Path, steps: int = 100_000) -> dict[str, Any]:
     (folder / "surface.toml").write_text(INPUT.format(steps=steps))
     given = config.load(folder / "surface.toml")
     result = workflow.run(given, folder / "run")
-    found = workflow.harmonic_of(folder / "run")
+    found = workflow.compare_harmonic(folder / "run")
     return {
         "iterations": [
             {key: part[key] for key in ("kind", "flux_barrier_eV", "flux_barrier_error_eV")}

@@ -15,7 +15,7 @@ FILE = Path(__file__).resolve().parent.parent / "plumed_cv" / "tested_versions.j
 
 
 def main() -> None:
-    """Write what is found; what is not found here stays as it was."""
+    """Write the versions found here; keep those of packages that are missing."""
     found = {finding.name: finding.version for finding in doctor() if finding.version}
     known = tested_versions() if FILE.exists() else {}
     write_text(FILE, json.dumps(known | found, indent=2) + "\n")

@@ -43,7 +43,7 @@ def run_all(root: Path, names: list[str], seeds: list[int], steps: int | None) -
 
 
 def print_table(found: list[dict[str, Any]]) -> None:
-    """Print the first seed's last iteration of every model, and how large all deviations are.
+    """Print the last iteration of the first seed of each model, and all deviations.
 
     chi^2 is the mean square of the deviations in stated errors, over all seeds and iterations.
     """

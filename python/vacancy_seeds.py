@@ -64,7 +64,7 @@ def run_all(root: Path, starts: list[str], seeds: list[int]) -> None:
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:
-    """Print every iteration of every run, then what the first CVs cost and give."""
+    """Print every iteration of every run, then steps and results for both first CVs."""
     print("| first CV | seed | iteration | CV | flux barrier (eV) | barrier (eV) ", end="")
     print("| A(1) - A(0) (eV) | 1 - cos | MD steps | sampling (s) | wall time of run (s) |")
     print("|" + " --- |" * 11)

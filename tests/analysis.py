@@ -1,4 +1,4 @@
-"""What anyone does who only analyses: read states, make a profile, draw it, print it.
+"""An analysis without any run: read states, make a profile, draw it and print it.
 
 A program of its own, `python analysis.py FOLDER`, for Python environments with the base
 installation of plumed_cv and nothing else; tests/test_install.py runs it.

@@ -29,7 +29,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One page in a browser; remembers what it asked the network for and complained about."""
+    """One page in a browser, with a record of its network requests and its error messages."""
 
     def __init__(self, program: str, profile: Path) -> None:
         read, self._write = os.pipe()
@@ -54,7 +54,7 @@ class Browser:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Do one thing and return the answer."""
+        """Run one command of the protocol and return its answer."""
         self._last += 1
         message: dict[str, Any] = {"id": self._last, "method": method, "params": parameters}
         if self._session:
@@ -85,7 +85,7 @@ class Browser:
             self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
 
     def evaluate(self, expression: str) -> Any:
-        """What JavaScript says to an expression; promises are waited for."""
+        """Return the value of a JavaScript expression; wait for promises."""
         answer = self.send(
             "Runtime.evaluate",
             expression=expression,
@@ -97,7 +97,7 @@ class Browser:
         return answer["result"].get("value")
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """Press the mouse, move it and let go."""
+        """Press the mouse button, move the mouse and release the button."""
         for kind, (x, y) in (
             ("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)
         ):  # fmt: skip
@@ -116,7 +116,7 @@ class Browser:
         path.write_bytes(base64.b64decode(printed["data"]))
 
     def close(self) -> None:
-        """End it."""
+        """End the browser."""
         self._process.terminate()
         self._process.wait(timeout=120)
         os.close(self._write)
@@ -127,7 +127,7 @@ class Browser:
         return {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
 
     def _receive(self, patience_s: float = 300.0) -> dict[str, Any]:
-        """The next message; events are noted."""
+        """Return the next message; record events."""
         end = time.monotonic() + patience_s
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))

@@ -26,13 +26,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests go first: of several processes none is left with one at the end."""
+    """Run files with slow tests first, so that no process begins a slow one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 def unavailable(what: str) -> None:
-    """End a test that lacks an engine: a failure in CI, elsewhere a skip that says what to do."""
+    """End a test that lacks an engine: it fails in CI, and elsewhere is skipped with a remedy."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
@@ -87,7 +87,7 @@ def install_at(prefix: Path, real: Plumed) -> Path:
 
 
 def built(plumed: Plumed, torch: bool) -> Path:
-    """A plugin; one that does not compile is a defect, whatever the machine."""
+    """Build a plugin. A plugin that does not compile is a defect on every machine."""
     try:
         return build_plugin(plumed, torch=torch)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What the pages of the documentation show: blocks of code, commands, and what is not run.
+"""Blocks of code and commands of the documentation, and the marks of those not run.
 
 A command that no test can run says so in its page, in a comment that readers do not see:
 
@@ -75,7 +75,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def lines(block: Block) -> list[str]:
-    """The commands of a block, those that are continued as one line, without comments."""
+    """The commands of a block without comments; a continued command is one line."""
     joined = re.sub(r"\\\n\s*", "", block.text)
     return [line for line in re.split(r"\s+#.*\n|\n", joined) if line]
 
@@ -103,7 +103,7 @@ def quoted(page: Path) -> list[str]:
 
 
 def group() -> Any:
-    """The command line, as typer's library has it."""
+    """The command line as an object of the library typer."""
     return typer.main.get_command(app)
 
 
@@ -116,7 +116,7 @@ def examples() -> list[str]:
 
 
 def left_out() -> dict[str, str]:
-    """What is not run, as the pages say it: the beginning of the line, and why."""
+    """The commands that are not run: the beginning of the line, and the reason."""
     found = {}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

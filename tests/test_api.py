@@ -1,4 +1,4 @@
-"""What `import plumed_cv` offers: quick to import, results as objects, runs from ASE's Atoms."""
+"""The public names of `plumed_cv`: fast import, results as objects, runs from ASE's Atoms."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Callback, Log
 from plumed_cv.config import Ase, Lammps
 from plumed_cv.sampling import open_engine
-from plumed_cv.workflow import analysed, provenance
+from plumed_cv.workflow import analyse_samples, provenance
 from tests import vacancy
 from tests.test_results import sampled
 
@@ -52,7 +52,7 @@ def test_every_name_is_there_and_documented() -> None:
 def analysis() -> pcv.Analysis:
     """Three wells of known free energy in 20 blocks."""
     _, found = sampled(0.2)
-    profile, numbers = analysed(found)
+    profile, numbers = analyse_samples(found)
     return pcv.Analysis(found, (20,), (0.0, 1.0), profile, numbers)
 
 
@@ -81,7 +81,7 @@ def test_forward_and_backward_convergence() -> None:
 
 
 def test_convergence_of_the_profile_alone() -> None:
-    """Of states without COLVAR the height of the profile is followed."""
+    """For states without COLVAR, the convergence is that of the height of the profile."""
     found = analysis()
     bare = pcv.Analysis(
         found.found._replace(series={}), (20,), (0.0, 1.0), found.profile, found.numbers
@@ -206,7 +206,7 @@ def test_calculators_that_cannot_be_made_again(tmp_path: Path) -> None:
 
 
 def test_a_configuration_keeps_its_structures(tmp_path: Path) -> None:
-    """So that the run goes on with them, and refuses others."""
+    """The arguments are recorded: a run continues with equal ones and refuses others."""
     initial, final = ends()
     initial.info["note"] = "not kept"
     initial.set_velocities(np.ones((31, 3)))
@@ -239,7 +239,7 @@ def test_a_configuration_keeps_its_structures(tmp_path: Path) -> None:
 
 
 def test_a_path_by_a_calculator() -> None:
-    """Of the vacancy in copper: by symmetry the same energy at both ends, and a barrier between."""
+    """The vacancy in copper has the same energy at both ends by symmetry, and a barrier."""
     initial, final = ends()
     path = pcv.find_path(initial, final, calculator=EMT(), n_images=5, fmax_eV_A=0.05)
     assert path.energies[-1] == pytest.approx(0.0, abs=1e-3)

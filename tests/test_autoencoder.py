@@ -1,4 +1,4 @@
-"""Training: what a known curve must give, C++-ready layers, rescaling, seeds, bad data."""
+"""Training: known curves, layers for C++, rescaling, seeds, invalid data."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 from plumed_cv import cv
 from plumed_cv.common.errors import UserError
-from plumed_cv.cv import autoencoder
+from plumed_cv.cv import autoencoder, learning
 from plumed_cv.cv.autoencoder import Examples
 from plumed_cv.cv.equivalence import gradient_alignment, similarity
 from plumed_cv.cv.training import RECIPES, Training
@@ -36,7 +36,7 @@ def arc(n: int, noise: float = 0.03) -> tuple[np.ndarray, np.ndarray, cv.Collect
 def test_finds_the_coordinate_along_a_curve(recipe: str) -> None:
     t, u, line = arc(8000)
     training = replace(RECIPES[recipe], schedule=SHORT, restarts=2, seed=1)
-    learned, principal, network = autoencoder.learn(u, line, 4, training)
+    learned, principal, network = learning.learn(u, line, 4, training)
     xi = learned.encode(learned.components(u))[:, 0]
     # The line's coordinate sees cos(pi t) only; the curve's own is monotonic in t everywhere.
     assert np.corrcoef(np.argsort(np.argsort(xi)), t)[0, 1] > 0.99
@@ -57,7 +57,7 @@ def test_denoising_holds_the_gradient_along_the_path() -> None:
     tangent = np.asarray(np.gradient(half_circle, places, axis=0)).reshape(50, -1)
     lost = {}
     for recipe, training in RECIPES.items():
-        learned, _, network = autoencoder.learn(
+        learned, _, network = learning.learn(
             u, line, 4, replace(training, schedule=SHORT), coordinate=t
         )
         gradient = learned.gradient_of(half_circle).reshape(50, -1)
@@ -77,7 +77,7 @@ def test_denoising_holds_the_gradient_along_the_path() -> None:
     ("recipe", "lowest", "highest"), [("denoising", 0.8, 1.2), ("paper", 0.3, 1.7)]
 )
 def test_rises_beyond_the_ends_as_between_them(recipe: str, lowest: float, highest: float) -> None:
-    """On the half circle's tangents at its ends, where a network without examples saturates.
+    """Slopes on the tangents at both ends, where a network without added examples saturates.
 
     Seeds 1 to 3 have slopes of 0.92 to 1.07 by the default recipe, and are negative somewhere, or
     zero, without the continuation. Seeds 1 to 6 by the paper's recipe have smallest slopes of 0.16
@@ -92,7 +92,7 @@ def test_rises_beyond_the_ends_as_between_them(recipe: str, lowest: float, highe
     straight -= straight.mean(axis=2, keepdims=True)
     slopes = {}
     for continued in (True, False):
-        learned, _, _ = autoencoder.learn(u, line, 4, training, coordinate=t, continued=continued)
+        learned, _, _ = learning.learn(u, line, 4, training, coordinate=t, continued=continued)
         xi = learned.encode(learned.components(straight))[..., 0] * [[-1.0], [1.0]]
         slopes[continued] = np.pi * np.diff(xi, axis=1) / np.diff(beyond)
     assert slopes[True].min() > lowest
@@ -107,8 +107,8 @@ def test_a_gpu_gives_the_processors_numbers(recipe: str) -> None:
         pytest.skip("needs a GPU of NVIDIA's and a torch with CUDA (https://pytorch.org)")
     _, u, line = arc(1000)
     training = replace(RECIPES[recipe], schedule=((0.005, 5),), restarts=2, precision="double")
-    on_cpu, _, losses = autoencoder.learn(u, line, 4, training)
-    on_gpu, _, others = autoencoder.learn(u, line, 4, replace(training, device="cuda"))
+    on_cpu, _, losses = learning.learn(u, line, 4, training)
+    on_gpu, _, others = learning.learn(u, line, 4, replace(training, device="cuda"))
     np.testing.assert_allclose(others.losses, losses.losses, rtol=1e-10)
     expected, found = (model.gradient_of(u[:20]) for model in (on_cpu, on_gpu))
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
@@ -118,7 +118,7 @@ def test_double_precision_is_single_precision_but_for_rounding() -> None:
     _, u, line = arc(1000)
     training = replace(RECIPES["denoising"], schedule=((0.005, 2),))
     single, double = (
-        autoencoder.learn(u, line, 4, how)[2].losses
+        learning.learn(u, line, 4, how)[2].losses
         for how in (training, replace(training, precision="double"))
     )
     np.testing.assert_allclose(single, double, rtol=1e-4)
@@ -130,17 +130,17 @@ def test_devices_that_are_not_there() -> None:
         Training(device="gpu")
     _, u, line = arc(100)
     training = replace(RECIPES["paper"], schedule=((0.01, 1),))
-    autoencoder.learn(u, line, 4, replace(training, device="auto"))
+    learning.learn(u, line, 4, replace(training, device="auto"))
     missing = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=r"torch .* cannot use it .*; use 'cpu'") as caught:
-        autoencoder.learn(u, line, 4, replace(training, device=missing))
+        learning.learn(u, line, 4, replace(training, device=missing))
     assert "\n" not in str(caught.value)
 
 
 def test_layers_are_the_network_in_double_precision() -> None:
     _, u, line = arc(500)
     paper = replace(RECIPES["paper"], schedule=((0.01, 2),))
-    learned, principal, network = autoencoder.learn(u, line, 5, paper)
+    learned, principal, network = learning.learn(u, line, 5, paper)
     x = principal.project(u)
     rebuilt = learned.decode(learned.encode(x))
     mean_square = float(np.mean((rebuilt - x) ** 2))
@@ -152,9 +152,9 @@ def test_layers_are_the_network_in_double_precision() -> None:
 def test_a_seed_gives_the_same_network() -> None:
     _, u, line = arc(500)
     training = Training(schedule=((0.01, 3),), seed=7)
-    one, two = (autoencoder.learn(u, line, 4, training)[0] for _ in range(2))
+    one, two = (learning.learn(u, line, 4, training)[0] for _ in range(2))
     np.testing.assert_array_equal(one.encoder[0].weight, two.encoder[0].weight)
-    other = autoencoder.learn(u, line, 4, Training(schedule=((0.01, 3),), seed=8))[0]
+    other = learning.learn(u, line, 4, Training(schedule=((0.01, 3),), seed=8))[0]
     assert not np.array_equal(one.encoder[0].weight, other.encoder[0].weight)
 
 

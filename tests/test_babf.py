@@ -1,7 +1,6 @@
-"""The reference estimator, its files, and profiles with errors, against analytic answers."""
+"""The reference estimator and profiles with errors against analytic answers."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +20,8 @@ from plumed_cv.freeenergy import (
     blocks,
     estimate_flux,
     estimate_profile,
-    last_step,
     prior_derivative,
-    read_fes,
-    read_state,
     reweighted_profile,
-    write_fes,
     write_state,
 )
 from plumed_cv.freeenergy.jackknife import jackknife
@@ -41,7 +36,7 @@ def double_well(height_kT: float) -> Callable[[Array], Array]:
 
 @dataclass
 class Frozen:
-    """A one-dimensional system under a bias that does not change: all is known by quadrature."""
+    """A one-dimensional system under a constant bias; exact results by quadrature."""
 
     grid: Grid
     potential: Callable[[Array], Array]
@@ -109,7 +104,7 @@ WIDE = Grid(-0.2, 1.2, 140)
 @pytest.mark.parametrize("stiffness", [0.25, 1.0, 4.0])
 @pytest.mark.parametrize("height_kT", [5.0, 20.0])
 def test_exact_sums_give_the_analytic_profile(stiffness: float, height_kT: float) -> None:
-    """No noise: what is left is the error of the grid, dz^2/8 times the change of A''."""
+    """Without noise, the error is that of the grid: dz^2/8 times the change of A''."""
     U = double_well(height_kT)
     kappa = stiffness * KT / WIDE.spacing**2
     system = Frozen(WIDE, U, lambda x: 0.9 * U(x), kappa)
@@ -250,7 +245,7 @@ def test_empty_bins_stay_empty() -> None:
 
 
 def test_fes_names_the_keys_for_a_cv_in_other_units(tmp_path: Path) -> None:
-    """A distance has its states at 2.5 and 3.5, not at 0 and 1."""
+    """The states of a distance are at 2.5 and 3.5, not at 0 and 1."""
     system = Frozen(
         Grid(2.3, 3.7, 140),
         lambda x: double_well(3.0)(x - 2.5),
@@ -275,7 +270,7 @@ def test_fes_names_the_keys_for_a_cv_in_other_units(tmp_path: Path) -> None:
 def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
     seen_to: float, known: bool
 ) -> None:
-    """If the others have seen A fall by kT behind its top: in this double well at 0.71."""
+    """The other blocks must have seen A fall by kT behind its maximum, here at 0.71."""
     system = Frozen(WIDE, double_well(3.0), double_well(3.0))
     rng = np.random.default_rng(3)
     series = [system.sample(rng, 20_000) for _ in range(8)]
@@ -292,7 +287,7 @@ def test_a_barrier_has_an_error_if_one_block_alone_reached_the_product(
 
 
 def test_a_process_that_only_climbs_has_a_barrier() -> None:
-    """A top at the product, behind which nothing falls, is one, if the product was reached."""
+    """A maximum at the product counts as a barrier if the product was reached."""
     system = Frozen(WIDE, lambda x: 4 * KT * np.abs(x), lambda x: 4 * KT * np.abs(x))
     rng = np.random.default_rng(2)
     found = estimate_profile([system.state(system.sample(rng, 20_000)) for _ in range(8)])
@@ -541,114 +536,3 @@ def test_flux_barrier_needs_the_whole_basin_and_matching_series() -> None:
         estimate_flux(parts, series, series, series)
     with pytest.raises(UserError, match="3 blocks need as many series"):
         estimate_flux(parts, series, series[:2], series)
-
-
-def test_state_file_returns_every_bit(tmp_path: Path) -> None:
-    rng = np.random.default_rng(8)
-    estimator = Estimator(
-        Grid(-0.1, 1.1, 30), KT, ramp=7, prior=rng.normal(size=31), argument="ae.node-0"
-    )
-    for xi in rng.normal(0.5, 0.4, size=100):
-        estimator.learn(xi)
-    write_state(tmp_path / "state", estimator.state)
-    back = read_state(tmp_path / "state")
-    np.testing.assert_array_equal(back.sums, estimator.state.sums)
-    np.testing.assert_array_equal(back.prior, estimator.state.prior)
-    for name in ("argument", "grid", "kT_eV", "kappa_eV", "tau", "ramp", "steps"):
-        assert getattr(back, name) == getattr(estimator.state, name)
-    resumed = Estimator.from_state(back)
-    assert resumed.learn(0.3).bias_eV == estimator.learn(0.3).bias_eV
-
-
-def test_last_step_of_a_state(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    write_state(path, Estimator(Grid(0.0, 1.0, 10), KT).state)
-    assert last_step(path) is None  # no engine has made it
-    text = re.sub("#! SET checksum .*\n", "", path.read_text())
-    whole = text.replace("#! SET steps", "#! SET md_step 400\n#! SET steps")
-    path.write_text(whole)
-    assert last_step(path) == 400
-    for length in range(len(whole)):
-        path.write_text(whole[:length])
-        with pytest.raises(UserError):
-            last_step(path)
-    path.write_text(whole.replace("md_step 400", "md_step 0.5"))
-    with pytest.raises(UserError, match="not a number of steps"):
-        last_step(path)
-
-
-def test_state_file_in_another_energy_unit(tmp_path: Path) -> None:
-    estimator = Estimator(Grid(0.0, 1.0, 10), KT)
-    estimator.learn(0.2)
-    path = tmp_path / "state"
-    write_state(path, estimator.state)
-    as_eV = read_state(path)
-    text = re.sub("#! SET checksum .*\n", "", path.read_text())  # what is changed is meant
-    path.write_text(text.replace("energy_unit eV", "energy_unit kj/mol"))
-    as_kj = read_state(path)
-    assert as_kj.kT_eV == pytest.approx(as_eV.kT_eV / 96.485, rel=1e-5)
-    np.testing.assert_allclose(as_kj.sums[1], as_eV.sums[1] / 96.485, rtol=1e-5)
-    np.testing.assert_array_equal(as_kj.sums[2], as_eV.sums[2])
-    path.write_text(text.replace("energy_unit eV", "energy_unit 96.48530749925792"))
-    assert read_state(path).kT_eV == pytest.approx(KT, rel=1e-5)
-    path.write_text(text.replace("energy_unit eV", "energy_unit natural"))
-    natural = read_state(path)
-    assert (natural.energy_unit, natural.kT_eV) == ("natural", KT)
-    with pytest.raises(UserError, match="differ in energy_unit"):
-        natural + as_eV
-    path.write_text(text.replace("energy_unit eV", "energy_unit erg"))
-    with pytest.raises(UserError, match="energy_unit=erg is none of eV, kj/mol, "):
-        read_state(path)
-
-
-def test_damaged_state_files(tmp_path: Path) -> None:
-    estimator = Estimator(Grid(0.0, 1.0, 10), KT)
-    for xi in np.linspace(0, 1, 30):
-        estimator.learn(xi)
-    path = tmp_path / "state"
-    write_state(path, estimator.state)
-    text = path.read_text()
-    for length in range(len(text)):
-        path.write_text(text[:length])
-        with pytest.raises(UserError):
-            read_state(path)
-    last = text.splitlines()[-1]
-    for bad, message in [
-        ("NAN", "damaged"),
-        ("inf", "damaged"),
-        ("-3", "damaged"),
-        ("x", "row of"),
-    ]:
-        words = last.split()
-        words[1] = bad
-        path.write_text(text.replace(last, " " + " ".join(words)))
-        with pytest.raises(UserError, match=message):
-            read_state(path)
-    path.write_text(text + "#! FIELDS time x\n 0 1\n")
-    with pytest.raises(UserError, match="other columns"):
-        read_state(path)
-    path.write_text("#! FIELDS time x\n 0 1\n")
-    with pytest.raises(UserError, match="action"):
-        read_state(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not a text file"):
-        read_state(path)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_state(tmp_path / "absent")
-
-
-def test_profile_file(tmp_path: Path) -> None:
-    rng = np.random.default_rng(9)
-    system = Frozen(WIDE, double_well(5.0), double_well(5.0))
-    found = estimate_profile([system.state(system.sample(rng, 300)) for _ in range(6)])
-    path = tmp_path / "fes.dat"
-    write_fes(path, found)
-    back = read_fes(path)
-    for name in ("xi", "A_k", "A", "A_k_error", "A_error", "count"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(found, name))
-    assert (back.barrier, back.delta_F, back.kT_eV) == (found.barrier, found.delta_F, found.kT_eV)
-    table = np.loadtxt(path)
-    np.testing.assert_array_equal(table[:, 2], found.A)
-    path.write_text(path.read_text().rsplit("\n", 2)[0] + "\n")
-    with pytest.raises(UserError, match="not a complete profile"):
-        read_fes(path)

@@ -62,7 +62,7 @@ def random_points(axes: Axes, number: int, seed: int, beyond: float = 0.03) -> A
 
 @dataclass
 class Frozen:
-    """Two coordinates under a bias that does not change: all is known by quadrature."""
+    """Two coordinates under a constant bias; exact results by quadrature."""
 
     axes: Axes
     potential: Callable[[Array, Array], Array]
@@ -115,7 +115,7 @@ class Frozen:
 
 @ALL
 def test_exact_sums_give_the_exact_surface(axes: Axes) -> None:
-    """With infinitely many samples what is left is the error of the grid."""
+    """With infinitely many samples, only the error of the grid remains."""
     system = Frozen(axes, hills(axes))
     found = estimate_surface([system.state(system.density, 1e6)])
     x, y = found.points
@@ -162,7 +162,7 @@ def test_potential_is_exact_and_blind_for_curls(axes: Axes) -> None:
 
 
 def test_what_is_not_known_spoils_nothing() -> None:
-    """Half of the plane without a sample, where zero is guessed: the other half stays exact."""
+    """If half of the plane has no samples, the other half remains exact."""
     estimator = Estimator(PLANE, KT, tau=1e-6)
     n = len(estimator.energy)
     x = np.tile(PLANE[0].nodes, len(PLANE[1].nodes))
@@ -242,7 +242,7 @@ def test_empty_bins_and_separate_parts() -> None:
 
 
 def test_a_bin_whose_node_has_no_weight_leaves_no_nan() -> None:
-    """As where A rises by more than 40 kT in a bin, and in the first step of a ramp."""
+    """For example if A rises by more than 40 kT in a bin, or in the first step of a ramp."""
     estimator = Estimator(PLANE, KT)
     for x in (0.0, 0.07, 0.14, 0.21):
         estimator.learn((x, 0.1))

@@ -66,7 +66,7 @@ class Process:
         return np.asarray(slope / self.length_A)
 
     def free_energy(self, xi: Array) -> Array:
-        """Of xi: minus kT ln of its density."""
+        """Profile of xi: minus kT ln of its density."""
         return np.asarray(self.potential(self.y(xi)) + KT * np.log(self.gradnorm(xi)))
 
     def system(self) -> Frozen:
@@ -100,7 +100,7 @@ class Process:
 
 
 def tops(process: Process, between: list[tuple[float, float]]) -> list[float]:
-    """Where the potential is highest within intervals."""
+    """Positions of the highest potential within intervals."""
     found = []
     for low, high in between:
         y = np.linspace(low, high, 20001)
@@ -167,7 +167,7 @@ def test_three_wells(stretch: float) -> None:
 
 @pytest.mark.parametrize("stretch", [0.12, -0.12])
 def test_a_compressed_cv_takes_nothing_off_the_flux_barrier_of_a_histogram(stretch: float) -> None:
-    """A fit to A(xi) over 0.08 would round off the top, or fill the wells, by 0.4 or 1 kT."""
+    """A fit over 0.08 would lower the maximum by 0.4 kT, or raise the wells by 1 kT."""
     process = Process(
         lambda y: 16 * 20 * KT * (y * (1 - y)) ** 2, stretch=stretch, grid=Grid(-0.25, 1.25, 300)
     )
@@ -194,8 +194,28 @@ def test_states_are_basins_whatever_the_scale_of_the_cv(stretch: float) -> None:
         assert one_step.rate_per_s.value == pytest.approx(one_step.steps[0].rate_per_s.value)
 
 
+def test_basins_with_a_vanishing_share() -> None:
+    """At low temperature others have 1e17 or 1e20 times more: the numbers are as exact."""
+    U = gaussians([0.0, 0.45, 1.0], [52.0, 7.0, 12.0], [0.12, 0.07, 0.1])
+    process = Process(U, grid=Grid(-0.3, 1.25, 620))
+    found = process.flux(*process.exact())
+    first, second = tops(process, [(0.2, 0.45), (0.45, 0.8)])
+    reactant, middle, product = (
+        process.population(*ends) for ends in ((-0.5, first), (first, second), (second, 1.5))
+    )
+    assert product < 1e-17 * reactant
+    got = np.array([each.value for each in found.populations])
+    expected = np.array([reactant, middle, product]) / reactant
+    assert np.log(got / expected) == pytest.approx(np.zeros(3), abs=0.02)
+    F = -KT * np.log(process.current(second) / THERMAL / middle)
+    assert found.steps[1].flux_barrier.value == pytest.approx(F, abs=0.02 * KT)
+    of_profile = estimate_profile(process.exact()[0], basins=found.basins)
+    expected_dF = -KT * np.log(product / reactant)
+    assert of_profile.delta_F.value == pytest.approx(expected_dF, abs=0.02 * KT)
+
+
 def test_an_asymmetric_scale_alone_makes_a_difference_of_a_at_points() -> None:
-    """xi is steep around one state, flat around the other: A(1)-A(0) sees it, delta F does not."""
+    """xi is steep around one state and flat around the other: this changes A(1)-A(0) only."""
     U = gaussians([0.0, 1.0], [9.0, 9.0], [0.1, 0.1])
     fine = np.linspace(-0.6, 1.6, 20001)
     slope = 1 + 0.6 * np.tanh(3 * (fine - 0.5))
@@ -213,7 +233,7 @@ def test_an_asymmetric_scale_alone_makes_a_difference_of_a_at_points() -> None:
 
 
 def test_a_basin_behind_the_reactant_is_not_the_reactant() -> None:
-    """A process that repeats itself: the well at -1 is deeper, and no part of it."""
+    """A periodic process: the well at -1 is deeper and does not belong to it."""
     places, depths, widths = [-1.0, 0.0, 1.0, 2.0], [12.0, 9.0, 9.0, 12.0], [0.1] * 4
 
     def wide(x: Array) -> Array:
@@ -248,7 +268,7 @@ def test_reversed_states_are_the_reversed_process() -> None:
 
 
 def test_shallow_dips_and_noise_are_no_basins() -> None:
-    """2 kT on both sides; random samples of a flat top make none in 40 runs.
+    """A basin is 2 kT deep on both sides; samples of a flat maximum make none in 40 runs.
 
     Ten blocks of 500 samples in 75 bins: a bin knows its A to 0.12 kT, and steps add up to some
     1 kT over the top.
@@ -265,7 +285,7 @@ def test_shallow_dips_and_noise_are_no_basins() -> None:
 
 
 def test_a_basin_that_blocks_disagree_about_is_none() -> None:
-    """Half of the blocks have a dip of 7 kT and half none: its depth is less than three errors."""
+    """Half of the blocks have a minimum of 7 kT: its depth is less than three errors."""
     dip = Process(gaussians([0.0, 0.5, 1.0], [10.0, 7.0, 10.0], [0.08, 0.06, 0.08]))
     none = Process(gaussians([0.0, 1.0], [10.0, 10.0], [0.08, 0.08]))
     points = [np.linspace(-0.249, 1.249, 2001)] * 6
@@ -315,7 +335,7 @@ def test_errors_of_flux_and_differences_hold_the_truth(two_steps: bool) -> None:
 
 
 def test_the_end_nodes_themselves_need_no_samples() -> None:
-    """The wells are at 0.1 and 0.9, and nothing was seen beyond 0.98: basins are still whole."""
+    """The wells are at 0.1 and 0.9, without samples beyond 0.98: basins are still complete."""
     U = gaussians([0.1, 0.9], [14.0, 14.0], [0.05, 0.05])
     process = Process(U, grid=Grid(-0.1, 1.1, 120))
     system = process.system()
@@ -364,7 +384,7 @@ def test_what_is_not_known_is_not_said() -> None:
 
 
 def test_basins_of_a_circle_are_cut_where_nothing_was_seen() -> None:
-    """A torsion that cannot pass from 2.1 to 2.9: basins go around the end of the domain."""
+    """A torsion that cannot pass from 2.1 to 2.9: basins continue across the domain's end."""
     grid = Grid(-np.pi, np.pi, 120, periodic=True)
 
     def U(x: Array) -> Array:  # noqa: N802
@@ -407,7 +427,7 @@ def test_estimates_in_words() -> None:
 
 
 def test_thehighest_of_barriers_that_are_alike_is_uncertain() -> None:
-    """Against draws of independent barriers; of a single one the error stays as it is."""
+    """Compared with random independent barriers; the error of a single one does not change."""
     found = Estimate(0.30, 0.001)
     rng = np.random.default_rng(5)
     for values, errors in (

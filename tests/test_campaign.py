@@ -1,4 +1,4 @@
-"""Campaigns: every event in a process of its own, one table, and what goes wrong."""
+"""Campaigns: each event in its own process, one table, and failures."""
 
 import csv
 import json
@@ -48,13 +48,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def of_copper(original: Path, tmp_path: Path) -> Path:
-    """The catalogue in which nothing has been done yet."""
+    """The catalogue before any run."""
     return Path(shutil.copytree(original.parent / "new", tmp_path / "cat"))
 
 
 @pytest.fixture(scope="module")
 def done(original: Path) -> dict[str, Any]:
-    return workflow.campaign(original, harmonic=True)
+    return workflow.run_campaign(original, harmonic=True)
 
 
 def test_harmonic_campaign_and_diffusion(original: Path, done: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def test_harmonic_campaign_and_diffusion(original: Path, done: dict[str, Any]) -
         rate = found["prefactor_per_s"] * np.exp(-found["barrier_eV"] / (units.kB * kelvin))
         assert float(row["rate_per_s"]) == pytest.approx(rate)
         assert row["multiplicity"] == "12"
-    diffusion = workflow.diffusion(original, formation=workflow.read_formation("1.0"))
+    diffusion = workflow.compute_diffusion(original, formation=workflow.read_formation("1.0"))
     length = read_catalogue(original).events[0].jump.length_A
     first = diffusion["temperatures"][0]
     expected = 12 / 6 * length**2 * 1e-20 * float(rows[0]["rate_per_s"])
@@ -87,7 +87,7 @@ def test_a_campaign_that_is_done_changes_nothing(original: Path, done: dict[str,
     before = (original / "rates.csv").read_bytes()
     hessians = {file: file.stat().st_mtime for file in original.rglob("hessian-*.npz")}
     assert hessians
-    assert workflow.campaign(original, harmonic=True) == done
+    assert workflow.run_campaign(original, harmonic=True) == done
     assert (original / "rates.csv").read_bytes() == before
     assert {file: file.stat().st_mtime for file in original.rglob("hessian-*.npz")} == hessians
 
@@ -95,12 +95,12 @@ def test_a_campaign_that_is_done_changes_nothing(original: Path, done: dict[str,
 def test_rates_of_another_input_are_not_kept(
     original: Path, done: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Neither by the command nor in the table."""
+    """Neither the command nor the table contains the event."""
     folder = Path(shutil.copytree(original, tmp_path / "cat"))
     file = folder / "Cu-vacancy-1" / "input.toml"
-    assert workflow.campaign(folder, harmonic=True)["rates"] == done["rates"]
+    assert workflow.run_campaign(folder, harmonic=True)["rates"] == done["rates"]
     file.write_text(file.read_text().replace("images = 5", "images = 7"))
-    found = workflow.campaign(folder, harmonic=True)
+    found = workflow.run_campaign(folder, harmonic=True)
     assert found["rates"] == []
     (failure,) = found["failures"]
     assert "was started with another path.images: 5, and now it is 7" in failure["reason"]
@@ -126,7 +126,7 @@ def test_an_event_goes_over_all_equal_saddle_points(
 
 
 def test_the_way_back_of_a_symmetric_jump(original: Path, done: dict[str, Any]) -> None:
-    """It has the same rate; the minimum on the other side has a Hessian of its own."""
+    """The reverse event has the same rate; the other minimum has its own Hessian."""
     event, output = original / "Cu-vacancy-1", original.parent / "back"
     arguments = ("harmonic", event / "input.toml", "-o", output, "--reverse")
     assert vacancy.called(*arguments).returncode == 0
@@ -163,7 +163,7 @@ def test_an_event_that_fails_is_set_aside(of_copper: Path) -> None:
     with pytest.raises(
         UserError, match=r"500 K is left out: no rate with an error of Cu-vacancy-1"
     ):
-        workflow.diffusion(of_copper)
+        workflow.compute_diffusion(of_copper)
 
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
@@ -195,7 +195,7 @@ def test_a_campaign_that_was_ended_goes_on(
     assert process.returncode == (-how if how == signal.SIGKILL else 130)
     _, alive = psutil.wait_procs(below, timeout=60)
     assert not alive  # nothing goes on in secret
-    again = workflow.campaign(of_copper, harmonic=True)
+    again = workflow.run_campaign(of_copper, harmonic=True)
     assert again["failures"] == []
     for row, other in zip(again["rates"], done["rates"], strict=True):
         assert row["rate_per_s"] == pytest.approx(other["rate_per_s"], rel=1e-6)
@@ -207,7 +207,7 @@ def test_two_campaigns_in_one_catalogue(of_copper: Path) -> None:
     try:
         at_work(of_copper, process)
         with pytest.raises(UserError, match="another campaign is at work"):
-            workflow.campaign(of_copper, harmonic=True)
+            workflow.run_campaign(of_copper, harmonic=True)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=120)
@@ -229,7 +229,7 @@ def test_a_dask_cluster(of_copper: Path, done: dict[str, Any]) -> None:
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
-        found = workflow.campaign(of_copper, harmonic=True, scheduler=cluster.scheduler_address)
+        found = workflow.run_campaign(of_copper, harmonic=True, scheduler=cluster.scheduler_address)
     assert found["failures"] == []
     assert len(found["rates"]) == len(done["rates"]) == 2
 
@@ -314,7 +314,7 @@ def test_rows_of_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_temperature_that_fails_is_set_aside(plugin: Path, tmp_path: Path) -> None:
-    """At 40 K no trajectory of this length comes to the other state; at 300 K it does."""
+    """Trajectories of this length reach the other state at 300 K but not at 40 K."""
     bulk("Fe", "bcc", a=2.8553).write(tmp_path / "fe.cif")
     text = vacancy.INPUT.replace("temperature_K = 300.0", "temperature_K = [300.0, 40.0]")
     text = text.replace('initial = "initial.xyz"\nfinal = "final.xyz"\n', "")
@@ -329,6 +329,6 @@ def test_a_temperature_that_fails_is_set_aside(plugin: Path, tmp_path: Path) -> 
     (failure,) = found["failures"]
     assert (failure["event"], failure["temperature_K"]) == ("Fe-vacancy-1", 40.0)
     assert "raise sampling.steps" in failure["reason"]
-    diffusion = workflow.diffusion(folder)
+    diffusion = workflow.compute_diffusion(folder)
     (row,) = diffusion["temperatures"]
     assert row["D_m2_per_s"] > 0

@@ -1,4 +1,4 @@
-"""Checks of an answer: each can pass, fail and be unknown; which iteration the answer is from."""
+"""Checks of an answer: each can pass, fail or be unknown; choice of the iteration."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from plumed_cv import config, cv, freeenergy
-from plumed_cv.cv import autoencoder, equivalence
+from plumed_cv.cv import equivalence, learning
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.workflow import RunDirectory, checks, estimates, results
@@ -54,7 +54,7 @@ GOOD: dict[str, Any] = {
 
 
 def of(change: dict[str, Any], related: bool = True) -> checks.Verdict:
-    """The checks of an iteration that is good but for some numbers."""
+    """The checks of an iteration that is good except for some numbers."""
     part = GOOD | change
     own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related)
     return checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
@@ -128,7 +128,7 @@ def test_each_check_can_fail(what: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key in GOOD if not key.startswith("flanks")])
 def test_absent_keys_are_unknown(key: str) -> None:
-    """As of runs of earlier versions: no crash, and what must be known is missed."""
+    """No crash, and a check fails if its key must be known."""
     part = {name: value for name, value in GOOD.items() if name != key}
     own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related=True)
     verdict = checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
@@ -172,7 +172,7 @@ def test_errors_that_hide_what_is_to_be_seen_prove_nothing() -> None:
 
 
 def test_remedy_of_a_cause_comes_alone() -> None:
-    """More steps or iterations mend no hot CV and no missing guard."""
+    """The advice for a hot CV or a missing guard is neither more steps nor more iterations."""
     advice = of({"outside_fraction": 0.6, "crossings": 2, "similarity": 0.2}).advice
     assert advice is not None
     assert "guard" in advice
@@ -186,6 +186,19 @@ def test_iterations_end_where_another_mends_nothing() -> None:
     for change in ({"flux_barrier_error_eV": 0.1}, {"crossings": 2}, {"cv_temperature_K": 400.0}):
         said = checks.stopped_by(of(change), 2, LIMITS)
         assert str(said).startswith("another iteration cannot correct the failed checks: ")
+
+
+def test_a_state_without_a_barrier_needs_another_input() -> None:
+    """A barrier of 0.04 eV is 1.5 kT: no grid has the whole basin, whatever the iteration."""
+    note = "the grid begins at -0.3, only 1.2 kT above the minimum of the reactant"
+    unknown = {"note": note, "flux_barrier_eV": None, "similarity_at_surface": None}
+    low = of(unknown | {"barrier_eV": 0.04})
+    assert "lower temperature_K" in str(low.advice)
+    assert "iteration.maximum" not in str(low.advice)
+    assert checks.stopped_by(low, 2, LIMITS) is not None
+    high = of(unknown | {"barrier_eV": 0.5})
+    assert high.advice == "Set a larger sampling.margin in a new directory."
+    assert checks.stopped_by(high, 2, LIMITS) is None
 
 
 def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
@@ -235,7 +248,7 @@ def line(direction: list[float]) -> cv.CollectiveVariable:
 
 
 def test_the_answer_is_the_best_of_equivalent_iterations(tmp_path: Path) -> None:
-    """An earlier one with a smaller error, but only if its CV is equivalent to the last."""
+    """The answer may be an earlier iteration if its CV is equivalent to the last one."""
     files = RunDirectory(tmp_path)
     for n, slope in enumerate((1.0, 0.05, 0.0, 0.02)):  # angles of 45, 3, 0 and 1 degrees
         line([1.0, slope, 0.0]).save(files.cv(n))
@@ -257,7 +270,7 @@ def test_the_answer_is_the_best_of_equivalent_iterations(tmp_path: Path) -> None
 
 
 def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
-    """It hides in the mean: a network of two slopes against a straight line."""
+    """The mean does not show it: a network with two slopes against a straight line."""
     straight = line([1.0, 0.0, 0.0])
     x = straight.pca_components  # (1, 12), along the hop
     y = np.zeros((1, 12))
@@ -315,23 +328,6 @@ def test_flanks_of_several_steps_enclose_all_barriers() -> None:
     assert results.flanks(two_steps(), []) == (0.0, 1.0)
 
 
-def test_flanks_of_an_earlier_version_that_leave_out_a_barrier_are_replaced(
-    tmp_path: Path,
-) -> None:
-    files = RunDirectory(tmp_path)
-    for n, slope in enumerate((0.0, 0.5)):
-        line([1.0, slope, 0.0]).save(files.cv(n))
-    files.iteration(1).mkdir()
-    freeenergy.write_fes(files.iteration(1) / "fes.dat", two_steps())
-    steps = [{"surface": 0.25}, {"surface": 0.75}]
-    old = GOOD | {"steps": steps, "dividing_surface": 0.75, "flanks": [0.54, 0.96]}
-    found = results.complete(files, 1, old)
-    assert found["flanks"] == pytest.approx([0.04, 0.965], abs=0.006)
-    worst = 1 - 1 / np.sqrt(1.25)
-    assert found["similarity_worst"] == pytest.approx(worst, abs=1e-3) != old["similarity_worst"]
-    assert results.complete(files, 1, found) == found
-
-
 def test_halves_differ_twice_as_much_as_independent_data() -> None:
     """So half of their difference is what two trainings on all of the data differ by.
 
@@ -341,19 +337,19 @@ def test_halves_differ_twice_as_much_as_independent_data() -> None:
     reference = rng.uniform(0, 12, size=(20, 3))
     final = reference.copy()
     final[0] += [1.5, 0.5, 0.0]
-    frame = cv.linear(["Fe"] * 20, np.diag([12.0] * 3), reference, final)
+    variable = cv.linear(["Fe"] * 20, np.diag([12.0] * 3), reference, final)
     bow = np.zeros((20, 3))
     bow[2, 2] = 0.6
 
     def structures() -> np.ndarray:
         s = rng.uniform(-0.1, 1.1, (300, 1, 1))
-        u = s * frame.end_displacements[1] + 4 * s * (1 - s) * bow
+        u = s * variable.end_displacements[1] + 4 * s * (1 - s) * bow
         u += rng.normal(scale=0.3, size=u.shape)
         return np.asarray(u - u.mean(axis=1, keepdims=True))
 
     def learned(u: np.ndarray, seed: int) -> cv.CollectiveVariable:
-        xi = frame.encode(frame.components(u))[:, 0]
-        return autoencoder.learn(u, frame, 5, Training(seed=seed), coordinate=xi)[0]
+        xi = variable.encode(variable.components(u))[:, 0]
+        return learning.learn(u, variable, 5, Training(seed=seed), coordinate=xi)[0]
 
     halves, wholes = [], []
     for k in range(4):
@@ -361,7 +357,7 @@ def test_halves_differ_twice_as_much_as_independent_data() -> None:
         wholes.append((learned(u, 4 * k), learned(v, 4 * k + 1)))
         halves.append((learned(u[::2], 4 * k + 2), learned(u[1::2], 4 * k + 3)))
     apart = [
-        np.mean([equivalence.difference(one, other, along=frame).mean for one, other in pairs])
+        np.mean([equivalence.difference(one, other, along=variable).mean for one, other in pairs])
         for pairs in (halves, wholes)
     ]
     assert 1.4 < apart[0] / apart[1] < 2.9
@@ -380,7 +376,7 @@ def test_crossings_are_counted_between_the_minima() -> None:
 
 
 def path_of(initial: Atoms, final: Atoms, energies: list[float]) -> EnergyPath:
-    """A straight path with energies of one's own."""
+    """A straight path with given energies."""
     images = []
     for share, energy in zip(np.linspace(0, 1, len(energies)), energies, strict=True):
         image = initial.copy()
@@ -392,7 +388,7 @@ def path_of(initial: Atoms, final: Atoms, energies: list[float]) -> EnergyPath:
 
 
 def test_equal_energies_alone_are_no_symmetry(tmp_path: Path) -> None:
-    """A vacancy's hop is its own reverse; a third of it is not, whatever its energy."""
+    """The hop of a vacancy equals its reverse by symmetry; a third of the hop does not."""
     initial, final = vacancy.end_states()
     third = initial.copy()
     third.positions += 0.37 * (final.positions - initial.positions)

@@ -1,4 +1,4 @@
-"""The terminal: what goes where, exit statuses, completion, and its page of documentation."""
+"""The terminal: output streams, exit statuses, completion, and the page on it."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_exit_statuses_are_documented_and_kept(plugin: Path, tmp_path: Path) -> 
 
 
 def on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str, str]:
-    """Exit status, standard output and what a terminal on standard error is sent."""
+    """Exit status, standard output, and the output on a terminal as standard error."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "plumed_cv.cli", *map(str, arguments)],

@@ -1,4 +1,4 @@
-"""The input file: what is read, and that every mistake is one sentence."""
+"""The input file: values that are read, and one sentence for each mistake."""
 
 from pathlib import Path
 

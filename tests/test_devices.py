@@ -1,4 +1,4 @@
-"""Nothing stays behind on the processor where a GPU computes, shown without one.
+"""With a GPU, no tensor remains on the processor; tested without a GPU.
 
 torch's device without numbers, "meta", takes the part of the GPU: what is computed there has shape,
 type and device only. Every operation of torch is looked at on its way.
@@ -24,7 +24,7 @@ META = torch.device("meta")
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses operations of tensors on several devices, also those that a GPU would forgive.
+    """Refuses operations between devices, also those that a GPU would accept.
 
     A number that is asked for is `answer`; of a tensor that is brought back come zeros.
     """

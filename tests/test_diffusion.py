@@ -18,13 +18,13 @@ from plumed_cv.events import (
     Network,
     Sites,
     Walk,
-    correlation_factors,
+    combine_rates,
+    compute_correlation_factors,
+    compute_diffusivity,
     crystal_of,
-    diffusivity,
     largest_holes,
     lattice_sites,
     network_of,
-    walk,
 )
 from plumed_cv.events.catalogue import Event, write_catalogue
 from plumed_cv.events.diffusion import _of_tracer
@@ -61,10 +61,14 @@ def interstitials(atoms: Atoms) -> Network:
 def test_cubic_lattices(atoms: Atoms, neighbours: int, length_A: float, factor: float) -> None:
     """D = z d^2 k / 6, and the correlation factor of a tracer."""
     network = vacancies(atoms)
-    found = walk(network, [3.0], [0.0])
+    found = combine_rates(network, [3.0], [0.0])
     expected = neighbours * length_A**2 * 3.0 / 6.0
-    np.testing.assert_allclose(diffusivity(found), expected * np.eye(3), atol=1e-9 * expected)
-    np.testing.assert_allclose(correlation_factors(network, found), factor * np.eye(3), atol=3e-6)
+    np.testing.assert_allclose(
+        compute_diffusivity(found), expected * np.eye(3), atol=1e-9 * expected
+    )
+    np.testing.assert_allclose(
+        compute_correlation_factors(network, found), factor * np.eye(3), atol=3e-6
+    )
 
 
 def simple_cubic(edge: int) -> Network:
@@ -81,16 +85,18 @@ def simple_cubic(edge: int) -> Network:
 
 @pytest.mark.parametrize("edge", [1, 3])
 def test_a_cell_of_many_sites_has_the_factor_of_the_primitive_one(edge: int) -> None:
-    """With 27 sites the two periodic cells must still differ; 1728 atoms are exact to 3e-5."""
+    """Two periodic cells of at least 27 sites differ; 1728 atoms are exact to 3e-5."""
     network = simple_cubic(edge)
-    factors = correlation_factors(network, walk(network, [1.0], [0.0]))
+    factors = compute_correlation_factors(network, combine_rates(network, [1.0], [0.0]))
     np.testing.assert_allclose(factors, 0.653109 * np.eye(3), atol=5e-5)
 
 
 def test_hcp_with_equal_rates() -> None:
     """Close-packed, from the same paper: in the basal plane and along c."""
     network = vacancies(bulk("Mg", "hcp", a=3.2, c=3.2 * (8 / 3) ** 0.5))
-    factors = correlation_factors(network, walk(network, [1.0] * len(network.jumps), [0.0]))
+    factors = compute_correlation_factors(
+        network, combine_rates(network, [1.0] * len(network.jumps), [0.0])
+    )
     np.testing.assert_allclose(np.diag(factors), [0.781205, 0.781205, 0.781451], atol=3e-6)
 
 
@@ -98,7 +104,7 @@ def test_sublattice_of_an_ordered_alloy() -> None:
     """Ni in L1_2 Ni3Al: Koiwa and Ishioka (1983), doi:10.1080/01418618308234882."""
     found = crystal_of(NI3AL)
     network = network_of(found, lattice_sites(found, "Ni"))
-    factors = correlation_factors(network, walk(network, [1.0], [0.0]))
+    factors = compute_correlation_factors(network, combine_rates(network, [1.0], [0.0]))
     np.testing.assert_allclose(factors, 0.688916 * np.eye(3), atol=2e-5)
 
 
@@ -106,7 +112,7 @@ def test_hcp_with_two_rates() -> None:
     """Half the sum of k x^2 over the neighbours, by hand."""
     network = vacancies(HCP)
     a, c, out, within = 3.2, 5.2, 2.0, 5.0
-    tensor = diffusivity(walk(network, [out, within], [0.0]))
+    tensor = compute_diffusivity(combine_rates(network, [out, within], [0.0]))
     # Out of plane: 6 jumps of (a/sqrt(3), c/2); in the plane: 6 of a.
     across = 0.5 * 6 * out * (c / 2) ** 2
     along = 0.5 * 6 * (0.5 * out * a**2 / 3 + 0.5 * within * a**2)
@@ -117,11 +123,11 @@ def test_octahedral_and_tetrahedral_sites() -> None:
     """D = 8 p_o k d^2 / 3 for jumps between an octahedral and two tetrahedral sites a cell."""
     network = interstitials(FCC)
     k, energy = 2.5, 1.7
-    found = walk(network, [k], [0.0, energy])
+    found = combine_rates(network, [k], [0.0, energy])
     octahedral = 1.0 / (1.0 + 2.0 * np.exp(-energy))
     np.testing.assert_allclose(found.populations[0], octahedral)
     expected = 8.0 * octahedral * k * 0.1875 * 3.6**2 / 3.0
-    np.testing.assert_allclose(diffusivity(found), expected * np.eye(3), atol=1e-9)
+    np.testing.assert_allclose(compute_diffusivity(found), expected * np.eye(3), atol=1e-9)
 
 
 def test_dead_ends_and_bottlenecks() -> None:
@@ -132,7 +138,8 @@ def test_dead_ends_and_bottlenecks() -> None:
     network = interstitials(HCP)
     assert [jump.length_A for jump in network.jumps] == pytest.approx([1.3, 1.96], abs=0.02)
     slow, fast, faster = (
-        diffusivity(walk(network, [rate, 1.0], [0.0, 0.5])) for rate in (0.0, 1e4, 1e8)
+        compute_diffusivity(combine_rates(network, [rate, 1.0], [0.0, 0.5]))
+        for rate in (0.0, 1e4, 1e8)
     )
     np.testing.assert_allclose(fast, faster, rtol=1e-3, atol=1e-9)
     assert slow[2, 2] < faster[2, 2]
@@ -149,8 +156,10 @@ def test_dead_ends_and_bottlenecks() -> None:
         )
         for jump in network.jumps
     )
-    shifted = diffusivity(walk(Network(network.cell, moved, jumps), [3.0, 1.0], [0.0, 0.5]))
-    given = diffusivity(walk(network, [3.0, 1.0], [0.0, 0.5]))
+    shifted = compute_diffusivity(
+        combine_rates(Network(network.cell, moved, jumps), [3.0, 1.0], [0.0, 0.5])
+    )
+    given = compute_diffusivity(combine_rates(network, [3.0, 1.0], [0.0, 0.5]))
     np.testing.assert_allclose(shifted, given, atol=1e-9)  # D does not depend on the positions
 
 
@@ -188,14 +197,14 @@ def simulated(found: Walk, walkers: int, times: Sequence[float], seed: int) -> A
 )
 def test_kinetic_monte_carlo(network: Network, rates: list[float], energies: list[float]) -> None:
     """Mean square displacements between two times. Four errors of three axes: one in 5000."""
-    found = walk(network, rates, energies)
+    found = combine_rates(network, rates, energies)
     times = np.array([4.0, 16.0])
     x = simulated(found, 40_000, times.tolist(), seed=1)
     groups = x.reshape(2, 40, 1000, 3)
     squares = (groups**2).mean(axis=2)
     slopes = (squares[1] - squares[0]) / (2.0 * (times[1] - times[0]))
     mean, error = slopes.mean(axis=0), slopes.std(axis=0, ddof=1) / 40**0.5
-    expected = np.diag(diffusivity(found))
+    expected = np.diag(compute_diffusivity(found))
     assert (error < 0.02 * expected).all()
     assert (np.abs(mean - expected) < 4.0 * error).all()
 
@@ -203,7 +212,7 @@ def test_kinetic_monte_carlo(network: Network, rates: list[float], energies: lis
 def test_a_tracer_in_kinetic_monte_carlo() -> None:
     """One vacancy among 54 sites of hcp, two rates: four errors of three axes, one in 5000."""
     network = vacancies(HCP)
-    found = walk(network, [1.0, 4.0], [0.0])
+    found = combine_rates(network, [1.0, 4.0], [0.0])
     size, sites = 3, 2
     places = network.sites.positions
     hops = np.round(
@@ -245,7 +254,7 @@ def test_layers_have_no_factor() -> None:
     found = crystal_of(layers)
     network = network_of(found, lattice_sites(found, "C"), cutoff_A=1.5)
     with pytest.raises(UserError, match="does not move along all three directions"):
-        correlation_factors(network, walk(network, [1.0], [0.0]))
+        compute_correlation_factors(network, combine_rates(network, [1.0], [0.0]))
 
 
 # --- from rates.json ---
@@ -306,7 +315,7 @@ def test_self_diffusion_in_fcc(tmp_path: Path) -> None:
     rates = [1e13 * np.exp(-0.7 / (units.kB * T)) for T in kelvin]
     with_rates(tmp_path, [row("e0", T, k, 1.1) for T, k in zip(kelvin, rates, strict=True)])
     formation = workflow.read_formation("1.2", 2.0)
-    found = workflow.diffusion(tmp_path, formation=formation)
+    found = workflow.compute_diffusion(tmp_path, formation=formation)
     for T, k, each in zip(kelvin, rates, found["temperatures"], strict=True):
         own = 12 / 6 * (3.6e-10 * (1 + 1e-5 * T)) ** 2 / 2 * k
         c = np.exp(2.0 - 1.2 / (units.kB * T))
@@ -336,18 +345,18 @@ def test_errors_are_those_of_many_sets(defect: str, tmp_path: Path) -> None:
     if defect == "interstitial":
         rows[1] |= {"delta_F_eV": 0.6 * kT, "delta_F_error_eV": error}
     with_rates(tmp_path, rows)
-    (found,) = workflow.diffusion(tmp_path)["temperatures"]
+    (found,) = workflow.compute_diffusion(tmp_path)["temperatures"]
     rng = np.random.default_rng(3)
     values = []
     for _ in range(500):
         rates = [2e9 / (k + 1) * np.exp(rng.normal() * np.log(factors[k])) for k in range(2)]
         noisy = [0.0, *(e + rng.normal() * error / kT for e in energies[1:])]
-        values.append(np.log(np.trace(diffusivity(walk(network, rates, noisy)))))
+        values.append(np.log(np.trace(compute_diffusivity(combine_rates(network, rates, noisy)))))
     assert np.log(found["error_factor"]) == pytest.approx(np.std(values), rel=0.16)
 
 
 def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
-    """With transmission coefficient where it is known; harmonic rates are not mixed with others."""
+    """Rates have the transmission coefficient if known; harmonic rates are not mixed in."""
     catalogue(tmp_path, vacancies(HCP), "vacancy")
     harmonic = {"source": "harmonic", "tst_rate_per_s": None, "tst_error_factor": None}
     bound = {"source": "transition state theory", "tst_rate_per_s": 5.0, "tst_error_factor": 1.2}
@@ -359,7 +368,7 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
         row("e0", 900.0, 3.0, 1.1, rate_note="7 % of the trajectories did not reach a basin"),
         row("e1", 900.0, 3.0, 1.1, converged=False),
     ]
-    found = workflow.diffusion(with_rates(tmp_path, rows))
+    found = workflow.compute_diffusion(with_rates(tmp_path, rows))
     kinds = {each["temperature_K"]: each["source"] for each in found["temperatures"]}
     assert kinds == {
         600.0: "transmission coefficient and transition state theory",
@@ -371,7 +380,7 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
         found["temperatures"], ([1.0, 5.0], [4.0, 3.0], [3.0, 3.0]), strict=True
     ):
         assert [each_rate["rate_per_s"] for each_rate in each["rates"]] == rates
-        expected = np.trace(diffusivity(walk(network, rates, [0.0]))) / 3 * 1e-20
+        expected = np.trace(compute_diffusivity(combine_rates(network, rates, [0.0]))) / 3 * 1e-20
         assert each["D_m2_per_s"] == pytest.approx(expected)
     assert found["fit"] is None
     first = found["temperatures"][0]["rates"]
@@ -380,7 +389,10 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
         ("e1", "transition state theory"),
     ]
     # D is linear in both rates, so each one's part of D times its error is its part of the error.
-    parts = [np.trace(diffusivity(walk(network, one, [0.0]))) for one in ([1, 0], [0, 5])]
+    parts = [
+        np.trace(compute_diffusivity(combine_rates(network, one, [0.0])))
+        for one in ([1, 0], [0, 5])
+    ]
     squares = (np.array(parts) * np.log([1.1, 1.2])) ** 2
     shares = [rate["share_of_variance"] for rate in first]
     np.testing.assert_allclose(shares, squares / squares.sum(), rtol=1e-5)
@@ -390,10 +402,12 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
     assert "800 K is left out: no rate with an error of e0." in notes
     assert "900 K: not converged: the run of e1." in notes
     assert "900 K: the rate of e0: 7 % of the trajectories" in notes
-    (bound,) = workflow.diffusion(tmp_path, source="transition state theory")["temperatures"][:1]
+    (bound,) = workflow.compute_diffusion(tmp_path, source="transition state theory")[
+        "temperatures"
+    ][:1]
     assert [rate["rate_per_s"] for rate in bound["rates"]] == [2.0, 5.0]
     with pytest.raises(UserError, match="there is no diffusion coefficient"):
-        workflow.diffusion(with_rates(tmp_path, rows[5:6]))
+        workflow.compute_diffusion(with_rates(tmp_path, rows[5:6]))
 
 
 def test_free_energies_that_contradict_each_other(tmp_path: Path) -> None:
@@ -410,7 +424,7 @@ def test_free_energies_that_contradict_each_other(tmp_path: Path) -> None:
     for k, asymmetric in enumerate(across):
         difference = {"delta_F_eV": 0.1 * k, "delta_F_error_eV": 0.02} if asymmetric else {}
         rows.append(row(f"e{k}", 500.0, 1e9, 1.1, **difference))
-    notes = workflow.diffusion(with_rates(tmp_path, rows))["notes"]
+    notes = workflow.compute_diffusion(with_rates(tmp_path, rows))["notes"]
     differ = 0.1 * (np.flatnonzero(across)[1] - np.flatnonzero(across)[0])
     assert differ >= 0.1
     assert any("contradict each other" in note for note in notes)
@@ -418,19 +432,19 @@ def test_free_energies_that_contradict_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unknown", ["delta_F_eV", "delta_F_error_eV"])
 def test_a_difference_with_an_unknown_error_is_unknown(unknown: str, tmp_path: Path) -> None:
-    """It is not exact: that temperature is left out, or has the harmonic rates."""
+    """Mixed rates are not exact: the temperature is left out, or uses harmonic rates."""
     catalogue(tmp_path, interstitials(FCC), "interstitial")
     states = {"delta_F_eV": 0.1, "delta_F_error_eV": 0.02}
     rows = [row("e0", 500.0, 1e9, 1.1, **states), row("e0", 600.0, 1e9, 1.1, **states)]
     rows[1][unknown] = None
-    found = workflow.diffusion(with_rates(tmp_path, rows))
+    found = workflow.compute_diffusion(with_rates(tmp_path, rows))
     assert [each["temperature_K"] for each in found["temperatures"]] == [500.0]
     assert (
         "600 K is left out: the difference of the free energies of the states" in found["notes"][0]
     )
     assert found["notes"][0].endswith("is unknown of e0.")
     rows.append(row("e0", 600.0, 1e9, 1.0, source="harmonic", **states | {"delta_F_error_eV": 0.0}))
-    found = workflow.diffusion(with_rates(tmp_path, rows))
+    found = workflow.compute_diffusion(with_rates(tmp_path, rows))
     assert [each["source"] for each in found["temperatures"]] == [
         "transmission coefficient",
         "harmonic",
@@ -442,16 +456,16 @@ def test_formation_from_a_file(tmp_path: Path) -> None:
     with_rates(tmp_path, [row("e0", 500.0, 1e9, 1.1), row("e0", 600.0, 1e10, 1.1)])
     file = tmp_path / "formation.csv"
     file.write_text("temperature_K,free_energy_eV,error_eV\n500,1.5,0.01\n600,1.4,\n")
-    first, second = workflow.diffusion(tmp_path, formation=workflow.read_formation(str(file)))[
-        "temperatures"
-    ]
+    first, second = workflow.compute_diffusion(
+        tmp_path, formation=workflow.read_formation(str(file))
+    )["temperatures"]
     assert first["concentration"] == pytest.approx(np.exp(-1.5 / (units.kB * 500)))
     error = np.hypot(np.log(1.1), 0.01 / (units.kB * 500))
     assert np.log(first["tracer_error_factor"]) == pytest.approx(error, rel=1e-4)
     assert second["tracer_error_factor"] == pytest.approx(1.1, rel=1e-4)
     file.write_text("temperature_K,free_energy_eV\n500,1.5\n")
     with pytest.raises(UserError, match="at 600 K is missing"):
-        workflow.diffusion(tmp_path, formation=workflow.read_formation(str(file)))
+        workflow.compute_diffusion(tmp_path, formation=workflow.read_formation(str(file)))
     for wrong, words in (("kelvin,energy\n500,1.5\n", "is not a CSV file"), ("", "is not a CSV")):
         file.write_text(wrong)
         with pytest.raises(UserError, match=words):

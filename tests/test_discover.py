@@ -1,4 +1,4 @@
-"""Events discovered from one state: what follows from symmetry, and what an elastic band says."""
+"""Events discovered from one state, compared with symmetry and an elastic band."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_atoms_of_a_defect_that_cannot_be_told() -> None:
 
 
 def test_an_ordered_alloy_has_kinds_of_its_own() -> None:
-    """Atoms of both elements of a perfect B2 crystal are no defect, an exchanged pair is."""
+    """A perfect B2 crystal has no defect atoms; an exchanged pair is a defect."""
     crystal = bulk("NiAl", "cesiumchloride", a=2.9).repeat(4)
     crystal.symbols[0] = "Al"  # an antisite
     found = defect_atoms(crystal)
@@ -162,18 +162,18 @@ def test_a_campaign_takes_the_catalogue(
     folder, found = of_copper
     catalogue = tmp_path / "events"
     shutil.copytree(folder / "events", catalogue)
-    rates = workflow.campaign(catalogue, harmonic=True)
+    rates = workflow.run_campaign(catalogue, harmonic=True)
     assert not rates["failures"]
     assert [row["temperature_K"] for row in rates["rates"]] == [500.0, 700.0]
     assert {row["multiplicity"] for row in rates["rates"]} == {12}
     harmonic = json.loads((catalogue / "Cu-event-1" / "harmonic" / "harmonic.json").read_text())
     assert harmonic["barrier_eV"] == pytest.approx(found["events"][0]["barrier_eV"], abs=5e-3)
     with pytest.raises(UserError, match="without the sites of a crystal"):
-        workflow.diffusion(catalogue)
+        workflow.compute_diffusion(catalogue)
 
 
 class Impatient(Log):
-    """Interrupts after a new event."""
+    """A reporter that interrupts after a new event."""
 
     def say(self, text: str) -> None:
         if "new event" in text:
@@ -181,7 +181,7 @@ class Impatient(Log):
 
 
 def test_a_search_goes_on(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """After an interruption and after too few searches, all lines are those of one command."""
+    """Interrupted or repeated commands give the same lines as a single command."""
     folder, _ = of_copper
     structure, given = write_case(tmp_path)
     parts = tmp_path / "events"
@@ -238,7 +238,7 @@ def test_a_state_keeps_what_its_dynamics_depends_on(tmp_path: Path) -> None:
 
 
 def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]]) -> None:
-    """One of the final state is not connected with the initial one, unless it is that between."""
+    """A minimum is not connected with the initial state, unless it lies between both."""
     folder, _ = of_copper
     event = folder / "events" / "Cu-event-1"
     initial, final, saddle = (
@@ -267,7 +267,7 @@ def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]])
 def test_another_minimum_that_is_known(
     of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Its event is in the catalogue; the confidence is zero until a search finds it, too."""
+    """The given event is in the catalogue; the confidence is 0 until a search finds it."""
     folder, found = of_copper
     structure, given = write_case(tmp_path)
     event = folder / "events" / "Cu-event-1"
@@ -354,7 +354,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """It goes on in a folder that is complete, and prints the same events."""
+    """A command in a complete folder continues it and prints the same events."""
     folder, found = of_copper
     shutil.copytree(folder, tmp_path / "again")
     at = tmp_path / "again"

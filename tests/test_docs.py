@@ -1,4 +1,4 @@
-"""What the documentation says is right: links, keywords, sentences and numbers.
+"""The documentation is correct: links, keywords, sentences and numbers.
 
 What it shows, commands and inputs, is run by test_pages.py. The site as a whole, with every link of
 it, is checked by `make docs`.
@@ -27,7 +27,24 @@ def test_links(page: Path) -> None:
             assert (page.parent / link.split("#")[0]).exists(), link
 
 
-def test_the_table_of_scripts_has_all_of_them() -> None:
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, SCRIPTS, ROOT / "CHANGELOG.md"],
+    ids=lambda page: page.name,
+)
+def test_text_wraps_at_100_columns(page: Path) -> None:
+    """Rows of tables, code, formulas and comments may be longer."""
+    text = re.sub(
+        r"^```.*?^```|\$\$.*?\$\$|<!--.*?-->",
+        "",
+        page.read_text(encoding="utf-8"),
+        flags=re.M | re.S,
+    )
+    long = [line for line in text.splitlines() if len(line) > 100 and line[:1] != "|"]
+    assert not [line for line in long if not line.startswith(" " * 4) and "](" not in line]
+
+
+def test_the_list_of_scripts_has_all_of_them() -> None:
     named = set(re.findall(r"`([\w/]+\.py)`", SCRIPTS.read_text(encoding="utf-8")))
     scripts = {str(file.relative_to(SCRIPTS.parent)) for file in SCRIPTS.parent.rglob("*.py")}
     of_drills = {name for name in scripts if name.startswith("drills/")} - {"drills/fuzzers.py"}
@@ -47,7 +64,7 @@ def test_pages_of_actions_have_all_keywords() -> None:
 
 
 def test_modules_import_from_those_above_them() -> None:
-    """In the list of CONTRIBUTING.md, which has them all."""
+    """The order is that of the list in CONTRIBUTING.md, which must be complete."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     lines = text.partition("plumed_cv/  ")[2].partition("cpp/core/")[0].splitlines()[1:]
     words = [word for line in lines for word in line[2:22].split()]
@@ -68,7 +85,7 @@ def test_modules_import_from_those_above_them() -> None:
 
 
 def sentences() -> Iterator[str]:
-    """Texts in the sources, without what is put into them."""
+    """Texts in the sources, without the values that are inserted."""
     for file in (ROOT / "plumed_cv").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

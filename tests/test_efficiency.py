@@ -1,4 +1,4 @@
-"""The comparison of bABF with its peers: every runner in a real engine, and the committed table."""
+"""Comparison of bABF with other methods: each in a real engine, and the committed table."""
 
 from pathlib import Path
 

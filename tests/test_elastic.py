@@ -1,4 +1,4 @@
-"""The elastic prior: networks with the symmetry of space, fields that it brings out of noise."""
+"""The elastic prior: networks with the symmetry of space, and fields recovered from noise."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ BETWEEN = np.stack([np.eye(4), FALLING, FALLING[::-1, ::-1]])
 
 
 def field() -> np.ndarray:
-    """Four modes of what the crystal makes of forces that pull an atom and its neighbours apart."""
+    """Four modes of the response of the crystal to forces between an atom and its neighbours."""
     rng = np.random.default_rng(1)
     distances = CRYSTAL.get_distances(0, range(N), mic=True)
     near = np.flatnonzero(distances < 2.6)
@@ -118,9 +118,9 @@ def test_few_sites_carry_a_local_field(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_mean_path_at_rest_uses_it() -> None:
-    """Ends are met and the path between them is nearer to the truth than without."""
+    """The path passes through the ends and is more accurate than without the prior."""
     step = field()[0] * 3.0
-    frame = cv.linear(["Fe"] * N, CELL, POSITIONS, POSITIONS + step)
+    variable = cv.linear(["Fe"] * N, CELL, POSITIONS, POSITIONS + step)
     rng = np.random.default_rng(4)
     s = np.linspace(0.0, 1.0, 1000)
     truth = s[:, None, None] * step + np.sin(np.pi * s)[:, None, None] * field()[1]
@@ -128,8 +128,8 @@ def test_the_mean_path_at_rest_uses_it() -> None:
     u = truth + noise - noise.mean(axis=1, keepdims=True)
     errors = [
         float(np.mean((meanpath.fit(u, s, at_rest=known).points(s) - truth.reshape(1000, -1)) ** 2))
-        for known in (frame, None)
+        for known in (variable, None)
     ]
     assert errors[0] < 0.7 * errors[1]
-    ends = meanpath.fit(u, s, at_rest=frame).points(np.array([0.0, 1.0]))
-    np.testing.assert_allclose(ends.reshape(2, N, 3), frame.end_displacements, atol=0.01)
+    ends = meanpath.fit(u, s, at_rest=variable).points(np.array([0.0, 1.0]))
+    np.testing.assert_allclose(ends.reshape(2, N, 3), variable.end_displacements, atol=0.01)

@@ -25,7 +25,7 @@ N_FEATURES = 12  # of four atoms
 
 
 def noisy_line(n: int = 300) -> tuple[Atoms, Atoms, list[Atoms], NDArray[np.float64]]:
-    """Structures on the line between the vacancy's end states with noise, and their places."""
+    """Noisy structures on the line between the vacancy's end states, and their positions."""
     initial, final = vacancy.end_states()
     rng = np.random.default_rng(5)
     places = rng.uniform(size=n)
@@ -39,7 +39,7 @@ def noisy_line(n: int = 300) -> tuple[Atoms, Atoms, list[Atoms], NDArray[np.floa
 
 
 def test_a_learned_cv_follows_the_process_and_is_saved(tmp_path: Path) -> None:
-    """On a straight path xi is the place: noise of 0.03 A on 2.5 A moves it by 0.012."""
+    """On a straight path, xi is the position; noise of 0.03 A on 2.5 A changes it by 0.012."""
     initial, final, structures, places = noisy_line()
     model = pcv.AutoencoderCV(initial, final, n_components=3, random_state=1)
     epochs: list[int] = []
@@ -101,7 +101,7 @@ def test_pipelines_and_clones() -> None:
 
 
 def test_some_atoms_of_a_molecule() -> None:
-    """Turned as a whole it is the same; the hydrogen counts for nothing."""
+    """A rotation does not change the CV, and neither does the hydrogen atom."""
     initial = Atoms("CONH", [[0, 0, 0], [1.2, 0, 0], [-0.7, 1.1, 0], [-0.3, 2.0, 0.4]])
     final = initial.copy()
     final.positions[1] += [0.1, 0.3, 0.5]
@@ -174,6 +174,6 @@ def test_scikit_learns_checks(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks_of_the_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one component and two functions: some checks have ten samples."""
+    """One component and two functions, because some checks have ten samples."""
     initial, final = four_atoms()
     checked(pcv.AutoencoderCV(initial, final, n_functions=2, n_components=1), monkeypatch)

@@ -1,4 +1,4 @@
-"""Rates in the forms of other codes: reading them back gives the same diffusion coefficients."""
+"""Rates in the formats of other codes give the same diffusion coefficients when read back."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from ase import Atoms, units
 
 from plumed_cv import workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.events import Network, Walk, diffusivity
+from plumed_cv.events import Network, Walk, compute_diffusivity
 from tests import pages, vacancy
 from tests.test_diffusion import BCC, FCC, HCP, catalogue, interstitials, row, vacancies, with_rates
 from tests.test_jumps import NI3AL
@@ -29,7 +29,7 @@ def exported(folder: Path, network: Network, defect: str, atoms: Atoms) -> dict[
         a, b = network.sites.kinds[[jump.initial[0], jump.final[0]]]
         difference = {"delta_F_eV": 0.7 * KT * (b - a), "delta_F_error_eV": 0.02} if a != b else {}
         rows.append(row(f"e{k}", KELVIN, 3e9 / (1 + k), 1.1 + 0.1 * k, **difference))
-    found = workflow.diffusion(with_rates(folder, rows), export=folder / "fe-rates")
+    found = workflow.compute_diffusion(with_rates(folder, rows), export=folder / "fe-rates")
     (only,) = found["temperatures"]
     return dict(only)
 
@@ -56,7 +56,7 @@ def test_the_list_of_jumps_is_the_network(atoms: Atoms, defect: str, tmp_path: P
     populations /= populations.sum()
     weights = np.exp(-np.array(content["temperatures"][0]["free_energies_kT"]))
     np.testing.assert_allclose(populations, weights / weights.sum(), rtol=1e-9)
-    tensor = diffusivity(
+    tensor = compute_diffusivity(
         Walk(ends[:, 0], ends[:, 1], steps, populations[ends[:, 0]] * rates, populations)
     )
     np.testing.assert_allclose(1e-20 * tensor, found["D_tensor_m2_per_s"], atol=1e-9 * 1e-10)
@@ -139,7 +139,7 @@ def test_onsager_finds_the_same_for_an_interstitial(
 def test_onsager_finds_the_same_for_a_vacancy(
     atoms: Atoms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the correlation factors, which it computes from the Green function."""
+    """The correlation factors agree too; onsager computes them from the Green function."""
     row = exported(tmp_path, vacancies(atoms), "vacancy", atoms)
     found = read_by_onsager(tmp_path, monkeypatch, 2)
     expected = np.array(row["D_tensor_m2_per_s"])
@@ -164,4 +164,4 @@ def test_a_catalogue_without_the_atoms(tmp_path: Path) -> None:
     catalogue(tmp_path, vacancies(BCC), "vacancy")
     with_rates(tmp_path, [row("e0", KELVIN, 1e9, 1.1)])
     with pytest.raises(UserError, match="does not have the atoms of the crystal"):
-        workflow.diffusion(tmp_path, export=tmp_path / "out")
+        workflow.compute_diffusion(tmp_path, export=tmp_path / "out")

@@ -13,7 +13,7 @@ from ase.neighborlist import neighbor_list
 from plumed_cv import config, freeenergy, workflow
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
-from tests.engines.test_lammps import in_kcal
+from tests.engines.test_lammps_potentials import in_kcal
 
 SECTIONS = """
 [path]
@@ -139,7 +139,7 @@ def vacancy_pair() -> tuple[Atoms, Atoms]:
 
 
 def test_a_run_of_a_vacancy_pair_in_salt(tmp_path: Path, plugin: Path) -> None:
-    """Charges of the structure and of the potential give one path, and the run arrives."""
+    """Charges of structure and potential give the same path, and the run reaches the end."""
     ends = vacancy_pair()
     engine = f'potential = {NACL}\nspecies = ["Na", "Cl"]'
     values = {"kelvin": 1000, "steps": 8000, "timestep": 2.0, "friction": 5.0, "fmax": 0.01}

@@ -1,4 +1,4 @@
-"""Displacement frame: what must not change it, and what must."""
+"""Displacement frame: changes to which it is invariant, and changes that it shows."""
 
 import numpy as np
 import pytest

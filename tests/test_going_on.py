@@ -1,4 +1,4 @@
-"""Runs that go on: more steps, iterations or repetitions, other versions, removed segments.
+"""Continued runs: more steps, iterations or repetitions, removed segments.
 
 A short run of the iron vacancy in a 54-atom crystal, finished once and copied for each test.
 """
@@ -37,7 +37,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 class Telling(Log):
-    """A reporter that keeps what it is told."""
+    """A reporter that records its messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -57,7 +57,7 @@ def changed(example: Path, *changes: tuple[str, str]) -> config.Config:
 
 
 def reopened(run: Path) -> Path:
-    """Take the end of the second iteration away; returns its folder."""
+    """Remove the end of the second iteration and return its folder."""
     for name in ("result.json", "cv-2.safetensors", "iteration-2/result.json"):
         (run / name).unlink()
     return run / "iteration-2"
@@ -115,7 +115,7 @@ class Listener(Log):
 def test_a_long_run_says_what_a_faster_kernel_would_save(
     example: Path, run: Path, monkeypatch: pytest.MonkeyPatch, optimised: bool, steps: int
 ) -> None:
-    """However fast the machine is, 800 million steps take some hours, and 2000 a few seconds."""
+    """On any machine, 800 million steps take hours and 2000 take seconds."""
     plumed = replace(find_plumed(), optimised=optimised, source=WHEEL)
     monkeypatch.setattr(procedure, "find_plumed", lambda: plumed)
     more = (f"steps = {STEPS}", f"steps = {steps}")
@@ -216,7 +216,7 @@ def test_repetitions_are_independent_and_put_together(example: Path, run: Path) 
 
 
 def test_repetitions_agree_by_chi_squared() -> None:
-    """Of two values with one error the difference is normal, with sqrt(2) of the error."""
+    """The difference of two values with equal errors is normal, with sqrt(2) of the error."""
     for difference in (0.0, 1.0, 4.0):
         pair, errors = np.array([0.5, 0.5 + 0.01 * difference]), np.array([0.01, 0.01])
         assert odds(pair, errors) == pytest.approx(math.erfc(difference / 2))

@@ -1,4 +1,4 @@
-"""The guard: its limit, and a vacancy so hot that other neighbours jump into it."""
+"""The guard: its limit, and a vacancy so hot that other neighbours jump."""
 
 import json
 import subprocess
@@ -102,7 +102,7 @@ def test_the_dynamics_goes_on_well_inside() -> None:
 
 
 def test_the_dynamics_goes_on_where_the_atom_that_left_was_at_home() -> None:
-    """Not where it had passed a hump already, though the distance is inside of the limit."""
+    """The next start is not behind a barrier, although the distance is within the limit."""
     variable = hop(2.0)
     limit_A = guard.limit("auto", variable)
     assert limit_A is not None
@@ -115,7 +115,7 @@ def test_the_dynamics_goes_on_where_the_atom_that_left_was_at_home() -> None:
 
 
 def test_the_way_out_is_not_in_the_histogram(tmp_path: Path) -> None:
-    """PLUMED's sums contain it, the printed values do not."""
+    """PLUMED's sums contain the step; the printed values do not."""
     grid = freeenergy.Grid(-0.2, 1.2, 14)
     n, rng = len(grid.nodes), np.random.default_rng(1)
     inside, way_out = rng.uniform(0.0, 0.5, size=(2, 400)), np.full(200, 0.9)
@@ -184,5 +184,5 @@ def test_the_profile_is_right_with_the_guard_and_wrong_without(
     assert free["iterations"][0]["restarts"] == 0
     # Where it went it stayed, far from the path: the first of ten jumps comes after nine tenths of
     # the run once in 10 000. By then the CV's values mean something else.
-    largest = workflow.sampled(tmp_path / "free" / "iteration-1").series["ae.maxdev"]
+    largest = workflow.read_samples(tmp_path / "free" / "iteration-1").series["ae.maxdev"]
     assert np.mean(np.concatenate(largest) > 1.6) > 0.05

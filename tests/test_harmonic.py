@@ -242,7 +242,7 @@ def test_rotations_of_a_molecule_are_in_its_rate() -> None:
 
 @pytest.mark.slow
 def test_iron_vacancy_has_the_committed_harmonic_limit_and_the_sampled_one(tmp_path: Path) -> None:
-    """In the potential's own cell, which is harmonic at 100 K: three errors of two methods."""
+    """In the relaxed cell, which is harmonic at 100 K, two methods agree to three errors."""
     path = common.minimum_path("a0", tmp_path)
     with LammpsEngine(POTENTIAL, path.images[0]) as engine:
         minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
@@ -280,7 +280,7 @@ def test_isotopes_have_the_masses_of_the_dynamics(tmp_path: Path) -> None:
             path.images[k].write(folder / f"{name}.xyz", format="extxyz")
         (folder / "input.toml").write_text(text)
         given = config.load(folder / "input.toml")
-        result = workflow.harmonic(given, folder / "results", path=folder / "own.xyz")
+        result = workflow.compute_harmonic(given, folder / "results", path=folder / "own.xyz")
         prefactors.append(result["prefactor_per_s"])
     assert prefactors[1] == pytest.approx(0.5 * prefactors[0], rel=1e-3)
 
@@ -367,7 +367,7 @@ def test_results_in_a_folder_belong_to_one_input(
     with pytest.raises(UserError, match=f"{tmp_path}: was started with another {sentence}"):
         provenance.check_same_energies(tmp_path, changed)
     with pytest.raises(UserError, match="started with another"):
-        workflow.harmonic(changed, tmp_path)
+        workflow.compute_harmonic(changed, tmp_path)
 
 
 def test_the_temperature_of_an_expanded_cell_must_stay(tmp_path: Path) -> None:
@@ -386,9 +386,9 @@ def test_results_without_a_record_and_runs_are_refused(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / name).touch()
     with pytest.raises(UserError, match="without a record of their input"):
-        workflow.harmonic(given, old)
+        workflow.compute_harmonic(given, old)
     with pytest.raises(UserError, match="is the directory of a run"):
-        workflow.harmonic(given, run)
+        workflow.compute_harmonic(given, run)
     assert not (run / "path.xyz").exists()
 
 

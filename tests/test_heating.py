@@ -1,4 +1,4 @@
-"""The bias, while it is learned, must not heat the collective variable."""
+"""The bias must not heat the collective variable while it is learned."""
 
 from plumed_cv.freeenergy.estimator import SOLVE_STRIDE
 from python.benchmarks.heating import temperatures

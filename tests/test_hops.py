@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from plumed_cv.events import crystal_of, diffusivity, network_of, sites_at, walk
+from plumed_cv.events import combine_rates, compute_diffusivity, crystal_of, network_of, sites_at
 from plumed_cv.events.diffusion import _of_tracer
 from python.references import diffusion, hops
 from python.references.hops import Found, Hop
@@ -93,7 +93,7 @@ def test_rates_of_independent_hops_are_the_one_rate() -> None:
 
 
 def test_hops_undone_at_once_are_in_one_rate_only() -> None:
-    """Each excursion adds two hops; the time for it is lost to others. Four errors, as above."""
+    """Each excursion adds two hops and takes time from others. Four errors, as above."""
     k, back = 1e10, 0.3
     data = vacancy_walk(k, 20.0, back)
     every = hops.hops(IRON, data)
@@ -148,14 +148,14 @@ def test_the_page_has_the_tables_of_the_data(capsys: pytest.CaptureFixture[str])
 
 
 def test_atoms_of_a_random_walk() -> None:
-    """In the cell of 128 sites: every jump counts at first, and at last the exact factor is left.
+    """In the cell of 128 sites, the factor decreases from 1 to its exact value.
 
     The factor is that of the network of a bcc crystal in its cubic cell of two sites.
     """
     ordered = crystal_of(bulk("FeAl", "cesiumchloride", a=2.9))
     network = network_of(ordered, sites_at(ordered, [np.zeros(3), np.full(3, 0.5)]), cutoff_A=2.6)
-    found = walk(network, [1.0], [0.0, 0.0])
-    exact = np.trace(_of_tracer(network, found, 4)) / np.trace(diffusivity(found))
+    found = combine_rates(network, [1.0], [0.0, 0.0])
+    exact = np.trace(_of_tracer(network, found, 4)) / np.trace(compute_diffusivity(found))
     assert diffusion.walked((20_000, 40_000), 1.4e10) == pytest.approx(exact, abs=1e-5)
     assert diffusion.walked((0, 1), 1e6) == pytest.approx(1.0, abs=1e-4)
 

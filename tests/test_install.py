@@ -1,4 +1,4 @@
-"""The distributions in environments of their own: what they need is in them or declared by them.
+"""The distributions in new environments: all that they need is included or declared.
 
 Fetching torch and the others a second time would take minutes. So one new environment has links to
 the distributions that the wheel requires with all extras, and that those require, in the tests'
@@ -120,7 +120,7 @@ def run_in(
 
 
 def test_the_table_of_versions_is_that_of_these_tests() -> None:
-    """What `plumed-cv doctor` calls tested; python/tested_versions.py writes it."""
+    """The tested versions of `plumed-cv doctor`, which python/tested_versions.py writes."""
     here = {finding.name: finding.version for finding in doctor.doctor() if finding.version}
     tested = doctor.tested_versions()
     assert set(here) <= set(tested)

@@ -1,4 +1,4 @@
-"""Errors where something is not known: NaN, and no warning of NumPy's."""
+"""Unknown errors are NaN, without a warning of NumPy."""
 
 import warnings
 from collections.abc import Iterator

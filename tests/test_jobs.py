@@ -1,4 +1,4 @@
-"""Sampling by jobs: `run --inputs-only`, `sample`, and engines where there is no plumed_cv."""
+"""Sampling by jobs: `run --inputs-only`, `sample`, and engines without plumed_cv."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
 def test_a_job_without_plumed_cv(
     example: Path, fix_plumed: Path, plumed_installation: Plumed, tmp_path: Path
 ) -> None:
-    """LAMMPS's own `fix plumed` does the segments of native/ elsewhere, in two parts."""
+    """LAMMPS with `fix plumed` runs the segments of native/ in another place, in two parts."""
     file, run = example / "native.toml", example / "native"
     file.write_text(INPUT.replace("maximum = 2", "minimum = 1\nmaximum = 1"))
     line: list[str | Path] = ["run", file, "--dir", run, "--inputs-only", "--json"]

@@ -1,4 +1,4 @@
-"""Jumps of vacancies and interstitials: numbers that follow from the crystal by hand."""
+"""Jumps of vacancies and interstitials: numbers that were counted by hand."""
 
 import json
 import tomllib
@@ -89,7 +89,7 @@ def test_jumps_and_their_numbers(
 
 
 def test_kinds_of_sites_and_detailed_balance_of_their_numbers() -> None:
-    """As many jumps lead from one kind to the other as back."""
+    """The numbers of jumps between two kinds are equal in both directions."""
     found = crystal_of(FCC)
     network = network_of(found, largest_holes(found))
     assert [int((network.sites.kinds == kind).sum()) for kind in (0, 1)] == [1, 2]
@@ -217,7 +217,7 @@ def test_inputs_of_a_catalogue_are_inputs(of_copper: Path) -> None:
 
 
 def test_octahedral_and_tetrahedral_interstitials(tmp_path: Path) -> None:
-    """In a Lennard-Jones crystal both holes of fcc are minima for a small atom."""
+    """In a Lennard-Jones crystal, both interstitial sites of fcc are minima of a small atom."""
     (tmp_path / "small.py").write_text(SMALL)
     bulk("Ar", "fcc", a=5.26, cubic=True).write(tmp_path / "POSCAR", format="vasp")
     (tmp_path / "he.toml").write_text(EMT_INPUT.replace("ase.calculators.emt.EMT", "small.Small"))
@@ -271,7 +271,7 @@ class Small(Calculator):
 
 
 def test_an_interstitial_that_leaves_its_site_is_refused(tmp_path: Path) -> None:
-    """The middle of a face diagonal's half is no site; the atom goes to a hole."""
+    """The given point is no site; the atom relaxes to an interstitial site."""
     (tmp_path / "small.py").write_text(SMALL)
     bulk("Ar", "fcc", a=5.2, cubic=True).write(tmp_path / "ar.cif")
     (tmp_path / "he.toml").write_text(EMT_INPUT.replace("ase.calculators.emt.EMT", "small.Small"))

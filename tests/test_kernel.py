@@ -1,4 +1,4 @@
-"""Finding PLUMED, and what a kernel says of itself."""
+"""Finding PLUMED, and the properties of a kernel."""
 
 import os
 import shutil
@@ -92,7 +92,7 @@ def put_on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, programs: dict[st
 def test_a_plumed_in_its_tree_of_sources(
     bare: Path, plumed_installation: Plumed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As after `source sourceme.sh`, by PATH and by the kernel alone."""
+    """As after `source sourceme.sh`: PATH, and the kernel alone."""
     root = tmp_path / "plumed2"
     kernel = tree_at(root, plumed_installation)
     answers = f'case "$3" in --root) echo {root}/;; *) echo {root}//src/include;; esac\n'
@@ -128,7 +128,7 @@ def test_a_plumed_with_a_program_suffix(
 def test_a_plumed_that_cannot_run_here_is_found_by_its_script(
     bare: Path, plumed_installation: Plumed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """`plumed-config` has neither `info` nor any other way to tell the folder."""
+    """`plumed-config` cannot print the folder of PLUMED."""
     kernel = install_at(tmp_path / "cross", plumed_installation)
     script = f'#! /usr/bin/env bash\nexport PLUMED_ROOT="${{PLUMED_ROOT-{kernel.parent}/plumed}}"\n'
     foreign = {"plumed": "\x7fELF of another machine", "plumed-config": script}

@@ -1,4 +1,4 @@
-"""Building a kernel of our own."""
+"""Building a PLUMED kernel."""
 
 import os
 import shutil
@@ -50,7 +50,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def make_source(folder: Path, version: str = "2.10.0") -> None:
-    """Lay out what the build needs to see of PLUMED's sources."""
+    """Make a folder with the files of PLUMED's sources that the build reads."""
     folder.mkdir(parents=True)
     (folder / "configure").write_text(CONFIGURE)
     (folder / "configure").chmod(0o755)

@@ -25,7 +25,7 @@ from tests.test_energy import arc, basis, images
 
 
 class Heard(Log):
-    """A reporter that keeps what it is told."""
+    """A reporter that records its messages."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
@@ -87,7 +87,7 @@ def test_a_path_along_which_the_linear_cv_rises_keeps_it(tmp_path: Path) -> None
 
 
 def test_a_cv_that_does_not_rise_is_refused(tmp_path: Path) -> None:
-    """Of one component a network makes at best its projection, which turns back."""
+    """With one component, a network gives at best its projection, which turns back."""
     with pytest.raises(
         UserError, match=r"cv-0, .* decreases by .* raise path\.structures"
     ) as caught:

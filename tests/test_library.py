@@ -1,4 +1,4 @@
-"""Use from Python: docs/library.md as it stands, and what objects look like at a prompt."""
+"""Use from Python: the blocks of docs/library.md, and the representation of objects."""
 
 import re
 from pathlib import Path

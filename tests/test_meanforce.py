@@ -90,7 +90,7 @@ def test_a_bias_along_the_variable_changes_nothing() -> None:
 
 
 def test_the_profile_is_the_integral_of_the_mean_force() -> None:
-    """From exact forces of a known profile, as sharp as that of a cold vacancy, with two humps."""
+    """Exact forces of a known profile with two barriers, as narrow as those of a cold vacancy."""
     grid = freeenergy.Grid(-0.2, 1.2, 140)
     n, x = len(grid.nodes), grid.nodes
     dip = 0.12 * np.exp(-(((x - 0.5) / 0.09) ** 2))

@@ -1,4 +1,4 @@
-"""The mean path against known curves: exact without noise, shrunk with it, symmetric if told so."""
+"""The mean path of known curves: exact without noise, and symmetric if required."""
 
 import numpy as np
 import pytest
@@ -142,7 +142,7 @@ def test_smooth_functions_have_the_kernel_of_their_length() -> None:
 
 
 def test_a_smooth_path_needs_no_choice_of_functions() -> None:
-    """Of 48 polynomials as little noise is left as of 16: how smooth they are is found."""
+    """The path of 48 polynomials has as little noise as that of 16: smoothness is estimated."""
     line = cv.linear(["Fe"] * N_ATOMS, np.zeros((3, 3)), *atoms_apart())
     s = np.linspace(0.0, 1.0, 2000)
     noise = np.random.default_rng(6).normal(scale=SIGMA, size=(2000, N_ATOMS, 3))

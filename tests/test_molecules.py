@@ -69,7 +69,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     u = read_displacements(
         [segment / "snapshots.dcd" for segment in segments], first, cell, species=species
     )
-    printed = np.concatenate(workflow.sampled(folder).series["ae.node-0"])
+    printed = np.concatenate(workflow.read_samples(folder).series["ae.node-0"])
     found = first.encode(first.components(u))[:, 0]
     np.testing.assert_allclose(found, printed[len(printed) - len(found) :], atol=2e-4)
     torsions = [np.loadtxt(segment / "torsions") for segment in segments]
@@ -83,7 +83,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
 
 
 def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> None:
-    """GROMACS alone does the segments of native/ elsewhere, in two jobs of which one is killed."""
+    """GROMACS alone runs the segments of native/ in two jobs, of which one is killed."""
     given, run = config.load(alanine / "alanine.toml"), alanine / "run"
     folder, elsewhere = run / "iteration-1", alanine.parent / "elsewhere"
     environment = {
@@ -183,10 +183,10 @@ def test_atoms_of_a_trajectory(tmp_path: Path) -> None:
     start = ase.Atoms("CHHON", rng.normal(size=(5, 3)) * 2.0)
     end = start.positions + rng.normal(scale=0.3, size=(5, 3))
     species = start.get_chemical_symbols()
-    frame = cv.linear(species, np.zeros((3, 3)), start.positions, end, "optimal", "heavy")
-    assert frame.species == ("C", "O", "N")
+    variable = cv.linear(species, np.zeros((3, 3)), start.positions, end, "optimal", "heavy")
+    assert variable.species == ("C", "O", "N")
     frames = np.stack([start.positions, end])
     with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / "t.dcd"), "w") as file:
         file.write(frames.astype(np.float32))
-    u = read_displacements([tmp_path / "t.dcd"], frame, species=species)
-    np.testing.assert_allclose(frame.encode(frame.components(u))[:, 0], [0.0, 1.0], atol=1e-5)
+    u = read_displacements([tmp_path / "t.dcd"], variable, species=species)
+    np.testing.assert_allclose(variable.encode(variable.components(u))[:, 0], [0.0, 1.0], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Numbers of equivalent events that follow from the crystal by hand."""
+"""Numbers of equivalent events that were counted by hand."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def test_saddle_points_beside_the_line_have_equal_ones(
 
 
 def test_a_tetragonal_cell_tells_the_neighbours_apart() -> None:
-    """Those in the plane of the equal edges from those across it."""
+    """Jumps in the plane of the equal edges differ from those out of the plane."""
     crystal = bulk("Cu", "fcc", a=3.6, cubic=True).repeat((2, 2, 3))
     found = [multiplicity(*hop(crystal, neighbour)).events for neighbour in range(1, 13)]
     assert sorted(found) == [4] * 4 + [8] * 8
@@ -155,7 +155,7 @@ def test_a_molecule_is_refused() -> None:
 
 
 def test_symmetry_that_depends_on_the_tolerance_is_refused() -> None:
-    """One of the eight neighbours is off by less than the tolerance, its images by more."""
+    """One of eight neighbours deviates by less than the tolerance, its images by more."""
     initial, final = hop(BCC)
     step = np.linalg.norm(final.positions - initial.positions, axis=1)
     mover = int(step.argmax())

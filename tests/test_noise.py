@@ -15,7 +15,7 @@ NOBODY = np.zeros(0, dtype=np.int64)
 
 
 def test_springs_of_one_stiffness() -> None:
-    """The minimum's own forces drop out, and held atoms do not count."""
+    """Forces at the minimum are subtracted, and fixed atoms do not count."""
     positions = np.random.default_rng(1).normal(size=(20, 3))
     held = np.arange(5)
 
@@ -31,7 +31,7 @@ def test_springs_of_one_stiffness() -> None:
 
 
 def test_iron_at_300_kelvin() -> None:
-    """0.005 A^2, the noise that the paper draws; 0.0044 is measured."""
+    """The paper uses a variance of 0.005 A^2; 0.0044 is measured."""
     atoms = bulk("Fe", cubic=True, a=2.8553) * (3, 3, 3)
     cell = cell_of(atoms)
     with LammpsEngine(IRON, atoms) as engine:

@@ -1,4 +1,4 @@
-"""The end states of docs/other-processes.md are what they are called."""
+"""The end states of docs/other-processes.md are the defects that the page names."""
 
 import numpy as np
 import pytest

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "docs/clusters.md": ("tests/test_clusters.py", "clusters.md"),
     "make test": (".ci/run", "make test"),
     "cmake -S cpp -B build/tests -DPLUMED_CV_TESTS=ON": (".ci/run", "-DPLUMED_CV_TESTS=ON"),
+    "cmake --build build/tests": (".ci/run", "--build build/cpp-tests"),
     "python python/gromacs.py": (".ci/run", "python/gromacs.py"),
     "python python/drr.py": ("tests/plumed/test_inputs.py", "drr.py"),
     "python python/lammps_fix_plumed.py": ("tests/conftest.py", "lammps_fix_plumed.py"),
@@ -120,7 +121,7 @@ def shorten(file: Path, text: str, *names: str) -> None:
 
 
 def make_files(folder: Path, demo: Path) -> None:
-    """What a reader has: paths, trajectories and runs under the names that the pages give them."""
+    """The reader's files: paths, trajectories and runs under the names of the pages."""
     path = load_path(demo / "run" / "path.xyz").images
     for name in ("neb.traj", "neb.xyz"):
         ase.io.write(folder / name, path)
@@ -169,7 +170,7 @@ def make_files(folder: Path, demo: Path) -> None:
 
 
 def outcar(image: Atoms) -> str:
-    """What ASE reads of VASP's OUTCAR, of one element."""
+    """The part of VASP's OUTCAR that ASE reads, for one element."""
     (symbol,) = set(image.symbols)
     cell = "\n".join(" ".join(f"{x:.9f}" for x in row) for row in image.cell.array)
     rows = np.hstack([image.positions, image.get_forces()])
@@ -207,7 +208,7 @@ class Desk:
         monkeypatch.chdir(folder)
 
     def type(self, line: str) -> str:
-        """Type a line; returns what stands on standard output."""
+        """Run a line in a shell and return its standard output."""
         if "completion" in line:  # asks what shell it is started by
             line = f"bash -c {shlex.quote(f'{line} && true')}"
         if not line.startswith("plumed-cv "):
@@ -283,7 +284,7 @@ for words in json.load(sys.stdin):
 
 
 def test_scripts_print_the_tables_of_their_pages(tmp_path: Path) -> None:
-    """From the committed data; in a copy, for some draw the figures anew."""
+    """Scripts print tables from the committed data; in a copy, because some draw figures."""
     for name in ("python", "docs", "tests"):
         shutil.copytree(pages.ROOT / name, tmp_path / name)
     shutil.copy(pages.ROOT / "README.md", tmp_path)
@@ -313,7 +314,7 @@ def is_script(line: str) -> bool:
 
 
 def shown_lines() -> Iterator[str]:
-    """All that a mark may leave out."""
+    """Everything that a mark may exclude."""
     for block in pages.all_blocks():
         yield from pages.lines(block)
     for page in pages.PAGES:
@@ -346,7 +347,7 @@ def example() -> dict[str, Any]:
 
 
 def whole(block: pages.Block) -> dict[str, Any]:
-    """An input with what a block says: one without [system] and [engine] adds to the example's."""
+    """The input of a block; without [system] and [engine], it is added to the example's."""
     given = tomllib.loads(block.text)
     if block.text.startswith("program = "):
         given = {"engine": example()["engine"] | given}
@@ -428,7 +429,7 @@ PLUMED = [block for block in pages.all_blocks() if block.kind == "plumed"]
 
 
 class Two(torch.nn.Module):
-    """Two numbers of anything."""
+    """A CV with two numbers."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([x.sum(), (x * x).sum()])

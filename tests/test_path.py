@@ -19,13 +19,13 @@ from plumed_cv.paths import neb
 from plumed_cv.paths.neb import minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, read_images
 from plumed_cv.structures import check_end_states
-from plumed_cv.workflow.mep import complete
+from plumed_cv.workflow.mep import complete, warnings_of
 
-CURVATURE, HEIGHT, SPRING = 0.6, 0.5, 3.0
+CURVATURE, HEIGHT, SPRING, LOWER = 0.6, 0.5, 3.0, 0.6
 
 
 class CurvedValley(Calculator):
-    """Two atoms; their separation (x, y, z) moves in a double well along the arc y = c (1 - x^2).
+    """Two atoms whose separation (x, y, z) has a double well along the arc y = c (1 - x^2).
 
     The path from (-1, 0, 0) to (1, 0, 0) has its saddle point at (0, c, 0), HEIGHT eV up.
     """
@@ -43,6 +43,26 @@ class CurvedValley(Calculator):
             [-4 * HEIGHT * x * (1 - x**2) + SPRING * off * 2 * CURVATURE * x, SPRING * off]
         )
         gradient = np.array([*slope, SPRING * z])
+        self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
+
+
+class TwoValleys(Calculator):
+    """As `CurvedValley`, but with two paths: between them, on the straight line, is a ridge.
+
+    At x = 0 the energy is HEIGHT - LOWER y^2 + y^4, so both saddle points are LOWER^2/4 below it.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        x, y, z = atoms.positions[1] - atoms.positions[0] - [5.0, 0.0, 0.0]
+        stiff = 0.5 * SPRING * x**2 - LOWER * (1 - x**2)
+        energy = HEIGHT * (1 - x**2) ** 2 + stiff * y**2 + y**4 + 0.5 * SPRING * z**2
+        along = -4 * HEIGHT * x * (1 - x**2) + (SPRING + 2 * LOWER) * x * y**2
+        gradient = np.array([along, 2 * stiff * y + 4 * y**3, SPRING * z])
         self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
 
 
@@ -82,7 +102,7 @@ def valley() -> EnergyPath:
 
 
 def test_in_an_external_field_the_states_stay_where_they_are() -> None:
-    """Moved by its drift of 1/6 A, the final state would have 0.4 eV in the springs."""
+    """If it drifted by 1/6 A, the final state would have 0.4 eV in the springs."""
     final = tethered(0.9)
     final.positions += [12.0, 0.0, 0.0]  # a lattice vector is no other place
     path = minimum_energy_path(tethered(-0.9), final, Tethered, 15)
@@ -93,6 +113,39 @@ def test_in_an_external_field_the_states_stay_where_they_are() -> None:
         again.calc = Tethered()  # type: ignore[no-untyped-call]
         assert again.get_potential_energy() == pytest.approx(image.get_potential_energy())
         np.testing.assert_allclose(image.positions[1:], tethered(0.0).positions[1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_band_leaves_the_ridge_between_two_symmetric_paths(fixed: bool) -> None:
+    """Along the straight line between the states there is no force to either side."""
+    initial, final = pair(-1.0, 0.0, 0.0), pair(1.0, 0.0, 0.0)
+    if fixed:
+        for state in (initial, final):
+            state.set_constraint(FixAtoms([0]))
+    path = minimum_energy_path(initial, final, TwoValleys, 15)
+    assert path.barrier == pytest.approx(HEIGHT - LOWER**2 / 4, abs=1e-5)
+    saddle = path.images[7].positions[1] - path.images[7].positions[0] - [5, 0, 0]
+    np.testing.assert_allclose(np.abs(saddle), [0, (LOWER / 2) ** 0.5, 0], atol=1e-3)
+
+
+def of_energies(energies: list[float]) -> EnergyPath:
+    images = [pair(0.1 * k, 0.0, 0.0) for k in range(len(energies))]
+    for image, energy in zip(images, energies, strict=True):
+        image.calc = SinglePointCalculator(image, energy=energy, forces=np.zeros((2, 3)))
+    return EnergyPath(tuple(images))
+
+
+def test_states_in_which_the_system_does_not_stay_are_named() -> None:
+    """At 300 K, kT is 0.026 eV; steps with a minimum between them are no reason for a warning."""
+    steps = [0.0, 0.1, 0.2, 0.12, 0.2, 0.1, 0.0]
+    assert warnings_of(of_energies(steps), 300.0, "path.xyz") == []
+    (deep,) = warnings_of(of_energies([0.0, 0.15, -0.8, -1.5, -0.7, 0.1, 0.0]), 900.0, "path.xyz")
+    assert "structure 4 of the path has an energy 1.50 eV below both end states" in deep
+    assert "path.xyz@3" in deep
+    (shallow,) = warnings_of(of_energies([0.0, 0.1, 0.15, 0.14, 0.13]), 300.0, "path.xyz")
+    assert "the final state is left over a barrier of 0.020 eV, which is 0.8 kT" in shallow
+    both = warnings_of(of_energies([0.0, 0.04, 0.0]), 300.0, "path.xyz")
+    assert [warning.split()[2] for warning in both] == ["initial", "final"]
 
 
 def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
@@ -383,7 +436,7 @@ def test_images_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_all_energies_are_of_one_calculator(valley: EnergyPath) -> None:
-    """Two images lack theirs, and the others have energies with another zero."""
+    """Two images lack energies, and those of the others have another zero."""
     images = [image.copy() for image in valley.images]
     for image, own in list(zip(images, valley.images, strict=True))[2:]:
         results = {"energy": own.get_potential_energy() - 239_256.0, "forces": own.get_forces()}

@@ -47,7 +47,7 @@ def test_large_data_are_read_in_pieces_with_the_same_result(
 
 
 def test_a_straight_mean_path_has_one_component() -> None:
-    """What rounding leaves beside it would hold translation, which a model file refuses."""
+    """Components from rounding would contain translation, which a model file refuses."""
     _, directions = snapshots()
     s = np.linspace(0.0, 1.0, 400)
     u = (s[:, None] * directions[0]).reshape(400, 20, 3).astype(np.float32)

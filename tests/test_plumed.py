@@ -49,7 +49,7 @@ FAST_MATH = "-Ofast -ffast-math -funsafe-math-optimizations -ffinite-math-only"
 
 
 def test_fast_math_in_the_users_flags_changes_nothing(tmp_path: Path) -> None:
-    """Modules of computing centres set it, and with it a periodic BABF has had a force of 0."""
+    """Modules of computing centres set -ffast-math, with which a periodic BABF had no force."""
     build = tmp_path / "build"
     for command in (
         [
@@ -71,7 +71,7 @@ def test_fast_math_in_the_users_flags_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flag", FAST_MATH.split())
 def test_who_compiles_by_hand_with_fast_math_is_told(flag: str) -> None:
-    """Where CMake does not choose the options, the headers do not compile with these."""
+    """If CMake does not choose the options, the headers refuse to compile with these."""
     header = REPOSITORY / "cpp" / "core" / "vector_math.h"
     done = subprocess.run(
         [tools.cxx_compiler(), "-std=c++17", flag, "-fsyntax-only", "-x", "c++", str(header)],
@@ -86,7 +86,7 @@ def test_who_compiles_by_hand_with_fast_math_is_told(flag: str) -> None:
 def test_the_plugin_refuses_another_kernel_than_its_own(
     plumed_installation: Plumed, plugin: Path, tmp_path: Path
 ) -> None:
-    """The linker goes by the library's name alone: it would let any kernel take the plugin."""
+    """The linker compares only the name of the library, so any kernel would fit the plugin."""
     code = (
         "import sys, plumed; p = plumed.Plumed(kernel=sys.argv[1]); p.cmd('setNatoms', 1); "
         "p.cmd('setLogFile', '/dev/null'); p.cmd('init'); "

@@ -1,4 +1,4 @@
-"""Snapshots of an earlier iteration in the mean force: right values, right errors, or none."""
+"""Snapshots of an earlier iteration in the mean force: values and errors."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ EARLIER, LAST = Plane(0.15), Plane(0.0)
 
 
 def state_of(xi: Array) -> State:
-    """A block whose samples are these."""
+    """A block of given samples."""
     count = freeenergy.binned(GRID, xi)[0]
     sums = np.array([count, np.zeros_like(count), count, np.zeros_like(count)])
     kappa = KT / GRID.spacing**2
@@ -135,7 +135,7 @@ def test_sums_are_those_of_the_mean_force() -> None:
 
 
 def test_where_a_few_snapshots_would_count_for_all_nothing_is_taken() -> None:
-    """Variables at 31 degrees: on the slopes weights differ by e^3, at the top by little."""
+    """CVs at 31 degrees: weights differ by e^3 on the slopes, and little at the maximum."""
     far = Plane(0.6)
     rng = np.random.default_rng(2)
     parts = sampled(rng, far, 200)

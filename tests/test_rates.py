@@ -1,4 +1,4 @@
-"""Shots and what is made of them: exact answers, and a whole run of a vacancy."""
+"""Shots and the rates from them: exact answers, and a whole run of a vacancy."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from plumed_cv.freeenergy.jackknife import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import transmission
+from plumed_cv.workflow import shooting, transmission
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.rate_of_steps import doubts, rate_of_steps
 from plumed_cv.workflow.shooting import Workers
@@ -79,7 +79,7 @@ def test_a_return_begins_the_stay_anew() -> None:
 
 
 def test_leaving_the_process() -> None:
-    """While an atom is away, crossings mean nothing; it has left when it stays away."""
+    """While an atom is away, crossings do not count; an atom that stays away has left."""
     seen = watch(limit_A=1.0, residence=25)
     assert not seen.see(at([0.9] * 10))
     assert not seen.see(at([0.9] * 10, aside=1.5))
@@ -97,7 +97,7 @@ def test_leaving_the_process() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 7, 10, 500])
 def test_an_atom_that_leaves_is_seen_however_many_steps_an_engine_returns(at_once: int) -> None:
-    """It leaves before the trajectory comes to the core of what looks like a basin."""
+    """The atom leaves before the trajectory reaches the core of an apparent basin."""
     positions = np.concatenate([at([0.6] * 28), at([0.6] * 30, aside=2.4), at([0.9] * 442, 2.4)])
     seen = watch(limit_A=1.5, residence=400)
     pieces = [positions[k : k + at_once] for k in range(0, len(positions), at_once)]
@@ -125,13 +125,17 @@ def test_returns_by_chance_are_no_recrossings() -> None:
 
     shots = [rates.Shot((f"{i:04d}", 0), 0.5, 1.0, leg(True), leg(False), 0) for i in range(8000)]
     found = [
-        rates.estimate(shots, np.zeros_like, KT, both_per_fs=both, residence_fs=stay_fs)
+        rates.estimate_transmission(
+            shots, np.zeros_like, KT, both_per_fs=both, residence_fs=stay_fs
+        )
         for both in (0.0, 2.0 * k_per_fs)
     ]
     assert found[0].kappa.value == pytest.approx(np.exp(-0.15), abs=0.03)
     assert found[1].kappa.value == pytest.approx(1.0, abs=0.03)
     assert found[1].returns == pytest.approx(1 - np.exp(-0.15), abs=0.01)
-    fast = rates.estimate(shots, np.zeros_like, KT, both_per_fs=1e-3, residence_fs=stay_fs)
+    fast = rates.estimate_transmission(
+        shots, np.zeros_like, KT, both_per_fs=1e-3, residence_fs=stay_fs
+    )
     step = {"transmission": fast.kappa.value, "transmission_error": fast.kappa.error}
     assert "undone by chance" in (doubts(step, [fast], config.Rate()) or "")
 
@@ -192,7 +196,7 @@ def test_committed_stays_are_the_same_in_both_directions_of_time(seed: int) -> N
 
 
 def test_velocities_of_the_flux() -> None:
-    """Along the gradient those of the flux, across it Maxwell and Boltzmann's."""
+    """Velocities along the gradient are those of the flux, others Maxwell-Boltzmann."""
     initial, _, variable = jump()
     masses = np.array([1.0, 27.0, 27.0, 55.0])
     shooter = rates.Shooter(
@@ -243,7 +247,7 @@ def test_a_reaction_is_shared_by_its_crossings() -> None:
     last = shot("behind", "before", (0, 2), 2)
     middle = shot("before", "behind", (1, 1), 3)  # by the reversed trajectory
     nothing = [shot("before", "before", (1, 0), number) for number in range(4, 9)]
-    found = rates.estimate([one, first, last, middle, *nothing], level, KT)
+    found = rates.estimate_transmission([one, first, last, middle, *nothing], level, KT)
     assert found.kappa.value == pytest.approx((1 + 3 / 3) / 9)
     assert found.reactive_flux.value == pytest.approx((1 + 1 + 1 - 1) / 9)
     assert found.plateau[0] == pytest.approx(1.0)
@@ -256,13 +260,13 @@ def test_a_reaction_is_shared_by_its_crossings() -> None:
 def test_ends_that_are_no_basin_do_not_count() -> None:
     shots = [shot("behind", "before", number=k) for k in range(6)]
     shots += [shot("other", "before", number=7), shot("behind", "unresolved", number=8)]
-    found = rates.estimate(shots, level, KT)
+    found = rates.estimate_transmission(shots, level, KT)
     assert found.kappa.value == pytest.approx(6 / 8)
     assert (found.other, found.unresolved) == (1 / 16, 1 / 16)
 
 
 def test_each_shot_has_the_surface_of_its_snapshot() -> None:
-    """Where W is lower the flux is larger, and kappa smaller by the same factor."""
+    """At lower W, the flux is larger and kappa is smaller by the same factor."""
     rng = np.random.default_rng(3)
     xi = rng.uniform(0.4, 0.6, size=20000)
     W = -50 * KT * (xi - 0.5) ** 2
@@ -271,7 +275,7 @@ def test_each_shot_has_the_surface_of_its_snapshot() -> None:
         shot("behind" if yes else "before", "before", (0 if yes else 1, 0), k // 100, float(x))
         for k, (x, yes) in enumerate(zip(xi, joined, strict=True))
     ]
-    found = rates.estimate(shots, lambda x: -50 * KT * (x - 0.5) ** 2, KT)
+    found = rates.estimate_transmission(shots, lambda x: -50 * KT * (x - 0.5) ** 2, KT)
     # 20 000 of 0.6: an error of 0.004, five of them.
     assert found.kappa.value == pytest.approx(0.6, abs=0.02)
     assert found.kappa.error == pytest.approx(0.0037, rel=0.35)
@@ -280,10 +284,10 @@ def test_each_shot_has_the_surface_of_its_snapshot() -> None:
 def test_committors_of_structures() -> None:
     fates = [shot("behind", "behind", number=k // 2) for k in range(20)]
     fates += [shot("before", "before", (1, 0), 100 + k // 2) for k in range(20)]
-    found = rates.estimate(fates, level, KT)
+    found = rates.estimate_transmission(fates, level, KT)
     assert (found.committor, found.committor_spread) == (0.5, 0.5)
     same = [shot("behind", "before", number=k // 2) for k in range(20)]
-    found = rates.estimate(same, level, KT)
+    found = rates.estimate_transmission(same, level, KT)
     assert (found.committor, found.committor_spread) == (0.5, 0.0)
 
 
@@ -309,7 +313,7 @@ def flux_of(W: Array, grid: Grid) -> Flux:
 def test_surfaces_and_cores() -> None:
     grid = Grid(-0.2, 1.2, 140)
     W = 0.5 * np.sin(2 * np.pi * grid.nodes - 0.5 * np.pi)  # minima at 0 and 1, 1 eV high
-    (surface,) = rates.surfaces(grid, flux_of(W, grid))
+    (surface,) = rates.find_surfaces(grid, flux_of(W, grid))
     assert surface.xi == pytest.approx(0.5)
     assert surface.cores == pytest.approx((0.25, 0.75), abs=0.011)  # a node
     assert float(surface.above(np.array([0.25]))[0]) == pytest.approx(-0.5)
@@ -324,7 +328,7 @@ def test_surfaces_and_cores() -> None:
 def test_steps_have_surfaces_of_their_own() -> None:
     grid = Grid(-0.1, 1.1, 240)
     W = -0.5 * np.cos(4 * np.pi * grid.nodes)
-    first, second = rates.surfaces(grid, flux_of(W, grid))
+    first, second = rates.find_surfaces(grid, flux_of(W, grid))
     assert [first.xi, second.xi] == pytest.approx([0.25, 0.75])
     assert second.cores == pytest.approx((0.625, 0.875), abs=0.006)
 
@@ -332,18 +336,18 @@ def test_steps_have_surfaces_of_their_own() -> None:
 def test_snapshots_near_the_surface() -> None:
     grid = Grid(-0.2, 1.2, 140)
     W = 0.5 * np.sin(2 * np.pi * grid.nodes - 0.5 * np.pi)
-    (surface,) = rates.surfaces(grid, flux_of(W, grid))
+    (surface,) = rates.find_surfaces(grid, flux_of(W, grid))
     many = [rates.Snapshot("a", k, float(xi)) for k, xi in enumerate(np.linspace(0, 1, 50_001))]
-    few = rates.near(surface, many[::100], KT)
-    best = rates.near(surface, many, KT)
+    few = rates.select_snapshots(surface, many[::100], KT)
+    best = rates.select_snapshots(surface, many, KT)
     assert max(abs(s.xi - 0.5) for s in best) < max(abs(s.xi - 0.5) for s in few)
     assert len(best) > 400
     with pytest.raises(UserError, match="no snapshot of the sampling lies near"):
-        rates.near(surface, many[:100], KT)
+        rates.select_snapshots(surface, many[:100], KT)
 
 
 def test_events_are_told_apart(tmp_path: Path) -> None:
-    """A vacancy's other neighbours: equivalent ones are one event, as the symmetry has it."""
+    """Jumps of other neighbours: those that are equivalent by symmetry are one event."""
     initial, final = vacancy.end_states()
     cell = cell_of(initial)
     species = initial.get_chemical_symbols()
@@ -433,7 +437,7 @@ def test_the_rate_of_a_run(rated: tuple[Path, dict[str, Any]]) -> None:
 def test_shots_do_not_depend_on_interruptions(
     rated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Those that are there are kept, and the next ones are the same as of one stretch."""
+    """Existing shots are kept, and further ones equal those of an undivided run."""
     run = tmp_path / "run"
     shutil.copytree(rated[0], run)
     (file,) = run.glob("iteration-*/rate/step-1.json")
@@ -448,7 +452,7 @@ def test_shots_do_not_depend_on_interruptions(
 def test_a_run_that_goes_on_keeps_its_rate(
     rated: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Although it has not converged, and without more shots than there are."""
+    """The rate of existing shots is kept although the run has not converged."""
     run = tmp_path / "run"
     shutil.copytree(rated[0], run)
     before = json.loads((run / "result.json").read_text())
@@ -469,9 +473,7 @@ def test_shots_between_other_basins_are_made_again(
     given = config.Config.model_validate(record["input"])
     initial = workflow.end_states(given)[0]
     with sampling.open_engine(given, initial) as engine:
-        stage = transmission.Stage(
-            given, RunDirectory(run), initial, result, engine, progress.Log()
-        )
+        stage = shooting.Stage(given, RunDirectory(run), initial, result, engine, progress.Log())
     (file,) = run.glob("iteration-*/rate/step-1.json")
     surface = stage._surfaces[0]
     for shift, kept in ((0.0, 12), (0.04, 12), (0.3, 0)):

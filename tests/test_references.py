@@ -228,7 +228,7 @@ def test_committed_umbrella_sampling_and_planes_agree(case: Case) -> None:
 
 @pytest.mark.committed
 def test_committed_planes_of_the_line_are_umbrella_sampling() -> None:
-    """The same surfaces by two methods: they differ by their errors alone."""
+    """The same surfaces by two methods agree within their errors."""
     lines = common.read_data("pafi-line")
     assert lines
     for name, line in lines.items():
@@ -239,7 +239,7 @@ def test_committed_planes_of_the_line_are_umbrella_sampling() -> None:
 @pytest.mark.committed
 @pytest.mark.parametrize("cell", common.CELLS_A)
 def test_committed_results_approach_the_harmonic_limit(cell: str) -> None:
-    """What is beyond the harmonic terms grows faster than the temperature."""
+    """The anharmonic part grows faster than the temperature."""
     planes, expansion = common.read_data("pafi"), common.read_data("harmonic")[cell]
     off = {}
     for name, result in planes.items():

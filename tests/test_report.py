@@ -1,4 +1,4 @@
-"""The report of a run: what it says, that it says it first, and how a real browser shows it."""
+"""The report of a run: its content, the order of it, and its display in a browser."""
 
 import json
 import re
@@ -154,7 +154,7 @@ def test_page_is_accessible_and_stands_alone(page: Path) -> None:
 
 
 def test_charts_have_the_colours_of_the_page(page: Path) -> None:
-    """By name: a colour that is spelt out stays what it is in the dark."""
+    """Colours have names, because explicit colours would not change in the dark scheme."""
     drawn = re.findall(r'<svg class="chart".*?</svg>', page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(drawn) == 9
     for svg in drawn:
@@ -233,7 +233,7 @@ def test_terminal_and_page_say_the_same(
 
 
 def test_page_of_a_run_of_an_earlier_version(run: Path, tmp_path: Path) -> None:
-    """Whose results lack all that the checks read: it is computed, and claims nothing."""
+    """A run whose results lack all keys of the checks: they are computed, nothing is claimed."""
     copy = tmp_path / "old"
     shutil.copytree(run, copy)
     new = ("checks", "advice", "crossings", "first_half", "second_half", "flanks", "similarity_",

@@ -1,4 +1,4 @@
-"""What a run's results say of given samples: both estimators, which one answers, and steps."""
+"""Results from given samples: both estimators, the choice between them, and steps."""
 
 import json
 from dataclasses import replace
@@ -51,13 +51,13 @@ def sampled(noise_eV: float, tilt_eV: float = 0.0) -> tuple[Process, workflow.Sa
 
 
 def test_the_estimator_with_the_smaller_error_answers() -> None:
-    """Quiet forces know more than the histogram, loud ones less. Both hold the truth to 4 errors.
+    """The mean force is more precise than the histogram if forces have little noise.
 
     Four errors from 20 blocks are exceeded once in a thousand.
     """
     for noise, expected in ((0.2, MEAN_FORCE), (20.0, HISTOGRAM)):
         process, found = sampled(noise)
-        profile, result = workflow.analysed(found)
+        profile, result = workflow.analyse_samples(found)
         json.dumps(result, allow_nan=False)
         assert result["estimator"] == expected
         assert result["estimators_agree"] is True
@@ -83,9 +83,9 @@ def test_the_estimator_with_the_smaller_error_answers() -> None:
 
 
 def test_estimators_that_do_not_agree_say_so() -> None:
-    """A force that is wrong by 0.1 eV all along lifts the product by so much."""
+    """A force that is wrong by 0.1 eV everywhere raises the product by 0.1 eV."""
     _, found = sampled(0.2, tilt_eV=0.1)
-    _, result = workflow.analysed(found)
+    _, result = workflow.analyse_samples(found)
     off = [result["estimators"][name]["delta_F_eV"] for name in (MEAN_FORCE, HISTOGRAM)]
     assert off[0] - off[1] == pytest.approx(0.1, abs=0.02)
     assert result["estimators_agree"] is False
@@ -106,15 +106,15 @@ def with_earlier(found: workflow.Sampled, tilt_eV: float) -> workflow.Sampled:
 def test_earlier_iterations_answer_if_they_agree() -> None:
     """Four times as many snapshots halve the error; with a force that is wrong they raise it."""
     _, found = sampled(0.4)
-    _, alone = workflow.analysed(found)
-    _, result = workflow.analysed(with_earlier(found, 0.0))
+    _, alone = workflow.analyse_samples(found)
+    _, result = workflow.analyse_samples(with_earlier(found, 0.0))
     assert alone["pooled_snapshots"] == 0
     assert result["estimator"] == POOLED
     assert result["pooled_snapshots"] == 32_000
     assert result["estimators_agree"] is True
     assert list(result["estimators"]) == [MEAN_FORCE, POOLED, HISTOGRAM]
     assert result["flux_barrier_error_eV"] < 0.9 * alone["flux_barrier_error_eV"]
-    _, result = workflow.analysed(with_earlier(found, 0.15))
+    _, result = workflow.analyse_samples(with_earlier(found, 0.15))
     assert result["estimator"] != POOLED
     assert result["pooled_snapshots"] == 0
     errors = [result["estimators"][name]["delta_F_error_eV"] for name in (MEAN_FORCE, POOLED)]
@@ -122,7 +122,7 @@ def test_earlier_iterations_answer_if_they_agree() -> None:
 
 
 def test_estimators_are_compared_as_far_as_they_are_known() -> None:
-    """The grid ends in the product's basin: no estimator knows delta F, both know the barrier."""
+    """The grid ends in the product's basin: delta F is unknown, the barrier is known."""
     _, found = sampled(0.2)
     kept = 64  # nodes: up to xi = 1.01
     grid = Grid(-0.25, -0.25 + (kept - 1) * 0.02, kept - 1)
@@ -132,8 +132,8 @@ def test_estimators_are_compared_as_far_as_they_are_known() -> None:
     ]
     assert found.mean_force is not None
     short = workflow.Sampled(states, [part[:, :kept] for part in found.mean_force], found.series)
-    _, result = workflow.analysed(short)
-    _, wrong = workflow.analysed(
+    _, result = workflow.analyse_samples(short)
+    _, wrong = workflow.analyse_samples(
         short._replace(
             mean_force=[
                 np.array([number, force + 0.5 * number]) for number, force in short.mean_force or []
@@ -145,7 +145,7 @@ def test_estimators_are_compared_as_far_as_they_are_known() -> None:
     assert result["estimators_agree"] is True
     assert wrong["estimators_agree"] is False
     # The populations are not known, but the times that the steps take are.
-    _, whole = workflow.analysed(found)
+    _, whole = workflow.analyse_samples(found)
     assert result["populations"] == [None, None, None]
     assert sum(whole["populations"]) == pytest.approx(1.0)
     np.testing.assert_allclose(shares_of_time(result), shares_of_time(whole), atol=2e-3)
@@ -159,14 +159,14 @@ def test_estimators_are_compared_as_far_as_they_are_known() -> None:
 
 def test_what_is_missing_is_null_or_left_out() -> None:
     _, found = sampled(0.2)
-    _, result = workflow.analysed(found._replace(mean_force=None))
+    _, result = workflow.analyse_samples(found._replace(mean_force=None))
     assert result["estimator"] == HISTOGRAM
     assert list(result["estimators"]) == [HISTOGRAM]
     assert result["estimators_agree"] is None
     one = workflow.Sampled([sum(found.blocks[1:], found.blocks[0])], None, {})
-    _, result = workflow.analysed(one)
+    _, result = workflow.analyse_samples(one)
     assert "flux_barrier_eV" not in result
-    assert workflow.summary(result).startswith("barrier 0.")
+    assert workflow.summarise(result).startswith("barrier 0.")
     assert result["barrier_error_eV"] is None
     # Nothing beyond the first well: both say that they do not know.
     process = Process(gaussians([0.0, 1.0], [8.0, 9.0], [0.1, 0.1]))
@@ -177,16 +177,16 @@ def test_what_is_missing_is_null_or_left_out() -> None:
         "ae.invmass": [process.gradnorm(x) ** 2] * 4,
     }
     short = workflow.Sampled([process.system().state(x)] * 4, None, columns)
-    _, result = workflow.analysed(short)
+    _, result = workflow.analyse_samples(short)
     json.dumps(result, allow_nan=False)
     assert result["barrier_eV"] is result["flux_barrier_eV"] is result["delta_F_eV"] is None
     assert result["tst_rate_per_s"] is None
     assert result["steps"] == result["populations"] == []
-    assert workflow.summary(result) == "flux barrier unknown, barrier unknown, delta F unknown"
+    assert workflow.summarise(result) == "flux barrier unknown, barrier unknown, delta F unknown"
 
 
 def test_few_crossings_widen_the_errors_of_a_histogram() -> None:
-    """Student's t for so many crossings; with one nothing is known of the error."""
+    """Student's t for the number of crossings; with one crossing, the error is unknown."""
     _, found = sampled(0.2)
     xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in COLUMNS)
     flux = freeenergy.estimate_flux(found.blocks, xi, gradnorm, invmass)
@@ -211,7 +211,9 @@ def test_few_crossings_widen_the_errors_of_a_histogram() -> None:
 
 def test_walkers_change_errors_alone() -> None:
     _, found = sampled(0.2)
-    numbers = [workflow.analysed(found, walkers)[1] for walkers in (None, [10, 10], [1] * 20)]
+    numbers = [
+        workflow.analyse_samples(found, walkers)[1] for walkers in (None, [10, 10], [1] * 20)
+    ]
     for other in numbers[1:]:
         assert other["flux_barrier_eV"] == numbers[0]["flux_barrier_eV"]
     share = numbers[2]["flux_barrier_error_eV"] / KT

@@ -1,4 +1,4 @@
-"""What may go wrong around a run: damaged files, a full disk, company, bad physics.
+"""Failures around a run: damaged files, a full disk, a second process, bad physics.
 
 The drills of python/drills/, shortened; docs/robustness.md says what they found at length.
 """
@@ -21,7 +21,7 @@ import plumed_cv
 from plumed_cv import cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
-from plumed_cv.cv import CollectiveVariable, autoencoder, random_model
+from plumed_cv.cv import CollectiveVariable, autoencoder, learning, random_model
 from plumed_cv.cv.autoencoder import Examples
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.freeenergy import estimate_profile
@@ -41,7 +41,7 @@ def example(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(example: Path) -> Path:
-    """A run that was left alone."""
+    """An undisturbed run."""
     run = example.parent / "run"
     status, said = runs.attempt(example, run)
     assert status == 0, said
@@ -148,7 +148,7 @@ def test_nothing_decides_by_the_time_of_day() -> None:
 
 
 def test_no_code_comes_from_data() -> None:
-    """No pickle, no eval, no shell: what a file holds is numbers and names, but for TorchScript."""
+    """No pickle, eval or shell: files contain numbers and names only, except TorchScript."""
     root = Path(plumed_cv.__file__).parent
     for file in root.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -164,7 +164,7 @@ def test_no_code_comes_from_data() -> None:
 
 
 def test_dynamics_that_explode_are_a_sentence_and_keep_what_was_before(example: Path) -> None:
-    """LAMMPS loses its atoms, for a time step that is far too long."""
+    """LAMMPS loses atoms because the time step is far too long."""
     file = example.with_name("hasty.toml")
     file.write_text(example.read_text().replace("timestep_fs = 2.0", "timestep_fs = 300.0"))
     run = example.parent / "hasty"
@@ -191,10 +191,10 @@ def test_an_atom_that_jumps_a_lattice_vector_changes_nothing() -> None:
 def test_atoms_that_jump_in_a_trajectory_change_nothing(
     example: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """As engines write it that put atoms back into the cell."""
+    """A trajectory of an engine that moves atoms back into the cell."""
     rng = np.random.default_rng(4)
-    frame = CollectiveVariable.load(finished / "cv-0.safetensors")
-    cell, positions = frame.reference_cell, frame.reference_positions
+    variable = CollectiveVariable.load(finished / "cv-0.safetensors")
+    cell, positions = variable.reference_cell, variable.reference_positions
     moved = positions + rng.normal(scale=0.1, size=(20, *positions.shape))
     jumps = rng.integers(-1, 2, size=moved.shape) @ cell
     shape = {"cell_lengths": np.tile(np.diag(cell), (20, 1)), "cell_angles": np.full((20, 3), 90.0)}
@@ -202,7 +202,7 @@ def test_atoms_that_jump_in_a_trajectory_change_nothing(
         with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / f"{name}.dcd"), "w") as stream:
             stream.write(x.astype(np.float32), **shape)
     whole, jumping = (
-        read_displacements([tmp_path / f"{n}.dcd"], frame) for n in ("whole", "jumps")
+        read_displacements([tmp_path / f"{n}.dcd"], variable) for n in ("whole", "jumps")
     )
     np.testing.assert_allclose(jumping, whole, atol=1e-5)
 
@@ -236,10 +236,10 @@ import resource, sys
 from pathlib import Path
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.structures.trajectory import read_displacements
-frame = CollectiveVariable.load(Path(sys.argv[1]))
-read_displacements([sys.argv[3]], frame)
+variable = CollectiveVariable.load(Path(sys.argv[1]))
+read_displacements([sys.argv[3]], variable)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-u = read_displacements([sys.argv[2]], frame)
+u = read_displacements([sys.argv[2]], variable)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / u.nbytes)
 """
 
@@ -271,13 +271,13 @@ def test_three_snapshots_or_the_same_again_and_again_are_too_few(recipe: str) ->
     line = cv.linear(["Fe"] * 10, 9 * np.eye(3), reference, reference + np.eye(10, 3))
     three = rng.normal(scale=0.1, size=(3, 10, 3))
     with pytest.raises(UserError, match=r"not 3; sample longer|need more than 3 structures"):
-        autoencoder.learn(three, line, 4, RECIPES[recipe])
+        learning.learn(three, line, 4, RECIPES[recipe])
     with pytest.raises(UserError, match=r"at one position|do not differ|all the same"):
-        autoencoder.learn(np.tile(three[:1], (500, 1, 1)), line, 4, RECIPES[recipe])
+        learning.learn(np.tile(three[:1], (500, 1, 1)), line, 4, RECIPES[recipe])
 
 
 def test_threads_change_no_bit_of_a_training() -> None:
-    """Of sizes at which libraries do share the work: all the matrix products, and the network."""
+    """Sizes at which libraries use several threads, for matrix products and the network."""
     rng = np.random.default_rng(6)
     u = rng.normal(scale=0.1, size=(4000, 120, 3)).astype(np.float32)
     u[:, 0] += rng.uniform(size=(4000, 1))
@@ -289,7 +289,7 @@ def test_threads_change_no_bit_of_a_training() -> None:
         with threadpool_limits(threads):
             for recipe in RECIPES.values():
                 training = replace(recipe, schedule=((0.01, 2),))
-                learned = autoencoder.learn(u, line, 5, training)[0]
+                learned = learning.learn(u, line, 5, training)[0]
                 arrays = [learned.pca_mean, learned.pca_components]
                 arrays += [layer.weight for layer in (*learned.encoder, *learned.decoder)]
                 found.append(arrays)

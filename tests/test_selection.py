@@ -97,7 +97,7 @@ def test_the_choice_does_not_depend_on_the_order_or_the_size() -> None:
 
 
 def test_a_field_that_reaches_far_needs_more_atoms() -> None:
-    """Not all of them, and no more than the share demands."""
+    """Fewer than all atoms, and no more than the share requires."""
     path = hop(6, decay=2.0)
     found = selection.of_path(path, "auto")
     assert 21 < len(found.serials) < 0.2 * len(path.species)
@@ -187,7 +187,7 @@ def test_atoms_across_the_border_of_a_skew_cell() -> None:
 
 
 def test_energy_along_a_variable_of_some_atoms() -> None:
-    """On a straight path the linear CV of some atoms gives the energy of all, as the one of all."""
+    """On a straight path, the linear CVs of some and of all atoms give the same energy."""
     line = []
     whole = hop()
     for k, image in enumerate(whole.images):

@@ -47,7 +47,7 @@ def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[st
 
 
 def test_four_equivalent_hops() -> None:
-    """With the vacuum of a periodic cell and without; fixed atoms are mapped onto fixed ones."""
+    """With and without vacuum in a periodic cell; fixed atoms are mapped onto fixed ones."""
     initial, final = surfaces.end_states()
     assert multiplicity(initial, final).events == 4
     for atoms in (initial, final):
@@ -107,7 +107,7 @@ def test_what_rotates_freely_is_refused(tmp_path: Path, periodic: int) -> None:
 def test_harmonic_theory_refuses_a_rotation_that_it_cannot_remove(
     tmp_path: Path, periodic: int, held: list[int], remedy: str | None
 ) -> None:
-    """Before the path is computed, and not as a point that is no minimum."""
+    """It is refused before the path is computed."""
     initial, final = surfaces.end_states()
     (tmp_path / "surface.toml").write_text(surfaces.INPUT.format(steps=1000))
     for name, atoms in (("initial", initial), ("final", final)):
@@ -118,7 +118,7 @@ def test_harmonic_theory_refuses_a_rotation_that_it_cannot_remove(
         check_partial_rotation(initial)
         return
     with pytest.raises(UserError, match="cannot remove this rotation") as caught:
-        workflow.harmonic(config.load(tmp_path / "surface.toml"), tmp_path / "harmonic")
+        workflow.compute_harmonic(config.load(tmp_path / "surface.toml"), tmp_path / "harmonic")
     assert str(caught.value).endswith(remedy)
     assert not (tmp_path / "harmonic" / "path.xyz").exists()
 

@@ -24,41 +24,41 @@ def vacancy_hop(repeat: int = 3, shift: np.ndarray | None = None) -> cv.Collecti
 
 @pytest.mark.parametrize("shift", [None, np.array([0.3, -7.1, 2.2])])
 def test_vacancy_hop_has_twelve_operations(shift: np.ndarray | None) -> None:
-    frame = vacancy_hop(shift=shift)
-    found = symmetry.operations(frame)
+    variable = vacancy_hop(shift=shift)
+    found = symmetry.operations(variable)
     assert len(found) == 12  # -3m about <111>
     assert sum(operation.reverses for operation in found) == 6
     assert not found[0].reverses
-    np.testing.assert_array_equal(found[0].image, np.arange(frame.n_atoms))
+    np.testing.assert_array_equal(found[0].image, np.arange(variable.n_atoms))
     for operation in found:
         np.testing.assert_allclose(operation.rotation @ operation.rotation.T, np.eye(3), atol=1e-9)
         for state in (0, 1):
-            turned = operation.turn(frame.end_displacements[state]) + operation.offset
-            target = frame.end_displacements[1 - state if operation.reverses else state]
+            turned = operation.turn(variable.end_displacements[state]) + operation.offset
+            target = variable.end_displacements[1 - state if operation.reverses else state]
             apart = turned - target
-            apart -= np.rint(apart / frame.reference_cell[0, 0]) * frame.reference_cell[0, 0]
+            apart -= np.rint(apart / variable.reference_cell[0, 0]) * variable.reference_cell[0, 0]
             np.testing.assert_allclose(apart - apart[:1], 0.0, atol=1e-6)
 
 
 def test_an_unequal_end_state_breaks_the_reversal() -> None:
-    frame = vacancy_hop()
-    end = frame.reference_positions + frame.end_displacements[1]
-    far = int(np.linalg.norm(frame.end_displacements[1], axis=1).argmin())
+    variable = vacancy_hop()
+    end = variable.reference_positions + variable.end_displacements[1]
+    far = int(np.linalg.norm(variable.end_displacements[1], axis=1).argmin())
     end[far] += [0.2, 0.0, 0.0]
-    start = frame.reference_positions
-    broken = cv.linear(frame.species, frame.reference_cell, start, end)
+    start = variable.reference_positions
+    broken = cv.linear(variable.species, variable.reference_cell, start, end)
     assert not any(operation.reverses for operation in symmetry.operations(broken))
 
 
 def test_species_count() -> None:
-    frame = vacancy_hop()
-    images = np.stack([operation.image for operation in symmetry.operations(frame)])
+    variable = vacancy_hop()
+    images = np.stack([operation.image for operation in symmetry.operations(variable)])
     orbits = np.array([len(np.unique(image)) for image in images.T])
-    alone = list(frame.species)
+    alone = list(variable.species)
     alone[int(orbits.argmax())] = "Cr"
-    start = frame.reference_positions
-    end = start + frame.end_displacements[1]
-    alloy = cv.linear(alone, frame.reference_cell, start, end)
+    start = variable.reference_positions
+    end = start + variable.end_displacements[1]
+    alloy = cv.linear(alone, variable.reference_cell, start, end)
     assert len(symmetry.operations(alloy)) == 12 // orbits.max()
 
 

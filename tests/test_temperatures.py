@@ -1,4 +1,4 @@
-"""Runs at several temperatures: what they take over, what they write, and what follows from it."""
+"""Runs at several temperatures: what each takes from another, files, and results."""
 
 import csv
 import json
@@ -217,7 +217,7 @@ def with_results(root: Path, *results: dict[str, object]) -> None:
 def test_the_rate_with_a_transmission_coefficient_is_taken_where_it_is_known(
     tmp_path: Path,
 ) -> None:
-    """From result.json alone, as a run leaves it."""
+    """The rates are read from result.json alone."""
     with_results(
         tmp_path,
         result_of(300.0, 1e4, rate_per_s=2e3, transmission=0.2),
@@ -235,7 +235,7 @@ def test_the_rate_with_a_transmission_coefficient_is_taken_where_it_is_known(
 
 
 def test_a_temperature_without_a_rate_does_not_change_the_kind_of_the_fit(tmp_path: Path) -> None:
-    """The exact rates of two temperatures, whatever there is of the third."""
+    """Exact rates at two temperatures, with different files at the third."""
     energy, prefactor = 0.4, 1e13
     exact_rates = [prefactor * np.exp(-energy / (units.kB * T)) for T in KELVIN]
     known = [result_of(T, 3.0 * k, rate_per_s=k) for T, k in zip(KELVIN, exact_rates, strict=True)]

@@ -1,6 +1,6 @@
 """The tutorials of the documentation, each as a reader does it: every command, in a fresh folder.
 
-The runs are of few steps, so that only what the commands leave is of interest, not the numbers.
+The runs have few steps, because the tests check files and not numbers.
 """
 
 import os

@@ -97,7 +97,7 @@ def begin(tasks: list[sampling.WalkerTask]) -> subprocess.Popen[str]:
 
 
 def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
-    """Wait for what must happen."""
+    """Wait until a condition is fulfilled."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -109,7 +109,7 @@ def all_have_segments(tasks: list[sampling.WalkerTask], number: int = 1) -> Call
 
 
 def check_complete(tasks: list[sampling.WalkerTask]) -> None:
-    """Every walker has done its share, each step counted once, and knows of the other."""
+    """Each walker has done its share, counted each step once, and read the other's file."""
     for task in tasks:
         done = task.done()
         assert sum(part["n_steps"] for part in done) == task.steps
@@ -234,7 +234,7 @@ def test_two_processes_do_not_work_on_one_walker(
 
 
 def test_a_dask_cluster(tasks: Tasks, tmp_path: Path) -> None:
-    """Two workers, by address: who sent the walkers there is killed, then one of the workers."""
+    """Two workers: the process that sent the walkers is killed, then one of the workers."""
     with LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path
     ) as cluster:
@@ -279,7 +279,7 @@ def test_a_walker_that_cannot_start_is_named(tasks: Tasks) -> None:
 
 
 def test_results_do_not_depend_on_where_walkers_run(example: Path) -> None:
-    """Another scheduler is no other input; another number of walkers is."""
+    """The scheduler may change; the number of walkers may not."""
     folder = example / "record"
     folder.mkdir()
     settings = config.load(example / "walkers.toml")

@@ -74,7 +74,7 @@ def test_snapshots_agree_with_what_plumed_printed(finished: Path) -> None:
     species = load_path(finished / "path.xyz").species
     u = read_displacements(snapshots, variable, variable.reference_cell, species=species)
     xi = variable.encode(variable.components(u))[:, 0]
-    printed = workflow.sampled(folder).series["ae.node-0"]
+    printed = workflow.read_samples(folder).series["ae.node-0"]
     # DCD is single precision: 1e-6 of the cell in each coordinate.
     np.testing.assert_allclose(xi, np.concatenate(printed), atol=2e-6)
 
@@ -130,7 +130,7 @@ def test_another_input_or_a_second_run_is_refused(example: Path, finished: Path)
 def test_fewer_whole_snapshots_change_no_number(
     example: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training and mean force come from what is recorded of the CV's atoms, and nothing else."""
+    """Training and mean force use only the records of the CV's atoms."""
     monkeypatch.setattr(task, "MOST_BYTES", 150_000)
     file = example / "thin.toml"
     file.write_text(INPUT.replace("maximum = 2", "maximum = 1\nminimum = 1"))
@@ -147,8 +147,8 @@ def test_fewer_whole_snapshots_change_no_number(
 
 
 def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path) -> None:
-    """Eq. 21 with a limit that the same course without a guard is known to pass, but rarely."""
-    deviations = workflow.sampled(finished / "iteration-1").series["ae.dev"]
+    """Eq. 21 with a limit that the same run without a guard exceeds rarely."""
+    deviations = workflow.read_samples(finished / "iteration-1").series["ae.dev"]
     limit = 0.999 * np.concatenate(deviations[:4]).max()  # of eight segments
     file = example / "guard.toml"
     limited = INPUT.replace("timestep_fs", f"deviation_limit_A = {limit}\ntimestep_fs")
@@ -219,7 +219,7 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     of_states = json.loads(done.stdout)["barrier_eV"]  # which know nothing of forces on atoms
     assert of_states == pytest.approx(result["histogram_barrier_eV"])
     # Beside each state lies a colvar whose plumed.dat says angstrom, as in an exported run.
-    found = workflow.sampled(finished / "iteration-2")
+    found = workflow.read_samples(finished / "iteration-2")
     xi, norm, mass = (found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass"))
     flux = freeenergy.estimate_flux(found.blocks, xi, norm, mass)
     said = json.loads(done.stdout)
@@ -300,7 +300,7 @@ def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
 
 
 def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) -> None:
-    """Sixty steps do not cross: no barrier may be claimed, and the exit status says so."""
+    """Sixty steps have no crossing: no barrier is given, and the exit status is not 0."""
     file = example / "brief.toml"
     file.write_text(
         INPUT.replace(f"steps = {STEPS}", "steps = 60").replace("ments = 8", "ments = 6")
@@ -327,7 +327,7 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
 
 
 def mistakes(example: Path, finished: Path, tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
-    """A dozen typical mistakes: the command and a part of the sentence it must end in."""
+    """Typical mistakes: the command, and a part of the sentence that it must print."""
 
     def edited(name: str, *changes: tuple[str, str]) -> Path:
         text = INPUT

@@ -1,4 +1,4 @@
-"""The structures of python/zero_kelvin are the defects they are called, and one path."""
+"""The structures of python/zero_kelvin are the named defects, and a path between them."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A vacancy that hops in 53 atoms of iron: what the tests run that need a whole input."""
+"""A vacancy that hops in 53 atoms of iron, for tests that need a complete input."""
 
 import contextlib
 import io
@@ -57,7 +57,7 @@ def command(*arguments: str | Path, **options: object) -> subprocess.CompletedPr
 
 
 def called(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Do what `command` does in this process: where many are refused, importing takes the time."""
+    """Run a command in this process, which saves the import in tests of many mistakes."""
     words = ["plumed-cv", *map(str, arguments)]
     out, said = io.StringIO(), io.StringIO()
     with (

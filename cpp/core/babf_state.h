@@ -40,12 +40,6 @@ inline std::vector<std::string> state_fields(const BabfLabels& labels) {
     return fields;
 }
 
-/// Whether a state contains the A that biases. States of a single CV from earlier versions do not:
-/// their bias was always that of the sums.
-inline bool has_profile(const Table& table, std::size_t dimensions) {
-    return dimensions > 1 || table.constant("solved") != nullptr;
-}
-
 /// The sums of an estimator as columns of a state, with the index in their array.
 template <class BabfSumsOrConst>
 auto sum_columns(BabfSumsOrConst& sums, std::size_t dimensions) {
@@ -215,10 +209,7 @@ inline BabfSums read_sums(const Table& table, const BabfParameters& expected,
     same_number("tau", expected.tau, expected.tau);
     if (table.constant("extra_bias") || !labels.extra_bias.empty())
         same("extra_bias", labels.extra_bias);
-    std::vector<std::string> fields = state_fields(labels);
-    if (!has_profile(table, dimensions))
-        fields.pop_back();
-    if (table.fields != fields)
+    if (table.fields != state_fields(labels))
         throw std::runtime_error(
             name + ": its columns are not those of a state file of BABF; give another file.");
     const std::size_t nodes = expected.nodes();
@@ -300,11 +291,7 @@ inline Babf restored(const Table& table, const BabfParameters& expected, const B
         for (double slope : column(table, dimensions + 2 + 2 * dimensions + d))
             parameters.prior.push_back(slope);
     Babf babf(std::move(parameters));
-    if (has_profile(table, dimensions))
-        babf.resume(sums, column(table, table.fields.size() - 1),
-                    sample_number(table, "solved", name));
-    else
-        babf.merge(sums);
+    babf.resume(sums, column(table, table.fields.size() - 1), sample_number(table, "solved", name));
     return babf;
 }
 

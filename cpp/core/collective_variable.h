@@ -18,9 +18,10 @@ namespace plumed_cv {
 /// path.
 ///
 /// All numbers are in the model's unit of length, angstrom. evaluate() and gradient() do not
-/// allocate memory. With x = U^T (u - mean) and orthonormal U, which is mean-free if the mean of u is
-/// subtracted, d xi/d r is U d xi/d x. Therefore every norm and product of gradients is one of small vectors over the components. With
-/// alignment this does not hold, and the gradients themselves are needed.
+/// allocate memory. With x = U^T (u - mean) and orthonormal U, d xi/d r is U d xi/d x. (U is
+/// mean-free if the mean of u is subtracted.) Therefore every norm and product of gradients is one
+/// of small vectors over the components. With alignment this does not hold, and the gradients
+/// themselves are needed.
 class CollectiveVariable {
   public:
     /// Throws ModelError if the model does not reproduce its own check values.
@@ -114,7 +115,7 @@ class CollectiveVariable {
         for (std::size_t i = 0; i < atoms(); ++i) {
             const double square =
                 apart.x[i] * apart.x[i] + apart.y[i] * apart.y[i] + apart.z[i] * apart.z[i];
-            if (square > largest) {
+            if (square > largest || std::isnan(square)) {
                 largest = square;
                 farthest_ = i;
             }

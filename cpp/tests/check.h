@@ -40,7 +40,7 @@ inline void check(bool passed, const char* file, int line, const std::string& wh
     std::printf("%s:%d: %s\n", file, line, what.c_str());
 }
 
-/// Whether a function throws a sentence that contains `text`; says what it threw instead.
+/// Whether a function throws a sentence that contains `text`; prints any other exception.
 template <class Function>
 std::pair<bool, std::string> throws(Function&& function, const std::string& text) {
     try {

@@ -30,7 +30,7 @@ auto one_of(Random& random, const List& list) {
     return list[below(random, std::size(list))];
 }
 
-/// One edit at one place. `header` is the length of what is most worth damaging.
+/// One edit at one place. `header` is the length of the part to damage most often.
 inline void spoil(Random& random, std::string& bytes, std::size_t header) {
     static const std::string signs = "{}[]\",:0123456789-+.eE \n\r\t#!naifNI\\x\xff";
     static const char* const numbers[] = {"nan", "-inf",   "1e999", "1e308",
@@ -89,7 +89,7 @@ inline bool is_sentence(const std::string& what) {
     return !what.empty() && what.back() == '.' && what.find('\n') == std::string::npos;
 }
 
-/// An estimator that has learned a little.
+/// An estimator with some samples.
 inline Babf learned(std::size_t dimensions) {
     BabfParameters p;
     for (std::size_t d = 0; d < dimensions; ++d) {
@@ -134,7 +134,7 @@ inline std::string profile_file(std::size_t dimensions) {
     return format_table(profile_table(learned(dimensions), labels(dimensions)));
 }
 
-/// The length of what is most worth damaging in these: the header and a little more.
+/// The length of the part to damage most often: the header and a little more.
 inline std::size_t header_of_table(const std::string& text) {
     return std::min(text.find("\n "), text.size()) + 100;
 }

@@ -180,7 +180,7 @@ inline Result evaluate(const Model& m, const std::vector<double>& positions, con
             sum += a[j] * b[j];
         return sum;
     };
-    // A direction that is zero, or was but for rounding, is none.
+    // A direction that is zero up to rounding is omitted.
     const auto remove = [&](double* from, const double* direction, double whole) {
         const double norm = dot(direction, direction);
         const double share = norm > 1e-20 * whole ? dot(from, direction) / norm : 0;
@@ -270,7 +270,7 @@ struct Sizes {
     std::size_t latent;
 };
 
-/// A random model file that is right.
+/// A valid random model file.
 inline ModelFile random_model(Random& random, const Sizes& sizes, const std::string& activation,
                               const Cell& cell, Drift drift = Drift::removed) {
     Model m{};

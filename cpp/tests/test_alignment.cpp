@@ -63,7 +63,7 @@ struct Molecule {
 
 } // namespace
 
-TEST("turned, moved and cut by the border, a molecule has the same displacements") {
+TEST("rotation, translation and a border across it do not change the displacements of a molecule") {
     Random random(1);
     std::uniform_int_distribution<int> images(-3, 3);
     Molecule molecule(random);
@@ -82,7 +82,7 @@ TEST("turned, moved and cut by the border, a molecule has the same displacements
     }
 }
 
-TEST("the fit is the best: its torque vanishes and a small turn makes it worse") {
+TEST("the fit is the best one: its torque is zero and a small rotation increases the distance") {
     Random random(2);
     Molecule molecule(random);
     const auto u = displacements(molecule.alignment, molecule.positions, none);
@@ -119,7 +119,7 @@ TEST("the fit is the best: its torque vanishes and a small turn makes it worse")
     }
 }
 
-TEST("derivatives through the rotation are those of differences, at every orientation") {
+TEST("derivatives that include the rotation equal numerical ones, at every orientation") {
     Random random(3);
     Molecule molecule(random);
     const auto weights = planes(test::normals(random, 3 * atoms));

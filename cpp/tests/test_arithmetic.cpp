@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-3.0-or-later
 // Copyright (c) 2026 The plumed_cv developers
 
-// What everything else takes for granted of floating point numbers, whatever CXXFLAGS says.
+// Properties of floating point numbers on which all else depends, for any CXXFLAGS.
 
 #include <limits>
 
@@ -13,7 +13,7 @@ using namespace plumed_cv;
 
 namespace {
 
-/// A number of which the compiler knows nothing.
+/// A number that the compiler cannot know.
 double unknown(double value) {
     volatile double copy = value;
     return copy;
@@ -26,7 +26,7 @@ TEST("two additions round to the nearest integer") {
         CHECK(nearest_integer(unknown(x)) == std::nearbyint(x));
 }
 
-TEST("sums keep what rounding takes from them") {
+TEST("compensated sums keep their rounding errors") {
     Sums sums(1);
     sums.add(0, unknown(1));
     for (int i = 0; i < 1000; ++i)
@@ -34,12 +34,12 @@ TEST("sums keep what rounding takes from them") {
     CHECK_CLOSE(sums.sum[0] - 1 + sums.rest[0], 1e-14, 1e-20);
 }
 
-TEST("NaN and infinity are told from numbers") {
+TEST("NaN and infinity are recognised") {
     CHECK(std::isnan(unknown(NAN)));
     CHECK(!std::isfinite(unknown(INFINITY)));
     CHECK(!(unknown(NAN) > 0));
 }
 
-TEST("the smallest numbers are not taken for zero") {
+TEST("the smallest numbers are not rounded to zero") {
     CHECK(unknown(std::numeric_limits<double>::min()) / unknown(4) > 0);
 }

@@ -25,7 +25,7 @@ BabfParameters parameters(bool periodic = false, double ramp = 50) {
     return p;
 }
 
-/// Values that cover the grid, leave it a little, and once by far.
+/// Values that cover the grid, and leave it slightly and once by a large distance.
 std::vector<double> series(std::size_t length) {
     std::mt19937_64 generator(7);
     std::uniform_real_distribution<double> uniform(-0.22, 1.22);
@@ -60,7 +60,7 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 
 } // namespace
 
-TEST("the exponential of our own is that of the library") {
+TEST("our exponential equals that of the library") {
     CHECK(exponential(0) == 1);
     for (double x = -690; x < 690; x += 0.0371)
         CHECK_CLOSE(exponential(x), std::exp(x), 1e-15 * std::exp(x));
@@ -105,7 +105,7 @@ TEST("the probabilities are those of Eq. 9 and give the force and zeta") {
     }
 }
 
-TEST("a value very far away gives finite numbers and teaches nothing") {
+TEST("a value very far away gives finite numbers and is not learned") {
     Babf babf = learned(parameters(), series(30));
     const auto before = babf.sums();
     for (double xi : {-1e3, 1e6, 1e140}) {
@@ -217,7 +217,7 @@ TEST("a prior is the derivative of its profile") {
     CHECK_THROWS(prior_derivative(grid, {-1, 2}, {0, NAN}, "fes.dat"), "not finite");
 }
 
-TEST("the profile leaves empty bins out and carries the energy across them") {
+TEST("the profile omits empty bins and continues behind them") {
     const auto p = parameters();
     const Babf babf = learned(p, {0.0, 0.02, 0.02, 0.5, 0.52});
     const auto profile = babf.profile();
@@ -234,7 +234,7 @@ TEST("the profile leaves empty bins out and carries the energy across them") {
     CHECK(std::isnan(Babf(p).profile().corrected[3]));
 }
 
-TEST("on a circle the bias closes where least is known") {
+TEST("on a circle the bias closes where samples are fewest") {
     // Visited from -0.75 to 0.75 by a CV that is pulled one way: A climbs there as on a line.
     auto p = parameters(true);
     Babf babf(p);
@@ -258,7 +258,7 @@ TEST("on a circle the bias closes where least is known") {
     CHECK(circle.energy()[35] - circle.energy()[25] > 3);
 }
 
-TEST("on a circle with empty bins nothing is spread over the visited ones") {
+TEST("on a circle with empty bins the difference is not distributed to visited ones") {
     // Visited from 2.5 over the end of the domain to -2.5: one part, and a gap of 50 bins.
     auto p = parameters(true);
     Babf babf(p);
@@ -352,14 +352,14 @@ TEST("every cut and every typical damage of a state file is refused in a sentenc
     CHECK_THROWS(read_back(text, parameters(true)), "-3.14");
 }
 
-TEST("files that cannot be read or written say so") {
+TEST("files that cannot be read or written are named") {
     const Table table = state_table(learned(parameters(), {0.5}), labels);
     CHECK_THROWS(write_table("no/such/folder/state", table), "no/such/folder/state: cannot be");
     CHECK_THROWS(read_table("no/such/folder/state"), "no/such/folder/state: is not there");
     CHECK_THROWS(read_table("."), "not a PLUMED text file");
 }
 
-TEST("a file is replaced where its link leads to, and keeps its mode") {
+TEST("a linked file is replaced at the target of the link, and keeps its mode") {
     char name[] = "/tmp/plumed_cv_files_XXXXXX";
     const std::filesystem::path folder = ::mkdtemp(name);
     std::filesystem::create_directory(folder / "elsewhere");
@@ -400,7 +400,7 @@ TEST("parameters without a meaning are refused") {
             "prior");
 }
 
-TEST("a bin with samples whose node has no part in them leaves no NaN") {
+TEST("a bin with samples to which its node does not contribute gives no NaN") {
     auto p = parameters();
     p.tau = INFINITY;
     // A that rises by 60 kT and falls again in one bin: its node takes all samples of its neighbours.

@@ -27,7 +27,7 @@ BabfParameters parameters(bool first_periodic, bool second_periodic, double ramp
 
 const std::pair<bool, bool> kinds[] = {{false, false}, {true, false}, {false, true}, {true, true}};
 
-/// Points that cover the grid, leave it a little, and once by far.
+/// Points that cover the grid, and leave it slightly and once by a large distance.
 std::vector<Point> series(const BabfParameters& p, std::size_t length) {
     std::mt19937_64 generator(7);
     std::uniform_real_distribution<double> uniform(-0.03, 1.03);
@@ -59,7 +59,7 @@ Babf read_back(const std::string& text, const BabfParameters& expected) {
     return restored(parse_table(text, "state"), expected, labels, "state");
 }
 
-/// Eq. 9 by the book: all nodes, no cutoff.
+/// Eq. 9 with all nodes and without a cutoff.
 struct Book {
     std::vector<double> probability;
     double bias = 0;
@@ -154,7 +154,7 @@ TEST("a shift by a period changes nothing") {
     }
 }
 
-TEST("a value very far away gives finite numbers and teaches nothing") {
+TEST("a value very far away gives finite numbers and is not learned") {
     const auto p = parameters(false, false);
     Babf babf = learned(p, series(p, 30));
     const auto before = babf.sums();
@@ -168,7 +168,7 @@ TEST("a value very far away gives finite numbers and teaches nothing") {
     CHECK(babf.sums().steps == before.steps + 3);
 }
 
-TEST("A has the slopes of an exact mean force, and nothing is learned from where nothing is") {
+TEST("A has the slopes of an exact mean force; regions without samples change nothing") {
     // Sums as of many samples of a plane with a slope, in one half of the grid.
     const auto p = parameters(false, false);
     const double slopes[] = {0.3, -0.7};
@@ -188,8 +188,8 @@ TEST("A has the slopes of an exact mean force, and nothing is learned from where
     }
 }
 
-TEST("A on a line across the plane is that of one dimension") {
-    // The mean force depends on the first CV alone, and so does A: the trapezoidal rule's.
+TEST("A on a line across the plane equals that of one dimension") {
+    // Mean force and A depend on the first CV only, so A follows the trapezoidal rule.
     for (bool periodic : {false, true}) {
         auto p = parameters(periodic, true);
         p.tau = INFINITY;
@@ -256,13 +256,13 @@ TEST("an infinite TAU freezes the bias, and everything is still counted") {
     CHECK(state_text(read_back(state_text(babf), p)) == state_text(babf));
 }
 
-TEST("what cannot be a profile does not bias") {
+TEST("an invalid profile is refused") {
     Babf babf(parameters(true, true));
     const std::vector<double> huge(babf.size(), 1e300); // finite, but not the sums of it
     CHECK_THROWS(babf.resume(babf.sums(), huge, 0), "1e12 kT");
 }
 
-TEST("a prior is the gradient of its profile, wherever its own grid lies") {
+TEST("a prior is the gradient of its profile, for any grid of the profile") {
     for (const auto& [first, second] : kinds) {
         const auto p = parameters(first, second);
         const Grid &X = p.axes[0], &Y = p.axes[1];
@@ -304,7 +304,7 @@ TEST("a prior is the gradient of its profile, wherever its own grid lies") {
                  "give a profile over the whole grid");
 }
 
-TEST("the profile leaves empty bins out and puts separate parts in their place") {
+TEST("the profile omits empty bins and determines the heights of separate parts") {
     const auto p = parameters(false, false);
     std::vector<Point> points;
     for (double x : {0.0, 0.0, 0.11, 0.8, 0.8, 0.91})

@@ -27,7 +27,7 @@ std::vector<double> near(Random& random, const Model& model) {
     return positions;
 }
 
-/// Holds a collective variable to the plain evaluation at one configuration.
+/// Compares a collective variable with the plain evaluation at one configuration.
 void compare(const Model& model, CollectiveVariable& cv, const std::vector<double>& positions,
              const Cell& cell) {
     const auto expected = test::evaluate(model, positions, cell);
@@ -77,6 +77,22 @@ TEST("value, gradient, strain derivative and deviation are those of the plain ev
                         CollectiveVariable cv(model);
                         compare(model, cv, near(random, model), cell);
                     }
+}
+
+TEST("of positions that are not numbers, nothing is a number") {
+    Random random(7);
+    for (const char* activation : activations)
+        for (const Drift drift : drifts) {
+            const auto model = test::parse(
+                test::random_model(random, {7, 5, {9}, 1}, activation, triclinic, drift));
+            CollectiveVariable cv(model);
+            auto positions = near(random, model);
+            positions[3 * 2 + 1] = NAN; // of one atom, neither the first nor the last
+            cv.evaluate(positions.data(), 1, triclinic);
+            CHECK(std::isnan(cv.value(0)));
+            CHECK(std::isnan(cv.deviation()));
+            CHECK(std::isnan(cv.largest_deviation()));
+        }
 }
 
 TEST("a linear model of one component") {
@@ -238,7 +254,7 @@ TEST("the gradients of the deviations are their derivatives") {
                                       cell);
 }
 
-TEST("cells that do not go with the model") {
+TEST("cells that do not fit the model") {
     Random random(8);
     const auto positions = test::normals(random, 15);
     const auto solid = test::parse(test::random_model(random, {5, 3, {4}, 1}, "elu", triclinic));
@@ -252,13 +268,13 @@ TEST("cells that do not go with the model") {
     wild[4] = std::nan("");
     CHECK_THROWS(periodic.evaluate(positions.data(), 1, wild), "no volume");
 
-    // A cluster has no use for the box of the engine.
+    // A cluster ignores the box of the engine.
     free.evaluate(positions.data(), 1, none);
     const double alone = free.value(0);
     free.evaluate(positions.data(), 1, triclinic);
     CHECK(free.value(0) == alone);
 
-    // A flip to another cell of the same lattice is refused, and the cell before it still serves.
+    // A flip to another cell of the same lattice is refused; the previous cell remains.
     periodic.evaluate(positions.data(), 1, triclinic);
     const double value = periodic.value(0);
     Cell flipped = triclinic;
@@ -270,7 +286,7 @@ TEST("cells that do not go with the model") {
     CHECK(periodic.value(0) == value);
 }
 
-TEST("flips and rotations of the cell are told from strains") {
+TEST("flips and rotations of the cell are distinguished from strains") {
     Random random(10);
     const Cell tall = {3, 0, 0, 1.4, 40, 0, 0, 0, 30}; // a flip of it is a shear of 8 %
     CollectiveVariable cv(test::parse(test::random_model(random, {5, 3, {4}, 1}, "elu", tall)));
@@ -299,7 +315,7 @@ TEST("flips and rotations of the cell are told from strains") {
     CHECK_THROWS(cv.evaluate(positions.data(), 1, large), "25 %");
 }
 
-TEST("a slab does not see the height of the engine's box, nor its borders across the surface") {
+TEST("the height of the engine's box has no effect on a slab") {
     Random random(11);
     for (const Drift drift : drifts) {
         const auto model =

@@ -45,7 +45,7 @@ TEST("the sums of many samples do not drift") {
             all.evaluate(xi);
             all.update();
         }
-    // Forces cancel, so their error is measured by what was added.
+    // Forces cancel, so their error is relative to the sum of their sizes.
     const long double times = static_cast<long double>(rounds);
     long double worst = 0;
     for (std::size_t j = 0; j < p.nodes(); ++j) {

@@ -46,7 +46,7 @@ TEST("characters") {
     CHECK(text_of("\"" + plain + "\"") == plain);
 }
 
-TEST("what is not JSON") {
+TEST("text that is not JSON") {
     for (const char* text : {"",
                              " ",
                              "{",

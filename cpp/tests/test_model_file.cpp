@@ -135,7 +135,7 @@ TEST("every array must be there, with its shape, and finite") {
     }
 }
 
-TEST("contents that break what the formulae rest on") {
+TEST("contents that contradict the assumptions of the formulae") {
     auto file = good();
     file.arrays["serials"].values[1] = 1;
     CHECK_THROWS(load(file), "distinct");
@@ -165,7 +165,7 @@ TEST("contents that break what the formulae rest on") {
     CHECK_THROWS(load(file), "check values");
 }
 
-TEST("a change in the ninth digit of anything that counts is found") {
+TEST("a change in the ninth digit of any relevant number is found") {
     for (const char* key : {"reference_positions", "pca_mean", "encoder.0.weight", "encoder.0.bias",
                             "encoder.1.weight", "latent_shift", "latent_scale", "check_positions",
                             "check_value", "check_gradient", "check_deviation", "decoder.1.bias"}) {
@@ -176,7 +176,7 @@ TEST("a change in the ninth digit of anything that counts is found") {
     }
 }
 
-TEST("files that are not there, and folders") {
+TEST("missing files, and folders") {
     const auto folder = std::filesystem::temp_directory_path();
     CHECK_THROWS(Model::read((folder / "no such model").string()), "does not exist");
     CHECK_THROWS(Model::read(folder.string()), "cannot be read as a file");

@@ -49,7 +49,7 @@ std::vector<double> solution(Poisson& grid, const Poisson::Edges& weights,
     return A;
 }
 
-/// The largest difference after the first values were made equal.
+/// The largest difference after subtraction of the first values.
 double difference(const std::vector<double>& a, const std::vector<double>& b) {
     double most = 0;
     for (std::size_t j = 0; j < a.size(); ++j)
@@ -59,7 +59,7 @@ double difference(const std::vector<double>& a, const std::vector<double>& b) {
 
 } // namespace
 
-TEST("the steps of a potential give it back, whatever the weights, from any first guess") {
+TEST("the steps of a potential give the potential, for any weights and any first guess") {
     for (const Shape& shape : shapes)
         for (const Periodic& periodic : borders) {
             Poisson grid(shape, periodic);
@@ -75,7 +75,7 @@ TEST("the steps of a potential give it back, whatever the weights, from any firs
         }
 }
 
-TEST("steps around the cells of the grid have no part in it") {
+TEST("steps around the cells of the grid do not contribute") {
     for (const Periodic& periodic : borders) {
         Poisson grid({14, 11}, periodic);
         const std::vector<double> A = random_numbers(grid.size(), 4);
@@ -123,7 +123,7 @@ TEST("the solution has the least sum of squares") {
         }
 }
 
-TEST("parts of the grid that nothing connects are solved for side by side") {
+TEST("separate parts of the grid are solved independently") {
     Poisson grid({10, 6}, {false, false});
     const std::vector<double> A = random_numbers(grid.size(), 8);
     Poisson::Edges weights = equal_weights(grid);
@@ -143,7 +143,7 @@ TEST("parts of the grid that nothing connects are solved for side by side") {
     }
 }
 
-TEST("a solution is found again in no time") {
+TEST("a known solution needs no iteration") {
     Poisson grid({60, 50}, {true, true});
     const Poisson::Edges steps = {random_numbers(3000, 9), random_numbers(3000, 10)};
     std::vector<double> A(grid.size(), 0.0);

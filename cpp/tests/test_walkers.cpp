@@ -36,7 +36,7 @@ struct Folder {
     ~Folder() { std::filesystem::remove_all(path); }
 };
 
-/// A walker as the action has it.
+/// A walker as in the action.
 struct Walker {
     Babf babf;
     Walkers walkers;
@@ -92,7 +92,7 @@ void check_same_sums(const BabfSums& a, const BabfSums& b, double tolerance) {
 
 } // namespace
 
-TEST("walkers with a frozen bias hold the sums of one run that is fed all streams") {
+TEST("walkers with a constant bias have the sums of one run with all samples") {
     const Folder folder;
     auto p = parameters();
     p.tau = INFINITY;
@@ -126,7 +126,7 @@ TEST("walkers with a frozen bias hold the sums of one run that is fed all stream
     }
 }
 
-TEST("what others have learned biases like what was learned here") {
+TEST("samples of other walkers bias like own samples") {
     const Folder folder;
     const auto p = parameters();
     Walker a(p, folder, 2, 0), b(p, folder, 2, 1);
@@ -143,7 +143,7 @@ TEST("what others have learned biases like what was learned here") {
         CHECK_CLOSE(b.babf.evaluate(xi).bias, one.evaluate(xi).bias, 1e-13);
         CHECK_CLOSE(b.babf.evaluate(xi).force[0], one.evaluate(xi).force[0], 1e-11);
     }
-    // The running integration keeps them, too: bias and sums as they would be from scratch.
+    // The integration during the run includes them: bias and sums equal a new evaluation.
     for (double xi : series(2, 100)) {
         b.learn(xi);
         one.evaluate(xi);
@@ -154,7 +154,7 @@ TEST("what others have learned biases like what was learned here") {
     CHECK(b.babf.sums().steps == 101);
 }
 
-TEST("one walker is a run without walkers, to the last bit") {
+TEST("one walker equals a run without walkers, to the last bit") {
     const Folder folder;
     const auto p = parameters(40);
     Walker walker(p, folder, 1, 0);
@@ -206,7 +206,7 @@ TEST("the ramp counts the samples of all walkers") {
     CHECK_CLOSE(weight, 401 / 1000.0, 1e-14);
 }
 
-TEST("a bad file is ignored with one sentence, and what was good before stays") {
+TEST("a damaged file is ignored with one sentence, and its last good version is used") {
     const Folder folder;
     const auto p = parameters();
     Walker a(p, folder, 3, 0), b(p, folder, 3, 1);
@@ -261,7 +261,7 @@ TEST("a bad file is ignored with one sentence, and what was good before stays") 
     CHECK(a.walkers.contributors() == 1);
 }
 
-TEST("random damage of a contribution never spoils the bias") {
+TEST("random damage of a contribution never makes the bias invalid") {
     const Folder folder;
     const auto p = parameters();
     Walker a(p, folder, 2, 0), b(p, folder, 2, 1);
@@ -282,7 +282,7 @@ TEST("random damage of a contribution never spoils the bias") {
     }
 }
 
-TEST("two processes with one number are told apart") {
+TEST("two processes with the same number are distinguished") {
     const Folder folder;
     const auto p = parameters();
     Walker first(p, folder, 2, 0), second(p, folder, 2, 0);
@@ -300,7 +300,7 @@ TEST("two processes with one number are told apart") {
     CHECK_THROWS(Walker(p, folder, 2, 0).babf.set_others(BabfSums(3)), "another grid");
 }
 
-TEST("what is no regular file is not waited for, and tried again") {
+TEST("a file that is not regular does not block, and is tried again") {
     const Folder folder;
     const auto p = parameters();
     Walker one(p, folder, 3, 0), two(p, folder, 3, 1);
@@ -316,7 +316,7 @@ TEST("what is no regular file is not waited for, and tried again") {
     CHECK(one.babf.steps() == 1);
 }
 
-TEST("a link that somebody has put into the shared folder is replaced, not followed") {
+TEST("a link in the shared folder is replaced and not followed") {
     const Folder folder;
     Walker one(parameters(), folder, 1, 0);
     const std::string precious = folder.path + "/precious";
@@ -330,7 +330,7 @@ TEST("a link that somebody has put into the shared folder is replaced, not follo
     CHECK(read_table(one.walkers.path()).constant("walker") != nullptr);
 }
 
-TEST("contributions that too small a number of walkers leaves out are named") {
+TEST("contributions with a number above the number of walkers are named") {
     const Folder folder;
     for (std::size_t id : {0, 2, 12}) {
         Walker walker(parameters(), folder, 13, id);
@@ -344,7 +344,7 @@ TEST("contributions that too small a number of walkers leaves out are named") {
     CHECK(Walker(parameters(), folder, 13, 0).walkers.left_out().empty());
 }
 
-TEST("a folder that is not there is said") {
+TEST("a missing folder is reported") {
     const auto p = parameters();
     Walkers walkers("no/such/folder", 2, 0);
     std::vector<std::string> warnings;

@@ -77,7 +77,7 @@ def energy(
     forces = configuration.load(engine) if engine else None
     from plumed_cv import workflow
 
-    found = workflow.energy(
+    found = workflow.reproduce_energy(
         settings or (source if len(source) > 1 else source[0]),
         output,
         n_structures=structures,
@@ -146,7 +146,7 @@ def train(
               plumed-cv train md.xtc --initial a.pdb --final b.pdb --alignment optimal --atoms heavy
     """
     from plumed_cv import cv
-    from plumed_cv.cv import autoencoder
+    from plumed_cv.cv import learning
     from plumed_cv.cv.training import RECIPES
     from plumed_cv.structures import (
         cell_of,
@@ -184,7 +184,7 @@ def train(
     linear = cv.linear(species, cell_of(first), *ends, alignment, serials, drift_of(first))
     data = read_displacements(trajectories, linear, stride=stride, species=species)
     with Bars().task("training", training.n_epochs) as update:
-        learned, _, network = autoencoder.learn(
+        learned, _, network = learning.learn(
             data,
             linear,
             components or training.limited(12),

@@ -1,4 +1,4 @@
-"""What follows from a run or from states of BABF: rates, profiles, reports and exports."""
+"""Results of a run or of states of BABF: rates, profiles, reports and exports."""
 
 import json
 import math
@@ -112,11 +112,11 @@ def harmonic(
                 raise UserError(f"--output {output}: the results of a run are kept in the run.")
             if reverse:
                 raise UserError(f"--reverse: is for an input; {source} is the directory of a run.")
-            found = workflow.harmonic_of(source, Bars(), temperatures_K=kelvin, step_A=step)
+            found = workflow.compare_harmonic(source, Bars(), temperatures_K=kelvin, step_A=step)
             folder = source
         else:
             folder = output or source.parent / "harmonic"
-            found = workflow.harmonic(
+            found = workflow.compute_harmonic(
                 configuration.load(source),
                 folder,
                 temperatures_K=kelvin,
@@ -177,16 +177,16 @@ def fes(
         print_surface(output, surface, sum(block.steps for block in blocks), as_json)
         return
     ends = (0.0 if reactant is None else reactant, 1.0 if product is None else product)
-    profile, result = workflow.analysed(found, lengths, ends)
+    profile, result = workflow.analyse_samples(found, lengths, ends)
     freeenergy.write_fes(output, profile)
     if picture:
-        label = f"{profile.argument}: {workflow.summary(result)}"
+        label = f"{profile.argument}: {workflow.summarise(result)}"
         plot_profiles(picture, [(label, profile)], str(output))
     result["md_steps"] = sum(block.steps for block in blocks)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
-        print(f"{output}: {workflow.summary(result)}")
+        print(f"{output}: {workflow.summarise(result)}")
         if rate := result.get("tst_rate_per_s"):
             words = scientific(rate, result["tst_rate_error_per_s"], "1/s")
             print(f"Rate of transition state theory: {words}")

@@ -1,4 +1,4 @@
-"""What is installed: `doctor`, the plugin and PLUMED's kernel."""
+"""Commands on the installation: `doctor`, the plugin and PLUMED's kernel."""
 
 import json
 from pathlib import Path

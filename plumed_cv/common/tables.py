@@ -15,7 +15,7 @@ _CHECKSUM_LINE = re.compile(r"^#! SET checksum .*\n", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Table:
-    """What a file holds.
+    """Content of a file.
 
     Attributes
     ----------

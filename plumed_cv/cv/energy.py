@@ -272,7 +272,7 @@ def check_forces(path: EnergyPath) -> float:
 
 
 def _error_of_images(path: EnergyPath, work: Array) -> float:
-    """What the distances of the images may do to the forces' work, as a fraction of its range.
+    """Error of the work of the forces due to the distances of images, relative to its range.
 
     Bound from above by what leaving out every second image does.
     """
@@ -301,7 +301,7 @@ def _components(part: EnergyPath, variable: CollectiveVariable) -> Array:
 
 
 def _mistakes() -> Iterator[tuple[float, str]]:
-    """What else the forces' work may be of the energies, and the remedy for each."""
+    """Other quantities that agree with the work of the forces, and the remedy for each."""
     for unit, factor in _FORCE_UNITS.items():
         yield 1.0 / factor, f"the forces are in {unit}: multiply them by {factor:.6g}"
         yield -1.0 / factor, f"the forces are gradients in {unit}: multiply them by {-factor:.6g}"

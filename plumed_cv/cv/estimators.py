@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
-from plumed_cv.cv.collective_variable import Chosen, CollectiveVariable, linear, select
+from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.projection import Chosen, linear, select
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.structures import (
     cell_of,
@@ -418,11 +419,11 @@ class AutoencoderCV(_CV):
         ------
         UserError
             If the end states or structures do not belong together, a setting is impossible, and as
-            for `cv.autoencoder.learn`.
+            for `cv.learning.learn`.
         ValueError
             If an array has another number of features, or values are not finite.
         """
-        from plumed_cv.cv import autoencoder  # torch takes seconds to import
+        from plumed_cv.cv import learning  # torch takes seconds to import
 
         if self.recipe not in RECIPES:
             raise UserError(f"recipe = {self.recipe!r}: choose one of {', '.join(RECIPES)}.")
@@ -443,7 +444,7 @@ class AutoencoderCV(_CV):
         u = reference.read(X, type(self).__name__, fewest=2)
         if coordinate is not None:
             coordinate = np.asarray(coordinate, dtype=np.float64)
-        found, principal, network = autoencoder.learn(
+        found, principal, network = learning.learn(
             u.reshape(len(u), -1, 3),
             line,
             self.n_components or training.limited(MOST_COMPONENTS),

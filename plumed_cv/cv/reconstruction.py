@@ -219,9 +219,9 @@ def reconstruct(
     Raises
     ------
     UserError
-        If the forces do not fit the energies (`check_forces`), or as for `autoencoder.learn`.
+        If the forces do not fit the energies (`check_forces`), or as for `learning.learn`.
     """
-    from plumed_cv.cv import autoencoder  # torch takes seconds to import
+    from plumed_cv.cv import learning  # torch takes seconds to import
 
     training = training or Training(seed=seed)
     if n_structures < 2 or not variance_A2 > 0:
@@ -252,7 +252,7 @@ def reconstruct(
     wanted = use_symmetry and "mean path" in (training.subspace, training.target)
     operations = symmetry.of_path(path, chosen.serials) if wanted else []
     lap("symmetry")
-    variable, principal, network = autoencoder.learn(
+    variable, principal, network = learning.learn(
         samples,
         linear,
         n_components or training.limited(scree.n_components, at_rest=True),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import localisation, symmetry
-from plumed_cv.cv.collective_variable import select
+from plumed_cv.cv.projection import select
 from plumed_cv.cv.symmetry import Operation
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array

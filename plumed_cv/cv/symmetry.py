@@ -19,7 +19,8 @@ from scipy.interpolate import Akima1DInterpolator
 from scipy.spatial import cKDTree
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.cv.collective_variable import CollectiveVariable, linear
+from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.projection import linear
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array, Drift, padded
 from plumed_cv.structures.neighbours import Neighbours

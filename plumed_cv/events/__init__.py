@@ -1,15 +1,20 @@
 """Events of a defect: the jumps between its sites, a catalogue of them, and diffusion.
 
 `network` finds the sites of a defect in a crystal and the jumps that differ by symmetry. `jumps`
-relaxes their end states and writes a catalogue, and `catalogue` is its format. `discovery` finds
-events from one state, by searches for `saddles` that a `notebook` records, with the `confidence`
-that none is missing. `diffusion` computes diffusion coefficients from the rates of the jumps, and
-`exports` writes these for other codes.
+relaxes their end states (`states`) and writes a catalogue, and `catalogue` is its format.
+`discovery` finds events from one state, by searches for `saddles` that a `notebook` records, with
+the `confidence` that none is missing. `diffusion` computes diffusion coefficients from the rates of
+the jumps, and `exports` writes these for other codes.
 """
 
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
 from plumed_cv.events.confidence import Confidence
-from plumed_cv.events.diffusion import Walk, correlation_factors, diffusivity, walk
+from plumed_cv.events.diffusion import (
+    Walk,
+    combine_rates,
+    compute_correlation_factors,
+    compute_diffusivity,
+)
 from plumed_cv.events.discovery import discover
 from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.events.jumps import find_jumps
@@ -37,10 +42,11 @@ __all__ = [
     "Searcher",
     "Sites",
     "Walk",
-    "correlation_factors",
+    "combine_rates",
+    "compute_correlation_factors",
+    "compute_diffusivity",
     "crystal_of",
     "defect_atoms",
-    "diffusivity",
     "discover",
     "find_jumps",
     "largest_holes",
@@ -48,6 +54,5 @@ __all__ = [
     "network_of",
     "read_catalogue",
     "sites_at",
-    "walk",
     "write_exports",
 ]

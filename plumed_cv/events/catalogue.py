@@ -10,6 +10,8 @@ were discovered from one state (`events.discovery`) have no sites and no such ve
 """
 
 import json
+import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import write_text
-from plumed_cv.config import Config, load
+from plumed_cv.common.files import replacing, write_text
+from plumed_cv.common.toml import as_toml
+from plumed_cv.config import Config, Gromacs, checked, load
 from plumed_cv.events.network import Jump, Network, Sites
 
 FORMAT = "plumed_cv catalogue"
@@ -31,7 +35,7 @@ INPUT = "input.toml"
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is known of equivalent events without a network of sites.
+    """Data of equivalent events without a network of sites.
 
     Attributes
     ----------
@@ -273,3 +277,71 @@ def _discovered(each: dict[str, Any]) -> Event:
     )
     kinds = (int(each["initial_site"]), int(each["final_site"]))
     return Event(each["id"], numbers, kinds, float(each["energy_eV"]))
+
+
+def read_template(file: Path) -> tuple[dict[str, Any], Config]:
+    """Read the input that all events have in common.
+
+    Returns
+    -------
+    content, config
+        Sections and keys, with the names of the end states of an event; and the same as a
+        configuration whose engine finds its files.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read or used.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: is not valid TOML: {error}.") from None
+    system = {**content.get("system", {}), "initial": "initial.xyz", "final": "final.xyz"}
+    system.pop("reorder", None)
+    content = {"system": system, **{k: v for k, v in content.items() if k != "system"}}
+    if "file" in content.get("path", {}):
+        raise UserError(f"{file}: path.file belongs to one event; remove it.")
+    config = checked(content, file)
+    if isinstance(config.engine, Gromacs):
+        raise UserError(
+            f"{file}: engine.name = 'gromacs' needs a topology for each structure; use lammps or "
+            "ase."
+        )
+    if config.cv.alignment != "none":
+        raise UserError(f"{file}: cv.alignment = 'optimal' is for molecules; remove it.")
+    base = file.absolute().parent
+    scheduler = config.sampling.scheduler
+    if scheduler is not None and "://" not in scheduler:
+        content["sampling"]["scheduler"] = str(base / scheduler)
+    directory = base / (config.engine.directory or ".")
+    content["engine"] = {**content["engine"], "directory": str(directory)}
+    engine = config.engine.model_copy(update={"directory": directory})
+    return content, config.model_copy(update={"engine": engine})
+
+
+def write_event(
+    folder: Path, initial: Atoms, final: Atoms, content: dict[str, Any], output: Path
+) -> None:
+    """Write the folder of an event: its end states and its input.
+
+    Parameters
+    ----------
+    folder
+        The folder, which is made.
+    initial, final
+        The relaxed end states.
+    content
+        The input that all events have in common, as `read_template` returns it.
+    output
+        Where the folder will be, to which `engine.directory` is relative.
+    """
+    folder.mkdir(exist_ok=True)
+    for state, word in ((initial, "initial"), (final, "final")):
+        with replacing(folder / f"{word}.xyz") as temporary:
+            state.write(temporary, format="extxyz")
+    directory = os.path.relpath(content["engine"]["directory"], output.absolute())
+    engine = {**content["engine"], "directory": Path(directory).as_posix()}
+    write_text(folder / INPUT, as_toml({**content, "engine": engine}))

@@ -56,7 +56,7 @@ class Walk:
     populations: Array
 
 
-def walk(network: Network, rates_per_s: ArrayLike, free_energies_kT: ArrayLike) -> Walk:
+def combine_rates(network: Network, rates_per_s: ArrayLike, free_energies_kT: ArrayLike) -> Walk:
     """Combine a network with rates.
 
     Parameters
@@ -81,13 +81,13 @@ def walk(network: Network, rates_per_s: ArrayLike, free_energies_kT: ArrayLike) 
     return Walk(initial, final, steps, flux, populations)
 
 
-def diffusivity(found: Walk) -> Array:
+def compute_diffusivity(found: Walk) -> Array:
     """Return the diffusion tensor of one defect, shape (3, 3), angstrom^2/s."""
     return _tensor(len(found.populations), found.initial, found.final, found.steps, found.flux)
 
 
 @one_thread()
-def correlation_factors(network: Network, found: Walk) -> Array:
+def compute_correlation_factors(network: Network, found: Walk) -> Array:
     """Return the ratio of the diffusion tensor of a tracer to that without correlation.
 
     Parameters
@@ -107,7 +107,7 @@ def correlation_factors(network: Network, found: Walk) -> Array:
     UserError
         If the vacancy does not move along all three directions.
     """
-    own = diffusivity(found)
+    own = compute_diffusivity(found)
     if np.linalg.eigvalsh(own).min() < 1e-9 * np.trace(own):
         raise UserError(
             "The vacancy does not move along all three directions, so the correlation factor is "

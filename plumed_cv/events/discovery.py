@@ -30,7 +30,7 @@ from plumed_cv.common.files import hashes_of_named, locked, read_json, replacing
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
-from plumed_cv.events.jumps import read_template
+from plumed_cv.events.catalogue import read_template
 from plumed_cv.events.notebook import Notebook, checksum
 from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, defect_atoms
 from plumed_cv.paths import relax

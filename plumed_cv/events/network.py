@@ -322,7 +322,7 @@ def network_of(crystal: Crystal, sites: Sites, cutoff_A: float | None = None) ->
 
 def _classes(crystal: Crystal, sites: Sites, i: Ints, j: Ints, shifts: Ints) -> Iterator[Jump]:
     """Yield the classes of the jumps from site i to site j in another cell."""
-    # What each operation makes of each site: the number of a site, and the cell that it is in.
+    # The image of each site by each operation: the number of a site, and its cell.
     images, cells = [], []
     for rotation, translation in zip(crystal.rotations, crystal.translations, strict=True):
         places = sites.positions @ rotation.T + translation

@@ -150,7 +150,7 @@ def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, 
         steps = steps - steps.sum() * (1 / weights) / np.sum(1 / weights)
     A = np.concatenate([[0.0], np.cumsum(np.where(joined, steps, 0.0)[:-1])])
     part = np.concatenate([[0], np.cumsum(~joined[:-1])])
-    if grid.periodic and joined[-1] and part[-1] > 0:  # the last part goes on in the first
+    if grid.periodic and joined[-1] and part[-1] > 0:  # the last part continues in the first
         last = part == part[-1]
         A[last] -= A[n - 1] + steps[-1]
         part[last] = 0

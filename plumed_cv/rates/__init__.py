@@ -13,8 +13,15 @@ symmetry of the initial state.
 
 from plumed_cv.rates.events import Events
 from plumed_cv.rates.shots import Leg, Outcome, Relaxed, Shooter, Shot, spread_order
-from plumed_cv.rates.surface import NoShotsError, Snapshot, Surface, near, snapshots, surfaces
-from plumed_cv.rates.transmission import MOST_RETURNS, Transmission, as_json, estimate
+from plumed_cv.rates.surface import (
+    NoShotsError,
+    Snapshot,
+    Surface,
+    find_surfaces,
+    read_snapshots,
+    select_snapshots,
+)
+from plumed_cv.rates.transmission import MOST_RETURNS, Transmission, as_json, estimate_transmission
 
 __all__ = [
     "MOST_RETURNS",
@@ -29,9 +36,9 @@ __all__ = [
     "Surface",
     "Transmission",
     "as_json",
-    "estimate",
-    "near",
-    "snapshots",
+    "estimate_transmission",
+    "find_surfaces",
+    "read_snapshots",
+    "select_snapshots",
     "spread_order",
-    "surfaces",
 ]

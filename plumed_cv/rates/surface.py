@@ -66,7 +66,7 @@ class Surface:
         return Surface(xi, self.cores, top, self.nodes, self.W_eV)
 
 
-def surfaces(grid: Grid, flux: Flux) -> list[Surface]:
+def find_surfaces(grid: Grid, flux: Flux) -> list[Surface]:
     """Return the dividing surface of each step of a process, in order.
 
     Parameters
@@ -125,7 +125,7 @@ class Snapshot(NamedTuple):
     xi: float
 
 
-def snapshots(
+def read_snapshots(
     folder: Path, segments: Sequence[Path], variable: CollectiveVariable, cell: Array, symbols: str
 ) -> list[Snapshot]:
     """Return all structures of an iteration with their collective variables.
@@ -159,7 +159,7 @@ def snapshots(
     return found
 
 
-def near(
+def select_snapshots(
     surface: Surface, found: Sequence[Snapshot], kT_eV: float, *, at_top: bool = True
 ) -> list[Snapshot]:
     """Return the snapshots from which shots start, in chronological order.

@@ -113,7 +113,7 @@ class Transmission:
         return self.kappa.error / self.kappa.value
 
 
-def estimate(
+def estimate_transmission(
     shots: Sequence[Shot],
     above: Callable[[Array], Array],
     kT_eV: float,

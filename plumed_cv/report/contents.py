@@ -65,7 +65,7 @@ class Part:
     @cached_property
     def _so_far(self) -> tuple[freeenergy.Profile, dict[str, Any]]:
         """Profile and results of the samples so far."""
-        profile, result = workflow.analysed(self.found, self.walkers)
+        profile, result = workflow.analyse_samples(self.found, self.walkers)
         return profile, result | workflow.course(self.found, self.walkers, result)
 
     @property
@@ -271,7 +271,7 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         variable=variable,
         result=None if result is None else workflow.complete(files, n, result),
         fes=freeenergy.read_fes(folder / "fes.dat") if result else None,
-        found=workflow.sampled(folder),
+        found=workflow.read_samples(folder),
         records=sampling.records(segments),
         walkers=sampling.segments_by_walker(folder),
     )

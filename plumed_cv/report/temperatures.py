@@ -1,4 +1,4 @@
-"""What the page of a run at several temperatures says: rates, their fit, and the runs' pages."""
+"""Content of the page of a run at several temperatures: rates, their fit, links to the runs."""
 
 import os
 from pathlib import Path
@@ -74,7 +74,7 @@ def _rounded(rate: float | None, unknown: str = "unknown") -> str:
 
 
 def _status(missing: list[str], unsure: list[str]) -> dict[str, str]:
-    """How the run stands, in the words that come first."""
+    """The state of the run, in the first words of the page."""
     if missing:
         return {
             "kind": "bad",

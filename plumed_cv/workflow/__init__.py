@@ -27,20 +27,19 @@ and the path between them, `learning` the collective variables, `defaults` their
 `earlier` what the iterations before add to one, `estimates` the barriers and rates from the samples
 of an iteration, `results` the values of each iteration and the answer, `production` the plumed.dat
 of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
-would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
-coefficient of the answer from the trajectories of `shooting`, and `rate_of_steps` makes the rate of
-it. `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs
-at several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
-the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,
-`analysis` what samples say and how it converges, `from_atoms` a run without an input file.
-`campaign` does all events of a catalogue, and `diffusion` makes diffusion coefficients of their
-rates.
+would save, and `checks` whether the answer can be believed. `transmission` adds the rate to the
+answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `harmonic_theory`
+has the harmonic rate and the number of equivalent events, `temperatures` runs at several
+temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets the energy
+along a path back, without dynamics. `answer` (with `rate`) is the result as an object, `analysis`
+what samples say and how it converges, `from_atoms` a run without an input file. `campaign` does all
+events of a catalogue, and `diffusion` makes diffusion coefficients of their rates.
 """
 
 from plumed_cv.workflow import transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
-from plumed_cv.workflow.campaign import campaign
+from plumed_cv.workflow.campaign import run_campaign
 from plumed_cv.workflow.checks import (
     Verdict,
     judge,
@@ -49,35 +48,40 @@ from plumed_cv.workflow.checks import (
     related_by_symmetry,
     surfaces_of,
 )
-from plumed_cv.workflow.diffusion import diffusion, read_formation
+from plumed_cv.workflow.diffusion import compute_diffusion, read_formation
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import (
     Sampled,
-    analysed,
+    analyse_samples,
     as_json,
     barriers,
     course,
     flux_barrier,
-    sampled,
+    read_samples,
 )
-from plumed_cv.workflow.harmonic_theory import escape_in_words, harmonic, rate_of, surface_rate
+from plumed_cv.workflow.harmonic_theory import (
+    compute_harmonic,
+    escape_in_words,
+    rate_of,
+    surface_rate,
+)
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.production import export
 from plumed_cv.workflow.rate import Rate
-from plumed_cv.workflow.results import RESULTS, analyse, complete, in_words, summary
+from plumed_cv.workflow.results import RESULTS, analyse, complete, in_words, summarise
 from plumed_cv.workflow.temperatures import (
     anharmonicity,
+    compare_harmonic,
     curve,
     fit_in_words,
-    harmonic_of,
     is_series,
     run,
     runs,
     sample,
     write_rates,
 )
-from plumed_cv.workflow.zero_kelvin import energy
+from plumed_cv.workflow.zero_kelvin import reproduce_energy
 
 __all__ = [
     "RESULTS",
@@ -90,25 +94,23 @@ __all__ = [
     "Sampled",
     "Verdict",
     "analyse",
+    "analyse_samples",
     "analyse_states",
-    "analysed",
     "anharmonicity",
     "as_json",
     "barriers",
-    "campaign",
+    "compare_harmonic",
     "complete",
+    "compute_diffusion",
+    "compute_harmonic",
     "course",
     "curve",
-    "diffusion",
     "end_states",
-    "energy",
     "escape_in_words",
     "export",
     "find_path",
     "fit_in_words",
     "flux_barrier",
-    "harmonic",
-    "harmonic_of",
     "in_words",
     "is_series",
     "judge",
@@ -118,12 +120,14 @@ __all__ = [
     "read_formation",
     "read_result",
     "read_sampled",
+    "read_samples",
     "related_by_symmetry",
+    "reproduce_energy",
     "run",
+    "run_campaign",
     "runs",
     "sample",
-    "sampled",
-    "summary",
+    "summarise",
     "surface_rate",
     "surfaces_of",
     "transmission",

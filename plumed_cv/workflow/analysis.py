@@ -1,4 +1,4 @@
-"""What samples of bABF say, and how that converges: of an iteration, or of anybody's runs."""
+"""Results from samples of bABF and their convergence: of an iteration, or of other runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from plumed_cv.workflow.estimates import (
     MEAN_FORCE,
     POOLED,
     Sampled,
-    analysed,
+    analyse_samples,
     flux_barrier,
     printed_beside,
-    sampled,
+    read_samples,
 )
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import estimate_of
@@ -39,7 +39,7 @@ def read_sampled(
     ----------
     source
         The folder of an iteration, or state files of BABF; the columns of `colvar` beside each
-        state are read where they are those of an exported plumed.dat.
+        state are read where they are those of an exported plumed.dat, in any UNITS.
     independent
         Whether state files are of independent runs, not of one run as it went on.
 
@@ -55,9 +55,9 @@ def read_sampled(
     """
     files = [Path(source)] if isinstance(source, Path | str) else [Path(file) for file in source]
     if len(files) == 1 and files[0].is_dir():
-        return sampled(files[0]), sampling.segments_by_walker(files[0])
+        return read_samples(files[0]), sampling.segments_by_walker(files[0])
     states = [freeenergy.read_state(file) for file in files]
-    printed = printed_beside(files)
+    printed = printed_beside(files, states)
     if independent:
         return Sampled(states, None, printed), [1] * len(states)
     return Sampled(freeenergy.blocks(states), None, printed), [len(states)]
@@ -92,13 +92,13 @@ def analyse_states(
     if found.blocks and len(found.blocks[0].axes) == 2:
         raise UserError("The states are of two CVs; freeenergy.estimate_surface takes them.")
     states = (reactant, product)
-    profile, numbers = analysed(found, walkers, states)
+    profile, numbers = analyse_samples(found, walkers, states)
     return Analysis(found, tuple(walkers), states, profile, numbers)
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What samples of bABF say.
+    """Results from samples of bABF.
 
     Attributes
     ----------

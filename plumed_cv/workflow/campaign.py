@@ -34,11 +34,13 @@ from plumed_cv.common.files import locked, read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
+from plumed_cv.workflow.allocation import raise_work
 from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
 from plumed_cv.workflow.provenance import check_same_energies, refuse_other_input
 from plumed_cv.workflow.temperatures import COLUMNS
 
 HARMONIC = "harmonic"
+_ROUNDS = 5  # of raised steps
 _STOP = "stop"  # a file in the catalogue that ends all events
 _STOPPED = "stopped"
 _POLL_S = 0.5
@@ -75,12 +77,13 @@ class Job:
     root: Path
 
 
-def campaign(
+def run_campaign(
     folder: Path | str,
     *,
     harmonic: bool = False,
     jobs: int = 1,
     scheduler: str | None = None,
+    error: float | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Do or continue the runs of all events of a catalogue, and write the table of rates.
@@ -95,6 +98,10 @@ def campaign(
         Number of events at the same time on this machine.
     scheduler
         Address or scheduler file of a dask scheduler whose workers do the events.
+    error
+        Relative error of the diffusion coefficient at every temperature, or of the rate of all
+        events together if they were discovered from one state. If it is larger, steps and shots of
+        the events that matter most to it are raised in their inputs, and these events continue.
     reporter
         Receives the progress.
 
@@ -107,8 +114,8 @@ def campaign(
     Raises
     ------
     UserError
-        If there is no catalogue, another campaign is at work in it, an input cannot be read, or
-        the events need more cores than there are.
+        If there is no catalogue, another campaign is at work in it, an input cannot be read,
+        the events need more cores than there are, or the error is unknown.
     """
     reporter = reporter or Log()
     catalogue = read_catalogue(folder)
@@ -116,14 +123,36 @@ def campaign(
     _check_inputs(catalogue, harmonic, jobs, scheduler)
     with _alone(catalogue.root):
         reasons: dict[str, str] = {}
-        with reporter.task("events", len(todo)) as update:
-            for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
-                if reason is not None:
-                    reasons[job.event] = reason
-                    reporter.say(f"{job.event}: set aside: {reason}")
-                update(done, job.event)
-                write_rates(catalogue, reasons)
+        _do(catalogue, todo, jobs, scheduler, reasons, reporter)
+        if error is not None:
+            for _ in range(_ROUNDS):
+                raised = raise_work(catalogue, error, reporter)
+                if not raised:
+                    break
+                again = [job for job in todo if job.event in raised]
+                _do(catalogue, again, jobs, scheduler, reasons, reporter)
+            else:
+                reporter.say("The steps were raised five times; start the campaign again to go on.")
         return write_rates(catalogue, reasons)
+
+
+def _do(
+    catalogue: Catalogue,
+    todo: Sequence[Job],
+    jobs: int,
+    scheduler: str | None,
+    reasons: dict[str, str],
+    reporter: Reporter,
+) -> None:
+    """Do these events; write the table after each, and the reasons of those that fail."""
+    with reporter.task("events", len(todo)) as update:
+        for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
+            reasons.pop(job.event, None)
+            if reason is not None:
+                reasons[job.event] = reason
+                reporter.say(f"{job.event}: set aside: {reason}")
+            update(done, job.event)
+            write_rates(catalogue, reasons)
 
 
 def write_rates(catalogue: Catalogue, reasons: dict[str, str]) -> dict[str, Any]:

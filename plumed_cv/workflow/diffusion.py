@@ -23,7 +23,11 @@ from scipy.stats import chi2
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
-from plumed_cv.events.diffusion import correlation_factors, diffusivity, walk
+from plumed_cv.events.diffusion import (
+    combine_rates,
+    compute_correlation_factors,
+    compute_diffusivity,
+)
 from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.figures import plot_diffusion
 from plumed_cv.rates import arrhenius
@@ -111,7 +115,7 @@ def read_formation(given: str, entropy_kB: float = 0.0) -> Formation:
     return Formation(kelvin, energies, errors, entropy_kB)
 
 
-def diffusion(
+def compute_diffusion(
     folder: Path | str,
     *,
     source: str | None = None,
@@ -293,8 +297,8 @@ def _at(
     values, n = rates.values, len(chosen)
 
     def tensor(given: Array) -> Array:
-        found = walk(catalogue.network, np.exp(given[:n]), given[n:])
-        return np.asarray(rates.stretch**2 * diffusivity(found))
+        found = combine_rates(catalogue.network, np.exp(given[:n]), given[n:])
+        return np.asarray(rates.stretch**2 * compute_diffusivity(found))
 
     def mean(given: Array) -> float:
         return float(np.log(np.trace(tensor(given)) / 3.0))
@@ -334,7 +338,9 @@ def _tracer(
     network, values, n = catalogue.network, rates.values, len(rates.ln_rates)
 
     def factors(given: Array) -> Array:
-        return correlation_factors(network, walk(network, np.exp(given[:n]), given[n:]))
+        return compute_correlation_factors(
+            network, combine_rates(network, np.exp(given[:n]), given[n:])
+        )
 
     matrix = factors(values)
     tracer = matrix @ own
@@ -347,11 +353,11 @@ def _tracer(
     energy, error = formation.at(rates.temperature_K)
 
     def ln_tracer(given: Array) -> float:
-        found = walk(network, np.exp(given[:n]), given[n:])
+        found = combine_rates(network, np.exp(given[:n]), given[n:])
         # With one class of jumps and one kind of site, the factors do not depend on the rate.
-        now = matrix if len(given) == 2 else correlation_factors(network, found)
+        now = matrix if len(given) == 2 else compute_correlation_factors(network, found)
         weights = np.exp(-given[n:])[network.sites.kinds]
-        return float(np.log(np.trace(now @ diffusivity(found)) / 3.0 * weights.mean()))
+        return float(np.log(np.trace(now @ compute_diffusivity(found)) / 3.0 * weights.mean()))
 
     concentration = np.exp(-energy / kT) * np.exp(-values[n:])[network.sites.kinds].mean()
     total = np.hypot(_error(ln_tracer, values, rates.covariance), error / kT)

@@ -63,7 +63,7 @@ class RunDirectory:
 
     @property
     def beginning(self) -> Path:
-        """What a run at another temperature has passed on; it is absent otherwise."""
+        """Data from a run at another temperature, if there is one."""
         return self.root / "beginning.json"
 
     @property

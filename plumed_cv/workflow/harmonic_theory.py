@@ -32,7 +32,7 @@ LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with th
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
 
 
-def harmonic(
+def compute_harmonic(
     config: Config,
     folder: Path,
     *,

@@ -356,7 +356,7 @@ def _train(
 
     For a half of the data, 1 or 2, no record is written.
     """
-    from plumed_cv.cv import autoencoder
+    from plumed_cv.cv import learning
 
     # The halves also have initial weights of their own, which are part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
@@ -368,7 +368,7 @@ def _train(
     started = time.perf_counter()
     of = "" if half is None else f" on half {half} of the data"
     with reporter.task(f"training cv-{n}{of}", training.n_epochs) as update:
-        learned, principal, network = autoencoder.learn(
+        learned, principal, network = learning.learn(
             displacements,
             variable,
             training.limited(n_components, at_rest),

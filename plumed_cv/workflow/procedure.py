@@ -32,7 +32,7 @@ from plumed_cv.workflow.learning import (
 )
 from plumed_cv.workflow.mep import check_rotation, end_states, find_path, path_of
 from plumed_cv.workflow.repetitions import compare_repetitions
-from plumed_cv.workflow.results import analyse, complete, of_constrained, summary, write_answer
+from plumed_cv.workflow.results import analyse, complete, of_constrained, summarise, write_answer
 from plumed_cv.workflow.speed import watching_speed
 
 
@@ -237,7 +237,7 @@ def _iterate(
             f"The profile is that of {result['profile_of']} (sampling.plumed), from the histogram."
         )
     reporter.say(
-        f"Iteration {n} ({old.kind} CV): {summary(result)}; "
+        f"Iteration {n} ({old.kind} CV): {summarise(result)}; "
         f"1 - cos to the next CV {result['similarity']:.3f}"
     )
     return result

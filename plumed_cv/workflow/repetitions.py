@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from plumed_cv import sampling
-from plumed_cv.workflow.estimates import Sampled, as_json, barriers, estimate, sampled
+from plumed_cv.workflow.estimates import Sampled, as_json, barriers, estimate, read_samples
 from plumed_cv.workflow.results import in_words
 
 ODDS = 0.01  # repetitions disagree if such differences are less probable than this
@@ -66,7 +66,7 @@ def odds(values: np.ndarray, errors: np.ndarray) -> float:
 
 def _apart(folder: Path) -> list[Sampled]:
     """Learned sums and printed values of the segments of each repetition."""
-    together, start, parts = sampled(folder), 0, []
+    together, start, parts = read_samples(folder), 0, []
     for segments in sampling.by_repetition(folder):
         chosen = slice(start, start + len(segments))
         start += len(segments)

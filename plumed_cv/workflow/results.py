@@ -21,7 +21,13 @@ from plumed_cv.structures import cell_of
 from plumed_cv.workflow import checks, harmonic_theory
 from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.estimates import analysed, course, cv_temperature, or_none, sampled
+from plumed_cv.workflow.estimates import (
+    analyse_samples,
+    course,
+    cv_temperature,
+    or_none,
+    read_samples,
+)
 from plumed_cv.workflow.production import production_input
 
 # The results with an error bar: the beginning of their keys, and their names.
@@ -49,8 +55,8 @@ UNKNOWN_RATE: dict[str, Any] = {
 
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
-    found = sampled(folder)
-    profile, result = analysed(found, sampling.segments_by_walker(folder))
+    found = read_samples(folder)
+    profile, result = analyse_samples(found, sampling.segments_by_walker(folder))
     freeenergy.write_fes(folder / "fes.dat", profile)
     parts = sampling.records(sampling.segments(folder))
     departures = [part["departure"] for part in parts if "departure" in part]
@@ -126,22 +132,17 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     -------
     dict
         In addition `crossings`, `first_half_flux_barrier_eV` and `second_...` with errors, `flanks`
-        (where the profile has risen by kT above reactant and product, as values of the CV; wrong
-        ones of earlier versions are replaced) and, if the next CV has been learned, `similarity` to
-        it, `similarity_worst`, `similarity_at_surface`.
+        (where the profile has risen by kT above reactant and product, as values of the CV) and, if
+        the next CV has been learned, `similarity` to it, `similarity_worst`,
+        `similarity_at_surface`.
     """
     folder = files.iteration(n)
-    if "A1_minus_A0_eV" not in result:  # earlier versions called it delta_F
-        of_points = {key: result.get(f"delta_F{key}") for key in ("_eV", "_error_eV")}
-        result = result | {f"A1_minus_A0{key}": value for key, value in of_points.items()}
-        result |= dict.fromkeys(("delta_F_eV", "delta_F_error_eV"))
     if "crossings" not in result:
         walkers = sampling.segments_by_walker(folder)
-        result = result | course(sampled(folder), walkers, result)
-    if not _encloses_surfaces(result):
+        result = result | course(read_samples(folder), walkers, result)
+    if "flanks" not in result:
         profile = freeenergy.read_fes(folder / "fes.dat")
         result = result | {"flanks": list(flanks(profile, checks.surfaces_of(result)))}
-        result.pop("similarity_worst", None)  # it is the largest value between the flanks
     if "similarity_worst" not in result and files.cv(n).exists():
         new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
         found = equivalence.difference(new, old, **checks.where(result))
@@ -151,17 +152,6 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
             "similarity_at_surface": found.at_surface,
         }
     return result
-
-
-def _encloses_surfaces(result: dict[str, Any]) -> bool:
-    """Whether the flanks of an iteration are known, with all dividing surfaces between them.
-
-    Earlier versions took the flanks of a process in several steps from both sides of one surface.
-    """
-    known = result.get("flanks")
-    return known is not None and all(
-        known[0] <= surface <= known[1] for surface in checks.surfaces_of(result)
-    )
 
 
 def flanks(profile: freeenergy.Profile, surfaces: Sequence[float]) -> tuple[float, float]:
@@ -207,7 +197,7 @@ def in_words(result: dict[str, Any], name: str) -> str:
     return str(estimate_of(result, name))
 
 
-def summary(result: dict[str, Any]) -> str:
+def summarise(result: dict[str, Any]) -> str:
     """Flux barrier if there is one, barrier, and the difference of the states, in words."""
     return ", ".join(
         f"{words} {in_words(result, name)}"

@@ -128,7 +128,7 @@ def sample(
     procedure.sample(config, root, walker, reporter)
 
 
-def harmonic_of(
+def compare_harmonic(
     directory: Path | str,
     reporter: Reporter | None = None,
     *,
@@ -146,7 +146,7 @@ def harmonic_of(
     temperatures_K
         Temperatures of the rates, in addition to the temperature of the run.
     step_A
-        As for `harmonic_theory.harmonic`.
+        As for `harmonic_theory.compute_harmonic`.
 
     Returns
     -------
@@ -157,7 +157,8 @@ def harmonic_of(
     Raises
     ------
     UserError
-        As for `harmonic_theory.harmonic`, or if the directory is not that of a run with a path.
+        As for `harmonic_theory.compute_harmonic`, or if the directory is not that of a run with a
+        path.
     """
     reporter = reporter or Log()
     root = Path(directory).absolute()

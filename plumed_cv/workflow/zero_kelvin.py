@@ -15,7 +15,7 @@ from plumed_cv.workflow.learning import noise_variance, training_of
 from plumed_cv.workflow.mep import complete, end_states, find_path, types_of
 
 
-def energy(
+def reproduce_energy(
     source: Config | Files,
     output: Path,
     *,

@@ -118,7 +118,7 @@ def read_data(file: Path = DATA) -> dict[str, Any]:
 
 
 def write_data(file: Path, data: dict[str, Any]) -> None:
-    """Write what `read_data` reads, a run a line."""
+    """Write the data file for `read_data`, one run in each line."""
     methods = []
     for method in sorted(data["runs"], key=list(METHODS).index):
         runs = sorted(data["runs"][method].items(), key=lambda item: int(item[0]))
@@ -131,7 +131,7 @@ def write_data(file: Path, data: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Score:
-    """How far off a method is after a budget; eV, over the seeds that gave a barrier.
+    """Errors of a method after a budget, eV, over the seeds that gave a barrier.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class Score:
     us_per_step: float
 
     def seconds_for(self, error_eV: float, n_steps: int) -> float:
-        """The processor's time for an error, s, which falls with the root of the steps."""
+        """Processor time for an error, s; the error decreases with the root of the steps."""
         return 1e-6 * self.us_per_step * n_steps * (self.rms / error_eV) ** 2
 
 
@@ -179,7 +179,7 @@ def rms(errors: Array) -> tuple[float, float, float]:
 
 
 def score(runs: Sequence[dict[str, Any]], true_eV: float, true_error_eV: float) -> Score:
-    """Compare the runs of a method after a budget with the truth."""
+    """Compare the runs of a method after a budget with the reference."""
 
     def column(name: str) -> Array:
         return np.array([np.nan if run[name] is None else run[name] for run in runs])

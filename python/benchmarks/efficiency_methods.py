@@ -83,7 +83,7 @@ def has_action(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs share.
+    """Data that all runs share.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Result:
-    """What a method says after a budget: eV, and NaN where it says nothing.
+    """Result of a method after a budget: eV, NaN if it gives none.
 
     `deviation_A` is the greatest distance from the line between the end states that was seen, and
     `us_per_step` the processor's time.
@@ -137,7 +137,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Bias:
-    """What differs between runs of bABF: steps of the ramp, the first profile, its weight."""
+    """Settings of a run of bABF: steps of the ramp, the prior, its weight."""
 
     ramp: int
     prior: Path | None = None
@@ -149,7 +149,7 @@ Runner = Callable[[Setup, Path, int, Sequence[int]], list[Result]]
 
 
 def energy_along(model: CollectiveVariable, path: EnergyPath) -> Array:
-    """Energy of the path at the nodes of `GRID`, eV, (n,); beyond its ends a parabola goes on."""
+    """Energy of the path at the nodes of `GRID`, eV, (n,); a parabola beyond its ends."""
     xi = model.encode(model.components(path.displacements))[:, 0]
     inside = PchipInterpolator(xi, path.energies)(np.clip(GRID.nodes, xi[0], xi[-1]))
     stiffness = [
@@ -160,7 +160,7 @@ def energy_along(model: CollectiveVariable, path: EnergyPath) -> Array:
 
 
 def profile(A_eV: Array) -> freeenergy.Profile:
-    """The package's reading of a profile at the nodes of `GRID`, eV, NaN where unknown.
+    """The package's analysis of a profile at the nodes of `GRID`, eV, NaN where unknown.
 
     A histogram of that profile, as from a run without bias, gives it back.
     """
@@ -217,7 +217,7 @@ def run_babf_forces(setup: Setup, folder: Path, seed: int, budgets: Sequence[int
 
 
 def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
-    """Run several walkers from along the path, from its energy on; the profile from the forces."""
+    """Run several walkers that start along the path, with its energy as prior."""
     results = []
     for n_steps in budgets:
         settings = config.Config.model_validate(
@@ -264,14 +264,14 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
         ]
         with setup.engine() as engine:
             sampling.sample(tasks, engine, lambda done, note: None)
-        blocks, mean_force, series, _ = workflow.sampled(folder / str(n_steps))
+        blocks, mean_force, series, _ = workflow.read_samples(folder / str(n_steps))
         found = freeenergy.estimate_profile(blocks, mean_force=mean_force)
         results.append(_with_errors(found, max(float(part.max()) for part in series["ae.dev"])))
     return results
 
 
 def run_oracle(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> list[Result]:
-    """Run with the true profile as the bias from the first step on, and nothing to learn."""
+    """Run with a constant bias, the exact profile."""
     return [_babf(setup, folder, seed, n, Bias(0, setup.reference, np.inf)) for n in budgets]
 
 
@@ -327,7 +327,7 @@ def _babf(
 
 
 def _with_errors(found: freeenergy.Profile, deviation_A: float) -> Result:
-    """Barrier and difference of a profile of the package's, with its own errors."""
+    """Barrier and difference of a profile of the package, with their errors."""
     return Result(
         *(found.barrier.value, found.A1_minus_A0.value),
         *(found.barrier.error, found.A1_minus_A0.error),
@@ -376,7 +376,7 @@ def _reweighted(
 def _run_plumed(
     setup: Setup, folder: Path, seed: int, n_steps: int, bias: str, printed: str
 ) -> Array:
-    """Run with a bias of PLUMED's; time, xi, distance from the path and what is printed, (4, M)."""
+    """Run with a bias of PLUMED; return time, xi, distance from the path and output, (4, M)."""
     # The walls of bABF: there V = k x^2 / 2, here KAPPA x^2.
     kappa = 0.5 * KT / GRID.spacing**2
     text = (
@@ -463,7 +463,7 @@ def run_eabf(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> l
 
 
 def eabf_frames(folder: Path) -> tuple[Array, Array]:
-    """Colvars' values in a run, (F,), and the positions that they belong to, (F, N, 3), A."""
+    """Values of Colvars in a run, (F,), and their positions, (F, N, 3), A."""
     lines = (folder / "frames.dump").read_text(encoding="utf-8").splitlines()
     n = int(lines[3])
     step = [int(line) for line in lines[1 :: n + 9]]

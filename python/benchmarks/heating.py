@@ -1,4 +1,4 @@
-"""How much a bias that is being learned heats its collective variable.
+"""Heating of the collective variable by a bias while it is learned.
 
     python python/benchmarks/heating.py           # print the table of the committed data
     python python/benchmarks/heating.py --run     # compute it anew first: a minute
@@ -33,7 +33,7 @@ QUARTERS = np.linspace(0, STEPS, 5).astype(int)
 
 
 def temperatures(solve_stride: int, seed: int) -> NDArray[np.float64]:
-    """Kinetic temperature over that of the thermostat in each quarter of a run, shape (4,)."""
+    """Kinetic temperature in each quarter of a run, divided by that of the thermostat, (4,)."""
     rng, kT = np.random.default_rng(seed), units.kB * KELVIN
     estimator = Estimator(Grid(-0.2, 1.2, 140), kT, ramp=STEPS, solve_stride=solve_stride)
     kept = np.exp(-1e-3 * FRICTION_PER_PS * TIMESTEP_FS)

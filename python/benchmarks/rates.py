@@ -70,7 +70,7 @@ OPES_BARRIER_EV = {700: 0.25, 500: 0.30}  # flux barriers: 0.43 and 0.47 eV
 
 @dataclass(frozen=True)
 class Event:
-    """A run with a bias: its steps, the time of the event in s, and whether it was the process.
+    """A run with a bias: steps, time of the event in s, and whether it was the process.
 
     A run that was stopped for another reason (another atom left its site, or too many steps) is no
     event, but its time counts.

@@ -52,7 +52,7 @@ struct Simulation {
 
 std::string failure;
 
-// Of this thread alone: what other processes take is not counted.
+// The time of this thread only.
 double microseconds() {
     timespec now{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);

@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def known_kernels() -> list[Path]:
-    """Return PLUMED's kernels on this machine that plumed_cv knows of, without repetition."""
+    """Return the PLUMED kernels on this machine that plumed_cv finds, each once."""
     kernels = [find_plumed().kernel.resolve()]
     for folder in (optimised_prefix() / "lib", *data_dir().glob("kernel-*/plumed/_lib/lib")):
         kernel = folder / kernels[0].name
@@ -175,7 +175,7 @@ class Loop:
 
 
 def iron(n_atoms: int) -> Atoms:
-    """Return bcc iron, with a vacancy where the number of atoms is odd."""
+    """Return bcc iron, with a vacancy if the number of atoms is odd."""
     atoms: Atoms = bulk("Fe", cubic=True, a=LATTICE) * CELLS.get(n_atoms, (10, 10, 10))
     if len(atoms) > n_atoms:
         del atoms[0]
@@ -199,7 +199,7 @@ def model_of(atoms: Atoms, n_components: int, few: int | None = None) -> Collect
 
 
 def babf_input(plugin: Path, model: CollectiveVariable, atoms: Atoms, path: Path) -> str:
-    """Return the plumed.dat for a model, with the grid around where the atoms are."""
+    """Return the plumed.dat for a model, with a grid around its present value."""
     model.save(path)
     xi = float(model.value(atoms.positions[model.serials - 1], atoms.cell.array)[0])
     return (
@@ -359,7 +359,7 @@ def timed(engine: LammpsEngine, segment: Segment) -> tuple[State, float]:
 
 
 def processor_time(engine: LammpsEngine) -> float:
-    """Return the processor time of LAMMPS's process so far, seconds; 0 if nothing says."""
+    """Return the processor time of LAMMPS's process so far, seconds; 0 if unknown."""
     path = Path(f"/proc/{engine._child.pid}/schedstat")
     return int(path.read_text().split()[0]) / 1e9 if path.is_file() else 0.0
 

@@ -179,7 +179,7 @@ def colvar(folder: Path, n_atoms: int, number: int) -> Path:
 def check_values(
     folder: Path, inputs: dict[str, str], model: CollectiveVariable, frames: Array, cell: Array
 ) -> None:
-    """Refuse timings of inputs that do not compute the same."""
+    """Refuse timings of inputs that give different results."""
     expected = float(model.value(frames[0], cell)[0])
     for k, name in enumerate(inputs):
         if name == NOTHING:
@@ -191,7 +191,7 @@ def check_values(
 
 
 def processor() -> str:
-    """Return the processor's name as Linux knows it."""
+    """Return the processor's name from /proc/cpuinfo."""
     info = Path("/proc/cpuinfo")
     names = [
         line.split(":", 1)[1].strip()

@@ -24,12 +24,12 @@ COMPONENTS = 10
 
 
 def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[str, Any]:
-    """Learn once in this process; seconds, and GB at most."""
+    """Train once in this process; return seconds and the largest memory in GB."""
     import numpy as np
     from ase.build import bulk
 
     from plumed_cv import cv
-    from plumed_cv.cv import autoencoder, meanpath
+    from plumed_cv.cv import learning, meanpath
     from plumed_cv.cv.training import RECIPES
     from plumed_cv.structures.frame import chunks
 
@@ -52,7 +52,7 @@ def measure(recipe: str, n_structures: int, n_atoms: int, peer: bool) -> dict[st
     end = curve(np.ones(1)).reshape(n_atoms, 3)
     linear = cv.linear(["Fe"] * n_atoms, np.zeros((3, 3)), reference, reference + end)
     began = time.perf_counter()
-    autoencoder.learn(
+    learning.learn(
         displacements,
         linear,
         COMPONENTS,

@@ -23,7 +23,7 @@ double now() {
     return 1e6 * static_cast<double>(time.tv_sec) + 1e-3 * static_cast<double>(time.tv_nsec);
 }
 
-/// Of the processor, system calls included: other processes disturb it little.
+/// Processor time including system calls, which other processes hardly change.
 double microseconds(const std::function<void()>& what) {
     const double begin = now();
     what();

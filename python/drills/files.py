@@ -129,7 +129,7 @@ def spoil(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def damage(reader: Reader, cases: int, where: Path, seed: int = 1) -> dict[str, Any]:
-    """Read a file damaged in so many ways.
+    """Read many damaged copies of a file.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def core(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def fuzz(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The C++ readers under libFuzzer and sanitizers, from nothing but whole files."""
+    """The C++ readers under libFuzzer and sanitizers, from undamaged files."""
     fuzzers.build(folder)
     counts = {}
     for reader in arguments.fuzz_readers:

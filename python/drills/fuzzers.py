@@ -1,4 +1,4 @@
-"""libFuzzer on the C++ readers of files: cpp/tests/fuzz, built by clang and run from whole files.
+"""Runs libFuzzer on the C++ readers of files: cpp/tests/fuzz, built by clang.
 
 A fuzzer damages files, keeps what reaches code that none before has reached, and goes on from
 there. The checksums would stop all damage at the door, so the fuzzers, not the readers, make most
@@ -45,7 +45,7 @@ def find_clang() -> str:
 
 
 def build(folder: Path) -> None:
-    """Build the fuzzers in a folder, and write the whole files they begin with.
+    """Build the fuzzers in a folder, and write the undamaged files with which they begin.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, over all their stages, and started again."""
+"""Runs that are killed at random moments in all stages and started again."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ STAGES = (
 
 
 def stage(run: Path) -> int:
-    """Which of STAGES a run is at, by the files that are there."""
+    """Return the stage of a run, one of STAGES, from its files."""
     if not (run / "provenance.json").exists():
         return 0
     for n, name in enumerate(("path.xyz", "cv-0.safetensors")):
@@ -45,7 +45,7 @@ def stage(run: Path) -> int:
 def watch(
     process: subprocess.Popen[bytes], run: Path, until: int = len(STAGES)
 ) -> dict[int, float]:
-    """Watch a run until it ends or reaches a stage; returns the seconds at which each began."""
+    """Watch a run until it ends or reaches a stage; return the start of each stage, s."""
     began, entered = time.monotonic(), {stage(run): 0.0}
     while process.poll() is None and max(entered) < until:
         time.sleep(0.01)
@@ -54,7 +54,7 @@ def watch(
 
 
 def durations(file: Path, run: Path, log: Path) -> list[float]:
-    """Seconds that an undisturbed run spends in each of STAGES."""
+    """Duration of each of STAGES in an undisturbed run, s."""
     process = start(file, run, log)
     began = time.monotonic()
     entered = watch(process, run)
@@ -73,7 +73,7 @@ def kill_until(
     minutes: float = 60.0,
     seed: int = 1,
 ) -> dict[str, Any]:
-    """Kill runs at random moments, go on with each until it is done, and compare.
+    """Kill runs at random moments, continue each until it is complete, and compare.
 
     A moment is a random stage of those to come, and a random time in it: so the kills reach all
     stages, also where the machine has become slower or faster than it was.
@@ -157,7 +157,7 @@ def kill_until(
 
 
 def kills(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Kills at random moments over all stages; half of the times all files get a random age."""
+    """Kills at random moments in all stages; in half of them, all files get a random age."""
     file, whole = reference(folder)
     timed = folder / "timed"
     shutil.rmtree(timed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The run that the drills end, restart and compare: a vacancy in 54 sites, sampled for seconds."""
+"""The run that the drills end, restart and compare: a vacancy in a cell of 54 sites."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def prepare(folder: Path) -> Path:
 
 
 def start(file: Path, run: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start `plumed-cv run` in a process group of its own, with what it says in a file."""
+    """Start `plumed-cv run` in its own process group, with its output in a file."""
     with log.open("wb") as stream:
         return subprocess.Popen(
             command("run", file, "--dir", run),
@@ -65,7 +65,7 @@ def start(file: Path, run: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def attempt(file: Path, run: Path) -> tuple[int, str]:
-    """Run to the end; returns the exit status and what was said on standard error."""
+    """Run to the end; return the exit status and standard error."""
     done = subprocess.run(
         command("run", file, "--dir", run), capture_output=True, text=True, check=False
     )
@@ -73,13 +73,13 @@ def attempt(file: Path, run: Path) -> tuple[int, str]:
 
 
 def is_a_sentence(text: str) -> bool:
-    """Whether the last line on standard error is plumed-cv's, and no traceback stands above it."""
+    """Whether standard error ends with a message of plumed-cv and has no traceback."""
     lines = text.strip().splitlines() or [""]
     return lines[-1].startswith("plumed-cv: ") and "Traceback" not in text
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """What a run must end with, bit for bit: all files of numbers but times and provenance."""
+    """Results that must be equal bit for bit: all numbers except times and provenance."""
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
@@ -95,7 +95,7 @@ def contents(run: Path) -> dict[str, Any]:
 
 
 def reference(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The input, and what a run that was left alone ends with."""
+    """The input, and the results of an undisturbed run."""
     example = folder / "example"
     file = example / "vacancy.toml"
     if not file.exists():

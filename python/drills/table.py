@@ -1,4 +1,4 @@
-"""What the drills have found, in docs/robustness.json and as a table in docs/robustness.md."""
+"""Results of the drills, in docs/robustness.json and as a table in docs/robustness.md."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ DATA = Path(__file__).resolve().parents[2] / "docs" / "robustness.json"
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """What the drills have found, as the lines of a Markdown table."""
+    """Results of the drills as the lines of a Markdown table."""
     lines = ["| drill | how often | what came of it |", "|---|---|---|"]
     if "kills" in found:
         counts = found["kills"]

@@ -97,7 +97,7 @@ def progress_bar() -> Progress:
 
 
 def seed(*numbers: int) -> int:
-    """A seed for the engine that is another for every other tuple of numbers."""
+    """A seed for the engine that differs for each tuple of numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -131,7 +131,7 @@ def jackknife(
 
 
 def mean_of_runs(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
-    """Mean of several runs and its standard error, the larger of two.
+    """Mean of several runs and the larger of two standard errors.
 
     The spread of a few runs is hardly known and may be small by chance; what the runs state is
     not. The stated errors miss what differs between runs; their spread does not.
@@ -213,7 +213,7 @@ def rounded(values: Array, digits: int = 6) -> list[float | None]:
 
 
 def case(name: str) -> Case:
-    """The case of a name such as paper-300K.
+    """Return the case with a name such as paper-300K.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def case(name: str) -> Case:
 
 
 def add_cases(parser: argparse.ArgumentParser) -> None:
-    """Add the option --cases: which cells and temperatures, all by default."""
+    """Add the option --cases: cells and temperatures, by default all."""
     parser.add_argument(
         "--cases",
         nargs="+",

@@ -1,4 +1,4 @@
-"""What the guard stops and what it misses, in the hot vacancy of the packaged example.
+"""Events that the guard stops and misses in the hot vacancy of the packaged example.
 
     python -m python.references.guard RUNS                    # runs, or goes on, then the table
     python -m python.references.guard --run RUN               # of a run that is there
@@ -87,7 +87,7 @@ class Vacancy:
         return hops.Sites(self.case, self.assigned, np.zeros(3))
 
     def stop(self, left: State, atom: int) -> str:
-        """What became of a configuration with velocities, which an atom's distance has ended."""
+        """The end of a trajectory from a configuration at which the guard stopped a run."""
         assert left.velocities is not None
         if atom == self.moving:
             return "own atom"
@@ -119,7 +119,7 @@ class Vacancy:
 
 
 def classify(run: Path, n: int = 1) -> dict[str, Any]:
-    """What the guard did in iteration n of a run."""
+    """Actions of the guard in iteration n of a run."""
     files = workflow.RunDirectory(run)
     path, settings = load_path(files.path), read_json(run / "input.json")
     vacancy = Vacancy(path.images[0].positions, path.images[-1].positions)

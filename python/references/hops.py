@@ -1,4 +1,4 @@
-"""Hops counted in plain molecular dynamics: the rates that no theory has gone through.
+"""Hops counted in plain molecular dynamics: rates without any theory.
 
     python -m python.references.hops RUNS                     # all cases, a nanosecond each
     python -m python.references.hops RUNS --cases fe-1000K --ns 4
@@ -123,7 +123,7 @@ class Case:
         return cast(Atoms, cell.repeat(self.repeats))
 
     def sites(self) -> Array:
-        """Positions of all sites, (M, 3), angstrom; those of the host come first."""
+        """Positions of all sites, (M, 3), angstrom; the sites of the host are first."""
         host: Array = self.host().positions
         if self.interstitial is None:
             return host
@@ -253,7 +253,7 @@ class Hop(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """What the dynamics of a case has given.
+    """Results of the dynamics of a case.
 
     Attributes
     ----------
@@ -312,7 +312,7 @@ class Dynamics:
             self._lammps.command(command)
 
     def place(self, positions: Array, velocities: Array) -> None:
-        """Put the atoms somewhere: angstrom and angstrom/fs, (N, 3)."""
+        """Set positions and velocities: angstrom and angstrom/fs, (N, 3)."""
         self._scatter("x", positions % self.case.edge_A)
         self._scatter("v", velocities * 1000.0)
 
@@ -371,7 +371,7 @@ def read_frames(file: Path) -> Array:
 
 
 class Sites:
-    """Which site each atom is nearest to, frame after frame.
+    """Return the site nearest to each atom in each frame.
 
     Parameters
     ----------
@@ -419,7 +419,7 @@ class Sites:
 
 
 def run(name: str, folder: Path, ns: float) -> None:
-    """Run a case until so many nanoseconds are counted, and write what was found after each block.
+    """Run a case for some nanoseconds, and write the results after each block.
 
     Parameters
     ----------
@@ -479,7 +479,7 @@ def _seed(name: str, block: int) -> int:
 
 
 def _velocities(name: str, dynamics: Dynamics, block: int, share: float) -> Array:
-    """Velocities (N, 3), angstrom/fs, with this share of the thermal kinetic energy."""
+    """Velocities (N, 3), angstrom/fs, with a share of the thermal kinetic energy."""
     rng = np.random.default_rng(_seed(name, block))
     return maxwell_boltzmann(rng, dynamics.masses, share * dynamics.case.temperature_K)
 
@@ -503,7 +503,7 @@ def hops(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> list[H
 
 
 def undone(hops: Sequence[Hop], return_fs: float = RETURN_FS) -> NDArray[np.bool_]:
-    """Which hops are reversed within this time, or reverse one; shape (M,)."""
+    """Whether each hop is reversed within a time or reverses another one; shape (M,)."""
     marked = np.zeros(len(hops), dtype=bool)
     before: dict[int, int] = {}  # of each atom its last hop
     for k, hop in enumerate(hops):
@@ -516,7 +516,7 @@ def undone(hops: Sequence[Hop], return_fs: float = RETURN_FS) -> NDArray[np.bool
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate per direction and its error, 1/s, and the number of hops that it rests on."""
+    """A rate per direction and its error, 1/s, and the number of counted hops."""
 
     per_s: float
     error_per_s: float
@@ -553,7 +553,7 @@ def rate(case: Case, found: Found, times_fs: Array, spent_fs: Array | None = Non
 
 
 def lasting(case: Case, found: Found, hops: Sequence[Hop], return_fs: float = RETURN_FS) -> Rate:
-    """The rate of hops that are not undone within this time, but for returns by chance."""
+    """The rate of hops that are not undone within a time, corrected for returns by chance."""
     back = undone(hops, return_fs)
     plain = rate(case, found, np.array([hop.time_fs for hop in hops])[~back])
     by_chance = 2.0 * plain.per_s * return_fs * 1e-15
@@ -622,14 +622,14 @@ def vector(case: Case, hop: Hop) -> Array:
 
 
 def hop_A(case: Case) -> float:  # noqa: N802
-    """Length of the hops that the rates are of, angstrom."""
+    """Length of the counted hops, angstrom."""
     if case.interstitial is not None:
         return case.lattice_A * 3**0.5 / 4
     return case.lattice_A * (3**0.5 / 2 if case.structure == "bcc" else 0.5**0.5)
 
 
 def read() -> dict[str, Found]:
-    """What docs/hops.json has, by case, in the order of `CASES`."""
+    """Content of docs/hops.json by case, in the order of `CASES`."""
     data = json.loads(DATA.read_text(encoding="utf-8"))
     return {
         name: Found(
@@ -644,7 +644,7 @@ def read() -> dict[str, Found]:
 
 
 def collect(folder: Path) -> None:
-    """Put what the runs in a folder have found so far into docs/hops.json."""
+    """Write the present results of the runs in a folder into docs/hops.json."""
     data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
     for name, case in CASES.items():
         if not (file := folder / f"{name}.npz").exists():
@@ -667,7 +667,7 @@ def collect(folder: Path) -> None:
 
 
 def print_tables(found: dict[str, Found]) -> None:
-    """Print the rates, how they depend on what is called a hop, and the waiting times."""
+    """Print rates, their dependence on the definition of a hop, and waiting times."""
     print(
         "| case | time (ns) | T (K) | hops | undone within 1 ps | k_hops (1/s) | k_lasting (1/s) ",
         end="",

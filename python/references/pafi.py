@@ -70,7 +70,7 @@ FIELDS = [f"d_{kind}{axis}" for kind in ("u", "n", "dn") for axis in "xyz"]
 
 @dataclass(frozen=True)
 class Curve:
-    """A path X(s) through images, by length in angstrom, going on straight beyond its ends.
+    """A path X(s) through images, by length in angstrom, straight beyond its ends.
 
     Attributes
     ----------
@@ -217,18 +217,18 @@ class HyperplaneDynamics:
 
 
 def images_of(path: EnergyPath, kind: str) -> Array:
-    """Displacements of the images to go through: "mep" or, from end to end, "line"."""
+    """Displacements of the images of the path: "mep", or "line" from end to end."""
     u = path.displacements
     return u if kind == "mep" else np.linspace(0.0, 1.0, 3)[:, None, None] * u[-1]
 
 
 def places(length_A: float) -> Array:
-    """Where the planes are, angstrom along the path, shape (BEFORE + PLANES,)."""
+    """Positions of the planes along the path, angstrom, shape (BEFORE + PLANES,)."""
     return np.asarray(np.arange(-BEFORE, PLANES) * (length_A / (PLANES - 1)))
 
 
 def sample(case: Case, runs: Path, kind: str, n_blocks: int) -> None:
-    """Run what is missing of the first `n_blocks` blocks of a case."""
+    """Run those of the first `n_blocks` blocks of a case that are missing."""
     path = common.minimum_path(case.cell, runs)
     curve = Curve.through(images_of(path, kind))
     folder = _folder(case, runs, kind)

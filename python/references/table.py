@@ -72,7 +72,7 @@ def print_table() -> None:
 
 
 def cases() -> list[Case]:
-    """All cells and temperatures that there are data of."""
+    """All cells and temperatures with data."""
     found = [
         common.case(name) for name in {**common.read_data("umbrella"), **common.read_data("pafi")}
     ]

@@ -81,7 +81,7 @@ def collect(runs: Path) -> None:
 
 
 def print_table() -> None:
-    """Print what docs/transmission.json has, beside the counted hops."""
+    """Print the results in docs/transmission.json with the counted hops."""
     counted = hops.read()
     print("| case | k_TST (1/s) | κ | k (1/s) | counted, k_lasting (1/s) ", end="")
     print("| MD steps, sampling | shots | MD steps, shots |")

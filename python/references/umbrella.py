@@ -52,7 +52,7 @@ SMOOTHING = (9, 4)  # nodes and order of the local polynomials that smooth a pro
 
 
 def sample(case: Case, runs: Path, n_blocks: int) -> None:
-    """Run what is missing of the first `n_blocks` blocks of a case."""
+    """Run those of the first `n_blocks` blocks of a case that are missing."""
     path = common.minimum_path(case.cell, runs)
     folder = runs / f"umbrella-{case.name}"
     folder.mkdir(exist_ok=True)
@@ -124,7 +124,7 @@ def _identity(case: Case) -> tuple[int, int]:
 
 
 def _on_path(path: EnergyPath, xi: float) -> State:
-    """Where the path, straight beyond its ends, has this value of the linear CV."""
+    """Position at which the path, straight beyond its ends, has a value of the linear CV."""
     u = path.displacements
     along = np.tensordot(u, u[-1], 2) / np.sum(u[-1] ** 2)
     shift = xi - float(np.clip(xi, 0, 1))
@@ -201,7 +201,7 @@ def profile(density: Array, kT_eV: float) -> Array:
 
 
 def quantities(density: Array, kT_eV: float, length_A: float, surface: int | None = None) -> Array:
-    """What is read off a profile: barrier, A(1) - A(0), flux barrier, its surface; eV.
+    """Results from a profile: barrier, A(1) - A(0), flux barrier, its surface; eV.
 
     Parameters
     ----------

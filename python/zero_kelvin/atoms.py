@@ -1,4 +1,4 @@
-"""How many atoms a CV needs: the table of docs/atoms.md.
+"""Number of atoms that a CV needs: the table of docs/atoms.md.
 
     python python/zero_kelvin/atoms.py PATHS                 # run what is missing, then print
     python python/zero_kelvin/atoms.py PATHS vacancy         # only this system
@@ -107,7 +107,7 @@ def relaxed_barrier(engine: Engine, path: EnergyPath, variable: CollectiveVariab
 
 
 def lowering_eV(saddle: Expansion, path: EnergyPath, variable: CollectiveVariable) -> float:  # noqa: N802
-    """By how much the harmonic flux barrier through the plane of a CV is below the lowest, eV.
+    """Difference of the lowest harmonic flux barrier and that through the plane of a CV, eV.
 
     All atoms have one mass. With the unit normal n of the plane, the Hessian H and its negative
     eigenvalue -h it is -kT/2 ln(-h n.H^-1.n).

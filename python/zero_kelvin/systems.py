@@ -254,7 +254,7 @@ def asymmetry(path: EnergyPath) -> float:
 
 
 def build(name: str, directory: Path) -> EnergyPath:
-    """Read the path of a system, or find and write it, showing how far it is."""
+    """Read the path of a system, or find and write it with a progress bar."""
     file = directory / f"{name}.xyz"
     if file.exists():
         return load_path(file)

@@ -76,7 +76,7 @@ def run(
     n_components: int | None,
     use_symmetry: bool = True,
 ) -> Reconstruction:
-    """Reconstruct the energy of a path, showing how far it is."""
+    """Reconstruct the energy of a path with a progress bar."""
     with Console(stderr=True).status("") as status:
         return reconstruct(
             path,
@@ -130,7 +130,7 @@ def run_table(name: str, path: EnergyPath) -> None:
 
 
 def keep_pictures(data: dict[str, Any], recipe: str, found: Reconstruction) -> None:
-    """Add to the data of a system what its figures need."""
+    """Add the data for the figures of a system."""
     path = found.path
     initial = path.images[0]
     centre = int(found.localisation.amplitude.argmax())
@@ -151,7 +151,7 @@ def keep_pictures(data: dict[str, Any], recipe: str, found: Reconstruction) -> N
 
 
 def run_counts(name: str, path: EnergyPath) -> None:
-    """The loss of the subspaces alone against the number of structures, where it is missing."""
+    """Compute missing losses of the subspaces alone against the number of structures."""
     noise_A2 = CASES[name][0][1]
     first, last = path.images[0], path.images[-1]
     linear = cv.linear(path.species, path.cell, first.positions, last.positions)
@@ -182,7 +182,7 @@ def run_counts(name: str, path: EnergyPath) -> None:
 def within(
     linear: cv.CollectiveVariable, components: pca.PrincipalComponents
 ) -> cv.CollectiveVariable:
-    """Some variable of these components: only they count for `along_components`."""
+    """A CV with given components; `along_components` uses only these."""
     n = len(components.components)
     first = cv.Layer(np.ones((1, n)), np.zeros(1))
     return replace(
@@ -195,7 +195,7 @@ def within(
 
 
 def run_variants(name: str, path: EnergyPath) -> None:
-    """Run what was tried, three seeds each, where it is missing."""
+    """Run the missing variants, three seeds each."""
     n_structures, noise_A2, components = CASES[name][0]
     for seed in range(3):
         for words, variant in VARIANTS.items():
@@ -241,7 +241,7 @@ def print_table(names: list[str]) -> None:
 
 
 def print_variants(names: list[str]) -> None:
-    """Print what was tried."""
+    """Print the table of variants."""
     columns = [(name, data["variants"]) for name, data in of(names) if "variants" in data]
     if not columns:
         return
@@ -344,7 +344,7 @@ def save(figure: Figure, name: str) -> None:
 
 
 def rounded(values: Any, digits: int = 4) -> list[float]:
-    """A list of floats as short as they need be."""
+    """A list of rounded floats."""
     return [round(float(value), digits) for value in values]
 
 

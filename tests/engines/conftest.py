@@ -22,6 +22,6 @@ def engine(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engin
 
 @pytest.fixture(scope="module")
 def free(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """Atoms without forces, but for PLUMED's."""
+    """Atoms on which only PLUMED's forces act."""
     with kit.make(gas(), 0.0, tmp_path_factory.mktemp("gas")) as engine:
         yield engine

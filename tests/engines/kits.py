@@ -1,4 +1,4 @@
-"""The crystal that all engines are held to, each engine on it, and the independent reference.
+"""The crystal of all engine tests, each engine for it, and the independent reference.
 
 The crystal is a Lennard-Jones one of two masses in a triclinic cell, in every engine's own code.
 """
@@ -127,7 +127,7 @@ def lammps_commands(epsilon: float) -> list[str]:
 
 @lru_cache
 def script_output(name: str, *arguments: str) -> str:
-    """What a script of python/ prints: the path of an engine that it builds or fetches once."""
+    """Return the path that a script of python/ prints: of an engine that it builds or fetches."""
     command = [sys.executable, str(SCRIPTS / name), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 and "Traceback" not in done.stderr:

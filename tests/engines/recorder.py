@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Recorder:
-    """Keeps what it sees, and ends the trajectory when it has seen `enough` steps."""
+    """Records each step, and ends the trajectory after `enough` steps."""
 
     enough: int = 10**9
     seen: list[Array] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""ASE calculators as engines: analytic forces, calculators of the user's own, mistakes."""
+"""ASE calculators as engines: analytic forces, calculators of users, mistakes."""
 
 import warnings
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_potential_that_gives_no_numbers(tmp_path: Path) -> None:
 
 
 def test_a_potential_whose_forces_depend_on_earlier_structures(tmp_path: Path) -> None:
-    """Its third forces are those of the second structure, as by a list that is too old."""
+    """The third forces are those of the second structure, as with an outdated neighbour list."""
     (tmp_path / "stale.py").write_text(
         "from ase.calculators.calculator import Calculator, all_changes\n"
         "class Stale(Calculator):\n"

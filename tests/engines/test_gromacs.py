@@ -1,4 +1,4 @@
-"""What is GROMACS's own: its files, its precision, its complaints."""
+"""What is particular to GROMACS: its files, its precision, its error messages."""
 
 import os
 import re
@@ -95,7 +95,7 @@ def test_bias_forces_in_the_units_of_gromacs(files: Path, tmp_path: Path, plugin
 
 
 def test_a_job_does_what_runs_do(tmp_path: Path, plugin: Path, plumed_installation: Plumed) -> None:
-    """Two segments by run.sh, where none of the files is there that the inputs name."""
+    """Run two segments by run.sh where the files that the inputs name do not exist."""
     files, job, atoms = tmp_path / "files", tmp_path / "job", crystal()
     for folder in (files, files / "parts", files / "runs", job):
         folder.mkdir()
@@ -155,19 +155,19 @@ def test_trajectories_of_gromacs_are_those_of_the_engine(files: Path, tmp_path: 
         ):
             words = [*engine.gromacs.command, "-nobackup", *line.split()]
             subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
-    frame = linear(atoms.symbols, atoms.cell.array, atoms.positions, crystal(1).positions)
+    variable = linear(atoms.symbols, atoms.cell.array, atoms.positions, crystal(1).positions)
     assert result.snapshots is not None
-    expected = read_displacements([result.snapshots], frame)
+    expected = read_displacements([result.snapshots], variable)
     assert expected.shape == (5, 108, 3)
     for name, precision in (("own.trr", 1e-4), ("own.xtc", 0.01)):  # xtc: 0.001 nm, rounded
-        found = read_displacements([tmp_path / name], frame)[1:]  # from the start on
+        found = read_displacements([tmp_path / name], variable)[1:]  # from the start on
         np.testing.assert_allclose(found, expected, atol=precision)
 
 
 def test_what_stands_between_changes_no_bit(
     files: Path, tmp_path: Path, plugin: Path, plumed_installation: Plumed
 ) -> None:
-    """A learned variable under its bias: the engine, and `gmx mdrun -plumed` as a user types it."""
+    """A biased run along a learned CV: by the engine, and by `gmx mdrun -plumed`."""
     atoms = crystal()
     model = linear(atoms.symbols, atoms.cell.array, atoms.positions, crystal(1).positions)
     model.save(tmp_path / "cv.safetensors")
@@ -209,7 +209,7 @@ def test_each_checkpoint_of_gromacs_writes_the_state(
     plumed_installation: Plumed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """GROMACS requests a checkpoint and never withdraws it; the library in between does."""
+    """GROMACS never withdraws its request for a checkpoint; our library does."""
     monkeypatch.setenv("PLUMED_CV_KERNEL", str(plumed_installation.kernel))
     monkeypatch.delenv("PLUMED_CV_COUNT_START", raising=False)
     handle = plumed.Plumed(kernel=str(plugin.with_name(SHIM_NAME)))

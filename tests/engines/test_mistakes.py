@@ -1,4 +1,4 @@
-"""What every engine says when something is wrong: in the input, in the atoms, in the dynamics."""
+"""Error messages of all engines: mistakes in the input, the atoms and the dynamics."""
 
 from pathlib import Path
 

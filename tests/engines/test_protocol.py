@@ -1,4 +1,4 @@
-"""What every engine does alike: one crystal, one dynamics, one PLUMED; independent references."""
+"""What all engines have in common: one crystal, one dynamics, independent references."""
 
 import re
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_another_cell(kit: Kit, engine: Engine) -> None:
 def test_forces_of_many_structures_are_those_of_each(
     tmp_path: Path, kit: Kit, engine: Engine
 ) -> None:
-    """Far apart, one across the border, in another cell, and after a run has left its traces."""
+    """Atoms far apart, across the border, in another cell, and after an earlier run."""
     dynamics = Dynamics(60.0, timestep_fs=2.0)
     engine.run(Segment(tmp_path, State.of(crystal(3)), dynamics, 5, 1, None))
     structures = [crystal(seed) for seed in range(3)]
@@ -86,7 +86,7 @@ def test_forces_of_many_structures_are_those_of_each(
 def test_recorded_forces_are_those_of_the_snapshots(
     tmp_path: Path, kit: Kit, engine: Engine
 ) -> None:
-    """Without the bias and the thermostat, for any atoms in any order of the run's steps."""
+    """The forces contain no bias and no thermostat, for any atoms and any order of the steps."""
     if not kit.records:
         pytest.skip("this engine is a program, so nothing reads its forces")
     plumed = PLUMED_UNITS + (
@@ -152,7 +152,7 @@ def test_a_folder_with_another_alphabet_is_refused(tmp_path: Path, engine: Engin
 
 @pytest.mark.parametrize("thermostat", ["langevin", "brownian"])
 def test_equipartition(tmp_path: Path, free: Engine, thermostat: str) -> None:
-    """Springs of PLUMED's hold free atoms: kT/kappa is the variance of each coordinate."""
+    """PLUMED's springs hold free atoms; the variance of each coordinate is kT/kappa."""
     atoms, temperature = gas(), 150.0
     kappa, timestep, friction = (1.0, 4.0, 20.0) if thermostat == "langevin" else (10.0, 2.0, 100.0)
     names = [f"p{k}.{axis}" for k in range(1, 5) for axis in "xyz"]
@@ -207,7 +207,7 @@ def test_a_segment_depends_on_nothing_before_it(tmp_path: Path, kit: Kit, engine
 
 
 def test_two_segments_are_one_run(tmp_path: Path, kit: Kit, engine: Engine) -> None:
-    """Without noise the trajectory is the same, whether cut or not; so is PLUMED's clock."""
+    """Without noise, a run in parts has the trajectory and PLUMED's times of an undivided run."""
     weak = Dynamics(STILL, timestep_fs=2.0, friction_per_ps=1e-6)
     plumed = PLUMED_UNITS + "d: DISTANCE ATOMS=1,12\nPRINT ARG=d FILE=colvar STRIDE=1\n"
     rng = np.random.default_rng(5)
@@ -260,7 +260,7 @@ def test_an_observer_sees_what_a_run_does(
 
 
 def test_dynamics_without_a_thermostat(tmp_path: Path, kit: Kit, engine: Engine) -> None:
-    """It conserves the energy, and goes back with reversed velocities."""
+    """The dynamics conserves the energy and is reversible."""
     dynamics = Dynamics(60.0, timestep_fs=2.0, thermostat="none")
     start = State.of(crystal())
     if not kit.follows:
@@ -406,7 +406,7 @@ def test_progress_can_end_the_run(tmp_path: Path, free: Engine) -> None:
 
 
 def test_a_run_that_was_ended_is_rescued(tmp_path: Path, engine: Engine) -> None:
-    """What it has left up to a step is what a whole run has there."""
+    """The files up to a step are those of a complete run at that step."""
 
     class EnoughError(Exception):
         pass

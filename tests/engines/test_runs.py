@@ -1,4 +1,4 @@
-"""`plumed-cv run` by each engine: a vacancy in a small crystal, from the path to a profile."""
+"""`plumed-cv run` with each engine: a vacancy in a small crystal, from path to profile."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ maximum = 1
 
 
 def vacancy(symbol: str, a: float, repeat: int) -> tuple[Atoms, Atoms]:
-    """Before and after atom 1 has moved into the hole."""
+    """The states before and after atom 1 has moved into the vacancy."""
     initial: Atoms = bulk(symbol, cubic=True, a=a) * (repeat, repeat, repeat)
     hole = initial.positions[0].copy()
     del initial[0]

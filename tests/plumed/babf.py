@@ -1,4 +1,4 @@
-"""What the tests of the action BABF share: the input, PLUMED's steps, a series of positions."""
+"""Shared by the tests of BABF: the input, PLUMED's steps, a series of positions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -77,12 +77,12 @@ def check_two_parts(
 
 
 def sentence(error: BaseException | None) -> str:
-    """Return all that PLUMED says; what happens in a step it wraps in errors of its own."""
+    """Return the whole message of PLUMED, which nests an error in a step in other errors."""
     return "" if error is None else f"{error} {sentence(error.__cause__ or error.__context__)}"
 
 
 def recorded_series(length: int = 400) -> Array:
-    """Return a series that wanders over the grid, leaves it a little, and once by far."""
+    """Return a series over the grid that leaves it slightly, and once by a large distance."""
     rng = np.random.default_rng(1)
     series = 0.5 + 0.55 * np.sin(np.cumsum(rng.normal(scale=0.3, size=400)))
     series[30] = 4.0

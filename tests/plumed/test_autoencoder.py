@@ -46,7 +46,7 @@ def step(
 
 
 def sentence(error: BaseException | None) -> str:
-    """Return all that PLUMED says; what happens in a step it wraps in errors of its own."""
+    """Return the whole message of PLUMED, which nests an error in a step in other errors."""
     return "" if error is None else f"{error} {sentence(error.__cause__ or error.__context__)}"
 
 
@@ -208,7 +208,7 @@ def test_units_of_length(make_plumed: MakePlumed, tmp_path: Path) -> None:
 
 
 def test_kinetic_temperature(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """Of a linear variable the velocity is exact: m v^2 = kT of one coordinate."""
+    """The velocity of a linear CV is exact: m v^2 = kT of one coordinate."""
     initial = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     final = initial + np.array([[0.0, 0.0, 0.0], [0.0, 1.5, 0.0]])
     linear(["Fe", "Fe"], np.zeros((3, 3)), initial, final).save(tmp_path / "cv.safetensors")
@@ -233,7 +233,7 @@ def test_kinetic_temperature(make_plumed: MakePlumed, tmp_path: Path) -> None:
 def test_kinetic_temperature_of_a_step_computed_again(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """It is that of the step, also with numerical derivatives, which compute it many times."""
+    """The temperature is that of the step, also with numerical derivatives."""
     initial = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     final = initial + np.array([[0.0, 0.0, 0.0], [0.0, 1.5, 0.0]])
     linear(["Fe", "Fe"], np.zeros((3, 3)), initial, final).save(tmp_path / "cv.safetensors")
@@ -281,7 +281,7 @@ def bias_energy(handle: Any) -> float:
 
 
 def assert_derivatives_of_the_bias(handle: Any, positions: Array, cell: Array) -> None:
-    """What the engine receives, against its own energy at displaced atoms and strained cells."""
+    """Forces and virial against energies at displaced atoms and in strained cells."""
     n = len(positions)
     forces, virial = step(handle, 0, positions, cell)
 
@@ -316,7 +316,7 @@ def assert_derivatives_of_the_bias(handle: Any, positions: Array, cell: Array) -
 def test_forces_and_virial_are_derivatives_of_the_bias(
     make_plumed: MakePlumed, tmp_path: Path, alignment: str, component: str, late: bool
 ) -> None:
-    """Also where the bias is added after the first step."""
+    """The forces are correct also if the bias is added after the first step."""
     rng = np.random.default_rng(8)
     cell = TRICLINIC if alignment == "none" else NO_CELL
     cv = random_model(rng, 8, 5, [7], 1, "tanh", cell, alignment)
@@ -374,7 +374,7 @@ def test_a_bias_on_maxdev_needs_it_in_every_step(make_plumed: MakePlumed, tmp_pa
 def test_a_bias_on_what_has_no_derivatives_is_refused(
     make_plumed: MakePlumed, tmp_path: Path, component: str, bias: str
 ) -> None:
-    """At once, and not where a wall is touched for the first time."""
+    """It is refused at once, and not only when the system reaches a wall."""
     rng = np.random.default_rng(12)
     cv = random_model(rng, 5, 3, [4], 1, "tanh", TRICLINIC)
     cv.save(tmp_path / "cv.safetensors")
@@ -484,7 +484,7 @@ def test_numerical_derivatives_in_driver(
 def test_the_driver_finds_the_forces_of_babf(
     plumed_installation: Plumed, plugin: Path, tmp_path: Path, cell: Array
 ) -> None:
-    """`--debug-forces` computes every step again, with atoms and cell moved a little."""
+    """`--debug-forces` computes every step again with slightly displaced atoms and cell."""
     if plumed_installation.executable is None:
         pytest.skip("this PLUMED has no `plumed` program")
     rng = np.random.default_rng(15)
@@ -578,6 +578,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "tampered check": (lambda p: write_model(p, check_value=np.ones(1)), "", "check values"),
     "wrong shape": (lambda p: write_model(p, latent_shift=np.ones(2)), "", "latent_shift"),
     "atom count": (write_model, "ATOMS=1-4", "has 5 atoms and ATOMS lists 4"),
+    "atom twice": (write_model, "ATOMS=1-4,2", "lists atom 2 twice"),
     "atom out of range": (write_model, "ATOMS=1-4,9", "out of range"),
     "unknown keyword": (write_model, "STRIDE=1", "STRIDE"),
 }

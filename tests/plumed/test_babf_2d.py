@@ -55,7 +55,7 @@ def babf(axes: tuple[Grid, Grid], keywords: str = "RAMP=100", atom: int = 0) -> 
 
 
 def recorded_series(axes: tuple[Grid, Grid], length: int = 400) -> Array:
-    """Return points that wander over the grid, leave it a little, and once by far."""
+    """Return points over the grid that leave it slightly, and once by a large distance."""
     rng = np.random.default_rng(1)
     waves = np.sin(np.cumsum(rng.normal(scale=0.3, size=(400, 2)), axis=0))
     centre = np.array([0.5 * (axis.minimum + axis.maximum) for axis in axes])
@@ -137,7 +137,7 @@ def test_restart_is_exact_to_the_last_bit(
 
 
 def test_merged_states_can_be_continued(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """What Python adds up and writes goes on as if one run had learned it all."""
+    """A sum of states that Python writes continues like the state of a single run."""
     series = recorded_series(TORUS)
     lines = f"{cvs(TORUS)}\n{babf(TORUS)}"
     for name, part in [("one", series[:150]), ("two", series[150:])]:
@@ -196,7 +196,7 @@ CHUNKS = 10  # of each run
 
 
 def langevin(handle: Any, folder: Path, land: Landscape, steps: int, seed: int = 3) -> list[State]:
-    """Move runners, each with a BABF of its own; return their blocks without the first chunk.
+    """Move independent runs, each with its own BABF; return blocks without the first part.
 
     Inertial Langevin dynamics (BAOAB) in units of kT and the thermal velocity, with steps of 0.6
     grid spacings at the thermal velocity along either CV (whose masses differ for that).
@@ -328,7 +328,7 @@ def test_one_walker_is_a_run_without_walkers(make_plumed: MakePlumed, tmp_path: 
 
 
 def test_two_walkers_learn_one_surface(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """Frozen bias: two walkers fed alternately and one run fed both streams have the same sums."""
+    """With a constant bias, two walkers and one run with the samples of both have equal sums."""
     (tmp_path / "shared").mkdir()
     keywords = "RAMP=0 TAU=inf"
     handles = [
@@ -366,7 +366,7 @@ def test_two_walkers_learn_one_surface(make_plumed: MakePlumed, tmp_path: Path) 
 
 
 def test_one_walkers_samples_push_the_other(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """With a learning bias a walker is biased by what the other has contributed."""
+    """While the bias is learned, a walker is biased by the samples of the other one."""
     (tmp_path / "shared").mkdir()
     walker = f"WALKERS_N=2 WALKERS_RSTRIDE=10 WALKERS_DIR={tmp_path}/shared"
     lines = f"{cvs(TORUS)}\n{babf(TORUS, 'RAMP=0')}"
@@ -384,7 +384,7 @@ def test_one_walkers_samples_push_the_other(make_plumed: MakePlumed, tmp_path: P
 
 
 def test_plumed_reads_the_surface(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """A profile's file is a grid to PLUMED's own reader, but for names, and to NumPy's users."""
+    """PLUMED can read a profile file as a grid, except for names; NumPy can read it too."""
     handle = make_plumed(
         1, f"{cvs(TORUS)}\n{babf(TORUS)} FES_FILE={tmp_path}/fes.dat FES_STRIDE=100"
     )

@@ -70,7 +70,7 @@ WALL = "r: RESTRAINT ARG=x.x AT=0.5 KAPPA=0.3"
 
 
 def test_extra_bias_reweights_the_samples(make_plumed: MakePlumed, tmp_path: Path) -> None:
-    """Against the sums written out, with a bias that does not change."""
+    """With a constant bias, the result equals explicit sums."""
     series = recorded_series()
     series = series[np.abs(series) < 1.5]
     babf = f"{BABF.replace('RAMP=100', 'RAMP=0')} TAU=inf EXTRA_BIAS=r.bias"

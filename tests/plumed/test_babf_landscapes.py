@@ -23,7 +23,7 @@ from tests.plumed.babf import KT, Array, MakePlumed, bias_at, step
 
 @dataclass
 class Landscape:
-    """A potential in kT of one coordinate, its derivative, and a grid over it."""
+    """A potential of one coordinate in kT, its derivative, and a grid."""
 
     potential: Callable[[Array], Array]
     slope: Callable[[Array], Array]
@@ -74,7 +74,7 @@ def babf(i: int, land: Landscape, keywords: str) -> tuple[str, str]:
 
 
 def state_of(file: Path) -> State:
-    """Read a state; that of any walker's CV as that of one."""
+    """Read a state; the name of the CV of a walker is replaced by one name."""
     return replace(read_state(file), arguments=("x",))
 
 
@@ -171,7 +171,7 @@ GOLDEN = (np.sqrt(5) - 1) / 2
 
 
 def _torsion(x: Array) -> Array:
-    """Two wells and a hump between 3, beyond the end of the domain, and 2.2, where it is higher."""
+    """Two wells and a maximum between 3, beyond the domain's end, and 2.2, where A is higher."""
     around = np.where(x > 2.6, x - 2 * np.pi, x)
     return np.asarray(np.where((x > 2.2) & (x < 3.0), np.inf, 3 * np.cos(2 * x) + 1.1 * around))
 

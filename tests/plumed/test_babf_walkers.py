@@ -1,4 +1,4 @@
-"""Walkers that share the estimate of BABF: sums, restarts, and files that are late or bad.
+"""Walkers that share an estimate of BABF: sums, restarts, late or damaged files.
 
 tests/test_walkers.py has the processes in which they run.
 """
@@ -32,7 +32,7 @@ def as_walker(folder: Path, walker: int, number: int = 2, stride: int = 1) -> st
 
 
 def two_series(length: int = 300) -> Array:
-    """Return (2, length): what two walkers see."""
+    """Return the positions of two walkers, shape (2, length)."""
     rng = np.random.default_rng(8)
     steps = np.cumsum(rng.normal(scale=0.3, size=(2, length)), axis=1)
     return np.asarray(0.5 + 0.55 * np.sin(steps + np.array([[0.0], [2.0]])))
@@ -41,7 +41,7 @@ def two_series(length: int = 300) -> Array:
 def test_walkers_with_a_frozen_bias_sum_up_to_one_run(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """Two walkers fed alternately, one run fed both streams: the same sums and profile."""
+    """Two walkers and one run with the samples of both have the same sums and profile."""
     frozen = f"b: BABF ARG=x.x {GRID} RAMP=0 TAU=inf"
     files = f"STATE_WFILE={tmp_path}/state FES_FILE={tmp_path}/fes"
     handles = [
@@ -84,7 +84,7 @@ def test_walkers_with_a_frozen_bias_sum_up_to_one_run(
 def test_walkers_step_by_step_against_the_reference(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """The bias is that of all that was known at the last exchange, and so is the ramp's weight."""
+    """Bias and weight of the ramp follow from all samples known at the last exchange."""
     handles = [
         make_plumed(
             1,
@@ -144,7 +144,7 @@ PLANE = "b: BABF ARG=x.x,x.y TEMP=300 GRID_MIN=0,0 GRID_MAX=1,1 GRID_BIN=20,25 R
 def test_a_walker_restarts_exactly(
     make_plumed: MakePlumed, tmp_path: Path, cut: int, source: str, babf: str, stride: int
 ) -> None:
-    """With another one's last contribution at rest, the run goes on to the last bit."""
+    """While the other walker contributes nothing new, a restart is exact to the last bit."""
     first, second = (np.stack([x, 1 - x**2], axis=1) for x in two_series(100))
     other = make_plumed(1, f"{POSITION}\n{babf} {as_walker(tmp_path, 1)}", log="other.log")
     run(other, second)
@@ -168,7 +168,7 @@ def test_a_walker_restarts_exactly(
 def test_bad_files_of_walkers_are_ignored_with_one_warning(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """Late, dead, broken and foreign walkers: the log names file and reason, once."""
+    """Late, dead, damaged and foreign walkers: the log names file and reason once."""
     first, second = two_series(40)
     lines = f"{POSITION}\n{BABF} {as_walker(tmp_path, 0, 5)} STATE_WFILE={tmp_path}/state"
     alone = make_plumed(1, lines)
@@ -265,7 +265,7 @@ def test_a_folder_that_vanishes_does_not_end_a_walker(
 def test_the_last_profile_contains_what_all_walkers_have_learned(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """The last exchange is at the end of a walker, whatever the others do in between."""
+    """A walker exchanges a last time at its end, independently of the others."""
     first, second = (
         make_plumed(
             1,
@@ -291,7 +291,7 @@ def test_the_last_profile_contains_what_all_walkers_have_learned(
 def test_walkers_do_not_change_a_bias_out_of_their_time(
     make_plumed: MakePlumed, tmp_path: Path
 ) -> None:
-    """After UPDATE_UNTIL nothing is read any more."""
+    """After UPDATE_UNTIL, no more files are read."""
     handle = make_plumed(
         1, f"{POSITION}\n{BABF} {as_walker(tmp_path, 0)} UPDATE_UNTIL=0.5", timestep_ps=0.1
     )

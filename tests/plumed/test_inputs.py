@@ -1,4 +1,4 @@
-"""Every file of plumed_inputs/ as its user would run it: a vacancy in iron, real LAMMPS and PLUMED.
+"""Every file of plumed_inputs/ is run as by a user: a vacancy in iron with LAMMPS and PLUMED.
 
 A file is changed in one place, the path of the plugins. A new file in the folder is tested too.
 """
@@ -21,7 +21,7 @@ from ase.build import bulk
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
-from plumed_cv.cv.autoencoder import learn
+from plumed_cv.cv.learning import learn
 from plumed_cv.cv.torchscript import write_torchscript
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.engines import Dynamics, Segment, SegmentResult, State
@@ -59,13 +59,13 @@ def model() -> CollectiveVariable:
 def model_of_two() -> CollectiveVariable:
     """A model of two latent dimensions, trained as `plumed-cv train --recipe paper --latent 2`."""
     initial, final = end_states()
-    frame = linear(initial.symbols, initial.cell.array, initial.positions, final.positions)
+    variable = linear(initial.symbols, initial.cell.array, initial.positions, final.positions)
     rng = np.random.default_rng(1)
-    line = rng.uniform(size=(2000, 1, 1)) * frame.end_displacements[1]  # from the reference
+    line = rng.uniform(size=(2000, 1, 1)) * variable.end_displacements[1]  # from the reference
     noisy = line + rng.normal(scale=0.07, size=line.shape)
     noisy -= noisy.mean(axis=1, keepdims=True)
     training = replace(RECIPES["paper"], n_latent=2, activation="tanh", schedule=((0.01, 30),))
-    return learn(noisy, frame, 6, training)[0]
+    return learn(noisy, variable, 6, training)[0]
 
 
 def read(name: str, *plugins: Path, continued: bool = False) -> str:
@@ -122,7 +122,7 @@ def engine(plumed_installation: Plumed) -> Iterator[LammpsEngine]:
 
 @pytest.fixture
 def drr(make_plumed: MakePlumed) -> str:
-    """The line that loads DRR, which most PLUMEDs were built without."""
+    """The line that loads DRR, which most installations of PLUMED lack."""
     try:
         make_plumed(1, "DRR", log="drr.log")
     except RuntimeError as error:

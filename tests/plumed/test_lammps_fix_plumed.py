@@ -38,7 +38,7 @@ def iron() -> Atoms:
 
 @pytest.fixture(scope="module")
 def engines(plumed_installation: Plumed) -> Iterator[Engines]:
-    """The engine with the real thing and with our bridge."""
+    """The engine with `fix plumed` and with our bridge."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Models that mlcolvar has trained, as CVs of biased dynamics in a real PLUMED.
+"""Models trained by mlcolvar as CVs of biased dynamics in PLUMED.
 
 A particle in two wells (at x = -1 and 1 angstrom) is all that is simulated; what is tested is that
 PLUMED biases along the very variables that mlcolvar computes.

@@ -32,7 +32,7 @@ def test_every_keyword_has_a_regression_test(action: str) -> None:
 
 
 def test_the_module_has_the_form_of_plumed(tmp_path: Path) -> None:
-    """What PLUMED's plumedcheck demands of each file."""
+    """Requirements of PLUMED's plumedcheck for each file."""
     write_module(tmp_path, doxygen=True)
     files = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert len({name.lower() for name in files}) == len(files)

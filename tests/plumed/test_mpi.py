@@ -39,7 +39,7 @@ SHARING = {"MPIR_CVAR_POLLS_BEFORE_YIELD": "1"}
 
 @dataclass(frozen=True)
 class Built:
-    """PLUMED with MPI, and what was compiled against it."""
+    """PLUMED with MPI, and the programs compiled for it."""
 
     plumed: Plumed
     plugin: Path
@@ -130,21 +130,21 @@ def start(
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """What a run printed, which ended well."""
+    """Return the output of a run after checking that it has succeeded."""
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return said
 
 
 def thermo(folder: Path) -> Array:
-    """Step, energy, pressures and bias as LAMMPS knows them."""
+    """Step, energy, pressures and bias as LAMMPS prints them."""
     table = re.search(r"\n +Step .*\n([-+.\de \n]+)", (folder / "log.lammps").read_text())
     assert table is not None
     return np.array([line.split() for line in table[1].strip().splitlines()], dtype=float)
 
 
 def assert_same(one: Path, other: Path, tolerance: float = 1e-9) -> None:
-    """Two runs agree in all that PLUMED and LAMMPS say, up to the order of LAMMPS's sums."""
+    """All output of PLUMED and LAMMPS is equal in two runs, up to the order of LAMMPS's sums."""
     for read in (
         lambda folder: np.loadtxt(folder / "end.dump", skiprows=9),
         thermo,
@@ -195,7 +195,7 @@ def test_a_torchscript_model(tmp_path: Path, mpi: Built, learned: str) -> None:
 
 
 def test_restart(tmp_path: Path, mpi: Built, learned: str) -> None:
-    """On fewer ranks and on more, as one run: the step between them, which LAMMPS repeats, too."""
+    """A run in parts on different numbers of ranks equals one run, also in the repeated step."""
     whole, first = tmp_path / "whole", tmp_path / "first"
     end(start(mpi, whole, learned + PRINT, 1))
     end(start(mpi, first, learned + PRINT, 2, steps=STEPS // 2))
@@ -216,7 +216,7 @@ def test_restart(tmp_path: Path, mpi: Built, learned: str) -> None:
 
 
 def test_walkers_of_two_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
-    """The second walker learns from the first one's file the same on one rank and on two."""
+    """The second walker reads the same from the file of the first on one rank and on two."""
     for ranks in (1, 2):
         walkers = tmp_path / f"walkers{ranks}"
         walkers.mkdir()
@@ -229,7 +229,7 @@ def test_walkers_of_two_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
             folder = tmp_path / f"{ranks}-{walker}"
             end(start(mpi, folder, lines, ranks, steps=STEPS // (1 + walker)))
         log = (folder / "plumed.log").read_text()
-        assert f"of the others 1 have contributed, {STEPS + 1} steps" in log
+        assert f"1 of the other walkers have contributed {STEPS + 1} steps" in log
         assert log.count("walker-2.state: ") == 1
         assert sorted(path.name for path in walkers.iterdir()) == [
             f"walker-{walker}.state" for walker in range(3)

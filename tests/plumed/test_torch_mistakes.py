@@ -1,4 +1,4 @@
-"""What TORCH_CV says when something is wrong."""
+"""Error messages of TORCH_CV."""
 
 import re
 from pathlib import Path

@@ -57,7 +57,7 @@ print(first.tolist())
 def test_processes_with_and_without_pythons_torch(
     plumed_installation: Plumed, torch_plugin: Path, tmp_path: Path
 ) -> None:
-    """Autograd works whoever holds the interpreter lock, and a second PLUMED after the first."""
+    """Autograd works whichever thread holds the interpreter lock, also in a second PLUMED."""
     save(network(2, 1), tmp_path / "model.pt")
     arguments = [str(plumed_installation.kernel), str(torch_plugin), str(tmp_path / "model.pt")]
     shown = []
@@ -95,7 +95,7 @@ print(len(os.listdir("/proc/self/task")) - before, *{r.omp_get_max_threads() for
 
 
 class Large(nn.Module):
-    """Elementwise work on so many numbers that torch would use all its threads."""
+    """A model with so many numbers that torch would use all its threads."""
 
     def forward(self, positions: Tensor) -> Tensor:
         return torch.tanh(positions.sum() * torch.ones(1_000_000, dtype=positions.dtype)).mean()
@@ -103,7 +103,7 @@ class Large(nn.Module):
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux shows")
 def test_threads(plumed_installation: Plumed, torch_plugin: Path, tmp_path: Path) -> None:
-    """One thread by default, and the engine's own number of threads stays as it was."""
+    """The default is one thread, and the engine's number of threads does not change."""
     save(Large(), tmp_path / "model.pt")
     for threads in (1, 3):
         done = subprocess.run(

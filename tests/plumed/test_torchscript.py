@@ -1,4 +1,4 @@
-"""What is exported as TorchScript, in a real PLUMED: TORCH_CV against AUTOENCODER."""
+"""Exported TorchScript models in PLUMED: TORCH_CV against AUTOENCODER."""
 
 import subprocess
 import sys

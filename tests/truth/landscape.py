@@ -33,7 +33,7 @@ Curve = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 
 def arc(length: float, height: float) -> Curve:
-    """The path bows aside by `height` half-way."""
+    """The path deviates from the line by `height` half-way."""
     w = np.pi / length
     return (
         lambda s: height * np.sin(w * s)[..., None],
@@ -209,7 +209,7 @@ class OnLandscape(Calculator):
         self._positions = np.zeros(0)
 
     def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
-        """Compute what is asked for; ASE's own way copies and compares the atoms at every step."""
+        """Compute energy and forces without copying the atoms at every step, as ASE would."""
         if not self.results or not np.array_equal(self._positions, atoms.positions):
             self._positions = atoms.positions.copy()
             energy, forces = self._landscape.energy_and_forces(self._positions)

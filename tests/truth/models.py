@@ -38,7 +38,7 @@ class Wall:
 
 @dataclass(frozen=True)
 class Model:
-    """A landscape at a temperature, and how it is sampled.
+    """A landscape at a temperature, with the parameters of its sampling.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ enabled = false
 
 @dataclass(frozen=True)
 class Exact:
-    """What is exact along a CV: a value and the error of its quadrature, by the names of results.
+    """Exact results along a CV by their names: values and errors of the quadrature.
 
     The basins are those of W = -kT ln(rho <|grad xi| 1 A>), 2 kT deep or more; P_1, ..., P_b are
     their populations, up to the dividing surfaces where W is highest between them.

@@ -1,4 +1,4 @@
-"""Transmission coefficients are right: a Langevin double well across Kramers' turnover."""
+"""Transmission coefficients of a Langevin double well across Kramers' turnover."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,7 +130,7 @@ def test_double_well_across_kramers_turnover(
     adds 2 % to kappa, with a third 5 %. The plateau of the reactive flux does not depend on it.
     """
     expected = exact_rate(friction, functions) / transition_state_rate(0.5 * WELL.length)
-    found = rates.estimate(
+    found = rates.estimate_transmission(
         shots(engine, friction, residence_ps, timestep_fs, number), above(0.5), KT
     )
     print(friction, expected, found.kappa, found.reactive_flux, found.n_steps)
@@ -147,7 +147,9 @@ def test_the_rate_does_not_depend_on_the_surface(engine: AseEngine) -> None:
     exact = exact_rate(30.0, 60)
     of_bounds = []
     for at in (0.42, 0.5, 0.58):
-        found = rates.estimate(shots(engine, 30.0, 0.6, 3.0, 500, at), above(at), KT).kappa
+        found = rates.estimate_transmission(
+            shots(engine, 30.0, 0.6, 3.0, 500, at), above(at), KT
+        ).kappa
         bound = transition_state_rate(at * WELL.length)
         of_bounds.append(bound)
         print(at, bound, found, found.value * bound / exact)

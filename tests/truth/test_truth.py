@@ -1,4 +1,4 @@
-"""`plumed-cv run` is right: model systems whose answers are known by quadrature (docs/truth.md)."""
+"""`plumed-cv run` on model systems with answers by quadrature (docs/truth.md)."""
 
 import json
 from dataclasses import replace

@@ -18,7 +18,7 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 namespace plumed_cv {
 namespace fuzz {
 
-/// How often; printed at the end.
+/// Numbers of calls, printed at the end.
 struct Count {
     unsigned long long read = 0, refused = 0;
     ~Count() { std::fprintf(stderr, "read %llu, refused %llu\n", read, refused); }

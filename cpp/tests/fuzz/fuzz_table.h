@@ -19,7 +19,7 @@ inline void repair_table(std::string& text) {
         text.replace(begin, end - begin, key + checksum_around(text, begin, end + 1));
 }
 
-/// What is read biases: with finite numbers, and after samples too.
+/// An estimator that was read gives finite numbers, also after further samples.
 inline void require_bias(Babf& babf) {
     for (double x : {-1.3, 0.1, 0.9}) {
         const Point xi{x, 0.5 * x};

@@ -1,46 +1,22 @@
-"""The input file of `plumed-cv run` (TOML): every key with its unit, default and meaning."""
+"""The sections of the input file but the engine: every key with its unit, default and meaning."""
 
 import math
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
-    Tag,
-    ValidationError,
     model_validator,
 )
 
-from plumed_cv.common.errors import UserError
-from plumed_cv.setup.plumed_actions import actions_of
+from plumed_cv.config.engines import Engine, Positive, Section
+from plumed_cv.setup.plumed_actions import actions_of, biases_of
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 Margin = Annotated[float, Field(ge=0, le=1)]
 
 
-# PLUMED actions that apply forces: those of the modules bias, opes, ves, drr, eds, fisst, funnel,
-# isdb, logmfd and maze, an input within the input (PLUMED), and those of plumed_cv.
-_BIASES = {
-    *("ABMD", "BABF", "BAIES", "BIASVALUE", "CALIBER", "DRR", "EDS", "EMMI", "EMMIVOX"),
-    *("EXTENDED_LAGRANGIAN", "EXTERNAL", "FISST", "FUNNEL", "LOGMFD", "LOWER_WALLS", "LWALLS"),
-    *("MAXENT", "METAD", "METAINFERENCE", "MOVINGRESTRAINT", "PBMETAD", "PLUMED", "RESCALE"),
-    *("RESTRAINT", "SHADOW", "UPPER_WALLS", "UWALLS", "VES_DELTA_F", "VES_LINEAR_EXPANSION"),
-}
-_KINDS_OF_BIASES = ("MAZE_", "OPES_")
-_SCORE = "DOSCORE"  # a flag with which observables of the module isdb apply forces
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class System(_Section):
+class System(Section):
     """The process to study."""
 
     initial: Path | None = Field(
@@ -102,98 +78,7 @@ class System(_Section):
         return self.model_copy(update={"temperature_K": temperature_K, "temperatures_K": ()})
 
 
-class _Engine(_Section):
-    directory: Path | None = Field(
-        None, description="folder of relative file names; the folder of the input if absent"
-    )
-
-
-class Lammps(_Engine):
-    """LAMMPS."""
-
-    name: Literal["lammps"] = "lammps"
-    potential: list[str] | Path = Field(
-        description="LAMMPS commands for the potential, or the name of a file with these commands"
-    )
-    units: Literal["metal", "real"] = Field(
-        "metal",
-        description="LAMMPS's units of the potential: metal (eV, ps) or real (kcal/mol, fs). All "
-        "other keys and all results are in eV, angstrom and fs with both",
-    )
-    species: list[str] | None = Field(
-        None,
-        description="chemical symbols of LAMMPS types 1, 2, ... If absent, those that the "
-        "potential names (pair_coeff * * file Ni Al), or the order of first appearance if the "
-        "potential does not distinguish types",
-    )
-    coupling: Literal["auto", "external", "plumed"] = Field(
-        "auto",
-        description="coupling to PLUMED: by fix external, by fix plumed, or the faster one (auto)",
-    )
-    program: str | None = Field(
-        None,
-        description="command of an lmp with fix plumed (mpirun -np 4 lmp); the Python library if "
-        "absent",
-    )
-
-
-class Gromacs(_Engine):
-    """GROMACS 2025 or newer."""
-
-    name: Literal["gromacs"]
-    mdp: Path = Field(
-        description="run parameters (.mdp); plumed_cv sets integrator, steps, thermostat, seeds "
-        "and output"
-    )
-    topology: Path = Field(description="topology (.top)")
-    structure: Path = Field(
-        description="structure with the names of the atoms (.gro, .g96, .pdb, .tpr)"
-    )
-    restraints: Path | None = Field(
-        None, description="reference of position restraints (grompp -r); if absent, the structure"
-    )
-    index: Path | None = Field(None, description="index file (grompp -n)")
-    program: str | None = Field(
-        None, description="gmx or its path; if absent, the variable GMX, then gmx on PATH"
-    )
-    options: list[str] = Field(
-        ["-ntmpi", "1", "-ntomp", "1", "-pin", "off"],
-        description="options of mdrun: threads, GPU",
-    )
-    max_warnings: Annotated[int, Field(ge=0)] = Field(
-        0, description="number of warnings of grompp that are accepted"
-    )
-
-
-class Ase(_Engine):
-    """Any calculator of ASE."""
-
-    name: Literal["ase"]
-    calculator: str = Field(
-        description="dotted name of a calculator class, or of a function that returns a calculator "
-        "(ase.calculators.emt.EMT)"
-    )
-    arguments: dict[str, Any] = Field({}, description="arguments of the calculator")
-
-
-ENGINES = (Lammps, Gromacs, Ase)
-
-
-def _engine_name(section: Any) -> str:
-    if isinstance(section, dict):
-        return str(section.get("name", "lammps"))
-    return str(getattr(section, "name", ""))
-
-
-Engine = Annotated[
-    Annotated[Lammps, Tag("lammps")]
-    | Annotated[Gromacs, Tag("gromacs")]
-    | Annotated[Ase, Tag("ase")],
-    Discriminator(_engine_name),
-]
-
-
-class PathSection(_Section):
+class PathSection(Section):
     """The minimum energy path at 0 K."""
 
     file: Path | list[Path] | None = Field(
@@ -215,7 +100,7 @@ class PathSection(_Section):
     structures: Count = Field(20000, description="noisy structures drawn from the path")
 
 
-class CV(_Section):
+class CV(Section):
     """The collective variable and its training."""
 
     alignment: Literal["none", "optimal"] = Field(
@@ -292,7 +177,7 @@ class CV(_Section):
     )
 
 
-class Sampling(_Section):
+class Sampling(Section):
     """The bABF run of each iteration."""
 
     steps: Count = Field(
@@ -398,13 +283,7 @@ class Sampling(_Section):
     @property
     def extra_biases(self) -> tuple[str, ...]:
         """Actions in `plumed` that apply forces, in order."""
-        return tuple(
-            action.name
-            for action in actions_of(self.plumed)
-            if action.name.removesuffix("_SCALAR") in _BIASES
-            or action.name.startswith(_KINDS_OF_BIASES)
-            or _SCORE in action.words
-        )
+        return tuple(biases_of(self.plumed))
 
     @model_validator(mode="after")
     def _biases_are_known(self) -> "Sampling":
@@ -430,7 +309,7 @@ class Sampling(_Section):
         return self
 
 
-class Iteration(_Section):
+class Iteration(Section):
     """When the procedure of Sec. 2.4 ends."""
 
     minimum: Count = Field(
@@ -466,7 +345,7 @@ class Iteration(_Section):
         return self
 
 
-class Rate(_Section):
+class Rate(Section):
     """The transmission coefficient, and with it the rate, after the iterations."""
 
     enabled: bool = Field(
@@ -505,7 +384,7 @@ class Rate(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     """A complete input file. Its file names are relative to its folder."""
 
     system: System
@@ -576,109 +455,3 @@ class Config(_Section):
                     f"{name}: not possible with cv.alignment = 'optimal', for molecules"
                 )
         return self
-
-
-def checked(content: dict[str, Any], source: Path | str) -> Config:
-    """Make a configuration of the sections and keys of an input file.
-
-    Parameters
-    ----------
-    content
-        Keys and values by section.
-    source
-        What messages call it: the name of the file.
-
-    Raises
-    ------
-    UserError
-        If there is an unknown key or an impossible value: the first one is named, with what would
-        do.
-    """
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-    parts = [str(part) for part in first["loc"] if isinstance(part, str)]
-    if parts[:1] == ["engine"]:
-        del parts[1:2]  # the name of the engine, by which its keys were chosen
-    place = ".".join(parts)
-    if first["type"] == "union_tag_invalid":
-        name = _engine_name(first["input"])
-        raise UserError(
-            f"{source}: engine.name = {name!r}: the engines are lammps, gromacs and ase."
-        )
-    if first["type"] == "missing":
-        raise UserError(f"{source}: {place} is missing.")
-    if first["type"] == "extra_forbidden":
-        raise UserError(f"{source}: there is no key {place}; 'plumed-cv run --keys' lists all.")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    where = f"{place}{given}: " if place else ""
-    raise UserError(f"{source}: {where}{message}.")
-
-
-def load(path: Path | str) -> Config:
-    """Read and check an input file.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or is not TOML, and as for `checked`.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the input file does not exist.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid TOML: {error}.") from None
-    config = checked(content, path)
-    folder = path.resolve().parent
-    engine = config.engine.model_copy(
-        update={"directory": folder / (config.engine.directory or ".")}
-    )
-    ends = {"initial": config.system.initial, "final": config.system.final}
-    system = config.system.model_copy(
-        update={name: folder / end for name, end in ends.items() if end is not None}
-    )
-    images = config.path.file
-    if isinstance(images, list):
-        images = [folder / image for image in images]
-    elif images is not None:
-        images = folder / images
-    section = config.path.model_copy(update={"file": images})
-    scheduler = config.sampling.scheduler
-    if scheduler is not None and "://" not in scheduler:
-        scheduler = str(folder / scheduler)
-    sampling = config.sampling.model_copy(update={"scheduler": scheduler})
-    return config.model_copy(
-        update={"system": system, "engine": engine, "path": section, "sampling": sampling}
-    )
-
-
-def describe_keys() -> Iterator[tuple[str, str, str]]:
-    """Yield all keys of the input file: name, default ("required" if none), meaning with unit."""
-    for section, field in Config.model_fields.items():
-        if section == "engine":
-            yield "engine.name", "lammps", "the engine: lammps, gromacs or ase"
-            yield from _keys("engine", _Engine)
-            for engine in ENGINES:
-                for key, default, meaning in _keys("engine", engine):
-                    if key not in ("engine.name", "engine.directory"):
-                        yield f"{key} ({engine.__name__.lower()})", default, meaning
-            continue
-        section_model = field.annotation
-        assert isinstance(section_model, type)
-        assert issubclass(section_model, BaseModel)
-        yield from _keys(section, section_model)
-
-
-def _keys(section: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    for name, key in model.model_fields.items():
-        if key.exclude:
-            continue
-        default = "required" if key.is_required() else str(key.default)
-        yield f"{section}.{name}", default, key.description or ""

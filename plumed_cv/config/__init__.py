@@ -1,0 +1,33 @@
+"""The input file of `plumed-cv run` (TOML).
+
+`engines` has the keys of the engines, `sections` all others; `reading` reads and checks a file.
+"""
+
+from plumed_cv.config.engines import ENGINES, Ase, Gromacs, Lammps
+from plumed_cv.config.reading import checked, describe_keys, load
+from plumed_cv.config.sections import (
+    CV,
+    Config,
+    Iteration,
+    PathSection,
+    Rate,
+    Sampling,
+    System,
+)
+
+__all__ = [
+    "CV",
+    "ENGINES",
+    "Ase",
+    "Config",
+    "Gromacs",
+    "Iteration",
+    "Lammps",
+    "PathSection",
+    "Rate",
+    "Sampling",
+    "System",
+    "checked",
+    "describe_keys",
+    "load",
+]

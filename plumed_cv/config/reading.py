@@ -1,0 +1,121 @@
+"""Reading and checking an input file, and the list of its keys."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.config.engines import ENGINES, EngineSection, engine_name
+from plumed_cv.config.sections import Config
+
+
+def checked(content: dict[str, Any], source: Path | str) -> Config:
+    """Make a configuration of the sections and keys of an input file.
+
+    Parameters
+    ----------
+    content
+        Keys and values by section.
+    source
+        What messages call it: the name of the file.
+
+    Raises
+    ------
+    UserError
+        If there is an unknown key or an impossible value: the first one is named, with what would
+        do.
+    """
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if parts[:1] == ["engine"]:
+        del parts[1:2]  # the name of the engine, by which its keys were chosen
+    place = ".".join(parts)
+    if first["type"] == "union_tag_invalid":
+        name = engine_name(first["input"])
+        raise UserError(
+            f"{source}: engine.name = {name!r}: the engines are lammps, gromacs and ase."
+        )
+    if first["type"] == "missing":
+        raise UserError(f"{source}: {place} is missing.")
+    if first["type"] == "extra_forbidden":
+        raise UserError(f"{source}: there is no key {place}; 'plumed-cv run --keys' lists all.")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    where = f"{place}{given}: " if place else ""
+    raise UserError(f"{source}: {where}{message}.")
+
+
+def load(path: Path | str) -> Config:
+    """Read and check an input file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or is not TOML, and as for `checked`.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: the input file does not exist.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not valid TOML: {error}.") from None
+    config = checked(content, path)
+    folder = path.resolve().parent
+    engine = config.engine.model_copy(
+        update={"directory": folder / (config.engine.directory or ".")}
+    )
+    ends = {"initial": config.system.initial, "final": config.system.final}
+    system = config.system.model_copy(
+        update={name: folder / end for name, end in ends.items() if end is not None}
+    )
+    images = config.path.file
+    if isinstance(images, list):
+        images = [folder / image for image in images]
+    elif images is not None:
+        images = folder / images
+    section = config.path.model_copy(update={"file": images})
+    scheduler = config.sampling.scheduler
+    if scheduler is not None and "://" not in scheduler:
+        scheduler = str(folder / scheduler)
+    sampling = config.sampling.model_copy(update={"scheduler": scheduler})
+    return config.model_copy(
+        update={"system": system, "engine": engine, "path": section, "sampling": sampling}
+    )
+
+
+def describe_keys() -> Iterator[tuple[str, str, str]]:
+    """Yield all keys of the input file: name, default ("required" if none), meaning with unit."""
+    for section, field in Config.model_fields.items():
+        if section == "engine":
+            yield "engine.name", "lammps", "the engine: lammps, gromacs or ase"
+            yield from _keys("engine", EngineSection)
+            for engine in ENGINES:
+                for key, default, meaning in _keys("engine", engine):
+                    if key not in ("engine.name", "engine.directory"):
+                        yield f"{key} ({engine.__name__.lower()})", default, meaning
+            continue
+        section_model = field.annotation
+        assert isinstance(section_model, type)
+        assert issubclass(section_model, BaseModel)
+        yield from _keys(section, section_model)
+
+
+def _keys(section: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    for name, key in model.model_fields.items():
+        if key.exclude:
+            continue
+        default = "required" if key.is_required() else str(key.default)
+        yield f"{section}.{name}", default, key.description or ""
