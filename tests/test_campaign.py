@@ -114,11 +114,15 @@ def test_an_event_goes_over_all_equal_saddle_points(
     file = folder / "Cu-vacancy-1" / "harmonic" / "harmonic.json"
     found = json.loads(file.read_text())
     assert found["equal_saddle_points"] == 1
-    file.write_text(json.dumps(found | {"equal_saddle_points": 2}))
+    file.write_text(json.dumps(found | {"equal_saddle_points": 2, "other_maxima": 1}))
     for twice, once in zip(
         write_rates(read_catalogue(folder), {})["rates"], done["rates"], strict=True
     ):
         assert twice["rate_per_s"] == 2 * once["rate_per_s"]
+        assert once["rate_note"] is None
+        assert "1 more maximum of nearly the same height" in twice["rate_note"]
+    (note, _) = workflow.diffusion(folder)["notes"]
+    assert "500 K: the rate of Cu-vacancy-1: the path has 1 more maximum" in note
 
 
 def test_the_way_back_of_a_symmetric_jump(original: Path, done: dict[str, Any]) -> None:

@@ -369,7 +369,9 @@ def test_crossings_are_counted_between_the_minima() -> None:
     assert estimates.crossings([there, back, there], [3]) == 3
     assert estimates.crossings([halfway], [1]) == 0
     assert estimates.crossings([halfway], [1], (0.0, 0.6)) == 3
-    assert estimates.crossings([there, there], [2]) == 3
+    assert estimates.crossings([there, there], [2]) == 2  # the guard has set it back
+    assert estimates.crossings([there[:2], there[2:], back[:0], back], [4]) == 2
+    assert estimates.crossings([], [0]) == 0
     assert estimates.crossings([there, there], [1, 1]) == 2  # another walker
 
 

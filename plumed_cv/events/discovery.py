@@ -34,7 +34,7 @@ from plumed_cv.events.catalogue import read_template
 from plumed_cv.events.notebook import Notebook, checksum
 from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, defect_atoms
 from plumed_cv.paths import relax
-from plumed_cv.structures import cell_of, fix, held_atoms, oriented, read_structure
+from plumed_cv.structures import bare, cell_of, fix, held_atoms, oriented, read_structure
 from plumed_cv.structures.neighbours import Neighbours
 
 SEARCHES = 1000
@@ -205,11 +205,7 @@ def _read(structure: Path, config: Config) -> Atoms:
             f"{structure}: is not periodic; equivalent events are told by the symmetry of a "
             "crystal or a surface, so give the structure a cell and pbc."
         )
-    atoms.calc = None
-    atoms.info.clear()
-    for name in set(atoms.arrays) - {"numbers", "positions"}:
-        del atoms.arrays[name]
-    return atoms
+    return bare(atoms)
 
 
 def _check_serials(around: Sequence[int], atoms: Atoms) -> None:

@@ -296,12 +296,19 @@ def _of_harmonic(catalogue: Catalogue, event: Event) -> tuple[list[dict[str, Any
         return [], str(error)
     found = read_json(file)
     rows = []
-    equal = found.get("equal_saddle_points", 1)
+    equal, more = found.get("equal_saddle_points", 1), found.get("other_maxima", 0)
+    note = None
+    if more:
+        note = (
+            f"the path has {more} more {'maxima' if more > 1 else 'maximum'} of nearly the same "
+            "height, and the harmonic rate over the highest one alone is an upper bound"
+        )
     for k, at in enumerate(found["rates"]):
         factor, rate = found["prefactor_error_factor"], equal * at["rate_per_s"]
         row = _row(event, at["temperature_K"], HARMONIC, rate, factor) | {
             "flux_barrier_eV": at["flux_barrier_eV"],
             "converged": True,
+            "rate_note": note,
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if back := found.get("reverse"):

@@ -347,7 +347,8 @@ def crossings(
 ) -> int:
     """Number of passages of walkers from one state to the other.
 
-    After a segment that the guard ended, the next one starts a few snapshots before its end.
+    A segment starts where the last one ended, or at an earlier place if the guard ended that one at
+    once. A leap to the other state between two segments is no passage.
 
     Parameters
     ----------
@@ -361,10 +362,13 @@ def crossings(
     reactant, product = states
     number, first = 0, 0
     for segments in walkers:
-        place = np.concatenate(xi[first : first + segments] or [np.zeros(0)])
-        place = (place - reactant) / (product - reactant)
-        visits = np.select([place < 0.1, place > 0.9], [-1, 1])
-        number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+        own = [part for part in xi[first : first + segments] if len(part)]
+        place = (np.concatenate(own or [np.zeros(0)]) - reactant) / (product - reactant)
+        starts = np.cumsum([len(part) for part in own], dtype=np.int64)[:-1]
+        leaps = starts[np.abs(place[starts] - place[starts - 1]) > 0.5]
+        for stretch in np.split(place, leaps):
+            visits = np.select([stretch < 0.1, stretch > 0.9], [-1, 1])
+            number += int(np.count_nonzero(np.diff(visits[visits != 0])))
         first += segments
     return number
 

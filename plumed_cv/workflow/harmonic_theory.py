@@ -235,9 +235,10 @@ def _as_dict(
         if k != top and energies[k] > max(energies[k - 1], energies[k + 1])
     ]
     near = NEAR_KT * units.kB * max(temperatures_K)
-    if high := [energies[k] for k in others if energies[top] - energies[k] < near]:
+    high = sum(bool(energies[top] - energies[k] < near) for k in others)
+    if high:
         notes.append(
-            f"The path has {len(high)} more {'maxima' if len(high) > 1 else 'maximum'} within "
+            f"The path has {high} more {'maxima' if high > 1 else 'maximum'} within "
             f"{NEAR_KT:g} kT of the highest one. The harmonic rate is for the highest one only."
         )
     ends, equal = (path.images[0], path.images[-1]), 1
@@ -251,6 +252,7 @@ def _as_dict(
     return {
         "barrier_eV": rate.barrier_eV,
         "equal_saddle_points": equal,
+        "other_maxima": high,
         "zero_point_barrier_eV": rate.zero_point_barrier_eV,
         "prefactor_per_s": rate.prefactor_per_s,
         "prefactor_error_factor": rate.prefactor_error_factor,
