@@ -106,6 +106,36 @@ class _Engine(_Section):
     directory: Path | None = Field(
         None, description="folder of relative file names; the folder of the input if absent"
     )
+    committee: list[dict[str, Any]] = Field(
+        [],
+        description="other potentials, whose barriers follow from the snapshots of a converged run "
+        "(docs/committee.md): a table of keys of this section for each. With name the table is a "
+        "whole section, otherwise keys that it lacks are those of the run",
+    )
+
+    @property
+    def members(self) -> "list[Engine]":
+        """The other potentials as sections of the input."""
+        return [self._member(table) for table in self.committee]
+
+    def _member(self, table: dict[str, Any]) -> "Engine":
+        section: dict[str, Any] = {"directory": self.directory}
+        if "name" not in table:
+            section = self.model_dump(exclude={"committee"})
+            if "calculator" in table:
+                section.pop("arguments", None)  # they are those of another calculator
+        return _OneOfEngines(engine=section | table).engine
+
+    @model_validator(mode="after")
+    def _members_are_engines(self) -> "_Engine":
+        for number, table in enumerate(self.committee, 1):
+            if "committee" in table:
+                raise ValueError(f"committee, member {number}: has a committee of its own")
+            try:
+                self._member(table)
+            except ValidationError as error:
+                raise ValueError(f"committee, member {number}: {_mistake(error)}") from None
+        return self
 
 
 class Lammps(_Engine):
@@ -191,6 +221,10 @@ Engine = Annotated[
     | Annotated[Ase, Tag("ase")],
     Discriminator(_engine_name),
 ]
+
+
+class _OneOfEngines(_Section):
+    engine: Engine
 
 
 class PathSection(_Section):
@@ -597,24 +631,27 @@ def checked(content: dict[str, Any], source: Path | str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        raise UserError(f"{source}: {_mistake(error)}.") from None
+
+
+def _mistake(error: ValidationError) -> str:
+    """The first mistake in an input, in words."""
+    first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if isinstance(part, str)]
     if parts[:1] == ["engine"]:
         del parts[1:2]  # the name of the engine, by which its keys were chosen
     place = ".".join(parts)
     if first["type"] == "union_tag_invalid":
         name = _engine_name(first["input"])
-        raise UserError(
-            f"{source}: engine.name = {name!r}: the engines are lammps, gromacs and ase."
-        )
+        return f"engine.name = {name!r}: the engines are lammps, gromacs and ase"
     if first["type"] == "missing":
-        raise UserError(f"{source}: {place} is missing.")
+        return f"{place} is missing"
     if first["type"] == "extra_forbidden":
-        raise UserError(f"{source}: there is no key {place}; 'plumed-cv run --keys' lists all.")
+        return f"there is no key {place}; 'plumed-cv run --keys' lists all"
     message = first["msg"].removeprefix("Value error, ")
     given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
     where = f"{place}{given}: " if place else ""
-    raise UserError(f"{source}: {where}{message}.")
+    return f"{where}{message}"
 
 
 def load(path: Path | str) -> Config:
@@ -667,7 +704,7 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
             yield from _keys("engine", _Engine)
             for engine in ENGINES:
                 for key, default, meaning in _keys("engine", engine):
-                    if key not in ("engine.name", "engine.directory"):
+                    if key not in ("engine.name", "engine.directory", "engine.committee"):
                         yield f"{key} ({engine.__name__.lower()})", default, meaning
             continue
         section_model = field.annotation
