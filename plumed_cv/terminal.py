@@ -100,13 +100,13 @@ def print_iterations(result: dict[str, Any]) -> None:
         rate = "rate of transition state theory " + scientific(
             result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s"
         )
-    model = ""
+    barrier = in_words(result, "flux_barrier")
     if result.get("committee"):
-        model = f" (error of the potential {energy_in_words(result, 'model_error', 'eV')})"
+        barrier += f" (error of the potential {energy_in_words(result, 'model_error', 'eV')})"
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
     print(
-        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}{model}, "
+        f"At {result['temperature_K']:g} K: flux barrier {barrier}, "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
 
@@ -204,8 +204,10 @@ def print_committee(result: dict[str, Any]) -> None:
     from plumed_cv.common.numbers import energy_in_words
 
     found = result["committee"]
-    columns = ("", "potential", "flux barrier (eV)", "minus the first (eV)", "by", "effective")
+    columns = ("", "potential", "flux barrier (eV)", "difference (eV)", "by", "effective")
     table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.no_wrap = True  # a number that is cut off is wrong
     table.add_row("0", found["potential"], energy_in_words(result, "flux_barrier"), "", "", "")
     for number, member in enumerate(found["members"], 1):
         table.add_row(
@@ -218,7 +220,8 @@ def print_committee(result: dict[str, Any]) -> None:
         )
     out.print(table)
     print(
-        "Effective: least effective number of snapshots in a window of the CV, after reweighting."
+        "Difference: to the potential of the run. Effective: least effective number of snapshots "
+        "in a window of the CV after reweighting."
     )
     for member in found["members"]:
         if member["note"]:

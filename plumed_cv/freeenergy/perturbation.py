@@ -197,18 +197,20 @@ def committee(
     values, errors = value[:-1].reshape(shape), error[:-1].reshape(shape)
 
     def difference(k: int, way: int) -> Difference:
-        both = [
+        flux_barrier, delta_F = (
             Estimate(float(values[k, way, i]), float(errors[k, way, i])) for i in range(2)
-        ]
-        return Difference(*both, values[k, way, 2:], errors[k, way, 2:])
+        )
+        return Difference(flux_barrier, delta_F, values[k, way, 2:], errors[k, way, 2:])
 
     spread = float(value[-1])
     of_few = spread / np.sqrt(2 * number)
     curves_of_all = np.concatenate([values[np.arange(number), best, 2:], np.zeros((1, n))])
+    members = [
+        Member(difference(k, 0), difference(k, 1), difference(k, 2), *overlaps[k])
+        for k in range(number)
+    ]
     return Committee(
-        members=tuple(
-            Member(*(difference(k, way) for way in range(3)), *overlaps[k]) for k in range(number)
-        ),
+        members=tuple(members),
         spread=Estimate(spread, float(np.hypot(error[-1], of_few))),
         along=np.std(curves_of_all, axis=0, ddof=1),
         snapshots=sum(len(part.xi) for part in samples),
@@ -221,9 +223,7 @@ class _Estimator:
     def __init__(self, curves: Curves, samples: Sequence[Sample], k: int) -> None:
         self._curves, grid = curves, curves.grid
         along = curves.basins.along
-        self._xi, self._gradnorm = (
-            np.concatenate([part[i] for part in samples]) for i in range(2)
-        )
+        self._xi, self._gradnorm = (np.concatenate([part[i] for part in samples]) for i in range(2))
         self._energy, self._force = (
             np.concatenate([values[k] - values[0] for values in column])
             for column in zip(*(part[2:4] for part in samples), strict=True)

@@ -29,12 +29,12 @@ of an iteration, `results` the values of each iteration and the answer, `product
 of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
 would save, and `checks` whether the answer can be believed. `transmission` finds the transmission
 coefficient of the answer from the trajectories of `shooting`, and `rate_of_steps` makes the rate of
-it. `committee` finds the error of the potential. `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs
-at several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
-the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,
-`analysis` what samples say and how it converges, `from_atoms` a run without an input file.
-`campaign` does all events of a catalogue, and `diffusion` makes diffusion coefficients of their
-rates.
+it. `committee` finds the error of the potential. `harmonic_theory` has the harmonic rate and the
+number of equivalent events, `temperatures` runs at several temperatures, and `beginning` what one
+of them hands over to the next. `zero_kelvin` gets the energy along a path back, without dynamics.
+`answer` (with `rate`) is the result as an object, `analysis` what samples say and how it converges,
+`from_atoms` a run without an input file. `campaign` does all events of a catalogue, and `diffusion`
+makes diffusion coefficients of their rates.
 """
 
 from plumed_cv.workflow import committee, transmission
