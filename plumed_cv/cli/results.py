@@ -57,7 +57,7 @@ def committee(
     run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
     snapshots: Annotated[
         int | None,
-        typer.Option(min=100, help="snapshots that each potential computes; 1000 if absent"),
+        typer.Option(min=100, help="snapshots that each potential computes; 4000 if absent"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +67,7 @@ def committee(
     there is kept, so that more snapshots only add to it. 'plumed-cv run' does this by itself once
     it has converged.
 
-    Example: plumed-cv committee demo/run --snapshots 2000
+    Example: plumed-cv committee demo/run --snapshots 8000
     """
     from plumed_cv import report, workflow
 

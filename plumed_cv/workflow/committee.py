@@ -31,7 +31,7 @@ from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import as_json, estimated, or_none, sampled
 from plumed_cv.workflow.mep import end_states
 
-SNAPSHOTS = 1000  # by default
+SNAPSHOTS = 4000  # by default
 _SAVE_S = 10.0  # time after which new values are written
 _GOLDEN = 0.5 * (5**0.5 - 1)
 
@@ -426,7 +426,7 @@ def _note(number: int, member: perturbation.Member, files: RunDirectory) -> str:
         f"as {member.effective:.0f} in a window of the CV, and {perturbation.FEWEST:.0f} are "
         "needed. Its barrier is therefore that of second order in the difference of the energies, "
         f"whose error contains only the statistics. More snapshots ('plumed-cv committee "
-        f"{files.root.name} --snapshots'), or a run with this potential, would tell more"
+        f"{files.root.name} --snapshots'), or a run with this potential, tells more"
     )
 
 
