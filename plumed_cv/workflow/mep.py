@@ -300,6 +300,7 @@ def find_path(
                 fmax_eV_A=config.path.fmax_eV_A,
                 progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
                 begin=begin,
+                say=reporter.say,
             )
     path.save(output)
     reporter.say(
