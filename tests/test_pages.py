@@ -62,7 +62,9 @@ ELSEWHERE = {
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
-_TYPED = "run|path|train|energy|fes|sample|rate|committee|harmonic|jumps|discover|campaign|diffusion"
+_TYPED = (
+    "run|path|train|energy|fes|sample|rate|committee|harmonic|jumps|discover|campaign|diffusion"
+)
 NAMES = rf"plumed-cv (?:{_TYPED})(?: --inputs-only)?"
 
 # The whole procedure in seconds.
