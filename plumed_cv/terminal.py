@@ -62,7 +62,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 def print_iterations(result: dict[str, Any]) -> None:
     """Print the content of `result.json`: a row for each iteration, the steps, and the answer."""
-    from plumed_cv.common.numbers import error_of_factor, scientific
+    from plumed_cv.common.numbers import energy_in_words, error_of_factor, scientific
     from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
@@ -86,6 +86,8 @@ def print_iterations(result: dict[str, Any]) -> None:
             print(f"Attention: {check['sentence']}")
     if result.get("rate_per_s") is not None:
         print_rate(result)
+    if result.get("committee"):
+        print_committee(result)
     if sentence := escape_in_words(result):
         print(sentence)
     if result.get("harmonic"):
@@ -98,10 +100,13 @@ def print_iterations(result: dict[str, Any]) -> None:
         rate = "rate of transition state theory " + scientific(
             result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s"
         )
+    barrier = in_words(result, "flux_barrier")
+    if result.get("committee"):
+        barrier += f" (error of the potential {energy_in_words(result, 'model_error', 'eV')})"
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
     print(
-        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, "
+        f"At {result['temperature_K']:g} K: flux barrier {barrier}, "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
 
@@ -195,6 +200,35 @@ def print_rate(result: dict[str, Any]) -> None:
         )
     if result["rate_note"]:
         print(f"Attention: {result['rate_note']}")
+
+
+def print_committee(result: dict[str, Any]) -> None:
+    """Print the barriers of the potentials of a committee, and the error of the potential."""
+    from plumed_cv.common.numbers import energy_in_words
+
+    found = result["committee"]
+    columns = ("", "potential", "flux barrier (eV)", "difference (eV)", "by", "effective")
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.no_wrap = True  # a number that is cut off is wrong
+    table.add_row("0", found["potential"], energy_in_words(result, "flux_barrier"), "", "", "")
+    for number, member in enumerate(found["members"], 1):
+        table.add_row(
+            str(number),
+            member["potential"],
+            energy_in_words(member, "flux_barrier"),
+            energy_in_words(member, "difference"),
+            member["by"],
+            f"{member['effective_snapshots']:.0f}",
+        )
+    out.print(table)
+    print(
+        "Difference: to the potential of the run. Effective: least effective number of snapshots "
+        "in a window of the CV after reweighting."
+    )
+    for member in found["members"]:
+        if member["note"]:
+            print(f"Attention: {member['note']}.")
 
 
 def print_jumps(found: dict[str, Any]) -> None:

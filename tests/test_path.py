@@ -16,7 +16,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths import neb
-from plumed_cv.paths.neb import minimum_energy_path, with_forces
+from plumed_cv.paths.neb import minimum_energy_path, noise_of_forces, with_forces
 from plumed_cv.paths.path import EnergyPath, files_of_band, load_path, read_images
 from plumed_cv.structures import check_end_states
 from plumed_cv.workflow.mep import complete, warnings_of
@@ -66,6 +66,24 @@ class TwoValleys(Calculator):
         self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
 
 
+class NoisyValley(CurvedValley):
+    """The valley with forces that are rounded badly: an error that depends on every digit of y."""
+
+    noise = 1e-4  # eV/A
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        phase = 1e8 * (atoms.positions[1] - atoms.positions[0])
+        error = self.noise * 2**0.5 * np.sin(phase)
+        self.results["forces"] = self.results["forces"] + np.stack([-error, error])
+
+
+class VeryNoisyValley(NoisyValley):
+    noise = 0.1
+
+
 class Tethered(Calculator):
     """Atom 1 moves in a double well along x, all others are on springs to places in space."""
 
@@ -99,6 +117,31 @@ def pair(x: float, y: float, z: float) -> Atoms:
 @pytest.fixture(scope="module")
 def valley() -> EnergyPath:
     return minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, 15)
+
+
+def test_noise_of_the_forces_sets_the_tolerance(valley: EnergyPath) -> None:
+    """Forces that never fall below 1e-4 eV/A, as in single precision: the path is as good."""
+    said: list[str] = []
+    ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
+    path = minimum_energy_path(*ends, NoisyValley, 15, say=said.append)
+    assert path.barrier == pytest.approx(valley.barrier, abs=1e-4)
+    assert len(said) == 1
+    assert "have a noise of" in said[0]
+    assert "instead of 0.001 eV/A" in said[0]
+    said.clear()
+    minimum_energy_path(*ends, CurvedValley, 15, say=said.append)
+    assert not said
+    with pytest.raises(UserError, match="compute them in double precision"):
+        minimum_energy_path(*ends, VeryNoisyValley, 15)
+
+
+def test_noise_of_forces_is_measured() -> None:
+    """Of three independent components, within a factor of four in five structures."""
+    for k in range(5):
+        state = pair(-0.9 + 0.1 * k, 0.1, 0.1)
+        noise = noise_of_forces(state, NoisyValley())  # type: ignore[no-untyped-call]
+        assert 0.25 < noise / NoisyValley.noise < 4.0
+        assert noise_of_forces(state, CurvedValley()) < 1e-8  # type: ignore[no-untyped-call]
 
 
 def test_in_an_external_field_the_states_stay_where_they_are() -> None:

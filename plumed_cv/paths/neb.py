@@ -55,6 +55,11 @@ _PROBE_A, _STIFF_EV_A2 = 0.03, 10.0
 # Where it is, the final state stays where it is, which does no harm.
 MOST_CHANGE_EV, MOST_PULL_EV_A = 1e-4, 1e-3
 
+# No tolerance of the relaxation is smaller than so many times the noise of the forces.
+_ABOVE_NOISE = 5.0
+MOST_NOISE_EV_A = 0.01
+_NOISE_STEP_A = 1e-3
+
 
 def minimum_energy_path(
     initial: Atoms,
@@ -66,6 +71,7 @@ def minimum_energy_path(
     progress: Progress = lambda fmax, stage: None,
     interpolation: Literal["idpp", "linear"] = "idpp",
     begin: EnergyPath | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> EnergyPath:
     """Relax two end states and find the minimum energy path between them.
 
@@ -85,6 +91,7 @@ def minimum_energy_path(
         Number of images K, end states included.
     fmax_eV_A
         Largest remaining force on an atom, eV/A. For the images, the force orthogonal to the path.
+        It is larger if the noise of the forces demands it, as in single precision.
     max_steps
         Largest number of optimisation steps in each stage.
     progress
@@ -96,18 +103,22 @@ def minimum_energy_path(
     begin
         The initial path: a path of the same process with as many images, for example in a slightly
         different cell. It replaces `interpolation`.
+    say
+        Called with a sentence if the tolerance is larger than `fmax_eV_A`.
 
     Raises
     ------
     UserError
         If the end states do not belong together, relax to the same minimum, fix other atoms or
-        fix them at other positions, or if the forces do not converge within `max_steps`.
+        fix them at other positions, if the noise of the forces is too large, or if the forces do
+        not converge within `max_steps`.
     """
     check_end_states(initial, final)
     check_range(initial, final)
     held = held_atoms(initial)
     start, end = initial.copy(), final.copy()
     hold(end, start)
+    fmax_eV_A = _above_noise(start, new_calculator, fmax_eV_A, say)
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
         relax(state, fmax_eV_A, name, max_steps, progress)
@@ -154,6 +165,61 @@ def minimum_energy_path(
     for image in images[1:-1]:
         _keep(image)
     return EnergyPath(tuple(images))
+
+
+def noise_of_forces(state: Atoms, calculator: Calculator) -> float:
+    """Return the noise of the forces near a structure, eV/A: standard deviation of a component.
+
+    Third differences of the forces at four structures in a row, 0.001 A from one to the next, are
+    noise: what the potential itself contributes is smaller by a factor of 1e-9/A^3. Their median
+    counts, so that a few atoms that cross the cutoff of a potential are no noise.
+
+    Parameters
+    ----------
+    state
+        The structure.
+    calculator
+        Computes its forces.
+    """
+    direction = np.random.default_rng(0).normal(size=(len(state), 3))
+    direction /= np.linalg.norm(direction, axis=1)[:, None]
+    third = np.zeros((len(state), 3))
+    for k, factor in enumerate((1.0, -3.0, 3.0, -1.0)):
+        moved = state.copy()
+        moved.positions = state.positions + k * _NOISE_STEP_A * direction
+        moved.calc = calculator
+        third += factor * moved.get_forces(apply_constraint=False)
+    return float(np.median(np.abs(third)) / (0.6745 * np.sqrt(20.0)))
+
+
+def _above_noise(
+    state: Atoms,
+    new_calculator: Callable[[], Calculator],
+    fmax_eV_A: float,
+    say: Callable[[str], None],
+) -> float:
+    """Return the tolerance of the band, such that a tenth of it is well above the noise.
+
+    Raises
+    ------
+    UserError
+        If the noise is so large that no path can be found.
+    """
+    noise = noise_of_forces(state, new_calculator())
+    if noise > MOST_NOISE_EV_A:
+        raise UserError(
+            f"The forces have a noise of {noise:.2g} eV/A: they do not change evenly when atoms "
+            "move by 0.001 A, so that no path can be found; compute them in double precision, or "
+            "converge them better."
+        )
+    least = 10.0 * _ABOVE_NOISE * noise
+    if least <= fmax_eV_A:
+        return fmax_eV_A
+    say(
+        f"The forces have a noise of {noise:.1g} eV/A, so the path is relaxed to {least:.2g} eV/A "
+        f"instead of {fmax_eV_A:g} eV/A."
+    )
+    return least
 
 
 def _keep_apart(images: Sequence[Atoms]) -> None:

@@ -51,6 +51,7 @@ def of(run: Run) -> dict[str, Any]:
         "status": _status(run),
         "answer": _answer(run),
         "rate": _rate(run),
+        "committee": _committee(run),
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
@@ -206,6 +207,33 @@ def _rate(run: Run) -> dict[str, Any] | None:
             }
             for event in given["other_events"]
         ],
+    }
+
+
+def _committee(run: Run) -> dict[str, Any] | None:
+    """Barriers of the other potentials; None if they have not been computed."""
+    given = run.result if run.ended else None
+    if given is None or given.get("committee") is None:
+        return None
+    found = given["committee"]
+    names = ("difference", "same_structures", "second_order", "reweighted")
+    return {
+        "error": energy_in_words(given, "model_error", "eV"),
+        "sentence": workflow.committee.in_words(given),
+        "first": found["potential"],
+        "barrier": energy_in_words(given, "flux_barrier"),
+        "members": [
+            {
+                "number": number,
+                "potential": member["potential"],
+                "barrier": energy_in_words(member, "flux_barrier"),
+                "by": member["by"],
+                "effective": f"{member['effective_snapshots']:.0f}",
+            }
+            | {name: energy_in_words(member, name) for name in names}
+            for number, member in enumerate(found["members"], 1)
+        ],
+        "notes": [member["note"] for member in found["members"] if member["note"]],
     }
 
 

@@ -67,7 +67,7 @@ def run(
         logger "plumed_cv", level INFO.
     sections
         Sections of the input file with their keys, for example `sampling={"steps": 50_000}`;
-        `plumed-cv run --keys` lists them.
+        `plumed-cv run --keys` lists them. `engine={"committee": [...]}` may contain calculators.
 
     Raises
     ------
@@ -223,12 +223,21 @@ def _engine(
             "of the input file with its name)."
         )
     section: dict[str, Any] = {"directory": str(Path.cwd()), **(given or {})}
+    section["committee"] = [
+        member if isinstance(member, Mapping) else _ase(member, atoms)
+        for member in section.get("committee", [])
+    ]
     if potential is not None:
         section |= {"name": "lammps", "potential": list(potential)}
     if calculator is not None:
-        name, arguments = _by_name(calculator, atoms)
-        section |= {"name": "ase", "calculator": name, "arguments": arguments}
+        section |= _ase(calculator, atoms)
     return section
+
+
+def _ase(calculator: Any, atoms: Atoms) -> dict[str, Any]:
+    """The keys of a section that names an ASE calculator."""
+    name, arguments = _by_name(calculator, atoms)
+    return {"name": "ase", "calculator": name, "arguments": arguments}
 
 
 def _by_name(calculator: Any, atoms: Atoms) -> tuple[str, dict[str, Any]]:

@@ -302,6 +302,7 @@ def find_path(
                     fmax_eV_A=config.path.fmax_eV_A,
                     progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
                     begin=begin,
+                    say=reporter.say,
                 )
     path.save(output)
     name = "Minimum energy path" if config.path.file is None else "Path"

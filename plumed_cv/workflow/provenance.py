@@ -37,6 +37,7 @@ MAY_CHANGE = {
     "rate.residence_ps": "shots with another residence time are computed again",
     "rate.longest_ps": "shots of another length are computed again",
     "cv.device": "who computes, not what",
+    "engine.committee": "other potentials, which judge the answer and do not change it",
     "engine.coupling": "who computes, not what",
     "engine.program": "who computes, not what",
     "engine.options": "who computes, not what",
@@ -210,6 +211,15 @@ def _refuse_changes(
             f"{root}: was started with another {'; another '.join(changed)}; restore the "
             f"input{how} or {otherwise}."
         )
+
+
+def potential_of(config: Config) -> str:
+    """Return the engine of an input as text: its keys, and the hashes of the files they name."""
+    engine = config.engine.model_dump(mode="json", exclude={"committee"})
+    files = hashes_of_named(engine, config.engine.directory or Path())
+    content = _by_content(engine | {"files": files})
+    same = {name.removeprefix("engine.") for name in MAY_CHANGE}
+    return json.dumps({key: value for key, value in content.items() if key not in same})
 
 
 def read(path: Path) -> list[dict[str, Any]]:
