@@ -121,7 +121,7 @@ def test_an_event_goes_over_all_equal_saddle_points(
         assert twice["rate_per_s"] == 2 * once["rate_per_s"]
         assert once["rate_note"] is None
         assert "1 more maximum of nearly the same height" in twice["rate_note"]
-    (note, _) = workflow.diffusion(folder)["notes"]
+    (note, _) = workflow.compute_diffusion(folder)["notes"]
     assert "500 K: the rate of Cu-vacancy-1: the path has 1 more maximum" in note
 
 
