@@ -168,7 +168,8 @@ $$
 
 The weights are the inverse variances of the steps. A part of the plane that was never visited
 therefore does not influence the known parts around it, and the profile there is the smoothest
-continuation. With equal weights this would be Poisson's equation with the mean force as boundary
+continuation. (An $n$ below $10^{-7}$ of the largest one counts as $10^{-7}$, because rounding would
+hide it.) With equal weights this would be Poisson's equation with the mean force as boundary
 condition, and without a boundary for periodic CVs. On one CV the rule is the trapezoidal rule, and
 on a circle it is this least-squares rule.
 

@@ -96,12 +96,23 @@ class FreeEnergy {
         add_up(weights, steps, energy);
     }
 
+    /// Weights of at least 1e-7 of the largest one. Rounding would hide much smaller weights, and
+    /// with them the relative height of the parts of the grid that they join. On a part with large
+    /// weights, a weight of 1e-7 has as little effect as a smaller one.
+    static std::vector<double> bounded(std::vector<double> weights) {
+        const double least = 1e-7 * *std::max_element(weights.begin(), weights.end());
+        for (double& w : weights)
+            w = w > 0 ? std::max(w, least) : w;
+        return weights;
+    }
+
     /// In two dimensions: the A whose slopes are closest to the mean force, where each node counts
     /// with its weight, which includes the prior. Where there are no samples, A therefore follows
     /// the surrounding values, and guessed values there do not spoil the known ones. The solution
     /// starts from the current A.
-    void solve(const std::vector<double>& weight, const std::vector<double>& derivative,
+    void solve(const std::vector<double>& weights_of_nodes, const std::vector<double>& derivative,
                std::vector<double>& energy) const {
+        const std::vector<double> weight = bounded(weights_of_nodes);
         Poisson::Edges weights, steps;
         for (std::size_t d = 0; d < 2; ++d) {
             const double h = parameters_.axes[d].spacing();
@@ -233,6 +244,7 @@ class FreeEnergy {
 
         // The same between neighbouring sampled bins; the error of the logarithm follows from the
         // number of samples.
+        const std::vector<double> counted = bounded(count);
         Poisson::Edges edge, step;
         for (std::size_t d = 0; d < 2; ++d) {
             edge[d].assign(size(), 0.0);
@@ -245,7 +257,7 @@ class FreeEnergy {
                 const std::size_t j = poisson_->next(d, i);
                 if (!(count[j] > 0))
                     continue;
-                edge[d][i] = count[i] * count[j] / (count[i] + count[j]);
+                edge[d][i] = counted[i] * counted[j] / (counted[i] + counted[j]);
                 step[d][i] = -kT * std::log(count[j] / count[i]) +
                              half * (moment[i] / count[i] + moment[j] / count[j]);
             }

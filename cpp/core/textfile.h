@@ -70,13 +70,6 @@ inline std::string to_text(double value) {
 #endif
 }
 
-/// Six digits, for messages.
-inline std::string to_short_text(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%g", value);
-    return text;
-}
-
 /// Whether a text is a format of printf for one real number.
 inline bool is_number_format(const std::string& text) {
     static const char digits[] = "0123456789";
@@ -99,6 +92,11 @@ inline std::string formatted(double value, const std::string& format) {
     std::snprintf(text.data(), text.size() + 1, format.c_str(), value);
     std::replace(text.begin(), text.end(), *std::localeconv()->decimal_point, '.');
     return text;
+}
+
+/// Six digits, for messages and for files with a format.
+inline std::string to_short_text(double value) {
+    return formatted(value, "%g");
 }
 
 /// Returns false unless the whole of [begin, end) is one number.

@@ -188,6 +188,27 @@ TEST("A has the slopes of an exact mean force; regions without samples change no
     }
 }
 
+TEST("known parts keep their heights, however little is known between them") {
+    const auto p = parameters(false, false);
+    const Babf babf(p);
+    const FreeEnergy free_energy(checked(p));
+    const double slopes[] = {0.3, -0.7};
+    std::vector<double> derivative(2 * p.nodes());
+    for (std::size_t i = 0; i < derivative.size(); ++i)
+        derivative[i] = slopes[i / p.nodes()];
+    for (double between : {1e-3, 1e-9, 1e-15, 1e-30}) {
+        std::vector<double> weight(p.nodes(), between), A(p.nodes());
+        for (std::size_t j = 0; j < p.nodes(); ++j)
+            if (babf.node(j)[0] < 0.2 || babf.node(j)[0] > 0.6)
+                weight[j] = 1e6;
+        free_energy.integrate(weight, derivative, A);
+        for (std::size_t j = 0; j < p.nodes(); ++j) {
+            const Point z = babf.node(j), first = babf.node(0);
+            CHECK_CLOSE(A[j], slopes[0] * (z[0] - first[0]) + slopes[1] * (z[1] - first[1]), 1e-6);
+        }
+    }
+}
+
 TEST("A on a line across the plane equals that of one dimension") {
     // Mean force and A depend on the first CV only, so A follows the trapezoidal rule.
     for (bool periodic : {false, true}) {

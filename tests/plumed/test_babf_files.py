@@ -113,7 +113,8 @@ handle = plumed.Plumed(kernel={str(plumed_installation.kernel)!r})
 handle.cmd("setNatoms", 1)
 handle.cmd("setLogFile", "/dev/null")
 handle.cmd("init")
-for line in ("LOAD FILE={plugin}", {POSITION!r}, {f"{BABF} STATE_WFILE={tmp_path}/state"!r}):
+files = "STATE_WFILE={tmp_path}/state FES_FILE={tmp_path}/fes FMT=%8.3f"
+for line in ("LOAD FILE={plugin}", {POSITION!r}, {BABF!r} + " " + files):
     handle.cmd("readInputLine", line)
 step(handle, 0, np.array([1.5]))
 handle.finalize()
@@ -127,7 +128,8 @@ handle.finalize()
     )
     assert done.returncode == 0, done.stderr
     assert read_state(tmp_path / "state").steps == 1
-    assert "," not in (tmp_path / "state").read_text()
+    for name in ("state", "fes"):
+        assert "," not in (tmp_path / name).read_text()
 
 
 def test_a_run_that_learns_nothing_writes_no_empty_files(
