@@ -16,8 +16,8 @@ SHORT = {
     "babf_2d": "it.BINS, it.STEPS, it.REPETITIONS = (25,), 2000, 1; it.main()",
     "engines": "it.LENGTHS = {'lammps': (200, 100), 'ase': (20, 10)}; it.main()",
     "step_cost": (
-        "it.CELLS, it.COMPONENTS, it.BINS, it.COUPLED = {127: (4, 4, 4)}, (4,), (100,), {127: 200}; "
-        "print(it.measure(True))"
+        "it.CELLS, it.COMPONENTS = {127: (4, 4, 4)}, (4,); "
+        "it.BINS, it.COUPLED = (100,), {127: 200}; print(it.measure(True))"
     ),
     "torch_cv": "it.SIZES = {127: 4}; it.main()",
     "training": "print(it.measure('denoising', 500, 20, True))",
