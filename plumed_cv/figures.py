@@ -264,7 +264,7 @@ def plot_localisation(path: Path | str, result: Reconstruction) -> None:
         If there is no such format.
     """
     found = result.localisation
-    initial = result.path.images[0]
+    initial = result.path.of_atoms(result.selection.serials).images[0]
     centre = int(found.amplitude.argmax())
     distances = initial.get_distances(centre, range(len(initial)), mic=bool(initial.pbc.any()))
     with _picture(path, f"{len(initial)} atoms, {found.verdict}") as axes:

@@ -62,7 +62,7 @@ def print_keys(keys: Iterable[tuple[str, str, str]]) -> None:
 
 def print_iterations(result: dict[str, Any]) -> None:
     """Print the content of `result.json`: a row for each iteration, the steps, and the answer."""
-    from plumed_cv.common.numbers import error_of_factor, scientific
+    from plumed_cv.common.numbers import energy_in_words, error_of_factor, scientific
     from plumed_cv.workflow import RESULTS, escape_in_words, in_words
 
     columns = [f"{words} (eV)" for words in RESULTS.values()]
@@ -86,6 +86,8 @@ def print_iterations(result: dict[str, Any]) -> None:
             print(f"Attention: {check['sentence']}")
     if result.get("rate_per_s") is not None:
         print_rate(result)
+    if result.get("committee"):
+        print_committee(result)
     if sentence := escape_in_words(result):
         print(sentence)
     if result.get("harmonic"):
@@ -98,10 +100,13 @@ def print_iterations(result: dict[str, Any]) -> None:
         rate = "rate of transition state theory " + scientific(
             result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s"
         )
+    barrier = in_words(result, "flux_barrier")
+    if result.get("committee"):
+        barrier += f" (error of the potential {energy_in_words(result, 'model_error', 'eV')})"
     says = f"{'converged' if result['converged'] else 'NOT converged'}: {result['stopped_by']}"
     advice = f" {result['advice']}" if result["advice"] else ""
     print(
-        f"At {result['temperature_K']:g} K: flux barrier {in_words(result, 'flux_barrier')}, "
+        f"At {result['temperature_K']:g} K: flux barrier {barrier}, "
         f"{rate}, height of the profile {in_words(result, 'barrier')} ({says}).{advice}"
     )
 
@@ -128,6 +133,9 @@ def print_rates(result: dict[str, Any]) -> None:
         f"Rates of one event ({sources}), each within its factor, one standard error; events: "
         "equivalent ones, whose total is the escape rate; *: not converged."
     )
+    for row in result["rates"]:
+        if row["rate_note"]:
+            print(f"Attention: {row['temperature_K']:g} K: {row['rate_note']}")
     for sentence in fit_in_words(result["fit"]):
         print(sentence)
 
@@ -192,6 +200,35 @@ def print_rate(result: dict[str, Any]) -> None:
         )
     if result["rate_note"]:
         print(f"Attention: {result['rate_note']}")
+
+
+def print_committee(result: dict[str, Any]) -> None:
+    """Print the barriers of the potentials of a committee, and the error of the potential."""
+    from plumed_cv.common.numbers import energy_in_words
+
+    found = result["committee"]
+    columns = ("", "potential", "flux barrier (eV)", "difference (eV)", "by", "effective")
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.no_wrap = True  # a number that is cut off is wrong
+    table.add_row("0", found["potential"], energy_in_words(result, "flux_barrier"), "", "", "")
+    for number, member in enumerate(found["members"], 1):
+        table.add_row(
+            str(number),
+            member["potential"],
+            energy_in_words(member, "flux_barrier"),
+            energy_in_words(member, "difference"),
+            member["by"],
+            f"{member['effective_snapshots']:.0f}",
+        )
+    out.print(table)
+    print(
+        "Difference: to the potential of the run. Effective: least effective number of snapshots "
+        "in a window of the CV after reweighting."
+    )
+    for member in found["members"]:
+        if member["note"]:
+            print(f"Attention: {member['note']}.")
 
 
 def print_jumps(found: dict[str, Any]) -> None:
@@ -306,6 +343,9 @@ def print_campaign(found: dict[str, Any]) -> None:
     table.columns[0].no_wrap = True  # a name that is cut off cannot be typed
     out.print(table)
     print("Rates of one jump, each within its factor, one standard error; *: not converged.")
+    for row in found["rates"]:
+        if row["rate_note"]:
+            print(f"Attention: {row['event']}, {row['temperature_K']:g} K: {row['rate_note']}")
     for each in found["failures"]:
         at = "" if each["temperature_K"] is None else f" at {each['temperature_K']:g} K"
         print(f"Set aside: {each['event']}{at}: {each['reason']}")
@@ -357,7 +397,7 @@ def print_diffusion(found: dict[str, Any]) -> None:
         print(f"Attention: {note}")
 
 
-def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) -> None:
+def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float | None]) -> None:
     """Print one line for each step if there are several, and the populations."""
     from plumed_cv.common.numbers import scientific, with_error
 
@@ -375,8 +415,9 @@ def _print_steps(steps: Sequence[dict[str, Any]], populations: Sequence[float]) 
         places = [step[key] for key in ("reactant_xi", "surface", "product_xi")]
         over = "xi {:.2f} over {:.2f} to {:.2f}".format(*places)
         print(f"step {number}, {over}: flux barrier {ways[0]}; reverse {ways[1]}")
-    if populations:
-        shares = ", ".join(f"{100 * population:.3g} %" for population in populations)
+    known = [f"{100 * share:.3g} %" for share in populations if share is not None]
+    if known:  # of all basins, or of none
+        shares = ", ".join(known)
         print(f"populations of the basins: {shares}")
 
 

@@ -165,6 +165,23 @@ def test_calculators_are_made_again_in_another_process(
     np.testing.assert_array_equal(forces, expected.get_forces())
 
 
+def test_a_committee_of_calculators(tmp_path: Path) -> None:
+    initial, final = ends()
+    members = [EMT(asap_cutoff=True), {"arguments": {"asap_cutoff": False}}]
+    config = pcv.make_config(
+        initial,
+        final,
+        temperature_K=500,
+        directory=tmp_path / "run",
+        calculator=EMT,
+        engine={"committee": members},
+    )
+    found = config.engine.members
+    assert all(isinstance(member, Ase) for member in found)
+    arguments = [member.arguments for member in found if isinstance(member, Ase)]
+    assert arguments == [{"asap_cutoff": True}, {"asap_cutoff": False}]
+
+
 def ends() -> tuple[Atoms, Atoms]:
     """A vacancy's hop in 31 atoms of copper."""
     initial: Atoms = bulk("Cu", cubic=True).repeat(2)

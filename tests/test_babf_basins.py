@@ -194,6 +194,26 @@ def test_states_are_basins_whatever_the_scale_of_the_cv(stretch: float) -> None:
         assert one_step.rate_per_s.value == pytest.approx(one_step.steps[0].rate_per_s.value)
 
 
+def test_basins_with_a_vanishing_share() -> None:
+    """At low temperature others have 1e17 or 1e20 times more: the numbers are as exact."""
+    U = gaussians([0.0, 0.45, 1.0], [52.0, 7.0, 12.0], [0.12, 0.07, 0.1])
+    process = Process(U, grid=Grid(-0.3, 1.25, 620))
+    found = process.flux(*process.exact())
+    first, second = tops(process, [(0.2, 0.45), (0.45, 0.8)])
+    reactant, middle, product = (
+        process.population(*ends) for ends in ((-0.5, first), (first, second), (second, 1.5))
+    )
+    assert product < 1e-17 * reactant
+    got = np.array([each.value for each in found.populations])
+    expected = np.array([reactant, middle, product]) / reactant
+    assert np.log(got / expected) == pytest.approx(np.zeros(3), abs=0.02)
+    F = -KT * np.log(process.current(second) / THERMAL / middle)
+    assert found.steps[1].flux_barrier.value == pytest.approx(F, abs=0.02 * KT)
+    of_profile = estimate_profile(process.exact()[0], basins=found.basins)
+    expected_dF = -KT * np.log(product / reactant)
+    assert of_profile.delta_F.value == pytest.approx(expected_dF, abs=0.02 * KT)
+
+
 def test_an_asymmetric_scale_alone_makes_a_difference_of_a_at_points() -> None:
     """xi is steep around one state and flat around the other: this changes A(1)-A(0) only."""
     U = gaussians([0.0, 1.0], [9.0, 9.0], [0.1, 0.1])

@@ -16,10 +16,11 @@ import pytest
 from ase import units
 from ase.build import bulk
 
-from plumed_cv import workflow
+from plumed_cv import config, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.events import find_jumps, read_catalogue
 from plumed_cv.setup.tools import n_cores
+from plumed_cv.workflow import provenance
 from plumed_cv.workflow.campaign import write_rates
 from python.drills import runs
 from tests import vacancy
@@ -104,6 +105,24 @@ def test_rates_of_another_input_are_not_kept(
     (failure,) = found["failures"]
     assert "was started with another path.images: 5, and now it is 7" in failure["reason"]
     assert write_rates(read_catalogue(folder), {}) == found
+
+
+def test_an_event_goes_over_all_equal_saddle_points(
+    original: Path, done: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "cat"))
+    file = folder / "Cu-vacancy-1" / "harmonic" / "harmonic.json"
+    found = json.loads(file.read_text())
+    assert found["equal_saddle_points"] == 1
+    file.write_text(json.dumps(found | {"equal_saddle_points": 2, "other_maxima": 1}))
+    for twice, once in zip(
+        write_rates(read_catalogue(folder), {})["rates"], done["rates"], strict=True
+    ):
+        assert twice["rate_per_s"] == 2 * once["rate_per_s"]
+        assert once["rate_note"] is None
+        assert "1 more maximum of nearly the same height" in twice["rate_note"]
+    (note, _) = workflow.compute_diffusion(folder)["notes"]
+    assert "500 K: the rate of Cu-vacancy-1: the path has 1 more maximum" in note
 
 
 def test_the_way_back_of_a_symmetric_jump(original: Path, done: dict[str, Any]) -> None:
@@ -243,6 +262,8 @@ def test_rows_of_runs(tmp_path: Path) -> None:
 
     catalogue(tmp_path, interstitials(bulk("Cu", "fcc", a=3.6)), "interstitial")
     run = tmp_path / "e0" / "run"
+    run.mkdir(parents=True)
+    given = vacancy.write(tmp_path / "e0", vacancy.SYSTEM + vacancy.QUICK, "input.toml")
     kT = units.kB * 600.0
     of_600 = result(
         600.0,
@@ -260,7 +281,7 @@ def test_rows_of_runs(tmp_path: Path) -> None:
     }
     for content in (of_600, {**of_600, **more, "temperature_K": 800.0}):
         folder = run / f"{content['temperature_K']:g}K"
-        folder.mkdir(parents=True)
+        folder.mkdir()
         (folder / "result.json").write_text(json.dumps(content))
     kelvin = [600.0, 800.0, 1000.0]
     (run / "temperatures.json").write_text(json.dumps({"temperatures_K": kelvin}))
@@ -278,6 +299,17 @@ def test_rows_of_runs(tmp_path: Path) -> None:
     with (tmp_path / "rates.csv").open() as file:
         rows = [(row["event"], row["multiplicity"]) for row in csv.DictReader(file)]
     assert rows == [("e0", "8"), ("e0-reverse", "4")] * 2
+
+    # Results of another input are not rates of this event.
+    started = config.load(given)
+    system = started.system.at(800.0)
+    provenance.check_same_input(run / "800K", started.model_copy(update={"system": system}))
+    assert write_rates(read_catalogue(tmp_path), {})["rates"] == found["rates"]
+    given.write_text(given.read_text() + "[sampling]\nbins = 77\n")
+    now = write_rates(read_catalogue(tmp_path), {})
+    assert now["rates"] == [cold]
+    reason = next(each["reason"] for each in now["failures"] if each["temperature_K"] == 800.0)
+    assert "was started with another sampling.bins" in reason
 
 
 @pytest.mark.slow

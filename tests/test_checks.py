@@ -188,6 +188,19 @@ def test_iterations_end_where_another_mends_nothing() -> None:
         assert str(said).startswith("another iteration cannot correct the failed checks: ")
 
 
+def test_a_state_without_a_barrier_needs_another_input() -> None:
+    """A barrier of 0.04 eV is 1.5 kT: no grid has the whole basin, whatever the iteration."""
+    note = "the grid begins at -0.3, only 1.2 kT above the minimum of the reactant"
+    unknown = {"note": note, "flux_barrier_eV": None, "similarity_at_surface": None}
+    low = of(unknown | {"barrier_eV": 0.04})
+    assert "lower temperature_K" in str(low.advice)
+    assert "iteration.maximum" not in str(low.advice)
+    assert checks.stopped_by(low, 2, LIMITS) is not None
+    high = of(unknown | {"barrier_eV": 0.5})
+    assert high.advice == "Set a larger sampling.margin in a new directory."
+    assert checks.stopped_by(high, 2, LIMITS) is None
+
+
 def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
     for floor, passes in ((None, False), (0.02, False), (0.03, True)):
         assert of({"similarity": 0.055, "similarity_floor": floor}).converged == passes
@@ -356,7 +369,9 @@ def test_crossings_are_counted_between_the_minima() -> None:
     assert estimates.crossings([there, back, there], [3]) == 3
     assert estimates.crossings([halfway], [1]) == 0
     assert estimates.crossings([halfway], [1], (0.0, 0.6)) == 3
-    assert estimates.crossings([there, there], [2]) == 3
+    assert estimates.crossings([there, there], [2]) == 2  # the guard has set it back
+    assert estimates.crossings([there[:2], there[2:], back[:0], back], [4]) == 2
+    assert estimates.crossings([], [0]) == 0
     assert estimates.crossings([there, there], [1, 1]) == 2  # another walker
 
 

@@ -1,6 +1,7 @@
 """The input file: values that are read, and one sentence for each mistake."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,10 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
     one = read(tmp_path, without_ends + '[path]\nfile = "neb.xyz"')
     assert one.path.file == tmp_path / "neb.xyz"
     assert one.system.initial is None
+    (tmp_path / "neb" / "00").mkdir(parents=True)
+    (tmp_path / "neb" / "00" / "POSCAR").write_text("Fe")
+    band = read(tmp_path, without_ends + '[path]\nfile = "neb"')
+    assert band.path.file == [tmp_path / "neb" / "00" / "POSCAR"]
     several = read(tmp_path, without_ends + '[path]\nfile = ["0.cif", "1.cif", "/2.cif"]')
     assert several.path.file == [tmp_path / "0.cif", tmp_path / "1.cif", Path("/2.cif")]
     scheduled = read(tmp_path, GOOD + '[sampling]\nscheduler = "dask.json"')
@@ -152,3 +157,40 @@ def test_every_engine_has_keys_of_its_own(tmp_path: Path) -> None:
         read(tmp_path, head + 'name = "gromacs"\ntopology = "a.top"\nstructure = "a.gro"')
     with pytest.raises(UserError, match=r"no key engine\.potential"):
         read(tmp_path, head + 'name = "gromacs"\npotential = ""\n' + files)
+
+
+def test_members_of_a_committee_lack_the_keys_of_the_run() -> None:
+    first = {"name": "ase", "calculator": "a.b", "arguments": {"x": 1}, "directory": "here"}
+    members: list[dict[str, Any]] = [
+        {"arguments": {"x": 2}},
+        {"calculator": "c.d"},
+        {"name": "lammps", "potential": ["pair_style none"]},
+    ]
+    content = {
+        "system": {"initial": "a.xyz", "final": "b.xyz", "temperature_K": 1.0},
+        "engine": first | {"committee": members},
+    }
+    found = config.checked(content, "input").engine.members
+    assert found == [
+        config.Ase.model_validate(first | {"arguments": {"x": 2}}),
+        config.Ase.model_validate(first | {"calculator": "c.d", "arguments": {}}),
+        config.Lammps(directory=Path("here"), potential=["pair_style none"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        ({"cutoff": 1}, r"engine: committee, member 2: there is no key engine\.cutoff"),
+        ({"name": "vasp"}, r"member 2: engine\.name = 'vasp': the engines are"),
+        ({"name": "lammps"}, r"member 2: engine\.potential is missing"),
+        ({"committee": []}, r"member 2: has a committee of its own"),
+    ],
+)
+def test_mistakes_in_a_committee(member: dict[str, Any], message: str) -> None:
+    content = {
+        "system": {"initial": "a.xyz", "final": "b.xyz", "temperature_K": 1.0},
+        "engine": {"name": "ase", "calculator": "a.b", "committee": [{}, member]},
+    }
+    with pytest.raises(UserError, match=message):
+        config.checked(content, "input")

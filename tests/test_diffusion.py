@@ -360,11 +360,13 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
     catalogue(tmp_path, vacancies(HCP), "vacancy")
     harmonic = {"source": "harmonic", "tst_rate_per_s": None, "tst_error_factor": None}
     bound = {"source": "transition state theory", "tst_rate_per_s": 5.0, "tst_error_factor": 1.2}
+    bound["rate_note"] = "the transmission coefficient is 0.000 ± 0.000 after 80 shots"
     rows = [
         *(row("e0", 600.0, 1.0, 1.1), row("e1", 600.0, 5.0, 1.2, **bound)),
         *(row("e0", 700.0, 1.0, 1.1), row("e1", 700.0, 3.0, 1.0, **harmonic)),
         *(row("e0", 700.0, 4.0, 1.0, **harmonic), row("e1", 800.0, 3.0, 1.1)),
-        *(row("e0", 900.0, 3.0, 1.1), row("e1", 900.0, 3.0, 1.1, converged=False)),
+        row("e0", 900.0, 3.0, 1.1, rate_note="7 % of the trajectories did not reach a basin"),
+        row("e1", 900.0, 3.0, 1.1, converged=False),
     ]
     found = workflow.compute_diffusion(with_rates(tmp_path, rows))
     kinds = {each["temperature_K"]: each["source"] for each in found["temperatures"]}
@@ -396,8 +398,10 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
     np.testing.assert_allclose(shares, squares / squares.sum(), rtol=1e-5)
     notes = " ".join(found["notes"])
     assert "600 K: no transmission coefficient with an error of e1" in notes
+    assert "600 K: the rate of e1: the transmission coefficient is 0.000 ± 0.000" in notes
     assert "800 K is left out: no rate with an error of e0." in notes
     assert "900 K: not converged: the run of e1." in notes
+    assert "900 K: the rate of e0: 7 % of the trajectories" in notes
     (bound,) = workflow.compute_diffusion(tmp_path, source="transition state theory")[
         "temperatures"
     ][:1]

@@ -203,6 +203,40 @@ def test_a_search_goes_on(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
         discover(structure, given, parts, seed=3, around=[2], radius_A=3.0)
 
 
+def test_searches_with_another_potential_are_refused(tmp_path: Path) -> None:
+    """Even if its file has the same name."""
+    structure, given = write_case(tmp_path)
+    name = '.EMT"'
+    given.write_text(EMT_INPUT.replace(name, f'{name}\narguments = {{ label = "cu.par" }}'))
+    potential = tmp_path / "cu.par"
+    potential.write_text("1")
+    for _ in range(2):
+        with pytest.raises(UserError, match="0 searches found no event"):
+            discover(structure, given, tmp_path / "events", searches=0)
+    potential.write_text("2")
+    with pytest.raises(UserError, match=r"has searches with another engine\.files"):
+        discover(structure, given, tmp_path / "events", searches=0)
+
+
+def test_a_state_keeps_what_its_dynamics_depends_on(tmp_path: Path) -> None:
+    structure, given = write_case(tmp_path)
+    atoms = copper_vacancy()
+    atoms.set_masses(2.0 * atoms.get_masses())
+    atoms.set_initial_charges(np.linspace(0.0, 1.0, len(atoms)))
+    atoms.set_array("tag", np.arange(len(atoms)))
+    for file in (structure, tmp_path / "light.xyz"):
+        atoms.write(file, format="extxyz")
+        atoms.set_masses(None)
+    with pytest.raises(UserError, match="0 searches found no event"):
+        discover(structure, given, tmp_path / "events", searches=0)
+    found = read_structure(tmp_path / "events" / "search" / "initial.xyz")
+    np.testing.assert_allclose(found.get_masses(), 2.0 * copper_vacancy().get_masses())
+    np.testing.assert_allclose(found.get_initial_charges(), np.linspace(0.0, 1.0, len(atoms)))
+    assert "tag" not in found.arrays
+    with pytest.raises(UserError, match="has searches with another structure"):
+        discover(tmp_path / "light.xyz", given, tmp_path / "events", searches=0)
+
+
 def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]]) -> None:
     """A minimum is not connected with the initial state, unless it lies between both."""
     folder, _ = of_copper

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, Layer, energy, random_model
 from plumed_cv.cv.reconstruction import reconstruct
 from plumed_cv.cv.training import RECIPES, Training
+from plumed_cv.figures import plot_localisation
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
@@ -406,6 +408,16 @@ def test_localisation_is_the_motion_of_the_atoms() -> None:
     assert spread.verdict == "extended"
     assert "0.387 Å" in spread.sentence
     assert spread.participation > 6
+
+
+def test_the_picture_of_the_atoms_leaves_out_fixed_atoms(tmp_path: Path) -> None:
+    path = arc(basis(2, slice(3)))
+    for image in path.images:
+        image.set_constraint(FixAtoms([10, 11]))
+    found = reconstruct(path, 500, 0.001, 2, Training(schedule=((1e-2, 2),)))
+    assert len(found.localisation.amplitude) == N_ATOMS - 2
+    plot_localisation(tmp_path / "localisation.png", found)
+    assert (tmp_path / "localisation.png").stat().st_size > 10_000
 
 
 def test_bad_requests() -> None:

@@ -261,6 +261,30 @@ def test_iron_vacancy_has_the_committed_harmonic_limit_and_the_sampled_one(tmp_p
     assert 0.010 < hot - theory.at(300.0)["flux_barrier_eV"] < 0.022
 
 
+def test_isotopes_have_the_masses_of_the_dynamics(tmp_path: Path) -> None:
+    """With four times the masses, all frequencies are half as large, and so is the prefactor."""
+    text = (
+        '[system]\ninitial = "initial.xyz"\nfinal = "final.xyz"\ntemperature_K = 300.0\n'
+        '[engine]\nname = "ase"\ncalculator = "landscape.OnLandscape"\n'
+        f'arguments = {{ name = "symmetric" }}\ndirectory = "{Path(landscapes.__file__).parent}"\n'
+    )
+    prefactors = []
+    for times in (1.0, 4.0):
+        folder = tmp_path / f"{times:g}"
+        folder.mkdir()
+        path = landscape_path("symmetric")
+        for image in path.images:
+            image.set_masses(times * image.get_masses())
+        path.save(folder / "own.xyz")
+        for name, k in (("initial", 0), ("final", -1)):
+            path.images[k].write(folder / f"{name}.xyz", format="extxyz")
+        (folder / "input.toml").write_text(text)
+        given = config.load(folder / "input.toml")
+        result = workflow.compute_harmonic(given, folder / "results", path=folder / "own.xyz")
+        prefactors.append(result["prefactor_per_s"])
+    assert prefactors[1] == pytest.approx(0.5 * prefactors[0], rel=1e-3)
+
+
 def test_command_of_an_input(tmp_path: Path) -> None:
     file = vacancy.write(tmp_path / "", vacancy.SYSTEM + vacancy.QUICK)
     folder = tmp_path / "results"
@@ -411,10 +435,10 @@ def test_ratio_is_of_the_highest_surface_alone() -> None:
     one = {"tst_rate_per_s": 5.0, "tst_rate_error_per_s": 0.5}
     assert workflow.surface_rate(one) == (5.0, 0.5)
     steps = [
-        {"rate_per_s": 8.0, "rate_error_per_s": 0.8},
-        {"rate_per_s": 100.0, "rate_error_per_s": 10.0},
+        {"rate_per_s": 8.0, "rate_error_per_s": 0.8, "reverse_rate_per_s": 160.0},
+        {"rate_per_s": 100.0, "rate_error_per_s": 10.0, "reverse_rate_per_s": None},
     ]
-    several = one | {"steps": steps, "populations": [0.8, 0.04, 0.16]}
+    several = one | {"steps": steps}
     value, error = workflow.surface_rate(several)
     assert value == pytest.approx(5.0)
     assert error == pytest.approx(0.5)

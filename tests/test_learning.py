@@ -117,17 +117,23 @@ def test_a_run_keeps_its_grid_and_its_guard(tmp_path: Path) -> None:
     assert sampling.grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
 
 
-def sampled_profile(margins: tuple[float, float], rises_kT: tuple[float, float]) -> Profile:
-    """Two states with a barrier of 20 kT between them, and what A rises by up to each end."""
+def sampled_profile(
+    margins: tuple[float, float], rises_kT: tuple[float, float], between_kT: float = 0.0
+) -> Profile:
+    """Two states, a barrier with a basin in it, and what A rises by up to each end."""
     grid = Grid(-margins[0], 1.0 + margins[1], 100)
     kT, xi = 300 * 8.617e-5, grid.nodes
-    A = np.where(xi < 0, rises_kT[0] * (xi / margins[0]) ** 2, 20 * np.sin(np.pi * xi) ** 2)
+    inside = 20 * np.sin(np.pi * xi) ** 2 - between_kT * np.exp(-(((xi - 0.3) / 0.06) ** 2))
+    A = np.where(xi < 0, rises_kT[0] * (xi / margins[0]) ** 2, inside)
     A = kT * np.where(xi > 1, rises_kT[1] * ((xi - 1) / margins[1]) ** 2, A)
     one, value = np.ones(len(xi)), Estimate(0.0, 0.0, "eV")
     return Profile("ae.node-0", grid, kT, (0.0, 1.0), A, A, one, one, one, value, value, value)
 
 
-def test_a_state_that_is_wider_than_expected_gets_a_wider_grid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("between_kT", [0.0, 25.0])  # of a basin that is lower than the states
+def test_a_state_that_is_wider_than_expected_gets_a_wider_grid(
+    between_kT: float, tmp_path: Path
+) -> None:
     path = arc(basis(2))
     files, _ = first_cv(tmp_path, settings(), path)
     first = with_defaults(settings(), files, 1).sampling.margin
@@ -140,7 +146,7 @@ def test_a_state_that_is_wider_than_expected_gets_a_wider_grid(tmp_path: Path) -
         (3, (6.0, 6.0), (min(2 * first[0], longest), first[1])),  # it stays as wide
         (4, (1.5, np.nan), (longest, first[1])),
     ):
-        write_fes(files.iteration(n) / "fes.dat", sampled_profile(margin, rises_kT))
+        write_fes(files.iteration(n) / "fes.dat", sampled_profile(margin, rises_kT, between_kT))
         shutil.copy(files.cv(0), files.cv(n))
         found = with_defaults(settings(), files, n + 1).sampling.margin
         assert isinstance(found, tuple)

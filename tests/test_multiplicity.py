@@ -1,15 +1,22 @@
 """Numbers of equivalent events that were counted by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import read_json
 from plumed_cv.cv import symmetry
 from plumed_cv.engines.ase import AseEngine
-from plumed_cv.rates.multiplicity import check_energies, multiplicity
+from plumed_cv.paths.path import EnergyPath
+from plumed_cv.rates.multiplicity import check_energies, equal_saddle_points, multiplicity
 from plumed_cv.structures import cell_of, oriented
+from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.harmonic_theory import count_events
 
 BCC = bulk("Fe", "bcc", a=2.87, cubic=True).repeat(3)
 FCC = bulk("Cu", "fcc", a=3.6, cubic=True).repeat(2)
@@ -44,6 +51,31 @@ def test_vacancies(crystal: Atoms, neighbour: int, expected: int, noise_A: float
         atoms.positions += rng.uniform(-noise_A, noise_A, size=atoms.positions.shape)
     assert multiplicity(initial, final).events == expected
     assert multiplicity(final, initial).events == expected
+
+
+@pytest.mark.parametrize(
+    ("aside", "expected"),
+    [
+        ((0.0, 0.0), 1),
+        ((0.0, 0.4), 2),  # in a mirror plane
+        ((0.4, 0.0), 2),
+        ((0.4, 0.4), 4),  # in neither
+        ((0.0, 0.02), 1),  # noise
+    ],
+)
+def test_saddle_points_beside_the_line_have_equal_ones(
+    aside: tuple[float, float], expected: int
+) -> None:
+    """The hop along [110] in fcc has two mirror planes."""
+    initial, final = hop(FCC)
+    mover = int(np.linalg.norm(final.positions - initial.positions, axis=1).argmax())
+    step = final.positions[mover] - initial.positions[mover]
+    step -= 7.2 * np.round(step / 7.2)
+    normal = np.eye(3)[int(np.abs(step).argmin())]
+    across = np.cross(normal, step / np.linalg.norm(step))
+    saddle = initial.positions.copy()
+    saddle[mover] += 0.5 * step + aside[0] * across + aside[1] * normal
+    assert equal_saddle_points(initial, final, saddle) == expected
 
 
 def test_a_tetragonal_cell_tells_the_neighbours_apart() -> None:
@@ -154,3 +186,26 @@ def test_energies_say_whether_the_potential_has_the_symmetry() -> None:
         pytest.raises(UserError, match="less symmetry"),
     ):
         check_energies(engine, initial, found)
+
+
+@pytest.mark.parametrize(("aside_A", "expected"), [(0.0, None), (0.4, "one of 2 equal saddle")])
+def test_a_path_beside_a_mirror_plane_is_one_of_two(
+    aside_A: float, expected: str | None, tmp_path: Path
+) -> None:
+    initial, final = hop(FCC)
+    top = initial.copy()
+    mover = int(np.linalg.norm(final.positions - initial.positions, axis=1).argmax())
+    step = final.positions[mover] - initial.positions[mover]
+    step -= 7.2 * np.round(step / 7.2)
+    top.positions[mover] += 0.5 * step + aside_A * np.eye(3)[int(np.abs(step).argmin())]
+    final.positions[mover] = initial.positions[mover] + step
+    for atoms, energy in ((initial, 0.0), (top, 1.0), (final, 0.0)):
+        forces = np.zeros_like(atoms.positions)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    files = RunDirectory(tmp_path)
+    EnergyPath((initial, top, final), "path").save(files.path)
+    with AseEngine("ase.calculators.emt.EMT", initial) as engine:
+        count_events(files, engine)
+    known = read_json(files.multiplicity)
+    assert (known["multiplicity"], known["reverse_multiplicity"]) == (12, 12)
+    assert (expected or "None") in str(known["multiplicity_note"])

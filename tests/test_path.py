@@ -16,12 +16,12 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths import neb
-from plumed_cv.paths.neb import minimum_energy_path, with_forces
-from plumed_cv.paths.path import EnergyPath, load_path, read_images
+from plumed_cv.paths.neb import minimum_energy_path, noise_of_forces, with_forces
+from plumed_cv.paths.path import EnergyPath, files_of_band, load_path, read_images
 from plumed_cv.structures import check_end_states
-from plumed_cv.workflow.mep import complete
+from plumed_cv.workflow.mep import complete, warnings_of
 
-CURVATURE, HEIGHT, SPRING = 0.6, 0.5, 3.0
+CURVATURE, HEIGHT, SPRING, LOWER = 0.6, 0.5, 3.0, 0.6
 
 
 class CurvedValley(Calculator):
@@ -44,6 +44,44 @@ class CurvedValley(Calculator):
         )
         gradient = np.array([*slope, SPRING * z])
         self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
+
+
+class TwoValleys(Calculator):
+    """As `CurvedValley`, but with two paths: between them, on the straight line, is a ridge.
+
+    At x = 0 the energy is HEIGHT - LOWER y^2 + y^4, so both saddle points are LOWER^2/4 below it.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        x, y, z = atoms.positions[1] - atoms.positions[0] - [5.0, 0.0, 0.0]
+        stiff = 0.5 * SPRING * x**2 - LOWER * (1 - x**2)
+        energy = HEIGHT * (1 - x**2) ** 2 + stiff * y**2 + y**4 + 0.5 * SPRING * z**2
+        along = -4 * HEIGHT * x * (1 - x**2) + (SPRING + 2 * LOWER) * x * y**2
+        gradient = np.array([along, 2 * stiff * y + 4 * y**3, SPRING * z])
+        self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
+
+
+class NoisyValley(CurvedValley):
+    """The valley with forces that are rounded badly: an error that depends on every digit of y."""
+
+    noise = 1e-4  # eV/A
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        phase = 1e8 * (atoms.positions[1] - atoms.positions[0])
+        error = self.noise * 2**0.5 * np.sin(phase)
+        self.results["forces"] = self.results["forces"] + np.stack([-error, error])
+
+
+class VeryNoisyValley(NoisyValley):
+    noise = 0.1
 
 
 class Tethered(Calculator):
@@ -81,6 +119,31 @@ def valley() -> EnergyPath:
     return minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, 15)
 
 
+def test_noise_of_the_forces_sets_the_tolerance(valley: EnergyPath) -> None:
+    """Forces that never fall below 1e-4 eV/A, as in single precision: the path is as good."""
+    said: list[str] = []
+    ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
+    path = minimum_energy_path(*ends, NoisyValley, 15, say=said.append)
+    assert path.barrier == pytest.approx(valley.barrier, abs=1e-4)
+    assert len(said) == 1
+    assert "have a noise of" in said[0]
+    assert "instead of 0.001 eV/A" in said[0]
+    said.clear()
+    minimum_energy_path(*ends, CurvedValley, 15, say=said.append)
+    assert not said
+    with pytest.raises(UserError, match="compute them in double precision"):
+        minimum_energy_path(*ends, VeryNoisyValley, 15)
+
+
+def test_noise_of_forces_is_measured() -> None:
+    """Of three independent components, within a factor of four in five structures."""
+    for k in range(5):
+        state = pair(-0.9 + 0.1 * k, 0.1, 0.1)
+        noise = noise_of_forces(state, NoisyValley())  # type: ignore[no-untyped-call]
+        assert 0.25 < noise / NoisyValley.noise < 4.0
+        assert noise_of_forces(state, CurvedValley()) < 1e-8  # type: ignore[no-untyped-call]
+
+
 def test_in_an_external_field_the_states_stay_where_they_are() -> None:
     """If it drifted by 1/6 A, the final state would have 0.4 eV in the springs."""
     final = tethered(0.9)
@@ -93,6 +156,62 @@ def test_in_an_external_field_the_states_stay_where_they_are() -> None:
         again.calc = Tethered()  # type: ignore[no-untyped-call]
         assert again.get_potential_energy() == pytest.approx(image.get_potential_energy())
         np.testing.assert_allclose(image.positions[1:], tethered(0.0).positions[1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_band_leaves_the_ridge_between_two_symmetric_paths(fixed: bool) -> None:
+    """Along the straight line between the states there is no force to either side."""
+    initial, final = pair(-1.0, 0.0, 0.0), pair(1.0, 0.0, 0.0)
+    if fixed:
+        for state in (initial, final):
+            state.set_constraint(FixAtoms([0]))
+    path = minimum_energy_path(initial, final, TwoValleys, 15)
+    assert path.barrier == pytest.approx(HEIGHT - LOWER**2 / 4, abs=1e-5)
+    saddle = path.images[7].positions[1] - path.images[7].positions[0] - [5, 0, 0]
+    np.testing.assert_allclose(np.abs(saddle), [0, (LOWER / 2) ** 0.5, 0], atol=1e-3)
+
+
+def test_a_folder_of_vasp_is_a_band(tmp_path: Path) -> None:
+    """00/POSCAR, 01/CONTCAR, ...: what is empty is not read, nor other folders."""
+    for number in range(11):
+        folder = tmp_path / f"{number:02d}"
+        folder.mkdir()
+        image = pair(0.1 * number, 0.0, 0.0)
+        image.cell, image.pbc = [12.0, 12.0, 12.0], True
+        for name in ("POSCAR", "CONTCAR") if number == 1 else ("POSCAR",):
+            image.positions[1, 2] = 0.3 if name == "CONTCAR" else 0.0
+            image.write(folder / name, format="vasp")
+        (folder / "OUTCAR").touch()
+    (tmp_path / "old").mkdir()
+    images = read_images(tmp_path)
+    moves = np.array([image.positions[1] - image.positions[0] for image in images])
+    np.testing.assert_allclose(moves[:, 0], 5 + 0.1 * np.arange(11), atol=1e-6)
+    np.testing.assert_allclose(moves[:2, 2], [0.0, 0.3], atol=1e-6)
+    (tmp_path / "02" / "POSCAR").unlink()
+    with pytest.raises(UserError, match="02: has no OUTCAR, CONTCAR or POSCAR"):
+        files_of_band(tmp_path)
+    with pytest.raises(UserError, match="without the folders 00, 01"):
+        read_images(tmp_path / "old")
+
+
+def of_energies(energies: list[float]) -> EnergyPath:
+    images = [pair(0.1 * k, 0.0, 0.0) for k in range(len(energies))]
+    for image, energy in zip(images, energies, strict=True):
+        image.calc = SinglePointCalculator(image, energy=energy, forces=np.zeros((2, 3)))
+    return EnergyPath(tuple(images))
+
+
+def test_states_in_which_the_system_does_not_stay_are_named() -> None:
+    """At 300 K, kT is 0.026 eV; steps with a minimum between them are no reason for a warning."""
+    steps = [0.0, 0.1, 0.2, 0.12, 0.2, 0.1, 0.0]
+    assert warnings_of(of_energies(steps), 300.0, "path.xyz") == []
+    (deep,) = warnings_of(of_energies([0.0, 0.15, -0.8, -1.5, -0.7, 0.1, 0.0]), 900.0, "path.xyz")
+    assert "structure 4 of the path has an energy 1.50 eV below both end states" in deep
+    assert "path.xyz@3" in deep
+    (shallow,) = warnings_of(of_energies([0.0, 0.1, 0.15, 0.14, 0.13]), 300.0, "path.xyz")
+    assert "the final state is left over a barrier of 0.020 eV, which is 0.8 kT" in shallow
+    both = warnings_of(of_energies([0.0, 0.04, 0.0]), 300.0, "path.xyz")
+    assert [warning.split()[2] for warning in both] == ["initial", "final"]
 
 
 def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:

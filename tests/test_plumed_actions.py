@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from plumed_cv.setup.plumed_actions import Action, actions_of, all_actions
+import pytest
+
+from plumed_cv.common.errors import UserError
+from plumed_cv.setup.plumed_actions import Action, actions_of, all_actions, units_of
 
 INPUT = """
 # METAD in a comment
@@ -39,3 +42,14 @@ def test_actions_of_included_files(tmp_path: Path) -> None:
         *("UNITS", "DISTANCE", "UPPER_WALLS", "LOWER_WALLS", "INCLUDE"),
         *("ENERGY", "INCLUDE", "INCLUDE", "ENDPLUMED"),
     ]
+
+
+def test_units_of_an_input(tmp_path: Path) -> None:
+    assert units_of("d: DISTANCE ATOMS=1,2\n", tmp_path) == (10.0, 1.0)
+    assert units_of("UNITS ENERGY=eV LENGTH=A\n", tmp_path) == (1.0, 1.0)
+    assert units_of("UNITS ...\n  MASS=3 LENGTH=0.5\n...\n", tmp_path) == (5.0, 3.0)
+    assert units_of("UNITS NATURAL\n", tmp_path) is None
+    (tmp_path / "units.dat").write_text("UNITS LENGTH=um\n")
+    assert units_of("INCLUDE FILE=units.dat\n", tmp_path) == (1e4, 1.0)
+    with pytest.raises(UserError, match="UNITS: angstrom is none of PLUMED's units nm, A, um"):
+        units_of("UNITS LENGTH=angstrom\n", tmp_path)

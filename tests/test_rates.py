@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms, units
 
 from plumed_cv import config, rates, sampling, terminal, workflow
+from plumed_cv.common import progress
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.cv.symmetry import operations
@@ -22,6 +23,8 @@ from plumed_cv.freeenergy.jackknife import UNKNOWN
 from plumed_cv.rates.shots import End, Leg, Relaxed, Watch
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
+from plumed_cv.workflow import shooting, transmission
+from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.rate_of_steps import doubts, rate_of_steps
 from plumed_cv.workflow.shooting import Workers
 from tests import vacancy
@@ -459,6 +462,46 @@ def test_a_run_that_goes_on_keeps_its_rate(
     assert [step["shots"] for step in after["rate"]["steps"]] == [12] * len(after["steps"])
     for name in ("rate_per_s", "rate_error_factor", "transmission", "rate"):
         assert after[name] == before[name]
+
+
+def test_shots_between_other_basins_are_made_again(
+    rated: tuple[Path, dict[str, Any]],
+) -> None:
+    """More samples may show a basin between the states, or that there is none."""
+    run, result = rated
+    record = json.loads((run / "provenance.json").read_text())[-1]
+    given = config.Config.model_validate(record["input"])
+    initial = workflow.end_states(given)[0]
+    with sampling.open_engine(given, initial) as engine:
+        stage = shooting.Stage(given, RunDirectory(run), initial, result, engine, progress.Log())
+    (file,) = run.glob("iteration-*/rate/step-1.json")
+    surface = stage._surfaces[0]
+    for shift, kept in ((0.0, 12), (0.04, 12), (0.3, 0)):
+        low, high = surface.cores
+        for cores in ((low - shift, high), (low, high + shift)):
+            assert len(stage._load(file, replace(surface, cores=cores))[1]) == kept
+
+
+def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> None:
+    """It has the rate of transition state theory; at several temperatures, the others follow."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for file in copy.glob("iteration-*/segment-*/snapshots.dcd"):
+        file.unlink()
+    record = json.loads((copy / "provenance.json").read_text())[-1]
+    given = config.Config.model_validate(record["input"])
+    initial = workflow.end_states(given)[0]
+    result = json.loads((copy / "result.json").read_text()) | {"converged": True}
+    with sampling.open_engine(given, initial) as engine:
+        after = transmission.complete(
+            given, RunDirectory(copy), engine, initial, result, progress.Log()
+        )
+    assert "no snapshot of the sampling lies near" in after["rate_note"]
+    assert after["rate_per_s"] is None
+    assert json.loads((copy / "result.json").read_text()) == after
+    failed = vacancy.command("rate", copy)
+    assert failed.returncode == 1
+    assert "no snapshot of the sampling lies near" in failed.stderr
 
 
 def test_several_walkers_make_the_same_shots(run: Path) -> None:

@@ -286,6 +286,13 @@ def test_steps_are_shown_where_there_are_several(
     assert "0.410 ± 0.010" in printed
     assert "(1.20 ± 0.30) × 10⁸ 1/s" in printed
     assert "populations of the basins: 50 %, 10 %, 40 %" in printed
+    # They are unknown if the grid ends in the basin of the product.
+    unknown = {"populations": [None, None, None]}
+    terminal.print_iterations(result | unknown)
+    assert "populations of the basins" not in capsys.readouterr().out
+    answer.write_text(json.dumps(json.loads(answer.read_text()) | unknown))
+    (copy / "result.json").write_text(json.dumps(result | unknown))
+    assert "Steps of the process" in Page(report.write(copy)).words
 
 
 def test_convergence_ends_at_the_answer(run: Path) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from plumed_cv import freeenergy, workflow
 from plumed_cv.freeenergy import Grid
 from plumed_cv.workflow import estimates
+from plumed_cv.workflow.rate_of_steps import shares_of_time
 from tests.test_babf import KT
 from tests.test_babf_basins import Process, gaussians
 
@@ -143,6 +144,17 @@ def test_estimators_are_compared_as_far_as_they_are_known() -> None:
     assert result["flux_barrier_error_eV"] is not None
     assert result["estimators_agree"] is True
     assert wrong["estimators_agree"] is False
+    # The populations are not known, but the times that the steps take are.
+    _, whole = workflow.analyse_samples(found)
+    assert result["populations"] == [None, None, None]
+    assert sum(whole["populations"]) == pytest.approx(1.0)
+    np.testing.assert_allclose(shares_of_time(result), shares_of_time(whole), atol=2e-3)
+    times = [
+        1.0 / (population * step["rate_per_s"])
+        for population, step in zip(whole["populations"], whole["steps"], strict=False)
+    ]
+    np.testing.assert_allclose(shares_of_time(whole), np.array(times) / sum(times))
+    assert workflow.surface_rate(result) == pytest.approx(workflow.surface_rate(whole), rel=0.2)
 
 
 def test_what_is_missing_is_null_or_left_out() -> None:

@@ -12,6 +12,7 @@
 #include "core/Colvar.h"
 #include "core/PlumedMain.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -185,6 +186,7 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
     void apply() override;
 
   private:
+    void check_distinct(std::vector<PLMD::AtomNumber> atoms);
     void check_masses();
     double kinetic_temperature(double inverse_mass);
     PLMD::Value* measure(Measure k);
@@ -267,6 +269,7 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
               " atoms and ATOMS lists " + std::to_string(atoms.size()) +
               "; list the atoms of the model in its order.");
     }
+    check_distinct(atoms);
 
     for (std::size_t k = 0; k < cv_->latent(); ++k) {
         const std::string name = "node-" + std::to_string(k);
@@ -424,6 +427,14 @@ void Autoencoder::apply() {
         return;
     unsigned start = 0;
     setForcesOnAtoms(forces_, start);
+}
+
+void Autoencoder::check_distinct(std::vector<PLMD::AtomNumber> atoms) {
+    std::sort(atoms.begin(), atoms.end());
+    const auto twice = std::adjacent_find(atoms.begin(), atoms.end());
+    if (twice != atoms.end())
+        error("ATOMS lists atom " + std::to_string(twice->serial()) +
+              " twice; list the atoms of the model in its order.");
 }
 
 /// Compares the masses with those of the elements. The engine passes them with the first step.

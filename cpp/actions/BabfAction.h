@@ -47,6 +47,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void parse_files();
     void parse_walkers(std::size_t nodes);
     void check_outputs();
+    std::vector<std::string> outputs() const;
     void check_writable_outputs();
     // ... the estimator and its files (BabfFiles.cpp, BabfStep.cpp, BabfWalkers.cpp) ...
     void make_estimator(BabfParameters parameters);
@@ -61,6 +62,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void describe_walkers();
 
     // Keywords (BabfInput.cpp)
+    void check_is_scalar(const PLMD::Value& value);
     std::string energy_unit();
     std::string length_unit();
     double parse_kT();
@@ -74,6 +76,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     template <class Number>
     std::vector<Number> parse_list(const std::string& key);
     std::optional<int> parse_stride(const std::string& key);
+    void refuse_stride(const std::string& key, int stride);
 
     // Files (BabfFiles.cpp)
     std::string input_path(const std::string& path) const;

@@ -25,12 +25,21 @@ void BabfAction::read_cvs() {
     if (dimensions < 1 || dimensions > most_dimensions)
         error("BABF biases one or two CVs, but ARG names " + std::to_string(dimensions) +
               ": give one or two.");
-    for (std::size_t d = 0; d < dimensions; ++d)
-        labels_.arguments.push_back(getPntrToArgument(static_cast<unsigned>(d))->getName());
+    for (std::size_t d = 0; d < dimensions; ++d) {
+        const PLMD::Value& cv = *getPntrToArgument(static_cast<unsigned>(d));
+        check_is_scalar(cv);
+        labels_.arguments.push_back(cv.getName());
+    }
     if (dimensions == 2 && labels_.arguments[0] == labels_.arguments[1])
         error("ARG names " + labels_.arguments[0] + " twice: name two CVs.");
     labels_.energy_unit = energy_unit();
     labels_.length_unit = length_unit();
+}
+
+// PLUMED would take the first number of a vector without a message.
+void BabfAction::check_is_scalar(const PLMD::Value& value) {
+    if (compat::rank(value) > 0)
+        error(value.getName() + " is not a single number: give one of its elements.");
 }
 
 // The name of the energy unit, or its size in kJ/mol if the user or the engine gives a number.
@@ -55,6 +64,9 @@ BabfParameters BabfAction::parse_parameters() {
     parameters.axes = parse_axes();
     parse("RAMP", parameters.ramp);
     pace_ = parse_stride("PACE").value_or(1);
+    // Unsigned from 2.11 on. PLUMED multiplies the forces by it.
+    if (const int stride = static_cast<int>(getStride()); stride < 1)
+        refuse_stride("STRIDE", stride);
     parameters.kappa = parse_list<double>("KAPPA");
     if (parameters.kappa.empty())
         for (const Grid& grid : parameters.axes)
@@ -152,8 +164,10 @@ void BabfAction::parse_extra_bias() {
     if (extra_bias_.empty())
         return;
     requestExtraDependencies(extra_bias_);
-    for (const PLMD::Value* bias : extra_bias_)
+    for (const PLMD::Value* bias : extra_bias_) {
+        check_is_scalar(*bias);
         labels_.extra_bias += (labels_.extra_bias.empty() ? "" : ",") + bias->getName();
+    }
 }
 
 void BabfAction::parse_files() {
@@ -248,20 +262,20 @@ void BabfAction::check_outputs() {
         error("STATE_WFILE and FES_FILE are both " + state_.path + "; give them different names.");
     if (same_file(restart_, profile_.path))
         error("STATE_RFILE and FES_FILE are both " + restart_ + "; give them different names.");
-    for (const auto& action : plumed.getActionSet()) {
-        const auto* other = dynamic_cast<const BabfAction*>(action.get());
-        if (other == nullptr)
-            continue;
-        for (const Output* mine : {&state_, &profile_})
-            for (const Output* theirs : {&other->state_, &other->profile_})
-                if (same_file(mine->path, theirs->path))
-                    error(mine->path + ": " + other->getLabel() +
-                          " writes this file, too; give each action files of its own.");
-    }
     const std::string contribution = walkers_ ? walkers_->path() : "";
     for (const Output* output : {&state_, &profile_})
         if (same_file(contribution, output->path))
             error(output->path + ": is this walker's file in WALKERS_DIR; give another name.");
+    for (const auto& action : plumed.getActionSet()) {
+        const auto* other = dynamic_cast<const BabfAction*>(action.get());
+        if (other == nullptr)
+            continue;
+        for (const std::string& mine : outputs())
+            for (const std::string& theirs : other->outputs())
+                if (same_file(mine, theirs))
+                    error(mine + ": " + other->getLabel() +
+                          " writes this file, too; give each action files of its own.");
+    }
     for (const std::string& path : {state_.path, contribution})
         if (getRestart() && restart_.empty() && file_exists(path))
             error(path +
@@ -271,13 +285,17 @@ void BabfAction::check_outputs() {
     check_writable_outputs();
 }
 
+// All files that this action replaces; empty names of those that it does not.
+std::vector<std::string> BabfAction::outputs() const {
+    return {state_.path, profile_.path, walkers_ ? walkers_->path() : std::string()};
+}
+
 // A run must not learn for hours and lose it because a path is wrong.
 void BabfAction::check_writable_outputs() {
     std::string problem;
     if (comm.Get_rank() == 0) {
         try {
-            for (const std::string& path :
-                 {state_.path, profile_.path, walkers_ ? walkers_->path() : std::string()})
+            for (const std::string& path : outputs())
                 if (!path.empty())
                     check_writable(path);
         } catch (const std::runtime_error& failure) {
@@ -310,8 +328,12 @@ std::optional<int> BabfAction::parse_stride(const std::string& key) {
     if (stride == absent)
         return std::nullopt;
     if (stride < 1)
-        error(key + "=" + std::to_string(stride) + " must be a positive number of steps.");
+        refuse_stride(key, stride);
     return stride;
+}
+
+void BabfAction::refuse_stride(const std::string& key, int stride) {
+    error(key + "=" + std::to_string(stride) + " must be a positive number of steps.");
 }
 
 } // namespace plumed_cv

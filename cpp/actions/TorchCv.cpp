@@ -150,11 +150,9 @@ TorchCv::TorchCv(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao), Action
     const std::size_t n = getNumberOfArguments();
     if (atoms.empty() == (n == 0))
         error("give either the values (ARG) or the atoms (ATOMS) that the model takes.");
-#if !PLUMED_CV_BEFORE_2_10
     for (const PLMD::Value* argument : getArguments())
-        if (argument->getRank() > 0)
+        if (compat::rank(*argument) > 0)
             error(argument->getName() + " is not a single number; give its elements one by one.");
-#endif
     if (!atoms.empty() && usingNaturalUnits())
         error("the model takes angstrom, so UNITS NATURAL cannot be used with ATOMS; give real "
               "units.");

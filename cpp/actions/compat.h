@@ -83,6 +83,16 @@ inline void add_doi(PLMD::Keywords& keys, const std::string& doi) {
     add_doi(keys, doi, 0);
 }
 
+/// The number of dimensions of a value: 0 for a single number, up to 2.9 of every value.
+inline unsigned rank(const PLMD::Value& value) {
+#if PLUMED_CV_BEFORE_2_10
+    static_cast<void>(value);
+    return 0;
+#else
+    return value.getRank();
+#endif
+}
+
 /// Whether another action has put a force on a value in this step, be it zero.
 inline bool is_forced(const PLMD::Value& value, std::vector<double>& derivatives) {
 #if PLUMED_CV_BEFORE_2_10

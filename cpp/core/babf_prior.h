@@ -171,6 +171,9 @@ inline std::vector<double> prior_derivative(const std::vector<Grid>& axes,
 inline std::vector<double> prior_of(const Table& table, const std::vector<Grid>& axes,
                                     const BabfLabels& labels, const std::string& path) {
     const std::size_t dimensions = axes.size();
+    if (const std::string* action = table.constant("action"); action && *action == "BABF_state")
+        throw std::runtime_error(path + ": is a state and no profile; give it to STATE_RFILE, or "
+                                        "give PRIOR the FES_FILE of that run.");
     if (table.fields.size() < dimensions + 1)
         throw std::runtime_error(path + (dimensions == 1
                                              ? ": needs two columns, the CV and its free energy."

@@ -115,7 +115,7 @@ class CollectiveVariable {
         for (std::size_t i = 0; i < atoms(); ++i) {
             const double square =
                 apart.x[i] * apart.x[i] + apart.y[i] * apart.y[i] + apart.z[i] * apart.z[i];
-            if (square > largest) {
+            if (square > largest || std::isnan(square)) {
                 largest = square;
                 farthest_ = i;
             }

@@ -45,8 +45,8 @@ inline void activate(Activation activation, std::size_t n, double* z, double* sl
     const auto decay = [](double x) { return std::exp(-std::abs(x)); };
     const auto sigmoid = [](double x, double decay) { return (x < 0 ? decay : 1) / (1 + decay); };
     switch (activation) {
-    case Activation::relu:
-        return each([](double x) { return std::pair(x > 0 ? x : 0.0, x > 0 ? 1.0 : 0.0); });
+    case Activation::relu: // NaN stays NaN
+        return each([](double x) { return std::pair(x < 0 ? 0.0 : x, x > 0 ? 1.0 : 0.0); });
     case Activation::tanh:
         return each([](double x) {
             const double t = std::tanh(x);

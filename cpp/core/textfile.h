@@ -297,9 +297,15 @@ inline std::string link_target(const std::string& path) {
     return target;
 }
 
-/// Throws unless `write_table` can make its new file.
+/// Throws unless `write_table` can make its new file. A folder or a device is not replaced.
 inline void check_writable(const std::string& path) {
-    const auto [file, temporary] = new_file_beside(link_target(path));
+    const std::string target = link_target(path);
+    std::error_code unknown;
+    if (std::filesystem::exists(target, unknown) &&
+        !std::filesystem::is_regular_file(target, unknown))
+        throw std::runtime_error(path + ": cannot be written: it is a folder or a device; give the "
+                                        "path of a file.");
+    const auto [file, temporary] = new_file_beside(target);
     if (file < 0)
         refuse_unwritable(path, errno);
     ::close(file);

@@ -79,6 +79,22 @@ TEST("value, gradient, strain derivative and deviation are those of the plain ev
                     }
 }
 
+TEST("of positions that are not numbers, nothing is a number") {
+    Random random(7);
+    for (const char* activation : activations)
+        for (const Drift drift : drifts) {
+            const auto model = test::parse(
+                test::random_model(random, {7, 5, {9}, 1}, activation, triclinic, drift));
+            CollectiveVariable cv(model);
+            auto positions = near(random, model);
+            positions[3 * 2 + 1] = NAN; // of one atom, neither the first nor the last
+            cv.evaluate(positions.data(), 1, triclinic);
+            CHECK(std::isnan(cv.value(0)));
+            CHECK(std::isnan(cv.deviation()));
+            CHECK(std::isnan(cv.largest_deviation()));
+        }
+}
+
 TEST("a linear model of one component") {
     Random random(2);
     const auto model = test::parse(test::random_model(random, {17, 1, {}, 1}, "relu", triclinic));

@@ -35,6 +35,7 @@ for command in (  # in this order in --help
     runs.run,
     runs.sample,
     results.rate,
+    results.committee,
     results.report,
     runs.path,
     results.harmonic,

@@ -181,6 +181,16 @@ def campaign(
         str | None,
         typer.Option(help="address or file of a dask scheduler whose workers do the events"),
     ] = None,
+    error: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1.0,
+            help="relative error of the diffusion coefficient (of the rate of all events, after "
+            "'discover') at every temperature, up to which the events that matter most get more "
+            "steps",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Do the runs of all events of a catalogue at all temperatures, and write one table of rates.
@@ -189,15 +199,22 @@ def campaign(
     reason, and the others are done; the exit status is then 1.
 
     Examples: plumed-cv campaign fe-vacancy --harmonic
-              plumed-cv campaign fe-vacancy
+              plumed-cv campaign fe-vacancy --error 0.1
     """
     from plumed_cv import workflow
 
+    if harmonic and error is not None:
+        raise UserError("--error: harmonic rates have no statistical error; leave it out.")
     if scheduler is not None and jobs > 1:
         raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
     with resumable():
         found = workflow.run_campaign(
-            catalogue, harmonic=harmonic, jobs=jobs, scheduler=scheduler, reporter=Bars()
+            catalogue,
+            harmonic=harmonic,
+            jobs=jobs,
+            scheduler=scheduler,
+            error=error,
+            reporter=Bars(),
         )
     if as_json:
         print(json.dumps(found, indent=2, allow_nan=False))

@@ -10,7 +10,7 @@ import typer
 from plumed_cv.cli.options import AsJson, check_folder
 from plumed_cv.common.bars import Bars, err
 from plumed_cv.common.errors import UserError
-from plumed_cv.terminal import print_harmonic, print_rate, print_surface, resumable
+from plumed_cv.terminal import print_committee, print_harmonic, print_rate, print_surface, resumable
 
 
 def rate(
@@ -50,6 +50,33 @@ def rate(
         print(workflow.transmission.in_words(result))
     else:
         print_rate(result)
+        print(f"Report: {report.write(run_directory)}")
+
+
+def committee(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    snapshots: Annotated[
+        int | None,
+        typer.Option(min=100, help="snapshots that each potential computes; 4000 if absent"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the error of the potential: barriers of the other potentials of the input.
+
+    The potentials of engine.committee compute forces and energies of snapshots of the run. What is
+    there is kept, so that more snapshots only add to it. 'plumed-cv run' does this by itself once
+    it has converged.
+
+    Example: plumed-cv committee demo/run --snapshots 8000
+    """
+    from plumed_cv import report, workflow
+
+    with resumable():
+        result = workflow.committee.of_directory(run_directory, Bars(), snapshots=snapshots)
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        print_committee(result)
         print(f"Report: {report.write(run_directory)}")
 
 

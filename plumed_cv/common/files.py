@@ -1,5 +1,6 @@
 """Files that are either complete or absent: written to a temporary name, then renamed; locks."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -72,6 +73,36 @@ def read_json(path: Path) -> dict[str, Any]:
             "again."
         ) from None
     return content
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes_of_named(values: Any, folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that words of nested dictionaries and lists name, by these words.
+
+    Parameters
+    ----------
+    values
+        The values of an input, for example those of its engine.
+    folder
+        To which the names are relative.
+    """
+    words = [word for text in _texts(values) for word in text.split()]
+    named = {word: folder / word for word in words if (folder / word).is_file()}
+    return {word: sha256(file) for word, file in named.items()}
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """All strings in nested dictionaries and lists."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts(value)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationError,
+    model_validator,
 )
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -26,6 +28,36 @@ class EngineSection(Section):
     directory: Path | None = Field(
         None, description="folder of relative file names; the folder of the input if absent"
     )
+    committee: list[dict[str, Any]] = Field(
+        [],
+        description="other potentials, whose barriers follow from the snapshots of a converged run "
+        "(docs/committee.md): a table of keys of this section for each. With name the table is a "
+        "whole section, otherwise keys that it lacks are those of the run",
+    )
+
+    @property
+    def members(self) -> "list[Engine]":
+        """The other potentials as sections of the input."""
+        return [self._member(table) for table in self.committee]
+
+    def _member(self, table: dict[str, Any]) -> "Engine":
+        section: dict[str, Any] = {"directory": self.directory}
+        if "name" not in table:
+            section = self.model_dump(exclude={"committee"})
+            if "calculator" in table:
+                section.pop("arguments", None)  # they are those of another calculator
+        return _OneOfEngines(engine=section | table).engine
+
+    @model_validator(mode="after")
+    def _members_are_engines(self) -> "EngineSection":
+        for number, table in enumerate(self.committee, 1):
+            if "committee" in table:
+                raise ValueError(f"committee, member {number}: has a committee of its own")
+            try:
+                self._member(table)
+            except ValidationError as error:
+                raise ValueError(f"committee, member {number}: {first_mistake(error)}") from None
+        return self
 
 
 class Lammps(EngineSection):
@@ -112,3 +144,27 @@ Engine = Annotated[
     | Annotated[Ase, Tag("ase")],
     Discriminator(engine_name),
 ]
+
+
+class _OneOfEngines(Section):
+    engine: Engine
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake in an input, in words."""
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if isinstance(part, str)]
+    if parts[:1] == ["engine"]:
+        del parts[1:2]  # the name of the engine, by which its keys were chosen
+    place = ".".join(parts)
+    if first["type"] == "union_tag_invalid":
+        name = engine_name(first["input"])
+        return f"engine.name = {name!r}: the engines are lammps, gromacs and ase"
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"there is no key {place}; 'plumed-cv run --keys' lists all"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    where = f"{place}{given}: " if place else ""
+    return f"{where}{message}"

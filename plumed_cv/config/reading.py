@@ -11,7 +11,7 @@ from pydantic import (
 )
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.config.engines import ENGINES, EngineSection, engine_name
+from plumed_cv.config.engines import ENGINES, EngineSection, first_mistake
 from plumed_cv.config.sections import Config
 
 
@@ -34,24 +34,7 @@ def checked(content: dict[str, Any], source: Path | str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-    parts = [str(part) for part in first["loc"] if isinstance(part, str)]
-    if parts[:1] == ["engine"]:
-        del parts[1:2]  # the name of the engine, by which its keys were chosen
-    place = ".".join(parts)
-    if first["type"] == "union_tag_invalid":
-        name = engine_name(first["input"])
-        raise UserError(
-            f"{source}: engine.name = {name!r}: the engines are lammps, gromacs and ase."
-        )
-    if first["type"] == "missing":
-        raise UserError(f"{source}: {place} is missing.")
-    if first["type"] == "extra_forbidden":
-        raise UserError(f"{source}: there is no key {place}; 'plumed-cv run --keys' lists all.")
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    where = f"{place}{given}: " if place else ""
-    raise UserError(f"{source}: {where}{message}.")
+        raise UserError(f"{source}: {first_mistake(error)}.") from None
 
 
 def load(path: Path | str) -> Config:
@@ -86,6 +69,10 @@ def load(path: Path | str) -> Config:
         images = [folder / image for image in images]
     elif images is not None:
         images = folder / images
+        if images.is_dir():
+            from plumed_cv.paths.path import files_of_band  # SciPy takes a while
+
+            images = files_of_band(images)
     section = config.path.model_copy(update={"file": images})
     scheduler = config.sampling.scheduler
     if scheduler is not None and "://" not in scheduler:
@@ -104,7 +91,7 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
             yield from _keys("engine", EngineSection)
             for engine in ENGINES:
                 for key, default, meaning in _keys("engine", engine):
-                    if key not in ("engine.name", "engine.directory"):
+                    if key not in ("engine.name", "engine.directory", "engine.committee"):
                         yield f"{key} ({engine.__name__.lower()})", default, meaning
             continue
         section_model = field.annotation

@@ -84,9 +84,9 @@ class PathSection(Section):
     file: Path | list[Path] | None = Field(
         None,
         description="images of your own path: a file in any format that ASE reads (neb.traj@-9: "
-        "for the last nine images), or a list with one file for each image. If an image lacks "
-        "energy or forces, those of all images are computed. If absent, an elastic band between "
-        "system.initial and system.final",
+        "for the last nine images), a list with one file for each image, or the folder of a band "
+        "of VASP, with folders 00, 01, ... If an image lacks energy or forces, those of all images "
+        "are computed. If absent, an elastic band between system.initial and system.final",
     )
     images: Annotated[int, Field(ge=5)] = Field(
         19, description="images of the elastic band, including the end states"

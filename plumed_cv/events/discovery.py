@@ -26,7 +26,7 @@ from ase.io import read
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import locked, read_json, replacing, write_text
+from plumed_cv.common.files import hashes_of_named, locked, read_json, replacing, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
@@ -34,7 +34,7 @@ from plumed_cv.events.catalogue import read_template
 from plumed_cv.events.notebook import Notebook, checksum
 from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, defect_atoms
 from plumed_cv.paths import relax
-from plumed_cv.structures import cell_of, fix, held_atoms, oriented, read_structure
+from plumed_cv.structures import bare, cell_of, fix, held_atoms, oriented, read_structure
 from plumed_cv.structures.neighbours import Neighbours
 
 SEARCHES = 1000
@@ -107,9 +107,11 @@ def discover(
         raise UserError(f"{output}: exists already and has no searches; name another folder.")
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output}: its folder does not exist; make it first.")
+    engine_keys = {key: each for key, each in content["engine"].items() if key != "directory"}
     settings = {
         "structure": checksum(given),
-        "engine": {key: each for key, each in content["engine"].items() if key != "directory"},
+        "engine": engine_keys,
+        "engine.files": hashes_of_named(engine_keys, config.engine.directory or Path()),
         "fmax_eV_A": config.path.fmax_eV_A,
         "around": list(around),
         "radius_A": radius_A,
@@ -203,11 +205,7 @@ def _read(structure: Path, config: Config) -> Atoms:
             f"{structure}: is not periodic; equivalent events are told by the symmetry of a "
             "crystal or a surface, so give the structure a cell and pbc."
         )
-    atoms.calc = None
-    atoms.info.clear()
-    for name in set(atoms.arrays) - {"numbers", "positions"}:
-        del atoms.arrays[name]
-    return atoms
+    return bare(atoms)
 
 
 def _check_serials(around: Sequence[int], atoms: Atoms) -> None:

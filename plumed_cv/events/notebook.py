@@ -26,7 +26,7 @@ from plumed_cv.events.catalogue import INPUT, Event, Numbers, write_catalogue, w
 from plumed_cv.events.confidence import Confidence
 from plumed_cv.events.saddles import SAME_A, SAME_EV, SAME_SADDLE_A, Saddle, Searcher
 from plumed_cv.rates.multiplicity import multiplicity
-from plumed_cv.structures import cell_of, drift_of, held_atoms
+from plumed_cv.structures import OF_DYNAMICS, cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import Array
 
 ABOVE_LOWEST = 1.5  # default limit of the barriers, in units of the lowest one
@@ -413,9 +413,11 @@ class _FinalKinds:
 
 
 def checksum(atoms: Atoms) -> str:
-    """CRC-32 of a structure, to 1e-6 angstrom."""
+    """CRC-32 of a structure and of what its dynamics depends on, to 1e-6 angstrom."""
+    others = [atoms.arrays[name].tolist() for name in OF_DYNAMICS if name in atoms.arrays]
     text = json.dumps(
         [
+            *others,
             atoms.get_chemical_symbols(),
             (np.round(atoms.positions, 6) + 0.0).tolist(),
             (np.round(cell_of(atoms), 6) + 0.0).tolist(),

@@ -162,8 +162,9 @@ class Basins:
         """
         density = np.nan_to_num(np.exp(-A / kT))
         steps = 0.5 * (density[1:] + density[:-1]) * np.diff(self.along.position)
-        until = np.concatenate([[0.0], np.cumsum(steps)])
-        return np.diff(until[[self.first, *self.surfaces, self.last]])
+        # A difference of cumulative sums would lose basins with a share below 1e-16.
+        ends = pairwise([self.first, *self.surfaces, self.last])
+        return np.array([steps[begin:end].sum() for begin, end in ends])
 
 
 def find(grid: Grid, W: Array, states: tuple[float, float], kT: float) -> Basins | None:

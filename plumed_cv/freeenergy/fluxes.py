@@ -98,6 +98,8 @@ class Flux:
     W
         -kT ln of the mass-weighted flux through the surface of each node, (n,), eV, up to a
         constant. The rate of a step follows from its maximum between the two basins.
+    F
+        The same with |grad xi|, from whose maximum the flux barrier follows.
 
     Notes
     -----
@@ -116,6 +118,7 @@ class Flux:
     populations: tuple[Estimate, ...] = ()
     basins: Basins | None = None
     W: Array | None = None
+    F: Array | None = None
 
     def widened(self, factor: float) -> "Flux":
         """Return the flux with all errors times a factor."""
@@ -277,6 +280,7 @@ def estimate_flux(
         populations=tuple(replace(each, unit="") for each in found[2 + 4 * number : -number]),
         basins=basins,
         W=W[1],
+        F=W[0],
     )
 
 

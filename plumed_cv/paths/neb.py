@@ -14,6 +14,7 @@ from ase.mep.neb import NEB, NEBOptimizer
 from ase.optimize import FIRE, LBFGS
 from ase.optimize.optimize import Optimizer
 from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.paths.path import EnergyPath
@@ -41,9 +42,23 @@ _MEMORY, _LEAST_MEMORY, _MOST_NUMBERS = 100, 5, 30_000_000
 # number, and those within the second one of them (angstrom), but not more than the third.
 _MOVES_A, _NEAR_A, _MOST_APART = 0.1, 6.0, 1000
 
+# A band between symmetric states begins on their symmetry element and feels no force away from it.
+# If the highest image has a second mode with a curvature (eV/A^2) below this number, the band is on
+# a ridge. It is then moved along this mode, the atom that moves most by so many angstrom.
+_RIDGE_EV_A2, _PUSH_A, _MOST_PUSHES = -0.1, 0.1, 3
+
+# Length of the displacements for curvatures, over all atoms, angstrom; curvature that motions of
+# the whole structure get, eV/A^2, so that they are not among the lowest modes.
+_PROBE_A, _STIFF_EV_A2 = 0.03, 10.0
+
 # Of a state when all its atoms are moved together: what is more is no error of the calculator's.
 # Where it is, the final state stays where it is, which does no harm.
 MOST_CHANGE_EV, MOST_PULL_EV_A = 1e-4, 1e-3
+
+# No tolerance of the relaxation is smaller than so many times the noise of the forces.
+_ABOVE_NOISE = 5.0
+MOST_NOISE_EV_A = 0.01
+_NOISE_STEP_A = 1e-3
 
 
 def minimum_energy_path(
@@ -56,13 +71,15 @@ def minimum_energy_path(
     progress: Progress = lambda fmax, stage: None,
     interpolation: Literal["idpp", "linear"] = "idpp",
     begin: EnergyPath | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> EnergyPath:
     """Relax two end states and find the minimum energy path between them.
 
     Climbing-image nudged elastic band with improved tangents. Atoms that are fixed in the end
     states (`FixAtoms`) do not move. If the energy does not change when all atoms move together,
     the final state is shifted so that the band does not drift. In an external field or between
-    walls it is not shifted.
+    walls it is not shifted. If the highest image is on a ridge, as between two symmetric paths, the
+    band is moved to one side and relaxed again.
 
     Parameters
     ----------
@@ -74,6 +91,7 @@ def minimum_energy_path(
         Number of images K, end states included.
     fmax_eV_A
         Largest remaining force on an atom, eV/A. For the images, the force orthogonal to the path.
+        It is larger if the noise of the forces demands it, as in single precision.
     max_steps
         Largest number of optimisation steps in each stage.
     progress
@@ -85,18 +103,22 @@ def minimum_energy_path(
     begin
         The initial path: a path of the same process with as many images, for example in a slightly
         different cell. It replaces `interpolation`.
+    say
+        Called with a sentence if the tolerance is larger than `fmax_eV_A`.
 
     Raises
     ------
     UserError
         If the end states do not belong together, relax to the same minimum, fix other atoms or
-        fix them at other positions, or if the forces do not converge within `max_steps`.
+        fix them at other positions, if the noise of the forces is too large, or if the forces do
+        not converge within `max_steps`.
     """
     check_end_states(initial, final)
     check_range(initial, final)
     held = held_atoms(initial)
     start, end = initial.copy(), final.copy()
     hold(end, start)
+    fmax_eV_A = _above_noise(start, new_calculator, fmax_eV_A, say)
     for name, state in (("initial state", start), ("final state", end)):
         state.calc = new_calculator()
         relax(state, fmax_eV_A, name, max_steps, progress)
@@ -126,14 +148,78 @@ def minimum_energy_path(
             _keep_apart(images)
     for image in images[1:-1]:
         image.calc = new_calculator()
-    _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
-    band.climb = True
-    # FIRE needs more steps for more images, and L-BFGS diverges in shallow valleys.
-    adaptive = NEBOptimizer(band, logfile=None)
-    _minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
+    for pushes in range(_MOST_PUSHES + 1):
+        band.climb = False
+        _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
+        band.climb = True
+        # FIRE needs more steps for more images, and L-BFGS diverges in shallow valleys.
+        adaptive = NEBOptimizer(band, logfile=None)
+        _minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
+        away = None
+        if pushes < _MOST_PUSHES:
+            away = _away_from_ridge(images, new_calculator)
+        if away is None:
+            break
+        for image, share in zip(images[1:-1], np.linspace(0.0, 1.0, n_images)[1:-1], strict=True):
+            image.positions += _PUSH_A * np.sin(np.pi * share) * away
     for image in images[1:-1]:
         _keep(image)
     return EnergyPath(tuple(images))
+
+
+def noise_of_forces(state: Atoms, calculator: Calculator) -> float:
+    """Return the noise of the forces near a structure, eV/A: standard deviation of a component.
+
+    Third differences of the forces at four structures in a row, 0.001 A from one to the next, are
+    noise: what the potential itself contributes is smaller by a factor of 1e-9/A^3. Their median
+    counts, so that a few atoms that cross the cutoff of a potential are no noise.
+
+    Parameters
+    ----------
+    state
+        The structure.
+    calculator
+        Computes its forces.
+    """
+    direction = np.random.default_rng(0).normal(size=(len(state), 3))
+    direction /= np.linalg.norm(direction, axis=1)[:, None]
+    third = np.zeros((len(state), 3))
+    for k, factor in enumerate((1.0, -3.0, 3.0, -1.0)):
+        moved = state.copy()
+        moved.positions = state.positions + k * _NOISE_STEP_A * direction
+        moved.calc = calculator
+        third += factor * moved.get_forces(apply_constraint=False)
+    return float(np.median(np.abs(third)) / (0.6745 * np.sqrt(20.0)))
+
+
+def _above_noise(
+    state: Atoms,
+    new_calculator: Callable[[], Calculator],
+    fmax_eV_A: float,
+    say: Callable[[str], None],
+) -> float:
+    """Return the tolerance of the band, such that a tenth of it is well above the noise.
+
+    Raises
+    ------
+    UserError
+        If the noise is so large that no path can be found.
+    """
+    noise = noise_of_forces(state, new_calculator())
+    if noise > MOST_NOISE_EV_A:
+        raise UserError(
+            f"The forces have a noise of {noise:.2g} eV/A: they do not change evenly when atoms "
+            "move by 0.001 A, so that no path can be found; compute them in double precision, or "
+            "converge them better."
+        )
+    least = 10.0 * _ABOVE_NOISE * noise
+    if least <= fmax_eV_A:
+        return fmax_eV_A
+    say(
+        f"The forces have a noise of {noise:.1g} eV/A, so the path is relaxed to {least:.2g} eV/A "
+        f"instead of {fmax_eV_A:g} eV/A."
+    )
+    return least
 
 
 def _keep_apart(images: Sequence[Atoms]) -> None:
@@ -220,6 +306,72 @@ def with_forces(
         complete.append(atoms)
         progress(len(complete))
     return complete
+
+
+def _away_from_ridge(
+    images: Sequence[Atoms], new_calculator: Callable[[], Calculator]
+) -> NDArray[np.float64] | None:
+    """Direction in which a band falls from a ridge; None if it is not on a ridge.
+
+    At a saddle point of the first order only the mode along the path has a negative curvature.
+
+    Parameters
+    ----------
+    images
+        The converged band, with energies.
+    new_calculator
+        Makes a calculator.
+
+    Returns
+    -------
+    ndarray or None
+        The second unstable mode of the highest image without its part along the path, (N, 3). The
+        longest displacement of an atom is 1.
+    """
+    top = int(np.argmax([image.get_potential_energy() for image in images]))
+    if top in (0, len(images) - 1):
+        return None
+    probe, place = images[top].copy(), images[top].positions
+    probe.calc = new_calculator()
+    held = held_atoms(probe)
+    free = np.setdiff1d(np.arange(len(probe)), held)
+
+    def curve(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Product of the Hessian and a direction, (3F,), by central differences of forces."""
+        step = np.zeros_like(place)
+        step[free] = direction.reshape(-1, 3)
+        shift = np.zeros(3) if len(held) else step.mean(axis=0)
+        step[free] -= shift
+        length = np.linalg.norm(step)
+        forces = []
+        for sign in (1.0, -1.0):
+            probe.positions = place + sign * _PROBE_A * step / max(length, 1e-12)
+            forces.append(probe.get_forces()[free])
+        product = (forces[1] - forces[0]) * length / (2.0 * _PROBE_A)
+        if not len(held):
+            product -= product.mean(axis=0)
+        return np.ravel(product + _STIFF_EV_A2 * shift)
+
+    size = 3 * len(free)
+    try:
+        curvatures, modes = eigsh(
+            LinearOperator((size, size), matvec=curve, dtype=float),
+            k=2,
+            which="SA",
+            v0=np.random.default_rng(0).normal(size=size),
+            ncv=min(20, size),
+            maxiter=10,
+            tol=0.1,
+        )
+    except ArpackNoConvergence:  # modes near zero, so there is no second one far below it
+        return None
+    if curvatures.max() > _RIDGE_EV_A2:
+        return None
+    tangent = (images[top + 1].positions - images[top - 1].positions)[free].ravel()
+    along = modes.T @ tangent
+    away = np.zeros_like(place)
+    away[free] = (modes @ (-along[1], along[0])).reshape(-1, 3)
+    return np.asarray(away / np.linalg.norm(away, axis=1).max())
 
 
 def _is_somewhere(

@@ -274,6 +274,36 @@ def load_path(
     return EnergyPath(tuple(images), name)
 
 
+def files_of_band(folder: Path | str) -> list[Path]:
+    """Files of the images in a folder of VASP's elastic bands, in order.
+
+    Parameters
+    ----------
+    folder
+        Contains folders with numbers as names: 00, 01, ... In each, OUTCAR is used if there is one,
+        otherwise CONTCAR, otherwise POSCAR. Empty files do not count.
+
+    Raises
+    ------
+    UserError
+        If there are no such folders, or one has none of the files.
+    """
+    numbered = [each for each in Path(folder).iterdir() if each.name.isdigit() and each.is_dir()]
+    files = []
+    for image in sorted(numbered, key=lambda each: int(each.name)):
+        given = [image / name for name in ("OUTCAR", "CONTCAR", "POSCAR")]
+        there = [file for file in given if file.is_file() and file.stat().st_size]
+        if not there:
+            raise UserError(f"{image}: has no OUTCAR, CONTCAR or POSCAR.")
+        files.append(there[0])
+    if not files:
+        raise UserError(
+            f"{folder}: is a folder without the folders 00, 01, ... of an elastic band; give the "
+            "file of the path, or a list with one file for each image."
+        )
+    return files
+
+
 def read_images(
     files: Files,
     say: Callable[[str], None] = lambda text: None,
@@ -287,8 +317,8 @@ def read_images(
     Parameters
     ----------
     files
-        One file with all images, or several files in order. Each of several files gives its last
-        structure, like the OUTCAR files of an elastic band.
+        One file with all images, a folder as for `files_of_band`, or several files in order. Each
+        of several files gives its last structure, like the OUTCAR files of an elastic band.
     say
         Called with a sentence about each change of the images.
     species
@@ -306,6 +336,8 @@ def read_images(
         the atoms, the cell or the fixed atoms, if numbers are not finite, if an atom moves by half
         of the cell, if a file contains several bands, or if there are other constraints.
     """
+    if isinstance(files, Path | str) and Path(files).is_dir():
+        files = files_of_band(files)
     name = name_of(files)
     if isinstance(files, Path | str):
         given = read_structures(files, species=species)

@@ -14,6 +14,7 @@ symmetry of the initial state.
 from plumed_cv.rates.events import Events
 from plumed_cv.rates.shots import Leg, Outcome, Relaxed, Shooter, Shot, spread_order
 from plumed_cv.rates.surface import (
+    NoShotsError,
     Snapshot,
     Surface,
     find_surfaces,
@@ -26,6 +27,7 @@ __all__ = [
     "MOST_RETURNS",
     "Events",
     "Leg",
+    "NoShotsError",
     "Outcome",
     "Relaxed",
     "Shooter",

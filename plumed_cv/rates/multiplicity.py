@@ -98,6 +98,55 @@ def multiplicity(
     return Multiplicity(np.array(events), len(operations), tolerance_A)
 
 
+def equal_saddle_points(
+    initial: Atoms, final: Atoms, saddle: Array, tolerance_A: float = symmetry.TOLERANCE_A
+) -> int:
+    """Count the saddle points between two states that their symmetry makes out of one.
+
+    A saddle point beside a mirror plane of the process has an equal one on the other side.
+
+    Parameters
+    ----------
+    initial, final, tolerance_A
+        As for `multiplicity`.
+    saddle
+        Positions at the saddle point, (N, 3), angstrom.
+
+    Returns
+    -------
+    int
+        1 without a cell.
+
+    Raises
+    ------
+    UserError
+        If the initial state is a perfect crystal with too many operations.
+    """
+    cell, drift = cell_of(initial), drift_of(initial)
+    if not cell.any():
+        return 1
+    step, top = (
+        displacements(positions, cell, initial.positions, cell, drift)
+        for positions in (final.positions, saddle)
+    )
+    operations = symmetry.of_structure(
+        initial.get_chemical_symbols(), initial.positions, cell, tolerance_A, held_atoms(initial)
+    )
+    limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
+    found: list[Array] = []
+    for operation in operations:
+        if _apart(operation.turn(step), step) < limit:  # it keeps both states
+            image = operation.turn(top)
+            if all(_apart(image, other) >= limit for other in found):
+                found.append(image)
+    return len(found)
+
+
+def _apart(u: Array, other: Array) -> float:
+    """Largest distance of an atom between two structures, angstrom."""
+    return float(np.linalg.norm(u - other, axis=1).max())
+
+
 def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
     """Refuse events whose final states differ in energy, for example in an external field.
 

@@ -19,6 +19,10 @@ WINDOWS_KT = ((0.1, 400), (0.25, 400), (0.5, 200), (1.0, 50), (2.0, 10), (4.0, 1
 NEAR = 0.02  # largest distance in xi from a surface that is not the top of W
 
 
+class NoShotsError(UserError):
+    """The samples do not allow shots from a dividing surface."""
+
+
 @dataclass(frozen=True, eq=False)
 class Surface:
     """A dividing surface between two basins.
@@ -74,7 +78,7 @@ def find_surfaces(grid: Grid, flux: Flux) -> list[Surface]:
 
     Raises
     ------
-    UserError
+    NoShotsError
         If a basin has no core because W does not decrease to half of its height beside the surface.
     """
     assert flux.basins is not None
@@ -92,7 +96,7 @@ def find_surfaces(grid: Grid, flux: Flux) -> list[Surface]:
             places = span[(span - top) * way > 0]
             inside = places[W[places] <= half]
             if not len(inside):
-                raise UserError(
+                raise NoShotsError(
                     f"the basin at xi = {xi[minimum]:.2f} is too flat to tell when a trajectory "
                     "has reached it; there is no transmission coefficient"
                 )
@@ -167,7 +171,7 @@ def select_snapshots(
 
     Raises
     ------
-    UserError
+    NoShotsError
         If there is no such snapshot.
     """
     windows = [(surface.xi - NEAR, surface.xi + NEAR, 1)]
@@ -177,7 +181,7 @@ def select_snapshots(
         chosen = [snapshot for snapshot in found if low < snapshot.xi < high]
         if len(chosen) >= enough:
             return chosen
-    raise UserError(
+    raise NoShotsError(
         f"no snapshot of the sampling lies near the dividing surface at xi = {surface.xi:.3f}; "
         "raise sampling.steps and run again"
     )

@@ -157,6 +157,35 @@ def lines(
         return _svg(figure, name, alt)
 
 
+def differences(
+    curves: Sequence[tuple[str, Array, Array, Array]], spread: tuple[Array, Array], alt: str
+) -> Markup:
+    """Profiles of other potentials minus that of the run, with errors, and their spread.
+
+    Parameters
+    ----------
+    curves
+        Label, CV, difference and its error, eV, (n,) each.
+    spread
+        CV and standard deviation of all potentials, eV.
+    alt
+        Description of the chart.
+    """
+    with rc_context(_STYLE):
+        figure, axes = _figure(5.0, 3.4)
+        axes.fill_between(
+            spread[0], -spread[1], spread[1], color=MUTED, alpha=0.2, linewidth=0, label="spread"
+        )
+        for k, (label, xi, value, error) in enumerate(curves):
+            colour, dash = figures.look(k, len(curves))
+            draw_band(axes, xi, value, error, color=colour, linestyle=dash, label=label)
+        axes.set_xlabel("collective variable ξ")
+        axes.set_ylabel("profile minus that of the run (eV)")
+        axes.margins(x=0)
+        figures.legend(axes)
+        return _svg(figure, "committee", alt)
+
+
 def arrhenius(
     rows: Sequence[dict[str, Any]], curve: tuple[Array, Array] | None, alt: str
 ) -> Markup:

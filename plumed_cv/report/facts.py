@@ -7,6 +7,7 @@ import base64
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import workflow
+from plumed_cv.common.files import sha256
 from plumed_cv.common.numbers import (
     cv_in_words,
     duration,
@@ -29,7 +31,6 @@ from plumed_cv.cv import selection
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
 from plumed_cv.report.run_charts import charts_of
-from plumed_cv.workflow import provenance
 
 _KJ_MOL = units.mol / units.kJ  # kJ/mol per eV
 _HASHED = ("cv.safetensors", "fes.dat", "babf.state", "plumed.dat", "result.json", "path.xyz")
@@ -50,6 +51,7 @@ def of(run: Run) -> dict[str, Any]:
         "status": _status(run),
         "answer": _answer(run),
         "rate": _rate(run),
+        "committee": _committee(run),
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
@@ -59,9 +61,7 @@ def of(run: Run) -> dict[str, Any]:
         "input": _input_text(run),
         "starts": run.starts,
         "seed": run.given["iteration"]["seed"],
-        "hashes": [
-            (name, provenance.sha256(root / name)) for name in _HASHED if (root / name).exists()
-        ],
+        "hashes": [(name, sha256(root / name)) for name in _HASHED if (root / name).exists()],
         "production": _text(root / "plumed.dat") if run.ended else None,
         "downloads": _downloads(run),
     }
@@ -210,6 +210,33 @@ def _rate(run: Run) -> dict[str, Any] | None:
     }
 
 
+def _committee(run: Run) -> dict[str, Any] | None:
+    """Barriers of the other potentials; None if they have not been computed."""
+    given = run.result if run.ended else None
+    if given is None or given.get("committee") is None:
+        return None
+    found = given["committee"]
+    names = ("difference", "same_structures", "second_order", "reweighted")
+    return {
+        "error": energy_in_words(given, "model_error", "eV"),
+        "sentence": workflow.committee.in_words(given),
+        "first": found["potential"],
+        "barrier": energy_in_words(given, "flux_barrier"),
+        "members": [
+            {
+                "number": number,
+                "potential": member["potential"],
+                "barrier": energy_in_words(member, "flux_barrier"),
+                "by": member["by"],
+                "effective": f"{member['effective_snapshots']:.0f}",
+            }
+            | {name: energy_in_words(member, name) for name in names}
+            for number, member in enumerate(found["members"], 1)
+        ],
+        "notes": [member["note"] for member in found["members"] if member["note"]],
+    }
+
+
 def _of_factor(rate: float | None, factor: float | None) -> str:
     """A rate per second whose error is a factor."""
     return scientific(rate, error_of_factor(rate, factor), "s⁻¹")
@@ -225,6 +252,8 @@ def _steps(run: Run) -> list[dict[str, Any]]:
     steps, populations = given.get("steps") or [], given.get("populations") or []
     if len(steps) < 2:
         return []
+    unknown = [None] * (len(steps) + 1)
+    ends = pairwise("—" if x is None else f"{100 * x:.3g}" for x in populations or unknown)
     return [
         {
             "number": k,
@@ -237,10 +266,10 @@ def _steps(run: Run) -> list[dict[str, Any]]:
             "reverse_rate": scientific(
                 step.get("reverse_rate_per_s"), step.get("reverse_rate_error_per_s"), ""
             ),
-            "population": f"{100 * populations[k - 1]:.3g}" if k <= len(populations) else "—",
-            "population_behind": f"{100 * populations[k]:.3g}" if k < len(populations) else "—",
+            "population": before,
+            "population_behind": behind,
         }
-        for k, step in enumerate(steps, start=1)
+        for k, (step, (before, behind)) in enumerate(zip(steps, ends, strict=True), start=1)
     ]
 
 

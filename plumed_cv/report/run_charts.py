@@ -83,9 +83,32 @@ def charts_of(run: Run) -> dict[str, Markup]:
             f"the path; {', '.join(means)}; equivalent below {tolerance:g}",
             limit=(f"largest mean of equivalent CVs: {tolerance:g}", tolerance),
         )
+    _committee_figure(run, figures)
     _rate_figures(run, figures)
     _training_figures(run, figures)
     return figures
+
+
+def _committee_figure(run: Run, figures: dict[str, Markup]) -> None:
+    found = (run.result or {}).get("committee") if run.ended else None
+    if not found:
+        return
+    xi, spread = (np.array(found[key], dtype=float) for key in ("xi", "spread_eV"))
+    curves = [
+        (
+            f"{number}: {member['potential']}",
+            xi,
+            np.array(member["along_eV"], dtype=float),
+            np.array(member["along_error_eV"], dtype=float),
+        )
+        for number, member in enumerate(found["members"], 1)
+    ]
+    figures["committee"] = charts.differences(
+        curves,
+        (xi, spread),
+        "Profile of each other potential minus that of the run, in eV, against the collective "
+        f"variable; they differ most at {cv_in_words(found['disagree_most_at_xi'])}",
+    )
 
 
 def _rate_figures(run: Run, figures: dict[str, Markup]) -> None:

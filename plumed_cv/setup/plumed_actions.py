@@ -4,6 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ase import units
+
+from plumed_cv.common.errors import UserError
+
 # PLUMED actions that apply forces: those of the modules bias, opes, ves, drr, eds, fisst, funnel,
 # isdb, logmfd and maze, an input within the input (PLUMED), and those of plumed_cv.
 _BIASES = {
@@ -14,6 +18,9 @@ _BIASES = {
 }
 _KINDS_OF_BIASES = ("MAZE_", "OPES_")
 _SCORE = "DOSCORE"  # a flag with which observables of the module isdb apply forces
+
+_LENGTHS_NM = {"nm": 1.0, "A": 0.1, "um": 1e3, "Bohr": 0.1 * units.Bohr}
+_MASSES_AMU = {"amu": 1.0}
 
 
 class Action(NamedTuple):
@@ -82,6 +89,52 @@ def all_actions(plumed_dat: str, folder: Path) -> Iterator[Action]:
                 yield from expanded(more)
 
     return expanded(plumed_dat)
+
+
+def units_of(plumed_dat: str, folder: Path) -> tuple[float, float] | None:
+    """Return the units of length (angstrom) and mass (amu) of an input.
+
+    Parameters are those of `all_actions`.
+
+    Returns
+    -------
+    tuple or None
+        None for UNITS NATURAL, whose units have no size.
+
+    Raises
+    ------
+    UserError
+        If PLUMED does not know a unit either.
+    """
+    given = {"LENGTH": "nm", "MASS": "amu"}
+    for action in all_actions(plumed_dat, folder):
+        if action.name == "UNITS":
+            if "NATURAL" in action.words:
+                return None
+            given |= dict(word.split("=", 1) for word in action.words if "=" in word)
+    return length_in_angstrom(given["LENGTH"]), _size(given["MASS"], _MASSES_AMU)
+
+
+def length_in_angstrom(unit: str) -> float:
+    """Return PLUMED's unit of length, a name or a number of nm, in angstrom.
+
+    Raises
+    ------
+    UserError
+        If it is neither.
+    """
+    return 10.0 * _size(unit, _LENGTHS_NM)
+
+
+def _size(unit: str, names: dict[str, float]) -> float:
+    """Return the size of a unit, a name or a number, in the first of the named units."""
+    try:
+        return names[unit] if unit in names else float(unit)
+    except ValueError:
+        known = ", ".join(names)
+        raise UserError(
+            f"UNITS: {unit} is none of PLUMED's units {known} and no number; correct plumed.dat"
+        ) from None
 
 
 def _lines(plumed_dat: str) -> Iterator[list[str]]:

@@ -7,6 +7,8 @@ the order of atoms; `frame` has the displacement frame; `neighbours` finds atoms
 """
 
 from plumed_cv.structures.atoms import (
+    OF_DYNAMICS,
+    bare,
     cell_of,
     drift_of,
     fix,
@@ -36,7 +38,9 @@ from plumed_cv.structures.reading import (
 
 __all__ = [
     "CLOSEST_A",
+    "OF_DYNAMICS",
     "Misplaced",
+    "bare",
     "cell_of",
     "check_atoms",
     "check_end_states",

@@ -15,6 +15,18 @@ from plumed_cv.structures.frame import Array, Drift, completed, in_words, neares
 
 LARGEST_MOVE_A = 1e-3  # of a fixed atom between two structures
 
+# Properties of atoms on which the dynamics depends, besides elements, positions and constraints.
+OF_DYNAMICS = ("masses", "initial_magmoms", "initial_charges")
+
+
+def bare(atoms: Atoms) -> Atoms:
+    """Return a copy that has only what the dynamics depends on."""
+    copy: Atoms = atoms.copy()
+    copy.info.clear()
+    for name in set(copy.arrays) - {"numbers", "positions", *OF_DYNAMICS}:
+        del copy.arrays[name]
+    return copy
+
 
 def has_forces(atoms: Atoms) -> bool:
     """Whether a structure has an energy and forces."""

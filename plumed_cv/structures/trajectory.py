@@ -125,6 +125,12 @@ def read_displacements(
     return found
 
 
+def length_of(file: Path) -> int:
+    """Number of structures of a DCD file."""
+    with quiet(), _dcd_file(file) as trajectory:
+        return len(trajectory)
+
+
 def positions_of(file: Path, number: int) -> Array:
     """Positions of one structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
     with quiet(), _dcd_file(file) as trajectory:

@@ -28,15 +28,16 @@ and the path between them, `learning` the collective variables, `defaults` their
 of an iteration, `results` the values of each iteration and the answer, `production` the plumed.dat
 of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
 would save, and `checks` whether the answer can be believed. `transmission` adds the rate to the
-answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `harmonic_theory`
-has the harmonic rate and the number of equivalent events, `temperatures` runs at several
-temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets the energy
-along a path back, without dynamics. `answer` (with `rate`) is the result as an object, `analysis`
-what samples say and how it converges, `from_atoms` a run without an input file. `campaign` does all
-events of a catalogue, and `diffusion` makes diffusion coefficients of their rates.
+answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `committee` finds
+the error of the potential. `harmonic_theory` has the harmonic rate and the number of equivalent
+events, `temperatures` runs at several temperatures, and `beginning` what one of them hands over to
+the next. `zero_kelvin` gets the energy along a path back, without dynamics. `answer` (with `rate`)
+is the result as an object, `analysis` what samples say and how it converges, `from_atoms` a run
+without an input file. `campaign` does all events of a catalogue, and `diffusion` makes diffusion
+coefficients of their rates.
 """
 
-from plumed_cv.workflow import transmission
+from plumed_cv.workflow import committee, transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.campaign import run_campaign
@@ -99,6 +100,7 @@ __all__ = [
     "anharmonicity",
     "as_json",
     "barriers",
+    "committee",
     "compare_harmonic",
     "complete",
     "compute_diffusion",

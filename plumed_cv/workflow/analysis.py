@@ -39,7 +39,7 @@ def read_sampled(
     ----------
     source
         The folder of an iteration, or state files of BABF; the columns of `colvar` beside each
-        state are read where they are those of an exported plumed.dat.
+        state are read where they are those of an exported plumed.dat, in any UNITS.
     independent
         Whether state files are of independent runs, not of one run as it went on.
 
@@ -57,7 +57,7 @@ def read_sampled(
     if len(files) == 1 and files[0].is_dir():
         return read_samples(files[0]), sampling.segments_by_walker(files[0])
     states = [freeenergy.read_state(file) for file in files]
-    printed = printed_beside(files)
+    printed = printed_beside(files, states)
     if independent:
         return Sampled(states, None, printed), [1] * len(states)
     return Sampled(freeenergy.blocks(states), None, printed), [len(states)]

@@ -56,6 +56,11 @@ class Result:
         return estimate_of(self.data, "flux_barrier")
 
     @property
+    def model_error(self) -> Estimate:
+        """Standard deviation of the flux barriers of the committee's potentials, eV."""
+        return estimate_of(self.data, "model_error")
+
+    @property
     def activation_free_energy(self) -> Estimate:
         """Activation free energy -kT ln(h rate / kT) of transition state theory, eV."""
         return estimate_of(self.data, "activation_free_energy")

@@ -34,11 +34,13 @@ from plumed_cv.common.files import locked, read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
+from plumed_cv.workflow.allocation import raise_work
 from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
-from plumed_cv.workflow.provenance import check_same_energies
+from plumed_cv.workflow.provenance import check_same_energies, refuse_other_input
 from plumed_cv.workflow.temperatures import COLUMNS
 
 HARMONIC = "harmonic"
+_ROUNDS = 5  # of raised steps
 _STOP = "stop"  # a file in the catalogue that ends all events
 _STOPPED = "stopped"
 _POLL_S = 0.5
@@ -81,6 +83,7 @@ def run_campaign(
     harmonic: bool = False,
     jobs: int = 1,
     scheduler: str | None = None,
+    error: float | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Do or continue the runs of all events of a catalogue, and write the table of rates.
@@ -95,6 +98,10 @@ def run_campaign(
         Number of events at the same time on this machine.
     scheduler
         Address or scheduler file of a dask scheduler whose workers do the events.
+    error
+        Relative error of the diffusion coefficient at every temperature, or of the rate of all
+        events together if they were discovered from one state. If it is larger, steps and shots of
+        the events that matter most to it are raised in their inputs, and these events continue.
     reporter
         Receives the progress.
 
@@ -107,8 +114,8 @@ def run_campaign(
     Raises
     ------
     UserError
-        If there is no catalogue, another campaign is at work in it, an input cannot be read, or
-        the events need more cores than there are.
+        If there is no catalogue, another campaign is at work in it, an input cannot be read,
+        the events need more cores than there are, or the error is unknown.
     """
     reporter = reporter or Log()
     catalogue = read_catalogue(folder)
@@ -116,14 +123,36 @@ def run_campaign(
     _check_inputs(catalogue, harmonic, jobs, scheduler)
     with _alone(catalogue.root):
         reasons: dict[str, str] = {}
-        with reporter.task("events", len(todo)) as update:
-            for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
-                if reason is not None:
-                    reasons[job.event] = reason
-                    reporter.say(f"{job.event}: set aside: {reason}")
-                update(done, job.event)
-                write_rates(catalogue, reasons)
+        _do(catalogue, todo, jobs, scheduler, reasons, reporter)
+        if error is not None:
+            for _ in range(_ROUNDS):
+                raised = raise_work(catalogue, error, reporter)
+                if not raised:
+                    break
+                again = [job for job in todo if job.event in raised]
+                _do(catalogue, again, jobs, scheduler, reasons, reporter)
+            else:
+                reporter.say("The steps were raised five times; start the campaign again to go on.")
         return write_rates(catalogue, reasons)
+
+
+def _do(
+    catalogue: Catalogue,
+    todo: Sequence[Job],
+    jobs: int,
+    scheduler: str | None,
+    reasons: dict[str, str],
+    reporter: Reporter,
+) -> None:
+    """Do these events; write the table after each, and the reasons of those that fail."""
+    with reporter.task("events", len(todo)) as update:
+        for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
+            reasons.pop(job.event, None)
+            if reason is not None:
+                reasons[job.event] = reason
+                reporter.say(f"{job.event}: set aside: {reason}")
+            update(done, job.event)
+            write_rates(catalogue, reasons)
 
 
 def write_rates(catalogue: Catalogue, reasons: dict[str, str]) -> dict[str, Any]:
@@ -196,16 +225,20 @@ def _of_runs(
         files = [root / f"{temperature_K:g}K" / "result.json" for temperature_K in kelvin]
         if (root / "rates.json").exists():
             aside = read_json(root / "rates.json").get("failures", [])
-    rows = []
+    rows, outdated = [], []
     for file in files:
         if not file.exists():
             continue
         result = read_json(file)
+        if reason := _of_another_input(catalogue, event, file.parent, result["temperature_K"]):
+            outdated.append({"temperature_K": result["temperature_K"], "reason": reason})
+            continue
         rate, _, factor, source = rate_of(result)
         row = _row(event, result["temperature_K"], source, rate, factor) | {
             "transmission": result.get("transmission"),
             "flux_barrier_eV": result.get("flux_barrier_eV"),
             "converged": result["converged"],
+            "rate_note": result.get("rate_note"),
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if source != "transition state theory":
@@ -220,7 +253,21 @@ def _of_runs(
             row["reverse_error_factor"] = result.get("reverse_rate_error_factor")
             _by_detailed_balance(row)
         rows.append(row)
-    return rows, [each for each in aside if not _has(rows, each["temperature_K"])]
+    aside = [each for each in aside if not _has([*rows, *outdated], each["temperature_K"])]
+    return rows, [*aside, *outdated]
+
+
+def _of_another_input(
+    catalogue: Catalogue, event: Event, run: Path, temperature_K: float
+) -> str | None:
+    """Why the results of a run are not those of the input of an event; None if they are."""
+    try:
+        config = catalogue.config(event)
+        config = config.model_copy(update={"system": config.system.at(temperature_K)})
+        refuse_other_input(run.absolute(), config)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _by_detailed_balance(row: dict[str, Any]) -> None:
@@ -249,18 +296,27 @@ def _of_harmonic(catalogue: Catalogue, event: Event) -> tuple[list[dict[str, Any
         return [], str(error)
     found = read_json(file)
     rows = []
+    equal, more = found.get("equal_saddle_points", 1), found.get("other_maxima", 0)
+    note = None
+    if more:
+        note = (
+            f"the path has {more} more {'maxima' if more > 1 else 'maximum'} of nearly the same "
+            "height, and the harmonic rate over the highest one alone is an upper bound"
+        )
     for k, at in enumerate(found["rates"]):
-        factor = found["prefactor_error_factor"]
-        row = _row(event, at["temperature_K"], HARMONIC, at["rate_per_s"], factor) | {
+        factor, rate = found["prefactor_error_factor"], equal * at["rate_per_s"]
+        row = _row(event, at["temperature_K"], HARMONIC, rate, factor) | {
             "flux_barrier_eV": at["flux_barrier_eV"],
             "converged": True,
+            "rate_note": note,
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if back := found.get("reverse"):
-            reverse, noise = back["rates"][k]["rate_per_s"], back["prefactor_error_factor"]
+            reverse = equal * back["rates"][k]["rate_per_s"]
+            noise = back["prefactor_error_factor"]
             kT = units.kB * at["temperature_K"]
             row["reverse_rate_per_s"], row["reverse_error_factor"] = reverse, noise
-            row["delta_F_eV"] = -kT * math.log(at["rate_per_s"] / reverse)
+            row["delta_F_eV"] = -kT * math.log(rate / reverse)
             row["delta_F_error_eV"] = kT * math.log(factor * noise)
         rows.append(row)
     return rows, None
@@ -276,6 +332,7 @@ def _row(
         "rate_per_s": rate,
         "error_factor": factor,
         "transmission": None,
+        "rate_note": None,
         "multiplicity": event.jump.multiplicity,
         "flux_barrier_eV": None,
         "source": source,

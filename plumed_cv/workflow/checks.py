@@ -15,7 +15,7 @@ from plumed_cv.common.numbers import with_error
 from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable, equivalence, symmetry
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.mep import path_of
+from plumed_cv.workflow.mep import LEAST_BARRIER_KT, path_of
 
 CROSSINGS = 10  # the relative error of an error bar from n events is 1/sqrt(2n): 22 %
 AT_SURFACE = 0.05  # largest 1 - cos at the dividing surface: 18 degrees, see docs/theory.md
@@ -256,6 +256,14 @@ def variable_check(
         part.get(f"similarity_{key}") for key in ("worst", "at_surface", "floor")
     )
     passed = _is_equivalent(mean, worst, surface, floor, limits.tolerance)
+    if _is_close(mean, floor, limits.tolerance) and surface is None:
+        return Check(
+            name,
+            None,
+            f"1 - cos of the learned collective variable is {mean:.3f} on average (equivalent up "
+            f"to {limits.tolerance:g}), but the dividing surface is unknown.",
+            mend="steps",
+        )
     noise = "" if floor is None else f" or {NOISE:g} times its noise, {floor:.3f}"
     words = [f"{mean:.3f} on average (equivalent up to {limits.tolerance:g}{noise})"]
     for value, place, most in (
@@ -277,10 +285,14 @@ def _is_equivalent(
     mean: float, worst: float | None, surface: float | None, floor: float | None, tolerance: float
 ) -> bool:
     """Whether two collective variables are equivalent, by their values of 1 - cos."""
-    close = mean <= max(tolerance, NOISE * (floor or 0.0))
     if worst is None or surface is None:
         return False
-    return close and worst <= WORST and surface <= AT_SURFACE
+    return _is_close(mean, floor, tolerance) and worst <= WORST and surface <= AT_SURFACE
+
+
+def _is_close(mean: float, floor: float | None, tolerance: float) -> bool:
+    """Whether the mean of 1 - cos is that of equivalent variables."""
+    return mean <= max(tolerance, NOISE * (floor or 0.0))
 
 
 def _same_barrier(
@@ -391,7 +403,16 @@ def _error(
     if value is None:
         note = part.get("note")
         sentence = f"The flux barrier is unknown{f': {note}' if note else ''}".rstrip(".") + "."
-        return Check(name, False, sentence, "" if note else more)
+        height = part.get("barrier_eV")
+        if height is not None and height < LEAST_BARRIER_KT * kT_eV:
+            remedy = (
+                f"The barrier is only {height / kT_eV:.1f} kT ({LEAST_BARRIER_KT:g} at least): "
+                "lower temperature_K, or choose deeper minima as end states, in a new directory."
+            )
+            return Check(name, False, sentence, remedy, "input")
+        if note:
+            more = "Set a larger sampling.margin in a new directory." if "grid" in note else ""
+        return Check(name, False, sentence, more)
     if error is None:
         sentence = "The error of the flux barrier is unknown: there are too few independent parts."
         return Check(name, False, sentence, more)

@@ -16,6 +16,7 @@ from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import path_of
 
 LEAST_RISE_KT = 3.0  # of the profile, from a state to the end of the grid
+OF_STATE = 0.1  # a state, not a basin between the states, is below this xi
 WIDER = 2.0  # the next margin, relative to one at whose end the profile is lower
 
 
@@ -107,7 +108,7 @@ def _needed(config: Config, files: RunDirectory, n: int) -> tuple[float, float]:
         kept.get("needed", (0.0, 0.0)),
         strict=True,
     ):
-        state = np.isfinite(A) & (xi < 0.5)
+        state = np.isfinite(A) & (xi < OF_STATE)
         # A[0] is unknown if nothing came to the end of the grid.
         rise = A[0] - A[state].min() if state.any() else np.nan
         is_low = rise < LEAST_RISE_KT * units.kB * config.system.temperature_K

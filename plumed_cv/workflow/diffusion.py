@@ -265,6 +265,9 @@ def _cautions(chosen: Sequence[dict[str, Any]]) -> Iterator[str]:
         )
     if open_ := [row["event"] for row in chosen if not row["converged"]]:
         yield f"not converged: the run of {', '.join(open_)}."
+    for row in chosen:
+        if row.get("rate_note") and (row["source"] != SOURCES[1] or row["converged"]):
+            yield f"the rate of {row['event']}: {row['rate_note']}."
 
 
 def _rates(

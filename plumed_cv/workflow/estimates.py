@@ -1,7 +1,7 @@
 """Estimates from the samples of an iteration: barriers, rates and populations with errors."""
 
+import math
 import operator
-import re
 from collections.abc import Sequence
 from functools import reduce
 from itertools import combinations
@@ -13,6 +13,7 @@ from scipy.stats import norm, t
 
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
+from plumed_cv.setup.plumed_actions import length_in_angstrom, units_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import earlier
 
@@ -23,6 +24,8 @@ MOST_BLOCKS = 60  # for errors; their time grows quadratically
 # The estimators. The second one also uses the snapshots of earlier iterations.
 MEAN_FORCE, POOLED = "mean force of the atoms", "mean force of the atoms in all iterations"
 HISTOGRAM = "histogram"
+
+_OF_FLUX = ("node-0", "gradnorm", "invmass")  # the components of AUTOENCODER that it needs
 
 
 class Sampled(NamedTuple):
@@ -146,7 +149,7 @@ def estimated(
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Estimated]:
-    """Return the result of each estimator by name; parameters as for `analysed`."""
+    """Return the result of each estimator by name; parameters as for `analyse_samples`."""
     estimates = {HISTOGRAM: estimate(found, None, walkers, states)}
     if found.mean_force is not None:
         if found.earlier is not None:
@@ -165,7 +168,7 @@ def estimate(
 ) -> Estimated:
     """Results of one estimator: mean force, with `earlier` or without, or histogram.
 
-    Parameters are those of `analysed` and `freeenergy.estimate_profile`.
+    Parameters are those of `analyse_samples` and `freeenergy.estimate_profile`.
     """
     unknown = freeenergy.Estimate(np.nan, np.nan)
     flux, note = freeenergy.Flux(unknown, unknown, unknown, np.nan), None
@@ -189,9 +192,7 @@ def _flux(
     states: tuple[float, float],
     earlier: freeenergy.Earlier | None = None,
 ) -> freeenergy.Flux:
-    xi, gradnorm, invmass = (
-        found.series[f"ae.{name}"] for name in ("node-0", "gradnorm", "invmass")
-    )
+    xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in _OF_FLUX)
     flux = freeenergy.estimate_flux(
         found.blocks,
         xi,
@@ -223,7 +224,7 @@ def of_few_crossings(
     Parameters
     ----------
     found, walkers, states
-        As for `analysed`.
+        As for `analyse_samples`.
     flux
         The flux of the histogram, with the minima of reactant and product.
 
@@ -290,6 +291,28 @@ def _step(step: freeenergy.Step) -> dict[str, float | None]:
     return result
 
 
+def relative_populations(steps: Sequence[dict[str, Any]]) -> Array | None:
+    """Populations of the basins before each step, relative to that of the reactant.
+
+    They follow from the rates by detailed balance. Unlike `populations` of result.json, they do not
+    need the whole basin of the product.
+
+    Parameters
+    ----------
+    steps
+        The steps in the format of result.json, at least one.
+
+    Returns
+    -------
+    (number of steps,)
+        None if a rate between two of these basins is unknown.
+    """
+    pairs = [[step["rate_per_s"], step["reverse_rate_per_s"]] for step in steps[:-1]]
+    if not all(rate for pair in pairs for rate in pair):
+        return None
+    return np.cumprod([1.0, *(forward / back for forward, back in pairs)])
+
+
 def course(
     found: Sampled,
     walkers: Sequence[int],
@@ -324,7 +347,8 @@ def crossings(
 ) -> int:
     """Number of passages of walkers from one state to the other.
 
-    After a segment that the guard ended, the next one starts a few snapshots before its end.
+    A segment starts where the last one ended, or at an earlier place if the guard ended that one at
+    once. A leap to the other state between two segments is no passage.
 
     Parameters
     ----------
@@ -338,10 +362,13 @@ def crossings(
     reactant, product = states
     number, first = 0, 0
     for segments in walkers:
-        place = np.concatenate(xi[first : first + segments] or [np.zeros(0)])
-        place = (place - reactant) / (product - reactant)
-        visits = np.select([place < 0.1, place > 0.9], [-1, 1])
-        number += int(np.count_nonzero(np.diff(visits[visits != 0])))
+        own = [part for part in xi[first : first + segments] if len(part)]
+        place = (np.concatenate(own or [np.zeros(0)]) - reactant) / (product - reactant)
+        starts = np.cumsum([len(part) for part in own], dtype=np.int64)[:-1]
+        leaps = starts[np.abs(place[starts] - place[starts - 1]) > 0.5]
+        for stretch in np.split(place, leaps):
+            visits = np.select([stretch < 0.1, stretch > 0.9], [-1, 1])
+            number += int(np.count_nonzero(np.diff(visits[visits != 0])))
         first += segments
     return number
 
@@ -382,7 +409,7 @@ def flux_barrier(
 
     xi, gradnorm, invmass = (
         [np.concatenate([found.series[f"ae.{name}"][k] for k in group]) for group in groups]
-        for name in ("node-0", "gradnorm", "invmass")
+        for name in _OF_FLUX
     )
     atoms = None
     if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
@@ -419,26 +446,50 @@ def cv_temperature(found: Sampled) -> freeenergy.Estimate:
     return freeenergy.Estimate(value, float((variance / (independent - 1)) ** 0.5))
 
 
-def printed_beside(states: Sequence[Path]) -> dict[str, list[Array]]:
+def printed_beside(
+    files: Sequence[Path], states: Sequence[freeenergy.State]
+) -> dict[str, list[Array]]:
     """Return the columns of the file `colvar` in the folder of each state file, by name.
 
-    The result is empty unless every state has a folder of its own with a `colvar` that has the
-    columns of an exported plumed.dat, in angstrom according to that plumed.dat.
+    The result is empty unless every state has a folder of its own with a `plumed.dat` and a
+    `colvar` that has the columns of an exported plumed.dat, or if UNITS is NATURAL. The gradients
+    are converted from the UNITS of plumed.dat to angstrom and amu.
+
+    Parameters
+    ----------
+    files, states
+        The state files, and what they contain.
+
+    Raises
+    ------
+    UserError
+        If a `colvar` is damaged, or the length unit of a state is not that of plumed.dat.
     """
-    folders = [state.parent for state in states]
+    folders = [file.parent for file in files]
     if len(set(map(Path.resolve, folders))) < len(folders):
         return {}
-    for folder in folders:
-        lines = folder / "plumed.dat"
-        if not ((folder / "colvar").is_file() and lines.is_file()):
+    printed = []
+    for folder, state in zip(folders, states, strict=True):
+        if not all((folder / name).is_file() for name in ("colvar", "plumed.dat")):
             return {}
-        if not re.search(r"(?m)^UNITS LENGTH=A\b", lines.read_text(encoding="utf-8")):
+        lines = (folder / "plumed.dat").read_text(encoding="utf-8")
+        units = units_of(lines, folder)
+        columns = sampling.read_colvar(folder / "colvar")
+        known = all(f"ae.{name}" in columns for name in _OF_FLUX)
+        if units is None or state.energy_unit != "eV" or not known:
             return {}
-    printed = [sampling.read_colvar(folder / "colvar") for folder in folders]
-    names = ("ae.node-0", "ae.gradnorm", "ae.invmass")
-    if not all(name in part for part in printed for name in names):
-        return {}
-    return {name: [part[name] for part in printed] for name in names}
+        length_A, mass_amu = units
+        if state.length_unit and not math.isclose(
+            length_in_angstrom(state.length_unit), length_A, rel_tol=1e-6
+        ):
+            raise UserError(
+                f"{folder / 'plumed.dat'}: its length unit is {length_A:g} angstrom, but that of "
+                f"the state is {state.length_unit}; put the plumed.dat of the run there, or "
+                "remove it to do without the flux barrier"
+            )
+        xi, gradnorm, invmass = (columns[f"ae.{name}"] for name in _OF_FLUX)
+        printed.append((xi, gradnorm / length_A, invmass / (length_A**2 * mass_amu)))
+    return {f"ae.{name}": [part[k] for part in printed] for k, name in enumerate(_OF_FLUX)}
 
 
 def barriers(profile: freeenergy.Profile) -> dict[str, float | None]:

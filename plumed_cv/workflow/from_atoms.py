@@ -19,7 +19,7 @@ from plumed_cv.common.progress import Callback, Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.paths.neb import minimum_energy_path
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures import check_end_states, oriented
+from plumed_cv.structures import bare, check_end_states, oriented
 from plumed_cv.workflow import procedure
 from plumed_cv.workflow.answer import Result, read_result
 
@@ -67,7 +67,7 @@ def run(
         logger "plumed_cv", level INFO.
     sections
         Sections of the input file with their keys, for example `sampling={"steps": 50_000}`;
-        `plumed-cv run --keys` lists them.
+        `plumed-cv run --keys` lists them. `engine={"committee": [...]}` may contain calculators.
 
     Raises
     ------
@@ -223,12 +223,21 @@ def _engine(
             "of the input file with its name)."
         )
     section: dict[str, Any] = {"directory": str(Path.cwd()), **(given or {})}
+    section["committee"] = [
+        member if isinstance(member, Mapping) else _ase(member, atoms)
+        for member in section.get("committee", [])
+    ]
     if potential is not None:
         section |= {"name": "lammps", "potential": list(potential)}
     if calculator is not None:
-        name, arguments = _by_name(calculator, atoms)
-        section |= {"name": "ase", "calculator": name, "arguments": arguments}
+        section |= _ase(calculator, atoms)
     return section
+
+
+def _ase(calculator: Any, atoms: Atoms) -> dict[str, Any]:
+    """The keys of a section that names an ASE calculator."""
+    name, arguments = _by_name(calculator, atoms)
+    return {"name": "ase", "calculator": name, "arguments": arguments}
 
 
 def _by_name(calculator: Any, atoms: Atoms) -> tuple[str, dict[str, Any]]:
@@ -290,14 +299,9 @@ def _check_same(calculator: Any, maker: type, arguments: dict[str, Any], atoms: 
 
 
 def _write(file: Path, atoms: Atoms) -> None:
-    """Write a structure, unless it exists; only properties that affect forces are written."""
-    bare = atoms.copy()
-    bare.info.clear()
-    kept = ("numbers", "positions", "masses", "initial_magmoms", "initial_charges")
-    for name in set(bare.arrays) - set(kept):
-        del bare.arrays[name]
+    """Write a structure, unless it exists."""
     text = io.StringIO()
-    ase.io.write(text, bare, format="extxyz")
+    ase.io.write(text, bare(atoms), format="extxyz")
     if file.exists() and file.read_text(encoding="utf-8") != text.getvalue():
         raise UserError(f"{file}: contains another structure; name a new directory for this run.")
     write_text(file, text.getvalue())

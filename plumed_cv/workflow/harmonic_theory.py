@@ -4,13 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_masses, atomic_numbers
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
@@ -22,9 +22,10 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates import stationary
-from plumed_cv.rates.multiplicity import check_energies, multiplicity
+from plumed_cv.rates.multiplicity import check_energies, equal_saddle_points, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
+from plumed_cv.workflow.estimates import relative_populations
 from plumed_cv.workflow.mep import check_partial_rotation, end_states, find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
@@ -108,10 +109,9 @@ def _of_path(
 ) -> dict[str, Any]:
     """Do what `harmonic` does, in an existing folder that belongs to the input, from its path."""
     found = load_path(path)
-    symbols = found.species
-    masses = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in symbols])
+    masses = found.images[0].get_masses()
     with sampling.open_engine(config, found.images[0]) as engine:
-        coordinates = 3 * (len(symbols) - len(found.held))
+        coordinates = 3 * (len(masses) - len(found.held))
         with reporter.task("harmonic theory: minimum", coordinates) as update:
             minimum = stationary.stationary_point(
                 engine, found.images[0].positions, found.cell,
@@ -125,7 +125,7 @@ def _of_path(
         if reverse:
             place = folder / "final"
             place.mkdir(exist_ok=True)
-            with reporter.task("harmonic theory: final state", 3 * len(symbols)) as update:
+            with reporter.task("harmonic theory: final state", coordinates) as update:
                 product = stationary.stationary_point(
                     engine, found.images[-1].positions, found.cell,
                     step_A=step_A, update=update, folder=place,
@@ -235,13 +235,24 @@ def _as_dict(
         if k != top and energies[k] > max(energies[k - 1], energies[k + 1])
     ]
     near = NEAR_KT * units.kB * max(temperatures_K)
-    if high := [energies[k] for k in others if energies[top] - energies[k] < near]:
+    high = sum(bool(energies[top] - energies[k] < near) for k in others)
+    if high:
         notes.append(
-            f"The path has {len(high)} more {'maxima' if len(high) > 1 else 'maximum'} within "
+            f"The path has {high} more {'maxima' if high > 1 else 'maximum'} within "
             f"{NEAR_KT:g} kT of the highest one. The harmonic rate is for the highest one only."
+        )
+    ends, equal = (path.images[0], path.images[-1]), 1
+    with suppress(UserError):  # too many operations to try
+        equal = equal_saddle_points(*ends, rate.saddle.positions)
+    if equal > 1:
+        notes.append(
+            f"The symmetry of the end states makes {equal} saddle points out of this one. The "
+            f"rates are those over one of them; the rate of the event is {equal} times as high."
         )
     return {
         "barrier_eV": rate.barrier_eV,
+        "equal_saddle_points": equal,
+        "other_maxima": high,
         "zero_point_barrier_eV": rate.zero_point_barrier_eV,
         "prefactor_per_s": rate.prefactor_per_s,
         "prefactor_error_factor": rate.prefactor_error_factor,
@@ -321,16 +332,16 @@ def surface_rate(result: dict[str, Any]) -> tuple[float | None, float | None]:
     of the whole process contains all steps in series, and the rate of a step starts from its own
     basin.
     """
-    steps, populations = result.get("steps") or [], result.get("populations") or []
+    steps = result.get("steps") or []
     if len(steps) < 2:
         return result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s")
-    rates = []
-    for step, population in zip(steps, populations, strict=False):
-        if None in (step["rate_per_s"], population, populations[0]):
-            return None, None
-        share = population / populations[0]
-        rates.append((share * step["rate_per_s"], share * (step["rate_error_per_s"] or np.nan)))
-    value, error = min(rates)
+    populations = relative_populations(steps)
+    if populations is None or None in [step["rate_per_s"] for step in steps]:
+        return None, None
+    value, error = min(
+        (float(share * step["rate_per_s"]), float(share * (step["rate_error_per_s"] or np.nan)))
+        for share, step in zip(populations, steps, strict=True)
+    )
     return value, error if np.isfinite(error) else None
 
 
@@ -374,19 +385,27 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     known: dict[str, Any] = dict.fromkeys(
         ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
     )
-    images = path_of(files).images if files.path.exists() else ()
-    if not images or not images[0].pbc.any():
+    path = path_of(files) if files.path.exists() else None
+    if path is None or not path.images[0].pbc.any():
         known["multiplicity_note"] = (
             "The number of equivalent events can be determined only for periodic structures with a "
             "minimum energy path."
         )
     else:
+        images, top = path.images, int(path.energies.argmax())
         try:
             for name, start, end in (("", 0, -1), ("reverse_", -1, 0)):
                 found = multiplicity(images[start], images[end])
                 check_energies(engine, images[start], found)
                 known[f"{name}multiplicity"] = found.events
                 known["multiplicity_tolerance_A"] = found.tolerance_A
+            equal = equal_saddle_points(images[0], images[-1], images[top].positions)
+            if equal > 1:
+                known["multiplicity_note"] = (
+                    f"The path goes over one of {equal} equal saddle points between the same "
+                    "states. The rate contains the others only if the dynamics crosses them, too; "
+                    f"if it crosses one, the rate of the event is {equal} times as high."
+                )
         except UserError as reason:
             known["multiplicity_note"] = str(reason)
     write_text(files.multiplicity, json.dumps(known))

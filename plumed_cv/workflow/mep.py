@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
+from scipy.signal import find_peaks
 
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
@@ -36,6 +37,8 @@ from plumed_cv.structures import (
 from plumed_cv.structures.frame import displacements, in_words
 from plumed_cv.structures.lammps_files import first_gap
 from plumed_cv.workflow.directory import RunDirectory
+
+LEAST_BARRIER_KT = 3.0  # an end state behind a lower barrier is named
 
 
 def types_of(config: Config) -> Sequence[str] | None:
@@ -289,24 +292,63 @@ def find_path(
         if config.path.file is not None:
             images = _images(config, reporter.say)
             path = complete(images, name_of(config.path.file), engine, reporter)
-            path.save(output)
-            return path
-        with reporter.task("minimum energy path", None) as update:
-            path = minimum_energy_path(
-                initial,
-                final,
-                engine.calculator,
-                n_images=config.path.images,
-                fmax_eV_A=config.path.fmax_eV_A,
-                progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
-                begin=begin,
-            )
+        else:
+            with reporter.task("minimum energy path", None) as update:
+                path = minimum_energy_path(
+                    initial,
+                    final,
+                    engine.calculator,
+                    n_images=config.path.images,
+                    fmax_eV_A=config.path.fmax_eV_A,
+                    progress=lambda fmax, stage: update(0, f"{stage}, {fmax:.4f} eV/A"),
+                    begin=begin,
+                    say=reporter.say,
+                )
     path.save(output)
+    name = "Minimum energy path" if config.path.file is None else "Path"
     reporter.say(
-        f"Minimum energy path at 0 K: barrier {path.barrier:.4f} eV, "
-        f"end point {path.energies[-1]:+.4f} eV ({output.name})"
+        f"{name} at 0 K: barrier {path.barrier:.4f} eV, end point {path.energies[-1]:+.4f} eV "
+        f"({output.name})"
     )
+    for warning in warnings_of(path, config.system.temperature_K, output.name):
+        reporter.say(warning)
     return path
+
+
+def warnings_of(path: EnergyPath, temperature_K: float, file: str) -> list[str]:
+    """What in a path makes a rate between its ends meaningless, in sentences.
+
+    Parameters
+    ----------
+    path
+        The path.
+    temperature_K
+        Temperature of the rate.
+    file
+        Name of the file of the path.
+    """
+    energies, kT_eV = path.energies, units.kB * temperature_K
+    lowest = int(energies.argmin())
+    below = min(energies[0], energies[-1]) - energies[lowest]
+    if below > kT_eV:
+        return [
+            f"Attention: structure {lowest + 1} of the path has an energy {below:.2f} eV below "
+            "both end states, so the system does not stay in them. Use this structure "
+            f"({file}@{lowest}) as an end state."
+        ]
+    tops, _ = find_peaks(energies, prominence=0.5 * kT_eV)
+    first, last = (tops[0], tops[-1]) if len(tops) else (energies.argmax(),) * 2
+    found = []
+    for top, state, name in ((first, 0, "initial"), (last, -1, "final")):
+        height = energies[top] - energies[state]
+        if height < LEAST_BARRIER_KT * kT_eV:
+            found.append(
+                f"Attention: the {name} state is left over a barrier of {height:.3f} eV, which is "
+                f"{height / kT_eV:.1f} kT at {temperature_K:g} K. Below {LEAST_BARRIER_KT:g} kT a "
+                "system does not stay in a state long enough for a rate. Lower temperature_K, or "
+                f"choose the next deeper minimum as the {name} state."
+            )
+    return found
 
 
 def complete(images: list[Atoms], name: str, engine: Engine, reporter: Reporter) -> EnergyPath:

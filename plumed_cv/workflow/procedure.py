@@ -19,7 +19,7 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, earlier, provenance, transmission
+from plumed_cv.workflow import checks, committee, earlier, provenance, transmission
 from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_defaults
 from plumed_cv.workflow.directory import RunDirectory, claimed
@@ -126,6 +126,7 @@ def run(
                     return {"iteration": n, "walkers": [task.number for task in waiting]}
             iterations.append(_iterate(config, files, n, engine, plumed, plugin, initial, reporter))
         result = write_answer(config, files, path, initial, plugin, iterations)
+        result = committee.complete(config, files, engine, initial, result, reporter)
         return transmission.complete(config, files, engine, initial, result, reporter)
 
 

@@ -1,10 +1,9 @@
 """Provenance: input, versions and machine of a run. The input stays the same."""
 
-import hashlib
 import json
 import platform
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 
 import plumed_cv
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.files import hashes_of_named, read_json, sha256, write_text
 from plumed_cv.config import Config
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import split_index
@@ -38,6 +37,7 @@ MAY_CHANGE = {
     "rate.residence_ps": "shots with another residence time are computed again",
     "rate.longest_ps": "shots of another length are computed again",
     "cv.device": "who computes, not what",
+    "engine.committee": "other potentials, which judge the answer and do not change it",
     "engine.coupling": "who computes, not what",
     "engine.program": "who computes, not what",
     "engine.options": "who computes, not what",
@@ -95,12 +95,25 @@ def check_same_input(root: Path, config: Config) -> None:
     UserError
         If the directory contains a run that was started with another input.
     """
+    content = refuse_other_input(root, config)
+    file = root / "input.json"
+    if not file.exists() or read_json(file) != content:
+        write_text(file, json.dumps(content, indent=2))
+
+
+def refuse_other_input(root: Path, config: Config) -> dict[str, Any]:
+    """Do what `check_same_input` does without recording; return what it would record.
+
+    Raises
+    ------
+    UserError
+        As for `check_same_input`.
+    """
     content = _recorded(config)
     file = root / "input.json"
     before = read_json(file) if file.exists() else content
     _refuse_changes(root, config, content, before, lambda name: name not in MAY_CHANGE)
-    if before != content or not file.exists():
-        write_text(file, json.dumps(content, indent=2))
+    return content
 
 
 def check_same_energies(folder: Path, config: Config, path: Path | None = None) -> None:
@@ -200,6 +213,15 @@ def _refuse_changes(
         )
 
 
+def potential_of(config: Config) -> str:
+    """Return the engine of an input as text: its keys, and the hashes of the files they name."""
+    engine = config.engine.model_dump(mode="json", exclude={"committee"})
+    files = hashes_of_named(engine, config.engine.directory or Path())
+    content = _by_content(engine | {"files": files})
+    same = {name.removeprefix("engine.") for name in MAY_CHANGE}
+    return json.dumps({key: value for key, value in content.items() if key not in same})
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All starts of a run; empty if the record is missing or damaged, since no result needs it."""
     try:
@@ -207,12 +229,6 @@ def read(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return starts if isinstance(starts, list) else []
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recorded(config: Config) -> dict[str, Any]:
@@ -225,7 +241,8 @@ def _recorded(config: Config) -> dict[str, Any]:
         files = images if isinstance(images, list) else [images]
         content["path"]["file"] = [_structures_hash(image) for image in files]
     content["engine"].pop("directory")
-    content["engine"]["files"] = _engine_hashes(config)
+    values = config.engine.model_dump(mode="json", exclude={"directory"})
+    content["engine"]["files"] = hashes_of_named(values, config.engine.directory or Path())
     return content
 
 
@@ -267,24 +284,6 @@ def _structures_hash(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
     return found + (f"@{index}" if index else "")
-
-
-def _engine_hashes(config: Config) -> dict[str, str]:
-    """Hashes of the files in the folder of the input that the engine's keys name."""
-    folder = config.engine.directory or Path()
-    values = config.engine.model_dump(mode="json", exclude={"directory"})
-    words = [word for text in _texts(values) for word in text.split()]
-    named = {word: folder / word for word in words if (folder / word).is_file()}
-    return {word: sha256(file) for word, file in named.items()}
-
-
-def _texts(values: Any) -> Iterator[str]:
-    """All strings in nested dictionaries and lists."""
-    if isinstance(values, str):
-        yield values
-    elif isinstance(values, dict | list):
-        for value in values.values() if isinstance(values, dict) else values:
-            yield from _texts(value)
 
 
 def _installed(package: str) -> str | None:

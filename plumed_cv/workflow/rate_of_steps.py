@@ -6,7 +6,7 @@ import numpy as np
 
 from plumed_cv import config, rates
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.estimates import or_none
+from plumed_cv.workflow.estimates import or_none, relative_populations
 from plumed_cv.workflow.results import UNKNOWN_RATE
 
 UNRESOLVED = 0.05  # fraction of trajectories above which the rate is doubtful
@@ -24,14 +24,11 @@ def shares_of_time(result: dict[str, Any]) -> Array:
     -------
     (number of steps,)
     """
-    steps, populations = result["steps"], result["populations"]
-    if len(steps) < 2:
-        return np.ones(1)
-    times = [
-        1.0 / (population * step["rate_per_s"])
-        for step, population in zip(steps, populations[:-1], strict=True)
-    ]
-    return np.asarray(np.array(times) / sum(times))
+    steps = result["steps"]
+    populations = relative_populations(steps)
+    assert populations is not None  # the rate of the whole would be unknown, too
+    times = 1.0 / (populations * [step["rate_per_s"] for step in steps])
+    return np.asarray(times / times.sum())
 
 
 def rate_of_steps(

@@ -51,6 +51,13 @@ UNKNOWN_RATE: dict[str, Any] = {
     "rate_note": None,
     "other_events": [],
 }
+# The error of the potential in the answer until `committee` has computed it.
+UNKNOWN_COMMITTEE: dict[str, Any] = {
+    "model_error_eV": None,
+    "model_error_error_eV": None,
+    "committee": None,
+    "committee_note": None,
+}
 
 
 def analyse(folder: Path) -> dict[str, Any]:
@@ -251,6 +258,7 @@ def write_answer(
         "md_steps": sum(part["md_steps"] for part in iterations),
         "temperature_K": config.system.temperature_K,
         **UNKNOWN_RATE,
+        **UNKNOWN_COMMITTEE,
         "cell_A": cell_of(atoms).tolist(),
         "energy_barrier_0K_eV": None if path is None else path.barrier,
         "cv": "cv.safetensors",

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from plumed_cv import rates, sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.files import read_json, sha256, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.engines import Dynamics, Engine
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import provenance
 from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import estimated, or_none, read_samples
@@ -42,7 +41,7 @@ BATCH = 40  # shots; the error is checked after each batch
 VELOCITIES = 2  # shots from each snapshot: two separate its committor from chance
 FEWEST_SHOTS = 80
 MOST_VELOCITIES = 20  # largest number of shots from one snapshot; more would need more snapshots
-MOVED = 0.1  # if a surface moves farther than this, in xi, its shots are made again
+MOVED = 0.1  # if a surface or a core moves farther than this, in xi, its shots are made again
 LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
 LEAST_KAPPA = 1e-3  # replaces a coefficient of 0 when times are divided among steps
 
@@ -350,7 +349,7 @@ class Stage:
         """Settings that the shots depend on; with other settings they are made again."""
         settings, by = self.config.rate, self.config.sampling
         return {
-            "cv_sha256": provenance.sha256(self.files.cv(self._n - 1)),
+            "cv_sha256": sha256(self.files.cv(self._n - 1)),
             "dynamics": settings.dynamics,
             "friction_per_ps": by.friction_per_ps if settings.dynamics == "langevin" else None,
             "timestep_fs": by.timestep_fs,
@@ -363,7 +362,10 @@ class Stage:
         if not file.exists():
             return surface, []
         record = read_json(file)
-        if record["settings"] != self._settings() or abs(record["surface"] - surface.xi) > MOVED:
+        # Where the cores are elsewhere, the shots have joined other basins.
+        before, now = [record["surface"], *record["cores"]], [surface.xi, *surface.cores]
+        moved = np.abs(np.subtract(before, now)).max()
+        if record["settings"] != self._settings() or moved > MOVED:
             return surface, []
         kept = replace(surface, cores=tuple(record["cores"]))
         return kept, [rates.Shot.of_json(shot) for shot in record["shots"]]

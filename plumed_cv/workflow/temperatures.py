@@ -316,6 +316,7 @@ def _row(event: str, result: dict[str, Any]) -> dict[str, Any]:
         "rate_per_s": rate,
         "error_factor": factor,
         "transmission": result.get("transmission"),
+        "rate_note": result.get("rate_note"),
         "multiplicity": result.get("multiplicity"),
         "flux_barrier_eV": result.get("flux_barrier_eV"),
         "flux_barrier_error_eV": result.get("flux_barrier_error_eV"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import freeenergy, sampling
+from plumed_cv import freeenergy, rates, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
@@ -76,7 +76,7 @@ def of_directory(
     if reason := refusal(config):
         raise UserError(f"{directory}: {reason}.")
     result = read_json(files.result)
-    if result.get("tst_rate_per_s") is None:
+    if not _has_surfaces(result):
         raise UserError(
             f"{directory}: the rate of transition state theory is unknown, so there is no dividing "
             "surface to start from. See the checks in report.html."
@@ -114,7 +114,7 @@ def complete(
     reporter
         Receives the progress.
     """
-    shots = 0 if result.get("tst_rate_per_s") is None else _made(files, result)
+    shots = _made(files, result) if _has_surfaces(result) else 0
     if not config.rate.enabled and not shots:
         return result
     note = refusal(config)
@@ -124,15 +124,27 @@ def complete(
             config = config.model_copy(update={"rate": fewer})
         else:
             note = "the run has not converged; 'plumed-cv rate' computes the rate nevertheless"
-    elif note is None and result.get("tst_rate_per_s") is None:
+    elif note is None and not _has_surfaces(result):
         note = "the rate of transition state theory is unknown"
     if note is None:
-        return Stage(config, files, initial, result, engine, reporter).complete()
+        try:
+            return Stage(config, files, initial, result, engine, reporter).complete()
+        except rates.NoShotsError as error:
+            note = str(error)
     result = result | {"rate_note": note}
     write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
     if config.rate.enabled:
         reporter.say(f"No transmission coefficient: {note}.")
     return result
+
+
+def _has_surfaces(result: dict[str, Any]) -> bool:
+    """Whether transition state theory gives the rate of the whole and of every step."""
+    rates_per_s = [
+        result.get("tst_rate_per_s"),
+        *(s["rate_per_s"] for s in result.get("steps", [])),
+    ]
+    return None not in rates_per_s
 
 
 def _made(files: RunDirectory, result: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""An asymmetric process in a solid: a vacancy in iron moves away from a phosphorus atom.
+"""An asymmetric process in a solid: a vacancy in iron moves away from a vanadium atom.
 
     python -m python.references.solute RUNS                # runs, or goes on, then the table
     python -m python.references.solute RUNS --parts plain --ns 8
@@ -18,7 +18,7 @@ Populations
     numbers of sites (8, 6 and 8). There is no approximation. Errors are the jackknife over 20
     blocks. A frame belongs to the shell of the site without a nearest atom.
 
-Potential: FeP_mm.eam.fs of LAMMPS. Cell: that of the packaged example, 126 Fe and 1 P.
+Potential: VFe_mm.eam.fs of LAMMPS. Cell: that of the packaged example, 126 Fe and 1 V.
 """
 
 import argparse
@@ -69,13 +69,13 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Solute(hops.Case):
-    """A vacancy next to a phosphorus atom, which is the first atom."""
+    """A vacancy next to a vanadium atom, which is the first atom."""
 
     def start(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """Element and site of each atom: the solute on the first site, the vacancy next to it."""
         sites = np.arange(len(self.host()), dtype=np.int64)
         sites = np.delete(sites, self.site((0.5, 0.5, 0.5)))
-        return ("P", *("Fe",) * (len(sites) - 1)), sites
+        return ("V", *("Fe",) * (len(sites) - 1)), sites
 
     def site(self, from_solute: tuple[float, float, float]) -> int:
         """Number of the site at a distance from the first site, in lattice parameters."""
@@ -92,12 +92,12 @@ class Solute(hops.Case):
 
 
 CASE = Solute(
-    "vacancy next to P in Fe (FeP_mm)",
+    "vacancy next to V in Fe (VFe_mm)",
     "bcc",
     11.5412 / 4,
     4,
     "Fe",
-    ("pair_style eam/fs", "pair_coeff * * FeP_mm.eam.fs P Fe"),
+    ("pair_style eam/fs", "pair_coeff * * VFe_mm.eam.fs V Fe"),
     PLAIN_K,
     8,
 )
@@ -132,7 +132,7 @@ def sampled(process: str, temperature_K: float, steps: int, runs: Path) -> dict[
     names = ("delta_F_eV", "flux_barrier_eV")
     kept = {name: result[name] for name in names}
     kept |= {key: result[key] for name in names if (key := name.replace("_eV", "_error_eV"))}
-    return kept | {"converged": result["converged"], "iterations": result["iterations"]}
+    return kept | {"converged": result["converged"], "iterations": len(result["iterations"])}
 
 
 def harmonic_difference(initial: Expansion, final: Expansion, temperature_K: float) -> float:

@@ -578,6 +578,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "tampered check": (lambda p: write_model(p, check_value=np.ones(1)), "", "check values"),
     "wrong shape": (lambda p: write_model(p, latent_shift=np.ones(2)), "", "latent_shift"),
     "atom count": (write_model, "ATOMS=1-4", "has 5 atoms and ATOMS lists 4"),
+    "atom twice": (write_model, "ATOMS=1-4,2", "lists atom 2 twice"),
     "atom out of range": (write_model, "ATOMS=1-4,9", "out of range"),
     "unknown keyword": (write_model, "STRIDE=1", "STRIDE"),
 }

@@ -9,6 +9,7 @@ import pytest
 from ase import units
 
 from plumed_cv.freeenergy import read_state
+from plumed_cv.setup.kernel import Plumed
 from tests.plumed.babf import (
     BABF,
     GRID,
@@ -25,6 +26,8 @@ BAD_INPUT = {
     "TEMP zero": ("TEMP=0 GRID_MIN=0 GRID_MAX=1 GRID_BIN=50 RAMP=0", "give TEMP"),
     "unknown keyword": (f"{GRID} RAMP=0 BIASFACTOR=5", "cannot understand the following words"),
     "pace zero": (f"{GRID} RAMP=0 PACE=0", "PACE=0 must be a positive number"),
+    "multiple time step zero": (f"{GRID} RAMP=0 STRIDE=0", "STRIDE=0 must be a positive number"),
+    "multiple time step negative": (f"{GRID} RAMP=0 STRIDE=-1", "STRIDE=-1 must be a positive"),
     "RAMP missing": (GRID, "RAMP is compulsory"),
     "RAMP negative": (f"{GRID} RAMP=-5", "RAMP must be a number of steps"),
     "KAPPA negative": (f"{GRID} RAMP=0 KAPPA=-1", "KAPPA must be positive"),
@@ -63,6 +66,7 @@ BAD_INPUT = {
     "prior with NaN": (f"{GRID} RAMP=0 PRIOR=nan.dat", "row 2 has a number that is not finite"),
     "prior in another unit": (f"{GRID} RAMP=0 PRIOR=unit.dat", "is in kj/mol"),
     "prior of words": (f"{GRID} RAMP=0 PRIOR=words.dat", "is not a PLUMED text file"),
+    "prior is a state": (f"{GRID} RAMP=0 PRIOR=state", "state: is a state and no profile; give"),
     "state missing": (f"{GRID} RAMP=100 STATE_RFILE=absent", "absent: is not there"),
     "state of another grid": (
         "TEMP=300 GRID_MIN=0 GRID_MAX=1 GRID_BIN=51 RAMP=100 STATE_RFILE=state",
@@ -172,6 +176,24 @@ def test_a_file_that_cannot_be_written_is_refused_at_the_start(
     assert f"{tmp_path}/absent/file: cannot be written: No such file" in sentence(caught.value)
 
 
+@pytest.mark.parametrize("keyword", ["STATE_WFILE", "FES_FILE"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_is_neither_moved_nor_replaced(
+    make_plumed: MakePlumed, tmp_path: Path, keyword: str, link: bool
+) -> None:
+    """PLUMED's backups would rename it with all its files."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "data").touch()
+    if link:
+        (tmp_path / "link").symlink_to("full")
+    output = tmp_path / ("link" if link else "full")
+    with pytest.raises(plumed.PlumedError) as caught:
+        make_plumed(1, f"{POSITION}\n{BABF} {keyword}={output}")
+    assert f"{output}: cannot be written: it is a folder or a device" in sentence(caught.value)
+    assert (tmp_path / "full" / "data").is_file()
+    assert not list(tmp_path.glob("bck.*"))
+
+
 def test_a_start_leaves_no_file(make_plumed: MakePlumed, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     make_plumed(1, f"{POSITION}\n{BABF} STATE_WFILE={tmp_path}/out/a FES_FILE={tmp_path}/out/b")
@@ -222,6 +244,32 @@ def test_two_actions_do_not_write_one_file(
     with pytest.raises(plumed.PlumedError) as caught:
         handle.cmd("readInputLine", f"c: {BABF[3:]} {files}")
     assert "one: b writes this file, too" in sentence(caught.value)
+    handle.finalize()
+
+
+def test_two_actions_are_not_one_walker(
+    make_plumed: MakePlumed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    walker = "WALKERS_N=2 WALKERS_ID=0 WALKERS_DIR=."
+    handle = make_plumed(1, f"{POSITION}\n{BABF} {walker}")
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"c: {BABF[3:]} {walker}")
+    assert "walker-0.state: b writes this file, too" in sentence(caught.value)
+    handle.finalize()
+
+
+@pytest.mark.parametrize("keywords", ["ARG=v", "ARG=x.x EXTRA_BIAS=v"])
+def test_a_vector_is_refused(
+    make_plumed: MakePlumed, plumed_installation: Plumed, keywords: str
+) -> None:
+    """PLUMED would bias the first of its numbers, or take it alone as the bias."""
+    if plumed_installation.version.startswith("2.9"):
+        pytest.skip("values have no shape before 2.10")
+    handle = make_plumed(2, f"{POSITION}\nv: DISTANCE ATOMS1=1,2 ATOMS2=2,1")
+    with pytest.raises(plumed.PlumedError) as caught:
+        handle.cmd("readInputLine", f"b: BABF {keywords} {GRID} RAMP=0")
+    assert "v is not a single number: give one of its elements" in sentence(caught.value)
     handle.finalize()
 
 

@@ -11,6 +11,7 @@ import pytest
 from ase import units
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.cv import random_model
 from plumed_cv.freeenergy import (
     blocks,
     estimate_flux,
@@ -22,7 +23,17 @@ from plumed_cv.freeenergy import (
 )
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.workflow import analyse_states
-from tests.plumed.babf import KT, POSITION, MakePlumed, recorded_series, run, sentence
+from plumed_cv.workflow.analysis import read_sampled
+from tests.plumed.babf import (
+    KT,
+    POSITION,
+    Array,
+    MakePlumed,
+    recorded_series,
+    run,
+    sentence,
+    step,
+)
 
 KJ_PER_MOL = units.kJ / units.mol
 BARRIER = 3.0  # of the double well below, in units of kT
@@ -101,6 +112,56 @@ def test_a_state_is_the_same_in_all_units(
     np.testing.assert_allclose(other.sums / scale / largest, reference.sums / largest, atol=1e-5)
     ours, theirs = (read_fes(tmp_path / f"{name}-fes").A_k for name in ("other", "reference"))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "UNITS LENGTH=nm ENERGY=eV TIME=fs",
+        "UNITS ENERGY=kcal/mol LENGTH=A",
+        "UNITS LENGTH=Bohr MASS=2 TIME=atomic ENERGY=Ha",
+        "UNITS LENGTH=0.2",
+    ],
+)
+def test_gradients_are_the_same_in_all_units(
+    make_plumed: MakePlumed, tmp_path: Path, line: str
+) -> None:
+    """The flux follows from the colvar beside a state, in the units of its plumed.dat."""
+    model = random_model(np.random.default_rng(8), 4, 2, (3,))
+    model.save(tmp_path / "cv.safetensors")
+    positions = [
+        model.reference_positions + 0.1 * np.sin(s + np.arange(12.0)).reshape(4, 3)
+        for s in range(30)
+    ]
+    values = [model.value(x, np.zeros((3, 3)))[0] for x in positions]
+    ends = f"GRID_MIN={min(values) - 0.1} GRID_MAX={max(values) + 0.1} GRID_BIN=20"
+    columns = "ae.node-0,ae.gradnorm,ae.invmass"
+
+    def learn(name: str, units_line: str) -> dict[str, list[Array]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [
+            f"ae: AUTOENCODER MODEL={tmp_path}/cv.safetensors",
+            f"b: BABF ARG=ae.node-0 TEMP=300 {ends} RAMP=0 STATE_WFILE={folder}/babf.state",
+            f"PRINT ARG={columns} FILE={folder}/colvar FMT=%.15g",
+        ]
+        (folder / "plumed.dat").write_text("\n".join([units_line, *lines]) + "\n")
+        handle = make_plumed(4, "\n".join(lines), units=units_line, log=f"{name}.log")
+        for number, x in enumerate(positions):
+            step(handle, number, x)
+        handle.finalize()
+        return read_sampled([folder / "babf.state"])[0].series
+
+    reference = learn("reference", "UNITS LENGTH=A ENERGY=eV TIME=fs")
+    other = learn("other", line)
+    assert list(other) == columns.split(",")
+    for name in columns.split(","):
+        np.testing.assert_allclose(other[name], reference[name], rtol=1e-6)
+    wrong = tmp_path / "other" / "plumed.dat"
+    wrong.write_text(wrong.read_text().replace(line, "UNITS LENGTH=um", 1))
+    with pytest.raises(UserError, match=r"plumed\.dat: its length unit is 10000 angstrom, but"):
+        read_sampled([tmp_path / "other" / "babf.state"])
 
 
 def test_a_run_in_natural_units_has_results_in_natural_units(

@@ -229,7 +229,7 @@ def test_walkers_of_two_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
             folder = tmp_path / f"{ranks}-{walker}"
             end(start(mpi, folder, lines, ranks, steps=STEPS // (1 + walker)))
         log = (folder / "plumed.log").read_text()
-        assert f"of the others 1 have contributed, {STEPS + 1} steps" in log
+        assert f"1 of the other walkers have contributed {STEPS + 1} steps" in log
         assert log.count("walker-2.state: ") == 1
         assert sorted(path.name for path in walkers.iterdir()) == [
             f"walker-{walker}.state" for walker in range(3)

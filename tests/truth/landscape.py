@@ -12,7 +12,7 @@ angstrom, energies in eV. N atoms, n = 3N - 3 = 1 + m coordinates z = (s, y).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -291,6 +291,16 @@ LANDSCAPES = {
         curve=arc(_L, 0.6),
     ),
 }
+
+# Potentials that differ from "three atoms, curved" in one respect each: a committee.
+_CURVED = LANDSCAPES["three atoms, curved"]
+MEMBERS = {
+    "higher": replace(_CURVED, energy_along=wells([(0, 0), (0.52 * _L, 0.4), (_L, 0.03)])),
+    "looser": replace(_CURVED, log_softness=levels([(0, 0), (0.5 * _L, 0.3), (_L, 0.1)])),
+    "straighter": replace(_CURVED, curve=arc(_L, 0.55)),
+    "softer": replace(_CURVED, stiffness=1.0),
+}
+LANDSCAPES |= MEMBERS
 
 
 def lammps_commands(name: str) -> list[str]:
