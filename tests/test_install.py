@@ -319,13 +319,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def check_base_installation(python: Path, wheel: Path, folder: Path, *options: str) -> None:
+def check_base_installation(python: str, wheel: Path, folder: Path, *options: str) -> None:
     """Install the wheel without extras, from the package index, and run the analysis."""
     new = folder / "venv"
     subprocess.run([python, "-m", "venv", new], check=True)
     own = new / "bin" / "python"
-    pip = [own, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, *options, wheel], check=True)
+    pip = [str(own), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, *options, str(wheel)], check=True)
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     where = check_analysis([own], folder / "a", environment)
     assert where.is_relative_to(new)
@@ -334,7 +334,7 @@ def check_base_installation(python: Path, wheel: Path, folder: Path, *options: s
 @pytest.mark.slow
 def test_the_wheel_works_with_the_lowest_versions(wheel: Path, tmp_path: Path) -> None:
     options = ("--constraint", str(LOWEST))
-    check_base_installation(Path(sys.executable), wheel, tmp_path, *options)
+    check_base_installation(sys.executable, wheel, tmp_path, *options)
 
 
 @pytest.mark.slow
@@ -342,11 +342,11 @@ def test_the_wheel_works_with_the_lowest_versions(wheel: Path, tmp_path: Path) -
 def test_the_wheel_works_on_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
     """With the newest versions, for each Python that pyenv has or that is on PATH."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = next((pyenv / "versions").glob(f"{version}.*/bin/python"), None)
-    found = found or shutil.which(f"python{version}")
+    of_pyenv = next((pyenv / "versions").glob(f"{version}.*/bin/python"), None)
+    found = shutil.which(f"python{version}") if of_pyenv is None else str(of_pyenv)
     if found is None:
         pytest.skip(f"there is no Python {version} here")
-    check_base_installation(Path(found), wheel, tmp_path)
+    check_base_installation(found, wheel, tmp_path)
 
 
 @pytest.mark.slow
