@@ -301,10 +301,11 @@ def test_analysis_needs_none_of_the_extras(bare: Path, tmp_path: Path) -> None:
     assert where.is_relative_to(REPOSITORY)
 
 
-@pytest.mark.slow
-def test_distributions_install_with_the_lowest_versions(tmp_path: Path) -> None:
-    """The wheel is built from the sdist, and what it requires comes from the package index."""
-    sources = tmp_path / "sources"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the sdist."""
+    folder = tmp_path_factory.mktemp("distributions")
+    sources = folder / "sources"
     tracked = subprocess.run(
         ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split("\0")
@@ -312,17 +313,40 @@ def test_distributions_install_with_the_lowest_versions(tmp_path: Path) -> None:
         if (REPOSITORY / name).is_file():
             (sources / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, sources / name)
-    made = tmp_path / "dist"
+    made = folder / "dist"
     subprocess.run([sys.executable, "-m", "build", "--outdir", made, sources], check=True)
-    (wheel,) = made.glob("*.whl")
-    new = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", new], check=True)
-    python = new / "bin" / "python"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, "--constraint", str(LOWEST), str(wheel)], check=True)
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    where = check_analysis([python], tmp_path / "a", environment)
+    (built,) = made.glob("*.whl")
+    return built
+
+
+def check_base_installation(python: str, wheel: Path, folder: Path, *options: str) -> None:
+    """Install the wheel without extras, from the package index, and run the analysis."""
+    new = folder / "venv"
+    subprocess.run([python, "-m", "venv", new], check=True)
+    own = new / "bin" / "python"
+    pip = [str(own), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, *options, str(wheel)], check=True)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    where = check_analysis([own], folder / "a", environment)
     assert where.is_relative_to(new)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_with_the_lowest_versions(wheel: Path, tmp_path: Path) -> None:
+    options = ("--constraint", str(LOWEST))
+    check_base_installation(sys.executable, wheel, tmp_path, *options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_the_wheel_works_on_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
+    """With the newest versions, for each Python that pyenv has or that is on PATH."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    of_pyenv = next((pyenv / "versions").glob(f"{version}.*/bin/python"), None)
+    found = shutil.which(f"python{version}") if of_pyenv is None else str(of_pyenv)
+    if found is None:
+        pytest.skip(f"there is no Python {version} here")
+    check_base_installation(found, wheel, tmp_path)
 
 
 @pytest.mark.slow

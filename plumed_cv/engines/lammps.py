@@ -133,11 +133,6 @@ class LammpsEngine(Engine):
         """LAMMPS's version as a number, for example 20250722."""
         return self._version
 
-    @property
-    def has_fix_plumed(self) -> bool:
-        """Whether this LAMMPS was built with `fix plumed`."""
-        return self._has_fix_plumed
-
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/angstrom, (N, 3)) and stress (eV/angstrom^3, (6,))."""
         state = State(positions, cell)

@@ -75,7 +75,6 @@ EQUILIBRATION_BLOCKS = 1
 BLOCKS = 20  # of the jackknife
 COUPLING_PS = 0.5  # of CSVR
 FRICTION_PER_PS = 1.0  # of the Langevin thermostat, as in the packaged example
-NVE_BLOCKS = 4  # at constant energy between two blocks of CSVR, which do not count
 
 Thermostat = Literal["csvr", "nve", "langevin"]
 
