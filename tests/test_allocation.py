@@ -73,7 +73,8 @@ def test_parts_of_the_error(tmp_path: Path) -> None:
     run = tmp_path / "e0" / "run"
     run.mkdir(parents=True)
     (run / "result.json").write_text(json.dumps(result(600.0, 100_000)))
-    (tmp_path / "e0" / "input.toml").write_text("[sampling]\nsteps = 100000\n")
+    text = vacancy.SYSTEM + vacancy.QUICK + "[sampling]\nsteps = 100_000\n"
+    vacancy.write(tmp_path / "e0", text, "input.toml")
     found = read_catalogue(tmp_path)
     write_rates(found, {})
     ((error, parts),) = errors(found).values()
