@@ -123,6 +123,9 @@ def test_margins_hold_the_thermal_motion_and_stop_before_the_next_barrier() -> N
     # With xi(-0.5) as high a barrier behind the state: 0.2 of the path is left before its top.
     assert energy.margins(path, line, 0.09) == pytest.approx([0.3, 0.3], abs=2e-3)
     assert energy.margins(path, line, 1e-5) == (0.05, 0.05)
+    # What a sampling has shown to be needed may come closer to that barrier.
+    wider = energy.margins(path, line, 0.09, (0.4, 0.6))
+    assert wider == pytest.approx([0.4, 0.425], abs=2e-3)
     # Twice the same hop: the first top counts, and both ends are alike.
     path = straight(top * np.sin(2 * np.pi * s) ** 2, 2 * top * np.pi * np.sin(4 * np.pi * s))
     assert energy.margins(path, linear_cv(path), 0.09) == pytest.approx([0.15, 0.15], abs=2e-3)

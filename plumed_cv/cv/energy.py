@@ -146,7 +146,7 @@ def margins(
     distance in xi from the state to where the path's energy is 6 kT above it. Three ten-thousandths
     of a harmonic basin are beyond that. No margin is longer than 0.6 of the distance to the first
     barrier of more than 2 kT: if the process repeats itself, the barrier behind the state is as far
-    away.
+    away. What a sampling has shown to be needed may be 0.85 of that distance.
 
     Parameters
     ----------
@@ -184,7 +184,11 @@ def _margin(xi: Array, energy: Array, kT_eV: float, least: float) -> float:
     top = int(peaks[0])
     high = np.flatnonzero(rise[: top + 1] >= 6.0 * kT_eV)
     reach = int(high[0]) if len(high) else top
-    return max(0.05, min(max(float(xi[reach]), least), 0.6 * float(xi[top])))
+    expected, needed = (
+        min(float(xi[reach]), 0.6 * float(xi[top])),
+        min(least, 0.85 * float(xi[top])),
+    )
+    return max(0.05, expected, needed)
 
 
 def values(path: EnergyPath, variable: CollectiveVariable) -> Array:
