@@ -30,6 +30,7 @@ from ase.build import bulk, molecule
 
 import plumed_cv
 from plumed_cv import cli, config, cv, freeenergy, sampling
+from plumed_cv.common.toml import as_toml
 from plumed_cv.paths.path import load_path
 from plumed_cv.structures import cell_of, read_structure
 from tests import pages, vacancy
@@ -364,17 +365,6 @@ def whole(block: pages.Block) -> dict[str, Any]:
     for section, keys in given.items():
         added[section] = added.get(section, {}) | keys
     return added
-
-
-def as_toml(content: dict[str, dict[str, Any]]) -> str:
-    lines = []
-    for section, keys in content.items():
-        lines.append(f"[{section}]")
-        for name, value in keys.items():
-            table = isinstance(value, dict)
-            items = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) if table else ""
-            lines.append(f"{name} = {{{items}}}" if table else f"{name} = {json.dumps(value)}")
-    return "\n".join(lines)
 
 
 INPUTS = [block for block in pages.all_blocks() if block.kind == "toml"]

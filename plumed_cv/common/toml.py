@@ -14,18 +14,18 @@ def as_toml(sections: dict[str, dict[str, Any]]) -> str:
     """
     parts = []
     for name, keys in sections.items():
-        lines = [f"{key} = {_value(value)}" for key, value in keys.items()]
+        lines = [f"{key} = {value_in_toml(value)}" for key, value in keys.items()]
         parts.append("\n".join([f"[{name}]", *lines]) + "\n")
     return "\n".join(parts)
 
 
-def _value(value: Any) -> str:
+def value_in_toml(value: Any) -> str:
     """Return a value in TOML. Its strings, numbers and booleans are those of JSON."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(key)} = {_value(each)}" for key, each in value.items())
+        pairs = (f"{json.dumps(key)} = {value_in_toml(each)}" for key, each in value.items())
         return f"{{ {', '.join(pairs)} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_in_toml, value))}]"
     if isinstance(value, str):
         # JSON may leave this character as it is, TOML must not.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -239,13 +239,15 @@ class _Estimator:
         weight = self._window * self._weight
         above = self._energy - self._first_order(self._weight)[1]
         factor = np.exp(-(above - above.min()) / self._curves.kT_eV)
-        effective, number = (
-            each.sum(axis=1) ** 2 / (each**2).sum(axis=1) for each in (weight * factor, weight)
-        )
+        with np.errstate(invalid="ignore"):  # a window without snapshots
+            effective, number = (
+                np.nan_to_num(each.sum(axis=1) ** 2 / (each**2).sum(axis=1))
+                for each in (weight * factor, weight)
+            )
         basins = self._curves.basins
         between = basins.along.order[basins.minima[0] : basins.minima[-1] + 1]
         worst = between[int(np.argmin(effective[between]))]
-        return float(effective[worst]), float(effective[worst] / number[worst])
+        return float(effective[worst]), float(effective[worst] / max(1.0, number[worst]))
 
     def differences(self, blocks: Sequence[int]) -> Array:
         """Return differences of flux barrier and delta F, and the curve, in three ways, (3, 2 + n).
@@ -254,6 +256,8 @@ class _Estimator:
         """
         curves, kT = self._curves, self._curves.kT_eV
         weight = self._weight * np.isin(self._block, blocks)
+        if not weight.any():
+            return np.full((3, 2 + len(curves.grid.nodes)), np.nan)
         T, of_snapshot = self._first_order(weight)
         used = np.flatnonzero(weight)
         above = (self._energy - of_snapshot)[used]

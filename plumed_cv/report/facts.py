@@ -27,6 +27,7 @@ from plumed_cv.common.numbers import (
     scientific,
     with_error,
 )
+from plumed_cv.common.toml import value_in_toml
 from plumed_cv.cv import selection
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
@@ -390,7 +391,7 @@ def _input_text(run: Run) -> str:
             elif (section, key) == ("engine", "directory"):
                 continue
             else:
-                lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+                lines.append(f"{key} = {value_in_toml(value)}")
         if section == "engine":
             for name, digest in given.get("engine", {}).get("files", {}).items():
                 lines.append(f"    # {name}: sha256 {digest}")

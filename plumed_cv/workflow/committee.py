@@ -403,7 +403,8 @@ def _as_dict(
         )
     basins = curves.basins
     between = basins.along.order[basins.minima[0] : basins.minima[-1] + 1]
-    worst = between[int(np.argmax(committee.along[between]))]
+    spread = np.nan_to_num(committee.along)
+    worst = between[int(np.argmax(spread[between]))]
     return {
         **as_json({"model_error": committee.spread}),
         "committee_note": None,
@@ -412,7 +413,7 @@ def _as_dict(
             "snapshots": committee.snapshots,
             "members": members,
             "disagree_most_at_xi": float(curves.grid.nodes[worst]),
-            "disagreement_eV": float(committee.along[worst]),
+            "disagreement_eV": float(spread[worst]),
             "xi": curves.grid.nodes.tolist(),
             "spread_eV": list(map(or_none, committee.along.tolist())),
         },
@@ -422,10 +423,11 @@ def _as_dict(
 def _note(number: int, member: perturbation.Member, files: RunDirectory) -> str:
     """Why a member is not reweighted, and what would help."""
     return (
-        f"committee member {number} would sample other structures: reweighted, the snapshots count "
-        f"as {member.effective:.0f} in a window of the CV, and {perturbation.FEWEST:.0f} are "
-        "needed. Its barrier is therefore that of second order in the difference of the energies, "
-        f"whose error contains only the statistics. More snapshots ('plumed-cv committee "
+        f"committee member {number} cannot be reweighted: in one window of the CV its snapshots "
+        f"count as {member.effective:.0f}, {100 * min(1.0, member.share):.0f} % of those that are "
+        f"there, and {perturbation.FEWEST:.0f} are needed. Its barrier is therefore that of "
+        "second order in the difference of the energies, whose error contains only the "
+        f"statistics. More snapshots ('plumed-cv committee "
         f"{files.root.name} --snapshots'), or a run with this potential, tells more"
     )
 

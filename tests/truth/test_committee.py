@@ -155,7 +155,7 @@ COMMITTEE = "".join(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run by LAMMPS with two members of ASE."""
     folder = tmp_path_factory.mktemp("committee") / "model"
-    source = CURVED.write(folder, seed=11, steps=8_000)
+    source = CURVED.write(folder, seed=11, steps=20_000)
     text = source.read_text().replace("[path]", f"committee = [{COMMITTEE}]\n[path]")
     source.write_text(text)
     done = command("run", source)
@@ -201,7 +201,7 @@ def test_a_run_has_the_barriers_of_its_members(finished: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "name = higher" in done.stdout
     again = Counting()
-    found = workflow.committee.of_directory(run, again)
+    found = workflow.committee.of_directory(run, again, snapshots=1000)
     assert again.computed == 0
     assert found == results(run)
     assert found["committee"]["snapshots"] == 1000
