@@ -88,7 +88,8 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     void write_profile();
     template <class Work>
     void try_at_the_end(Work work);
-    void warn_at_the_end(const std::string& text);
+    void warn_if_not_converged();
+    void warn_from_one_process(const std::string& text);
 
     // A step (BabfStep.cpp)
     void check_start(std::size_t d, double xi);
@@ -114,6 +115,7 @@ class BabfAction : public compat::Compat<PLMD::bias::Bias> {
     std::string format_; // of the numbers in FES_FILE
     bool stores_states_ = false;
     bool writes_ = false;      // true on one process of a parallel engine
+    bool warned_ = false;      // that the free energies did not converge
     double written_steps_ = 0; // learned steps in the files
 
     mutable bool asked_for_checkpoint_ = false; // whether the engine asked in the last step

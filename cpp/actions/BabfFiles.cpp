@@ -92,6 +92,7 @@ void BabfAction::write(bool state, bool profile) {
         write_state();
     if (profile)
         write_profile();
+    warn_if_not_converged();
 }
 
 void BabfAction::write_state() {
@@ -119,11 +120,19 @@ void BabfAction::try_at_the_end(Work work) {
     try {
         work();
     } catch (const std::exception& problem) {
-        warn_at_the_end(problem.what());
+        warn_from_one_process(problem.what());
     }
 }
 
-void BabfAction::warn_at_the_end(const std::string& text) {
+void BabfAction::warn_if_not_converged() {
+    if (warned_ || babf_->converged())
+        return;
+    warned_ = true;
+    warn_from_one_process("the free energies did not converge: the sampled regions are joined by "
+                          "nodes with too few samples, and their relative heights are wrong");
+}
+
+void BabfAction::warn_from_one_process(const std::string& text) {
     if (comm.Get_size() == 1)
         log.printf("+++ WARNING +++ %s\n", text.c_str());
     else // the log would wait for processes that may have ended
@@ -151,6 +160,7 @@ BabfAction::~BabfAction() {
     try_at_the_end([&] {
         if (learned || heard || !file_exists(profile_.path))
             write_profile();
+        warn_if_not_converged();
     });
 }
 

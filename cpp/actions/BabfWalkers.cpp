@@ -119,7 +119,7 @@ bool BabfAction::exchange_at_the_end() {
     std::vector<std::string> warnings;
     const bool changed = walkers_->read(babf_->parameters(), labels_, warnings);
     for (const std::string& text : warnings)
-        warn_at_the_end(text);
+        warn_from_one_process(text);
     if (changed)
         babf_->set_others(walkers_->others(babf_->parameters()));
     return changed;

@@ -121,6 +121,9 @@ class Babf {
             integrate();
     }
 
+    /// As `FreeEnergy::converged`.
+    bool converged() const { return free_energy_.converged(); }
+
     /// The profile from the sums of all walkers.
     BabfProfile profile() const {
         BabfSums all = sums_;

@@ -43,6 +43,9 @@ class FreeEnergy {
             solve(weight, derivative, energy);
     }
 
+    /// Whether every A so far was found: the solution in two dimensions is iterative.
+    bool converged() const { return !poisson_ || poisson_->converged(); }
+
     /// The two estimates of the profile.
     ///
     /// Convolved: Eq. 7 without the prior for nodes with samples in their own bin, and the prior

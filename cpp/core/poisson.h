@@ -53,9 +53,9 @@ class Poisson {
         return index(axis, j) > 0 ? j - stride : j + (nodes_[axis] - 1) * stride;
     }
 
-    /// Improves the given A until it reaches rounding or a relative error of 1e-13; returns the
-    /// number of iterations. Weights must not be negative. A is determined up to a constant, or up
-    /// to one constant for each part if edges without weight divide the grid into parts.
+    /// Improves the given A until it reaches a relative error of 1e-13; returns the number of
+    /// iterations. Weights must not be negative. A is determined up to a constant, or up to one
+    /// constant for each part if edges without weight divide the grid into parts.
     int solve(const Edges& weight, const Edges& step, std::vector<double>& A) {
         for (std::size_t axis = 0; axis < 2; ++axis)
             for (std::size_t j = 0; j < size(); ++j)
@@ -69,29 +69,22 @@ class Poisson {
         residual(step, A);
         double rz = precondition();
         const double enough = 1e-26 * std::max(whole, rz);
-        std::copy(z_.begin(), z_.end(), p_.begin());
         int iterations = 0;
-        double least = rz;
-        for (int stuck = 0; rz > enough && stuck < 100 && iterations < 10000; ++iterations) {
-            multiply();
-            const double curvature = dot(p_, q_);
-            if (!(curvature > 0))
-                break;
-            const double alpha = rz / curvature;
-            for (std::size_t j = 0; j < size(); ++j) {
-                A[j] += alpha * p_[j];
-                r_[j] -= alpha * q_[j];
-            }
-            const double before = rz;
+        // In many iterations the residual drifts away from that of A, so it is computed anew until
+        // this no longer helps.
+        for (double before = INFINITY; rz > enough && rz < 0.1 * before;) {
+            before = rz;
+            iterate(rz, enough, A, iterations);
+            residual(step, A);
             rz = precondition();
-            stuck = rz < least ? 0 : stuck + 1;
-            least = std::min(least, rz);
-            const double beta = rz / before;
-            for (std::size_t j = 0; j < size(); ++j)
-                p_[j] = z_[j] + beta * p_[j];
         }
+        if (!(rz <= tolerable * enough))
+            converged_ = false;
         return iterations;
     }
+
+    /// Whether every solution so far has a relative error below 1e-10.
+    bool converged() const { return converged_; }
 
   private:
     std::size_t index(std::size_t axis, std::size_t j) const {
@@ -134,6 +127,30 @@ class Poisson {
                 r_[b] += flow;
                 r_[a] -= flow;
             });
+    }
+
+    /// Conjugate gradients from A, whose residual is r, until rz is small enough or no longer falls.
+    void iterate(double rz, double enough, std::vector<double>& A, int& iterations) {
+        std::copy(z_.begin(), z_.end(), p_.begin());
+        double least = rz;
+        for (int stuck = 0; rz > enough && stuck < 300 && iterations < 20000; ++iterations) {
+            multiply();
+            const double curvature = dot(p_, q_);
+            if (!(curvature > 0))
+                break;
+            const double alpha = rz / curvature;
+            for (std::size_t j = 0; j < size(); ++j) {
+                A[j] += alpha * p_[j];
+                r_[j] -= alpha * q_[j];
+            }
+            const double before = rz;
+            rz = precondition();
+            stuck = rz < least ? 0 : stuck + 1;
+            least = std::min(least, rz);
+            const double beta = rz / before;
+            for (std::size_t j = 0; j < size(); ++j)
+                p_[j] = z_[j] + beta * p_[j];
+        }
     }
 
     /// r = right-hand side of the steps minus the matrix times A.
@@ -261,11 +278,14 @@ class Poisson {
         return product;
     }
 
+    static constexpr double tolerable = 1e6;
+
     std::array<std::size_t, 2> nodes_;
     std::array<bool, 2> periodic_;
     std::array<std::vector<double>, 2> weight_;
     std::vector<double> diagonal_, inverse_; // of the matrix; of the pivots
     std::vector<double> r_, z_, p_, q_;      // of conjugate gradients
+    bool converged_ = true;
 };
 
 } // namespace plumed_cv

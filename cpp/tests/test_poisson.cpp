@@ -152,3 +152,27 @@ TEST("a known solution needs no iteration") {
     CHECK(grid.solve(equal_weights(grid), steps, A) < 3);
     CHECK(difference(A, before) < 1e-12);
 }
+
+TEST("patches that narrow bridges of small weights join keep their heights") {
+    for (double between : {1e-3, 1e-5, 1e-7}) {
+        Poisson grid({120, 120}, {false, false});
+        const std::vector<double> A = random_numbers(grid.size(), 11);
+        Poisson::Edges weights = equal_weights(grid);
+        for (std::size_t axis = 0; axis < 2; ++axis)
+            for (std::size_t j = 0; j < grid.size(); ++j)
+                if ((j % 120 / 7 + j / 120 / 7) % 2 == 0)
+                    weights[axis][j] = between;
+        CHECK(difference(solution(grid, weights, steps_of(grid, A)), A) < 1e-13 / between);
+        CHECK(grid.converged());
+    }
+}
+
+TEST("a solution that does not converge is told") {
+    Poisson grid({30, 30}, {false, false});
+    Poisson::Edges steps = equal_weights(grid);
+    CHECK(grid.converged());
+    steps[0][3] = NAN;
+    std::vector<double> A(grid.size(), 0.0);
+    grid.solve(equal_weights(grid), steps, A);
+    CHECK(!grid.converged());
+}
