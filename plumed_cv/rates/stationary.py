@@ -155,14 +155,18 @@ def stationary_point(
             "(path.fmax_eV_A), or check whether the forces are smooth."
         )
     if unstable != (0 if uphill is None else 1):
+        if uphill is None:
+            remedy = "the end state of the path is not a minimum."
+        elif unstable == 0:
+            remedy = "use more images (path.images), so that one is near the highest point."
+        else:
+            remedy = (
+                "the path runs along a ridge between lower saddle points. Give a path (path.file) "
+                "whose middle images are displaced by about 0.1 A to one side of the ridge."
+            )
         raise UserError(
             f"No {kind} was found: the stationary point there has {unstable} unstable modes "
-            f"(lowest curvature {values[0]:.3g} eV/A^2); "
-            + (
-                "the end state of the path is not a minimum."
-                if uphill is None
-                else "use more images (path.images), or a path through another saddle point."
-            )
+            f"(lowest curvature {values[0]:.3g} eV/A^2); {remedy}"
         )
     return Expansion(energy, best, H, periodic, asymmetry, free)
 
