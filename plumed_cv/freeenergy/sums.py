@@ -10,13 +10,15 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.basins import SMOOTHING
 from plumed_cv.freeenergy.estimator import UNSAMPLED, State, check_same_estimator
 from plumed_cv.freeenergy.grids import Grid, potential_on_line
 from plumed_cv.structures.frame import Array
+
+BRIDGED = 2  # bins without samples, of 0.01 by default; the mean force does not change much there
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +108,12 @@ def profiles_of(state: State, sums: Array) -> tuple[Array, Array]:
     A_k is Eq. 7 without the prior if the bin of a node contains samples, and with the prior
     otherwise: P_j is never zero, but a mean over the tails of other bins has no meaning. A comes
     from -kT d ln rho/d xi + k (<z> - xi) between neighbouring bins, or from the mean force of the
-    atoms if `sums` contains it. The mean force is interpolated in bins that were visited only
-    between snapshots. A is NaN in bins that were never visited. Each connected range of visited
-    bins is computed separately, and A_k gives its height relative to the others: the mean of A over
-    its samples is that of A_k. The error of closure around a circle is noise. It is distributed
-    where the uncertainty is largest, according to the errors of the steps: in A_k to nodes without
-    samples, in A only if all bins were visited.
+    atoms if `sums` contains it. The mean force of the atoms is interpolated in bins without
+    snapshots, also across up to `BRIDGED` bins that were never visited. A is NaN in bins that were
+    never visited. Each connected range of visited bins is computed separately, and A_k gives its
+    height relative to the others: the mean of A over its samples is that of A_k. The error of
+    closure around a circle is noise. It is distributed where the uncertainty is largest, according
+    to the errors of the steps: in A_k to nodes without samples, in A only if all bins were visited.
 
     Parameters
     ----------
@@ -147,14 +149,29 @@ def profiles_of(state: State, sums: Array) -> tuple[Array, Array]:
             mean_force = state.kappa_eV * offset / count
             of_histogram = -kT * np.log(np.roll(count, -1) / count)
     steps = of_histogram + 0.5 * grid.spacing * (mean_force + np.roll(mean_force, -1))
-    both = visited & np.roll(visited, -1)
+    known = _bridged(visited | seen, grid.periodic) if atoms else visited
+    both = known & np.roll(known, -1)
+    number = np.maximum(count, UNSAMPLED * count[visited].mean()) if atoms else count
     with np.errstate(divide="ignore", invalid="ignore"):
-        weights = np.where(both, count * np.roll(count, -1) / (count + np.roll(count, -1)), 0.0)
+        weights = np.where(both, number * np.roll(number, -1) / (number + np.roll(number, -1)), 0.0)
     A, part = potential_on_line(grid, np.where(both, steps, 0.0), weights)
     samples = np.bincount(part, count)
     with np.errstate(invalid="ignore"):
         above = np.bincount(part, count * (A_k - A)) / samples
     return A_k, np.where(visited, A + above[part], np.nan)
+
+
+def _bridged(known: NDArray[np.bool_], periodic: bool) -> NDArray[np.bool_]:
+    """Add the bins of short gaps between known ones, (n,)."""
+    at, n = np.flatnonzero(known), len(known)
+    ends = list(pairwise(at))
+    if periodic and len(at):
+        ends.append((at[-1], at[0] + n))
+    filled = known.copy()
+    for one, other in ends:
+        if other - one <= BRIDGED + 1:
+            filled[np.arange(one, other) % n] = True
+    return filled
 
 
 def smoothed(
