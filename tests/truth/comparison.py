@@ -61,8 +61,13 @@ def comparisons(model: Model, run: Path) -> Iterator[Comparison]:
         along = exact(model, CollectiveVariable.load(run / result["cv"]))
         found = workflow.read_samples(run / f"iteration-{result['iteration']}")
         for estimator, answer in estimates.estimated(found).items():
-            flux = {"flux_barrier": answer.flux.barrier, "tst_rate": answer.flux.rate_per_s}
-            values = workflow.barriers(answer.profile) | workflow.as_json(flux)
+            rate = answer.flux.rate_per_s
+            values = workflow.barriers(answer.profile)
+            values |= workflow.as_json({"flux_barrier": answer.flux.barrier})
+            values |= {
+                "tst_rate_1/s": estimates.or_none(rate.value),
+                "tst_rate_error_1/s": estimates.or_none(rate.error),
+            }
             for quantity in QUANTITIES:
                 unit = "1/s" if quantity == "tst_rate" else "eV"
                 yield Comparison(
