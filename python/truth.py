@@ -38,7 +38,7 @@ def run_all(root: Path, names: list[str], seeds: list[int], steps: int | None) -
                 {"model": name, "seed": seed} | asdict(comparison)
                 for comparison in comparisons(MODELS[name], folder / "run")
             ]
-            write_text(DATA, json.dumps(found, indent=1))
+            write_text(DATA, json.dumps(found))
             print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
 
 

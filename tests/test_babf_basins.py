@@ -214,6 +214,18 @@ def test_basins_with_a_vanishing_share() -> None:
     assert of_profile.delta_F.value == pytest.approx(expected_dF, abs=0.02 * KT)
 
 
+def test_a_basin_of_few_bins_is_refused() -> None:
+    """A CV that hardly changes in the reactant has its whole population in a few bins."""
+    process = Process(gaussians([0.0, 1.0], [12.0, 12.0], [0.04, 0.1]), grid=Grid(-0.3, 1.2, 75))
+    with pytest.raises(UserError, match="the grid is too coarse: the reactant occupies 2"):
+        process.flux(*process.exact())
+    process = Process(process.potential, grid=Grid(-0.3, 1.2, 300))
+    (top,) = tops(process, [(0.2, 0.8)])
+    population = process.population(-0.5, top)
+    expected = -KT * np.log(process.current(top) / THERMAL / population)
+    assert process.flux(*process.exact()).barrier.value == pytest.approx(expected, abs=0.1 * KT)
+
+
 def test_an_asymmetric_scale_alone_makes_a_difference_of_a_at_points() -> None:
     """xi is steep around one state and flat around the other: this changes A(1)-A(0) only."""
     U = gaussians([0.0, 1.0], [9.0, 9.0], [0.1, 0.1])

@@ -138,7 +138,7 @@ def test_a_state_that_is_wider_than_expected_gets_a_wider_grid(
     files, _ = first_cv(tmp_path, settings(), path)
     first = with_defaults(settings(), files, 1).sampling.margin
     assert isinstance(first, tuple)
-    longest = 0.6 * 0.5  # of the distance to the barrier, which is in the middle
+    longest = 0.85 * 0.5  # of the distance to the barrier, which is in the middle
     margin = first
     for n, rises_kT, expected in (
         (1, (6.0, 6.0), first),

@@ -25,6 +25,8 @@ from plumed_cv.freeenergy.sums import (
 )
 from plumed_cv.structures.frame import Array
 
+FEWEST_BINS = 4  # of a basin: a standard deviation of 1.1 bins if it is harmonic
+
 
 @dataclass(frozen=True)
 class Step:
@@ -221,6 +223,13 @@ def estimate_flux(
             "above the minimum of the reactant: the flux barrier needs the whole basin, so begin "
             "the grid further out"
         )
+    reactant = W[0, basins.along.order][basins.first : basins.surfaces[0] + 1]
+    occupied = _number_of_bins(reactant, kT)
+    if occupied < FEWEST_BINS:
+        raise UserError(
+            f"the grid is too coarse: the reactant occupies {occupied:.1f} bins ({FEWEST_BINS} at "
+            "least); use more bins (sampling.bins)"
+        )
     basins = significant(basins, W[0], parts, weights, depths_of, walkers)
     order, number = basins.along.order, len(basins.surfaces)
     spans = list(pairwise(basins.minima))
@@ -282,6 +291,12 @@ def estimate_flux(
         W=W[1],
         F=W[0],
     )
+
+
+def _number_of_bins(W: Array, kT: float) -> float:
+    """Return (sum p)^2 / sum p^2 with p = exp(-W/kT) in the bins, (n,), of a basin."""
+    p = np.nan_to_num(np.exp((np.nanmin(W) - W) / kT))
+    return float(p.sum() ** 2 / (p**2).sum())
 
 
 def _path_length(grid: Grid, gradnorm: Array) -> Array:
