@@ -312,7 +312,7 @@ def test_convergence_ends_at_the_answer(run: Path) -> None:
 def test_several_walkers_converge_together() -> None:
     """The first so many steps are the first parts of every walker."""
     rng = np.random.default_rng(0)
-    grid, states, series = freeenergy.Grid(-0.2, 1.2, 14), [], []
+    grid, states, series = freeenergy.Grid(-0.2, 1.2, 35), [], []
     for _ in range(2):
         estimator = freeenergy.Estimator(grid, 0.025)
         run = [estimator.state]

@@ -63,6 +63,7 @@ def energy(
     With images in one file: plumed-cv energy path.xyz --structures 50000 -o c15
 
     With one file for each image: plumed-cv energy neb/0?/OUTCAR
+
     With a folder 00, 01, ... for each image: plumed-cv energy neb
     """
     from plumed_cv import config as configuration
