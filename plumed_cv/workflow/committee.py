@@ -5,7 +5,6 @@ that gives the answer. Its folder `committee` has a file for each potential, pot
 one value for each snapshot; k = 0 is the potential of the run. A value is computed once.
 """
 
-import json
 import textwrap
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from ase import Atoms, units
 
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import read_json, replacing, write_text
+from plumed_cv.common.files import read_json, replacing
 from plumed_cv.common.numbers import energy_in_words
 from plumed_cv.common.progress import Log, Reporter, Update
 from plumed_cv.config import Config
@@ -60,15 +59,7 @@ def of_directory(
         If the run has not ended, its input has no committee, a potential refuses a structure, or
         the result cannot be had from snapshots (`refusal`).
     """
-    files = RunDirectory(Path(directory).absolute())
-    starts = provenance.read(files.provenance)
-    if files.temperatures.exists():
-        raise UserError(
-            f"{directory}: contains runs at several temperatures; name the folder of one of them."
-        )
-    if not files.result.exists() or not starts:
-        raise UserError(f"{directory}: is not the directory of a finished run; run it first.")
-    config = Config.model_validate(starts[-1]["input"])
+    files, config = provenance.read_finished_run(directory)
     if not config.engine.committee:
         raise UserError(
             f"{directory}: there is no engine.committee in the input of the last start; add it and "
@@ -118,7 +109,7 @@ def complete(
     if note is None:
         return _complete(config, files, engine, initial, result, reporter, None)
     result = result | {"committee_note": note}
-    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    files.write_result(result)
     reporter.say(f"No error of the potential: {note}.")
     return result
 
@@ -224,7 +215,7 @@ def _complete(
     found = _estimated(files, result, values, wanted)
     words = [_words(config, table) for table in ({}, *config.engine.committee)]
     result = result | _as_dict(result, found, words, files)
-    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    files.write_result(result)
     reporter.say(in_words(result))
     return result
 

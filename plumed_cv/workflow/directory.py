@@ -1,14 +1,16 @@
 """A run directory: the names of its files, and a lock against other runs."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import locked
+from plumed_cv.common.files import locked, write_text
 from plumed_cv.engines import check_folder
 
 _TEMPORARY = re.compile(r"\..+-[a-z0-9_]{8}(\.[^.]+)?")
@@ -95,6 +97,10 @@ class RunDirectory:
     def result(self) -> Path:
         """The answer."""
         return self.root / "result.json"
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Replace the answer."""
+        write_text(self.result, json.dumps(result, indent=2, allow_nan=False))
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def of_run(
         if files.result.exists():
             result = read_json(files.result)
             result["harmonic"] = beside(files, result)
-            write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+            files.write_result(result)
     return found
 
 

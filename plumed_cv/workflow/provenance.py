@@ -17,6 +17,7 @@ from plumed_cv.common.files import hashes_of_named, read_json, sha256, write_tex
 from plumed_cv.config import Config
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import split_index
+from plumed_cv.workflow.directory import RunDirectory
 
 # Keys that may change from one start of a run to the next, with the reason. All other keys
 # determine the content of a directory and must stay.
@@ -229,6 +230,25 @@ def read(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return starts if isinstance(starts, list) else []
+
+
+def read_finished_run(directory: Path | str) -> tuple[RunDirectory, Config]:
+    """Return the names of the files of a finished run, and the input of its last start.
+
+    Raises
+    ------
+    UserError
+        If the run has not ended, or is one at several temperatures.
+    """
+    files = RunDirectory(Path(directory).absolute())
+    starts = read(files.provenance)
+    if files.temperatures.exists():
+        raise UserError(
+            f"{directory}: contains runs at several temperatures; name the folder of one of them."
+        )
+    if not files.result.exists() or not starts:
+        raise UserError(f"{directory}: is not the directory of a finished run; run it first.")
+    return files, Config.model_validate(starts[-1]["input"])
 
 
 def _recorded(config: Config) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Results of a run: values of each iteration, and the answer in result.json."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -299,7 +298,7 @@ def write_answer(
         goes_on=True,
     )
     write_text(files.root / "plumed.dat", production)
-    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    files.write_result(result)
     return result
 
 

@@ -137,7 +137,7 @@ class Stage:
         result["rate_note"] = doubts(result, found, self.config.rate)
         result["other_events"] = self._other_events()
         result |= escape_rate(result)
-        write_text(self.files.result, json.dumps(result, indent=2, allow_nan=False))
+        self.files.write_result(result)
         return result
 
     def through(self, xi: float) -> dict[str, Any]:

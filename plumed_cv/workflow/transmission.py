@@ -6,7 +6,6 @@ left the process. A file is either complete or absent. Shots are made in batches
 are reused.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ase import Atoms
 
 from plumed_cv import freeenergy, rates, sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.files import read_json
 from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
@@ -61,15 +60,7 @@ def of_directory(
         If the run has not ended, its rate of transition state theory is unknown, the input cannot
         be read again, or there is no transmission coefficient (`refusal`).
     """
-    files = RunDirectory(Path(directory).absolute())
-    starts = provenance.read(files.provenance)
-    if files.temperatures.exists():
-        raise UserError(
-            f"{directory}: contains runs at several temperatures; name the folder of one of them."
-        )
-    if not files.result.exists() or not starts:
-        raise UserError(f"{directory}: is not the directory of a finished run; run it first.")
-    config = Config.model_validate(starts[-1]["input"])
+    files, config = provenance.read_finished_run(directory)
     settings = {"error": error, "shots": shots}
     given = {key: value for key, value in settings.items() if value is not None}
     config = config.model_copy(update={"rate": config.rate.model_copy(update=given)})
@@ -132,7 +123,7 @@ def complete(
         except rates.NoShotsError as error:
             note = str(error)
     result = result | {"rate_note": note}
-    write_text(files.result, json.dumps(result, indent=2, allow_nan=False))
+    files.write_result(result)
     if config.rate.enabled:
         reporter.say(f"No transmission coefficient: {note}.")
     return result
