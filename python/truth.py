@@ -9,6 +9,7 @@ The results go to docs/truth.json. A run takes half a minute on one core.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from tests.truth.models import MODELS, QUANTITIES
 DATA = Path(__file__).resolve().parent.parent / "docs" / "truth.json"
 
 
-def run_all(root: Path, names: list[str], seeds: list[int], steps: int | None) -> None:
-    """Run the models for all seeds and write the data file after each run."""
-    found: list[dict[str, Any]] = []
+def run_all(root: Path, names: list[str], seeds: Sequence[int], steps: int | None) -> None:
+    """Run the models for some seeds; each run replaces its entries in the data file."""
+    found: list[dict[str, Any]] = json.loads(DATA.read_text()) if DATA.exists() else []
     for seed in seeds:
         for name in names:
             folder = root / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
@@ -34,10 +35,12 @@ def run_all(root: Path, names: list[str], seeds: list[int], steps: int | None) -
                 MODELS[name].write(folder, seed, steps)
             if not (folder / "run" / "result.json").exists():
                 workflow.run(config.load(folder / "model.toml"), folder / "run")
+            found = [entry for entry in found if (entry["model"], entry["seed"]) != (name, seed)]
             found += [
                 {"model": name, "seed": seed} | asdict(comparison)
                 for comparison in comparisons(MODELS[name], folder / "run")
             ]
+            found.sort(key=lambda entry: (entry["seed"], list(MODELS).index(entry["model"])))
             write_text(DATA, json.dumps(found))
             print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
 
@@ -105,11 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="?", help="folder for the runs; none: only print")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--seeds", type=int, default=3, help="last seed")
+    parser.add_argument("--first-seed", type=int, default=1, help="earlier ones keep their data")
     parser.add_argument("--steps", type=int, help="steps an iteration; the model's own if absent")
     arguments = parser.parse_args()
     if arguments.runs is not None:
-        seeds = list(range(1, arguments.seeds + 1))
+        seeds = range(arguments.first_seed, arguments.seeds + 1)
         run_all(arguments.runs.absolute(), arguments.models, seeds, arguments.steps)
     print_table(json.loads(DATA.read_text()))
 
