@@ -24,9 +24,12 @@ from distributed import LocalCluster
 
 from plumed_cv import config, cv, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import State
+from plumed_cv.engines import Engine, State
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.path import load_path
+from plumed_cv.sampling.folders import read_colvar
+from plumed_cv.sampling.next_segment import next_segment
+from plumed_cv.sampling.walker import run_walker
 from plumed_cv.workflow import provenance
 from tests import vacancy
 
@@ -134,6 +137,43 @@ def test_shares_add_up(tasks: Tasks) -> None:
     one = tasks(steps=8000, walkers=1)[0]
     assert one.home == one.folder
     assert one.segment_steps == 1000
+
+
+def farthest_in_heat_up(task: sampling.WalkerTask, engine: Engine, attempt: int) -> float:
+    """Largest distance of an atom from the path in the first steps of an attempt, angstrom."""
+    segment = replace(next_segment(task, [], attempt), n_steps=200)
+    engine.run(segment)
+    return float(read_colvar(segment.directory / "colvar")["ae.maxdev"].max())
+
+
+def test_a_heat_up_that_leaves_the_path_is_repeated(tasks: Tasks) -> None:
+    """The limit is exceeded by the first attempt to heat the crystal and not by the second one."""
+    task = tasks(walkers=1, steps=4800, segments=6, atom_deviation_limit_A="off")[0]
+    with sampling.open_engine(task.config, task.atoms) as engine:
+        for seed in range(1, 9):  # the second attempt goes farther with each of them: 1 in 256
+            iteration = task.config.iteration.model_copy(update={"seed": seed})
+            task = replace(task, config=task.config.model_copy(update={"iteration": iteration}))
+            first, second = (farthest_in_heat_up(task, engine, k) for k in (0, 1))
+            if second < first:
+                break
+        assert second < first
+        sampled = task.config.sampling.model_copy(
+            update={"atom_deviation_limit_A": 0.5 * (first + second)}
+        )
+        task = replace(task, config=task.config.model_copy(update={"sampling": sampled}))
+        run_walker(task, engine)
+        assert sum(part["n_steps"] for part in task.done()) == task.steps
+        # Both walks of the second attempt are the same, and nothing of the first one is left.
+        largest = read_colvar(task.home / "segment-000000" / "colvar")["ae.maxdev"]
+        assert largest.max() < first
+        tight = sampled.model_copy(update={"atom_deviation_limit_A": 0.05})
+        empty = task.folder.with_name("tight")
+        empty.mkdir()
+        never = replace(
+            task, config=task.config.model_copy(update={"sampling": tight}), folder=empty
+        )
+        with pytest.raises(UserError, match="5 trajectories from the start of iteration 1"):
+            run_walker(never, engine)
 
 
 def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:

@@ -295,7 +295,7 @@ def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
     file = example / "tight.toml"
     file.write_text(INPUT.replace("timestep_fs", "deviation_limit_A = 0.2\ntimestep_fs"))
     with pytest.raises(
-        UserError, match=r"left the mean path after|ended the last 20 trajectories at once"
+        UserError, match=r"left the mean path before|ended the last 20 trajectories at once"
     ):
         workflow.run(config.load(file), example / "tight")
 

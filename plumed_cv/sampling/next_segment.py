@@ -86,8 +86,11 @@ def write_native(task: WalkerTask, engine: Engine) -> None:
         shutil.rmtree(native)
 
 
-def next_segment(task: WalkerTask, done: Sequence[dict[str, Any]]) -> Segment:
-    """Make the folder of the segment after `done`; an existing one is removed."""
+def next_segment(task: WalkerTask, done: Sequence[dict[str, Any]], attempt: int = 0) -> Segment:
+    """Make the folder of the segment after `done`; an existing one is removed.
+
+    Another attempt has other velocities and other random numbers.
+    """
     sampling = task.config.sampling
     several = sampling.walkers > 1
     shared = task.shared
@@ -100,7 +103,7 @@ def next_segment(task: WalkerTask, done: Sequence[dict[str, Any]]) -> Segment:
     unfinished = task.home / f"unfinished-{segment_name(k)}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    segment = segment_after(task, done, unfinished, records=task.records)
+    segment = segment_after(task, done, unfinished, records=task.records, attempt=attempt)
     skipped = skipped_steps(task, segment)
     return replace(segment, plumed=_plumed_dat(task, k, unfinished, task.plugin, skipped))
 
@@ -159,7 +162,12 @@ def _plumed_dat(task: WalkerTask, k: int, folder: Path, plugin: Path, skipped: i
 
 
 def segment_after(
-    task: WalkerTask, done: Sequence[dict[str, Any]], folder: Path, *, records: bool
+    task: WalkerTask,
+    done: Sequence[dict[str, Any]],
+    folder: Path,
+    *,
+    records: bool,
+    attempt: int = 0,
 ) -> Segment:
     """Return the segment after `done`, in a folder, without a PLUMED input.
 
@@ -169,7 +177,7 @@ def segment_after(
     sampling, k = task.config.sampling, task.next
     return Segment(
         directory=folder,
-        start=_start_after(task, done) if done else _first_start(task),
+        start=_start_after(task, done) if done else _first_start(task, attempt),
         dynamics=Dynamics(
             task.config.system.temperature_K,
             sampling.timestep_fs,
@@ -177,7 +185,7 @@ def segment_after(
             sampling.friction_per_ps,
         ),
         n_steps=min(task.segment_steps, task.steps - steps_of(done)),
-        seed=_seed(task, k),
+        seed=_seed(task, k, attempt),
         count_start=k == 0,
         snapshot_stride=task.whole_steps if records else sampling.snapshot_stride,
         record=Record(task.variable.serials, sampling.snapshot_stride) if records else None,
@@ -199,7 +207,7 @@ def _start_after(task: WalkerTask, done: Sequence[dict[str, Any]]) -> State:
     return _end_of(parts[counted[-1 - failed]])
 
 
-def _first_start(task: WalkerTask) -> State:
+def _first_start(task: WalkerTask, attempt: int) -> State:
     """Configuration from which the first segment starts.
 
     Atoms at rest in a structure of the minimum energy path have no potential energy above it. They
@@ -207,7 +215,7 @@ def _first_start(task: WalkerTask) -> State:
     """
     if not task.at_rest:
         return task.start
-    rng = np.random.default_rng(_seed(task, 0))
+    rng = np.random.default_rng(_seed(task, 0, attempt))
     masses, doubled_K = task.atoms.get_masses(), 2.0 * task.config.system.temperature_K
     return replace(task.start, velocities=maxwell_boltzmann(rng, masses, doubled_K))
 
@@ -223,10 +231,11 @@ def _relative(path: Path, folder: Path) -> Path:
     return Path(os.path.relpath(path, folder))
 
 
-def _seed(task: WalkerTask, segment: int) -> int:
+def _seed(task: WalkerTask, segment: int, attempt: int = 0) -> int:
     key = [task.config.iteration.seed, task.iteration, segment]
     if task.config.sampling.walkers > 1 or task.repetition:
         key.append(task.walker)
     if task.repetition:
         key.append(task.repetition)
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+    spawn_key = (attempt,) if attempt else ()
+    return int(np.random.SeedSequence(key, spawn_key=spawn_key).generate_state(1)[0])

@@ -38,6 +38,7 @@ from plumed_cv.sampling.next_segment import (
 )
 from plumed_cv.sampling.task import WalkerTask
 
+BEGINNINGS = 5  # attempts to heat the first segment: at high temperature, an atom may hop meanwhile
 PATIENCE_S = 30.0  # for a process that is being stopped, or whose parent was killed
 
 
@@ -158,10 +159,20 @@ def _run_segments(task: WalkerTask, engine: Engine, update: Update) -> None:
 
         progress(0)
         outcome = engine.run(segment, progress)
+        for attempt in range(1, BEGINNINGS):
+            if not _left_at_once(segment, outcome):
+                break
+            segment = next_segment(task, done, attempt)
+            outcome = engine.run(segment, progress)
         if not outcome.stopped_by_plumed:
             _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
         done.append(_keep(task, segment, outcome, engine))
         steps += outcome.n_steps
+
+
+def _left_at_once(segment: Segment, outcome: SegmentResult) -> bool:
+    """Whether the guard ended a segment before BABF learned: then there is no state."""
+    return outcome.stopped_by_plumed and not (segment.directory / "babf.state").exists()
 
 
 def _keep(
@@ -181,12 +192,12 @@ def _keep(
     skipped = min(skipped_steps(task, segment), outcome.n_steps)
     n_kept, end = outcome.n_steps, outcome.end
     if outcome.stopped_by_plumed:
-        if not (folder / "babf.state").exists():
+        if _left_at_once(segment, outcome):
             raise UserError(
                 f"sampling.atom_deviation_limit_A = {task.config.sampling.atom_deviation_limit_A}"
-                f": the first trajectory of iteration {task.iteration} left the mean path after "
-                f"{outcome.n_steps} steps, before anything was learned; raise this limit in a new "
-                "directory, or relax the structure first"
+                f": {BEGINNINGS} trajectories from the start of iteration {task.iteration} left "
+                f"the mean path before anything was learned, the last one after {outcome.n_steps} "
+                "steps; raise this limit in a new directory, or relax the structure first"
             )
         outcome.end.save(folder / "left.npz")
         departure = guard.Departure.of(task.variable, outcome.end)

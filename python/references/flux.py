@@ -21,7 +21,7 @@ For each equivalent hop, a symmetry operation of the crystal maps the state onto
 the run. When a vacancy hops, the atom becomes nearest to the vacant site at xi = 0.5, and the hop
 back is seen with 1 - xi. Therefore the density at xi is the sum of those seen at xi and at 1 - xi.
 A learned CV, which is nearly symmetric, is treated the same way, with its own |grad xi|.
-Hydrogen in nickel goes from an octahedral site to a tetrahedral one. On the path the octahedral
+Hydrogen in nickel or palladium goes from an octahedral site to a tetrahedral one. On the path the octahedral
 site from which it comes is the nearest one up to the tetrahedral site, where xi = 1.
 """
 
@@ -56,17 +56,26 @@ CASES = {
     "fe-1200K": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
     "fe-1200K-learned": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
     "h-in-ni-500K": replace(hops.CASES["h-in-ni-700K"], temperature_K=500.0),
+    "h-in-pd-300K": replace(
+        hops.CASES["h-in-ni-700K"],
+        what="H in Pd (PdHHe), octahedral to tetrahedral",
+        lattice_A=3.89,
+        element="Pd",
+        potential=("pair_style eam/he", "pair_coeff * * PdHHe.eam.he Pd H"),
+        temperature_K=300.0,
+    ),
 }
 SURFACES = {
     "fe-1000K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "fe-1200K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "fe-1200K-learned": (0.3, 0.35, 0.4, 0.45, 0.5),
     "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "h-in-pd-300K": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
 LEARNED = ("fe-1200K-learned",)  # along the CV that was learned from the run along the linear one
 SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "fe-1200K": (0.5,), "fe-1200K-learned": (0.5,)}
-STEPS = {"h-in-ni-500K": 200_000}
-NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0}
+STEPS = {"h-in-ni-500K": 200_000, "h-in-pd-300K": 200_000}
+NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0, "h-in-pd-300K": 2.0}
 PARTS = ("plain", "plumed_cv")
 HALF_WIDTH = 0.02  # of the interval of xi in which the density is taken
 EDGES = np.linspace(-0.5, 1.5, 401)
