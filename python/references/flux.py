@@ -21,8 +21,8 @@ For each equivalent hop, a symmetry operation of the crystal maps the state onto
 the run. When a vacancy hops, the atom becomes nearest to the vacant site at xi = 0.5, and the hop
 back is seen with 1 - xi. Therefore the density at xi is the sum of those seen at xi and at 1 - xi.
 A learned CV, which is nearly symmetric, is treated the same way, with its own |grad xi|.
-Hydrogen in nickel or palladium goes from an octahedral site to a tetrahedral one. On the path the octahedral
-site from which it comes is the nearest one up to the tetrahedral site, where xi = 1.
+Hydrogen in nickel or palladium goes from an octahedral site to a tetrahedral one. On the path the
+octahedral site from which it comes is the nearest one up to the tetrahedral site, where xi = 1.
 """
 
 import argparse
