@@ -364,6 +364,9 @@ def sampled(name: str, folder: Path, walkers: int) -> dict[str, Any]:
         "tst_rates_per_s": k_TST.tolist(),
         "relative_error": None if error is None else error / result["steps"][0]["rate_per_s"],
         "through": rates,
+        "surface": result["iterations"][answer - 1]["dividing_surface"],
+        "delta_F_eV": result["delta_F_eV"],
+        "delta_F_error_eV": result["delta_F_error_eV"],
     }
 
 
@@ -381,6 +384,30 @@ def tst_rates(name: str, data: dict[str, Any]) -> tuple[Array, Array]:
     without = (counts.sum(axis=0) - counts) / (frames.sum() - frames)[:, None]
     errors = np.sqrt((BLOCKS - 1) * np.var(without, axis=0))
     return unit * counts.sum(axis=0) / frames.sum(), unit * errors
+
+
+def population_difference(name: str, data: dict[str, Any], surface: float) -> tuple[float, float]:
+    """delta_F of a hop of an interstitial atom from the times on both sides, and its error, eV.
+
+    Parameters
+    ----------
+    name, data
+        The case, and its plain dynamics.
+    surface
+        The surface between the two sites. There are two tetrahedral sites for each octahedral one.
+    """
+    frames = np.array(data["blocks"], dtype=float)
+    beyond = np.array(data["histograms"])[:, EDGES[:-1] > surface - 1e-9].sum(axis=1)
+
+    def difference(n: float, n_beyond: float) -> float:
+        kT = units.kB * CASES[name].temperature_K
+        return float(-kT * np.log(n_beyond / 2.0 / (n - n_beyond)))
+
+    without = [
+        difference(frames.sum() - n, beyond.sum() - b) for n, b in zip(frames, beyond, strict=True)
+    ]
+    error = float(np.sqrt((BLOCKS - 1) * np.var(without)))
+    return difference(frames.sum(), beyond.sum()), error
 
 
 def joined(name: str, data: dict[str, Any]) -> tuple[hops.Found, list[hops.Hop]]:
@@ -438,6 +465,14 @@ def print_tables(every: dict[str, Any]) -> None:
         print("|" + " --- |" * len(columns))
         for xi, cells in rows.items():
             print("| " + " | ".join([f"{xi:g}", *cells]) + " |")
+        if CASES[name].interstitial and "plain" in data and "surface" in data.get("plumed_cv", {}):
+            found, surface = data["plumed_cv"], data["plumed_cv"]["surface"]
+            value, error = population_difference(name, data["plain"], surface)
+            print(
+                f"\ndelta F, from the times on both sides of ξ = {surface:.2f}: {value:.4f} ± "
+                f"{error:.4f} eV; plumed_cv: {found['delta_F_eV']:.4f} ± "
+                f"{found['delta_F_error_eV']:.4f} eV"
+            )
 
 
 def main() -> None:
