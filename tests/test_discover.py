@@ -197,6 +197,10 @@ def test_a_search_goes_on(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
     assert few["discovery"]["confidence"] < ENOUGH
     assert file.read_text().splitlines() == expected[:more]
     assert read_catalogue(parts).events[0].id == "Cu-event-1"
+    # No search so far went on above 2 eV, as those for higher barriers do.
+    high = discover(structure, given, parts, seed=3, searches=more, max_barrier_eV=1.1)
+    assert high["discovery"]["confidence"] == 0.0
+    assert [event["id"] for event in high["events"]] == ["Cu-event-1"]
     with pytest.raises(UserError, match=r"has searches with another seed"):
         discover(structure, given, parts, seed=4)
     with pytest.raises(UserError, match=r"another around, radius_A"):

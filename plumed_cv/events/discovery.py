@@ -31,7 +31,7 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.events.catalogue import read_template
-from plumed_cv.events.notebook import Notebook, checksum
+from plumed_cv.events.notebook import Notebook, ceiling_of, checksum
 from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, defect_atoms
 from plumed_cv.paths import relax
 from plumed_cv.structures import bare, cell_of, fix, held_atoms, oriented, read_structure
@@ -40,7 +40,6 @@ from plumed_cv.structures.neighbours import Neighbours
 SEARCHES = 1000
 CONFIDENCE = 0.95
 
-_CEILING_EV = 2.0  # searches above this energy end; or above twice the limit of the barriers
 _ERRORS = 10  # searches in a row that may end with an error of the engine
 
 
@@ -169,8 +168,7 @@ def _discover(
             if now.value >= target:
                 break
             update(notebook.done, f"{notebook.n_events(limit)} events, confidence {now.value:.2f}")
-            ceiling = max(_CEILING_EV, 2.0 * (limit or 0.0))
-            line = notebook.search(settings["seed"], ceiling)
+            line = notebook.search(settings["seed"], ceiling_of(limit))
             errors = errors + 1 if line["reason"].startswith("error") else 0
             if errors == _ERRORS:
                 raise UserError(f"{structure}: {errors} searches in a row failed: {line['reason']}")

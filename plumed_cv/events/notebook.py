@@ -31,6 +31,12 @@ from plumed_cv.structures.frame import Array
 
 ABOVE_LOWEST = 1.5  # default limit of the barriers, in units of the lowest one
 SHALLOW = 0.2  # barrier back from a minimum that is passed, in units of the barrier
+CEILING_EV = 2.0  # searches above this energy end; or above twice the limit of the barriers
+
+
+def ceiling_of(limit_eV: float | None) -> float:
+    """Energy above which a search for events below a barrier ends, eV."""
+    return max(CEILING_EV, 2.0 * (limit_eV or 0.0))
 
 
 @dataclass
@@ -108,9 +114,13 @@ class Notebook:
         return ABOVE_LOWEST * min(barriers) if barriers else None
 
     def confidence(self, limit_eV: float | None) -> Confidence:
-        """Confidence that no event below a barrier is missing."""
+        """Confidence that no event below a barrier is missing.
+
+        Searches that ended at a lower energy than those for this barrier do not count.
+        """
         counted = {known.number for known in self.events(limit_eV)}
-        return Confidence.of([n for n in self._found() if n in counted], counted)
+        found = self._found(ceiling_of(limit_eV))
+        return Confidence.of([n for n in found if n in counted], counted)
 
     def search(self, seed: int, ceiling_eV: float) -> dict[str, Any]:
         """Do the next search and write down its result."""
@@ -119,6 +129,7 @@ class Notebook:
         line: dict[str, Any] = {
             "search": number,
             "atom": outcome.atom + 1,
+            "ceiling_eV": ceiling_eV,
             "reason": outcome.reason,
             "barrier_eV": None,
             "saddle": None,
@@ -302,10 +313,14 @@ class Notebook:
         with replacing(file) as temporary:
             state.write(temporary, format="extxyz")
 
-    def _found(self) -> list[int]:
-        """Numbers of the saddle points of all searches that ended at an event, in their order."""
+    def _found(self, ceiling_eV: float = 0.0) -> list[int]:
+        """Numbers of the saddle points of the searches that ended at an event, in their order.
+
+        Only of searches that went on up to this energy.
+        """
         events = {known.number for known in self.events()}
-        return [line["saddle"] for line in self._lines if line["saddle"] in events]
+        lines = [line for line in self._lines if line["ceiling_eV"] >= ceiling_eV]
+        return [line["saddle"] for line in lines if line["saddle"] in events]
 
     def _recognised(self, saddle: Saddle) -> tuple[_Known | None, int]:
         """Return the known saddle point that this is an image of, and the number of the image."""
