@@ -158,17 +158,7 @@ def compute_diffusion(
             f"--formation: the diffusion coefficient of an {catalogue.defect} atom does not depend "
             "on its concentration; leave this option out."
         )
-    known = read_json(file)["rates"]
-    rows, notes, used = [], [], []
-    for kelvin in sorted({row["temperature_K"] for row in known}):
-        chosen = _chosen(catalogue, [r for r in known if r["temperature_K"] == kelvin], source)
-        if isinstance(chosen, str):
-            notes.append(f"{kelvin:g} K is left out: {chosen}")
-            continue
-        rates, note = _rates(catalogue, kelvin, chosen)
-        used.append(rates)
-        rows.append(_at(catalogue, rates, chosen, formation))
-        notes += [f"{kelvin:g} K: {each}" for each in (note, *_cautions(chosen)) if each]
+    rows, used, notes = coefficients(catalogue, source, formation)
     if not rows:
         raise UserError(f"{file}: there is no diffusion coefficient. {' '.join(notes)}".rstrip())
     if export is not None:
@@ -200,6 +190,45 @@ def compute_diffusion(
     title = f"{catalogue.defect} of {catalogue.species}, {catalogue.about['crystal']['formula']}"
     plot_diffusion(catalogue.root / "diffusion.png", rows, title)
     return content
+
+
+def coefficients(
+    catalogue: Catalogue,
+    source: str | None = None,
+    formation: Formation | None = None,
+    *,
+    tracer: bool = True,
+) -> tuple[list[dict[str, Any]], list[Rates], list[str]]:
+    """Return the coefficients at all temperatures, without writing anything.
+
+    Parameters
+    ----------
+    catalogue
+        A catalogue with rates.json.
+    source, formation
+        As for `compute_diffusion`.
+    tracer
+        Whether the correlation factor and the coefficients of tracer atoms are computed.
+
+    Returns
+    -------
+    The rows of diffusion.json, the rates of each, and notes on what is left out.
+    """
+    known = read_json(catalogue.root / "rates.json")["rates"]
+    rows, notes, used = [], [], []
+    for kelvin in sorted({row["temperature_K"] for row in known}):
+        chosen = _chosen(catalogue, [r for r in known if r["temperature_K"] == kelvin], source)
+        if isinstance(chosen, str):
+            notes.append(f"{kelvin:g} K is left out: {chosen}")
+            continue
+        rates, note = _rates(catalogue, kelvin, chosen)
+        used.append(rates)
+        rows.append(_at(catalogue, rates, chosen))
+        if tracer and catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
+            tensor = np.array(rows[-1]["D_tensor_m2_per_s"])
+            rows[-1] |= _tracer(catalogue, rates, tensor, formation)
+        notes += [f"{kelvin:g} K: {each}" for each in (note, *_cautions(chosen)) if each]
+    return rows, used, notes
 
 
 def _chosen(
@@ -291,9 +320,8 @@ def _at(
     catalogue: Catalogue,
     rates: Rates,
     chosen: Sequence[dict[str, Any]],
-    formation: Formation | None,
 ) -> dict[str, Any]:
-    """Return the row of one temperature."""
+    """Return the row of one temperature, without a tracer."""
     values, n = rates.values, len(chosen)
 
     def tensor(given: Array) -> Array:
@@ -308,7 +336,7 @@ def _at(
     # Shares of the variance; what they lack to 1 comes from the free energies of the sites.
     shares = (_slopes(mean, values, rates.covariance) ** 2 * np.diag(rates.covariance))[:n]
     shares = shares / error**2 if error > 0 else np.zeros(n)
-    row: dict[str, Any] = {
+    return {
         "temperature_K": rates.temperature_K,
         "D_m2_per_s": float(np.trace(own)) / 3.0 * _TO_M2,
         "error_factor": float(np.exp(error)),
@@ -325,15 +353,15 @@ def _at(
             for each, share in zip(chosen, shares, strict=True)
         ],
     }
-    if catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
-        row |= _tracer(catalogue, rates, own, formation)
-    return row
 
 
 def _tracer(
     catalogue: Catalogue, rates: Rates, own: Array, formation: Formation | None
 ) -> dict[str, Any]:
-    """Correlation factor, and the coefficient of tracer atoms if the concentration is known."""
+    """Correlation factor, and the coefficient of tracer atoms if the concentration is known.
+
+    `own` is the tensor of the defect, (3, 3), m^2/s.
+    """
     kT = units.kB * rates.temperature_K
     network, values, n = catalogue.network, rates.values, len(rates.ln_rates)
 
@@ -363,7 +391,7 @@ def _tracer(
     total = np.hypot(_error(ln_tracer, values, rates.covariance), error / kT)
     return row | {
         "concentration": float(concentration),
-        "D_tracer_m2_per_s": float(np.trace(tracer) / 3.0 * concentration * _TO_M2),
+        "D_tracer_m2_per_s": float(np.trace(tracer) / 3.0 * concentration),
         "tracer_error_factor": float(np.exp(total)),
     }
 
