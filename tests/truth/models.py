@@ -220,7 +220,8 @@ def _quadrature(model: Model, variable: CollectiveVariable, seed: int) -> list[f
     )
     with np.errstate(divide="ignore"):
         A, W = -kT * np.log(rho), -kT * np.log(norms / _BIN)
-    walls = find_peaks(np.nan_to_num(W, posinf=1e9), prominence=2.0 * kT)[0]
+    # A symmetric top can have two equal highest bins: they are one wall.
+    walls = find_peaks(np.nan_to_num(W, posinf=1e9), prominence=2.0 * kT, distance=2 * _NEAR)[0]
     walls = [wall for wall in walls if 0.0 < xi_of_bin[wall] < 1.0]
     populations = [part.sum() for part in np.split(rho, walls)]
     # A^-1 amu^-1/2 (eV)^1/2 is the speed of xi in ASE's unit of time.
