@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 SHORT = {
     "babf_2d": "it.BINS, it.STEPS, it.REPETITIONS = (25,), 2000, 1; it.main()",
     "engines": "it.LENGTHS = {'lammps': (200, 100), 'ase': (20, 10)}; it.main()",
+    "size": "sys.argv = ['size', '--atoms', '127', '--steps', '200']; it.main()",
     "step_cost": (
         "it.CELLS, it.COMPONENTS = {127: (4, 4, 4)}, (4,); "
         "it.BINS, it.COUPLED = (100,), {127: 200}; print(it.measure(True))"
@@ -28,7 +29,7 @@ SHORT = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_benchmark_runs(name: str, plumed_installation: Plumed, plugin: Path) -> None:
-    code = f"import python.benchmarks.{name} as it; {SHORT[name]}"
+    code = f"import sys, python.benchmarks.{name} as it; {SHORT[name]}"
     done = subprocess.run(
         [sys.executable, "-c", code, "--quick"][: 3 if name == "babf_2d" else 4],
         cwd=REPOSITORY,
