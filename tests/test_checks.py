@@ -13,8 +13,17 @@ from plumed_cv import config, cv, freeenergy
 from plumed_cv.cv import equivalence, learning
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.workflow import RunDirectory, checks, estimates, results
+from plumed_cv.workflow import (
+    RunDirectory,
+    Verdict,
+    check_sampling,
+    judge,
+    related_by_symmetry,
+    results,
+)
 from plumed_cv.workflow.results import of_constrained
+from plumed_cv.workflow.samples import count_crossings
+from plumed_cv.workflow.verdict import check_variable, stopped_by
 from tests import vacancy
 
 KELVIN = 300.0  # kT is 26 meV, so an error of 13 meV is allowed
@@ -53,11 +62,11 @@ GOOD: dict[str, Any] = {
 }
 
 
-def of(change: dict[str, Any], related: bool = True) -> checks.Verdict:
+def of(change: dict[str, Any], related: bool = True) -> Verdict:
     """The checks of an iteration that is good except for some numbers."""
     part = GOOD | change
-    own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related)
-    return checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
+    own = check_sampling(part, LIMITS, SETTINGS, KELVIN, related)
+    return Verdict(1, "", [*own, check_variable(part, None, LIMITS, KELVIN)])
 
 
 def test_a_good_iteration_passes_all() -> None:
@@ -71,8 +80,8 @@ def test_a_good_iteration_passes_all() -> None:
     assert all(check.sentence.endswith(".") for check in verdict.checks)
     assert verdict.converged
     assert verdict.advice is None
-    assert checks.stopped_by(verdict, 1, LIMITS) is None  # only a guess was sampled
-    assert checks.stopped_by(verdict, 2, LIMITS) == "all checks passed"
+    assert stopped_by(verdict, 1, LIMITS) is None  # only a guess was sampled
+    assert stopped_by(verdict, 2, LIMITS) == "all checks passed"
 
 
 FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -130,12 +139,12 @@ def test_each_check_can_fail(what: str) -> None:
 def test_absent_keys_are_unknown(key: str) -> None:
     """No crash, and a check fails if its key must be known."""
     part = {name: value for name, value in GOOD.items() if name != key}
-    own = checks.of_sampling(part, LIMITS, SETTINGS, KELVIN, related=True)
-    verdict = checks.Verdict(1, "", [*own, checks.variable_check(part, None, LIMITS, KELVIN)])
+    own = check_sampling(part, LIMITS, SETTINGS, KELVIN, related=True)
+    verdict = Verdict(1, "", [*own, check_variable(part, None, LIMITS, KELVIN)])
     needed = {"crossings", "flux_barrier_eV", "flux_barrier_error_eV", "barrier_eV", "similarity"}
     needed |= {"similarity_worst", "similarity_at_surface"}
     assert verdict.converged == (key not in needed)
-    names = {check.name for check in checks.of_sampling({}, LIMITS, SETTINGS, KELVIN, True)}
+    names = {check.name for check in check_sampling({}, LIMITS, SETTINGS, KELVIN, True)}
     assert names == {"end states", "crossings", "flux barrier"}
 
 
@@ -182,9 +191,9 @@ def test_remedy_of_a_cause_comes_alone() -> None:
 
 def test_iterations_end_where_another_mends_nothing() -> None:
     for change in ({"similarity": 0.2}, {"flux_barrier_error_eV": 0.015}, {"crossings": 8}):
-        assert checks.stopped_by(of(change), 2, LIMITS) is None
+        assert stopped_by(of(change), 2, LIMITS) is None
     for change in ({"flux_barrier_error_eV": 0.1}, {"crossings": 2}, {"cv_temperature_K": 400.0}):
-        said = checks.stopped_by(of(change), 2, LIMITS)
+        said = stopped_by(of(change), 2, LIMITS)
         assert str(said).startswith("another iteration cannot correct the failed checks: ")
 
 
@@ -195,10 +204,10 @@ def test_a_state_without_a_barrier_needs_another_input() -> None:
     low = of(unknown | {"barrier_eV": 0.04})
     assert "lower temperature_K" in str(low.advice)
     assert "iteration.maximum" not in str(low.advice)
-    assert checks.stopped_by(low, 2, LIMITS) is not None
+    assert stopped_by(low, 2, LIMITS) is not None
     high = of(unknown | {"barrier_eV": 0.5})
     assert high.advice == "Set a larger sampling.margin in a new directory."
-    assert checks.stopped_by(high, 2, LIMITS) is None
+    assert stopped_by(high, 2, LIMITS) is None
 
 
 def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
@@ -207,9 +216,7 @@ def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
     noisy = of({"similarity": 0.3, "similarity_floor": 0.2, "similarity_worst": 0.6})
     assert not noisy.converged
     assert "raise sampling.steps" in str(noisy.advice)
-    growing = checks.variable_check(
-        {**GOOD, "similarity": 0.3}, {"similarity": 0.1}, LIMITS, KELVIN
-    )
+    growing = check_variable({**GOOD, "similarity": 0.3}, {"similarity": 0.1}, LIMITS, KELVIN)
     assert "cv.functions = 4" in growing.remedy
 
 
@@ -218,7 +225,7 @@ def test_criterion_of_the_flux_barrier() -> None:
     far = {"similarity": 0.5, "similarity_worst": 1.0}
 
     def passed(before: dict[str, Any] | None) -> bool | None:
-        return checks.variable_check(GOOD | far, before, limits, KELVIN).passed
+        return check_variable(GOOD | far, before, limits, KELVIN).passed
 
     assert passed(GOOD | {"flux_barrier_eV": 0.535})
     assert not passed(GOOD | {"flux_barrier_eV": 0.56})
@@ -228,10 +235,10 @@ def test_criterion_of_the_flux_barrier() -> None:
     assert not passed(GOOD | {"flux_barrier_error_eV": 0.011})  # the limit is the input's own
     assert passed(GOOD | {"flux_barrier_error_eV": 0.009})
     noisy = GOOD | far | {"flux_barrier_error_eV": 0.011}
-    assert not checks.variable_check(noisy, GOOD, limits, KELVIN).passed
+    assert not check_variable(noisy, GOOD, limits, KELVIN).passed
     (error,) = [
         check
-        for check in checks.of_sampling(
+        for check in check_sampling(
             GOOD | {"flux_barrier_error_eV": 0.011}, limits, SETTINGS, KELVIN, related=False
         )
         if check.name == "flux barrier"
@@ -253,18 +260,18 @@ def test_the_answer_is_the_best_of_equivalent_iterations(tmp_path: Path) -> None
     for n, slope in enumerate((1.0, 0.05, 0.0, 0.02)):  # angles of 45, 3, 0 and 1 degrees
         line([1.0, slope, 0.0]).save(files.cv(n))
     parts = [GOOD | {"flux_barrier_error_eV": error} for error in (0.001, 0.002, 0.012)]
-    verdict = checks.judge(files, parts, LIMITS, SETTINGS, KELVIN)
+    verdict = judge(files, parts, LIMITS, SETTINGS, KELVIN)
     assert verdict.answer == 2
     assert verdict.converged
     assert "iterations 2, 3" in verdict.because
     worse = [parts[0], parts[1] | {"crossings": 3}, parts[2]]
-    verdict = checks.judge(files, worse, LIMITS, SETTINGS, KELVIN)
+    verdict = judge(files, worse, LIMITS, SETTINGS, KELVIN)
     assert verdict.answer == 3
     assert "only this iteration" in verdict.because
     last = [*parts[:2], parts[2] | {"flux_barrier_error_eV": 0.58}]
-    assert checks.judge(files, last, LIMITS, SETTINGS, KELVIN).answer == 2
+    assert judge(files, last, LIMITS, SETTINGS, KELVIN).answer == 2
     none = [part | {"similarity_worst": 1.0} for part in parts]
-    verdict = checks.judge(files, none, LIMITS, SETTINGS, KELVIN)
+    verdict = judge(files, none, LIMITS, SETTINGS, KELVIN)
     assert verdict.answer == 3
     assert not verdict.converged
 
@@ -300,7 +307,7 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         "similarity_worst": found.worst,
         "similarity_at_surface": found.at_surface,
     }
-    assert checks.variable_check(part, None, LIMITS, KELVIN).passed is False
+    assert check_variable(part, None, LIMITS, KELVIN).passed is False
     elsewhere = equivalence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
@@ -366,13 +373,13 @@ def test_halves_differ_twice_as_much_as_independent_data() -> None:
 def test_crossings_are_counted_between_the_minima() -> None:
     there, back = np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.4, 0.0])
     halfway = np.array([0.0, 0.6, 0.0, 0.6])  # enough where the product is at 0.6
-    assert estimates.crossings([there, back, there], [3]) == 3
-    assert estimates.crossings([halfway], [1]) == 0
-    assert estimates.crossings([halfway], [1], (0.0, 0.6)) == 3
-    assert estimates.crossings([there, there], [2]) == 2  # the guard has set it back
-    assert estimates.crossings([there[:2], there[2:], back[:0], back], [4]) == 2
-    assert estimates.crossings([], [0]) == 0
-    assert estimates.crossings([there, there], [1, 1]) == 2  # another walker
+    assert count_crossings([there, back, there], [3]) == 3
+    assert count_crossings([halfway], [1]) == 0
+    assert count_crossings([halfway], [1], (0.0, 0.6)) == 3
+    assert count_crossings([there, there], [2]) == 2  # the guard has set it back
+    assert count_crossings([there[:2], there[2:], back[:0], back], [4]) == 2
+    assert count_crossings([], [0]) == 0
+    assert count_crossings([there, there], [1, 1]) == 2  # another walker
 
 
 def path_of(initial: Atoms, final: Atoms, energies: list[float]) -> EnergyPath:
@@ -400,9 +407,9 @@ def test_equal_energies_alone_are_no_symmetry(tmp_path: Path) -> None:
     for k, (end, energies, related) in enumerate(cases):
         files = RunDirectory(tmp_path / str(k))
         files.root.mkdir()
-        assert not checks.related_by_symmetry(files)  # of a molecule: there is no path
+        assert not related_by_symmetry(files)  # of a molecule: there is no path
         ends = (initial.positions, end.positions)
         symbols = initial.get_chemical_symbols()
         cv.linear(symbols, initial.cell.array, *ends).save(files.cv(0))
         path_of(initial, end, energies).save(files.path)
-        assert checks.related_by_symmetry(files) == related
+        assert related_by_symmetry(files) == related

@@ -195,16 +195,16 @@ def test_few_crossings_widen_the_errors_of_a_histogram() -> None:
     for crossings in (1, 2, 3, 10):
         there_and_back = np.resize(ends, crossings + 1)
         part = workflow.Sampled([found.blocks[0]], None, {"ae.node-0": [there_and_back]})
-        factors.append(estimates.of_few_crossings(part, None, (0.0, 1.0), flux))
+        factors.append(estimates.factor_of_few_crossings(part, None, (0.0, 1.0), flux))
     assert np.isnan(factors[0])
     assert factors[1:] == pytest.approx([6.48, 2.20, 1.154], rel=1e-2)
     one = workflow.Sampled(found.blocks[:2], None, {"ae.node-0": [np.zeros(1)] * 2})
     # Two walkers that never cross are two values less one.
-    assert np.isnan(estimates.of_few_crossings(one, [1, 1], (0.0, 1.0), flux))
+    assert np.isnan(estimates.factor_of_few_crossings(one, [1, 1], (0.0, 1.0), flux))
     three = workflow.Sampled(found.blocks[:3], None, {"ae.node-0": [np.zeros(1)] * 3})
-    assert estimates.of_few_crossings(three, [1] * 3, (0.0, 1.0), flux) == factors[1]
+    assert estimates.factor_of_few_crossings(three, [1] * 3, (0.0, 1.0), flux) == factors[1]
     # Of this run, whose samples are independent, they are hardly wider, and the forces' not at all.
-    answers = estimates.estimated(found)
+    answers = estimates.evaluate_estimators(found)
     assert answers[HISTOGRAM].flux.barrier.error == pytest.approx(flux.barrier.error, rel=1e-3)
     assert answers[HISTOGRAM].flux.barrier.error > flux.barrier.error
 

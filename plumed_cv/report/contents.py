@@ -66,7 +66,7 @@ class Part:
     def _so_far(self) -> tuple[freeenergy.Profile, dict[str, Any]]:
         """Profile and results of the samples so far."""
         profile, result = workflow.analyse_samples(self.found, self.walkers)
-        return profile, result | workflow.course(self.found, self.walkers, result)
+        return profile, result | workflow.analyse_course(self.found, self.walkers, result)
 
     @property
     def profile(self) -> freeenergy.Profile:
@@ -103,7 +103,9 @@ class Part:
         steps, estimates = [], []
         for first in firsts:
             chosen = [walker[:first] for walker in self._by_walker()]
-            barrier = workflow.flux_barrier(self.found, chosen, self.numbers.get("estimator"))
+            barrier = workflow.estimate_flux_barrier(
+                self.found, chosen, self.numbers.get("estimator")
+            )
             if np.isfinite(barrier.value):
                 records = [self.records[k] for walker in chosen for k in walker]
                 steps.append(sampling.steps_of(records))
@@ -180,7 +182,7 @@ class Run:
         found = []
         if self.parts:
             related = workflow.related_by_symmetry(self.files)
-            found = workflow.of_sampling(self.parts[-1].numbers, *given, related)
+            found = workflow.check_sampling(self.parts[-1].numbers, *given, related)
         verdict = workflow.Verdict(len(self.parts), "no iteration has ended", found)
         return verdict.as_dict(0, self.limits)
 

@@ -24,10 +24,12 @@ A run at several temperatures has such a directory for each (`temperatures`).
 
 `procedure` does what is missing there, in order; `directory` has the names, `mep` the end states
 and the path between them, `learning` the collective variables, `defaults` their grid and guard,
-`earlier` what the iterations before add to one, `estimates` the barriers and rates from the samples
-of an iteration, `results` the values of each iteration and the answer, `production` the plumed.dat
-of a finished run, `repetitions` whether several runs found the same, `speed` what a faster PLUMED
-would save, and `checks` whether the answer can be believed. `transmission` adds the rate to the
+`earlier` what the iterations before add to one, `samples` what an iteration has sampled,
+`estimates` the barriers and rates from it, `keys` how result.json writes them, `results` the values
+of each iteration and the answer, `production` the plumed.dat of a finished run, `repetitions`
+whether several runs found the same, `speed` what a faster PLUMED would save, `checks` whether the
+sampling of an iteration was sufficient, and `verdict` which iteration gives the answer and whether
+the run has converged. `transmission` adds the rate to the
 answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `committee` finds
 the error of the potential. `harmonic_theory` has the harmonic rate and the number of equivalent
 events, `temperatures` runs at several temperatures, and `beginning` what one of them hands over to
@@ -41,36 +43,23 @@ from plumed_cv.workflow import committee, transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.campaign import run_campaign
-from plumed_cv.workflow.checks import (
-    Verdict,
-    judge,
-    minima_of,
-    of_sampling,
-    related_by_symmetry,
-    surfaces_of,
-)
+from plumed_cv.workflow.checks import check_sampling
 from plumed_cv.workflow.diffusion import compute_diffusion, read_formation
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.estimates import (
-    Sampled,
-    analyse_samples,
-    as_json,
-    barriers,
-    course,
-    flux_barrier,
-    read_samples,
-)
+from plumed_cv.workflow.estimates import analyse_course, analyse_samples, estimate_flux_barrier
 from plumed_cv.workflow.harmonic_theory import (
     compute_harmonic,
     escape_in_words,
     rate_of,
     surface_rate,
 )
+from plumed_cv.workflow.keys import as_json, minima_of, profile_as_json, surfaces_of
 from plumed_cv.workflow.mep import end_states, find_path
 from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.production import export
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import RESULTS, analyse, complete, in_words, summarise
+from plumed_cv.workflow.samples import Sampled, read_samples
 from plumed_cv.workflow.temperatures import (
     anharmonicity,
     compare_harmonic,
@@ -82,6 +71,7 @@ from plumed_cv.workflow.temperatures import (
     sample,
     write_rates,
 )
+from plumed_cv.workflow.verdict import Verdict, judge, related_by_symmetry
 from plumed_cv.workflow.zero_kelvin import reproduce_energy
 
 __all__ = [
@@ -95,29 +85,29 @@ __all__ = [
     "Sampled",
     "Verdict",
     "analyse",
+    "analyse_course",
     "analyse_samples",
     "analyse_states",
     "anharmonicity",
     "as_json",
-    "barriers",
+    "check_sampling",
     "committee",
     "compare_harmonic",
     "complete",
     "compute_diffusion",
     "compute_harmonic",
-    "course",
     "curve",
     "end_states",
     "escape_in_words",
+    "estimate_flux_barrier",
     "export",
     "find_path",
     "fit_in_words",
-    "flux_barrier",
     "in_words",
     "is_series",
     "judge",
     "minima_of",
-    "of_sampling",
+    "profile_as_json",
     "rate_of",
     "read_formation",
     "read_result",

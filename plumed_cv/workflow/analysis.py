@@ -13,17 +13,10 @@ from plumed_cv.common.display import axes_or_new, table
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.estimates import (
-    MEAN_FORCE,
-    POOLED,
-    Sampled,
-    analyse_samples,
-    flux_barrier,
-    printed_beside,
-    read_samples,
-)
+from plumed_cv.workflow.estimates import MEAN_FORCE, POOLED, analyse_samples, estimate_flux_barrier
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import estimate_of
+from plumed_cv.workflow.samples import Sampled, read_colvar_beside, read_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +50,7 @@ def read_sampled(
     if len(files) == 1 and files[0].is_dir():
         return read_samples(files[0]), sampling.segments_by_walker(files[0])
     states = [freeenergy.read_state(file) for file in files]
-    printed = printed_beside(files, states)
+    printed = read_colvar_beside(files, states)
     if independent:
         return Sampled(states, None, printed), [1] * len(states)
     return Sampled(freeenergy.blocks(states), None, printed), [len(states)]
@@ -214,7 +207,7 @@ class Analysis:
         """The barrier from some blocks of each run."""
         estimator = self.numbers.get("estimator")
         if self.found.series:
-            return flux_barrier(self.found, by_walker, estimator, self.states)
+            return estimate_flux_barrier(self.found, by_walker, estimator, self.states)
         chosen = [k for blocks in by_walker for k in blocks]
         atoms = self.found.mean_force if estimator in (MEAN_FORCE, POOLED) else None
         return freeenergy.estimate_profile(

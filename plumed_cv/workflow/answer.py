@@ -13,8 +13,9 @@ from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.workflow.analysis import Analysis, Convergence, read_sampled
-from plumed_cv.workflow.checks import Check, minima_of, surfaces_of
+from plumed_cv.workflow.checks import Check
 from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.keys import minima_of, surfaces_of
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import estimate_of
 

@@ -27,8 +27,10 @@ from plumed_cv.freeenergy import meanforce, perturbation
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.estimates import as_json, estimated, or_none, read_samples
+from plumed_cv.workflow.estimates import evaluate_estimators
+from plumed_cv.workflow.keys import as_json, or_none
 from plumed_cv.workflow.mep import end_states
+from plumed_cv.workflow.samples import read_samples
 
 SNAPSHOTS = 4000  # by default
 _SAVE_S = 10.0  # time after which new values are written
@@ -310,7 +312,7 @@ def _estimated(
     """Return the committee, and the curves of the run."""
     iteration = files.iteration(result["answer_iteration"])
     data, walkers = read_samples(iteration), sampling.segments_by_walker(iteration)
-    answer = estimated(data, walkers)[result["estimator"]]
+    answer = evaluate_estimators(data, walkers)[result["estimator"]]
     if answer.flux.basins is None or answer.flux.F is None:
         raise UserError(f"{iteration}: its samples give no flux barrier; see its result.json.")
     profile = answer.profile

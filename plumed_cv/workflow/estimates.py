@@ -1,21 +1,19 @@
 """Estimates from the samples of an iteration: barriers, rates and populations with errors."""
 
-import math
 import operator
 from collections.abc import Sequence
 from functools import reduce
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.stats import norm, t
 
-from plumed_cv import freeenergy, sampling
+from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
-from plumed_cv.setup.plumed_actions import length_in_angstrom, units_of
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow import earlier
+from plumed_cv.workflow.keys import as_json, or_none, profile_as_json, step_as_json
+from plumed_cv.workflow.samples import OF_FLUX, Sampled, count_crossings
 
 T = TypeVar("T")
 
@@ -24,53 +22,6 @@ MOST_BLOCKS = 60  # for errors; their time grows quadratically
 # The estimators. The second one also uses the snapshots of earlier iterations.
 MEAN_FORCE, POOLED = "mean force of the atoms", "mean force of the atoms in all iterations"
 HISTOGRAM = "histogram"
-
-_OF_FLUX = ("node-0", "gradnorm", "invmass")  # the components of AUTOENCODER that it needs
-
-
-class Sampled(NamedTuple):
-    """Samples of an iteration: learned sums and printed values of each segment.
-
-    Attributes
-    ----------
-    blocks
-        Contribution of each segment to bABF's sums.
-    mean_force
-        Its sums of the mean force of the atoms, as for `freeenergy.estimate_profile`, or None.
-    series
-        The columns of COLVAR by name.
-    earlier
-        Contribution of earlier iterations to the mean force, or None.
-    """
-
-    blocks: list[freeenergy.State]
-    mean_force: list[Array] | None
-    series: dict[str, list[Array]]
-    earlier: freeenergy.Earlier | None = None
-
-
-def read_samples(folder: Path) -> Sampled:
-    """Return learned sums and printed values of the segments of an iteration.
-
-    Parameters
-    ----------
-    folder
-        The folder of an iteration.
-
-    Raises
-    ------
-    UserError
-        If it has no complete segment, or a file of one is damaged.
-    """
-    segments = sampling.segments(folder)
-    if not segments:
-        raise UserError(f"{folder}: contains no finished segment of a bABF run.")
-    printed = []
-    for segment in segments:
-        with sampling.remedy(segment):
-            printed.append(sampling.read_colvar(segment / "colvar"))
-    series = {name: [part[name] for part in printed] for name in printed[0]}
-    return Sampled(*sampling.learned(folder), series, earlier.read(folder))
 
 
 class Estimated(NamedTuple):
@@ -116,17 +67,17 @@ def analyse_samples(
         `estimators_agree`, null if unknown; and `pooled_snapshots`, the number of earlier snapshots
         that count.
     """
-    estimates = estimated(found, walkers, states)
+    estimates = evaluate_estimators(found, walkers, states)
     chosen = _most_precise(estimates)
     profile, flux, note = estimates[chosen]
-    result: dict[str, Any] = barriers(profile)
+    result: dict[str, Any] = profile_as_json(profile)
     if found.series:
         result = as_json({"flux_barrier": flux.barrier}) | result  # it is the first key
         result |= as_json({"activation_free_energy": flux.activation}) | {
             "tst_rate_per_s": or_none(flux.rate_per_s.value),
             "tst_rate_error_per_s": or_none(flux.rate_per_s.error),
             "dividing_surface": or_none(flux.surface),
-            "steps": [_step(step) for step in flux.steps],
+            "steps": [step_as_json(step) for step in flux.steps],
             "populations": [or_none(share.value) for share in flux.populations],
             "populations_error": [or_none(share.error) for share in flux.populations],
             "note": note,
@@ -144,7 +95,7 @@ def analyse_samples(
     }
 
 
-def estimated(
+def evaluate_estimators(
     found: Sampled,
     walkers: Sequence[int] | None = None,
     states: tuple[float, float] = (0.0, 1.0),
@@ -181,7 +132,7 @@ def estimate(
         found.blocks, states, mean_force, walkers=walkers, basins=flux.basins, earlier=earlier
     )
     if mean_force is None and found.series:
-        profile = profile.widened(of_few_crossings(found, walkers, states, flux))
+        profile = profile.widened(factor_of_few_crossings(found, walkers, states, flux))
     return Estimated(profile, flux, note)
 
 
@@ -192,7 +143,7 @@ def _flux(
     states: tuple[float, float],
     earlier: freeenergy.Earlier | None = None,
 ) -> freeenergy.Flux:
-    xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in _OF_FLUX)
+    xi, gradnorm, invmass = (found.series[f"ae.{name}"] for name in OF_FLUX)
     flux = freeenergy.estimate_flux(
         found.blocks,
         xi,
@@ -204,11 +155,11 @@ def _flux(
         earlier=earlier,
     )
     if mean_force is None:
-        return flux.widened(of_few_crossings(found, walkers, states, flux))
+        return flux.widened(factor_of_few_crossings(found, walkers, states, flux))
     return flux
 
 
-def of_few_crossings(
+def factor_of_few_crossings(
     found: Sampled,
     walkers: Sequence[int] | None,
     states: tuple[float, float],
@@ -235,7 +186,7 @@ def of_few_crossings(
     """
     walkers = [len(found.blocks)] if walkers is None else list(walkers)
     ends = (flux.steps[0].reactant, flux.steps[-1].product) if flux.steps else states
-    values = crossings(found.series["ae.node-0"], walkers, ends) + len(walkers) - 1
+    values = count_crossings(found.series["ae.node-0"], walkers, ends) + len(walkers) - 1
     return float(t.ppf(0.975, values - 1) / norm.ppf(0.975)) if values > 1 else np.nan
 
 
@@ -272,48 +223,7 @@ def _agree(estimates: Sequence[Estimated]) -> bool | None:
     return all(verdicts) if verdicts else None
 
 
-def _step(step: freeenergy.Step) -> dict[str, float | None]:
-    """Return one barrier between two basins for result.json."""
-    result: dict[str, float | None] = {
-        "reactant_xi": step.reactant,
-        "product_xi": step.product,
-        "surface": step.surface,
-    }
-    for way, barrier, rate in (
-        ("", step.flux_barrier, step.rate_per_s),
-        ("reverse_", step.reverse_flux_barrier, step.reverse_rate_per_s),
-    ):
-        result |= as_json({f"{way}flux_barrier": barrier})
-        result |= {
-            f"{way}rate_per_s": or_none(rate.value),
-            f"{way}rate_error_per_s": or_none(rate.error),
-        }
-    return result
-
-
-def relative_populations(steps: Sequence[dict[str, Any]]) -> Array | None:
-    """Populations of the basins before each step, relative to that of the reactant.
-
-    They follow from the rates by detailed balance. Unlike `populations` of result.json, they do not
-    need the whole basin of the product.
-
-    Parameters
-    ----------
-    steps
-        The steps in the format of result.json, at least one.
-
-    Returns
-    -------
-    (number of steps,)
-        None if a rate between two of these basins is unknown.
-    """
-    pairs = [[step["rate_per_s"], step["reverse_rate_per_s"]] for step in steps[:-1]]
-    if not all(rate for pair in pairs for rate in pair):
-        return None
-    return np.cumprod([1.0, *(forward / back for forward, back in pairs)])
-
-
-def course(
+def analyse_course(
     found: Sampled,
     walkers: Sequence[int],
     result: dict[str, Any],
@@ -333,47 +243,14 @@ def course(
     ends = (steps[0].get("reactant_xi", 0.0), steps[-1].get("product_xi", 1.0))
     own = np.split(np.arange(len(found.blocks)), np.cumsum(walkers)[:-1])
     halves = zip(*(np.array_split(segments, 2) for segments in own), strict=True)
-    first, second = (flux_barrier(found, half, result.get("estimator")) for half in halves)
+    first, second = (estimate_flux_barrier(found, half, result.get("estimator")) for half in halves)
     return {
-        "crossings": crossings(found.series["ae.node-0"], walkers, ends),
+        "crossings": count_crossings(found.series["ae.node-0"], walkers, ends),
         **as_json({"first_half_flux_barrier": first, "second_half_flux_barrier": second}),
     }
 
 
-def crossings(
-    xi: Sequence[Array],
-    walkers: Sequence[int],
-    states: tuple[float, float] = (0.0, 1.0),
-) -> int:
-    """Number of passages of walkers from one state to the other.
-
-    A segment starts where the last one ended, or at an earlier place if the guard ended that one at
-    once. A leap to the other state between two segments is no passage.
-
-    Parameters
-    ----------
-    xi
-        The series of each segment, one walker after the other.
-    walkers
-        Number of segments of each walker.
-    states
-        Minima of reactant and product. A state counts as visited within a tenth of their distance.
-    """
-    reactant, product = states
-    number, first = 0, 0
-    for segments in walkers:
-        own = [part for part in xi[first : first + segments] if len(part)]
-        place = (np.concatenate(own or [np.zeros(0)]) - reactant) / (product - reactant)
-        starts = np.cumsum([len(part) for part in own], dtype=np.int64)[:-1]
-        leaps = starts[np.abs(place[starts] - place[starts - 1]) > 0.5]
-        for stretch in np.split(place, leaps):
-            visits = np.select([stretch < 0.1, stretch > 0.9], [-1, 1])
-            number += int(np.count_nonzero(np.diff(visits[visits != 0])))
-        first += segments
-    return number
-
-
-def flux_barrier(
+def estimate_flux_barrier(
     found: Sampled,
     by_walker: Sequence[Sequence[int]],
     estimator: str | None,
@@ -409,7 +286,7 @@ def flux_barrier(
 
     xi, gradnorm, invmass = (
         [np.concatenate([found.series[f"ae.{name}"][k] for k in group]) for group in groups]
-        for name in _OF_FLUX
+        for name in OF_FLUX
     )
     atoms = None
     if found.mean_force is not None and estimator in (MEAN_FORCE, POOLED):
@@ -423,90 +300,3 @@ def flux_barrier(
         return _flux(part, atoms, [len(own) for own in split], states).barrier
     except UserError:
         return freeenergy.Estimate(np.nan, np.nan)
-
-
-def cv_temperature(found: Sampled) -> freeenergy.Estimate:
-    """Kinetic temperature along the collective variable and its error, K.
-
-    Segments count as their samples do in the free energy: less while the bias is still rough.
-    """
-    of_segments, weights = [], []
-    for block, series in zip(found.blocks, found.series.get("ae.temp", []), strict=False):
-        known = series[np.isfinite(series)]
-        if len(known) and block.sums[0].any():
-            of_segments.append(float(known.mean()))
-            weights.append(float(block.sums[0].sum()))
-    if not weights:
-        return freeenergy.Estimate(np.nan, np.nan)
-    value = float(np.average(of_segments, weights=weights))
-    independent = np.sum(weights) ** 2 / np.sum(np.square(weights))
-    if independent < 2:
-        return freeenergy.Estimate(value, np.nan)
-    variance = np.average((np.array(of_segments) - value) ** 2, weights=weights)
-    return freeenergy.Estimate(value, float((variance / (independent - 1)) ** 0.5))
-
-
-def printed_beside(
-    files: Sequence[Path], states: Sequence[freeenergy.State]
-) -> dict[str, list[Array]]:
-    """Return the columns of the file `colvar` in the folder of each state file, by name.
-
-    The result is empty unless every state has a folder of its own with a `plumed.dat` and a
-    `colvar` that has the columns of an exported plumed.dat, or if UNITS is NATURAL. The gradients
-    are converted from the UNITS of plumed.dat to angstrom and amu.
-
-    Parameters
-    ----------
-    files, states
-        The state files, and what they contain.
-
-    Raises
-    ------
-    UserError
-        If a `colvar` is damaged, or the length unit of a state is not that of plumed.dat.
-    """
-    folders = [file.parent for file in files]
-    if len(set(map(Path.resolve, folders))) < len(folders):
-        return {}
-    printed = []
-    for folder, state in zip(folders, states, strict=True):
-        if not all((folder / name).is_file() for name in ("colvar", "plumed.dat")):
-            return {}
-        lines = (folder / "plumed.dat").read_text(encoding="utf-8")
-        units = units_of(lines, folder)
-        columns = sampling.read_colvar(folder / "colvar")
-        known = all(f"ae.{name}" in columns for name in _OF_FLUX)
-        if units is None or state.energy_unit != "eV" or not known:
-            return {}
-        length_A, mass_amu = units
-        if state.length_unit and not math.isclose(
-            length_in_angstrom(state.length_unit), length_A, rel_tol=1e-6
-        ):
-            raise UserError(
-                f"{folder / 'plumed.dat'}: its length unit is {length_A:g} angstrom, but that of "
-                f"the state is {state.length_unit}; put the plumed.dat of the run there, or "
-                "remove it to do without the flux barrier"
-            )
-        xi, gradnorm, invmass = (columns[f"ae.{name}"] for name in _OF_FLUX)
-        printed.append((xi, gradnorm / length_A, invmass / (length_A**2 * mass_amu)))
-    return {f"ae.{name}": [part[k] for part in printed] for k, name in enumerate(_OF_FLUX)}
-
-
-def barriers(profile: freeenergy.Profile) -> dict[str, float | None]:
-    """Values of a profile without its flux, by the keys of results."""
-    names = ("barrier", "delta_F", "A1_minus_A0")
-    return as_json({name: getattr(profile, name) for name in names})
-
-
-def as_json(estimates: dict[str, freeenergy.Estimate]) -> dict[str, float | None]:
-    """Values and errors by name and unit, `barrier_eV`; what is not known is None."""
-    result: dict[str, float | None] = {}
-    for name, estimate in estimates.items():
-        for key, number in ((name, estimate.value), (f"{name}_error", estimate.error)):
-            result[f"{key}_{estimate.unit}"] = or_none(number)
-    return result
-
-
-def or_none(number: float) -> float | None:
-    """The number, or None where it is NaN, which JSON does not have."""
-    return number if np.isfinite(number) else None

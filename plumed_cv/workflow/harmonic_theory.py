@@ -25,7 +25,7 @@ from plumed_cv.rates import stationary
 from plumed_cv.rates.multiplicity import check_energies, equal_saddle_points, multiplicity
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.estimates import relative_populations
+from plumed_cv.workflow.keys import relative_populations
 from plumed_cv.workflow.mep import check_partial_rotation, end_states, find_path, path_of
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one

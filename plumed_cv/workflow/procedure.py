@@ -19,7 +19,7 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
 from plumed_cv.setup.kernel import Plumed, find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.workflow import checks, committee, earlier, provenance, transmission
+from plumed_cv.workflow import committee, earlier, provenance, transmission
 from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_defaults
 from plumed_cv.workflow.directory import RunDirectory, claimed
@@ -34,6 +34,7 @@ from plumed_cv.workflow.mep import check_rotation, end_states, find_path, path_o
 from plumed_cv.workflow.repetitions import compare_repetitions
 from plumed_cv.workflow.results import analyse, complete, of_constrained, summarise, write_answer
 from plumed_cv.workflow.speed import watching_speed
+from plumed_cv.workflow.verdict import judge, stopped_by
 
 
 class NoBarrierError(UserError):
@@ -280,8 +281,8 @@ def _is_last(
     if not n:
         return False
     kelvin = config.system.temperature_K
-    verdict = checks.judge(files, iterations, config.iteration, config.sampling, kelvin)
-    return checks.stopped_by(verdict, n, config.iteration) is not None
+    verdict = judge(files, iterations, config.iteration, config.sampling, kelvin)
+    return stopped_by(verdict, n, config.iteration) is not None
 
 
 def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.WalkerTask]:

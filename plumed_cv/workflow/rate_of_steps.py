@@ -6,7 +6,7 @@ import numpy as np
 
 from plumed_cv import config, rates
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.estimates import or_none, relative_populations
+from plumed_cv.workflow.keys import or_none, relative_populations
 from plumed_cv.workflow.results import UNKNOWN_RATE
 
 UNRESOLVED = 0.05  # fraction of trajectories above which the rate is doubtful

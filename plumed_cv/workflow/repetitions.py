@@ -7,8 +7,10 @@ import numpy as np
 from scipy.stats import chi2
 
 from plumed_cv import sampling
-from plumed_cv.workflow.estimates import Sampled, as_json, barriers, estimate, read_samples
+from plumed_cv.workflow.estimates import estimate
+from plumed_cv.workflow.keys import as_json, profile_as_json
 from plumed_cv.workflow.results import in_words
+from plumed_cv.workflow.samples import Sampled, read_samples
 
 ODDS = 0.01  # repetitions disagree if such differences are less probable than this
 
@@ -84,4 +86,4 @@ def _apart(folder: Path) -> list[Sampled]:
 def _found(part: Sampled) -> dict[str, float | None]:
     """Barriers of one repetition; the iteration's note gives the reason if one is unknown."""
     answer = estimate(part, part.mean_force)
-    return barriers(answer.profile) | as_json({"flux_barrier": answer.flux.barrier})
+    return profile_as_json(answer.profile) | as_json({"flux_barrier": answer.flux.barrier})

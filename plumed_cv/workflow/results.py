@@ -17,17 +17,14 @@ from plumed_cv.cv import CollectiveVariable, energy, equivalence
 from plumed_cv.figures import plot_profiles
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import cell_of
-from plumed_cv.workflow import checks, harmonic_theory
+from plumed_cv.workflow import harmonic_theory
 from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.estimates import (
-    analyse_samples,
-    course,
-    cv_temperature,
-    or_none,
-    read_samples,
-)
+from plumed_cv.workflow.estimates import analyse_course, analyse_samples
+from plumed_cv.workflow.keys import minima_of, or_none, points_to_compare, surfaces_of
 from plumed_cv.workflow.production import production_input
+from plumed_cv.workflow.samples import estimate_temperature, read_samples
+from plumed_cv.workflow.verdict import judge
 
 # The results with an error bar: the beginning of their keys, and their names.
 RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "delta F"}
@@ -66,7 +63,7 @@ def analyse(folder: Path) -> dict[str, Any]:
     freeenergy.write_fes(folder / "fes.dat", profile)
     parts = sampling.records(sampling.segments(folder))
     departures = [part["departure"] for part in parts if "departure" in part]
-    temperature = cv_temperature(found)
+    temperature = estimate_temperature(found)
     return result | {
         "md_steps": sampling.steps_of(parts),
         "cv_temperature_K": or_none(temperature.value),
@@ -145,13 +142,13 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     folder = files.iteration(n)
     if "crossings" not in result:
         walkers = sampling.segments_by_walker(folder)
-        result = result | course(read_samples(folder), walkers, result)
+        result = result | analyse_course(read_samples(folder), walkers, result)
     if "flanks" not in result:
         profile = freeenergy.read_fes(folder / "fes.dat")
-        result = result | {"flanks": list(flanks(profile, checks.surfaces_of(result)))}
+        result = result | {"flanks": list(flanks(profile, surfaces_of(result)))}
     if "similarity_worst" not in result and files.cv(n).exists():
         new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
-        found = equivalence.difference(new, old, **checks.where(result))
+        found = equivalence.difference(new, old, **points_to_compare(result))
         result = result | {
             "similarity": found.mean,
             "similarity_worst": found.worst,
@@ -235,14 +232,14 @@ def write_answer(
     plugin
         What plumed.dat loads.
     iterations
-        What each iteration has found. `checks.judge` chooses the answer among them.
+        What each iteration has found. `verdict.judge` chooses the answer among them.
 
     Returns
     -------
     dict
         What result.json holds.
     """
-    verdict = checks.judge(
+    verdict = judge(
         files, iterations, config.iteration, config.sampling, config.system.temperature_K
     )
     n = verdict.answer
@@ -285,8 +282,8 @@ def write_answer(
         profiles,
         f"{len(atoms)} atoms, {config.system.temperature_K:g} K",
         zero_kelvin,
-        checks.surfaces_of(found),
-        checks.minima_of(found),
+        surfaces_of(found),
+        minima_of(found),
     )
     state = freeenergy.read_state(files.root / "babf.state")
     production = production_input(

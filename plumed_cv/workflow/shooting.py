@@ -26,8 +26,9 @@ from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.estimates import estimated, or_none, read_samples
+from plumed_cv.workflow.estimates import evaluate_estimators
 from plumed_cv.workflow.harmonic_theory import escape_rate
+from plumed_cv.workflow.keys import or_none
 from plumed_cv.workflow.mep import path_of
 from plumed_cv.workflow.rate_of_steps import (
     definition,
@@ -36,6 +37,7 @@ from plumed_cv.workflow.rate_of_steps import (
     rate_of_steps,
     shares_of_time,
 )
+from plumed_cv.workflow.samples import read_samples
 
 BATCH = 40  # shots; the error is checked after each batch
 VELOCITIES = 2  # shots from each snapshot: two separate its committor from chance
@@ -203,7 +205,7 @@ class Stage:
                 ]
         folder = self.files.iteration(self._n)
         found = read_samples(folder)
-        by_name = estimated(found, sampling.segments_by_walker(folder))
+        by_name = evaluate_estimators(found, sampling.segments_by_walker(folder))
         flux = by_name[self.result["estimator"]].flux
         surfaces = rates.find_surfaces(found.blocks[0].grid, flux)
         record = {

@@ -10,6 +10,7 @@ import numpy as np
 from plumed_cv import workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.workflow import estimates
+from plumed_cv.workflow.keys import or_none
 from tests.truth.models import QUANTITIES, Model, exact
 
 ESTIMATORS = (estimates.MEAN_FORCE, estimates.POOLED, estimates.HISTOGRAM)
@@ -60,13 +61,13 @@ def comparisons(model: Model, run: Path) -> Iterator[Comparison]:
     for result in json.loads((run / "result.json").read_text())["iterations"]:
         along = exact(model, CollectiveVariable.load(run / result["cv"]))
         found = workflow.read_samples(run / f"iteration-{result['iteration']}")
-        for estimator, answer in estimates.estimated(found).items():
+        for estimator, answer in estimates.evaluate_estimators(found).items():
             rate = answer.flux.rate_per_s
-            values = workflow.barriers(answer.profile)
+            values = workflow.profile_as_json(answer.profile)
             values |= workflow.as_json({"flux_barrier": answer.flux.barrier})
             values |= {
-                "tst_rate_1/s": estimates.or_none(rate.value),
-                "tst_rate_error_1/s": estimates.or_none(rate.error),
+                "tst_rate_1/s": or_none(rate.value),
+                "tst_rate_error_1/s": or_none(rate.error),
             }
             for quantity in QUANTITIES:
                 unit = "1/s" if quantity == "tst_rate" else "eV"
