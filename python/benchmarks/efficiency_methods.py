@@ -430,7 +430,7 @@ def run_eabf(setup: Setup, folder: Path, seed: int, budgets: Sequence[int]) -> l
     _write_eabf(setup, folder, np.random.default_rng(rng), int(noise.generate_state(1)[0]), budgets)
     # As users run it: LAMMPS with an input script, in a process of its own.
     code = (
-        "from plumed_cv.engines.lammps_process import import_lammps\n"
+        "from plumed_cv.engines.lammps_library import import_lammps\n"
         "import_lammps().lammps(cmdargs=['-screen', 'none', '-nocite']).file('in.lmp')"
     )
     lammps = importlib.util.find_spec("lammps")

@@ -57,8 +57,8 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines.lammps_library import import_lammps
 from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
-from plumed_cv.engines.lammps_process import import_lammps
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.trajectory import quiet
 from python.zero_kelvin import systems

@@ -50,7 +50,7 @@ from scipy.interpolate import CubicSpline
 
 from plumed_cv.common.files import replacing
 from plumed_cv.engines import maxwell_boltzmann
-from plumed_cv.engines.lammps_process import import_lammps
+from plumed_cv.engines.lammps_library import import_lammps
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array, displacements
 from python.references import common
