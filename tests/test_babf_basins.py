@@ -19,7 +19,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Estimate, Flux, Grid, State, estimate_flux, estimate_profile
 from plumed_cv.freeenergy.barriers import highest_of
 from plumed_cv.freeenergy.basins import find
-from tests.test_babf import KT, Frozen
+from tests.frozen import KT, Frozen
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]

@@ -17,7 +17,7 @@ from plumed_cv.freeenergy import (
     write_fes,
     write_state,
 )
-from tests.test_babf import KT, WIDE, Frozen, double_well
+from tests.frozen import KT, WIDE, Frozen, double_well
 
 
 def test_state_file_returns_every_bit(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from plumed_cv.cv import ACTIVATIONS, autoencoder, random_model
 from plumed_cv.cv.autoencoder import Examples
 from plumed_cv.cv.torchscript import _Model
 from plumed_cv.cv.training import RECIPES
-from tests.plumed.test_autoencoder import NO_CELL, TRICLINIC
+from tests.plumed.autoencoder import NO_CELL, TRICLINIC
 
 META = torch.device("meta")
 

@@ -36,7 +36,7 @@ from plumed_cv.structures import cell_of, read_structure
 from tests import pages, vacancy
 from tests.conftest import MakePlumed
 from tests.engines.kits import script_output
-from tests.plumed.test_autoencoder import step
+from tests.plumed.autoencoder import step
 from tests.test_tutorials import typed as in_a_shell
 
 # What else types it, and a word that is found there.

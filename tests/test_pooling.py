@@ -12,7 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Earlier, Grid, State, pooling
 from plumed_cv.freeenergy.pooling import Snapshots
 from plumed_cv.workflow import earlier as earlier_file
-from tests.test_babf import KT
+from tests.frozen import KT
 
 Array = NDArray[np.float64]
 

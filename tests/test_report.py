@@ -13,13 +13,11 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
 
 from plumed_cv import config, cv, freeenergy, report, terminal, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.numbers import duration, scientific, with_error
-from plumed_cv.cv.localisation import Localisation
-from plumed_cv.report import contents, scene
+from plumed_cv.common.numbers import with_error
+from plumed_cv.report import contents
 from tests import vacancy
 from tests.browser import Browser
 
@@ -83,29 +81,6 @@ class Page(HTMLParser):
     @property
     def words(self) -> str:
         return " ".join(self.text)
-
-
-def test_numbers_are_rounded_to_their_errors() -> None:
-    cases = {
-        (0.56612, 0.00812): "0.566 ± 0.008 eV",
-        (0.52349, 0.01249): "0.523 ± 0.012 eV",
-        (0.52349, 0.0354): "0.523 ± 0.035 eV",
-        (0.52349, 0.0356): "0.52 ± 0.04 eV",
-        (0.52349, 0.00096): "0.5235 ± 0.0010 eV",
-        (12.3, 4.2): "12 ± 4 eV",
-        (1234.0, 130.0): "1230 ± 130 eV",
-        (0.5, None): "0.500 eV, error unknown",
-        (-0.0147, 0.0241): "−0.015 ± 0.024 eV",
-        (None, None): "unknown",
-        (float("nan"), 0.1): "unknown",
-    }
-    for (value, error), words in cases.items():
-        assert with_error(value, error) == words
-    assert scientific(1234.0, 520.0, "s⁻¹") == "(1.2 ± 0.5) × 10³ s⁻¹"
-    assert scientific(2.5e-7, 3e-8, "s⁻¹") == "(2.50 ± 0.30) × 10⁻⁷ s⁻¹"
-    assert scientific(2836.0, None, "1/s") == "2.8 × 10³ 1/s, error unknown"
-    assert scientific(0.0, None, "s⁻¹") == scientific(1e3, 2e3, "s⁻¹") == "unknown"
-    assert [duration(s) for s in (12.3, 150.0, 7300.0)] == ["12 s", "2 min", "2 h 2 min"]
 
 
 def test_page_has_all_that_is_promised(run: Path, page: Path) -> None:
@@ -336,41 +311,6 @@ def test_several_walkers_converge_together() -> None:
         first, [*series[:3], *series[8:11]], ones[:6], ones[:6]
     ).barrier
     assert estimates[0].value == pytest.approx(known.value)
-
-
-@pytest.mark.parametrize(("repeat", "periodic"), [(3, True), (3, False), (7, True)])
-def test_picture_turns_the_atoms_and_nothing_else(repeat: int, periodic: bool) -> None:
-    """Distances stay, x is along the hop, the hop is at the origin, and atoms are complete."""
-    crystal = bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(repeat)
-    hopped = crystal.copy()
-    hop = np.array([0.9, 0.5, -0.3])
-    first = 5  # at the border of the cell
-    hopped.positions[first] += hop
-    cell = crystal.cell.array if periodic else np.zeros((3, 3))
-    variable = cv.linear(crystal.get_chemical_symbols(), cell, crystal.positions, hopped.positions)
-    motion = np.zeros(len(crystal))
-    motion[first] = 1.0
-    found = Localisation(0.01 + motion, 0.07, motion)
-    picture = scene.around_process(variable, found)
-    n = min(len(crystal), scene.MOST_ATOMS)
-    assert picture.frames.shape == (21, n, 3)
-    assert len(picture.edges) == (12 if periodic and n == len(crystal) else 0)
-    place = list(picture.atoms).index(first)
-    assert picture.moving[place]
-    way = picture.frames[-1, place] - picture.frames[0, place]
-    expected = np.linalg.norm(hop) * (1 - 1 / len(crystal))  # less the mean over the atoms
-    np.testing.assert_allclose(way, np.array([expected, 0.0, 0.0]), atol=1e-9)
-    np.testing.assert_allclose(picture.frames[10, place], 0, atol=1e-9)
-    if periodic:
-        apart = crystal.get_distances(first, picture.atoms, mic=True)
-    else:
-        apart = np.linalg.norm(crystal.positions - crystal.positions[first], axis=1)
-    shown = np.linalg.norm(picture.frames[0] - picture.frames[0, place], axis=1)
-    near = shown < 0.4 * repeat * 2.8553 if periodic else shown > -1  # beyond, images are choices
-    np.testing.assert_allclose(shown[near], apart[near], atol=0.02)
-    assert json.dumps(picture.data())
-    for across in (1, 2):
-        assert str(picture.view(across, "as <seen>")).count("<circle") == n + 1
 
 
 def hostile_copy(run: Path, folder: Path) -> Path:

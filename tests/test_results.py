@@ -11,7 +11,7 @@ from plumed_cv import freeenergy, workflow
 from plumed_cv.freeenergy import Grid
 from plumed_cv.workflow import estimates
 from plumed_cv.workflow.rate_of_steps import shares_of_time
-from tests.test_babf import KT
+from tests.frozen import KT
 from tests.test_babf_basins import Process, gaussians
 
 MEAN_FORCE, HISTOGRAM = "mean force of the atoms", "histogram"

@@ -29,7 +29,7 @@ from plumed_cv.structures import read_structure
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
 from python.drills import directory, endurance, files, fuzzers, runs
-from tests.test_babf import KT, WIDE, Frozen, double_well
+from tests.frozen import KT, WIDE, Frozen, double_well
 
 CELL = np.array([[9.0, 0.0, 0.0], [1.0, 10.0, 0.0], [-1.0, 2.0, 11.0]])
 

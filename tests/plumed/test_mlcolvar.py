@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.conftest import unavailable
-from tests.plumed.test_autoencoder import NO_CELL, step
+from tests.plumed.autoencoder import NO_CELL, step
 
 MakePlumed = Callable[..., Any]
 Array = NDArray[np.float64]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import MakePlumed
-from tests.plumed.test_autoencoder import NO_CELL, TRICLINIC, assert_derivatives_of_the_bias, step
+from tests.plumed.autoencoder import NO_CELL, TRICLINIC, assert_derivatives_of_the_bias, step
 from tests.plumed.torch_models import FOUR_ATOMS, Distance, network, save
 
 

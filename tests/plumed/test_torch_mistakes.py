@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import MakePlumed
-from tests.plumed.test_autoencoder import NO_CELL, sentence, step
+from tests.plumed.autoencoder import NO_CELL, step
+from tests.plumed.babf import sentence
 from tests.plumed.torch_models import FOUR_ATOMS, Distance, network, save
 
 

@@ -13,7 +13,7 @@ from plumed_cv.cv import ACTIVATIONS, CollectiveVariable, linear, random_model
 from plumed_cv.cv.torchscript import plumed_line, write_torchscript
 from python.benchmarks.torch_cv import WithoutGradient
 from tests.conftest import MakePlumed
-from tests.plumed.test_autoencoder import NO_CELL, TRICLINIC, configurations, step
+from tests.plumed.autoencoder import NO_CELL, TRICLINIC, configurations, step
 from tests.plumed.torch_models import save
 
 
