@@ -14,7 +14,8 @@ from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures.frame import displacements
 from python.benchmarks import efficiency
 from python.benchmarks import efficiency_methods as methods
-from python.benchmarks.efficiency_methods import GRID, KT, Setup
+from python.benchmarks.methods import babf, case, colvars, plumed_actions
+from python.benchmarks.methods.case import GRID, KT, Setup
 from python.references import common
 
 from .conftest import unavailable
@@ -46,7 +47,7 @@ def parabola(xi: np.ndarray) -> np.ndarray:
 
 
 def test_the_profile_that_is_read_is_the_one_given() -> None:
-    found = methods.profile(parabola(GRID.nodes))
+    found = case.analyse_profile(parabola(GRID.nodes))
     # A cubic fit does not change a parabola, whose lowest node is the end of the grid.
     assert found.barrier.value == pytest.approx(2.0 * 0.6**2, abs=1e-9)
     assert found.A1_minus_A0.value == pytest.approx(0, abs=1e-9)
@@ -54,13 +55,13 @@ def test_the_profile_that_is_read_is_the_one_given() -> None:
 
 def test_nothing_is_read_off_a_profile_that_misses_the_product() -> None:
     A = np.where(GRID.nodes < 0.6, parabola(GRID.nodes), np.nan)
-    assert np.isnan(methods.read(A, 1.0).barrier_eV)
+    assert np.isnan(case.read_barrier(A, 1.0).barrier_eV)
 
 
 def test_weights_take_the_bias_off() -> None:
     rng = np.random.default_rng(1)
     xi = rng.uniform(-0.105, 1.105, 400_000)  # as under the bias -A
-    A = methods.reweighted(xi, -parabola(xi))
+    A = plumed_actions.reweight(xi, -parabola(xi))
     # 3300 samples a bin, and the steepest bins are 0.024 eV wide.
     assert A - A[60] == pytest.approx(parabola(GRID.nodes) - 0.5, abs=6 * KT / 3300**0.5)
 
@@ -74,7 +75,7 @@ def test_interval_of_an_rms_holds_the_true_one_as_often_as_it_says() -> None:
 
 def test_prior_is_the_energy_of_the_path_and_rises_beyond_it(setup: Setup) -> None:
     model = CollectiveVariable.load(setup.model)
-    A = methods.energy_along(model, setup.path)
+    A = case.interpolate_energy(model, setup.path)
     assert A[60] == pytest.approx(0.6, abs=1e-6)
     assert A[10] == pytest.approx(0, abs=1e-6)
     assert A[0] > 0.005
@@ -110,18 +111,18 @@ def test_every_method_runs(
 
 
 def test_the_prior_comes_into_the_bias(setup: Setup, tmp_path: Path) -> None:
-    methods.run_babf_prior(setup, tmp_path, 1, (1000,))
+    babf.run_babf_prior(setup, tmp_path, 1, (1000,))
     state = freeenergy.read_state(tmp_path / "1000" / "00" / "babf.state")
-    energy = methods.energy_along(CollectiveVariable.load(setup.model), setup.path)
+    energy = case.interpolate_energy(CollectiveVariable.load(setup.model), setup.path)
     assert state.prior == pytest.approx(
         freeenergy.prior_derivative(GRID, GRID.nodes, energy), abs=1e-9
     )
-    assert state.tau == methods.PRIOR_SAMPLES
+    assert state.tau == babf.PRIOR_SAMPLES
 
 
 def test_colvars_has_the_same_variable(setup: Setup, tmp_path: Path) -> None:
-    methods.run_eabf(setup, tmp_path, 1, (200, 500))
-    values, frames = methods.eabf_frames(tmp_path)
+    colvars.run_eabf(setup, tmp_path, 1, (200, 500))
+    values, frames = colvars.read_frames(tmp_path)
     model = CollectiveVariable.load(setup.model)
     ours = [float(model.value(frame, setup.path.cell)[0]) for frame in frames]
     assert len(values) == 51
@@ -130,8 +131,8 @@ def test_colvars_has_the_same_variable(setup: Setup, tmp_path: Path) -> None:
 
 
 def test_actions_are_found_out(plumed_installation: Plumed) -> None:
-    assert methods.has_action("METAD")
-    assert not methods.has_action("NO_SUCH_ACTION")
+    assert plumed_actions.has_action("METAD")
+    assert not plumed_actions.has_action("NO_SUCH_ACTION")
 
 
 def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
@@ -146,5 +147,5 @@ def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
 @pytest.mark.committed
 def test_the_reference_is_still_the_one_compared_with() -> None:
     used = efficiency.read_data()["reference"]
-    barrier, error = methods.truth()
+    barrier, error = case.read_truth()
     assert abs(barrier - used["barrier_eV"]) < 3 * np.hypot(error, used["barrier_error_eV"])

@@ -40,15 +40,8 @@ from plumed_cv.common.files import replacing, write_text
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.structures.frame import Array
-from python.benchmarks.efficiency_methods import (
-    BUDGETS,
-    CASE,
-    METHODS,
-    Numbers,
-    Setup,
-    measure,
-    truth,
-)
+from python.benchmarks.efficiency_methods import METHODS, Numbers, measure
+from python.benchmarks.methods.case import BUDGETS, CASE, Setup, read_truth
 from python.references import common
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -62,7 +55,7 @@ def run_all(
 ) -> None:
     """Run what the data file lacks, seed by seed."""
     data = read_data(data_file)
-    barrier, error = truth()
+    barrier, error = read_truth()
     data["reference"] = {"barrier_eV": round(barrier, 6), "barrier_error_eV": round(error, 6)}
     if data["runs"]:
         write_data(data_file, data)
