@@ -18,7 +18,7 @@ from plumed_cv.common.extras import EXTRAS
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.setup.kernel import Plumed, every_plumed, faster_kernel, find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from plumed_cv.setup.tools import cxx_compiler, tool
+from plumed_cv.setup.tools import cxx_compiler, find_tool
 
 _BINDINGS = """
 import os, sys, plumed
@@ -80,7 +80,7 @@ class Finding:
     version: str = ""
 
 
-def doctor() -> list[Finding]:
+def examine() -> list[Finding]:
     """Return the findings, in the order in which problems should be solved.
 
     The plugin is built if it is not in the cache. Nothing else is installed and nothing is raised:
@@ -131,10 +131,10 @@ def _compiler() -> Finding:
 
 
 def _cmake() -> Finding:
-    path = tool("cmake")
+    path = find_tool("cmake")
     if path is None:
         return Finding("CMake", False, "not found", "pip install 'plumed_cv[plumed]'")
-    builder = tool("ninja") or tool("make")
+    builder = find_tool("ninja") or find_tool("make")
     if builder is None:
         return Finding("CMake", False, f"{path}, but no ninja or make", "install make or ninja")
     return Finding("CMake", True, f"{_first_line([path, '--version'])} with {builder}")

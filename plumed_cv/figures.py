@@ -126,7 +126,7 @@ def draw_profiles(
         axes.plot(minima, heights, "^", color=INK, markersize=6, clip_on=False, label="basins")
     axes.margins(x=0)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    legend(axes)
+    add_legend(axes)
 
 
 def plot_surface(path: Path | str, surface: Surface, title: str) -> None:
@@ -198,7 +198,7 @@ def plot_energy_profiles(path: Path | str, result: Reconstruction) -> None:
         axes.set_xlabel("arc length along the path")
         axes.set_ylabel("energy (eV)")
         axes.margins(x=0.01)
-        legend(axes)
+        add_legend(axes)
 
 
 def plot_fve(path: Path | str, results: Sequence[tuple[str, Reconstruction]]) -> None:
@@ -242,10 +242,10 @@ def draw_fve(axes: Axes, curves: Sequence[tuple[str, Array, int | None]]) -> Non
                           markerfacecolor=face)  # fmt: skip
         named = label if elbow is None else f"{label}: elbow at {elbow}"
         axes.plot([], [], "o-", color=colour, markersize=3.5, linewidth=0.9, label=named)
-    logarithmic(axes)
+    make_logarithmic(axes)
     axes.set_xlabel("principal component")
     axes.set_ylabel("fraction of variance explained")
-    legend(axes)
+    add_legend(axes)
 
 
 def plot_localisation(path: Path | str, result: Reconstruction) -> None:
@@ -300,10 +300,10 @@ def draw_localisation(axes: Axes, distances: Array, found: Localisation) -> None
             label=f"{number} with {100 * share:.0f} % of the squared displacement",
         )
     axes.axhline(found.noise, color=MUTED, linestyle=":", label="thermal noise")
-    logarithmic(axes)
+    make_logarithmic(axes)
     axes.set_xlabel("distance from the most mobile atom (Å)")
     axes.set_ylabel("amplitude var_D (Å)")
-    legend(axes)
+    add_legend(axes)
 
 
 def plot_arrhenius(
@@ -353,10 +353,10 @@ def draw_arrhenius(
         if others and others != list(zip(1e3 / kelvin, rate, strict=True)):
             axes.plot(*np.transpose(others), marker, color=EARLIER[0] if marker == "^" else MUTED,
                       markerfacecolor="none", markersize=6, label=label)  # fmt: skip
-    logarithmic(axes)
+    make_logarithmic(axes)
     axes.set_xlabel("1000 K / T")
     axes.set_ylabel("rate of one event (1/s)")
-    legend(axes)
+    add_legend(axes)
 
 
 def plot_diffusion(path: Path | str, rows: Sequence[dict[str, Any]], title: str) -> None:
@@ -388,10 +388,10 @@ def plot_diffusion(path: Path | str, rows: Sequence[dict[str, Any]], title: str)
             x = 1e3 / np.array([row["temperature_K"] for row in known])
             axes.errorbar(x, D, [D - D / factor, D * factor - D], fmt="o-", color=colour,
                           markersize=4, capsize=2.5, linewidth=1.0, label=label)  # fmt: skip
-        logarithmic(axes)
+        make_logarithmic(axes)
         axes.set_xlabel("1000 K / T")
         axes.set_ylabel("diffusion coefficient (m²/s)")
-        legend(axes)
+        add_legend(axes)
 
 
 def look(k: int, number: int) -> tuple[str, Any]:
@@ -401,13 +401,13 @@ def look(k: int, number: int) -> tuple[str, Any]:
     return EARLIER[k % len(EARLIER)], _DASHES[(k + 1) % len(_DASHES)]
 
 
-def legend(axes: Axes) -> None:
+def add_legend(axes: Axes) -> None:
     """Put a legend above the axes, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1, borderaxespad=0.2)
 
 
-def logarithmic(axes: Axes) -> None:
+def make_logarithmic(axes: Axes) -> None:
     """Make the y axis logarithmic, with numbers as plain text and not as formulae."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()

@@ -37,7 +37,7 @@ CORES = ((0.6, 1.5), (-2.6, -0.9))  # phi well inside C7ax, and inside the other
 def difference(folder: Path) -> Estimate:
     """F(C7ax) - F(rest) of an iteration, eV."""
     blocks, _, printed, _ = workflow.read_samples(folder)
-    phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.segments(folder)]
+    phi = [np.loadtxt(segment / "torsions")[:, 1] for segment in sampling.list_segments(folder)]
 
     def of(kept: list[int]) -> NDArray[np.float64]:
         profile = freeenergy.estimate_profile([blocks[k] for k in kept])
@@ -60,7 +60,7 @@ def difference(folder: Path) -> Estimate:
 
 def crossings(folder: Path) -> int:
     """Number of passages from well inside C7ax to well inside the other states, or back."""
-    phi = np.concatenate([np.loadtxt(s / "torsions")[:, 1] for s in sampling.segments(folder)])
+    phi = np.concatenate([np.loadtxt(s / "torsions")[:, 1] for s in sampling.list_segments(folder)])
     inside = np.array([(phi > low) & (phi < high) for low, high in CORES])
     return int(np.abs(np.diff(inside[0, inside.any(axis=0)].astype(int))).sum())
 

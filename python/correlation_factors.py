@@ -10,9 +10,9 @@ from ase.build import bulk
 from plumed_cv.events import (
     combine_rates,
     compute_correlation_factors,
-    crystal_of,
+    find_crystal,
+    find_network,
     lattice_sites,
-    network_of,
 )
 
 # Ishioka and Koiwa, Philos. Mag. A 37, 517 (1978).
@@ -35,8 +35,8 @@ CRYSTALS = {
 
 def factors(atoms: Atoms) -> list[float]:
     """Return the factors along x and z of a crystal of one element."""
-    found = crystal_of(atoms)
-    network = network_of(found, lattice_sites(found, str(atoms.symbols[0])))
+    found = find_crystal(atoms)
+    network = find_network(found, lattice_sites(found, str(atoms.symbols[0])))
     rates = [1.0] * len(network.jumps)
     matrix = compute_correlation_factors(network, combine_rates(network, rates, [0.0]))
     return [float(x) for x in np.diag(matrix)[[0, 2]]]

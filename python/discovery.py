@@ -31,9 +31,9 @@ from ase.optimize import FIRE
 from plumed_cv import config, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Engine, Segment, State
-from plumed_cv.events import Searcher, defect_atoms, discover
+from plumed_cv.events import Searcher, discover, find_defect_atoms
 from plumed_cv.events.saddles import FMAX_EV_A, SAME_A, SAME_EV
-from plumed_cv.paths import minimum_energy_path
+from plumed_cv.paths import find_minimum_energy_path
 from plumed_cv.structures.frame import Array
 from python import surfaces
 from python.zero_kelvin import systems
@@ -136,7 +136,7 @@ def _band(given: Path) -> float | None:
     initial, final = (_read(given.parent / f"{word}.xyz") for word in ("initial", "final"))
     with sampling.open_engine(settings, initial) as engine:
         try:
-            path = minimum_energy_path(initial, final, engine.calculator, n_images=19)
+            path = find_minimum_energy_path(initial, final, engine.calculator, n_images=19)
         except UserError as error:
             print(f"{given}: {error}", flush=True)
             return None
@@ -292,7 +292,7 @@ def methods(folder: Path, most_calls: int = 6000) -> dict[str, Any]:
             if issubclass(kind, _Sella) and find_spec("sella") is None:
                 print(f"{method}: needs sella")
                 continue
-            searcher = kind(engine, reactant, defect_atoms(reactant))
+            searcher = kind(engine, reactant, find_defect_atoms(reactant))
             saddles = searcher.images(searcher.step(_read(catalogue / event["saddle"])))
             row = {"searches": 0, "saddles": 0, "successes": 0, "force_calls": 0}
             began = time.process_time()

@@ -26,10 +26,10 @@ from plumed_cv import workflow
 from plumed_cv.common.files import write_text
 from plumed_cv.common.numbers import error_of_factor, scientific, with_error
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic, stationary
-from plumed_cv.structures import oriented
+from plumed_cv.structures import orient
 from python.zero_kelvin import systems
 
 _OF_ITERATION = ("md_steps", "restarts", "flux_barrier_eV", "flux_barrier_error_eV")
@@ -70,7 +70,7 @@ def vacancy(
     along
         Direction that the jump is nearest to, if the neighbours are not all alike.
     """
-    crystal = oriented(crystal)
+    crystal = orient(crystal)
     alike = np.array(crystal.get_chemical_symbols()) == (symbol or crystal.symbols[0])
     from_middle = np.linalg.norm(crystal.positions - crystal.cell.sum(0) / 2, axis=1)
     site = int(np.where(alike, from_middle, np.inf).argmin())
@@ -173,7 +173,7 @@ def run(name: str, root: Path) -> dict[str, Any]:
     if "larger" in process:
         initial, final = process["larger"]()
         with LammpsEngine(process["potential"], initial) as engine:
-            path = minimum_energy_path(initial, final, engine.calculator, n_images=11)
+            path = find_minimum_energy_path(initial, final, engine.calculator, n_images=11)
         found["larger"] = {"atoms": len(initial), "energy_barrier_0K_eV": path.barrier}
     return found
 
@@ -181,11 +181,11 @@ def run(name: str, root: Path) -> dict[str, Any]:
 def harmonic_limit(path: EnergyPath, potential: list[str], temperature_K: float) -> float:
     """Flux barrier in the harmonic limit, eV, at the highest image of a path."""
     with LammpsEngine(potential, path.images[0]) as engine:
-        minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
-        saddle = stationary.saddle_of_path(engine, path)
+        minimum = stationary.find_stationary_point(engine, path.images[0].positions, path.cell)
+        saddle = stationary.find_saddle(engine, path)
     ratio = harmonic.log_ratio(minimum, saddle)
     kT = units.kB * temperature_K
-    return harmonic.flux_barrier(saddle.energy_eV - minimum.energy_eV, ratio, kT)
+    return harmonic.compute_flux_barrier(saddle.energy_eV - minimum.energy_eV, ratio, kT)
 
 
 def read_data() -> dict[str, Any]:

@@ -157,7 +157,7 @@ def collect(runs: Path) -> None:
             freeenergy.read_state(folder_of(runs, "babf", seed, k) / "babf.state")
             for k in range(SEGMENTS)
         ]
-        blocks += freeenergy.blocks(states)[SKIPPED:]
+        blocks += freeenergy.split_into_blocks(states)[SKIPPED:]
         colvar = np.loadtxt(folder_of(runs, "opes", seed, 0) / "COLVAR")[:, 1:]
         series += np.array_split(colvar, SEGMENTS)[SKIPPED:]
     surface = freeenergy.estimate_surface(blocks)

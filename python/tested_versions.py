@@ -9,14 +9,14 @@ import json
 from pathlib import Path
 
 from plumed_cv.common.files import write_text
-from plumed_cv.doctor import doctor, tested_versions
+from plumed_cv.doctor import examine, tested_versions
 
 FILE = Path(__file__).resolve().parent.parent / "plumed_cv" / "tested_versions.json"
 
 
 def main() -> None:
     """Write the versions found here; keep those of packages that are missing."""
-    found = {finding.name: finding.version for finding in doctor() if finding.version}
+    found = {finding.name: finding.version for finding in examine() if finding.version}
     known = tested_versions() if FILE.exists() else {}
     write_text(FILE, json.dumps(known | found, indent=2) + "\n")
     print(FILE.read_text(), end="")

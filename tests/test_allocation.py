@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from plumed_cv import workflow
 from plumed_cv.common.progress import Callback
 from plumed_cv.events import find_jumps, read_catalogue
-from plumed_cv.workflow.allocation import cheapest_factors, errors, raise_work, round_up
+from plumed_cv.workflow.allocation import cheapest_factors, compute_errors, raise_work, round_up
 from plumed_cv.workflow.campaign import write_rates
 from tests import vacancy
 from tests.test_diffusion import catalogue, interstitials
@@ -77,7 +77,7 @@ def test_parts_of_the_error(tmp_path: Path) -> None:
     vacancy.write(tmp_path / "e0", text, "input.toml")
     found = read_catalogue(tmp_path)
     write_rates(found, {})
-    ((error, parts),) = errors(found).values()
+    ((error, parts),) = compute_errors(found).values()
     (row,) = workflow.compute_diffusion(tmp_path)["temperatures"]
     assert error == pytest.approx(np.log(row["error_factor"]))
     of_steps, of_shots = parts

@@ -14,9 +14,9 @@ from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     State,
-    blocks,
     estimate_profile,
-    reweighted_profile,
+    reweight_profile,
+    split_into_blocks,
     write_state,
 )
 from tests.frozen import KT, WIDE, Array, Frozen, correlated_blocks, double_well
@@ -138,7 +138,7 @@ def test_states_add_and_subtract() -> None:
         for xi in rng.uniform(0, 1, 40):
             estimator.learn(xi)
         states.append(estimator.state)
-    first, second, third = blocks(states[1:])
+    first, second, third = split_into_blocks(states[1:])
     together = first + second + third
     assert together.steps == 120
     np.testing.assert_allclose(together.sums, states[-1].sums, rtol=1e-12, atol=1e-14)
@@ -207,7 +207,7 @@ def test_reweighting_and_mean_force_agree() -> None:
     system = Frozen(Grid(-0.2, 1.2, 28), U, lambda x: 0.8 * U(x))
     series = correlated_blocks(system, rng, 20, 4000, 0.5)
     found = estimate_profile([system.state(x) for x in series])
-    A, error = reweighted_profile(system.grid, KT, series, [system.bias(x) for x in series])
+    A, error = reweight_profile(system.grid, KT, series, [system.bias(x) for x in series])
     inner = slice(3, -3)
     difference = (found.A - A)[inner]
     difference -= difference.mean()

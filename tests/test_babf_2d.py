@@ -18,13 +18,13 @@ from plumed_cv.freeenergy import (
     Grid,
     State,
     Surface,
-    blocks,
     estimate_profile,
     estimate_surface,
-    potential,
+    integrate_steps,
     read_fes,
     read_state,
     read_surface,
+    split_into_blocks,
     write_state,
     write_surface,
 )
@@ -141,7 +141,7 @@ def test_potential_is_exact_and_blind_for_curls(axes: Axes) -> None:
     pairs = edges(axes)
     steps = [A[b] - A[a] for a, b in pairs]
     weights = [10.0 ** rng.uniform(-3, 3, len(step)) for step in steps]
-    found, part = potential(axes, steps, weights)
+    found, part = integrate_steps(axes, steps, weights)
     np.testing.assert_allclose(found - found[0], A - A[0], atol=1e-8)
     assert not part.any()
     # A turn around each cell of the grid: along its lower side, up, back, and down.
@@ -157,7 +157,7 @@ def test_potential_is_exact_and_blind_for_curls(axes: Axes) -> None:
         turned[0][edge[0][up[a], up[b]]] -= turns[a]
         turned[1][edge[1][a, up[a]]] -= turns[a]
     equal = [np.ones_like(step) for step in steps]
-    found, _ = potential(axes, turned, equal)
+    found, _ = integrate_steps(axes, turned, equal)
     np.testing.assert_allclose(found - found[0], A - A[0], atol=1e-9)
 
 
@@ -263,7 +263,7 @@ def test_states_add_subtract_and_refuse() -> None:
         for xi in random_points(STRIP, 40, seed=k):
             estimator.learn(xi)
         states.append(estimator.state)
-    first, second, third = blocks(states[1:])
+    first, second, third = split_into_blocks(states[1:])
     together = first + second + third
     assert together.steps == 120
     np.testing.assert_allclose(together.sums, states[-1].sums, rtol=1e-12, atol=1e-14)

@@ -11,8 +11,8 @@ from plumed_cv.freeenergy import (
     Estimator,
     Grid,
     estimate_profile,
-    last_step,
     read_fes,
+    read_last_step,
     read_state,
     write_fes,
     write_state,
@@ -40,18 +40,18 @@ def test_state_file_returns_every_bit(tmp_path: Path) -> None:
 def test_last_step_of_a_state(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_state(path, Estimator(Grid(0.0, 1.0, 10), KT).state)
-    assert last_step(path) is None  # no engine has made it
+    assert read_last_step(path) is None  # no engine has made it
     text = re.sub("#! SET checksum .*\n", "", path.read_text())
     whole = text.replace("#! SET steps", "#! SET md_step 400\n#! SET steps")
     path.write_text(whole)
-    assert last_step(path) == 400
+    assert read_last_step(path) == 400
     for length in range(len(whole)):
         path.write_text(whole[:length])
         with pytest.raises(UserError):
-            last_step(path)
+            read_last_step(path)
     path.write_text(whole.replace("md_step 400", "md_step 0.5"))
     with pytest.raises(UserError, match="not a number of steps"):
-        last_step(path)
+        read_last_step(path)
 
 
 def test_state_file_in_another_energy_unit(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from plumed_cv.workflow import (
     related_by_symmetry,
     results,
 )
-from plumed_cv.workflow.results import of_constrained
+from plumed_cv.workflow.results import drop_constrained
 from plumed_cv.workflow.samples import count_crossings
 from plumed_cv.workflow.verdict import check_variable, stopped_by
 from tests import vacancy
@@ -152,7 +152,7 @@ def test_constraints_make_rate_and_temperature_unknown() -> None:
     """Atoms 2 and 5 (from 0) have constraints; the CV has the atoms 3 and 7 (from 1)."""
     rates = {"rate_per_s": 1.0, "reverse_rate_per_s": 2.0, "surface": 0.5}
     part = GOOD | {"tst_rate_per_s": 1.0, "note": "a note", "steps": [rates]}
-    changed = of_constrained(part, [2, 5], [3, 7])
+    changed = drop_constrained(part, [2, 5], [3, 7])
     assert changed["tst_rate_per_s"] is None
     assert changed["cv_temperature_K"] is None
     assert changed["steps"][0]["rate_per_s"] is changed["steps"][0]["reverse_rate_per_s"] is None
@@ -163,7 +163,7 @@ def test_constraints_make_rate_and_temperature_unknown() -> None:
     found = next(check for check in of(changed).checks if check.name == "temperature")
     assert found.passed is None
     assert "set constraints = none in the .mdp" in found.sentence
-    assert of_constrained(part, [0, 4], [3, 7]) == part | {"constraints_note": None}
+    assert drop_constrained(part, [0, 4], [3, 7]) == part | {"constraints_note": None}
 
 
 def test_what_is_not_asked_is_not_checked() -> None:
@@ -296,7 +296,7 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         activation="tanh",
         kind="autoencoder",
     )
-    found = equivalence.difference(bent, straight, surfaces=[0.5], between=(0.05, 0.95))
+    found = equivalence.compare_isosurfaces(bent, straight, surfaces=[0.5], between=(0.05, 0.95))
     assert 0.02 < found.mean < 0.1  # which once was the whole limit
     assert found.worst > 0.6
     assert found.at_surface is not None
@@ -308,7 +308,7 @@ def test_a_right_angle_on_a_part_of_the_path_is_seen() -> None:
         "similarity_at_surface": found.at_surface,
     }
     assert check_variable(part, None, LIMITS, KELVIN).passed is False
-    elsewhere = equivalence.difference(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
+    elsewhere = equivalence.compare_isosurfaces(bent, straight, surfaces=[0.8], between=(0.05, 0.5))
     assert elsewhere.worst < 0.01
     assert elsewhere.at_surface == pytest.approx(found.worst)
 
@@ -329,10 +329,10 @@ def two_steps() -> freeenergy.Profile:
 def test_flanks_of_several_steps_enclose_all_barriers() -> None:
     """kT above the first and the last minimum: 0.4 sin(2 pi x)^2 = kT, by hand."""
     kT = units.kB * KELVIN
-    low, high = results.flanks(two_steps(), [0.75, 0.25])
+    low, high = results.find_flanks(two_steps(), [0.75, 0.25])
     assert low == pytest.approx(np.arcsin(np.sqrt(kT / 0.40)) / (2 * np.pi), abs=0.005)
     assert high == pytest.approx(1 - np.arcsin(np.sqrt(kT / 0.44)) / (2 * np.pi), abs=0.005)
-    assert results.flanks(two_steps(), []) == (0.0, 1.0)
+    assert results.find_flanks(two_steps(), []) == (0.0, 1.0)
 
 
 def test_halves_differ_twice_as_much_as_independent_data() -> None:
@@ -364,7 +364,12 @@ def test_halves_differ_twice_as_much_as_independent_data() -> None:
         wholes.append((learned(u, 4 * k), learned(v, 4 * k + 1)))
         halves.append((learned(u[::2], 4 * k + 2), learned(u[1::2], 4 * k + 3)))
     apart = [
-        np.mean([equivalence.difference(one, other, along=variable).mean for one, other in pairs])
+        np.mean(
+            [
+                equivalence.compare_isosurfaces(one, other, along=variable).mean
+                for one, other in pairs
+            ]
+        )
         for pairs in (halves, wholes)
     ]
     assert 1.4 < apart[0] / apart[1] < 2.9

@@ -170,7 +170,7 @@ def test_members_of_a_committee_lack_the_keys_of_the_run() -> None:
         "system": {"initial": "a.xyz", "final": "b.xyz", "temperature_K": 1.0},
         "engine": first | {"committee": members},
     }
-    found = config.checked(content, "input").engine.members
+    found = config.validate(content, "input").engine.members
     assert found == [
         config.Ase.model_validate(first | {"arguments": {"x": 2}}),
         config.Ase.model_validate(first | {"calculator": "c.d", "arguments": {}}),
@@ -193,4 +193,4 @@ def test_mistakes_in_a_committee(member: dict[str, Any], message: str) -> None:
         "engine": {"name": "ase", "calculator": "a.b", "committee": [{}, member]},
     }
     with pytest.raises(UserError, match=message):
-        config.checked(content, "input")
+        config.validate(content, "input")

@@ -21,10 +21,10 @@ from plumed_cv.events import (
     combine_rates,
     compute_correlation_factors,
     compute_diffusivity,
-    crystal_of,
-    largest_holes,
+    find_crystal,
+    find_largest_holes,
+    find_network,
     lattice_sites,
-    network_of,
 )
 from plumed_cv.events.catalogue import Event, write_catalogue
 from plumed_cv.events.diffusion import _of_tracer
@@ -39,13 +39,13 @@ HCP = bulk("Mg", "hcp", a=3.2, c=5.2)
 
 
 def vacancies(atoms: Atoms) -> Network:
-    found = crystal_of(atoms)
-    return network_of(found, lattice_sites(found, atoms.get_chemical_symbols()[0]))
+    found = find_crystal(atoms)
+    return find_network(found, lattice_sites(found, atoms.get_chemical_symbols()[0]))
 
 
 def interstitials(atoms: Atoms) -> Network:
-    found = crystal_of(atoms)
-    return network_of(found, largest_holes(found))
+    found = find_crystal(atoms)
+    return find_network(found, find_largest_holes(found))
 
 
 # Exact factors: Ishioka and Koiwa, Philos. Mag. A 37, 517 (1978).
@@ -102,8 +102,8 @@ def test_hcp_with_equal_rates() -> None:
 
 def test_sublattice_of_an_ordered_alloy() -> None:
     """Ni in L1_2 Ni3Al: Koiwa and Ishioka (1983), doi:10.1080/01418618308234882."""
-    found = crystal_of(NI3AL)
-    network = network_of(found, lattice_sites(found, "Ni"))
+    found = find_crystal(NI3AL)
+    network = find_network(found, lattice_sites(found, "Ni"))
     factors = compute_correlation_factors(network, combine_rates(network, [1.0], [0.0]))
     np.testing.assert_allclose(factors, 0.688916 * np.eye(3), atol=2e-5)
 
@@ -251,8 +251,8 @@ def test_a_tracer_in_kinetic_monte_carlo() -> None:
 def test_layers_have_no_factor() -> None:
     layers = Atoms("C2", [(0, 0, 0), (0, 1.42, 0)], pbc=True)
     layers.set_cell([[2.46, 0, 0], [-1.23, 2.1304, 0], [0, 0, 6.7]])
-    found = crystal_of(layers)
-    network = network_of(found, lattice_sites(found, "C"), cutoff_A=1.5)
+    found = find_crystal(layers)
+    network = find_network(found, lattice_sites(found, "C"), cutoff_A=1.5)
     with pytest.raises(UserError, match="does not move along all three directions"):
         compute_correlation_factors(network, combine_rates(network, [1.0], [0.0]))
 
@@ -275,7 +275,7 @@ def catalogue(
     ]
     crystal: dict[str, Any] = {"formula": "X"}
     if atoms is not None:
-        crystal["atoms"] = atoms_of(crystal_of(atoms))
+        crystal["atoms"] = atoms_of(find_crystal(atoms))
     about = {
         "defect": defect,
         "species": "X" if atoms is None or defect != "vacancy" else str(atoms.symbols[0]),
@@ -412,8 +412,8 @@ def test_each_event_has_the_best_rate(tmp_path: Path) -> None:
 
 def test_free_energies_that_contradict_each_other(tmp_path: Path) -> None:
     """Three jumps between two kinds of sites: octahedral and tetrahedral ones, with long jumps."""
-    found = crystal_of(FCC)
-    network = network_of(found, largest_holes(found), cutoff_A=3.0)
+    found = find_crystal(FCC)
+    network = find_network(found, find_largest_holes(found), cutoff_A=3.0)
     catalogue(tmp_path, network, "interstitial")
     across = [
         len(set(network.sites.kinds[[jump.initial[0], jump.final[0]]].tolist())) == 2

@@ -15,9 +15,16 @@ from ase.geometry import get_distances
 from plumed_cv import config, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
-from plumed_cv.events import Confidence, Searcher, defect_atoms, discover, notebook, read_catalogue
+from plumed_cv.events import (
+    Confidence,
+    Searcher,
+    discover,
+    find_defect_atoms,
+    notebook,
+    read_catalogue,
+)
 from plumed_cv.events.notebook import ABOVE_LOWEST
-from plumed_cv.paths import minimum_energy_path
+from plumed_cv.paths import find_minimum_energy_path
 from plumed_cv.structures import cell_of, held_atoms, read_structure
 from python import discovery as script
 from python import surfaces
@@ -51,17 +58,17 @@ def of_copper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 
 def test_atoms_of_a_defect() -> None:
     """First and second neighbours of a vacancy in bcc; the adatom and the atoms below it."""
-    found = defect_atoms(vacancy.end_states()[0])
+    found = find_defect_atoms(vacancy.end_states()[0])
     assert len(found) == 8 + 6
     initial, _ = surfaces.end_states()
-    found = defect_atoms(initial)
+    found = find_defect_atoms(initial)
     assert len(found) == 1 + 4
     assert len(initial) - 1 in found
     clean = initial[:-1]
     with pytest.raises(UserError, match="--around"):
-        defect_atoms(clean[held_atoms(clean)])
+        find_defect_atoms(clean[held_atoms(clean)])
     dumbbell = systems.dumbbell()[0]  # two of the last three atoms share a site
-    found = defect_atoms(dumbbell)
+    found = find_defect_atoms(dumbbell)
     middle = 0.5 * (dumbbell.positions[-3] + dumbbell.positions[-2])
     _, apart = get_distances(middle, dumbbell.positions, cell=dumbbell.cell, pbc=True)
     assert 4 < len(found) <= 129 / 8
@@ -70,18 +77,18 @@ def test_atoms_of_a_defect() -> None:
 
 def test_atoms_of_a_defect_that_cannot_be_told() -> None:
     with pytest.raises(UserError, match=r"have the same surroundings.*--around"):
-        defect_atoms(bulk("Fe", cubic=True).repeat(3))
+        find_defect_atoms(bulk("Fe", cubic=True).repeat(3))
     alloy = bulk("Fe", cubic=True).repeat(4)
     alloy.symbols[np.random.default_rng(1).permutation(128)[:64]] = "Cr"
     with pytest.raises(UserError, match=r"too different.*--around"):
-        defect_atoms(alloy)
+        find_defect_atoms(alloy)
 
 
 def test_an_ordered_alloy_has_kinds_of_its_own() -> None:
     """A perfect B2 crystal has no defect atoms; an exchanged pair is a defect."""
     crystal = bulk("NiAl", "cesiumchloride", a=2.9).repeat(4)
     crystal.symbols[0] = "Al"  # an antisite
-    found = defect_atoms(crystal)
+    found = find_defect_atoms(crystal)
     apart = crystal.get_distances(0, found, mic=True)
     assert 0 in found
     assert apart.max() < 1.01 * 2.9
@@ -91,7 +98,7 @@ def test_fixed_atoms_are_not_moved() -> None:
     slab = fcc100("Cu", size=(4, 4, 3), a=A_CU, vacuum=6.0)
     del slab[-1]
     slab.set_constraint(FixAtoms([each.index for each in slab if each.tag == 3]))
-    assert not set(defect_atoms(slab)) & set(held_atoms(slab).tolist())
+    assert not set(find_defect_atoms(slab)) & set(held_atoms(slab).tolist())
 
 
 def test_confidence_by_hand() -> None:
@@ -150,7 +157,9 @@ def test_a_vacancy_has_one_event(of_copper: tuple[Path, dict[str, Any]]) -> None
     assert settings.system.temperatures_K == (500.0, 700.0)
     ends = [read_structure(catalogue.folder(entry) / f"{n}.xyz") for n in ("initial", "final")]
     with sampling.open_engine(settings, ends[0]) as engine:
-        path = minimum_energy_path(ends[0], ends[1], engine.calculator, n_images=5, fmax_eV_A=0.01)
+        path = find_minimum_energy_path(
+            ends[0], ends[1], engine.calculator, n_images=5, fmax_eV_A=0.01
+        )
     assert event["barrier_eV"] == pytest.approx(path.barrier, abs=5e-3)
     with pytest.raises(UserError, match="without the sites of a crystal"):
         _ = catalogue.network
@@ -250,8 +259,8 @@ def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]])
     )
     given = config.load(event / "input.toml")
     with sampling.open_engine(given, initial) as engine:
-        searcher = Searcher(engine, initial, defect_atoms(initial))
-        of_final = Searcher(engine, final, defect_atoms(final))
+        searcher = Searcher(engine, initial, find_defect_atoms(initial))
+        of_final = Searcher(engine, final, find_defect_atoms(final))
         between = searcher.step(saddle)
         steps = []
         for seed in range(60):

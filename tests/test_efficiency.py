@@ -87,11 +87,13 @@ def test_every_method_runs(
     method: str, setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Heavy-handed, so that so few steps lead across, and no bin stays empty.
-    monkeypatch.setattr(methods, "STRIDE", 1)
-    monkeypatch.setattr(methods, "HEIGHT_EV", 0.5)
-    monkeypatch.setattr(methods, "PACE", {"METAD": 20, "METAD-500": 20, "OPES": 20})
-    monkeypatch.setattr(methods, "FULL_SAMPLES", 2)
-    monkeypatch.setattr(methods, "PRIOR_SAMPLES", 1)
+    for module in (babf, plumed_actions):
+        monkeypatch.setattr(module, "STRIDE", 1)
+    monkeypatch.setattr(plumed_actions, "HEIGHT_EV", 0.5)
+    monkeypatch.setattr(plumed_actions, "PACE", {"METAD": 20, "METAD-500": 20, "OPES": 20})
+    for module in (colvars, plumed_actions):
+        monkeypatch.setattr(module, "FULL_SAMPLES", 2)
+    monkeypatch.setattr(babf, "PRIOR_SAMPLES", 1)
     # Each of eight walkers heats up on its own share.
     most = 48_000 if method == "bABF-walkers" else 12_000
     try:

@@ -68,7 +68,7 @@ def test_elastic_fields_are_told_from_noise() -> None:
     truth = field()
     raw, noise = noisy(truth)
     atomwise = meanpath._shrunk(raw, noise)
-    found = elastic.shrunk(raw, noise, atomwise, elastic.stiffness(POSITIONS, CELL), BETWEEN)
+    found = elastic.shrink(raw, noise, atomwise, elastic.stiffness(POSITIONS, CELL), BETWEEN)
     error, before = (float(np.sum((u - truth) ** 2)) for u in (found, atomwise))
     assert error < 0.6 * before
     np.testing.assert_allclose(found.mean(axis=1), 0.0, atol=1e-12)
@@ -79,7 +79,7 @@ def test_the_likeliest_covariance_of_the_modes_is_taken() -> None:
     guess = meanpath._shrunk(raw, noise)
     springs = elastic.stiffness(POSITIONS, CELL)
     chosen, right, wrong = (
-        elastic.shrunk(raw, noise, guess, springs, between)
+        elastic.shrink(raw, noise, guess, springs, between)
         for between in (BETWEEN, BETWEEN[1:2], BETWEEN[2:])
     )
     np.testing.assert_array_equal(chosen, right)
@@ -89,16 +89,16 @@ def test_the_likeliest_covariance_of_the_modes_is_taken() -> None:
 
 def test_little_noise_changes_nothing() -> None:
     raw, noise = noisy(field(), 1e-14)
-    found = elastic.shrunk(raw, noise, raw, elastic.stiffness(POSITIONS, CELL), BETWEEN)
+    found = elastic.shrink(raw, noise, raw, elastic.stiffness(POSITIONS, CELL), BETWEEN)
     np.testing.assert_allclose(found, raw, atol=1e-6)
 
 
 def test_result_does_not_depend_on_the_order_of_atoms() -> None:
     raw, noise = noisy(field())
-    found = elastic.shrunk(raw, noise, raw, elastic.stiffness(POSITIONS, CELL), BETWEEN)
+    found = elastic.shrink(raw, noise, raw, elastic.stiffness(POSITIONS, CELL), BETWEEN)
     order = np.random.default_rng(3).permutation(N)
     springs = elastic.stiffness(POSITIONS[order], CELL)
-    again = elastic.shrunk(raw[:, order], noise[order], raw[:, order], springs, BETWEEN)
+    again = elastic.shrink(raw[:, order], noise[order], raw[:, order], springs, BETWEEN)
     np.testing.assert_allclose(again, found[:, order], atol=1e-8)
 
 
@@ -107,9 +107,9 @@ def test_few_sites_carry_a_local_field(monkeypatch: pytest.MonkeyPatch) -> None:
     raw, noise = noisy(truth)
     springs = elastic.stiffness(POSITIONS, CELL)
     guess = meanpath._shrunk(raw, noise)
-    whole = elastic.shrunk(raw, noise, guess, springs, BETWEEN)
+    whole = elastic.shrink(raw, noise, guess, springs, BETWEEN)
     monkeypatch.setattr(elastic, "MOST_SITES", 15)
-    few = elastic.shrunk(raw, noise, guess, springs, BETWEEN)
+    few = elastic.shrink(raw, noise, guess, springs, BETWEEN)
     errors = [float(np.sum((u - truth) ** 2)) for u in (few, whole)]
     assert errors[0] < 1.2 * errors[1]
     equal = np.array([1.0, 3.0, 2.0, 2.0 * (1 + 1e-12), 2.0])

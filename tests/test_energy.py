@@ -119,28 +119,32 @@ def test_margins_hold_the_thermal_motion_and_stop_before_the_next_barrier() -> N
     line = linear_cv(path)
     for kT in (0.01, 0.03, 0.045):
         expected = np.arcsin((6 * kT / top) ** 0.5) / np.pi
-        assert energy.margins(path, line, kT) == pytest.approx([expected] * 2, abs=2e-3)
+        assert energy.compute_margins(path, line, kT) == pytest.approx([expected] * 2, abs=2e-3)
     # With xi(-0.5) as high a barrier behind the state: 0.2 of the path is left before its top.
-    assert energy.margins(path, line, 0.09) == pytest.approx([0.3, 0.3], abs=2e-3)
-    assert energy.margins(path, line, 1e-5) == (0.05, 0.05)
+    assert energy.compute_margins(path, line, 0.09) == pytest.approx([0.3, 0.3], abs=2e-3)
+    assert energy.compute_margins(path, line, 1e-5) == (0.05, 0.05)
     # What a sampling has shown to be needed may come closer to that barrier.
-    wider = energy.margins(path, line, 0.09, (0.4, 0.6))
+    wider = energy.compute_margins(path, line, 0.09, (0.4, 0.6))
     assert wider == pytest.approx([0.4, 0.425], abs=2e-3)
     # Twice the same hop: the first top counts, and both ends are alike.
     path = straight(top * np.sin(2 * np.pi * s) ** 2, 2 * top * np.pi * np.sin(4 * np.pi * s))
-    assert energy.margins(path, linear_cv(path), 0.09) == pytest.approx([0.15, 0.15], abs=2e-3)
+    assert energy.compute_margins(path, linear_cv(path), 0.09) == pytest.approx(
+        [0.15, 0.15], abs=2e-3
+    )
     # A wide initial state and a narrow final one, 0.4 eV above it.
     values = np.where(
         s < 0.75, np.sin(np.pi * s / 1.5) ** 2, 0.4 + 0.6 * np.sin(2 * np.pi * s) ** 2
     )
     slopes = np.gradient(values, s)
-    below, above = energy.margins(straight(values, slopes), linear_cv(path), 0.04)
+    below, above = energy.compute_margins(straight(values, slopes), linear_cv(path), 0.04)
     assert below == pytest.approx(1.5 * np.arcsin(0.24**0.5) / np.pi, abs=0.01)
     assert above == pytest.approx(np.arcsin(0.4**0.5) / (2 * np.pi), abs=0.01)
 
 
 def test_whether_a_variable_rises_along_a_path() -> None:
-    assert energy.falls_by(arc(basis(2)), linear_cv(arc(basis(2)))) == pytest.approx(0, abs=1e-12)
+    assert energy.measure_fall(arc(basis(2)), linear_cv(arc(basis(2)))) == pytest.approx(
+        0, abs=1e-12
+    )
     # Three quarters of a circle: the projection on the line between the ends turns back twice.
     t = 1.5 * np.pi * np.linspace(0, 1, 41)
     plane = basis(2)
@@ -149,7 +153,7 @@ def test_whether_a_variable_rises_along_a_path() -> None:
     projected = points @ (points[-1] / (points[-1] @ points[-1]))
     expected = (np.maximum.accumulate(projected) - projected).max()
     assert expected > 0.2
-    assert energy.falls_by(around, linear_cv(around)) == pytest.approx(expected, abs=0.01)
+    assert energy.measure_fall(around, linear_cv(around)) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(("n_images", "accuracy"), [(20, 2e-3), (30, 5e-4)])
@@ -163,7 +167,7 @@ def test_the_exact_variable_gives_the_exact_energy(n_images: int, accuracy: floa
         np.testing.assert_allclose(profile.energy, height(s) - height(s[0]), atol=accuracy * HEIGHT)
         assert profile.end_point == pytest.approx(TILT, abs=accuracy * HEIGHT)
     np.testing.assert_allclose(
-        energy.of_images(path).energy, height(s) - height(s[0]), atol=accuracy * HEIGHT
+        energy.interpolate_images(path).energy, height(s) - height(s[0]), atol=accuracy * HEIGHT
     )
 
 
@@ -171,7 +175,7 @@ def test_the_top_between_two_images_is_found() -> None:
     path = arc(basis(2), 24)  # no image is on a top
     top = height(np.linspace(0, 1, 10001)).max()
     assert path.energies.max() < top - 1e-3
-    assert energy.of_images(path).barrier == pytest.approx(top, abs=2e-4)
+    assert energy.interpolate_images(path).barrier == pytest.approx(top, abs=2e-4)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 20.0, 60.0])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.structures.frame import Array, aligned, displacements
+from plumed_cv.structures.frame import Array, align, displacements
 
 CELL = np.array([[9.0, 0.0, 0.0], [2.0, 10.0, 0.0], [-1.5, 2.5, 11.0]])
 
@@ -78,7 +78,7 @@ def test_the_best_fit_is_scipys() -> None:
     turns = Rotation.random(6, random_state=5)
     structures = (reference + rng.normal(scale=0.5, size=(6, 8, 3))) @ turns.as_matrix() + 7.0
     structures[-1, :, 0] *= -1.0  # a mirror image: the best fit is a rotation all the same
-    u, rotations = aligned(structures, np.zeros((3, 3)), reference)
+    u, rotations = align(structures, np.zeros((3, 3)), reference)
     centre = reference - reference.mean(axis=0)
     for structure, displacement, rotation in zip(structures, u, rotations, strict=True):
         centred = structure - structure.mean(axis=0)
@@ -92,7 +92,7 @@ def test_the_best_fit_is_scipys() -> None:
 def test_no_best_fit_on_a_line() -> None:
     line = np.outer(np.arange(5.0), [1.0, 2.0, -1.0])
     with pytest.raises(UserError, match="is not unique"):
-        aligned(line, np.zeros((3, 3)), line)
+        align(line, np.zeros((3, 3)), line)
     three = np.array([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.5, 1.0, 0.0]])
-    u, _ = aligned(three[:, [1, 2, 0]], np.zeros((3, 3)), three)  # a plane is enough
+    u, _ = align(three[:, [1, 2, 0]], np.zeros((3, 3)), three)  # a plane is enough
     np.testing.assert_allclose(u, 0.0, atol=1e-12)

@@ -19,7 +19,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.setup.kernel import WHEEL, find_plumed
 from plumed_cv.workflow import procedure, provenance, speed
-from plumed_cv.workflow.repetitions import odds
+from plumed_cv.workflow.repetitions import compute_odds
 from python.drills import runs
 from tests.vacancy import INPUT, STEPS, called, command
 
@@ -97,7 +97,7 @@ def test_more_steps_extend_the_last_iteration(example: Path, run: Path) -> None:
     result = workflow.run(more, run)
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, MORE, MORE]
     assert files_of(run / "iteration-2") == now
-    last = sampling.segments(run / "iteration-3")[-1]
+    last = sampling.list_segments(run / "iteration-3")[-1]
     assert freeenergy.read_state(last / "babf.state").ramp == MORE
 
 
@@ -138,13 +138,13 @@ def test_a_long_run_says_what_a_faster_kernel_would_save(
 
 
 def test_the_time_that_plumed_took_is_in_its_log(run: Path) -> None:
-    folder = sampling.segments(run / "iteration-2")[-1]
-    seconds = speed.plumed_seconds(folder / "plumed.log")
+    folder = sampling.list_segments(run / "iteration-2")[-1]
+    seconds = speed.read_plumed_seconds(folder / "plumed.log")
     assert seconds is not None
     assert 0 < seconds < json.loads((folder / "segment.json").read_text())["seconds"]
     (folder / "plumed.log").write_text("PLUMED: PLUMED is starting\n")
-    assert speed.plumed_seconds(folder / "plumed.log") is None
-    assert speed.plumed_seconds(folder / "missing.log") is None
+    assert speed.read_plumed_seconds(folder / "plumed.log") is None
+    assert speed.read_plumed_seconds(folder / "missing.log") is None
 
 
 def test_a_kill_changes_nothing_in_what_is_added(example: Path, run: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_repetitions_are_independent_and_put_together(example: Path, run: Path) 
     assert files_of(run / "iteration-1") == first
     assert [part["md_steps"] for part in result["iterations"]] == [STEPS, 2 * STEPS]
     folder = run / "iteration-2"
-    one, other = sampling.by_repetition(folder)
+    one, other = sampling.list_repetitions(folder)
     assert len(one) == len(other) == 8
     assert {segment.parent.name for segment in other} == {"repetition-0001"}
     last = result["iterations"][-1]
@@ -219,7 +219,7 @@ def test_repetitions_agree_by_chi_squared() -> None:
     """The difference of two values with equal errors is normal, with sqrt(2) of the error."""
     for difference in (0.0, 1.0, 4.0):
         pair, errors = np.array([0.5, 0.5 + 0.01 * difference]), np.array([0.01, 0.01])
-        assert odds(pair, errors) == pytest.approx(math.erfc(difference / 2))
+        assert compute_odds(pair, errors) == pytest.approx(math.erfc(difference / 2))
 
 
 def test_jobs_do_what_was_added(example: Path, run: Path) -> None:
@@ -336,11 +336,11 @@ def test_a_segment_removed_in_the_middle_leaves_a_gap(example: Path, run: Path) 
     (folder / "segment-000005" / "segment.json").unlink()  # the rest of its folder is left over
     (folder / "segment-000004" / "end.npz").unlink()  # which nothing starts from
     result = workflow.run(config.load(example / "vacancy.toml"), run)
-    names = [segment.name for segment in sampling.segments(folder)]
+    names = [segment.name for segment in sampling.list_segments(folder)]
     assert names == [f"segment-{k:06d}" for k in (0, 1, 2, 4, 6, 7, 8, 9)]
     assert result["iterations"][1]["md_steps"] == STEPS
     # The states know of all that was sampled, that of the gap included.
-    blocks, mean_force = sampling.learned(folder)
+    blocks, mean_force = sampling.read_learned(folder)
     last = freeenergy.read_state(folder / "segment-000009" / "babf.state")
     assert last.steps == STEPS + 2 * STEPS // 8 - HEATING + 1
     np.testing.assert_allclose(sum(block.sums for block in blocks), last.sums, rtol=1e-12)

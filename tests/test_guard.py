@@ -69,16 +69,16 @@ def test_limit_follows_from_the_process_and_the_crystal(
     length_A: float, noise_A2: float | None, limit_A: float
 ) -> None:
     """0.6 of the longest displacement, less the drift, within the bounds by noise and crystal."""
-    assert guard.limit("auto", hop(length_A), noise_A2) == pytest.approx(limit_A, rel=1e-3)
-    assert guard.limit("off", hop(length_A)) is None
-    assert guard.limit(1.23, hop(length_A)) == 1.23
+    assert guard.choose_limit("auto", hop(length_A), noise_A2) == pytest.approx(limit_A, rel=1e-3)
+    assert guard.choose_limit("off", hop(length_A)) is None
+    assert guard.choose_limit(1.23, hop(length_A)) == 1.23
 
 
 def test_a_guard_that_cannot_tell_a_process_from_its_like_says_so() -> None:
     variable = hop(0.5)
-    assert "by more than 0.48 A" in guard.blindness(variable, 0.7)
-    assert not guard.blindness(variable, 0.4)
-    assert not guard.blindness(variable, None)
+    assert "by more than 0.48 A" in guard.describe_blindness(variable, 0.7)
+    assert not guard.describe_blindness(variable, 0.4)
+    assert not guard.describe_blindness(variable, None)
 
 
 def test_which_atom_left_and_where() -> None:
@@ -95,16 +95,16 @@ def test_which_atom_left_and_where() -> None:
 
 def test_the_dynamics_goes_on_well_inside() -> None:
     largest, whole = np.array([0.3, 0.6, 0.75, 0.95]), np.array([2.0, 2.1, 2.2, 2.9])
-    assert guard.inside(largest, whole, 1.0, None).tolist() == [0, 1]
-    assert guard.inside(largest, whole, 1.0, 2.1).tolist() == [0]
-    assert guard.inside(largest, whole, None, 3.0).tolist() == [0, 1, 2, 3]
-    assert not len(guard.inside(largest, whole, 0.4, None))
+    assert guard.find_inside(largest, whole, 1.0, None).tolist() == [0, 1]
+    assert guard.find_inside(largest, whole, 1.0, 2.1).tolist() == [0]
+    assert guard.find_inside(largest, whole, None, 3.0).tolist() == [0, 1, 2, 3]
+    assert not len(guard.find_inside(largest, whole, 0.4, None))
 
 
 def test_the_dynamics_goes_on_where_the_atom_that_left_was_at_home() -> None:
     """The next start is not behind a barrier, although the distance is within the limit."""
     variable = hop(2.0)
-    limit_A = guard.limit("auto", variable)
+    limit_A = guard.choose_limit("auto", variable)
     assert limit_A is not None
     for share, at_home in ((0.3, True), (0.4, False), (0.65, False)):
         positions = variable.reference_positions.copy()
@@ -123,7 +123,7 @@ def test_the_way_out_is_not_in_the_histogram(tmp_path: Path) -> None:
         ("ae.node-0",), (grid,), 0.025, (2.5,), 0.0, 0, np.zeros(n), 0, np.zeros((4, n))
     )
     for k, samples in enumerate((inside[0], np.concatenate([inside[1], way_out]))):
-        number, offset = freeenergy.binned(grid, samples, np.full(len(samples), 0.01))
+        number, offset = freeenergy.bin_samples(grid, samples, np.full(len(samples), 0.01))
         even = np.full(n, len(samples) / n)
         sums = 0.5 * np.array([even, even, number, offset])  # all weights are 0.5
         steps = state.steps + len(samples)
@@ -136,11 +136,11 @@ def test_the_way_out_is_not_in_the_histogram(tmp_path: Path) -> None:
         rows = [f"{x} {x + 0.01}" for x in inside[k][::4]]
         colvar = "\n".join(["#! FIELDS ae.node-0 b.zeta", *rows, ""])
         (segment / "colvar").write_text(colvar)
-    blocks, _ = sampling.learned(tmp_path)
+    blocks, _ = sampling.read_learned(tmp_path)
     assert [block.steps for block in blocks] == [400, 400]
     whole, left = blocks
-    np.testing.assert_allclose(whole.count, 0.5 * freeenergy.binned(grid, inside[0])[0])
-    every_fourth = freeenergy.binned(grid, inside[1][::4])[0]
+    np.testing.assert_allclose(whole.count, 0.5 * freeenergy.bin_samples(grid, inside[0])[0])
+    every_fourth = freeenergy.bin_samples(grid, inside[1][::4])[0]
     np.testing.assert_allclose(left.count, 0.5 * 4 * every_fourth)
     np.testing.assert_allclose(left.sums[3], 0.01 * left.count)
 
@@ -169,7 +169,9 @@ def test_the_profile_is_right_with_the_guard_and_wrong_without(
     assert part["restarts"] >= 1
     assert part["md_steps"] == 200_000
     # Seen from the mean of the CV's atoms a jump is 2.3 angstrom long; the limit is 0.6 of it.
-    limit_A = guard.limit("auto", CollectiveVariable.load(tmp_path / "guarded/cv-0.safetensors"))
+    limit_A = guard.choose_limit(
+        "auto", CollectiveVariable.load(tmp_path / "guarded/cv-0.safetensors")
+    )
     assert limit_A == pytest.approx(0.6 * 2.3, abs=0.03)
     assert all(limit_A < place["distance_A"] < 2.6 for place in part["restarted_at"])
     assert abs(guarded["delta_F_eV"]) < min(6 * guarded["delta_F_error_eV"], 0.1)
@@ -177,7 +179,7 @@ def test_the_profile_is_right_with_the_guard_and_wrong_without(
     inner = (profile.xi > -0.05) & (profile.xi < 1.05)
     assert np.abs(profile.A - profile.A[::-1])[inner].max() < 0.2
     # Forces after a stop are those of the snapshots: no two structures have the same.
-    for segment in sampling.segments(tmp_path / "guarded" / "iteration-1"):
+    for segment in sampling.list_segments(tmp_path / "guarded" / "iteration-1"):
         rows = (segment / "mean-force.dat").read_text().splitlines()[1:]
         assert len(set(rows)) == len(rows)
     free = run(inputs, "off", tmp_path / "free")

@@ -66,8 +66,8 @@ def exact_frequencies(name: str, s: float) -> Array:
 def test_rates_of_a_model_are_those_of_closed_forms(name: str, tmp_path: Path) -> None:
     path, top = landscape_path(name), 0.5 * LANDSCAPES[name].length
     with on_landscape(name) as engine:
-        minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
-        saddle = stationary.saddle_of_path(engine, path)
+        minimum = stationary.find_stationary_point(engine, path.images[0].positions, path.cell)
+        saddle = stationary.find_saddle(engine, path)
     theory = HarmonicTheory(minimum, saddle, path.images[0].get_masses())
     at_minimum, at_saddle = exact_frequencies(name, 0.0), exact_frequencies(name, top)
     np.testing.assert_allclose(
@@ -102,7 +102,7 @@ def test_a_saddle_point_is_found_from_a_rough_path() -> None:
     path = landscape_path(name, n_images=6)  # none of them at the top
     top = int(path.energies.argmax())
     with on_landscape(name) as engine:
-        saddle = stationary.saddle_of_path(engine, path)
+        saddle = stationary.find_saddle(engine, path)
         forces = engine.evaluate(saddle.positions, path.cell)[1]
     assert np.abs(forces).max() < stationary.LARGEST_FORCE_EV_A
     assert saddle.energy_eV == pytest.approx(0.35, abs=1e-6)
@@ -112,27 +112,27 @@ def test_a_saddle_point_is_found_from_a_rough_path() -> None:
 def test_a_saddle_point_far_from_the_path_is_refused() -> None:
     path = landscape_path("three wells", n_images=3)  # the image in the middle is in a well
     with on_landscape("three wells") as engine, pytest.raises(UserError, match="saddle point"):
-        stationary.saddle_of_path(engine, path)
+        stationary.find_saddle(engine, path)
 
 
 def test_a_path_that_only_rises_is_refused() -> None:
     path = landscape_path("symmetric", n_images=9)
     half = EnergyPath(path.images[:5], "half of it")
     with on_landscape("symmetric") as engine, pytest.raises(UserError, match="half of it: the"):
-        stationary.saddle_of_path(engine, half)
+        stationary.find_saddle(engine, half)
 
 
 def test_a_top_is_no_minimum() -> None:
     path = landscape_path("symmetric")
     with on_landscape("symmetric") as engine, pytest.raises(UserError, match="No minimum"):
-        stationary.stationary_point(engine, path.images[4].positions, path.cell)
+        stationary.find_stationary_point(engine, path.images[4].positions, path.cell)
 
 
 def test_a_hessian_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     path, file = landscape_path("four jumps"), tmp_path / "hessian.npz"
     positions = path.images[0].positions
     with on_landscape("four jumps") as engine:
-        whole, _ = stationary.hessian(engine, positions, path.cell)
+        whole, _ = stationary.compute_hessian(engine, positions, path.cell)
 
     class StoppedError(Exception):
         pass
@@ -144,11 +144,11 @@ def test_a_hessian_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     with on_landscape("four jumps") as engine:
         assert positions.size > stationary.COORDINATES
         with pytest.raises(StoppedError):
-            stationary.hessian(engine, positions, path.cell, update=stop, file=file)
+            stationary.compute_hessian(engine, positions, path.cell, update=stop, file=file)
         with np.load(file) as kept:
             assert len(kept["rows"]) == stationary.COORDINATES
-        again, _ = stationary.hessian(engine, positions, path.cell, file=file)
-        other, _ = stationary.hessian(engine, positions + 0.1, path.cell, file=file)
+        again, _ = stationary.compute_hessian(engine, positions, path.cell, file=file)
+        other, _ = stationary.compute_hessian(engine, positions + 0.1, path.cell, file=file)
     np.testing.assert_array_equal(again, whole)
     assert not np.array_equal(other, whole)
 
@@ -162,11 +162,11 @@ def test_a_hessian_of_another_cell_or_of_other_free_atoms_is_computed_again(
     some = np.array([0, 1, 2])
     with AseEngine(EMT_NAME, atoms) as engine:
         for where, free in ((cell, None), (longer, None), (cell, some), (cell, some + 1)):
-            fresh, _ = stationary.hessian(engine, positions, where, free=free)
-            again, _ = stationary.hessian(engine, positions, where, file=file, free=free)
+            fresh, _ = stationary.compute_hessian(engine, positions, where, free=free)
+            again, _ = stationary.compute_hessian(engine, positions, where, file=file, free=free)
             np.testing.assert_array_equal(again, fresh)
-        other, _ = stationary.hessian(engine, positions, longer)
-        assert np.abs(other - stationary.hessian(engine, positions, cell)[0]).max() > 0.01
+        other, _ = stationary.compute_hessian(engine, positions, longer)
+        assert np.abs(other - stationary.compute_hessian(engine, positions, cell)[0]).max() > 0.01
 
 
 def test_error_of_the_determinant_is_that_of_noisy_forces() -> None:
@@ -207,7 +207,7 @@ def test_molecules_have_the_frequencies_that_ase_finds(
     turned.rotate(40, (1, 2, 3))
     for structure in (atoms, turned):
         with AseEngine(EMT_NAME, structure) as engine:
-            found = stationary.stationary_point(engine, structure.positions, np.zeros((3, 3)))
+            found = stationary.find_stationary_point(engine, structure.positions, np.zeros((3, 3)))
         frequencies = found.frequencies_THz(atoms.get_masses())
         assert len(frequencies) == 3 * len(atoms) - 3 - rotations
         np.testing.assert_allclose(frequencies, expected, rtol=2e-3)
@@ -245,8 +245,8 @@ def test_iron_vacancy_has_the_committed_harmonic_limit_and_the_sampled_one(tmp_p
     """In the relaxed cell, which is harmonic at 100 K, two methods agree to three errors."""
     path = common.minimum_path("a0", tmp_path)
     with LammpsEngine(POTENTIAL, path.images[0]) as engine:
-        minimum = stationary.stationary_point(engine, path.images[0].positions, path.cell)
-        saddle = stationary.saddle_of_path(engine, path)
+        minimum = stationary.find_stationary_point(engine, path.images[0].positions, path.cell)
+        saddle = stationary.find_saddle(engine, path)
     theory = HarmonicTheory(minimum, saddle, path.images[0].get_masses())
     committed = common.read_data("harmonic")["a0"]
     assert theory.barrier_eV == pytest.approx(committed["saddle_eV"], abs=1e-4)
@@ -465,11 +465,11 @@ def test_anharmonicity_in_words(
     )
     result = {"temperature_K": 300.0, "tst_rate_per_s": rate, "tst_rate_error_per_s": error}
     files = workflow.RunDirectory(tmp_path)
-    found = harmonic_theory.beside(files, result)
+    found = harmonic_theory.compare_with_run(files, result)
     assert found is not None
     assert words in found["sentence"]
     assert found["tst_over_harmonic"] == rate
-    assert harmonic_theory.beside(files, result | {"temperature_K": 400.0}) is None
+    assert harmonic_theory.compare_with_run(files, result | {"temperature_K": 400.0}) is None
 
 
 def test_the_escape_rate_is_by_the_best_rate() -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from plumed_cv.events import combine_rates, compute_diffusivity, crystal_of, network_of, sites_at
+from plumed_cv.events import (
+    combine_rates,
+    compute_diffusivity,
+    find_crystal,
+    find_network,
+    sites_at,
+)
 from plumed_cv.events.diffusion import _of_tracer
 from python.references import diffusion, hops
 from python.references.hops import Found, Hop
@@ -152,8 +158,8 @@ def test_atoms_of_a_random_walk() -> None:
 
     The factor is that of the network of a bcc crystal in its cubic cell of two sites.
     """
-    ordered = crystal_of(bulk("FeAl", "cesiumchloride", a=2.9))
-    network = network_of(ordered, sites_at(ordered, [np.zeros(3), np.full(3, 0.5)]), cutoff_A=2.6)
+    ordered = find_crystal(bulk("FeAl", "cesiumchloride", a=2.9))
+    network = find_network(ordered, sites_at(ordered, [np.zeros(3), np.full(3, 0.5)]), cutoff_A=2.6)
     found = combine_rates(network, [1.0], [0.0, 0.0])
     exact = np.trace(_of_tracer(network, found, 4)) / np.trace(compute_diffusivity(found))
     assert diffusion.walked((20_000, 40_000), 1.4e10) == pytest.approx(exact, abs=1e-5)

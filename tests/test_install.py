@@ -121,7 +121,7 @@ def run_in(
 
 def test_the_table_of_versions_is_that_of_these_tests() -> None:
     """The tested versions of `plumed-cv doctor`, which python/tested_versions.py writes."""
-    here = {finding.name: finding.version for finding in doctor.doctor() if finding.version}
+    here = {finding.name: finding.version for finding in doctor.examine() if finding.version}
     tested = doctor.tested_versions()
     assert set(here) <= set(tested)
     if here != tested:
@@ -170,7 +170,7 @@ def imported(file: Path, *, anywhere: bool) -> set[str]:
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
-            and node.func.id == "needed"
+            and node.func.id == "require"
             and isinstance(node.args[0], ast.Constant)
         ):
             found.add(str(node.args[0].value).partition(".")[0])

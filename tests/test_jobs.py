@@ -67,7 +67,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
             break
         assert command(*line).returncode == 3  # the segment had ended before the kill came
     k = int(states[0].parent.name[-1])
-    reached = freeenergy.last_step(states[0])
+    reached = freeenergy.read_last_step(states[0])
     assert reached is not None
     # States are written every 1000 samples, and the first segment had 9801 of them.
     assert reached % 1000 == 199 or reached == 10_000
@@ -79,14 +79,14 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
     with mdtraj.formats.DCDTrajectoryFile(str(rescued / "snapshots.dcd")) as snapshots:
         assert len(snapshots) == reached // 10
     assert State.load(rescued / "end.npz").velocities is None
-    assert sampling.learned(folder)[0][k].steps == reached
+    assert sampling.read_learned(folder)[0][k].steps == reached
     (prepared,) = folder.glob("unfinished-*/plumed.dat")
     assert f"STATE_RFILE=../{rescued.name}/babf.state" in prepared.read_text()
     subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
     done = command(*line)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["md_steps"] == 80_000
-    assert len(sampling.segments(folder)) == 8 + (reached < 10_000)
+    assert len(sampling.list_segments(folder)) == 8 + (reached < 10_000)
     assert freeenergy.read_state(run / "babf.state").steps == 79_801  # without the heat-up
 
 
@@ -130,7 +130,7 @@ def test_a_job_without_plumed_cv(
     result = json.loads(done.stdout)
     assert result["md_steps"] == STEPS
     assert result["barrier_eV"] > 0
-    blocks = sampling.learned(folder)[0]
+    blocks = sampling.read_learned(folder)[0]
     # `fix plumed` counts the start of every segment; the 200 steps of the heat-up do not count.
     assert [block.steps for block in blocks] == [STEPS // 8 - 199] + [STEPS // 8 + 1] * 7
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {

@@ -21,11 +21,11 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.toml import as_toml
 from plumed_cv.events import (
     Sites,
-    crystal_of,
+    find_crystal,
     find_jumps,
-    largest_holes,
+    find_largest_holes,
+    find_network,
     lattice_sites,
-    network_of,
     read_catalogue,
     sites_at,
 )
@@ -58,10 +58,10 @@ CASES = [
     (bulk("Si", "diamond", a=5.43), of("Si"), [(0.1875**0.5, 4, 4)]),
     (NI3AL, of("Ni"), [(0.5**0.5, 8, 8)]),  # on the sublattice; four more neighbours are Al
     (NI3AL, of("Al"), [(1.0, 6, 6)]),
-    (FCC, largest_holes, [(0.1875**0.5, 8, 4)]),  # octahedral to tetrahedral
+    (FCC, find_largest_holes, [(0.1875**0.5, 8, 4)]),  # octahedral to tetrahedral
     (bulk("Cu", "fcc", a=3.6, cubic=True), at((0.5, 0.5, 0.5), (0.25,) * 3), [(0.1875**0.5, 8, 4)]),
     (bulk("Cu", "fcc", a=3.6, cubic=True), at((0.5, 0.5, 0.5)), [(0.5**0.5, 12, 12)]),
-    (BCC, largest_holes, [(0.125**0.5, 4, 4)]),  # between tetrahedral sites
+    (BCC, find_largest_holes, [(0.125**0.5, 4, 4)]),  # between tetrahedral sites
     (bulk("Fe", cubic=True, a=2.86), at((0.5, 0.5, 0.0)), [(0.5, 4, 4)]),  # octahedral
 ]
 
@@ -72,13 +72,13 @@ def test_jumps_and_their_numbers(
 ) -> None:
     rng = np.random.default_rng(1)
     turned = atoms.repeat((1, 2, 1))  # another cell, turned and shifted, not quite exact
-    if sites in (largest_holes, *[case[1] for case in CASES[:6]]):
+    if sites in (find_largest_holes, *[case[1] for case in CASES[:6]]):
         turned.positions += [0.4, 0.3, 0.2]
         turned.positions += rng.uniform(-5e-4, 5e-4, size=turned.positions.shape)
         turned.rotate(40, (1, 2, 3), rotate_cell=True)
         atoms = turned
-    found = crystal_of(atoms)
-    network = network_of(found, sites(found))
+    found = find_crystal(atoms)
+    network = find_network(found, sites(found))
     a = found.conventional.cell.lengths()[0]
     assert network.directions == 3
     numbers = [(jump.multiplicity, jump.reverse_multiplicity) for jump in network.jumps]
@@ -90,8 +90,8 @@ def test_jumps_and_their_numbers(
 
 def test_kinds_of_sites_and_detailed_balance_of_their_numbers() -> None:
     """The numbers of jumps between two kinds are equal in both directions."""
-    found = crystal_of(FCC)
-    network = network_of(found, largest_holes(found))
+    found = find_crystal(FCC)
+    network = find_network(found, find_largest_holes(found))
     assert [int((network.sites.kinds == kind).sum()) for kind in (0, 1)] == [1, 2]
     (jump,) = network.jumps
     assert not jump.reverse_is_own
@@ -101,9 +101,9 @@ def test_kinds_of_sites_and_detailed_balance_of_their_numbers() -> None:
 
 
 def test_longer_jumps_and_jumps_over_a_site() -> None:
-    found = crystal_of(BCC)
+    found = find_crystal(BCC)
     sites = lattice_sites(found, "Fe")
-    network = network_of(found, sites, cutoff_A=5.8)
+    network = find_network(found, sites, cutoff_A=5.8)
     lengths = [round(jump.length_A / 2.86, 3) for jump in network.jumps]
     # a sqrt(3) and 2a lead over another site.
     assert lengths == [0.866, 1.0, 1.414, 1.658]
@@ -111,38 +111,38 @@ def test_longer_jumps_and_jumps_over_a_site() -> None:
 
 
 def test_networks_that_are_refused() -> None:
-    found = crystal_of(BCC)
+    found = find_crystal(BCC)
     sites = lattice_sites(found, "Fe")
     with pytest.raises(UserError, match=r"no jump of up to 1\.00 A"):
-        network_of(found, sites, cutoff_A=1.0)
+        find_network(found, sites, cutoff_A=1.0)
     with pytest.raises(UserError, match="has no atom of Cu; its elements are Fe"):
         lattice_sites(found, "Cu")
-    found = crystal_of(HCP)  # two tetrahedral sites are close together, octahedral ones far away
+    found = find_crystal(HCP)  # two tetrahedral sites are close together, octahedral ones far away
     with pytest.raises(UserError, match="do not connect all kinds of sites"):
-        network_of(found, largest_holes(found), cutoff_A=1.5)
+        find_network(found, find_largest_holes(found), cutoff_A=1.5)
 
 
 def test_layers_conduct_along_two_directions() -> None:
     layers = Atoms("C2", [(0, 0, 0), (0, 1.42, 0)], pbc=True)
     layers.set_cell([[2.46, 0, 0], [-1.23, 2.1304, 0], [0, 0, 6.7]])
-    found = crystal_of(layers)
+    found = find_crystal(layers)
     sites = lattice_sites(found, "C")
-    assert network_of(found, sites, cutoff_A=1.5).directions == 2
-    assert network_of(found, sites).directions == 3
+    assert find_network(found, sites, cutoff_A=1.5).directions == 2
+    assert find_network(found, sites).directions == 3
 
 
 def test_crystals_that_are_refused() -> None:
     slab = BCC.copy()
     slab.pbc = (True, True, False)
     with pytest.raises(UserError, match="not periodic along all three"):
-        crystal_of(slab)
+        find_crystal(slab)
     half = BCC.copy()
     half.info["occupancy"] = {"0": {"Fe": 0.5, "Cr": 0.5}}
     with pytest.raises(UserError, match="occupied in part"):
-        crystal_of(half)
+        find_crystal(half)
     twice = Atoms("Fe2", [(0, 0, 0), (0, 0, 1e-6)], cell=[2.8] * 3, pbc=True)
     with pytest.raises(UserError, match="no space group"):
-        crystal_of(twice)
+        find_crystal(twice)
 
 
 # --- the catalogue, with a relaxed crystal ---
@@ -212,7 +212,7 @@ def test_inputs_of_a_catalogue_are_inputs(of_copper: Path) -> None:
     assert settings.sampling.steps == 2000
     assert settings.engine.directory is not None
     assert settings.engine.directory.resolve() == of_copper.parent.resolve()
-    ends = workflow.end_states(settings)  # checks their order, range and cells
+    ends = workflow.read_end_states(settings)  # checks their order, range and cells
     assert [len(atoms) for atoms in ends] == [31, 31]
 
 
@@ -343,7 +343,7 @@ def test_toml_is_read_back(tmp_path: Path) -> None:
         "engine": {"name": "ase", "calculator": "x.Y", "arguments": {"a b": [1, True], "c": "d"}},
     }
     assert tomllib.loads(as_toml(content)) == content
-    assert config.checked(
+    assert config.validate(
         {**content, "system": {**content["system"], "final": "b.xyz"}}, "test"
     ).system.temperatures_K == (300.0, 1e-7)
 

@@ -145,7 +145,7 @@ def test_a_failing_kernel_build_names_its_log(tmp_path: Path) -> None:
 
 
 def test_a_kernel_build_with_an_mpi_that_does_not_work(tmp_path: Path) -> None:
-    if tools.tool("mpicxx") is None:
+    if tools.find_tool("mpicxx") is None:
         pytest.skip("there is no mpicxx: pip install mpich")
     # PLUMED's configure goes on without MPI.
     sentence = build_with("echo CPPFLAGS= > Makefile.conf", tmp_path, mpi=True)

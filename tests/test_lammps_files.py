@@ -155,12 +155,12 @@ def test_serial_numbers_with_gaps_that_an_input_uses(tmp_path: Path) -> None:
         content["system"] = {k: tmp_path / f"{k}.data" for k in ("initial", "final")}
         content["system"]["temperature_K"] = 300
         content.setdefault(section, {}).update(more)
-        given = config.checked(content, "input")
+        given = config.validate(content, "input")
         if name:
             with pytest.raises(UserError, match="atom 1 has the serial number 2, and " + name):
-                workflow.end_states(given)
+                workflow.read_end_states(given)
         else:
-            assert len(workflow.end_states(given)[0]) == 64
+            assert len(workflow.read_end_states(given)[0]) == 64
 
 
 def test_elements_that_are_not_known_are_no_hydrogen(tmp_path: Path) -> None:

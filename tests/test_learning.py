@@ -20,7 +20,7 @@ from plumed_cv.sampling import guard
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.defaults import with_defaults
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.learning import check_components, functions_of, write_first_cv
+from plumed_cv.workflow.learning import check_components, choose_functions, write_first_cv
 from tests.test_energy import arc, basis, images
 
 
@@ -75,8 +75,8 @@ def test_a_path_that_turns_back_gets_a_cv_that_rises_along_it(tmp_path: Path) ->
     assert "The linear CV decreases by 0.21 along the minimum energy path" in said[1]
     first = CollectiveVariable.load(files.cv(0))
     assert first.kind == "autoencoder"
-    assert energy.falls_by(path, first) < 1e-3
-    xi = energy.values(path, first)
+    assert energy.measure_fall(path, first) < 1e-3
+    xi = energy.values_along(path, first)
     np.testing.assert_allclose(xi, path.curve.parameter, atol=0.03)
 
 
@@ -99,12 +99,12 @@ def test_a_run_keeps_its_grid_and_its_guard(tmp_path: Path) -> None:
     path = arc(basis(2))
     files, _ = first_cv(tmp_path, settings(), path)
     config = with_defaults(settings(), files, 1)
-    expected = energy.margins(path, CollectiveVariable.load(files.cv(0)), 300 * 8.617e-5)
+    expected = energy.compute_margins(path, CollectiveVariable.load(files.cv(0)), 300 * 8.617e-5)
     assert config.sampling.margin == pytest.approx(expected, abs=1e-3)
-    lower, upper, bins = sampling.grid(config.sampling)
+    lower, upper, bins = sampling.make_grid(config.sampling)
     assert (lower, upper) == pytest.approx((-expected[0], 1 + expected[1]), abs=0.006)
     assert (upper - lower) / bins == pytest.approx(0.01)
-    limit_A = guard.limit("auto", CollectiveVariable.load(files.cv(0)), noise_A2=0.002)
+    limit_A = guard.choose_limit("auto", CollectiveVariable.load(files.cv(0)), noise_A2=0.002)
     assert config.sampling.atom_deviation_limit_A == limit_A
     kept = {"margin": [0.3, 0.4], "atom_deviation_limit_A": 1.25}
     (files.iteration(1) / "defaults.json").write_text(json.dumps(kept))
@@ -114,7 +114,7 @@ def test_a_run_keeps_its_grid_and_its_guard(tmp_path: Path) -> None:
         chosen = settings(margin=given, atom_deviation_limit_A="off")
         assert with_defaults(chosen, files, 2) == chosen
         assert not files.iteration(2).exists()
-    assert sampling.grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
+    assert sampling.make_grid(chosen.sampling) == pytest.approx((-0.1, 1.25, 135))
 
 
 def sampled_profile(
@@ -156,8 +156,8 @@ def test_a_state_that_is_wider_than_expected_gets_a_wider_grid(
 
 def test_functions_and_most_components_follow_the_length(tmp_path: Path) -> None:
     path = around()  # of 1.5 pi: 4.7 angstrom
-    assert functions_of(settings(), path) == 10
-    assert functions_of(settings(), arc(basis(2))) == 6
+    assert choose_functions(settings(), path) == 10
+    assert choose_functions(settings(), arc(basis(2))) == 6
     check_components(settings(components=9), path)
     check_components(settings(components=10))  # it is not known yet
     with pytest.raises(UserError, match=r"the mean path has 9; set cv\.functions = 11"):

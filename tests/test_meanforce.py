@@ -41,7 +41,7 @@ def test_the_mean_of_test_functions_is_that_of_their_slopes(activation: str) -> 
     """
     model = variable(activation)
     u, forces = harmonic(model, 100_000)
-    xi, along = meanforce.instantaneous(model, u, forces, KT)
+    xi, along = meanforce.compute_instantaneous(model, u, forces, KT)
     without = along + KT * model.flow_divergence(model.components(u))
     off = []
     for wave in (1, 2, 3):
@@ -63,7 +63,7 @@ def test_a_variable_of_some_atoms_needs_the_forces_on_those_alone() -> None:
     chosen = [0, 2, 3]
     model = cv.random_model(np.random.default_rng(6), len(chosen), 3, (6, 6), activation="tanh")
     u, forces = u[:, chosen] - u[:, chosen].mean(axis=1, keepdims=True), forces[:, chosen]
-    xi, along = meanforce.instantaneous(model, u, forces, KT)
+    xi, along = meanforce.compute_instantaneous(model, u, forces, KT)
     for wave in (1, 2, 3):
         scaled = wave * np.pi * (xi - xi.min()) / np.ptp(xi)
         phi, slope = np.sin(scaled), wave * np.pi / np.ptp(xi) * np.cos(scaled)
@@ -75,15 +75,15 @@ def test_a_bias_along_the_variable_changes_nothing() -> None:
     """Structures drawn with other weights for each xi have the same mean force in each bin."""
     model = variable()
     u, forces = harmonic(model, 40_000)
-    xi, along = meanforce.instantaneous(model, u, forces, KT)
+    xi, along = meanforce.compute_instantaneous(model, u, forces, KT)
     low, high = np.quantile(xi, [0.05, 0.95]).tolist()
     grid = freeenergy.Grid(low, high, 10)
     chosen = np.random.default_rng(2).uniform(size=len(xi)) < 1 / (1 + np.exp(2 * xi / xi.std()))
     means = []
     for part in (np.full(len(xi), True), chosen):
-        number, total = freeenergy.binned(grid, xi[part], along[part])
+        number, total = freeenergy.bin_samples(grid, xi[part], along[part])
         means.append(total / number)
-    number, _ = freeenergy.binned(grid, xi[chosen], along[chosen])
+    number, _ = freeenergy.bin_samples(grid, xi[chosen], along[chosen])
     spread = along.std() / number**0.5
     # Eleven bins within 4.5 errors: off once in 13 000 times.
     assert np.all(np.abs(means[1] - means[0]) < 4.5 * spread)
@@ -135,10 +135,10 @@ def test_the_profile_is_the_integral_of_the_mean_force() -> None:
 
 def test_sums_add_up_and_files_keep_every_bit(tmp_path: Path) -> None:
     model = variable()
-    xi, along = meanforce.instantaneous(model, *harmonic(model, 100), KT)
+    xi, along = meanforce.compute_instantaneous(model, *harmonic(model, 100), KT)
     grid = freeenergy.Grid(-1.0, 1.0, 20)
-    parts = [freeenergy.binned(grid, xi[k::2], along[k::2]) for k in (0, 1)]
-    np.testing.assert_allclose(sum(parts), freeenergy.binned(grid, xi, along), rtol=1e-12)
+    parts = [freeenergy.bin_samples(grid, xi[k::2], along[k::2]) for k in (0, 1)]
+    np.testing.assert_allclose(sum(parts), freeenergy.bin_samples(grid, xi, along), rtol=1e-12)
     file = tmp_path / "mean-force.dat"
     meanforce.write(file, xi, along)
     for found, expected in zip(meanforce.read(file), (xi, along), strict=True):
@@ -153,9 +153,9 @@ def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
     for other in (variable("relu"), variable(n_latent=2)):
         assert not meanforce.is_known(other)
         with pytest.raises(UserError, match="an activation other than relu"):
-            meanforce.instantaneous(other, u, forces, KT)
+            meanforce.compute_instantaneous(other, u, forces, KT)
     with pytest.raises(UserError, match=r"must be \(M, 5, 3\)"):
-        meanforce.instantaneous(model, u, forces[:2], KT)
+        meanforce.compute_instantaneous(model, u, forces[:2], KT)
     file = tmp_path / "mean-force.dat"
     with pytest.raises(UserError, match="cannot be read"):
         meanforce.read(file)

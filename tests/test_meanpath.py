@@ -109,7 +109,7 @@ def swapped_pair() -> tuple[cv.CollectiveVariable, np.ndarray]:
 
 def test_symmetry_is_as_good_as_more_data() -> None:
     line, _ = swapped_pair()
-    operations = symmetry.operations(line)
+    operations = symmetry.find_operations(line)
     assert len(operations) == 16  # 4/mmm about the hop's axis, half of it reversing
     rng = np.random.default_rng(5)
     s = rng.uniform(0.0, 0.8, size=400)  # the symmetry supplies the part that was not sampled

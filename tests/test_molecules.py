@@ -18,7 +18,7 @@ from plumed_cv import config, cv, freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.setup.kernel import Plumed
-from plumed_cv.structures.frame import aligned
+from plumed_cv.structures.frame import align
 from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import script_output
 
@@ -51,7 +51,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     temperature = next(each for each in result["checks"] if each["name"] == "temperature")
     assert temperature["passed"] is None
     assert temperature["sentence"].rstrip(".") in result["note"]
-    initial, final = workflow.end_states(given)
+    initial, final = workflow.read_end_states(given)
     for n in (0, 1):
         variable = CollectiveVariable.load(alanine / f"run/cv-{n}.safetensors")
         assert variable.alignment == "optimal"
@@ -64,7 +64,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     # What PLUMED printed in GROMACS is what Python finds in the trajectory, turned or not.
     folder = alanine / "run" / "iteration-1"
     first = CollectiveVariable.load(alanine / "run/cv-0.safetensors")
-    segments = sampling.segments(folder)
+    segments = sampling.list_segments(folder)
     species, cell = initial.get_chemical_symbols(), initial.cell.array
     u = read_displacements(
         [segment / "snapshots.dcd" for segment in segments], first, cell, species=species
@@ -78,7 +78,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     assert len(found) == len(printed)
     assert "UPPER_WALLS" in (alanine / "run" / "plumed.dat").read_text()
     end = np.load(segments[-1] / "end.npz")["positions"][first.serials - 1]
-    _, rotation = aligned(end, cell, first.reference_positions)
+    _, rotation = align(end, cell, first.reference_positions)
     assert np.trace(rotation) < 2.9  # by 18 degrees or more
 
 
@@ -118,10 +118,10 @@ def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> 
     result = workflow.run(given, run, inputs_only=True)
     assert result["md_steps"] == 24_000
     assert 0.0 < result["barrier_eV"] < 1.0
-    segments = sampling.segments(folder)
+    segments = sampling.list_segments(folder)
     assert len(segments) >= 6
     for k, segment in enumerate(segments):
-        end = freeenergy.last_step(segment / "babf.state")
+        end = freeenergy.read_last_step(segment / "babf.state")
         assert end is not None
         heating = 0 if k else 20  # snapshots of the heat-up, which are cut
         with mdtraj.formats.DCDTrajectoryFile(str(segment / "snapshots.dcd")) as snapshots:

@@ -13,8 +13,12 @@ from plumed_cv.common.files import read_json
 from plumed_cv.cv import symmetry
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.rates.multiplicity import check_energies, equal_saddle_points, multiplicity
-from plumed_cv.structures import cell_of, oriented
+from plumed_cv.rates.multiplicity import (
+    check_energies,
+    count_equivalent_events,
+    count_saddle_points,
+)
+from plumed_cv.structures import cell_of, orient
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.harmonic_theory import count_events
 
@@ -49,8 +53,8 @@ def test_vacancies(crystal: Atoms, neighbour: int, expected: int, noise_A: float
     rng = np.random.default_rng(1)
     for atoms in (initial, final):
         atoms.positions += rng.uniform(-noise_A, noise_A, size=atoms.positions.shape)
-    assert multiplicity(initial, final).events == expected
-    assert multiplicity(final, initial).events == expected
+    assert count_equivalent_events(initial, final).events == expected
+    assert count_equivalent_events(final, initial).events == expected
 
 
 @pytest.mark.parametrize(
@@ -75,13 +79,13 @@ def test_saddle_points_beside_the_line_have_equal_ones(
     across = np.cross(normal, step / np.linalg.norm(step))
     saddle = initial.positions.copy()
     saddle[mover] += 0.5 * step + aside[0] * across + aside[1] * normal
-    assert equal_saddle_points(initial, final, saddle) == expected
+    assert count_saddle_points(initial, final, saddle) == expected
 
 
 def test_a_tetragonal_cell_tells_the_neighbours_apart() -> None:
     """Jumps in the plane of the equal edges differ from those out of the plane."""
     crystal = bulk("Cu", "fcc", a=3.6, cubic=True).repeat((2, 2, 3))
-    found = [multiplicity(*hop(crystal, neighbour)).events for neighbour in range(1, 13)]
+    found = [count_equivalent_events(*hop(crystal, neighbour)).events for neighbour in range(1, 13)]
     assert sorted(found) == [4] * 4 + [8] * 8
 
 
@@ -90,7 +94,7 @@ def test_a_skew_cell_of_the_same_crystal() -> None:
     cell = np.array([[1, 0, 0], [2, 1, 0], [-1, 3, 1]]) @ cell_of(FCC)
     for atoms in (initial, final):
         atoms.set_cell(cell)
-    found = multiplicity(oriented(initial), oriented(final))
+    found = count_equivalent_events(orient(initial), orient(final))
     assert (found.events, found.operations) == (12, 48)
 
 
@@ -99,7 +103,7 @@ def test_shifted_by_a_lattice_vector_and_turned() -> None:
     for atoms in (initial, final):
         atoms.positions += [40.0, -3.3, 17.0]
         atoms.rotate(30, "z", rotate_cell=True)
-    assert multiplicity(oriented(initial), oriented(final)).events == 8
+    assert count_equivalent_events(orient(initial), orient(final)).events == 8
 
 
 def test_a_foreign_atom_breaks_the_symmetry() -> None:
@@ -109,19 +113,19 @@ def test_a_foreign_atom_breaks_the_symmetry() -> None:
     alone = [atoms.copy() for atoms in (initial, final)]
     for atoms in alone:
         atoms.symbols[mover] = "Cr"
-    assert multiplicity(*alone).events == 1
+    assert count_equivalent_events(*alone).events == 1
     # Next to a foreign second neighbour of the vacancy, four of the eight are the same.
     distances = BCC.get_distances(0, range(1, len(BCC)), mic=True)
     (second, *_) = np.flatnonzero(np.abs(distances - 2.87) < 0.01)
     for atoms in (initial, final):
         atoms.symbols[second] = "Cr"
-    assert multiplicity(initial, final).events == 4
+    assert count_equivalent_events(initial, final).events == 4
 
 
 def test_a_perfect_crystal_has_the_event_at_every_site() -> None:
     final = FCC.copy()
     final.positions[0] += [0.9, 0.0, 0.0]
-    found = multiplicity(FCC, final)
+    found = count_equivalent_events(FCC, final)
     assert found.operations == 48 * 32
     assert found.events == 6 * 32
 
@@ -133,14 +137,14 @@ def test_an_interstitial() -> None:
     crystal.positions[-1] = [1.8, 0.0, 0.0]
     final = crystal.copy()
     final.positions[-1] = [0.0, 1.8, 0.0]
-    assert multiplicity(crystal, final).events == 12
+    assert count_equivalent_events(crystal, final).events == 12
 
 
 def test_operations_are_those_of_the_structure() -> None:
     initial, _ = hop(BCC)
     cell = cell_of(initial)
     centre = BCC.positions[0]  # the vacancy
-    for operation in symmetry.of_structure(initial.symbols, initial.positions, cell):
+    for operation in symmetry.find_space_group(initial.symbols, initial.positions, cell):
         mapped = operation.turn(initial.positions - centre) + centre
         apart = (mapped - initial.positions) @ np.linalg.inv(cell)
         np.testing.assert_allclose(apart - np.rint(apart), 0.0, atol=1e-9)
@@ -151,7 +155,7 @@ def test_a_molecule_is_refused() -> None:
     other = atoms.copy()
     other.positions[0] += 0.5
     with pytest.raises(UserError, match="periodic"):
-        multiplicity(atoms, other)
+        count_equivalent_events(atoms, other)
 
 
 def test_symmetry_that_depends_on_the_tolerance_is_refused() -> None:
@@ -166,7 +170,7 @@ def test_symmetry_that_depends_on_the_tolerance_is_refused() -> None:
     found = []
     for tolerance_A in (0.01, 0.03, 0.05, 0.07, 0.09, 0.12, 0.2):
         try:
-            found.append(multiplicity(initial, final, tolerance_A).events)
+            found.append(count_equivalent_events(initial, final, tolerance_A).events)
         except UserError:
             found.append(0)
     assert found[0] == 1
@@ -176,7 +180,7 @@ def test_symmetry_that_depends_on_the_tolerance_is_refused() -> None:
 
 def test_energies_say_whether_the_potential_has_the_symmetry() -> None:
     initial, final = hop(FCC)
-    found = multiplicity(initial, final)
+    found = count_equivalent_events(initial, final)
     with AseEngine("ase.calculators.emt.EMT", initial) as engine:
         check_energies(engine, initial, found)
     springs = {"ideal_positions": initial.positions * 1.001, "k": 1.0}

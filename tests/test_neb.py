@@ -11,7 +11,7 @@ from ase.constraints import FixAtoms
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.paths import neb
-from plumed_cv.paths.neb import minimum_energy_path, noise_of_forces
+from plumed_cv.paths.neb import find_minimum_energy_path, measure_noise
 from plumed_cv.paths.path import EnergyPath
 from tests.valleys import CURVATURE, HEIGHT, LOWER, SPRING, CurvedValley, pair, relaxed_path
 
@@ -89,32 +89,32 @@ def test_noise_of_the_forces_sets_the_tolerance(valley: EnergyPath) -> None:
     """Forces that never fall below 1e-4 eV/A, as in single precision: the path is as good."""
     said: list[str] = []
     ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
-    path = minimum_energy_path(*ends, NoisyValley, 15, say=said.append)
+    path = find_minimum_energy_path(*ends, NoisyValley, 15, say=said.append)
     assert path.barrier == pytest.approx(valley.barrier, abs=1e-4)
     assert len(said) == 1
     assert "have a noise of" in said[0]
     assert "instead of 0.001 eV/A" in said[0]
     said.clear()
-    minimum_energy_path(*ends, CurvedValley, 15, say=said.append)
+    find_minimum_energy_path(*ends, CurvedValley, 15, say=said.append)
     assert not said
     with pytest.raises(UserError, match="compute them in double precision"):
-        minimum_energy_path(*ends, VeryNoisyValley, 15)
+        find_minimum_energy_path(*ends, VeryNoisyValley, 15)
 
 
 def test_noise_of_forces_is_measured() -> None:
     """Of three independent components, within a factor of four in five structures."""
     for k in range(5):
         state = pair(-0.9 + 0.1 * k, 0.1, 0.1)
-        noise = noise_of_forces(state, NoisyValley())  # type: ignore[no-untyped-call]
+        noise = measure_noise(state, NoisyValley())  # type: ignore[no-untyped-call]
         assert 0.25 < noise / NoisyValley.noise < 4.0
-        assert noise_of_forces(state, CurvedValley()) < 1e-8  # type: ignore[no-untyped-call]
+        assert measure_noise(state, CurvedValley()) < 1e-8  # type: ignore[no-untyped-call]
 
 
 def test_in_an_external_field_the_states_stay_where_they_are() -> None:
     """If it drifted by 1/6 A, the final state would have 0.4 eV in the springs."""
     final = tethered(0.9)
     final.positions += [12.0, 0.0, 0.0]  # a lattice vector is no other place
-    path = minimum_energy_path(tethered(-0.9), final, Tethered, 15)
+    path = find_minimum_energy_path(tethered(-0.9), final, Tethered, 15)
     assert path.barrier == pytest.approx(HEIGHT, abs=1e-4)
     np.testing.assert_allclose(path.images[-1].positions, tethered(1.0).positions, atol=1e-3)
     for image in path.images:
@@ -131,7 +131,7 @@ def test_a_band_leaves_the_ridge_between_two_symmetric_paths(fixed: bool) -> Non
     if fixed:
         for state in (initial, final):
             state.set_constraint(FixAtoms([0]))
-    path = minimum_energy_path(initial, final, TwoValleys, 15)
+    path = find_minimum_energy_path(initial, final, TwoValleys, 15)
     assert path.barrier == pytest.approx(HEIGHT - LOWER**2 / 4, abs=1e-5)
     saddle = path.images[7].positions[1] - path.images[7].positions[0] - [5, 0, 0]
     np.testing.assert_allclose(np.abs(saddle), [0, (LOWER / 2) ** 0.5, 0], atol=1e-3)
@@ -154,7 +154,9 @@ def test_barrier_and_shape_are_the_analytic_ones(valley: EnergyPath) -> None:
 
 @pytest.mark.parametrize("n_images", [15, 61])
 def test_images_stay_evenly_spaced_on_both_sides_of_the_top(n_images: int) -> None:
-    path = minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, n_images)
+    path = find_minimum_energy_path(
+        pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, n_images
+    )
     steps = np.diff(path.arc_length)
     top = int(np.argmax(path.energies))
     for side in (steps[:top], steps[top:]):
@@ -163,7 +165,7 @@ def test_images_stay_evenly_spaced_on_both_sides_of_the_top(n_images: int) -> No
 
 def test_a_straight_first_guess_leads_to_the_same_path(valley: EnergyPath) -> None:
     ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
-    straight = minimum_energy_path(*ends, CurvedValley, 15, interpolation="linear")
+    straight = find_minimum_energy_path(*ends, CurvedValley, 15, interpolation="linear")
     np.testing.assert_allclose(straight.energies, valley.energies, atol=2e-3)
     assert straight.barrier == pytest.approx(valley.barrier, abs=1e-5)
 

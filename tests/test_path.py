@@ -14,7 +14,7 @@ from ase.constraints import FixAtoms
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.engines.ase import AseEngine
-from plumed_cv.paths.neb import minimum_energy_path, with_forces
+from plumed_cv.paths.neb import find_minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, files_of_band, load_path, read_images
 from plumed_cv.structures import check_end_states
 from plumed_cv.workflow.mep import complete, warnings_of
@@ -126,9 +126,9 @@ def test_end_states_that_do_not_fit() -> None:
     with pytest.raises(UserError, match="different cells"):
         check_end_states(boxed, pair(0, 0, 0))
     with pytest.raises(UserError, match="relax to the same structure"):
-        minimum_energy_path(pair(-0.9, 0.1, 0), pair(-0.8, 0, 0), CurvedValley, 7)
+        find_minimum_energy_path(pair(-0.9, 0.1, 0), pair(-0.8, 0, 0), CurvedValley, 7)
     with pytest.raises(UserError, match="did not converge"):
-        minimum_energy_path(pair(-0.9, 0.1, 0), pair(0.8, 0, 0), CurvedValley, 7, max_steps=2)
+        find_minimum_energy_path(pair(-0.9, 0.1, 0), pair(0.8, 0, 0), CurvedValley, 7, max_steps=2)
 
 
 def crystal_path(n_images: int = 6) -> list[Atoms]:

@@ -17,7 +17,7 @@ import pytest
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
-from plumed_cv.doctor import doctor
+from plumed_cv.doctor import examine
 from plumed_cv.setup import kernel as kernel_module
 from plumed_cv.setup import tools
 from plumed_cv.setup.kernel import Plumed
@@ -38,7 +38,7 @@ def test_the_plugin_is_built_once_and_loads(plumed_installation: Plumed, plugin:
     before = plugin.stat().st_mtime_ns
     assert build_plugin(plumed_installation) == plugin
     assert plugin.stat().st_mtime_ns == before
-    found = {finding.name: finding for finding in doctor()}
+    found = {finding.name: finding for finding in examine()}
     assert not [finding for finding in found.values() if finding.required and not finding.ok]
     assert found["Plugin"].detail == str(plugin)
     assert found["PLUMED kernel"].ok == plumed_installation.optimised
@@ -53,10 +53,10 @@ def test_fast_math_in_the_users_flags_changes_nothing(tmp_path: Path) -> None:
     build = tmp_path / "build"
     for command in (
         [
-            *(tools.tool("cmake") or "cmake", "-S", REPOSITORY / "cpp", "-B", build),
+            *(tools.find_tool("cmake") or "cmake", "-S", REPOSITORY / "cpp", "-B", build),
             *("-DPLUMED_CV_TESTS=ON", f"-DCMAKE_CXX_COMPILER={tools.cxx_compiler()}"),
         ],
-        [tools.tool("cmake") or "cmake", "--build", build, "--target", "test_arithmetic"],
+        [tools.find_tool("cmake") or "cmake", "--build", build, "--target", "test_arithmetic"],
         [build / "test_arithmetic"],
     ):
         done = subprocess.run(
@@ -127,7 +127,7 @@ def test_the_plugin_refuses_another_kernel_than_its_own(
 
 def test_doctor_tells_what_is_missing(bare: Path) -> None:
     (Path(os.environ["PATH"]) / "g++").unlink()
-    found = {finding.name: finding for finding in doctor()}
+    found = {finding.name: finding for finding in examine()}
     for name in ("C++ compiler", "PLUMED kernel"):
         assert not found[name].ok
         assert found[name].required

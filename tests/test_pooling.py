@@ -69,7 +69,7 @@ EARLIER, LAST = Plane(0.15), Plane(0.0)
 
 def state_of(xi: Array) -> State:
     """A block of given samples."""
-    count = freeenergy.binned(GRID, xi)[0]
+    count = freeenergy.bin_samples(GRID, xi)[0]
     sums = np.array([count, np.zeros_like(count), count, np.zeros_like(count)])
     kappa = KT / GRID.spacing**2
     return State(("xi",), (GRID,), KT, (kappa,), 0.0, 0, np.zeros(len(count)), len(xi), sums)
@@ -82,13 +82,13 @@ def sampled(rng: np.random.Generator, plane: Plane, number: int) -> list[tuple[A
 
 def sums_along(plane: Plane, parts: list[tuple[Array, Array]]) -> tuple[list[State], list[Array]]:
     states = [state_of(plane.along(*part)) for part in parts]
-    forces = [freeenergy.binned(GRID, plane.along(*p), plane.mean_force(*p)) for p in parts]
+    forces = [freeenergy.bin_samples(GRID, plane.along(*p), plane.mean_force(*p)) for p in parts]
     return states, forces
 
 
 def reweighted(parts: list[tuple[Array, Array]]) -> Earlier:
     snapshots = [Snapshots(EARLIER.along(*p), LAST.along(*p), LAST.mean_force(*p)) for p in parts]
-    return pooling.reweighted(GRID, *sums_along(EARLIER, parts), snapshots)
+    return pooling.reweight(GRID, *sums_along(EARLIER, parts), snapshots)
 
 
 def test_earlier_snapshots_lower_the_error_and_keep_the_value() -> None:
@@ -108,7 +108,7 @@ def test_earlier_snapshots_lower_the_error_and_keep_the_value() -> None:
         found = freeenergy.estimate_profile(own, mean_force=forces, earlier=earlier).A1_minus_A0
         deviations.append((found.value - DIFFERENCE) / found.error)
         gains.append(alone.error / found.error)
-        plain = [freeenergy.binned(GRID, LAST.along(*p), LAST.mean_force(*p)) for p in parts]
+        plain = [freeenergy.bin_samples(GRID, LAST.along(*p), LAST.mean_force(*p)) for p in parts]
         wrong = Earlier(plain, [BLOCKS], 1)
         other = freeenergy.estimate_profile(own, mean_force=forces, earlier=wrong).barrier
         right = freeenergy.estimate_profile(own, mean_force=forces, earlier=earlier).barrier
@@ -128,7 +128,7 @@ def test_sums_are_those_of_the_mean_force() -> None:
     used = numbers > 0
     # A bin's effective number never exceeds its number.
     xi = np.concatenate([LAST.along(*part) for part in parts])
-    assert (numbers <= freeenergy.binned(GRID, xi)[0] * (1 + 1e-9)).all()
+    assert (numbers <= freeenergy.bin_samples(GRID, xi)[0] * (1 + 1e-9)).all()
     error = 0.5 / numbers[used] ** 0.5
     exact = slope(GRID.nodes[used])
     assert np.mean((forces[used] / numbers[used] - exact) ** 2 / error**2) < 2.0
@@ -140,7 +140,7 @@ def test_where_a_few_snapshots_would_count_for_all_nothing_is_taken() -> None:
     rng = np.random.default_rng(2)
     parts = sampled(rng, far, 200)
     snapshots = [Snapshots(far.along(*p), LAST.along(*p), LAST.mean_force(*p)) for p in parts]
-    earlier = pooling.reweighted(GRID, *sums_along(far, parts), snapshots)
+    earlier = pooling.reweight(GRID, *sums_along(far, parts), snapshots)
     numbers, forces = np.sum(earlier.sums, axis=0)
     used = numbers > 0
     assert not used[np.abs(GRID.nodes - 0.25) < 0.06].any()

@@ -13,7 +13,7 @@ from plumed_cv import config, rates, sampling, terminal, workflow
 from plumed_cv.common import progress
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
-from plumed_cv.cv.symmetry import operations
+from plumed_cv.cv.symmetry import find_operations
 from plumed_cv.engines import Dynamics
 from plumed_cv.freeenergy import Basins, Estimate, Flux, Grid
 from plumed_cv.freeenergy.basins import find
@@ -23,7 +23,7 @@ from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import shooting, transmission
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.rate_of_steps import doubts, rate_of_steps
+from plumed_cv.workflow.rate_of_steps import combine_steps, find_doubts
 from plumed_cv.workflow.shooting import Workers
 from tests import vacancy
 
@@ -62,7 +62,7 @@ def test_returns_by_chance_are_no_recrossings() -> None:
         shots, np.zeros_like, KT, both_per_fs=1e-3, residence_fs=stay_fs
     )
     step = {"transmission": fast.kappa.value, "transmission_error": fast.kappa.error}
-    assert "undone by chance" in (doubts(step, [fast], config.Rate()) or "")
+    assert "undone by chance" in (find_doubts(step, [fast], config.Rate()) or "")
 
 
 def of_step(kappa: float, error: float) -> rates.Transmission:
@@ -84,8 +84,8 @@ def test_a_rate_of_several_steps_says_which_coefficient_is_not_known_well_enough
         ([of_step(0.1, 0.03), of_step(1.0, 0.05)], True),  # takes half of it
         ([of_step(0.0, 0.3), of_step(1.0, 0.05)], True),
     ):
-        rate = rate_of_steps(result, found, shares, 0.025)
-        note = doubts(rate, found, config.Rate(error=0.1))
+        rate = combine_steps(result, found, shares, 0.025)
+        note = find_doubts(rate, found, config.Rate(error=0.1))
         assert (note is not None) == doubtful
         assert note is None or "coefficient of step 1 is" in note
         assert note is None or "step 2" not in note
@@ -140,7 +140,7 @@ def test_events_are_told_apart(tmp_path: Path) -> None:
     species = initial.get_chemical_symbols()
     variable = linear(species, cell, initial.positions, final.positions)
     hole = final.positions[0]
-    found = rates.Events(tmp_path, (initial, final), operations(variable))
+    found = rates.Events(tmp_path, (initial, final), find_operations(variable))
 
     def moved(atom: int, noise: float) -> Relaxed:
         positions = initial.positions.copy()
@@ -164,7 +164,7 @@ def test_events_are_told_apart(tmp_path: Path) -> None:
         by_distance.setdefault(round(10 * float(distances[0, k])), set()).add(kind)
     assert sorted(map(len, by_distance.values())) == [1, 1, 1]
     assert len(set(kinds.values())) == 3
-    again = rates.Events(tmp_path, (initial, final), operations(variable))
+    again = rates.Events(tmp_path, (initial, final), find_operations(variable))
     assert {k: again.identify(moved(k, 0.01)) for k in kinds} == kinds
     assert again.energy_eV(1) == pytest.approx(-1.0)
 
@@ -258,7 +258,7 @@ def test_shots_between_other_basins_are_made_again(
     run, result = rated
     record = json.loads((run / "provenance.json").read_text())[-1]
     given = config.Config.model_validate(record["input"])
-    initial = workflow.end_states(given)[0]
+    initial = workflow.read_end_states(given)[0]
     with sampling.open_engine(given, initial) as engine:
         stage = shooting.Stage(given, RunDirectory(run), initial, result, engine, progress.Log())
     (file,) = run.glob("iteration-*/rate/step-1.json")
@@ -277,7 +277,7 @@ def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> No
         file.unlink()
     record = json.loads((copy / "provenance.json").read_text())[-1]
     given = config.Config.model_validate(record["input"])
-    initial = workflow.end_states(given)[0]
+    initial = workflow.read_end_states(given)[0]
     result = json.loads((copy / "result.json").read_text()) | {"converged": True}
     with sampling.open_engine(given, initial) as engine:
         after = transmission.complete(
@@ -294,7 +294,7 @@ def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> No
 def test_several_walkers_make_the_same_shots(run: Path) -> None:
     record = json.loads((run / "provenance.json").read_text())[-1]
     given = config.Config.model_validate(record["input"])
-    initial = workflow.end_states(given)[0]
+    initial = workflow.read_end_states(given)[0]
     variable = CollectiveVariable.load(run / "cv.safetensors")
     shooter = rates.Shooter(
         variable, cell_of(initial), Dynamics(300.0, 2.0, "none"), (0.2, 0.8), None, 50.0, 200.0

@@ -121,12 +121,12 @@ def test_harmonic_ratio_is_that_of_integrals_over_basin_and_plane() -> None:
         # Gaussian integrals over five and six dimensions, lengths in angstrom.
         flux = (2 * np.pi * KT) ** 2.5 / np.sqrt(within.prod())
         inside = (2 * np.pi * KT) ** 3 / np.sqrt(basin.prod())
-        F = theory.flux_barrier(0.6, ratio, KT)
+        F = theory.compute_flux_barrier(0.6, ratio, KT)
         assert pytest.approx(0.6 - KT * np.log(flux / inside)) == F
     best = theory.log_ratio(minimum, saddle)
     assert best < theory.log_ratio(minimum, saddle, tilted.reshape(3, 3))
     # The rate from the flux barrier is Vineyard's.
-    F = theory.flux_barrier(0.6, best, KT)
+    F = theory.compute_flux_barrier(0.6, best, KT)
     rate = harmonic.attempt_frequency_per_s(best, 55.845) * np.exp(-0.6 / KT)
     assert common.rate_per_s(F, KT, 55.845) == pytest.approx(rate)
 

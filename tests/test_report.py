@@ -297,7 +297,7 @@ def test_several_walkers_converge_together() -> None:
             for xi in series[-1]:
                 estimator.learn(xi)
             run.append(estimator.state)
-        states += freeenergy.blocks(run)[1:]
+        states += freeenergy.split_into_blocks(run)[1:]
     records = [{"n_steps": 200, "stopped": False}] * 16
     ones = [np.ones(200)] * 16
     none: Any = None

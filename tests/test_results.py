@@ -46,7 +46,9 @@ def sampled(noise_eV: float, tilt_eV: float = 0.0) -> tuple[Process, workflow.Sa
         "ae.gradnorm": norms,
         "ae.invmass": [norm**2 / 20.0 for norm in norms],
     }
-    atoms = [freeenergy.binned(process.grid, x, f) for x, f in zip(series, forces, strict=True)]
+    atoms = [
+        freeenergy.bin_samples(process.grid, x, f) for x, f in zip(series, forces, strict=True)
+    ]
     return process, workflow.Sampled([system.state(x) for x in series], atoms, columns)
 
 

@@ -73,7 +73,7 @@ def mover(path: EnergyPath) -> int:
 
 def test_the_neighbours_of_the_jump_at_both_ends_belong_to_it() -> None:
     path = hop()
-    found = selection.of_path(path, "auto")
+    found = selection.choose_atoms(path, "auto")
     chosen = set((found.serials - 1).tolist())
     atom = mover(path)
     assert atom in chosen
@@ -90,16 +90,16 @@ def test_the_choice_does_not_depend_on_the_order_or_the_size() -> None:
     path = hop()
     order = np.random.default_rng(0).permutation(len(path.species))
     mixed = hop(order=order.tolist())
-    one, other = (selection.of_path(each, "auto") for each in (path, mixed))
+    one, other = (selection.choose_atoms(each, "auto") for each in (path, mixed))
     assert sorted(order[other.serials - 1] + 1) == one.serials.tolist()
     assert other.share == pytest.approx(one.share, abs=1e-9)
-    assert len(selection.of_path(hop(6), "auto").serials) == len(one.serials)
+    assert len(selection.choose_atoms(hop(6), "auto").serials) == len(one.serials)
 
 
 def test_a_field_that_reaches_far_needs_more_atoms() -> None:
     """Fewer than all atoms, and no more than the share requires."""
     path = hop(6, decay=2.0)
-    found = selection.of_path(path, "auto")
+    found = selection.choose_atoms(path, "auto")
     assert 21 < len(found.serials) < 0.2 * len(path.species)
     assert selection.SHARE <= found.share < 0.99
     assert "as many others" in found.rule
@@ -108,9 +108,9 @@ def test_a_field_that_reaches_far_needs_more_atoms() -> None:
 @pytest.mark.parametrize("atoms", ["auto", 3.0, 4.4, 6.0])
 def test_the_choice_has_the_symmetry_of_the_path(atoms: str | float) -> None:
     path = hop()
-    found = selection.of_path(path, atoms)
-    every = symmetry.of_path(path)
-    own = symmetry.of_path(path, found.serials)
+    found = selection.choose_atoms(path, atoms)
+    every = symmetry.find_path_operations(path)
+    own = symmetry.find_path_operations(path, found.serials)
     assert len(own) == len(every) == 12
     part = path.of_atoms(found.serials)
     for operation in own:
@@ -122,8 +122,8 @@ def test_the_choice_has_the_symmetry_of_the_path(atoms: str | float) -> None:
 
 def test_more_atoms_carry_more_of_the_motion() -> None:
     path = hop()
-    found = [selection.of_path(path, radius) for radius in (3.0, 4.4, 6.0)]
-    found.append(selection.of_path(path, "all"))
+    found = [selection.choose_atoms(path, radius) for radius in (3.0, 4.4, 6.0)]
+    found.append(selection.choose_atoms(path, "all"))
     shares = [each.share for each in found]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
@@ -141,17 +141,17 @@ def test_a_process_of_all_atoms_has_them_all() -> None:
         atoms.calc = SinglePointCalculator(atoms, energy=np.sin(np.pi * s), forces=force)
         images.append(atoms)
     path = EnergyPath(tuple(images))
-    assert len(selection.of_path(path, "auto").serials) == len(crystal)
+    assert len(selection.choose_atoms(path, "auto").serials) == len(crystal)
 
 
 def test_fixed_atoms_are_never_chosen() -> None:
-    free = selection.of_path(hop(), "auto").serials
+    free = selection.choose_atoms(hop(), "auto").serials
     held = [int(serial) - 1 for serial in free if serial - 1 != mover(hop())][:3]
     path = hop(held=held)
     for atoms in ("auto", "all", 5.0):
-        assert not np.intersect1d(selection.of_path(path, atoms).serials - 1, held).size
+        assert not np.intersect1d(selection.choose_atoms(path, atoms).serials - 1, held).size
     with pytest.raises(UserError, match=f"atom {held[0] + 1} is fixed"):
-        selection.of_path(path, f"{held[0] + 1},50,60")
+        selection.choose_atoms(path, f"{held[0] + 1},50,60")
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def test_fixed_atoms_are_never_chosen() -> None:
 )
 def test_what_cannot_be_chosen(atoms: str | float, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        selection.of_path(hop(), atoms)
+        selection.choose_atoms(hop(), atoms)
 
 
 def test_far_atoms_do_not_describe_the_process() -> None:
     path = hop()
     far = np.argsort(np.linalg.norm(path.displacements, axis=2).max(axis=0))[:10] + 1
     with pytest.raises(UserError, match="do not describe the process"):
-        selection.of_path(path, ",".join(map(str, sorted(far.tolist()))))
+        selection.choose_atoms(path, ",".join(map(str, sorted(far.tolist()))))
 
 
 def test_atoms_across_the_border_of_a_skew_cell() -> None:
@@ -182,8 +182,8 @@ def test_atoms_across_the_border_of_a_skew_cell() -> None:
         atoms.positions += [1.3, -2.0, 30.0]
         atoms.calc = SinglePointCalculator(atoms, **image.calc.results)
         skew.append(atoms)
-    found = selection.of_path(EnergyPath(tuple(skew)), "auto")
-    assert found.serials.tolist() == selection.of_path(path, "auto").serials.tolist()
+    found = selection.choose_atoms(EnergyPath(tuple(skew)), "auto")
+    assert found.serials.tolist() == selection.choose_atoms(path, "auto").serials.tolist()
 
 
 def test_energy_along_a_variable_of_some_atoms() -> None:
@@ -196,11 +196,13 @@ def test_energy_along_a_variable_of_some_atoms() -> None:
         atoms.calc = SinglePointCalculator(atoms, **image.calc.results)
         line.append(atoms)
     path = EnergyPath(tuple(line))
-    found = selection.of_path(path, 4.4)
+    found = selection.choose_atoms(path, 4.4)
     ends = (path.images[0].positions, path.images[-1].positions)
     every = energy.along_path(path)
     for serials in (found.serials, np.arange(1, 128)):
         model = cv.linear(path.species, path.cell, *ends, atoms=serials)
         along = energy.along_variable(path, model)
         np.testing.assert_allclose(along.energy, every.energy, atol=1e-9)
-        np.testing.assert_allclose(energy.at_images(path, model), np.arange(11) / 10, atol=1e-9)
+        np.testing.assert_allclose(
+            energy.values_at_images(path, model), np.arange(11) / 10, atol=1e-9
+        )

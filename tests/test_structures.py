@@ -13,16 +13,16 @@ from scipy.spatial.transform import Rotation
 
 from plumed_cv import config, cv, workflow
 from plumed_cv.common.errors import UserError
-from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import read_images
 from plumed_cv.structures import (
     cell_of,
     check_range,
+    find_meant_order,
     fix,
     held_atoms,
     is_oriented,
-    meant_order,
-    oriented,
+    orient,
     read_structure,
     read_structures,
 )
@@ -98,22 +98,22 @@ def vacancy(element: str = "Cu") -> tuple[Atoms, Atoms, int]:
 def test_the_order_of_the_end_states() -> None:
     initial, final, hopper = vacancy()
     plain, rng = np.arange(len(initial)), np.random.default_rng(2)
-    np.testing.assert_array_equal(meant_order(initial, final), plain)
+    np.testing.assert_array_equal(find_meant_order(initial, final), plain)
     two, shuffled = plain.copy(), rng.permutation(plain)
     two[[10, hopper]] = two[[hopper, 10]]
     for order in (two, shuffled):
         changed = final[order]
-        np.testing.assert_array_equal(order[meant_order(initial, changed)], plain)
+        np.testing.assert_array_equal(order[find_meant_order(initial, changed)], plain)
         changed.wrap()
-        np.testing.assert_array_equal(order[meant_order(initial, changed)], plain)
+        np.testing.assert_array_equal(order[find_meant_order(initial, changed)], plain)
     drifted = final[two]
     drifted.positions += [5.0, -4.0, 12.0]
     drifted.wrap()
-    np.testing.assert_array_equal(two[meant_order(initial, drifted)], plain)
+    np.testing.assert_array_equal(two[find_meant_order(initial, drifted)], plain)
     # Two of different elements that exchange places do so.
     initial.symbols[10] = final.symbols[10] = "Ni"
     final.positions[[10, 11]] = final.positions[[11, 10]]
-    np.testing.assert_array_equal(meant_order(initial, final), plain)
+    np.testing.assert_array_equal(find_meant_order(initial, final), plain)
 
 
 def test_successive_moves_are_no_other_order() -> None:
@@ -125,7 +125,7 @@ def test_successive_moves_are_no_other_order() -> None:
     for a, b in zip(line[1:], line[:-1], strict=True):
         final.positions[a] = initial.positions[b]
     del initial[line[0]], final[line[0]]
-    np.testing.assert_array_equal(meant_order(initial, final), np.arange(len(initial)))
+    np.testing.assert_array_equal(find_meant_order(initial, final), np.arange(len(initial)))
 
 
 def test_a_hop_over_half_of_the_cell() -> None:
@@ -166,19 +166,19 @@ def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"list 2 atoms in another order: its atom 4 is at the position of atom 9"
     ):
-        workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp"))
+        workflow.read_end_states(loaded(tmp_path, "a.vasp", "b.vasp"))
     said: list[str] = []
-    mended = workflow.end_states(
+    mended = workflow.read_end_states(
         loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"), said.append
     )
     np.testing.assert_allclose(mended[1].positions, final.positions, atol=1e-9)
     assert said == ["Final state: 2 atoms were sorted into the order of the initial state."]
-    kept = workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = false"))
+    kept = workflow.read_end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = false"))
     np.testing.assert_allclose(kept[1].positions, final.positions[order], atol=1e-9)
     final.positions = np.random.default_rng(1).uniform(0, 10.8, final.positions.shape)
     ase.io.write(tmp_path / "b.vasp", final, direct=True)
     with pytest.raises(UserError, match="there is no order of the final state"):
-        workflow.end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"))
+        workflow.read_end_states(loaded(tmp_path, "a.vasp", "b.vasp", "reorder = true"))
 
 
 @pytest.mark.parametrize("name", ["held.traj", "held.vasp", "held.xyz", "serials.xyz"])
@@ -191,7 +191,7 @@ def test_fixed_atoms_of_every_source(tmp_path: Path, name: str) -> None:
             atoms.set_constraint(FixAtoms([0, 1]))
         ase.io.write(tmp_path / file, atoms)
     key = 'fixed = "1-2"' if name == "serials.xyz" else ""
-    first, last = workflow.end_states(loaded(tmp_path, name, f"final-{name}", key))
+    first, last = workflow.read_end_states(loaded(tmp_path, name, f"final-{name}", key))
     np.testing.assert_array_equal(held_atoms(first), [0, 1])
     np.testing.assert_array_equal(held_atoms(last), [0, 1])
     np.testing.assert_array_equal(first.positions[:2], last.positions[:2])
@@ -288,7 +288,7 @@ def test_orientation_of_slabs(missing: int) -> None:
     rng = np.random.default_rng(3)
     atoms = Atoms("Cu4", rng.uniform(0, 5, (4, 3)), cell=rng.normal(size=(3, 3)) + 5 * np.eye(3))
     atoms.pbc = np.arange(3) != missing
-    turned = oriented(atoms)
+    turned = orient(atoms)
     assert is_oriented(cell_of(turned))
     assert not cell_of(turned)[missing].any()
     np.testing.assert_allclose(
@@ -320,7 +320,7 @@ def test_held_atoms_stay_in_the_elastic_band() -> None:
     slab.set_constraint(FixAtoms(held))
     final = slab.copy()
     final.positions[-1, 0] += slab.cell[0, 0] / 3
-    path = minimum_energy_path(slab, final, EMT, n_images=5, fmax_eV_A=0.02)
+    path = find_minimum_energy_path(slab, final, EMT, n_images=5, fmax_eV_A=0.02)
     np.testing.assert_array_equal(path.held, held)
     for image in path.images:
         np.testing.assert_array_equal(image.positions[held], slab.positions[held])
@@ -331,10 +331,10 @@ def test_held_atoms_stay_in_the_elastic_band() -> None:
     assert path.barrier == pytest.approx(path.energies[2])
     final.positions[held[0], 2] += 0.1
     with pytest.raises(UserError, match=r"Atom 1 is fixed, but .* differs by 0\.0"):
-        minimum_energy_path(slab, final, EMT, n_images=5)
+        find_minimum_energy_path(slab, final, EMT, n_images=5)
     final.set_constraint(FixAtoms(held[1:]))
     with pytest.raises(UserError, match="fix the same atoms in both"):
-        minimum_energy_path(slab, final, EMT, n_images=5)
+        find_minimum_energy_path(slab, final, EMT, n_images=5)
     slab.set_constraint(FixBondLength(0, 1))
     with pytest.raises(UserError, match="FixBondLength"):
         held_atoms(slab)
@@ -395,7 +395,7 @@ def test_a_turned_trajectory_is_turned_as_the_end_states(tmp_path: Path) -> None
     turned = [start.copy(), moved.copy()]
     for atoms in turned:
         atoms.rotate(40, (1, 2, 3), rotate_cell=True)
-    ends = [oriented(atoms) for atoms in turned]
+    ends = [orient(atoms) for atoms in turned]
     variable = cv.linear(
         start.get_chemical_symbols(), ends[0].cell.array, *(atoms.positions for atoms in ends)
     )

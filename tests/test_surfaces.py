@@ -14,7 +14,7 @@ from plumed_cv import config, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.paths.path import EnergyPath, load_path
-from plumed_cv.rates.multiplicity import multiplicity
+from plumed_cv.rates.multiplicity import count_equivalent_events
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import displacements
 from plumed_cv.workflow.mep import check_partial_rotation, check_rotation
@@ -49,14 +49,14 @@ def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[st
 def test_four_equivalent_hops() -> None:
     """With and without vacuum in a periodic cell; fixed atoms are mapped onto fixed ones."""
     initial, final = surfaces.end_states()
-    assert multiplicity(initial, final).events == 4
+    assert count_equivalent_events(initial, final).events == 4
     for atoms in (initial, final):
         atoms.pbc = True
-    assert multiplicity(initial, final).events == 4
+    assert count_equivalent_events(initial, final).events == 4
     fewer = np.delete(held_atoms(initial), 1)  # an atom that is not below the adatom is free
     for atoms in (initial, final):
         atoms.set_constraint(FixAtoms(fewer))
-    assert multiplicity(initial, final).events < 4
+    assert count_equivalent_events(initial, final).events < 4
 
 
 def test_operations_of_the_path_keep_the_fixed_atoms() -> None:
@@ -66,7 +66,7 @@ def test_operations_of_the_path_keep_the_fixed_atoms() -> None:
     middle.positions[-1, 2] += 0.5
     path = EnergyPath((initial, middle, final))
     assert path.drift == "kept"
-    found = symmetry.of_path(path)
+    found = symmetry.find_path_operations(path)
     assert len(found) == 4  # two mirror planes
     for operation in found:
         assert set(operation.image[path.held]) == set(path.held)

@@ -25,7 +25,7 @@ def vacancy_hop(repeat: int = 3, shift: np.ndarray | None = None) -> cv.Collecti
 @pytest.mark.parametrize("shift", [None, np.array([0.3, -7.1, 2.2])])
 def test_vacancy_hop_has_twelve_operations(shift: np.ndarray | None) -> None:
     variable = vacancy_hop(shift=shift)
-    found = symmetry.operations(variable)
+    found = symmetry.find_operations(variable)
     assert len(found) == 12  # -3m about <111>
     assert sum(operation.reverses for operation in found) == 6
     assert not found[0].reverses
@@ -47,25 +47,25 @@ def test_an_unequal_end_state_breaks_the_reversal() -> None:
     end[far] += [0.2, 0.0, 0.0]
     start = variable.reference_positions
     broken = cv.linear(variable.species, variable.reference_cell, start, end)
-    assert not any(operation.reverses for operation in symmetry.operations(broken))
+    assert not any(operation.reverses for operation in symmetry.find_operations(broken))
 
 
 def test_species_count() -> None:
     variable = vacancy_hop()
-    images = np.stack([operation.image for operation in symmetry.operations(variable)])
+    images = np.stack([operation.image for operation in symmetry.find_operations(variable)])
     orbits = np.array([len(np.unique(image)) for image in images.T])
     alone = list(variable.species)
     alone[int(orbits.argmax())] = "Cr"
     start = variable.reference_positions
     end = start + variable.end_displacements[1]
     alloy = cv.linear(alone, variable.reference_cell, start, end)
-    assert len(symmetry.operations(alloy)) == 12 // orbits.max()
+    assert len(symmetry.find_operations(alloy)) == 12 // orbits.max()
 
 
 def test_no_cell_no_operations() -> None:
     end = np.array([[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
     free = cv.linear(["H", "H"], np.zeros((3, 3)), np.diag([1.0, 1.0, 1.0])[:2], end)
-    assert len(symmetry.operations(free)) == 1
+    assert len(symmetry.find_operations(free)) == 1
 
 
 def bent(height: float) -> EnergyPath:
@@ -80,6 +80,6 @@ def bent(height: float) -> EnergyPath:
 
 
 def test_a_path_may_break_the_symmetry_of_its_ends() -> None:
-    assert len(symmetry.of_path(bent(0.0))) == 16
+    assert len(symmetry.find_path_operations(bent(0.0))) == 16
     # What is left to a bend towards y: the mirror across z, and the mirror across x that reverses.
-    assert len(symmetry.of_path(bent(0.5))) == 4
+    assert len(symmetry.find_path_operations(bent(0.5))) == 4

@@ -16,7 +16,7 @@ from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import arrhenius
 from plumed_cv.structures import cell_of
-from plumed_cv.workflow.beginning import in_cell
+from plumed_cv.workflow.beginning import move_to_cell
 from tests import vacancy
 from tests.truth.models import MODELS, exact
 
@@ -295,8 +295,8 @@ def test_a_variable_in_another_cell_sees_the_same_displacements() -> None:
     ends = [potential.state(s) for s in (0.0, potential.length)]
     cell = cell_of(ends[0])
     variable = linear(ends[0].get_chemical_symbols(), cell, ends[0].positions, ends[1].positions)
-    assert in_cell(variable, stretched(ends, 1.0)) is variable
-    moved = in_cell(variable, stretched(ends, 1.004))
+    assert move_to_cell(variable, stretched(ends, 1.0)) is variable
+    moved = move_to_cell(variable, stretched(ends, 1.004))
     np.testing.assert_allclose(moved.reference_cell, 1.004 * cell)
     values = moved.value(np.stack([1.004 * end.positions for end in ends]), 1.004 * cell)
     np.testing.assert_allclose(values[:, 0], [0.0, 1.0], atol=1e-12)

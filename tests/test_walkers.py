@@ -70,7 +70,7 @@ def tasks(example: Path, plugin: Path, tmp_path: Path) -> Tasks:
     def make(**changes: object) -> list[sampling.WalkerTask]:
         given = config.load(example / "walkers.toml")
         changed = config.Sampling(**(given.sampling.model_dump() | changes))
-        initial, final = workflow.end_states(given)
+        initial, final = workflow.read_end_states(given)
         model = tmp_path / "cv-0.safetensors"
         cell = initial.cell.array
         cv.linear(list(initial.symbols), cell, initial.positions, final.positions).save(model)
@@ -185,9 +185,9 @@ def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:
         assert "did not reach both end states" in done.stderr
     folder = example / "run" / "iteration-1"
     assert [path.name for path in sorted(folder.glob("walker-*"))] == ["walker-0000", "walker-0001"]
-    segments = sampling.segments(folder)
+    segments = sampling.list_segments(folder)
     assert [segment.parent.name[-1] for segment in segments] == ["0"] * 4 + ["1"] * 4
-    blocks = sampling.learned(folder)[0]
+    blocks = sampling.read_learned(folder)[0]
     assert [block.steps for block in blocks] == [801, 1000, 1000, 1000] * 2
     # Each walker has random numbers of its own.
     starts = [np.load(segments[i] / "end.npz")["positions"] for i in (0, 4)]

@@ -284,7 +284,7 @@ def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> N
     workflow.run(config.load(file), run)
     path, variable = load_path(run / "path.xyz"), CollectiveVariable.load(run / "cv-0.safetensors")
     state = freeenergy.read_state(run / "iteration-1" / "segment-000000" / "babf.state")
-    xi = energy.at_images(path, variable)
+    xi = energy.values_at_images(path, variable)
     slope = np.gradient(np.interp(state.grid.nodes, xi, path.energies), state.grid.spacing)
     inner = slice(1, -1)
     np.testing.assert_allclose(state.prior[inner], slope[inner], atol=0.35 * np.abs(slope).max())

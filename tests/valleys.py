@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath
 
 CURVATURE, HEIGHT, SPRING, LOWER = 0.6, 0.5, 3.0, 0.6
@@ -42,4 +42,4 @@ def pair(x: float, y: float, z: float) -> Atoms:
 @lru_cache
 def relaxed_path() -> EnergyPath:
     """Minimum energy path in the curved valley."""
-    return minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, 15)
+    return find_minimum_energy_path(pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1), CurvedValley, 15)

@@ -157,7 +157,7 @@ def train(
         check_range,
         drift_of,
         held_atoms,
-        oriented,
+        orient,
         read_structure,
     )
     from plumed_cv.structures.trajectory import read_displacements
@@ -175,7 +175,7 @@ def train(
     )
     if activation:
         training = replace(training, activation=activation)
-    first, last = oriented(read_structure(initial)), oriented(read_structure(final))
+    first, last = orient(read_structure(initial)), orient(read_structure(final))
     check_end_states(first, last)
     if alignment == "none":
         check_order(first, last, "give --final the order of --initial.")

@@ -41,7 +41,7 @@ def rate(
     if error is not None and not 0 < error < 1:
         raise UserError(f"--error {error:g}: the relative error is between 0 and 1.")
     with resumable():
-        result = workflow.transmission.of_directory(
+        result = workflow.transmission.compute_rate(
             run_directory, Bars(), error=error, shots=shots, surface=surface
         )
     if as_json:
@@ -72,7 +72,7 @@ def committee(
     from plumed_cv import report, workflow
 
     with resumable():
-        result = workflow.committee.of_directory(run_directory, Bars(), snapshots=snapshots)
+        result = workflow.committee.compute_committee(run_directory, Bars(), snapshots=snapshots)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -155,7 +155,7 @@ def harmonic(
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
         print_harmonic(found)
-        for sentence in workflow.anharmonicity(source) if source.is_dir() else ():
+        for sentence in workflow.describe_anharmonicity(source) if source.is_dir() else ():
             print(sentence)
         print(f"All results: {folder}")
     if source.is_dir():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from plumed_cv.cli.options import AsJson
-from plumed_cv.common.bars import bar, err
+from plumed_cv.common.bars import err, make_bars
 from plumed_cv.terminal import print_findings
 
 
@@ -17,7 +17,7 @@ def doctor(as_json: AsJson = False) -> None:
     A second table shows the installed versions and those with which the tests were run. The exit
     status is 1 if something necessary is missing.
     """
-    from plumed_cv.doctor import doctor as examine
+    from plumed_cv.doctor import examine as examine
     from plumed_cv.doctor import tested_versions
 
     findings, tested = examine(), tested_versions()
@@ -64,7 +64,7 @@ def plumed(
     from plumed_cv.setup.kernel_build import build_optimised_kernel
 
     if optimised or mpi or source:
-        with bar() as progress:
+        with make_bars() as progress:
             found = build_optimised_kernel(progress, mpi=mpi, source=source)
     if not mpi:
         found = find_plumed()

@@ -35,7 +35,7 @@ class Bars:
             err.print(name)
             yield lambda done, note: None
             return
-        with bar(TextColumn("{task.fields[note]}")) as progress:
+        with make_bars(TextColumn("{task.fields[note]}")) as progress:
             task = progress.add_task(name, total=total, note="")
 
             def update(done: float, note: str) -> None:
@@ -46,7 +46,7 @@ class Bars:
             yield update
 
 
-def bar(*more: ProgressColumn) -> Progress:
+def make_bars(*more: ProgressColumn) -> Progress:
     """Return a display with one bar for each task, on standard error."""
     return Progress(
         SpinnerColumn(),

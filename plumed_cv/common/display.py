@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 
 if TYPE_CHECKING:  # importing both takes nearly a second
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def draw_band(ax: "Axes", x: ArrayLike, y: ArrayLike, error: ArrayLike, **style:
     ax.fill_between(x, y - error, y + error, color=curve.get_color(), alpha=0.22, linewidth=0)
 
 
-def table(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
+def make_table(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
     """Return columns as a pandas DataFrame.
 
     Raises
@@ -47,5 +47,5 @@ def table(columns: Mapping[str, Any], index: str | None = None) -> "DataFrame":
     MissingPackageError
         If pandas is not installed.
     """
-    found: DataFrame = needed("pandas").DataFrame(dict(columns))
+    found: DataFrame = require("pandas").DataFrame(dict(columns))
     return found if index is None else found.set_index(index)

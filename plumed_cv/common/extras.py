@@ -37,7 +37,7 @@ def missing(module: str) -> MissingPackageError:
     )
 
 
-def needed(module: str) -> Any:
+def require(module: str) -> Any:
     """Import a module of `EXTRAS`, or of one of its packages, and return it.
 
     Raises

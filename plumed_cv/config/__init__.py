@@ -4,7 +4,7 @@
 """
 
 from plumed_cv.config.engines import ENGINES, Ase, Gromacs, Lammps
-from plumed_cv.config.reading import checked, describe_keys, load
+from plumed_cv.config.reading import describe_keys, load, validate
 from plumed_cv.config.sections import (
     CV,
     Config,
@@ -27,7 +27,7 @@ __all__ = [
     "Rate",
     "Sampling",
     "System",
-    "checked",
     "describe_keys",
     "load",
+    "validate",
 ]

@@ -15,7 +15,7 @@ from plumed_cv.config.engines import ENGINES, EngineSection, first_mistake
 from plumed_cv.config.sections import Config
 
 
-def checked(content: dict[str, Any], source: Path | str) -> Config:
+def validate(content: dict[str, Any], source: Path | str) -> Config:
     """Make a configuration of the sections and keys of an input file.
 
     Parameters
@@ -43,7 +43,7 @@ def load(path: Path | str) -> Config:
     Raises
     ------
     UserError
-        If the file is missing or is not TOML, and as for `checked`.
+        If the file is missing or is not TOML, and as for `validate`.
     """
     path = Path(path)
     try:
@@ -55,7 +55,7 @@ def load(path: Path | str) -> Config:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid TOML: {error}.") from None
-    config = checked(content, path)
+    config = validate(content, path)
     folder = path.resolve().parent
     engine = config.engine.model_copy(
         update={"directory": folder / (config.engine.directory or ".")}

@@ -25,12 +25,12 @@ from plumed_cv.cv.network import ACTIVATIONS, Layer, forward, layers_of
 from plumed_cv.structures.frame import (
     Array,
     Drift,
-    aligned,
-    completed,
+    align,
+    complete_cell,
     displacements,
+    make_whole,
     periodic_directions,
-    turned_back,
-    whole,
+    turn_back,
 )
 
 
@@ -138,7 +138,7 @@ class CollectiveVariable:
     def displacements(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """Displacement-frame coordinates, shape (..., N, 3), angstrom; see `frame`."""
         if self.is_aligned:
-            return aligned(positions, cell, self.reference_positions)[0]
+            return align(positions, cell, self.reference_positions)[0]
         return displacements(
             positions, cell, self.reference_positions, self.reference_cell, self.drift
         )
@@ -218,7 +218,7 @@ class CollectiveVariable:
         """Gradient d xi / d r, shape (..., d, N, 3), 1/angstrom."""
         if not self.is_aligned:
             return self.gradient_of(self.displacements(positions, cell))
-        u, rotations = aligned(positions, cell, self.reference_positions)
+        u, rotations = align(positions, cell, self.reference_positions)
         return np.asarray(self.gradient_of(u) @ rotations[..., None, :, :])
 
     def gradient_of(self, displacements: NDArray[Any]) -> Array:
@@ -230,7 +230,7 @@ class CollectiveVariable:
         flat = jacobian @ self.pca_components
         gradients = flat.reshape(*flat.shape[:-1], self.n_atoms, 3)
         if self.is_aligned:
-            gradients = turned_back(gradients, displacements, self.reference_positions)
+            gradients = turn_back(gradients, displacements, self.reference_positions)
         return np.asarray(gradients)
 
     def strain_derivative(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
@@ -242,9 +242,9 @@ class CollectiveVariable:
         if self.is_aligned:
             arms = np.asarray(positions)
             if np.any(cell):
-                arms = whole(arms, cell, self.reference_positions)
+                arms = make_whole(arms, cell, self.reference_positions)
         else:  # the part of the reference that does not follow the cell
-            full = completed(self.reference_cell)
+            full = complete_cell(self.reference_cell)
             still = np.where(periodic_directions(self.reference_cell)[:, None], 0.0, full)
             arms = arms + self.reference_positions @ np.linalg.inv(full) @ still
         return np.asarray(np.einsum("...ia,...kib->...kab", arms, gradients))

@@ -30,7 +30,7 @@ _ON_SITE = 1e-4  # holds atoms without neighbours; screens the field beyond 100 
 _COLUMNS = 128  # number of columns that are solved at once
 
 
-def network(variable: CollectiveVariable) -> sparse.csr_matrix:
+def make_network(variable: CollectiveVariable) -> sparse.csr_matrix:
     """Mean stiffness matrix of the end states of a collective variable, shape (3N, 3N)."""
     first, last = (
         stiffness(variable.reference_positions + u, variable.reference_cell)
@@ -74,7 +74,7 @@ def stiffness(positions: Array, cell: Array) -> sparse.csr_matrix:
     return sparse.coo_matrix((blocks.ravel(), places), shape=(3 * n_atoms, 3 * n_atoms)).tocsr()
 
 
-def shrunk(
+def shrink(
     raw: Array,
     noise: Array,
     guess: Array,

@@ -124,7 +124,7 @@ def along_path(path: EnergyPath) -> EnergyProfile:
     return _integral(path, _slope(path, path.curve))
 
 
-def of_images(path: EnergyPath) -> EnergyProfile:
+def interpolate_images(path: EnergyPath) -> EnergyProfile:
     """The images' energies, between them by cubic polynomials with the slope of their forces."""
     curve = path.curve
     flat = (len(path.images), -1)
@@ -134,7 +134,7 @@ def of_images(path: EnergyPath) -> EnergyProfile:
     return EnergyProfile(curve.parameter, spline(curve.parameter))
 
 
-def margins(
+def compute_margins(
     path: EnergyPath,
     variable: CollectiveVariable,
     kT_eV: float,
@@ -164,7 +164,7 @@ def margins(
     tuple
         The margins below 0 and above 1, in units of xi, each 0.05 at least.
     """
-    xi, energy = values(path, variable), of_images(path).energy
+    xi, energy = values_along(path, variable), interpolate_images(path).energy
     return (
         _margin(xi, energy - energy[0], kT_eV, least[0]),
         _margin(1.0 - xi[::-1], energy[::-1] - energy[-1], kT_eV, least[1]),
@@ -191,23 +191,23 @@ def _margin(xi: Array, energy: Array, kT_eV: float, least: float) -> float:
     return max(0.05, expected, needed)
 
 
-def values(path: EnergyPath, variable: CollectiveVariable) -> Array:
+def values_along(path: EnergyPath, variable: CollectiveVariable) -> Array:
     """The first latent dimension along the path, on the fine grid of its curve, shape (G,)."""
     x, _, _ = in_components(path, variable)
     return np.asarray(variable.encode(x)[:, 0])
 
 
-def at_images(path: EnergyPath, variable: CollectiveVariable) -> Array:
+def values_at_images(path: EnergyPath, variable: CollectiveVariable) -> Array:
     """The first latent dimension in the images of a path of all atoms, shape (K,)."""
     return variable.encode(_components(path.of_atoms(variable.serials), variable))[:, 0]
 
 
-def falls_by(path: EnergyPath, variable: CollectiveVariable) -> float:
+def measure_fall(path: EnergyPath, variable: CollectiveVariable) -> float:
     """How far a collective variable falls along a path, at most, in units of its rise from 0 to 1.
 
     Zero if it rises all the way: only then does it have one value for each point of the path.
     """
-    xi = values(path, variable)
+    xi = values_along(path, variable)
     return float((np.maximum.accumulate(xi) - xi).max())
 
 

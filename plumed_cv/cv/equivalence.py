@@ -77,7 +77,7 @@ def gradient_alignment(
     return np.where(flat, 0.0, np.sum(gradients[0] * gradients[1], axis=1) / product)
 
 
-def difference(
+def compare_isosurfaces(
     new: CollectiveVariable,
     old: CollectiveVariable,
     surfaces: Iterable[float] = (),
@@ -114,4 +114,4 @@ def difference(
 
 def similarity(new: CollectiveVariable, old: CollectiveVariable) -> float:
     """Mean of 1 - cos along the old path; below epsilon the two CVs are equivalent (Eq. 17)."""
-    return difference(new, old).mean
+    return compare_isosurfaces(new, old).mean

@@ -27,9 +27,9 @@ from plumed_cv.structures import (
     check_range,
     drift_of,
     held_atoms,
-    oriented,
+    orient,
 )
-from plumed_cv.structures.frame import Array, aligned, displacements, whole
+from plumed_cv.structures.frame import Array, align, displacements, make_whole
 
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
@@ -50,7 +50,7 @@ class _Reference:
     def __init__(self, reference: Atoms, atoms: Chosen, alignment: str) -> None:
         if alignment not in ("none", "optimal"):
             raise UserError(f"alignment = {alignment!r}: choose 'none' or 'optimal'.")
-        turned = oriented(reference)
+        turned = orient(reference)
         self.symbols = tuple(turned.get_chemical_symbols())
         self.serials = select(atoms, self.symbols, held_atoms(reference))
         self.drift = drift_of(reference)
@@ -59,14 +59,14 @@ class _Reference:
         self.is_aligned = alignment == "optimal"
         self.reference_positions: Array = turned.positions[self.serials - 1]
         if self.is_aligned and self.cell.any():
-            self.reference_positions = whole(
+            self.reference_positions = make_whole(
                 self.reference_positions, self.cell, self.reference_positions
             )
 
     def displacements(self, positions: NDArray[Any], cell: NDArray[Any]) -> Array:
         """Displacement-frame coordinates, shape (..., N, 3), angstrom."""
         if self.is_aligned:
-            return aligned(positions, cell, self.reference_positions)[0]
+            return align(positions, cell, self.reference_positions)[0]
         return displacements(positions, cell, self.reference_positions, self.cell, self.drift)
 
     def read(self, X: Structures, of: str, fewest: int = 1) -> NDArray[Any]:
@@ -102,7 +102,7 @@ class _Reference:
     def _of_atoms(self, number: int, atoms: Atoms) -> Array:
         try:
             check_atoms(atoms, self.symbols)
-            turned = oriented(atoms)
+            turned = orient(atoms)
             chosen = turned.positions[self.serials - 1]
             return self.displacements(chosen, cell_of(turned)).ravel()
         except UserError as error:
@@ -199,7 +199,7 @@ class _CV(_Transformer):
 
     def _line(self) -> tuple[_Reference, CollectiveVariable]:
         """The reference, and the linear CV between the end states."""
-        initial, final = oriented(self.initial), oriented(self.final)
+        initial, final = orient(self.initial), orient(self.final)
         check_end_states(initial, final)
         if self.alignment == "none":
             check_order(initial, final, "give final the order of initial.")

@@ -60,7 +60,7 @@ def learn(
         Position of each structure along the process, shape (M,): the path parameter or a previous
         collective variable. By default, the projection on the line between the end states.
     symmetry
-        Symmetry operations of the mean path (`symmetry.operations`); none by default.
+        Symmetry operations of the mean path (`symmetry.find_operations`); none by default.
     through_ends
         Whether the mean path must pass through the end states: at 0 K, with independent noise on
         the coordinates. The path is then also elastic, see `meanpath.fit`.
@@ -118,7 +118,7 @@ def learn(
             "seed": training.seed,
         },
     )
-    return rescaled(learned), principal, network
+    return rescale(learned), principal, network
 
 
 def _along_the_line(
@@ -202,7 +202,7 @@ def _beyond(path: MeanPath, s: NDArray[Any]) -> tuple[Array, NDArray[np.int64]]:
     return places, np.concatenate([order[:n], order[-n:]])
 
 
-def rescaled(variable: CollectiveVariable) -> CollectiveVariable:
+def rescale(variable: CollectiveVariable) -> CollectiveVariable:
     """Return the same collective variable with xi(q0) = 0 and xi(q1) = 1 (Sec. 3.3).
 
     Raises

@@ -119,7 +119,7 @@ class Localisation:
             ase.io.write(temporary, ends, format="extxyz", columns=columns)
 
 
-def of_path(path: EnergyPath, principal: PrincipalComponents, noise: float) -> Localisation:
+def localise(path: EnergyPath, principal: PrincipalComponents, noise: float) -> Localisation:
     """Determine the atoms that take part, from the components of the noisy path (Eq. 3).
 
     Parameters

@@ -220,8 +220,8 @@ def fit(
     modes = raw[1:].reshape(-1, n_atoms, 3)
     posterior = _shrunk(modes, noise_of_sums)
     if at_rest is not None:
-        springs = elastic.network(at_rest)
-        posterior = elastic.shrunk(
+        springs = elastic.make_network(at_rest)
+        posterior = elastic.shrink(
             modes, noise_of_sums, posterior, springs, _smooth(triangle), drift
         )
     raw[1:] = posterior.reshape(raw[1:].shape)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import meanpath
 from plumed_cv.cv.collective_variable import CollectiveVariable
@@ -112,7 +112,7 @@ def _fit_in_memory(
     displacements: NDArray[Any], n_components: int, drift: Drift
 ) -> PrincipalComponents:
     """Leading principal components by the covariance matrix, in double precision."""
-    decomposition = needed("sklearn.decomposition")  # takes most of a second
+    decomposition = require("sklearn.decomposition")  # takes most of a second
     flat = np.asarray(displacements, dtype=np.float64).reshape(len(displacements), -1)
     with np.errstate(invalid="ignore"):  # of structures that do not differ
         found = decomposition.PCA(n_components, svd_solver="covariance_eigh").fit(flat)
@@ -229,7 +229,7 @@ class Scree:
     n_components: int
 
 
-def scree(
+def choose_components(
     displacements: NDArray[Any],
     seed: int = 0,
     *,

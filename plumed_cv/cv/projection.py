@@ -11,9 +11,9 @@ from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.network import Layer
 from plumed_cv.structures.frame import (
     Drift,
-    aligned,
+    align,
     displacements,
-    whole,
+    make_whole,
 )
 
 # A choice of atoms, see `select`.
@@ -63,8 +63,8 @@ def linear(
     initial, final = initial[serials - 1], final[serials - 1]
     if alignment == "optimal":
         if cell.any():
-            initial = whole(initial, cell, initial)
-        step, reference_cell = aligned(final, cell, initial)[0], np.zeros((3, 3))
+            initial = make_whole(initial, cell, initial)
+        step, reference_cell = align(final, cell, initial)[0], np.zeros((3, 3))
     else:
         step, reference_cell = displacements(final, cell, initial, cell, drift), cell
     length = float(np.linalg.norm(step))

@@ -23,7 +23,7 @@ from plumed_cv.cv.energy import (
     check_forces,
     force_across,
     in_components,
-    of_images,
+    interpolate_images,
 )
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.cv.selection import Selection
@@ -204,7 +204,7 @@ def reconstruct(
     variance_A2
         Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
     n_components
-        Principal components D; by the elbow if None, see `pca.scree`.
+        Principal components D; by the elbow if None, see `pca.choose_components`.
     training
         Network and schedule; the defaults with `seed` if None.
     seed
@@ -214,7 +214,7 @@ def reconstruct(
     use_symmetry
         Whether the mean path is made to have the symmetry of the path.
     atoms
-        Atoms of the collective variable, as for `selection.of_path`.
+        Atoms of the collective variable, as for `selection.choose_atoms`.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def reconstruct(
         )
     check_forces(path)
     first, last = path.images[0], path.images[-1]
-    chosen = selection.of_path(path, atoms)
+    chosen = selection.choose_atoms(path, atoms)
     ends = (first.positions, last.positions)
     linear = cv.linear(path.species, path.cell, *ends, atoms=chosen.serials, drift=path.drift)
     part = path.of_atoms(chosen.serials)
@@ -247,10 +247,10 @@ def reconstruct(
     samples = part.noisy_samples(n_structures, variance_A2, np.random.default_rng(seed))
     lap("structures")
     progress(0, total, "principal components")
-    scree = pca.scree(samples, seed, drift=path.drift)
+    scree = pca.choose_components(samples, seed, drift=path.drift)
     lap("components")
     wanted = use_symmetry and "mean path" in (training.subspace, training.target)
-    operations = symmetry.of_path(path, chosen.serials) if wanted else []
+    operations = symmetry.find_path_operations(path, chosen.serials) if wanted else []
     lap("symmetry")
     variable, principal, network = learning.learn(
         samples,
@@ -268,14 +268,14 @@ def reconstruct(
     x, _, _ = in_components(path, variable)
     return Reconstruction(
         path=path,
-        neb=of_images(path),
+        neb=interpolate_images(path),
         pca=along_components(path, variable),
         ae_pca=along_variable(path, variable),
         forces=along_path(path),
         xi=variable.encode(x),
         fraction_of_variance=scree.fraction_of_variance,
         elbow=scree.elbow,
-        localisation=localisation.of_path(part, principal, variance_A2**0.5),
+        localisation=localisation.localise(part, principal, variance_A2**0.5),
         selection=chosen,
         variable=variable,
         training=training,

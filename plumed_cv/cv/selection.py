@@ -49,7 +49,7 @@ class Selection:
     share: float
 
 
-def of_path(path: EnergyPath, atoms: str | float) -> Selection:
+def choose_atoms(path: EnergyPath, atoms: str | float) -> Selection:
     """Choose the atoms of the collective variable of a path.
 
     Parameters
@@ -74,7 +74,9 @@ def of_path(path: EnergyPath, atoms: str | float) -> Selection:
     else:
         rule = f"those within {atoms:g} A of the atoms that move most along the path"
         chosen = np.intersect1d(_around(path, _farthest(moved, free), atoms), free)
-        chosen = np.intersect1d(symmetry.closed(chosen, symmetry.of_path(path)), free)
+        chosen = np.intersect1d(
+            symmetry.close_under(chosen, symmetry.find_path_operations(path)), free
+        )
     share = min(_shares(path, chosen))
     if len(chosen) < 3 or not share > 0.05:
         raise UserError(
@@ -85,7 +87,7 @@ def of_path(path: EnergyPath, atoms: str | float) -> Selection:
     return Selection(np.sort(chosen) + 1, rule, share)
 
 
-def sentence(record: dict[str, Any], n_atoms: int) -> str:
+def describe_choice(record: dict[str, Any], n_atoms: int) -> str:
     """Return a sentence about the choice: `serials`, `rule` and `share_of_motion`, of N atoms."""
     return (
         f"The CV depends on {len(record['serials'])} of {n_atoms} atoms: {record['rule']}. They "
@@ -97,10 +99,10 @@ def _automatic(
     path: EnergyPath, moved: Array, free: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], str]:
     """Return the fewest atoms that are sufficient, and the rule in words."""
-    operations = symmetry.of_path(path)
+    operations = symmetry.find_path_operations(path)
     shell = _SHELL * _nearest(path)
     chosen = _around(path, _farthest(moved, free), shell)
-    chosen = np.intersect1d(symmetry.closed(chosen, operations), free)
+    chosen = np.intersect1d(symmetry.close_under(chosen, operations), free)
     rule = f"the atoms that move most along the path and those within {shell:.1f} A of them"
     if min(_shares(path, chosen)) < SHARE:
         chosen = _with_more(path, chosen, moved, free, operations)
@@ -125,7 +127,7 @@ def _with_more(
         last = moved[others[n - 1]]
         equal = int(np.sum(moved[others] >= (1.0 - _EQUAL) * last))
         return np.intersect1d(
-            symmetry.closed(np.concatenate([first, others[:equal]]), operations), free
+            symmetry.close_under(np.concatenate([first, others[:equal]]), operations), free
         )
 
     low, high = 0, len(others)  # too few, sufficient

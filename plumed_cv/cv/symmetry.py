@@ -22,7 +22,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.projection import linear
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures.frame import Array, Drift, padded
+from plumed_cv.structures.frame import Array, Drift, pad_cell
 from plumed_cv.structures.neighbours import Neighbours
 
 TOLERANCE_A = 0.05  # structures relaxed to 1e-3 eV/A differ by less, broken symmetries by more
@@ -80,7 +80,7 @@ class Operation:
         return turned
 
 
-def operations(
+def find_operations(
     variable: CollectiveVariable,
     tolerance_A: float = TOLERANCE_A,
     held: NDArray[np.int64] | Sequence[int] = (),
@@ -115,7 +115,9 @@ def operations(
     return found
 
 
-def of_path(path: EnergyPath, serials: NDArray[np.int64] | None = None) -> list[Operation]:
+def find_path_operations(
+    path: EnergyPath, serials: NDArray[np.int64] | None = None
+) -> list[Operation]:
     """Return the operations of the end states that the minimum energy path also has.
 
     A path may break the symmetry of its end states, by passing through one of several equal saddle
@@ -135,7 +137,9 @@ def of_path(path: EnergyPath, serials: NDArray[np.int64] | None = None) -> list[
     moving = np.linalg.norm(path.displacements, axis=2).max(axis=0) > _RESTS * TOLERANCE_A
     chosen = np.flatnonzero(moving)
     found = [
-        op for op in operations(line, held=path.held) if _asymmetry(path, op, chosen) < TOLERANCE_A
+        op
+        for op in find_operations(line, held=path.held)
+        if _asymmetry(path, op, chosen) < TOLERANCE_A
     ]
     if serials is None:
         return found
@@ -143,7 +147,7 @@ def of_path(path: EnergyPath, serials: NDArray[np.int64] | None = None) -> list[
     return [part for part in parts if part is not None]
 
 
-def closed(chosen: NDArray[np.int64], found: Sequence[Operation]) -> NDArray[np.int64]:
+def close_under(chosen: NDArray[np.int64], found: Sequence[Operation]) -> NDArray[np.int64]:
     """Return atoms together with those to which the operations map them, sorted, (n,)."""
     return np.unique(np.concatenate([chosen, *(operation.image[chosen] for operation in found)]))
 
@@ -158,7 +162,7 @@ def _asymmetry(path: EnergyPath, operation: Operation, moving: NDArray[np.int64]
     return float(np.linalg.norm(apart, axis=2).max(initial=0.0))
 
 
-def of_structure(
+def find_space_group(
     species: Sequence[str],
     positions: Array,
     cell: Array,
@@ -192,7 +196,7 @@ def of_structure(
     n = len(species)
     nothing = np.zeros((n, 3))
     found = [Operation(np.eye(3), np.arange(n), nothing, reverses=False)]
-    cell = padded(cell, positions)
+    cell = pad_cell(cell, positions)
     sites = _Sites(_kinds(species, held), positions, cell, tolerance_A)
     first, *others = sites.alike()
     x = sites.fractional
@@ -302,7 +306,7 @@ class _Finder:
         tolerance_A: float,
         held: NDArray[np.int64] | Sequence[int],
     ) -> None:
-        self.cell = padded(variable.reference_cell, variable.reference_positions)
+        self.cell = pad_cell(variable.reference_cell, variable.reference_positions)
         self.displacements = variable.end_displacements
         names = _kinds(variable.species, held)
         self.states = [

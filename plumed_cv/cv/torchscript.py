@@ -11,7 +11,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
 from plumed_cv.common.files import replacing
 from plumed_cv.cv.collective_variable import CollectiveVariable
-from plumed_cv.structures.frame import Array, bonds, in_words, periodic_directions
+from plumed_cv.structures.frame import Array, find_bonds, in_words, periodic_directions
 
 try:
     import torch
@@ -127,7 +127,7 @@ class _Model(torch.nn.Module):
     def displacements(self, positions: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the displacements, shape (N, 3), the images taken, and the rotation.
 
-        It is `frame.displacements` and `frame.aligned` without their checks. In a solid, it differs
+        It is `frame.displacements` and `frame.align` without their checks. In a solid, it differs
         by a common shift of all atoms, because the gradients of the atoms add up to zero.
         """
         images = torch.zeros_like(positions)
@@ -197,11 +197,11 @@ class _Model(torch.nn.Module):
 
 
 def _spanning_tree(reference: Array) -> tuple[NDArray[np.int64], Array]:
-    """Return the bonds of `frame.whole`, shape (N-1, 2), and which lead to an atom, (N, N-1).
+    """Return the bonds of `frame.make_whole`, shape (N-1, 2), and which lead to an atom, (N, N-1).
 
     The image of an atom is the sum of those along the bonds from the first atom to it.
     """
-    pairs = bonds(reference)
+    pairs = find_bonds(reference)
     path = np.zeros((len(reference), len(pairs)))
     for k, (parent, atom) in enumerate(pairs):
         path[atom] = path[parent]

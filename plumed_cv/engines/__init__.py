@@ -18,7 +18,7 @@ from plumed_cv.engines.segments import (
     SegmentResult,
     State,
     Thermostat,
-    maxwell_boltzmann,
+    draw_velocities,
     read_record,
 )
 
@@ -34,6 +34,6 @@ __all__ = [
     "State",
     "Thermostat",
     "check_folder",
-    "maxwell_boltzmann",
+    "draw_velocities",
     "read_record",
 ]

@@ -13,7 +13,7 @@ from ase import Atoms
 
 from plumed_cv.engines.ase_process import HELD, AseWorker, PlumedFiles
 from plumed_cv.engines.engine import Engine, Followed, Seen
-from plumed_cv.engines.plumed_input import plumed_input
+from plumed_cv.engines.plumed_input import write_plumed_input
 from plumed_cv.engines.process import Child
 from plumed_cv.engines.segments import (
     Dynamics,
@@ -96,7 +96,7 @@ class AseEngine(Engine):
             if self._plumed is None:
                 self._plumed = find_plumed()
             log = segment.directory.absolute() / "plumed.log"
-            input_file = plumed_input(segment)[0]
+            input_file = write_plumed_input(segment)[0]
             plumed = PlumedFiles(input_file, log, self._plumed.kernel, self._plumed.environment())
         result: SegmentResult = self._child.ask("run", segment, plumed, progress=progress)
         return result

@@ -22,7 +22,7 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.engines.engine import BLOCK, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.plumed_input import NESTED, VACUUM_A, plumed_sentence
 from plumed_cv.engines.segments import (
@@ -31,9 +31,9 @@ from plumed_cv.engines.segments import (
     Segment,
     SegmentResult,
     State,
-    maxwell_boltzmann,
+    draw_velocities,
 )
-from plumed_cv.structures.frame import Array, completed, lattice, padded
+from plumed_cv.structures.frame import Array, complete_cell, pad_cell, reduce_lattice
 
 HELD = "plumed_cv_held"  # array of the fixed atoms
 
@@ -88,7 +88,7 @@ class AseWorker:
         forces, energy = self._forces(), self._energy()
         check_finite(self._name, energy, forces)
         stress = np.zeros(6)
-        if lattice(cell).periodic.all():
+        if reduce_lattice(cell).periodic.all():
             stress = np.full(6, np.nan)
             if "stress" in self._calculator.implemented_properties:
                 stress = np.array(atoms.get_stress(apply_constraint=False))
@@ -201,7 +201,7 @@ class AseWorker:
     def _velocities(self, start: State, dynamics: Dynamics, rng: np.random.Generator) -> Array:
         """Velocities at the start, drawn if there are none; fixed atoms are at rest."""
         if start.velocities is None:
-            return maxwell_boltzmann(rng, self._masses, dynamics.temperature_K, self._held)
+            return draw_velocities(rng, self._masses, dynamics.temperature_K, self._held)
         velocities = start.velocities.copy()
         velocities[self._held] = 0.0
         return velocities
@@ -209,7 +209,7 @@ class AseWorker:
     def _place(self, positions: Array, cell: Array) -> None:
         self._atoms.positions = positions
         # A calculator may need the height of the vacuum, which is not part of the cell.
-        periodic = lattice(cell).periodic
+        periodic = reduce_lattice(cell).periodic
         if not np.array_equal(self._atoms.cell.array[periodic], cell[periodic]):
             self._atoms.cell = np.where(periodic[:, None], cell, self._atoms.cell.array)
 
@@ -296,13 +296,13 @@ class _Coupling:
 
     def __init__(self, files: PlumedFiles, segment: Segment, masses: Array, charges: Array) -> None:
         os.environ.update(files.environment)
-        plumed = needed("plumed")  # finds the kernel through the environment
+        plumed = require("plumed")  # finds the kernel through the environment
         self._file = files.input_file
         self._masses, self._charges = masses, charges
         # PLUMED knows only periodicity along all directions or none.
         self._cell = np.ascontiguousarray(segment.start.cell)
         if self._cell.any():
-            self._cell = padded(self._cell, segment.start.positions, VACUUM_A)
+            self._cell = pad_cell(self._cell, segment.start.positions, VACUUM_A)
         self._stop = np.zeros(1, dtype=np.intc)
         self._energy_needed = np.zeros(1, dtype=np.intc)
         self._energy: NDArray[np.float64] = np.zeros(1)
@@ -384,13 +384,13 @@ class _Snapshots:
     def __enter__(self) -> "_Snapshots":
         if self._path is not None:
             # Imported here, because it takes most of a second and is not needed at 0 K.
-            self._file = needed("mdtraj").formats.DCDTrajectoryFile(str(self._path), "w")
+            self._file = require("mdtraj").formats.DCDTrajectoryFile(str(self._path), "w")
         return self
 
     def write(self, positions: Array) -> None:
         """Add a snapshot."""
         periodic = self._cell.any()
-        box = Cell(completed(self._cell))
+        box = Cell(complete_cell(self._cell))
         lengths, angles = box.lengths(), box.angles()
         self._file.write(
             positions.astype(np.float32)[None],

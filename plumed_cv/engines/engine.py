@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.segments import Dynamics, Segment, SegmentResult, State
 from plumed_cv.structures import cell_of, held_atoms, is_oriented
-from plumed_cv.structures.frame import Array, completed, periodic_directions
+from plumed_cv.structures.frame import Array, complete_cell, periodic_directions
 
 BLOCK = 10  # steps of `Engine.follow` that an observer receives at once
 PIECE = 500  # steps of a segment of `Engine.follow`, if the engine must be started for each
@@ -227,7 +227,9 @@ class Engine(ABC):
         UserError
             If the engine refuses, or the dynamics explodes.
         """
-        from plumed_cv.structures.trajectory import all_positions  # importing mdtraj takes a second
+        from plumed_cv.structures.trajectory import (
+            read_all_positions,  # importing mdtraj takes a second
+        )
 
         done, stop = 0, False
         seeds = np.random.SeedSequence(seed)
@@ -243,7 +245,7 @@ class Engine(ABC):
                 )
                 result = self.run(piece)
                 assert result.snapshots is not None
-                stop = observer.see(all_positions(result.snapshots))
+                stop = observer.see(read_all_positions(result.snapshots))
             start = result.end
             done += result.n_steps
         return Followed(done, start, observer)
@@ -390,7 +392,7 @@ class EngineCalculator(Calculator):
 
 def _check_cell(atoms: Atoms) -> None:
     cell = cell_of(atoms)
-    if not np.linalg.det(completed(cell)) > 0:
+    if not np.linalg.det(complete_cell(cell)) > 0:
         raise UserError(f"cell {cell.tolist()}: its volume must be positive")
     if not is_oriented(cell):
         raise UserError(

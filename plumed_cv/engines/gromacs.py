@@ -37,11 +37,11 @@ from plumed_cv.engines.gromacs_files import (
     read_mdp,
     read_trr,
     trr_to_dcd,
-    unwrapped,
+    unwrap,
     write_mdp,
     write_trr,
 )
-from plumed_cv.engines.plumed_input import plumed_input, plumed_sentence, uses_energy
+from plumed_cv.engines.plumed_input import plumed_sentence, uses_energy, write_plumed_input
 from plumed_cv.engines.process import run_program, steps_of
 from plumed_cv.engines.segments import Dynamics, Segment, SegmentResult, State
 from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
@@ -307,7 +307,7 @@ class GromacsEngine(Engine):
         for name in ("run.trr", "run.cpt", "run.gro", "end.trr", "frame.trr", "mdout.mdp"):
             (folder / name).unlink(missing_ok=True)
         last = segment.start.positions if snapshots is None else snapshots
-        positions = unwrapped(np.stack([last, positions]), segment.start.cell)[-1]
+        positions = unwrap(np.stack([last, positions]), segment.start.cell)[-1]
         return SegmentResult(
             n_steps=n_steps,
             stopped_by_plumed=stopped is not None,
@@ -449,7 +449,7 @@ class GromacsEngine(Engine):
 
 def _plumed_input(segment: Segment) -> Path:
     """Return the file of a segment's PLUMED input, written if it is a text."""
-    file, text = plumed_input(segment)
+    file, text = write_plumed_input(segment)
     if uses_energy(text, segment.directory):
         raise UserError(
             f"{file}: uses ENERGY, which GROMACS does not pass to PLUMED; use another variable"

@@ -14,7 +14,7 @@ from ase.cell import Cell
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.engines.segments import Segment, State
 from plumed_cv.structures.frame import Array
 
@@ -167,10 +167,10 @@ def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
     frames = positions[(numbers > steps[0]) & (numbers <= steps[1])] * _NM
     if len(frames) == 0:
         return None
-    frames = unwrapped(np.concatenate([start.positions[None], frames]), start.cell)
+    frames = unwrap(np.concatenate([start.positions[None], frames]), start.cell)
     cell = Cell(start.cell)
     shape = (len(frames) - 1, 3)
-    with needed("mdtraj").formats.DCDTrajectoryFile(str(target), "w") as file:
+    with require("mdtraj").formats.DCDTrajectoryFile(str(target), "w") as file:
         file.write(
             frames[1:].astype(np.float32),
             cell_lengths=np.broadcast_to(cell.lengths(), shape),
@@ -180,7 +180,7 @@ def trr_to_dcd(target: Path, trr: Path, start: State, steps: tuple[int, int]) ->
     return last
 
 
-def unwrapped(frames: Array, cell: Array) -> Array:
+def unwrap(frames: Array, cell: Array) -> Array:
     """Frames in which no atom jumps by a lattice vector after the first frame.
 
     Parameters
@@ -201,7 +201,7 @@ def _read_frames(trr: Path) -> tuple[Array, NDArray[np.int_]]:
 
     The reader detects an incomplete last frame when it reads it.
     """
-    formats = needed("mdtraj").formats
+    formats = require("mdtraj").formats
     try:
         with formats.TRRTrajectoryFile(str(trr)) as file:
             frames = [file.read()]

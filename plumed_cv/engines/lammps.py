@@ -25,7 +25,7 @@ from plumed_cv.engines.lammps_input import LammpsInput
 from plumed_cv.engines.lammps_potential import standard_mass
 from plumed_cv.engines.lammps_process import LammpsProcess, RunOrder, System
 from plumed_cv.engines.lammps_units import UnitsName
-from plumed_cv.engines.plumed_input import plumed_input, uses_energy
+from plumed_cv.engines.plumed_input import uses_energy, write_plumed_input
 from plumed_cv.engines.process import Child
 from plumed_cv.engines.segments import RECORD, Dynamics, Segment, SegmentResult, State
 from plumed_cv.setup.kernel import Plumed, find_plumed
@@ -199,7 +199,7 @@ class LammpsEngine(Engine):
             return None
         if self._plumed is None:
             self._plumed = find_plumed()
-        input_file, text = plumed_input(segment)
+        input_file, text = write_plumed_input(segment)
         bridge = None
         if self._coupling == "plumed":
             if not self._has_fix_plumed and self._plugin is None:

@@ -24,9 +24,9 @@ from plumed_cv.engines.lammps_potential import (
     standard_mass,
 )
 from plumed_cv.engines.lammps_units import UNITS, Units, UnitsName
-from plumed_cv.engines.segments import Dynamics, Segment, State, maxwell_boltzmann
+from plumed_cv.engines.segments import Dynamics, Segment, State, draw_velocities
 from plumed_cv.structures import held_atoms
-from plumed_cv.structures.frame import Array, completed, lattice
+from plumed_cv.structures.frame import Array, complete_cell, reduce_lattice
 from plumed_cv.structures.lammps_files import MASS_TOLERANCE, is_of_another
 
 END = "end.dump"  # the last configuration of a segment, with all digits
@@ -81,7 +81,7 @@ class LammpsInput:
         self.commands = potential_commands(potential, directory, units)
         self.elements, self.types = element_types(atoms, species, self.commands)
         self.periodic: NDArray[np.bool_] = atoms.pbc.copy()
-        self.boundary = boundary(self.periodic, self.commands)
+        self.boundary = boundary_arguments(self.periodic, self.commands)
         self.held = held_atoms(atoms)
         self.charges = charges_of(self.commands, atoms)
         self._expected_masses = atoms.get_masses()
@@ -160,7 +160,7 @@ class LammpsInput:
             f"boundary {self.boundary}",
             "box tilt large",
             f'read_data "{data}"',
-            *groups(len(self.elements), self.held),
+            *group_commands(len(self.elements), self.held),
             "neighbor 1.0 bin",
             "neigh_modify every 1 delay 0 check yes",
             *self.commands,
@@ -173,7 +173,7 @@ class LammpsInput:
             velocities[self.held] = 0.0
         else:
             rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[0])
-            velocities = maxwell_boltzmann(rng, masses, temperature_K, self.held)
+            velocities = draw_velocities(rng, masses, temperature_K, self.held)
         return State(start.positions, start.cell, velocities)
 
     def seeds(self, seed: int) -> tuple[int, ...]:
@@ -250,7 +250,7 @@ class LammpsInput:
         return [re.sub(r"[^\s\"']+", carried, line) for line in self.commands]
 
 
-def boundary(periodic: NDArray[np.bool_], commands: Sequence[str]) -> str:
+def boundary_arguments(periodic: NDArray[np.bool_], commands: Sequence[str]) -> str:
     """Return the arguments of LAMMPS's `boundary`.
 
     Along directions without periodicity the box grows with the atoms (m), so that none is lost. The
@@ -266,19 +266,19 @@ def box_edges(positions: Array, cell: Array) -> Array:
     Along directions without periodicity it contains the atoms and `MARGIN_A` on both sides.
     """
     low, high = positions.min(axis=0) - MARGIN_A, positions.max(axis=0) + MARGIN_A
-    periodic = lattice(cell).periodic
+    periodic = reduce_lattice(cell).periodic
     return np.where(periodic, [np.zeros(3), np.diag(cell)], [low, high])
 
 
 def wrap(positions: Array, cell: Array) -> tuple[Array, NDArray[np.int64]]:
     """Return positions in the cell, (..., 3), and the numbers of subtracted lattice vectors."""
-    periodic = lattice(cell).periodic
-    fractions = positions @ np.linalg.inv(completed(cell))
+    periodic = reduce_lattice(cell).periodic
+    fractions = positions @ np.linalg.inv(complete_cell(cell))
     images = np.where(periodic, np.floor(fractions), 0.0)
     return positions - images @ cell, images.astype(np.int64)
 
 
-def groups(n_types: int, held: NDArray[np.int64]) -> list[str]:
+def group_commands(n_types: int, held: NDArray[np.int64]) -> list[str]:
     """Return the commands for the groups of atoms that move: `free`, and `type1`, ... of a type."""
     kinds = range(1, n_types + 1)
     if not len(held):
@@ -340,7 +340,7 @@ def dynamics_fixes(
     ]
 
 
-def complaint(message: str, command: str | None = None) -> str:
+def explain(message: str, command: str | None = None) -> str:
     """Return an error of LAMMPS at a command as one sentence, without its place in the source."""
     if re.search(r"[Ll]ost atoms|non-matching # of atoms|[Nn]on-numeric|neighbor bins", message):
         return exploded("LAMMPS")

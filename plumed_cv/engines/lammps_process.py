@@ -17,7 +17,7 @@ from plumed_cv.engines.lammps_input import (
     LOG_STRIDE,
     box_edges,
     dynamics_fixes,
-    groups,
+    group_commands,
     temperature_of_free,
     wrap,
 )
@@ -26,7 +26,7 @@ from plumed_cv.engines.lammps_potential import neighbour_settings, package_poten
 from plumed_cv.engines.lammps_units import Units
 from plumed_cv.engines.plumed_input import VACUUM_A
 from plumed_cv.engines.segments import Dynamics, State
-from plumed_cv.structures.frame import Array, padded, periodic_directions
+from plumed_cv.structures.frame import Array, pad_cell, periodic_directions
 
 LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR = 0, 1  # as in lammps.constants
 
@@ -329,7 +329,7 @@ class LammpsProcess:
             self._library.scatter("q", system.charges)
         kinds = range(1, n_types + 1)
         self._library.do(*(f"mass {k} {system.default_masses[k - 1]!r}" for k in kinds))
-        self._library.do(*groups(n_types, system.held))
+        self._library.do(*group_commands(n_types, system.held))
         self._library.do("neighbor 1.0 bin")
         self._library.do(_EXACT_NEIGHBOURS)
         self._library.do(*system.commands)
@@ -404,7 +404,7 @@ class LammpsProcess:
             masses,
             charges,
             # PLUMED knows only periodicity along all directions or none.
-            padded(self._cell, order.start.positions, VACUUM_A)
+            pad_cell(self._cell, order.start.positions, VACUUM_A)
             if self._periodic.any()
             else self._cell,
             self._system.units,

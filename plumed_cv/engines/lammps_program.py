@@ -22,10 +22,10 @@ from ase import Atoms
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.engine import Engine, check_finite, exploded
-from plumed_cv.engines.lammps_input import END, LammpsInput, complaint
+from plumed_cv.engines.lammps_input import END, LammpsInput, explain
 from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.lammps_units import UnitsName
-from plumed_cv.engines.plumed_input import plumed_input, plumed_sentence
+from plumed_cv.engines.plumed_input import plumed_sentence, write_plumed_input
 from plumed_cv.engines.process import how_it_ended, run_program, steps_of
 from plumed_cv.engines.segments import Segment, SegmentResult, State
 from plumed_cv.setup.kernel import Plumed, find_plumed
@@ -139,7 +139,7 @@ class LammpsProgram(Engine):
         environment: dict[str, str] = {}
         input_file = None
         if segment.plumed is not None:
-            input_file = plumed_input(segment)[0]
+            input_file = write_plumed_input(segment)[0]
             if self._plumed is None:
                 self._plumed = find_plumed()
             if self._ranks > 1 and not self._plumed.mpi:
@@ -246,4 +246,4 @@ class LammpsProgram(Engine):
             else f"ended {how_it_ended(code)}: "
             + (said.strip().rpartition("\n")[2] or "it printed nothing")
         )
-        raise UserError(complaint(last))
+        raise UserError(explain(last))

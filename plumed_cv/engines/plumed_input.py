@@ -14,7 +14,7 @@ VACUUM_A = 1000.0
 _FRAME = ("PLUMED error", "at ", "message follows", "(tools", "(core")  # lines to remove
 
 
-def plumed_input(segment: Segment) -> tuple[Path, str]:
+def write_plumed_input(segment: Segment) -> tuple[Path, str]:
     """Return the file of a segment's PLUMED input (written if it is a text) and its text.
 
     Raises

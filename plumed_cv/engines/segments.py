@@ -19,7 +19,7 @@ Thermostat = Literal["langevin", "brownian", "none"]
 RECORD = "record.bin"  # in the folder of a segment, see `Record`
 
 
-def maxwell_boltzmann(
+def draw_velocities(
     rng: np.random.Generator,
     masses: Array,
     temperature_K: float,

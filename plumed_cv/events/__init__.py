@@ -23,13 +23,13 @@ from plumed_cv.events.network import (
     Jump,
     Network,
     Sites,
-    crystal_of,
-    largest_holes,
+    find_crystal,
+    find_largest_holes,
+    find_network,
     lattice_sites,
-    network_of,
     sites_at,
 )
-from plumed_cv.events.saddles import Searcher, defect_atoms
+from plumed_cv.events.saddles import Searcher, find_defect_atoms
 
 __all__ = [
     "Catalogue",
@@ -45,13 +45,13 @@ __all__ = [
     "combine_rates",
     "compute_correlation_factors",
     "compute_diffusivity",
-    "crystal_of",
-    "defect_atoms",
     "discover",
+    "find_crystal",
+    "find_defect_atoms",
     "find_jumps",
-    "largest_holes",
+    "find_largest_holes",
+    "find_network",
     "lattice_sites",
-    "network_of",
     "read_catalogue",
     "sites_at",
     "write_exports",

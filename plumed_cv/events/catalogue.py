@@ -24,7 +24,7 @@ from ase import Atoms
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.common.toml import as_toml
-from plumed_cv.config import Config, Gromacs, checked, load
+from plumed_cv.config import Config, Gromacs, load, validate
 from plumed_cv.events.network import Jump, Network, Sites
 
 FORMAT = "plumed_cv catalogue"
@@ -304,7 +304,7 @@ def read_template(file: Path) -> tuple[dict[str, Any], Config]:
     content = {"system": system, **{k: v for k, v in content.items() if k != "system"}}
     if "file" in content.get("path", {}):
         raise UserError(f"{file}: path.file belongs to one event; remove it.")
-    config = checked(content, file)
+    config = validate(content, file)
     if isinstance(config.engine, Gromacs):
         raise UserError(
             f"{file}: engine.name = 'gromacs' needs a topology for each structure; use lammps or "

@@ -32,9 +32,9 @@ from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.events.catalogue import read_template
 from plumed_cv.events.notebook import Notebook, ceiling_of, checksum
-from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, defect_atoms
+from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, find_defect_atoms
 from plumed_cv.paths import relax
-from plumed_cv.structures import bare, cell_of, fix, held_atoms, oriented, read_structure
+from plumed_cv.structures import cell_of, fix, held_atoms, orient, read_structure, strip
 from plumed_cv.structures.neighbours import Neighbours
 
 SEARCHES = 1000
@@ -192,7 +192,7 @@ def _read(structure: Path, config: Config) -> Atoms:
     """Read the state, rotated as engines need it, with the fixed atoms of the input."""
     atoms = read_structure(structure)
     try:
-        atoms = oriented(atoms)
+        atoms = orient(atoms)
         if config.system.fixed is not None:
             fix(atoms, config.system.fixed)
         held_atoms(atoms)  # refuses other constraints
@@ -203,7 +203,7 @@ def _read(structure: Path, config: Config) -> Atoms:
             f"{structure}: is not periodic; equivalent events are told by the symmetry of a "
             "crystal or a surface, so give the structure a cell and pbc."
         )
-    return bare(atoms)
+    return strip(atoms)
 
 
 def _check_serials(around: Sequence[int], atoms: Atoms) -> None:
@@ -252,7 +252,7 @@ def _reactant(
 def _centres(reactant: Atoms, around: Sequence[int], radius_A: float) -> Ints:
     """Atoms that the searches move, from 0."""
     if not around:
-        return defect_atoms(reactant)
+        return find_defect_atoms(reactant)
     places = reactant.positions[np.array(around) - 1]
     near = Neighbours(reactant.positions, cell_of(reactant), radius_A).of(places)
     return np.setdiff1d(near, held_atoms(reactant))

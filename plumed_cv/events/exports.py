@@ -95,7 +95,7 @@ def write_exports(folder: Path | str, catalogue: Catalogue, known: Sequence[Rate
         If the folder cannot be made, or the catalogue does not have the atoms of the crystal.
     """
     folder = Path(folder)
-    rows = [row for rates in known for row in jumps(catalogue, rates)]
+    rows = [row for rates in known for row in iterate_jumps(catalogue, rates)]
     texts = {"jumps.csv": _table(rows), "jumps.json": _json(catalogue, known, rows)}
     texts |= {f"onsager-{r.temperature_K:g}K.yaml": onsager_input(catalogue, r) for r in known}
     try:
@@ -107,7 +107,7 @@ def write_exports(folder: Path | str, catalogue: Catalogue, known: Sequence[Rate
     return [folder / name for name in texts]
 
 
-def jumps(catalogue: Catalogue, rates: Rates) -> Iterator[dict[str, Any]]:
+def iterate_jumps(catalogue: Catalogue, rates: Rates) -> Iterator[dict[str, Any]]:
     """Yield every jump of the network from the primitive cell, forward and reverse ones.
 
     Yields

@@ -15,7 +15,7 @@ from ase.optimize import LBFGS
 import plumed_cv
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config
 from plumed_cv.events.catalogue import read_template, write_catalogue
@@ -23,10 +23,10 @@ from plumed_cv.events.network import (
     TOLERANCE_A,
     Crystal,
     Sites,
-    crystal_of,
-    largest_holes,
+    find_crystal,
+    find_largest_holes,
+    find_network,
     lattice_sites,
-    network_of,
     sites_at,
 )
 from plumed_cv.events.states import Defect, Relaxer, Supercell
@@ -69,11 +69,11 @@ def find_jumps(
         Sites of the interstitial atom, fractional coordinates of the given cell, one of each kind.
         If empty, the largest holes of the crystal.
     cutoff_A
-        As for `network.network_of`.
+        As for `network.find_network`.
     width_A
         Smallest width of the supercell, angstrom.
     tolerance_A
-        As for `network.crystal_of`.
+        As for `network.find_crystal`.
     relax_cell
         Whether the cell of the crystal is relaxed first to zero stress.
     reporter
@@ -91,7 +91,7 @@ def find_jumps(
         the same one.
     """
     reporter = reporter or Log()
-    needed("spglib")  # before anything else is done
+    require("spglib")  # before anything else is done
     if output.exists():
         raise UserError(f"{output}: exists already; name another folder.")
     if sites and defect == "vacancy":
@@ -101,7 +101,7 @@ def find_jumps(
     content, config = read_template(template)
     atoms = read_structures(crystal_file, "-1:")[-1]
     try:
-        crystal = crystal_of(atoms, tolerance_A)
+        crystal = find_crystal(atoms, tolerance_A)
         pressure = None
         if relax_cell:
             crystal = _relaxed_cell(crystal, config, tolerance_A, reporter)
@@ -120,7 +120,7 @@ def find_jumps(
     with sampling.open_engine(config, first) as engine:
         relaxer = Relaxer(engine, supercell, config, reporter)
         chosen, energies = relaxer.minima(chosen, drop=defect == "interstitial" and not sites)
-        network = network_of(crystal, chosen, cutoff_A)
+        network = find_network(crystal, chosen, cutoff_A)
         with _new_folder(output) as folder:
             events = tuple(
                 relaxer.event(network, jump, number, energies, content, folder, output)
@@ -178,7 +178,7 @@ def _sites(
     if defect == "vacancy":
         return lattice_sites(crystal, species)
     if not given:
-        return largest_holes(crystal)
+        return find_largest_holes(crystal)
     return sites_at(crystal, [crystal.from_given(np.array(place)) for place in given])
 
 
@@ -216,7 +216,7 @@ def _relaxed_cell(
             if not LBFGS(cell, logfile=None).run(fmax=1e-3, steps=1000):  # type: ignore[arg-type]
                 raise UserError("its cell does not relax in 1000 steps; relax it yourself.")
     atoms.calc = None
-    return crystal_of(atoms, max(tolerance_A, 1e-3))
+    return find_crystal(atoms, max(tolerance_A, 1e-3))
 
 
 @contextmanager

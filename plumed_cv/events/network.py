@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.spatial import Voronoi
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.structures import CLOSEST_A
 from plumed_cv.structures.frame import Array
 
@@ -79,7 +79,7 @@ class Crystal:
         return np.array(found)
 
 
-def crystal_of(atoms: Atoms, tolerance_A: float = TOLERANCE_A) -> Crystal:
+def find_crystal(atoms: Atoms, tolerance_A: float = TOLERANCE_A) -> Crystal:
     """Find the space group of a crystal.
 
     Parameters
@@ -182,7 +182,7 @@ def lattice_sites(crystal: Crystal, species: str) -> Sites:
     return sites_at(crystal, list(crystal.primitive.get_scaled_positions()[chosen]))
 
 
-def largest_holes(crystal: Crystal) -> Sites:
+def find_largest_holes(crystal: Crystal) -> Sites:
     """Return the positions that are farthest from all atoms: vertices of the Voronoi polyhedra.
 
     Holes are given from the largest to the smallest. Those whose distance to the nearest atom is
@@ -278,7 +278,7 @@ class Network:
         return _percolates(self.cell, self.sites.positions, *bonds)
 
 
-def network_of(crystal: Crystal, sites: Sites, cutoff_A: float | None = None) -> Network:
+def find_network(crystal: Crystal, sites: Sites, cutoff_A: float | None = None) -> Network:
     """Find the jumps between sites.
 
     A jump that passes within 0.6 angstrom of another site is left out, because it is a sequence of
@@ -409,7 +409,7 @@ def _passes_a_site(i: Ints, steps: Array) -> NDArray[np.bool_]:
 
 def _spglib(name: str, cell: tuple[Array, Array, Any], tolerance_A: float, **options: bool) -> Any:
     """Call a function of spglib. Where it fails, versions return None, warn of this, or raise."""
-    spglib = needed("spglib")
+    spglib = require("spglib")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:

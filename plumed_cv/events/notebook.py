@@ -25,7 +25,7 @@ from plumed_cv.cv.projection import linear
 from plumed_cv.events.catalogue import INPUT, Event, Numbers, write_catalogue, write_event
 from plumed_cv.events.confidence import Confidence
 from plumed_cv.events.saddles import SAME_A, SAME_EV, SAME_SADDLE_A, Saddle, Searcher
-from plumed_cv.rates.multiplicity import multiplicity
+from plumed_cv.rates.multiplicity import count_equivalent_events
 from plumed_cv.structures import OF_DYNAMICS, cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import Array
 
@@ -210,8 +210,8 @@ class Notebook:
                 name = base if len(ends) == 1 else base + letter
                 final, saddle = self._state(end.step), self._state(known.images[0])
                 try:
-                    forward = multiplicity(self._reactant, final).events
-                    reverse = multiplicity(final, self._reactant).events
+                    forward = count_equivalent_events(self._reactant, final).events
+                    reverse = count_equivalent_events(final, self._reactant).events
                 except UserError as error:
                     reason = {"barrier_eV": known.barrier_eV, "reason": str(error)}
                     aside.append({"id": name, **reason})
@@ -292,7 +292,7 @@ class Notebook:
         own = [_End(known.final, known.energy_eV, None)]
         if known.depth_eV > SHALLOW * known.barrier_eV:
             return own
-        operations = symmetry.of_structure(
+        operations = symmetry.find_space_group(
             self._reactant.get_chemical_symbols(),
             self._reactant.positions + known.final,
             cell_of(self._reactant),
@@ -423,7 +423,7 @@ class _FinalKinds:
             final.positions,
             drift=drift_of(reactant),
         )
-        operations = symmetry.operations(line, held=held_atoms(reactant))
+        operations = symmetry.find_operations(line, held=held_atoms(reactant))
         return any(operation.reverses for operation in operations)
 
 

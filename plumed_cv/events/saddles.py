@@ -27,7 +27,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
 from plumed_cv.engines.engine import EngineCalculator
-from plumed_cv.paths import minimum_energy_path, relax
+from plumed_cv.paths import find_minimum_energy_path, relax
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import Array, displacements
 from plumed_cv.structures.neighbours import Neighbours, nearest_distance
@@ -125,7 +125,7 @@ class Searcher:
         self.centres = centres
         self._radius_A = radius_A
         self.energy_eV: float = engine.evaluate(reactant.positions, self._cell)[0]
-        self.operations = symmetry.of_structure(
+        self.operations = symmetry.find_space_group(
             reactant.get_chemical_symbols(), reactant.positions, self._cell, held=self._held
         )
 
@@ -232,7 +232,7 @@ class Searcher:
             return watches[-1]
 
         try:
-            path = minimum_energy_path(
+            path = find_minimum_energy_path(
                 self._reactant, final, new, n_images=_BAND_IMAGES, fmax_eV_A=_BAND_FMAX_EV_A
             )
             u, energies = path.displacements, path.energies
@@ -321,7 +321,7 @@ class Searcher:
         return Saddle(step, mode, float(atoms.get_potential_energy()) - self.energy_eV)
 
 
-def defect_atoms(atoms: Atoms) -> Ints:
+def find_defect_atoms(atoms: Atoms) -> Ints:
     """Find the atoms whose neighbours differ from those of most others.
 
     Atoms are alike if they have the same element and the same numbers of neighbours of each

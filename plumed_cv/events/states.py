@@ -21,7 +21,7 @@ from plumed_cv.events.network import (
     Sites,
 )
 from plumed_cv.paths import relax
-from plumed_cv.rates.multiplicity import ENERGY_EV, multiplicity
+from plumed_cv.rates.multiplicity import ENERGY_EV, count_equivalent_events
 from plumed_cv.structures import CLOSEST_A, cell_of
 from plumed_cv.structures.frame import Array, displacements
 
@@ -214,7 +214,7 @@ class Relaxer:
             (initial, final, jump.multiplicity, "initial"),
             (final, initial, jump.reverse_multiplicity, "final"),
         ):
-            found = multiplicity(start, end).events
+            found = count_equivalent_events(start, end).events
             if found != number:
                 raise UserError(
                     f"{name}: the relaxed {word} state has {found} equivalent jumps of this kind "

@@ -19,14 +19,14 @@ from plumed_cv.freeenergy.estimator import (
     Estimator,
     Evaluation,
     State,
-    blocks,
     prior_derivative,
+    split_into_blocks,
     unit_in_words,
     weight_of_first,
 )
 from plumed_cv.freeenergy.files import (
-    last_step,
     read_fes,
+    read_last_step,
     read_state,
     read_surface,
     write_fes,
@@ -35,10 +35,10 @@ from plumed_cv.freeenergy.files import (
     write_surface,
 )
 from plumed_cv.freeenergy.fluxes import Flux, Step, estimate_flux
-from plumed_cv.freeenergy.grids import Grid, potential
+from plumed_cv.freeenergy.grids import Grid, integrate_steps
 from plumed_cv.freeenergy.jackknife import Estimate
-from plumed_cv.freeenergy.profiles import Profile, estimate_profile, reweighted_profile
-from plumed_cv.freeenergy.sums import Earlier, binned
+from plumed_cv.freeenergy.profiles import Profile, estimate_profile, reweight_profile
+from plumed_cv.freeenergy.sums import Earlier, bin_samples
 from plumed_cv.freeenergy.surfaces import Surface, estimate_surface
 
 __all__ = [
@@ -54,18 +54,18 @@ __all__ = [
     "State",
     "Step",
     "Surface",
-    "binned",
-    "blocks",
+    "bin_samples",
     "estimate_flux",
     "estimate_profile",
     "estimate_surface",
-    "last_step",
-    "potential",
+    "integrate_steps",
     "prior_derivative",
     "read_fes",
+    "read_last_step",
     "read_state",
     "read_surface",
-    "reweighted_profile",
+    "reweight_profile",
+    "split_into_blocks",
     "unit_in_words",
     "weight_of_first",
     "write_fes",

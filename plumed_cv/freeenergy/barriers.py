@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import ndtr
 
-from plumed_cv.freeenergy.basins import Basins, highest, line
+from plumed_cv.freeenergy.basins import Basins, highest, order_nodes
 from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.structures.frame import Array
@@ -133,7 +133,7 @@ def top_is_known(
     return bool(span[top] - np.nanmin(span[top:]) >= kT)
 
 
-def significant(
+def keep_significant(
     basins: Basins,
     W: Array,
     parts: Sequence[Array],
@@ -157,7 +157,7 @@ def significant(
 
 def origin_of(grid: Grid, A: Array, states: tuple[float, float], basins: Basins | None) -> int:
     """Return the zero of profiles: the lowest known node of the reactant's basin."""
-    along = line(grid, A, states) if basins is None else basins.along
+    along = order_nodes(grid, A, states) if basins is None else basins.along
     A = A[along.order]
     if not np.isfinite(A).any():
         return 0

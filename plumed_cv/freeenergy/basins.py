@@ -57,7 +57,7 @@ class Line:
         return bool(len(seen)) and seen[0] <= low + self.slack and seen[-1] >= high - self.slack
 
 
-def line(grid: Grid, W: Array, states: tuple[float, float]) -> Line:
+def order_nodes(grid: Grid, W: Array, states: tuple[float, float]) -> Line:
     """Return the nodes in the order of the process.
 
     Parameters
@@ -189,7 +189,7 @@ def find(grid: Grid, W: Array, states: tuple[float, float], kT: float) -> Basins
         None if one of the states was not reached, or if a highest node is next to a gap in the
         known range that is wider than `SMOOTHING`.
     """
-    along = line(grid, W, states)
+    along = order_nodes(grid, W, states)
     W, x = W[along.order], along.position
     known = np.flatnonzero(np.isfinite(W))
     if not along.reaches(np.isfinite(W), 0.0, along.length):

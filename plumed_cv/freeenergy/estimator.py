@@ -13,9 +13,9 @@ from plumed_cv.freeenergy.grids import (
     Grid,
     distances_to_nodes,
     edges,
+    integrate_steps,
+    integrate_steps_on_line,
     number_of_nodes,
-    potential,
-    potential_on_line,
 )
 from plumed_cv.structures.frame import Array
 
@@ -150,18 +150,18 @@ class State:
         """Return A from the sums, (n,), eV, zero at the first node (Eq. 8).
 
         On two CVs it is the least-squares solution for all differences between neighbours: see
-        `potential`. On a circle as well, so that the error of closure goes where the uncertainty is
-        largest.
+        `integrate_steps`. On a circle as well, so that the error of closure goes where the
+        uncertainty is largest.
         """
         weight = np.ones_like(self.weight) if np.isinf(self.tau) else self.tau + self.weight
         derivative = self.derivative()
         if len(self.axes) > 1:
-            return potential_of_mean_force(self, derivative, weight)
+            return integrate_mean_force(self, derivative, weight)
         steps = 0.5 * self.grid.spacing * (derivative + np.roll(derivative, -1))
         known = np.ones_like(weight)  # on a line A does not depend on the weights
         if self.grid.periodic:
             known = weight * np.roll(weight, -1) / (weight + np.roll(weight, -1))
-        return potential_on_line(self.grid, steps, known)[0]
+        return integrate_steps_on_line(self.grid, steps, known)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,12 +323,12 @@ def prior_derivative(grid: Grid, xi: ArrayLike, A: ArrayLike) -> Array:
     return np.asarray(rise / (high - low))
 
 
-def blocks(states: Sequence[State]) -> list[State]:
+def split_into_blocks(states: Sequence[State]) -> list[State]:
     """Return the contributions of one run up to its first state and between successive states."""
     return [*states[:1], *(later - earlier for earlier, later in pairwise(states))]
 
 
-def potential_of_mean_force(state: State, derivative: Array, weight: Array) -> Array:
+def integrate_mean_force(state: State, derivative: Array, weight: Array) -> Array:
     """Return the A on two CVs whose slopes are closest to a mean force at the nodes, (n,), eV.
 
     Parameters
@@ -347,7 +347,7 @@ def potential_of_mean_force(state: State, derivative: Array, weight: Array) -> A
         steps.append(0.5 * h * (derivative[d][a] + derivative[d][b]))
         stiffness = state.kT_eV / (state.kappas_eV[d] * h**2)
         weights.append(stiffness * weight[a] * weight[b] / (weight[a] + weight[b]))
-    A, _ = potential(state.axes, steps, weights)
+    A, _ = integrate_steps(state.axes, steps, weights)
     return A
 
 

@@ -17,7 +17,7 @@ from plumed_cv.freeenergy.estimator import NATURAL, State
 from plumed_cv.freeenergy.grids import Grid, at_all_nodes
 from plumed_cv.freeenergy.jackknife import Estimate
 from plumed_cv.freeenergy.profiles import Profile
-from plumed_cv.freeenergy.sums import smoothed
+from plumed_cv.freeenergy.sums import smooth_profile
 from plumed_cv.freeenergy.surfaces import Surface
 from plumed_cv.structures.frame import Array
 
@@ -46,7 +46,7 @@ def read_state(path: Path | str) -> State:
     return _read_state(path)[0]
 
 
-def last_step(path: Path | str) -> int | None:
+def read_last_step(path: Path | str) -> int | None:
     """The engine's number of the last step in a state; None for a sum of states.
 
     Raises
@@ -191,7 +191,7 @@ def read_fes(path: Path | str) -> Profile:
     unknown = np.full(len(rows), np.nan)
     states = (header.number("reactant", 0.0), header.number("product", 1.0))
     A, kT = columns["A"] * energy, header.number("kT") * energy
-    smooth = smoothed(grid, A, states)
+    smooth = smooth_profile(grid, A, states)
     barrier, delta_F = barrier_and_delta_F(A, smooth, find(grid, smooth, states, kT), kT)
 
     def estimate(name: str, computed: float) -> Estimate:

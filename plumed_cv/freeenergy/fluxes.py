@@ -9,18 +9,18 @@ from ase import units
 from numpy.typing import ArrayLike
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.freeenergy.barriers import highest_of, significant, top_is_known
+from plumed_cv.freeenergy.barriers import highest_of, keep_significant, top_is_known
 from plumed_cv.freeenergy.basins import Basins, find, highest
 from plumed_cv.freeenergy.estimator import State
 from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import UNKNOWN, Estimate, jackknife
 from plumed_cv.freeenergy.sums import (
     Earlier,
-    binned,
+    bin_samples,
     check_blocks,
     parts_of_data,
     profiles_of,
-    smoothed,
+    smooth_profile,
     total_of,
 )
 from plumed_cv.structures.frame import Array
@@ -191,7 +191,7 @@ def estimate_flux(
         (np.asarray(gradnorm, float), wave * np.sqrt(np.asarray(invmass, float)))
         for gradnorm, invmass in zip(gradnorm_series, invmass_series, strict=True)
     ]
-    moments = [binned(grid, xi, *both) for xi, both in zip(xi_series, lengths, strict=True)]
+    moments = [bin_samples(grid, xi, *both) for xi, both in zip(xi_series, lengths, strict=True)]
     moments += [np.zeros_like(moments[0])] * (len(of_blocks) - len(moments))
     parts = [np.concatenate(both) for both in zip(of_blocks, moments, strict=True)]
 
@@ -204,7 +204,7 @@ def estimate_flux(
         _, A = profiles_of(total, of_profile)
         W = A - kT * np.log(_smoothed_means(moments, grid.periodic))
         if mean_force is None:
-            W = np.array([smoothed(grid, row, states, path_length) for row in W])
+            W = np.array([smooth_profile(grid, row, states, path_length) for row in W])
         return A, W
 
     def depths_of(some: Basins, sums: Array) -> Array:
@@ -230,7 +230,7 @@ def estimate_flux(
             f"the grid is too coarse: the reactant occupies {occupied:.1f} bins ({FEWEST_BINS} at "
             "least); use more bins (sampling.bins)"
         )
-    basins = significant(basins, W[0], parts, weights, depths_of, walkers)
+    basins = keep_significant(basins, W[0], parts, weights, depths_of, walkers)
     order, number = basins.along.order, len(basins.surfaces)
     spans = list(pairwise(basins.minima))
     places = [0.0, *basins.along.position[list(basins.minima[1:-1])], basins.along.length]
@@ -300,7 +300,7 @@ def _number_of_bins(W: Array, kT: float) -> float:
 
 
 def _path_length(grid: Grid, gradnorm: Array) -> Array:
-    """Return the length of the path up to each node, angstrom, as `places` of `smoothed`.
+    """Return the length of the path up to each node, angstrom, as `places` of `smooth_profile`.
 
     In this coordinate a window has the same width as in the CV where the CV is even. Where the CV
     is compressed, a window in the CV would round off the profile.

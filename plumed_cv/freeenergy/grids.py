@@ -82,7 +82,7 @@ def edges(axes: Sequence[Grid]) -> list[tuple[NDArray[np.int64], NDArray[np.int6
     return pairs
 
 
-def potential(
+def integrate_steps(
     axes: Sequence[Grid], steps: Sequence[Array], weights: Sequence[Array]
 ) -> tuple[Array, NDArray[np.int64]]:
     """Return the A whose differences between neighbours are closest to given steps.
@@ -132,8 +132,10 @@ def potential(
     return A, part.astype(np.int64)
 
 
-def potential_on_line(grid: Grid, steps: Array, weights: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Return the result of `potential` along one CV.
+def integrate_steps_on_line(
+    grid: Grid, steps: Array, weights: Array
+) -> tuple[Array, NDArray[np.int64]]:
+    """Return the result of `integrate_steps` along one CV.
 
     Parameters
     ----------

@@ -32,11 +32,11 @@ _FIELDS = ["xi", "mean_force_eV"]
 
 
 def is_known(variable: CollectiveVariable) -> bool:
-    """Whether `instantaneous` can be computed: one latent dimension, no alignment, no kinks."""
+    """Whether the mean force can be computed: one latent dimension, no alignment, no kinks."""
     return variable.n_latent == 1 and not variable.is_aligned and variable.has_curvature
 
 
-def instantaneous(
+def compute_instantaneous(
     variable: CollectiveVariable,
     displacements: NDArray[Any],
     forces: NDArray[Any],
@@ -83,7 +83,7 @@ def instantaneous(
     return variable.encode(x)[:, 0], -along - kT_eV * variable.flow_divergence(x)
 
 
-def computed(
+def compute_forces(
     variable: CollectiveVariable,
     file: Path,
     cell: Array,
@@ -110,22 +110,22 @@ def computed(
     Raises
     ------
     UserError
-        As for `trajectory.positions_in_pieces`.
+        As for `trajectory.iterate_positions`.
     """
-    from plumed_cv.structures.trajectory import positions_in_pieces  # imports mdtraj: a second
+    from plumed_cv.structures.trajectory import iterate_positions  # imports mdtraj: a second
 
     chosen = variable.serials - 1
     places, pulls = [], []
-    for positions in positions_in_pieces(file):
+    for positions in iterate_positions(file):
         places.append(positions[:, chosen])
         pulls.append(forces(positions, cell)[:, chosen])
     return np.concatenate(places), np.concatenate(pulls)
 
 
-def of_atoms(
+def read_instantaneous(
     variable: CollectiveVariable, file: Path, cell: Array, kT_eV: float
 ) -> tuple[Array, Array]:
-    """Return the result of `instantaneous` for the file of `write_atoms`, at constant cell.
+    """Return the result of `compute_instantaneous` for the file of `write_atoms`, at constant cell.
 
     Parameters
     ----------
@@ -141,10 +141,10 @@ def of_atoms(
     Raises
     ------
     UserError
-        As for `read_atoms` and `instantaneous`.
+        As for `read_atoms` and `compute_instantaneous`.
     """
     positions, forces = read_atoms(file, variable.n_atoms)
-    return instantaneous(variable, variable.displacements(positions, cell), forces, kT_eV)
+    return compute_instantaneous(variable, variable.displacements(positions, cell), forces, kT_eV)
 
 
 def write_atoms(file: Path, positions: Array, forces: Array) -> None:
@@ -176,7 +176,7 @@ def read_atoms(file: Path, n_atoms: int) -> tuple[Array, Array]:
 
 
 def write(path: Path, xi: Array, mean_force: Array) -> None:
-    """Write the result of `instantaneous` as a table in PLUMED's format, in full precision."""
+    """Write the result of `compute_instantaneous` as a table in PLUMED's format, all digits."""
     with replacing(path) as temporary:
         header = " ".join(["#! FIELDS", *_FIELDS])
         table = np.array([xi, mean_force]).T

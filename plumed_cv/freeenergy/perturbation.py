@@ -49,7 +49,7 @@ class Sample(NamedTuple):
     energy_eV
         Energies, (K, M); the first potential is the one of the run.
     mean_force_eV
-        Terms of the mean force from `meanforce.instantaneous`, (K, M).
+        Terms of the mean force from `meanforce.compute_instantaneous`, (K, M).
     weight
         Weight of each snapshot of the block.
     """
@@ -163,7 +163,7 @@ class Committee:
     snapshots: int
 
 
-def committee(
+def compare_potentials(
     curves: Curves, samples: Sequence[Sample], walkers: Sequence[int] | None = None
 ) -> Committee:
     """Return the differences between potentials, with the errors of `jackknife`.

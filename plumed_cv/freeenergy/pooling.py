@@ -39,7 +39,7 @@ class Snapshots(NamedTuple):
     xi
         The variable of the mean force, (M,).
     mean_force_eV
-        The term of the mean force from `meanforce.instantaneous`, (M,).
+        The term of the mean force from `meanforce.compute_instantaneous`, (M,).
     """
 
     biased: Array
@@ -47,7 +47,7 @@ class Snapshots(NamedTuple):
     mean_force_eV: Array
 
 
-def reweighted(
+def reweight(
     grid: Grid,
     blocks: Sequence[State],
     mean_force: Sequence[Array],

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from plumed_cv.common.display import axes_or_new, draw_band, table
+from plumed_cv.common.display import axes_or_new, draw_band, make_table
 from plumed_cv.freeenergy.barriers import (
     barrier_and_delta_F,
     difference_of,
     highest_of,
     highest_tops,
+    keep_significant,
     origin_of,
-    significant,
 )
 from plumed_cv.freeenergy.basins import Basins, find
 from plumed_cv.freeenergy.estimator import State, unit_in_words
@@ -22,11 +22,11 @@ from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.freeenergy.sums import (
     Earlier,
-    binned,
+    bin_samples,
     check_blocks,
     parts_of_data,
     profiles_of,
-    smoothed,
+    smooth_profile,
     total_of,
 )
 from plumed_cv.structures.frame import Array
@@ -156,7 +156,7 @@ class Profile:
             f"A_k_error_{self.energy_unit}": self.A_k_error,
             "count": self.count,
         }
-        return table(columns, index=self.argument)
+        return make_table(columns, index=self.argument)
 
 
 def estimate_profile(
@@ -178,8 +178,8 @@ def estimate_profile(
     states
         The CV in the reactant and in the product.
     mean_force
-        For every block the result of `binned` for its snapshots, (2, n). A is then the integral of
-        the mean force of the atoms, whose error is smaller than that of bABF's sums.
+        For every block the result of `bin_samples` for its snapshots, (2, n). A is then the
+        integral of the mean force of the atoms, whose error is smaller than that of bABF's sums.
     walkers
         Number of blocks of each walker, one walker after the other. Blocks of different walkers are
         independent. By default all blocks belong to one run.
@@ -205,7 +205,7 @@ def estimate_profile(
     parts, weights, walkers = parts_of_data(blocks, mean_force, walkers, earlier)
 
     def smooth_of(A: Array) -> Array:
-        return smoothed(grid, A, states) if mean_force is None else A
+        return smooth_profile(grid, A, states) if mean_force is None else A
 
     def depths_of(some: Basins, sums: Array) -> Array:
         return some.depths(smooth_of(profiles_of(total, sums)[1])[some.along.order])
@@ -215,7 +215,7 @@ def estimate_profile(
         W = smooth_of(of_all)
         basins = find(grid, W, states, kT)
         if basins is not None:
-            basins = significant(basins, W, parts, weights, depths_of, walkers)
+            basins = keep_significant(basins, W, parts, weights, depths_of, walkers)
     origin = origin_of(grid, of_all, states, basins)
 
     def estimate(sums: Array) -> Array:
@@ -251,7 +251,7 @@ def estimate_profile(
     )
 
 
-def reweighted_profile(
+def reweight_profile(
     grid: Grid,
     kT_eV: float,
     xi_series: Sequence[ArrayLike],
@@ -279,7 +279,7 @@ def reweighted_profile(
     """
     top = max(float(np.max(np.asarray(bias))) for bias in bias_series_eV)
     histograms = [
-        binned(grid, xi, np.exp((np.asarray(bias, dtype=float) - top) / kT_eV))[1]
+        bin_samples(grid, xi, np.exp((np.asarray(bias, dtype=float) - top) / kT_eV))[1]
         for xi, bias in zip(xi_series, bias_series_eV, strict=True)
     ]
 

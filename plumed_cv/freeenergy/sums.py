@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy.basins import SMOOTHING
 from plumed_cv.freeenergy.estimator import UNSAMPLED, State, check_same_estimator
-from plumed_cv.freeenergy.grids import Grid, potential_on_line
+from plumed_cv.freeenergy.grids import Grid, integrate_steps_on_line
 from plumed_cv.structures.frame import Array
 
 BRIDGED = 2  # bins without samples, of 0.01 by default; the mean force does not change much there
@@ -28,7 +28,8 @@ class Earlier:
     Attributes
     ----------
     sums
-        Sums of each of their blocks, (2, n), as from `binned` for snapshots of the last iteration.
+        Sums of each of their blocks, (2, n), as from `bin_samples` for snapshots of the last
+        iteration.
     walkers
         Number of blocks of each of their walkers.
     snapshots
@@ -87,7 +88,7 @@ def parts_of_data(
     if len(mean_force) != len(blocks) or any(part.shape != shape for part in mean_force):
         raise UserError(
             f"{len(blocks)} blocks need as many sums of the mean force, each of shape {shape}: "
-            "those of freeenergy.binned on their grid"
+            "those of freeenergy.bin_samples on their grid"
         )
     parts = [
         np.concatenate([block.sums, part * (block.sums[2].sum() / max(1, block.steps))])
@@ -131,7 +132,7 @@ def profiles_of(state: State, sums: Array) -> tuple[Array, Array]:
     derivative[weighed] = force[weighed] / weight[weighed]
     least = UNSAMPLED * weight[weighed].mean() if weighed.any() else 1.0
     trust = np.where(weighed, np.maximum(weight, least), least)
-    A_k, _ = potential_on_line(
+    A_k, _ = integrate_steps_on_line(
         grid,
         0.5 * grid.spacing * (derivative + np.roll(derivative, -1)),
         trust * np.roll(trust, -1) / (trust + np.roll(trust, -1)),
@@ -156,7 +157,7 @@ def profiles_of(state: State, sums: Array) -> tuple[Array, Array]:
     number = np.maximum(count, UNSAMPLED * count[visited].mean()) if atoms else count
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = np.where(both, number * np.roll(number, -1) / (number + np.roll(number, -1)), 0.0)
-    A, part = potential_on_line(grid, np.where(both, steps, 0.0), weights)
+    A, part = integrate_steps_on_line(grid, np.where(both, steps, 0.0), weights)
     samples = np.bincount(part, count)
     with np.errstate(invalid="ignore"):
         above = np.bincount(part, count * (A_k - A)) / samples
@@ -191,7 +192,7 @@ def _bridged(known: NDArray[np.bool_], periodic: bool) -> NDArray[np.bool_]:
     return filled
 
 
-def smoothed(
+def smooth_profile(
     grid: Grid, A: Array, states: tuple[float, float], places: Array | None = None
 ) -> Array:
     """Return a local cubic fit to the nodes where A is known, (n,); NaN where it is not.
@@ -246,11 +247,11 @@ def _smoother(places: bytes, width: float, turn: float) -> Array:
     return matrix
 
 
-def binned(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
+def bin_samples(grid: Grid, xi: ArrayLike, *values: Array) -> Array:
     """Return (1 + v, n): the number of samples in the bin of each node, and sums of `values`.
 
-    Such sums of several runs can be added. With the `values` of `meanforce.instantaneous` they are
-    the mean force for `estimate_profile` and `estimate_flux`, one for each block.
+    Such sums of several runs can be added. With the `values` of `meanforce.compute_instantaneous`
+    they are the mean force for `estimate_profile` and `estimate_flux`, one for each block.
     """
     j = grid.bin(np.asarray(xi, dtype=float))
     inside = j >= 0

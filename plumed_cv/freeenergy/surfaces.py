@@ -7,8 +7,8 @@ import numpy as np
 from scipy.ndimage import minimum_filter
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.freeenergy.estimator import UNSAMPLED, State, potential_of_mean_force
-from plumed_cv.freeenergy.grids import Grid, at_all_nodes, edges, potential
+from plumed_cv.freeenergy.estimator import UNSAMPLED, State, integrate_mean_force
+from plumed_cv.freeenergy.grids import Grid, at_all_nodes, edges, integrate_steps
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
 from plumed_cv.freeenergy.sums import check_blocks, total_of, weights_of
 from plumed_cv.structures.frame import Array
@@ -151,7 +151,7 @@ def _surfaces(state: State) -> tuple[Array, Array]:
     weighed = sampled & (weight > 0)  # A may rise so fast that the node of a bin has no weight
     derivative[:, weighed] = state.force[:, weighed] / weight[weighed]
     least = UNSAMPLED * weight[weighed].mean() if weighed.any() else 1.0
-    A_k = potential_of_mean_force(
+    A_k = integrate_mean_force(
         state, derivative, np.where(sampled, np.maximum(weight, least), least)
     )
     steps, weights = [], []
@@ -163,7 +163,7 @@ def _surfaces(state: State) -> tuple[Array, Array]:
             both = sampled[a] & sampled[b]
             steps.append(np.where(both, step, 0.0))
             weights.append(np.where(both, count[a] * count[b] / (count[a] + count[b]), 0.0))
-    A, part = potential(state.axes, steps, weights)
+    A, part = integrate_steps(state.axes, steps, weights)
     samples = np.bincount(part, count)
     with np.errstate(invalid="ignore"):
         above = np.bincount(part, count * (A_k - A)) / samples

@@ -61,7 +61,7 @@ MOST_NOISE_EV_A = 0.01
 _NOISE_STEP_A = 1e-3
 
 
-def minimum_energy_path(
+def find_minimum_energy_path(
     initial: Atoms,
     final: Atoms,
     new_calculator: Callable[[], Calculator],
@@ -167,7 +167,7 @@ def minimum_energy_path(
     return EnergyPath(tuple(images))
 
 
-def noise_of_forces(state: Atoms, calculator: Calculator) -> float:
+def measure_noise(state: Atoms, calculator: Calculator) -> float:
     """Return the noise of the forces near a structure, eV/A: standard deviation of a component.
 
     Third differences of the forces at four structures in a row, 0.001 A from one to the next, are
@@ -205,7 +205,7 @@ def _above_noise(
     UserError
         If the noise is so large that no path can be found.
     """
-    noise = noise_of_forces(state, new_calculator())
+    noise = measure_noise(state, new_calculator())
     if noise > MOST_NOISE_EV_A:
         raise UserError(
             f"The forces have a noise of {noise:.2g} eV/A: they do not change evenly when atoms "
@@ -267,7 +267,7 @@ def relax(
     name
         Its name in messages.
     max_steps, progress
-        As for `minimum_energy_path`.
+        As for `find_minimum_energy_path`.
 
     Raises
     ------

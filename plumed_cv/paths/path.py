@@ -25,11 +25,11 @@ from plumed_cv.structures import (
     cell_of,
     check_held,
     drift_of,
+    find_misplaced,
     has_forces,
     held_atoms,
     hold,
-    misplaced,
-    oriented,
+    orient,
     read_structures,
     split_index,
 )
@@ -312,7 +312,7 @@ def read_images(
     """Read the images of a path, with or without energies and forces; see `read_structures`.
 
     Atoms may cross the borders of the cell and images may drift as a whole, because only the
-    displacement frame matters. Images are rotated as by `oriented`. Repeated images are removed.
+    displacement frame matters. Images are rotated as by `orient`. Repeated images are removed.
 
     Parameters
     ----------
@@ -349,7 +349,7 @@ def read_images(
     images = []
     for image_name, atoms in zip(names, given, strict=True):
         try:
-            images.append(oriented(atoms))
+            images.append(orient(atoms))
             held = held_atoms(atoms)
             images[-1].set_constraint(FixAtoms(held) if len(held) else None)
         except UserError as error:
@@ -427,7 +427,7 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
 
 def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:
     """Refuse an image with an atom at the position of another atom in the previous image."""
-    if found := misplaced(before, atoms):
+    if found := find_misplaced(before, atoms):
         raise UserError(
             f"{name} has the atoms in another order: atom {found.atom} is at the position of atom "
             f"{found.place} in the previous image; give all images the same order of atoms, or "

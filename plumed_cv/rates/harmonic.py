@@ -224,7 +224,7 @@ class HarmonicTheory:
         return {
             "temperature_K": temperature_K,
             "rate_per_s": float(rate),
-            "flux_barrier_eV": flux_barrier(
+            "flux_barrier_eV": compute_flux_barrier(
                 self.barrier_eV, log_ratio(self.minimum, self.saddle), kT
             ),
             "quantum_partition_rate_per_s": float(quantum),
@@ -285,7 +285,7 @@ def log_ratio(minimum: Expansion, saddle: Expansion, normal: Array | None = None
     return float(np.log(values0).sum() - np.log(np.abs(values1)).sum() - np.log(-compliance))
 
 
-def flux_barrier(delta_E_eV: float, ln_ratio: float, kT_eV: float) -> float:
+def compute_flux_barrier(delta_E_eV: float, ln_ratio: float, kT_eV: float) -> float:
     """Harmonic flux barrier, eV, from the energy of the saddle point and `log_ratio`."""
     return float(delta_E_eV + 0.5 * kT_eV * (np.log(2 * np.pi * kT_eV) - ln_ratio))
 

@@ -47,7 +47,7 @@ class Multiplicity:
         return len(self.steps)
 
 
-def multiplicity(
+def count_equivalent_events(
     initial: Atoms, final: Atoms, tolerance_A: float = symmetry.TOLERANCE_A
 ) -> Multiplicity:
     """Count the events that are images of the one from `initial` to `final`.
@@ -78,7 +78,7 @@ def multiplicity(
         )
     species = initial.get_chemical_symbols()
     step = displacements(final.positions, cell, initial.positions, cell, drift_of(initial))
-    operations = symmetry.of_structure(
+    operations = symmetry.find_space_group(
         species, initial.positions, cell, tolerance_A, held_atoms(initial)
     )
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
@@ -98,7 +98,7 @@ def multiplicity(
     return Multiplicity(np.array(events), len(operations), tolerance_A)
 
 
-def equal_saddle_points(
+def count_saddle_points(
     initial: Atoms, final: Atoms, saddle: Array, tolerance_A: float = symmetry.TOLERANCE_A
 ) -> int:
     """Count the saddle points between two states that their symmetry makes out of one.
@@ -108,7 +108,7 @@ def equal_saddle_points(
     Parameters
     ----------
     initial, final, tolerance_A
-        As for `multiplicity`.
+        As for `count_equivalent_events`.
     saddle
         Positions at the saddle point, (N, 3), angstrom.
 
@@ -129,7 +129,7 @@ def equal_saddle_points(
         displacements(positions, cell, initial.positions, cell, drift)
         for positions in (final.positions, saddle)
     )
-    operations = symmetry.of_structure(
+    operations = symmetry.find_space_group(
         initial.get_chemical_symbols(), initial.positions, cell, tolerance_A, held_atoms(initial)
     )
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))

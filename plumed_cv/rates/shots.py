@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.engines import Dynamics, Engine, State, maxwell_boltzmann
+from plumed_cv.engines import Dynamics, Engine, State, draw_velocities
 from plumed_cv.structures.frame import Array
 
 End = Literal["before", "behind", "other", "unresolved"]
@@ -280,7 +280,7 @@ class Shooter:
             steps += followed.n_steps
             end = None
             if watch.end == "left":
-                end, more = relaxed(engine, followed.end.positions, self.cell)
+                end, more = relax(engine, followed.end.positions, self.cell)
                 steps += more
             legs.append(self._leg(watch))
             ends.append(end)
@@ -329,7 +329,7 @@ class Shooter:
             )
         speed = inverse_mass**0.5
         kelvin = self.dynamics.temperature_K
-        velocities = maxwell_boltzmann(rng, masses, kelvin, held)
+        velocities = draw_velocities(rng, masses, kelvin, held)
         thermal = speed * (units.kB * kelvin) ** 0.5 * units.fs  # of xi, 1/fs
         wanted = thermal * np.sqrt(-2.0 * np.log1p(-rng.random()))
         velocities += along / inverse_mass * (wanted - float(np.sum(gradient * velocities)))
@@ -357,7 +357,7 @@ class Shooter:
         return Leg(end, crossings, timestep * watch.step, watch.end == "left")
 
 
-def relaxed(engine: Engine, positions: Array, cell: Array) -> tuple[Relaxed | None, int]:
+def relax(engine: Engine, positions: Array, cell: Array) -> tuple[Relaxed | None, int]:
     """Find the minimum of the potential energy downhill of a structure.
 
     Returns

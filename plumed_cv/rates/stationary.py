@@ -26,7 +26,7 @@ LONGEST_STEP_A = 0.1  # largest displacement of an atom in one step
 LARGEST_MOVE_A = 0.5  # largest distance of an atom between the highest image and the saddle point
 
 
-def hessian(
+def compute_hessian(
     engine: Engine,
     positions: Array,
     cell: Array,
@@ -88,7 +88,7 @@ def hessian(
     return 0.5 * (rows + rows.T), float(np.sqrt(np.mean(off**2)))
 
 
-def stationary_point(
+def find_stationary_point(
     engine: Engine,
     positions: Array,
     cell: Array,
@@ -112,7 +112,7 @@ def stationary_point(
     uphill
         For a saddle point: the direction of the path there, shape (N, 3). For a minimum: None.
     step_A
-        As for `hessian`.
+        As for `compute_hessian`.
     update
         Is called with the number of coordinates done and the name of the Hessian.
     folder
@@ -133,7 +133,7 @@ def stationary_point(
     for number in range(1, MOST_HESSIANS + 1):
         file = None if folder is None else folder / f"hessian-{kind.split()[0]}-{number}.npz"
         centre = best if file is None else _kept_centre(file, best, cell)
-        H, asymmetry = hessian(
+        H, asymmetry = compute_hessian(
             engine,
             centre,
             cell,
@@ -171,7 +171,7 @@ def stationary_point(
     return Expansion(energy, best, H, periodic, asymmetry, free)
 
 
-def saddle_of_path(
+def find_saddle(
     engine: Engine,
     path: EnergyPath,
     *,
@@ -184,22 +184,22 @@ def saddle_of_path(
     Parameters
     ----------
     engine, step_A, update, folder
-        As for `stationary_point`.
+        As for `find_stationary_point`.
     path
         The path.
 
     Raises
     ------
     UserError
-        As for `stationary_point`. Also if the highest image is an end of the path, or if the saddle
-        point is more than `LARGEST_MOVE_A` away and therefore a different one.
+        As for `find_stationary_point`. Also if the highest image is an end of the path, or if the
+        saddle point is more than `LARGEST_MOVE_A` away and therefore a different one.
     """
     top = int(path.energies.argmax())
     if top in (0, len(path.images) - 1):
         raise UserError(f"{path.name}: the highest image is an end; there is no saddle point.")
     tangent = path.spline.derivative()(path.arc_length[top])
     highest = path.images[top].positions
-    found = stationary_point(
+    found = find_stationary_point(
         engine, highest, path.cell, tangent, step_A=step_A, update=update, folder=folder
     )
     moved = float(np.linalg.norm(found.positions - highest, axis=1).max())

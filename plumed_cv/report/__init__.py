@@ -50,10 +50,12 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
     directory = Path(directory)
     output = directory / "report.html" if output is None else Path(output)
     if workflow.is_series(directory):
-        for _, place in workflow.runs(directory):
+        for _, place in workflow.iterate_runs(directory):
             if (place / "input.json").exists():
                 write(place)
-        write_text(output, _page("temperatures.html", temperatures.of(directory, output)))
+        write_text(
+            output, _page("temperatures.html", temperatures.collect_facts(directory, output))
+        )
         return output
     run = contents.read(directory)
     facts.write_localisation(run, output.with_name("localisation.xyz"))
@@ -63,7 +65,7 @@ def write(directory: Path | str, output: Path | str | None = None) -> Path:
 
 def render(run: Run) -> str:
     """Return the page of a run as text."""
-    return _page("page.html", facts.of(run))
+    return _page("page.html", facts.collect_facts(run))
 
 
 def _page(template: str, content: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ def barrier_with_steps(curves: Sequence[tuple[str, Array, Sequence[Estimate]]], 
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.locator_params(axis="x", nbins=5)
-        figures.legend(axes)
+        figures.add_legend(axes)
         return _svg(figure, "steps", alt)
 
 
@@ -92,7 +92,7 @@ def plateau(curves: Sequence[tuple[str, Array, Array, Array]], alt: str) -> Mark
         axes.set_ylabel("transmission coefficient κ(t)")
         axes.margins(x=0)
         axes.set_ylim(bottom=0.0)
-        figures.legend(axes)
+        figures.add_legend(axes)
         return _svg(figure, "plateau", alt)
 
 
@@ -150,10 +150,10 @@ def lines(
         axes.set_ylabel(labels[1])
         axes.margins(x=0.01)
         if logarithmic:
-            figures.logarithmic(axes)
+            figures.make_logarithmic(axes)
         else:
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        figures.legend(axes)
+        figures.add_legend(axes)
         return _svg(figure, name, alt)
 
 
@@ -182,7 +182,7 @@ def differences(
         axes.set_xlabel("collective variable ξ")
         axes.set_ylabel("profile minus that of the run (eV)")
         axes.margins(x=0)
-        figures.legend(axes)
+        figures.add_legend(axes)
         return _svg(figure, "committee", alt)
 
 
@@ -208,7 +208,7 @@ def histogram(curves: Sequence[tuple[str, Array, Array]], alt: str) -> Markup:
         axes.set_xlabel("collective variable ξ")
         axes.set_ylabel("share of samples (%)")
         axes.margins(x=0)
-        figures.legend(axes)
+        figures.add_legend(axes)
         return _svg(figure, "histogram", alt)
 
 

@@ -36,7 +36,7 @@ class Part:
     result, fes
         Content of its result.json and fes.dat; None if it has not ended.
     found
-        Learned sums and printed values of its segments, in the order of `sampling.segments`.
+        Learned sums and printed values of its segments, in the order of `sampling.list_segments`.
     records
         The segments' records.
     walkers
@@ -86,7 +86,7 @@ class Part:
     @property
     def steps(self) -> int:
         """Number of sampled steps."""
-        return sampling.steps_of(self.records)
+        return sampling.count_steps(self.records)
 
     @property
     def seconds(self) -> float:
@@ -108,7 +108,7 @@ class Part:
             )
             if np.isfinite(barrier.value):
                 records = [self.records[k] for walker in chosen for k in walker]
-                steps.append(sampling.steps_of(records))
+                steps.append(sampling.count_steps(records))
                 estimates.append(barrier)
         return np.array(steps), estimates
 
@@ -202,7 +202,7 @@ class Run:
     def along_path(self, variable: CollectiveVariable) -> Array:
         """Values of a collective variable in the images of the minimum energy path, shape (K,)."""
         assert self.path is not None
-        return energy.at_images(self.path, variable)
+        return energy.values_at_images(self.path, variable)
 
     def localisation(self) -> tuple[CollectiveVariable, Localisation] | None:
         """Atoms that take part, from the newest CV that was trained on sampled structures."""
@@ -264,7 +264,7 @@ def read(directory: Path) -> Run:
 
 def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) -> Part | None:
     folder = files.iteration(n)
-    segments = sampling.segments(folder)
+    segments = sampling.list_segments(folder)
     if not segments:
         return None
     result = json_of(folder / "result.json")
@@ -274,8 +274,8 @@ def _part(files: workflow.RunDirectory, n: int, variable: CollectiveVariable) ->
         result=None if result is None else workflow.complete(files, n, result),
         fes=freeenergy.read_fes(folder / "fes.dat") if result else None,
         found=workflow.read_samples(folder),
-        records=sampling.records(segments),
-        walkers=sampling.segments_by_walker(folder),
+        records=sampling.read_records(segments),
+        walkers=sampling.count_segments(folder),
     )
 
 

@@ -31,13 +31,13 @@ from plumed_cv.common.toml import value_in_toml
 from plumed_cv.cv import selection
 from plumed_cv.report import charts, contents, scene
 from plumed_cv.report.contents import Part, Run
-from plumed_cv.report.run_charts import charts_of
+from plumed_cv.report.run_charts import draw_charts
 
 _KJ_MOL = units.mol / units.kJ  # kJ/mol per eV
 _HASHED = ("cv.safetensors", "fes.dat", "babf.state", "plumed.dat", "result.json", "path.xyz")
 
 
-def of(run: Run) -> dict[str, Any]:
+def collect_facts(run: Run) -> dict[str, Any]:
     """Return everything that the template shows."""
     root = run.files.root
     written = run.files.result.stat().st_mtime if run.result else None
@@ -56,7 +56,7 @@ def of(run: Run) -> dict[str, Any]:
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
-        "figures": charts_of(run),
+        "figures": draw_charts(run),
         "localisation": _localisation(run),
         "cost": _cost(run),
         "input": _input_text(run),
@@ -309,7 +309,7 @@ def _localisation(run: Run) -> dict[str, Any] | None:
         "sentence": found.sentence,
         "chosen": None
         if chosen is None or run.path is None
-        else selection.sentence(chosen, len(run.path.species)),
+        else selection.describe_choice(chosen, len(run.path.species)),
         "data": picture.data(),
         "views": [
             picture.view(2, "View perpendicular to the motion of the most mobile atom"),

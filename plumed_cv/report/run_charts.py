@@ -10,7 +10,7 @@ from plumed_cv.report.contents import Run
 from plumed_cv.structures.frame import Array
 
 
-def charts_of(run: Run) -> dict[str, Markup]:
+def draw_charts(run: Run) -> dict[str, Markup]:
     """Charts for which the run has data, by name."""
     figures: dict[str, Markup] = {}
     parts, answer = run.parts, run.answer

@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.cv.localisation import Localisation
-from plumed_cv.structures.frame import Array, completed, nearest_images, periodic_directions
+from plumed_cv.structures.frame import Array, complete_cell, nearest_images, periodic_directions
 
 MOST_ATOMS = 500  # largest number of drawn atoms, those nearest to the process
 _FRAMES = 21  # along the path, from xi = 0 to 1
@@ -112,7 +112,7 @@ def around_process(variable: CollectiveVariable, found: Localisation) -> Scene:
     cell = variable.reference_cell
     periodic = bool(cell.any())
     relative = _around(variable, variable.reference_positions[first] + u[_FRAMES // 2, first])
-    axes = _axes(u[-1, first] - u[0, first], completed(cell))
+    axes = _axes(u[-1, first] - u[0, first], complete_cell(cell))
     frames = (relative + u) @ axes.T
     distance = np.linalg.norm(frames[0], axis=1)
     nearest = np.argsort(distance)[:MOST_ATOMS]

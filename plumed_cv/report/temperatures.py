@@ -10,7 +10,7 @@ from plumed_cv.common.numbers import with_error
 from plumed_cv.report import charts
 
 
-def of(directory: Path, output: Path) -> dict[str, Any]:
+def collect_facts(directory: Path, output: Path) -> dict[str, Any]:
     """All that the template shows.
 
     Parameters
@@ -21,7 +21,7 @@ def of(directory: Path, output: Path) -> dict[str, Any]:
         The page, from which links lead to those of the runs.
     """
     root = directory.absolute()
-    places = list(workflow.runs(root))
+    places = list(workflow.iterate_runs(root))
     found = workflow.write_rates(root)
     rows = found["rates"]
     missing = [f"{kelvin:g} K" for kelvin, place in places if not (place / "result.json").exists()]
@@ -60,7 +60,7 @@ def of(directory: Path, output: Path) -> dict[str, Any]:
         ],
         "chart": charts.arrhenius(
             rows,
-            workflow.curve(rows),
+            workflow.make_curve(rows),
             "Rate of one event in 1/s over 1000 K / T; " + " ".join(sentences),
         )
         if any(row["rate_per_s"] for row in rows)

@@ -30,43 +30,50 @@ trajectory has left the process.
 """
 
 from plumed_cv.sampling.folders import (
-    barrier_so_far,
-    by_repetition,
     copy_state,
-    learned,
+    count_segments,
+    count_steps,
+    describe_barrier,
+    list_repetitions,
+    list_segments,
     read_colvar,
-    records,
+    read_learned,
+    read_records,
     remedy,
-    segments,
-    segments_by_walker,
     share_discarded,
-    steps_of,
 )
-from plumed_cv.sampling.task import Parameters, WalkerTask, grid, open_engine, ramp, spread
+from plumed_cv.sampling.task import (
+    Parameters,
+    WalkerTask,
+    choose_ramp,
+    make_grid,
+    open_engine,
+    spread,
+)
 from plumed_cv.sampling.walker import prepare, run_walker
-from plumed_cv.sampling.walkers import cluster, executors, sample
+from plumed_cv.sampling.walkers import open_cluster, open_executors, sample
 
 __all__ = [
     "Parameters",
     "WalkerTask",
-    "barrier_so_far",
-    "by_repetition",
-    "cluster",
+    "choose_ramp",
     "copy_state",
-    "executors",
-    "grid",
-    "learned",
+    "count_segments",
+    "count_steps",
+    "describe_barrier",
+    "list_repetitions",
+    "list_segments",
+    "make_grid",
+    "open_cluster",
     "open_engine",
+    "open_executors",
     "prepare",
-    "ramp",
     "read_colvar",
-    "records",
+    "read_learned",
+    "read_records",
     "remedy",
     "run_walker",
     "sample",
-    "segments",
-    "segments_by_walker",
     "share_discarded",
     "spread",
-    "steps_of",
 ]

@@ -25,28 +25,28 @@ MEAN_FORCE = "mean-force.dat"  # sums of the mean force of a segment
 ATOMS = "atoms.npz"  # positions of the CV's atoms and forces on them, for later iterations
 
 
-def segments(folder: Path) -> list[Path]:
+def list_segments(folder: Path) -> list[Path]:
     """Complete segments of an iteration, in order, one walker after the other.
 
     The walkers of one repetition come before those of the next.
     """
-    return [segment for part in by_repetition(folder) for segment in part]
+    return [segment for part in list_repetitions(folder) for segment in part]
 
 
-def by_repetition(folder: Path) -> list[list[Path]]:
-    """Complete segments of each independent repetition of an iteration, as in `segments`."""
+def list_repetitions(folder: Path) -> list[list[Path]]:
+    """Complete segments of each independent repetition of an iteration, as in `list_segments`."""
     return [
-        [segment for home in _walkers(base) for segment in segments_of(home)]
+        [segment for home in _walkers(base) for segment in list_segments_of(home)]
         for base in _repetitions(folder)
     ]
 
 
-def segments_by_walker(folder: Path) -> list[int]:
-    """Number of complete segments of each walker of an iteration, in the order of `segments`."""
-    return [number for home in homes(folder) if (number := len(segments_of(home)))]
+def count_segments(folder: Path) -> list[int]:
+    """Number of complete segments of each walker, in the order of `list_segments`."""
+    return [number for home in list_homes(folder) if (number := len(list_segments_of(home)))]
 
 
-def records(segments: Sequence[Path]) -> list[dict[str, Any]]:
+def read_records(segments: Sequence[Path]) -> list[dict[str, Any]]:
     """Records of complete segments: `n_steps`, `stopped` (by the guard) and `seconds`.
 
     Raises
@@ -57,7 +57,7 @@ def records(segments: Sequence[Path]) -> list[dict[str, Any]]:
     return [read_json(segment / "segment.json") for segment in segments]
 
 
-def steps_of(records: Sequence[dict[str, Any]]) -> int:
+def count_steps(records: Sequence[dict[str, Any]]) -> int:
     """Total number of steps of segments."""
     return sum(int(record["n_steps"]) for record in records)
 
@@ -65,26 +65,29 @@ def steps_of(records: Sequence[dict[str, Any]]) -> int:
 def share_discarded(records: Sequence[dict[str, Any]]) -> float:
     """Share of the steps that do not count: during the heat-up, and on a way out of the process."""
     counted = sum(int(record.get("n_counted", record["n_steps"])) for record in records)
-    return 1.0 - counted / max(1, steps_of(records))
+    return 1.0 - counted / max(1, count_steps(records))
 
 
-def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
+def read_learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
     """Contribution of each complete segment to bABF's sums, and its sums of the mean force.
 
-    Both are in the order of `segments`. Steps on a way out of the process are in neither. The sums
-    of the mean force are those of `freeenergy.binned`, or None if the input does not ask for them.
+    Both are in the order of `list_segments`. Steps on a way out of the process are in neither. The
+    sums of the mean force are those of `freeenergy.bin_samples`, or None if the input does not ask
+    for them.
 
     Raises
     ------
     UserError
         If a file is damaged.
     """
-    by_walker = [segments_of(home) for home in homes(folder)]  # walkers may be adding segments
+    by_walker = [
+        list_segments_of(home) for home in list_homes(folder)
+    ]  # walkers may be adding segments
     found = [
         _counted(block, segment)
         for segments in by_walker
         for block, segment in zip(
-            freeenergy.blocks(list(map(state_of, segments))), segments, strict=True
+            freeenergy.split_into_blocks(list(map(read_end, segments))), segments, strict=True
         )
     ]
     all_segments = [segment for segments in by_walker for segment in segments]
@@ -93,7 +96,9 @@ def learned(folder: Path) -> tuple[list[freeenergy.State], list[Array] | None]:
     sums = []
     for segment in all_segments:
         with remedy(segment):
-            sums.append(freeenergy.binned(found[0].grid, *meanforce.read(segment / MEAN_FORCE)))
+            sums.append(
+                freeenergy.bin_samples(found[0].grid, *meanforce.read(segment / MEAN_FORCE))
+            )
     return found, sums
 
 
@@ -111,7 +116,7 @@ def _counted(block: freeenergy.State, segment: Path) -> freeenergy.State:
             return block
         printed = read_colvar(segment / "colvar")
     xi = printed[block.argument]
-    number, offset = freeenergy.binned(block.grid, xi, printed["b.zeta"] - xi)
+    number, offset = freeenergy.bin_samples(block.grid, xi, printed["b.zeta"] - xi)
     sums = block.sums * (n_counted / block.steps)
     weight = sums[2].sum() / max(1.0, number.sum())
     sums[2:] = weight * np.array([number, offset])
@@ -120,20 +125,20 @@ def _counted(block: freeenergy.State, segment: Path) -> freeenergy.State:
 
 def copy_state(folder: Path, target: Path) -> None:
     """Write the final estimate of all walkers of an iteration as one state file."""
-    last = [segments_of(home)[-1] for home in homes(folder) if segments_of(home)]
+    last = [list_segments_of(home)[-1] for home in list_homes(folder) if list_segments_of(home)]
     if len(last) == 1:
         with replacing(target) as temporary:
             shutil.copyfile(last[0] / "babf.state", temporary)
         return
-    total = state_of(last[0])
+    total = read_end(last[0])
     for segment in last[1:]:
-        total = total + state_of(segment)
+        total = total + read_end(segment)
     freeenergy.write_state(target, total)
 
 
-def barrier_so_far(folder: Path) -> str:
+def describe_barrier(folder: Path) -> str:
     """The present barrier of an iteration, as text."""
-    found, mean_force = learned(folder)
+    found, mean_force = read_learned(folder)
     return f"barrier {freeenergy.estimate_profile(found, mean_force=mean_force).barrier}"
 
 
@@ -148,7 +153,7 @@ def read_colvar(path: Path) -> dict[str, Array]:
     return read_table(path).columns
 
 
-def homes(folder: Path) -> list[Path]:
+def list_homes(folder: Path) -> list[Path]:
     """Folders with the segments of an iteration, one for each walker of each repetition."""
     return [home for base in _repetitions(folder) for home in _walkers(base)]
 
@@ -163,7 +168,7 @@ def _walkers(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("walker-*") if path.is_dir()) or [folder]
 
 
-def segments_of(home: Path) -> list[Path]:
+def list_segments_of(home: Path) -> list[Path]:
     """Complete segments of one walker, in order."""
     return sorted(path.parent for path in home.glob("segment-*/segment.json"))
 
@@ -178,7 +183,7 @@ def number_of(segment: Path) -> int:
     return int(segment.name.removeprefix("segment-"))
 
 
-def state_of(segment: Path) -> freeenergy.State:
+def read_end(segment: Path) -> freeenergy.State:
     """State of a walker at the end of a complete segment.
 
     Raises

@@ -86,7 +86,7 @@ class Departure:
         return asdict(self)
 
 
-def limit(
+def choose_limit(
     setting: float | Literal["auto", "off"],
     variable: CollectiveVariable,
     noise_A2: float | None = None,
@@ -127,7 +127,7 @@ def longest_displacement(variable: CollectiveVariable) -> float:
     return float(np.linalg.norm(path - path[0], axis=2).max())
 
 
-def blindness(variable: CollectiveVariable, limit_A: float | None) -> str:
+def describe_blindness(variable: CollectiveVariable, limit_A: float | None) -> str:
     """Sentence for a limit that the same process at another place does not exceed, or ""."""
     longest_A = longest_displacement(variable)
     if limit_A is None or limit_A < longest_A:
@@ -154,7 +154,7 @@ def is_home(variable: CollectiveVariable, state: State, atom: int, limit_A: floa
     return bool(distance < HOME * limit_A)
 
 
-def inside(
+def find_inside(
     largest_A: Array, whole_A: Array, limit_A: float | None, whole_limit_A: float | None
 ) -> NDArray[np.intp]:
     """Numbers of the snapshots that are well inside the limits, in order.

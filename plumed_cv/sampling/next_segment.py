@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, Engine, Record, Segment, State, maxwell_boltzmann
-from plumed_cv.sampling.folders import remedy, segment_name, segments_of, steps_of
+from plumed_cv.engines import Dynamics, Engine, Record, Segment, State, draw_velocities
+from plumed_cv.sampling.folders import count_steps, list_segments_of, remedy, segment_name
 from plumed_cv.sampling.task import WalkerTask
 from plumed_cv.setup.plugin import babf_input
 
@@ -67,9 +67,9 @@ def write_native(task: WalkerTask, engine: Engine) -> None:
         model=native / task.model.name,
         prior=None if task.prior is None else native / task.prior.name,
     )
-    first = segment_after(task, done, native, records=False)
+    first = make_segment(task, done, native, records=False)
     parts: list[Segment] = []
-    left = task.steps - steps_of(done)
+    left = task.steps - count_steps(done)
     for k in range(task.next, task.next + -(-left // task.segment_steps)):
         folder = native / segment_name(k)
         folder.mkdir()
@@ -86,7 +86,7 @@ def write_native(task: WalkerTask, engine: Engine) -> None:
         shutil.rmtree(native)
 
 
-def next_segment(task: WalkerTask, done: Sequence[dict[str, Any]], attempt: int = 0) -> Segment:
+def prepare_segment(task: WalkerTask, done: Sequence[dict[str, Any]], attempt: int = 0) -> Segment:
     """Make the folder of the segment after `done`; an existing one is removed.
 
     Another attempt has other velocities and other random numbers.
@@ -103,7 +103,7 @@ def next_segment(task: WalkerTask, done: Sequence[dict[str, Any]], attempt: int 
     unfinished = task.home / f"unfinished-{segment_name(k)}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    segment = segment_after(task, done, unfinished, records=task.records, attempt=attempt)
+    segment = make_segment(task, done, unfinished, records=task.records, attempt=attempt)
     skipped = skipped_steps(task, segment)
     return replace(segment, plumed=_plumed_dat(task, k, unfinished, task.plugin, skipped))
 
@@ -161,7 +161,7 @@ def _plumed_dat(task: WalkerTask, k: int, folder: Path, plugin: Path, skipped: i
     return lines + sampling.plumed
 
 
-def segment_after(
+def make_segment(
     task: WalkerTask,
     done: Sequence[dict[str, Any]],
     folder: Path,
@@ -184,7 +184,7 @@ def segment_after(
             sampling.thermostat,
             sampling.friction_per_ps,
         ),
-        n_steps=min(task.segment_steps, task.steps - steps_of(done)),
+        n_steps=min(task.segment_steps, task.steps - count_steps(done)),
         seed=_seed(task, k, attempt),
         count_start=k == 0,
         snapshot_stride=task.whole_steps if records else sampling.snapshot_stride,
@@ -199,7 +199,7 @@ def _start_after(task: WalkerTask, done: Sequence[dict[str, Any]]) -> State:
     ended at once, it is the end of the n-th last segment in which something counts, because their
     start was on a way out.
     """
-    parts = segments_of(task.home)
+    parts = list_segments_of(task.home)
     counted = [k for k, part in enumerate(done) if part.get("n_counted", part["n_steps"])]
     failed = len(done) - 1 - (counted[-1] if counted else -1)
     if failed and failed >= len(counted):
@@ -217,7 +217,7 @@ def _first_start(task: WalkerTask, attempt: int) -> State:
         return task.start
     rng = np.random.default_rng(_seed(task, 0, attempt))
     masses, doubled_K = task.atoms.get_masses(), 2.0 * task.config.system.temperature_K
-    return replace(task.start, velocities=maxwell_boltzmann(rng, masses, doubled_K))
+    return replace(task.start, velocities=draw_velocities(rng, masses, doubled_K))
 
 
 def _end_of(segment: Path) -> State:

@@ -21,12 +21,12 @@ from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
+    count_steps,
+    list_segments,
+    list_segments_of,
     number_of,
-    records,
-    segments,
-    segments_of,
-    state_of,
-    steps_of,
+    read_end,
+    read_records,
 )
 
 MOST_BYTES = 2_000_000_000  # of the whole snapshots of an iteration
@@ -70,11 +70,13 @@ class Parameters(NamedTuple):
         Raises
         ------
         UserError
-            As for `coupling`.
+            As for `choose_coupling`.
         """
-        steps = ramp(sampling)
+        steps = choose_ramp(sampling)
         tau = freeenergy.weight_of_first(sampling.prior_samples, steps) if prior else None
-        return cls(steps, grid(sampling), coupling(sampling, temperature_K, variable), tau)
+        return cls(
+            steps, make_grid(sampling), choose_coupling(sampling, temperature_K, variable), tau
+        )
 
     @classmethod
     def of_state(cls, state: freeenergy.State) -> Self:
@@ -151,7 +153,7 @@ class WalkerTask:
     @property
     def previous(self) -> Path | None:
         """The last complete segment."""
-        whole = segments_of(self.home)
+        whole = list_segments_of(self.home)
         return whole[-1] if whole else None
 
     @property
@@ -165,8 +167,8 @@ class WalkerTask:
 
         The `steps` of the input may have changed since, and with them the ramp.
         """
-        if whole := segments(self.base):
-            return Parameters.of_state(state_of(whole[0]))
+        if whole := list_segments(self.base):
+            return Parameters.of_state(read_end(whole[0]))
         return Parameters.of_input(
             self.config.sampling,
             self.config.system.temperature_K,
@@ -243,19 +245,19 @@ class WalkerTask:
     @cached_property
     def atom_limit_A(self) -> float | None:  # noqa: N802
         """Limit of the guard: largest distance of an atom from the mean path; None if off."""
-        return guard.limit(self.config.sampling.atom_deviation_limit_A, self.variable)
+        return guard.choose_limit(self.config.sampling.atom_deviation_limit_A, self.variable)
 
     @property
     def is_done(self) -> bool:
         """Whether no step is missing."""
-        return steps_of(self.done()) >= self.steps
+        return count_steps(self.done()) >= self.steps
 
     def done(self) -> list[dict[str, Any]]:
         """Records of the complete segments, in order."""
-        return records(segments_of(self.home))
+        return read_records(list_segments_of(self.home))
 
 
-def coupling(
+def choose_coupling(
     sampling: Sampling, temperature_K: float, variable: CollectiveVariable
 ) -> float | None:
     """Spring constant of the extended variable, eV, from the input or the time step.
@@ -338,7 +340,7 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
     )
 
 
-def grid(sampling: Sampling) -> tuple[float, float, int]:
+def make_grid(sampling: Sampling) -> tuple[float, float, int]:
     """The grid with its margins below 0 and above 1, and with nodes at 0 and 1.
 
     Parameters
@@ -358,6 +360,6 @@ def grid(sampling: Sampling) -> tuple[float, float, int]:
     return (-extra[0] / bins, 1.0 + extra[1] / bins, bins + sum(extra))
 
 
-def ramp(sampling: Sampling) -> int:
+def choose_ramp(sampling: Sampling) -> int:
     """Steps over which the weights grow to 1: N of Eq. 12."""
     return round(sampling.ramp * sampling.steps)

@@ -21,17 +21,17 @@ from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
     ATOMS,
     MEAN_FORCE,
-    barrier_so_far,
+    count_steps,
+    describe_barrier,
+    list_segments_of,
     read_colvar,
+    read_end,
     segment_name,
-    segments_of,
-    state_of,
-    steps_of,
 )
 from plumed_cv.sampling.next_segment import (
     NATIVE,
-    next_segment,
-    segment_after,
+    make_segment,
+    prepare_segment,
     skipped_steps,
     whole_limit,
     write_native,
@@ -100,7 +100,7 @@ def prepare(tasks: Sequence[WalkerTask], engine: Engine) -> list[WalkerTask]:
             _take_in(task, engine)
             _rescue(task, engine)
             if not task.is_done:
-                segment = next_segment(task, task.done())
+                segment = prepare_segment(task, task.done())
                 assert isinstance(segment.plumed, str)
                 write_text(segment.directory / "plumed.dat", segment.plumed)
                 write_native(task, engine)
@@ -138,19 +138,19 @@ def _check_states(task: WalkerTask) -> None:
     UserError
         If the state of a complete segment is missing or damaged.
     """
-    for segment in segments_of(task.home):
-        state_of(segment)
+    for segment in list_segments_of(task.home):
+        read_end(segment)
 
 
 def _run_segments(task: WalkerTask, engine: Engine, update: Update) -> None:
     sampling, stop = task.config.sampling, task.folder / "stop"
     several = sampling.walkers * sampling.repetitions > 1
     done = task.done()
-    steps = steps_of(done)
+    steps = count_steps(done)
     while steps < task.steps:
         k = task.next
-        segment = next_segment(task, done)
-        note = barrier_so_far(task.folder) if k and k % 4 == 0 and not several else ""
+        segment = prepare_segment(task, done)
+        note = describe_barrier(task.folder) if k and k % 4 == 0 and not several else ""
 
         def progress(i: int, before: int = steps, note: str = note) -> None:
             if stop.exists():
@@ -235,7 +235,7 @@ def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, St
 
     The atom is given by its serial number.
     """
-    from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes a second
+    from plumed_cv.structures.trajectory import read_positions  # importing mdtraj takes a second
 
     limits = task.atom_limit_A, whole_limit(task, task.next)
     stride = task.config.sampling.snapshot_stride
@@ -249,11 +249,13 @@ def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, St
         if limit is not None:
             outside |= values > limit
     first_out = int(outside.argmax()) if outside.any() else len(outside)
-    for k in guard.inside(largest[:first_out], whole[:first_out], *limits)[::-1].tolist():
+    for k in guard.find_inside(largest[:first_out], whole[:first_out], *limits)[::-1].tolist():
         if (k + 1) % fewer:
             continue
         number = (k + 1) // fewer - 1
-        state = State(positions_of(segment.directory / "snapshots.dcd", number), segment.start.cell)
+        state = State(
+            read_positions(segment.directory / "snapshots.dcd", number), segment.start.cell
+        )
         if limits[0] is None or guard.is_home(task.variable, state, atom, limits[0]):
             return (k + 1) * stride, state
     return 0, State(segment.start.positions, segment.start.cell)
@@ -273,12 +275,12 @@ def _rescue(task: WalkerTask, engine: Engine) -> bool:
     folder = task.home / f"unfinished-{segment_name(k)}"
     state = folder / "babf.state"
     try:
-        n_steps = freeenergy.last_step(state)
+        n_steps = freeenergy.read_last_step(state)
     except UserError:  # there is no state, or PLUMED was writing the first one
         return False
     if not n_steps:
         return False
-    segment = segment_after(task, done, folder, records=(folder / RECORD).exists())
+    segment = make_segment(task, done, folder, records=(folder / RECORD).exists())
     end = engine.rescue(segment, n_steps)
     if end is None:
         return False
@@ -324,13 +326,15 @@ def _write_mean_force(task: WalkerTask, folder: Path, engine: Engine, counted: s
     if record.exists():
         positions, forces = (part[counted] for part in read_record(record, variable.n_atoms))
     elif trajectory.exists():
-        positions, forces = meanforce.computed(variable, trajectory, task.start.cell, engine.forces)
+        positions, forces = meanforce.compute_forces(
+            variable, trajectory, task.start.cell, engine.forces
+        )
     else:
         positions, forces = np.zeros((2, 0, variable.n_atoms, 3))
     meanforce.write_atoms(folder / ATOMS, positions, forces)
     record.unlink(missing_ok=True)
     kT_eV = units.kB * task.config.system.temperature_K
-    found = meanforce.of_atoms(variable, folder / ATOMS, task.start.cell, kT_eV)
+    found = meanforce.read_instantaneous(variable, folder / ATOMS, task.start.cell, kT_eV)
     meanforce.write(folder / MEAN_FORCE, *found)
 
 
@@ -366,7 +370,7 @@ def _check_state(file: Path, last_step: int) -> None:
     PLUMED writes the state when it is closed, and cannot report that the disk was full.
     """
     try:
-        found = freeenergy.last_step(file)
+        found = freeenergy.read_last_step(file)
     except UserError as error:
         raise UserError(f"{error}. Is the disk full? Make room and run again.") from None
     if found != last_step:

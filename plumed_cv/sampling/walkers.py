@@ -12,11 +12,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.common.progress import Update
 from plumed_cv.config import Config
 from plumed_cv.engines import Engine
-from plumed_cv.sampling.folders import barrier_so_far, records, segments_of, steps_of
+from plumed_cv.sampling.folders import count_steps, describe_barrier, list_segments_of, read_records
 from plumed_cv.sampling.task import WalkerTask, open_engine
 from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker
 
@@ -62,7 +62,7 @@ def _run_at_once(tasks: Sequence[WalkerTask], update: Update) -> None:
         with at_work(task):
             pass
     stop.unlink(missing_ok=True)
-    with executors(tasks[0].config, len(waiting)) as pool:
+    with open_executors(tasks[0].config, len(waiting)) as pool:
         futures = [
             executor.submit(_work, task) for executor, task in zip(pool, waiting, strict=True)
         ]
@@ -98,11 +98,11 @@ def _watch(tasks: Sequence[WalkerTask], futures: Sequence[Future[None]], update:
     while waiting:
         _, waiting = wait(waiting, timeout=_POLL_S + 0.01 * len(tasks))
         for task in tasks:
-            for segment in segments_of(task.home):
+            for segment in list_segments_of(task.home):
                 if segment not in steps:
-                    steps[segment] = steps_of(records([segment]))
+                    steps[segment] = count_steps(read_records([segment]))
         if len(steps) >= told + 4 * len(tasks):
-            told, note = len(steps), barrier_so_far(tasks[0].folder)
+            told, note = len(steps), describe_barrier(tasks[0].folder)
         update(sum(steps.values()), note)
 
 
@@ -113,10 +113,10 @@ def _work(task: WalkerTask) -> None:
 
 
 @contextmanager
-def executors(config: Config, number: int) -> Iterator[list[Executor]]:
+def open_executors(config: Config, number: int) -> Iterator[list[Executor]]:
     """Yield one executor for each of `number` walkers."""
     if config.sampling.scheduler is not None:
-        with cluster(config.sampling.scheduler) as executor:
+        with open_cluster(config.sampling.scheduler) as executor:
             yield [executor] * number
         return
     # A process that dies ends its pool, so each walker has a pool of its own.
@@ -130,7 +130,7 @@ def executors(config: Config, number: int) -> Iterator[list[Executor]]:
 
 
 @contextmanager
-def cluster(scheduler: str, given_as: str = "sampling.scheduler =") -> Iterator[Executor]:
+def open_cluster(scheduler: str, given_as: str = "sampling.scheduler =") -> Iterator[Executor]:
     """Yield the workers of a dask cluster.
 
     Parameters
@@ -145,7 +145,7 @@ def cluster(scheduler: str, given_as: str = "sampling.scheduler =") -> Iterator[
     UserError
         If there is no such file, or no scheduler answers.
     """
-    client_class = needed("distributed").Client
+    client_class = require("distributed").Client
     where = {"address" if "://" in scheduler else "scheduler_file": scheduler}
     if "://" not in scheduler and not Path(scheduler).is_file():
         raise UserError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import (
     KERNEL_NAME,
@@ -24,7 +24,7 @@ from plumed_cv.setup.kernel import (
     describe,
     optimised_prefix,
 )
-from plumed_cv.setup.tools import cxx_compiler, mpi_compiler, n_cores, output_of, tool
+from plumed_cv.setup.tools import cxx_compiler, find_tool, mpi_compiler, n_cores, output_of
 
 # The source distribution of the kernel's package, which contains the whole source of PLUMED.
 _SOURCE_SHA256 = "795022caa8954149877bcb812a1ec14eb013c67a92abf0d318c2a603dc0b5f22"
@@ -76,7 +76,7 @@ def build_optimised_kernel(
                 f"{source} instead"
             )
         if not prefix.is_dir():
-            compiler, make = (mpi_compiler() if mpi else cxx_compiler()), tool("make")
+            compiler, make = (mpi_compiler() if mpi else cxx_compiler()), find_tool("make")
             if make is None:
                 raise UserError("make is needed to build PLUMED and was not found: install make")
             build = prefix.with_name(f"{prefix.name}-build")
@@ -104,7 +104,7 @@ def fetch_source(build: Path) -> None:
     UserError
         If the package index does not send them.
     """
-    needed("unearth")
+    require("unearth")
     requirement = f"{KERNEL_PACKAGE}=={KERNEL_PACKAGE_VERSION}"
     # pip would build the package, including PLUMED, only to read its metadata.
     command = [sys.executable, "-m", "unearth", "--no-binary", "--download", str(build)]

@@ -12,7 +12,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
 from plumed_cv.common.files import fresh_dir, locked
 from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
-from plumed_cv.setup.tools import LIBRARY_SUFFIX, cxx_compiler, n_cores, output_of, tool
+from plumed_cv.setup.tools import LIBRARY_SUFFIX, cxx_compiler, find_tool, n_cores, output_of
 
 
 def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:
@@ -224,7 +224,7 @@ def _compile_plugin(
     compiler: str,
     torch_dir: Path | None,
 ) -> None:
-    cmake = tool("cmake")
+    cmake = find_tool("cmake")
     if cmake is None:
         raise UserError(
             "cmake is needed to build the plugin and was not found: pip install 'plumed_cv[plumed]'"
@@ -241,10 +241,10 @@ def _compile_plugin(
         ]
         if torch_dir is not None:
             configure.append(f"-DPLUMED_CV_TORCH={torch_dir}")
-        ninja = tool("ninja")
+        ninja = find_tool("ninja")
         if ninja is not None:
             configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-        elif tool("make") is None:
+        elif find_tool("make") is None:
             raise UserError(
                 "ninja or make is needed to build the plugin and neither was found: "
                 "pip install 'plumed_cv[plumed]'"

@@ -15,7 +15,7 @@ from plumed_cv.common.files import locked
 LIBRARY_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 
-def tool(name: str) -> str | None:
+def find_tool(name: str) -> str | None:
     """Return the path of a program on PATH or among the scripts of this Python environment."""
     return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
 
@@ -72,7 +72,7 @@ def mpi_compiler() -> str:
     UserError
         If there is none.
     """
-    found = tool("mpicxx")
+    found = find_tool("mpicxx")
     if found is None:
         raise UserError(
             "mpicxx is needed to build PLUMED with MPI and was not found: load the MPI of your "

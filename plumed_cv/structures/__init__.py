@@ -8,7 +8,6 @@ the order of atoms; `frame` has the displacement frame; `neighbours` finds atoms
 
 from plumed_cv.structures.atoms import (
     OF_DYNAMICS,
-    bare,
     cell_of,
     drift_of,
     fix,
@@ -16,7 +15,8 @@ from plumed_cv.structures.atoms import (
     held_atoms,
     hold,
     is_oriented,
-    oriented,
+    orient,
+    strip,
 )
 from plumed_cv.structures.checking import (
     CLOSEST_A,
@@ -26,8 +26,8 @@ from plumed_cv.structures.checking import (
     check_held,
     check_order,
     check_range,
-    meant_order,
-    misplaced,
+    find_meant_order,
+    find_misplaced,
 )
 from plumed_cv.structures.reading import (
     iterate_structures,
@@ -40,7 +40,6 @@ __all__ = [
     "CLOSEST_A",
     "OF_DYNAMICS",
     "Misplaced",
-    "bare",
     "cell_of",
     "check_atoms",
     "check_end_states",
@@ -48,16 +47,17 @@ __all__ = [
     "check_order",
     "check_range",
     "drift_of",
+    "find_meant_order",
+    "find_misplaced",
     "fix",
     "has_forces",
     "held_atoms",
     "hold",
     "is_oriented",
     "iterate_structures",
-    "meant_order",
-    "misplaced",
-    "oriented",
+    "orient",
     "read_structure",
     "read_structures",
     "split_index",
+    "strip",
 ]

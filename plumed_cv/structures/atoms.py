@@ -11,7 +11,7 @@ from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.structures.frame import Array, Drift, completed, in_words, nearest_images
+from plumed_cv.structures.frame import Array, Drift, complete_cell, in_words, nearest_images
 
 LARGEST_MOVE_A = 1e-3  # of a fixed atom between two structures
 
@@ -19,7 +19,7 @@ LARGEST_MOVE_A = 1e-3  # of a fixed atom between two structures
 OF_DYNAMICS = ("masses", "initial_magmoms", "initial_charges")
 
 
-def bare(atoms: Atoms) -> Atoms:
+def strip(atoms: Atoms) -> Atoms:
     """Return a copy that has only what the dynamics depends on."""
     copy: Atoms = atoms.copy()
     copy.info.clear()
@@ -33,7 +33,7 @@ def has_forces(atoms: Atoms) -> bool:
     return atoms.calc is not None and {"energy", "forces"} <= set(atoms.calc.results)
 
 
-def oriented(atoms: Atoms) -> Atoms:
+def orient(atoms: Atoms) -> Atoms:
     """Return a copy rotated for LAMMPS: first cell vector along x, second one in the xy plane.
 
     Energy and forces of a finished calculation are rotated as well. A collective variable depends
@@ -50,7 +50,7 @@ def oriented(atoms: Atoms) -> Atoms:
     rotation = np.eye(3)
     cell = cell_of(atoms)
     if cell.any() and not is_oriented(cell):
-        full = completed(cell)
+        full = complete_cell(cell)
         if np.linalg.det(full) <= 0:
             raise UserError("the cell vectors are left-handed; swap two of them")
         standard, rotation = Cell(full).standard_form()
@@ -70,7 +70,7 @@ def is_oriented(cell: Array) -> bool:
 
     Along directions without periodicity, whose vectors are zero, the normals of the others count.
     """
-    full = completed(cell) if np.any(cell) else np.zeros((3, 3))
+    full = complete_cell(cell) if np.any(cell) else np.zeros((3, 3))
     return not np.triu(full, 1).any() and bool((np.diag(full) >= 0).all())
 
 

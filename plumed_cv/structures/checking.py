@@ -15,12 +15,12 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.structures.atoms import LARGEST_MOVE_A, cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import (
     Array,
-    completed,
+    complete_cell,
     displacements,
     in_words,
-    lattice,
     nearest_images,
     periodic_directions,
+    reduce_lattice,
 )
 
 # An atom with a smaller displacement has not changed places: no two atoms are closer.
@@ -128,7 +128,7 @@ def check_range(initial: Atoms, final: Atoms) -> None:
     if not cell.any():
         return
     u = displacements(final.positions, cell, initial.positions, cell, drift_of(initial))
-    reduced = lattice(cell)
+    reduced = reduce_lattice(cell)
     with np.errstate(invalid="ignore"):
         room = (0.5 - np.abs(u @ reduced.inverse)) * reduced.widths
     room[np.linalg.norm(u, axis=1) < CLOSEST_A] = np.inf  # these atoms do not move
@@ -154,9 +154,9 @@ def check_order(initial: Atoms, final: Atoms, remedy: str) -> None:
     Raises
     ------
     UserError
-        If atoms of one element are at the positions of other atoms: see `meant_order`.
+        If atoms of one element are at the positions of other atoms: see `find_meant_order`.
     """
-    if found := misplaced(initial, final):
+    if found := find_misplaced(initial, final):
         raise UserError(
             f"The final state seems to list {found.number} atoms in another order: its atom "
             f"{found.atom} is at the position of atom {found.place} of the initial state; {remedy}"
@@ -171,9 +171,9 @@ class Misplaced(NamedTuple):
     place: int
 
 
-def misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
-    """Atoms of `after` at positions of other atoms in `before`: see `meant_order`."""
-    order = meant_order(before, after)
+def find_misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
+    """Atoms of `after` at positions of other atoms in `before`: see `find_meant_order`."""
+    order = find_meant_order(before, after)
     wrong = np.flatnonzero(order != np.arange(len(order)))
     if not len(wrong):
         return None
@@ -181,7 +181,7 @@ def misplaced(before: Atoms, after: Atoms) -> Misplaced | None:
     return Misplaced(len(wrong), atom + 1, int(np.flatnonzero(order == atom)[0]) + 1)
 
 
-def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
+def find_meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
     """Return the order of the atoms of `after` in which each is near its position in `before`.
 
     Parameters
@@ -206,7 +206,7 @@ def meant_order(before: Atoms, after: Atoms) -> NDArray[np.int64]:
     shifts = after.positions - before.positions
     # The displacement of most atoms is the drift. A minority of shuffled atoms hardly changes the
     # circular mean. If most atoms are shuffled, there is hardly any drift.
-    full = completed(cell)
+    full = complete_cell(cell)
     fractions = shifts @ np.linalg.inv(full)
     phases = np.exp(2j * np.pi * fractions).mean(axis=0)
     around = np.angle(phases) / (2 * np.pi)

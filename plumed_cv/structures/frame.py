@@ -65,7 +65,7 @@ def periodic_directions(cell: NDArray[Any]) -> NDArray[np.bool_]:
     return periodic
 
 
-def completed(cell: NDArray[Any]) -> Array:
+def complete_cell(cell: NDArray[Any]) -> Array:
     """Replace lattice vectors that are zero by unit vectors orthogonal to all others, (3, 3)."""
     full = np.array(cell, dtype=np.float64)
     missing = np.flatnonzero(~periodic_directions(full))
@@ -85,13 +85,13 @@ def completed(cell: NDArray[Any]) -> Array:
     return full
 
 
-def padded(cell: NDArray[Any], positions: NDArray[Any], gap_A: float = 30.0) -> Array:
+def pad_cell(cell: NDArray[Any], positions: NDArray[Any], gap_A: float = 30.0) -> Array:
     """Give a structure a lattice vector also along directions without periodicity, shape (3, 3).
 
     The images of the structure are `gap_A` apart. This is for searches of neighbours and programs
     that know only periodicity along all directions.
     """
-    full = completed(cell)
+    full = complete_cell(cell)
     free = ~periodic_directions(cell)
     heights = np.asarray(positions) @ np.linalg.inv(full)
     extent = heights.reshape(-1, 3).max(axis=0) - heights.reshape(-1, 3).min(axis=0)
@@ -106,7 +106,7 @@ def nearest_images(vectors: NDArray[Any], cell: NDArray[Any]) -> Array:
     the smallest distance of lattice planes. For longer ones the neighbouring images are compared.
     """
     vectors = np.asarray(vectors, dtype=np.float64)
-    reduced = lattice(cell)
+    reduced = reduce_lattice(cell)
     if not reduced.periodic.any():
         return vectors
     vectors = vectors - np.rint(vectors @ reduced.inverse) @ reduced.vectors
@@ -145,7 +145,7 @@ class Lattice(NamedTuple):
     orthogonal: bool
 
 
-def lattice(cell: NDArray[Any]) -> Lattice:
+def reduce_lattice(cell: NDArray[Any]) -> Lattice:
     """The reduced lattice of a cell, shape (3, 3), angstrom."""
     return _lattice(np.ascontiguousarray(cell, dtype=np.float64).tobytes())
 
@@ -154,7 +154,7 @@ def lattice(cell: NDArray[Any]) -> Lattice:
 def _lattice(cell: bytes) -> Lattice:
     given = np.frombuffer(cell).reshape(3, 3)
     periodic = periodic_directions(given)
-    vectors = completed(_reduced(given, periodic))
+    vectors = complete_cell(_reduced(given, periodic))
     inverse = np.asarray(np.linalg.inv(vectors), dtype=np.float64)
     inverse[:, ~periodic] = 0.0
     with np.errstate(divide="ignore"):
@@ -206,7 +206,7 @@ def displacements(
     positions = _checked(positions, reference_positions)
     own = _own_cell(cell, reference_cell)
     if not np.array_equal(own, reference_cell):
-        along = np.linalg.solve(completed(reference_cell), _completed_as(own, reference_cell))
+        along = np.linalg.solve(complete_cell(reference_cell), _completed_as(own, reference_cell))
         reference_positions = reference_positions @ along
     shifts = positions - reference_positions
     if drift == "removed":
@@ -243,7 +243,7 @@ def _own_cell(cell: NDArray[Any], reference_cell: NDArray[Any]) -> Array:
 
 def _completed_as(cell: Array, reference_cell: NDArray[Any]) -> Array:
     """The cell with the vectors of the completed reference along directions that it lacks."""
-    return np.where(periodic_directions(cell)[:, None], cell, completed(reference_cell))
+    return np.where(periodic_directions(cell)[:, None], cell, complete_cell(reference_cell))
 
 
 def _is_strain(cell: Array, reference_cell: NDArray[Any], periodic: NDArray[np.bool_]) -> bool:
@@ -252,7 +252,7 @@ def _is_strain(cell: Array, reference_cell: NDArray[Any], periodic: NDArray[np.b
     A cell whose first vector is along x and whose second one is in the xy plane rotates with a
     shear by no more than twice the strain.
     """
-    inverse = np.linalg.inv(completed(reference_cell))
+    inverse = np.linalg.inv(complete_cell(reference_cell))
     full = _completed_as(cell, reference_cell)
     found = inverse @ full
     if not np.linalg.det(found) > 0:
@@ -296,7 +296,7 @@ def in_words(periodic: NDArray[np.bool_]) -> str:
     )
 
 
-def aligned(
+def align(
     positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDArray[Any]
 ) -> tuple[Array, Array]:
     """Displacements of a molecule after the best fit to its reference, and the rotations.
@@ -307,7 +307,7 @@ def aligned(
         Shape (..., N, 3), angstrom.
     cell
         Lattice vectors as rows, shape (3, 3), angstrom; zero along directions without periodicity.
-        In a periodic cell the molecule is first made `whole`.
+        In a periodic cell the molecule is first made whole.
     reference_positions
         Shape (N, 3), angstrom.
 
@@ -326,7 +326,7 @@ def aligned(
     """
     positions = _checked(positions, reference_positions)
     if periodic_directions(cell).any():
-        positions = whole(positions, cell, reference_positions)
+        positions = make_whole(positions, cell, reference_positions)
     centred = positions - positions.mean(axis=-2, keepdims=True)
     reference = reference_positions - reference_positions.mean(axis=0)
     left, moments, right = np.linalg.svd(np.swapaxes(centred, -1, -2) @ reference)
@@ -342,10 +342,10 @@ def aligned(
     return centred @ np.swapaxes(rotations, -1, -2) - reference, np.asarray(rotations)
 
 
-def turned_back(
+def turn_back(
     gradients: NDArray[Any], displacements: NDArray[Any], reference_positions: NDArray[Any]
 ) -> Array:
-    """Derivatives with respect to positions, from those to displacements of `aligned`, before R^T.
+    """Derivatives with respect to positions, from those to displacements of `align`, before R^T.
 
     The rotation depends on the positions as well. At the best fit to the reference f, the sum of
     (R r_i) x f_i is zero. This condition gives the change of the rotation. It adds the term
@@ -357,7 +357,7 @@ def turned_back(
     gradients
         Shape (..., d, N, 3).
     displacements
-        As from `aligned`, shape (..., N, 3), angstrom.
+        As from `align`, shape (..., N, 3), angstrom.
     reference_positions
         Shape (N, 3), angstrom.
 
@@ -375,20 +375,22 @@ def turned_back(
     return np.asarray(gradients + np.cross(reference, solution[..., None, :]))
 
 
-def whole(positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDArray[Any]) -> Array:
+def make_whole(
+    positions: NDArray[Any], cell: NDArray[Any], reference_positions: NDArray[Any]
+) -> Array:
     """Make a molecule whole that the border of the cell divides, shape (..., N, 3), angstrom.
 
-    Each atom is moved to the image nearest to an atom to which it is bound according to `bonds`.
+    Each atom is moved to the image nearest to an atom to which `find_bonds` connects it.
     The longest bond must be shorter than half the width of the cell.
     """
     joined = np.array(positions, dtype=np.float64)
-    for parent, atom in bonds(reference_positions):
+    for parent, atom in find_bonds(reference_positions):
         bond = nearest_images(joined[..., atom, :] - joined[..., parent, :], cell)
         joined[..., atom, :] = joined[..., parent, :] + bond
     return joined
 
 
-def bonds(reference_positions: NDArray[Any]) -> NDArray[np.int64]:
+def find_bonds(reference_positions: NDArray[Any]) -> NDArray[np.int64]:
     """Pairs of atoms connected by the shortest tree through all atoms, shape (N - 1, 2).
 
     The first atom of a pair is atom 0 or the second atom of an earlier pair.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from plumed_cv.structures.frame import Array, padded
+from plumed_cv.structures.frame import Array, pad_cell
 
 
 class Neighbours:
@@ -23,7 +23,7 @@ class Neighbours:
     """
 
     def __init__(self, positions: Array, cell: Array, radius: float) -> None:
-        self._cell = cell = padded(cell, positions) if np.any(cell) else cell
+        self._cell = cell = pad_cell(cell, positions) if np.any(cell) else cell
         self._radius = radius
         atoms = np.arange(len(positions))
         if not cell.any():

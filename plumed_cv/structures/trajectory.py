@@ -14,9 +14,9 @@ from ase.io.formats import UnknownFileTypeError
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.common.files import replacing
-from plumed_cv.structures.atoms import cell_of, oriented
+from plumed_cv.structures.atoms import cell_of, orient
 from plumed_cv.structures.checking import check_atoms
 from plumed_cv.structures.frame import Array
 from plumed_cv.structures.reading import iterate_structures, split_index
@@ -125,13 +125,13 @@ def read_displacements(
     return found
 
 
-def length_of(file: Path) -> int:
+def count_structures(file: Path) -> int:
     """Number of structures of a DCD file."""
     with quiet(), _dcd_file(file) as trajectory:
         return len(trajectory)
 
 
-def positions_of(file: Path, number: int) -> Array:
+def read_positions(file: Path, number: int) -> Array:
     """Positions of one structure of a DCD file, by its number from 0, shape (N, 3), angstrom."""
     with quiet(), _dcd_file(file) as trajectory:
         trajectory.seek(number)
@@ -139,12 +139,12 @@ def positions_of(file: Path, number: int) -> Array:
     return np.asarray(positions[0], dtype=np.float64)
 
 
-def all_positions(file: Path) -> Array:
+def read_all_positions(file: Path) -> Array:
     """Positions of all structures of a DCD file, shape (M, N, 3), angstrom."""
-    return np.concatenate(list(positions_in_pieces(file)))
+    return np.concatenate(list(iterate_positions(file)))
 
 
-def positions_in_pieces(file: Path) -> Iterator[Array]:
+def iterate_positions(file: Path) -> Iterator[Array]:
     """Yield the positions of the structures of a DCD file, shape (m, N, 3) each, angstrom.
 
     Raises
@@ -200,7 +200,7 @@ def keep(file: Path, begin: int, end: int, *, periodic: bool) -> Array | None:
 
 def _dcd_file(file: Path, mode: str = "r") -> Any:
     """Open a DCD file."""
-    return needed("mdtraj").formats.DCDTrajectoryFile(str(file), mode)
+    return require("mdtraj").formats.DCDTrajectoryFile(str(file), mode)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def quiet() -> Iterator[None]:
 def _is_of_mdtraj(file: Path) -> bool:
     """Whether mdtraj reads a file, according to its suffix."""
     suffixes = file.suffixes
-    registry = needed("mdtraj.formats.registry").FormatRegistry
+    registry = require("mdtraj.formats.registry").FormatRegistry
     known = registry.loaders.keys() - _NOT_BY_MDTRAJ
     return not known.isdisjoint({"".join(suffixes[-2:]), "".join(suffixes[-1:])})
 
@@ -238,7 +238,7 @@ def _by_mdtraj(
     if Path(file).suffix == ".dcd":
         yield from _by_dcd(Path(file), len(symbols), chosen, stride, size)
         return
-    chunks = needed("mdtraj").iterload(
+    chunks = require("mdtraj").iterload(
         str(file), top=_topology(symbols), chunk=size, stride=stride, atom_indices=chosen
     )
     while True:
@@ -271,7 +271,7 @@ def _by_dcd(
             )
         cells = np.zeros((len(positions), 3, 3))
         if lengths is not None and np.all(lengths):
-            vectors = needed("mdtraj.utils").lengths_and_angles_to_box_vectors
+            vectors = require("mdtraj.utils").lengths_and_angles_to_box_vectors
             cells = np.stack(vectors(*lengths.T, *angles.T), axis=1).astype(np.float64)
         yield from _by_cell(positions, cells)
 
@@ -286,7 +286,7 @@ def _by_ase(
     while chunk := list(islice(structures, _STRUCTURES)):
         for atoms in chunk:
             check_atoms(atoms, symbols)
-        turned = [oriented(atoms) for atoms in chunk]
+        turned = [orient(atoms) for atoms in chunk]
         positions = np.stack([atoms.positions for atoms in turned])
         cells = np.stack([cell_of(atoms) for atoms in turned])
         yield from _by_cell(positions if chosen is None else positions[:, chosen], cells)
@@ -301,7 +301,7 @@ def _by_cell(positions: NDArray[Any], cells: Array) -> Iterator[tuple[NDArray[An
 
 
 def _topology(species: Sequence[str]) -> Any:
-    mdtraj = needed("mdtraj")
+    mdtraj = require("mdtraj")
     topology = mdtraj.Topology()
     residue = topology.add_residue("SYS", topology.add_chain())
     for symbol in species:

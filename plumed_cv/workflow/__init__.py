@@ -54,20 +54,20 @@ from plumed_cv.workflow.harmonic_theory import (
     surface_rate,
 )
 from plumed_cv.workflow.keys import as_json, minima_of, profile_as_json, surfaces_of
-from plumed_cv.workflow.mep import end_states, find_path
+from plumed_cv.workflow.mep import find_path, read_end_states
 from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.production import export
 from plumed_cv.workflow.rate import Rate
 from plumed_cv.workflow.results import RESULTS, analyse, complete, in_words, summarise
 from plumed_cv.workflow.samples import Sampled, read_samples
 from plumed_cv.workflow.temperatures import (
-    anharmonicity,
     compare_harmonic,
-    curve,
+    describe_anharmonicity,
     fit_in_words,
     is_series,
+    iterate_runs,
+    make_curve,
     run,
-    runs,
     sample,
     write_rates,
 )
@@ -88,7 +88,6 @@ __all__ = [
     "analyse_course",
     "analyse_samples",
     "analyse_states",
-    "anharmonicity",
     "as_json",
     "check_sampling",
     "committee",
@@ -96,8 +95,7 @@ __all__ = [
     "complete",
     "compute_diffusion",
     "compute_harmonic",
-    "curve",
-    "end_states",
+    "describe_anharmonicity",
     "escape_in_words",
     "estimate_flux_barrier",
     "export",
@@ -105,10 +103,13 @@ __all__ = [
     "fit_in_words",
     "in_words",
     "is_series",
+    "iterate_runs",
     "judge",
+    "make_curve",
     "minima_of",
     "profile_as_json",
     "rate_of",
+    "read_end_states",
     "read_formation",
     "read_result",
     "read_sampled",
@@ -117,7 +118,6 @@ __all__ = [
     "reproduce_energy",
     "run",
     "run_campaign",
-    "runs",
     "sample",
     "summarise",
     "surface_rate",

@@ -89,7 +89,7 @@ def cheapest_factors(variances: Array, costs: Array, aim: float) -> Array:
     raise AssertionError("the last one alone can always reach the aim")  # pragma: no cover
 
 
-def errors(catalogue: Catalogue) -> dict[float, tuple[float, list[Part]]]:
+def compute_errors(catalogue: Catalogue) -> dict[float, tuple[float, list[Part]]]:
     """Return the standard error of the logarithm of the answer, and its parts, by temperature.
 
     Parameters
@@ -129,7 +129,7 @@ def raise_work(catalogue: Catalogue, aim: float, reporter: Reporter) -> set[str]
     UserError
         If there is no temperature at which all events have a rate with an error.
     """
-    known = errors(catalogue)
+    known = compute_errors(catalogue)
     if not known:
         raise UserError(
             f"{catalogue.root}: there is no temperature at which all events have a rate with an "

@@ -9,7 +9,7 @@ import numpy as np
 from ase import units
 
 from plumed_cv import freeenergy, sampling
-from plumed_cv.common.display import axes_or_new, table
+from plumed_cv.common.display import axes_or_new, make_table
 from plumed_cv.common.errors import UserError
 from plumed_cv.freeenergy import Estimate, Profile
 from plumed_cv.structures.frame import Array
@@ -48,12 +48,12 @@ def read_sampled(
     """
     files = [Path(source)] if isinstance(source, Path | str) else [Path(file) for file in source]
     if len(files) == 1 and files[0].is_dir():
-        return read_samples(files[0]), sampling.segments_by_walker(files[0])
+        return read_samples(files[0]), sampling.count_segments(files[0])
     states = [freeenergy.read_state(file) for file in files]
     printed = read_colvar_beside(files, states)
     if independent:
         return Sampled(states, None, printed), [1] * len(states)
-    return Sampled(freeenergy.blocks(states), None, printed), [len(states)]
+    return Sampled(freeenergy.split_into_blocks(states), None, printed), [len(states)]
 
 
 def analyse_states(
@@ -286,4 +286,6 @@ class Convergence:
             *("fraction", "forward_eV", "forward_error_eV"),
             *("backward_eV", "backward_error_eV"),
         )
-        return table({name.replace("_eV", f"_{self.unit}"): getattr(self, name) for name in names})
+        return make_table(
+            {name.replace("_eV", f"_{self.unit}"): getattr(self, name) for name in names}
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumed_cv import freeenergy
-from plumed_cv.common.display import axes_or_new, table
+from plumed_cv.common.display import axes_or_new, make_table
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
 from plumed_cv.cv import CollectiveVariable, energy
@@ -163,7 +163,7 @@ class Result:
         ax = axes_or_new(ax)
         zero_kelvin = None
         if self.path is not None:
-            xi = energy.at_images(self.path, self.cv)
+            xi = energy.values_at_images(self.path, self.cv)
             zero_kelvin = (xi, self.path.energies)
         curve = (f"{self.temperature_K:g} K", self.profile)
         surfaces, minima = surfaces_of(self.data), minima_of(self.data)
@@ -185,7 +185,7 @@ class Result:
         )
         iterations = self.data["iterations"]
         columns = {name: [part.get(name) for part in iterations] for name in names}
-        return table(columns, index="iteration")
+        return make_table(columns, index="iteration")
 
 
 def read_result(directory: Path | str) -> Result:

@@ -15,7 +15,7 @@ from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
-from plumed_cv.structures.frame import Array, completed, displacements
+from plumed_cv.structures.frame import Array, complete_cell, displacements
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.learning import MOST_FALL
 from plumed_cv.workflow.mep import find_path
@@ -61,8 +61,8 @@ def take_over(
     found = read_json(before.result)
     variable = CollectiveVariable.load(before.cv(len(found["iterations"])))
     if path is not None:
-        variable = in_cell(variable, path)
-        if (fall := energy.falls_by(path, variable)) > MOST_FALL:
+        variable = move_to_cell(variable, path)
+        if (fall := energy.measure_fall(path, variable)) > MOST_FALL:
             reporter.say(
                 f"The CV of {before.root.name} decreases by {fall:.2f} along the minimum energy "
                 "path in this cell, so this temperature starts with a new CV."
@@ -95,7 +95,7 @@ def take_over(
     )
 
 
-def in_cell(variable: CollectiveVariable, path: EnergyPath) -> CollectiveVariable:
+def move_to_cell(variable: CollectiveVariable, path: EnergyPath) -> CollectiveVariable:
     """Return a CV with the reference and the end states of the same path in another cell.
 
     It depends on the same displacements as before. It is shifted and scaled to be 0 and 1 in the
@@ -106,7 +106,9 @@ def in_cell(variable: CollectiveVariable, path: EnergyPath) -> CollectiveVariabl
         return variable
     reference, chosen = variable.reference_positions, variable.serials - 1
     if cell.any():
-        reference = reference @ np.linalg.solve(completed(variable.reference_cell), completed(cell))
+        reference = reference @ np.linalg.solve(
+            complete_cell(variable.reference_cell), complete_cell(cell)
+        )
     ends: Array = np.stack(
         [
             displacements(image.positions[chosen], cell, reference, cell, variable.drift)

@@ -401,7 +401,7 @@ def _results(
         if scheduler is None:
             pool = stack.enter_context(ThreadPoolExecutor(jobs))
         else:
-            pool = stack.enter_context(sampling.cluster(scheduler, "--scheduler"))
+            pool = stack.enter_context(sampling.open_cluster(scheduler, "--scheduler"))
         futures: dict[Future[str | None], Job] = {pool.submit(_execute, job): job for job in todo}
         try:
             for future in as_completed(futures):

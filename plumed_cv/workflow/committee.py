@@ -29,7 +29,7 @@ from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import evaluate_estimators
 from plumed_cv.workflow.keys import as_json, or_none
-from plumed_cv.workflow.mep import end_states
+from plumed_cv.workflow.mep import read_end_states
 from plumed_cv.workflow.samples import read_samples
 
 SNAPSHOTS = 4000  # by default
@@ -37,7 +37,7 @@ _SAVE_S = 10.0  # time after which new values are written
 _GOLDEN = 0.5 * (5**0.5 - 1)
 
 
-def of_directory(
+def compute_committee(
     directory: Path | str, reporter: Reporter | None = None, *, snapshots: int | None = None
 ) -> dict[str, Any]:
     """Compute the committee of a run that has ended, whether it has converged or not.
@@ -70,7 +70,7 @@ def of_directory(
     result = read_json(files.result)
     if reason := refusal(files, result):
         raise UserError(f"{directory}: {reason}.")
-    initial = end_states(config)[0]
+    initial = read_end_states(config)[0]
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
         return _complete(config, files, engine, initial, result, reporter or Log(), snapshots)
@@ -233,13 +233,13 @@ def _chosen(iteration: Path, number: int) -> dict[Path, list[int]]:
     More snapshots include fewer ones: in the order of the fractional parts of multiples of the
     golden section, any first part of all snapshots is spread evenly in time.
     """
-    from plumed_cv.structures.trajectory import length_of  # importing mdtraj takes a second
+    from plumed_cv.structures.trajectory import count_structures  # importing mdtraj takes a second
 
     every = [
         (segment, i)
-        for segment in sampling.segments(iteration)
+        for segment in sampling.list_segments(iteration)
         if (segment / "snapshots.dcd").exists()
-        for i in range(length_of(segment / "snapshots.dcd"))
+        for i in range(count_structures(segment / "snapshots.dcd"))
     ]
     first = np.argsort((np.arange(len(every)) * _GOLDEN) % 1.0, kind="stable")[:number]
     found: dict[Path, list[int]] = {}
@@ -272,12 +272,12 @@ class _Computer:
         update: Update,
     ) -> None:
         """Compute missing values, and write them from time to time."""
-        from plumed_cv.structures.trajectory import all_positions
+        from plumed_cv.structures.trajectory import read_all_positions
 
         cell, done, written = cell_of(self.initial), 0, time.monotonic()
         try:
             for segment, frames in missing.items():
-                positions = all_positions(segment / "snapshots.dcd")
+                positions = read_all_positions(segment / "snapshots.dcd")
                 for i in frames:
                     energy, forces, _ = engine.evaluate(positions[i], cell)
                     own.rows[_name(self.iteration, segment, i)] = self._row(
@@ -298,7 +298,7 @@ class _Computer:
         chosen = variable.serials - 1
         u = variable.displacements(positions[None, chosen], cell)
         kT_eV = units.kB * self.temperature_K
-        xi, force = meanforce.instantaneous(variable, u, forces[None, chosen], kT_eV)
+        xi, force = meanforce.compute_instantaneous(variable, u, forces[None, chosen], kT_eV)
         gradient = variable.encoder_jacobian(variable.components(u))[0, 0]
         return float(xi[0]), float(np.linalg.norm(gradient)), energy, float(force[0])
 
@@ -311,7 +311,7 @@ def _estimated(
 ) -> tuple[perturbation.Committee, perturbation.Curves]:
     """Return the committee, and the curves of the run."""
     iteration = files.iteration(result["answer_iteration"])
-    data, walkers = read_samples(iteration), sampling.segments_by_walker(iteration)
+    data, walkers = read_samples(iteration), sampling.count_segments(iteration)
     answer = evaluate_estimators(data, walkers)[result["estimator"]]
     if answer.flux.basins is None or answer.flux.F is None:
         raise UserError(f"{iteration}: its samples give no flux barrier; see its result.json.")
@@ -320,7 +320,7 @@ def _estimated(
         profile.grid, profile.kT_eV, profile.A, answer.flux.F, answer.flux.basins
     )
     samples = []
-    for segment, block in zip(sampling.segments(iteration), data.blocks, strict=True):
+    for segment, block in zip(sampling.list_segments(iteration), data.blocks, strict=True):
         names = [_name(iteration, segment, i) for i in wanted.get(segment, [])]
         rows = np.array([[own.rows[name] for name in names] for own in values])
         rows = rows.reshape(len(values), len(names), 4)
@@ -333,7 +333,7 @@ def _estimated(
                 weight=float(block.sums[2].sum() / max(1, block.steps)),
             )
         )
-    return perturbation.committee(curves, samples, walkers), curves
+    return perturbation.compare_potentials(curves, samples, walkers), curves
 
 
 def _words(config: Config, table: dict[str, Any]) -> str:

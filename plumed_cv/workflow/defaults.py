@@ -13,7 +13,7 @@ from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.mep import path_of
+from plumed_cv.workflow.mep import read_path
 
 LEAST_RISE_KT = 3.0  # of the profile, from a state to the end of the grid
 OF_STATE = 0.1  # a state, not a basin between the states, is below this xi
@@ -35,8 +35,8 @@ def with_defaults(config: Config, files: RunDirectory, n: int) -> Config:
     Returns
     -------
     Config
-        The input with `sampling.margin` from `energy.margins` (0.2 for a molecule) and
-        `sampling.atom_deviation_limit_A` from `guard.limit`, unless it gives them.
+        The input with `sampling.margin` from `energy.compute_margins` (0.2 for a molecule) and
+        `sampling.atom_deviation_limit_A` from `guard.choose_limit`, unless it gives them.
     """
     file = files.iteration(n) / "defaults.json"
     kept: dict[str, Any] = read_json(file) if file.exists() else {}
@@ -75,7 +75,7 @@ def atom_limit(
     noise_A2 = None
     if files.components.exists():
         noise_A2 = read_json(files.components).get("noise_A2")
-    return guard.limit(settings.atom_deviation_limit_A, variable, noise_A2)
+    return guard.choose_limit(settings.atom_deviation_limit_A, variable, noise_A2)
 
 
 def _margins(
@@ -86,7 +86,7 @@ def _margins(
         return MARGIN, MARGIN
     variable = CollectiveVariable.load(files.cv(n - 1))
     kT_eV = units.kB * config.system.temperature_K
-    below, above = energy.margins(path_of(files), variable, kT_eV, needed)
+    below, above = energy.compute_margins(read_path(files), variable, kT_eV, needed)
     return round(below, 3), round(above, 3)
 
 

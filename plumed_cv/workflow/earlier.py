@@ -43,7 +43,7 @@ def pool(config: Config, files: RunDirectory, n: int, atoms: Atoms) -> None:
         If a file of an earlier iteration is damaged.
     """
     target = files.iteration(n) / NAME
-    blocks, mean_force = sampling.learned(files.iteration(n))
+    blocks, mean_force = sampling.read_learned(files.iteration(n))
     if n == 1 or mean_force is None or target.exists():
         return
     variable = CollectiveVariable.load(files.cv(n - 1))
@@ -51,14 +51,16 @@ def pool(config: Config, files: RunDirectory, n: int, atoms: Atoms) -> None:
     found = []
     for k in range(1, n):
         folder = files.iteration(k)
-        earlier, of_earlier = sampling.learned(folder)
+        earlier, of_earlier = sampling.read_learned(folder)
         if of_earlier is None:
             continue
         snapshots = []
-        for segment in sampling.segments(folder):
+        for segment in sampling.list_segments(folder):
             with sampling.remedy(segment):
                 biased, _ = meanforce.read(segment / MEAN_FORCE)
-                along = np.array(meanforce.of_atoms(variable, segment / ATOMS, cell, kT_eV))
+                along = np.array(
+                    meanforce.read_instantaneous(variable, segment / ATOMS, cell, kT_eV)
+                )
             if along.shape[1] != len(biased):
                 raise UserError(
                     f"{segment / ATOMS}: has {along.shape[1]} structures, and {MEAN_FORCE} beside "
@@ -66,12 +68,12 @@ def pool(config: Config, files: RunDirectory, n: int, atoms: Atoms) -> None:
                 )
             snapshots.append(pooling.Snapshots(biased, *along))
         found.append(
-            pooling.reweighted(
+            pooling.reweight(
                 blocks[0].grid,
                 earlier,
                 of_earlier,
                 snapshots,
-                sampling.segments_by_walker(folder),
+                sampling.count_segments(folder),
             )
         )
     write(

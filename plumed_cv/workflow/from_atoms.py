@@ -17,9 +17,9 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.progress import Callback, Log, Reporter
 from plumed_cv.config import Config
-from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.structures import bare, check_end_states, oriented
+from plumed_cv.structures import check_end_states, orient, strip
 from plumed_cv.workflow import procedure
 from plumed_cv.workflow.answer import Result, read_result
 
@@ -151,7 +151,7 @@ def make_config(
         **{name: str(file) for name, file in files.items()},
         "temperature_K": temperature_K,
     }
-    config = configuration.checked(content, "make_config")
+    config = configuration.validate(content, "make_config")
     check_end_states(initial, final)
     folder.mkdir(parents=True, exist_ok=True)
     for file, atoms in zip(files.values(), (initial, final), strict=True):
@@ -188,17 +188,17 @@ def find_path(
     Raises
     ------
     UserError
-        If an argument is impossible, and as for `paths.neb.minimum_energy_path`.
+        If an argument is impossible, and as for `paths.neb.find_minimum_energy_path`.
     """
     section = _engine(calculator, potential, engine, initial)
     content = {
         "system": {"initial": "initial", "final": "final", "temperature_K": 1.0},
         "engine": section,
     }
-    config = configuration.checked(content, "find_path")
-    start, end = oriented(initial), oriented(final)
+    config = configuration.validate(content, "find_path")
+    start, end = orient(initial), orient(final)
     with sampling.open_engine(config, start) as opened:
-        return minimum_energy_path(
+        return find_minimum_energy_path(
             start, end, opened.calculator, n_images, fmax_eV_A, progress=progress
         )
 
@@ -301,7 +301,7 @@ def _check_same(calculator: Any, maker: type, arguments: dict[str, Any], atoms: 
 def _write(file: Path, atoms: Atoms) -> None:
     """Write a structure, unless it exists."""
     text = io.StringIO()
-    ase.io.write(text, bare(atoms), format="extxyz")
+    ase.io.write(text, strip(atoms), format="extxyz")
     if file.exists() and file.read_text(encoding="utf-8") != text.getvalue():
         raise UserError(f"{file}: contains another structure; name a new directory for this run.")
     write_text(file, text.getvalue())

@@ -22,11 +22,15 @@ from plumed_cv.engines import Engine
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates import stationary
-from plumed_cv.rates.multiplicity import check_energies, equal_saddle_points, multiplicity
+from plumed_cv.rates.multiplicity import (
+    check_energies,
+    count_equivalent_events,
+    count_saddle_points,
+)
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.keys import relative_populations
-from plumed_cv.workflow.mep import check_partial_rotation, end_states, find_path, path_of
+from plumed_cv.workflow.mep import check_partial_rotation, find_path, read_end_states, read_path
 
 LARGEST_ERROR = 0.5  # largest relative error of a rate that is compared with the harmonic one
 NEAR_KT = 3.0  # other maxima of the path within this many kT of the highest one are reported
@@ -85,7 +89,9 @@ def compute_harmonic(
     kelvin = tuple(temperatures_K) or config.system.temperatures_K
     kelvin = kelvin or (config.system.temperature_K,)
     check_one_cell(config, kelvin)
-    check_partial_rotation(end_states(config)[0] if path is None else load_path(path).images[0])
+    check_partial_rotation(
+        read_end_states(config)[0] if path is None else load_path(path).images[0]
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,12 +119,12 @@ def _of_path(
     with sampling.open_engine(config, found.images[0]) as engine:
         coordinates = 3 * (len(masses) - len(found.held))
         with reporter.task("harmonic theory: minimum", coordinates) as update:
-            minimum = stationary.stationary_point(
+            minimum = stationary.find_stationary_point(
                 engine, found.images[0].positions, found.cell,
                 step_A=step_A, update=update, folder=folder,
             )  # fmt: skip
         with reporter.task("harmonic theory: saddle point", coordinates) as update:
-            saddle = stationary.saddle_of_path(
+            saddle = stationary.find_saddle(
                 engine, found, step_A=step_A, update=update, folder=folder
             )
         product = None
@@ -126,7 +132,7 @@ def _of_path(
             place = folder / "final"
             place.mkdir(exist_ok=True)
             with reporter.task("harmonic theory: final state", coordinates) as update:
-                product = stationary.stationary_point(
+                product = stationary.find_stationary_point(
                     engine, found.images[-1].positions, found.cell,
                     step_A=step_A, update=update, folder=place,
                 )  # fmt: skip
@@ -141,7 +147,7 @@ def _of_path(
     return result
 
 
-def of_run(
+def compute_for_run(
     directory: Path | str,
     reporter: Reporter | None = None,
     *,
@@ -161,7 +167,7 @@ def of_run(
     -------
     dict
         The contents of harmonic.json in the folder `harmonic` of the run. The comparison is in
-        result.json (`beside`).
+        result.json (`compare_with_run`).
 
     Raises
     ------
@@ -185,7 +191,7 @@ def of_run(
         found = _of_path(config, files.harmonic, files.path, kelvin, step_A, reporter or Log())
         if files.result.exists():
             result = read_json(files.result)
-            result["harmonic"] = beside(files, result)
+            result["harmonic"] = compare_with_run(files, result)
             files.write_result(result)
     return found
 
@@ -243,7 +249,7 @@ def _as_dict(
         )
     ends, equal = (path.images[0], path.images[-1]), 1
     with suppress(UserError):  # too many operations to try
-        equal = equal_saddle_points(*ends, rate.saddle.positions)
+        equal = count_saddle_points(*ends, rate.saddle.positions)
     if equal > 1:
         notes.append(
             f"The symmetry of the end states makes {equal} saddle points out of this one. The "
@@ -287,7 +293,7 @@ def _write(folder: Path, rate: theory.HarmonicTheory, path: EnergyPath) -> None:
             atoms.write(temporary, format="extxyz")
 
 
-def beside(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:
+def compare_with_run(files: RunDirectory, result: dict[str, Any]) -> dict[str, Any] | None:
     """Compare harmonic theory with the results of a run, for result.json; None without both.
 
     Parameters
@@ -385,7 +391,7 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     known: dict[str, Any] = dict.fromkeys(
         ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
     )
-    path = path_of(files) if files.path.exists() else None
+    path = read_path(files) if files.path.exists() else None
     if path is None or not path.images[0].pbc.any():
         known["multiplicity_note"] = (
             "The number of equivalent events can be determined only for periodic structures with a "
@@ -395,11 +401,11 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
         images, top = path.images, int(path.energies.argmax())
         try:
             for name, start, end in (("", 0, -1), ("reverse_", -1, 0)):
-                found = multiplicity(images[start], images[end])
+                found = count_equivalent_events(images[start], images[end])
                 check_energies(engine, images[start], found)
                 known[f"{name}multiplicity"] = found.events
                 known["multiplicity_tolerance_A"] = found.tolerance_A
-            equal = equal_saddle_points(images[0], images[-1], images[top].positions)
+            equal = count_saddle_points(images[0], images[-1], images[top].positions)
             if equal > 1:
                 known["multiplicity_note"] = (
                     f"The path goes over one of {equal} equal saddle points between the same "

@@ -85,7 +85,7 @@ def minima_of(part: dict[str, Any]) -> list[float]:
 
 
 def points_to_compare(part: dict[str, Any]) -> dict[str, Any]:
-    """Points along the collective variable of an iteration for the comparison by `difference`."""
+    """Points along the CV of an iteration at which `compare_isosurfaces` compares it."""
     return {
         "surfaces": surfaces_of(part),
         "between": tuple(part.get("flanks") or (0.0, 1.0)),

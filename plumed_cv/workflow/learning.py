@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from plumed_cv import cv, sampling
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import needed
+from plumed_cv.common.extras import require
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
@@ -39,7 +39,7 @@ from plumed_cv.structures import cell_of, drift_of
 from plumed_cv.structures.frame import Drift
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.mep import path_of
+from plumed_cv.workflow.mep import read_path
 
 MOST_FALL = 0.05  # largest decrease of a CV along the path; a smaller one hardly matters
 
@@ -91,7 +91,7 @@ def training_of(
     return replace(RECIPES[recipe], restarts=config.cv.restarts, **settings, **chosen)
 
 
-def noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
+def estimate_noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
     """Variance of the noise on the path, A^2: the input's, or the initial state's."""
     if config.path.noise_A2 is not None:
         return config.path.noise_A2
@@ -104,7 +104,7 @@ def noise_variance(config: Config, path: EnergyPath, engine: Engine) -> float:
     )
 
 
-def atoms_of(
+def choose_atoms(
     config: Config, files: RunDirectory, path: EnergyPath, reporter: Reporter
 ) -> NDArray[np.int64]:
     """Choose the atoms of the CVs of a run, unless it has been done; return their serial numbers.
@@ -114,17 +114,17 @@ def atoms_of(
     Raises
     ------
     UserError
-        As for `selection.of_path`.
+        As for `selection.choose_atoms`.
     """
     if not files.atoms.exists():
-        found = selection.of_path(path, config.cv.atoms)
+        found = selection.choose_atoms(path, config.cv.atoms)
         record = {
             "serials": found.serials.tolist(),
             "rule": found.rule,
             "share_of_motion": found.share,
         }
         write_text(files.atoms, json.dumps(record))
-        reporter.say(selection.sentence(record, len(path.species)))
+        reporter.say(selection.describe_choice(record, len(path.species)))
     return np.array(read_json(files.atoms)["serials"], dtype=np.int64)
 
 
@@ -170,7 +170,7 @@ def write_first_cv(
     species, cell = start.get_chemical_symbols(), cell_of(start)
     atoms: str | NDArray[np.int64]
     if path is not None:
-        atoms = atoms_of(config, files, path, reporter)
+        atoms = choose_atoms(config, files, path, reporter)
     else:
         assert isinstance(config.cv.atoms, str)
         atoms = "all" if config.cv.atoms == "auto" else config.cv.atoms
@@ -186,11 +186,11 @@ def write_first_cv(
     if path is not None:
         check_components(config, path)
         rng = np.random.default_rng(config.iteration.seed)
-        variance = noise_variance(config, path, engine)
+        variance = estimate_noise_variance(config, path, engine)
         part = path.of_atoms(first.serials)
         samples = part.noisy_samples(config.path.structures, variance, rng)
         _choose_components(config, files, samples, first.drift, variance)
-        fall = energy.falls_by(path, first)
+        fall = energy.measure_fall(path, first)
         if config.cv.start == "linear" and fall > MOST_FALL:
             reporter.say(
                 f"The linear CV decreases by {fall:.2f} along the minimum energy path, so it does "
@@ -236,7 +236,7 @@ def train_on_snapshots(
 
 
 @one_thread()
-def noise_floor(
+def compute_noise_floor(
     config: Config, files: RunDirectory, atoms: Atoms, n: int, reporter: Reporter
 ) -> float | None:
     """Mean of 1 - cos (Eq. 17) between two variables learned from independent samples.
@@ -256,7 +256,7 @@ def noise_floor(
     float or None
         None if half of the data is too little for a training.
     """
-    selection = needed("sklearn.model_selection")  # importing it takes most of a second
+    selection = require("sklearn.model_selection")  # importing it takes most of a second
     old = CollectiveVariable.load(files.cv(n - 1))
     segments = [_displacements([segment], old, atoms) for segment in _sampled(files, n)]
     if len(segments) < 2:
@@ -271,12 +271,12 @@ def noise_floor(
             halves.append(_train(config, files, data[chosen], xi[chosen], old, n, reporter, half))
     except UserError:
         return None
-    return 0.5 * equivalence.difference(halves[0], halves[1], along=old).mean
+    return 0.5 * equivalence.compare_isosurfaces(halves[0], halves[1], along=old).mean
 
 
 def _sampled(files: RunDirectory, n: int) -> list[Path]:
     """Segments of iteration n that have structures."""
-    parts = sampling.segments(files.iteration(n))
+    parts = sampling.list_segments(files.iteration(n))
     return [part for part in parts if any(file.exists() for file in _structures(part))]
 
 
@@ -302,7 +302,7 @@ def _displacements(
     return np.concatenate(parts)
 
 
-def functions_of(config: Config, path: EnergyPath | None) -> int | None:
+def choose_functions(config: Config, path: EnergyPath | None) -> int | None:
     """Number of polynomials of the mean path at finite temperature, from the input or the length.
 
     None for a molecule, which has no path.
@@ -334,7 +334,7 @@ def check_components(config: Config, path: EnergyPath | None = None) -> None:
         path is None and config.cv.functions is None and config.cv.alignment == "none"
     ):
         return
-    training = replace(training_of(config, 0), functions=functions_of(config, path))
+    training = replace(training_of(config, 0), functions=choose_functions(config, path))
     if (most := training.limited(wanted)) < wanted:
         raise UserError(
             f"cv.components = {wanted}: the mean path has {most}; set cv.functions = {wanted + 1} "
@@ -360,9 +360,9 @@ def _train(
 
     # The halves also have initial weights of their own, which are part of the noise.
     training = training_of(config, config.iteration.seed + n + 1000 * (half or 0))
-    path = path_of(files) if files.path.exists() else None
+    path = read_path(files) if files.path.exists() else None
     if n > 0:
-        training = replace(training, functions=functions_of(config, path))
+        training = replace(training, functions=choose_functions(config, path))
     n_components = int(read_json(files.components)["components"])
     at_rest = n == 0  # structures of the path, not of the dynamics
     started = time.perf_counter()
@@ -376,7 +376,7 @@ def _train(
             lambda epoch, epochs, loss: update(epoch, f"error {loss**0.5:.4f} A"),
             {"iteration": n, "temperature_K": config.system.temperature_K},
             coordinate,
-            symmetry.of_path(path, variable.serials)
+            symmetry.find_path_operations(path, variable.serials)
             if config.cv.symmetry and path is not None
             else (),
             through_ends=at_rest,
@@ -394,7 +394,7 @@ def _train(
     }
     write_text(files.training(n), json.dumps(record))
     if path is not None:
-        fall = energy.falls_by(path, learned)
+        fall = energy.measure_fall(path, learned)
         if fall > MOST_FALL:
             raise UserError(
                 f"{files.root}: cv-{n}, which was just trained, decreases by {fall:.2f} along the "
@@ -432,7 +432,7 @@ def _number_of_components(config: Config, samples: np.ndarray, drift: Drift) -> 
                 f"{n_structures} structures have at most {most}."
             )
         return {"components": config.cv.components}
-    scree = pca.scree(samples, config.iteration.seed, aligned=aligned, drift=drift)
+    scree = pca.choose_components(samples, config.iteration.seed, aligned=aligned, drift=drift)
     return {
         "components": scree.n_components,
         "elbow": scree.elbow,

@@ -15,7 +15,7 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_potential import known_elements, names_atoms, potential_commands
-from plumed_cv.paths.neb import minimum_energy_path, with_forces
+from plumed_cv.paths.neb import find_minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, name_of, read_images
 from plumed_cv.structures import (
     CLOSEST_A,
@@ -25,12 +25,12 @@ from plumed_cv.structures import (
     check_order,
     check_range,
     drift_of,
+    find_meant_order,
     fix,
     has_forces,
     held_atoms,
     hold,
-    meant_order,
-    oriented,
+    orient,
     read_structure,
     split_index,
 )
@@ -56,7 +56,7 @@ def _commands(engine: Lammps) -> tuple[str, ...]:
     return potential_commands(engine.potential, engine.directory or Path(), engine.units)
 
 
-def end_states(
+def read_end_states(
     config: Config, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Atoms, Atoms]:
     """The initial and the final structure of the input, in the cell of its temperature.
@@ -87,7 +87,7 @@ def end_states(
     check_end_states(initial, final)
     if config.cv.alignment == "none":  # a molecule may rotate, which moves all atoms
         if config.system.reorder:
-            order = meant_order(initial, final)
+            order = find_meant_order(initial, final)
             moved = int((order != np.arange(len(order))).sum())
             final = final[order]
             _check_mended(initial, final)
@@ -175,7 +175,7 @@ def _structure(file: Path, species: Sequence[str] | None, fixed: str | None) -> 
     """Return an end state with its fixed atoms, rotated as engines need it."""
     atoms = read_structure(file, species)
     try:
-        atoms = oriented(atoms)
+        atoms = orient(atoms)
         if fixed is not None:
             fix(atoms, fixed)
         held_atoms(atoms)  # refuses other constraints
@@ -184,7 +184,7 @@ def _structure(file: Path, species: Sequence[str] | None, fixed: str | None) -> 
         raise UserError(f"{file}: {error}") from None
 
 
-def path_of(files: RunDirectory) -> EnergyPath:
+def read_path(files: RunDirectory) -> EnergyPath:
     """Return the minimum energy path of a run directory; it is read once in a process.
 
     Raises
@@ -274,12 +274,12 @@ def find_path(
     engine
         The engine of the input if it is open; opened here if None.
     begin
-        As for `neb.minimum_energy_path`.
+        As for `neb.find_minimum_energy_path`.
 
     Raises
     ------
     UserError
-        If the input belongs to a molecule, and as for `neb.minimum_energy_path`.
+        If the input belongs to a molecule, and as for `neb.find_minimum_energy_path`.
     """
     if config.cv.alignment != "none":
         raise UserError(
@@ -287,14 +287,14 @@ def find_path(
             "'plumed-cv run' does not need one."
         )
     reporter = reporter or Log()
-    initial, final = end_states(config, reporter.say)
+    initial, final = read_end_states(config, reporter.say)
     with nullcontext(engine) if engine else sampling.open_engine(config, initial) as engine:
         if config.path.file is not None:
             images = _images(config, reporter.say)
             path = complete(images, name_of(config.path.file), engine, reporter)
         else:
             with reporter.task("minimum energy path", None) as update:
-                path = minimum_energy_path(
+                path = find_minimum_energy_path(
                     initial,
                     final,
                     engine.calculator,

@@ -26,14 +26,14 @@ from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
     check_components,
-    noise_floor,
+    compute_noise_floor,
     train_on_snapshots,
     write_first_cv,
 )
-from plumed_cv.workflow.mep import check_rotation, end_states, find_path, path_of
+from plumed_cv.workflow.mep import check_rotation, find_path, read_end_states, read_path
 from plumed_cv.workflow.repetitions import compare_repetitions
-from plumed_cv.workflow.results import analyse, complete, of_constrained, summarise, write_answer
-from plumed_cv.workflow.speed import watching_speed
+from plumed_cv.workflow.results import analyse, complete, drop_constrained, summarise, write_answer
+from plumed_cv.workflow.speed import watch_speed
 from plumed_cv.workflow.verdict import judge, stopped_by
 
 
@@ -99,7 +99,7 @@ def run(
         find_device(config.cv.device)
     files = RunDirectory(Path(directory).absolute())
     check_components(config)
-    initial, final = end_states(config, reporter.say)
+    initial, final = read_end_states(config, reporter.say)
     check_rotation(config, initial)
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
@@ -181,7 +181,7 @@ def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporte
         find_path(config, files.path, reporter, engine)
         taken = {"seconds": time.perf_counter() - started}
         write_text(files.root / "path.json", json.dumps(taken))
-    return path_of(files)  # rounded as in the file, so that a resumed run is the same
+    return read_path(files)  # rounded as in the file, so that a resumed run is the same
 
 
 def _iterate(
@@ -201,14 +201,14 @@ def _iterate(
     folder.mkdir(exist_ok=True)
     old = CollectiveVariable.load(files.cv(n - 1))
     tasks = _tasks(config, files, n, plugin)
-    if blind := guard.blindness(tasks[0].variable, tasks[0].atom_limit_A):
+    if blind := guard.describe_blindness(tasks[0].variable, tasks[0].atom_limit_A):
         reporter.say(f"Iteration {n}: {blind}")
     steps = config.sampling.steps * config.sampling.repetitions
     with reporter.task(f"iteration {n}: bABF sampling", steps) as update:
-        watched = watching_speed(update, tasks, plumed, reporter.say)
+        watched = watch_speed(update, tasks, plumed, reporter.say)
         seconds_sampling = sampling.sample(tasks, engine, watched)
     earlier.pool(config, files, n, atoms)
-    result = of_constrained(analyse(folder), engine.constrained, old.serials)
+    result = drop_constrained(analyse(folder), engine.constrained, old.serials)
     result |= compare_repetitions(folder)
     result |= {
         "iteration": n,
@@ -229,7 +229,7 @@ def _iterate(
     result = complete(files, n, result)
     result["similarity_floor"] = None
     if result["similarity"] > config.iteration.tolerance and n >= config.iteration.minimum:
-        result["similarity_floor"] = noise_floor(config, files, atoms, n, reporter)
+        result["similarity_floor"] = compute_noise_floor(config, files, atoms, n, reporter)
     _write_result(files, n, result)
     for note in (result["note"], result["repetitions_note"]):
         if note:
@@ -257,7 +257,7 @@ def _reopen(config: Config, files: RunDirectory, plugin: Path, reporter: Reporte
     n = files.last_begun()
     tasks = _tasks(config, files, n, plugin) if n else []
     if not all(task.is_done for task in tasks):
-        began, now = tasks[0].parameters.ramp, sampling.ramp(config.sampling)
+        began, now = tasks[0].parameters.ramp, sampling.choose_ramp(config.sampling)
         if began != now:
             reporter.say(
                 f"Iteration {n} keeps its ramp of {began:,} steps (Eq. 12); "
@@ -288,9 +288,9 @@ def _is_last(
 def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sampling.WalkerTask]:
     """Return the tasks of all walkers and repetitions of iteration n, by `WalkerTask.number`."""
     config = with_defaults(config, files, n)
-    atoms = end_states(config)[0]
+    atoms = read_end_states(config)[0]
     at_rest = files.path.exists()
-    images = path_of(files).images if at_rest else (atoms,)
+    images = read_path(files).images if at_rest else (atoms,)
     prior = _prior(config, files, n)
     folder = files.iteration(n)
     starts = [State.of(images[0])] * config.sampling.walkers
@@ -318,7 +318,7 @@ def _tasks(config: Config, files: RunDirectory, n: int, plugin: Path) -> list[sa
 def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     """Write the initial profile of the bias of iteration n, if there is one."""
     kind, target = config.sampling.prior, files.iteration(n) / "prior.dat"
-    grid = freeenergy.Grid(*sampling.grid(config.sampling))
+    grid = freeenergy.Grid(*sampling.make_grid(config.sampling))
     if n == 1 and files.beginning.exists():
         if not target.exists():
             handed = read_json(files.beginning)
@@ -329,8 +329,8 @@ def _prior(config: Config, files: RunDirectory, n: int) -> Path | None:
     if not target.exists():
         variable = CollectiveVariable.load(files.cv(n - 1))
         if kind == "energy":
-            path = path_of(files)
-            xi, A = energy.at_images(path, variable), path.energies
+            path = read_path(files)
+            xi, A = energy.values_at_images(path, variable), path.energies
         else:
             profile = freeenergy.read_fes(files.iteration(n - 1) / "fes.dat")
             known = np.isfinite(profile.A)

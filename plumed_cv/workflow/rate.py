@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from plumed_cv.common.display import axes_or_new, table
+from plumed_cv.common.display import axes_or_new, make_table
 from plumed_cv.common.numbers import scientific, with_error
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Rate:
         UserError
             If pandas is not installed.
         """
-        return table({name: [getattr(self, name)] for name in self.__dataclass_fields__})
+        return make_table({name: [getattr(self, name)] for name in self.__dataclass_fields__})
 
     def _bounds(self, value: float) -> tuple[float, float]:
         """The rate minus and plus one standard error, 1/s, as a factor."""

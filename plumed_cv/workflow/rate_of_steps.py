@@ -31,7 +31,7 @@ def shares_of_time(result: dict[str, Any]) -> Array:
     return np.asarray(times / times.sum())
 
 
-def rate_of_steps(
+def combine_steps(
     result: dict[str, Any], found: list[rates.Transmission], shares: Array, kT_eV: float
 ) -> dict[str, Any]:
     """Return the rate from transition state theory and the transmission coefficients.
@@ -75,7 +75,7 @@ def rate_of_steps(
     return rate
 
 
-def doubts(
+def find_doubts(
     rate: dict[str, Any], found: list[rates.Transmission], settings: config.Rate
 ) -> str | None:
     """Return why a rate is doubtful or unknown, or None.
@@ -83,7 +83,7 @@ def doubts(
     Parameters
     ----------
     rate
-        As from `rate_of_steps`.
+        As from `combine_steps`.
     found
         The transmission coefficient of each step.
     settings
@@ -130,7 +130,7 @@ def doubts(
     return "; ".join(notes) or None
 
 
-def definition(steps: int) -> str:
+def describe_rate(steps: int) -> str:
     """Return what the rate of a process with this number of steps is, in words."""
     if steps == 1:
         return (

@@ -44,7 +44,7 @@ def compare_repetitions(folder: Path) -> dict[str, Any]:
             for key in ("_eV", "_error_eV")
         )
         if len(found) > 1 and np.isfinite(values).all() and (errors > 0).all():
-            agree = bool(odds(values, errors) >= ODDS)
+            agree = bool(compute_odds(values, errors) >= ODDS)
             if not agree:
                 each = ", ".join(in_words(part, name) for part in found)
                 note = (
@@ -59,7 +59,7 @@ def compare_repetitions(folder: Path) -> dict[str, Any]:
     }
 
 
-def odds(values: np.ndarray, errors: np.ndarray) -> float:
+def compute_odds(values: np.ndarray, errors: np.ndarray) -> float:
     """Probability that values of one quantity, (m,), with errors, (m,), differ more than these."""
     weights = errors**-2.0
     mean = np.sum(weights * values) / np.sum(weights)
@@ -69,7 +69,7 @@ def odds(values: np.ndarray, errors: np.ndarray) -> float:
 def _apart(folder: Path) -> list[Sampled]:
     """Learned sums and printed values of the segments of each repetition."""
     together, start, parts = read_samples(folder), 0, []
-    for segments in sampling.by_repetition(folder):
+    for segments in sampling.list_repetitions(folder):
         chosen = slice(start, start + len(segments))
         start += len(segments)
         if segments:

@@ -59,13 +59,13 @@ UNKNOWN_COMMITTEE: dict[str, Any] = {
 def analyse(folder: Path) -> dict[str, Any]:
     """Write `fes.dat` of an iteration's folder and return its barriers with errors, eV."""
     found = read_samples(folder)
-    profile, result = analyse_samples(found, sampling.segments_by_walker(folder))
+    profile, result = analyse_samples(found, sampling.count_segments(folder))
     freeenergy.write_fes(folder / "fes.dat", profile)
-    parts = sampling.records(sampling.segments(folder))
+    parts = sampling.read_records(sampling.list_segments(folder))
     departures = [part["departure"] for part in parts if "departure" in part]
     temperature = estimate_temperature(found)
     return result | {
-        "md_steps": sampling.steps_of(parts),
+        "md_steps": sampling.count_steps(parts),
         "cv_temperature_K": or_none(temperature.value),
         "cv_temperature_error_K": or_none(temperature.error),
         "outside_fraction": sampling.share_discarded(parts),
@@ -74,7 +74,7 @@ def analyse(folder: Path) -> dict[str, Any]:
     }
 
 
-def of_constrained(
+def drop_constrained(
     result: dict[str, Any], constrained: ArrayLike, serials: ArrayLike
 ) -> dict[str, Any]:
     """Return the result of an iteration without what constraints make wrong.
@@ -141,14 +141,14 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     """
     folder = files.iteration(n)
     if "crossings" not in result:
-        walkers = sampling.segments_by_walker(folder)
+        walkers = sampling.count_segments(folder)
         result = result | analyse_course(read_samples(folder), walkers, result)
     if "flanks" not in result:
         profile = freeenergy.read_fes(folder / "fes.dat")
-        result = result | {"flanks": list(flanks(profile, surfaces_of(result)))}
+        result = result | {"flanks": list(find_flanks(profile, surfaces_of(result)))}
     if "similarity_worst" not in result and files.cv(n).exists():
         new, old = (CollectiveVariable.load(files.cv(k)) for k in (n, n - 1))
-        found = equivalence.difference(new, old, **points_to_compare(result))
+        found = equivalence.compare_isosurfaces(new, old, **points_to_compare(result))
         result = result | {
             "similarity": found.mean,
             "similarity_worst": found.worst,
@@ -157,7 +157,7 @@ def complete(files: RunDirectory, n: int, result: dict[str, Any]) -> dict[str, A
     return result
 
 
-def flanks(profile: freeenergy.Profile, surfaces: Sequence[float]) -> tuple[float, float]:
+def find_flanks(profile: freeenergy.Profile, surfaces: Sequence[float]) -> tuple[float, float]:
     """Where the profile has risen by kT above reactant and product, as values of the CV.
 
     Nearer to the minima an angle between isosurfaces costs less than kT.
@@ -263,7 +263,7 @@ def write_answer(
         "iterations": iterations,
     }
     result |= harmonic_theory.equivalent_events(files, result)
-    result["harmonic"] = harmonic_theory.beside(files, result)
+    result["harmonic"] = harmonic_theory.compare_with_run(files, result)
     answer = CollectiveVariable.load(files.cv(n - 1))
     answer.save(files.root / "cv.safetensors")
     with replacing(files.root / "fes.dat") as temporary:
@@ -276,7 +276,7 @@ def write_answer(
     ]
     zero_kelvin = None
     if path is not None:
-        zero_kelvin = (energy.at_images(path, answer), path.energies)
+        zero_kelvin = (energy.values_at_images(path, answer), path.energies)
     plot_profiles(
         files.root / "profiles.png",
         profiles,

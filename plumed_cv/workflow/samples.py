@@ -50,7 +50,7 @@ def read_samples(folder: Path) -> Sampled:
     UserError
         If it has no complete segment, or a file of one is damaged.
     """
-    segments = sampling.segments(folder)
+    segments = sampling.list_segments(folder)
     if not segments:
         raise UserError(f"{folder}: contains no finished segment of a bABF run.")
     printed = []
@@ -58,7 +58,7 @@ def read_samples(folder: Path) -> Sampled:
         with sampling.remedy(segment):
             printed.append(sampling.read_colvar(segment / "colvar"))
     series = {name: [part[name] for part in printed] for name in printed[0]}
-    return Sampled(*sampling.learned(folder), series, earlier.read(folder))
+    return Sampled(*sampling.read_learned(folder), series, earlier.read(folder))
 
 
 def count_crossings(

@@ -29,12 +29,12 @@ from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import evaluate_estimators
 from plumed_cv.workflow.harmonic_theory import escape_rate
 from plumed_cv.workflow.keys import or_none
-from plumed_cv.workflow.mep import path_of
+from plumed_cv.workflow.mep import read_path
 from plumed_cv.workflow.rate_of_steps import (
-    definition,
-    doubts,
+    combine_steps,
+    describe_rate,
     factor_of,
-    rate_of_steps,
+    find_doubts,
     shares_of_time,
 )
 from plumed_cv.workflow.samples import read_samples
@@ -60,7 +60,7 @@ class Workers:
     def __enter__(self) -> Callable[[rates.Shooter, Sequence[Task]], list[rates.Outcome]]:
         if self._number == 1 and self._config.sampling.scheduler is None:
             return self._here
-        self._pool = sampling.executors(self._config, self._number)
+        self._pool = sampling.open_executors(self._config, self._number)
         self._executors = self._pool.__enter__()
         return self._at_once
 
@@ -134,9 +134,9 @@ class Stage:
             # A small coefficient makes its step take more of the time, so it is needed better.
             weights = shares / np.maximum([each.kappa.value for each in found], LEAST_KAPPA)
             weights /= weights.sum()
-        result = self.result | rate_of_steps(self.result, found, shares, self._kT_eV)
+        result = self.result | combine_steps(self.result, found, shares, self._kT_eV)
         result["rate"] = self._details(found)
-        result["rate_note"] = doubts(result, found, self.config.rate)
+        result["rate_note"] = find_doubts(result, found, self.config.rate)
         result["other_events"] = self._other_events()
         result |= escape_rate(result)
         self.files.write_result(result)
@@ -205,7 +205,7 @@ class Stage:
                 ]
         folder = self.files.iteration(self._n)
         found = read_samples(folder)
-        by_name = evaluate_estimators(found, sampling.segments_by_walker(folder))
+        by_name = evaluate_estimators(found, sampling.count_segments(folder))
         flux = by_name[self.result["estimator"]].flux
         surfaces = rates.find_surfaces(found.blocks[0].grid, flux)
         record = {
@@ -224,7 +224,7 @@ class Stage:
         folder = self.files.iteration(self._n)
         return rates.read_snapshots(
             folder,
-            sampling.segments(folder),
+            sampling.list_segments(folder),
             self._variable,
             cell_of(self.initial),
             self.initial.get_chemical_symbols(),
@@ -235,8 +235,10 @@ class Stage:
         """None for a molecule, which has no minimum energy path."""
         if not self.files.path.exists():
             return None
-        path = path_of(self.files)
-        return rates.Events(self._folder, (path.images[0], path.images[-1]), symmetry.of_path(path))
+        path = read_path(self.files)
+        return rates.Events(
+            self._folder, (path.images[0], path.images[-1]), symmetry.find_path_operations(path)
+        )
 
     def _target(self, shares: Array, k: int) -> float:
         """Relative error of a step's transmission coefficient that the total error requires."""
@@ -325,13 +327,13 @@ class Stage:
         self, chosen: Sequence[rates.Snapshot], order: NDArray[np.int64], name: str, number: int
     ) -> Task:
         """Return the start of shot `number`."""
-        from plumed_cv.structures.trajectory import positions_of  # importing mdtraj takes 1 s
+        from plumed_cv.structures.trajectory import read_positions  # importing mdtraj takes 1 s
 
         snapshot = chosen[order[number // VELOCITIES % len(order)]]
         file = self.files.iteration(self._n) / snapshot.segment / "snapshots.dcd"
         key = [self.config.iteration.seed, self._n, *name.encode(), number]
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        return (snapshot.segment, snapshot.number), positions_of(file, snapshot.number), seed
+        return (snapshot.segment, snapshot.number), read_positions(file, snapshot.number), seed
 
     def _identified(self, outcome: rates.Outcome) -> rates.Shot:
         """Return the shot with the events by which its trajectories left the process."""
@@ -391,7 +393,7 @@ class Stage:
             for surface, each in zip(self._surfaces, found, strict=True)
         ]
         return {
-            "of": definition(len(found)),
+            "of": describe_rate(len(found)),
             "dynamics": settings.dynamics,
             "residence_ps": settings.residence_ps,
             "md_steps": sum(each.n_steps for each in found),
@@ -411,7 +413,7 @@ class Stage:
                 if leg.event:
                     key = (leg.event, leg.end)
                     count[key] = count.get(key, 0) + 1
-        initial = path_of(self.files).images[0].get_potential_energy()
+        initial = read_path(self.files).images[0].get_potential_energy()
         places = {"before": "reactant", "behind": "product", "other": "dividing surface"}
         return [
             {

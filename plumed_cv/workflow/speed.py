@@ -18,7 +18,7 @@ _SHARE_LEFT = 0.25
 _TIMING = re.compile(r"^PLUMED: \d+ \D+ (\d+) +(\d+\.\d+) ", re.MULTILINE)
 
 
-def plumed_seconds(log: Path) -> float | None:
+def read_plumed_seconds(log: Path) -> float | None:
     """Time that PLUMED took in the steps of a segment, s; None if its log does not say.
 
     Parameters
@@ -52,7 +52,7 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     done = task.done()
     if plumed.optimised or task.previous is None or not done[-1]["n_steps"]:
         return None
-    in_plumed = plumed_seconds(task.previous / "plumed.log")
+    in_plumed = read_plumed_seconds(task.previous / "plumed.log")
     taken, n_steps = float(done[-1]["seconds"]), int(done[-1]["n_steps"])
     left = (task.steps - sum(int(part["n_steps"]) for part in done)) * taken / n_steps
     if in_plumed is None or left < SLOW_S:
@@ -67,7 +67,7 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     )
 
 
-def watching_speed(
+def watch_speed(
     update: Update, tasks: Sequence[WalkerTask], plumed: Plumed, say: Callable[[str], None]
 ) -> Update:
     """Return `update` with a look at the speed when the first walker has ended a segment."""

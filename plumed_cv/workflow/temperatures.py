@@ -84,7 +84,7 @@ def run(
             try:
                 found = procedure.run(
                     _at(config, temperature_K),
-                    folder(root, temperature_K),
+                    folder_of(root, temperature_K),
                     spoken,
                     inputs_only=inputs_only,
                     before=_nearest(root, kelvin, temperature_K),
@@ -96,7 +96,7 @@ def run(
                 spoken.say(f"set aside: {error}")
                 continue
             if "walkers" in found:
-                return found | {"directory": str(folder(root, temperature_K))}
+                return found | {"directory": str(folder_of(root, temperature_K))}
         if len(failures) == len(kelvin):
             raise UserError(str(failures[0]["reason"]))
         return write_rates(root, failures)
@@ -121,7 +121,7 @@ def sample(
     kelvin = config.system.temperatures_K
     _check_kind(root, bool(kelvin))
     for temperature_K in kelvin:
-        files = RunDirectory(folder(root, temperature_K))
+        files = RunDirectory(folder_of(root, temperature_K))
         if not files.result.exists():
             procedure.sample(_at(config, temperature_K), files.root, walker, reporter)
             return
@@ -163,10 +163,12 @@ def compare_harmonic(
     reporter = reporter or Log()
     root = Path(directory).absolute()
     if not is_series(root):
-        return harmonic_theory.of_run(root, reporter, temperatures_K=temperatures_K, step_A=step_A)
+        return harmonic_theory.compute_for_run(
+            root, reporter, temperatures_K=temperatures_K, step_A=step_A
+        )
     found: list[dict[str, Any]] = []
     done: list[RunDirectory] = []
-    for temperature_K, place in runs(root):
+    for temperature_K, place in iterate_runs(root):
         files = RunDirectory(place)
         if not files.path.exists():
             continue
@@ -179,7 +181,9 @@ def compare_harmonic(
                 break
         spoken = _At(reporter, temperature_K)
         found.append(
-            harmonic_theory.of_run(place, spoken, temperatures_K=temperatures_K, step_A=step_A)
+            harmonic_theory.compute_for_run(
+                place, spoken, temperatures_K=temperatures_K, step_A=step_A
+            )
         )
         done.append(files)
     if not found:
@@ -190,15 +194,15 @@ def compare_harmonic(
     return found[0] | {"rates": [rows[kelvin] for kelvin in sorted(rows)]}
 
 
-def anharmonicity(directory: Path | str) -> list[str]:
+def describe_anharmonicity(directory: Path | str) -> list[str]:
     """Return one sentence a temperature on anharmonicity, if harmonic theory is available."""
     root = Path(directory).absolute()
-    places = [place for _, place in runs(root)] if is_series(root) else [root]
+    places = [place for _, place in iterate_runs(root)] if is_series(root) else [root]
     results = [read_json(file) for place in places if (file := place / "result.json").exists()]
     return [found["harmonic"]["sentence"] for found in results if found.get("harmonic")]
 
 
-def folder(root: Path, temperature_K: float) -> Path:
+def folder_of(root: Path, temperature_K: float) -> Path:
     """The run directory of a temperature."""
     return root / f"{temperature_K:g}K"
 
@@ -208,10 +212,10 @@ def is_series(root: Path) -> bool:
     return RunDirectory(root).temperatures.exists()
 
 
-def runs(root: Path) -> Iterator[tuple[float, Path]]:
+def iterate_runs(root: Path) -> Iterator[tuple[float, Path]]:
     """Yield the temperatures of a run, in order, and their run directories."""
     for temperature_K in read_json(RunDirectory(root).temperatures)["temperatures_K"]:
-        yield float(temperature_K), folder(root, temperature_K)
+        yield float(temperature_K), folder_of(root, temperature_K)
 
 
 def write_rates(root: Path, failures: Sequence[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def write_rates(root: Path, failures: Sequence[dict[str, Any]] | None = None) ->
     event = root.name if root.name != "run" else root.parent.name
     rows = [  # in order of temperature
         _row(event, read_json(path / "result.json"))
-        for _, path in sorted(runs(root))
+        for _, path in sorted(iterate_runs(root))
         if (path / "result.json").exists()
     ]
     file = root / "rates.json"
@@ -258,7 +262,7 @@ def write_rates(root: Path, failures: Sequence[dict[str, Any]] | None = None) ->
     table.writeheader()
     table.writerows(rows)
     write_text(root / "rates.csv", text.getvalue())
-    plot_arrhenius(root / "arrhenius.png", rows, curve(rows), event)
+    plot_arrhenius(root / "arrhenius.png", rows, make_curve(rows), event)
     return result
 
 
@@ -288,7 +292,7 @@ def fit_in_words(fit: dict[str, Any] | None) -> list[str]:
     return words
 
 
-def curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
+def make_curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
     """Return the fit of rates.json as `figures.draw_arrhenius` needs it; None without a fit."""
     fit, _, _ = _fit(rows)
     if fit is None:
@@ -301,7 +305,7 @@ def curve(rows: Sequence[dict[str, Any]]) -> tuple[Array, Array] | None:
 def _nearest(root: Path, kelvin: Sequence[float], temperature_K: float) -> RunDirectory | None:
     """The run that has ended at the nearest other temperature, in 1/T; None if none has."""
     others = sorted(kelvin, key=lambda other: abs(1.0 / other - 1.0 / temperature_K))
-    places = (RunDirectory(folder(root, other)) for other in others if other != temperature_K)
+    places = (RunDirectory(folder_of(root, other)) for other in others if other != temperature_K)
     return next((files for files in places if files.result.exists()), None)
 
 

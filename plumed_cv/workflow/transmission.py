@@ -21,13 +21,13 @@ from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
-from plumed_cv.workflow.mep import end_states
+from plumed_cv.workflow.mep import read_end_states
 from plumed_cv.workflow.shooting import Stage
 
 LARGEST_FRICTION = 0.1  # times the time step: with more friction, crossings would be missed
 
 
-def of_directory(
+def compute_rate(
     directory: Path | str,
     reporter: Reporter | None = None,
     *,
@@ -72,7 +72,7 @@ def of_directory(
             f"{directory}: the rate of transition state theory is unknown, so there is no dividing "
             "surface to start from. See the checks in report.html."
         )
-    initial = end_states(config)[0]
+    initial = read_end_states(config)[0]
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
         stage = Stage(config, files, initial, result, engine, reporter or Log())

@@ -16,7 +16,7 @@ from plumed_cv.cv import CollectiveVariable, equivalence, symmetry
 from plumed_cv.workflow.checks import Check, check_sampling, error_limit_eV
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.keys import points_to_compare, read_estimate
-from plumed_cv.workflow.mep import path_of
+from plumed_cv.workflow.mep import read_path
 
 AT_SURFACE = 0.05  # largest 1 - cos at the dividing surface: 18 degrees, see docs/theory.md
 WORST = 0.3  # largest 1 - cos between the states: at 45 degrees a CV gives half of a slope
@@ -145,10 +145,10 @@ def related_by_symmetry(files: RunDirectory) -> bool:
     """
     if not files.path.exists():
         return False
-    path = path_of(files)
+    path = read_path(files)
     if abs(path.energies[-1] - path.energies[0]) > EQUAL_EV:
         return False
-    return any(operation.reverses for operation in symmetry.of_path(path))
+    return any(operation.reverses for operation in symmetry.find_path_operations(path))
 
 
 def check_variable(
@@ -246,6 +246,6 @@ def _is_like_the_last(
     if not files.cv(last).exists():
         return False
     new, old = (CollectiveVariable.load(files.cv(m)) for m in (last, k - 1))
-    found = equivalence.difference(new, old, **points_to_compare(iterations[k - 1]))
+    found = equivalence.compare_isosurfaces(new, old, **points_to_compare(iterations[k - 1]))
     floor = iterations[-1].get("similarity_floor")
     return _is_equivalent(found.mean, found.worst, found.at_surface, floor, limits.tolerance)

@@ -11,8 +11,8 @@ from plumed_cv.config import Config
 from plumed_cv.cv.reconstruction import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
 from plumed_cv.paths.path import Files, load_path, name_of, read_images
-from plumed_cv.workflow.learning import noise_variance, training_of
-from plumed_cv.workflow.mep import complete, end_states, find_path, types_of
+from plumed_cv.workflow.learning import estimate_noise_variance, training_of
+from plumed_cv.workflow.mep import complete, find_path, read_end_states, types_of
 
 
 def reproduce_energy(
@@ -68,9 +68,9 @@ def reproduce_energy(
         seed = config.iteration.seed if seed is None else seed
         n_structures = n_structures or config.path.structures
         n_components = n_components or config.cv.components
-        with sampling.open_engine(config, end_states(config)[0]) as opened:
+        with sampling.open_engine(config, read_end_states(config)[0]) as opened:
             path = find_path(config, output / "path.xyz", reporter, opened)
-            noise_A2 = noise_A2 or noise_variance(config, path, opened)
+            noise_A2 = noise_A2 or estimate_noise_variance(config, path, opened)
         training = training_of(config, seed, recipe, n_latent, device)
         use_symmetry = config.cv.symmetry if use_symmetry is None else use_symmetry
     else:

@@ -75,7 +75,7 @@ def main() -> None:
         given = json.loads((folder.parent / "input.json").read_text())
         settings = given["sampling"]
         interval = settings["timestep_fs"] * settings["snapshot_stride"]
-        files = [segment / "mean-force.dat" for segment in sampling.segments(folder)]
+        files = [segment / "mean-force.dat" for segment in sampling.list_segments(folder)]
         found = noise([meanforce.read(file) for file in files], interval)
         state = freeenergy.read_state(sorted(folder.rglob("segment-*/babf.state"))[0])
         length = state.grid.maximum - state.grid.minimum

@@ -151,7 +151,7 @@ def run_ours(runs: Path, T: int, data: dict[str, Any]) -> None:
     folder = runs / f"fe-{T}K"
     settings = config.load(transmission.write(case, folder, SAMPLING_STEPS))
     workflow.run(settings, folder / "run")
-    workflow.transmission.of_directory(folder / "run")
+    workflow.transmission.compute_rate(folder / "run")
     result = read_json(folder / "run" / "result.json")
     data[f"plumed_cv-{T}K"] = {
         "rate_per_s": result["rate_per_s"],

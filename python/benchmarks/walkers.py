@@ -33,7 +33,7 @@ from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.setup.plugin import babf_input, build_plugin
 from plumed_cv.setup.tools import cxx_compiler
-from plumed_cv.structures import oriented
+from plumed_cv.structures import orient
 
 NUMBERS = (2, 10, 100, 1000)
 STEP_US = 140.0
@@ -123,7 +123,7 @@ def one_run(
     """Run one of the runs of a mode, and put its seconds into the queue."""
     home = folder / str(number)
     home.mkdir()
-    crystal = oriented(bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(4))
+    crystal = orient(bulk("Fe", "bcc", a=2.8553, cubic=True).repeat(4))
     initial, final = crystal[1:], crystal[1:]
     final.positions[0] = crystal.positions[0]
     config = Config(
@@ -139,7 +139,7 @@ def one_run(
         model,
         temperature_K=300.0,
         ramp=settings.steps,
-        grid=sampling.grid(settings),
+        grid=sampling.make_grid(settings),
         state_out=Path("babf.state"),
         state_stride=n_steps,
         colvar=Path("colvar"),

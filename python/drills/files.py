@@ -21,7 +21,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
 from plumed_cv.paths.path import load_path
-from plumed_cv.setup.tools import tool
+from plumed_cv.setup.tools import find_tool
 from plumed_cv.structures import read_structure
 from plumed_cv.structures.trajectory import read_displacements
 from python.drills import fuzzers
@@ -220,9 +220,9 @@ def fuzz(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def _cpp_test(folder: Path, name: str, environment: dict[str, str]) -> str:
     build = folder / "cpp"
     subprocess.run(
-        [tool("cmake") or "cmake", "-S", CPP, "-B", build, "-DPLUMED_CV_TESTS=ON"], check=True
+        [find_tool("cmake") or "cmake", "-S", CPP, "-B", build, "-DPLUMED_CV_TESTS=ON"], check=True
     )
-    subprocess.run([tool("cmake") or "cmake", "--build", build, "--target", name], check=True)
+    subprocess.run([find_tool("cmake") or "cmake", "--build", build, "--target", name], check=True)
     done = subprocess.run(
         [build / name], env=os.environ | environment, capture_output=True, text=True, check=False
     )

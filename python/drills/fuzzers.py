@@ -15,7 +15,7 @@ import numpy as np
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
-from plumed_cv.setup.tools import tool
+from plumed_cv.setup.tools import find_tool
 
 CPP = Path(__file__).resolve().parents[2] / "cpp"
 READERS = ("model", "state", "profile", "walkers")
@@ -52,7 +52,7 @@ def build(folder: Path) -> None:
     UserError
         If there is no clang with libFuzzer.
     """
-    cmake, where = tool("cmake") or "cmake", folder / "build"
+    cmake, where = find_tool("cmake") or "cmake", folder / "build"
     compiler = f"-DCMAKE_CXX_COMPILER={find_clang()}"
     subprocess.run([cmake, "-S", CPP, "-B", where, "-DPLUMED_CV_FUZZ=ON", compiler], check=True)
     subprocess.run([cmake, "--build", where], check=True)

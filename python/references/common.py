@@ -19,7 +19,7 @@ from rich.progress import Progress
 from plumed_cv.common.files import write_text
 from plumed_cv.engines import Dynamics
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array
 from python.zero_kelvin.systems import LATTICE_A, POTENTIAL, vacancy
@@ -80,7 +80,7 @@ def minimum_path(cell: str, runs: Path) -> EnergyPath:
             LammpsEngine(POTENTIAL, initial) as engine,
             Console(stderr=True).status("minimum energy path") as status,
         ):
-            path = minimum_energy_path(
+            path = find_minimum_energy_path(
                 initial,
                 final,
                 engine.calculator,

@@ -42,10 +42,10 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines import draw_velocities
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_potential import standard_mass
-from plumed_cv.paths.neb import minimum_energy_path
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array, displacements
 from python.references import hops
@@ -250,7 +250,7 @@ def minimum_path(case: hops.Case, file: Path) -> EnergyPath:
     if not file.exists():
         initial, final = case.end_states()
         with LammpsEngine(case.potential, initial) as engine:
-            minimum_energy_path(initial, final, engine.calculator).save(file)
+            find_minimum_energy_path(initial, final, engine.calculator).save(file)
     return load_path(file)
 
 
@@ -308,7 +308,7 @@ def trajectory(name: str, folder: Path, number: int, blocks: int) -> dict[str, A
             data = dict(saved)
     else:
         rng = np.random.default_rng([1, number])
-        hot = maxwell_boltzmann(rng, dynamics.masses, 2 * case.temperature_K)
+        hot = draw_velocities(rng, dynamics.masses, 2 * case.temperature_K)
         data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
         data |= {"drift_A": np.zeros(3), "histograms": np.zeros((0, len(EDGES) - 1))}
         data |= {"crossings": np.zeros((0, 4), dtype=int)}
@@ -350,7 +350,7 @@ def sampled(name: str, folder: Path, walkers: int) -> dict[str, Any]:
     write_text(file, text)
     workflow.run(config.load(file), run)
     rates = [
-        workflow.transmission.of_directory(run, surface=xi, error=0.05)
+        workflow.transmission.compute_rate(run, surface=xi, error=0.05)
         for xi in SHOTS_THROUGH.get(name, ())
     ]
     result = read_json(run / "result.json")

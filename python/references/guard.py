@@ -126,8 +126,8 @@ def classify(run: Path, n: int = 1) -> dict[str, Any]:
     dynamics = settings["sampling"]
     kinds: Counter[str] = Counter()
     repeated, before, since_fs, distances = 0, None, np.inf, []
-    segments = sampling.segments(files.iteration(n))
-    for segment, part in zip(segments, sampling.records(segments), strict=True):
+    segments = sampling.list_segments(files.iteration(n))
+    for segment, part in zip(segments, sampling.read_records(segments), strict=True):
         since_fs += part["n_steps"] * dynamics["timestep_fs"]
         if not part["stopped"]:
             continue
@@ -148,7 +148,7 @@ def classify(run: Path, n: int = 1) -> dict[str, Any]:
     result = workflow.analyse(files.iteration(n))
     return {
         "temperature_K": settings["system"]["temperature_K"],
-        "steps": sampling.steps_of(sampling.records(segments)),
+        "steps": sampling.count_steps(sampling.read_records(segments)),
         "stops": sum(kinds.values()),
         "repeated": repeated,
         "jumps": kinds["jump"],
@@ -158,7 +158,7 @@ def classify(run: Path, n: int = 1) -> dict[str, Any]:
         "undetected": undetected,
         "undone": undone,
         "restarted_from_A": float(np.median(distances)) if distances else None,
-        "share_discarded": sampling.share_discarded(sampling.records(segments)),
+        "share_discarded": sampling.share_discarded(sampling.read_records(segments)),
     } | {
         name: result[name]
         for name in ("flux_barrier_eV", "flux_barrier_error_eV", "delta_F_eV", "delta_F_error_eV")

@@ -23,8 +23,8 @@ from ase import units
 
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
-from plumed_cv.rates.harmonic import flux_barrier, log_ratio
-from plumed_cv.rates.stationary import saddle_of_path, stationary_point
+from plumed_cv.rates.harmonic import compute_flux_barrier, log_ratio
+from plumed_cv.rates.stationary import find_saddle, find_stationary_point
 from python.references import common
 from python.zero_kelvin.systems import POTENTIAL
 
@@ -33,8 +33,10 @@ def limits(data: dict[str, float], temperature_K: float) -> dict[str, float]:
     """Harmonic flux barriers, eV, of a cell in the data file: best plane and linear CV."""
     kT = units.kB * temperature_K
     return {
-        "flux_barrier_eV": flux_barrier(data["saddle_eV"], data["log_ratio"], kT),
-        "linear_flux_barrier_eV": flux_barrier(data["saddle_eV"], data["log_ratio_linear"], kT),
+        "flux_barrier_eV": compute_flux_barrier(data["saddle_eV"], data["log_ratio"], kT),
+        "linear_flux_barrier_eV": compute_flux_barrier(
+            data["saddle_eV"], data["log_ratio_linear"], kT
+        ),
     }
 
 
@@ -47,10 +49,10 @@ def analyse(path: EnergyPath, cell_A: float) -> dict[str, object]:
     """Harmonic results of a path for the data file."""
     cell = path.cell
     with LammpsEngine(POTENTIAL, path.images[0]) as engine:
-        minimum = stationary_point(engine, path.images[0].positions, cell)
-        saddle = saddle_of_path(engine, path)
+        minimum = find_stationary_point(engine, path.images[0].positions, cell)
+        saddle = find_saddle(engine, path)
         middle = path.images[0].positions + path.spline(0.5)
-        well = stationary_point(engine, middle, cell)
+        well = find_stationary_point(engine, middle, cell)
     ends = path.displacements[-1]
     u = saddle.positions - path.images[0].positions
     mode = saddle.modes()[1][:, 0].reshape(-1, 3)

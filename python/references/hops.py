@@ -56,7 +56,7 @@ from mdtraj.formats import DCDTrajectoryFile
 from numpy.typing import NDArray
 
 from plumed_cv.common.files import replacing, write_text
-from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines import draw_velocities
 from plumed_cv.engines.lammps_library import import_lammps
 from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.structures.frame import Array
@@ -480,7 +480,7 @@ def _seed(name: str, block: int) -> int:
 def _velocities(name: str, dynamics: Dynamics, block: int, share: float) -> Array:
     """Velocities (N, 3), angstrom/fs, with a share of the thermal kinetic energy."""
     rng = np.random.default_rng(_seed(name, block))
-    return maxwell_boltzmann(rng, dynamics.masses, share * dynamics.case.temperature_K)
+    return draw_velocities(rng, dynamics.masses, share * dynamics.case.temperature_K)
 
 
 def hops(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> list[Hop]:

@@ -49,7 +49,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from plumed_cv.common.files import replacing
-from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines import draw_velocities
 from plumed_cv.engines.lammps_library import import_lammps
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array, displacements
@@ -209,7 +209,7 @@ class HyperplaneDynamics:
     def thermal_velocities(self, seed: int) -> Array:
         """Velocities of the Maxwell-Boltzmann distribution, angstrom/ps, (N, 3)."""
         rng = np.random.default_rng(seed)
-        return 1e3 * maxwell_boltzmann(rng, self._masses, self._case.temperature_K)
+        return 1e3 * draw_velocities(rng, self._masses, self._case.temperature_K)
 
     def _do(self, *commands: str) -> None:
         for command in commands:

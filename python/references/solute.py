@@ -37,11 +37,11 @@ from numpy.typing import NDArray
 
 from plumed_cv import config, workflow
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines import draw_velocities
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
 from plumed_cv.rates.harmonic import Expansion
-from plumed_cv.rates.stationary import stationary_point
+from plumed_cv.rates.stationary import find_stationary_point
 from python.references import hops
 
 DATA = Path(__file__).parents[2] / "docs" / "solute.json"
@@ -191,7 +191,7 @@ def compute_harmonic(case: Solute, runs: Path) -> dict[str, float]:
         path = load_path(runs / f"{process}-{temperatures[0]:.0f}K" / "run" / "path.xyz")
         with LammpsEngine(case.potential, path.images[0]) as engine:
             initial, final = (
-                stationary_point(engine, image.positions, path.cell)
+                find_stationary_point(engine, image.positions, path.cell)
                 for image in (path.images[0], path.images[-1])
             )
         for T in temperatures:
@@ -223,7 +223,7 @@ def count_frames(case: Solute, runs: Path, ns: float) -> list[list[int]]:
             data = dict(saved)
     else:
         rng = np.random.default_rng(1)
-        hot = maxwell_boltzmann(rng, dynamics.masses, 2.0 * case.temperature_K)
+        hot = draw_velocities(rng, dynamics.masses, 2.0 * case.temperature_K)
         data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
         data |= {"drift_A": np.zeros(3), "counts": np.zeros((0, 1 + len(ORDINALS)), dtype=int)}
     shells, blocks = case.shells(), round(ns * 1e6 / hops.BLOCK_FS)

@@ -62,7 +62,7 @@ def compute(name: str, runs: Path, steps: int) -> None:
     """Run one case, and its rate."""
     settings = config.load(write(CASES[name], runs / name, steps))
     workflow.run(settings, runs / name / "run")
-    workflow.transmission.of_directory(runs / name / "run")
+    workflow.transmission.compute_rate(runs / name / "run")
 
 
 def collect(runs: Path) -> None:

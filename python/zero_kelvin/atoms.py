@@ -30,7 +30,7 @@ from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.rates.harmonic import Expansion
-from plumed_cv.rates.stationary import saddle_of_path
+from plumed_cv.rates.stationary import find_saddle
 from python.zero_kelvin import systems
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "zero-kelvin" / "atoms.json"
@@ -155,7 +155,7 @@ def run(names: list[str], folder: Path) -> None:
                 if any(row["rule"] == atoms for row in done):
                     continue
                 if saddle is None and name in WITH_HESSIAN:
-                    saddle = saddle_of_path(engine, path)
+                    saddle = find_saddle(engine, path)
                 done.append(measured(engine, path, saddle, atoms))
                 write_text(DATA, json.dumps(rows, indent=1) + "\n")
 

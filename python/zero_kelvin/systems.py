@@ -25,7 +25,7 @@ from rich.console import Console
 
 from plumed_cv.cv import energy
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.paths.neb import Progress, minimum_energy_path
+from plumed_cv.paths.neb import Progress, find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array
 
@@ -51,7 +51,7 @@ class System:
     symmetric
         Whether a symmetry of the crystal takes the process into its reverse.
     interpolation
-        The first guess of the path, see `minimum_energy_path`.
+        The first guess of the path, see `find_minimum_energy_path`.
     potential
         LAMMPS's lines for the potential.
     """
@@ -69,7 +69,7 @@ class System:
         with LammpsEngine(self.potential, states[0]) as engine:
             for final in states[1:]:
                 initial = images.pop() if images else states[0]
-                leg = minimum_energy_path(
+                leg = find_minimum_energy_path(
                     initial,
                     final,
                     engine.calculator,
@@ -248,7 +248,7 @@ SYSTEMS = {
 
 def asymmetry(path: EnergyPath) -> float:
     """Return the largest difference between E(lambda) and E(1 - lambda), eV."""
-    profile = energy.of_images(path)
+    profile = energy.interpolate_images(path)
     back = np.interp(1.0 - profile.parameter, profile.parameter, profile.energy)
     return float(np.abs(profile.energy - back).max())
 

@@ -155,11 +155,11 @@ def run_counts(name: str, path: EnergyPath) -> None:
     noise_A2 = CASES[name][0][1]
     first, last = path.images[0], path.images[-1]
     linear = cv.linear(path.species, path.cell, first.positions, last.positions)
-    operations = symmetry.of_path(path)
+    operations = symmetry.find_path_operations(path)
     data = read(name)
     data["operations"] = len(operations)
     counts = data.setdefault("counts", {})
-    barrier = energy.of_images(path).barrier
+    barrier = energy.interpolate_images(path).barrier
     for n_structures in COUNTS:
         if str(n_structures) in counts:
             continue

@@ -9,7 +9,7 @@ from ase.build import bulk
 
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.ase import AseEngine
-from plumed_cv.paths.neb import noise_of_forces, relax
+from plumed_cv.paths.neb import measure_noise, relax
 
 pytest.importorskip("chgnet", reason="there is no chgnet: pip install chgnet")
 
@@ -50,7 +50,7 @@ def test_forces_are_those_of_the_energy_and_can_be_relaxed(tmp_path: Path) -> No
                 energies.append(engine.evaluate(moved, cell)[0])
             slope = (energies[1] - energies[0]) / (2 * step)
             assert found[0, atom, axis] == pytest.approx(slope, abs=5e-3)
-        noise = noise_of_forces(atoms, engine.calculator())
+        noise = measure_noise(atoms, engine.calculator())
         assert 0.0 < noise < 2e-5
         atoms.calc = engine.calculator()
         relax(atoms, fmax_eV_A=1e-2)

@@ -20,7 +20,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.gromacs import SHIM_NAME, GromacsEngine, find_gromacs
-from plumed_cv.freeenergy import last_step
+from plumed_cv.freeenergy import read_last_step
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures.trajectory import read_displacements
 from tests.engines.kits import (
@@ -232,7 +232,7 @@ def test_each_checkpoint_of_gromacs_writes_the_state(
         handle.cmd("prepareCalc")
         handle.cmd("performCalc")
         state = tmp_path / "state"
-        written.append(last_step(state) if state.exists() else None)
+        written.append(read_last_step(state) if state.exists() else None)
     handle.finalize()
     assert written == [None] * 10 + [10] * 10 + [20] * 10
 

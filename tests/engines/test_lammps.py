@@ -23,14 +23,14 @@ from plumed_cv.engines import (
     Dynamics,
     Segment,
     State,
-    maxwell_boltzmann,
+    draw_velocities,
 )
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_potential import neighbour_settings
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.engines.process import how_it_ended, run_program
 from plumed_cv.setup.kernel import Plumed
-from plumed_cv.structures import oriented
+from plumed_cv.structures import orient
 from tests.engines.kits import script_output
 
 Array = NDArray[np.float64]
@@ -105,7 +105,7 @@ def test_oriented_turns_all_structures_alike() -> None:
     two.rattle(0.1, seed=1)
     with pytest.raises(UserError, match="first vector along x"):
         LammpsEngine(["pair_style lj/cut 5", "pair_coeff * * 0.01 3.4"], one)
-    turned = [oriented(one), oriented(two)]
+    turned = [orient(one), orient(two)]
     moved = two.positions - one.positions
     turned_moved = turned[1].positions - turned[0].positions
     np.testing.assert_allclose(turned_moved @ turned_moved.T, moved @ moved.T, atol=1e-12)
@@ -117,7 +117,7 @@ def test_oriented_turns_all_structures_alike() -> None:
 def test_maxwell_boltzmann() -> None:
     rng = np.random.default_rng(1)
     masses = np.where(np.arange(4000) % 2, 40.0, 84.0)
-    velocities = maxwell_boltzmann(rng, masses, 120.0)
+    velocities = draw_velocities(rng, masses, 120.0)
     np.testing.assert_allclose((masses[:, None] * velocities).sum(axis=0), 0, atol=1e-10)
     for mass in (40.0, 84.0):
         energy = 0.5 * mass * (velocities[masses == mass] ** 2).sum(axis=1).mean() / units.fs**2

@@ -24,7 +24,7 @@ from plumed_cv.engines import (
 )
 from plumed_cv.engines.engine import BLOCK, PIECE
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.structures.trajectory import all_positions
+from plumed_cv.structures.trajectory import read_all_positions
 from tests.engines.kits import (
     EPSILON,
     PLUMED_UNITS,
@@ -100,7 +100,7 @@ def test_recorded_forces_are_those_of_the_snapshots(
     engine.run(segment)
     positions, forces = read_record(tmp_path / RECORD, len(serials))
     assert positions.shape == forces.shape == (8, 4, 3)
-    whole = all_positions(tmp_path / "snapshots.dcd")
+    whole = read_all_positions(tmp_path / "snapshots.dcd")
     apart = positions[1::2] - whole[:, serials - 1]
     apart -= np.rint(apart @ np.linalg.inv(start.cell)) @ start.cell
     np.testing.assert_allclose(apart, 0.0, atol=1e-5)  # of single precision

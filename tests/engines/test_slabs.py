@@ -11,7 +11,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.cv import linear
 from plumed_cv.engines import Dynamics, Segment, State, Thermostat
 from plumed_cv.structures import cell_of
-from plumed_cv.structures.trajectory import all_positions
+from plumed_cv.structures.trajectory import read_all_positions
 from tests.engines.kits import EPSILON, PLUMED_UNITS, Kit, columns, crystal, reference
 
 
@@ -70,7 +70,7 @@ def test_a_slab_with_fixed_atoms(
     if result.end.velocities is not None and thermostat != "brownian":
         assert not result.end.velocities[held].any()
     assert result.snapshots is not None
-    frames = all_positions(result.snapshots)
+    frames = read_all_positions(result.snapshots)
     np.testing.assert_allclose(
         frames[:, held], np.broadcast_to(start.positions[held], (10, 30, 3)), atol=1e-5
     )

@@ -15,7 +15,7 @@ from plumed_cv.freeenergy import (
     estimate_profile,
     read_fes,
     read_state,
-    reweighted_profile,
+    reweight_profile,
     write_fes,
 )
 from tests.plumed.babf import KT, Array, MakePlumed, bias_at, step
@@ -309,7 +309,7 @@ def test_frozen_bias_reweighted_and_corrected_agree(
         ]
         found = estimate_profile(blocks[name], land.states)
         np.testing.assert_array_equal(blocks[name][0].derivative(), blocks[name][-1].prior)
-        A, error = reweighted_profile(
+        A, error = reweight_profile(
             land.grid, found.kT_eV, [part[:, 0] for part in series], [part[:, 1] for part in series]
         )
         difference = (found.A - A)[land.inner]

@@ -13,11 +13,11 @@ from ase import units
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import random_model
 from plumed_cv.freeenergy import (
-    blocks,
     estimate_flux,
     estimate_profile,
     read_fes,
     read_state,
+    split_into_blocks,
     write_fes,
     write_state,
 )
@@ -192,7 +192,7 @@ def test_a_run_in_natural_units_has_results_in_natural_units(
     convergence = analysis.forward_backward_convergence(4)
     assert "natural units" in repr(convergence)
     assert "eV" not in repr(convergence)
-    parts = blocks([read_state(file) for file in files])
+    parts = split_into_blocks([read_state(file) for file in files])
     series = [np.ones(2)] * len(parts)
     with pytest.raises(UserError, match="with UNITS NATURAL: a flux barrier and a rate need"):
         estimate_flux(parts, series, series, series, (-1.0, 1.0))

@@ -24,7 +24,7 @@ from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps_input import LammpsInput
 from plumed_cv.engines.lammps_potential import package_potentials
 from plumed_cv.engines.lammps_program import LammpsProgram
-from plumed_cv.freeenergy import last_step, read_fes, read_state
+from plumed_cv.freeenergy import read_fes, read_last_step, read_state
 from plumed_cv.setup.kernel import Plumed, describe, find_plumed, optimised_prefix
 from plumed_cv.structures.frame import Array
 from tests.conftest import built, built_fix_plumed
@@ -166,7 +166,7 @@ def test_any_number_of_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
         assert f"on {ranks} procs" in (folder / "log.lammps").read_text()
         state = (folder / "state").read_text()
         assert state.count("#! FIELDS") == 1
-        assert last_step(folder / "state") == STEPS
+        assert read_last_step(folder / "state") == STEPS
     colvar = np.loadtxt(folders[1] / "colvar")
     assert len(colvar) == STEPS + 1
     assert np.ptp(colvar[:, 1]) > 0.01  # the CV moves, and the bias acts

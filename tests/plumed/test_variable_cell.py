@@ -17,7 +17,7 @@ from ase.build import bulk
 
 from plumed_cv import freeenergy
 from plumed_cv.cv import linear, random_model
-from plumed_cv.structures import oriented
+from plumed_cv.structures import orient
 from plumed_cv.structures.frame import Array
 
 FOLDER = Path(__file__).parents[2] / "plumed_inputs"
@@ -33,7 +33,7 @@ ZIRCONIUM = (
 
 def zirconium(*repeats: int) -> Atoms:
     """The perfect crystal on the primitive axes of the hcp lattice, 120 degrees between two."""
-    crystal: Atoms = oriented(bulk("Zr", "hcp", a=3.234, c=5.168).repeat(repeats))
+    crystal: Atoms = orient(bulk("Zr", "hcp", a=3.234, c=5.168).repeat(repeats))
     assert crystal.cell[1, 0] < 0
     return crystal
 

@@ -14,9 +14,9 @@ from plumed_cv import workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log, Update
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.freeenergy import Grid, binned, meanforce
+from plumed_cv.freeenergy import Grid, bin_samples, meanforce
 from plumed_cv.freeenergy.basins import find
-from plumed_cv.freeenergy.perturbation import FEWEST, Committee, Curves, Sample, committee
+from plumed_cv.freeenergy.perturbation import FEWEST, Committee, Curves, Sample, compare_potentials
 from plumed_cv.structures import cell_of
 from tests.truth import landscape
 from tests.truth.landscape import MEMBERS
@@ -50,7 +50,7 @@ class Points:
 
 def exact_curves() -> Curves:
     points = Points(np.random.default_rng(1), 400_000)
-    A = -KT * np.log(binned(GRID, points.xi, points.weight)[1])
+    A = -KT * np.log(bin_samples(GRID, points.xi, points.weight)[1])
     basins = find(GRID, A, (0.0, 1.0), KT)
     assert basins is not None
     return Curves(GRID, KT, A, A, basins)  # the CV is linear: |grad xi| is a constant
@@ -69,7 +69,7 @@ def sampled(curves: Curves, number: int, names: list[str]) -> list[Sample]:
         for each in (WELL, *(MEMBERS[name] for name in names)):
             found = [each.energy_and_forces(points.positions[k]) for k in chosen]
             forces = np.array([force for _, force in found])
-            xi, term = meanforce.instantaneous(cv, points.displacements[chosen], forces, KT)
+            xi, term = meanforce.compute_instantaneous(cv, points.displacements[chosen], forces, KT)
             energies.append([energy for energy, _ in found])
             terms.append(term)
         blocks.append(Sample(xi, np.ones(len(xi)), np.array(energies), np.array(terms)))
@@ -85,7 +85,7 @@ def differences(name: str, cv: CollectiveVariable) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def found() -> Committee:
     curves = exact_curves()
-    return committee(curves, sampled(curves, 2000, list(MEMBERS)))
+    return compare_potentials(curves, sampled(curves, 2000, list(MEMBERS)))
 
 
 @pytest.mark.parametrize("name", ["higher", "looser", "straighter"])
@@ -137,7 +137,7 @@ def test_the_flux_counts_the_gradient_of_the_other_ensemble() -> None:
         energy = 0.01 * rng.choice([-1.0, 1.0], len(xi))
         both = np.array([np.zeros(len(xi)), energy])
         blocks.append(Sample(xi, np.exp(energy / KT), both, np.zeros_like(both)))
-    member = committee(curves, blocks).members[0]
+    member = compare_potentials(curves, blocks).members[0]
     expected = 2 * KT * np.log(np.cosh(0.01 / KT))
     difference = member.reweighted.flux_barrier
     assert difference.value == pytest.approx(expected, abs=4 * difference.error)
@@ -193,15 +193,15 @@ def test_a_run_has_the_barriers_of_its_members(finished: Path, tmp_path: Path) -
     assert before["model_error_eV"] is None
     assert "has not converged" in before["committee_note"]
     with pytest.raises(KeyboardInterrupt):
-        workflow.committee.of_directory(run, Counting(250), snapshots=200)
+        workflow.committee.compute_committee(run, Counting(250), snapshots=200)
     reporter = Counting()
-    workflow.committee.of_directory(run, reporter, snapshots=200)
+    workflow.committee.compute_committee(run, reporter, snapshots=200)
     assert reporter.computed == 3 * 200 - 250
     done = command("committee", run, "--snapshots", "1000")
     assert done.returncode == 0, done.stderr
     assert "name = higher" in done.stdout
     again = Counting()
-    found = workflow.committee.of_directory(run, again, snapshots=1000)
+    found = workflow.committee.compute_committee(run, again, snapshots=1000)
     assert again.computed == 0
     assert found == results(run)
     assert found["committee"]["snapshots"] == 1000
@@ -235,7 +235,7 @@ def test_refusals(finished: Path, tmp_path: Path) -> None:
     starts[-1]["input"]["engine"]["committee"] = []
     (run / "provenance.json").write_text(json.dumps(starts))
     with pytest.raises(UserError, match=r"there is no engine\.committee in the input"):
-        workflow.committee.of_directory(run)
+        workflow.committee.compute_committee(run)
     (run / "result.json").unlink()
     with pytest.raises(UserError, match="is not the directory of a finished run"):
-        workflow.committee.of_directory(run)
+        workflow.committee.compute_committee(run)

@@ -155,11 +155,15 @@ def _babf(
             deviation = max(deviation, float(np.loadtxt(part / "colvar")[:, 2].max()))
             if forces:
                 snapshots, cell = part / "snapshots.dcd", setup.path.cell
-                places, pulls = meanforce.computed(model, snapshots, cell, engine.forces)
-                along = meanforce.instantaneous(model, model.displacements(places, cell), pulls, KT)
-                mean_forces.append(freeenergy.binned(GRID, *along))
+                places, pulls = meanforce.compute_forces(model, snapshots, cell, engine.forces)
+                along = meanforce.compute_instantaneous(
+                    model, model.displacements(places, cell), pulls, KT
+                )
+                mean_forces.append(freeenergy.bin_samples(GRID, *along))
     return _with_errors(
-        freeenergy.estimate_profile(freeenergy.blocks(states), mean_force=mean_forces or None),
+        freeenergy.estimate_profile(
+            freeenergy.split_into_blocks(states), mean_force=mean_forces or None
+        ),
         deviation,
     )
 

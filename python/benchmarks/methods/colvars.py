@@ -12,7 +12,7 @@ import numpy as np
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.engines import maxwell_boltzmann
+from plumed_cv.engines import draw_velocities
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 from python.benchmarks.methods.case import DYNAMICS, GRID, KT, Result, Setup, read_barrier
@@ -81,7 +81,7 @@ def _write_eabf(
     path = setup.path
     first = path.images[0]
     masses = first.get_masses()
-    velocities = maxwell_boltzmann(rng, masses, DYNAMICS.temperature_K) * 1e3  # angstrom/ps
+    velocities = draw_velocities(rng, masses, DYNAMICS.temperature_K) * 1e3  # angstrom/ps
     cell = path.cell
     turns = np.floor(first.positions @ np.linalg.inv(cell)).astype(int)
     wrapped = first.positions - turns @ cell
