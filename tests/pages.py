@@ -88,6 +88,14 @@ def execute_python(page: Path, first: int | None = None) -> dict[str, Any]:
     return found
 
 
+def check_numbers(page: Path, printed: str, least: int) -> None:
+    """Compare a page with what its script prints: at least so many numbers, all on the page."""
+    numbers = re.findall(r"\d+\.\d+", printed)
+    text = page.read_text(encoding="utf-8")
+    assert len(numbers) >= least
+    assert [number for number in numbers if number not in text] == []
+
+
 def all_blocks() -> Iterator[Block]:
     """Yield the blocks of all pages, and of the manuals of the actions."""
     for page in [*PAGES, *ACTIONS]:
