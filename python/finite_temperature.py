@@ -1,6 +1,6 @@
 """The vacancy in iron at 100, 300 and 500 K, as Fig. 7 of the paper: profiles of all iterations.
 
-    python python/finite_temperature.py RUNS      # run (or go on) in this folder, then print
+    python python/finite_temperature.py RUNS      # run (or continue) in this folder, then print
     python python/finite_temperature.py           # print and draw from the committed data
 
 The input is the packaged example with the paper's numbers of steps per iteration: 1e5, 5e5 and 1e6.

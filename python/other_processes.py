@@ -1,6 +1,6 @@
 """Processes and potentials for which nothing was tuned, each from an input file alone.
 
-    python -m python.other_processes RUNS         # run (or go on) in this folder, then print
+    python -m python.other_processes RUNS         # run (or continue) in this folder, then print
     python -m python.other_processes              # print from the committed data
 
 A vacancy in tungsten (embedded atoms) and in tantalum (a machine-learned SNAP potential), the

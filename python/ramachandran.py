@@ -1,6 +1,6 @@
 """The Ramachandran free energy of alanine dipeptide in vacuum, by BABF on two CVs and by OPES.
 
-    python -m python.ramachandran RUNS       # run (or go on) in this folder, then print
+    python -m python.ramachandran RUNS       # run (or continue) in this folder, then print
     python -m python.ramachandran            # print from the committed data
 
 GROMACS 2025 or newer with its PLUMED interface (`gmx` on PATH or in the variable GMX) does both

@@ -1,6 +1,6 @@
 """Several seeds of the vacancy example: the table of docs/results.md and the README's picture.
 
-    python python/vacancy_seeds.py RUNS            # run (or go on) in this folder, then print
+    python python/vacancy_seeds.py RUNS            # run (or continue) in this folder, then print
     python python/vacancy_seeds.py                 # print from the committed data
 
 The results go to docs/vacancy-fe.json, and the picture of the default CV's first seed to

@@ -92,7 +92,7 @@ def test_page_has_all_that_is_promised(run: Path, page: Path) -> None:
     # Profiles, steps, histogram, history, path, similarity, variance, losses, distance.
     assert len(charts) == 9
     titles = ("Free energy profile", "Quality of the sampling", "The collective variable",
-              "Which atoms take part", "Cost", "How to go on", "Inputs, versions")  # fmt: skip
+              "Which atoms take part", "Cost", "How to continue", "Inputs, versions")  # fmt: skip
     assert all(title in words for title in titles)
     assert "AUTOENCODER MODEL=cv.safetensors" in words
     assert "temperature_K = 300.0" in words

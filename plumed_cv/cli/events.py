@@ -137,7 +137,7 @@ def discover(
 
     No final state is needed. Events that the symmetry of the state maps onto each other are one.
     The catalogue is like that of 'plumed-cv jumps', so that 'plumed-cv campaign' computes the
-    rates. Started again after any stop, it goes on where it was.
+    rates. The same command continues after a stop of any kind.
 
     Examples: plumed-cv discover demo/initial.xyz --input demo/vacancy.toml -o fe-events
               plumed-cv discover demo/initial.xyz -i demo/vacancy.toml --max-barrier 1.0 -o fe-1eV
@@ -195,7 +195,7 @@ def campaign(
 ) -> None:
     """Do the runs of all events of a catalogue at all temperatures, and write one table of rates.
 
-    The same command goes on after a stop of any kind. An event that fails is set aside with the
+    The same command continues after a stop of any kind. An event that fails is set aside with the
     reason, and the others are done; the exit status is then 1.
 
     Examples: plumed-cv campaign fe-vacancy --harmonic

@@ -25,14 +25,15 @@ def rate(
     ] = None,
     surface: Annotated[
         float | None,
-        typer.Option(help="another dividing surface, of which the rate must not depend: a check"),
+        typer.Option(help="another dividing surface, on which the rate must not depend: a check"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
 
-    From snapshots on the dividing surface, with the engine of the input. What is there is kept, so
-    that a smaller error only adds shots. 'plumed-cv run' does this by itself once it has converged.
+    The trajectories start from snapshots on the dividing surface and use the engine of the input.
+    Existing trajectories are kept, so a smaller error only adds some. 'plumed-cv run' does this by
+    itself once it has converged.
 
     Example: plumed-cv rate demo/run --error 0.05
     """
@@ -63,9 +64,9 @@ def committee(
 ) -> None:
     """Compute the error of the potential: barriers of the other potentials of the input.
 
-    The potentials of engine.committee compute forces and energies of snapshots of the run. What is
-    there is kept, so that more snapshots only add to it. 'plumed-cv run' does this by itself once
-    it has converged.
+    The potentials of engine.committee compute forces and energies of snapshots of the run. Existing
+    values are kept, so more snapshots only add to them. 'plumed-cv run' does this by itself once it
+    has converged.
 
     Example: plumed-cv committee demo/run --snapshots 8000
     """
@@ -105,25 +106,26 @@ def harmonic(
     source: Annotated[Path, typer.Argument(help="input file (TOML), or the directory of a run")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="folder, of an input; 'harmonic' beside it if absent"),
+        typer.Option("--output", "-o", help="folder, for an input; 'harmonic' beside it if absent"),
     ] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(min=1e-3, help="K, of a rate; may be given several times")
+        list[float] | None,
+        typer.Option(min=1e-3, help="temperature of a rate, K; may be given several times"),
     ] = None,
     step: Annotated[
         float,
         typer.Option(min=1e-6, help="displacement of a coordinate for the differences, angstrom"),
     ] = 0.001,
     reverse: Annotated[
-        bool, typer.Option("--reverse", help="of an input, also the rate of the way back")
+        bool, typer.Option("--reverse", help="also the rate of the reverse process, for an input")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compute the rate by harmonic transition state theory, with quantum corrections.
 
-    From Hessians at the minimum and at the saddle point of the minimum energy path, by differences
-    of forces. Of a run the result is put beside its own, in the folder 'harmonic'. Started again
-    after any stop, it goes on where it was.
+    The Hessians at the minimum and at the saddle point of the minimum energy path are computed by
+    differences of forces. For a run, the result is compared with its rate and written to its folder
+    'harmonic'. The same command continues after a stop of any kind.
 
     With the directory of a run: plumed-cv harmonic demo/run
 

@@ -132,7 +132,9 @@ def run_campaign(
                 again = [job for job in todo if job.event in raised]
                 _do(catalogue, again, jobs, scheduler, reasons, reporter)
             else:
-                reporter.say("The steps were raised five times; start the campaign again to go on.")
+                reporter.say(
+                    "The steps were raised five times; start the campaign again to continue."
+                )
         return write_rates(catalogue, reasons)
 
 

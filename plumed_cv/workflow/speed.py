@@ -60,10 +60,10 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     share = min(1.0, in_plumed / taken)
     fast = left * (1.0 - share * (1.0 - _SHARE_LEFT))
     return (
-        f"PLUMED takes {100 * share:.0f} % of this sampling, for its kernel was compiled without "
-        f"optimisation. With an optimised one the rest would take {duration(fast)} or less and "
+        f"PLUMED takes {100 * share:.0f} % of this sampling, because its kernel was compiled "
+        f"without optimisation. With an optimised one the rest would take {duration(fast)} or less and "
         f"not {duration(left)}. Interrupt the run, {faster_kernel(plumed)}, and start the run "
-        "again; it goes on from there."
+        "again; it continues from there."
     )
 
 

@@ -10,7 +10,7 @@ DATA = Path(__file__).resolve().parents[2] / "docs" / "robustness.json"
 
 def table(found: dict[str, Any]) -> list[str]:
     """Results of the drills as the lines of a Markdown table."""
-    lines = ["| drill | how often | what came of it |", "|---|---|---|"]
+    lines = ["| drill | how often | result |", "|---|---|---|"]
     if "kills" in found:
         counts = found["kills"]
         for name, kind in (("by way", "kills"), ("by stage", "stages")):

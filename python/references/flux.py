@@ -1,6 +1,6 @@
 """Transition state theory's rates through several surfaces, from plain dynamics.
 
-    python -m python.references.flux RUNS                       # runs, or goes on, then the tables
+    python -m python.references.flux RUNS                       # runs or continues, then the tables
     python -m python.references.flux RUNS --cases fe-1000K --parts plain --processes 8 --ns 20
     python -m python.references.flux                            # the tables from docs/flux.json
 

@@ -1,6 +1,6 @@
 """Events that the guard stops and misses in the hot vacancy of the packaged example.
 
-    python -m python.references.guard RUNS                    # runs, or goes on, then the table
+    python -m python.references.guard RUNS                    # runs or continues, then the table
     python -m python.references.guard --run RUN               # of a run that is there
     python -m python.references.guard                         # the table from docs/guard.json
 
@@ -191,7 +191,7 @@ def print_table(rows: dict[str, dict[str, Any]]) -> None:
         "| run | T (K) | steps | stops | repeated | jumps | attempts | false | undetected hops ",
         end="",
     )
-    print("| undone | goes on at (Å) | discarded | flux barrier (eV) | delta F (eV) |")
+    print("| undone | continues at (Å) | discarded | flux barrier (eV) | delta F (eV) |")
     print("|" + " --- |" * 14)
     for name, row in rows.items():
         start = row["restarted_from_A"]
