@@ -61,9 +61,9 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     fast = left * (1.0 - share * (1.0 - _SHARE_LEFT))
     return (
         f"PLUMED takes {100 * share:.0f} % of this sampling, because its kernel was compiled "
-        f"without optimisation. With an optimised one the rest would take {duration(fast)} or less and "
-        f"not {duration(left)}. Interrupt the run, {faster_kernel(plumed)}, and start the run "
-        "again; it continues from there."
+        "without optimisation. With an optimised one the rest would take "
+        f"{duration(fast)} or less and not {duration(left)}. Interrupt the run, "
+        f"{faster_kernel(plumed)}, and start the run again; it continues from there."
     )
 
 
