@@ -21,7 +21,7 @@ from ase.build import bulk
 
 from plumed_cv import events, workflow
 from plumed_cv.common.files import read_json, write_text
-from python.references import diffusion, flux, hops
+from python.references import defects, diffusion, flux, hops
 
 DATA = Path(__file__).resolve().parents[1] / "docs" / "crystals.json"
 LAGS_PS = (2, 10)
@@ -58,7 +58,7 @@ def _alloy(file: str, *elements: str) -> tuple[str, str]:
     return ("pair_style eam/alloy", f"pair_coeff * * {file} {' '.join(elements)}")
 
 
-def _same_as(case: hops.Case, temperatures_K: tuple[float, ...]) -> Case:
+def _same_as(case: defects.Case, temperatures_K: tuple[float, ...]) -> Case:
     """The crystal of plain dynamics."""
     lines = (case.potential[0], case.potential[1])
     words = (case.what, case.element, case.structure, case.lattice_A, lines, temperatures_K)
@@ -74,8 +74,8 @@ CASES = {
         *("vacancy in Cu (Cu_mishin1)", "Cu", "fcc", None, _alloy("Cu_mishin1.eam.alloy", "Cu")),
         (700.0, 1000.0, 1300.0),
     ),
-    "Cu-1000K": _same_as(hops.CASES["cu-1000K"], (1000.0,)),
-    "Fe-1000K": _same_as(hops.CASES["fe-1000K"], (1000.0,)),
+    "Cu-1000K": _same_as(defects.CASES["cu-1000K"], (1000.0,)),
+    "Fe-1000K": _same_as(defects.CASES["fe-1000K"], (1000.0,)),
     "H-in-Ni": _same_as(flux.CASES["h-in-ni-500K"], (500.0,)),
 }
 
@@ -122,8 +122,8 @@ def in_plain_dynamics() -> dict[str, tuple[float, float]]:
     every = {
         "Fe-1000K": (flux.CASES["fe-1000K"], *flux.joined("fe-1000K", data["fe-1000K"]["plain"])),
         "Cu-1000K": (
-            *(hops.CASES["cu-1000K"], copper),
-            hops.hops(hops.CASES["cu-1000K"], copper),
+            *(defects.CASES["cu-1000K"], copper),
+            hops.find_hops(defects.CASES["cu-1000K"], copper),
         ),
         "H-in-Ni": (
             flux.CASES["h-in-ni-500K"],

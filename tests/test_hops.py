@@ -16,10 +16,10 @@ from plumed_cv.events import (
     sites_at,
 )
 from plumed_cv.events.diffusion import _of_tracer
-from python.references import diffusion, hops
+from python.references import defects, diffusion, hops, plain_dynamics
 from python.references.hops import Found, Hop
 
-IRON = hops.CASES["fe-1000K"]
+IRON = defects.CASES["fe-1000K"]
 
 
 def vacancy_walk(k_per_s: float, ns: float, back: float) -> Found:
@@ -36,7 +36,7 @@ def vacancy_walk(k_per_s: float, ns: float, back: float) -> Found:
     while True:
         time_fs += rng.exponential(1e15 / (8 * k_per_s))
         if time_fs > ns * 1e6 - 1000.0:
-            return Found(round(ns * 1e6 / hops.FRAME_FS), 1000.0, 1.0, sorted(crossings))
+            return Found(round(ns * 1e6 / plain_dynamics.FRAME_FS), 1000.0, 1.0, sorted(crossings))
         off = sites - sites[vacant]
         off -= edge * np.round(off / edge)
         near = np.flatnonzero(
@@ -44,7 +44,7 @@ def vacancy_walk(k_per_s: float, ns: float, back: float) -> Found:
         )
         site = int(rng.choice(near))
         atom = atom_on.pop(site)
-        frame = round(time_fs / hops.FRAME_FS)
+        frame = round(time_fs / plain_dynamics.FRAME_FS)
         crossings.append((frame, atom, site, vacant))
         if rng.random() < back:
             crossings += [(frame + 30, atom, vacant, site), (frame + 60, atom, site, vacant)]
@@ -63,7 +63,7 @@ def test_a_hop_stays_for_200_fs_and_is_undone_by_its_reverse() -> None:
         (505, 7, 8, 4),  # another atom
         (990, 7, 4, 8),  # the data end 100 fs later
     ]
-    found = hops.hops(IRON, Found(1000, 1000.0, 1.0, crossings))
+    found = hops.find_hops(IRON, Found(1000, 1000.0, 1.0, crossings))
     assert found == [
         Hop(1000.0, 3, 4, 5),
         Hop(1200.0, 3, 5, 4),
@@ -84,7 +84,7 @@ def test_rates_of_independent_hops_are_the_one_rate() -> None:
     """Four errors of some thousand hops: odds of one in 15 000 for each of four numbers."""
     k = 1e10
     data = vacancy_walk(k, 20.0, 0.0)
-    every = hops.hops(IRON, data)
+    every = hops.find_hops(IRON, data)
     # A second hop of the same atom within 200 fs hides the first: 1 - exp(-k 0.2 ps) is 0.002.
     for found in (
         hops.rate(IRON, data, np.array([hop.time_fs for hop in every])),
@@ -102,7 +102,7 @@ def test_hops_undone_at_once_are_in_one_rate_only() -> None:
     """Each excursion adds two hops and takes time from others. Four errors, as above."""
     k, back = 1e10, 0.3
     data = vacancy_walk(k, 20.0, back)
-    every = hops.hops(IRON, data)
+    every = hops.find_hops(IRON, data)
     slower = k / (1.0 + 8 * k * back * 600e-15)
     everything = hops.rate(IRON, data, np.array([hop.time_fs for hop in every]))
     for found, expected in (
@@ -117,7 +117,7 @@ def test_hops_undone_at_once_are_in_one_rate_only() -> None:
 
 def test_sites_follow_the_crystal_and_see_a_hop() -> None:
     _, home = IRON.start()
-    sites = hops.Sites(IRON, home, np.zeros(3))
+    sites = plain_dynamics.Sites(IRON, home, np.zeros(3))
     rng = np.random.default_rng(2)
     start = IRON.sites()[home]
     for shift in ([0.0, 0.0, 0.0], [3.0, -4.0, 5.0], [9.0, 1.0, -30.0]):  # it may jump as well
@@ -170,7 +170,7 @@ def test_diffusion_of_a_simulated_walk() -> None:
     """Jumps at random times. Five errors of each number: one in a million."""
     k_per_s = 2e10
     found = vacancy_walk(k_per_s, 20.0, 0.0)
-    atoms, vacancy = diffusion.displacements(IRON, found, hops.hops(IRON, found, 0.0))
+    atoms, vacancy = diffusion.displacements(IRON, found, hops.find_hops(IRON, found, 0.0))
     for lags in ((2, 10), (20, 50)):
         of_vacancy = diffusion.coefficients(vacancy[:, None], lags)
         value, error = diffusion.ratio(diffusion.coefficients(atoms, lags), of_vacancy)

@@ -141,7 +141,7 @@ def test_shares_add_up(tasks: Tasks) -> None:
 
 def farthest_in_heat_up(task: sampling.WalkerTask, engine: Engine, attempt: int) -> float:
     """Largest distance of an atom from the path in the first steps of an attempt, angstrom."""
-    segment = replace(next_segment(task, [], attempt), n_steps=200)
+    segment = replace(prepare_segment(task, [], attempt), n_steps=200)
     engine.run(segment)
     return float(read_colvar(segment.directory / "colvar")["ae.maxdev"].max())
 

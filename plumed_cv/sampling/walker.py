@@ -162,7 +162,7 @@ def _run_segments(task: WalkerTask, engine: Engine, update: Update) -> None:
         for attempt in range(1, BEGINNINGS):
             if not _left_at_once(segment, outcome):
                 break
-            segment = next_segment(task, done, attempt)
+            segment = prepare_segment(task, done, attempt)
             outcome = engine.run(segment, progress)
         if not outcome.stopped_by_plumed:
             _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)

@@ -50,7 +50,7 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.setup.kernel import find_plumed
 from plumed_cv.setup.plugin import build_plugin
-from python.references import common, hops, transmission
+from python.references import common, defects, transmission
 from python.zero_kelvin.systems import POTENTIAL
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "rates-cost.json"
@@ -147,7 +147,7 @@ def run_events(runs: Path, method: str, T: int, n: int, data: dict[str, Any]) ->
 
 def run_ours(runs: Path, T: int, data: dict[str, Any]) -> None:
     """Run plumed_cv and put rate, error and steps into the data file."""
-    case = replace(hops.CASES["fe-700K"], temperature_K=float(T))
+    case = replace(defects.CASES["fe-700K"], temperature_K=float(T))
     folder = runs / f"fe-{T}K"
     settings = config.load(transmission.write(case, folder, SAMPLING_STEPS))
     workflow.run(settings, folder / "run")
@@ -184,7 +184,7 @@ def print_table(data: dict[str, Any]) -> None:
             needed = steps / (n * TARGET**2)
             print(f"| {T} | {method} | {n} | {number} | {p:.2f} | {steps:,} | {needed:.1e} |")
         if ours is not None:
-            directions = hops.CASES["fe-700K"].neighbours
+            directions = defects.CASES["fe-700K"].neighbours
             needed = 1.0 / (TARGET**2 * directions * ours["rate_per_s"] * 1e-15 * TIMESTEP_FS)
             print(f"| {T} | plain | | | | | {needed:.1e} |")
 

@@ -25,16 +25,16 @@ import numpy as np
 from plumed_cv.common.files import read_json
 from plumed_cv.common.numbers import error_of_factor
 from plumed_cv.structures.frame import Array
-from python.references import flux, hops
+from python.references import defects, flux, hops, plain_dynamics
 
 NAME = "fe-1000K"
 LAGS_PS = (2, 10, 20, 50, 100, 200)
 _UNIT = 10.0  # angstrom^2/ps in 1e-9 m^2/s
-_FRAMES_PER_PS = round(1000.0 / hops.FRAME_FS)
+_FRAMES_PER_PS = round(1000.0 / plain_dynamics.FRAME_FS)
 
 
 def displacements(
-    case: hops.Case, whole: hops.Found, every: Sequence[hops.Hop]
+    case: defects.Case, whole: hops.Found, every: Sequence[hops.Hop]
 ) -> tuple[Array, Array]:
     """Sum of the jumps up to each picosecond.
 

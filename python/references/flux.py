@@ -48,16 +48,16 @@ from plumed_cv.engines.lammps_potential import standard_mass
 from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array, displacements
-from python.references import hops
+from python.references import defects, hops, plain_dynamics
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "flux.json"
 CASES = {
-    "fe-1000K": hops.CASES["fe-1000K"],
-    "fe-1200K": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
-    "fe-1200K-learned": replace(hops.CASES["fe-1000K"], temperature_K=1200.0),
-    "h-in-ni-500K": replace(hops.CASES["h-in-ni-700K"], temperature_K=500.0),
+    "fe-1000K": defects.CASES["fe-1000K"],
+    "fe-1200K": replace(defects.CASES["fe-1000K"], temperature_K=1200.0),
+    "fe-1200K-learned": replace(defects.CASES["fe-1000K"], temperature_K=1200.0),
+    "h-in-ni-500K": replace(defects.CASES["h-in-ni-700K"], temperature_K=500.0),
     "h-in-pd-300K": replace(
-        hops.CASES["h-in-ni-700K"],
+        defects.CASES["h-in-ni-700K"],
         what="H in Pd (PdHHe), octahedral to tetrahedral",
         lattice_A=3.89,
         element="Pd",
@@ -112,7 +112,7 @@ class Hops:
         Minimum energy path of one hop.
     """
 
-    def __init__(self, case: hops.Case, path: EnergyPath) -> None:
+    def __init__(self, case: defects.Case, path: EnergyPath) -> None:
         self.case = case
         initial, final = path.images[0].positions, path.images[-1].positions
         self.variable = cv.linear(path.species, path.cell, initial, final)
@@ -164,7 +164,7 @@ class Hops:
         xi = np.einsum("dij,dij->d", self._weights, moved) + self._own @ own
         return np.asarray(xi + self._constant), np.ones(len(xi))
 
-    def frame(self, sites: hops.Sites, positions: Array) -> tuple[Array, Array] | None:
+    def frame(self, sites: plain_dynamics.Sites, positions: Array) -> tuple[Array, Array] | None:
         """Return `values` in a frame of the dynamics; None where the state is not clear."""
         off = self._image(positions - sites.positions[sites.assigned] - sites.drift_A)
         n_host = len(self.host)
@@ -219,7 +219,7 @@ class LearnedHops(Hops):
         The collective variable of all atoms.
     """
 
-    def __init__(self, case: hops.Case, path: EnergyPath, learned: CollectiveVariable) -> None:
+    def __init__(self, case: defects.Case, path: EnergyPath, learned: CollectiveVariable) -> None:
         super().__init__(case, path)
         self._learned, self._cell = learned, path.cell
 
@@ -245,7 +245,7 @@ def hops_of(name: str, folder: Path) -> Hops:
     return Hops(CASES[name], path)
 
 
-def minimum_path(case: hops.Case, file: Path) -> EnergyPath:
+def minimum_path(case: defects.Case, file: Path) -> EnergyPath:
     """Read the minimum energy path of a case from a file, or find it and write it there."""
     if not file.exists():
         initial, final = case.end_states()
@@ -269,8 +269,11 @@ def plain(name: str, folder: Path, ns: float, trajectories: int) -> dict[str, An
         Number of independent trajectories, which run at the same time.
     """
     minimum_path(CASES[name], folder / "path.xyz")
-    first, frames = hops.EQUILIBRATION_BLOCKS, round(hops.BLOCK_FS / hops.FRAME_FS)
-    blocks = first + round(ns * 1e6 / hops.BLOCK_FS / trajectories)
+    first, frames = (
+        plain_dynamics.EQUILIBRATION_BLOCKS,
+        round(plain_dynamics.BLOCK_FS / plain_dynamics.FRAME_FS),
+    )
+    blocks = first + round(ns * 1e6 / plain_dynamics.BLOCK_FS / trajectories)
     with multiprocessing.get_context("spawn").Pool(trajectories) as pool:
         made = pool.starmap(trajectory, [(name, folder, k, blocks) for k in range(trajectories)])
     parts = np.array_split(np.concatenate([data["histograms"][first:] for data in made]), BLOCKS)
@@ -298,11 +301,11 @@ def trajectory(name: str, folder: Path, number: int, blocks: int) -> dict[str, A
     number
         Of the trajectory, from 0.
     blocks
-        Its length in blocks of `hops.BLOCK_FS`, those of the equilibration included.
+        Its length in blocks of `plain_dynamics.BLOCK_FS`, those of the equilibration included.
     """
     case, file = CASES[name], folder / f"plain-{number}.npz"
     every = hops_of(name, folder)
-    dynamics, (_, home) = hops.Dynamics(case), case.start()
+    dynamics, (_, home) = plain_dynamics.Dynamics(case), case.start()
     if file.exists():
         with np.load(file) as saved:
             data = dict(saved)
@@ -312,8 +315,8 @@ def trajectory(name: str, folder: Path, number: int, blocks: int) -> dict[str, A
         data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
         data |= {"drift_A": np.zeros(3), "histograms": np.zeros((0, len(EDGES) - 1))}
         data |= {"crossings": np.zeros((0, 4), dtype=int)}
-    sites = hops.Sites(case, data["assigned"], data["drift_A"])
-    frames = round(hops.BLOCK_FS / hops.FRAME_FS)
+    sites = plain_dynamics.Sites(case, data["assigned"], data["drift_A"])
+    frames = round(plain_dynamics.BLOCK_FS / plain_dynamics.FRAME_FS)
     while (k := len(data["histograms"])) < blocks:
         dynamics.place(data["positions"], data["velocities"])
         values, speeds, crossings = [], [], []
@@ -417,8 +420,8 @@ def joined(name: str, data: dict[str, Any]) -> tuple[hops.Found, list[hops.Hop]]
     for frames, crossings in zip(data["frames"], data["crossings"], strict=True):
         own = hops.Found(frames, 0.0, 0.0, [tuple(row) for row in crossings])
         found += [
-            hop._replace(time_fs=hop.time_fs + start * hops.FRAME_FS)
-            for hop in hops.hops(CASES[name], own)
+            hop._replace(time_fs=hop.time_fs + start * plain_dynamics.FRAME_FS)
+            for hop in hops.find_hops(CASES[name], own)
         ]
         start += frames
     return hops.Found(start, 0.0, 0.0, []), found
@@ -436,7 +439,7 @@ def print_tables(every: dict[str, Any]) -> None:
         columns = ["surface ξ"]
         if "plain" in data:
             found = data["plain"]
-            ns, rate = sum(found["blocks"]) * hops.FRAME_FS * 1e-6, lasting(name, found)
+            ns, rate = sum(found["blocks"]) * plain_dynamics.FRAME_FS * 1e-6, lasting(name, found)
             print(f"\n{name}: {ns:.2f} ns of plain dynamics, k_lasting = {rate}\n")
             columns += ["k_TST, plain (1/s)", "k_lasting / k_TST"]
             for xi, value, error in zip(rows, *tst_rates(name, found), strict=True):

@@ -42,7 +42,7 @@ from plumed_cv.common.files import read_json, write_text
 from plumed_cv.engines import State
 from plumed_cv.paths.path import load_path
 from plumed_cv.structures.frame import Array
-from python.references import hops
+from python.references import defects, hops, plain_dynamics
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "guard.json"
 
@@ -61,13 +61,13 @@ class Vacancy:
 
     def __init__(self, initial: Array, final: Array) -> None:
         # At constant energy: the thermostat has no part in where an atom goes in 3 ps.
-        self.case = hops.CASES["fe-1000K-nve"]
+        self.case = defects.CASES["fe-1000K-nve"]
         self.assigned = self._nearest(initial)
         moved = np.flatnonzero(self.assigned != self._nearest(final))
         if len(moved) != 1:
             raise ValueError(f"{len(moved)} atoms have another site in the end state, not one")
         self.moving = int(moved[0])
-        self._dynamics = hops.Dynamics(self.case)
+        self._dynamics = plain_dynamics.Dynamics(self.case)
 
     def distance(self, positions: Array, atom: int) -> float:
         """Distance of an atom from its site, angstrom."""
@@ -82,9 +82,9 @@ class Vacancy:
         off -= edge * np.round(off / edge)
         return np.asarray(np.einsum("ijk,ijk->ij", off, off).argmin(axis=1))
 
-    def sites(self) -> hops.Sites:
+    def sites(self) -> plain_dynamics.Sites:
         """All atoms on their sites."""
-        return hops.Sites(self.case, self.assigned, np.zeros(3))
+        return plain_dynamics.Sites(self.case, self.assigned, np.zeros(3))
 
     def stop(self, left: State, atom: int) -> str:
         """The end of a trajectory from a configuration at which the guard stopped a run."""
@@ -96,17 +96,17 @@ class Vacancy:
         own = int(self.assigned[atom])
         crossings = [(0, atom, own, new)] if (new := int(sites.assigned[atom])) != own else []
         self._dynamics.place(left.positions, left.velocities)
-        n = round(FOLLOWED_FS / hops.FRAME_FS)
+        n = round(FOLLOWED_FS / plain_dynamics.FRAME_FS)
         for i, positions in enumerate(self._dynamics.frames(1, length_fs=FOLLOWED_FS), 1):
             crossings += [(i, *found) for found in sites.update(positions) if found[0] == atom]
-        if hops.hops(self.case, hops.Found(n, 0.0, 0.0, crossings)):
+        if hops.find_hops(self.case, hops.Found(n, 0.0, 0.0, crossings)):
             return "jump"
         return "attempt" if crossings else "false"
 
     def undetected(self, snapshots: Sequence[Array], interval_fs: float) -> tuple[int, int]:
         """Lasting and undone hops of other atoms than the process's in a series of snapshots."""
         sites = self.sites()
-        every = round(interval_fs / hops.FRAME_FS)
+        every = round(interval_fs / plain_dynamics.FRAME_FS)
         crossings = [
             (i * every, *found)
             for i, positions in enumerate(snapshots)
@@ -114,7 +114,7 @@ class Vacancy:
             if found[0] != self.moving
         ]
         found = hops.Found(len(snapshots) * every, 0.0, 0.0, crossings)
-        back = hops.undone(hops.hops(self.case, found))
+        back = hops.undone(hops.find_hops(self.case, found))
         return int((~back).sum()), int(back.sum()) // 2
 
 
@@ -141,7 +141,7 @@ def classify(run: Path, n: int = 1) -> dict[str, Any]:
         positions
         for segment in segments
         if (file := segment / "snapshots.dcd").exists()
-        for positions in hops.read_frames(file)
+        for positions in plain_dynamics.read_frames(file)
     ]
     interval_fs = dynamics["snapshot_stride"] * dynamics["timestep_fs"]
     undetected, undone = vacancy.undetected(trajectory, interval_fs)

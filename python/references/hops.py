@@ -42,203 +42,34 @@ Errors are the larger of the square root of the numbers counted and the jackknif
 import argparse
 import itertools
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
-from ase import Atoms, units
-from ase.build import bulk
-from mdtraj.formats import DCDTrajectoryFile
+from ase import units
 from numpy.typing import NDArray
 
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.engines import draw_velocities
-from plumed_cv.engines.lammps_library import import_lammps
-from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.structures.frame import Array
-from plumed_cv.structures.trajectory import quiet
-from python.zero_kelvin import systems
+from python.references.defects import CASES, Case
+from python.references.plain_dynamics import (
+    BLOCK_FS,
+    EQUILIBRATION_BLOCKS,
+    FRAME_FS,
+    Dynamics,
+    Sites,
+)
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "hops.json"
 
-FRAME_FS = 10.0
 RESIDENCE_FS = 200.0
 RETURN_FS = 1000.0
 TAIL_FS = 2000.0
 LAGS_FS = (2000.0, 10_000.0)  # between which the slope of the mean square displacement is taken
-BLOCK_FS = 10_000.0  # of dynamics between two files
-EQUILIBRATION_BLOCKS = 1
 BLOCKS = 20  # of the jackknife
-COUPLING_PS = 0.5  # of CSVR
-FRICTION_PER_PS = 1.0  # of the Langevin thermostat, as in the packaged example
-
-Thermostat = Literal["csvr", "nve", "langevin"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A defect in a cubic crystal.
-
-    Attributes
-    ----------
-    what
-        In words.
-    structure, lattice_A, repeats
-        The crystal, its lattice parameter, and cubic cells along each side.
-    element, potential
-        Of the host, and LAMMPS's lines.
-    temperature_K, timestep_fs, thermostat
-        The dynamics.
-    neighbours
-        Sites that one hop leads to, and all of which are equivalent.
-    interstitial
-        An atom on octahedral and tetrahedral sites of an fcc crystal; a vacancy if None.
-    """
-
-    what: str
-    structure: Literal["bcc", "fcc"]
-    lattice_A: float
-    repeats: int
-    element: str
-    potential: tuple[str, ...]
-    temperature_K: float
-    neighbours: int
-    timestep_fs: float = 2.0
-    thermostat: Thermostat = "csvr"
-    interstitial: str | None = None
-
-    @property
-    def edge_A(self) -> float:  # noqa: N802
-        """Edge of the cubic cell, angstrom."""
-        return self.repeats * self.lattice_A
-
-    def host(self) -> Atoms:
-        """The perfect crystal."""
-        cell = bulk(self.element, self.structure, a=self.lattice_A, cubic=True)
-        return cast(Atoms, cell.repeat(self.repeats))
-
-    def sites(self) -> Array:
-        """Positions of all sites, (M, 3), angstrom; the sites of the host are first."""
-        host: Array = self.host().positions
-        if self.interstitial is None:
-            return host
-        a = self.lattice_A
-        octahedral = host + np.array([a / 2, 0.0, 0.0])
-        tetrahedral = [host + np.array([a, a, s * a]) / 4 for s in (1, -1)]
-        return np.asarray(np.concatenate([host, octahedral, *tetrahedral]) % self.edge_A)
-
-    def start(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        """Element and site of each atom, (N,): all of the host but the first, or one more."""
-        n = len(self.host())
-        if self.interstitial is None:
-            return (self.element,) * (n - 1), np.arange(1, n, dtype=np.int64)
-        return (*(self.element,) * n, self.interstitial), np.arange(n + 1, dtype=np.int64)
-
-    def positions(self) -> Array:
-        """Positions of the atoms at the beginning, (N, 3), angstrom."""
-        places: Array = self.sites()[self.start()[1]]
-        return places
-
-    def end_states(self) -> tuple[Atoms, Atoms]:
-        """The states before and after a hop to the nearest site, not relaxed."""
-        elements, home = self.start()
-        initial = Atoms(elements, self.sites()[home], cell=[self.edge_A] * 3, pbc=True)
-        final = initial.copy()
-        if self.interstitial is None:
-            hole = self.sites()[0]
-            off = final.positions - hole
-            off -= self.edge_A * np.round(off / self.edge_A)
-            final.positions[int(np.einsum("ij,ij->i", off, off).argmin())] = hole
-        else:
-            final.positions[-1] += self.lattice_A / 4
-        return initial, final
-
-
-@dataclass(frozen=True)
-class Dumbbell(Case):
-    """Two atoms share a site of a bcc crystal, one on each side of it along [110].
-
-    A hop of one of them to one of its two nearest sites on its side of the site is a jump of the
-    dumbbell, which can lie along two directions after it: 8 equivalent jumps.
-    """
-
-    def start(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        """Element and site of each atom, (N,): one more than the host has, on the first site."""
-        n = len(self.host())
-        return (self.element,) * (n + 1), np.append(np.arange(n, dtype=np.int64), 0)
-
-    def positions(self) -> Array:
-        """Positions of the atoms at the beginning, (N, 3), angstrom."""
-        places = super().positions()
-        half = 0.27 * self.lattice_A * np.array([1.0, 1.0, 0.0])
-        places[0] += half
-        places[-1] -= half
-        return places
-
-    def end_states(self) -> tuple[Atoms, Atoms]:
-        """The states before and after a jump to a nearest site, not relaxed."""
-        return systems.dumbbell()
-
-
-def _dumbbell(temperature_K: float) -> Case:
-    """The dumbbell of docs/other-processes.md, at the lattice parameter of 0 K."""
-    lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
-    words = "<110> dumbbell in Fe (Fe_mm)"
-    return Dumbbell(words, "bcc", systems.LATTICE_A, 4, "Fe", lines, temperature_K, 8)
-
-
-def _iron(temperature_K: float, thermostat: Thermostat = "csvr") -> Case:
-    """The vacancy of the packaged example, in its cell, which is the same at all temperatures."""
-    lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")
-    words = "vacancy in Fe (Fe_mm)"
-    return Case(words, "bcc", 11.5412 / 4, 4, "Fe", lines, temperature_K, 8, thermostat=thermostat)
-
-
-CASES = {
-    "fe-1000K": _iron(1000.0),
-    "fe-1000K-nve": _iron(1000.0, "nve"),
-    "fe-1000K-langevin": _iron(1000.0, "langevin"),
-    "fe-850K": _iron(850.0),
-    "fe-700K": _iron(700.0),
-    "fe-dumbbell-500K": _dumbbell(500.0),
-    "fe-dumbbell-400K": _dumbbell(400.0),
-    "cu-1000K": Case(
-        "vacancy in Cu (Cu_mishin1)",
-        "fcc",
-        3.68,
-        3,
-        "Cu",
-        ("pair_style eam/alloy", "pair_coeff * * Cu_mishin1.eam.alloy Cu"),
-        1000.0,
-        12,
-    ),
-    "al-850K": Case(
-        "vacancy in Al (Al_mm)",
-        "fcc",
-        4.10,
-        3,
-        "Al",
-        ("pair_style eam/fs", "pair_coeff * * Al_mm.eam.fs Al"),
-        850.0,
-        12,
-    ),
-    "h-in-ni-700K": Case(
-        "H in Ni (NiAlH_jea), octahedral to tetrahedral",
-        "fcc",
-        3.52,
-        3,
-        "Ni",
-        ("pair_style eam/alloy", "pair_coeff * * NiAlH_jea.eam.alloy Ni H"),
-        700.0,
-        8,
-        timestep_fs=1.0,
-        interstitial="H",
-    ),
-}
 
 
 class Hop(NamedTuple):
@@ -268,153 +99,6 @@ class Found:
     temperature_K: float
     temperature_error_K: float
     crossings: list[tuple[int, int, int, int]]
-
-
-class Dynamics:
-    """LAMMPS with the atoms of a case.
-
-    Parameters
-    ----------
-    case
-        What is simulated.
-    """
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        elements, _ = case.start()
-        kinds = list(dict.fromkeys(elements))
-        self.masses = np.array([standard_mass(e) for e in elements])
-        self._lammps = import_lammps().lammps(cmdargs=["-screen", "none", "-log", "none"])
-        os.environ.update(package_potentials())
-        edge = case.edge_A
-        for command in (
-            "units metal",
-            "atom_style atomic",
-            "atom_modify map array sort 0 0",
-            f"region box block 0 {edge!r} 0 {edge!r} 0 {edge!r}",
-            f"create_box {len(kinds)} box",
-        ):
-            self._lammps.command(command)
-        positions = case.positions()
-        types = [kinds.index(e) + 1 for e in elements]
-        n = len(elements)
-        self._lammps.create_atoms(n, list(range(1, n + 1)), types, positions.ravel().tolist())
-        for command in (
-            *(f"mass {k} {standard_mass(e)!r}" for k, e in enumerate(kinds, 1)),
-            *case.potential,
-            "neighbor 1.0 bin",
-            "neigh_modify every 1 delay 0 check yes",
-            f"timestep {case.timestep_fs * 1e-3!r}",
-            "thermo 0",
-            "fix integrate all nve",
-        ):
-            self._lammps.command(command)
-
-    def place(self, positions: Array, velocities: Array) -> None:
-        """Set positions and velocities: angstrom and angstrom/fs, (N, 3)."""
-        self._scatter("x", positions % self.case.edge_A)
-        self._scatter("v", velocities * 1000.0)
-
-    def read(self) -> tuple[Array, Array]:
-        """Positions (angstrom, in the cell) and velocities (angstrom/fs), (N, 3)."""
-        return self._gather("x"), self._gather("v") / 1000.0
-
-    def frames(self, seed: int, counts: bool = True, length_fs: float = BLOCK_FS) -> Array:
-        """Make steps; return the positions in the frames after the first, (M, N, 3), angstrom.
-
-        Parameters
-        ----------
-        seed
-            Of the thermostat.
-        counts
-            Whether they count; if not, there is CSVR where the case has no thermostat.
-        length_fs
-            How long, fs.
-        """
-        T, thermostat = self.case.temperature_K, self.case.thermostat
-        if thermostat == "nve" and not counts:
-            thermostat = "csvr"
-        if thermostat == "csvr":
-            self._lammps.command(f"fix bath all temp/csvr {T} {T} {COUPLING_PS} {seed}")
-        elif thermostat == "langevin":
-            damping_ps = 1.0 / FRICTION_PER_PS
-            self._lammps.command(f"fix bath all langevin {T} {T} {damping_ps} {seed} zero yes")
-        steps = round(FRAME_FS / self.case.timestep_fs)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "frames.dcd"
-            for command in (
-                "reset_timestep 0",
-                f"dump frames all dcd {steps} {file}",
-                "dump_modify frames delay 1",
-                f"run {round(length_fs / FRAME_FS) * steps} post no",
-                "undump frames",
-            ):
-                self._lammps.command(command)
-            positions = read_frames(file)
-        if thermostat != "nve":
-            self._lammps.command("unfix bath")
-        return positions
-
-    def _gather(self, name: str) -> Array:
-        return np.array(self._lammps.gather_atoms(name, 1, 3)).reshape(-1, 3)
-
-    def _scatter(self, name: str, values: Array) -> None:
-        flat = np.ascontiguousarray(values).ravel()
-        self._lammps.scatter_atoms(name, 1, 3, np.ctypeslib.as_ctypes(flat))
-
-
-def read_frames(file: Path) -> Array:
-    """Positions in a DCD file, (M, N, 3), angstrom."""
-    with quiet(), DCDTrajectoryFile(str(file)) as trajectory:
-        return np.asarray(trajectory.read()[0], dtype=np.float64)
-
-
-class Sites:
-    """Return the site nearest to each atom in each frame.
-
-    Parameters
-    ----------
-    case
-        The crystal.
-    assigned
-        Site of each atom at the beginning, (N,).
-    drift_A
-        Mean displacement of the host's atoms from their sites at the beginning, (3,), angstrom.
-    """
-
-    def __init__(self, case: Case, assigned: NDArray[np.int64], drift_A: Array) -> None:
-        self.positions, self.edge_A = case.sites(), case.edge_A
-        self.assigned, self.drift_A = assigned.copy(), drift_A.copy()
-        self._first = len(case.host())  # site that is not the host's
-        self._hosts = len(assigned) if case.interstitial is None else self._first  # atoms
-        # No other site is nearer than half of the way to the nearest one.
-        a = case.lattice_A
-        nearest = a * 3**0.5 / 4 if case.interstitial or case.structure == "bcc" else a / 2**0.5
-        if case.structure == "bcc":
-            nearest = a * 3**0.5 / 2
-        self._safe_A2 = (nearest / 2) ** 2
-
-    def update(self, positions: Array) -> list[tuple[int, int, int]]:
-        """Assign the atoms, at positions (N, 3); return atom, old and new site of each crossing."""
-        homes = self.positions[self.assigned]
-        # One atom tells the drift well enough for the others' nearest images.
-        self.drift_A += self._nearest_image(positions[0] - homes[0] - self.drift_A)
-        off = self._nearest_image(positions - homes - self.drift_A)
-        drift = off[: self._hosts].mean(axis=0)
-        self.drift_A += drift
-        off -= drift
-        crossings = []
-        for atom in np.flatnonzero(np.einsum("ij,ij->i", off, off) > self._safe_A2).tolist():
-            own = slice(self._first) if atom < self._hosts else slice(self._first, None)
-            away = self._nearest_image(positions[atom] - self.drift_A - self.positions[own])
-            new = int(np.einsum("ij,ij->i", away, away).argmin()) + (own.start or 0)
-            if new != (old := int(self.assigned[atom])):
-                self.assigned[atom] = new
-                crossings.append((atom, old, new))
-        return crossings
-
-    def _nearest_image(self, vectors: Array) -> Array:
-        return vectors - self.edge_A * np.round(vectors / self.edge_A)
 
 
 def run(name: str, folder: Path, ns: float) -> None:
@@ -483,7 +167,7 @@ def _velocities(name: str, dynamics: Dynamics, block: int, share: float) -> Arra
     return draw_velocities(rng, dynamics.masses, share * dynamics.case.temperature_K)
 
 
-def hops(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> list[Hop]:
+def find_hops(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> list[Hop]:
     """The hops among the crossings, in order of time; `residence_fs` is that of the definition."""
     needed = residence_fs / FRAME_FS
     home: dict[int, int] = {}
@@ -673,7 +357,7 @@ def print_tables(found: dict[str, Found]) -> None:
     )
     print("| k_tail (1/s) | k_spread (1/s) |")
     print("|" + " --- |" * 9)
-    of_cases = {name: counted(CASES[name], data) for name, data in found.items()}
+    of_cases = {name: find_counted_hops(CASES[name], data) for name, data in found.items()}
     for name, data in found.items():
         case, (all_hops, others) = CASES[name], of_cases[name]
         back = undone(all_hops)
@@ -697,7 +381,7 @@ def print_tables(found: dict[str, Found]) -> None:
         case = CASES[name]
         row = [name]
         for residence_fs in (100.0, 200.0, 400.0):
-            times = np.array([h.time_fs for h in counted(case, data, residence_fs)[0]])
+            times = np.array([h.time_fs for h in find_counted_hops(case, data, residence_fs)[0]])
             row.append(str(rate(case, data, times)))
         all_hops = of_cases[name][0]
         for return_fs in (500.0, 1000.0, 2000.0, 4000.0):
@@ -715,9 +399,11 @@ def print_tables(found: dict[str, Found]) -> None:
         print(f"| {name} | " + " | ".join(ages) + " |")
 
 
-def counted(case: Case, found: Found, residence_fs: float = RESIDENCE_FS) -> tuple[list[Hop], int]:
+def find_counted_hops(
+    case: Case, found: Found, residence_fs: float = RESIDENCE_FS
+) -> tuple[list[Hop], int]:
     """The hops to an equivalent neighbour, and the number of all others."""
-    every = hops(case, found, residence_fs)
+    every = find_hops(case, found, residence_fs)
     length_A = hop_A(case)
     wanted = [
         hop for hop in every if abs(np.linalg.norm(vector(case, hop)) - length_A) < 0.01 * length_A

@@ -42,7 +42,7 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
 from plumed_cv.rates.harmonic import Expansion
 from plumed_cv.rates.stationary import find_stationary_point
-from python.references import hops
+from python.references import defects, plain_dynamics
 
 DATA = Path(__file__).parents[2] / "docs" / "solute.json"
 
@@ -66,7 +66,7 @@ Place = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solute(hops.Case):
+class Solute(defects.Case):
     """A vacancy next to a foreign atom, which is the first atom.
 
     Attributes
@@ -217,7 +217,7 @@ def count_frames(case: Solute, runs: Path, ns: float) -> list[list[int]]:
     """
     file = runs / "plain.npz"
     _, home = case.start()
-    dynamics = hops.Dynamics(case)
+    dynamics = plain_dynamics.Dynamics(case)
     if file.exists():
         with np.load(file) as saved:
             data = dict(saved)
@@ -226,8 +226,8 @@ def count_frames(case: Solute, runs: Path, ns: float) -> list[list[int]]:
         hot = draw_velocities(rng, dynamics.masses, 2.0 * case.temperature_K)
         data = {"positions": case.sites()[home], "velocities": hot, "assigned": home}
         data |= {"drift_A": np.zeros(3), "counts": np.zeros((0, 1 + len(ORDINALS)), dtype=int)}
-    shells, blocks = case.shells(), round(ns * 1e6 / hops.BLOCK_FS)
-    sites = hops.Sites(case, data["assigned"], data["drift_A"])
+    shells, blocks = case.shells(), round(ns * 1e6 / plain_dynamics.BLOCK_FS)
+    sites = plain_dynamics.Sites(case, data["assigned"], data["drift_A"])
     while len(data["counts"]) < blocks:
         k = len(data["counts"])
         dynamics.place(data["positions"], data["velocities"])

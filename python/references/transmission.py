@@ -17,7 +17,7 @@ from plumed_cv import config, workflow
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
 from python.references import flux, hops
-from python.references.hops import CASES, Case
+from python.references.defects import CASES, Case
 
 DATA = Path(__file__).parents[2] / "docs" / "transmission.json"
 _KEPT = (
@@ -110,7 +110,7 @@ def _counted(name: str, every: dict[str, hops.Found]) -> str:
         rate = flux.lasting(name, read_json(flux.DATA)[name]["plain"])
     elif name in every:
         case, found = CASES[name], every[name]
-        rate = hops.lasting(case, found, hops.counted(case, found)[0])
+        rate = hops.lasting(case, found, hops.find_counted_hops(case, found)[0])
     else:
         return ""
     return f"{scientific(rate.per_s, rate.error_per_s, '').strip()} ({rate.number})"
