@@ -348,7 +348,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--around 99: the atoms have the numbers 1 to 31"):
         discover(structure, given, tmp_path / "new", around=[99])
     (tmp_path / "there").mkdir()
-    with pytest.raises(UserError, match="exists already and has no searches"):
+    with pytest.raises(UserError, match="already exists and has no searches"):
         discover(structure, given, tmp_path / "there")
     molecule("H2O").write(tmp_path / "water.xyz")
     with pytest.raises(UserError, match="is not periodic"):

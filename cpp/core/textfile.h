@@ -174,8 +174,9 @@ inline Table parse_table(const std::string& text, const std::string& name) {
     // A failing disk leaves zeros, which would truncate the messages below.
     const auto is_of_text = [](char c) { return !(c >= 0 && c < ' ') || (c >= '\t' && c <= '\r'); };
     if (!std::all_of(text.begin(), text.end(), is_of_text))
-        throw std::runtime_error(name + ": holds bytes that are of no text, so it is damaged or no "
-                                        "PLUMED text file; take an earlier copy of it.");
+        throw std::runtime_error(name +
+                                 ": contains bytes that are not text, so it is damaged or not "
+                                 "a PLUMED text file; take an earlier copy of it.");
     const auto fail_without_fields = [&name] {
         throw std::runtime_error(
             name + ": has no '#! FIELDS' line, so it is not a PLUMED text file; give another "

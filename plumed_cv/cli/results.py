@@ -246,7 +246,7 @@ def export(
     Only a model, as TorchScript: plumed-cv export cv.safetensors cv.pt --torch
     """
     if output.exists():
-        raise UserError(f"{output}: exists already; give another name.")
+        raise UserError(f"{output}: already exists; give another name.")
     file = output
     if source.is_file():
         if not torch:

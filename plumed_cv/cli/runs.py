@@ -47,7 +47,7 @@ def init(
         raise UserError(f"There is no example {name!r}; the examples are {', '.join(names)}.")
     directory = directory or Path(name)
     if directory.exists():
-        raise UserError(f"{directory}: exists already; name another folder.")
+        raise UserError(f"{directory}: already exists; name another folder.")
     directory.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".init-", dir=directory.absolute().parent) as nearby:
         new = Path(nearby) / directory.name  # renamed when complete, in case this is killed

@@ -62,7 +62,7 @@ def read_table(path: Path | str) -> Table:
     constants: dict[str, str] = {}
     rows: list[list[float]] = []
     if any(ord(sign) < 32 and not sign.isspace() for sign in text):
-        raise UserError(f"{path}: holds bytes that are of no text, so it is damaged")
+        raise UserError(f"{path}: contains bytes that are not text, so it is damaged")
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if words[:2] == ["#!", "FIELDS"]:

@@ -273,7 +273,9 @@ def _file_commands(path: Path, directory: Path, depth: int = 0) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a text; name the LAMMPS file with pair_style") from None
+        raise UserError(
+            f"{path}: is not a text file; name the LAMMPS file with pair_style"
+        ) from None
     return list(_expanded(text, directory, depth))
 
 

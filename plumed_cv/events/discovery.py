@@ -103,7 +103,7 @@ def discover(
     given = _read(structure, config)
     folder = output / "search"
     if output.exists() and not (folder / "settings.json").exists():
-        raise UserError(f"{output}: exists already and has no searches; name another folder.")
+        raise UserError(f"{output}: already exists and has no searches; name another folder.")
     if not output.absolute().parent.is_dir():
         raise UserError(f"{output}: its folder does not exist; make it first.")
     engine_keys = {key: each for key, each in content["engine"].items() if key != "directory"}

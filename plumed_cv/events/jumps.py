@@ -93,7 +93,7 @@ def find_jumps(
     reporter = reporter or Log()
     require("spglib")  # before anything else is done
     if output.exists():
-        raise UserError(f"{output}: exists already; name another folder.")
+        raise UserError(f"{output}: already exists; name another folder.")
     if sites and defect == "vacancy":
         raise UserError("--site: the sites of a vacancy are the atoms; leave this option out.")
     if species not in atomic_numbers:

@@ -119,7 +119,7 @@ class Relaxer:
                 energies.append(energy)
                 continue
             where = np.round(sites.positions[number], 4).tolist()
-            words = f"the {self._supercell.defect} at {where} is no minimum: {off}"
+            words = f"the {self._supercell.defect} at {where} is not at a minimum: {off}"
             if not drop:
                 raise UserError(f"{words[0].upper()}{words[1:]}. Name other sites.")
             self._reporter.say(f"Left out: {words}.")
@@ -158,7 +158,7 @@ class Relaxer:
             state, energy = self._relaxed(ideal, f"{name}, {word} state")
             limit = min(CLOSEST_A, 0.5 * jump.length_A)
             if off := self._off(ideal, state, limit):
-                raise UserError(f"{name}: the {word} state is no minimum: {off}.")
+                raise UserError(f"{name}: the {word} state is not a minimum: {off}.")
             if abs(energy - energies[kind]) > ENERGY_EV:
                 raise UserError(
                     f"{name}: the {word} state relaxes to an energy that differs by "
