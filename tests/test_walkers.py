@@ -28,7 +28,7 @@ from plumed_cv.engines import Engine, State
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.path import load_path
 from plumed_cv.sampling.folders import read_colvar
-from plumed_cv.sampling.next_segment import next_segment
+from plumed_cv.sampling.next_segment import prepare_segment
 from plumed_cv.sampling.walker import run_walker
 from plumed_cv.workflow import provenance
 from tests import vacancy
