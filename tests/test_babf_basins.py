@@ -389,6 +389,14 @@ def test_what_is_not_known_is_not_said() -> None:
     assert np.isfinite([step.rate_per_s.value for step in cut.steps]).all()
     assert np.isnan([each.value for each in cut.populations]).all()
     assert np.isnan(cut.steps[-1].reverse_rate_per_s.value)
+    assert cut.note is not None
+    assert "the grid ends at 1, only 0.0 kT above the minimum of the product" in cut.note
+    assert process.flux([system.exact()], points).note is None
+    narrow = Process(gaussians([0.0, 1.0], [12.0, 13.5], [0.09, 0.05]), grid=Grid(-0.25, 1.25, 60))
+    coarse = narrow.flux([narrow.system().exact()], points)
+    assert np.isfinite(coarse.rate_per_s.value)
+    assert np.isnan(coarse.populations[-1].value)
+    assert "the product occupies 2.2 bins of the grid (4 at least)" in str(coarse.note)
     assert np.isnan(estimate_profile([half.system().exact()]).delta_F.value)
     cut_off = Process(THREE, grid=Grid(0.0, 1.25, 125))
     with pytest.raises(UserError, match="begin the grid further out"):

@@ -220,7 +220,8 @@ def fes(
             words = scientific(rate, result["tst_rate_error_per_s"], "1/s")
             print(f"Rate of transition state theory: {words}")
         if result.get("note"):
-            print(f"The flux barrier is unknown: {result['note']}")
+            known = result.get("flux_barrier_eV") is not None
+            print(f"{'Attention' if known else 'The flux barrier is unknown'}: {result['note']}")
     if not math.isfinite(profile.barrier.value) and None in (reactant, product):
         err.print(
             f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; give its values in "

@@ -102,6 +102,8 @@ class Flux:
         constant. The rate of a step follows from its maximum between the two basins.
     F
         The same with |grad xi|, from whose maximum the flux barrier follows.
+    note
+        Why the population of the product is unknown, or None.
 
     Notes
     -----
@@ -121,6 +123,7 @@ class Flux:
     basins: Basins | None = None
     W: Array | None = None
     F: Array | None = None
+    note: str | None = None
 
     def widened(self, factor: float) -> "Flux":
         """Return the flux with all errors times a factor."""
@@ -214,8 +217,7 @@ def estimate_flux(
     basins = find(grid, W[0], states, kT)
     if basins is None:
         return Flux(UNKNOWN, UNKNOWN, replace(UNKNOWN, unit="1/s"), np.nan)
-    of_reactant, of_product = basins.whole
-    if not of_reactant:
+    if not basins.whole[0]:
         along = W[0, basins.along.order]
         depth = along[basins.first] - along[basins.minima[0]]
         raise UserError(
@@ -232,6 +234,7 @@ def estimate_flux(
         )
     basins = keep_significant(basins, W[0], parts, weights, depths_of, walkers)
     order, number = basins.along.order, len(basins.surfaces)
+    open_product = _doubt_about_product(grid, W[0, order], basins, kT)
     spans = list(pairwise(basins.minima))
     places = [0.0, *basins.along.position[list(basins.minima[1:-1])], basins.along.length]
     reached = list(pairwise(places))
@@ -240,7 +243,7 @@ def estimate_flux(
         """Highest F, highest F with lambda, F over each barrier and back, populations; eV."""
         A, W = fluxes(sums)
         populations = basins.populations(A[order], kT)
-        if not of_product:
+        if open_product is not None:
             populations[-1] = np.nan
         tops = np.full((2, number), np.nan)
         for i, (ends, places) in enumerate(zip(spans, reached, strict=True)):
@@ -290,7 +293,26 @@ def estimate_flux(
         basins=basins,
         W=W[1],
         F=W[0],
+        note=open_product,
     )
+
+
+def _doubt_about_product(grid: Grid, W: Array, basins: Basins, kT: float) -> str | None:
+    """Say why the population of the product is unknown, if it is; W is in the order of the path."""
+    unknown = "delta F and the rate back are unknown"
+    if not basins.whole[1]:
+        depth = (W[basins.last] - W[basins.minima[-1]]) / kT
+        return (
+            f"{unknown}: the grid ends at {grid.nodes[basins.along.order[basins.last]]:g}, only "
+            f"{depth:.1f} kT above the minimum of the product"
+        )
+    occupied = _number_of_bins(W[basins.surfaces[-1] : basins.last + 1], kT)
+    if occupied < FEWEST_BINS:
+        return (
+            f"{unknown}: the product occupies {occupied:.1f} bins of the grid ({FEWEST_BINS} at "
+            "least); use more bins (sampling.bins)"
+        )
+    return None
 
 
 def _number_of_bins(W: Array, kT: float) -> float:

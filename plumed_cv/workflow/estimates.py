@@ -126,6 +126,7 @@ def estimate(
     if found.series:
         try:
             flux = _flux(found, mean_force, walkers, states, earlier)
+            note = flux.note
         except UserError as error:  # the profile does not need the flux
             note = str(error)
     profile = freeenergy.estimate_profile(
