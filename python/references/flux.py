@@ -56,6 +56,7 @@ CASES = {
     "fe-1200K": replace(defects.CASES["fe-1000K"], temperature_K=1200.0),
     "fe-1200K-learned": replace(defects.CASES["fe-1000K"], temperature_K=1200.0),
     "h-in-ni-500K": replace(defects.CASES["h-in-ni-700K"], temperature_K=500.0),
+    "h-in-ni-700K": defects.CASES["h-in-ni-700K"],
     "h-in-pd-300K": replace(
         defects.CASES["h-in-ni-700K"],
         what="H in Pd (PdHHe), octahedral to tetrahedral",
@@ -70,11 +71,12 @@ SURFACES = {
     "fe-1200K": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
     "fe-1200K-learned": (0.3, 0.35, 0.4, 0.45, 0.5),
     "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "h-in-ni-700K": (0.4, 0.5, 0.6, 0.7, 0.8),
     "h-in-pd-300K": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
 LEARNED = ("fe-1200K-learned",)  # along the CV that was learned from the run along the linear one
 SHOTS_THROUGH = {"fe-1000K": (0.3, 0.4, 0.5), "fe-1200K": (0.5,), "fe-1200K-learned": (0.5,)}
-STEPS = {"h-in-ni-500K": 200_000, "h-in-pd-300K": 200_000}
+STEPS = {"h-in-ni-500K": 200_000, "h-in-ni-700K": 200_000, "h-in-pd-300K": 200_000}
 NS = {"fe-1000K": 2.5, "h-in-ni-500K": 6.0, "h-in-pd-300K": 2.0}
 PARTS = ("plain", "plumed_cv")
 HALF_WIDTH = 0.02  # of the interval of xi in which the density is taken
