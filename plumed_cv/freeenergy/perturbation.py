@@ -179,7 +179,7 @@ def compare_potentials(
         As for `estimate_profile`.
     """
     number, blocks = len(samples[0].energy_eV) - 1, range(len(samples))
-    estimators = [_Estimator(curves, samples, k) for k in range(1, number + 1)]
+    estimators = [Estimator(curves, samples, k) for k in range(1, number + 1)]
     overlaps = [each.overlap() for each in estimators]
     best = [2 if effective >= FEWEST else 1 for effective, _ in overlaps]
     n = len(curves.grid.nodes)
@@ -217,10 +217,12 @@ def compare_potentials(
     )
 
 
-class _Estimator:
+class Estimator:
     """Differences between one potential and that of the run from some blocks."""
 
-    def __init__(self, curves: Curves, samples: Sequence[Sample], k: int) -> None:
+    def __init__(
+        self, curves: Curves, samples: Sequence[Sample], k: int, window: float = WINDOW
+    ) -> None:
         self._curves, grid = curves, curves.grid
         along = curves.basins.along
         self._xi, self._gradnorm = (np.concatenate([part[i] for part in samples]) for i in range(2))
@@ -231,13 +233,13 @@ class _Estimator:
         sizes = [len(part.xi) for part in samples]
         self._block = np.repeat(np.arange(len(samples)), sizes)
         self._weight = np.repeat([part.weight for part in samples], sizes)
-        offset = (self._xi - grid.nodes[:, None]) / (WINDOW * along.length)
+        offset = (self._xi - grid.nodes[:, None]) / (window * along.length)
         self._window = np.exp(-0.5 * offset**2)  # (n, M)
 
-    def overlap(self) -> tuple[float, float]:
-        """Return `Member.effective` and `Member.share`."""
+    def overlap(self, T: Array | None = None) -> tuple[float, float]:
+        """Return `Member.effective` and `Member.share`, with another T if one is given."""
         weight = self._window * self._weight
-        above = self._energy - self._first_order(self._weight)[1]
+        above = self._energy - self._of_snapshots(self.first_order() if T is None else T)
         factor = np.exp(-(above - above.min()) / self._curves.kT_eV)
         with np.errstate(invalid="ignore"):  # a window without snapshots
             effective, number = (
@@ -254,13 +256,26 @@ class _Estimator:
 
         From T, from two cumulants, and from D.
         """
+        return summaries(self._curves, self.along(blocks))
+
+    def along(self, blocks: Sequence[int] | None = None, T: Array | None = None) -> Array:
+        """Return what is added to A and to F in three ways, (3, 2, n), eV, up to constants.
+
+        Parameters
+        ----------
+        blocks
+            The blocks that count; all if None.
+        T
+            The function of the CV about which the energies are averaged; the integral of the mean
+            force of the same blocks if None.
+        """
         curves, kT = self._curves, self._curves.kT_eV
-        weight = self._weight * np.isin(self._block, blocks)
+        weight = self._weight_of(blocks)
         if not weight.any():
-            return np.full((3, 2 + len(curves.grid.nodes)), np.nan)
-        T, of_snapshot = self._first_order(weight)
+            return np.full((3, 2, len(curves.grid.nodes)), np.nan)
+        T = self.first_order(blocks) if T is None else T
         used = np.flatnonzero(weight)
-        above = (self._energy - of_snapshot)[used]
+        above = (self._energy - self._of_snapshots(T))[used]
         above -= above.min()
         window = self._window[:, used] * weight[used]
 
@@ -274,18 +289,18 @@ class _Estimator:
 
         with np.errstate(divide="ignore", invalid="ignore"):
             of_A, of_F = averages(window), averages(window * self._gradnorm[used])
-        zero = curves.basins.along.order[curves.basins.minima[0]]
-        start = _summary(curves, curves.A, curves.F)
         ways = [(T, T), *((T + a, T + f) for a, f in zip(of_A, of_F, strict=True))]
-        return np.array(
-            [
-                np.append(_summary(curves, curves.A + D, curves.F + W) - start, D - D[zero])
-                for D, W in ways
-            ]
-        )
+        return np.array(ways)
 
-    def _first_order(self, weight: Array) -> tuple[Array, Array]:
-        """Return T at the nodes and in the snapshots, up to a constant."""
+    def _weight_of(self, blocks: Sequence[int] | None) -> Array:
+        return self._weight if blocks is None else self._weight * np.isin(self._block, blocks)
+
+    def _of_snapshots(self, T: Array) -> Array:
+        return np.interp(self._xi, self._curves.grid.nodes, T)
+
+    def first_order(self, blocks: Sequence[int] | None = None) -> Array:
+        """Return T at the nodes, (n,), eV, up to a constant."""
+        weight = self._weight_of(blocks)
         grid = self._curves.grid
         bins = grid.bin(self._xi)
         counts = (bins >= 0) & (weight > 0)
@@ -295,8 +310,31 @@ class _Estimator:
         seen = number > 0
         slope = np.interp(grid.nodes, grid.nodes[seen], force[seen] / number[seen])
         steps = 0.5 * grid.spacing * (slope[1:] + slope[:-1])
-        T = np.concatenate([[0.0], np.cumsum(steps)])
-        return T, np.interp(self._xi, grid.nodes, T)
+        return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def summaries(curves: Curves, ways: Array) -> Array:
+    """Return differences of flux barrier and delta F, and D from the reactant on, eV.
+
+    Parameters
+    ----------
+    curves
+        The profile of the run.
+    ways
+        D, and the same of F, found in several ways, (w, 2, n), eV.
+
+    Returns
+    -------
+    (w, 2 + n)
+    """
+    start = _summary(curves, curves.A, curves.F)
+    zero = curves.basins.along.order[curves.basins.minima[0]]
+    return np.array(
+        [
+            np.append(_summary(curves, curves.A + D, curves.F + W) - start, D - D[zero])
+            for D, W in ways
+        ]
+    )
 
 
 def _summary(curves: Curves, A: Array, F: Array) -> Array:
