@@ -231,6 +231,44 @@ def print_committee(result: dict[str, Any]) -> None:
             print(f"Attention: {member['note']}.")
 
 
+def print_correction(result: dict[str, Any]) -> None:
+    """Print the correction by labels: a row for each way to find it."""
+    from plumed_cv import workflow
+    from plumed_cv.common.numbers import energy_in_words
+
+    columns = ("correction by", "flux barrier (eV)", "delta F (eV)", "of labels (eV)", "overlap")
+    table = Table(*columns, box=None, pad_edge=False)
+    for way in result["ways"]:
+        error = way["error_of_labels_eV"]
+        table.add_row(
+            ("* " if way["by"] == result["by"] else "  ") + way["by"],
+            energy_in_words(way, "difference"),
+            energy_in_words(way, "delta_F_difference"),
+            "" if error is None else f"{error:.4f}",
+            "yes" if way["trusted"] else "too small",
+        )
+    out.print(table)
+    print(
+        "Correction: reference minus potential of the run. Of labels: the part of the error of the "
+        "flux barrier that more labels reduce; the rest is that of the snapshots."
+    )
+    spread, rest = result["spread_of_differences_eV"], result["spread_not_learned_eV"]
+    print(
+        f"Energy difference in the labels: standard deviation {spread:.3f} eV, of which "
+        f"{rest:.3f} eV could not be learned from forces. Effective number in a window: "
+        f"{result['effective_labels']:.0f} labels, {result['effective_snapshots']:.0f} of "
+        f"{result['snapshots']:,} snapshots."
+    )
+    if result["labels"] < result["chosen"]:
+        print(
+            f"Attention: {result['chosen'] - result['labels']} of {result['chosen']} labels are "
+            "missing. This is a bias if they failed because of their structures."
+        )
+    if result["note"]:
+        print(f"Attention: {result['note']}.")
+    print(workflow.label.in_words(result))
+
+
 def print_jumps(found: dict[str, Any]) -> None:
     """Print the events of a catalogue: a row for each."""
     columns = ("event", "sites", "length (A)", "jumps", "reverse jumps", "energy (eV)")

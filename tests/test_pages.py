@@ -59,13 +59,15 @@ ELSEWHERE = {
     "plumed-cv init alanine": ("tests/test_molecules.py", "build.py"),
     "plumed-cv run alanine/alanine.toml": ("tests/test_molecules.py", "workflow.run(given"),
     "plumed-cv committee": ("tests/truth/test_committee.py", 'command("committee"'),
+    "plumed-cv label": ("tests/truth/test_label.py", 'command("label"'),
     "import yaml": ("tests/test_exports.py", "diffusion.md"),
     "pair = OnsagerCalc": ("tests/test_exports.py", "diffusion.md"),
     "model.to_torchscript": ("tests/plumed/test_mlcolvar.py", "to_torchscript"),
 }
 # Named in the text, to be typed with an argument of the reader's.
 _TYPED = (
-    "run|path|train|energy|fes|sample|rate|committee|harmonic|jumps|discover|campaign|diffusion"
+    "run|path|train|energy|fes|sample|rate|committee|label|harmonic|jumps|discover|campaign"
+    "|diffusion"
 )
 NAMES = rf"plumed-cv (?:{_TYPED})(?: --inputs-only)?"
 

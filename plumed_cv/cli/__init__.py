@@ -36,6 +36,7 @@ for command in (  # in this order in --help
     runs.sample,
     results.rate,
     results.committee,
+    results.label,
     results.report,
     runs.path,
     results.harmonic,

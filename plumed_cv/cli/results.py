@@ -10,7 +10,14 @@ import typer
 from plumed_cv.cli.options import AsJson, check_folder
 from plumed_cv.common.bars import Bars, err
 from plumed_cv.common.errors import UserError
-from plumed_cv.terminal import print_committee, print_harmonic, print_rate, print_surface, resumable
+from plumed_cv.terminal import (
+    print_committee,
+    print_correction,
+    print_harmonic,
+    print_rate,
+    print_surface,
+    resumable,
+)
 
 
 def rate(
@@ -78,6 +85,68 @@ def committee(
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print_committee(result)
+        print(f"Report: {report.write(run_directory)}")
+
+
+def label(
+    run_directory: Annotated[Path, typer.Argument(help="directory of a run that has ended")],
+    number: Annotated[
+        int | None,
+        typer.Option("--number", "-n", help="structures for the correction; 100 if absent"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="extended XYZ; labels.xyz in the run if absent"),
+    ] = None,
+    training: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="further structures that differ most, for training alone; 0 if absent"
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of the random choice; 1 if absent")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="structures that came back with energies and forces")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose structures of a run to compute with a better method, or correct the barrier by them.
+
+    The structures are a random sample along the CV with known probabilities. Compute energies and
+    forces of them, for example by DFT, without relaxing them. With --labels the barrier is
+    corrected from the potential of the run to that method.
+
+    Choose 100 structures: plumed-cv label demo/run -n 100 -o labels.xyz
+
+    When they have come back: plumed-cv label demo/run --labels computed.xyz
+    """
+    from plumed_cv import report, workflow
+
+    if labels is None:
+        target = output or run_directory / "labels.xyz"
+        check_folder(target)
+        found = workflow.label.choose(
+            run_directory,
+            workflow.label.LABELS if number is None else number,
+            target,
+            training=training or 0,
+            seed=1 if seed is None else seed,
+            reporter=Bars(),
+        )
+        if as_json:
+            print(json.dumps(found, indent=2, allow_nan=False))
+        else:
+            print(f"Structures to compute: {target}")
+        return
+    given = {"--number": number, "--output": output, "--training": training, "--seed": seed}
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"{name}: is for choosing structures; leave it out with --labels.")
+    result = workflow.label.correct(run_directory, labels, Bars())
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        print_correction(result)
         print(f"Report: {report.write(run_directory)}")
 
 

@@ -241,15 +241,19 @@ class Estimator:
         weight = self._window * self._weight
         above = self._energy - self._of_snapshots(self.first_order() if T is None else T)
         factor = np.exp(-(above - above.min()) / self._curves.kT_eV)
-        with np.errstate(invalid="ignore"):  # a window without snapshots
-            effective, number = (
-                np.nan_to_num(each.sum(axis=1) ** 2 / (each**2).sum(axis=1))
-                for each in (weight * factor, weight)
-            )
+        effective, number = _effective(weight * factor), _effective(weight)
+        worst = self._fewest(effective)
+        return float(effective[worst]), float(effective[worst] / max(1.0, number[worst]))
+
+    def fewest(self) -> float:
+        """Return the least effective number of snapshots in a window between the states."""
+        number = _effective(self._window * self._weight)
+        return float(number[self._fewest(number)])
+
+    def _fewest(self, effective: Array) -> int:
         basins = self._curves.basins
         between = basins.along.order[basins.minima[0] : basins.minima[-1] + 1]
-        worst = between[int(np.argmin(effective[between]))]
-        return float(effective[worst]), float(effective[worst] / max(1.0, number[worst]))
+        return int(between[int(np.argmin(effective[between]))])
 
     def differences(self, blocks: Sequence[int]) -> Array:
         """Return differences of flux barrier and delta F, and the curve, in three ways, (3, 2 + n).
@@ -290,13 +294,13 @@ class Estimator:
         with np.errstate(divide="ignore", invalid="ignore"):
             of_A, of_F = averages(window), averages(window * self._gradnorm[used])
         ways = [(T, T), *((T + a, T + f) for a, f in zip(of_A, of_F, strict=True))]
-        return np.array(ways)
+        return np.asarray(ways)
 
     def _weight_of(self, blocks: Sequence[int] | None) -> Array:
         return self._weight if blocks is None else self._weight * np.isin(self._block, blocks)
 
     def _of_snapshots(self, T: Array) -> Array:
-        return np.interp(self._xi, self._curves.grid.nodes, T)
+        return np.asarray(np.interp(self._xi, self._curves.grid.nodes, T))
 
     def first_order(self, blocks: Sequence[int] | None = None) -> Array:
         """Return T at the nodes, (n,), eV, up to a constant."""
@@ -310,7 +314,14 @@ class Estimator:
         seen = number > 0
         slope = np.interp(grid.nodes, grid.nodes[seen], force[seen] / number[seen])
         steps = 0.5 * grid.spacing * (slope[1:] + slope[:-1])
-        return np.concatenate([[0.0], np.cumsum(steps)])
+        return np.asarray(np.concatenate([[0.0], np.cumsum(steps)]))
+
+
+def _effective(weights: Array) -> Array:
+    """Return (sum w)^2/sum w^2 of each row, (n,); zero in a window without snapshots."""
+    with np.errstate(invalid="ignore"):
+        found = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    return np.asarray(np.nan_to_num(found))
 
 
 def summaries(curves: Curves, ways: Array) -> Array:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 import plumed_cv
 from plumed_cv import workflow
-from plumed_cv.common.files import sha256
+from plumed_cv.common.files import read_json, sha256
 from plumed_cv.common.numbers import (
     cv_in_words,
     duration,
@@ -53,6 +53,7 @@ def collect_facts(run: Run) -> dict[str, Any]:
         "answer": _answer(run),
         "rate": _rate(run),
         "committee": _committee(run),
+        "labels": _labels(run),
         "steps": _steps(run),
         "checks": run.judged["checks"],
         "iterations": [_row(part, run) for part in run.parts],
@@ -235,6 +236,31 @@ def _committee(run: Run) -> dict[str, Any] | None:
             for number, member in enumerate(found["members"], 1)
         ],
         "notes": [member["note"] for member in found["members"] if member["note"]],
+    }
+
+
+def _labels(run: Run) -> dict[str, Any] | None:
+    """The correction by labels; None if there is none, or it belongs to an earlier answer."""
+    file = run.files.root / "labels" / "correction.json"
+    if not run.ended or run.result is None or not file.exists():
+        return None
+    given = read_json(file)
+    if given["before_eV"] != run.result["flux_barrier_eV"]:
+        return None
+    return {
+        "sentence": workflow.label.in_words(given),
+        "ways": [
+            {
+                "by": way["by"],
+                "answer": way["by"] == given["by"],
+                "difference": energy_in_words(way, "difference"),
+                "delta": energy_in_words(way, "delta_F_difference"),
+                "overlap": "yes" if way["trusted"] else "too small",
+            }
+            for way in given["ways"]
+        ],
+        "number": f"{given['effective_labels']:.0f}",
+        "note": given["note"],
     }
 
 

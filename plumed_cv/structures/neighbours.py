@@ -54,6 +54,23 @@ class Neighbours:
         )
         return np.asarray(distances[:, 1:])
 
+    def pairs(self, places: Array) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        """Return all pairs of a place and another atom within the radius.
+
+        Returns
+        -------
+        (n,), (n,), (n, 3)
+            Number of the place, the atom, and the vector from the place to the atom, angstrom.
+            An atom at the place itself is left out.
+        """
+        where = self._wrapped(places)
+        found = cKDTree(where).sparse_distance_matrix(
+            self._tree, self._radius, output_type="ndarray"
+        )
+        found = found[found["v"] > 0]
+        shifts = self._tree.data[found["j"]] - where[found["i"]]
+        return found["i"], self._atoms[found["j"]], shifts
+
     def _fractional(self, positions: Array) -> Array:
         fractional = positions @ np.linalg.inv(self._cell)
         return np.asarray(fractional - np.floor(fractional))

@@ -17,6 +17,7 @@ killed goes on where its files end:
         fes.dat             free energy profile
         result.json         barriers, how it went, and the similarity of cv-n to cv-(n-1); without
                             cv-n the iteration has not ended
+    labels/                 structures for a better method, and the correction by them (`label`)
     harmonic/               harmonic theory, where it was asked for: harmonic.json and more
     result.json, fes.dat, profiles.png, cv.safetensors, plumed.dat     the answer
 
@@ -31,15 +32,16 @@ whether several runs found the same, `speed` what a faster PLUMED would save, `c
 sampling of an iteration was sufficient, and `verdict` which iteration gives the answer and whether
 the run has converged. `transmission` adds the rate to the
 answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `committee` finds
-the error of the potential. `harmonic_theory` has the harmonic rate and the number of equivalent
-events, `temperatures` runs at several temperatures, and `beginning` what one of them hands over to
-the next. `zero_kelvin` gets the energy along a path back, without dynamics. `answer` (with `rate`)
-is the result as an object, `analysis` what samples say and how it converges, `from_atoms` a run
-without an input file. `campaign` does all events of a catalogue, and `diffusion` makes diffusion
-coefficients of their rates.
+the error of the potential, and `label` corrects the answer by structures of a better method.
+`harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs at
+several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
+the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,
+`analysis` what samples say and how it converges, `from_atoms` a run without an input file.
+`campaign` does all events of a catalogue, and `diffusion` makes diffusion coefficients of their
+rates.
 """
 
-from plumed_cv.workflow import committee, transmission
+from plumed_cv.workflow import committee, label, transmission
 from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.campaign import run_campaign
@@ -105,6 +107,7 @@ __all__ = [
     "is_series",
     "iterate_runs",
     "judge",
+    "label",
     "make_curve",
     "minima_of",
     "profile_as_json",

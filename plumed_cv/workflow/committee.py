@@ -30,7 +30,7 @@ from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import evaluate_estimators
 from plumed_cv.workflow.keys import as_json, or_none
 from plumed_cv.workflow.mep import read_end_states
-from plumed_cv.workflow.samples import read_samples
+from plumed_cv.workflow.samples import Sampled, read_samples
 
 SNAPSHOTS = 4000  # by default
 _SAVE_S = 10.0  # time after which new values are written
@@ -196,13 +196,13 @@ def _complete(
         _Values.read(store, provenance.potential_of(each))
         for store, each in zip(stores, configs, strict=True)
     ]
-    wanted = _chosen(iteration, max(snapshots or SNAPSHOTS, len(values[0].rows)))
+    wanted = chosen_snapshots(iteration, max(snapshots or SNAPSHOTS, len(values[0].rows)))
     for k, (store, each, own) in enumerate(zip(stores, configs, values, strict=True)):
         name = "potential of the run" if k == 0 else f"committee member {k}"
         missing = {
             segment: rest
             for segment, frames in wanted.items()
-            if (rest := [i for i in frames if _name(iteration, segment, i) not in own.rows])
+            if (rest := [i for i in frames if name_of(iteration, segment, i) not in own.rows])
         }
         if not missing:
             continue
@@ -227,7 +227,7 @@ def _alone(config: Config) -> Any:
     return config.engine.model_copy(update={"committee": []})
 
 
-def _chosen(iteration: Path, number: int) -> dict[Path, list[int]]:
+def chosen_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
     """Return evenly spread snapshots of an iteration: their numbers in each segment.
 
     More snapshots include fewer ones: in the order of the fractional parts of multiples of the
@@ -249,7 +249,7 @@ def _chosen(iteration: Path, number: int) -> dict[Path, list[int]]:
     return found
 
 
-def _name(iteration: Path, segment: Path, i: int) -> str:
+def name_of(iteration: Path, segment: Path, i: int) -> str:
     """Name of a snapshot."""
     return f"{segment.relative_to(iteration).as_posix()}:{i}"
 
@@ -280,7 +280,7 @@ class _Computer:
                 positions = read_all_positions(segment / "snapshots.dcd")
                 for i in frames:
                     energy, forces, _ = engine.evaluate(positions[i], cell)
-                    own.rows[_name(self.iteration, segment, i)] = self._row(
+                    own.rows[name_of(self.iteration, segment, i)] = self._row(
                         positions[i], cell, energy, forces
                     )
                     done += 1
@@ -312,16 +312,10 @@ def _estimated(
     """Return the committee, and the curves of the run."""
     iteration = files.iteration(result["answer_iteration"])
     data, walkers = read_samples(iteration), sampling.count_segments(iteration)
-    answer = evaluate_estimators(data, walkers)[result["estimator"]]
-    if answer.flux.basins is None or answer.flux.F is None:
-        raise UserError(f"{iteration}: its samples give no flux barrier; see its result.json.")
-    profile = answer.profile
-    curves = perturbation.Curves(
-        profile.grid, profile.kT_eV, profile.A, answer.flux.F, answer.flux.basins
-    )
+    curves = run_curves(iteration, result, data, walkers)
     samples = []
     for segment, block in zip(sampling.list_segments(iteration), data.blocks, strict=True):
-        names = [_name(iteration, segment, i) for i in wanted.get(segment, [])]
+        names = [name_of(iteration, segment, i) for i in wanted.get(segment, [])]
         rows = np.array([[own.rows[name] for name in names] for own in values])
         rows = rows.reshape(len(values), len(names), 4)
         samples.append(
@@ -334,6 +328,19 @@ def _estimated(
             )
         )
     return perturbation.compare_potentials(curves, samples, walkers), curves
+
+
+def run_curves(
+    iteration: Path, result: dict[str, Any], data: Sampled, walkers: Sequence[int]
+) -> perturbation.Curves:
+    """Return the profile and the flux of the answer of a run."""
+    answer = evaluate_estimators(data, walkers)[result["estimator"]]
+    if answer.flux.basins is None or answer.flux.F is None:
+        raise UserError(f"{iteration}: its samples give no flux barrier; see its result.json.")
+    profile = answer.profile
+    return perturbation.Curves(
+        profile.grid, profile.kT_eV, profile.A, answer.flux.F, answer.flux.basins
+    )
 
 
 def _words(config: Config, table: dict[str, Any]) -> str:
