@@ -1,6 +1,6 @@
 """Labels correct the barrier of copper's vacancy from one potential to another: docs/label.md.
 
-    python python/labels.py RUNS [--seeds 3]       # run (or go on) in this folder, then print
+    python python/labels.py RUNS [--seeds 1]       # run (or go on) in this folder, then print
     python python/labels.py                        # print from the committed data
 
 The potential of the run is Cu_u3, the reference Cu_mishin1. The folder receives a run with each.
@@ -139,7 +139,7 @@ def table(data: dict[str, Any]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="?", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.runs is not None:
         measure(arguments.runs, arguments.seeds)
