@@ -21,7 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from plumed_cv import config, sampling, workflow
 from plumed_cv.common.files import write_text
 from plumed_cv.structures import cell_of
-from plumed_cv.workflow.mep import end_states
+from plumed_cv.workflow.mep import read_end_states
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "labels.json"
 LABELS = 100
@@ -80,7 +80,7 @@ enabled = false
 def compute(file: Path, given: config.Config) -> None:
     """Add energies and forces of a potential to the structures of a file."""
     found: list[Atoms] = ase.io.read(file, ":")  # type: ignore[assignment]
-    with sampling.open_engine(given, end_states(given)[0]) as engine:
+    with sampling.open_engine(given, read_end_states(given)[0]) as engine:
         for atoms in found:
             energy, forces, _ = engine.evaluate(atoms.positions, cell_of(atoms))
             atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)

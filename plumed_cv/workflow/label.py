@@ -392,6 +392,8 @@ def _disagreement(found: _Candidates, xi: Array) -> Array:
 
 def _positions_of(found: _Candidates, rows: Sequence[dict[str, Any]]) -> list[Array]:
     """Return the positions of snapshots by their names, (N, 3) each."""
+    from plumed_cv.structures.trajectory import read_positions  # importing mdtraj takes a second
+
     places = []
     for row in rows:
         segment, _, i = row["name"].rpartition(":")
