@@ -26,7 +26,7 @@ from plumed_cv.freeenergy.perturbation import (
     Difference,
     Estimator,
     Sample,
-    summaries,
+    summarise,
 )
 from plumed_cv.structures.frame import Array
 
@@ -85,7 +85,7 @@ class Correction:
         return self.by.startswith("reweighting")
 
 
-def correction(
+def estimate_correction(
     curves: Curves,
     labels: Sequence[Sample],
     snapshots: Sequence[Sample],
@@ -122,7 +122,7 @@ def correction(
         same, second, exponential = from_all + own
         # In the first way, `own` is the rest of the mean force.
         mixed = from_all[2] + own[1]
-        return summaries(curves, np.array([same, second, mixed, exponential])).ravel()
+        return summarise(curves, np.array([same, second, mixed, exponential])).ravel()
 
     value, error = jackknife(
         [[k] for k in range(len(labels))],

@@ -260,7 +260,7 @@ class Estimator:
 
         From T, from two cumulants, and from D.
         """
-        return summaries(self._curves, self.along(blocks))
+        return summarise(self._curves, self.along(blocks))
 
     def along(self, blocks: Sequence[int] | None = None, T: Array | None = None) -> Array:
         """Return what is added to A and to F in three ways, (3, 2, n), eV, up to constants.
@@ -324,7 +324,7 @@ def _effective(weights: Array) -> Array:
     return np.asarray(np.nan_to_num(found))
 
 
-def summaries(curves: Curves, ways: Array) -> Array:
+def summarise(curves: Curves, ways: Array) -> Array:
     """Return differences of flux barrier and delta F, and D from the reactant on, eV.
 
     Parameters

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from plumed_cv.structures.frame import Array
 
 
-def inclusion_probabilities(sizes: Array, number: int) -> Array:
+def compute_probabilities(sizes: Array, number: int) -> Array:
     """Return probabilities that are proportional to sizes, and add up to a number.
 
     Parameters
@@ -43,7 +43,7 @@ def inclusion_probabilities(sizes: Array, number: int) -> Array:
         certain |= more
 
 
-def spread_sample(points: Array, probability: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+def choose_spread(points: Array, probability: Array, rng: np.random.Generator) -> NDArray[np.int64]:
     """Choose structures with given probabilities so that few of them are near each other.
 
     A random structure and its nearest neighbour share their probabilities: one gets as much as
@@ -89,7 +89,7 @@ def spread_sample(points: Array, probability: Array, rng: np.random.Generator) -
     return np.flatnonzero(p > 0.5)
 
 
-def farthest(
+def choose_farthest(
     points: Array, chosen: NDArray[np.int64], weights: Array, number: int
 ) -> NDArray[np.int64]:
     """Choose more structures, each as far as possible from all before (farthest-point sampling).
@@ -97,7 +97,7 @@ def farthest(
     Parameters
     ----------
     points
-        As for `spread_sample`.
+        As for `choose_spread`.
     chosen
         Those that are already there.
     weights

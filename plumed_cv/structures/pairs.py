@@ -147,7 +147,7 @@ class Sums:
         return np.asarray(np.linalg.solve(matrix, self.vector / scale) / scale)
 
 
-def sums_of(
+def add_up(
     energy_features: Array, force_features: Array, energy: float, forces: Array, weights: Array
 ) -> Sums:
     """Return the normal equations of one structure.

@@ -196,13 +196,13 @@ def _complete(
         _Values.read(store, provenance.potential_of(each))
         for store, each in zip(stores, configs, strict=True)
     ]
-    wanted = chosen_snapshots(iteration, max(snapshots or SNAPSHOTS, len(values[0].rows)))
+    wanted = choose_snapshots(iteration, max(snapshots or SNAPSHOTS, len(values[0].rows)))
     for k, (store, each, own) in enumerate(zip(stores, configs, values, strict=True)):
         name = "potential of the run" if k == 0 else f"committee member {k}"
         missing = {
             segment: rest
             for segment, frames in wanted.items()
-            if (rest := [i for i in frames if name_of(iteration, segment, i) not in own.rows])
+            if (rest := [i for i in frames if name_snapshot(iteration, segment, i) not in own.rows])
         }
         if not missing:
             continue
@@ -227,7 +227,7 @@ def _alone(config: Config) -> Any:
     return config.engine.model_copy(update={"committee": []})
 
 
-def chosen_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
+def choose_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
     """Return evenly spread snapshots of an iteration: their numbers in each segment.
 
     More snapshots include fewer ones: in the order of the fractional parts of multiples of the
@@ -249,7 +249,7 @@ def chosen_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
     return found
 
 
-def name_of(iteration: Path, segment: Path, i: int) -> str:
+def name_snapshot(iteration: Path, segment: Path, i: int) -> str:
     """Name of a snapshot."""
     return f"{segment.relative_to(iteration).as_posix()}:{i}"
 
@@ -280,7 +280,7 @@ class _Computer:
                 positions = read_all_positions(segment / "snapshots.dcd")
                 for i in frames:
                     energy, forces, _ = engine.evaluate(positions[i], cell)
-                    own.rows[name_of(self.iteration, segment, i)] = self._row(
+                    own.rows[name_snapshot(self.iteration, segment, i)] = self._row(
                         positions[i], cell, energy, forces
                     )
                     done += 1
@@ -312,10 +312,10 @@ def _estimated(
     """Return the committee, and the curves of the run."""
     iteration = files.iteration(result["answer_iteration"])
     data, walkers = read_samples(iteration), sampling.count_segments(iteration)
-    curves = run_curves(iteration, result, data, walkers)
+    curves = estimate_curves(iteration, result, data, walkers)
     samples = []
     for segment, block in zip(sampling.list_segments(iteration), data.blocks, strict=True):
-        names = [name_of(iteration, segment, i) for i in wanted.get(segment, [])]
+        names = [name_snapshot(iteration, segment, i) for i in wanted.get(segment, [])]
         rows = np.array([[own.rows[name] for name in names] for own in values])
         rows = rows.reshape(len(values), len(names), 4)
         samples.append(
@@ -330,7 +330,7 @@ def _estimated(
     return perturbation.compare_potentials(curves, samples, walkers), curves
 
 
-def run_curves(
+def estimate_curves(
     iteration: Path, result: dict[str, Any], data: Sampled, walkers: Sequence[int]
 ) -> perturbation.Curves:
     """Return the profile and the flux of the answer of a run."""

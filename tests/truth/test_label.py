@@ -16,29 +16,29 @@ from ase.constraints import FixAtoms
 from plumed_cv import workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.freeenergy.labelled import Correction, correction
+from plumed_cv.freeenergy.labelled import Correction, estimate_correction
 from plumed_cv.freeenergy.perturbation import FEWEST, Curves, Estimator, Sample
-from plumed_cv.freeenergy.spreading import farthest, inclusion_probabilities, spread_sample
+from plumed_cv.freeenergy.spreading import choose_farthest, choose_spread, compute_probabilities
 from plumed_cv.structures import cell_of
-from plumed_cv.structures.pairs import PairBasis, Sums, sums_of
-from plumed_cv.workflow.label import _structure, _write
+from plumed_cv.structures.pairs import PairBasis, Sums, add_up
+from plumed_cv.workflow.label_structures import make_structure, write_structures
 from tests.truth.landscape import MEMBERS
 from tests.truth.test_committee import CURVED, differences, exact_curves, sampled, variable
 from tests.vacancy import command
 
 
 def test_probabilities_add_up_and_the_largest_are_certain() -> None:
-    p = inclusion_probabilities(np.array([1.0, 1.0, 2.0, 100.0, 0.0]), 3)
+    p = compute_probabilities(np.array([1.0, 1.0, 2.0, 100.0, 0.0]), 3)
     np.testing.assert_allclose(p, [0.5, 0.5, 1.0, 1.0, 0.0])
-    np.testing.assert_allclose(inclusion_probabilities(np.array([3.0, 0.0, 1.0]), 5), [1, 0, 1])
+    np.testing.assert_allclose(compute_probabilities(np.array([3.0, 0.0, 1.0]), 5), [1, 0, 1])
 
 
 def test_a_spread_sample_has_the_probabilities_and_is_balanced() -> None:
     """Shares within five standard errors, 30 of them: odds of 1 in 60 000."""
     rng = np.random.default_rng(0)
     x = np.sort(rng.uniform(size=(30, 1)), axis=0)
-    p = inclusion_probabilities(rng.uniform(0.2, 2.0, 30), 10)
-    chosen = [spread_sample(x, p, rng) for _ in range(2000)]
+    p = compute_probabilities(rng.uniform(0.2, 2.0, 30), 10)
+    chosen = [choose_spread(x, p, rng) for _ in range(2000)]
     assert {len(each) for each in chosen} == {10}
     share = np.bincount(np.concatenate(chosen), minlength=30) / 2000
     assert (abs(share - p) < 5.0 * np.sqrt(p * (1 - p) / 2000) + 1e-9).all()
@@ -50,7 +50,7 @@ def test_a_spread_sample_has_the_probabilities_and_is_balanced() -> None:
 def test_the_farthest_are_far_and_allowed() -> None:
     points = np.array([[0.0], [1.0], [2.0], [10.0], [20.0]])
     allowed = np.array([0.0, 1.0, 1.0, 1.0, 0.0])
-    assert farthest(points, np.array([0]), allowed, 9).tolist() == [3, 2, 1]
+    assert choose_farthest(points, np.array([0]), allowed, 9).tolist() == [3, 2, 1]
 
 
 def crystal(rng: np.random.Generator) -> Atoms:
@@ -91,7 +91,7 @@ def test_a_difference_of_pair_potentials_is_learned_from_few_structures() -> Non
     found: list[Sums] = []
     features = [basis.features(atoms.positions, cell_of(atoms)) for atoms in structures]
     for k in range(20):
-        found.append(sums_of(*features[k], energies[k], forces[k], np.ones(2)))
+        found.append(add_up(*features[k], energies[k], forces[k], np.ones(2)))
     total = found[0]
     for each in found[1:]:
         total = total + each
@@ -136,16 +136,16 @@ def corrected(
     columns = [np.concatenate([getattr(part, name) for part in snapshots], axis=-1)
                for name in ("gradnorm", "energy_eV", "mean_force_eV")]  # fmt: skip
     sizes = 0.3 + np.sum([np.exp(-30.0 * (xi - centre) ** 2) for centre in (0.0, 0.5, 1.0)], axis=0)
-    p = inclusion_probabilities(sizes, number)
+    p = compute_probabilities(sizes, number)
     labels = [
         Sample(xi[[k]], columns[0][[k]], columns[1][:, [k]], columns[2][:, [k]], float(1 / p[k]))
-        for k in spread_sample(xi[:, None], p, rng)
+        for k in choose_spread(xi[:, None], p, rng)
     ]
     without = [
         part._replace(energy_eV=part.energy_eV[:2], mean_force_eV=part.mean_force_eV[:2])
         for part in snapshots
     ]
-    return correction(curves, labels, without)
+    return estimate_correction(curves, labels, without)
 
 
 @pytest.mark.parametrize("name", ["higher", "looser", "straighter"])
@@ -191,7 +191,7 @@ def test_fixed_atoms_and_boundaries_are_written(tmp_path: Path) -> None:
     atoms.set_constraint(FixAtoms([1]))
     row = {"name": "segment-000000:3", "xi": 0.5, "weight": 2.0, "use": "correction"}
     moved = atoms.positions + 0.125
-    _write(tmp_path / "a.xyz", [_structure(atoms, moved, row)])
+    write_structures(tmp_path / "a.xyz", [make_structure(atoms, moved, row)])
     back = ase.io.read(tmp_path / "a.xyz")
     assert isinstance(back, Atoms)
     np.testing.assert_allclose(back.positions, moved, atol=1e-7)
