@@ -254,8 +254,8 @@ def print_correction(result: dict[str, Any]) -> None:
     )
     spread, rest = result["spread_of_differences_eV"], result["spread_not_learned_eV"]
     print(
-        f"Energy difference in the labels: standard deviation {spread:.3f} eV, of which "
-        f"{rest:.3f} eV could not be learned from forces. Effective number in a window: "
+        f"Energy difference in the labels: standard deviation {spread:.3f} eV, and {rest:.3f} eV "
+        "without what was learned from the forces. Least effective number in a window: "
         f"{result['effective_labels']:.0f} labels, {result['effective_snapshots']:.0f} of "
         f"{result['snapshots']:,} snapshots."
     )

@@ -104,7 +104,9 @@ def label(
             min=0, help="further structures that differ most, for training alone; 0 if absent"
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="of the random choice; 1 if absent")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of the random choice; 1 if absent")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="structures that came back with energies and forces")
     ] = None,
@@ -124,7 +126,8 @@ def label(
 
     if labels is None:
         target = output or run_directory / "labels.xyz"
-        check_folder(target)
+        if output is not None:
+            check_folder(output)
         found = workflow.label.choose(
             run_directory,
             workflow.label.LABELS if number is None else number,

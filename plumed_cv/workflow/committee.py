@@ -196,7 +196,8 @@ def _complete(
         _Values.read(store, provenance.potential_of(each))
         for store, each in zip(stores, configs, strict=True)
     ]
-    wanted = choose_snapshots(iteration, max(snapshots or SNAPSHOTS, len(values[0].rows)))
+    segments = sampling.list_segments(iteration)
+    wanted = choose_snapshots(segments, max(snapshots or SNAPSHOTS, len(values[0].rows)))
     for k, (store, each, own) in enumerate(zip(stores, configs, values, strict=True)):
         name = "potential of the run" if k == 0 else f"committee member {k}"
         missing = {
@@ -227,8 +228,8 @@ def _alone(config: Config) -> Any:
     return config.engine.model_copy(update={"committee": []})
 
 
-def choose_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
-    """Return evenly spread snapshots of an iteration: their numbers in each segment.
+def choose_snapshots(segments: Sequence[Path], number: int) -> dict[Path, list[int]]:
+    """Return evenly spread snapshots of segments: their numbers in each.
 
     More snapshots include fewer ones: in the order of the fractional parts of multiples of the
     golden section, any first part of all snapshots is spread evenly in time.
@@ -237,7 +238,7 @@ def choose_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
 
     every = [
         (segment, i)
-        for segment in sampling.list_segments(iteration)
+        for segment in segments
         if (segment / "snapshots.dcd").exists()
         for i in range(count_structures(segment / "snapshots.dcd"))
     ]
@@ -249,9 +250,14 @@ def choose_snapshots(iteration: Path, number: int) -> dict[Path, list[int]]:
     return found
 
 
+def name_segment(iteration: Path, segment: Path) -> str:
+    """Name of a segment in its iteration."""
+    return segment.relative_to(iteration).as_posix()
+
+
 def name_snapshot(iteration: Path, segment: Path, i: int) -> str:
     """Name of a snapshot."""
-    return f"{segment.relative_to(iteration).as_posix()}:{i}"
+    return f"{name_segment(iteration, segment)}:{i}"
 
 
 @dataclass

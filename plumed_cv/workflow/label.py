@@ -27,6 +27,7 @@ from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.freeenergy.spreading import choose_farthest, choose_spread, compute_probabilities
 from plumed_cv.structures import cell_of, held_atoms, read_structures
 from plumed_cv.workflow import provenance
+from plumed_cv.workflow.committee import name_segment
 from plumed_cv.workflow.directory import claimed
 from plumed_cv.workflow.label_candidates import (
     compute_points,
@@ -83,7 +84,8 @@ def choose(
     Raises
     ------
     UserError
-        If the run has not ended, or its result cannot be corrected (`committee.refusal`).
+        If the run has not ended, its result cannot be corrected (`committee.refusal`), or it has
+        fewer snapshots than structures to choose.
     """
     if number < FEWEST:
         raise UserError(f"{number} structures: a correction needs at least {FEWEST}.")
@@ -92,6 +94,11 @@ def choose(
     with claimed(files.root):
         provenance.check_same_input(files.root, config)
         found = find_candidates(files, CANDIDATES, directory)
+        if len(found.names) < FEWEST:
+            raise UserError(
+                f"{directory}: iteration {found.result['answer_iteration']} has "
+                f"{len(found.names)} whole snapshots, and at least {FEWEST} are needed."
+            )
         initial = read_end_states(config)[0]
         cell = cell_of(initial)
         u = np.concatenate(
@@ -104,6 +111,11 @@ def choose(
         xi = found.variable.encode(x)[:, 0]
         disagreement = measure_disagreement(found, xi)
         sizes = compute_sizes(found, xi) * (0.5 + 0.5 * disagreement)
+        if number > (possible := np.count_nonzero(sizes)):
+            raise UserError(
+                f"{directory}: has {possible:,} snapshots to choose from, which are fewer than "
+                f"{number:,}; give a smaller number."
+            )
         probability = compute_probabilities(sizes, number)
         points = compute_points(found, xi, x, number)
         rng = np.random.default_rng(seed)
@@ -126,6 +138,7 @@ def choose(
             "iteration": found.result["answer_iteration"],
             "seed": seed,
             "candidates": len(found.names),
+            "segments": [name_segment(found.iteration, part) for part in found.segments],
             "by_disagreement": bool(np.ptp(disagreement) > 0),
             "labels": rows,
         }
@@ -186,12 +199,16 @@ def correct(
     record = read_json(record_file)
     with claimed(files.root):
         provenance.check_same_input(files.root, config)
-        found = find_candidates(files, record["candidates"], directory)
+        found = find_candidates(files, record["candidates"], directory, record["segments"])
         if record["iteration"] != found.result["answer_iteration"]:
             raise UserError(
                 f"{directory}: the labels belong to iteration {record['iteration']}, but the "
                 f"answer is now that of iteration {found.result['answer_iteration']}; choose new "
                 "ones."
+            )
+        if not {row["name"] for row in record["labels"]} <= set(found.names):
+            raise UserError(
+                f"{directory}: snapshots that were chosen are no longer there; choose new ones."
             )
         initial = read_end_states(config)[0]
         back = match_labels(Path(labels), read_structures(labels), found, record, initial)

@@ -14,7 +14,13 @@ from plumed_cv.common.files import read_json
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.freeenergy import perturbation
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.committee import choose_snapshots, estimate_curves, name_snapshot, refusal
+from plumed_cv.workflow.committee import (
+    choose_snapshots,
+    estimate_curves,
+    name_segment,
+    name_snapshot,
+    refusal,
+)
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.samples import read_samples
 
@@ -35,8 +41,10 @@ class Candidates:
         Folder of the iteration.
     walkers
         Number of segments of each walker.
+    segments
+        Folders of the segments in the order of time.
     wanted
-        Numbers of the snapshots in each segment.
+        Numbers of the snapshots in each segment that has some.
     names
         Names of the snapshots, (M).
     block
@@ -51,6 +59,7 @@ class Candidates:
     curves: perturbation.Curves
     iteration: Path
     walkers: Sequence[int]
+    segments: list[Path]
     wanted: dict[Path, list[int]]
     names: list[str]
     block: NDArray[np.int64]
@@ -66,17 +75,42 @@ class Candidates:
             yield read_all_positions(segment / "snapshots.dcd")[frames]
 
 
-def find_candidates(files: RunDirectory, number: int, directory: Path | str) -> Candidates:
-    """Return the snapshots from which labels are chosen."""
+def find_candidates(
+    files: RunDirectory,
+    number: int,
+    directory: Path | str,
+    segments: Sequence[str] | None = None,
+) -> Candidates:
+    """Return the snapshots from which labels are chosen.
+
+    Parameters
+    ----------
+    files
+        A run that has ended.
+    number
+        Their number, if there are as many.
+    directory
+        The run directory as the user calls it, for messages.
+    segments
+        Names of the segments that had been sampled when labels were chosen; all if None. The last
+        iteration may have been sampled on since.
+
+    Raises
+    ------
+    UserError
+        If the result of the run cannot be corrected (`committee.refusal`).
+    """
     result = read_json(files.result)
     if reason := refusal(files, result):
         raise UserError(f"{directory}: {reason}.")
     iteration = files.iteration(result["answer_iteration"])
     data, walkers = read_samples(iteration), sampling.count_segments(iteration)
-    wanted = choose_snapshots(iteration, number)
+    every = sampling.list_segments(iteration)
+    then = [part for part in every if segments is None or name_segment(iteration, part) in segments]
+    wanted = choose_snapshots(then, number)
     weights = [block.sums[2].sum() / max(1, block.steps) for block in data.blocks]
     names, of_snapshot = [], []
-    for k, segment in enumerate(sampling.list_segments(iteration)):
+    for k, segment in enumerate(every):
         own = wanted.get(segment, [])
         names += [name_snapshot(iteration, segment, i) for i in own]
         of_snapshot += [k] * len(own)
@@ -88,6 +122,7 @@ def find_candidates(files: RunDirectory, number: int, directory: Path | str) -> 
         curves=estimate_curves(iteration, result, data, walkers),
         iteration=iteration,
         walkers=walkers,
+        segments=every,
         wanted=wanted,
         names=names,
         block=block,

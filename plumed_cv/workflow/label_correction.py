@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from plumed_cv import freeenergy, sampling
+from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Reporter
 from plumed_cv.freeenergy import meanforce, perturbation
@@ -37,20 +37,34 @@ def find_differences(
     file: Path,
     held: NDArray[np.int64],
 ) -> list[Difference]:
-    """Return the differences; refuse forces that cannot be those of the structures.
+    """Return the differences between labels and the potential of the run.
 
     Only differences of energies count, so that those of the first label are taken off. Programs may
     set the forces on fixed atoms to zero, and these do not count.
+
+    Parameters
+    ----------
+    labels
+        The labels.
+    own
+        Energy (eV) and forces (N, 3), eV/angstrom, of the potential of the run in each.
+    file
+        The file of the labels, for messages.
+    held
+        Numbers of the fixed atoms.
+
+    Raises
+    ------
+    UserError
+        If energies or forces cannot be those of the structures, or have other units.
     """
     free = np.setdiff1d(np.arange(len(labels[0].positions)), held)
     theirs = np.concatenate([label.forces[free].ravel() for label in labels])
     ours = np.concatenate([forces[free].ravel() for _, forces in own])
-    if not np.corrcoef(theirs, ours)[0, 1] > 0.5 or not 1 / 3 < theirs.std() / ours.std() < 3:
-        raise UserError(
-            f"{file}: the forces have little to do with those of the potential of the run "
-            f"(correlation {np.corrcoef(theirs, ours)[0, 1]:.2f}, {theirs.std() / ours.std():.2g} "
-            "times as large); check that they are in eV/angstrom and belong to these structures."
-        )
+    _refuse_unlike(file, "forces", "eV/angstrom", theirs, ours)
+    theirs = np.array([label.energy_eV for label in labels])
+    ours = np.array([energy for energy, _ in own])
+    _refuse_unlike(file, "energies", "eV for the whole structure", theirs, ours)
     offset = labels[0].energy_eV - own[0][0]
     found = []
     for label, (energy, forces) in zip(labels, own, strict=True):
@@ -60,9 +74,29 @@ def find_differences(
     return found
 
 
+def _refuse_unlike(file: Path, name: str, unit: str, theirs: Array, ours: Array) -> None:
+    """Refuse values that have little to do with those of the potential of the run."""
+    ratio = float(theirs.std() / ours.std())
+    like = float(np.corrcoef(theirs, ours)[0, 1]) if ratio > 0 else 0.0
+    if not like > 0.5 or not 1 / 3 < ratio < 3:
+        raise UserError(
+            f"{file}: the {name} have little to do with those of the potential of the run "
+            f"(correlation {like:.2f}, variation {ratio:.2g} times as large); check that they are "
+            f"in {unit} and belong to these structures."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """The function g, from all labels but a fold of them: coefficients (folds, F + 1)."""
+    """The function g: for each fold of the labels, learned from all labels of the others.
+
+    Attributes
+    ----------
+    basis
+        The functions that g is a sum of.
+    coefficients
+        Their coefficients, (folds, F + 1).
+    """
 
     basis: PairBasis
     coefficients: Array
@@ -107,7 +141,7 @@ class Learned:
         return cls(basis, coefficients), np.array(own_energies), own_forces
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array]:
-        """Energy and forces in a structure, as a mean over the folds."""
+        """Energy (eV) and forces (N, 3), eV/angstrom, in a structure: a mean over the folds."""
         mean = self.coefficients.mean(axis=0)
         energy, forces = self.basis.features(positions, cell)
         return float(energy @ mean[:-1] + mean[-1]), forces @ mean[:-1]
@@ -120,7 +154,19 @@ def estimate_reference(
     differences: Sequence[Difference],
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Return what correction.json holds of the free energy."""
+    """Return the free energy of the reference, as correction.json has it.
+
+    Parameters
+    ----------
+    found
+        The snapshots of the run.
+    initial
+        The initial state.
+    labels, differences
+        The labels, and the reference minus the potential of the run in each.
+    reporter
+        Receives the progress.
+    """
     cell = cell_of(initial)
     variable = found.variable
     chosen = variable.serials - 1
@@ -156,7 +202,7 @@ def estimate_reference(
     with reporter.task("snapshots of the run", len(found.names)) as update:
         done = 0
         parts = found.positions()
-        for k, segment in enumerate(sampling.list_segments(found.iteration)):
+        for k, segment in enumerate(found.segments):
             some = segment in found.wanted
             positions = next(parts) if some else np.zeros((0, len(initial), 3))
             g = np.zeros(len(positions))

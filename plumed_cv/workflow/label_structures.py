@@ -43,7 +43,19 @@ def write_structures(file: Path, structures: list[Atoms]) -> None:
 
 
 class Label(NamedTuple):
-    """A structure that has come back, in the order and at the positions of its snapshot."""
+    """A structure that has come back, in the order and at the positions of its snapshot.
+
+    Attributes
+    ----------
+    row
+        What selection.json says of it.
+    positions
+        Of its snapshot, (N, 3), angstrom.
+    energy_eV
+        Energy of the reference.
+    forces
+        Forces of the reference, (N, 3), eV/angstrom.
+    """
 
     row: dict[str, Any]
     positions: Array
@@ -60,17 +72,37 @@ def match_labels(
 ) -> list[Label]:
     """Return the labels in the order of time.
 
-    A structure without the name of its snapshot is found by its positions.
+    Parameters
+    ----------
+    file, structures
+        The file that came back, and its structures.
+    found
+        The candidates.
+    record
+        The contents of selection.json.
+    initial
+        The initial state of the run.
+
+    Raises
+    ------
+    UserError
+        If a structure was not chosen, has other atoms, another cell, or no energy and forces, or if
+        two are the same snapshot. A structure without the name of its snapshot is found by its
+        positions.
     """
     rows = {row["name"]: row for row in record["labels"]}
     names = list(rows)
     places = np.array(read_positions_of(found, list(rows.values())))
     labels: dict[str, Label] = {}
+    numbers: dict[str, int] = {}
     for k, atoms in enumerate(structures):
         where = f"{file}: structure {k + 1}"
         if not has_forces(atoms):
             raise UserError(f"{where} has no energy and forces; leave it out, or compute it.")
-        turned = orient(atoms)
+        try:
+            turned = orient(atoms)
+        except UserError as error:
+            raise UserError(f"{where}: {error}.") from None
         if sorted(turned.symbols) != sorted(initial.symbols):
             raise UserError(f"{where} has other atoms than the run.")
         if not np.allclose(cell_of(turned), cell_of(initial), atol=1e-3):
@@ -96,11 +128,19 @@ def match_labels(
                 "position there. Compute the structures without relaxing them."
             )
         results = atoms.calc.results
-        energy = results.get("free_energy", results["energy"])  # what the forces belong to
-        labels[names[best]] = Label(
-            rows[names[best]],
+        energy = float(results.get("free_energy", results["energy"]))  # what forces belong to
+        if not np.isfinite(energy):
+            raise UserError(f"{where} has an energy that is no number; leave it out, or repeat it.")
+        if (name := names[best]) in labels:
+            raise UserError(
+                f"{where} is the same snapshot ({name}) as structure {numbers[name]}; leave one of "
+                "them out."
+            )
+        numbers[name] = k + 1
+        labels[name] = Label(
+            rows[name],
             places[best],
-            float(energy),
+            energy,
             np.asarray(turned.calc.results["forces"], dtype=float)[order],
         )
     rank = {name: k for k, name in enumerate(found.names)}

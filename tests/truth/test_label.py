@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,7 @@ def computed(file: Path, name: str) -> list[Atoms]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_is_corrected(finished: Path, tmp_path: Path) -> None:
     """Two values within four errors: odds of 1 in 8000."""
     run, chosen, back = tmp_path / "run", tmp_path / "labels.xyz", tmp_path / "back.xyz"
@@ -256,6 +258,14 @@ def test_a_run_is_corrected(finished: Path, tmp_path: Path) -> None:
     mistakes(run, structures, tmp_path / "wrong.xyz")
     workflow.label.choose(run, 120, again, seed=2)
     assert not (run / "labels" / "correction.json").exists()
+    with pytest.raises(UserError, match="snapshots to choose from, which are fewer than 9,999"):
+        workflow.label.choose(run, 9999, again)
+    for file in run.glob("iteration-*/segment-*/snapshots.dcd"):
+        file.unlink()
+    with pytest.raises(UserError, match="has 0 whole snapshots"):
+        workflow.label.choose(run, 120, again)
+    with pytest.raises(UserError, match="snapshots that were chosen are no longer there"):
+        workflow.label.correct(run, back)
 
 
 def mistakes(run: Path, structures: list[Atoms], file: Path) -> None:
@@ -279,6 +289,19 @@ def mistakes(run: Path, structures: list[Atoms], file: Path) -> None:
         for atoms in copies:
             atoms.calc.results["forces"] = atoms.calc.results["forces"] / 51.4
 
+    def energies(factor: float) -> Callable[[list[Atoms]], None]:
+        def change(copies: list[Atoms]) -> None:
+            for atoms in copies:
+                atoms.calc.results["energy"] *= factor
+
+        return change
+
+    def twice(copies: list[Atoms]) -> None:
+        copies.append(copies[4])
+
+    def left_handed(copies: list[Atoms]) -> None:
+        copies[1].set_cell(copies[1].cell.array[[1, 0, 2]])
+
     def other(copies: list[Atoms]) -> None:
         copies[1].info["label"] = "segment-000000:99999"
 
@@ -290,6 +313,10 @@ def mistakes(run: Path, structures: list[Atoms], file: Path) -> None:
 
     refused(relaxed, r"structure 4 is no snapshot .* an atom is 0\.1 angstrom")
     refused(hartree, r"check that they are in eV/angstrom")
+    refused(energies(23.06), r"check that they are in eV for the whole structure")
+    refused(energies(0.0), r"the energies have little to do with .*correlation 0")
+    refused(twice, r"structure 129 is the same snapshot \(.*\) as structure 5; leave one")
+    refused(left_handed, "structure 2: the cell vectors are left-handed")
     refused(other, "choose them again with the same number and seed")
     refused(bare, "structure 3 has no energy and forces")
     refused(few, "at least 20 are needed")
