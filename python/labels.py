@@ -112,7 +112,7 @@ def table(data: dict[str, Any]) -> None:
     """Print the rows of the page."""
     for name, (value, error) in data["barriers"].items():
         print(f"{name}: {value:.4f} ± {error:.4f} eV")
-    reference = data["barriers"]["reference"][0]
+    reference, of_reference = data["barriers"]["reference"]
     print("\n| seed | correction (meV) | of it by labels | by | corrected (eV) | off (meV) |")
     print("| --- | --- | --- | --- | --- | --- |")
     for seed, row in enumerate(data["labels"], 1):
@@ -120,7 +120,8 @@ def table(data: dict[str, Any]) -> None:
             f"| {seed} | {1e3 * row['difference_eV']:.1f} ± {1e3 * row['difference_error_eV']:.1f}"
             f" | {1e3 * row['error_of_labels_eV']:.1f} | {row['by']} | {row['flux_barrier_eV']:.4f}"
             f" ± {row['flux_barrier_error_eV']:.4f} | "
-            f"{1e3 * (row['flux_barrier_eV'] - reference):+.1f} |"
+            f"{1e3 * (row['flux_barrier_eV'] - reference):+.1f} ± "
+            f"{1e3 * np.hypot(row['flux_barrier_error_eV'], of_reference):.1f} |"
         )
     for row in data["labels"]:
         print(

@@ -32,7 +32,8 @@ whether several runs found the same, `speed` what a faster PLUMED would save, `c
 sampling of an iteration was sufficient, and `verdict` which iteration gives the answer and whether
 the run has converged. `transmission` adds the rate to the
 answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `committee` finds
-the error of the potential, and `label` corrects the answer by structures of a better method.
+the error of the potential, and `label` corrects the answer by structures of a better method, with
+`label_candidates`, `label_structures` and `label_correction`.
 `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs at
 several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
 the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,

@@ -287,6 +287,6 @@ def _note(found: Correction) -> str:
         f"{found.effective_labels:.0f} of {FEWEST_LABELS:.0f} that are needed, and the snapshots "
         f"as {found.effective_snapshots:.0f} of {perturbation.FEWEST:.0f}. The correction is "
         "therefore that of second order in the difference of the energies, whose error contains "
-        "only the statistics. A potential that is trained on the labels, and a run with it, tell "
-        "more"
+        "only the statistics. For a better answer, train a potential on the labels and start a run "
+        "with it"
     )

@@ -227,11 +227,14 @@ def test_a_run_is_corrected(finished: Path, tmp_path: Path) -> None:
     refused = command("label", run, "--labels", chosen)
     assert refused.returncode == 1
     assert "no structures have been chosen" in refused.stderr
+    last = sorted(run.glob("iteration-2/segment-*"))[-1]
+    later = last.rename(tmp_path / last.name)
     done = command("label", run, "-n", "120", "-o", chosen, "--training", "10")
     assert done.returncode == 0, done.stderr
     again = tmp_path / "again.xyz"
     workflow.label.choose(run, 120, again, training=10)
     assert again.read_bytes() == chosen.read_bytes()
+    later.rename(last)  # as if the run had been sampled on after the choice
     structures = computed(chosen, "straighter")
     assert len(structures) == 130
     assert sum(atoms.info["label_use"] == "correction" for atoms in structures) == 120
