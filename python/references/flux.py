@@ -359,6 +359,10 @@ def sampled(name: str, folder: Path, walkers: int) -> dict[str, Any]:
         for xi in SHOTS_THROUGH.get(name, ())
     ]
     result = read_json(run / "result.json")
+    if not rates:  # those of the run itself
+        names = ("transmission", "transmission_error", "rate_per_s", "rate_error_factor")
+        own = {name: result[name] for name in names}
+        rates = [own | {"surface": round(result["dividing_surface"], 3)}]
     answer = result["answer_iteration"]
     surfaces = read_json(run / f"iteration-{answer}" / "rate" / "surfaces.json")
     top = surfaces["surfaces"][0]["top_eV"]
@@ -470,12 +474,12 @@ def print_tables(every: dict[str, Any]) -> None:
         print("|" + " --- |" * len(columns))
         for xi, cells in rows.items():
             print("| " + " | ".join([f"{xi:g}", *cells]) + " |")
-        if CASES[name].interstitial and "plain" in data and "surface" in data.get("plumed_cv", {}):
-            found, surface = data["plumed_cv"], data["plumed_cv"]["surface"]
-            value, error = population_difference(name, data["plain"], surface)
+        found = data.get("plumed_cv", {})
+        if CASES[name].interstitial and "plain" in data and found.get("delta_F_eV") is not None:
+            value, error = population_difference(name, data["plain"], found["surface"])
             print(
-                f"\ndelta F, from the times on both sides of ξ = {surface:.2f}: {value:.4f} ± "
-                f"{error:.4f} eV; plumed_cv: {found['delta_F_eV']:.4f} ± "
+                f"\ndelta F, from the times on both sides of ξ = {found['surface']:.2f}: "
+                f"{value:.4f} ± {error:.4f} eV; plumed_cv: {found['delta_F_eV']:.4f} ± "
                 f"{found['delta_F_error_eV']:.4f} eV"
             )
 
