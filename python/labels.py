@@ -108,33 +108,38 @@ def measure(root: Path, seeds: int) -> dict[str, Any]:
     return {"barriers": barriers, "labels": corrections}
 
 
-def table(data: dict[str, Any]) -> None:
-    """Print the rows of the page."""
-    for name, (value, error) in data["barriers"].items():
-        print(f"{name}: {value:.4f} ± {error:.4f} eV")
-    reference, of_reference = data["barriers"]["reference"]
-    print("\n| seed | correction (meV) | of it by labels | by | corrected (eV) | off (meV) |")
-    print("| --- | --- | --- | --- | --- | --- |")
+def print_tables(data: dict[str, Any]) -> None:
+    """Print the barriers, and the ways of correction of each choice of labels."""
+    (model, of_model), (reference, of_reference) = (
+        data["barriers"][name] for name in ("model", "reference")
+    )
+    print("| barrier | flux barrier (eV) | deviation from the reference (meV) |")
+    print("| --- | --- | --- |")
+    print(f"| run | {model:.4f} ± {of_model:.4f} | {1e3 * (model - reference):+.1f} |")
     for seed, row in enumerate(data["labels"], 1):
+        value, error = row["flux_barrier_eV"], row["flux_barrier_error_eV"]
         print(
-            f"| {seed} | {1e3 * row['difference_eV']:.1f} ± {1e3 * row['difference_error_eV']:.1f}"
-            f" | {1e3 * row['error_of_labels_eV']:.1f} | {row['by']} | {row['flux_barrier_eV']:.4f}"
-            f" ± {row['flux_barrier_error_eV']:.4f} | "
-            f"{1e3 * (row['flux_barrier_eV'] - reference):+.1f} ± "
-            f"{1e3 * np.hypot(row['flux_barrier_error_eV'], of_reference):.1f} |"
+            f"| run, corrected by {LABELS} labels, choice {seed} | {value:.4f} ± {error:.4f} | "
+            f"{1e3 * (value - reference):+.1f} ± {1e3 * np.hypot(error, of_reference):.1f} |"
         )
-    for row in data["labels"]:
-        print(
-            f"spread {1e3 * row['spread_of_differences_eV']:.0f} meV, not learned "
-            f"{1e3 * row['spread_not_learned_eV']:.0f} meV, effective {row['effective_labels']:.0f}"
-            f" labels, {row['effective_snapshots']:.0f} of {row['snapshots']} snapshots"
-        )
+    print(f"| run of the reference | {reference:.4f} ± {of_reference:.4f} | |")
+    print("\n| choice | way | correction (meV) | error of the labels (meV) |")
+    print("| --- | --- | --- | --- |")
+    for seed, row in enumerate(data["labels"], 1):
         for way in row["ways"]:
             print(
-                f"    {way['by']}: {1e3 * way['difference_eV']:.1f} ± "
-                f"{1e3 * way['difference_error_eV']:.1f} meV, of labels "
-                f"{1e3 * way['error_of_labels_eV']:.1f}"
+                f"| {seed} | {way['by']} | {1e3 * way['difference_eV']:.1f} ± "
+                f"{1e3 * way['difference_error_eV']:.1f} | {1e3 * way['error_of_labels_eV']:.1f} |"
             )
+    print("\n| choice | spread of the energy difference (meV) | not learned (meV) ", end="")
+    print("| effective labels | effective snapshots |")
+    print("| --- | --- | --- | --- | --- |")
+    for seed, row in enumerate(data["labels"], 1):
+        print(
+            f"| {seed} | {1e3 * row['spread_of_differences_eV']:.0f} | "
+            f"{1e3 * row['spread_not_learned_eV']:.0f} | {row['effective_labels']:.0f} | "
+            f"{row['effective_snapshots']:.0f} of {row['snapshots']} |"
+        )
 
 
 if __name__ == "__main__":
@@ -144,4 +149,4 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.runs is not None:
         measure(arguments.runs, arguments.seeds)
-    table(json.loads(DATA.read_text()))
+    print_tables(json.loads(DATA.read_text()))

@@ -7,6 +7,7 @@
 Cases:
 
     fe-v       V in iron, 127 atoms (VFe_mm.eam.fs), in the cell of the packaged example
+    fe-al      Al in iron, 127 atoms (AlFe_mm.eam.fs), in the cell of 0 K
     al-cu      Cu in aluminium, 107 atoms (AlCu.adp), in the cell of 0 K
 
 A process leads from the first shell of neighbours of the foreign atom to the shell of its name:
@@ -133,6 +134,20 @@ CASES = {
             ("fifth", 300.0, 150_000),
             ("second", 1000.0, 500_000),
         ),
+    ),
+    "fe-al": Solute(
+        "vacancy next to Al in Fe",
+        "bcc",
+        2.855,
+        4,
+        "Fe",
+        ("pair_style eam/fs", "pair_coeff * * AlFe_mm.eam.fs Al Fe"),
+        1000.0,
+        8,
+        solute="Al",
+        vacancy=(0.5, 0.5, 0.5),
+        processes={"second": (1.0, 0.0, 0.0)},
+        runs=(("second", 1000.0, 500_000),),
     ),
     "al-cu": Solute(
         "vacancy next to Cu in Al",
