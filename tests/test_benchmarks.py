@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 SHORT = {
     "babf_2d": "it.BINS, it.STEPS, it.REPETITIONS = (25,), 2000, 1; it.main()",
     "engines": "it.LENGTHS = {'lammps': (200, 100), 'ase': (20, 10)}; it.main()",
-    "size": "sys.argv = ['size', '--atoms', '127', '--steps', '200']; it.main()",
+    "size": "sys.argv = ['size', '--atoms', '127', '--steps', '400']; it.main()",
     "step_cost": (
         "it.CELLS, it.COMPONENTS = {127: (4, 4, 4)}, (4,); "
         "it.BINS, it.COUPLED = (100,), {127: 200}; print(it.measure(True))"
