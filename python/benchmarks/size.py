@@ -58,6 +58,7 @@ start = "path"
 steps = {{steps}}
 timestep_fs = {TIMESTEP_FS}
 prior = "energy"
+segments = 6
 [iteration]
 minimum = 1
 maximum = 1
