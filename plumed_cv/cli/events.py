@@ -9,12 +9,12 @@ import typer
 from plumed_cv.cli.options import AsJson
 from plumed_cv.common.bars import Bars
 from plumed_cv.common.errors import UserError
-from plumed_cv.terminal import (
+from plumed_cv.terminal import resumable
+from plumed_cv.terminal_events import (
     print_campaign,
     print_diffusion,
     print_discovery,
     print_jumps,
-    resumable,
 )
 
 

@@ -241,7 +241,7 @@ def _committee(run: Run) -> dict[str, Any] | None:
 
 def _labels(run: Run) -> dict[str, Any] | None:
     """The correction by labels; None if there is none, or it belongs to an earlier answer."""
-    file = run.files.root / "labels" / "correction.json"
+    file = run.files.correction
     if not run.ended or run.result is None or not file.exists():
         return None
     given = read_json(file)

@@ -21,7 +21,7 @@ from plumed_cv.common.toml import as_toml
 from plumed_cv.config import Sampling
 from plumed_cv.events.catalogue import INPUT, Catalogue
 from plumed_cv.structures.frame import Array
-from plumed_cv.workflow.diffusion import coefficients
+from plumed_cv.workflow.diffusion import compute_coefficients
 
 _MOST = 4.0  # factor by which the work of one event grows at once: errors have errors
 _LEAST = 1.1  # a smaller factor is not worth a new start
@@ -160,7 +160,7 @@ def _shares(
     found: dict[float, list[tuple[str, float, float]]] = {}
     if catalogue.sites_and_jumps is not None:
         unequal = [event.id for event in catalogue.events if not event.is_symmetric]
-        for at in coefficients(catalogue, tracer=False)[0]:
+        for at in compute_coefficients(catalogue, tracer=False)[0]:
             if "harmonic" in at["source"]:
                 continue
             total = math.log(at["error_factor"]) ** 2

@@ -158,7 +158,7 @@ def compute_diffusion(
             f"--formation: the diffusion coefficient of an {catalogue.defect} atom does not depend "
             "on its concentration; leave this option out."
         )
-    rows, used, notes = coefficients(catalogue, source, formation)
+    rows, used, notes = compute_coefficients(catalogue, source, formation)
     if not rows:
         raise UserError(f"{file}: there is no diffusion coefficient. {' '.join(notes)}".rstrip())
     if export is not None:
@@ -192,7 +192,7 @@ def compute_diffusion(
     return content
 
 
-def coefficients(
+def compute_coefficients(
     catalogue: Catalogue,
     source: str | None = None,
     formation: Formation | None = None,

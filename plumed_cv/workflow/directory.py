@@ -94,6 +94,16 @@ class RunDirectory:
         return self.root / "provenance.json"
 
     @property
+    def selection(self) -> Path:
+        """The structures that were chosen for a better method."""
+        return self.root / "labels" / "selection.json"
+
+    @property
+    def correction(self) -> Path:
+        """The correction of the answer by these structures."""
+        return self.root / "labels" / "correction.json"
+
+    @property
     def result(self) -> Path:
         """The answer."""
         return self.root / "result.json"

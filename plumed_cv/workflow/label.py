@@ -147,14 +147,10 @@ def choose(
             for positions, row in zip(read_positions_of(found, rows), rows, strict=True)
         ]
         write_structures(Path(output), structures)
-        folder = files.root / "labels"
-        folder.mkdir(exist_ok=True)
-        if (
-            not (folder / "selection.json").exists()
-            or read_json(folder / "selection.json") != record
-        ):
-            (folder / "correction.json").unlink(missing_ok=True)  # of other structures
-        write_text(folder / "selection.json", json.dumps(record, indent=2, allow_nan=False))
+        files.selection.parent.mkdir(exist_ok=True)
+        if not files.selection.exists() or read_json(files.selection) != record:
+            files.correction.unlink(missing_ok=True)  # of other structures
+        write_text(files.selection, json.dumps(record, indent=2, allow_nan=False))
     places = [float(xi[k]) for k, _ in uses]
     reporter.say(
         f"{output}: {len(chosen)} structures for the correction"
@@ -191,12 +187,11 @@ def correct(
     """
     reporter = reporter or Log()
     files, config = provenance.read_finished_run(directory)
-    record_file = files.root / "labels" / "selection.json"
-    if not record_file.exists():
+    if not files.selection.exists():
         raise UserError(
             f"{directory}: no structures have been chosen; 'plumed-cv label {directory}' does so."
         )
-    record = read_json(record_file)
+    record = read_json(files.selection)
     with claimed(files.root):
         provenance.check_same_input(files.root, config)
         found = find_candidates(files, record["candidates"], directory, record["segments"])
@@ -234,10 +229,7 @@ def correct(
             "chosen": sum(row["use"] == CORRECTION for row in record["labels"]),
             "training": len(back) - len(usable),
         }
-        write_text(
-            files.root / "labels" / "correction.json",
-            json.dumps(result, indent=2, allow_nan=False),
-        )
+        write_text(files.correction, json.dumps(result, indent=2, allow_nan=False))
     return result
 
 

@@ -128,10 +128,7 @@ class Learned:
         learned = []
         for fold in range(_FOLDS):
             rest = [part for k, part in enumerate(sums) if k != fold and part is not None]
-            total = rest[0]
-            for part in rest[1:]:
-                total = total + part
-            learned.append(total.solved())
+            learned.append(sum(rest[1:], rest[0]).solved())
         coefficients = np.array(learned)
         own_energies, own_forces = [], []
         for fold, (energy, force) in zip(folds, features, strict=True):

@@ -23,18 +23,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 from ase import Atoms
-from ase.build import bulk
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
+from python.references import defects
 from python.zero_kelvin.systems import LATTICE_A, POTENTIAL
 
 LIMITS_GB = {100_000: 2.0, 1_000_000: 8.0}
@@ -70,16 +70,11 @@ enabled = false
 def end_states(n_atoms: int) -> tuple[Atoms, Atoms]:
     """A vacancy in a cube of about so many atoms, before and after a hop of its neighbour."""
     cells = round((n_atoms / 2.0) ** (1.0 / 3.0))
-    crystal = bulk("Fe", "bcc", a=LATTICE_A, cubic=True).repeat(cells)
-    off = crystal.positions - crystal.positions[0]
-    neighbour = int(np.argmin(np.abs(off - 0.5 * LATTICE_A).sum(axis=1)))
-    initial, final = crystal.copy(), crystal.copy()
-    final.positions[neighbour] = crystal.positions[0]
-    del initial[0], final[0]
-    return initial, final
+    iron = defects.CASES["fe-700K"]
+    return replace(iron, lattice_A=LATTICE_A, repeats=cells).end_states()
 
 
-def plain_step_s(atoms: Atoms, steps: int) -> float:
+def time_plain_step(atoms: Atoms, steps: int) -> float:
     """Time of a step of LAMMPS without PLUMED, s."""
     with tempfile.TemporaryDirectory() as folder, LammpsEngine(POTENTIAL, atoms) as engine:
         dynamics = Dynamics(TEMPERATURE_K, timestep_fs=TIMESTEP_FS)
@@ -88,7 +83,7 @@ def plain_step_s(atoms: Atoms, steps: int) -> float:
         return engine.run(part).seconds / steps
 
 
-def used_memory(process: psutil.Process) -> float:
+def measure_memory(process: psutil.Process) -> float:
     """Memory of a process and its children that no other process shares, GB."""
     total = 0
     for each in (process, *process.children(recursive=True)):
@@ -105,14 +100,14 @@ def measure(n_atoms: int, steps: int, folder: Path) -> dict[str, Any]:
     for name, atoms in (("initial", initial), ("final", final)):
         atoms.write(folder / f"{name}.traj")
     (folder / "input.toml").write_text(_INPUT.format(steps=steps))
-    step_s = plain_step_s(initial, max(20, steps // 10))
+    step_s = time_plain_step(initial, max(20, steps // 10))
     line = [sys.executable, "-m", "plumed_cv.cli", "run", "input.toml", "--dir", "run"]
     begin, began = time.time(), time.perf_counter()
     largest = 0.0
     with (folder / "log").open("w", encoding="utf-8") as log:
         run = psutil.Popen(line, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         while run.poll() is None:
-            largest = max(largest, used_memory(run))
+            largest = max(largest, measure_memory(run))
             time.sleep(EVERY_S)
     seconds = time.perf_counter() - began
     parts = [

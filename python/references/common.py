@@ -130,6 +130,27 @@ def jackknife(
     return np.asarray(np.sqrt(variance))
 
 
+def compare_populations(frames: Array, sites: tuple[int, int], kT_eV: float) -> tuple[float, float]:
+    """Free energy difference of two states from the times spent in them, and its error, eV.
+
+    Parameters
+    ----------
+    frames
+        Numbers of frames in the first and the second state in each block, (n, 2).
+    sites
+        Numbers of equivalent sites of both. The difference is that of one site of each.
+    kT_eV
+        Temperature, eV.
+    """
+
+    def difference(strata: Sequence[Sequence[Array]]) -> Array:
+        per_site = np.sum(strata[0], axis=0) / np.array(sites)
+        return np.array([-kT_eV * np.log(per_site[1] / per_site[0])])
+
+    blocks = [list(frames)]
+    return float(difference(blocks)[0]), float(jackknife(blocks, difference)[0])
+
+
 def mean_of_runs(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
     """Mean of several runs and the larger of two standard errors.
 

@@ -43,7 +43,7 @@ from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
 from plumed_cv.rates.harmonic import Expansion
 from plumed_cv.rates.stationary import find_stationary_point
-from python.references import defects, plain_dynamics
+from python.references import common, defects, plain_dynamics
 
 DATA = Path(__file__).parents[2] / "docs" / "solute.json"
 
@@ -269,16 +269,10 @@ def population_difference(
 ) -> tuple[float, float]:
     """delta_F of a process and its error, eV, from frames in each shell of each block."""
     numbers = np.bincount(case.shells()[0])[1:]
-    last = case.shells()[0, case.site(case.processes[process])] - 1
-
-    def difference(frames: NDArray[np.int64]) -> float:
-        ratio = (frames[last] / numbers[last]) / (frames[0] / numbers[0])
-        return float(-units.kB * case.temperature_K * np.log(ratio))
-
+    ends = [0, int(case.shells()[0, case.site(case.processes[process])]) - 1]
     parts = np.array([part.sum(axis=0) for part in np.array_split(counts, BLOCKS)])
-    without = [difference(parts.sum(axis=0) - part) for part in parts]
-    error = float(np.sqrt((BLOCKS - 1) * np.var(without)))
-    return difference(parts.sum(axis=0)), error
+    sites = int(numbers[ends[0]]), int(numbers[ends[1]])
+    return common.compare_populations(parts[:, ends], sites, units.kB * case.temperature_K)
 
 
 def print_table(data: dict[str, Any]) -> None:
