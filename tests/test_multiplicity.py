@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
@@ -34,6 +35,29 @@ def hop(crystal: Atoms, neighbour: int = 1) -> tuple[Atoms, Atoms]:
     final.positions[order[neighbour]] = crystal.positions[0]
     del initial[0], final[0]
     return initial, final
+
+
+@pytest.mark.parametrize(
+    ("name", "heavy"), [("masses", 57.0), ("initial_charges", 1.0), ("initial_magmoms", -2.0)]
+)
+def test_isotopes_and_ions_are_different_kinds(name: str, heavy: float) -> None:
+    """One of the eight neighbours of a vacancy is another isotope; then another one moves."""
+    initial, final = hop(BCC)
+    moving = int(np.linalg.norm(final.positions - initial.positions, axis=1).argmax())
+    vacancy = final.positions[moving]
+    # Another neighbour of the vacancy, next to the one that moves: three of the eight are so.
+    near = next(
+        atom
+        for atom in np.argsort(initial.get_distances(moving, range(len(initial)), mic=True))[8:]
+        if np.linalg.norm(find_mic(initial.positions[atom] - vacancy, initial.cell)[0]) < 2.6
+    )
+    for changed, expected in ((None, 8), (moving, 1), (near, 3)):
+        values = np.full(len(initial), 55.0)
+        if changed is not None:
+            values[changed] = heavy
+        for atoms in (initial, final):
+            atoms.set_array(name, values.copy())
+        assert count_equivalent_events(initial, final).events == expected
 
 
 @pytest.mark.parametrize(

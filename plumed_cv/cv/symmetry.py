@@ -174,7 +174,7 @@ def find_space_group(
     Parameters
     ----------
     species
-        Chemical symbol of each atom.
+        Kind of each atom, for example `structures.kinds_of`.
     positions, cell
         The structure, shapes (N, 3) and (3, 3), angstrom.
     tolerance_A

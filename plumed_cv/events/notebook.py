@@ -26,7 +26,7 @@ from plumed_cv.events.catalogue import INPUT, Event, Numbers, write_catalogue, w
 from plumed_cv.events.confidence import Confidence
 from plumed_cv.events.saddles import SAME_A, SAME_EV, SAME_SADDLE_A, Saddle, Searcher
 from plumed_cv.rates.multiplicity import count_equivalent_events
-from plumed_cv.structures import OF_DYNAMICS, cell_of, drift_of, held_atoms
+from plumed_cv.structures import OF_DYNAMICS, cell_of, drift_of, held_atoms, kinds_of
 from plumed_cv.structures.frame import Array
 
 ABOVE_LOWEST = 1.5  # default limit of the barriers, in units of the lowest one
@@ -293,7 +293,7 @@ class Notebook:
         if known.depth_eV > SHALLOW * known.barrier_eV:
             return own
         operations = symmetry.find_space_group(
-            self._reactant.get_chemical_symbols(),
+            kinds_of(self._reactant),
             self._reactant.positions + known.final,
             cell_of(self._reactant),
             held=held_atoms(self._reactant),
@@ -417,7 +417,7 @@ class _FinalKinds:
         """Whether an operation of the symmetry exchanges a final state and the reactant."""
         reactant = self._reactant
         line = linear(
-            reactant.get_chemical_symbols(),
+            kinds_of(reactant),
             cell_of(reactant),
             reactant.positions,
             final.positions,

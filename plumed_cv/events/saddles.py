@@ -28,7 +28,7 @@ from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
 from plumed_cv.engines.engine import EngineCalculator
 from plumed_cv.paths import find_minimum_energy_path, relax
-from plumed_cv.structures import cell_of, drift_of, held_atoms
+from plumed_cv.structures import cell_of, drift_of, held_atoms, kinds_of
 from plumed_cv.structures.frame import Array, displacements
 from plumed_cv.structures.neighbours import Neighbours, nearest_distance
 
@@ -126,7 +126,7 @@ class Searcher:
         self._radius_A = radius_A
         self.energy_eV: float = engine.evaluate(reactant.positions, self._cell)[0]
         self.operations = symmetry.find_space_group(
-            reactant.get_chemical_symbols(), reactant.positions, self._cell, held=self._held
+            kinds_of(reactant), reactant.positions, self._cell, held=self._held
         )
 
     def search(self, rng: np.random.Generator, ceiling_eV: float) -> Outcome:

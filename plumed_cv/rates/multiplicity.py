@@ -15,7 +15,7 @@ from ase import Atoms
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
-from plumed_cv.structures import cell_of, drift_of, held_atoms
+from plumed_cv.structures import cell_of, drift_of, held_atoms, kinds_of
 from plumed_cv.structures.frame import Array, displacements
 
 MOST_ENERGIES = 12
@@ -76,10 +76,9 @@ def count_equivalent_events(
             "The number of equivalent events can be determined only for periodic structures. For a "
             "molecule, count the events by hand."
         )
-    species = initial.get_chemical_symbols()
     step = displacements(final.positions, cell, initial.positions, cell, drift_of(initial))
     operations = symmetry.find_space_group(
-        species, initial.positions, cell, tolerance_A, held_atoms(initial)
+        kinds_of(initial), initial.positions, cell, tolerance_A, held_atoms(initial)
     )
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
     left = np.stack([operation.turn(step) for operation in operations])
@@ -130,7 +129,7 @@ def count_saddle_points(
         for positions in (final.positions, saddle)
     )
     operations = symmetry.find_space_group(
-        initial.get_chemical_symbols(), initial.positions, cell, tolerance_A, held_atoms(initial)
+        kinds_of(initial), initial.positions, cell, tolerance_A, held_atoms(initial)
     )
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
     found: list[Array] = []

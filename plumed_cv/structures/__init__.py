@@ -15,6 +15,7 @@ from plumed_cv.structures.atoms import (
     held_atoms,
     hold,
     is_oriented,
+    kinds_of,
     orient,
     strip,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "hold",
     "is_oriented",
     "iterate_structures",
+    "kinds_of",
     "orient",
     "read_structure",
     "read_structures",

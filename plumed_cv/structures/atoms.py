@@ -139,6 +139,20 @@ def held_atoms(atoms: Atoms) -> NDArray[np.int64]:
     return np.flatnonzero(held)
 
 
+def kinds_of(atoms: Atoms) -> list[str]:
+    """Name the kind of each atom: its element, and its own mass, moment and charge if given.
+
+    No operation of a symmetry exchanges atoms of different kinds, such as isotopes or ions of
+    different charge.
+    """
+    kinds = list(atoms.get_chemical_symbols())
+    for name in OF_DYNAMICS:
+        if name in atoms.arrays:
+            values = np.round(atoms.arrays[name], 6).tolist()
+            kinds = [f"{kind} {value}" for kind, value in zip(kinds, values, strict=True)]
+    return kinds
+
+
 def fix(atoms: Atoms, serials: str) -> None:
     """Fix atoms in addition to those that are fixed already.
 
