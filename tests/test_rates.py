@@ -269,6 +269,19 @@ def test_shots_between_other_basins_are_made_again(
             assert len(stage._load(file, replace(surface, cores=cores))[1]) == kept
 
 
+def test_shots_of_other_settings_do_not_count(rated: tuple[Path, dict[str, Any]]) -> None:
+    run, result = rated
+    record = json.loads((run / "provenance.json").read_text())[-1]
+    given = config.Config.model_validate(record["input"])
+    initial = workflow.read_end_states(given)[0]
+    longer = given.rate.model_copy(update={"longest_ps": 2.0 * given.rate.longest_ps})
+    other = given.model_copy(update={"rate": longer})
+    with sampling.open_engine(given, initial) as engine:
+        for each, kept in ((given, 12), (other, 0)):
+            stage = shooting.Stage(each, RunDirectory(run), initial, result, engine, progress.Log())
+            assert stage.count_shots() == kept
+
+
 def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> None:
     """It has the rate of transition state theory; at several temperatures, the others follow."""
     copy = tmp_path / "run"

@@ -119,6 +119,14 @@ class Stage:
     engine: Engine
     reporter: Reporter
 
+    def count_shots(self) -> int:
+        """Return the number of shots that exist from each surface, at least."""
+        files = [self._folder / f"step-{k + 1}.json" for k in range(len(self.result["steps"]))]
+        if not all(file.exists() for file in files):
+            return 0
+        pairs = zip(files, self._surfaces, strict=True)
+        return min(len(self._load(file, surface)[1]) for file, surface in pairs)
+
     def complete(self) -> dict[str, Any]:
         """Make the missing shots; write result.json with the rate and return its contents."""
         shares = weights = shares_of_time(self.result)

@@ -92,7 +92,8 @@ def complete(
     """Add the rate to the result of a converged run, and write it into result.json.
 
     If there is no rate, `rate_note` of the result gives the reason. A run that has not converged,
-    or for which `rate.enabled` is false, keeps the rate of the shots that exist.
+    or for which `rate.enabled` is false, keeps the rate of the shots that exist for its
+    settings.
 
     Parameters
     ----------
@@ -105,10 +106,11 @@ def complete(
     reporter
         Receives the progress.
     """
-    shots = _made(files, result) if _has_surfaces(result) else 0
+    note, shots = refusal(config), 0
+    if note is None and _has_surfaces(result):
+        shots = Stage(config, files, initial, result, engine, reporter).count_shots()
     if not config.rate.enabled and not shots:
         return result
-    note = refusal(config)
     if note is None and not (config.rate.enabled and result["converged"]):
         if shots:
             fewer = config.rate.model_copy(update={"shots": shots})
@@ -136,13 +138,6 @@ def _has_surfaces(result: dict[str, Any]) -> bool:
         *(s["rate_per_s"] for s in result.get("steps", [])),
     ]
     return None not in rates_per_s
-
-
-def _made(files: RunDirectory, result: dict[str, Any]) -> int:
-    """Return the number of shots from each surface of the answer that exist, at least."""
-    folder = files.rate(result["answer_iteration"])
-    every = [folder / f"step-{k}.json" for k in range(1, len(result["steps"]) + 1)]
-    return min((len(read_json(f)["shots"]) if f.exists() else 0 for f in every), default=0)
 
 
 def refusal(config: Config) -> str | None:
