@@ -313,6 +313,39 @@ def test_what_may_change_and_what_may_not(example: Path, tmp_path: Path) -> None
         check(text)
 
 
+def test_a_changed_module_of_the_calculator_is_another_engine(
+    example: Path, tmp_path: Path
+) -> None:
+    """The module lies beside the input; records of earlier versions do not have it."""
+    inputs, root = tmp_path / "inputs", tmp_path / "root"
+    root.mkdir()
+    (inputs / "models").mkdir(parents=True)
+    for name in ("initial.xyz", "final.xyz"):
+        shutil.copy(example / name, inputs)
+    module = inputs / "models" / "iron.py"
+    module.write_text("from ase.calculators.emt import EMT as make, EMT as other\n")
+    a, b = INPUT.index("[engine]"), INPUT.index("[sampling]")
+
+    def check(name: str) -> None:
+        engine = f'[engine]\nname = "ase"\ncalculator = "{name}"\n'
+        (inputs / "input.toml").write_text(INPUT[:a] + engine + INPUT[b:])
+        provenance.check_same_input(root, config.load(inputs / "input.toml"))
+
+    check("models.iron.make")
+    module.rename(module.with_name("same.py"))
+    check("models.same.make")
+    with pytest.raises(UserError, match=r"another engine\.calculator"):
+        check("models.same.other")
+    module = module.with_name("same.py")
+    module.write_text(module.read_text() + "# changed\n")
+    with pytest.raises(UserError, match=r"another engine\.calculator"):
+        check("models.same.make")
+    record = json.loads((root / "input.json").read_text())
+    del record["engine"]["files"]["models/same.py"]
+    (root / "input.json").write_text(json.dumps(record))
+    check("models.same.make")
+
+
 def test_keys_that_may_change_are_those_of_the_page() -> None:
     names = {name for name, _, _ in config.describe_keys()}
     page = Path("docs/command-line.md").read_text()

@@ -84,6 +84,9 @@ def sha256(path: Path) -> str:
 def hashes_of_named(values: Any, folder: Path) -> dict[str, str]:
     """SHA-256 of the files that words of nested dictionaries and lists name, by these words.
 
+    A dotted name such as `potential.make` names the Python module `potential.py` if this exists in
+    the folder; then the key is the name of this file.
+
     Parameters
     ----------
     values
@@ -92,8 +95,17 @@ def hashes_of_named(values: Any, folder: Path) -> dict[str, str]:
         To which the names are relative.
     """
     words = [word for text in _texts(values) for word in text.split()]
+    words += [module for word in words if (module := module_of(word))]
     named = {word: folder / word for word in words if (folder / word).is_file()}
     return {word: sha256(file) for word, file in named.items()}
+
+
+def module_of(name: str) -> str:
+    """File of the module in a dotted name such as `potential.make`; empty for other words."""
+    *module, last = name.split(".")
+    if not module or not all(part.isidentifier() for part in (*module, last)):
+        return ""
+    return f"{'/'.join(module)}.py"
 
 
 def _texts(values: Any) -> Iterator[str]:

@@ -13,7 +13,13 @@ from pydantic import BaseModel
 
 import plumed_cv
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import hashes_of_named, read_json, sha256, write_text
+from plumed_cv.common.files import (
+    hashes_of_named,
+    module_of,
+    read_json,
+    sha256,
+    write_text,
+)
 from plumed_cv.config import Config
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import split_index
@@ -196,7 +202,11 @@ def _refuse_changes(
     for section, values in content.items():
         recorded = {**_defaults(getattr(config, section)), **before.get(section, {})}
         if section == "engine":
-            values, recorded = _by_content(values), _by_content(recorded)
+            files = dict(values["files"])
+            if not any(name.endswith(".py") for name in recorded.get("files", ())):
+                # Earlier versions did not record modules.
+                files = {k: v for k, v in files.items() if not k.endswith(".py")}
+            values, recorded = _by_content(values | {"files": files}), _by_content(recorded)
         for key in sorted(values, key=lambda key: key != "name"):  # an engine has keys of its own
             name, old, new = f"{section}.{key}", recorded.get(key), values[key]
             if old == new or not matters(name):
@@ -276,12 +286,16 @@ def _by_content(engine: dict[str, Any]) -> dict[str, Any]:
     """Return a recorded engine with hashes of files instead of their names."""
     hashes: dict[str, str] = engine.get("files", {})
 
+    def content_of(word: str) -> str:
+        if word in hashes:
+            return f"a file with SHA-256 {hashes[word]}"
+        if (module := module_of(word)) in hashes:
+            return f"{word.rpartition('.')[2]} of a module with SHA-256 {hashes[module]}"
+        return word
+
     def replaced(value: Any) -> Any:
         if isinstance(value, str):
-            return " ".join(
-                f"a file with SHA-256 {hashes[word]}" if word in hashes else word
-                for word in value.split()
-            )
+            return " ".join(content_of(word) for word in value.split())
         if isinstance(value, list):
             return [replaced(part) for part in value]
         if isinstance(value, dict):
