@@ -1,17 +1,20 @@
 """The reference calculations on systems with known answers, and their committed results."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from scipy.integrate import quad
 from scipy.stats import special_ortho_group
 
+from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates.harmonic import Expansion
+from plumed_cv.rates.stationary import find_stationary_point
 from plumed_cv.structures.frame import Array
-from python.references import common, harmonic, pafi, umbrella
+from python.references import common, defects, harmonic, integration, pafi, umbrella
 from python.references.common import Case
 
 KT = 0.026
@@ -250,3 +253,27 @@ def test_committed_results_approach_the_harmonic_limit(cell: str) -> None:
     coldest = min(off)
     assert off[coldest] < 0.8 * coldest / 300 * off[300] + 0.002
     assert off[100] < 0.025
+
+
+@pytest.mark.slow  # half a minute
+def test_integration_does_not_depend_on_the_harmonic_crystal() -> None:
+    """With springs that are stiffer by a half, F - F_h is smaller by 3 (N - 1) kT ln(1.5) / 2.
+
+    The odds of failing without a fault are 1e-4.
+    """
+    lines = ("pair_style eam/alloy", "pair_coeff * * Cu_mishin1.eam.alloy Cu")
+    case = defects.Case("vacancy in Cu", "fcc", 3.615, 2, "Cu", lines, 200.0, 12)
+    elements, sites = case.start()
+    atoms = Atoms(elements, case.sites()[sites], cell=[case.edge_A] * 3, pbc=True)
+    with LammpsEngine(case.potential, atoms) as engine:
+        state = find_stationary_point(engine, atoms.positions, np.asarray(atoms.cell))
+    found = []
+    for factor in (1.0, 1.5):
+        stiff = replace(state, hessian=factor * state.hessian)
+        parts = integration.sample_differences(case, stiff, 200.0, 25.0)
+        found.append(integration.integrate(parts))
+    modes = 3 * (len(atoms) - 1)
+    expected = 0.5 * modes * units.kB * 200.0 * np.log(1.5)
+    error = np.hypot(found[0][1], found[1][1])
+    assert error < 0.01 * expected
+    assert abs(found[0][0] - found[1][0] - expected) < 4.0 * error

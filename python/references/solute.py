@@ -16,10 +16,13 @@ A process leads from the first shell of neighbours of the foreign atom to the sh
     fourth     a <110> (fcc), away from the foreign atom
     fifth      a <111> (bcc), away from the foreign atom
 
-The difference of the free energies of the two states, delta_F, is known in two other ways:
+The difference of the free energies of the two states, delta_F, is known in three other ways:
 
 Harmonic limit
     Energies and Hessians of both relaxed states. It holds at low temperature.
+Integration
+    Thermodynamic integration of each state from its harmonic crystal (integration.py). There is no
+    approximation.
 Populations
     The times that the vacancy spends in each shell in plain dynamics without a bias, divided by the
     numbers of sites. There is no approximation. Errors are the jackknife over 20 blocks. A frame
@@ -28,6 +31,7 @@ Populations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +44,15 @@ from plumed_cv import config, workflow
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.engines import draw_velocities
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.paths.path import load_path
 from plumed_cv.rates.harmonic import Expansion
 from plumed_cv.rates.stationary import find_stationary_point
-from python.references import common, defects, plain_dynamics
+from python.references import common, defects, integration, plain_dynamics
 
 DATA = Path(__file__).parents[2] / "docs" / "solute.json"
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 BLOCKS = 20  # of the jackknife
-PARTS = ("runs", "harmonic", "plain")
+PARTS = ("runs", "harmonic", "integration", "plain")
 
 _INPUT = """
 [system]
@@ -198,19 +201,50 @@ def harmonic_difference(initial: Expansion, final: Expansion, temperature_K: flo
     return final.energy_eV - initial.energy_eV + entropy
 
 
-def compute_harmonic(case: Solute, runs: Path) -> dict[str, float]:
-    """Harmonic delta_F of each run, eV; the runs must be there."""
+def expand_states(case: Solute, process: str) -> tuple[Expansion, Expansion]:
+    """Expansions at the minima of the two states of a process."""
+    states = case.states(process)
+    cell = case.edge_A * np.eye(3)
+    with LammpsEngine(case.potential, states[0]) as engine:
+        initial, final = (find_stationary_point(engine, each.positions, cell) for each in states)
+    return initial, final
+
+
+def compute_harmonic(case: Solute) -> dict[str, float]:
+    """Harmonic delta_F of each run, eV."""
+    states = {process: expand_states(case, process) for process in case.processes}
+    return {
+        f"{process}-{T:.0f}K": harmonic_difference(*states[process], T)
+        for process, T, _ in case.runs
+    }
+
+
+def integrate_states(
+    case: Solute, runs: Path, ps: Callable[[float], float]
+) -> dict[str, tuple[float, float]]:
+    """delta_F of each run and its error by thermodynamic integration, eV.
+
+    Parameters
+    ----------
+    case
+        The crystal and the foreign atom.
+    runs
+        Folder; the dynamics in it is continued.
+    ps
+        Length of the dynamics at each node, as a function of the temperature.
+    """
+    states = {process: expand_states(case, process) for process in case.processes}
     found = {}
-    for process in case.processes:
-        temperatures = [T for name, T, _ in case.runs if name == process]
-        path = load_path(runs / f"{process}-{temperatures[0]:.0f}K" / "run" / "path.xyz")
-        with LammpsEngine(case.potential, path.images[0]) as engine:
-            initial, final = (
-                find_stationary_point(engine, image.positions, path.cell)
-                for image in (path.images[0], path.images[-1])
-            )
-        for T in temperatures:
-            found[f"{process}-{T:.0f}K"] = harmonic_difference(initial, final, T)
+    for process, T, _ in case.runs:
+        values, errors = [], []
+        for name, state in zip(("initial", "final"), states[process], strict=True):
+            file = runs / f"integration-{process}-{T:.0f}K-{name}.npz"
+            parts = integration.sample_differences(case, state, T, ps(T), file)
+            value, error = integration.integrate(parts)
+            values.append(value)
+            errors.append(error)
+        difference = harmonic_difference(*states[process], T) + values[1] - values[0]
+        found[f"{process}-{T:.0f}K"] = (difference, float(np.hypot(errors[0], errors[1])))
     return found
 
 
@@ -277,8 +311,9 @@ def population_difference(
 
 def print_table(data: dict[str, Any]) -> None:
     """Print a row for each run."""
-    print("| process | T (K) | flux barrier (eV) | delta F (eV) | harmonic | populations |")
-    print("|" + " --- |" * 6)
+    others = "harmonic | integration | populations"
+    print(f"| process | T (K) | flux barrier (eV) | delta F (eV) | {others} |")
+    print("|" + " --- |" * 7)
     for name, case in CASES.items():
         found = data.get(name, {})
         for process, T, _ in case.runs:
@@ -292,6 +327,8 @@ def print_table(data: dict[str, Any]) -> None:
             ]
             harmonic_eV = found.get("harmonic", {}).get(f"{process}-{T:.0f}K")
             cells.append("" if harmonic_eV is None else f"{harmonic_eV:.3f}")
+            exact = found.get("integration", {}).get(f"{process}-{T:.0f}K")
+            cells.append("" if exact is None else f"{exact[0]:.3f} ± {exact[1]:.3f}")
             counts = found.get("plain")
             if counts and case.temperature_K == T:
                 value, error = population_difference(case, np.array(counts), process)
@@ -310,6 +347,9 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--ns", type=float, default=5.0, help="length of the plain dynamics, 5")
+    parser.add_argument(
+        "--ps", type=float, default=120.0, help="length of the integration at 1000 K, ps, 120"
+    )
     given = parser.parse_args()
     data = read_json(DATA) if DATA.exists() else {}
     for name in given.cases if given.runs is not None else ():
@@ -320,7 +360,10 @@ def main() -> None:
             found.setdefault("runs", {})[key] = sample(case, process, T, steps, runs)
             write_text(DATA, json.dumps(data) + "\n")
         if "harmonic" in given.parts:
-            found["harmonic"] = compute_harmonic(case, runs)
+            found["harmonic"] = compute_harmonic(case)
+            write_text(DATA, json.dumps(data) + "\n")
+        if "integration" in given.parts:
+            found["integration"] = integrate_states(case, runs, lambda T: given.ps * T / 1000.0)
             write_text(DATA, json.dumps(data) + "\n")
         if "plain" in given.parts:
             found["plain"] = count_frames(case, runs, given.ns)
