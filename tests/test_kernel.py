@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from uv import find_uv_bin
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.setup import kernel as kernel_module
@@ -155,7 +157,21 @@ def test_kernel_that_cannot_be_fetched_is_one_sentence(
     assert not [path for path in bare.iterdir() if path.is_dir()]
 
 
-def test_a_wheel_with_another_hash_is_refused(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def hide_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make pip impossible to import, as in an environment that uv has made."""
+    path = [entry for entry in sys.path if not Path(entry, "pip").is_dir()]
+    monkeypatch.setattr(sys, "path", path)
+    monkeypatch.delitem(sys.modules, "pip", raising=False)
+    assert find_spec("pip") is None
+
+
+@pytest.mark.parametrize(
+    ("installer", "sentence"),
+    [("pip", "DO NOT MATCH THE HASHES"), ("uv", r"Hash mismatch.*; install PLUMED 2\.9")],
+)
+def test_a_wheel_with_another_hash_is_refused(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, installer: str, sentence: str
+) -> None:
     name = f"{kernel_module.KERNEL_PACKAGE}-{kernel_module.KERNEL_PACKAGE_VERSION}"
     wheel = bare.parent / "wheels" / f"{name}-py3-none-any.whl"
     wheel.parent.mkdir()
@@ -167,11 +183,23 @@ def test_a_wheel_with_another_hash_is_refused(bare: Path, monkeypatch: pytest.Mo
             "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr(f"{name}.dist-info/RECORD", "")
+    if installer == "uv":
+        (bare.parent / "programs" / "uv").symlink_to(find_uv_bin())
+        hide_pip(monkeypatch)
+        monkeypatch.setenv("UV_CACHE_DIR", str(bare.parent / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    with pytest.raises(UserError, match="DO NOT MATCH THE HASHES"):
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    for variable in ("PIP_FIND_LINKS", "UV_FIND_LINKS"):
+        monkeypatch.setenv(variable, str(wheel.parent))
+    with pytest.raises(UserError, match=sentence):
         find_plumed()
     assert not [path for path in bare.iterdir() if path.is_dir()]
+
+
+def test_neither_pip_nor_uv(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_pip(monkeypatch)
+    with pytest.raises(UserError, match=r"neither pip nor uv is there.*PLUMED_KERNEL"):
+        find_plumed()
 
 
 def test_missing_kernel(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
@@ -29,6 +30,11 @@ _WHEEL_SHA256 = "e59d3ce2aa79d771ab92346ef1aeede0114b58c393ea9d7b664cd64df1d0574
 OLDEST_PLUMED = (2, 9)
 
 OPTIMISED, WHEEL = "optimised kernel built by plumed-cv", "kernel wheel"  # `Plumed.source` of ours
+
+_OTHER_KERNELS = (
+    "install PLUMED 2.9 or newer (`conda install -c conda-forge plumed`), set PLUMED_KERNEL to a "
+    "libplumedKernel.so, or build one by `plumed-cv plumed --optimised`"
+)
 
 KERNEL_NAME = f"libplumedKernel{LIBRARY_SUFFIX}"
 _LIBRARY_PATH = "DYLD_LIBRARY_PATH" if sys.platform == "darwin" else "LD_LIBRARY_PATH"
@@ -351,6 +357,18 @@ def _wheel_kernel() -> Path:
     return _wheel_prefix() / "plumed" / "_lib" / "lib" / KERNEL_NAME
 
 
+def _installer() -> list[str]:
+    """Return the start of the command that installs packages: uv makes environments without pip."""
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    if uv := shutil.which("uv"):
+        return [uv, "pip"]
+    raise UserError(
+        "no PLUMED was found, and neither pip nor uv is there to install its kernel; "
+        f"run `python -m ensurepip`, {_OTHER_KERNELS}"
+    )
+
+
 def _install_wheel() -> None:
     target = _wheel_prefix()
     with locked(target.with_name(f"{target.name}.lock")):
@@ -366,7 +384,7 @@ def _install_wheel() -> None:
             # Only the kernel is used, so the wheel for one Python version serves all others.
             done = subprocess.run(
                 [
-                    *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+                    *(*_installer(), "install", "--quiet", "--no-deps"),
                     *("--only-binary", ":all:", "--python-version", "3.11", "--target"),
                     *(str(temporary / "wheel"), "--require-hashes", "--requirement"),
                     str(requirement),
@@ -377,11 +395,11 @@ def _install_wheel() -> None:
             )
             if done.returncode != 0:
                 lines = [line for line in done.stderr.splitlines() if line.strip()]
+                if lines and lines[0].startswith("error"):  # uv explains it in several lines
+                    lines = [" ".join(done.stderr.split())]
                 lines = [line for line in lines if line.startswith("ERROR")] or lines
                 raise UserError(
-                    "no PLUMED was found and its kernel cannot be installed by pip "
-                    f"({lines[-1].strip() if lines else 'no message'}); install PLUMED 2.9 or "
-                    "newer (`conda install -c conda-forge plumed`), set PLUMED_KERNEL to a "
-                    "libplumedKernel.so, or build one by `plumed-cv plumed --optimised`"
+                    "no PLUMED was found and its kernel cannot be installed "
+                    f"({lines[-1].strip() if lines else 'no message'}); {_OTHER_KERNELS}"
                 )
             (temporary / "wheel").replace(target)
