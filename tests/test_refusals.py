@@ -37,7 +37,7 @@ ENGINE = {"name": "lammps", "potential": ["pair_style zero 3.0"]}
 
 
 def crystal(**changes: Any) -> Atoms:
-    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms: Atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     for name, value in changes.items():
         setattr(atoms, name, value)
     return atoms
@@ -214,6 +214,6 @@ def test_outputs_that_exist(tmp_path: Path) -> None:
 
 
 def test_widths_that_are_no_numbers(tmp_path: Path) -> None:
-    ends = ["--initial", tmp_path / "a.xyz", "--final", tmp_path / "b.xyz"]
+    ends = ["--initial", str(tmp_path / "a.xyz"), "--final", str(tmp_path / "b.xyz")]
     with pytest.raises(UserError, match="--hidden wide: give widths such as 24,24"):
         command("train", tmp_path / "md.dcd", *ends, "--hidden", "wide")
