@@ -35,6 +35,10 @@ _PLUMED = "plumed_cv_plumed"
 # The list of neighbours is made again as soon as an atom has moved by half of the skin.
 _EXACT_NEIGHBOURS = "neigh_modify every 1 delay 0 check yes once no"
 
+# Structures whose atoms are all nearer to those of the last one follow it without a new setup.
+# LAMMPS finds an atom again that has left the cell by less than a cell.
+_NEAR_A = 2.0
+
 
 @dataclass(frozen=True)
 class System:
@@ -117,6 +121,7 @@ class LammpsProcess:
         self._cell = np.zeros((3, 3))
         self._periodic: NDArray[np.bool_] = periodic_directions(system.cell)
         self._first_step = 0
+        self._evaluated: Array | None = None  # positions of the last energy, if LAMMPS is set up
         self._create(system)
 
     def describe(self) -> dict[str, Any]:
@@ -133,22 +138,53 @@ class LammpsProcess:
         return max(0, self._library.step - self._first_step)
 
     def evaluate(self, positions: Array, cell: Array) -> tuple[float, Array, Array]:
-        """Return energy (eV), forces (eV/A) and stress (eV/A^3; xx yy zz yz xz xy)."""
-        self._place(positions, cell, None)
-        self._library.do(
-            "reset_timestep 0",
-            "thermo 1",
-            "thermo_style custom step pe " + " ".join(f"c_{_STRESS}[{k}]" for k in range(1, 7)),
-        )
-        self._library.run("0 post no")
+        """Return energy (eV), forces (eV/A) and stress (eV/A^3; xx yy zz yz xz xy).
+
+        A structure that is near the last one, as in a relaxation, needs no new setup. The list of
+        neighbours and the tables of the potential are then kept.
+        """
+        if not self._move_to(positions, cell):
+            self._place(positions, cell, None)
+            self._library.do(
+                _EXACT_NEIGHBOURS,
+                "reset_timestep 0",
+                "thermo 1",
+                "thermo_style custom step pe " + " ".join(f"c_{_STRESS}[{k}]" for k in range(1, 7)),
+            )
+            self._library.run("0 post no")
         units = self._system.units
         energy = float(self._lammps.get_thermo("pe")) * units.energy_eV
         extract = self._lammps.numpy.extract_compute
         pressure = np.array(extract(_STRESS, LMP_STYLE_GLOBAL, LMP_TYPE_VECTOR))[[0, 1, 2, 5, 4, 3]]
         forces = self._library.gather("f") * units.energy_eV
         check_finite("LAMMPS", energy, forces)
+        self._evaluated = np.array(positions)
         stress = -pressure * units.pressure_eV_A3 if self._periodic.all() else np.zeros(6)
         return energy, forces, stress
+
+    def _move_to(self, positions: Array, cell: Array) -> bool:
+        """Compute a structure near the last one in a step in which nothing moves the atoms.
+
+        Returns
+        -------
+        bool
+            False if the structure needs a new setup.
+        """
+        if self._evaluated is None or not np.array_equal(cell, self._cell):
+            return False
+        # Also false if a position is not a number.
+        if not np.abs(positions - self._evaluated).max() < _NEAR_A:
+            return False
+        # Without wrapping: an atom that crosses a border would appear to have moved far.
+        images = self._library.gather("image", dtype=np.int32)
+        self._library.scatter("x", positions - images @ self._cell)
+        return self._library.run("1 pre no post no") == 1
+
+    def _end_evaluations(self) -> None:
+        """Return to the settings of the potential for dynamics."""
+        if self._evaluated is not None:
+            self._evaluated = None
+            self._library.do(*neighbour_settings(self._system.commands))
 
     def forces(self, positions: Array, cell: Array) -> Array:
         """Return the forces (eV/A) of structures, (M, N, 3), in a cell.
@@ -157,6 +193,7 @@ class LammpsProcess:
         each other in time. Here LAMMPS checks before each of them whether its list of neighbours is
         still valid.
         """
+        self._end_evaluations()
         self._library.do(_EXACT_NEIGHBOURS)
         try:
             return self._forces(positions, cell)
@@ -342,6 +379,7 @@ class LammpsProcess:
         self._library.do("run 0 post no")  # reports everything that is wrong or missing
 
     def _place(self, positions: Array, cell: Array, velocities: Array | None) -> None:
+        self._end_evaluations()
         if not np.array_equal(cell, self._cell):
             tilts = _tilts(cell)
             if any(tilts) and not self._triclinic:

@@ -40,7 +40,7 @@ from python.zero_kelvin.systems import LATTICE_A, POTENTIAL
 LIMITS_GB = {100_000: 2.0, 1_000_000: 8.0}
 TEMPERATURE_K = 300.0
 TIMESTEP_FS = 2.0
-EVERY_S = 0.2  # between two looks at the memory
+EVERY_S = 1.0  # between two looks at the memory, which take time themselves
 
 _INPUT = f"""
 [system]
@@ -50,7 +50,7 @@ temperature_K = {TEMPERATURE_K}
 [engine]
 potential = {json.dumps(list(POTENTIAL))}
 [path]
-images = 7
+images = {{images}}
 fmax_eV_A = 0.01
 [cv]
 start = "path"
@@ -94,12 +94,12 @@ def measure_memory(process: psutil.Process) -> float:
     return total / 1e9
 
 
-def measure(n_atoms: int, steps: int, folder: Path) -> dict[str, Any]:
+def measure(n_atoms: int, steps: int, images: int, folder: Path) -> dict[str, Any]:
     """Make one run in an empty folder; return its times (s) and its largest memory (GB)."""
     initial, final = end_states(n_atoms)
     for name, atoms in (("initial", initial), ("final", final)):
         atoms.write(folder / f"{name}.traj")
-    (folder / "input.toml").write_text(_INPUT.format(steps=steps))
+    (folder / "input.toml").write_text(_INPUT.format(steps=steps, images=images))
     step_s = time_plain_step(initial, max(20, steps // 10))
     line = [sys.executable, "-m", "plumed_cv.cli", "run", "input.toml", "--dir", "run"]
     begin, began = time.time(), time.perf_counter()
@@ -137,6 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--atoms", nargs="+", type=int, default=[127, 2000, 16_000])
     parser.add_argument("--steps", type=int, default=2000, help="of the sampling")
+    parser.add_argument("--images", type=int, default=7, help="of the path")
     parser.add_argument("--dir", type=Path, help="folder for the runs; a temporary one if absent")
     given = parser.parse_args()
     print("| atoms | CV's atoms | path (s) | a step (ms) | of plain LAMMPS | other (s) ", end="")
@@ -144,7 +145,7 @@ def main() -> None:
     print("|" + " --- |" * 8)
     for n_atoms in given.atoms:
         with tempfile.TemporaryDirectory(dir=given.dir) as folder:
-            found = measure(n_atoms, given.steps, Path(folder))
+            found = measure(n_atoms, given.steps, given.images, Path(folder))
         cells = [
             f"{found['atoms']:,}",
             f"{found['cv_atoms']}",

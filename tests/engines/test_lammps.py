@@ -91,6 +91,29 @@ def test_energy_forces_and_stress(shear: float) -> None:
         np.testing.assert_allclose(atoms.get_stress(), stress, rtol=1e-5, atol=1e-10)
 
 
+def test_energies_of_structures_that_follow_each_other() -> None:
+    """Small steps across borders, then far, in another cell, and after forces of others."""
+    rng = np.random.default_rng(5)
+    atoms = mixture(shear=1.0)
+    cells = [atoms.cell.array] * 30 + [1.01 * atoms.cell.array] * 2
+    moves = np.cumsum(rng.normal(0.05, 0.1, (32, *atoms.positions.shape)), axis=0)
+    moves[20:] += 30.0 * rng.integers(-1, 2, (len(atoms), 3)) @ atoms.cell.array  # other images
+    moves[25:] += rng.uniform(0, 6, 3)
+    assert moves[19].max() > 1.0
+    with LammpsEngine([*POTENTIAL, "neigh_modify delay 10"], atoms, species=SPECIES) as engine:
+        for k, (move, cell) in enumerate(zip(moves, cells, strict=True)):
+            moved = atoms.copy()
+            moved.set_cell(cell, scale_atoms=False)
+            moved.positions += move
+            if k % 7 == 6:
+                engine.forces(atoms.positions[None], atoms.cell.array)
+            energy, forces, stress = engine.evaluate(moved.positions, cell)
+            expected = reference(moved)
+            assert energy == pytest.approx(expected[0], rel=1e-11)
+            np.testing.assert_allclose(forces, expected[1], atol=1e-10)
+            np.testing.assert_allclose(stress, expected[2], rtol=1e-5, atol=1e-10)
+
+
 def lammps_of(program: bool, *arguments: Any, **keys: Any) -> LammpsEngine | LammpsProgram:
     if not program:
         return LammpsEngine(*arguments, **keys)
