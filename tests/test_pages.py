@@ -46,6 +46,7 @@ ELSEWHERE = {
     "docs/tutorial-own-defect.md": ("tests/test_tutorials.py", "commands(OWN_DEFECT)"),
     "docs/surfaces.md": ("tests/test_surfaces.py", "surfaces.md"),
     "docs/clusters.md": ("tests/test_clusters.py", "clusters.md"),
+    "docs/dislocations.md": ("tests/test_dislocations.py", "dislocations.md"),
     "make test": (".ci/run", "make test"),
     "cmake -S cpp -B build/tests -DPLUMED_CV_TESTS=ON": (".ci/run", "-DPLUMED_CV_TESTS=ON"),
     "cmake --build build/tests": (".ci/run", "--build build/cpp-tests"),

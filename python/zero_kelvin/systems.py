@@ -134,21 +134,29 @@ def cluster() -> tuple[Atoms, Atoms]:
     )
 
 
-def screw_dislocations() -> tuple[Atoms, Atoms, Atoms]:
-    """Build two screw dislocations, of which one and then the other glides: 2754 atoms.
+def screw_dislocations(along: int = 17, across: int = 9) -> tuple[Atoms, Atoms, Atoms]:
+    """Build two screw dislocations, of which one and then the other glides.
+
+    By default these are 2754 atoms.
 
     The dislocations are along x with Burgers vectors +1/2<111> and -1/2<111>, two of them long,
     in their easy cores, and glide along y in a {110} plane to the next Peierls valley. The cell is
-    periodic, 51 valleys by 27 planes; each dislocation is surrounded by four of the other sign half
-    a cell away (a quadrupole), so that the forces between them cancel. The cell has the mean
-    plastic strain of the first and the last state, which are mirror images of each other.
+    periodic, by default 51 valleys by 27 planes. Each dislocation is surrounded by four of the
+    other sign half a cell away (a quadrupole), so that the forces between them cancel. The cell has
+    the mean plastic strain of the first and the last state, which are mirror images of each other.
     Halfway between two valleys this potential has another, shallow one: each glide has two humps.
 
     Atoms move along the line, by the angles around all dislocations of the periodic arrangement.
     Those along a row add up to the phase of a sine, and rows far away only to a shear, which is
     made to be that of the cell.
+
+    Parameters
+    ----------
+    along, across
+        Size of the cell along the glide and across the glide plane, in units of three valleys and
+        of three planes. Both are odd.
     """
-    crystal = crystal_of_dislocations()
+    crystal = crystal_of_dislocations(along, across)
     points = crystal.positions[:, 1] + 1j * crystal.positions[:, 2]
     period, row = crystal.cell[1, 1], complex(*crystal.cell[2, 1:])
     tilt = -0.5  # of the third vector along the line, in Burgers vectors
@@ -165,7 +173,7 @@ def screw_dislocations() -> tuple[Atoms, Atoms, Atoms]:
     # Three neighbouring rows of atoms enclose a core, upright ones of one sign, inverted ones of
     # the other; with the signs exchanged these would be hard cores.
     plus = complex(VALLEYS_A / 2, PLANES_A / 3)
-    minus = complex(26 * VALLEYS_A, 2 * PLANES_A / 3)
+    minus = complex((3 * along + 1) // 2 * VALLEYS_A, 2 * PLANES_A / 3)
     states: list[Atoms] = []
     before = np.zeros(len(crystal))
     for cores in (
@@ -184,16 +192,23 @@ def screw_dislocations() -> tuple[Atoms, Atoms, Atoms]:
     return states[0], states[1], states[2]
 
 
-def crystal_of_dislocations() -> Atoms:
-    """Build the crystal without them: x along [111], y along [1-21], z across (10-1)."""
+def crystal_of_dislocations(along: int = 17, across: int = 9) -> Atoms:
+    """Build the crystal without them: x along [111], y along [1-21], z across (10-1).
+
+    Parameters
+    ----------
+    along, across
+        As for `screw_dislocations`.
+    """
     unit = BodyCenteredCubic(
         directions=[[1, 1, 1], [1, -2, 1], [2, -1, -1]],
         symbol="Fe",
         latticeconstant=LATTICE_A,
         pbc=True,
     )
-    crystal: Atoms = unit.repeat((2, 17, 9))
-    crystal.cell[2] += 4 * unit.cell[1]  # half of the second vector between rows of dislocations
+    crystal: Atoms = unit.repeat((2, along, across))
+    # half of the second vector between rows of dislocations
+    crystal.cell[2] += (along - across) // 2 * unit.cell[1]
     return crystal
 
 
