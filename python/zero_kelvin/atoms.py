@@ -195,6 +195,9 @@ def table_of_dislocations(rows: dict[str, list[dict[str, Any]]]) -> None:
             loss = row["loss_percent"] - row["loss_of_forces_percent"]
             cells = [name, rule, row["atoms"], f"{100 * row['share_of_motion']:.1f}"]
             print("| " + " | ".join(map(str, [*cells, f"{loss:.2f}"])) + " |")
+        if name in rows:
+            above = -rows[name][0]["loss_of_forces_percent"]
+            print(f"\n{name}: the integral of the forces is {above:.1f} % above the barrier")
 
 
 def main() -> None:
