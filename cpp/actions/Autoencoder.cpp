@@ -5,12 +5,14 @@
 #include "../core/model.h"
 #include "compat.h"
 #include "kernel.h"
+#include "processes.h"
 
 #include "core/ActionRegister.h"
 #include "core/ActionSet.h"
 #include "core/ActionWithArguments.h"
 #include "core/Colvar.h"
 #include "core/PlumedMain.h"
+#include "tools/OpenMP.h"
 
 #include <algorithm>
 #include <array>
@@ -100,6 +102,9 @@ no constraints, or a model of atoms without constraints.
 `dev`, `maxdev`, `gradnorm` and `invmass` are in PLUMED's units of length and mass. $\xi$ has no
 unit.
 
+For a large model, the MPI processes and the threads of PLUMED (PLUMED_NUM_THREADS) divide the work.
+The log then says so.
+
 The model is checked when it is read. It must be complete and consistent, and it must reproduce the
 values and gradients that its writer has stored for one configuration.
 
@@ -178,6 +183,9 @@ static_assert(sizeof(PLMD::Tensor) == 9 * sizeof(double));
 enum Measure : unsigned { dev, gradnorm, invmass, maxdev, temp };
 constexpr std::array measures{"dev", "gradnorm", "invmass", "maxdev", "temp"};
 
+// Multiplications in one product with the components from which dividing them saves time.
+constexpr std::size_t least_work_of_processes = 200'000, least_work_of_thread = 40'000;
+
 class Autoencoder : public compat::Compat<PLMD::Colvar> {
   public:
     explicit Autoencoder(const PLMD::ActionOptions&);
@@ -188,11 +196,13 @@ class Autoencoder : public compat::Compat<PLMD::Colvar> {
   private:
     void check_distinct(std::vector<PLMD::AtomNumber> atoms);
     void check_masses();
+    void divide_work();
     double kinetic_temperature(double inverse_mass);
     PLMD::Value* measure(Measure k);
     bool is_used(const PLMD::Value* component) const;
     void set_derivatives(PLMD::Value* component, const double* gradient, double unit);
 
+    std::optional<Processes> processes_;
     std::optional<CollectiveVariable> cv_;
     std::vector<std::string> species_;
     std::string model_file_;
@@ -285,6 +295,7 @@ Autoencoder::Autoencoder(const PLMD::ActionOptions& ao) : Action(ao), Compat(ao)
     }
     requestAtoms(atoms);
     forces_.resize(3 * cv_->atoms() + 9);
+    processes_.emplace(comm);
 
     log << "  model " << model_file_ << " of " << static_cast<unsigned>(cv_->atoms()) << " atoms, "
         << static_cast<unsigned>(cv_->components()) << " components and "
@@ -305,6 +316,8 @@ void Autoencoder::calculate() {
         for (unsigned b = 0; b < 3; ++b)
             cell[3 * a + b] = angstrom_ * box(a, b);
 
+    if (first_step_)
+        divide_work();
     try {
         cv_->evaluate(&getPositions()[0][0], angstrom_, cell);
         if (first_step_)
@@ -435,6 +448,22 @@ void Autoencoder::check_distinct(std::vector<PLMD::AtomNumber> atoms) {
     if (twice != atoms.end())
         error("ATOMS lists atom " + std::to_string(twice->serial()) +
               " twice; list the atoms of the model in its order.");
+}
+
+/// Divides the work among processes and threads, where this takes less time than it costs. The engine
+/// sets the number of threads before the first step.
+void Autoencoder::divide_work() {
+    if (processes_->size() > 1 && cv_->work() >= least_work_of_processes)
+        cv_->share(&*processes_);
+    const std::size_t sharers = cv_->work() >= least_work_of_processes ? processes_->size() : 1;
+    const std::size_t threads = std::min<std::size_t>(PLMD::OpenMP::getNumThreads(),
+                                                      cv_->work() / sharers / least_work_of_thread);
+    cv_->set_threads(threads);
+    if (sharers > 1)
+        log << "  the work of " << getLabel() << " is divided among "
+            << static_cast<unsigned>(sharers) << " processes\n";
+    if (threads > 1)
+        log << "  " << getLabel() << " uses " << static_cast<unsigned>(threads) << " threads\n";
 }
 
 /// Compares the masses with those of the elements. The engine passes them with the first step.

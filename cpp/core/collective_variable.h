@@ -2,6 +2,7 @@
 // Copyright (c) 2026 The plumed_cv developers
 #pragma once
 
+#include "basis.h"
 #include "frame.h"
 #include "matrix.h"
 #include "model.h"
@@ -28,7 +29,7 @@ class CollectiveVariable {
     explicit CollectiveVariable(const Model& model)
         : components_(model.components), latent_(model.latent),
           frame_(model.reference_positions, model.reference_cell, model.aligned, model.drift),
-          stride_(3 * frame_.plane()), basis_(components_ * stride_), mean_(stride_),
+          stride_(3 * frame_.plane()), basis_(components_, stride_), mean_(stride_),
           encoder_(model.encoder, model.activation), decoder_(model.decoder, model.activation),
           shift_(model.latent_shift), scale_(model.latent_scale), u_(stride_), v_(stride_),
           apart_(stride_), x_(padded(components_)), off_(padded(components_)),
@@ -40,14 +41,21 @@ class CollectiveVariable {
           inverse_mass_(components_ * x_.size()), gram_(latent_ * latent_) {
         to_planes(model.pca_mean.data(), mean_.data());
         for (std::size_t k = 0; k < components_; ++k)
-            to_planes(&model.pca_components[3 * k * atoms()], &basis_[k * stride_]);
+            to_planes(&model.pca_components[3 * k * atoms()], basis_.row(k));
         verify(model);
     }
 
     std::size_t atoms() const { return frame_.atoms(); }
     std::size_t components() const { return components_; }
     std::size_t latent() const { return latent_; }
+    /// Multiplications of one product with the components; a step has two to four.
+    std::size_t work() const { return 3 * atoms() * components_; }
     const Frame& frame() const { return frame_; }
+
+    /// Divides the work among processes, which then call all functions together; see Basis.
+    void share(Team* team) { basis_.share(team); }
+    /// Divides the work of this process among threads.
+    void set_threads(std::size_t threads) { basis_.set_threads(threads); }
 
     /// Masses of the atoms, for inverse_mass(); if a mass is NaN, so is the result.
     void set_masses(const std::vector<double>& masses) {
@@ -62,10 +70,9 @@ class CollectiveVariable {
         for (std::size_t k = 0; k < components_; ++k) {
             for (std::size_t j = 0; j < stride_; ++j) {
                 const std::size_t i = j % frame_.plane();
-                row[j] = i < atoms() ? basis_[k * stride_ + j] / masses[i] : 0;
+                row[j] = i < atoms() ? basis_.row(k)[j] / masses[i] : 0;
             }
-            multiply(basis_.data(), components_, stride_, row.data(),
-                     &inverse_mass_[k * x_.size()]);
+            basis_.project(row.data(), &inverse_mass_[k * x_.size()]);
         }
     }
 
@@ -74,7 +81,7 @@ class CollectiveVariable {
         frame_.set_cell(cell);
         frame_.displacements(positions, unit, u_.data());
         distance2_ = subtract(frame_.plane(), u_.data(), mean_.data(), v_.data());
-        multiply(basis_.data(), components_, stride_, v_.data(), x_.data());
+        basis_.project(v_.data(), x_.data());
 
         const double* f = encoder_.forward(x_.data());
         std::copy_n(f, latent_, f_.begin());
@@ -108,7 +115,7 @@ class CollectiveVariable {
         for (std::size_t k = 0; k < components_; ++k)
             path_[k] = off_[k] - x_[k]; // the path, negative
         std::copy(v_.begin(), v_.end(), apart_.begin());
-        add_transposed(basis_.data(), components_, stride_, path_.data(), apart_.data());
+        basis_.add(path_.data(), apart_.data());
         const Planes apart(apart_.data(), frame_.plane());
         double largest = 0;
         farthest_ = 0;
@@ -154,7 +161,7 @@ class CollectiveVariable {
         for (std::size_t i = 0; i < n; ++i)
             back_[i] = beside_[i] - back_[i] - path_[i] - x_[i];
         guard_ = v_;
-        add_transposed(basis_.data(), components_, stride_, back_.data(), guard_.data());
+        basis_.add(back_.data(), guard_.data());
         const double scale = deviation_ > 0 ? 1 / deviation_ : 0;
         for (double& g : guard_)
             g *= scale;
@@ -176,12 +183,12 @@ class CollectiveVariable {
             const std::size_t j = a * plane + farthest_;
             guard_[j] = scale * direction[a];
             for (std::size_t k = 0; k < components_; ++k)
-                beside_[k] += guard_[j] * basis_[k * stride_ + j];
+                beside_[k] += guard_[j] * basis_.row(k)[j];
         }
         path_back(beside_.data());
         for (double& b : back_)
             b = -b;
-        add_transposed(basis_.data(), components_, stride_, back_.data(), guard_.data());
+        basis_.add(back_.data(), guard_.data());
         return finished_guard();
     }
 
@@ -243,7 +250,7 @@ class CollectiveVariable {
 
     void make_gradient(std::size_t k, double* gradient) {
         std::fill_n(gradient, stride_, 0.0);
-        add_transposed(basis_.data(), components_, stride_, jacobian(k), gradient);
+        basis_.add(jacobian(k), gradient);
         frame_.to_positions(gradient);
     }
 
@@ -390,7 +397,8 @@ class CollectiveVariable {
     std::size_t components_, latent_;
     Frame frame_;
     std::size_t stride_;
-    Array basis_, mean_; // in planes
+    Basis basis_;
+    Array mean_; // in planes
     Network encoder_, decoder_;
     std::vector<double> shift_, scale_;
 

@@ -1,5 +1,6 @@
 """Forces and virial of AUTOENCODER against numerical derivatives."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def run_driver(
     positions: Array,
     cell: Array,
     options: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     (folder / "plumed.dat").write_text(lines, encoding="utf-8")
     box = " ".join(f"{v:.17g}" for v in cell.ravel())
@@ -136,7 +138,14 @@ def run_driver(
     assert installation.executable is not None
     command = [str(installation.executable), "--no-mpi", "driver", "--plumed", "plumed.dat"]
     command += ["--ixyz", "traj.xyz", "--length-units", "A", *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,3 +247,34 @@ def test_numerical_strain_without_a_cell(make_plumed: MakePlumed, tmp_path: Path
         virial, -0.1 * positions.T @ forces, rtol=1e-10, atol=1e-10 * abs(virial).max()
     )
     handle.finalize()
+
+
+def test_threads(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> None:
+    """Forces on three threads are those on one."""
+    if plumed_installation.executable is None:
+        pytest.skip("this PLUMED has no `plumed` program")
+    rng = np.random.default_rng(15)
+    cv = random_model(rng, 700, 60, [9], 1, "tanh", 3 * TRICLINIC)
+    cv.save(tmp_path / "cv.safetensors")
+    positions = cv.reference_positions + rng.normal(scale=0.05, size=(700, 3))
+    lines = (
+        f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
+        "RESTRAINT ARG=ae.node-0,ae.dev,ae.maxdev AT=0,0,0 SLOPE=1,1,1\n"
+    )
+    dump = ("--dump-forces", "forces", "--dump-forces-fmt=%.17g", "--dump-full-virial")
+    found = []
+    for threads in (1, 3):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        environment = {"PLUMED_NUM_THREADS": str(threads)}
+        done = run_driver(
+            plumed_installation, folder, lines, positions, cv.reference_cell, dump, environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("ae uses 3 threads" in done.stdout) == (threads == 3)
+        rows = [line.split() for line in (folder / "forces").read_text().splitlines()[1:]]
+        virial, *atoms = rows
+        numbers = [*virial, *(number for atom in atoms for number in atom[1:])]
+        found.append(np.array(numbers, dtype=float))
+    assert len(found[0]) == 9 + 3 * 700
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12 * abs(found[0]).max())

@@ -143,12 +143,23 @@ def thermo(folder: Path) -> Array:
     return np.array([line.split() for line in table[1].strip().splitlines()], dtype=float)
 
 
-def assert_same(one: Path, other: Path, tolerance: float = 1e-9) -> None:
+def colvar(folder: Path) -> Array:
+    """The columns of a run; -1 for `temp` where it is not known, as in the first step."""
+    return np.nan_to_num(np.loadtxt(folder / "colvar"), nan=-1)
+
+
+def fields(folder: Path) -> list[str]:
+    """The names of the columns."""
+    with (folder / "colvar").open() as file:
+        return file.readline().split()[2:]
+
+
+def assert_same(one: Path, other: Path, tolerance: float = 1e-10) -> None:
     """All output of PLUMED and LAMMPS is equal in two runs, up to the order of LAMMPS's sums."""
     for read in (
         lambda folder: np.loadtxt(folder / "end.dump", skiprows=9),
         thermo,
-        lambda folder: np.loadtxt(folder / "colvar"),
+        colvar,
         lambda folder: read_state(folder / "state").sums,
         lambda folder: read_fes(folder / "fes").A_k,
     ):
@@ -167,9 +178,9 @@ def test_any_number_of_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
         state = (folder / "state").read_text()
         assert state.count("#! FIELDS") == 1
         assert read_last_step(folder / "state") == STEPS
-    colvar = np.loadtxt(folders[1] / "colvar")
-    assert len(colvar) == STEPS + 1
-    assert np.ptp(colvar[:, 1]) > 0.01  # the CV moves, and the bias acts
+    columns = colvar(folders[1])
+    assert len(columns) == STEPS + 1
+    assert np.ptp(columns[:, 1]) > 0.01  # the CV moves, and the bias acts
     assert np.abs(thermo(folders[1])[:, 4]).max() > 0.01
     for ranks in (2, 4):
         assert_same(folders[1], folders[ranks])
@@ -211,7 +222,10 @@ def test_restart(tmp_path: Path, mpi: Built, learned: str) -> None:
             atol=1e-9,
         )
     assert_same(tmp_path / "1", tmp_path / "4")
-    last, repeated = np.loadtxt(first / "colvar")[-1], np.loadtxt(tmp_path / "1" / "colvar")[0]
+    last, repeated = colvar(first)[-1], colvar(tmp_path / "1")[0]
+    temperature = fields(first).index("ae.temp")
+    assert repeated[temperature] == -1  # the step before is not known
+    last, repeated = (np.delete(row, temperature) for row in (last, repeated))
     assert repeated == pytest.approx(last, rel=1e-12)
 
 
@@ -294,3 +308,88 @@ def test_a_program_on_two_ranks(tmp_path: Path, mpi: Built, learned: str) -> Non
         )
     assert result.n_steps == 50
     assert read_state(tmp_path / "state").steps == 51
+
+
+def test_a_stop_of_committor_ends_all_ranks(tmp_path: Path, mpi: Built, learned: str) -> None:
+    """The run ends at the step at which one rank would end it."""
+    guard = "\nCOMMITTOR ARG=ae.maxdev BASIN_LL1={} BASIN_UL1=1e9 FILE=guard"
+    free = tmp_path / "free"
+    end(start(mpi, free, learned + PRINT, 1))
+    largest = colvar(free)[:, fields(free).index("ae.maxdev")]
+    limit = 0.5 * (largest[0] + largest.max())
+    expected = int(np.argmax(largest > limit))
+    assert 5 < expected < STEPS - 5
+    for ranks in (1, 4):
+        folder = tmp_path / str(ranks)
+        end(start(mpi, folder, learned + guard.format(limit) + PRINT, ranks))
+        assert read_last_step(folder / "state") == expected
+        assert int((folder / "end.dump").read_text().splitlines()[1]) == expected
+
+
+def blocks(rows: list[list[str]], ranks: int) -> Array:
+    """Numbers that the driver writes in a file for each rank, with a first axis for the ranks."""
+    numbers = np.array(rows, dtype=float)
+    return numbers.reshape(ranks, -1, numbers.shape[1])
+
+
+@pytest.mark.parametrize("divided", ["", "--debug-dd=yes"], ids=["all atoms", "domains"])
+def test_the_driver_with_a_large_model(tmp_path: Path, mpi: Built, divided: str) -> None:
+    """The ranks share the products with the components; all results are those of one rank."""
+    rng = np.random.default_rng(5)
+    cell = np.array([[30.0, 0.0, 0.0], [3.0, 28.0, 0.0], [-2.0, 4.0, 32.0]])
+    model = random_model(rng, 1200, 60, (9,), 1, "tanh", cell)
+    model.save(tmp_path / "cv.safetensors")
+    frames = model.reference_positions + rng.normal(scale=0.05, size=(5, 1200, 3))
+    xi = float(model.value(frames[0], cell)[0])
+    box = " ".join(f"{v:.17g}" for v in cell.ravel())
+    atoms = ("".join("X {:.17g} {:.17g} {:.17g}\n".format(*r) for r in frame) for frame in frames)
+    (tmp_path / "path.xyz").write_text("".join(f"1200\n{box}\n{text}" for text in atoms))
+    lines = (
+        f"UNITS LENGTH=A ENERGY=eV TIME=fs\nLOAD FILE={mpi.plugin}\n"
+        "ae: AUTOENCODER MODEL=../cv.safetensors\n"
+        f"b: BABF ARG=ae.node-0 TEMP=300 GRID_MIN={xi - 5} GRID_MAX={xi + 5} GRID_BIN=40 RAMP=0 "
+        "STATE_WFILE=state FES_FILE=fes\n"
+        "UPPER_WALLS ARG=ae.dev,ae.maxdev AT=0,0 KAPPA=0.1,0.3\n"
+        "PRINT ARG=ae.*,b.* FILE=colvar FMT=%.17g\n"
+    )
+    found = {}
+    for ranks in (1, 2, 4):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        (folder / "plumed.dat").write_text(lines)
+        command = [
+            *(MPIRUN, "-np", str(ranks), mpi.plumed.executable, "driver", "--plumed=plumed.dat"),
+            *("--ixyz=../path.xyz", "--length-units=A", "--dump-forces=forces"),
+            *("--dump-forces-fmt=%.17g", "--dump-full-virial", *([divided] if divided else [])),
+        ]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=os.environ | mpi.plumed.environment() | SHARING,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        shared = f"the work of ae is divided among {ranks} processes" in done.stdout
+        assert shared == (ranks > 1)
+        dumped = ["forces"] if ranks == 1 else [f"forces.{rank}" for rank in range(ranks)]
+        files = ["colvar", "fes", *dumped, "plumed.dat", "state"]
+        assert sorted(path.name for path in folder.iterdir()) == files
+        rows = [line.split() for name in dumped for line in (folder / name).open()]
+        found[ranks] = {
+            "forces": blocks([row[1:] for row in rows if row[0] == "X"], ranks),
+            "virial": blocks([row for row in rows if len(row) == 9], ranks),
+            "colvar": np.nan_to_num(np.loadtxt(folder / "colvar")),
+            "state": read_state(folder / "state").sums,
+            "fes": np.nan_to_num(read_fes(folder / "fes").A_k),
+        }
+    assert found[1]["forces"].shape == (1, 6000, 3)
+    assert found[1]["virial"].shape == (1, 5, 9)
+    assert abs(found[1]["forces"]).max() > 0.01
+    for ranks in (2, 4):
+        for name, expected in found[1].items():
+            scale = np.abs(expected).max(axis=0 if name == "colvar" else None)
+            error = np.abs(found[ranks][name] - expected)
+            assert (error <= 1e-12 * scale).all(), name
