@@ -183,8 +183,9 @@ static_assert(sizeof(PLMD::Tensor) == 9 * sizeof(double));
 enum Measure : unsigned { dev, gradnorm, invmass, maxdev, temp };
 constexpr std::array measures{"dev", "gradnorm", "invmass", "maxdev", "temp"};
 
-// Multiplications in one product with the components from which dividing them saves time.
-constexpr std::size_t least_work_of_processes = 200'000, least_work_of_thread = 40'000;
+// Multiplications in one product with the components from which dividing them saves time: for
+// processes those of components that do not fit into a cache of 8 MB.
+constexpr std::size_t least_work_of_processes = 1'000'000, least_work_of_thread = 100'000;
 
 class Autoencoder : public compat::Compat<PLMD::Colvar> {
   public:

@@ -254,9 +254,9 @@ def test_threads(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> N
     if plumed_installation.executable is None:
         pytest.skip("this PLUMED has no `plumed` program")
     rng = np.random.default_rng(15)
-    cv = random_model(rng, 700, 60, [9], 1, "tanh", 3 * TRICLINIC)
+    cv = random_model(rng, 1700, 60, [9], 1, "tanh", 3 * TRICLINIC)
     cv.save(tmp_path / "cv.safetensors")
-    positions = cv.reference_positions + rng.normal(scale=0.05, size=(700, 3))
+    positions = cv.reference_positions + rng.normal(scale=0.05, size=(1700, 3))
     lines = (
         f"LOAD FILE={plugin}\nae: AUTOENCODER MODEL={tmp_path}/cv.safetensors\n"
         "RESTRAINT ARG=ae.node-0,ae.dev,ae.maxdev AT=0,0,0 SLOPE=1,1,1\n"
@@ -276,5 +276,5 @@ def test_threads(plumed_installation: Plumed, plugin: Path, tmp_path: Path) -> N
         virial, *atoms = rows
         numbers = [*virial, *(number for atom in atoms for number in atom[1:])]
         found.append(np.array(numbers, dtype=float))
-    assert len(found[0]) == 9 + 3 * 700
+    assert len(found[0]) == 9 + 3 * 1700
     np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12 * abs(found[0]).max())
