@@ -353,12 +353,14 @@ def test_the_driver_with_a_large_model(tmp_path: Path, mpi: Built, divided: str)
         "PRINT ARG=ae.*,b.* FILE=colvar FMT=%.17g\n"
     )
     found = {}
+    program = mpi.plumed.executable
+    assert program is not None
     for ranks in (1, 2, 4):
         folder = tmp_path / str(ranks)
         folder.mkdir()
         (folder / "plumed.dat").write_text(lines)
-        command = [
-            *(MPIRUN, "-np", str(ranks), mpi.plumed.executable, "driver", "--plumed=plumed.dat"),
+        command: list[str | Path] = [
+            *(MPIRUN, "-np", str(ranks), program, "driver", "--plumed=plumed.dat"),
             *("--ixyz=../path.xyz", "--length-units=A", "--dump-forces=forces"),
             *("--dump-forces-fmt=%.17g", "--dump-full-virial", *([divided] if divided else [])),
         ]
