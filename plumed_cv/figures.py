@@ -380,8 +380,9 @@ def plot_diffusion(path: Path | str, rows: Sequence[dict[str, Any]], title: str)
         for name, error, label, colour in (
             ("D_m2_per_s", "error_factor", "of the defect", LAST),
             ("D_tracer_m2_per_s", "tracer_error_factor", "of a tracer atom", EARLIER[0]),
+            ("D_solute_m2_per_s", "solute_error_factor", "of the solute", EARLIER[1]),
         ):
-            known = [row for row in rows if row[name]]
+            known = [row for row in rows if row.get(name)]
             if not known:
                 continue
             D, factor = (np.array([row[key] for row in known]) for key in (name, error))

@@ -22,11 +22,18 @@ def print_jumps(found: dict[str, Any]) -> None:
         )
     out.print(table)
     crystal, cells = found["crystal"], " x ".join(map(str, found["supercell"]["repeats"]))
+    solute = f" with a solute atom of {found['solute']}" if "solute" in found else ""
     print(
-        f"{crystal['formula']}, {crystal['space_group']}: {found['defect']} of {found['species']} "
-        f"in {cells} conventional cells, {found['supercell']['atoms']} atoms. Jumps: number of "
-        "equivalent ones from each site; energy: final minus initial state, relaxed."
+        f"{crystal['formula']}, {crystal['space_group']}: {found['defect']} of {found['species']}"
+        f"{solute} in {cells} conventional cells, {found['supercell']['atoms']} atoms. Jumps: "
+        "number of equivalent ones from each site; energy: final minus initial state, relaxed."
     )
+    if "solute" in found:
+        print(
+            "Sites: 0 is a vacancy far from the solute; 1, 2, ... are pairs of both, from the "
+            "nearest one. Their energies relative to both far from each other (eV): "
+            f"{', '.join(f'{energy:+.4f}' for energy in found['pair_energies_eV'])}."
+        )
     if found["directions"] < 3:
         print(
             f"Attention: these jumps carry the defect along {found['directions']} directions only."
@@ -146,15 +153,23 @@ def print_diffusion(found: dict[str, Any]) -> None:
         f"D: of one {found['defect']} of {found['species']}, mean of three directions; f: "
         "correlation factor of a tracer atom. Factors are one standard error. *: not converged."
     )
+    solute = found["solute"]
+    if solute is not None:
+        print_solute(found)
     if len(found["temperatures"][0]["rates"]) > 1:
         for row in found["temperatures"]:
             worst = max(row["rates"], key=lambda rate: float(rate["share_of_variance"]))
             if worst["share_of_variance"] > 0:
                 print(
                     f"{row['temperature_K']:g} K: {100 * worst['share_of_variance']:.0f} % of the "
-                    f"variance of D comes from the rate of {worst['event']}."
+                    f"variance of D{'' if solute is None else f' of {solute}'} comes from the rate "
+                    f"of {worst['event']}."
                 )
-    for name, of in (("fit", f"the {found['defect']}"), ("tracer_fit", "a tracer atom")):
+    for name, of in (
+        ("fit", f"the {found['defect']}"),
+        ("tracer_fit", "a tracer atom"),
+        ("solute_fit", f"{solute}"),
+    ):
         fit = found[name]
         if fit is None:
             continue
@@ -171,3 +186,25 @@ def print_diffusion(found: dict[str, Any]) -> None:
             print(fit["note"])
     for note in found["notes"]:
         print(f"Attention: {note}")
+
+
+def print_solute(found: dict[str, Any]) -> None:
+    """Print the diffusion coefficients of a solute: a row for each temperature."""
+    solute, host = found["solute"], found["species"]
+    columns = ("T (K)", f"D {solute} (m2/s)", "factor", "f", f"D {solute} / D {host}", "factor")
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in found["temperatures"]:
+        known = row["D_solute_m2_per_s"] is not None
+        table.add_row(
+            f"{row['temperature_K']:g}{'' if row['converged'] else '*'}",
+            format_known(row["D_solute_m2_per_s"], ".3g") if known else "",
+            format_known(row["solute_error_factor"], ".2f") if known else "",
+            format_known(row["solute_correlation_factor"], ".4f"),
+            format_known(row["solute_to_tracer"], ".3g"),
+            format_known(row["solute_to_tracer_error_factor"], ".2f"),
+        )
+    out.print(table)
+    print(
+        f"D {solute}: of a solute atom by all vacancies, with --formation; f: its correlation "
+        f"factor; D {host}: of a tracer atom of {host}."
+    )

@@ -48,6 +48,18 @@ def jumps(
     relax_cell: Annotated[
         bool, typer.Option("--relax-cell", help="first relax the cell of the crystal")
     ] = False,
+    solute: Annotated[
+        str | None,
+        typer.Option(help="element of a solute atom: the jumps of the vacancy near it, too"),
+    ] = None,
+    solute_range: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="largest distance of the vacancy from the solute at which its jumps have rates of "
+            "their own, angstrom; that of a jump if absent",
+        ),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option(min=1e-6, help="tolerance of the space group, angstrom")
     ] = 0.01,
@@ -60,6 +72,7 @@ def jumps(
 
     Examples: plumed-cv jumps fe.cif --input demo/vacancy.toml --species Fe -o fe-vacancy
               plumed-cv jumps fe.cif -i demo/vacancy.toml --species Fe --relax-cell --width 14
+              plumed-cv jumps al.cif -i al-cu.toml --species Al --solute Cu -o al-cu
     """
     from plumed_cv import events
 
@@ -82,6 +95,8 @@ def jumps(
         width_A=width,
         tolerance_A=tolerance,
         relax_cell=relax_cell,
+        solute=solute,
+        solute_range_A=solute_range,
         reporter=Bars(),
     )
     if as_json:

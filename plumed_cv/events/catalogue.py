@@ -4,7 +4,8 @@
     Fe-vacancy-1/           an event, as `plumed-cv run Fe-vacancy-1/input.toml` takes it
         initial.xyz, final.xyz, input.toml
 
-The events are the jumps of a defect that differ by symmetry. Together with the rates they determine
+The events are the jumps of a defect that differ by symmetry. With a solute, the jumps of a vacancy
+far from it come first, and then those near it. Together with the rates they determine
 the diffusion coefficient, so the file also has every jump of an event as a vector. The events that
 were discovered from one state (`events.discovery`) have no sites and no such vectors.
 """
@@ -13,7 +14,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +26,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.common.toml import as_toml
 from plumed_cv.config import Config, Gromacs, load, validate
-from plumed_cv.events.network import Jump, Network, Sites
+from plumed_cv.events.network import Ints, Jump, Network, Sites
+from plumed_cv.events.pairs import PairJump, Pairs
 
 FORMAT = "plumed_cv catalogue"
 VERSION = 1
@@ -64,13 +66,14 @@ class Event:
     jump
         All equivalent jumps.
     kinds
-        Kinds of the initial and of the final site, numbered from 0.
+        Kinds of the initial and of the final site, numbered from 0; near a solute, those of
+        `pairs.Pairs`.
     energy_eV
         Potential energy of the relaxed final state relative to the initial one.
     """
 
     id: str
-    jump: Jump | Numbers
+    jump: Jump | PairJump | Numbers
     kinds: tuple[int, int]
     energy_eV: float
 
@@ -94,6 +97,8 @@ class Catalogue:
         Element of the vacancy, of the interstitial atom, or of all atoms.
     sites_and_jumps
         One jump for each event, in the same order; None if the events were discovered.
+    pairs
+        Jumps near a solute, one for each event after those of `sites_and_jumps`; None without one.
     events
         The events.
     about
@@ -104,6 +109,7 @@ class Catalogue:
     defect: str
     species: str
     sites_and_jumps: Network | None
+    pairs: Pairs | None
     events: tuple[Event, ...]
     about: dict[str, Any]
 
@@ -138,6 +144,7 @@ def write_catalogue(
     events: Sequence[Event],
     about: dict[str, Any],
     more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+    pairs: Pairs | None = None,
 ) -> None:
     """Write catalogue.json.
 
@@ -146,17 +153,21 @@ def write_catalogue(
     folder
         The folder of the catalogue.
     network, events
-        The network, if there is one, and one event for each of its jumps.
+        The network, if there is one, and one event for each of its jumps, followed by one for each
+        of the jumps near a solute.
     about
         What else is known: `defect`, `species`, `crystal` and more.
     more
         What else is known of an event, by its name.
+    pairs
+        The jumps near a solute, if there is one.
     """
     content = {
         "format": FORMAT,
         "format_version": VERSION,
         **about,
         **_sites_of(network),
+        **_pairs_of(pairs),
         "events": [
             {
                 "id": event.id,
@@ -172,7 +183,7 @@ def write_catalogue(
                 "input": f"{event.id}/{INPUT}",
                 "reverse_is_own": event.jump.reverse_is_own,
                 **more.get(event.id, {}),
-                "jumps": [] if isinstance(event.jump, Numbers) else _rows(event.jump),
+                **_jumps_of(event.jump),
             }
             for event in events
         ],
@@ -181,6 +192,8 @@ def write_catalogue(
             "position": "fractional coordinates of this cell",
             "jumps": "numbers of both sites from 0, and the vector between them, angstrom",
             "energy_eV": "final minus initial state, relaxed, eV",
+            "pairs": "site of the solute, site and cell of the vacancy; energies without jumps",
+            "pair_jumps": "both pairs, and the vector of the vacancy, angstrom",
         },
     }
     write_text(folder / NAME, json.dumps(content, indent=1, allow_nan=False))
@@ -197,6 +210,32 @@ def _sites_of(network: Network | None) -> dict[str, Any]:
             for place, kind in zip(sites.positions, sites.kinds, strict=True)
         ],
     }
+
+
+def _pairs_of(pairs: Pairs | None) -> dict[str, Any]:
+    if pairs is None:
+        return {}
+    kinds = range(1, pairs.number_of_kinds + 1)
+    return {
+        "solute": pairs.solute,
+        "pairs": [
+            {
+                "kind": kind,
+                "energy_eV": float(pairs.energies_eV[kind]),
+                "states": pairs.states[pairs.kinds == kind].tolist(),
+            }
+            for kind in kinds
+        ],
+    }
+
+
+def _jumps_of(jump: Jump | PairJump | Numbers) -> dict[str, Any]:
+    if isinstance(jump, Numbers):
+        return {"jumps": []}
+    if isinstance(jump, Jump):
+        return {"jumps": _rows(jump)}
+    ends = zip(jump.initial.tolist(), jump.final.tolist(), jump.steps.tolist(), strict=True)
+    return {"exchanges": jump.exchanges, "pair_jumps": [[a, b, step] for a, b, step in ends]}
 
 
 def _rows(jump: Jump) -> list[list[float]]:
@@ -247,10 +286,17 @@ def _parsed(root: Path, about: dict[str, Any]) -> Catalogue:
         np.array([site["position"] for site in about["sites"]], dtype=float).reshape(-1, 3),
         np.array([site["kind"] for site in about["sites"]], dtype=np.int64),
     )
-    events, jumps = [], []
+    events, jumps, near = [], [], []
+    pairs = _parsed_pairs(about, len(sites)) if "solute" in about else None
     for each in about["events"]:
         if about["cell_A"] is None:
             events.append(_discovered(each))
+            continue
+        if pairs is not None and "pair_jumps" in each:
+            of_pair = _pair_jump(each, pairs)
+            near.append(of_pair)
+            ends_of = pairs.kinds_of(of_pair)
+            events.append(Event(each["id"], of_pair, ends_of, float(each["energy_eV"])))
             continue
         rows = np.array(each["jumps"], dtype=float).reshape(-1, 5)
         ends = rows[:, :2].astype(np.int64)
@@ -265,7 +311,38 @@ def _parsed(root: Path, about: dict[str, Any]) -> Catalogue:
     network = None
     if about["cell_A"] is not None:
         network = Network(np.array(about["cell_A"], dtype=float).reshape(3, 3), sites, tuple(jumps))
-    return Catalogue(root, about["defect"], about["species"], network, tuple(events), about)
+    if pairs is not None:
+        pairs = replace(pairs, jumps=tuple(near))
+        if any(isinstance(event.jump, PairJump) for event in events[: len(jumps)]):
+            raise UserError("has jumps near the solute before those far from it.")
+    return Catalogue(root, about["defect"], about["species"], network, pairs, tuple(events), about)
+
+
+def _parsed_pairs(about: dict[str, Any], sites: int) -> Pairs:
+    """Pairs of a catalogue, without their jumps."""
+    states = [state for each in about["pairs"] for state in each["states"]]
+    kinds = [each["kind"] for each in about["pairs"] for _ in each["states"]]
+    energies = [0.0, *(float(each["energy_eV"]) for each in about["pairs"])]
+    rows = np.array(states, dtype=np.int64).reshape(-1, 5)
+    if not len(rows) or rows[:, :2].min() < 0 or rows[:, :2].max() >= sites:
+        raise UserError("has pairs on sites that do not exist.")
+    if sorted(set(kinds)) != list(range(1, len(energies))):
+        raise UserError("has kinds of pairs that are not numbered from 1.")
+    of_kinds: Ints = np.array(kinds, dtype=np.int64)
+    return Pairs(about["solute"], rows, of_kinds, np.array(energies), ())
+
+
+def _pair_jump(each: dict[str, Any], pairs: Pairs) -> PairJump:
+    initial, final = (
+        np.array([row[k] for row in each["pair_jumps"]], dtype=np.int64).reshape(-1, 5)
+        for k in (0, 1)
+    )
+    known = set(map(tuple, pairs.states.tolist()))
+    if not len(initial) or not known.issuperset(map(tuple, [*initial.tolist(), *final.tolist()])):
+        raise UserError(f"event {each['id']} has jumps between pairs that do not exist.")
+    steps = np.array([row[2] for row in each["pair_jumps"]], dtype=float).reshape(-1, 3)
+    own = bool(each["reverse_is_own"])
+    return PairJump(initial, final, steps, bool(each["exchanges"]), own)
 
 
 def _discovered(each: dict[str, Any]) -> Event:

@@ -92,8 +92,14 @@ def write_exports(folder: Path | str, catalogue: Catalogue, known: Sequence[Rate
     Raises
     ------
     UserError
-        If the folder cannot be made, or the catalogue does not have the atoms of the crystal.
+        If the folder cannot be made, or the catalogue has a solute or lacks the atoms of the
+        crystal.
     """
+    if catalogue.pairs is not None:
+        raise UserError(
+            f"--export: {catalogue.root} has a solute, whose jumps the formats cannot describe; "
+            "export a catalogue of the vacancy alone."
+        )
     folder = Path(folder)
     rows = [row for rates in known for row in iterate_jumps(catalogue, rates)]
     texts = {"jumps.csv": _table(rows), "jumps.json": _json(catalogue, known, rows)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +30,8 @@ from plumed_cv.events.network import (
     lattice_sites,
     sites_at,
 )
+from plumed_cv.events.pairs import find_farthest, find_pairs
+from plumed_cv.events.solutes import relax_pairs
 from plumed_cv.events.states import Defect, Relaxer, Supercell
 from plumed_cv.structures import cell_of, read_structures
 
@@ -48,6 +51,8 @@ def find_jumps(
     width_A: float = WIDTH_A,
     tolerance_A: float = TOLERANCE_A,
     relax_cell: bool = False,
+    solute: str | None = None,
+    solute_range_A: float | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Find the distinct jumps of a defect and write the catalogue.
@@ -76,13 +81,18 @@ def find_jumps(
         As for `network.find_crystal`.
     relax_cell
         Whether the cell of the crystal is relaxed first to zero stress.
+    solute
+        Element of a solute atom on a site of the vacancy: the jumps near it are found as well.
+    solute_range_A
+        As for `pairs.find_pairs`.
     reporter
         Receives the progress.
 
     Returns
     -------
     dict
-        The content of catalogue.json without the lists of jumps: `crystal`, `supercell`, `events`.
+        The content of catalogue.json without the lists of jumps: `crystal`, `supercell`, `events`,
+        and with a solute `pair_energies_eV`.
 
     Raises
     ------
@@ -98,6 +108,7 @@ def find_jumps(
         raise UserError("--site: the sites of a vacancy are the atoms; leave this option out.")
     if species not in atomic_numbers:
         raise UserError(f"--species {species}: is not the symbol of an element.")
+    _check_solute(solute, solute_range_A, species, defect)
     content, config = read_template(template)
     atoms = read_structures(crystal_file, "-1:")[-1]
     try:
@@ -106,6 +117,12 @@ def find_jumps(
         if relax_cell:
             crystal = _relaxed_cell(crystal, config, tolerance_A, reporter)
         chosen = _sites(crystal, defect, species, sites)
+        pairs = None
+        if solute is not None:
+            network = find_network(crystal, chosen, cutoff_A)
+            pairs = find_pairs(crystal, network, solute, solute_range_A)
+            # The solute has one nearest image.
+            width_A = max(width_A, 2.02 * find_farthest(network, pairs))
     except UserError as error:
         raise UserError(f"{crystal_file}: {error}") from None
     repeats = _repeats(crystal, width_A)
@@ -122,10 +139,23 @@ def find_jumps(
         chosen, energies = relaxer.minima(chosen, drop=defect == "interstitial" and not sites)
         network = find_network(crystal, chosen, cutoff_A)
         with _new_folder(output) as folder:
-            events = tuple(
+            events = [
                 relaxer.event(network, jump, number, energies, content, folder, output)
                 for number, jump in enumerate(network.jumps, 1)
-            )
+            ]
+            if pairs is not None:
+                pairs, near = relax_pairs(
+                    pairs,
+                    network,
+                    supercell,
+                    energies[0],
+                    partial(_open_relaxer, supercell, config, reporter),
+                    reporter,
+                    content,
+                    folder,
+                    output,
+                )
+                events += near
             about = {
                 "written_by": f"plumed_cv {plumed_cv.__version__}",
                 "defect": defect,
@@ -147,7 +177,7 @@ def find_jumps(
                 "directions": network.directions,
                 "expansion": config.system.expansion,
             }
-            write_catalogue(folder, network, events, about)
+            write_catalogue(folder, network, events, about, pairs=pairs)
     rows = [
         {
             "id": event.id,
@@ -160,7 +190,31 @@ def find_jumps(
         }
         for event in events
     ]
+    if pairs is not None:
+        about["solute"] = pairs.solute
+        about["pair_energies_eV"] = pairs.energies_eV[1:].tolist()
     return {**about, "events": rows}
+
+
+def _check_solute(solute: str | None, range_A: float | None, species: str, defect: Defect) -> None:
+    if solute is None:
+        if range_A is not None:
+            raise UserError("--solute-range: needs --solute, the element of the solute.")
+        return
+    if defect != "vacancy":
+        raise UserError("--solute: is for a vacancy; leave out --interstitial.")
+    if solute not in atomic_numbers:
+        raise UserError(f"--solute {solute}: is not the symbol of an element.")
+    if solute == species:
+        raise UserError(f"--solute {solute}: is the element of the vacancy; name another one.")
+
+
+@contextmanager
+def _open_relaxer(
+    supercell: Supercell, config: Config, reporter: Reporter, atoms: Atoms
+) -> Iterator[Relaxer]:
+    with sampling.open_engine(config, atoms) as engine:
+        yield Relaxer(engine, supercell, config, reporter)
 
 
 def atoms_of(crystal: Crystal) -> list[dict[str, Any]]:

@@ -320,9 +320,15 @@ def find_network(crystal: Crystal, sites: Sites, cutoff_A: float | None = None) 
     return Network(crystal.cell, sites, tuple(classes))
 
 
-def _classes(crystal: Crystal, sites: Sites, i: Ints, j: Ints, shifts: Ints) -> Iterator[Jump]:
-    """Yield the classes of the jumps from site i to site j in another cell."""
-    # The image of each site by each operation: the number of a site, and its cell.
+def find_images(crystal: Crystal, sites: Sites) -> tuple[list[Ints], list[Ints]]:
+    """Return the image of each site by each operation of the space group.
+
+    Returns
+    -------
+    images, cells
+        For each operation the number of the image of each site, shape (n,), and the cell that it is
+        in, shape (n, 3).
+    """
     images, cells = [], []
     for rotation, translation in zip(crystal.rotations, crystal.translations, strict=True):
         places = sites.positions @ rotation.T + translation
@@ -331,6 +337,12 @@ def _classes(crystal: Crystal, sites: Sites, i: Ints, j: Ints, shifts: Ints) -> 
         number = np.linalg.norm(apart @ crystal.cell, axis=2).argmin(axis=1)
         images.append(number)
         cells.append(np.round(places - sites.positions[number]).astype(np.int64))
+    return images, cells
+
+
+def _classes(crystal: Crystal, sites: Sites, i: Ints, j: Ints, shifts: Ints) -> Iterator[Jump]:
+    """Yield the classes of the jumps from site i to site j in another cell."""
+    images, cells = find_images(crystal, sites)
     left = dict.fromkeys(zip(i.tolist(), j.tolist(), map(tuple, shifts.tolist()), strict=True))
     while left:
         a, b, shift = next(iter(left))

@@ -20,6 +20,7 @@ from plumed_cv.events.network import (
     Network,
     Sites,
 )
+from plumed_cv.events.pairs import PairJump
 from plumed_cv.paths import relax
 from plumed_cv.rates.multiplicity import ENERGY_EV, count_equivalent_events
 from plumed_cv.structures import CLOSEST_A, cell_of
@@ -73,15 +74,31 @@ class Supercell:
             atoms.positions[-1] = place
             atoms.wrap()
             return atoms
-        inverse = np.linalg.inv(cell_of(atoms))
-
-        def nearest(point: Array) -> int:
-            apart = (atoms.positions - point) @ inverse
-            return int(np.linalg.norm((apart - np.round(apart)) @ atoms.cell, axis=1).argmin())
-
-        gone, mover = nearest(place), nearest(other)
+        gone, mover = _nearest_atom(atoms, place), _nearest_atom(atoms, other)
         kept = [k for k in range(len(atoms)) if k not in (gone, mover)]
         return atoms[[*kept, mover]] if gone != mover else atoms[kept]
+
+    def pair(
+        self, solute: str, site: Array, place: Array | None = None, other: Array | None = None
+    ) -> Atoms:
+        """Return the unrelaxed structure with a solute atom, the last one, and with a vacancy.
+
+        Parameters
+        ----------
+        solute, site
+            Element of the solute, and its site: Cartesian, shape (3,).
+        place
+            Site of the vacancy; there is none if None.
+        other
+            Site of the atom that jumps into it, which is the last one but the solute.
+        """
+        atoms = self.host
+        last = [_nearest_atom(atoms, site)]
+        atoms.symbols[last[0]] = solute
+        if other is not None and (mover := _nearest_atom(atoms, other)) != last[0]:
+            last.insert(0, mover)
+        gone = None if place is None else _nearest_atom(atoms, place)
+        return atoms[[*(k for k in range(len(atoms)) if k not in (gone, *last)), *last]]
 
 
 class Relaxer:
@@ -113,8 +130,8 @@ class Relaxer:
             place = sites.positions[number] @ cell
             ideal = self._supercell.state(place, place)
             limit = min(CLOSEST_A, 0.5 * _nearest(sites, number, cell))
-            state, energy = self._relaxed(ideal, f"site {kind}")
-            if (off := self._off(ideal, state, limit)) is None:
+            state, energy = self.relaxed(ideal, f"site {kind}")
+            if (off := self.off(ideal, state, limit)) is None:
                 kept.append(kind)
                 energies.append(energy)
                 continue
@@ -146,33 +163,53 @@ class Relaxer:
         name = f"{self._supercell.species}-{self._supercell.defect}-{number}"
         start = network.sites.positions[jump.initial[0]] @ network.cell
         places = (start, start + jump.steps[0])
-        kinds = tuple(int(network.sites.kinds[end[0]]) for end in (jump.initial, jump.final))
+        a, b = (int(network.sites.kinds[end[0]]) for end in (jump.initial, jump.final))
+        kinds = (a, b)
         initial = self._supercell.state(*places)
         final = self._supercell.state(*places[::-1])
         if self._supercell.defect == "vacancy":  # the same atoms in the same order
             final = initial.copy()
             final.positions[-1] = places[0]
             final.wrap()
+        return self.jump(name, (initial, final), jump, kinds, energies, content, folder, output)
+
+    def jump(
+        self,
+        name: str,
+        ideal: tuple[Atoms, Atoms],
+        jump: Jump | PairJump,
+        kinds: tuple[int, int],
+        energies: Sequence[float],
+        content: dict[str, Any],
+        folder: Path,
+        output: Path,
+    ) -> Event:
+        """Relax the given ends of a jump, check them, and write the folder of the event."""
         relaxed, found_eV = [], []
-        for ideal, kind, word in zip((initial, final), kinds, ("initial", "final"), strict=True):
-            state, energy = self._relaxed(ideal, f"{name}, {word} state")
+        for structure, kind, word in zip(ideal, kinds, ("initial", "final"), strict=True):
+            state, energy = self.relaxed(structure, f"{name}, {word} state")
             limit = min(CLOSEST_A, 0.5 * jump.length_A)
-            if off := self._off(ideal, state, limit):
+            if off := self.off(structure, state, limit):
                 raise UserError(f"{name}: the {word} state is not a minimum: {off}.")
             if abs(energy - energies[kind]) > ENERGY_EV:
+                remedy = (
+                    "; name the sites of the stable ones (--site)"
+                    if self._supercell.defect == "interstitial"
+                    else ""
+                )
                 raise UserError(
                     f"{name}: the {word} state relaxes to an energy that differs by "
                     f"{energy - energies[kind]:+.4f} eV from that of an equivalent state, so there "
-                    "are several minima at one site; name the sites of the stable ones (--site)."
+                    f"are several minima at one site{remedy}."
                 )
             relaxed.append(state)
             found_eV.append(energy)
         self._check_multiplicity(name, jump, relaxed[0], relaxed[1])
         write_event(folder / name, relaxed[0], relaxed[1], content, output / name)
         energy = 0.0 if kinds[0] == kinds[1] else found_eV[1] - found_eV[0]
-        return Event(name, jump, (kinds[0], kinds[1]), energy)
+        return Event(name, jump, kinds, energy)
 
-    def _relaxed(self, ideal: Atoms, name: str) -> tuple[Atoms, float]:
+    def relaxed(self, ideal: Atoms, name: str) -> tuple[Atoms, float]:
         """Return the minimum near a structure and its energy, eV.
 
         The atoms are displaced at random first: a structure at a symmetric saddle point would stay
@@ -197,7 +234,7 @@ class Relaxer:
         minimum.positions += step
         return minimum, energy
 
-    def _off(self, ideal: Atoms, state: Atoms, limit_A: float) -> str | None:
+    def off(self, ideal: Atoms, state: Atoms, limit_A: float) -> str | None:
         """Say which atom has left its place; None if none has."""
         cell = cell_of(ideal)
         far = np.linalg.norm(displacements(state.positions, cell, ideal.positions, cell), axis=1)
@@ -208,7 +245,9 @@ class Relaxer:
             return f"an atom of {state.symbols[atom]} moves by {far[atom]:.2f} A"
         return None
 
-    def _check_multiplicity(self, name: str, jump: Jump, initial: Atoms, final: Atoms) -> None:
+    def _check_multiplicity(
+        self, name: str, jump: Jump | PairJump, initial: Atoms, final: Atoms
+    ) -> None:
         """Refuse states whose symmetry is not that of their sites in the crystal."""
         for start, end, number, word in (
             (initial, final, jump.multiplicity, "initial"),
@@ -221,6 +260,12 @@ class Relaxer:
                     f"and its site in the crystal has {number}. Either the state breaks the "
                     "symmetry of the site, or the supercell is too small; try a larger --width."
                 )
+
+
+def _nearest_atom(atoms: Atoms, point: Array) -> int:
+    """Number of the atom nearest to a point, (3,), angstrom."""
+    apart = (atoms.positions - point) @ np.linalg.inv(cell_of(atoms))
+    return int(np.linalg.norm((apart - np.round(apart)) @ atoms.cell, axis=1).argmin())
 
 
 def _nearest(sites: Sites, number: int, cell: Array) -> float:

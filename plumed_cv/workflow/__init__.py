@@ -47,9 +47,10 @@ from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, r
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.campaign import run_campaign
 from plumed_cv.workflow.checks import check_sampling
-from plumed_cv.workflow.diffusion import compute_diffusion, read_formation
+from plumed_cv.workflow.diffusion import compute_diffusion
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import analyse_course, analyse_samples, estimate_flux_barrier
+from plumed_cv.workflow.formation import read_formation
 from plumed_cv.workflow.harmonic_theory import (
     compute_harmonic,
     escape_in_words,

@@ -1,8 +1,9 @@
 """More work for the events that matter most to the error of the answer.
 
-The answer of a catalogue is the diffusion coefficient, or the rate of all events together if they
-were discovered from one state. Its error comes from the rates of transition state theory, which
-more steps of sampling improve, and from the transmission coefficients, which more shots improve.
+The answer of a catalogue is the diffusion coefficient, that of the solute if there is one, or the
+rate of all events together if they were discovered from one state. Its error comes from the rates
+of transition state theory, which more steps of sampling improve, and from the transmission
+coefficients, which more shots improve.
 """
 
 import math
@@ -163,7 +164,7 @@ def _shares(
         for at in compute_coefficients(catalogue, tracer=False)[0]:
             if "harmonic" in at["source"]:
                 continue
-            total = math.log(at["error_factor"]) ** 2
+            total = math.log(at["solute_error_factor"] or at["error_factor"]) ** 2
             rest = total * (1.0 - sum(rate["share_of_variance"] for rate in at["rates"]))
             found[at["temperature_K"]] = [
                 (

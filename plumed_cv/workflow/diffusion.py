@@ -6,13 +6,16 @@
 The rates of all events enter with their errors, and where sites are of several kinds, so do the
 differences of their free energies. The errors are propagated to first order, as independent ones.
 Each row says which kind of rate it used for each event.
+
+A catalogue with a solute also gives the coefficient of the solute. The free energies of all pairs
+follow from the runs up to one of them, that of the farthest pair, for which its relaxed energy is
+taken.
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,6 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue
 from plumed_cv.events.diffusion import (
-    combine_rates,
     compute_correlation_factors,
     compute_diffusivity,
 )
@@ -32,87 +34,23 @@ from plumed_cv.events.exports import Rates, write_exports
 from plumed_cv.figures import plot_diffusion
 from plumed_cv.rates import arrhenius
 from plumed_cv.structures.frame import Array
+from plumed_cv.workflow.formation import Formation
+from plumed_cv.workflow.propagation import compute_slopes, propagate_error
+from plumed_cv.workflow.solute_diffusion import (
+    compute_solute,
+    describe_farthest_pair,
+    walk_of,
+)
 
 SOURCES = ("transmission coefficient", "transition state theory", "harmonic")
 
 _TO_M2 = 1e-20  # angstrom^2 to m^2
-_STEP = 1e-3  # of the logarithm of a rate, for derivatives
 _COLUMNS = (
     *("temperature_K", "D_m2_per_s", "error_factor", "D_xx_m2_per_s", "D_yy_m2_per_s"),
     *("D_zz_m2_per_s", "D_tracer_m2_per_s", "tracer_error_factor", "correlation_factor"),
-    *("concentration", "source"),
+    *("concentration", "D_solute_m2_per_s", "solute_error_factor", "solute_correlation_factor"),
+    *("solute_to_tracer", "solute_to_tracer_error_factor", "source"),
 )
-
-
-@dataclass(frozen=True)
-class Formation:
-    """Free energy of formation of the defect.
-
-    Attributes
-    ----------
-    temperatures_K, free_energies_eV, errors_eV
-        Shapes (n,). With one temperature of NaN, the values hold at all temperatures.
-    entropy_kB
-        Entropy of formation: the free energy at T is the value minus T times this.
-    """
-
-    temperatures_K: tuple[float, ...]
-    free_energies_eV: tuple[float, ...]
-    errors_eV: tuple[float, ...]
-    entropy_kB: float = 0.0
-
-    def at(self, temperature_K: float) -> tuple[float, float]:
-        """Return the free energy at a temperature and its error, eV.
-
-        Raises
-        ------
-        UserError
-            If it is not known there.
-        """
-        for kelvin, value, error in zip(
-            self.temperatures_K, self.free_energies_eV, self.errors_eV, strict=True
-        ):
-            if np.isnan(kelvin) or np.isclose(kelvin, temperature_K, rtol=0, atol=1e-6):
-                return value - units.kB * temperature_K * self.entropy_kB, error
-        raise UserError(
-            f"The free energy of formation at {temperature_K:g} K is missing; add a row for it."
-        )
-
-
-def read_formation(given: str, entropy_kB: float = 0.0) -> Formation:
-    """Read the free energy of formation: a number in eV, or the name of a CSV file.
-
-    The file has the columns temperature_K, free_energy_eV and, if known, error_eV.
-
-    Raises
-    ------
-    UserError
-        If it is neither.
-    """
-    try:
-        return Formation((float("nan"),), (float(given),), (0.0,), entropy_kB)
-    except ValueError:
-        pass
-    try:
-        with Path(given).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        columns = [
-            [float(row.get(name) or default) for row in rows]
-            for name, default in (
-                ("temperature_K", "missing"), ("free_energy_eV", "missing"), ("error_eV", "0"),
-            )
-        ]  # fmt: skip
-    except OSError as error:
-        raise UserError(f"{given}: is no number, and no file ({error.strerror}).") from None
-    except (ValueError, csv.Error, UnicodeDecodeError):
-        rows, columns = [], []
-    if not rows:
-        raise UserError(
-            f"{given}: is not a CSV file with numbers in the columns temperature_K, "
-            "free_energy_eV and, if known, error_eV."
-        )
-    kelvin, energies, errors = map(tuple, columns)
-    return Formation(kelvin, energies, errors, entropy_kB)
 
 
 def compute_diffusion(
@@ -142,7 +80,7 @@ def compute_diffusion(
     -------
     dict
         The content of diffusion.json: `temperatures`, one row for each with the `rates` that were
-        used, `fit`, `tracer_fit`.
+        used, `fit`, `tracer_fit`, `solute_fit`.
 
     Raises
     ------
@@ -166,16 +104,20 @@ def compute_diffusion(
     content = {
         "defect": catalogue.defect,
         "species": catalogue.species,
+        "solute": None if catalogue.pairs is None else catalogue.pairs.solute,
         "temperatures": rows,
         "fit": _fit(rows, "D_m2_per_s", "error_factor"),
         "tracer_fit": _fit(rows, "D_tracer_m2_per_s", "tracer_error_factor"),
+        "solute_fit": _fit(rows, "D_solute_m2_per_s", "solute_error_factor"),
         "notes": notes,
         "units": {
             "D_m2_per_s": f"m^2/s, of one {catalogue.defect}; the mean of the three directions",
             "D_tensor_m2_per_s": "m^2/s, in the axes of the conventional cell",
             "D_tracer_m2_per_s": "m^2/s, of an atom by all vacancies in equilibrium",
             "error_factor": "the coefficient is within this factor, one standard error",
-            "concentration": "vacancies per site in equilibrium",
+            "concentration": "vacancies per site in equilibrium, far from solutes",
+            "D_solute_m2_per_s": "m^2/s, of a solute atom by all vacancies in equilibrium",
+            "solute_to_tracer": "D of the solute divided by that of a tracer of the crystal",
         },
     }
     write_text(catalogue.root / "diffusion.json", json.dumps(content, indent=2, allow_nan=False))
@@ -224,6 +166,9 @@ def compute_coefficients(
         rates, note = _rates(catalogue, kelvin, chosen)
         used.append(rates)
         rows.append(_at(catalogue, rates, chosen))
+        if catalogue.pairs is not None and catalogue.about["directions"] == 3:
+            rows[-1] |= compute_solute(catalogue, rates, formation, rows[-1]["rates"], ratio=tracer)
+            note = " ".join(filter(None, (note, describe_farthest_pair(catalogue)))) or None
         if tracer and catalogue.defect == "vacancy" and catalogue.about["directions"] == 3:
             tensor = np.array(rows[-1]["D_tensor_m2_per_s"])
             rows[-1] |= _tracer(catalogue, rates, tensor, formation)
@@ -325,16 +270,15 @@ def _at(
     values, n = rates.values, len(chosen)
 
     def tensor(given: Array) -> Array:
-        found = combine_rates(catalogue.network, np.exp(given[:n]), given[n:])
-        return np.asarray(rates.stretch**2 * compute_diffusivity(found))
+        return np.asarray(rates.stretch**2 * compute_diffusivity(walk_of(catalogue, given)))
 
     def mean(given: Array) -> float:
         return float(np.log(np.trace(tensor(given)) / 3.0))
 
     own = tensor(values)
-    error = _error(mean, values, rates.covariance)
+    error = propagate_error(mean, values, rates.covariance)
     # Shares of the variance; what they lack to 1 comes from the free energies of the sites.
-    shares = (_slopes(mean, values, rates.covariance) ** 2 * np.diag(rates.covariance))[:n]
+    shares = (compute_slopes(mean, values, rates.covariance) ** 2 * np.diag(rates.covariance))[:n]
     shares = shares / error**2 if error > 0 else np.zeros(n)
     return {
         "temperature_K": rates.temperature_K,
@@ -345,6 +289,11 @@ def _at(
         "concentration": None,
         "D_tracer_m2_per_s": None,
         "tracer_error_factor": None,
+        "D_solute_m2_per_s": None,
+        "solute_error_factor": None,
+        "solute_correlation_factor": None,
+        "solute_to_tracer": None,
+        "solute_to_tracer_error_factor": None,
         "source": " and ".join(kind for kind in SOURCES if kind in rates.sources),
         "converged": all(each["converged"] for each in chosen),
         "rates": [
@@ -366,9 +315,11 @@ def _tracer(
     network, values, n = catalogue.network, rates.values, len(rates.ln_rates)
 
     def factors(given: Array) -> Array:
-        return compute_correlation_factors(
-            network, combine_rates(network, np.exp(given[:n]), given[n:])
-        )
+        return compute_correlation_factors(network, walk_of(catalogue, given))
+
+    def of_sites(given: Array) -> float:
+        kinds = network.sites.number_of_kinds
+        return float(np.exp(-given[n : n + kinds])[network.sites.kinds].mean())
 
     matrix = factors(values)
     tracer = matrix @ own
@@ -381,14 +332,14 @@ def _tracer(
     energy, error = formation.at(rates.temperature_K)
 
     def ln_tracer(given: Array) -> float:
-        found = combine_rates(network, np.exp(given[:n]), given[n:])
         # With one class of jumps and one kind of site, the factors do not depend on the rate.
-        now = matrix if len(given) == 2 else compute_correlation_factors(network, found)
-        weights = np.exp(-given[n:])[network.sites.kinds]
-        return float(np.log(np.trace(now @ compute_diffusivity(found)) / 3.0 * weights.mean()))
+        one = len(network.jumps) == 1 and network.sites.number_of_kinds == 1
+        now = matrix if one else factors(given)
+        D = now @ compute_diffusivity(walk_of(catalogue, given))
+        return float(np.log(np.trace(D) / 3.0 * of_sites(given)))
 
-    concentration = np.exp(-energy / kT) * np.exp(-values[n:])[network.sites.kinds].mean()
-    total = np.hypot(_error(ln_tracer, values, rates.covariance), error / kT)
+    concentration = np.exp(-energy / kT) * of_sites(values)
+    total = np.hypot(propagate_error(ln_tracer, values, rates.covariance), error / kT)
     return row | {
         "concentration": float(concentration),
         "D_tracer_m2_per_s": float(np.trace(tracer) / 3.0 * concentration),
@@ -404,52 +355,46 @@ def _free_energies(
     Returns
     -------
     energies, covariance
-        Shapes (kinds,) and (kinds, kinds); the first kind is zero.
+        Shapes (kinds,) and (kinds, kinds); the first kind is zero. With a solute, its pairs follow
+        the kinds of sites.
     note
         A sentence if the differences around a loop contradict each other.
     """
+    pairs = catalogue.pairs
     kinds = catalogue.network.sites.number_of_kinds
+    energies = np.zeros(kinds + (0 if pairs is None else pairs.number_of_kinds))
+    free = np.ones(len(energies), dtype=bool)
+    free[0] = False
+    for kind in () if pairs is None else pairs.references:
+        assert pairs is not None
+        energies[kind] = pairs.energies_eV[kind] / kT
+        free[kind] = False
+    covariance = np.zeros((len(energies),) * 2)
     design, measured, errors = [], [], []
     for event, row in zip(catalogue.events, rates, strict=True):
         if event.is_symmetric:
             continue
-        line = np.zeros(kinds)
+        line = np.zeros(len(energies))
         line[event.kinds[1]] += 1.0
         line[event.kinds[0]] -= 1.0
-        design.append(line[1:])
-        measured.append(row["delta_F_eV"] / kT)
+        design.append(line[free])
+        measured.append(row["delta_F_eV"] / kT - line @ energies)
         errors.append(max(row["delta_F_error_eV"] / kT, 1e-9))  # harmonic ones may be exact
-    energies, covariance = np.zeros(kinds), np.zeros((kinds, kinds))
     if not design:
         return energies, covariance, None
     A = np.array(design) / np.array(errors)[:, None]
     y = np.array(measured) / np.array(errors)
-    covariance[1:, 1:] = np.linalg.inv(A.T @ A)
-    energies[1:] = covariance[1:, 1:] @ A.T @ y
-    freedom = len(y) - (kinds - 1)
-    square = float(np.sum((A @ energies[1:] - y) ** 2))
+    inverse = np.linalg.inv(A.T @ A)
+    covariance[np.ix_(free, free)] = inverse
+    energies[free] = inverse @ A.T @ y
+    freedom = len(y) - int(free.sum())
+    square = float(np.sum((A @ energies[free] - y) ** 2))
     if freedom > 0 and chi2.sf(square, freedom) < arrhenius.IMPROBABLE:
         return energies, covariance, (
             "the free energies of the states contradict each other by more than their errors: the "
             "probability of this by chance is below 1 in 100."
         )  # fmt: skip
     return energies, covariance, None
-
-
-def _error(function: Callable[[Array], float], values: Array, covariance: Array) -> float:
-    """Standard error of a function of quantities with a covariance, to first order."""
-    slopes = _slopes(function, values, covariance)
-    return float(np.sqrt(slopes @ covariance @ slopes))
-
-
-def _slopes(function: Callable[[Array], float], values: Array, covariance: Array) -> Array:
-    """Derivatives of a function with respect to the quantities that have an error, (n,)."""
-    slopes = np.zeros(len(values))
-    for k in np.flatnonzero(np.diag(covariance) > 0):
-        step = np.zeros(len(values))
-        step[k] = _STEP
-        slopes[k] = (function(values + step) - function(values - step)) / (2.0 * _STEP)
-    return slopes
 
 
 def _fit(rows: Sequence[dict[str, Any]], name: str, factor: str) -> dict[str, Any] | None:

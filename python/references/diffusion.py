@@ -1,6 +1,9 @@
-"""Diffusion coefficients of the iron vacancy at 1000 K from plain dynamics, for docs/diffusion.md.
+"""Diffusion coefficients of vacancies from plain dynamics, for docs/diffusion.md.
 
-    python -m python.references.diffusion      # from docs/flux.json
+    python -m python.references.diffusion      # from docs/flux.json, hops.json, transmission.json
+
+The first two tables are of the iron vacancy at 1000 K, the last one is of other temperatures and
+elements, with the rates of `transmission`.
 
 The dynamics is that of `flux`: three trajectories, here as one. The first table compares
 
@@ -23,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.files import read_json
-from plumed_cv.common.numbers import error_of_factor
+from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.structures.frame import Array
-from python.references import defects, flux, hops, plain_dynamics
+from python.references import defects, flux, hops, plain_dynamics, transmission
 
 NAME = "fe-1000K"
+TEMPERATURES = ("fe-700K", "fe-850K", "fe-1000K", "al-850K", "cu-1000K")
 LAGS_PS = (2, 10, 20, 50, 100, 200)
 _UNIT = 10.0  # angstrom^2/ps in 1e-9 m^2/s
 _FRAMES_PER_PS = round(1000.0 / plain_dynamics.FRAME_FS)
@@ -168,9 +172,51 @@ def print_tables(data: dict[str, Any]) -> None:
     print(f"| long times | | | | {walked((10_000, 20_000), last.per_s):.3f} |")
 
 
+def print_temperatures() -> None:
+    """Print the coefficients at all temperatures with counted hops: a row for each."""
+    rates, plain = read_json(transmission.DATA), read_json(flux.DATA)
+    counted = hops.read()
+    print(
+        "\n| vacancy | T (K) | hops | D, plain dynamics (m²/s) | D, lasting hops (m²/s) "
+        "| D, plumed_cv (m²/s) | ratio to plain dynamics |"
+    )
+    print("|" + " --- |" * 7)
+    for name in TEMPERATURES:
+        case: defects.Case
+        if name in plain:
+            case = flux.CASES[name]
+            whole, every = flux.joined(name, plain[name]["plain"])
+        else:
+            case, whole = defects.CASES[name], counted[name]
+            every = hops.find_hops(case, whole)
+        places = displacements(case, whole, every)[1][:, None]
+        of_plain = ratio(coefficients(places, LAGS_PS[:2]))
+        unit = case.neighbours * hops.hop_A(case) ** 2 / 6 * 1e-12 * _UNIT  # 1e-9 m^2/s of 1/s
+        last = hops.lasting(case, whole, every)
+        k = rates[name]["rate_per_s"]
+        error = error_of_factor(k, rates[name]["rate_error_factor"]) or np.nan
+        of_run = unit * k, unit * error
+        quotient = of_run[0] / of_plain[0]
+        spread = quotient * float(np.hypot(of_run[1] / of_run[0], of_plain[1] / of_plain[0]))
+        cells = [
+            *(case.element, f"{case.temperature_K:g}", str(len(every))),
+            *(
+                scientific(1e-9 * value, 1e-9 * of_value, "").strip()
+                for value, of_value in (
+                    of_plain,
+                    (unit * last.per_s, unit * last.error_per_s),
+                    of_run,
+                )
+            ),
+            f"{quotient:.2f} ± {spread:.2f}",
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
 def _words(value: float, error: float) -> str:
     return f"{value:.2f} ± {error:.2f}"
 
 
 if __name__ == "__main__":
     print_tables(read_json(flux.DATA)[NAME])
+    print_temperatures()
