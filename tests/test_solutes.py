@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
-from ase.calculators.emt import EMT
 
 from plumed_cv import workflow
 from plumed_cv.common.errors import UserError
@@ -34,7 +33,7 @@ from plumed_cv.structures import cell_of, read_structure
 from tests import vacancy
 from tests.test_diffusion import row, with_rates
 from tests.test_exports import load_onsager
-from tests.test_jumps import EMT_INPUT, copper
+from tests.test_jumps import EMT_INPUT
 
 FCC = bulk("Cu", "fcc", a=3.6)
 BCC = bulk("Fe", "bcc", a=2.86)
@@ -337,40 +336,50 @@ def test_mistakes(options: list[str], words: str, tmp_path: Path) -> None:
     assert not (tmp_path / "cat").exists()
 
 
+ALUMINIUM_INPUT = """
+[system]
+temperature_K = 600.0
+[engine]
+potential = ["pair_style adp", "pair_coeff * * AlCu.adp Al Cu"]
+"""
+
+
 @pytest.mark.slow
 def test_catalogue_with_a_solute(tmp_path: Path) -> None:
-    copper().write(tmp_path / "cu.cif")
-    (tmp_path / "cu.toml").write_text(EMT_INPUT)
+    bulk("Al", "fcc", a=4.05).write(tmp_path / "al.cif")
+    (tmp_path / "al-cu.toml").write_text(ALUMINIUM_INPUT)
     made = find_jumps(
-        tmp_path / "cu.cif", tmp_path / "cu.toml", tmp_path / "cat", species="Cu", solute="Ag"
+        tmp_path / "al.cif", tmp_path / "al-cu.toml", tmp_path / "cat", species="Al", solute="Cu"
     )
     assert made["supercell"]["repeats"] == [3, 3, 3]  # wide enough for the fourth neighbours
-    found = read_catalogue(tmp_path / "cat")
+    check_catalogue(tmp_path / "cat")
+
+
+def check_catalogue(folder: Path) -> None:
+    """Compare the states of all events with their kinds and energies."""
+    found = read_catalogue(folder)
     assert found.pairs is not None
-    names = ["Cu-vacancy-1", "Ag-exchange-1", *(f"Ag-pair-{k}" for k in range(1, 5))]
+    names = ["Al-vacancy-1", "Cu-exchange-1", *(f"Cu-pair-{k}" for k in range(1, 5))]
     assert [event.id for event in found.events] == names
     assert [event.kinds for event in found.events] == [
         *((0, 0), (1, 1), (1, 1), (1, 2), (1, 3), (1, 4)),
     ]
-    energies: dict[int, list[float]] = {}
+    energies = found.pairs.energies_eV
     for event in found.events:
         ends = [read_structure(found.folder(event) / f"{n}.xyz") for n in ("initial", "final")]
-        silver = [atoms.symbols == "Ag" for atoms in ends]
-        assert [each.sum() for each in silver] == [int(event.id != "Cu-vacancy-1")] * 2
-        assert (silver[0] == silver[1]).all()
+        copper = [atoms.symbols == "Cu" for atoms in ends]
+        assert [each.sum() for each in copper] == [int(event.id != "Al-vacancy-1")] * 2
+        assert (copper[0] == copper[1]).all()
         inverse = np.linalg.inv(cell_of(ends[0]))
         step = ends[1].positions - ends[0].positions
         step -= np.round(step @ inverse) @ cell_of(ends[0])
         far = np.linalg.norm(step, axis=1)
         # One atom jumps: the solute in an exchange, and else an atom of the crystal.
-        assert far.max() == pytest.approx(event.jump.length_A, rel=0.1)
+        assert far.max() == pytest.approx(event.jump.length_A, rel=0.2)  # both ends relax
         assert np.sort(far)[-2] < 0.4
-        assert ends[0].symbols[far.argmax()] == ("Ag" if "exchange" in event.id else "Cu")
-        for atoms, kind in zip(ends, event.kinds, strict=True):
-            atoms.calc = EMT()
-            energies.setdefault(kind, []).append(atoms.get_potential_energy())
-    for kind in range(1, 5):
-        of_kind = energies[kind]
-        np.testing.assert_allclose(of_kind, of_kind[0], atol=1e-3)
-        difference = found.pairs.energies_eV[kind] - found.pairs.energies_eV[1]
-        assert of_kind[0] - energies[1][0] == pytest.approx(difference, abs=1e-3)
+        assert ends[0].symbols[far.argmax()] == ("Cu" if "exchange" in event.id else "Al")
+        begin, end = event.kinds
+        assert event.energy_eV == pytest.approx(energies[end] - energies[begin], abs=2e-3)
+    # The nearest pair is bound; the others do not differ by more than 3 meV (docs/diffusion.md).
+    assert energies[1] < -0.03
+    assert np.ptp(energies[2:]) < 0.003
