@@ -206,6 +206,7 @@ def print_rate(result: dict[str, Any]) -> None:
 def print_committee(result: dict[str, Any]) -> None:
     """Print the barriers of the potentials of a committee, and the error of the potential."""
     from plumed_cv.common.numbers import energy_in_words
+    from plumed_cv.workflow.marks import describe_marks
 
     found = result["committee"]
     columns = ("", "potential", "flux barrier (eV)", "difference (eV)", "by", "effective")
@@ -230,6 +231,8 @@ def print_committee(result: dict[str, Any]) -> None:
     for member in found["members"]:
         if member["note"]:
             print(f"Attention: {member['note']}.")
+    if "model_deviation" in found:  # not in results of earlier versions
+        print(describe_marks(found["model_deviation"]))
 
 
 def print_correction(result: dict[str, Any]) -> None:

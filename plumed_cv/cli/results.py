@@ -67,20 +67,30 @@ def committee(
         int | None,
         typer.Option(min=100, help="snapshots that each potential computes; 4000 if absent"),
     ] = None,
+    deviation_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="model deviation beyond which snapshots are marked, eV/angstrom; from the "
+            "reactant if absent",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compute the error of the potential: barriers of the other potentials of the input.
 
     The potentials of engine.committee compute forces and energies of snapshots of the run. Existing
     values are kept, so more snapshots only add to them. 'plumed-cv run' does this by itself once it
-    has converged.
+    has converged. Snapshots in which the potentials disagree about the forces are marked.
 
     Example: plumed-cv committee demo/run --snapshots 8000
     """
     from plumed_cv import report, workflow
 
     with resumable():
-        result = workflow.committee.compute_committee(run_directory, Bars(), snapshots=snapshots)
+        result = workflow.committee.compute_committee(
+            run_directory, Bars(), snapshots=snapshots, deviation_limit=deviation_limit
+        )
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:

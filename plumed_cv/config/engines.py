@@ -126,6 +126,11 @@ class Ase(EngineSection):
         "(ase.calculators.emt.EMT)"
     )
     arguments: dict[str, Any] = Field({}, description="arguments of the calculator")
+    uncertainty: str | None = Field(
+        None,
+        description="key of the calculator's results with its own uncertainty of the forces, a "
+        "number or an array whose largest value counts, for sampling.model_deviation_limit",
+    )
 
 
 ENGINES = (Lammps, Gromacs, Ase)

@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from plumed_cv.config.engines import Engine, Positive, Section
+from plumed_cv.config.engines import Ase, Engine, Positive, Section
 from plumed_cv.setup.plumed_actions import actions_of, biases_of
 
 Count = Annotated[int, Field(gt=0)]
@@ -271,7 +271,13 @@ class Sampling(Section):
         description="second limit of the guard, angstrom: on the distance of the whole structure "
         "from the mean path (Eq. 21), which grows with the number of atoms. No limit if absent",
     )
-
+    model_deviation_limit: Positive | Literal["auto", "off"] = Field(
+        "off",
+        description="third limit of the guard, eV/angstrom: on the disagreement of the potentials "
+        "of engine.committee about the force on one atom (or on engine.uncertainty, in its unit). "
+        "auto: twice the 99 % quantile in the reactant. Only for ASE, which then computes all "
+        "potentials in every snapshot (docs/machine-learning.md)",
+    )
     plumed: str = Field(
         "",
         description="more PLUMED lines for each run, in angstrom, eV and fs: walls, other "
@@ -415,6 +421,29 @@ class Config(Section):
             raise ValueError(
                 "system.initial and system.final cannot be combined with path.file; remove one of "
                 "them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _deviation_is_known(self) -> "Config":
+        limit, engine = self.sampling.model_deviation_limit, self.engine
+        if limit == "off":
+            return self
+        if not isinstance(engine, Ase):
+            raise ValueError(
+                f"sampling.model_deviation_limit = {limit!r}: only engine.name = 'ase' watches it "
+                "during the dynamics; for other engines, 'plumed-cv committee' marks the snapshots "
+                "beyond a limit"
+            )
+        if engine.uncertainty is None and not engine.committee:
+            raise ValueError(
+                f"sampling.model_deviation_limit = {limit!r}: needs engine.committee, or the "
+                "calculator's own engine.uncertainty"
+            )
+        if engine.uncertainty is None and not all(isinstance(e, Ase) for e in engine.members):
+            raise ValueError(
+                f"sampling.model_deviation_limit = {limit!r}: every member of engine.committee "
+                "must be a calculator of ASE"
             )
         return self
 

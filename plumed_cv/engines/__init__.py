@@ -18,6 +18,7 @@ from plumed_cv.engines.segments import (
     SegmentResult,
     State,
     Thermostat,
+    Watch,
     draw_velocities,
     read_record,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "SegmentResult",
     "State",
     "Thermostat",
+    "Watch",
     "check_folder",
     "draw_velocities",
     "read_record",

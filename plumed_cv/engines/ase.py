@@ -4,7 +4,7 @@ ASE's own `Plumed` calculator is not used: its default kT is 1 eV, and it counts
 as a step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ class AseEngine(Engine):
         The atoms: species, cell, periodic boundaries, masses, initial charges and magnetic moments.
     arguments
         Arguments of the class or function.
+    members
+        Other calculators, each as its dotted name, arguments and directory. With them the model
+        deviation is the disagreement of all.
+    uncertainty
+        Key of the calculator's `results` with its own uncertainty, a number or an array whose
+        largest value counts. It is then the model deviation.
     directory
         Folder of relative file names in the arguments and of the user's modules; the working
         directory by default.
@@ -55,6 +61,8 @@ class AseEngine(Engine):
         atoms: Atoms,
         *,
         arguments: Mapping[str, Any] | None = None,
+        members: Sequence[tuple[str, Mapping[str, Any], Path | str]] = (),
+        uncertainty: str | None = None,
         directory: Path | str = ".",
         plumed: Plumed | None = None,
     ) -> None:
@@ -64,7 +72,13 @@ class AseEngine(Engine):
         bare.arrays[HELD] = np.isin(np.arange(len(atoms)), self.held)
         self._plumed = plumed
         self._child = Child(
-            AseWorker, calculator, dict(arguments or {}), Path(directory).absolute(), bare
+            AseWorker,
+            calculator,
+            dict(arguments or {}),
+            Path(directory).absolute(),
+            bare,
+            [(name, dict(given), Path(folder).absolute()) for name, given, folder in members],
+            uncertainty,
         )
         self._masses: Array = self._child.ask("describe")["masses"]  # wrong input is refused here
 
@@ -84,6 +98,17 @@ class AseEngine(Engine):
 
     def _forces(self, positions: Array, cell: Array) -> Array:
         return self._child.ask("forces", positions, cell)  # type: ignore[no-any-return]
+
+    def deviations(self, positions: Array, cell: Array) -> Array:
+        """Return the model deviation of structures in a cell, (M, N, 3): shape (M,).
+
+        Raises
+        ------
+        UserError
+            If there are no other calculators and no uncertainty, or a calculator refuses.
+        """
+        positions = np.ascontiguousarray(positions, dtype=np.float64)
+        return self._child.ask("deviations", positions, cell)  # type: ignore[no-any-return]
 
     def run(self, segment: Segment, progress: Callable[[int], None] | None = None) -> SegmentResult:
         """Run molecular dynamics; log.ase has step, temperature (K) and potential energy (eV).

@@ -9,8 +9,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import require
+from plumed_cv.engines import deviation
 from plumed_cv.engines.engine import BLOCK, Followed, Seen, check_finite, exploded
 from plumed_cv.engines.plumed_input import NESTED, VACUUM_A, plumed_sentence
 from plumed_cv.engines.segments import (
@@ -59,11 +60,24 @@ class AseWorker:
     """The calculator with one set of atoms, in the other process."""
 
     def __init__(
-        self, calculator: str, arguments: dict[str, Any], directory: Path, atoms: Atoms
+        self,
+        calculator: str,
+        arguments: dict[str, Any],
+        directory: Path,
+        atoms: Atoms,
+        members: Sequence[tuple[str, dict[str, Any], Path]] = (),
+        uncertainty: str | None = None,
     ) -> None:
-        os.chdir(directory)
-        sys.path.append(str(directory))
         self._name = calculator
+        self._uncertainty = uncertainty
+        self._members = []
+        for name, given, folder in members:
+            _enter(folder)
+            other = atoms.copy()
+            other.arrays.pop(HELD)
+            other.calc = _calculator(name, given)
+            self._members.append((name, other))
+        _enter(directory)
         self._atoms = atoms
         self._held = np.flatnonzero(atoms.arrays.pop(HELD))
         self._calculator = _calculator(calculator, arguments)
@@ -103,6 +117,14 @@ class AseWorker:
         check_finite(self._name, 0.0, found)
         return found
 
+    def deviations(self, positions: Array, cell: Array) -> Array:
+        """Return the model deviation (eV/angstrom) of structures, (M,)."""
+        found = np.empty(len(positions))
+        for k, structure in enumerate(positions):
+            self._place(structure, cell)
+            found[k] = self._deviation()
+        return found
+
     def run(self, segment: Segment, plumed: PlumedFiles | None) -> SegmentResult:
         """Run molecular dynamics."""
         started = time.perf_counter()
@@ -114,8 +136,9 @@ class AseWorker:
             np.random.default_rng(seed) for seed in np.random.SeedSequence(segment.seed).spawn(2)
         )
         velocities = self._velocities(start, dynamics, thermal)
-        if hasattr(self._calculator, "reset"):
-            self._calculator.reset()  # also lists of neighbours, whose order affects the last bit
+        for each in (self._calculator, *(other.calc for _, other in self._members)):
+            if hasattr(each, "reset"):
+                each.reset()  # also lists of neighbours, whose order affects the last bit
         self._place(start.positions, start.cell)
         # Relative names in PLUMED's input are relative to the folder of the segment.
         os.chdir(directory)
@@ -128,11 +151,12 @@ class AseWorker:
         snapshots = directory / "snapshots.dcd" if any_snapshot else None
         moved = integrator.move
         positions = start.positions.copy()
-        record = segment.record
+        record, watch, beyond = segment.record, segment.watch, None
         with (
             _Snapshots(snapshots, start.cell) as trajectory,
             nullcontext() if record is None else (directory / RECORD).open("wb") as records,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
+            nullcontext() if watch is None else _table(directory / deviation.FILE) as watched,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
             for step in range(segment.first_step + 1, segment.first_step + segment.n_steps + 1):
@@ -153,6 +177,12 @@ class AseWorker:
                     trajectory.write(positions)
                 if step % _LOG_STRIDE == 0:
                     self._log(log, step, velocities)
+                if watch is not None and watched is not None and step % watch.stride == 0:
+                    found = self._deviation()
+                    watched.write(f"{step * dynamics.timestep_fs:.6f} {found:.10g}\n")
+                    if found > watch.limit:
+                        beyond = found
+                        break
         if coupling is not None:
             coupling.close()
         os.chdir(home)
@@ -164,6 +194,7 @@ class AseWorker:
             ),
             snapshots=snapshots,
             seconds=time.perf_counter() - started,
+            deviation=beyond,
         )
 
     def follow(
@@ -214,14 +245,35 @@ class AseWorker:
             self._atoms.cell = np.where(periodic[:, None], cell, self._atoms.cell.array)
 
     def _forces(self) -> Array:
-        try:
-            return np.array(self._atoms.get_forces(apply_constraint=False), dtype=np.float64)
-        except Exception as error:  # calculators may raise any exception
-            raise UserError(f"{self._name}: gives no forces: {_words(error)}") from error
+        return _forces_of(self._name, self._atoms)
 
     def _energy(self) -> float:
         energy = self._atoms.get_potential_energy(apply_constraint=False)
         return float(self._calculator.results.get("free_energy", energy))
+
+    def _deviation(self) -> float:
+        """Model deviation of the present structure."""
+        forces = [self._forces()]
+        if self._uncertainty is not None:
+            results = self._calculator.results
+            if self._uncertainty not in results:
+                raise UserError(
+                    f"engine.uncertainty = {self._uncertainty!r}: the calculator {self._name} has "
+                    f"no such result; it has {', '.join(sorted(results))}"
+                )
+            found = float(np.max(np.abs(results[self._uncertainty])))
+        else:
+            if not self._members:
+                raise UserError(f"{self._name}: there is no other calculator to compare with")
+            for name, other in self._members:
+                other.positions = self._atoms.positions
+                if not np.array_equal(other.cell.array, self._atoms.cell.array):
+                    other.cell = self._atoms.cell
+                forces.append(_forces_of(name, other))
+            found = deviation.compute_deviation(np.array(forces))
+        if not np.isfinite(found):
+            raise UserError(exploded(self._name))
+        return found
 
     def _biased_forces(self, coupling: "_Coupling | None", step: int, counts: bool) -> Array:
         forces = self._forces()
@@ -372,6 +424,29 @@ class _Coupling:
             messages.insert(0, str(cause))
             cause = cause.__cause__
         return UserError(f"{self._file}: {plumed_sentence(NESTED.join(messages))}")
+
+
+def _enter(directory: Path) -> None:
+    """Make a folder that of relative file names and of the user's modules."""
+    os.chdir(directory)
+    if str(directory) not in sys.path:
+        sys.path.append(str(directory))
+
+
+def _forces_of(name: str, atoms: Atoms) -> Array:
+    """Forces of a calculator, eV/angstrom."""
+    try:
+        return np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+    except Exception as error:  # calculators may raise any exception
+        raise UserError(f"{name}: gives no forces: {_words(error)}") from error
+
+
+@contextmanager
+def _table(file: Path) -> Iterator[TextIO]:
+    """Open the file of the model deviation, in PLUMED's text format; lines are written at once."""
+    with file.open("w", encoding="utf-8", buffering=1) as stream:
+        stream.write("#! FIELDS time deviation\n")
+        yield stream
 
 
 class _Snapshots:

@@ -197,6 +197,23 @@ def read_record(file: Path, n_atoms: int) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Watch of the model deviation in a run.
+
+    Attributes
+    ----------
+    limit
+        The run ends if the model deviation is larger, eV/angstrom, or in the unit of the
+        calculator's own uncertainty.
+    stride
+        Steps between two calculations of it.
+    """
+
+    limit: float
+    stride: int
+
+
+@dataclass(frozen=True)
 class Segment:
     """One segment of molecular dynamics.
 
@@ -226,6 +243,9 @@ class Segment:
     record
         Atoms whose positions and forces are written to the file `RECORD` of the folder. Only
         engines that are libraries can do this.
+    watch
+        Watch of the model deviation, which is written to the file `deviation.FILE` of the folder.
+        Only ASE can do this.
 
     Raises
     ------
@@ -243,6 +263,7 @@ class Segment:
     count_start: bool = True
     snapshot_stride: int = 10
     record: Record | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
@@ -265,6 +286,9 @@ class SegmentResult:
         The trajectory (DCD, without periodic jumps), or None.
     seconds
         Wall time.
+    deviation
+        The model deviation that ended the run, because it was larger than the limit; otherwise
+        None.
     """
 
     n_steps: int
@@ -272,3 +296,9 @@ class SegmentResult:
     end: State
     snapshots: Path | None
     seconds: float = field(compare=False)
+    deviation: float | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a guard ended the run: an action of PLUMED, or the limit of the deviation."""
+        return self.stopped_by_plumed or self.deviation is not None

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.engines import Dynamics, Engine, Record, Segment, State, draw_velocities
+from plumed_cv.engines import (
+    Dynamics,
+    Engine,
+    Record,
+    Segment,
+    State,
+    Watch,
+    draw_velocities,
+)
 from plumed_cv.sampling.folders import count_steps, list_segments_of, remedy, segment_name
 from plumed_cv.sampling.task import WalkerTask
 from plumed_cv.setup.plugin import babf_input
@@ -114,9 +122,20 @@ def _check_progress(task: WalkerTask, done: Sequence[dict[str, Any]]) -> None:
     Raises
     ------
     UserError
-        If this happened in the last `RESTARTS` segments.
+        If this happened in the last `RESTARTS` segments, or if the limit of the model deviation
+        ended all of them.
     """
     last = done[-RESTARTS:]
+    stops = [part["departure"] for part in last if "departure" in part]
+    if len(stops) == RESTARTS and all(each.get("model_deviation") is not None for each in stops):
+        xi = [each["xi"] for each in stops]
+        raise UserError(
+            f"iteration {task.iteration}: the last {RESTARTS} trajectories ended because the model "
+            f"deviation exceeded {task.config.sampling.model_deviation_limit:.3g}, at xi = "
+            f"{min(xi):.2f} to {max(xi):.2f}. There is no barrier within this limit: compute such "
+            "structures with a better method and train the potential on them, or raise "
+            "sampling.model_deviation_limit in a new directory"
+        )
     if len(last) < RESTARTS or any(part.get("n_counted", part["n_steps"]) for part in last):
         return
     of_atom = Counter(part["departure"]["atom"] for part in last)
@@ -189,7 +208,16 @@ def make_segment(
         count_start=k == 0,
         snapshot_stride=task.whole_steps if records else sampling.snapshot_stride,
         record=Record(task.variable.serials, sampling.snapshot_stride) if records else None,
+        watch=_watch(task),
     )
+
+
+def _watch(task: WalkerTask) -> Watch | None:
+    """Watch of the model deviation; its limit is a number from `workflow.with_defaults` on."""
+    sampling = task.config.sampling
+    if isinstance(sampling.model_deviation_limit, str):
+        return None
+    return Watch(sampling.model_deviation_limit, sampling.snapshot_stride)
 
 
 def _start_after(task: WalkerTask, done: Sequence[dict[str, Any]]) -> State:

@@ -318,8 +318,19 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
                 max_warnings=section.max_warnings,
             )
         case Ase():
+            watches = config.sampling.model_deviation_limit != "off"
+            others = section.members if watches and section.uncertainty is None else []
             return AseEngine(
-                section.calculator, atoms, arguments=section.arguments, directory=directory
+                section.calculator,
+                atoms,
+                arguments=section.arguments,
+                members=[
+                    (each.calculator, each.arguments, each.directory or Path())
+                    for each in others
+                    if isinstance(each, Ase)
+                ],
+                uncertainty=section.uncertainty if watches else None,
+                directory=directory,
             )
     if section.program is not None:
         return LammpsProgram(

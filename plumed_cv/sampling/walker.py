@@ -15,7 +15,7 @@ from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import locked, write_text
 from plumed_cv.common.progress import Update
-from plumed_cv.engines import RECORD, Engine, Segment, SegmentResult, State, read_record
+from plumed_cv.engines import RECORD, Engine, Segment, SegmentResult, State, deviation, read_record
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
@@ -164,7 +164,7 @@ def _run_segments(task: WalkerTask, engine: Engine, update: Update) -> None:
                 break
             segment = prepare_segment(task, done, attempt)
             outcome = engine.run(segment, progress)
-        if not outcome.stopped_by_plumed:
+        if not outcome.stopped:
             _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
         done.append(_keep(task, segment, outcome, engine))
         steps += outcome.n_steps
@@ -172,7 +172,7 @@ def _run_segments(task: WalkerTask, engine: Engine, update: Update) -> None:
 
 def _left_at_once(segment: Segment, outcome: SegmentResult) -> bool:
     """Whether the guard ended a segment before BABF learned: then there is no state."""
-    return outcome.stopped_by_plumed and not (segment.directory / "babf.state").exists()
+    return outcome.stopped and not (segment.directory / "babf.state").exists()
 
 
 def _keep(
@@ -187,12 +187,13 @@ def _keep(
     began = time.monotonic()
     part: dict[str, Any] = {
         "n_steps": outcome.n_steps,
-        "stopped": outcome.stopped_by_plumed,
+        "stopped": outcome.stopped,
     }
     skipped = min(skipped_steps(task, segment), outcome.n_steps)
     n_kept, end = outcome.n_steps, outcome.end
-    if outcome.stopped_by_plumed:
+    if outcome.stopped:
         if _left_at_once(segment, outcome):
+            _refuse_deviation(task, outcome)
             raise UserError(
                 f"sampling.atom_deviation_limit_A = {task.config.sampling.atom_deviation_limit_A}"
                 f": {BEGINNINGS} trajectories from the start of iteration {task.iteration} left "
@@ -201,13 +202,14 @@ def _keep(
             )
         outcome.end.save(folder / "left.npz")
         departure = guard.Departure.of(task.variable, outcome.end)
-        part["departure"] = departure.as_dict()
-        n_kept, end = _back_inside(task, segment, departure.atom)
+        part["departure"] = departure.as_dict() | {"model_deviation": outcome.deviation}
+        atom = departure.atom if outcome.stopped_by_plumed else None
+        n_kept, end = _back_inside(task, segment, atom)
     end.save(folder / "end.npz")
     stride = task.config.sampling.snapshot_stride
     first, last = -(-skipped // stride), n_kept // stride
     part["n_counted"] = stride * max(0, last - first)
-    if skipped or outcome.stopped_by_plumed:
+    if skipped or outcome.stopped:
         from plumed_cv.structures.trajectory import keep  # importing mdtraj takes most of a second
 
         whole = segment.snapshot_stride
@@ -220,7 +222,8 @@ def _keep(
         timestep_fs = segment.dynamics.timestep_fs
         # Engines write different digits of a time.
         begin = (skipped + 0.5) * timestep_fs if skipped else -np.inf
-        _cut_table(folder / "colvar", begin, (n_kept + 0.5) * timestep_fs)
+        for table in _tables(folder):
+            _cut_table(table, begin, (n_kept + 0.5) * timestep_fs)
     _write_mean_force(task, folder, engine, slice(first, max(first, last)))
     part["seconds"] = outcome.seconds + time.monotonic() - began
     write_text(folder / "segment.json", json.dumps(part))
@@ -230,10 +233,27 @@ def _keep(
     return part
 
 
-def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, State]:
-    """Steps of a segment that count after the guard stopped an atom, and the state at their end.
+def _tables(folder: Path) -> list[Path]:
+    """The tables of a segment that have a line for each printed value."""
+    return [folder / "colvar", *folder.glob(deviation.FILE)]
 
-    The atom is given by its serial number.
+
+def _refuse_deviation(task: WalkerTask, outcome: SegmentResult) -> None:
+    """Refuse a limit of the model deviation that is exceeded before anything is learned."""
+    if outcome.deviation is not None:
+        raise UserError(
+            f"sampling.model_deviation_limit = {task.config.sampling.model_deviation_limit:g}: "
+            f"{BEGINNINGS} trajectories from the start of iteration {task.iteration} exceeded it "
+            f"before anything was learned, the last one by {outcome.deviation:.3g} after "
+            f"{outcome.n_steps} steps; raise this limit in a new directory, or train the potential "
+            "on such structures first"
+        )
+
+
+def _back_inside(task: WalkerTask, segment: Segment, atom: int | None) -> tuple[int, State]:
+    """Steps of a segment that count after the guard stopped it, and the state at their end.
+
+    The atom that left the process is given by its serial number; None if none left.
     """
     from plumed_cv.structures.trajectory import read_positions  # importing mdtraj takes a second
 
@@ -248,6 +268,9 @@ def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, St
     for values, limit in zip((largest, whole), limits, strict=True):
         if limit is not None:
             outside |= values > limit
+    if segment.watch is not None:
+        found = read_colvar(segment.directory / deviation.FILE)["deviation"][: len(largest)]
+        outside[: len(found)] |= found > segment.watch.limit
     first_out = int(outside.argmax()) if outside.any() else len(outside)
     for k in guard.find_inside(largest[:first_out], whole[:first_out], *limits)[::-1].tolist():
         if (k + 1) % fewer:
@@ -256,7 +279,11 @@ def _back_inside(task: WalkerTask, segment: Segment, atom: int) -> tuple[int, St
         state = State(
             read_positions(segment.directory / "snapshots.dcd", number), segment.start.cell
         )
-        if limits[0] is None or guard.is_home(task.variable, state, atom, limits[0]):
+        if (
+            atom is None
+            or limits[0] is None
+            or guard.is_home(task.variable, state, atom, limits[0])
+        ):
             return (k + 1) * stride, state
     return 0, State(segment.start.positions, segment.start.cell)
 
@@ -286,11 +313,14 @@ def _rescue(task: WalkerTask, engine: Engine) -> bool:
         return False
     # Engines write different digits of a time.
     last = (n_steps + 0.5) * task.config.sampling.timestep_fs
-    _cut_table(folder / "colvar", -np.inf, last)
+    for table in _tables(folder):
+        _cut_table(table, -np.inf, last)
     seconds = state.stat().st_mtime - (folder / "plumed.dat").stat().st_mtime
     snapshots = folder / "snapshots.dcd"
     stopped = _guard_spoke(folder)
-    outcome = SegmentResult(n_steps, stopped, end, snapshots, max(0.0, seconds))
+    outcome = SegmentResult(
+        n_steps, stopped, end, snapshots, max(0.0, seconds), _last_deviation(segment)
+    )
     _keep(task, segment, outcome, engine)
     return True
 
@@ -302,6 +332,15 @@ def _guard_spoke(folder: Path) -> bool:
         for file in folder.glob("guard.*")
         for line in file.read_text(encoding="utf-8").splitlines()
     )
+
+
+def _last_deviation(segment: Segment) -> float | None:
+    """The last model deviation of a segment that was cut short, if it is beyond the limit."""
+    file = segment.directory / deviation.FILE
+    if segment.watch is None or not file.exists():
+        return None
+    found = read_colvar(file)["deviation"]
+    return float(found[-1]) if len(found) and found[-1] > segment.watch.limit else None
 
 
 def _write_mean_force(task: WalkerTask, folder: Path, engine: Engine, counted: slice) -> None:

@@ -9,6 +9,7 @@ killed goes on where its files end:
     multiplicity.json       number of equivalent events by the symmetry of the initial state
     components.json         number of principal components, and what it was chosen by
     cv-0.safetensors        the first collective variable; cv-n is trained in iteration n
+    model-deviation.json    model deviation in the reactant and its limit, if the guard has one
     training-n.json         losses and variances of that training
     iteration-n/            the bABF run along cv-(n-1); with several walkers see `sampling`
         defaults.json       margins of its grid and limit of the guard that follow from the CV
@@ -32,8 +33,9 @@ whether several runs found the same, `speed` what a faster PLUMED would save, `c
 sampling of an iteration was sufficient, and `verdict` which iteration gives the answer and whether
 the run has converged. `transmission` adds the rate to the
 answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `committee` finds
-the error of the potential, and `label` corrects the answer by structures of a better method, with
-`label_candidates`, `label_structures` and `label_correction`.
+the error of the potential, `marks` the snapshots in which potentials disagree, and `deviation` the
+limit at which the dynamics ends for that reason. `label` corrects the answer by structures of a
+better method, with `label_candidates`, `label_structures` and `label_correction`.
 `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs at
 several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
 the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,

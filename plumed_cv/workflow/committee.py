@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from numpy.typing import NDArray
 
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
@@ -22,13 +23,14 @@ from plumed_cv.common.numbers import energy_in_words
 from plumed_cv.common.progress import Log, Reporter, Update
 from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.engines import Engine
+from plumed_cv.engines import Engine, deviation
 from plumed_cv.freeenergy import meanforce, perturbation
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.estimates import evaluate_estimators
 from plumed_cv.workflow.keys import as_json, or_none
+from plumed_cv.workflow.marks import Compared, describe_marks, mark_snapshots
 from plumed_cv.workflow.mep import read_end_states
 from plumed_cv.workflow.samples import Sampled, read_samples
 
@@ -38,7 +40,11 @@ _GOLDEN = 0.5 * (5**0.5 - 1)
 
 
 def compute_committee(
-    directory: Path | str, reporter: Reporter | None = None, *, snapshots: int | None = None
+    directory: Path | str,
+    reporter: Reporter | None = None,
+    *,
+    snapshots: int | None = None,
+    deviation_limit: float | None = None,
 ) -> dict[str, Any]:
     """Compute the committee of a run that has ended, whether it has converged or not.
 
@@ -50,6 +56,9 @@ def compute_committee(
         Receives the progress.
     snapshots
         Number of snapshots; `SNAPSHOTS` if None. More are used if they have been computed.
+    deviation_limit
+        Model deviation beyond which snapshots are marked, eV/angstrom; that of the input or of the
+        reactant if None.
 
     Returns
     -------
@@ -73,6 +82,9 @@ def compute_committee(
     initial = read_end_states(config)[0]
     with claimed(files.root), sampling.open_engine(config, initial) as engine:
         provenance.check_same_input(files.root, config)
+        if deviation_limit is not None:
+            limited = config.sampling.model_copy(update={"model_deviation_limit": deviation_limit})
+            config = config.model_copy(update={"sampling": limited})
         return _complete(config, files, engine, initial, result, reporter or Log(), snapshots)
 
 
@@ -139,10 +151,13 @@ class _Values:
         The potential as text.
     rows
         For each snapshot xi, |grad xi| (1/angstrom), energy (eV), term of the mean force (eV).
+    forces
+        For each snapshot the forces on the atoms of the variable, (n, 3), eV/angstrom.
     """
 
     potential: str
     rows: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    forces: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path, potential: str) -> "_Values":
@@ -151,15 +166,17 @@ class _Values:
             return cls(potential)
         try:
             with np.load(file) as content:
-                if str(content["potential"]) != potential:
+                # Files of earlier versions have no forces.
+                if str(content["potential"]) != potential or "forces" not in content:
                     return cls(potential)
                 names, rows = content["snapshots"].tolist(), content["values"].tolist()
+                forces = dict(zip(names, content["forces"], strict=True))
         except Exception as error:  # NumPy has many for a damaged file
             raise UserError(
                 f"{file}: cannot be read ({error}); remove it and run again: its values are then "
                 "computed again."
             ) from None
-        return cls(potential, dict(zip(names, map(tuple, rows), strict=True)))
+        return cls(potential, dict(zip(names, map(tuple, rows), strict=True)), forces)
 
     def write(self, file: Path) -> None:
         """Write a file that `read` reads."""
@@ -169,6 +186,7 @@ class _Values:
                 potential=np.array(self.potential),
                 snapshots=np.array(list(self.rows)),
                 values=np.array(list(self.rows.values())).reshape(-1, 4),
+                forces=np.array(list(self.forces.values()), dtype=np.float32),
             )
 
 
@@ -216,10 +234,13 @@ def _complete(
                 with sampling.open_engine(each, initial) as other:
                     computer.complete(own, missing, other, store, update)
     found = _estimated(files, result, values, wanted)
+    marks = mark_snapshots(config, folder, found)
     words = [_words(config, table) for table in ({}, *config.engine.committee)]
     result = result | _as_dict(result, found, words, files)
+    result["committee"] |= {"model_deviation": marks}
     files.write_result(result)
     reporter.say(in_words(result))
+    reporter.say(describe_marks(result["committee"]["model_deviation"]))
     return result
 
 
@@ -286,9 +307,9 @@ class _Computer:
                 positions = read_all_positions(segment / "snapshots.dcd")
                 for i in frames:
                     energy, forces, _ = engine.evaluate(positions[i], cell)
-                    own.rows[name_snapshot(self.iteration, segment, i)] = self._row(
-                        positions[i], cell, energy, forces
-                    )
+                    name = name_snapshot(self.iteration, segment, i)
+                    own.rows[name] = self._row(positions[i], cell, energy, forces)
+                    own.forces[name] = forces[self.variable.serials - 1].astype(np.float32)
                     done += 1
                     update(done, "")
                     if time.monotonic() > written + _SAVE_S:
@@ -314,16 +335,19 @@ def _estimated(
     result: dict[str, Any],
     values: Sequence[_Values],
     wanted: dict[Path, list[int]],
-) -> tuple[perturbation.Committee, perturbation.Curves]:
-    """Return the committee, and the curves of the run."""
+) -> Compared:
+    """Return the committee, and what it was found from."""
     iteration = files.iteration(result["answer_iteration"])
     data, walkers = read_samples(iteration), sampling.count_segments(iteration)
     curves = estimate_curves(iteration, result, data, walkers)
-    samples = []
+    samples, deviations, every_name = [], [], []
     for segment, block in zip(sampling.list_segments(iteration), data.blocks, strict=True):
         names = [name_snapshot(iteration, segment, i) for i in wanted.get(segment, [])]
         rows = np.array([[own.rows[name] for name in names] for own in values])
         rows = rows.reshape(len(values), len(names), 4)
+        every_name.append(names)
+        forces = (np.array([own.forces[name] for own in values]) for name in names)
+        deviations.append(np.array(list(map(deviation.compute_deviation, forces))))
         samples.append(
             perturbation.Sample(
                 xi=rows[0, :, 0],
@@ -333,7 +357,8 @@ def _estimated(
                 weight=float(block.sums[2].sum() / max(1, block.steps)),
             )
         )
-    return perturbation.compare_potentials(curves, samples, walkers), curves
+    committee = perturbation.compare_potentials(curves, samples, walkers)
+    return Compared(committee, curves, samples, deviations, every_name, walkers)
 
 
 def estimate_curves(
@@ -367,12 +392,12 @@ def _words(config: Config, table: dict[str, Any]) -> str:
 
 def _as_dict(
     result: dict[str, Any],
-    found: tuple[perturbation.Committee, perturbation.Curves],
+    found: Compared,
     words: Sequence[str],
     files: RunDirectory,
 ) -> dict[str, Any]:
     """Return what result.json holds of the committee."""
-    committee, curves = found
+    committee, curves = found.committee, found.curves
     sampling_error = result["flux_barrier_error_eV"]
     members: list[dict[str, Any]] = []
     for number, (member, name) in enumerate(zip(committee.members, words[1:], strict=True), 1):

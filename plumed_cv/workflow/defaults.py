@@ -36,7 +36,8 @@ def with_defaults(config: Config, files: RunDirectory, n: int) -> Config:
     -------
     Config
         The input with `sampling.margin` from `energy.compute_margins` (0.2 for a molecule) and
-        `sampling.atom_deviation_limit_A` from `guard.choose_limit`, unless it gives them.
+        `sampling.atom_deviation_limit_A` from `guard.choose_limit`, unless it gives them, and
+        `sampling.model_deviation_limit` from `deviation.write_limit` instead of "auto".
     """
     file = files.iteration(n) / "defaults.json"
     kept: dict[str, Any] = read_json(file) if file.exists() else {}
@@ -55,6 +56,8 @@ def with_defaults(config: Config, files: RunDirectory, n: int) -> Config:
         chosen["margin"] = tuple(kept["margin"])
     if config.sampling.atom_deviation_limit_A == "auto":
         chosen["atom_deviation_limit_A"] = kept["atom_deviation_limit_A"]
+    if config.sampling.model_deviation_limit == "auto":
+        chosen["model_deviation_limit"] = read_json(files.deviation)["limit"]
     return config.model_copy(update={"sampling": config.sampling.model_copy(update=chosen)})
 
 

@@ -64,6 +64,11 @@ class RunDirectory:
         return self.root / "atoms.json"
 
     @property
+    def deviation(self) -> Path:
+        """The model deviation in the reactant and its limit, if the dynamics watches it."""
+        return self.root / "model-deviation.json"
+
+    @property
     def beginning(self) -> Path:
         """Data from a run at another temperature, if there is one."""
         return self.root / "beginning.json"

@@ -22,6 +22,7 @@ from plumed_cv.setup.plugin import build_plugin
 from plumed_cv.workflow import committee, earlier, provenance, transmission
 from plumed_cv.workflow.beginning import take_over
 from plumed_cv.workflow.defaults import with_defaults
+from plumed_cv.workflow.deviation import describe_stops, write_limit
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.harmonic_theory import count_events
 from plumed_cv.workflow.learning import (
@@ -116,6 +117,7 @@ def run(
             path = _path(config, files, engine, reporter)
         count_events(files, engine)
         write_first_cv(config, files, path, (initial, final), engine, reporter)
+        write_limit(config, files, engine, path.images[0] if path else initial, reporter)
         reopened = _reopen(config, files, plugin, reporter)
         iterations: list[dict[str, Any]] = []
         while not _is_last(config, files, iterations, reopened):
@@ -219,6 +221,13 @@ def _iterate(
     }
     if result["barrier_eV"] is None:
         _write_result(files, n, result | {"similarity": None})  # for the report
+        if stops := result["model_deviation_stops"]:
+            raise NoBarrierError(
+                f"{folder}: its {result['md_steps']} steps did not reach both end states, and "
+                f"{describe_stops(stops)} There is no barrier within the limit: compute such "
+                "structures with a better method and train the potential on them, or raise "
+                "sampling.model_deviation_limit in a new directory."
+            )
         raise NoBarrierError(
             f"{folder}: its {result['md_steps']} steps did not reach both end states, so there is "
             "no barrier; raise sampling.steps and run again to continue from there, or first "
@@ -231,6 +240,9 @@ def _iterate(
     if result["similarity"] > config.iteration.tolerance and n >= config.iteration.minimum:
         result["similarity_floor"] = compute_noise_floor(config, files, atoms, n, reporter)
     _write_result(files, n, result)
+    stops = result["model_deviation_stops"]
+    if stops:
+        reporter.say(f"Iteration {n}: {describe_stops(stops)}")
     for note in (result["note"], result["repetitions_note"]):
         if note:
             reporter.say(f"Iteration {n}: {note}")

@@ -45,11 +45,15 @@ MAY_CHANGE = {
     "rate.longest_ps": "shots of another length are computed again",
     "cv.device": "who computes, not what",
     "engine.committee": "other potentials, which judge the answer and do not change it",
+    "engine.uncertainty": "nothing reads it without sampling.model_deviation_limit",
     "engine.coupling": "who computes, not what",
     "engine.program": "who computes, not what",
     "engine.options": "who computes, not what",
     "engine.max_warnings": "what is accepted, not what is computed",
 }
+
+# Keys of these that must stay if the dynamics ends at a limit of the model deviation.
+_OF_GUARD = ("engine.committee", "engine.uncertainty")
 
 # Keys, in addition to the engine's, on which the minimum energy path and its Hessians depend; with
 # system.expansion also the temperature.
@@ -119,7 +123,10 @@ def refuse_other_input(root: Path, config: Config) -> dict[str, Any]:
     content = _recorded(config)
     file = root / "input.json"
     before = read_json(file) if file.exists() else content
-    _refuse_changes(root, config, content, before, lambda name: name not in MAY_CHANGE)
+    guarded = _OF_GUARD if config.sampling.model_deviation_limit != "off" else ()
+    _refuse_changes(
+        root, config, content, before, lambda name: name not in MAY_CHANGE or name in guarded
+    )
     return content
 
 

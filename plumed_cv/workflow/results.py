@@ -19,6 +19,7 @@ from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow import harmonic_theory
 from plumed_cv.workflow.defaults import atom_limit
+from plumed_cv.workflow.deviation import find_stops
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.estimates import analyse_course, analyse_samples
 from plumed_cv.workflow.keys import minima_of, or_none, points_to_compare, surfaces_of
@@ -71,6 +72,7 @@ def analyse(folder: Path) -> dict[str, Any]:
         "outside_fraction": sampling.share_discarded(parts),
         "restarts": len(departures),
         "restarted_at": departures,
+        "model_deviation_stops": find_stops(departures),
     }
 
 

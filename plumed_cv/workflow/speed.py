@@ -13,6 +13,7 @@ SLOW_S = 600.0  # a sampling that takes longer says what would make it faster
 
 # An optimised kernel needs a quarter to a seventh of the time of one compiled without optimisation.
 _SHARE_LEFT = 0.25
+_WORTH = 0.05  # least share of the time that an optimised kernel saves
 
 # The table with which PLUMED ends its log: number and name of the task, cycles, seconds in all.
 _TIMING = re.compile(r"^PLUMED: \d+ \D+ (\d+) +(\d+\.\d+) ", re.MULTILINE)
@@ -47,7 +48,7 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     Returns
     -------
     A sentence with a remedy; None if the kernel is an optimised one, the rest of the sampling takes
-    less than `SLOW_S`, or PLUMED's log does not say how long it took.
+    less than `SLOW_S`, it would hardly be shorter, or PLUMED's log does not say how long it took.
     """
     done = task.done()
     if plumed.optimised or task.previous is None or not done[-1]["n_steps"]:
@@ -59,6 +60,8 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
         return None
     share = min(1.0, in_plumed / taken)
     fast = left * (1.0 - share * (1.0 - _SHARE_LEFT))
+    if left - fast < _WORTH * left:
+        return None
     return (
         f"PLUMED takes {100 * share:.0f} % of this sampling, because its kernel was compiled "
         "without optimisation. With an optimised one the rest would take "

@@ -302,6 +302,16 @@ MEMBERS = {
 }
 LANDSCAPES |= MEMBERS
 
+# Models of it that are wrong in one place, and nearly right in the reactant.
+LANDSCAPES["wrong at the product"] = replace(
+    _CURVED, stiffness=3.1, log_softness=levels([(0.6 * _L, 0), (0.9 * _L, 1.0)])
+)
+LANDSCAPES["stiffer top"] = replace(
+    _CURVED,
+    stiffness=3.1,
+    log_softness=levels([(0.2 * _L, 0), (0.5 * _L, -0.5), (0.8 * _L, 0)]),
+)
+
 
 def lammps_commands(name: str) -> list[str]:
     """The landscapes of three atoms as commands of LAMMPS, by formulas of the atoms' places.
