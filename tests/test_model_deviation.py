@@ -202,17 +202,18 @@ def exact_barriers(run: Path, limit: float) -> tuple[float, float]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_with_the_limit_has_the_barrier_within_it(finished: Path, tmp_path: Path) -> None:
     """Within five errors of the quadrature: odds of one in a million."""
     settings = write(tmp_path / "input", "stiffer top", 12_000, str(LIMIT))
     result = workflow.run(settings, tmp_path / "run")
-    everything, within = exact_barriers(finished, LIMIT)
+    within = exact_barriers(finished, LIMIT)[1]
     error = result["flux_barrier_error_eV"]
-    print(everything, within, result["flux_barrier_eV"], error, result["restarts"])
     assert error < 0.01
     assert abs(result["flux_barrier_eV"] - within) < 5 * error
 
 
+@pytest.mark.slow
 def test_marks_of_a_run_tell_the_barrier_within_the_limit(finished: Path) -> None:
     """Within five errors of the quadrature, and far from no difference."""
     result = workflow.committee.compute_committee(finished, snapshots=3000, deviation_limit=MARK)
@@ -220,7 +221,6 @@ def test_marks_of_a_run_tell_the_barrier_within_the_limit(finished: Path) -> Non
     everything, within = exact_barriers(finished, MARK)
     found = marks["flux_barrier_within_difference_eV"]
     error = marks["flux_barrier_within_difference_error_eV"]
-    print(json.dumps(marks), everything, within)
     assert error < 0.01
     assert within - everything > 0.015
     assert abs(found - (within - everything)) < 5 * error
@@ -244,7 +244,7 @@ COPPER = {
 
 
 def test_two_potentials_of_copper_disagree_most_on_the_way() -> None:
-    """A vacancy in 107 atoms, with thermal noise."""
+    """A vacancy in 107 atoms with noise: 1.8 times as much, and few are beyond the limit."""
     initial: Atoms = bulk("Cu", "fcc", a=3.63, cubic=True).repeat(3)
     hole = initial.positions[0].copy()
     del initial[0]
@@ -263,4 +263,7 @@ def test_two_potentials_of_copper_disagree_most_on_the_way() -> None:
             for both in zip(*forces, strict=True)
         ]
     )
-    print(np.quantile(found, [0, 0.5, 0.99, 1], axis=1))
+    reactant, on_the_way = found
+    assert 1.5 < np.median(on_the_way) / np.median(reactant) < 2.5
+    limit = deviation.choose_limit(reactant)
+    assert 0 < np.count_nonzero(on_the_way > limit) < 10  # of 40
