@@ -20,11 +20,11 @@ _LOADERS = {  # by Debian's name of the architecture
     "amd64": ("x86_64-linux-gnu", "usr/lib64/ld-linux-x86-64.so.2"),
     "arm64": ("aarch64-linux-gnu", "usr/lib/ld-linux-aarch64.so.1"),
 }
-# The program is told the name under which it was called: Python finds its environment by it.
+# By the name under which a program is called, Python finds its environment and GROMACS its data.
 _LAUNCHER = """#!/bin/sh
 root={home}
 lib=$root/usr/lib/{triplet}
-exec "$root/{loader}" --argv0 "$0" --library-path "$lib:$lib/blas:$lib/lapack" "{program}" "$@"
+exec "$root/{loader}" --argv0 "{called}" --library-path "$lib:$lib/blas:$lib/lapack" "{started}" "$@"
 """
 
 
@@ -52,7 +52,8 @@ def unpack(
         The folder, in the data folder of this project.
     launchers
         For each script that starts a program, its path in `home`: the path of the program in the
-        packages. If the two are the same, the program gets the suffix `.program`.
+        packages. If the two are the same, the program gets the suffix `.program`, and it is called
+        by the name of the script.
     change
         What else to do with the unpacked folder.
 
@@ -78,15 +79,16 @@ def unpack(
             _output("dpkg-deb", "--extract", str(package), str(root))
         _tidy(root)
         change(root)
-        for name, program in launchers.items():
-            if name == program:
+        for script, program in launchers.items():
+            called = started = f"$root/{program}"
+            if script == program:
                 (root / program).rename(root / f"{program}.program")
-                program += ".program"
+                called, started = "$0", f"$root/{program}.program"
             text = _LAUNCHER.format(
-                home=home, triplet=libraries, loader=loader, program=f"$root/{program}"
+                home=home, triplet=libraries, loader=loader, called=called, started=started
             )
-            write_text(root / name, text)
-            (root / name).chmod(0o755)
+            write_text(root / script, text)
+            (root / script).chmod(0o755)
         try:
             root.rename(home)
         except OSError:
