@@ -24,7 +24,8 @@ _LOADERS = {  # by Debian's name of the architecture
 _LAUNCHER = """#!/bin/sh
 root={home}
 lib=$root/usr/lib/{triplet}
-exec "$root/{loader}" --argv0 "{called}" --library-path "$lib:$lib/blas:$lib/lapack" "{started}" "$@"
+lib=$lib:$lib/blas:$lib/lapack
+exec "$root/{loader}" --argv0 "{called}" --library-path "$lib" "{started}" "$@"
 """
 
 
