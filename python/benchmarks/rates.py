@@ -18,6 +18,10 @@ OPES
     OPES flooding (Ray, Ansari, Rizzi, Invernizzi and Parrinello, J. Chem. Theory Comput. 18, 6500
     (2022)): the same, with no bias at xi > 0.2 (EXCLUDED_REGION) and a largest bias (BARRIER) below
     the barrier.
+umbrella, planes
+    The rate of transition state theory alone, an upper bound, from umbrella sampling along the
+    linear CV and from planes across the minimum energy path (PAFI) at 500 K (python/references).
+    The transmission coefficient would need more steps.
 plain
     Hops of plain dynamics in all eight directions. The steps follow from the rate of plumed_cv.
 
@@ -57,6 +61,7 @@ DATA = Path(__file__).resolve().parents[2] / "docs" / "rates-cost.json"
 TEMPERATURES_K = (700, 500)
 TIMESTEP_FS = 2.0
 METHODS = ("plumed_cv", "METAD", "OPES")
+REFERENCES = {"umbrella": "umbrella", "pafi": "planes"}  # files of docs/references
 SAMPLING_STEPS = 250_000
 TARGET = 0.1
 EVENTS = 30
@@ -183,6 +188,14 @@ def print_table(data: dict[str, Any]) -> None:
             p = kstest(times, "expon", args=(0.0, times.mean())).pvalue
             needed = steps / (n * TARGET**2)
             print(f"| {T} | {method} | {n} | {number} | {p:.2f} | {steps:,} | {needed:.1e} |")
+        for name, method in REFERENCES.items():
+            found = read_json(common.DOCS / f"{name}.json").get(f"paper-{T}K")
+            if found is not None:
+                error = found["flux_barrier_error_eV"] / (units.kB * T)
+                bound = scientific(found["rate_per_s"], found["rate_per_s"] * error, "").strip()
+                needed = found["steps"] * (error / TARGET) ** 2
+                words = f"{method}, k_TST alone | | {bound} | | {found['steps']:,} | {needed:.1e}"
+                print(f"| {T} | {words} |")
         if ours is not None:
             directions = defects.CASES["fe-700K"].neighbours
             needed = 1.0 / (TARGET**2 * directions * ours["rate_per_s"] * 1e-15 * TIMESTEP_FS)

@@ -1,6 +1,7 @@
 """Rates by transmission coefficients, for the defects for which `hops` counts hops.
 
-    python -m python.references.transmission RUNS --cases fe-700K   # runs what is missing
+    python -m python.references.transmission RUNS --cases cu-1000K  # runs what is missing
+    python -m python.references.transmission RUNS --cases fe-700K --steps 1000000 --error 0.06
     python -m python.references.transmission                        # the table of docs/rates.md
 
 Each case is one folder of RUNS with an input of `plumed-cv run`. A run is one iteration along the
@@ -58,11 +59,11 @@ def write(case: Case, folder: Path, steps: int) -> Path:
     return file
 
 
-def compute(name: str, runs: Path, steps: int) -> None:
-    """Run one case, and its rate."""
+def compute(name: str, runs: Path, steps: int, error: float) -> None:
+    """Run one case, and its rate with a relative error of the transmission coefficient."""
     settings = config.load(write(CASES[name], runs / name, steps))
     workflow.run(settings, runs / name / "run")
-    workflow.transmission.compute_rate(runs / name / "run")
+    workflow.transmission.compute_rate(runs / name / "run", error=error)
 
 
 def collect(runs: Path) -> None:
@@ -124,10 +125,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="?")
     parser.add_argument("--cases", nargs="*", default=[], choices=DEFECTS)
     parser.add_argument("--steps", type=int, default=250_000)
+    parser.add_argument("--error", type=float, default=0.1, help="of kappa, relative, 0.1")
     given = parser.parse_args()
     if given.runs is not None:
         for name in given.cases:
-            compute(name, given.runs, given.steps)
+            compute(name, given.runs, given.steps, given.error)
         collect(given.runs)
     print_table()
 
