@@ -119,18 +119,23 @@ def main() -> None:
         write_text(DATA, json.dumps(run(given.runs), indent=1))
     found = read_json(DATA)
     member = found["member"]
-    print(f"path {found['seconds_path'] or 0:.0f} s, sampling {found['seconds_sampling']:.0f} s")
-    print(f"share of PLUMED {100 * found['plumed_share']:.1f} %")
-    print(f"barrier at 0 K {found['barrier_0K_eV']:.3f} eV")
-    print(
-        f"flux barrier {found['flux_barrier_eV']:.2f} ± {found['flux_barrier_error_eV']:.2f} eV, "
-        f"converged: {found['converged']}"
-    )
-    print(
-        f"r2SCAN minus 0.3.0: {member['difference_eV']:.3f} ± {member['difference_error_eV']:.3f} "
-        f"eV by {member['by']}, effective {member['effective_snapshots']:.0f} snapshots"
-    )
-    print(found["model_deviation"])
+    barrier, error = found["flux_barrier_eV"], found["flux_barrier_error_eV"]
+    difference, its_error = member["difference_eV"], member["difference_error_eV"]
+    rows = {
+        "elastic band (s)": f"{found['seconds_path'] or 0:.0f}",
+        "sampling (s)": f"{found['seconds_sampling']:.0f}",
+        "share of PLUMED with CV and bias": f"{100 * found['plumed_share']:.1f} %",
+        "barrier at 0 K (eV)": f"{found['barrier_0K_eV']:.3f}",
+        "flux barrier (eV)": f"{barrier:.2f} ± {error:.2f}",
+        "all checks passed": "yes" if found["converged"] else "no",
+        "r2SCAN minus 0.3.0, barrier (eV)": f"{difference:.3f} ± {its_error:.3f}",
+        "by": f"{member['by']}, {member['effective_snapshots']:.0f} effective snapshots",
+    }
+    print("| what | value |\n| --- | --- |")
+    for what, value in rows.items():
+        print(f"| {what} | {value} |")
+    if found["model_deviation"] is not None:
+        print(found["model_deviation"])
 
 
 if __name__ == "__main__":
