@@ -324,7 +324,7 @@ def hostile_copy(run: Path, folder: Path) -> Path:
         if isinstance(value, list):
             return [poisoned(item) for item in value]
         keep = ("cv", "time", "prior", "thermostat", "scheduler", "criterion", "start",
-                "atom_deviation_limit_A")  # fmt: skip
+                "atom_deviation_limit_A", "model_deviation_limit")  # fmt: skip
         return HOSTILE if isinstance(value, str) and key not in keep else value
 
     for file in (copy / "provenance.json", copy / "input.json", copy / "result.json",
