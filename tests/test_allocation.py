@@ -11,6 +11,7 @@ from ase.build import bulk
 from scipy.optimize import minimize
 
 from plumed_cv import workflow
+from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Callback
 from plumed_cv.events import find_jumps, read_catalogue
 from plumed_cv.workflow.allocation import cheapest_factors, compute_errors, raise_work, round_up
@@ -95,6 +96,14 @@ def test_parts_of_the_error(tmp_path: Path) -> None:
     written = tomllib.loads((tmp_path / "e0" / "input.toml").read_text())
     assert 150_000 <= written["sampling"]["steps"] <= 400_000
     assert 0.05 <= written["rate"]["error"] < 0.1
+
+
+def test_no_rate_with_an_error(tmp_path: Path) -> None:
+    catalogue(tmp_path, interstitials(bulk("Cu", "fcc", a=3.6)), "interstitial")
+    found = read_catalogue(tmp_path)
+    write_rates(found, {"e0": "the path did not converge"})
+    with pytest.raises(UserError, match=r"there is no temperature .* the failures in rates.json"):
+        raise_work(found, 0.5, Callback(lambda *_: None))
 
 
 @pytest.mark.slow

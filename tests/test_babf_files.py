@@ -114,6 +114,32 @@ def test_damaged_state_files(tmp_path: Path) -> None:
         read_state(tmp_path / "absent")
 
 
+def test_damaged_tables(tmp_path: Path) -> None:
+    """Files without a checksum, which shows every other change."""
+    file = tmp_path / "babf.state"
+    estimator = Estimator(Grid(0.0, 1.0, 10), KT)
+    estimator.learn(0.5)
+    write_state(file, estimator.state)
+    whole = re.sub(r"#! SET checksum .*\n", "", file.read_text())
+    rows = whole.splitlines(keepends=True)
+    bins = re.search(r"#! SET (nbins_\S+)", whole)
+    assert bins is not None
+    for text, sentence in (
+        ("".join(rows[:-1]), "has 10 rows of .* where 11 rows of .* belong"),
+        (re.sub(r"#! SET kT .*\n", "", whole), "its header has no '#! SET kT'"),
+        (re.sub(r"(#! SET kT) .*", r"\1 warm", whole), "kT=warm is not a number; "),
+        (whole.replace(f"{bins[0]} 10", f"{bins[0]} 1"), "has a grid of 1 bins from 0.0 to 1.0"),
+        (whole.replace("format_version 1", "format_version 2"), "in format version 1"),
+        (whole + "\x01\n", "contains bytes that are not text"),
+        (whole + " 0 1\n", f"line {len(rows) + 1} has 2 numbers for the 11 names"),
+    ):
+        assert text != whole
+        file.write_text(text)
+        with pytest.raises(UserError, match=sentence) as caught:
+            read_state(file)
+        assert str(caught.value).startswith(f"{file}: ")
+
+
 def test_profile_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     system = Frozen(WIDE, double_well(5.0), double_well(5.0))

@@ -347,6 +347,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     structure, given = write_case(tmp_path)
     with pytest.raises(UserError, match=r"--around 99: the atoms have the numbers 1 to 31"):
         discover(structure, given, tmp_path / "new", around=[99])
+    with pytest.raises(UserError, match="none/new: its folder does not exist; make it first"):
+        discover(structure, given, tmp_path / "none" / "new")
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="already exists and has no searches"):
         discover(structure, given, tmp_path / "there")
@@ -364,6 +366,36 @@ def test_what_is_refused(tmp_path: Path) -> None:
         )  # fmt: skip
     (line,) = (tmp_path / "low" / "search" / "searches.jsonl").read_text().splitlines()
     assert json.loads(line)["atom"] == 9  # no other atom is so near
+    (tmp_path / "low" / "search" / "searches.jsonl").write_text(line[:20] + "\n")
+    with pytest.raises(UserError, match=r"searches.jsonl: is damaged .*; remove .*search\."):
+        discover(structure, given, tmp_path / "low", around=[9], radius_A=2.0)
+
+
+@pytest.mark.slow
+def test_a_calculator_that_fails_in_every_search(tmp_path: Path) -> None:
+    """Its forces are known as long as the atoms stay near the minimum."""
+    structure, given = write_case(tmp_path)
+    (tmp_path / "near.py").write_text(NEAR)
+    text = EMT_INPUT.replace("ase.calculators.emt.EMT", "near.Near")
+    given.write_text(text.replace("0.01", "0.05"))
+    with pytest.raises(UserError, match=r"10 searches in a row failed: error: .*too far"):
+        discover(structure, given, tmp_path / "new", around=[9], radius_A=2.0)
+
+
+NEAR = """
+import numpy as np
+from ase.calculators.emt import EMT
+
+class Near(EMT):
+    first = None
+
+    def calculate(self, atoms=None, *args):
+        if self.first is None:
+            self.first = atoms.positions.copy()
+        if np.abs(atoms.positions - self.first).max() > 0.2:
+            raise ValueError("an atom is too far from the minimum")
+        super().calculate(atoms, *args)
+"""
 
 
 def test_the_command(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -284,6 +284,20 @@ def test_an_interstitial_that_leaves_its_site_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "cat").exists()
 
 
+@pytest.mark.slow
+def test_an_atom_that_is_too_large_for_all_holes_is_refused(tmp_path: Path) -> None:
+    """One more atom of the crystal itself pushes its neighbours away."""
+    (tmp_path / "small.py").write_text(SMALL)
+    bulk("Ar", "fcc", a=5.26, cubic=True).write(tmp_path / "ar.cif")
+    text = EMT_INPUT.replace("ase.calculators.emt.EMT", "small.Small")
+    (tmp_path / "ar.toml").write_text(text.replace("0.01", "0.05"))
+    with pytest.raises(UserError, match=r"no minimum at any of the largest holes; name its sites"):
+        find_jumps(
+            tmp_path / "ar.cif", tmp_path / "ar.toml", tmp_path / "cat", species="Ar",
+            defect="interstitial", width_A=5.0,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
@@ -311,6 +325,24 @@ def test_mistakes(
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "cat").exists()
+
+
+def test_cells_and_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    """A monoclinic cell is not relaxed; the folder of the catalogue must be possible."""
+    (tmp_path / "cu.toml").write_text(EMT_INPUT)
+    FCC.write(tmp_path / "cu.cif")
+    skew = bulk("Cu", cubic=True, a=3.6)
+    skew.set_cell([3.6, 3.7, 3.8, 90, 97, 90], scale_atoms=True)
+    skew.write(tmp_path / "skew.cif")
+    with pytest.raises(UserError, match=r"skew.cif: has the space group .* relax the cell"):
+        find_jumps(
+            tmp_path / "skew.cif", tmp_path / "cu.toml", tmp_path / "cat", species="Cu",
+            relax_cell=True,
+        )  # fmt: skip
+    with pytest.raises(UserError, match="none/cat: its folder does not exist; make it first"):
+        find_jumps(
+            tmp_path / "cu.cif", tmp_path / "cu.toml", tmp_path / "none" / "cat", species="Cu"
+        )
 
 
 def test_a_folder_that_exists_is_not_touched(of_copper: Path) -> None:

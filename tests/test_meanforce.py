@@ -165,3 +165,18 @@ def test_what_it_cannot_do_it_says(tmp_path: Path) -> None:
     file.write_text("#! FIELDS xi mean_force_eV\n0.1 nan\n")
     with pytest.raises(UserError, match="not a number"):
         meanforce.read(file)
+
+
+def test_atoms_of_a_mean_force(tmp_path: Path) -> None:
+    file = tmp_path / "atoms.npz"
+    file.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"atoms.npz: cannot be read \("):
+        meanforce.read_atoms(file, 4)
+    u = np.zeros((3, 4, 3))
+    meanforce.write_atoms(file, u, u)
+    assert meanforce.read_atoms(file, 4)[0].shape == u.shape
+    with pytest.raises(UserError, match=r"values of shape \(3, 4, 3\), .* the CV has 5 atoms"):
+        meanforce.read_atoms(file, 5)
+    meanforce.write_atoms(file, u, np.inf * np.ones_like(u))
+    with pytest.raises(UserError, match="or some that are no number"):
+        meanforce.read_atoms(file, 4)

@@ -59,6 +59,14 @@ def watched(folder: Path, limit: float, **options: Any) -> Any:
         return engine.run(segment)
 
 
+def test_potentials_that_agree_have_no_limit(tmp_path: Path) -> None:
+    settings = write(tmp_path / "same", "three atoms, curved", 2000, '"auto"')
+    with pytest.raises(
+        UserError, match=r"the potentials give the same forces in the reactant; give"
+    ):
+        workflow.run(settings, tmp_path / "run")
+
+
 def test_dynamics_ends_at_the_limit(tmp_path: Path) -> None:
     """The file has the deviation of every snapshot, and the last one is the first beyond."""
     free = watched(tmp_path / "free", 1e9, members=[on("wrong at the product")])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import mdtraj
 import numpy as np
 import pytest
 from ase import Atoms
@@ -15,18 +16,25 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from plumed_cv import cv, freeenergy
+from plumed_cv import cv, figures, freeenergy, workflow
 from plumed_cv.cli import app
 from plumed_cv.common.errors import UserError
 from plumed_cv.config import Config
-from plumed_cv.cv import meanpath, pca, projection
+from plumed_cv.cv import learning, meanpath, pca, projection
 from plumed_cv.cv.collective_variable import CollectiveVariable
+from plumed_cv.cv.reconstruction import reconstruct
+from plumed_cv.cv.torchscript import write_torchscript
+from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps_potential import potential_commands
-from plumed_cv.events.catalogue import NAME, read_catalogue
-from plumed_cv.paths.path import load_path
-from plumed_cv.structures import check_end_states
+from plumed_cv.engines.process import run_program
+from plumed_cv.events.catalogue import NAME, read_catalogue, read_template
+from plumed_cv.paths.path import EnergyPath, load_path
+from plumed_cv.rates.stationary import find_saddle
+from plumed_cv.setup.kernel import data_dir
+from plumed_cv.structures import check_end_states, read_structures
 from plumed_cv.structures.frame import displacements
 from plumed_cv.structures.lammps_files import read
+from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.from_atoms import run_input
 from tests.test_structures import carbide, dump_text
 
@@ -217,3 +225,146 @@ def test_widths_that_are_no_numbers(tmp_path: Path) -> None:
     ends = ["--initial", str(tmp_path / "a.xyz"), "--final", str(tmp_path / "b.xyz")]
     with pytest.raises(UserError, match="--hidden wide: give widths such as 24,24"):
         command("train", tmp_path / "md.dcd", *ends, "--hidden", "wide")
+
+
+def test_states_of_two_variables_have_no_profile(tmp_path: Path) -> None:
+    axes = (freeenergy.Grid(0.0, 1.0, 8), freeenergy.Grid(0.0, 1.0, 8))
+    estimator = freeenergy.Estimator(axes, 0.025)
+    estimator.learn((0.5, 0.5))
+    freeenergy.write_state(tmp_path / "babf.state", estimator.state)
+    with pytest.raises(UserError, match=r"of two CVs; freeenergy\.estimate_surface takes them"):
+        workflow.analyse_states(tmp_path / "babf.state")
+
+
+def test_trajectories_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"md.dcd@5:: only files of ASE or LAMMPS .* give md.dcd"):
+        read_displacements([f"{tmp_path / 'md.dcd'}@5:"], linear())
+    with mdtraj.formats.DCDTrajectoryFile(str(tmp_path / "md.dcd"), "w") as written:
+        written.write(np.zeros((2, 5, 3), np.float32), np.full((2, 3), 6.0), np.full((2, 3), 90.0))
+    with pytest.raises(UserError, match=r"md\.dcd: it has 5 atoms, and 4 are expected"):
+        read_displacements([tmp_path / "md.dcd"], linear())
+    (tmp_path / "md.xyz").write_text("\n")
+    with pytest.raises(UserError, match=r"md\.xyz: the trajectory contains no structure"):
+        read_displacements([tmp_path / "md.xyz"], linear())
+
+
+def test_forces_that_are_words(tmp_path: Path) -> None:
+    file = tmp_path / "a.xyz"
+    file.write_text(
+        '1\nProperties=species:S:1:pos:R:3:forces:R:3 energy=low pbc="F F F"\nCu 0 0 0 0 0 0\n'
+    )
+    with pytest.raises(UserError, match=r"contains energies, forces, .* that are not numbers"):
+        read_structures(file)
+
+
+def hilly(*energies_eV: float) -> EnergyPath:
+    """A path of a copper atom in steps of 0.5 angstrom, without forces."""
+    images = []
+    for k, energy in enumerate(energies_eV):
+        atoms = crystal()
+        atoms.positions[0, 0] += 0.5 * k
+        forces = np.zeros_like(atoms.positions)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        images.append(atoms)
+    return EnergyPath(tuple(images), "up.xyz")
+
+
+def test_paths_that_do_not_fit() -> None:
+    path = hilly(0.0, 0.1, 0.2)
+    with pytest.raises(UserError, match=r"up.xyz: has 32 atoms, so there is no atom 33"):
+        path.of_atoms(np.array([1, 33]))
+    with AseEngine("ase.calculators.emt.EMT", path.images[0]) as engine:
+        with pytest.raises(UserError, match=r"up.xyz: the highest image is an end, .* two minima"):
+            find_saddle(engine, path)
+        with pytest.raises(UserError, match="there is no other calculator to compare with"):
+            engine.deviations(path.images[0].positions[None], path.cell)
+    for number, variance in ((1, 0.005), (1000, 0.0)):
+        with pytest.raises(UserError, match="give two or more structures and a positive variance"):
+            reconstruct(path, number, variance)
+
+
+def test_variables_that_do_not_tell_the_states_apart() -> None:
+    """A network whose weights are zero has one value for all structures."""
+    model = linear()
+    flat = [replace(layer, weight=np.zeros_like(layer.weight)) for layer in model.encoder]
+    with pytest.raises(UserError, match="does not distinguish the end states; give it more"):
+        learning.rescale(replace(model, encoder=tuple(flat)))
+
+
+def test_a_slab_as_torchscript(tmp_path: Path) -> None:
+    slab = np.diag([6.0, 6.0, 0.0])
+    moved = CORNERS.copy()
+    moved[0, 0] += 0.3
+    model = cv.linear(["Fe"] * 4, slab, CORNERS, moved)
+    with pytest.raises(UserError, match="periodic along a and b only cannot be exported"):
+        write_torchscript(model, tmp_path / "cv.pt")
+    assert not (tmp_path / "cv.pt").exists()
+
+
+def test_files_and_programs_of_lammps(tmp_path: Path) -> None:
+    (tmp_path / "cu.eam").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"cu.eam: is not a text file; name the LAMMPS file"):
+        potential_commands(Path("cu.eam"), tmp_path, "metal")
+    with pytest.raises(UserError, match="lmp_of_nobody: cannot be started: No such file"):
+        run_program([tmp_path / "lmp_of_nobody"], tmp_path)
+    file = tmp_path / "a.data"
+    file.write_text(
+        "LAMMPS data file\n\n1 atoms\n1 atom types\n\n0 5 xlo xhi\n0 5 ylo yhi\n0 5 zlo zhi\n\n"
+        "Atoms # charge\n\n1 1 0.0 0.0 0.0\n"
+    )
+    with pytest.raises(UserError, match=r"style is 'charge', but the lines .* do not fit it; corr"):
+        read(file, "data", 0, ["Cu"])
+
+
+def test_figures_of_an_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rates.gfi: the name of a figure must end in one of \..*"):
+        figures.plot_arrhenius(tmp_path / "rates.gfi", [], None, "Rates")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "md.dcd", "--recipe", "soup", "-o", "cv"], "--recipe soup: the recipes are "),
+        (["train", "md.dcd", "-o", "none/cv"], "none/cv: its folder does not exist; make it first"),
+        (["harmonic", ".", "-o", "out"], "--output out: the results of a run are kept in the run"),
+        (["label", ".", "--labels", "a.xyz", "-n", "9"], "--number: is for choosing structures; "),
+        (["label", ".", "-n", "9"], "9 structures: a correction needs at least 20"),
+        (["export", "cv.safetensors", "cv.pt"], "is a model file; --torch converts it"),
+        (["diffusion", ".", "--source", "guess"], "--source guess: choose transmission, tst, harm"),
+    ],
+)
+def test_options_that_do_not_fit(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    linear().save("cv.safetensors")
+    ends = ["--initial", "a.xyz", "--final", "b.xyz"] if arguments[0] == "train" else []
+    with pytest.raises(UserError, match=sentence):
+        command(*arguments, *ends)
+
+
+def test_a_data_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PLUMED_CV_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(UserError, match=r"file/home: this folder .* \(Not a directory\); set PLUM"):
+        data_dir()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "a.toml: cannot be read: No such file"),
+        ("[system", "a.toml: is not valid TOML: "),
+        (
+            '[system]\ntemperature_K = 300.0\n[engine]\nname = "gromacs"\n'
+            'topology = "t"\nmdp = "m"\nstructure = "g"\n[sampling]\nsteps = 10000\n',
+            "needs a topology for each structure; use lam",
+        ),
+    ],
+)
+def test_inputs_of_all_events(content: str | None, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_template(file)

@@ -301,16 +301,39 @@ def test_a_farthest_pair_with_an_energy_is_named(tmp_path: Path) -> None:
 def test_damaged_pairs(tmp_path: Path) -> None:
     with_solute(tmp_path, [0.0] * 4)
     file = tmp_path / "catalogue.json"
-    content = json.loads(file.read_text())
+    whole = file.read_text()
     read_catalogue(tmp_path)
+
+    def refused(content: dict[str, Any], sentence: str) -> None:
+        file.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=f"json: {sentence}; make the catalogue again"):
+            read_catalogue(tmp_path)
+
+    content = json.loads(whole)
+    refused({**content, "events": []}, "has no events, or two with the same id")
+    twice = [content["events"][0]] * 2
+    refused({**content, "events": twice}, "has no events, or two with the same id")
+    late = [*content["events"][1:], content["events"][0]]
+    refused({**content, "events": late}, "has jumps near the solute before those far from it")
+    for each in content["pairs"]:
+        each["kind"] += 1
+    refused(content, "has kinds of pairs that are not numbered from 1")
+    content = json.loads(whole)
+    content["events"][0]["jumps"][0][1] = 7
+    refused(content, "event Cu-vacancy-1 has jumps between sites that do not exist")
+    content = json.loads(whole)
     content["events"][1]["pair_jumps"][0][1] = [0, 0, 9, 9, 9]
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="near-0 has jumps between pairs that do not exist"):
-        read_catalogue(tmp_path)
+    refused(content, "event near-0 has jumps between pairs that do not exist")
     content["pairs"][0]["states"][0] = [0, 5, 0, 0, 1]
-    file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="pairs on sites that do not exist"):
-        read_catalogue(tmp_path)
+    refused(content, "has pairs on sites that do not exist")
+
+
+def test_a_solute_needs_sites_of_one_kind() -> None:
+    """Graphite has two kinds of sites: with and without an atom above."""
+    layers = Atoms("C4", [(0, 0, 0), (0, 1.42, 0), (0, 0, 3.35), (0, -1.42, 3.35)], pbc=True)
+    layers.set_cell([[2.46, 0, 0], [-1.23, 2.1304, 0], [0, 0, 6.7]])
+    with pytest.raises(UserError, match="has sites of several kinds; a solute is possible only"):
+        pairs_in(layers)
 
 
 # --- the command ---

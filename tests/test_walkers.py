@@ -291,6 +291,20 @@ def test_a_dask_cluster(tasks: Tasks, tmp_path: Path) -> None:
     check_complete(made)
 
 
+def test_a_file_ends_the_sampling(tasks: Tasks) -> None:
+    (task,) = tasks(steps=2000, walkers=1)
+    (task.folder / "stop").write_text("")
+    with sampling.open_engine(task.config, task.atoms) as engine:
+        with pytest.raises(
+            UserError, match=r"stop: this file ends the sampling; run again to cont"
+        ):
+            sampling.run_walker(task, engine)
+        assert not task.done()
+        (task.folder / "stop").unlink()
+        sampling.run_walker(task, engine)
+    assert task.is_done
+
+
 def test_schedulers_that_are_not_there(
     tasks: Tasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def read_table(path: Path | str) -> Table:
     constants: dict[str, str] = {}
     rows: list[list[float]] = []
     if any(ord(sign) < 32 and not sign.isspace() for sign in text):
-        raise UserError(f"{path}: contains bytes that are not text, so it is damaged")
+        raise UserError(f"{path}: contains bytes that are not text; take an earlier copy")
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if words[:2] == ["#!", "FIELDS"]:
@@ -78,11 +78,13 @@ def read_table(path: Path | str) -> Table:
             try:
                 rows.append([float(word) for word in words])
             except ValueError as error:
-                raise UserError(f"{path}: line {number} is not a row of numbers") from error
+                raise UserError(
+                    f"{path}: line {number} is not a row of numbers; take an earlier copy"
+                ) from error
             if fields and len(words) != len(fields):
                 raise UserError(
                     f"{path}: line {number} has {len(words)} numbers for the {len(fields)} names "
-                    "of its '#! FIELDS' line"
+                    "of its '#! FIELDS' line; take an earlier copy"
                 )
     if not fields:
         raise UserError(f"{path}: has no '#! FIELDS' line, so it is not a PLUMED text file")

@@ -339,7 +339,11 @@ class Engine(ABC):
             )
         fits = np.array_equal(periodic_directions(start.cell), self.periodic)
         if not fits or not is_oriented(start.cell):
-            raise UserError(f"the start has a cell that does not fit the engine: {start.cell}")
+            raise UserError(
+                f"the start has the cell {start.cell.tolist()}, which does not fit the engine; "
+                "give a cell that is periodic along the same directions, with its first vector "
+                "along x and the second in the xy plane"
+            )
 
 
 def check_finite(engine: str, energy: Any, forces: Array) -> None:

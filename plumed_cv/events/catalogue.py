@@ -274,7 +274,7 @@ def read_catalogue(folder: Path | str) -> Catalogue:
     try:
         return _parsed(root, about)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error}; make the catalogue again.") from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
             f"{file}: is damaged ({type(error).__name__}: {error}); make the catalogue again."
@@ -301,20 +301,20 @@ def _parsed(root: Path, about: dict[str, Any]) -> Catalogue:
         rows = np.array(each["jumps"], dtype=float).reshape(-1, 5)
         ends = rows[:, :2].astype(np.int64)
         if not len(rows) or ends.min() < 0 or ends.max() >= len(sites):
-            raise UserError(f"event {each['id']} has jumps between sites that do not exist.")
+            raise UserError(f"event {each['id']} has jumps between sites that do not exist")
         jump = Jump(ends[:, 0], ends[:, 1], rows[:, 2:], bool(each["reverse_is_own"]))
         kinds = tuple(int(sites.kinds[end[0]]) for end in (jump.initial, jump.final))
         events.append(Event(each["id"], jump, (kinds[0], kinds[1]), float(each["energy_eV"])))
         jumps.append(jump)
     if not events or len({event.id for event in events}) < len(events):
-        raise UserError("has no events, or two with the same id.")
+        raise UserError("has no events, or two with the same id")
     network = None
     if about["cell_A"] is not None:
         network = Network(np.array(about["cell_A"], dtype=float).reshape(3, 3), sites, tuple(jumps))
     if pairs is not None:
         pairs = replace(pairs, jumps=tuple(near))
         if any(isinstance(event.jump, PairJump) for event in events[: len(jumps)]):
-            raise UserError("has jumps near the solute before those far from it.")
+            raise UserError("has jumps near the solute before those far from it")
     return Catalogue(root, about["defect"], about["species"], network, pairs, tuple(events), about)
 
 
@@ -325,9 +325,9 @@ def _parsed_pairs(about: dict[str, Any], sites: int) -> Pairs:
     energies = [0.0, *(float(each["energy_eV"]) for each in about["pairs"])]
     rows = np.array(states, dtype=np.int64).reshape(-1, 5)
     if not len(rows) or rows[:, :2].min() < 0 or rows[:, :2].max() >= sites:
-        raise UserError("has pairs on sites that do not exist.")
+        raise UserError("has pairs on sites that do not exist")
     if sorted(set(kinds)) != list(range(1, len(energies))):
-        raise UserError("has kinds of pairs that are not numbered from 1.")
+        raise UserError("has kinds of pairs that are not numbered from 1")
     of_kinds: Ints = np.array(kinds, dtype=np.int64)
     return Pairs(about["solute"], rows, of_kinds, np.array(energies), ())
 
@@ -339,7 +339,7 @@ def _pair_jump(each: dict[str, Any], pairs: Pairs) -> PairJump:
     )
     known = set(map(tuple, pairs.states.tolist()))
     if not len(initial) or not known.issuperset(map(tuple, [*initial.tolist(), *final.tolist()])):
-        raise UserError(f"event {each['id']} has jumps between pairs that do not exist.")
+        raise UserError(f"event {each['id']} has jumps between pairs that do not exist")
     steps = np.array([row[2] for row in each["pair_jumps"]], dtype=float).reshape(-1, 3)
     own = bool(each["reverse_is_own"])
     return PairJump(initial, final, steps, bool(each["exchanges"]), own)

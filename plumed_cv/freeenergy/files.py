@@ -69,7 +69,7 @@ def _read_state(path: Path | str) -> tuple[State, "_Header"]:
     if fields != expected or len(rows) != nodes.shape[1]:
         raise UserError(
             f"{path}: has {len(rows)} rows of {' '.join(fields)} where {nodes.shape[1]} rows of "
-            f"{' '.join(expected)} belong, so it is not complete"
+            f"{' '.join(expected)} belong, so it is not complete; take an earlier copy"
         )
     sums, prior = rows[:, d : 3 * d + 2].T.copy(), rows[:, 3 * d + 2 : 4 * d + 2].T.copy()
     slack = 1e-6 * np.array([[axis.spacing] for axis in axes])
@@ -324,7 +324,8 @@ class _Header:
     def text(self, name: str) -> str:
         if name not in self.constants:
             raise UserError(
-                f"{self.path}: its header has no '#! SET {name}', so it is not a whole file of BABF"
+                f"{self.path}: its header has no '#! SET {name}', so it is not a whole file of "
+                "BABF; take an earlier copy"
             )
         return self.constants[name]
 
@@ -334,13 +335,18 @@ class _Header:
         try:
             return float(self.text(name))
         except ValueError as error:
-            raise UserError(f"{self.path}: {name}={self.text(name)} is not a number") from error
+            raise UserError(
+                f"{self.path}: {name}={self.text(name)} is not a number; take an earlier copy"
+            ) from error
 
     def whole(self, name: str) -> int:
         """Return a number of steps."""
         steps = self.number(name)
         if not (steps >= 0 and np.isfinite(steps) and steps == int(steps)):
-            raise UserError(f"{self.path}: {name}={self.text(name)} is not a number of steps")
+            raise UserError(
+                f"{self.path}: {name}={self.text(name)} is not a number of steps; take an earlier "
+                "copy"
+            )
         return int(steps)
 
     def last_step(self) -> int | None:
@@ -356,7 +362,10 @@ class _Header:
         minimum, maximum = self.number(f"min_{argument}"), self.number(f"max_{argument}")
         finite = np.isfinite([bins, minimum, maximum, maximum - minimum]).all()
         if not (finite and 2 <= bins <= _MOST_BINS and bins == int(bins) and maximum > minimum):
-            raise UserError(f"{self.path}: has a grid of {bins:g} bins from {minimum} to {maximum}")
+            raise UserError(
+                f"{self.path}: has a grid of {bins:g} bins from {minimum} to {maximum}, which is "
+                "not possible; take an earlier copy"
+            )
         periodic = self.text(f"periodic_{argument}") == "true"
         return Grid(minimum, maximum, int(bins), periodic)
 

@@ -196,7 +196,10 @@ def find_saddle(
     """
     top = int(path.energies.argmax())
     if top in (0, len(path.images) - 1):
-        raise UserError(f"{path.name}: the highest image is an end; there is no saddle point.")
+        raise UserError(
+            f"{path.name}: the highest image is an end, so there is no saddle point between the "
+            "end states; choose two minima with a barrier between them."
+        )
     tangent = path.spline.derivative()(path.arc_length[top])
     highest = path.images[top].positions
     found = find_stationary_point(

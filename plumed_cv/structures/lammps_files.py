@@ -253,7 +253,8 @@ def _columns(
             )
         if widths - {len(_STYLES[style]), len(_STYLES[style]) + 3}:
             raise UserError(
-                f"its atom style is {style!r}, but the lines of the section Atoms do not fit it"
+                f"its atom style is {style!r}, but the lines of the section Atoms do not fit it; "
+                "correct the style after the name of the section"
             )
         return _STYLES[style]
 

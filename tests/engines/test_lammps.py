@@ -302,6 +302,17 @@ def test_bad_potential(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_library_that_lacks_fix_plumed(tmp_path: Path, plugin: Path) -> None:
+    """That of PyPI."""
+    atoms = mixture()
+    with LammpsEngine(POTENTIAL, atoms, species=SPECIES, coupling="plumed") as engine:
+        biased = Segment(tmp_path, State.of(atoms), Dynamics(40.0), 1, 1, "d: DISTANCE\n")
+        with pytest.raises(
+            UserError, match=r"without `fix plumed`; choose the coupling 'external'"
+        ):
+            engine.run(biased)
+
+
 def test_missing_file_with_the_potential(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lj\.in: there is no such LAMMPS file"):
         LammpsEngine(Path("lj.in"), mixture(), directory=tmp_path)

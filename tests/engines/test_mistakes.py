@@ -125,3 +125,7 @@ def test_states_and_segments_refuse_nonsense(tmp_path: Path, engine: Engine) -> 
         State.load(tmp_path / "none.npz")
     with pytest.raises(UserError, match=r"shape \(3, 3\)"):
         engine.run(Segment(tmp_path, State(np.eye(3), start.cell), Dynamics(300.0), 1, 1))
+    turned = State(start.positions, np.roll(start.cell, 1, axis=1))
+    with pytest.raises(UserError, match=r"does not fit the engine; .* first vector") as said:
+        engine.run(Segment(tmp_path, turned, Dynamics(300.0), 1, 1))
+    assert "\n" not in str(said.value)
