@@ -88,6 +88,9 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
     text = INPUT.replace('initial = "initial.xyz"\nfinal = "final.xyz"\n', "")
     names = ", ".join(f'"{file.name}"' for file in files)
     own.write_text(text.replace("[path]", f"[path]\nfile = [{names}]"))
+    refused = command("path", own, "-o", tmp_path / "path.traj")
+    assert "written as extended XYZ; give the file the suffix .xyz" in refused.stderr
+    assert refused.returncode == 1
     done = command("path", own, "-o", tmp_path / "path.xyz")
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(

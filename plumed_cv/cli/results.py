@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from plumed_cv.cli.options import AsJson, check_folder
+from plumed_cv.cli.options import AsJson, check_extended_xyz, check_folder
 from plumed_cv.common.bars import Bars, err
 from plumed_cv.common.errors import UserError
 from plumed_cv.terminal import (
@@ -137,7 +137,7 @@ def label(
     if labels is None:
         target = output or run_directory / "labels.xyz"
         if output is not None:
-            check_folder(output)
+            check_extended_xyz(output)
         found = workflow.label.choose(
             run_directory,
             workflow.label.LABELS if number is None else number,

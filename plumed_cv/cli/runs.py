@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import plumed_cv
-from plumed_cv.cli.options import AsJson, Input, check_folder
+from plumed_cv.cli.options import AsJson, Input, check_extended_xyz
 from plumed_cv.common.bars import Bars
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
@@ -172,5 +172,5 @@ def path(
     from plumed_cv import workflow
 
     settings = configuration.load(config)
-    check_folder(output)
+    check_extended_xyz(output)
     workflow.find_path(settings, output, Bars())

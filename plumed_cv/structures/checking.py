@@ -59,8 +59,12 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
             "The initial and final states have different cells: one is periodic along "
             f"{in_words(initial.pbc)}, the other along {in_words(final.pbc)}; give both the same."
         )
-    if not np.allclose(cell_of(initial), cell_of(final), atol=1e-6):
-        raise UserError("The initial and final states have different cells; give both the same.")
+    apart = np.abs(cell_of(initial) - cell_of(final))
+    if not np.allclose(apart, 0.0, atol=1e-6):
+        raise UserError(
+            "The initial and final states have different cells, whose lattice vectors differ by up "
+            f"to {apart.max():.3g} A; give both the same."
+        )
     check_held(initial, final)
 
 
