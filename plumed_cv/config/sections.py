@@ -276,7 +276,7 @@ class Sampling(Section):
         description="third limit of the guard, eV/angstrom: on the disagreement of the potentials "
         "of engine.committee about the force on one atom (or on engine.uncertainty, in its unit). "
         "auto: twice the 99 % quantile in the reactant. Only for ASE, which then computes all "
-        "potentials in every snapshot (docs/machine-learning.md)",
+        "potentials in every snapshot (docs/model-deviation.md)",
     )
     plumed: str = Field(
         "",

@@ -9,8 +9,8 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -156,7 +156,7 @@ class AseWorker:
             _Snapshots(snapshots, start.cell) as trajectory,
             nullcontext() if record is None else (directory / RECORD).open("wb") as records,
             (directory / "log.ase").open("w", encoding="utf-8") as log,
-            nullcontext() if watch is None else _table(directory / deviation.FILE) as watched,
+            nullcontext() if watch is None else deviation.open_table(directory) as watched,
         ):
             forces = self._biased_forces(coupling, segment.first_step, segment.count_start)
             for step in range(segment.first_step + 1, segment.first_step + segment.n_steps + 1):
@@ -439,14 +439,6 @@ def _forces_of(name: str, atoms: Atoms) -> Array:
         return np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
     except Exception as error:  # calculators may raise any exception
         raise UserError(f"{name}: gives no forces: {_words(error)}") from error
-
-
-@contextmanager
-def _table(file: Path) -> Iterator[TextIO]:
-    """Open the file of the model deviation, in PLUMED's text format; lines are written at once."""
-    with file.open("w", encoding="utf-8", buffering=1) as stream:
-        stream.write("#! FIELDS time deviation\n")
-        yield stream
 
 
 class _Snapshots:

@@ -5,6 +5,11 @@ deviation of the force on an atom over the potentials, for the atom where it is 
 much larger than in structures like those of the training, the models extrapolate.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
 import numpy as np
 
 from plumed_cv.structures.frame import Array
@@ -37,3 +42,11 @@ def choose_limit(in_reactant: Array) -> float:
         Model deviation of structures in thermal equilibrium in the reactant, shape (M,).
     """
     return _FACTOR * float(np.quantile(in_reactant, _QUANTILE))
+
+
+@contextmanager
+def open_table(folder: Path) -> Iterator[TextIO]:
+    """Open the table of a segment, in PLUMED's text format; lines are written at once."""
+    with (folder / FILE).open("w", encoding="utf-8", buffering=1) as stream:
+        stream.write("#! FIELDS time deviation\n")
+        yield stream

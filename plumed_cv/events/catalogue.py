@@ -342,7 +342,7 @@ def _pair_jump(each: dict[str, Any], pairs: Pairs) -> PairJump:
         raise UserError(f"event {each['id']} has jumps between pairs that do not exist")
     steps = np.array([row[2] for row in each["pair_jumps"]], dtype=float).reshape(-1, 3)
     own = bool(each["reverse_is_own"])
-    return PairJump(initial, final, steps, bool(each["exchanges"]), own)
+    return PairJump(initial, final, steps, own, bool(each["exchanges"]))
 
 
 def _discovered(each: dict[str, Any]) -> Event:

@@ -78,9 +78,7 @@ def combine_rates(network: Network, rates_per_s: ArrayLike, free_energies_kT: Ar
     parts = []
     for jump, rate in zip(network.jumps, np.asarray(rates_per_s, dtype=float), strict=True):
         flux = rate * populations[jump.initial]
-        parts.append((jump.initial, jump.final, jump.steps, flux))
-        if not jump.reverse_is_own:
-            parts.append((jump.final, jump.initial, -jump.steps, flux))
+        parts += [(*way, flux) for way in jump.iterate_ways()]
     initial, final, steps, flux = (np.concatenate(each) for each in zip(*parts, strict=True))
     return Walk(initial, final, steps, flux, populations)
 

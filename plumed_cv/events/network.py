@@ -205,15 +205,15 @@ def find_largest_holes(crystal: Crystal) -> Sites:
 
 
 @dataclass(frozen=True)
-class Jump:
-    """All jumps of one class.
+class JumpClass:
+    """All jumps of one class between states, each a number or a row of numbers.
 
     Attributes
     ----------
     initial, final
-        Numbers of the sites of each jump, shape (m,). The first one represents the class.
+        States of each jump, shape (m,) or (m, numbers). The first one represents the class.
     steps
-        Vector from the initial to the final site of each, shape (m, 3), angstrom.
+        Vector of the defect in each, shape (m, 3), angstrom.
     reverse_is_own
         Whether the reverse of each jump belongs to the class. If not, the reverse jumps have a rate
         of their own and are not listed.
@@ -231,13 +231,29 @@ class Jump:
 
     @property
     def multiplicity(self) -> int:
-        """Number of jumps of this class from one site."""
-        return int((self.initial == self.initial[0]).sum())
+        """Number of jumps of this class from one state."""
+        return _count_first(self.initial)
 
     @property
     def reverse_multiplicity(self) -> int:
-        """Number of reverse jumps from one final site."""
-        return int((self.final == self.final[0]).sum())
+        """Number of reverse jumps from one final state."""
+        return _count_first(self.final)
+
+    def iterate_ways(self) -> Iterator[tuple[Ints, Ints, Array]]:
+        """Yield initial states, final states and vectors, forward and then reverse ones."""
+        yield self.initial, self.final, self.steps
+        if not self.reverse_is_own:
+            yield self.final, self.initial, -self.steps
+
+
+def _count_first(states: Ints) -> int:
+    """Number of states that are equal to the first one."""
+    return int((states == states[0]).reshape(len(states), -1).all(axis=1).sum())
+
+
+@dataclass(frozen=True)
+class Jump(JumpClass):
+    """All jumps of one class: the states are the numbers of the sites, shape (m,)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.events.network import Crystal, Ints, Network, find_images
+from plumed_cv.events.network import Crystal, Ints, JumpClass, Network, find_images
 from plumed_cv.structures.frame import Array
 
 _SAME_A = 0.02  # pairs whose distances differ by less are in one shell
@@ -28,49 +28,17 @@ Row = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class PairJump:
-    """All jumps of one class from near pairs.
+class PairJump(JumpClass):
+    """All jumps of one class from near pairs; the states are pairs, shape (m, 5).
 
     Attributes
     ----------
-    initial, final
-        States of each jump, shape (m, 5). The first one represents the class. After an exchange the
-        solute is on the site of the vacancy, which is then in cell 0.
-    steps
-        Vector of the vacancy of each, shape (m, 3), angstrom.
     exchanges
-        Whether the vacancy exchanges with the solute.
-    reverse_is_own
-        Whether the reverse of each jump belongs to the class. If not, the reverse jumps have a rate
-        of their own and are not listed.
+        Whether the vacancy exchanges with the solute. After this the solute is on the site of the
+        vacancy, which is then in cell 0.
     """
 
-    initial: Ints
-    final: Ints
-    steps: Array
     exchanges: bool
-    reverse_is_own: bool
-
-    @property
-    def length_A(self) -> float:  # noqa: N802
-        """Length of each jump, angstrom."""
-        return float(np.linalg.norm(self.steps[0]))
-
-    @property
-    def multiplicity(self) -> int:
-        """Number of jumps of this class from one state."""
-        return int((self.initial == self.initial[0]).all(axis=1).sum())
-
-    @property
-    def reverse_multiplicity(self) -> int:
-        """Number of reverse jumps from one final state."""
-        return int((self.final == self.final[0]).all(axis=1).sum())
-
-    def iterate_ways(self) -> Iterator[tuple[Ints, Ints, Array]]:
-        """Yield initial states, final states and vectors, forward and then reverse ones."""
-        yield self.initial, self.final, self.steps
-        if not self.reverse_is_own:
-            yield self.final, self.initial, -self.steps
 
 
 @dataclass(frozen=True)
@@ -209,10 +177,7 @@ def _jumps_from(network: Network, state: Row) -> Iterator[_Way]:
     s, v, *cell = state
     places = network.sites.positions
     for jump in network.jumps:
-        ways = [(jump.initial, jump.final, jump.steps)]
-        if not jump.reverse_is_own:
-            ways.append((jump.final, jump.initial, -jump.steps))
-        for initial, final, steps in ways:
+        for initial, final, steps in jump.iterate_ways():
             for k in np.flatnonzero(initial == v):
                 to = int(final[k])
                 by = np.round(steps[k] @ np.linalg.inv(network.cell) - (places[to] - places[v]))
@@ -253,7 +218,7 @@ def _with_steps(network: Network, ways: list[_Way], own: bool) -> PairJump:
     start = np.array([_vector(network, state) for state in initial])
     # After an exchange the vacancy is where the solute was.
     end = np.zeros_like(start) if exchanges else np.array([_vector(network, x) for x in final])
-    return PairJump(initial, final, end - start, exchanges, own)
+    return PairJump(initial, final, end - start, own, exchanges)
 
 
 def _kinds(

@@ -35,7 +35,7 @@ from plumed_cv.figures import plot_diffusion
 from plumed_cv.rates import arrhenius
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.formation import Formation
-from plumed_cv.workflow.propagation import compute_slopes, propagate_error
+from plumed_cv.workflow.propagation import compute_slopes, error_of, propagate_error
 from plumed_cv.workflow.solute_diffusion import (
     compute_solute,
     describe_farthest_pair,
@@ -276,9 +276,10 @@ def _at(
         return float(np.log(np.trace(tensor(given)) / 3.0))
 
     own = tensor(values)
-    error = propagate_error(mean, values, rates.covariance)
+    slopes = compute_slopes(mean, values, rates.covariance)
+    error = error_of(slopes, rates.covariance)
     # Shares of the variance; what they lack to 1 comes from the free energies of the sites.
-    shares = (compute_slopes(mean, values, rates.covariance) ** 2 * np.diag(rates.covariance))[:n]
+    shares = (slopes**2 * np.diag(rates.covariance))[:n]
     shares = shares / error**2 if error > 0 else np.zeros(n)
     return {
         "temperature_K": rates.temperature_K,

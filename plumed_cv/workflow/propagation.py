@@ -11,7 +11,11 @@ _STEP = 1e-3  # of the logarithm of a rate, for derivatives
 
 def propagate_error(function: Callable[[Array], float], values: Array, covariance: Array) -> float:
     """Standard error of a function of quantities with a covariance, to first order."""
-    slopes = compute_slopes(function, values, covariance)
+    return error_of(compute_slopes(function, values, covariance), covariance)
+
+
+def error_of(slopes: Array, covariance: Array) -> float:
+    """Standard error of a function of quantities with a covariance, from its derivatives, (n,)."""
     return float(np.sqrt(slopes @ covariance @ slopes))
 
 

@@ -19,7 +19,7 @@ from plumed_cv.events.diffusion import (
 from plumed_cv.events.exports import Rates
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.formation import Formation
-from plumed_cv.workflow.propagation import compute_slopes, propagate_error
+from plumed_cv.workflow.propagation import compute_slopes, error_of, propagate_error
 
 _FAR_EV = 0.03  # energies of the farthest pairs above this are worth a word
 
@@ -64,7 +64,7 @@ def compute_solute(
 
     tensor, uncorrelated = tensors(values, STATES)
     slopes = compute_slopes(ln_solute, values, rates.covariance)
-    error = float(np.sqrt(slopes @ rates.covariance @ slopes))
+    error = error_of(slopes, rates.covariance)
     for k, each in enumerate(of_rates):
         share = slopes[k] ** 2 * rates.covariance[k, k]
         each["share_of_variance"] = float(share / error**2) if error > 0 else 0.0

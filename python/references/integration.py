@@ -12,7 +12,6 @@ a hop. If an atom is not near its site at the end of a part of the dynamics, the
 where this one did.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.files import replacing
-from plumed_cv.engines.lammps_library import import_lammps
-from plumed_cv.engines.lammps_potential import package_potentials, standard_mass
 from plumed_cv.rates.harmonic import Expansion
 from plumed_cv.structures.frame import Array
 from python.references.defects import Case
+from python.references.hops import hop_A
+from python.references.plain_dynamics import Dynamics
 
 NODES = 7  # of the Gauss-Legendre sum
 SAMPLE_STEPS = 10  # between two values of the energies
@@ -35,7 +34,7 @@ LEAST = 0.5  # share of structures that count, in a part that counts
 BLOCKS = 10  # of the jackknife
 
 
-class MixedCrystal:
+class MixedCrystal(Dynamics):
     """LAMMPS with the mixture of a potential and the expansion of a state.
 
     Parameters
@@ -51,48 +50,21 @@ class MixedCrystal:
     """
 
     def __init__(self, case: Case, state: Expansion, share: float, temperature_K: float) -> None:
-        self._state, self._edge_A = state, case.edge_A
-        self._share, self._temperature_K = share, temperature_K
-        elements, _ = case.start()
-        kinds = list(dict.fromkeys(elements))
-        types = [kinds.index(e) + 1 for e in elements]
-        n, edge = len(elements), case.edge_A
         style, *lines = case.potential
-        name = style.split()[1]
-        os.environ.update(package_potentials())
-        self._lammps = import_lammps().lammps(cmdargs=["-screen", "none", "-log", "none"])
-        for command in (
-            "units metal",
-            "atom_style atomic",
-            "atom_modify map array sort 0 0",
-            f"region box block 0 {edge!r} 0 {edge!r} 0 {edge!r}",
-            f"create_box {len(kinds)} box",
-        ):
-            self._lammps.command(command)
-        start = state.positions % edge
-        self._lammps.create_atoms(n, list(range(1, n + 1)), types, start.ravel().tolist())
-        for command in (
-            *(f"mass {k} {standard_mass(e)!r}" for k, e in enumerate(kinds, 1)),
-            style.replace("pair_style", f"pair_style hybrid/scaled {share!r}"),
-            *(_name_style(line, name) for line in lines),
-            "neighbor 1.0 bin",
-            "neigh_modify every 1 delay 0 check yes",
-            f"timestep {case.timestep_fs * 1e-3!r}",
-            "thermo 0",
-            "fix integrate all nve",
-            "compute pair all pe pair",
-            "fix harmonic all external pf/callback 1 1",
-        ):
-            self._lammps.command(command)
+        mixed = style.replace("pair_style", f"pair_style hybrid/scaled {share!r}")
+        super().__init__(case, [mixed, *(_name_style(line, style.split()[1]) for line in lines)])
+        self._state, self._share, self._temperature_K = state, share, temperature_K
+        self._lammps.command("compute pair all pe pair")
+        self._lammps.command("fix harmonic all external pf/callback 1 1")
         self._lammps.set_fix_external_callback("harmonic", self._add_harmonic, None)
         self._steps = round(PART_PS * 1000.0 / case.timestep_fs)
         self._last = state.positions
-        self._limit_A = 0.5 * _hop_A(case)
+        self._limit_A = 0.5 * hop_A(case)
         self._inside: list[bool] = []
 
     def _displacements(self, positions: Array) -> Array:
         off = positions - self._state.positions
-        off -= self._edge_A * np.round(off / self._edge_A)
+        off -= self.case.edge_A * np.round(off / self.case.edge_A)
         return np.asarray(off - off.mean(axis=0))
 
     def _add_harmonic(
@@ -108,7 +80,7 @@ class MixedCrystal:
         forces[order] = -(1.0 - self._share) * pull.reshape(-1, 3)
         self._lammps.fix_external_set_energy_global("harmonic", 0.5 * float(off @ pull))
 
-    def place(self, seed: int, heat: float = 1.0) -> None:
+    def restart(self, seed: int, heat: float = 1.0) -> None:
         """Place the atoms where they were last near their sites, with new velocities.
 
         Parameters
@@ -119,8 +91,7 @@ class MixedCrystal:
             Factor of the temperature; at the minimum two, because half of the energy becomes
             potential energy.
         """
-        flat = np.ascontiguousarray(self._last % self._edge_A).ravel()
-        self._lammps.scatter_atoms("x", 1, 3, np.ctypeslib.as_ctypes(flat))
+        self._scatter("x", self._last % self.case.edge_A)
         self._lammps.command(f"velocity all create {heat * self._temperature_K} {seed} mom yes")
 
     def run(self, seed: int) -> float | None:
@@ -140,21 +111,16 @@ class MixedCrystal:
             ):
                 self._lammps.command(command)
             pair, harmonic = np.loadtxt(file, usecols=(1, 2)).T
-        positions = np.array(self._lammps.gather_atoms("x", 1, 3)).reshape(-1, 3)
+        positions = self._gather("x")
         inside = np.array(self._inside)
         if inside[-1]:
             self._last = positions
         else:
-            self.place(seed)
+            self.restart(seed)
         if inside.mean() < LEAST:
             return None
         found = pair / self._share - self._state.energy_eV - harmonic
         return float(np.mean(found[inside]))
-
-
-def _hop_A(case: Case) -> float:  # noqa: N802
-    """Distance of nearest neighbours, angstrom."""
-    return case.lattice_A * (3**0.5 / 2 if case.structure == "bcc" else 0.5**0.5)
 
 
 def _name_style(line: str, name: str) -> str:
@@ -193,7 +159,7 @@ def sample_differences(
             continue
         crystal = MixedCrystal(case, state, float(share), temperature_K)
         waiting, seed = EQUILIBRATION_PARTS, 1 + 100_000 * k + len(parts)
-        crystal.place(seed, heat=2.0)
+        crystal.restart(seed, heat=2.0)
         while len(parts) < wanted:
             seed += 1
             value = crystal.run(seed)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ class Dynamics:
     ----------
     case
         What is simulated.
+    potential
+        Lines of the potential if they are others than those of the case.
     """
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, potential: Sequence[str] | None = None) -> None:
         self.case = case
         elements, _ = case.start()
         kinds = list(dict.fromkeys(elements))
@@ -52,7 +55,7 @@ class Dynamics:
         self._lammps.create_atoms(n, list(range(1, n + 1)), types, positions.ravel().tolist())
         for command in (
             *(f"mass {k} {standard_mass(e)!r}" for k, e in enumerate(kinds, 1)),
-            *case.potential,
+            *(case.potential if potential is None else potential),
             "neighbor 1.0 bin",
             "neigh_modify every 1 delay 0 check yes",
             f"timestep {case.timestep_fs * 1e-3!r}",
