@@ -18,12 +18,12 @@ __version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from plumed_cv.common.errors import UserError
-    from plumed_cv.config import load as load_config
     from plumed_cv.cv.collective_variable import CollectiveVariable, load_cv
     from plumed_cv.cv.equivalence import similarity
     from plumed_cv.cv.estimators import AutoencoderCV, DisplacementFrame, LinearCV
     from plumed_cv.freeenergy.files import read_fes as read_profile
     from plumed_cv.freeenergy.profiles import Profile
+    from plumed_cv.input_file import load as load_config
     from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states
     from plumed_cv.workflow.answer import Result, read_result
     from plumed_cv.workflow.from_atoms import find_path, make_config, run, run_input
@@ -43,7 +43,7 @@ _PLACES = {
     "UserError": "common.errors",
     "analyse_states": "workflow.analysis",
     "find_path": "workflow.from_atoms",
-    "load_config": "config:load",
+    "load_config": "input_file:load",
     "load_cv": "cv.collective_variable",
     "make_config": "workflow.from_atoms",
     "read_profile": "freeenergy.files:read_fes",

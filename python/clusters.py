@@ -11,7 +11,7 @@ from typing import Any
 from ase import Atoms
 from ase.cluster import Icosahedron
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.numbers import with_error
 from python import worked_case
 
@@ -71,9 +71,9 @@ def prepare(folder: Path, steps: int = 60_000) -> None:
 def run(folder: Path, steps: int = 60_000) -> dict[str, Any]:
     """Run the example in a folder; return the numbers of the page."""
     prepare(folder, steps)
-    given = config.load(folder / "path.toml")
+    given = input_file.load(folder / "path.toml")
     found = workflow.compute_harmonic(given, folder / "harmonic")
-    result = workflow.run(config.load(folder / "cluster.toml"), folder / "run")
+    result = workflow.run(input_file.load(folder / "cluster.toml"), folder / "run")
     names = ["kind", "crossings", "delta_F_eV", "delta_F_error_eV"]
     names += ["flux_barrier_eV", "flux_barrier_error_eV"]
     return {

@@ -28,7 +28,7 @@ from ase.constraints import FixAtoms
 from ase.io import read
 from ase.optimize import FIRE
 
-from plumed_cv import config, sampling
+from plumed_cv import input_file, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.events import Searcher, discover, find_defect_atoms
@@ -132,7 +132,7 @@ def run(folder: Path) -> dict[str, Any]:
 
 def _band(given: Path) -> float | None:
     """Barrier of the elastic band between the ends of an event, eV; None if there is none."""
-    settings = config.load(given)
+    settings = input_file.load(given)
     initial, final = (_read(given.parent / f"{word}.xyz") for word in ("initial", "final"))
     with sampling.open_engine(settings, initial) as engine:
         try:
@@ -163,7 +163,9 @@ def hot(folder: Path, steps: int = 20_000, piece: int = 100) -> dict[str, Any]:
         rng = np.random.default_rng(5)
         counts: Counter[str] = Counter()
         others: list[str] = []
-        with sampling.open_engine(config.load(catalogue / events[0]["input"]), reactant) as engine:
+        with sampling.open_engine(
+            input_file.load(catalogue / events[0]["input"]), reactant
+        ) as engine:
             searcher = Searcher(engine, reactant, np.array([0]))
             known = {
                 event["id"]: searcher.images(searcher.step(_read(catalogue / event["final"])))
@@ -285,7 +287,7 @@ def methods(folder: Path, most_calls: int = 6000) -> dict[str, Any]:
     _, _, catalogue = prepare(name, folder)
     event = json.loads((catalogue / "catalogue.json").read_text())["events"][0]
     reactant = _read(catalogue / "search" / "initial.xyz")
-    settings = config.load(catalogue / event["input"])
+    settings = input_file.load(catalogue / event["input"])
     found = {}
     with sampling.open_engine(settings, reactant) as engine:
         for method, (kind, ceiling) in METHODS.items():

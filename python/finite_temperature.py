@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from plumed_cv import config, freeenergy, workflow
+from plumed_cv import freeenergy, input_file, workflow
 from plumed_cv.common.files import replacing, write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -36,7 +36,7 @@ def run_all(root: Path, seeds: list[int], temperatures_K: list[int]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "plumed_cv.cli", "init", "vacancy-fe", str(example)]
         subprocess.run(command, check=True)
-    base = config.load(example / "vacancy.toml")
+    base = input_file.load(example / "vacancy.toml")
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
     for seed in seeds:
         for temperature_K in temperatures_K:

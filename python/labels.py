@@ -18,7 +18,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import config, sampling, workflow
+from plumed_cv import input_file, sampling, workflow
 from plumed_cv.common.files import write_text
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow.mep import read_end_states
@@ -46,7 +46,7 @@ def structures() -> tuple[Atoms, Atoms]:
     return initial, final
 
 
-def run(root: Path, name: str) -> tuple[config.Config, Path]:
+def run(root: Path, name: str) -> tuple[input_file.Config, Path]:
     """Run one of the potentials, or go on with it."""
     folder = root / name
     if not folder.exists():
@@ -71,13 +71,13 @@ ramp = 0.2
 enabled = false
 """
         write_text(folder / f"{name}.toml", text)
-    loaded = config.load(folder / f"{name}.toml")
+    loaded = input_file.load(folder / f"{name}.toml")
     if not (folder / "run" / "result.json").exists():
         workflow.run(loaded, folder / "run")
     return loaded, folder / "run"
 
 
-def compute(file: Path, given: config.Config) -> None:
+def compute(file: Path, given: input_file.Config) -> None:
     """Add energies and forces of a potential to the structures of a file."""
     found: list[Atoms] = ase.io.read(file, ":")  # type: ignore[assignment]
     with sampling.open_engine(given, read_end_states(given)[0]) as engine:

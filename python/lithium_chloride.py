@@ -15,7 +15,7 @@ from typing import Any
 
 from ase import Atoms
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.mep import read_path
@@ -86,7 +86,7 @@ def run(root: Path) -> dict[str, Any]:
     write_text(root / "potential.py", POTENTIAL)
     write_text(root / "lithium.toml", INPUT)
     if not (root / "run" / "result.json").exists():
-        workflow.run(config.load(root / "lithium.toml"), root / "run")
+        workflow.run(input_file.load(root / "lithium.toml"), root / "run")
     workflow.committee.compute_committee(root / "run", snapshots=SNAPSHOTS)
     return read_run(root / "run")
 

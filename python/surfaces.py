@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc100
 from ase.constraints import FixAtoms
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from python import worked_case
 
 DATA = Path(__file__).parents[1] / "docs/surfaces.json"
@@ -60,7 +60,7 @@ def run(folder: Path, steps: int = 100_000) -> dict[str, Any]:
     for name, atoms in zip(("initial", "final"), end_states(), strict=True):
         atoms.write(folder / f"{name}.xyz")
     (folder / "surface.toml").write_text(INPUT.format(steps=steps))
-    given = config.load(folder / "surface.toml")
+    given = input_file.load(folder / "surface.toml")
     result = workflow.run(given, folder / "run")
     found = workflow.compare_harmonic(folder / "run")
     return {

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import write_text
 from tests.truth.comparison import ESTIMATORS, Comparison, comparisons
 from tests.truth.models import MODELS, QUANTITIES
@@ -34,7 +34,7 @@ def run_all(root: Path, names: list[str], seeds: Sequence[int], steps: int | Non
             if not folder.exists():
                 MODELS[name].write(folder, seed, steps)
             if not (folder / "run" / "result.json").exists():
-                workflow.run(config.load(folder / "model.toml"), folder / "run")
+                workflow.run(input_file.load(folder / "model.toml"), folder / "run")
             found = [entry for entry in found if (entry["model"], entry["seed"]) != (name, seed)]
             found += [
                 {"model": name, "seed": seed} | asdict(comparison)

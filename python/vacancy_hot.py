@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.numbers import energy_in_words, error_of_factor, scientific, with_error
 
@@ -63,7 +63,7 @@ def _run(folder: Path, temperature_K: float, seed: int) -> None:
     if not folder.exists():
         command = [sys.executable, "-m", "plumed_cv.cli", "init", "vacancy-fe", str(folder)]
         subprocess.run(command, check=True)
-    base = config.load(folder / "vacancy.toml")
+    base = input_file.load(folder / "vacancy.toml")
     system = base.system.model_copy(update={"temperature_K": temperature_K})
     sampling = base.sampling.model_copy(update={"steps": STEPS, "walkers": WALKERS})
     iteration = base.iteration.model_copy(update={"seed": seed})

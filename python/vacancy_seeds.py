@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import write_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -32,7 +32,7 @@ def run_all(root: Path, starts: list[str], seeds: list[int]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "plumed_cv.cli", "init", "vacancy-fe", str(example)]
         subprocess.run(command, check=True)
-    base = config.load(example / "vacancy.toml")
+    base = input_file.load(example / "vacancy.toml")
     runs: list[dict[str, Any]] = []
     for start in starts:
         for seed in seeds:
@@ -58,7 +58,7 @@ def run_all(root: Path, starts: list[str], seeds: list[int]) -> None:
             )
             DOCS.mkdir(exist_ok=True)
             write_text(DATA, json.dumps(runs, indent=1))
-            if (start, seed) == (config.CV().start, seeds[0]):
+            if (start, seed) == (input_file.CV().start, seeds[0]):
                 shutil.copyfile(folder / "profiles.png", DOCS / "vacancy-fe.png")
             print(f"{start}, seed {seed}: done", file=sys.stderr)
 

@@ -16,7 +16,7 @@ from typing import Any
 import typer.main
 
 from plumed_cv.cli import app
-from plumed_cv.config import Config
+from plumed_cv.input_file import Config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

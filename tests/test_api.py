@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import plumed_cv as pcv
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Callback, Log
-from plumed_cv.config import Ase, Lammps
+from plumed_cv.input_file import Ase, Lammps
 from plumed_cv.sampling import open_engine
 from plumed_cv.workflow import analyse_samples, provenance
 from tests import vacancy

@@ -16,7 +16,7 @@ import pytest
 from ase import units
 from ase.build import bulk
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.events import find_jumps, read_catalogue
 from plumed_cv.setup.tools import n_cores
@@ -301,7 +301,7 @@ def test_rows_of_runs(tmp_path: Path) -> None:
     assert rows == [("e0", "8"), ("e0-reverse", "4")] * 2
 
     # Results of another input are not rates of this event.
-    started = config.load(given)
+    started = input_file.load(given)
     system = started.system.at(800.0)
     provenance.check_same_input(run / "800K", started.model_copy(update={"system": system}))
     assert write_rates(read_catalogue(tmp_path), {})["rates"] == found["rates"]

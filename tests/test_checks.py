@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from plumed_cv import config, cv, freeenergy
+from plumed_cv import cv, freeenergy, input_file
 from plumed_cv.cv import equivalence, learning
 from plumed_cv.cv.training import Training
 from plumed_cv.paths.path import EnergyPath
@@ -27,8 +27,8 @@ from plumed_cv.workflow.verdict import check_variable, stopped_by
 from tests import vacancy
 
 KELVIN = 300.0  # kT is 26 meV, so an error of 13 meV is allowed
-LIMITS = config.Iteration()
-SETTINGS = config.Sampling(steps=100_000, deviation_limit_A=2.0)
+LIMITS = input_file.Iteration()
+SETTINGS = input_file.Sampling(steps=100_000, deviation_limit_A=2.0)
 
 GOOD: dict[str, Any] = {
     "flux_barrier_eV": 0.530,
@@ -221,7 +221,7 @@ def test_noise_floor_decides_where_the_tolerance_does_not() -> None:
 
 
 def test_criterion_of_the_flux_barrier() -> None:
-    limits = config.Iteration(criterion="barrier", barrier_tolerance_eV=0.01)
+    limits = input_file.Iteration(criterion="barrier", barrier_tolerance_eV=0.01)
     far = {"similarity": 0.5, "similarity_worst": 1.0}
 
     def passed(before: dict[str, Any] | None) -> bool | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from plumed_cv import config
+from plumed_cv import input_file
 from plumed_cv.common.errors import UserError
 
 GOOD = """
@@ -18,10 +18,10 @@ potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
 """
 
 
-def read(tmp_path: Path, text: str) -> config.Config:
+def read(tmp_path: Path, text: str) -> input_file.Config:
     file = tmp_path / "input.toml"
     file.write_text(text)
-    return config.load(file)
+    return input_file.load(file)
 
 
 def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_paths_are_relative_to_the_input(tmp_path: Path) -> None:
     assert found.engine.directory == tmp_path
     assert found.sampling.bins == 100
     file = read(tmp_path, GOOD.split("potential")[0] + 'potential = "fe.lmp"\n')
-    assert isinstance(file.engine, config.Lammps)
+    assert isinstance(file.engine, input_file.Lammps)
     assert file.engine.potential == Path("fe.lmp")
     without_ends = GOOD.replace('initial = "a.xyz"\nfinal = "b.xyz"\n', "")
     one = read(tmp_path, without_ends + '[path]\nfile = "neb.xyz"')
@@ -102,8 +102,8 @@ def test_biases_among_the_users_lines() -> None:
     RESTRAINT ARG=d AT=2 KAPPA=3  # a bias without a label
     PRINT ARG=wall.bias FILE=METAD
     """
-    assert config.Sampling(plumed=lines).extra_biases == ("UPPER_WALLS", "RESTRAINT")
-    assert config.Sampling(plumed="PRINT ARG=ae.dev FILE=x").extra_biases == ()
+    assert input_file.Sampling(plumed=lines).extra_biases == ("UPPER_WALLS", "RESTRAINT")
+    assert input_file.Sampling(plumed="PRINT ARG=ae.dev FILE=x").extra_biases == ()
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_biases_among_the_users_lines() -> None:
     ],
 )
 def test_a_bias_in_every_form_of_a_line(line: str, biases: tuple[str, ...]) -> None:
-    assert config.Sampling(plumed=f"d: DISTANCE ATOMS=1,2\n{line}").extra_biases == biases
+    assert input_file.Sampling(plumed=f"d: DISTANCE ATOMS=1,2\n{line}").extra_biases == biases
 
 
 def test_a_missing_input_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        config.load(tmp_path / "none.toml")
+        input_file.load(tmp_path / "none.toml")
 
 
 def test_every_key_is_described() -> None:
-    keys = list(config.describe_keys())
+    keys = list(input_file.describe_keys())
     assert len({name for name, _, _ in keys}) == len(keys) > 25
     assert all(meaning for _, _, meaning in keys)
     required = {name for name, default, _ in keys if default == "required"}
@@ -147,12 +147,12 @@ def test_every_key_is_described() -> None:
 def test_every_engine_has_keys_of_its_own(tmp_path: Path) -> None:
     head = GOOD.split("potential")[0]
     found = read(tmp_path, head + 'name = "ase"\ncalculator = "a.B"\narguments = {x = [1, 2]}')
-    assert isinstance(found.engine, config.Ase)
+    assert isinstance(found.engine, input_file.Ase)
     assert found.engine.arguments == {"x": [1, 2]}
     assert found.engine.directory == tmp_path
     files = 'mdp = "a.mdp"\ntopology = "a.top"\nstructure = "a.gro"\n'
     found = read(tmp_path, head + 'name = "gromacs"\n' + files)
-    assert isinstance(found.engine, config.Gromacs)
+    assert isinstance(found.engine, input_file.Gromacs)
     with pytest.raises(UserError, match=r"engine\.mdp is missing"):
         read(tmp_path, head + 'name = "gromacs"\ntopology = "a.top"\nstructure = "a.gro"')
     with pytest.raises(UserError, match=r"no key engine\.potential"):
@@ -170,11 +170,11 @@ def test_members_of_a_committee_lack_the_keys_of_the_run() -> None:
         "system": {"initial": "a.xyz", "final": "b.xyz", "temperature_K": 1.0},
         "engine": first | {"committee": members},
     }
-    found = config.validate(content, "input").engine.members
+    found = input_file.validate(content, "input").engine.members
     assert found == [
-        config.Ase.model_validate(first | {"arguments": {"x": 2}}),
-        config.Ase.model_validate(first | {"calculator": "c.d", "arguments": {}}),
-        config.Lammps(directory=Path("here"), potential=["pair_style none"]),
+        input_file.Ase.model_validate(first | {"arguments": {"x": 2}}),
+        input_file.Ase.model_validate(first | {"calculator": "c.d", "arguments": {}}),
+        input_file.Lammps(directory=Path("here"), potential=["pair_style none"]),
     ]
 
 
@@ -193,4 +193,4 @@ def test_mistakes_in_a_committee(member: dict[str, Any], message: str) -> None:
         "engine": {"name": "ase", "calculator": "a.b", "committee": [{}, member]},
     }
     with pytest.raises(UserError, match=message):
-        config.validate(content, "input")
+        input_file.validate(content, "input")

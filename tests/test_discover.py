@@ -12,7 +12,7 @@ from ase.build import bulk, fcc100, molecule
 from ase.constraints import FixAtoms
 from ase.geometry import get_distances
 
-from plumed_cv import config, sampling, workflow
+from plumed_cv import input_file, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.events import (
@@ -257,7 +257,7 @@ def test_a_saddle_point_of_another_state(of_copper: tuple[Path, dict[str, Any]])
     initial, final, saddle = (
         read_structure(event / f"{name}.xyz") for name in ("initial", "final", "saddle")
     )
-    given = config.load(event / "input.toml")
+    given = input_file.load(event / "input.toml")
     with sampling.open_engine(given, initial) as engine:
         searcher = Searcher(engine, initial, find_defect_atoms(initial))
         of_final = Searcher(engine, final, find_defect_atoms(final))
@@ -323,7 +323,7 @@ def test_a_shallow_minimum_is_passed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     passes = event["passes"]
     assert passes["depth_eV"] == pytest.approx(event["barrier_eV"] - passes["energy_eV"])
     assert 0 < passes["depth_eV"] < notebook.SHALLOW * event["barrier_eV"]
-    settings = config.load(tmp_path / "events" / event["input"])
+    settings = input_file.load(tmp_path / "events" / event["input"])
     with sampling.open_engine(settings, initial) as engine:
         energies = [engine.evaluate(each.positions, cell_of(each))[0] for each in (initial, final)]
     assert energies[1] == pytest.approx(energies[0], abs=1e-4)

@@ -10,7 +10,7 @@ from ase.build import add_adsorbate, bulk, fcc100
 from ase.constraints import FixAtoms
 from ase.neighborlist import neighbor_list
 
-from plumed_cv import config, freeenergy, workflow
+from plumed_cv import freeenergy, input_file, workflow
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.paths.path import load_path
 from tests.engines.test_lammps_potentials import in_kcal
@@ -33,7 +33,9 @@ enabled = false
 """
 
 
-def prepare(folder: Path, ends: tuple[Atoms, Atoms], engine: str, **values: float) -> config.Config:
+def prepare(
+    folder: Path, ends: tuple[Atoms, Atoms], engine: str, **values: float
+) -> input_file.Config:
     """Write the input of one iteration into a folder."""
     folder.mkdir(exist_ok=True)
     for name, atoms in zip(("initial", "final"), ends, strict=True):
@@ -42,7 +44,7 @@ def prepare(folder: Path, ends: tuple[Atoms, Atoms], engine: str, **values: floa
     system += f"temperature_K = {values.pop('kelvin')}\n"
     text = f"[system]\n{system}[engine]\n{engine}\n{SECTIONS.format(**values)}"
     (folder / "in.toml").write_text(text)
-    return config.load(folder / "in.toml")
+    return input_file.load(folder / "in.toml")
 
 
 def run(folder: Path, ends: tuple[Atoms, Atoms], engine: str, **values: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumed_cv import config, freeenergy, sampling, workflow
+from plumed_cv import freeenergy, input_file, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
 from plumed_cv.setup.kernel import WHEEL, find_plumed
@@ -46,14 +46,14 @@ class Telling(Log):
         self.said.append(text)
 
 
-def changed(example: Path, *changes: tuple[str, str]) -> config.Config:
+def changed(example: Path, *changes: tuple[str, str]) -> input_file.Config:
     """The example's input with other values."""
     text = INPUT
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
     (example / "changed.toml").write_text(text)
-    return config.load(example / "changed.toml")
+    return input_file.load(example / "changed.toml")
 
 
 def reopened(run: Path) -> Path:
@@ -247,10 +247,10 @@ def test_a_record_of_an_earlier_version_is_gone_on_with(example: Path, run: Path
     del record["iteration"]["seed"]  # the input's is 3, and the default 1
     (run / "input.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"another iteration\.seed: 1, and now it is 3; restore"):
-        workflow.run(config.load(example / "vacancy.toml"), run)
+        workflow.run(input_file.load(example / "vacancy.toml"), run)
     record["iteration"]["seed"] = 3
     (run / "input.json").write_text(json.dumps(record))
-    workflow.run(config.load(example / "vacancy.toml"), run)
+    workflow.run(input_file.load(example / "vacancy.toml"), run)
     assert files_of(run / "iteration-2") == before
     assert json.loads((run / "input.json").read_text())["sampling"]["repetitions"] == 1
 
@@ -262,7 +262,7 @@ def test_a_default_of_an_earlier_version_is_named_and_goes_on(example: Path, run
     (run / "input.json").write_text(json.dumps(record))
     text = (example / "vacancy.toml").read_text()
     with pytest.raises(UserError) as refused:
-        workflow.run(config.load(example / "vacancy.toml"), run)
+        workflow.run(input_file.load(example / "vacancy.toml"), run)
     assert "now it is null; restore the input (sampling.margin = 0.2) or name a new" in str(
         refused.value
     )
@@ -270,7 +270,7 @@ def test_a_default_of_an_earlier_version_is_named_and_goes_on(example: Path, run
     for name in ("initial.xyz", "final.xyz"):
         shutil.copy(example / name, run.parent)
     before = files_of(run / "iteration-2")
-    workflow.run(config.load(run.parent / "old.toml"), run)
+    workflow.run(input_file.load(run.parent / "old.toml"), run)
     assert files_of(run / "iteration-2") == before
 
 
@@ -287,7 +287,7 @@ def test_what_may_change_and_what_may_not(example: Path, tmp_path: Path) -> None
 
     def check(text: str) -> None:
         (inputs / "vacancy.toml").write_text(text)
-        provenance.check_same_input(root, config.load(inputs / "vacancy.toml"))
+        provenance.check_same_input(root, input_file.load(inputs / "vacancy.toml"))
 
     check(text)
     # Files that have other names, or lie elsewhere.
@@ -329,7 +329,7 @@ def test_a_changed_module_of_the_calculator_is_another_engine(
     def check(name: str) -> None:
         engine = f'[engine]\nname = "ase"\ncalculator = "{name}"\n'
         (inputs / "input.toml").write_text(INPUT[:a] + engine + INPUT[b:])
-        provenance.check_same_input(root, config.load(inputs / "input.toml"))
+        provenance.check_same_input(root, input_file.load(inputs / "input.toml"))
 
     check("models.iron.make")
     module.rename(module.with_name("same.py"))
@@ -347,7 +347,7 @@ def test_a_changed_module_of_the_calculator_is_another_engine(
 
 
 def test_keys_that_may_change_are_those_of_the_page() -> None:
-    names = {name for name, _, _ in config.describe_keys()}
+    names = {name for name, _, _ in input_file.describe_keys()}
     page = Path("docs/command-line.md").read_text()
     for key in provenance.MAY_CHANGE:
         assert any(name.split(" ")[0] == key for name in names), key
@@ -359,7 +359,7 @@ def test_a_segment_removed_at_the_end_is_sampled_again(
 ) -> None:
     whole = runs.contents(finished)
     shutil.rmtree(reopened(run) / "segment-000007")
-    workflow.run(config.load(example / "vacancy.toml"), run)
+    workflow.run(input_file.load(example / "vacancy.toml"), run)
     assert runs.contents(run) == whole
 
 
@@ -368,7 +368,7 @@ def test_a_segment_removed_in_the_middle_leaves_a_gap(example: Path, run: Path) 
     shutil.rmtree(folder / "segment-000003")
     (folder / "segment-000005" / "segment.json").unlink()  # the rest of its folder is left over
     (folder / "segment-000004" / "end.npz").unlink()  # which nothing starts from
-    result = workflow.run(config.load(example / "vacancy.toml"), run)
+    result = workflow.run(input_file.load(example / "vacancy.toml"), run)
     names = [segment.name for segment in sampling.list_segments(folder)]
     assert names == [f"segment-{k:06d}" for k in (0, 1, 2, 4, 6, 7, 8, 9)]
     assert result["iterations"][1]["md_steps"] == STEPS
@@ -386,7 +386,7 @@ def test_a_segment_removed_in_the_middle_leaves_a_gap(example: Path, run: Path) 
     (folder / "segment-000009" / "segment.json").unlink()
     for name in ("result.json", "cv-2.safetensors", "iteration-2/result.json"):
         (run / name).unlink()
-    again = workflow.run(config.load(example / "vacancy.toml"), run)
+    again = workflow.run(input_file.load(example / "vacancy.toml"), run)
     assert again["barrier_eV"] == result["barrier_eV"]
 
 

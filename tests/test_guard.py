@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv import cv, freeenergy, input_file, sampling, workflow
 from plumed_cv.common.files import read_json
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
@@ -22,7 +22,7 @@ TEMPERATURE_K = 900.0
 
 
 @pytest.fixture(scope="module")
-def inputs(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+def inputs(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> input_file.Config:
     """The packaged example, hotter, with a rough path and one iteration of 400 ps."""
     folder = tmp_path_factory.mktemp("guard") / "vacancy"
     line = [sys.executable, "-m", "plumed_cv.cli", "init", "vacancy-fe", str(folder)]
@@ -38,10 +38,10 @@ def inputs(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Con
         assert old in text
         text = text.replace(old, new)
     file.write_text(text)
-    return config.load(file)
+    return input_file.load(file)
 
 
-def run(inputs: config.Config, limit: Literal["auto", "off"], folder: Path) -> dict[str, Any]:
+def run(inputs: input_file.Config, limit: Literal["auto", "off"], folder: Path) -> dict[str, Any]:
     settings = inputs.sampling.model_copy(update={"atom_deviation_limit_A": limit})
     return workflow.run(inputs.model_copy(update={"sampling": settings}), folder)
 
@@ -154,7 +154,7 @@ def test_the_page_has_the_table_of_the_stops(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_the_profile_is_right_with_the_guard_and_wrong_without(
-    inputs: config.Config, tmp_path: Path
+    inputs: input_file.Config, tmp_path: Path
 ) -> None:
     """Seven other neighbours may jump, each as often as the one that the CV describes.
 

@@ -15,7 +15,7 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 from scipy.linalg import eigh
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps import LammpsEngine
@@ -279,7 +279,7 @@ def test_isotopes_have_the_masses_of_the_dynamics(tmp_path: Path) -> None:
         for name, k in (("initial", 0), ("final", -1)):
             path.images[k].write(folder / f"{name}.xyz", format="extxyz")
         (folder / "input.toml").write_text(text)
-        given = config.load(folder / "input.toml")
+        given = input_file.load(folder / "input.toml")
         result = workflow.compute_harmonic(given, folder / "results", path=folder / "own.xyz")
         prefactors.append(result["prefactor_per_s"])
     assert prefactors[1] == pytest.approx(0.5 * prefactors[0], rel=1e-3)
@@ -354,9 +354,9 @@ def test_results_in_a_folder_belong_to_one_input(
 ) -> None:
     """Keys on which neither the path nor the forces depend may change, and others may not."""
     text = vacancy.SYSTEM + vacancy.QUICK + SAMPLING
-    given = config.load(vacancy.write(tmp_path, text))
+    given = input_file.load(vacancy.write(tmp_path, text))
     assert old in text
-    changed = config.load(vacancy.write(tmp_path, text.replace(old, new), "changed.toml"))
+    changed = input_file.load(vacancy.write(tmp_path, text.replace(old, new), "changed.toml"))
     for other in (changed, given):  # without results, it is recorded anew
         provenance.check_same_energies(tmp_path, other)
     (tmp_path / "path.xyz").touch()
@@ -372,15 +372,15 @@ def test_results_in_a_folder_belong_to_one_input(
 
 def test_the_temperature_of_an_expanded_cell_must_stay(tmp_path: Path) -> None:
     text = vacancy.SYSTEM.replace("= 300.0", "= 300.0\nexpansion = [1e-5]") + vacancy.QUICK
-    provenance.check_same_energies(tmp_path, config.load(vacancy.write(tmp_path, text)))
+    provenance.check_same_energies(tmp_path, input_file.load(vacancy.write(tmp_path, text)))
     (tmp_path / "hessian-minimum-1.npz").touch()
-    hotter = config.load(vacancy.write(tmp_path, text.replace("= 300.0", "= 500.0")))
+    hotter = input_file.load(vacancy.write(tmp_path, text.replace("= 300.0", "= 500.0")))
     with pytest.raises(UserError, match=r"system\.temperature_K: 300\.0, and now it is 500\.0"):
         provenance.check_same_energies(tmp_path, hotter)
 
 
 def test_results_without_a_record_and_runs_are_refused(tmp_path: Path) -> None:
-    given = config.load(vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK))
+    given = input_file.load(vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK))
     old, run = tmp_path / "old", tmp_path / "run"
     for folder, name in ((old, "hessian-saddle-1.npz"), (run, "provenance.json")):
         folder.mkdir()
@@ -393,7 +393,7 @@ def test_results_without_a_record_and_runs_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_given_path_is_part_of_the_input(tmp_path: Path) -> None:
-    given = config.load(vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK))
+    given = input_file.load(vacancy.write(tmp_path, vacancy.SYSTEM + vacancy.QUICK))
     path, folder = tmp_path / "own.xyz", tmp_path / "harmonic"
     folder.mkdir()
     landscape_path("symmetric").save(path)
@@ -428,7 +428,7 @@ def test_one_cell_has_the_rates_of_one_temperature(
     assert done.returncode == 1
     assert "the harmonic rates of an input are those of one cell, at 300 K" in done.stderr
     assert not (tmp_path / "harmonic").exists()
-    harmonic_theory.check_one_cell(config.load(file), [300.0])
+    harmonic_theory.check_one_cell(input_file.load(file), [300.0])
 
 
 def test_ratio_is_of_the_highest_surface_alone() -> None:

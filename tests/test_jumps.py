@@ -16,7 +16,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import LBFGS
 from ase.spacegroup import crystal
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.toml import as_toml
 from plumed_cv.events import (
@@ -375,7 +375,7 @@ def test_toml_is_read_back(tmp_path: Path) -> None:
         "engine": {"name": "ase", "calculator": "x.Y", "arguments": {"a b": [1, True], "c": "d"}},
     }
     assert tomllib.loads(as_toml(content)) == content
-    assert config.validate(
+    assert input_file.validate(
         {**content, "system": {**content["system"], "final": "b.xyz"}}, "test"
     ).system.temperatures_K == (300.0, 1e-7)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from plumed_cv import config, cv, workflow
+from plumed_cv import cv, input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.structures import (
     lammps_files,
@@ -155,7 +155,7 @@ def test_serial_numbers_with_gaps_that_an_input_uses(tmp_path: Path) -> None:
         content["system"] = {k: tmp_path / f"{k}.data" for k in ("initial", "final")}
         content["system"]["temperature_K"] = 300
         content.setdefault(section, {}).update(more)
-        given = config.validate(content, "input")
+        given = input_file.validate(content, "input")
         if name:
             with pytest.raises(UserError, match="atom 1 has the serial number 2, and " + name):
                 workflow.read_end_states(given)

@@ -11,10 +11,10 @@ import pytest
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log
-from plumed_cv.config import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
 from plumed_cv.freeenergy import Estimate, Grid, Profile, write_fes
+from plumed_cv.input_file import CV, Config, Lammps, PathSection, Sampling, System
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
 from plumed_cv.structures.frame import Array

@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Dynamics, Segment, State, Watch, deviation
@@ -121,13 +121,13 @@ enabled = false
 """
 
 
-def write(folder: Path, other: str, steps: int, limit: str) -> config.Config:
+def write(folder: Path, other: str, steps: int, limit: str) -> input_file.Config:
     folder.mkdir()
     for name, s in (("initial", 0.0), ("final", CURVED.length)):
         CURVED.state(s).write(folder / f"{name}.xyz", format="extxyz")
     text = INPUT.replace("OTHER", other).replace("STEPS", str(steps)).replace("LIMIT", limit)
     (folder / "model.toml").write_text(text)
-    return config.load(folder / "model.toml")
+    return input_file.load(folder / "model.toml")
 
 
 def test_a_model_that_is_wrong_beyond_the_reactant_gives_no_barrier(tmp_path: Path) -> None:

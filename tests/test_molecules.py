@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import plumed_cv
-from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv import cv, freeenergy, input_file, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.setup.kernel import Plumed
@@ -41,7 +41,7 @@ def alanine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
-    given = config.load(alanine / "alanine.toml")
+    given = input_file.load(alanine / "alanine.toml")
     result = workflow.run(given, alanine / "run")
     assert 0.0 < result["barrier_eV"] < 1.0
     assert result["energy_barrier_0K_eV"] is None
@@ -84,7 +84,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
 
 def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> None:
     """GROMACS alone runs the segments of native/ in two jobs, of which one is killed."""
-    given, run = config.load(alanine / "alanine.toml"), alanine / "run"
+    given, run = input_file.load(alanine / "alanine.toml"), alanine / "run"
     folder, elsewhere = run / "iteration-1", alanine.parent / "elsewhere"
     environment = {
         **os.environ,
@@ -134,7 +134,7 @@ def test_a_job_without_plumed_cv(alanine: Path, plumed_installation: Plumed) -> 
 
 
 def test_what_goes_with_molecules(alanine: Path) -> None:
-    given = config.load(alanine / "alanine.toml")
+    given = input_file.load(alanine / "alanine.toml")
     with pytest.raises(UserError, match="no minimum energy path"):
         workflow.find_path(given, alanine / "path.xyz")
 
@@ -157,7 +157,7 @@ def test_inputs_that_do_not_go_with_molecules(
     file = tmp_path / "alanine.toml"
     file.write_text((EXAMPLE / "alanine.toml").read_text().replace(old, new))
     with pytest.raises(UserError, match=sentence):
-        config.load(file)
+        input_file.load(file)
 
 
 def test_choice_of_atoms() -> None:

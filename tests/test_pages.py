@@ -29,7 +29,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 import plumed_cv
-from plumed_cv import cli, config, cv, freeenergy, sampling
+from plumed_cv import cli, cv, freeenergy, input_file, sampling
 from plumed_cv.common.toml import as_toml
 from plumed_cv.paths.path import load_path
 from plumed_cv.structures import cell_of, read_structure
@@ -378,7 +378,7 @@ def test_inputs(block: pages.Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Every input is loaded, and every engine that is set up computes forces."""
     file = tmp_path / "input.toml"
     file.write_text(as_toml(whole(block)), encoding="utf-8")
-    settings = config.load(file)
+    settings = input_file.load(file)
     if "[engine]" not in block.text or "[system]" in block.text:
         return  # whole inputs are run, by the commands beside them
     make_engine_files(settings.engine, tmp_path, monkeypatch)
@@ -390,13 +390,13 @@ def test_inputs(block: pages.Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def make_engine_files(
-    engine: config.Lammps | config.Gromacs | config.Ase,
+    engine: input_file.Lammps | input_file.Gromacs | input_file.Ase,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Write what an engine of the pages needs, and atoms for it."""
     rng = np.random.default_rng(1)
-    if isinstance(engine, config.Gromacs):
+    if isinstance(engine, input_file.Gromacs):
         monkeypatch.setenv("GMX", script_output("gromacs.py"))
         with resources.as_file(resources.files(plumed_cv) / "examples" / "alanine") as source:
             shutil.copytree(source, folder, dirs_exist_ok=True)

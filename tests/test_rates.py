@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plumed_cv import config, rates, sampling, terminal, workflow
+from plumed_cv import input_file, rates, sampling, terminal, workflow
 from plumed_cv.common import progress
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
@@ -62,7 +62,7 @@ def test_returns_by_chance_are_no_recrossings() -> None:
         shots, np.zeros_like, KT, both_per_fs=1e-3, residence_fs=stay_fs
     )
     step = {"transmission": fast.kappa.value, "transmission_error": fast.kappa.error}
-    assert "undone by chance" in (find_doubts(step, [fast], config.Rate()) or "")
+    assert "undone by chance" in (find_doubts(step, [fast], input_file.Rate()) or "")
 
 
 def of_step(kappa: float, error: float) -> rates.Transmission:
@@ -85,7 +85,7 @@ def test_a_rate_of_several_steps_says_which_coefficient_is_not_known_well_enough
         ([of_step(0.0, 0.3), of_step(1.0, 0.05)], True),
     ):
         rate = combine_steps(result, found, shares, 0.025)
-        note = find_doubts(rate, found, config.Rate(error=0.1))
+        note = find_doubts(rate, found, input_file.Rate(error=0.1))
         assert (note is not None) == doubtful
         assert note is None or "coefficient of step 1 is" in note
         assert note is None or "step 2" not in note
@@ -245,7 +245,7 @@ def test_a_run_that_goes_on_keeps_its_rate(
     before = json.loads((run / "result.json").read_text())
     assert not before["converged"]
     record = json.loads((run / "provenance.json").read_text())[-1]
-    after = workflow.run(config.Config.model_validate(record["input"]), run)
+    after = workflow.run(input_file.Config.model_validate(record["input"]), run)
     assert [step["shots"] for step in after["rate"]["steps"]] == [12] * len(after["steps"])
     for name in ("rate_per_s", "rate_error_factor", "transmission", "rate"):
         assert after[name] == before[name]
@@ -257,7 +257,7 @@ def test_shots_between_other_basins_are_made_again(
     """More samples may show a basin between the states, or that there is none."""
     run, result = rated
     record = json.loads((run / "provenance.json").read_text())[-1]
-    given = config.Config.model_validate(record["input"])
+    given = input_file.Config.model_validate(record["input"])
     initial = workflow.read_end_states(given)[0]
     with sampling.open_engine(given, initial) as engine:
         stage = shooting.Stage(given, RunDirectory(run), initial, result, engine, progress.Log())
@@ -272,7 +272,7 @@ def test_shots_between_other_basins_are_made_again(
 def test_shots_of_other_settings_do_not_count(rated: tuple[Path, dict[str, Any]]) -> None:
     run, result = rated
     record = json.loads((run / "provenance.json").read_text())[-1]
-    given = config.Config.model_validate(record["input"])
+    given = input_file.Config.model_validate(record["input"])
     initial = workflow.read_end_states(given)[0]
     longer = given.rate.model_copy(update={"longest_ps": 2.0 * given.rate.longest_ps})
     other = given.model_copy(update={"rate": longer})
@@ -289,7 +289,7 @@ def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> No
     for file in copy.glob("iteration-*/segment-*/snapshots.dcd"):
         file.unlink()
     record = json.loads((copy / "provenance.json").read_text())[-1]
-    given = config.Config.model_validate(record["input"])
+    given = input_file.Config.model_validate(record["input"])
     initial = workflow.read_end_states(given)[0]
     result = json.loads((copy / "result.json").read_text()) | {"converged": True}
     with sampling.open_engine(given, initial) as engine:
@@ -306,7 +306,7 @@ def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> No
 
 def test_several_walkers_make_the_same_shots(run: Path) -> None:
     record = json.loads((run / "provenance.json").read_text())[-1]
-    given = config.Config.model_validate(record["input"])
+    given = input_file.Config.model_validate(record["input"])
     initial = workflow.read_end_states(given)[0]
     variable = CollectiveVariable.load(run / "cv.safetensors")
     shooter = rates.Shooter(

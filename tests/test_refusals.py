@@ -19,7 +19,6 @@ from ase.constraints import FixAtoms
 from plumed_cv import cv, figures, freeenergy, workflow
 from plumed_cv.cli import app
 from plumed_cv.common.errors import UserError
-from plumed_cv.config import Config
 from plumed_cv.cv import learning, meanpath, pca, projection
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.reconstruction import reconstruct
@@ -28,6 +27,7 @@ from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps_potential import potential_commands
 from plumed_cv.engines.process import run_program
 from plumed_cv.events.catalogue import NAME, read_catalogue, read_template
+from plumed_cv.input_file import Config
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates.stationary import find_saddle
 from plumed_cv.setup.kernel import data_dir

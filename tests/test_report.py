@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from plumed_cv import config, cv, freeenergy, report, terminal, workflow
+from plumed_cv import cv, freeenergy, input_file, report, terminal, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.numbers import with_error
 from plumed_cv.report import contents
@@ -45,7 +45,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.h
 def run(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vacancy in 53 atoms of iron, two iterations, too short to converge."""
     folder = tmp_path_factory.mktemp("report")
-    workflow.run(config.load(vacancy.write(folder, INPUT)), folder / "run")
+    workflow.run(input_file.load(vacancy.write(folder, INPUT)), folder / "run")
     return folder / "run"
 
 

@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian
 from scipy.spatial.transform import Rotation
 
-from plumed_cv import config, cv, workflow
+from plumed_cv import cv, input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import read_images
@@ -152,9 +152,9 @@ potential = ["pair_style eam/alloy", "pair_coeff * * Cu_mishin1.eam.alloy Cu"]
 """
 
 
-def loaded(folder: Path, initial: str, final: str, more: str = "") -> config.Config:
+def loaded(folder: Path, initial: str, final: str, more: str = "") -> input_file.Config:
     (folder / "in.toml").write_text(INPUT.format(initial=initial, final=final, more=more))
-    return config.load(folder / "in.toml")
+    return input_file.load(folder / "in.toml")
 
 
 def test_another_order_is_refused_or_mended(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.paths.path import EnergyPath, load_path
@@ -79,7 +79,7 @@ def test_what_rotates_freely_is_refused(tmp_path: Path, periodic: int) -> None:
             atoms.pbc = [True] * periodic + [False] * (3 - periodic)
             atoms.set_constraint(FixAtoms(held))
             atoms.write(tmp_path / f"{name}.xyz")
-        given = config.load(tmp_path / "surface.toml")
+        given = input_file.load(tmp_path / "surface.toml")
         if sentence is None:
             check_rotation(given, initial)
             continue
@@ -114,7 +114,7 @@ def test_harmonic_theory_refuses_a_rotation_that_it_cannot_remove(
         check_partial_rotation(initial)
         return
     with pytest.raises(UserError, match="cannot remove this rotation") as caught:
-        workflow.compute_harmonic(config.load(tmp_path / "surface.toml"), tmp_path / "harmonic")
+        workflow.compute_harmonic(input_file.load(tmp_path / "surface.toml"), tmp_path / "harmonic")
     assert str(caught.value).endswith(remedy)
     assert not (tmp_path / "harmonic" / "path.xyz").exists()
 
@@ -145,5 +145,5 @@ def test_a_run_with_fixed_layers(tmp_path: Path) -> None:
     u = displacements(first, cell, initial.positions, cell, drift_of(initial))
     np.testing.assert_allclose(u[held], 0.0, atol=1e-7)
     # A run that is started again does nothing and gives the same.
-    again = workflow.run(config.load(tmp_path / "surface.toml"), tmp_path / "run")
+    again = workflow.run(input_file.load(tmp_path / "surface.toml"), tmp_path / "run")
     assert again["flux_barrier_eV"] == parts[-1]["flux_barrier_eV"]

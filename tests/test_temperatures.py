@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 
-from plumed_cv import config, report, workflow
+from plumed_cv import input_file, report, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.paths.path import EnergyPath, load_path
@@ -100,7 +100,7 @@ def test_temperatures_of_an_input(
     given: str, kelvin: float, several: Sequence[float], tmp_path: Path
 ) -> None:
     text = vacancy.INPUT.replace("temperature_K = 300.0", f"temperature_K = {given}")
-    system = config.load(vacancy.write(tmp_path, text)).system
+    system = input_file.load(vacancy.write(tmp_path, text)).system
     assert (system.temperature_K, system.temperatures_K) == (kelvin, several)
     assert system.at(450.0).temperature_K == 450.0
     assert system.at(450.0).temperatures_K == ()
@@ -110,7 +110,7 @@ def test_temperatures_of_an_input(
 def test_temperatures_that_are_none(given: str, tmp_path: Path) -> None:
     text = vacancy.INPUT.replace("temperature_K = 300.0", f"temperature_K = {given}")
     with pytest.raises(UserError, match="system: temperature_K = "):
-        config.load(vacancy.write(tmp_path, text))
+        input_file.load(vacancy.write(tmp_path, text))
 
 
 def series(folder: Path, name: str, kelvin: Sequence[float], iterations: int = 1) -> Path:
@@ -130,7 +130,7 @@ def test_a_temperature_that_is_added_begins_from_the_one_before(
 ) -> None:
     file = series(tmp_path / "model", "LAMMPS", [400.0])
     run = tmp_path / "model" / "run"
-    first = workflow.run(config.load(file), run)
+    first = workflow.run(input_file.load(file), run)
     assert [row["temperature_K"] for row in first["rates"]] == [400.0]
     assert first["fit"] is None
     before = (run / "400K" / "result.json").read_bytes()
@@ -174,10 +174,10 @@ def test_a_temperature_that_is_added_begins_from_the_one_before(
 
     file.write_text(file.read_text().replace("[400.0, 600.0]", "400.0"))
     with pytest.raises(UserError, match="several temperatures"):
-        workflow.run(config.load(file), run)
+        workflow.run(input_file.load(file), run)
     file.write_text(file.read_text().replace("= 400.0", "= [400.0, 600.0]"))
     with pytest.raises(UserError, match=r"one temperature.*400K"):
-        workflow.run(config.load(file), run / "400K")
+        workflow.run(input_file.load(file), run / "400K")
 
 
 def test_inputs_only_goes_through_the_temperatures(plugin: Path, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_thermal_expansion_goes_with_the_temperature(plugin: Path, tmp_path: Pat
         "temperature_K = 300.0", "temperature_K = [300.0, 500.0]\nexpansion = [1.2e-5, 1e-9]"
     )
     file = vacancy.write(tmp_path / "", text)
-    workflow.run(config.load(file), tmp_path / "run")
+    workflow.run(input_file.load(file), tmp_path / "run")
     edge = vacancy.end_states()[0].cell.lengths()[0]
     for kelvin in (300.0, 500.0):
         path = load_path(tmp_path / "run" / f"{kelvin:g}K" / "path.xyz")
@@ -309,7 +309,7 @@ def test_enthalpy_and_entropy_of_a_model_are_exact_within_errors(
     """Four errors each: one in 5000 sets of runs fails, and errors are known to a quarter."""
     kelvin = (300.0, 400.0, 550.0)
     file = series(tmp_path / "model", "asymmetric", kelvin, iterations=2)
-    found = workflow.run(config.load(file), tmp_path / "model" / "run")
+    found = workflow.run(input_file.load(file), tmp_path / "model" / "run")
     assert [row["temperature_K"] for row in found["rates"]] == list(kelvin)
     rates = []
     for row in found["rates"]:

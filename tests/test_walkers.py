@@ -22,7 +22,7 @@ import psutil
 import pytest
 from distributed import LocalCluster
 
-from plumed_cv import config, cv, freeenergy, sampling, workflow
+from plumed_cv import cv, freeenergy, input_file, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Engine, State
 from plumed_cv.freeenergy import meanforce
@@ -68,8 +68,8 @@ def tasks(example: Path, plugin: Path, tmp_path: Path) -> Tasks:
     """Return a function that makes the tasks of an iteration along the linear CV."""
 
     def make(**changes: object) -> list[sampling.WalkerTask]:
-        given = config.load(example / "walkers.toml")
-        changed = config.Sampling(**(given.sampling.model_dump() | changes))
+        given = input_file.load(example / "walkers.toml")
+        changed = input_file.Sampling(**(given.sampling.model_dump() | changes))
         initial, final = workflow.read_end_states(given)
         model = tmp_path / "cv-0.safetensors"
         cell = initial.cell.array
@@ -336,10 +336,10 @@ def test_results_do_not_depend_on_where_walkers_run(example: Path) -> None:
     """The scheduler may change; the number of walkers may not."""
     folder = example / "record"
     folder.mkdir()
-    settings = config.load(example / "walkers.toml")
+    settings = input_file.load(example / "walkers.toml")
     provenance.check_same_input(folder, settings)
 
-    def changed(**changes: object) -> config.Config:
+    def changed(**changes: object) -> input_file.Config:
         return settings.model_copy(
             update={"sampling": settings.sampling.model_copy(update=changes)}
         )
@@ -365,8 +365,8 @@ def test_walkers_start_along_the_path_as_hot_as_they_will_be(
     deviation of 34 K, and some 50 K above it by what a walker gains on its way down. After a cold
     start it is 150 K with 17 K: 220 is four deviations from there, 500 from here.
     """
-    given = config.load(example / "walkers.toml")
-    changed = config.Sampling(steps=2400, segments=6, walkers=2, start="path", timestep_fs=1.0)
+    given = input_file.load(example / "walkers.toml")
+    changed = input_file.Sampling(steps=2400, segments=6, walkers=2, start="path", timestep_fs=1.0)
     settings = given.model_copy(update={"sampling": changed})
     with suppress(UserError):  # so short a run need not arrive at both end states
         workflow.run(settings, tmp_path)

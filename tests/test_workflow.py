@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from plumed_cv import config, freeenergy, workflow
+from plumed_cv import freeenergy, input_file, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.paths.path import load_path
@@ -134,7 +134,7 @@ def test_fewer_whole_snapshots_change_no_number(
     monkeypatch.setattr(task, "MOST_BYTES", 150_000)
     file = example / "thin.toml"
     file.write_text(INPUT.replace("maximum = 2", "maximum = 1\nminimum = 1"))
-    workflow.run(config.load(file), example / "thin")
+    workflow.run(input_file.load(file), example / "thin")
     one, other = (folder / "iteration-1" for folder in (finished, example / "thin"))
     first, second = (json.loads((each / "result.json").read_text()) for each in (one, other))
     for name in ("flux_barrier_eV", "barrier_eV", "similarity"):
@@ -153,7 +153,7 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
     file = example / "guard.toml"
     limited = INPUT.replace("timestep_fs", f"deviation_limit_A = {limit}\ntimestep_fs")
     file.write_text(limited.replace("maximum = 2", "maximum = 1\nminimum = 1"))
-    result = workflow.run(config.load(file), example / "guard")
+    result = workflow.run(input_file.load(file), example / "guard")
     folder = example / "guard" / "iteration-1"
     parts = [json.loads(f.read_text()) for f in sorted(folder.glob("segment-*/segment.json"))]
     stops = sum(part["stopped"] for part in parts)
@@ -182,14 +182,14 @@ def test_a_path_of_the_users_own(example: Path, finished: Path, tmp_path: Path) 
     assert ends in INPUT
     text = INPUT.replace(ends, "").replace("[path]", '[path]\nfile = "own.traj"')
     file.write_text(text.replace("maximum = 2", "maximum = 1\nminimum = 1"))
-    result = workflow.run(config.load(file), tmp_path / "run")
+    result = workflow.run(input_file.load(file), tmp_path / "run")
     whole = json.loads((finished / "result.json").read_text())
     assert result["energy_barrier_0K_eV"] == pytest.approx(whole["energy_barrier_0K_eV"], abs=1e-6)
     assert result["barrier_eV"] > 0
-    assert workflow.run(config.load(file), tmp_path / "run") == result
+    assert workflow.run(input_file.load(file), tmp_path / "run") == result
     ase.io.write(tmp_path / "own.traj", images[::-1])
     with pytest.raises(UserError, match=r"another path\.file"):
-        workflow.run(config.load(file), tmp_path / "run")
+        workflow.run(input_file.load(file), tmp_path / "run")
 
 
 def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
     text = INPUT.replace("[engine]", "expansion = [1e-5, 2e-8]\n[engine]")
     file.write_text(text.replace("timestep_fs", 'prior = "previous"\ntimestep_fs'))
     run = example / "head"
-    result = workflow.run(config.load(file), run)
+    result = workflow.run(input_file.load(file), run)
     stretch = 1 + 1e-5 * 300 + 2e-8 * 300**2
     given = ase.io.read(example / "initial.xyz")
     assert isinstance(given, Atoms)
@@ -273,7 +273,7 @@ def test_head_starts_and_an_expanded_cell(example: Path, plugin: Path) -> None:
     assert f"TAU={second.tau}" in (run / "plumed.dat").read_text()
     file.write_text(INPUT.replace("[engine]", "expansion = [1e-3]\n[engine]"))
     with pytest.raises(UserError, match=r"the cell would be 1.3 times as long"):
-        workflow.run(config.load(file), run)
+        workflow.run(input_file.load(file), run)
 
 
 def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> None:
@@ -281,7 +281,7 @@ def test_energy_along_the_path_as_a_head_start(example: Path, plugin: Path) -> N
     text = INPUT.replace("timestep_fs", 'prior = "energy"\ntimestep_fs')
     file.write_text(text.replace("maximum = 2", "maximum = 1\nminimum = 1"))
     run = example / "energy"
-    workflow.run(config.load(file), run)
+    workflow.run(input_file.load(file), run)
     path, variable = load_path(run / "path.xyz"), CollectiveVariable.load(run / "cv-0.safetensors")
     state = freeenergy.read_state(run / "iteration-1" / "segment-000000" / "babf.state")
     xi = energy.values_at_images(path, variable)
@@ -297,7 +297,7 @@ def test_guard_that_never_opens_is_refused(example: Path, plugin: Path) -> None:
     with pytest.raises(
         UserError, match=r"left the mean path before|ended the last 20 trajectories at once"
     ):
-        workflow.run(config.load(file), example / "tight")
+        workflow.run(input_file.load(file), example / "tight")
 
 
 def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) -> None:
@@ -423,7 +423,7 @@ def test_damaged_files_of_a_run_are_named(example: Path, finished: Path, tmp_pat
     (run / "iteration-2" / "result.json").unlink()
     (run / "iteration-2" / "segment-000004" / "babf.state").write_text("#! FIELDS")
     with pytest.raises(UserError, match="segment-000004"):
-        workflow.run(config.load(example / "vacancy.toml"), run)
+        workflow.run(input_file.load(example / "vacancy.toml"), run)
 
 
 def test_help_has_examples() -> None:

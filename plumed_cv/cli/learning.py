@@ -66,7 +66,7 @@ def energy(
 
     With a folder 00, 01, ... for each image: plumed-cv energy neb
     """
-    from plumed_cv import config as configuration
+    from plumed_cv import input_file
 
     if noise is not None and not noise > 0:
         raise UserError(f"--noise {noise}: the variance must be positive.")
@@ -75,8 +75,8 @@ def energy(
         raise UserError(f"{inputs[0]}: give either one input file or the images of a path.")
     if inputs and engine:
         raise UserError(f"--engine {engine}: {inputs[0]} already names an engine.")
-    settings = configuration.load(inputs[0]) if inputs else None
-    forces = configuration.load(engine) if engine else None
+    settings = input_file.load(inputs[0]) if inputs else None
+    forces = input_file.load(engine) if engine else None
     from plumed_cv import workflow
 
     found = workflow.reproduce_energy(

@@ -213,8 +213,7 @@ def harmonic(
 
     With an input: plumed-cv harmonic demo/vacancy.toml --temperature 300 --temperature 500
     """
-    from plumed_cv import config as configuration
-    from plumed_cv import report, workflow
+    from plumed_cv import input_file, report, workflow
 
     kelvin = temperature or []
     with resumable():
@@ -228,7 +227,7 @@ def harmonic(
         else:
             folder = output or source.parent / "harmonic"
             found = workflow.compute_harmonic(
-                configuration.load(source),
+                input_file.load(source),
                 folder,
                 temperatures_K=kelvin,
                 step_A=step,

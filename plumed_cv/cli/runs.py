@@ -84,14 +84,14 @@ def run(
 
     Example: plumed-cv run demo/vacancy.toml
     """
-    from plumed_cv import config as configuration
+    from plumed_cv import input_file
 
     if keys:
-        print_keys(configuration.describe_keys())
+        print_keys(input_file.describe_keys())
         return
     if config is None:
         raise UserError("Which input file? For example: plumed-cv run demo/vacancy.toml")
-    settings = configuration.load(config)
+    settings = input_file.load(config)
     from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
@@ -152,10 +152,9 @@ def sample(
 
     Example: plumed-cv sample demo/vacancy.toml
     """
-    from plumed_cv import config as configuration
-    from plumed_cv import workflow
+    from plumed_cv import input_file, workflow
 
-    settings = configuration.load(config)
+    settings = input_file.load(config)
     with resumable():
         workflow.sample(settings, directory or config.parent / "run", walker, Bars())
 
@@ -168,9 +167,8 @@ def path(
 
     Example: plumed-cv path demo/vacancy.toml -o path.xyz
     """
-    from plumed_cv import config as configuration
-    from plumed_cv import workflow
+    from plumed_cv import input_file, workflow
 
-    settings = configuration.load(config)
+    settings = input_file.load(config)
     check_extended_xyz(output)
     workflow.find_path(settings, output, Bars())

@@ -25,9 +25,9 @@ from ase import Atoms
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing, write_text
 from plumed_cv.common.toml import as_toml
-from plumed_cv.config import Config, Gromacs, load, validate
 from plumed_cv.events.network import Ints, Jump, Network, Sites
 from plumed_cv.events.pairs import PairJump, Pairs
+from plumed_cv.input_file import Config, Gromacs, load, validate
 
 FORMAT = "plumed_cv catalogue"
 VERSION = 1

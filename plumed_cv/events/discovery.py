@@ -28,11 +28,11 @@ from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import hashes_of_named, locked, read_json, replacing, write_text
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.events.catalogue import read_template
 from plumed_cv.events.notebook import Notebook, ceiling_of, checksum
 from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, find_defect_atoms
+from plumed_cv.input_file import Config
 from plumed_cv.paths import relax
 from plumed_cv.structures import cell_of, fix, held_atoms, orient, read_structure, strip
 from plumed_cv.structures.neighbours import Neighbours

@@ -18,7 +18,6 @@ from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import require
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.events.catalogue import read_template, write_catalogue
 from plumed_cv.events.network import (
     TOLERANCE_A,
@@ -33,6 +32,7 @@ from plumed_cv.events.network import (
 from plumed_cv.events.pairs import find_farthest, find_pairs
 from plumed_cv.events.solutes import relax_pairs
 from plumed_cv.events.states import Defect, Relaxer, Supercell
+from plumed_cv.input_file import Config
 from plumed_cv.structures import cell_of, read_structures
 
 WIDTH_A = 10.0  # smallest width of the supercell

@@ -19,12 +19,12 @@ from ase.io import read, write
 import plumed_cv
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.config import Config
 from plumed_cv.cv import symmetry
 from plumed_cv.cv.projection import linear
 from plumed_cv.events.catalogue import INPUT, Event, Numbers, write_catalogue, write_event
 from plumed_cv.events.confidence import Confidence
 from plumed_cv.events.saddles import SAME_A, SAME_EV, SAME_SADDLE_A, Saddle, Searcher
+from plumed_cv.input_file import Config
 from plumed_cv.rates.multiplicity import count_equivalent_events
 from plumed_cv.structures import OF_DYNAMICS, cell_of, drift_of, held_atoms, kinds_of
 from plumed_cv.structures.frame import Array

@@ -11,7 +11,6 @@ from ase.optimize import FIRE
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Reporter
-from plumed_cv.config import Config
 from plumed_cv.engines import Engine
 from plumed_cv.events.catalogue import Event, write_event
 from plumed_cv.events.network import (
@@ -21,6 +20,7 @@ from plumed_cv.events.network import (
     Sites,
 )
 from plumed_cv.events.pairs import PairJump
+from plumed_cv.input_file import Config
 from plumed_cv.paths import relax
 from plumed_cv.rates.multiplicity import ENERGY_EV, count_equivalent_events
 from plumed_cv.structures import CLOSEST_A, cell_of

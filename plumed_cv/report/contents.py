@@ -11,11 +11,11 @@ import numpy as np
 from plumed_cv import freeenergy, sampling, workflow
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
-from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable, energy, equivalence
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.cv.pca import PrincipalComponents
 from plumed_cv.freeenergy.jackknife import FEWEST_BLOCKS
+from plumed_cv.input_file import Iteration, Sampling
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance

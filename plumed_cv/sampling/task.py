@@ -11,7 +11,6 @@ from ase import Atoms, units
 
 from plumed_cv import freeenergy
 from plumed_cv.common.errors import UserError
-from plumed_cv.config import Ase, Config, Gromacs, Lammps, Sampling
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, State
 from plumed_cv.engines.ase import AseEngine
@@ -19,6 +18,7 @@ from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.freeenergy import meanforce
+from plumed_cv.input_file import Ase, Config, Gromacs, Lammps, Sampling
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
     count_steps,

@@ -14,8 +14,8 @@ from pathlib import Path
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import require
 from plumed_cv.common.progress import Update
-from plumed_cv.config import Config
 from plumed_cv.engines import Engine
+from plumed_cv.input_file import Config
 from plumed_cv.sampling.folders import count_steps, describe_barrier, list_segments_of, read_records
 from plumed_cv.sampling.task import WalkerTask, open_engine
 from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker

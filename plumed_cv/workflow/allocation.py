@@ -19,8 +19,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.toml import as_toml
-from plumed_cv.config import Sampling
 from plumed_cv.events.catalogue import INPUT, Catalogue
+from plumed_cv.input_file import Sampling
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.diffusion import compute_coefficients
 

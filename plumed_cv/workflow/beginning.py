@@ -10,9 +10,9 @@ from ase import Atoms
 from plumed_cv import freeenergy
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.progress import Reporter
-from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine
+from plumed_cv.input_file import Config
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array, complete_cell, displacements

@@ -10,7 +10,7 @@ import numpy as np
 from ase import units
 
 from plumed_cv.common.numbers import with_error
-from plumed_cv.config import Iteration, Sampling
+from plumed_cv.input_file import Iteration, Sampling
 from plumed_cv.workflow.keys import read_estimate
 from plumed_cv.workflow.mep import LEAST_BARRIER_KT
 

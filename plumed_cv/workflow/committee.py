@@ -21,10 +21,10 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing
 from plumed_cv.common.numbers import energy_in_words
 from plumed_cv.common.progress import Log, Reporter, Update
-from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Engine, deviation
 from plumed_cv.freeenergy import meanforce, perturbation
+from plumed_cv.input_file import Config
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed

@@ -8,8 +8,8 @@ from ase import units
 
 from plumed_cv import freeenergy
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.config import Config, Sampling
 from plumed_cv.cv import CollectiveVariable, energy
+from plumed_cv.input_file import Config, Sampling
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.task import MARGIN
 from plumed_cv.workflow.directory import RunDirectory

@@ -10,9 +10,9 @@ from ase import Atoms
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.progress import Reporter
-from plumed_cv.config import Config
 from plumed_cv.engines import Dynamics, Engine, State, deviation
 from plumed_cv.engines.ase import AseEngine
+from plumed_cv.input_file import Config
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.directory import RunDirectory

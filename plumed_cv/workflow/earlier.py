@@ -11,9 +11,9 @@ from ase import Atoms, units
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import replacing
-from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.freeenergy import meanforce, pooling
+from plumed_cv.input_file import Config
 from plumed_cv.sampling.folders import ATOMS, MEAN_FORCE
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow.directory import RunDirectory

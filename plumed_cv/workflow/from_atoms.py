@@ -11,12 +11,11 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from plumed_cv import config as configuration
-from plumed_cv import sampling
+from plumed_cv import input_file, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.progress import Callback, Log, Reporter
-from plumed_cv.config import Config
+from plumed_cv.input_file import Config
 from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import check_end_states, orient, strip
@@ -113,7 +112,7 @@ def run_input(
         if directory is None:
             raise UserError("run_input: this configuration needs the argument directory.")
     else:
-        config = configuration.load(source)
+        config = input_file.load(source)
         directory = Path(source).parent / "run" if directory is None else directory
     procedure.run(config, directory, _reporter(progress))
     return read_result(directory)
@@ -151,7 +150,7 @@ def make_config(
         **{name: str(file) for name, file in files.items()},
         "temperature_K": temperature_K,
     }
-    config = configuration.validate(content, "make_config")
+    config = input_file.validate(content, "make_config")
     check_end_states(initial, final)
     folder.mkdir(parents=True, exist_ok=True)
     for file, atoms in zip(files.values(), (initial, final), strict=True):
@@ -195,7 +194,7 @@ def find_path(
         "system": {"initial": "initial", "final": "final", "temperature_K": 1.0},
         "engine": section,
     }
-    config = configuration.validate(content, "find_path")
+    config = input_file.validate(content, "find_path")
     start, end = orient(initial), orient(final)
     with sampling.open_engine(config, start) as opened:
         return find_minimum_energy_path(

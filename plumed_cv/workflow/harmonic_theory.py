@@ -17,8 +17,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import NONE, error_of_factor, scientific, with_error
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.engines import Engine
+from plumed_cv.input_file import Config
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.rates import harmonic as theory
 from plumed_cv.rates import stationary

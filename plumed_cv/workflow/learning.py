@@ -19,7 +19,6 @@ from plumed_cv.common.extras import require
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Reporter
 from plumed_cv.common.threads import one_thread
-from plumed_cv.config import Config
 from plumed_cv.cv import (
     CollectiveVariable,
     energy,
@@ -32,6 +31,7 @@ from plumed_cv.cv import (
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
 from plumed_cv.freeenergy import meanforce
+from plumed_cv.input_file import Config
 from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling.folders import ATOMS

@@ -9,9 +9,9 @@ import numpy as np
 
 from plumed_cv.common.files import write_text
 from plumed_cv.common.numbers import energy_in_words
-from plumed_cv.config import Config
 from plumed_cv.engines import deviation
 from plumed_cv.freeenergy import perturbation, within
+from plumed_cv.input_file import Config
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.keys import as_json, or_none
 

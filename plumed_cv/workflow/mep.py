@@ -12,9 +12,9 @@ from scipy.signal import find_peaks
 from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config, Lammps
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_potential import known_elements, names_atoms, potential_commands
+from plumed_cv.input_file import Config, Lammps
 from plumed_cv.paths.neb import find_minimum_energy_path, with_forces
 from plumed_cv.paths.path import EnergyPath, load_path, name_of, read_images
 from plumed_cv.structures import (

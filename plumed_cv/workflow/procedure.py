@@ -12,9 +12,9 @@ from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.engines import Engine, State
+from plumed_cv.input_file import Config
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling import guard
 from plumed_cv.setup.kernel import Plumed, find_plumed

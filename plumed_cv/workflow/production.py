@@ -5,8 +5,8 @@ from pathlib import Path
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, write_text
-from plumed_cv.config import Sampling
 from plumed_cv.cv import CollectiveVariable
+from plumed_cv.input_file import Sampling
 from plumed_cv.setup.plugin import babf_input
 from plumed_cv.workflow.defaults import atom_limit
 from plumed_cv.workflow.directory import RunDirectory

@@ -20,7 +20,7 @@ from plumed_cv.common.files import (
     sha256,
     write_text,
 )
-from plumed_cv.config import Config
+from plumed_cv.input_file import Config
 from plumed_cv.setup.kernel import Plumed
 from plumed_cv.structures import split_index
 from plumed_cv.workflow.directory import RunDirectory

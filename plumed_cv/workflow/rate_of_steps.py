@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from plumed_cv import config, rates
+from plumed_cv import input_file, rates
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.keys import or_none, relative_populations
 from plumed_cv.workflow.results import UNKNOWN_RATE
@@ -76,7 +76,7 @@ def combine_steps(
 
 
 def find_doubts(
-    rate: dict[str, Any], found: list[rates.Transmission], settings: config.Rate
+    rate: dict[str, Any], found: list[rates.Transmission], settings: input_file.Rate
 ) -> str | None:
     """Return why a rate is doubtful or unknown, or None.
 

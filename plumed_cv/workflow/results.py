@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 import plumed_cv
 from plumed_cv import freeenergy, sampling
 from plumed_cv.common.files import read_json, replacing, write_text
-from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, energy, equivalence
 from plumed_cv.figures import plot_profiles
+from plumed_cv.input_file import Config
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import cell_of
 from plumed_cv.workflow import harmonic_theory

@@ -19,9 +19,9 @@ from plumed_cv import rates, sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, sha256, write_text
 from plumed_cv.common.progress import Reporter
-from plumed_cv.config import Config
 from plumed_cv.cv import CollectiveVariable, symmetry
 from plumed_cv.engines import Dynamics, Engine
+from plumed_cv.input_file import Config
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.defaults import atom_limit

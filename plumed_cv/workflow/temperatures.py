@@ -24,8 +24,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import with_error
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.figures import plot_arrhenius
+from plumed_cv.input_file import Config
 from plumed_cv.rates import arrhenius
 from plumed_cv.rates.stationary import STEP_A
 from plumed_cv.structures.frame import Array

@@ -17,8 +17,8 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
 from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.engines import Engine
+from plumed_cv.input_file import Config
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.mep import read_end_states

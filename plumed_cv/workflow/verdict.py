@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from plumed_cv.common.numbers import with_error
-from plumed_cv.config import Iteration, Sampling
 from plumed_cv.cv import CollectiveVariable, equivalence, symmetry
+from plumed_cv.input_file import Iteration, Sampling
 from plumed_cv.workflow.checks import Check, check_sampling, error_limit_eV
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.keys import points_to_compare, read_estimate

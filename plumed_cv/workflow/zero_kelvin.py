@@ -7,9 +7,9 @@ from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.config import Config
 from plumed_cv.cv.reconstruction import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
+from plumed_cv.input_file import Config
 from plumed_cv.paths.path import Files, load_path, name_of, read_images
 from plumed_cv.workflow.learning import estimate_noise_variance, training_of
 from plumed_cv.workflow.mep import complete, find_path, read_end_states, types_of

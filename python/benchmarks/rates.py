@@ -46,7 +46,7 @@ from scipy.stats import kstest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from plumed_cv import config, cv, workflow
+from plumed_cv import cv, input_file, workflow
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.engines import Dynamics, Segment, State
@@ -154,7 +154,7 @@ def run_ours(runs: Path, T: int, data: dict[str, Any]) -> None:
     """Run plumed_cv and put rate, error and steps into the data file."""
     case = replace(defects.CASES["fe-700K"], temperature_K=float(T))
     folder = runs / f"fe-{T}K"
-    settings = config.load(transmission.write(case, folder, SAMPLING_STEPS))
+    settings = input_file.load(transmission.write(case, folder, SAMPLING_STEPS))
     workflow.run(settings, folder / "run")
     workflow.transmission.compute_rate(folder / "run")
     result = read_json(folder / "run" / "result.json")

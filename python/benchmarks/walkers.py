@@ -28,9 +28,9 @@ from typing import Any
 from ase.build import bulk
 
 from plumed_cv import cv, sampling
-from plumed_cv.config import Config, Lammps, Sampling, System
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.input_file import Config, Lammps, Sampling, System
 from plumed_cv.setup.plugin import babf_input, build_plugin
 from plumed_cv.setup.tools import cxx_compiler
 from plumed_cv.structures import orient

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from plumed_cv import config, freeenergy
+from plumed_cv import freeenergy, input_file
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import State
@@ -84,7 +84,7 @@ def all_readers(run: Path, file: Path) -> dict[str, Reader]:
         return [read_displacements([path], linear, linear.reference_cell, species=everyone)]
 
     def settings(path: Path) -> list[Any]:
-        return [[config.load(path).system.temperature_K]]
+        return [[input_file.load(path).system.temperature_K]]
 
     return {
         "model": Reader(run / "cv-1.safetensors", model, True),

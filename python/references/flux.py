@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from ase import units
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
 from plumed_cv.cv import CollectiveVariable
@@ -207,7 +207,7 @@ def sampled(name: str, folder: Path, walkers: int) -> dict[str, Any]:
         iterations=1 + (name in LEARNED),
     )
     write_text(file, text)
-    workflow.run(config.load(file), run)
+    workflow.run(input_file.load(file), run)
     rates = [
         workflow.transmission.compute_rate(run, surface=xi, error=0.05)
         for xi in SHOTS_THROUGH.get(name, ())

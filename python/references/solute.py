@@ -40,7 +40,7 @@ import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import read_json, replacing, write_text
 from plumed_cv.engines import draw_velocities
 from plumed_cv.engines.lammps import LammpsEngine
@@ -186,7 +186,7 @@ def sample(
     """Difference of the states and flux barrier by plumed_cv, eV."""
     folder = runs / f"{process}-{temperature_K:.0f}K"
     file = write(case, process, temperature_K, steps, folder)
-    workflow.run(config.load(file), folder / "run")
+    workflow.run(input_file.load(file), folder / "run")
     result = read_json(folder / "run" / "result.json")
     names = ("delta_F_eV", "flux_barrier_eV")
     kept = {name: result[name] for name in names}

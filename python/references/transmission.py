@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.common.files import read_json, write_text
 from plumed_cv.common.numbers import error_of_factor, scientific
 from python.references import flux, hops
@@ -61,7 +61,7 @@ def write(case: Case, folder: Path, steps: int) -> Path:
 
 def compute(name: str, runs: Path, steps: int, error: float) -> None:
     """Run one case, and its rate with a relative error of the transmission coefficient."""
-    settings = config.load(write(CASES[name], runs / name, steps))
+    settings = input_file.load(write(CASES[name], runs / name, steps))
     workflow.run(settings, runs / name / "run")
     workflow.transmission.compute_rate(runs / name / "run", error=error)
 

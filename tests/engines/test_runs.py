@@ -9,8 +9,8 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from plumed_cv.config import load
 from plumed_cv.engines.lammps_program import LammpsProgram
+from plumed_cv.input_file import load
 from plumed_cv.sampling import open_engine
 from plumed_cv.workflow import analyse
 from tests.engines.kits import EPSILON, gromacs, script_output

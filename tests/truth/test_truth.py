@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 
-from plumed_cv import config, workflow
+from plumed_cv import input_file, workflow
 from plumed_cv.cv import CollectiveVariable, linear
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.structures import cell_of
@@ -127,7 +127,7 @@ LARGEST_DEVIATION = 5.0
 def test_results_are_right_within_their_errors(name: str, plugin: Path, tmp_path: Path) -> None:
     model = MODELS[name]
     file = model.write(tmp_path / "model", seed=1)
-    result = workflow.run(config.load(file), tmp_path / "model" / "run")
+    result = workflow.run(input_file.load(file), tmp_path / "model" / "run")
     assert len(result["iterations"]) == 2
     assert result["flux_barrier_error_eV"] < LARGEST_ERROR_EV
     found = list(comparisons(model, tmp_path / "model" / "run"))

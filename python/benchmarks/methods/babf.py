@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plumed_cv import config, freeenergy, sampling, workflow
+from plumed_cv import freeenergy, input_file, sampling, workflow
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.freeenergy import meanforce
@@ -58,7 +58,7 @@ def run_babf_walkers(setup: Setup, folder: Path, seed: int, budgets: Sequence[in
     """Run several walkers that start along the path, with its energy as prior."""
     results = []
     for n_steps in budgets:
-        settings = config.Config.model_validate(
+        settings = input_file.Config.model_validate(
             {
                 "system": {
                     "initial": "initial.xyz",

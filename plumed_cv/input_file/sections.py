@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from plumed_cv.config.engines import Ase, Engine, Positive, Section
+from plumed_cv.input_file.engines import Ase, Engine, Positive, Section
 from plumed_cv.setup.plumed_actions import actions_of, biases_of
 
 Count = Annotated[int, Field(gt=0)]

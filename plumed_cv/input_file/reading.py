@@ -11,8 +11,8 @@ from pydantic import (
 )
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.config.engines import ENGINES, EngineSection, first_mistake
-from plumed_cv.config.sections import Config
+from plumed_cv.input_file.engines import ENGINES, EngineSection, first_mistake
+from plumed_cv.input_file.sections import Config
 
 
 def validate(content: dict[str, Any], source: Path | str) -> Config:

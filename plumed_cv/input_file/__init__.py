@@ -3,9 +3,9 @@
 `engines` has the keys of the engines, `sections` all others; `reading` reads and checks a file.
 """
 
-from plumed_cv.config.engines import ENGINES, Ase, Gromacs, Lammps
-from plumed_cv.config.reading import describe_keys, load, validate
-from plumed_cv.config.sections import (
+from plumed_cv.input_file.engines import ENGINES, Ase, Gromacs, Lammps
+from plumed_cv.input_file.reading import describe_keys, load, validate
+from plumed_cv.input_file.sections import (
     CV,
     Config,
     Iteration,
