@@ -82,7 +82,7 @@ def print_iterations(result: dict[str, Any]) -> None:
     _print_steps(result.get("steps") or [], result.get("populations") or [])
     print(f"* the answer: {result['answer_because']}")
     for check in result["checks"]:
-        if check["passed"] is False:
+        if not check["passed"]:
             print(f"Attention: {check['sentence']}")
     if result.get("rate_per_s") is not None:
         print_rate(result)

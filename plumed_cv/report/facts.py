@@ -83,7 +83,7 @@ def _status(run: Run) -> dict[str, Any]:
             "remedy": None,
             "command": None,
         }
-    failed = [check["name"] for check in judged["checks"] if check["passed"] is False]
+    failed = [check["name"] for check in judged["checks"] if not check["passed"]]
     return {
         "kind": "bad",
         "headline": "Not converged",

@@ -17,6 +17,7 @@ from plumed_cv.workflow.mep import LEAST_BARRIER_KT
 CROSSINGS = 10  # the relative error of an error bar from n events is 1/sqrt(2n): 22 %
 LEAST_ERROR_EV = 0.01  # an error need not be smaller than this, even if kT/2 is
 HOT = 0.03  # allowed relative deviation of the temperature of the CV, for any error
+KNOWN = 0.25  # three standard errors of this temperature, relative to it, at most
 OUTSIDE = 0.5  # largest share of steps that the guard discards
 
 
@@ -28,7 +29,7 @@ class Check(NamedTuple):
     name
         Subject of the check.
     passed
-        Result; None if the check could not be made.
+        Result; None if the data do not decide it.
     sentence
         The result in words.
     remedy
@@ -73,7 +74,7 @@ def check_sampling(
     """
     kT_eV = units.kB * temperature_K
     limit = error_limit_eV(limits, temperature_K)
-    needed = _needed_steps(part, settings.steps, limit)
+    needed = _needed_steps(part, settings.steps, limit, temperature_K)
     more = f"Raise sampling.steps to about {needed:,} and run again."
     mend: Literal["iterations", "steps"] = "iterations" if needed <= 2 * settings.steps else "steps"
     checks = [
@@ -84,7 +85,7 @@ def check_sampling(
         _estimators(part, more),
         _repetitions(part, more),
         *(_symmetry(part, kT_eV, more) if related else ()),
-        _temperature(part, temperature_K),
+        _temperature(part, temperature_K, more, mend),
         _guard(part),
     ]
     return [check for check in checks if check is not None]
@@ -95,7 +96,7 @@ def error_limit_eV(limits: Iteration, temperature_K: float) -> float:  # noqa: N
     return limits.barrier_tolerance_eV or max(LEAST_ERROR_EV, 0.5 * units.kB * temperature_K)
 
 
-def _needed_steps(part: dict[str, Any], steps: int, limit_eV: float) -> int:
+def _needed_steps(part: dict[str, Any], steps: int, limit_eV: float, temperature_K: float) -> int:
     """Number of steps with which an iteration would pass, two digits; by default twice as many.
 
     The error is proportional to the inverse square root of the steps, and crossings are
@@ -108,6 +109,9 @@ def _needed_steps(part: dict[str, Any], steps: int, limit_eV: float) -> int:
         factors.append((error / limit_eV) ** 2)
     if crossings is not None and crossings < CROSSINGS:
         factors.append(CROSSINGS / max(crossings, 1))
+    error_K = part.get("cv_temperature_error_K")
+    if error_K is not None and 3.0 * error_K > KNOWN * temperature_K:
+        factors.append((3.0 * error_K / (KNOWN * temperature_K)) ** 2)
     factor = min(max(factors, default=2.0), 10.0)
     needed = max(1.2, factor) * steps
     digits = 10 ** (int(np.log10(needed)) - 1)
@@ -222,21 +226,25 @@ def _symmetry(part: dict[str, Any], kT_eV: float, more: str) -> list[Check]:
     return checks
 
 
-def _temperature(part: dict[str, Any], temperature_K: float) -> Check | None:
+def _temperature(
+    part: dict[str, Any], temperature_K: float, more: str, mend: Literal["iterations", "steps"]
+) -> Check | None:
+    """Check of the kinetic temperature; None for several CVs, or if constraints change it."""
     value, error = (part.get(f"cv_temperature_{key}") for key in ("K", "error_K"))
-    if note := part.get("constraints_note"):
-        return Check("temperature", None, f"{note}.", mend="input")
     if value is None:
         return None
-    allowed = max(HOT * temperature_K, 3.0 * (error or 0.0))
     off = abs(value - temperature_K)
-    passed: bool | None = off <= allowed
-    if passed and allowed > 0.1 * temperature_K:
-        passed = None  # an error of this size would hide a violation
     sentence = (
         f"The kinetic temperature along the collective variable is "
         f"{with_error(value, error, 'K')}; that of the thermostat is {temperature_K:g} K."
     )
+    if error is None or (3.0 * error > KNOWN * temperature_K and off <= 3.0 * error):
+        sentence = (
+            f"{sentence[:-1]} (the standard error must be below "
+            f"{KNOWN / 3.0 * temperature_K:.2g} K)."
+        )
+        return Check("temperature", None, sentence, more, mend)
+    passed = off <= max(HOT * temperature_K, 3.0 * error)
     remedy = (
         "The bias heats the collective variable: raise sampling.friction_per_ps, and sampling.ramp "
         "if it is below 1, in a new directory."

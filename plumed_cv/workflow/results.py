@@ -96,7 +96,7 @@ def drop_constrained(
     """
     number = len(np.intersect1d(np.asarray(serials) - 1, constrained))
     if number == 0:
-        return result | {"constraints_note": None}
+        return result
     sentence = (
         f"{number} of the {np.size(serials)} atoms of the collective variable have constraints, so "
         "its kinetic temperature and the rate of transition state theory are unknown; set "
@@ -116,7 +116,6 @@ def drop_constrained(
         | {
             "steps": [step | rates for step in result["steps"]],
             "note": "; ".join(notes),
-            "constraints_note": sentence,
         }
     )
 

@@ -23,8 +23,6 @@ WORST = 0.3  # largest 1 - cos between the states: at 45 degrees a CV gives half
 NOISE = 2.0  # largest difference of equivalent collective variables, in noise floors
 EQUAL_EV = 1e-3  # end states with a smaller energy difference at 0 K count as equal
 
-_NECESSARY = ("end states", "crossings", "flux barrier", "collective variable")
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -46,16 +44,12 @@ class Verdict:
 
     @property
     def failed(self) -> list[Check]:
-        """Checks that have not passed, and necessary checks without a result."""
-        return [
-            check
-            for check in self.checks
-            if check.passed is False or (check.passed is None and check.name in _NECESSARY)
-        ]
+        """Checks that have not passed. A check that the data do not decide has not passed."""
+        return [check for check in self.checks if not check.passed]
 
     @property
     def converged(self) -> bool:
-        """Whether no check has failed and all necessary checks have passed."""
+        """Whether every check has passed."""
         return not self.failed
 
     @property
