@@ -37,6 +37,8 @@ lint: $(VENV)/.tests-installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin plumed_cv
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 plumed_cv # for reading results
 	find cpp -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
 
 format: $(VENV)/.tests-installed

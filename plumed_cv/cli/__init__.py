@@ -6,6 +6,7 @@ a run. `options` has what several of them share. Importing the other modules of 
 seconds, so each command imports only what it needs, and --help is fast.
 """
 
+import logging
 import sys
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import plumed_cv
 from plumed_cv.cli import events, learning, results, runs, setup
 from plumed_cv.common.bars import err
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import log
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
@@ -64,6 +66,8 @@ def root(
 
 def main() -> None:
     """Run the command line. Wrong input or a full disk give one sentence and exit status 1."""
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())  # to standard error
     try:
         app()
     except UserError as error:

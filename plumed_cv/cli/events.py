@@ -65,10 +65,11 @@ def jumps(
     ] = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Find the jumps of a vacancy or interstitial that differ by symmetry; write a catalogue.
+    """Find the jumps of a vacancy or interstitial in a crystal.
 
-    The catalogue has a folder for each such jump, with relaxed end states and an input for
-    'plumed-cv run'. All keys of the given input are kept, except its end states.
+    Jumps that the symmetry of the crystal maps onto each other count as one. The command
+    writes a catalogue, which has a folder for each such jump, with relaxed end states and an input
+    for 'plumed-cv run'. All keys of the given input are kept, except its end states.
 
     Examples: plumed-cv jumps fe.cif --input demo/vacancy.toml --species Fe -o fe-vacancy
               plumed-cv jumps fe.cif -i demo/vacancy.toml --species Fe --relax-cell --width 14
@@ -148,11 +149,12 @@ def discover(
     ] = 0.95,
     as_json: AsJson = False,
 ) -> None:
-    """Find the events that begin at one state, by searches for saddle points; write a catalogue.
+    """Find the events that begin at one state.
 
-    No final state is needed. Events that the symmetry of the state maps onto each other are one.
-    The catalogue is like that of 'plumed-cv jumps', so that 'plumed-cv campaign' computes the
-    rates. The same command continues after a stop of any kind.
+    The events are found by searches for saddle points, so no final state is needed. Events that the
+    symmetry of the state maps onto each other count as one. The catalogue is like that of
+    'plumed-cv jumps', so that 'plumed-cv campaign' computes the rates. The same command
+    continues after a stop of any kind.
 
     Examples: plumed-cv discover demo/initial.xyz --input demo/vacancy.toml -o fe-events
               plumed-cv discover demo/initial.xyz -i demo/vacancy.toml --max-barrier 1.0 -o fe-1eV
@@ -208,10 +210,11 @@ def campaign(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Do the runs of all events of a catalogue at all temperatures, and write one table of rates.
+    """Compute the rates of all events of a catalogue.
 
-    The same command continues after a stop of any kind. An event that fails is set aside with the
-    reason, and the others are done; the exit status is then 1.
+    Each event is run at all temperatures, and one table of rates is written. The same command
+    continues after a stop of any kind. An event that fails is set aside with the reason, and the
+    others are done; the exit status is then 1.
 
     Examples: plumed-cv campaign fe-vacancy --harmonic
               plumed-cv campaign fe-vacancy --error 0.1
@@ -268,7 +271,7 @@ def diffusion(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute diffusion coefficients from the rates of a campaign, with errors.
+    """Compute diffusion coefficients from the rates of a campaign.
 
     The coefficient of the defect itself is exact for its network of jumps. With the free energy of
     formation, that of tracer atoms by vacancies follows, with the exact correlation factor.

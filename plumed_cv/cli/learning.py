@@ -1,4 +1,4 @@
-"""A CV without a run: `energy` tests one at 0 K, `train` makes one of trajectories."""
+"""CVs without a run: `energy` tests one at 0 K, and `train` trains one on trajectories."""
 
 import json
 from dataclasses import replace
@@ -51,7 +51,7 @@ def energy(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test at 0 K whether an autoencoder reproduces the energy along a path.
+    """Test an autoencoder at 0 K on the energies along a path.
 
     The output contains the energy profiles of the path, of its principal components and of the
     learned CV, with errors; the fraction of variance explained; and the atoms that take part (a

@@ -36,11 +36,11 @@ def rate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the transmission coefficient of a run, and the rate, by plain dynamics.
+    """Compute the rate of a run with its transmission coefficient.
 
-    The trajectories start from snapshots on the dividing surface and use the engine of the input.
-    Existing trajectories are kept, so a smaller error only adds some. 'plumed-cv run' does this by
-    itself once it has converged.
+    The coefficient follows from trajectories of plain dynamics. They start from snapshots on the
+    dividing surface and use the engine of the input. Existing trajectories are kept, so a smaller
+    error only adds some. 'plumed-cv run' does this by itself once it has converged.
 
     Example: plumed-cv rate demo/run --error 0.05
     """
@@ -77,7 +77,7 @@ def committee(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the error of the potential: barriers of the other potentials of the input.
+    """Compute the error of the potential from other potentials.
 
     The potentials of engine.committee compute forces and energies of snapshots of the run. Existing
     values are kept, so more snapshots only add to them. 'plumed-cv run' does this by itself once it
@@ -122,11 +122,12 @@ def label(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose structures of a run to compute with a better method, or correct the barrier by them.
+    """Correct the barrier by a better method, such as DFT.
 
-    The structures are a random sample along the CV with known probabilities. Compute energies and
-    forces of them, for example by DFT, without relaxing them. With --labels the barrier is
-    corrected from the potential of the run to that method.
+    The command first chooses structures of a run to compute with a better method. They are a random
+    sample along the CV with known probabilities. Compute their energies and forces without
+    relaxing them. With --labels, the barrier is then corrected from the potential of the run to
+    that method.
 
     Choose 100 structures: plumed-cv label demo/run -n 100 -o labels.xyz
 
@@ -170,7 +171,7 @@ def report(
         typer.Option("--output", "-o", help="output; report.html in the run directory if absent"),
     ] = None,
 ) -> None:
-    """Write one HTML page with all results of a run, finished or not.
+    """Write one HTML page with all results of a run.
 
     The page needs no network and no other file. It begins with a note if the run has not ended or
     has not converged.
@@ -203,11 +204,12 @@ def harmonic(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the rate by harmonic transition state theory, with quantum corrections.
+    """Compute the rate by harmonic transition state theory.
 
     The Hessians at the minimum and at the saddle point of the minimum energy path are computed by
-    differences of forces. For a run, the result is compared with its rate and written to its folder
-    'harmonic'. The same command continues after a stop of any kind.
+    differences of forces. The output also has the rate with quantum corrections. For a run, the
+    result is compared with its rate and written to its folder 'harmonic'. The same command
+    continues after a stop of any kind.
 
     With the directory of a run: plumed-cv harmonic demo/run
 
@@ -263,7 +265,9 @@ def fes(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the free energy with errors from states of BABF on one CV or two.
+    """Compute the free energy with errors from states of BABF.
+
+    The states belong to one CV or two.
 
     The output also has the flux barrier and the rate for the folder of an iteration, and for runs
     with an exported plumed.dat if the colvar is in the folder of each state.
@@ -319,9 +323,10 @@ def export(
         bool, typer.Option("--torch", help="write the CV as TorchScript (cv.pt) for TORCH_CV")
     ] = False,
 ) -> None:
-    """Write the CV of a run and a plumed.dat that samples it from the start in any engine.
+    """Write the CV of a run, and a plumed.dat for any engine.
 
-    The bias is BABF, with the temperature and the grid of the run.
+    The plumed.dat samples the CV from the start. Its bias is BABF, with the temperature and the
+    grid of the run.
 
     Example: plumed-cv export demo/run production
 

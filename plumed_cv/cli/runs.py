@@ -16,6 +16,7 @@ import plumed_cv
 from plumed_cv.cli.options import AsJson, Input, check_extended_xyz
 from plumed_cv.common.bars import Bars
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.extras import check_installed
 from plumed_cv.common.files import write_text
 from plumed_cv.terminal import print_iterations, print_keys, print_rates, resumable
 
@@ -75,9 +76,10 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Learn the CV and its free energy profile: sample, train, compare, repeat.
+    """Learn the CV, and compute the free energy and the rate.
 
-    The same command continues a run that was stopped in any way. It also continues a finished run
+    Each iteration samples the CV, trains the next one on the snapshots and compares the two. The
+    same command continues a run that was stopped in any way. It also continues a finished run
     if sampling.steps, sampling.repetitions or iteration.maximum were raised, or if a temperature
     was added to a list in system.temperature_K. It writes report.html in the run directory. With
     --inputs-only, the exit status is 3 if a sampling is to be done.
@@ -92,6 +94,8 @@ def run(
     if config is None:
         raise UserError("Which input file? For example: plumed-cv run demo/vacancy.toml")
     settings = input_file.load(config)
+    training = () if inputs_only else ("sklearn", "torch")
+    check_installed("jinja2", "mdtraj", *training, *settings.engine.packages)
     from plumed_cv import report, workflow
 
     directory = directory or config.parent / "run"
@@ -148,7 +152,7 @@ def sample(
     ] = None,
     walker: Annotated[int, typer.Option("--walker", "-w", help="number of the walker, from 0")] = 0,
 ) -> None:
-    """Run the part of one walker in the sampling that 'run --inputs-only' has prepared.
+    """Run a sampling that 'run --inputs-only' has prepared.
 
     Example: plumed-cv sample demo/vacancy.toml
     """
@@ -163,7 +167,7 @@ def path(
     config: Input,
     output: Annotated[Path, typer.Option("--output", "-o", help="extended XYZ")] = Path("path.xyz"),
 ) -> None:
-    """Relax the end states and find the minimum energy path between them.
+    """Find the minimum energy path between the relaxed end states.
 
     Example: plumed-cv path demo/vacancy.toml -o path.xyz
     """

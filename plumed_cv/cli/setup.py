@@ -12,10 +12,11 @@ from plumed_cv.terminal import print_findings
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Report which of PLUMED, the plugin and the engines are installed, and how to get the rest.
+    """Report what is installed, and how to get what is missing.
 
-    A second table shows the installed versions and those with which the tests were run. The exit
-    status is 1 if something necessary is missing.
+    The report covers PLUMED, the plugin, the engines and the Python packages. A second table shows
+    the installed versions and those with which the tests were run. The exit status is 1 if
+    something necessary is missing.
     """
     from plumed_cv.doctor import examine as examine
     from plumed_cv.doctor import tested_versions
@@ -35,7 +36,9 @@ def plugin(
         bool, typer.Option("--torch", help="the plugin with TORCH_CV, which needs this torch")
     ] = False,
 ) -> None:
-    """Build the PLUMED plugin if needed and print its path, for LOAD FILE= in a plumed.dat.
+    """Build the PLUMED plugin if needed, and print its path.
+
+    The path is for LOAD FILE= in a plumed.dat.
 
     Example: echo "LOAD FILE=$(plumed-cv plugin)" > plumed.dat
     """
@@ -56,9 +59,10 @@ def plumed(
         typer.Option(help="build these sources of PLUMED: an archive of a release, or a folder"),
     ] = None,
 ) -> None:
-    """Print the path of PLUMED's kernel, or build an optimised kernel (10 to 20 minutes, 70 MB).
+    """Print the path of PLUMED's kernel, or build a faster one.
 
-    The sources are those in the package of the wheel, or any release of PLUMED from 2.9 on.
+    To build an optimised kernel takes 10 to 20 minutes and 70 MB. Its sources are those in the
+    package of the wheel, or any release of PLUMED from 2.9 on.
     """
     from plumed_cv.setup.kernel import find_plumed
     from plumed_cv.setup.kernel_build import build_optimised_kernel

@@ -1,6 +1,8 @@
 """Optional packages, and the extras of plumed_cv that install them."""
 
 import importlib
+from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from plumed_cv.common.errors import UserError
@@ -35,6 +37,40 @@ def missing(module: str) -> MissingPackageError:
         f"pip install 'plumed_cv[{extra}]'",
         name=module,
     )
+
+
+def check_installed(*modules: str) -> None:
+    """Refuse at once, for all of some modules of `EXTRAS`, what a command needs and cannot import.
+
+    Raises
+    ------
+    MissingPackageError
+        If some are not installed. The message names all of them.
+    """
+    absent = [module for module in modules if not is_installed(module)]
+    if absent:
+        raise MissingPackageError(
+            f"this command needs Python packages that are not installed ({', '.join(absent)}): "
+            f"{command_for(absent)}"
+        )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found; it is not imported."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def command_for(modules: Iterable[str]) -> str:
+    """Return the command that installs modules of `EXTRAS`."""
+    extras = {EXTRAS[module][0] for module in modules}
+    if extras == {extra for extra, _ in EXTRAS.values()}:
+        return "pip install 'plumed_cv[all]'"
+    if "lammps" in extras:
+        extras.discard("plumed")  # is part of it
+    return f"pip install 'plumed_cv[{','.join(sorted(extras))}]'"
 
 
 def require(module: str) -> Any:

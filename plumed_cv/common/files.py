@@ -54,7 +54,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to `path` completely or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")  # on Windows, too
 
 
 def read_json(path: Path) -> dict[str, Any]:

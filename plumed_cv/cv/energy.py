@@ -140,13 +140,13 @@ def compute_margins(
     kT_eV: float,
     least: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[float, float]:
-    """How far a grid must go on below xi = 0 and above 1 to hold the thermal motion in both states.
+    """Margins of a grid below xi = 0 and above 1 that contain the thermal motion in both states.
 
     A state is taken to be as wide on its far side as it is towards the barrier: its margin is the
     distance in xi from the state to where the path's energy is 6 kT above it. Three ten-thousandths
     of a harmonic basin are beyond that. No margin is longer than 0.6 of the distance to the first
     barrier of more than 2 kT: if the process repeats itself, the barrier behind the state is as far
-    away. What a sampling has shown to be needed may be 0.85 of that distance.
+    away. A margin that a sampling has shown to be necessary may be 0.85 of that distance.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def values_at_images(path: EnergyPath, variable: CollectiveVariable) -> Array:
 
 
 def measure_fall(path: EnergyPath, variable: CollectiveVariable) -> float:
-    """How far a collective variable falls along a path, at most, in units of its rise from 0 to 1.
+    """Largest fall of a collective variable along a path, in units of its rise from 0 to 1.
 
     Zero if it rises all the way: only then does it have one value for each point of the path.
     """

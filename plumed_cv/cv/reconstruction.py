@@ -219,7 +219,7 @@ def reconstruct(
     Raises
     ------
     UserError
-        If the forces do not fit the energies (`check_forces`), or as for `learning.learn`.
+        If the forces do not fit the energies (`check_forces`), or if `learning.learn` refuses them.
     """
     from plumed_cv.cv import learning  # torch takes seconds to import
 

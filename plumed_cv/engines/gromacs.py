@@ -61,7 +61,7 @@ _NO_TRAJECTORIES = (
     "accepts this"
 )
 _FASTEST = 10.0  # angstrom/fs; if atoms fly apart, GROMACS continues or crashes
-_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS)
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGBUS")  # by name: Windows has no SIGBUS
 _STEP_OUT = 500  # steps between lines of mdrun's progress
 
 _JOB = """#!/bin/sh
@@ -134,8 +134,9 @@ def find_gromacs(program: str | None = None) -> Gromacs:
         words = ["gmx" if shutil.which("gmx") or not shutil.which("gmx_mpi") else "gmx_mpi"]
     if shutil.which(words[0]) is None:
         raise UserError(
-            f"{words[0]}: there is no such program; run python/gromacs.py, or install GROMACS 2025 "
-            f"or newer and name its gmx in the input ([engine] program) or in {PROGRAM_VARIABLE}"
+            f"{words[0]}: there is no such program; run python/gromacs.py of the repository, or "
+            f"install GROMACS 2025 or newer and name its gmx in the input ([engine] program) "
+            f"or in {PROGRAM_VARIABLE}"
         )
     here = Path.cwd()
     code, said = run_program([*words, "--version"], here)
@@ -418,7 +419,8 @@ class GromacsEngine(Engine):
         code, said = run_program(command, folder, environment=environment, given=given, heard=heard)
         # A run that was interrupted by PLUMED's stop also ends with a status.
         if code != 0 and "plumed_cv: PLUMED stopped the run" not in said:
-            if arguments[0] == "mdrun" and -code in _CRASHES:
+            crashes = {-number for number in signal.Signals if number.name in _CRASHES}
+            if arguments[0] == "mdrun" and code in crashes:
                 raise UserError(exploded("GROMACS"))
             text = _complaint(str(arguments[0]), code, said)
             if "not the same as in Trajectory" in text:

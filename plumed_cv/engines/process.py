@@ -261,7 +261,7 @@ def steps_of(progress: Callable[[int], None], pattern: str) -> Callable[[str], N
 
 def _check_system() -> None:
     """Refuse to start engines on Windows, which is not supported."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         raise UserError(
             "dynamics needs Linux or macOS, and this is Windows: run it in the Windows Subsystem "
             "for Linux; results can be read and drawn here"
@@ -270,6 +270,8 @@ def _check_system() -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a program and all its child processes: pip's `lmp` is a script."""
+    if sys.platform == "win32":
+        return  # `_check_system` has refused to start it
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -69,7 +69,7 @@ class _End:
 
 
 class Notebook:
-    """The searches of a folder and what they found."""
+    """The searches of a folder and their results."""
 
     def __init__(self, folder: Path, reactant: Atoms, searcher: Searcher, fmax_eV_A: float) -> None:
         self._folder = folder

@@ -64,7 +64,7 @@ class Correction:
     window: float
 
     def trusts(self, way: str) -> bool:
-        """Whether the overlap allows a way."""
+        """Whether the overlap is large enough for one of the ways."""
         if way in _WAYS[2:] and self.effective_snapshots < FEWEST:
             return False
         return way != _WAYS[3] or self.effective_labels >= FEWEST_LABELS

@@ -62,7 +62,7 @@ class Sample(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """What the potential of the run has given.
+    """Curves of the run with its own potential.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """What is known of one of the other potentials.
+    """Differences of one of the other potentials from that of the run.
 
     Attributes
     ----------

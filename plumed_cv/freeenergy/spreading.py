@@ -27,7 +27,8 @@ def compute_probabilities(sizes: Array, number: int) -> Array:
     Returns
     -------
     (M,)
-        At most 1: what is larger is chosen for certain, and the rest is shared among the others.
+        At most 1. A structure that would have more is chosen for certain, and the excess is shared
+        among the others.
     """
     sizes = np.asarray(sizes, dtype=float)
     certain = np.zeros(len(sizes), dtype=bool)

@@ -278,7 +278,7 @@ def check_blocks(blocks: Sequence[State]) -> None:
     Raises
     ------
     UserError
-        If there is no block, or as for `check_same_estimator`.
+        If there is no block, or if `check_same_estimator` refuses them.
     """
     if not blocks:
         raise UserError("a profile needs at least one state or block of a run")

@@ -36,6 +36,11 @@ class EngineSection(Section):
     )
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Optional Python packages that the engine needs, as `extras.EXTRAS` names them."""
+        return ()
+
+    @property
     def members(self) -> "list[Engine]":
         """The other potentials as sections of the input."""
         return [self._member(table) for table in self.committee]
@@ -88,6 +93,11 @@ class Lammps(EngineSection):
         "absent",
     )
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The library, unless there is a program."""
+        return () if self.program else ("lammps",)
+
 
 class Gromacs(EngineSection):
     """GROMACS 2025 or newer."""
@@ -131,6 +141,11 @@ class Ase(EngineSection):
         description="key of the calculator's results with its own uncertainty of the forces, a "
         "number or an array whose largest value counts, for sampling.model_deviation_limit",
     )
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """PLUMED's bindings."""
+        return ("plumed",)
 
 
 ENGINES = (Lammps, Gromacs, Ase)

@@ -398,7 +398,7 @@ def _is_somewhere(
 
 
 def _drift(end: Atoms, start: Atoms, step: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far all atoms move together from start to end, (3,), angstrom, less lattice vectors.
+    """Common displacement of all atoms from start to end, (3,), angstrom, less lattice vectors.
 
     Parameters
     ----------

@@ -261,7 +261,7 @@ def load_path(
     Raises
     ------
     UserError
-        As `read_images`, and if an image has no energy or no forces.
+        If `read_images` refuses the file, or if an image has no energy or no forces.
     """
     name = name_of(files)
     images = read_images(files, say, species)

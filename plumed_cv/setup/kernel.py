@@ -22,6 +22,7 @@ import platformdirs
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import fresh_dir, locked
+from plumed_cv.common.progress import log
 from plumed_cv.setup.tools import LIBRARY_SUFFIX, output_of
 
 KERNEL_PACKAGE = "hillclimber"
@@ -374,6 +375,7 @@ def _install_wheel() -> None:
     with locked(target.with_name(f"{target.name}.lock")):
         if target.is_dir():
             return
+        log.info("No PLUMED was found: a kernel from a wheel is downloaded, once for this machine.")
         with fresh_dir(target.with_name(f"{target.name}.partial")) as temporary:
             # pip accepts hashes only from such files.
             requirement = temporary / "requirement.txt"

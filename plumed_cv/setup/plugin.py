@@ -11,6 +11,7 @@ from pathlib import Path
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.extras import missing
 from plumed_cv.common.files import fresh_dir, locked
+from plumed_cv.common.progress import log
 from plumed_cv.setup.kernel import Plumed, data_dir, find_plumed
 from plumed_cv.setup.tools import LIBRARY_SUFFIX, cxx_compiler, find_tool, n_cores, output_of
 
@@ -50,6 +51,7 @@ def build_plugin(plumed: Plumed | None = None, *, torch: bool = False) -> Path:
                     "with it; install its development files, or set PLUMED_KERNEL to a PLUMED "
                     "that has them"
                 )
+            log.info("The PLUMED plugin is compiled: a minute or two, once for this PLUMED.")
             _compile_plugin(home, plumed, plumed.include_dir, sources, compiler, torch_dir)
     return home / f"libplumed_cv{'_torch' if torch else ''}{LIBRARY_SUFFIX}"
 
@@ -229,7 +231,7 @@ def _compile_plugin(
         raise UserError(
             "cmake is needed to build the plugin and was not found: pip install 'plumed_cv[plumed]'"
         )
-    log = home.with_suffix(".log")
+    messages = home.with_suffix(".log")
     with fresh_dir(home.with_suffix(".partial")) as temporary:
         build = temporary / "build"
         configure = [
@@ -250,19 +252,19 @@ def _compile_plugin(
                 "pip install 'plumed_cv[plumed]'"
             )
         compile_ = [cmake, "--build", str(build), "--parallel", str(n_cores())]
-        with log.open("w", encoding="utf-8") as output:
+        with messages.open("w", encoding="utf-8") as output:
             for command in (configure, compile_):
                 if _logged(command, output.fileno()) != 0:
                     raise UserError(
                         f"the plugin does not compile against {plumed.kernel}; the compiler's "
-                        f"messages are in {log}"
+                        f"messages are in {messages}"
                     )
         made = temporary / "made"
         made.mkdir()
         for library in build.glob(f"*{LIBRARY_SUFFIX}"):
             library.replace(made / library.name)
         made.replace(home)
-    log.unlink()
+    messages.unlink()
 
 
 def _logged(command: Sequence[str], output: int) -> int:

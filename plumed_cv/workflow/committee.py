@@ -161,7 +161,7 @@ class _Values:
 
     @classmethod
     def read(cls, file: Path, potential: str) -> "_Values":
-        """Read a file; values of another potential are forgotten."""
+        """Read a file, without the values of another potential."""
         if not file.exists():
             return cls(potential)
         try:

@@ -43,7 +43,7 @@ def combine_steps(
     found
         The transmission coefficient of each step.
     shares
-        As from `shares_of_time`.
+        Result of `shares_of_time`.
     kT_eV
         Temperature, eV.
 
@@ -83,7 +83,7 @@ def find_doubts(
     Parameters
     ----------
     rate
-        As from `combine_steps`.
+        Result of `combine_steps`.
     found
         The transmission coefficient of each step.
     settings

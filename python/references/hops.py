@@ -366,7 +366,7 @@ def print_tables(found: dict[str, Found]) -> None:
             name,
             f"{data.frames * FRAME_FS * 1e-6:.2f}",
             f"{data.temperature_K:.1f} ± {data.temperature_error_K:.1f}",
-            f"{len(all_hops)}" + (f" (and {others} others)" if others else ""),
+            f"{len(all_hops)}" + (f" (and {others} other{'s' * (others > 1)})" if others else ""),
             f"{back.mean():.0%}" if len(back) else "",
             rate(case, data, times),
             lasting(case, data, all_hops),
