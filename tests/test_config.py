@@ -1,5 +1,6 @@
 """The input file: values that are read, and one sentence for each mistake."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,15 @@ def test_a_missing_input_is_one_sentence(tmp_path: Path) -> None:
         input_file.load(tmp_path / "none.toml")
 
 
+WORDS = ("required", "absent")
+
+
 def test_every_key_is_described() -> None:
     keys = list(input_file.describe_keys())
     assert len({name for name, _, _ in keys}) == len(keys) > 25
     assert all(meaning for _, _, meaning in keys)
+    lines = [f'"{name}" = {default}' for name, default, _ in keys if default not in WORDS]
+    assert "iteration.tolerance" in tomllib.loads("\n".join(lines))  # the defaults can be copied
     required = {name for name, default, _ in keys if default == "required"}
     assert required == {
         *("system.temperature_K", "engine.potential (lammps)", "engine.calculator (ase)"),

@@ -19,10 +19,11 @@ from ase.constraints import FixAtoms
 from plumed_cv import cv, figures, freeenergy, workflow
 from plumed_cv.cli import app
 from plumed_cv.common.errors import UserError
-from plumed_cv.cv import learning, meanpath, pca, projection
+from plumed_cv.cv import autoencoder, learning, meanpath, pca, projection
 from plumed_cv.cv.collective_variable import CollectiveVariable
 from plumed_cv.cv.reconstruction import reconstruct
 from plumed_cv.cv.torchscript import write_torchscript
+from plumed_cv.cv.training import Training
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.engines.lammps_potential import potential_commands
 from plumed_cv.engines.process import run_program
@@ -35,7 +36,10 @@ from plumed_cv.structures import check_end_states, read_structures
 from plumed_cv.structures.frame import displacements
 from plumed_cv.structures.lammps_files import read
 from plumed_cv.structures.trajectory import read_displacements
+from plumed_cv.workflow.committee import refusal
+from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.from_atoms import run_input
+from plumed_cv.workflow.label_candidates import find_candidates
 from tests.test_structures import carbide, dump_text
 
 CELL = 6.0 * np.eye(3)
@@ -92,6 +96,14 @@ def not_finite() -> None:
         (
             lambda: projection.select("1-5", ["Cu"] * 8, held=[2]),
             "atom 3 is fixed; leave it out",
+        ),
+        (
+            lambda: projection.select("some", ["Cu"] * 8),
+            "atoms = 'some': give all, heavy, or serial numbers",
+        ),
+        (
+            lambda: autoencoder.train(autoencoder.Examples(*np.ones((2, 9, 3))), Training()),
+            "The structures are all the same; nothing can be learned",
         ),
     ],
 )
@@ -332,6 +344,7 @@ def test_figures_of_an_unknown_format(tmp_path: Path) -> None:
         (["label", ".", "--labels", "a.xyz", "-n", "9"], "--number: is for choosing structures; "),
         (["label", ".", "-n", "9"], "9 structures: a correction needs at least 20"),
         (["export", "cv.safetensors", "cv.pt"], "is a model file; --torch converts it"),
+        (["energy", "a.xyz", "--noise", "0"], "--noise 0.0: the variance must be positive"),
         (["diffusion", ".", "--source", "guess"], "--source guess: choose transmission, tst, harm"),
     ],
 )
@@ -362,6 +375,11 @@ def test_a_data_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.M
             'topology = "t"\nmdp = "m"\nstructure = "g"\n[sampling]\nsteps = 10000\n',
             "needs a topology for each structure; use lam",
         ),
+        (
+            '[system]\ntemperature_K = 300.0\n[engine]\npotential = ["pair_style zero 3.0"]\n'
+            '[sampling]\nsteps = 10000\n[cv]\nalignment = "optimal"\n',
+            "a.toml: cv.alignment = 'optimal' is for molecules; remove it",
+        ),
     ],
 )
 def test_inputs_of_all_events(content: str | None, sentence: str, tmp_path: Path) -> None:
@@ -370,3 +388,17 @@ def test_inputs_of_all_events(content: str | None, sentence: str, tmp_path: Path
         file.write_text(content)
     with pytest.raises(UserError, match=sentence):
         read_template(file)
+
+
+def test_runs_whose_barrier_no_other_potential_can_correct(tmp_path: Path) -> None:
+    files = RunDirectory(tmp_path)
+    found: dict[str, Any] = {"flux_barrier_eV": None, "answer_iteration": 1}
+    assert "the flux barrier is unknown" in str(refusal(files, found))
+    found["flux_barrier_eV"] = 0.5
+    linear().save(files.cv(0))
+    assert refusal(files, found) is None
+    replace(linear(), alignment="optimal", reference_cell=np.zeros((3, 3))).save(files.cv(0))
+    assert "which is not known with cv.alignment or relu" in str(refusal(files, found))
+    files.result.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="my-run: the error of the potential needs the mean force"):
+        find_candidates(files, 100, "my-run")

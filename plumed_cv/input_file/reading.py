@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.toml import value_in_toml
 from plumed_cv.input_file.engines import ENGINES, EngineSection, first_mistake
 from plumed_cv.input_file.sections import Config
 
@@ -84,10 +85,13 @@ def load(path: Path | str) -> Config:
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:
-    """Yield all keys of the input file: name, default ("required" if none), meaning with unit."""
+    """Yield all keys of the input file: name, default as in TOML, meaning with unit.
+
+    The default is "required" if there is none, and "absent" if a missing key has its own meaning.
+    """
     for section, field in Config.model_fields.items():
         if section == "engine":
-            yield "engine.name", "lammps", "the engine: lammps, gromacs or ase"
+            yield "engine.name", '"lammps"', "the engine: lammps, gromacs or ase"
             yield from _keys("engine", EngineSection)
             for engine in ENGINES:
                 for key, default, meaning in _keys("engine", engine):
@@ -104,5 +108,9 @@ def _keys(section: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str]
     for name, key in model.model_fields.items():
         if key.exclude:
             continue
-        default = "required" if key.is_required() else str(key.default)
+        default = "absent"
+        if key.is_required():
+            default = "required"
+        elif key.default is not None:
+            default = value_in_toml(key.default)
         yield f"{section}.{name}", default, key.description or ""
