@@ -148,7 +148,7 @@ def _kernel(plumed: Plumed) -> Finding:
         "PLUMED kernel",
         False,
         f"{detail}; compiled without optimisation, so PLUMED's part of a step takes four to "
-        "seven times as long as it need",
+        "seven times as long as with it",
         faster_kernel(plumed),
         required=False,
         version=plumed.version,
@@ -188,7 +188,9 @@ def _plugin(plumed: Plumed) -> Finding:
         plugin = build_plugin(plumed)
     except UserError as error:
         return Finding("Plugin", False, str(error), "solve this, then run `plumed-cv plugin`")
-    complaint = _complaint(_BINDINGS, str(plumed.kernel), f"LOAD FILE={plugin}")
+    complaint = None
+    if is_installed("plumed"):  # the bindings have a finding of their own
+        complaint = _complaint(_BINDINGS, str(plumed.kernel), f"LOAD FILE={plugin}")
     if complaint is not None:
         return Finding(
             "Plugin",
@@ -258,7 +260,8 @@ def _gromacs() -> Finding:
     try:
         found = find_gromacs()
     except UserError as error:
-        return Finding("GROMACS", False, str(error), remedy, required=False)
+        detail = str(error).partition(";")[0]  # behind it is a remedy
+        return Finding("GROMACS", False, detail, remedy, required=False)
     detail = f"{found.version}, {' '.join(found.command)}"
     if not found.has_plumed:
         detail += "; its mdrun has no -plumed, which came with 2025"

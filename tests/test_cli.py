@@ -45,6 +45,12 @@ def test_no_line_of_the_help_is_cut() -> None:
     assert not [line for line in lines if line.startswith("  ") and line.endswith("...")]
 
 
+def test_examples_have_lines_of_their_own() -> None:
+    lines = command("campaign", "--help").stdout.splitlines()
+    assert "  Examples: plumed-cv campaign fe-vacancy --harmonic" in lines
+    assert "            plumed-cv campaign fe-vacancy --error 0.1" in lines
+
+
 def test_exit_statuses_are_documented_and_kept(plugin: Path, tmp_path: Path) -> None:
     assert "Exit status" in command("--help").stdout
     mistake = command("run", tmp_path / "none.toml")

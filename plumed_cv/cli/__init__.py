@@ -6,8 +6,11 @@ a run. `options` has what several of them share. Importing the other modules of 
 seconds, so each command imports only what it needs, and --help is fast.
 """
 
+import inspect
 import logging
+import re
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -17,6 +20,12 @@ from plumed_cv.cli import events, learning, results, runs, setup
 from plumed_cv.common.bars import err
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.progress import log
+
+
+def _help(command: Callable[..., None]) -> str:
+    """Return the docstring of a command. After a backspace, click does not wrap the examples."""
+    return re.sub("^(?=.*: plumed-cv )", "\b\n", inspect.getdoc(command) or "", flags=re.MULTILINE)
+
 
 app = typer.Typer(
     help="Learn collective variables by autoencoders and sample them by Bayesian adaptive "
@@ -51,7 +60,7 @@ for command in (  # in this order in --help
     results.fes,
     results.export,
 ):
-    app.command()(command)
+    app.command(help=_help(command))(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -115,7 +115,7 @@ def label(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="of the random choice; 1 if absent")
+        int | None, typer.Option(min=0, help="seed of the random choice; 1 if absent")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="structures that came back with energies and forces")
@@ -251,7 +251,9 @@ def fes(
     states: Annotated[
         list[Path], typer.Argument(help="folder of an iteration, or state files of BABF")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="profile")] = Path("fes.dat"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="file for the profile")] = Path(
+        "fes.dat"
+    ),
     picture: Annotated[Path | None, typer.Option(help="file for a figure of the profile")] = None,
     reactant: Annotated[
         float | None, typer.Option(help="value of the CV in the reactant; 0 if absent")
