@@ -26,7 +26,7 @@ def test_the_page_runs(
         atoms.write(tmp_path / file, format="extxyz")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 12
+    assert len(blocks) == 13
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
@@ -37,6 +37,7 @@ def test_the_page_runs(
     (barrier,) = names["iterations"]["barrier_eV"]
     assert barrier == pytest.approx(names["result"].barrier.value)
     assert names["analysis"].barrier.value > 0.0
+    assert names["profile"].barrier.value == pytest.approx(barrier)
     assert (tmp_path / "own.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
     for words in ("CollectiveVariable(", "Analysis(", "Rate(", "Reconstruction(", "Convergence("):
