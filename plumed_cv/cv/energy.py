@@ -215,17 +215,47 @@ def force_across(path: EnergyPath) -> float:
     """The largest force on an atom across the path (eV/A): near 0 on a minimum energy path.
 
     On the end states, which should be minima, all of the force counts. Atoms that the images hold
-    at their places do not count.
+    at their places do not count. The direction of the path in an image is that of the splines or
+    that of an elastic band, whichever leaves less force: if images are far apart, the two differ,
+    and a band that has converged has forces across the splines.
     """
     curve = path.curve
-    tangents = curve.slopes[curve.at_images] @ path.displacements.reshape(len(path.images), -1)
-    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
-    tangents[[0, -1]] = 0.0
+    u = path.displacements.reshape(len(path.images), -1)
     free = path.forces.copy()
     free[:, path.held] = 0.0
-    forces = free.reshape(tangents.shape)
-    across = forces - np.sum(forces * tangents, axis=1, keepdims=True) * tangents
-    return float(np.linalg.norm(across.reshape(path.forces.shape), axis=2).max())
+    forces = free.reshape(u.shape)
+    largest = []
+    for tangents in (curve.slopes[curve.at_images] @ u, _band_tangents(u, path.energies)):
+        tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+        tangents[[0, -1]] = 0.0
+        across = forces - np.sum(forces * tangents, axis=1, keepdims=True) * tangents
+        largest.append(np.linalg.norm(across.reshape(free.shape), axis=2).max(axis=1))
+    return float(np.min(largest, axis=0).max())
+
+
+def _band_tangents(u: Array, energies: Array) -> Array:
+    """Tangents of an elastic band: the step to the higher one of the images beside each.
+
+    At a maximum or minimum of the energy, the two steps are weighted by the differences of the
+    energies (Henkelman and Jonsson, J. Chem. Phys. 113, 9978 (2000), Eqs. 8-11).
+
+    Parameters
+    ----------
+    u
+        Displacements of the images, shape (K, 3N), angstrom.
+    energies
+        Shape (K,), eV.
+    """
+    steps, rises = np.diff(u, axis=0), np.diff(energies)
+    before, after = rises[:-1], rises[1:]
+    sizes = np.abs([before, after]) + 1e-12  # flat: any weight is right, but none is not
+    more, less = sizes.max(axis=0), sizes.min(axis=0)
+    extremum = before * after <= 0
+    up = after > -before  # whether the next image is higher than the previous one
+    weight_after = np.where(extremum, np.where(up, more, less), after > 0)
+    weight_before = np.where(extremum, np.where(up, less, more), after <= 0)
+    inner = weight_before[:, None] * steps[:-1] + weight_after[:, None] * steps[1:]
+    return np.concatenate([steps[:1], inner, steps[-1:]])
 
 
 def check_forces(path: EnergyPath) -> float:
