@@ -31,6 +31,7 @@ import numpy as np
 from plumed_cv.freeenergy.basins import Basins, highest
 from plumed_cv.freeenergy.grids import Grid
 from plumed_cv.freeenergy.jackknife import Estimate, jackknife
+from plumed_cv.freeenergy.sums import steps_of_mean_force
 from plumed_cv.structures.frame import Array
 
 WINDOW = 0.05  # standard deviation of the window in xi, relative to the distance of the states
@@ -311,10 +312,8 @@ class Estimator:
         n = len(grid.nodes)
         number = np.bincount(bins[counts], weight[counts], n)
         force = np.bincount(bins[counts], (weight * self._force)[counts], n)
-        seen = number > 0
-        slope = np.interp(grid.nodes, grid.nodes[seen], force[seen] / number[seen])
-        steps = 0.5 * grid.spacing * (slope[1:] + slope[:-1])
-        return np.asarray(np.concatenate([[0.0], np.cumsum(steps)]))
+        steps, _ = steps_of_mean_force(grid, number, force)
+        return np.asarray(np.concatenate([[0.0], np.cumsum(steps[:-1])]))
 
 
 def _effective(weights: Array) -> Array:

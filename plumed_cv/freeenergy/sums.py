@@ -140,19 +140,13 @@ def profiles_of(state: State, sums: Array) -> tuple[Array, Array]:
     if not visited.any() or (atoms and not atoms[0].any()):
         return A_k, np.full(n, np.nan)
     if atoms:
-        seen = atoms[0] > 0
-        period = grid.maximum - grid.minimum if grid.periodic else None
-        means = atoms[1][seen] / atoms[0][seen]
-        mean_force = np.interp(grid.nodes, grid.nodes[seen], means, period=period)
-        of_histogram = np.zeros(n)
+        steps, known = steps_of_mean_force(grid, atoms[0], atoms[1], visited)
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
             mean_force = state.kappa_eV * offset / count
             of_histogram = -kT * np.log(np.roll(count, -1) / count)
-    steps = of_histogram + 0.5 * grid.spacing * (mean_force + np.roll(mean_force, -1))
-    known = _bridged(visited | seen, grid.periodic) if atoms else visited
-    if atoms:
-        steps -= _curvature_of_steps(grid, mean_force, known)
+        steps = of_histogram + 0.5 * grid.spacing * (mean_force + np.roll(mean_force, -1))
+        known = visited
     both = known & np.roll(known, -1)
     number = np.maximum(count, UNSAMPLED * count[visited].mean()) if atoms else count
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -162,6 +156,36 @@ def profiles_of(state: State, sums: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
         above = np.bincount(part, count * (A_k - A)) / samples
     return A_k, np.where(visited, A + above[part], np.nan)
+
+
+def steps_of_mean_force(
+    grid: Grid, number: Array, force: Array, visited: NDArray[np.bool_] | None = None
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the integral of a mean force from each node to the next, and which nodes are known.
+
+    Parameters
+    ----------
+    grid
+        The nodes.
+    number, force
+        Number of samples in the bin of each node, and the sum of their mean forces, (n,), as from
+        `bin_samples`. There is one sample at least.
+    visited
+        Bins in which the mean force is interpolated although they contain no samples, (n,).
+
+    Returns
+    -------
+    (n,), (n,)
+        The steps, eV, of which the last one belongs to a circle; and whether a node has samples,
+        was visited, or is in a short gap between such nodes.
+    """
+    seen = number > 0
+    period = grid.maximum - grid.minimum if grid.periodic else None
+    means = force[seen] / number[seen]
+    mean_force = np.interp(grid.nodes, grid.nodes[seen], means, period=period)
+    known = _bridged(seen if visited is None else visited | seen, grid.periodic)
+    steps = 0.5 * grid.spacing * (mean_force + np.roll(mean_force, -1))
+    return steps - _curvature_of_steps(grid, mean_force, known), known
 
 
 def _curvature_of_steps(grid: Grid, mean_force: Array, known: NDArray[np.bool_]) -> Array:
