@@ -54,6 +54,7 @@ GOOD: dict[str, Any] = {
     "restarts": 3,
     "dividing_surface": 0.5,
     "flanks": [0.1, 0.9],
+    "depths_kT": [6.0, 20.0, 20.0, 5.0],
     "similarity": 0.011,
     "similarity_worst": 0.02,
     "similarity_at_surface": 0.008,
@@ -72,7 +73,7 @@ def of(change: dict[str, Any], related: bool = True) -> Verdict:
 def test_a_good_iteration_passes_all() -> None:
     verdict = of({})
     assert [check.name for check in verdict.checks] == [
-        *("end states", "crossings", "flux barrier", "halves", "estimators", "repetitions"),
+        *("end states", "crossings", "flux barrier", "states", "halves", "estimators", "repetitions"),
         *("symmetry of delta F", "symmetry of A(1) - A(0)"),
         *("temperature", "guard", "collective variable"),
     ]
@@ -102,6 +103,26 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str]] = {
         {"flux_barrier_eV": None, "flux_barrier_error_eV": None},
         "flux barrier",
         "sampling.steps",
+    ),
+    "shallow product": (
+        {"depths_kT": [6.0, 20.0, 1.3, 5.0]},
+        "states",
+        "deeper minimum as the final state",
+    ),
+    "low barrier behind the product": (
+        {"depths_kT": [6.0, 20.0, 20.0, 1.3], "delta_F_eV": None},
+        "states",
+        "falls again behind the final state",
+    ),
+    "low barrier behind the reactant": (
+        {"depths_kT": [1.3, 20.0, 20.0, 5.0]},
+        "states",
+        "falls again behind the initial state",
+    ),
+    "narrow product": (
+        {"delta_F_eV": None, "note": "delta F is unknown: the product occupies 1.3 bins"},
+        "states",
+        "sampling.bins",
     ),
     "drift": ({"first_half_flux_barrier_eV": 0.553}, "halves", "sampling.steps"),
     "estimators": ({"estimators_agree": False}, "estimators", "sampling.steps"),

@@ -76,3 +76,27 @@ def test_flux_barrier_needs_the_whole_basin_and_matching_series() -> None:
         estimate_flux(parts, series, series, series)
     with pytest.raises(UserError, match="3 blocks need as many series"):
         estimate_flux(parts, series, series[:2], series)
+
+
+def test_depths_of_both_states_and_a_low_barrier_behind_the_product() -> None:
+    """Behind the product the energy rises by 1.3 kT only, and falls again to another minimum.
+
+    On the left, the grid ends far above the reactant. The heights have errors of 0.2 kT, so the
+    tolerance is six of them.
+    """
+    well = double_well(8.0)
+
+    def U(x: Array) -> Array:
+        behind = 1.3 * KT * np.sin(np.pi * (x - 1.0) / 0.4) ** 2
+        return np.asarray(np.where(x < 1.0, well(x), behind))
+
+    system = Frozen(Grid(-0.35, 1.4, 70), U, U)
+    series = correlated_blocks(system, np.random.default_rng(3), 20, 3000, 0.0)
+    parts, ones = [system.state(x) for x in series], [np.ones_like(x) for x in series]
+    found = estimate_flux(parts, series, ones, ones)
+    assert found.depths_kT[0] > 20.0
+    assert found.depths_kT[1:3] == pytest.approx([8.0, 8.0], abs=1.2)
+    assert found.depths_kT[3] < 2.0
+    assert "only" in str(found.note)
+    assert "above the minimum of the product" in str(found.note)
+    assert np.isnan(found.populations[-1].value)

@@ -102,6 +102,10 @@ class Flux:
         constant. The rate of a step follows from its maximum between the two basins.
     F
         The same with |grad xi|, from whose maximum the flux barrier follows.
+    depths_kT
+        How far F rises from the minimum of the reactant on its far side and towards the product,
+        and from that of the product towards the reactant and on its far side, kT; none if a state
+        was not reached.
     note
         Why the population of the product is unknown, or None.
 
@@ -123,6 +127,7 @@ class Flux:
     basins: Basins | None = None
     W: Array | None = None
     F: Array | None = None
+    depths_kT: tuple[float, ...] = ()  # noqa: N815
     note: str | None = None
 
     def widened(self, factor: float) -> "Flux":
@@ -293,8 +298,16 @@ def estimate_flux(
         basins=basins,
         W=W[1],
         F=W[0],
+        depths_kT=_depths_of_states(W[0, order], basins, kT),
         note=open_product,
     )
+
+
+def _depths_of_states(W: Array, basins: Basins, kT: float) -> tuple[float, ...]:
+    """Return `Flux.depths_kT`; W is in the order of the path."""
+    tops = W[[basins.first, basins.surfaces[0], basins.surfaces[-1], basins.last]]
+    bottoms = W[[basins.minima[0]] * 2 + [basins.minima[-1]] * 2]
+    return tuple(float(depth) for depth in (tops - bottoms) / kT)
 
 
 def _doubt_about_product(grid: Grid, W: Array, basins: Basins, kT: float) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 from ase import units
 
 from plumed_cv.common.numbers import with_error
+from plumed_cv.freeenergy.basins import DEPTH_KT
 from plumed_cv.input_file import Iteration, Sampling
 from plumed_cv.workflow.keys import read_estimate
 from plumed_cv.workflow.mep import LEAST_BARRIER_KT
@@ -19,6 +20,7 @@ LEAST_ERROR_EV = 0.01  # an error need not be smaller than this, even if kT/2 is
 HOT = 0.03  # allowed relative deviation of the temperature of the CV, for any error
 KNOWN = 0.25  # three standard errors of this temperature, relative to it, at most
 OUTSIDE = 0.5  # largest share of steps that the guard discards
+_BINS = "Use more bins (sampling.bins) in a new directory."
 
 
 class Check(NamedTuple):
@@ -81,6 +83,7 @@ def check_sampling(
         _end_states(part, more),
         _crossings(part, more, mend),
         _error(part, limit, kT_eV, more, mend),
+        _depths(part),
         _halves(part, more),
         _estimators(part, more),
         _repetitions(part, more),
@@ -166,6 +169,40 @@ def _error(
         f"({limit_eV:.2g} eV at most)."
     )
     return Check(name, passed, sentence, "" if passed else more, mend)
+
+
+def _depths(part: dict[str, Any]) -> Check | None:
+    """Check of both states: delta F and both rates need minima that hold the system.
+
+    None if the flux barrier is unknown, whose check gives the reason, or without the depths.
+    """
+    depths = part.get("depths_kT")
+    if not depths or part.get("flux_barrier_eV") is None:
+        return None
+    behind_reactant, reactant, product, behind_product = depths
+    sentence = (
+        f"The profile rises by {behind_reactant:.1f} and {reactant:.1f} kT on both sides of the "
+        f"reactant and by {product:.1f} and {behind_product:.1f} kT on both sides of the product "
+        f"({DEPTH_KT:g} at least)."
+    )
+    if min(reactant, product) < DEPTH_KT:
+        state = "initial" if reactant < DEPTH_KT else "final"
+        remedy = (
+            "The system does not stay in this state: lower temperature_K, or choose the next "
+            f"deeper minimum as the {state} state, in a new directory."
+        )
+        return Check("states", False, sentence, remedy, "input")
+    if min(behind_reactant, behind_product) < DEPTH_KT:
+        state = "initial" if behind_reactant < DEPTH_KT else "final"
+        remedy = (
+            f"Set a larger sampling.margin; if the profile falls again behind the {state} state, "
+            "choose the deeper minimum there as this state. Both need a new directory."
+        )
+        return Check("states", False, sentence, remedy)
+    note = part.get("note")
+    if note and part.get("delta_F_eV") is None:
+        return Check("states", False, f"{note[0].upper()}{note[1:]}.", _BINS, "input")
+    return Check("states", True, sentence)
 
 
 def _halves(part: dict[str, Any], more: str) -> Check | None:

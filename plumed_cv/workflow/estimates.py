@@ -80,6 +80,7 @@ def analyse_samples(
             "steps": [step_as_json(step) for step in flux.steps],
             "populations": [or_none(share.value) for share in flux.populations],
             "populations_error": [or_none(share.error) for share in flux.populations],
+            "depths_kT": list(flux.depths_kT),
             "note": note,
         }
     return profile, result | as_json(

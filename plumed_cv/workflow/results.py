@@ -33,6 +33,7 @@ RESULTS = {"flux_barrier": "flux barrier", "barrier": "barrier", "delta_F": "del
 _OF_THE_ANSWER = (
     *("estimator", "estimators", "estimators_agree", "dividing_surface", "steps"),
     *("populations", "populations_error", "crossings", "restarts", "outside_fraction", "note"),
+    "depths_kT",
     *("restarted_at", "profile_of", "pooled_snapshots"),
     *("similarity_worst", "similarity_at_surface", "similarity_floor"),
 )
