@@ -19,6 +19,7 @@ from plumed_cv.freeenergy import (
     split_into_blocks,
     write_state,
 )
+from plumed_cv.workflow import analyse_states
 from tests.frozen import KT, WIDE, Array, Frozen, correlated_blocks, double_well
 
 
@@ -185,6 +186,44 @@ def test_fes_names_the_keys_for_a_cv_in_other_units(tmp_path: Path) -> None:
     assert done.stderr == ""
     # The histogram of 160 000 samples has some 0.02 kT.
     assert json.loads(done.stdout)["barrier_eV"] == pytest.approx(3.0 * KT, abs=0.2 * KT)
+
+
+def test_unknown_errors_have_a_reason_and_a_remedy(tmp_path: Path) -> None:
+    """One state, a copy, a run that adds nothing, states in the wrong order or of several runs."""
+    system = Frozen(WIDE, double_well(3.0), double_well(3.0))
+    rng = np.random.default_rng(5)
+    first = system.state(system.sample(rng, 20_000))
+    later = first + system.state(system.sample(rng, 20_000))
+    left = later + system.state(rng.uniform(-0.05, 0.05, 100))  # none is near the product
+    files = {}
+    for name, state in (("1", first), ("2", later), ("copy", later), ("3", left)):
+        files[name] = tmp_path / name / "babf.state"
+        files[name].parent.mkdir()
+        write_state(files[name], state)
+
+    def said(*names: str, options: tuple[str, ...] = ()) -> str:
+        line = ["fes", *(str(files[name]) for name in names), *options]
+        done = CliRunner().invoke(app, [*line, "-o", str(tmp_path / "fes.dat")])
+        return " ".join(done.stderr.split()) + str(done.exception or "")
+
+    assert said("1", "2") == ""
+    single = said("1")
+    assert f"{files['1']}: the errors are unknown, because they need several states" in single
+    assert "STORE_STATES" in single
+    assert "--walkers" in single
+    one_sided = said("2", "3")
+    assert f"{files['2']}: the errors are unknown" in one_sided
+    assert "without this state do not reach both end states" in one_sided
+    for options in ((), ("--walkers",)):
+        assert said("2", "copy", options=options) == (
+            f"{files['copy']}: is the same state as {files['2']}; give each state once."
+        )
+    swapped = said("2", "1")
+    assert swapped.startswith(f"{files['1']}, after {files['2']}: ")
+    assert "--walkers" in swapped
+    assert "error_note" in analyse_states([files["1"]]).numbers
+    assert str(analyse_states(files["1"]).note).startswith(str(files["1"]))
+    assert analyse_states([files["1"], files["2"]]).note is None
 
 
 def test_a_process_that_only_climbs_has_a_barrier() -> None:

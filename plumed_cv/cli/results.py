@@ -299,6 +299,8 @@ def fes(
         label = f"{profile.argument}: {workflow.summarise(result)}"
         plot_profiles(picture, [(label, profile)], str(output))
     result["md_steps"] = sum(block.steps for block in blocks)
+    names = [str(state) for state in states]
+    result["error_note"] = workflow.explain_unknown_error(found, profile, names)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -309,6 +311,8 @@ def fes(
         if result.get("note"):
             known = result.get("flux_barrier_eV") is not None
             print(f"{'Attention' if known else 'The flux barrier is unknown'}: {result['note']}")
+    if result["error_note"]:
+        err.print(result["error_note"])
     if not math.isfinite(profile.barrier.value) and None in (reactant, product):
         err.print(
             f"{output}: the CV was not sampled from {ends[0]:g} to {ends[1]:g}; give its values in "

@@ -135,7 +135,8 @@ class State:
         if other.steps > self.steps or more:
             raise UserError(
                 f"the state of {other.steps} steps is not an earlier one of the run with "
-                f"{self.steps} steps: give the states of one run in their order"
+                f"{self.steps} steps: give the states of one run in their order, or states of "
+                "independent runs as such (--walkers, in Python independent=True)"
             )
         return replace(self, steps=self.steps - other.steps, sums=self.sums - other.sums)
 

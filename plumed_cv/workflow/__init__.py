@@ -45,7 +45,13 @@ rates.
 """
 
 from plumed_cv.workflow import committee, label, transmission
-from plumed_cv.workflow.analysis import Analysis, Convergence, analyse_states, read_sampled
+from plumed_cv.workflow.analysis import (
+    Analysis,
+    Convergence,
+    analyse_states,
+    explain_unknown_error,
+    read_sampled,
+)
 from plumed_cv.workflow.answer import Result, read_result
 from plumed_cv.workflow.campaign import run_campaign
 from plumed_cv.workflow.checks import check_sampling
@@ -102,6 +108,7 @@ __all__ = [
     "compute_diffusion",
     "compute_harmonic",
     "describe_anharmonicity",
+    "explain_unknown_error",
     "escape_in_words",
     "estimate_flux_barrier",
     "export",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,10 +51,67 @@ def read_sampled(
     if len(files) == 1 and files[0].is_dir():
         return read_samples(files[0]), sampling.count_segments(files[0])
     states = [freeenergy.read_state(file) for file in files]
+    _check_together(files, states, independent)
     printed = read_colvar_beside(files, states)
     if independent:
         return Sampled(states, None, printed), [1] * len(states)
     return Sampled(freeenergy.split_into_blocks(states), None, printed), [len(states)]
+
+
+def _check_together(
+    files: Sequence[Path], states: Sequence[freeenergy.State], independent: bool
+) -> None:
+    """Refuse a state that is given twice, and states that do not belong together.
+
+    Raises
+    ------
+    UserError
+        With the names of the two files.
+    """
+    known: dict[bytes, Path] = {}
+    for file, state in zip(files, states, strict=True):
+        same = known.setdefault(state.sums.tobytes(), file)
+        if same is not file:
+            raise UserError(f"{file}: is the same state as {same}; give each state once.")
+    for (file, state), (other, later) in pairwise(zip(files, states, strict=True)):
+        try:
+            _ = state + later if independent else later - state
+        except UserError as error:
+            raise UserError(f"{other}, after {file}: {error}.") from None
+
+
+def explain_unknown_error(found: Sampled, profile: Profile, names: Sequence[str]) -> str | None:
+    """Say why the error of a barrier is unknown, with the remedy; None if it is known.
+
+    Parameters
+    ----------
+    found
+        The samples in blocks.
+    profile
+        Their profile.
+    names
+        The names of the state files, or that of the folder of an iteration.
+    """
+    if not np.isfinite(profile.barrier.value) or np.isfinite(profile.barrier.error):
+        return None
+    of_files = len(names) == len(found.blocks)
+    more = (
+        "give more states: those of the run at successive times (STORE_STATES of BABF keeps them), "
+        "or those of independent runs with --walkers"
+        if of_files
+        else "sample longer"
+    )
+    if len(found.blocks) == 1:
+        return f"{names[0]}: the errors are unknown, because they need several states; {more}."
+    for k in range(len(found.blocks)):
+        rest = [block for i, block in enumerate(found.blocks) if i != k]
+        if not np.isfinite(freeenergy.estimate_profile(rest, profile.states).barrier.value):
+            name = names[k] if of_files else f"{names[0]}, segment {k + 1}"
+            return (
+                f"{name}: the errors are unknown, because the samples without this state do not "
+                f"reach both end states; {more}."
+            )
+    return f"{names[0]}: the errors are unknown, because one state has nearly all samples; {more}."
 
 
 def analyse_states(
@@ -86,6 +144,8 @@ def analyse_states(
         raise UserError("The states are of two CVs; freeenergy.estimate_surface takes them.")
     states = (reactant, product)
     profile, numbers = analyse_samples(found, walkers, states)
+    names = [str(source)] if isinstance(source, Path | str) else [str(file) for file in source]
+    numbers["error_note"] = explain_unknown_error(found, profile, names)
     return Analysis(found, tuple(walkers), states, profile, numbers)
 
 
@@ -146,8 +206,8 @@ class Analysis:
 
     @property
     def note(self) -> str | None:
-        """Why the flux barrier is unknown, or None."""
-        return self.numbers.get("note")
+        """Why the flux barrier or an error is unknown, or None."""
+        return self.numbers.get("note") or self.numbers.get("error_note")
 
     def plot(self, ax: "Axes | None" = None, **style: Any) -> "Axes":
         """Draw the profile, as `Profile.plot`."""
