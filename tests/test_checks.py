@@ -73,7 +73,15 @@ def of(change: dict[str, Any], related: bool = True) -> Verdict:
 def test_a_good_iteration_passes_all() -> None:
     verdict = of({})
     assert [check.name for check in verdict.checks] == [
-        *("end states", "crossings", "flux barrier", "states", "halves", "estimators", "repetitions"),
+        *(
+            "end states",
+            "crossings",
+            "flux barrier",
+            "states",
+            "halves",
+            "estimators",
+            "repetitions",
+        ),
         *("symmetry of delta F", "symmetry of A(1) - A(0)"),
         *("temperature", "guard", "collective variable"),
     ]

@@ -86,11 +86,11 @@ def test_depths_of_both_states_and_a_low_barrier_behind_the_product() -> None:
     """
     well = double_well(8.0)
 
-    def U(x: Array) -> Array:
+    def potential(x: Array) -> Array:
         behind = 1.3 * KT * np.sin(np.pi * (x - 1.0) / 0.4) ** 2
         return np.asarray(np.where(x < 1.0, well(x), behind))
 
-    system = Frozen(Grid(-0.35, 1.4, 70), U, U)
+    system = Frozen(Grid(-0.35, 1.4, 70), potential, potential)
     series = correlated_blocks(system, np.random.default_rng(3), 20, 3000, 0.0)
     parts, ones = [system.state(x) for x in series], [np.ones_like(x) for x in series]
     found = estimate_flux(parts, series, ones, ones)

@@ -1,5 +1,6 @@
 """The minimum energy path by an elastic band, against analytic answers."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,15 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.constraints import FixAtoms
+from scipy.signal import find_peaks
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.paths import neb
 from plumed_cv.paths.neb import find_minimum_energy_path, measure_noise
 from plumed_cv.paths.path import EnergyPath
 from tests.valleys import CURVATURE, HEIGHT, LOWER, SPRING, CurvedValley, pair, relaxed_path
+
+DEEP = 0.3  # eV, of the minimum between the end states
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,55 @@ class NoisyValley(CurvedValley):
 
 class VeryNoisyValley(NoisyValley):
     noise = 0.1
+
+
+class ThreeValleys(Calculator):
+    """As `CurvedValley`, but with a third minimum between two saddle points of the same height.
+
+    The energy along the arc is DEEP x^2 lower than 27/4 HEIGHT x^2 (1 - x^2)^2 would be at x = 0.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
+        x, y, z = atoms.positions[1] - atoms.positions[0] - [5.0, 0.0, 0.0]
+        off = y - CURVATURE * (1 - x**2)
+        energy = along_three(x) + 0.5 * SPRING * (off**2 + z**2)
+        slope = (along_three(x + 1e-5) - along_three(x - 1e-5)) / 2e-5
+        slope += SPRING * off * 2 * CURVATURE * x
+        gradient = np.array([slope, SPRING * off, SPRING * z])
+        self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
+
+
+def along_three(x: Any) -> Any:
+    """Energy of `ThreeValleys` along its arc: 0 at x = -1 and 1, -DEEP at 0."""
+    return 27 / 4 * HEIGHT * x**2 * (1 - x**2) ** 2 - DEEP * (1 - x**2) ** 2
+
+
+class Rough(CurvedValley):
+    """A crease along z = 0, where the force jumps from -0.02 to 0.02 eV/A."""
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        pull = 0.02 * np.sign((atoms.positions[1] - atoms.positions[0])[2])
+        self.results["energy"] += abs(0.02 * (atoms.positions[1] - atoms.positions[0])[2])
+        self.results["forces"] = self.results["forces"] + pull * np.array([[0, 0, 1], [0, 0, -1]])
+
+
+class RoughTop(Rough):
+    """The same only in the middle of the path, where an image has to climb."""
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        x = (atoms.positions[1] - atoms.positions[0])[0] - 5.0
+        kind = Rough if abs(x) < 0.5 else CurvedValley
+        kind.calculate(self, atoms, properties, system_changes)
 
 
 class Tethered(Calculator):
@@ -195,3 +248,46 @@ def test_in_a_large_system_atoms_are_kept_apart_where_they_move(
         np.testing.assert_allclose(other.positions[near], one.positions[near], atol=0.1)
     moved = np.linalg.norm(some[3].positions - straight[3].positions, axis=1)
     assert moved.max() > 0.1
+
+
+@pytest.mark.parametrize("n_images", [11, 15, 16])
+def test_an_image_climbs_to_each_of_two_equal_saddle_points(n_images: int) -> None:
+    """If only the highest one did, it would change from step to step and never converge."""
+    ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
+    path = find_minimum_energy_path(*ends, ThreeValleys, n_images)
+    x = np.linspace(-1.0, 1.0, 200001)
+    expected = along_three(x).max()
+    peaks, _ = find_peaks(path.energies)
+    assert len(peaks) == 2
+    assert path.energies[peaks] == pytest.approx(expected, abs=1e-5)
+    assert path.energies.min() == pytest.approx(-DEEP, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("potential", "max_steps", "stage", "how"),
+    [
+        (CurvedValley, 8, "initial state", r"on atom [12], and it still falls \(.* last 2 steps\)"),
+        (Rough, 200, "initial state", r"on atom [12], and it is .* to .* in the last 50 steps, so"),
+        (
+            RoughTop,
+            200,
+            "climbing image",
+            r"on atom [12] of image [2-5], and it is .* to .* in the",
+        ),
+    ],
+)
+def test_forces_that_do_not_converge_are_described(
+    potential: type[Calculator], max_steps: int, stage: str, how: str
+) -> None:
+    """The sentence says where, how the force went, and a limit with which there is a path."""
+    ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
+    with pytest.raises(UserError, match=how) as caught:
+        find_minimum_energy_path(*ends, potential, 7, max_steps=max_steps)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"The {stage} did not converge to ")
+    limit = re.search(r"set path.fmax_eV_A to ([0-9.]+)", sentence)
+    assert limit is not None
+    if potential is not CurvedValley:  # whose remedy is a better structure, with 8 steps
+        assert "do not change evenly" in sentence
+        path = find_minimum_energy_path(*ends, potential, 7, float(limit[1]), max_steps)
+        assert path.barrier == pytest.approx(HEIGHT, abs=0.05)

@@ -127,7 +127,7 @@ class Flux:
     basins: Basins | None = None
     W: Array | None = None
     F: Array | None = None
-    depths_kT: tuple[float, ...] = ()  # noqa: N815
+    depths_kT: tuple[float, ...] = ()
     note: str | None = None
 
     def widened(self, factor: float) -> "Flux":

@@ -310,8 +310,10 @@ class Estimator:
         bins = grid.bin(self._xi)
         counts = (bins >= 0) & (weight > 0)
         n = len(grid.nodes)
-        number = np.bincount(bins[counts], weight[counts], n)
-        force = np.bincount(bins[counts], (weight * self._force)[counts], n)
+        number, force = (
+            np.asarray(np.bincount(bins[counts], values[counts], n), dtype=float)
+            for values in (weight, weight * self._force)
+        )
         steps, _ = steps_of_mean_force(grid, number, force)
         return np.asarray(np.concatenate([[0.0], np.cumsum(steps[:-1])]))
 

@@ -10,14 +10,13 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.mep.neb import NEB, NEBOptimizer, NEBState
+from ase.mep.neb import NEB, NEBOptimizer
 from ase.optimize import FIRE, LBFGS
-from ase.optimize.optimize import Optimizer
 from numpy.typing import NDArray
-from scipy.signal import find_peaks
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.paths.band import SPRING_EV_A2, Band, Progress, minimise
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import (
     cell_of,
@@ -30,12 +29,6 @@ from plumed_cv.structures import (
 from plumed_cv.structures.frame import displacements, nearest_images
 from plumed_cv.structures.neighbours import Neighbours
 
-# Called after every optimisation step with the largest force (eV/A) and the name of the stage.
-Progress = Callable[[float, str], None]
-
-# Between images. With springs much softer than bonds, images accumulate at the ends of the path.
-_SPRING_EV_A2 = 5.0
-
 # Steps that L-BFGS remembers, and the numbers that it keeps at most in a large system.
 _MEMORY, _LEAST_MEMORY, _MOST_NUMBERS = 100, 5, 30_000_000
 
@@ -47,9 +40,6 @@ _MOVES_A, _NEAR_A, _MOST_APART = 0.1, 6.0, 1000
 # If the highest image has a second mode with a curvature (eV/A^2) below this number, the band is on
 # a ridge. It is then moved along this mode, the atom that moves most by so many angstrom.
 _RIDGE_EV_A2, _PUSH_A, _MOST_PUSHES = -0.1, 0.1, 3
-
-# An image climbs if the energy falls by this much on both sides.
-_PROMINENCE_EV = 0.01
 
 # Length of the displacements for curvatures, over all atoms, angstrom; curvature that motions of
 # the whole structure get, eV/A^2, so that they are not among the lowest modes.
@@ -138,7 +128,7 @@ def find_minimum_energy_path(
     end.calc = SinglePointCalculator(end, energy=energy, forces=forces)
 
     images = [start, *(start.copy() for _ in range(n_images - 2)), end]
-    band = _Band(images)
+    band = Band(images)
     if begin is not None and len(begin.images) == n_images:
         # The deviation of the path from the straight line between its ends.
         u = begin.displacements
@@ -147,19 +137,20 @@ def find_minimum_energy_path(
         for image, across, part in zip(images[1:-1], bent[1:-1], share[1:-1], strict=True):
             image.positions = start.positions + part * step + across
     else:
-        band.interpolate(mic=False)
+        band.interpolate(mic=False)  # type: ignore[no-untyped-call]
         if interpolation == "idpp":
             _keep_apart(images)
     for image in images[1:-1]:
         image.calc = new_calculator()
+    coarse = max(fmax_eV_A, 0.05)
     for pushes in range(_MOST_PUSHES + 1):
         band.climbers.clear()
-        _minimise(FIRE(band, logfile=None), 0.05, max_steps, "elastic band", progress)
+        minimise(FIRE(band, logfile=None), coarse, max_steps, "elastic band", progress)
         band.start_climbing()
         for _ in range(n_images):
             # FIRE needs more steps for more images, and L-BFGS diverges in shallow valleys.
             adaptive = NEBOptimizer(band, logfile=None)
-            _minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
+            minimise(adaptive, fmax_eV_A, max_steps, "climbing image", progress)
             if not band.start_climbing():
                 break
         away = None
@@ -172,67 +163,6 @@ def find_minimum_energy_path(
     for image in images[1:-1]:
         _keep(image)
     return EnergyPath(tuple(images))
-
-
-class _Band(NEB):
-    """A band of which one image climbs to each saddle point, and whose residual counts all images.
-
-    In ASE's the highest image of each step climbs. If two saddle points are as high as each other,
-    it changes between them from step to step, and the forces do not converge. ASE's residual is the
-    largest component of a force, without those on the climbing image.
-
-    Parameters
-    ----------
-    images
-        The images with calculators.
-
-    Attributes
-    ----------
-    climbers
-        Numbers of the images that climb, from 0; none until `start_climbing`.
-    """
-
-    def __init__(self, images: list[Atoms]) -> None:
-        super().__init__(images, k=_SPRING_EV_A2, method="improvedtangent")
-        self.climbers: set[int] = set()
-
-    def start_climbing(self) -> bool:
-        """Let an image climb at each maximum of the energy; False if all of these do so already."""
-        new = self._maxima() - self.climbers
-        self.climbers |= new
-        return bool(new)
-
-    def get_forces(self) -> NDArray[np.float64]:
-        """Return the forces on the inner images, shape ((K - 2) N, 3), eV/A."""
-        forces = np.array(super().get_forces()).reshape(self.nimages - 2, self.natoms, 3)
-        self.climbers = {self._uphill(i) for i in self.climbers}
-        state = NEBState(self, self.images, self.energies)
-        for i in self.climbers:
-            own = self.images[i].get_forces()
-            springs = state.spring(i - 1), state.spring(i)
-            tangent = self.neb_method.get_tangent(state, *springs, i)
-            forces[i - 1] = own - 2.0 * np.vdot(own, tangent) * tangent
-        self.largest = np.linalg.norm(forces, axis=2)
-        return forces.reshape(-1, 3)
-
-    def get_residual(self) -> float:
-        """Return the largest force on an atom of any inner image, eV/A."""
-        return float(self.largest.max())
-
-    def _maxima(self) -> set[int]:
-        """Images at a maximum of the energy: the highest one, and those well above the minima."""
-        peaks, found = find_peaks(self.energies, prominence=0.0)
-        high = found["prominences"] >= _PROMINENCE_EV
-        return {int(i) for i in peaks[high | (self.energies[peaks] == self.energies.max())]}
-
-    def _uphill(self, image: int) -> int:
-        """Return the number of the maximum of the energy that is reached uphill from an image."""
-        while True:
-            near = [i for i in (image - 1, image + 1) if 0 < i < self.nimages - 1]
-            best = max(near, key=lambda i: float(self.energies[i]), default=image)
-            if self.energies[best] <= self.energies[image]:
-                return image
-            image = best
 
 
 def measure_noise(state: Atoms, calculator: Calculator) -> float:
@@ -302,7 +232,7 @@ def _keep_apart(images: Sequence[Atoms]) -> None:
     if len(chosen) > _MOST_APART:
         chosen = _around_the_motion(images[0], images[-1])
     parts = [image[chosen] for image in images]
-    NEB(parts, k=_SPRING_EV_A2, method="improvedtangent").interpolate(method="idpp", mic=False)
+    NEB(parts, k=SPRING_EV_A2, method="improvedtangent").interpolate(method="idpp", mic=False)
     for image, part in zip(images[1:-1], parts[1:-1], strict=True):
         image.positions[chosen] = part.positions
 
@@ -342,11 +272,11 @@ def relax(
     UserError
         If the forces do not converge within `max_steps`.
     """
-    _minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
+    minimise(FIRE(state, logfile=None), max(fmax_eV_A, 0.05), max_steps, name, progress)
     # In a long soft valley, small forces still mean energies that matter for a low barrier.
     memory = min(_MEMORY, max(_LEAST_MEMORY, _MOST_NUMBERS // (6 * len(state))))
     newton = LBFGS(state, logfile=None, memory=memory)  # type: ignore[arg-type]
-    _minimise(newton, fmax_eV_A / 10, max_steps, name, progress)
+    minimise(newton, fmax_eV_A / 10, max_steps, name, progress, tenths=True)
     _keep(state)
 
 
@@ -477,24 +407,6 @@ def _drift(end: Atoms, start: Atoms, step: NDArray[np.float64]) -> NDArray[np.fl
     """
     drift = end.positions[0] - start.positions[0] - step[0]
     return nearest_images(drift, cell_of(start))
-
-
-def _minimise(
-    optimiser: Optimizer, fmax: float, max_steps: int, stage: str, progress: Progress
-) -> None:
-    optimiser.attach(lambda: progress(_largest_force(optimiser), stage))
-    optimiser.run(fmax=fmax, steps=max_steps)
-    # Not what it returns: NEBOptimizer returns True after its last step, too.
-    if not _largest_force(optimiser) <= fmax:
-        raise UserError(
-            f"The {stage} did not converge to {fmax:.2g} eV/A in {max_steps} steps (largest force "
-            f"{_largest_force(optimiser):.2g} eV/A); check the end states and the potential."
-        )
-
-
-def _largest_force(optimiser: Optimizer) -> float:
-    forces = optimiser.optimizable.get_gradient().reshape(-1, 3)
-    return float(np.sqrt((forces**2).sum(axis=1).max()))
 
 
 def _keep(atoms: Atoms) -> None:

@@ -25,7 +25,8 @@ from rich.console import Console
 
 from plumed_cv.cv import energy
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.paths.neb import Progress, find_minimum_energy_path
+from plumed_cv.paths.band import Progress
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath, load_path
 from plumed_cv.structures.frame import Array
 
