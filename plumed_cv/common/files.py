@@ -14,6 +14,8 @@ from filelock import FileLock
 
 from plumed_cv.common.errors import UserError
 
+_REMEDY = "remove it and run again: its content is then computed again."
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -57,8 +59,30 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")  # on Windows, too
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class _Content(dict[str, Any]):
+    """An object of a JSON file: a missing key is an error that names the file."""
+
+    file: Path
+    remedy: str
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.file}: has no key {key!r}, so it is damaged; {self.remedy}")
+
+
+def read_json(path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
     """Read a JSON file of a run.
+
+    Parameters
+    ----------
+    path
+        The file.
+    remedy
+        What to do if it is damaged: the end of the sentence.
+
+    Returns
+    -------
+    dict
+        If a key is missing in it, or in an object in it, looking it up raises a UserError.
 
     Raises
     ------
@@ -66,12 +90,26 @@ def read_json(path: Path) -> dict[str, Any]:
         If it is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error}); remove it and run again: its content is then computed "
-            "again."
-        ) from None
+        raise UserError(f"{path}: is damaged ({error}); {remedy}") from None
+    return parse_json(text, path, remedy)
+
+
+def parse_json(text: str, path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
+    """As `read_json`, but for a part of the file."""
+
+    def named(content: dict[str, Any]) -> _Content:
+        found = _Content(content)
+        found.file, found.remedy = path, remedy
+        return found
+
+    try:
+        content = json.loads(text, object_hook=named)
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); {remedy}") from None
+    if not isinstance(content, _Content):
+        raise UserError(f"{path}: is damaged (it is not an object of JSON); {remedy}")
     return content
 
 

@@ -361,7 +361,8 @@ class CollectiveVariable:
             )
             if metadata["length_unit"] != "angstrom":
                 raise UserError(
-                    f"{path}: its length unit is {metadata['length_unit']!r}, not angstrom."
+                    f"its length unit is {metadata['length_unit']!r}, not angstrom; train or "
+                    "export it again."
                 )
             check = (tensors["check_positions"], tensors["check_cell"])
             agrees = (
@@ -372,10 +373,16 @@ class CollectiveVariable:
                 )
                 and np.allclose(model.deviation(*check), tensors["check_deviation"], rtol=1e-9)
             )
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         except KeyError as error:
-            raise UserError(f"{path}: the model file lacks {error}.") from None
+            raise UserError(
+                f"{path}: the model file lacks {error}; train or export it again."
+            ) from None
         except (ValueError, IndexError, AttributeError, TypeError) as error:
-            raise UserError(f"{path}: the arrays do not fit together ({error}).") from None
+            raise UserError(
+                f"{path}: the arrays do not fit together ({error}); train or export it again."
+            ) from None
         if not agrees:
             raise UserError(
                 f"{path}: does not reproduce its own check vector; the file has been changed or "

@@ -18,7 +18,7 @@ from ase.io import read, write
 
 import plumed_cv
 from plumed_cv.common.errors import UserError
-from plumed_cv.common.files import read_json, replacing, write_text
+from plumed_cv.common.files import parse_json, read_json, replacing, write_text
 from plumed_cv.cv import symmetry
 from plumed_cv.cv.projection import linear
 from plumed_cv.events.catalogue import INPUT, Event, Numbers, write_catalogue, write_event
@@ -80,15 +80,13 @@ class Notebook:
         self._lines: list[dict[str, Any]] = []
         self._known: list[_Known] = []
         if self._file.exists():
-            try:
-                text = self._file.read_text(encoding="utf-8")
-                self._lines = [json.loads(line) for line in text.splitlines()]
-            except ValueError as error:
-                raise UserError(f"{self._file}: is damaged ({error}); remove {folder}.") from None
+            text = self._file.read_text(encoding="utf-8", errors="replace")
+            remedy = f"remove {folder}."
+            self._lines = [parse_json(line, self._file, remedy) for line in text.splitlines()]
         self._given_file = folder / "given.json"
         self._given: list[dict[str, Any]] = []
         if self._given_file.exists():
-            self._given = read_json(self._given_file)["minima"]
+            self._given = read_json(self._given_file, f"remove {folder}.")["minima"]
         numbers = {line["saddle"] for line in [*self._lines, *self._given]} - {None}
         self._known = [self._load(number) for number in sorted(numbers)]
 

@@ -161,6 +161,35 @@ def choose(
     return record
 
 
+def _read_selection(file: Path, directory: Path | str) -> dict[str, Any]:
+    """Read which snapshots were chosen.
+
+    Raises
+    ------
+    UserError
+        If the file is not one that `choose` has written.
+    """
+    remedy = f"choose new structures: 'plumed-cv label {directory}' writes this file."
+    record = read_json(file, remedy)
+    kinds: dict[str, type] = {"iteration": int, "candidates": int, "segments": list, "labels": list}
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            raise UserError(f"{file}: {key} is missing or of another kind; {remedy}")
+    of_label: dict[str, type | tuple[type, ...]] = {
+        "name": str,
+        "xi": (int, float),
+        "weight": (int, float),
+        "use": str,
+    }
+    for number, row in enumerate(record["labels"], start=1):
+        for key, allowed in of_label.items():
+            if not isinstance(row, dict) or not isinstance(row.get(key), allowed):
+                raise UserError(
+                    f"{file}: label {number} has no {key}, or one of another kind; {remedy}"
+                )
+    return record
+
+
 def correct(
     directory: Path | str, labels: Path | str, reporter: Reporter | None = None
 ) -> dict[str, Any]:
@@ -191,7 +220,7 @@ def correct(
         raise UserError(
             f"{directory}: no structures have been chosen; 'plumed-cv label {directory}' does so."
         )
-    record = read_json(files.selection)
+    record = _read_selection(files.selection, directory)
     with claimed(files.root):
         provenance.check_same_input(files.root, config)
         found = find_candidates(files, record["candidates"], directory, record["segments"])

@@ -203,8 +203,15 @@ def measure_disagreement(found: Candidates, xi: Array) -> Array:
     folder = found.iteration / "committee"
     energies = []
     for file in sorted(folder.glob("potential-*.npz")):
-        with np.load(file) as content:
-            values = dict(zip(content["snapshots"].tolist(), content["values"][:, 2], strict=True))
+        try:
+            with np.load(file) as content:
+                energy = content["values"][:, 2]
+                values = dict(zip(content["snapshots"].tolist(), energy, strict=True))
+        except Exception as error:  # NumPy has many for a damaged file
+            raise UserError(
+                f"{file}: cannot be read ({error}); remove it, and compute its values again with "
+                "'plumed-cv committee'."
+            ) from None
         energies.append([values.get(name, np.nan) for name in found.names])
     table = np.array(energies)
     known = np.isfinite(table).all(axis=0) if len(table) > 1 else np.zeros(len(xi), dtype=bool)
