@@ -273,7 +273,7 @@ def test_states_add_subtract_and_refuse() -> None:
         _ = states[1] + replace(states[1], arguments=("phi", "d"))
     with pytest.raises(UserError, match="differ in kappa_eV"):
         _ = states[1] + replace(states[1], kappas_eV=(1.0, 2.0))
-    with pytest.raises(UserError, match="have two CVs, d and phi: this needs one"):
+    with pytest.raises(UserError, match="have two CVs, d and phi, and this needs one"):
         estimate_profile([states[1]])
     with pytest.raises(UserError, match="this needs two"):
         estimate_surface([Estimator(STRIP[0], KT).state])

@@ -178,5 +178,5 @@ def test_atoms_of_a_mean_force(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"values of shape \(3, 4, 3\), .* the CV has 5 atoms"):
         meanforce.read_atoms(file, 5)
     meanforce.write_atoms(file, u, np.inf * np.ones_like(u))
-    with pytest.raises(UserError, match="or some that are no number"):
+    with pytest.raises(UserError, match="or some that are not numbers"):
         meanforce.read_atoms(file, 4)

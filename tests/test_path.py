@@ -100,7 +100,7 @@ def test_paths_that_are_none(valley: EnergyPath, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ASE cannot read"):
         load_path(file)
     ase.io.write(file, list(valley.images[:2]))
-    with pytest.raises(UserError, match="three or more"):
+    with pytest.raises(UserError, match="give three images or more"):
         load_path(file)
     ase.io.write(file, [pair(0, 0, 0)] * 3)
     with pytest.raises(UserError, match="contains 1 different structures"):

@@ -25,7 +25,7 @@ from plumed_cv.cv.reconstruction import reconstruct
 from plumed_cv.cv.torchscript import write_torchscript
 from plumed_cv.cv.training import Training
 from plumed_cv.engines.ase import AseEngine
-from plumed_cv.engines.lammps_potential import potential_commands
+from plumed_cv.engines.lammps_potential import element_types, potential_commands
 from plumed_cv.engines.process import run_program
 from plumed_cv.events.catalogue import NAME, read_catalogue, read_template
 from plumed_cv.input_file import Config
@@ -69,7 +69,7 @@ def command(*arguments: str | Path) -> None:
     ("changes", "sentence"),
     [
         ({"alignment": "best"}, "choose 'none' or 'optimal'"),
-        ({"alignment": "optimal"}, "A reference for alignment must have no cell"),
+        ({"alignment": "optimal"}, "a reference for alignment has no cell; use"),
         ({"drift": "left"}, "drift = 'left': choose 'removed' or 'kept'"),
         (
             {"alignment": "optimal", "reference_cell": np.zeros((3, 3)), "drift": "kept"},
@@ -117,7 +117,7 @@ def test_data_of_a_variable(wrong: Callable[[], object], sentence: str) -> None:
     [
         (CORNERS[:3], CELL, "has 3 atoms and the reference 4"),
         (CORNERS * np.nan, CELL, "positions contain NaN or infinite values"),
-        (CORNERS, np.full((3, 3), np.inf), "must be three finite lattice vectors"),
+        (CORNERS, np.full((3, 3), np.inf), "give three finite lattice vectors"),
         (CORNERS, np.ones((3, 3)), "has no volume; give independent lattice vectors"),
     ],
 )
@@ -290,7 +290,7 @@ def test_paths_that_do_not_fit() -> None:
     with AseEngine("ase.calculators.emt.EMT", path.images[0]) as engine:
         with pytest.raises(UserError, match=r"up.xyz: the highest image is an end, .* two minima"):
             find_saddle(engine, path)
-        with pytest.raises(UserError, match="there is no other calculator to compare with"):
+        with pytest.raises(UserError, match=r"is alone; give others in engine\.committee"):
             engine.deviations(path.images[0].positions[None], path.cell)
     for number, variance in ((1, 0.005), (1000, 0.0)):
         with pytest.raises(UserError, match="give two or more structures and a positive variance"):
@@ -402,3 +402,46 @@ def test_runs_whose_barrier_no_other_potential_can_correct(tmp_path: Path) -> No
     files.result.write_text(json.dumps(found))
     with pytest.raises(UserError, match="my-run: the error of the potential needs the mean force"):
         find_candidates(files, 100, "my-run")
+
+
+def test_end_states_that_do_not_fit_are_named_by_their_files(tmp_path: Path) -> None:
+    """The sentence has both files, the value and the remedy, whichever check refuses them."""
+    whole, rng = crystal(), np.random.default_rng(1)
+    hop = whole.copy()
+    hop.positions[3] += [2.8, 0.0, 0.0]
+    missing = whole[1:]
+    other = whole.copy()
+    other.symbols[4] = "Ni"
+    swapped = whole.copy()
+    swapped.positions[[2, 7]] = swapped.positions[[7, 2]]
+    strained = whole.copy()
+    strained.set_cell(1.01 * whole.cell, scale_atoms=True)
+    whole.write(tmp_path / "a.xyz", format="extxyz")
+    for final, value, remedy in (
+        (hop, "nearly half of the cell, whose width", "repeat the structures along a"),
+        (missing, "32 atoms and the final state 31", "give two structures of the same atoms"),
+        (other, "Atom 5 is Cu in the initial and Ni", "write one of them again in the order"),
+        (swapped, "atom 3 is at the position of atom 8", "set system.reorder = true"),
+        (strained, "differ by up to 0.0722 A", "give both the same"),
+    ):
+        final.positions += 0.001 * rng.normal(size=final.positions.shape)
+        final.write(tmp_path / "b.xyz", format="extxyz")
+        ends = {"initial": tmp_path / "a.xyz", "final": tmp_path / "b.xyz"}
+        config = Config.model_validate({"system": SYSTEM | ends, "engine": ENGINE})
+        with pytest.raises(UserError) as caught:
+            workflow.read_end_states(config)
+        said = str(caught.value)
+        assert said.startswith(f"{tmp_path / 'a.xyz'} and {tmp_path / 'b.xyz'}: ")
+        assert value in said
+        assert remedy in said
+
+
+def test_an_element_that_the_potential_does_not_name() -> None:
+    """The key is named only if it was given."""
+    lines = ("pair_style eam/alloy", "pair_coeff * * NiAl.eam Ni Al")
+    for species, begins in (
+        (["Ni", "Al"], r"engine.species = \['Ni', 'Al'\]: "),
+        (None, "the potential names the elements Ni, Al: "),
+    ):
+        with pytest.raises(UserError, match=f"{begins}the structure also contains Cu; .*species"):
+            element_types(crystal(), species, lines)

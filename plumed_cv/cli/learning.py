@@ -9,7 +9,7 @@ import typer
 
 from plumed_cv.cli.options import AsJson, check_folder
 from plumed_cv.common.bars import Bars
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.terminal import print_energies
 
 Latent = typer.Option(min=1, help="latent dimensions d; more than one needs the recipe paper")
@@ -176,10 +176,11 @@ def train(
     if activation:
         training = replace(training, activation=activation)
     first, last = orient(read_structure(initial)), orient(read_structure(final))
-    check_end_states(first, last)
-    if alignment == "none":
-        check_order(first, last, "give --final the order of --initial.")
-        check_range(first, last)
+    with naming(f"--initial {initial} and --final {final}"):
+        check_end_states(first, last)
+        if alignment == "none":
+            check_order(first, last, "give --final the order of --initial.")
+            check_range(first, last)
     species = first.get_chemical_symbols()
     ends = (first.positions, last.positions)
     serials = cv.select(atoms, species, held_atoms(first))

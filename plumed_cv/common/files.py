@@ -65,6 +65,10 @@ class _Content(dict[str, Any]):
     file: Path
     remedy: str
 
+    def __or__(self, other: Any) -> Any:
+        """Return the object with other keys, which names the file as well."""
+        return _named(super().__or__(other), self.file, self.remedy)
+
     def __missing__(self, key: str) -> Any:
         raise UserError(f"{self.file}: has no key {key!r}, so it is damaged; {self.remedy}")
 
@@ -98,19 +102,19 @@ def read_json(path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
 
 def parse_json(text: str, path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
     """As `read_json`, but for a part of the file."""
-
-    def named(content: dict[str, Any]) -> _Content:
-        found = _Content(content)
-        found.file, found.remedy = path, remedy
-        return found
-
     try:
-        content = json.loads(text, object_hook=named)
+        content = json.loads(text, object_hook=lambda found: _named(found, path, remedy))
     except ValueError as error:
         raise UserError(f"{path}: is damaged ({error}); {remedy}") from None
     if not isinstance(content, _Content):
         raise UserError(f"{path}: is damaged (it is not an object of JSON); {remedy}")
     return content
+
+
+def _named(content: dict[str, Any], path: Path, remedy: str) -> _Content:
+    found = _Content(content)
+    found.file, found.remedy = path, remedy
+    return found
 
 
 def sha256(path: Path) -> str:

@@ -169,11 +169,17 @@ def train(
         If there are fewer than two structures, values are not finite, or the loss diverges.
     """
     if len(examples.inputs) < 2 or not np.isfinite(examples.inputs).all():
-        raise UserError("Training needs at least two structures with finite positions.")
+        raise UserError(
+            "Training needs at least two structures with finite positions, not "
+            f"{len(examples.inputs)}; give more structures."
+        )
     # With one factor for all components, the mean square error remains the objective of the paper.
     scale = float(np.std(examples.inputs, axis=0).max())
     if not scale > 0:
-        raise UserError("The structures are all the same; nothing can be learned from them.")
+        raise UserError(
+            f"The {len(examples.inputs)} structures are all the same, so nothing can be learned "
+            "from them; give structures of dynamics that goes from one state to the other."
+        )
     data = _Tensors.of(examples, scale, find_device(training.device), _DTYPES[training.precision])
     runs = [
         _restart(data, training, restart, scale**2, progress)

@@ -94,7 +94,10 @@ class CollectiveVariable:
         if self.alignment not in ("none", "optimal"):
             raise UserError(f"alignment = {self.alignment!r}: choose 'none' or 'optimal'.")
         if self.is_aligned and np.any(self.reference_cell):
-            raise UserError("A reference for alignment must have no cell.")
+            raise UserError(
+                "alignment = 'optimal': a reference for alignment has no cell; use 'none', or "
+                "structures without a cell."
+            )
         if self.drift not in ("removed", "kept"):
             raise UserError(f"drift = {self.drift!r}: choose 'removed' or 'kept'.")
         if self.is_aligned and self.drift == "kept":

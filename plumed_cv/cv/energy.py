@@ -321,7 +321,10 @@ def in_components(path: EnergyPath, variable: CollectiveVariable) -> tuple[Array
     """Components x, dx/dlambda and U_D^T grad V on the grid, each of shape (G, D)."""
     part = path.of_atoms(variable.serials)
     if variable.species != part.species:
-        raise UserError(f"{path.name}: the collective variable is one of other atoms.")
+        raise UserError(
+            f"{path.name}: the collective variable is one of other atoms; learn one from "
+            "structures of these atoms."
+        )
     x = _components(part, variable)
     gradients = -part.forces.reshape(len(x), -1) @ variable.pca_components.T
     curve = path.curve

@@ -60,7 +60,10 @@ def gradient_alignment(
         If the two have different atoms or references, or more than one latent dimension.
     """
     if new.n_latent != 1 or old.n_latent != 1:
-        raise UserError("Only collective variables of one latent dimension can be compared.")
+        raise UserError(
+            f"The collective variables have {new.n_latent} and {old.n_latent} latent dimensions; "
+            "only those of one can be compared, so train them with latent = 1."
+        )
     if new.n_atoms != old.n_atoms or not np.allclose(
         new.reference_positions, old.reference_positions
     ):

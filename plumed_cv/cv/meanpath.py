@@ -167,7 +167,10 @@ def fit(
     """
     s = np.asarray(s, dtype=np.float64)
     if s.shape != (len(displacements),) or not np.isfinite(s).all():
-        raise UserError("Each structure needs one finite position along the process.")
+        raise UserError(
+            f"There are {np.size(s)} positions along the process for {len(displacements)} "
+            "structures, or some that are not finite; give one finite position for each structure."
+        )
     if n_functions is None and at_rest is None:
         n_functions = N_FUNCTIONS
     elif n_functions is None:
@@ -178,7 +181,10 @@ def fit(
         )
     lower, upper = float(s.min()), float(s.max())
     if upper - lower < 1e-6:
-        raise UserError("All structures are at one position of the process; there is no path.")
+        raise UserError(
+            f"All {len(s)} structures are at one position of the process, so there is no path; "
+            "give structures of the whole process."
+        )
     outermost = 0.0 if at_rest is not None else _OUTERMOST
     first, last = np.quantile(s, [outermost, 1.0 - outermost])
     if any(operation.reverses for operation in symmetry):
@@ -194,7 +200,10 @@ def fit(
         moments += basis[part].astype(flat.dtype).T @ flat
         squares += np.einsum("mi,mi->i", flat, flat)
     if not np.isfinite(moments).all():
-        raise UserError("The displacements contain NaN or infinite values.")
+        raise UserError(
+            "The displacements contain NaN or infinite values; remove the structures that have "
+            "them."
+        )
     products, sums = basis.T @ basis, basis.sum(axis=0)
     measure = _triangle(products)
     raw = solve_triangular(measure, moments, trans="T")
@@ -260,7 +269,8 @@ def _triangle(products: Array) -> Array:
         return np.asarray(cholesky(products))
     except LinAlgError:
         raise UserError(
-            "The structures are at too few positions of the process for a smooth path."
+            "The structures are at too few positions of the process for a smooth path; give "
+            "structures of the whole process, or fewer functions."
         ) from None
 
 

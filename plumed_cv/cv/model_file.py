@@ -60,7 +60,10 @@ def read(path: Path | str) -> Content:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise UserError(f"{path}: is not a model file of plumed_cv.")
+                raise UserError(
+                    f"{path}: is not a model file of plumed_cv; 'plumed-cv train' and 'plumed-cv "
+                    "export' write one."
+                )
             if metadata.get("format_version") != FORMAT_VERSION:
                 raise UserError(
                     f"{path}: has format version {metadata.get('format_version')}; this "
@@ -68,9 +71,11 @@ def read(path: Path | str) -> Content:
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: the model file does not exist.") from None
+        raise UserError(f"{path}: the model file does not exist; correct its name.") from None
     except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: is truncated or not a safetensors file ({error}).") from None
+        raise UserError(
+            f"{path}: is truncated or not a safetensors file ({error}); train or export it again."
+        ) from None
     found = _checksum(tensors, metadata)
     return Content(tensors, metadata, metadata.get("checksum", found) != found)
 

@@ -25,7 +25,10 @@ _ROUNDING = 1e-6  # of structures in single precision, as a share of the largest
 _MOST_COORDINATES = 1500
 _MOST_NUMBERS = 2**27  # 1 GiB in double precision
 _LEAST_VARIANCE_A2 = 1e-12
-_NO_DIFFERENCE = "The structures do not differ; there is nothing to learn from them."
+_NO_DIFFERENCE = (
+    "The structures do not differ, so there is nothing to learn from them; give structures of "
+    "dynamics that goes from one state to the other."
+)
 _OVERSAMPLING = 10
 _POWER_ITERATIONS = 10
 

@@ -69,7 +69,10 @@ def linear(
         step, reference_cell = displacements(final, cell, initial, cell, drift), cell
     length = float(np.linalg.norm(step))
     if length < 1e-3:
-        raise UserError("The initial and final states are the same structure; there is no path.")
+        raise UserError(
+            "The initial and final states are the same structure, so there is no path; give two "
+            "different minima."
+        )
     one, zero = np.ones((1, 1)), np.zeros(1)
     return CollectiveVariable(
         serials=serials,

@@ -206,8 +206,8 @@ def find_space_group(
     ]
     if 48 * n * len(translations) > _MOST_IMAGES:
         raise UserError(
-            f"The structure has {n} atoms and {len(translations)} translations: there are too many "
-            "symmetry operations to try."
+            f"The structure has {n} atoms and {len(translations)} translations, which are too many "
+            "symmetry operations to try; use a smaller cell, or no symmetry."
         )
     # Another translation would only repeat the operations of a rotation.
     places: list[int] = []

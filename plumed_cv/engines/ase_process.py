@@ -264,7 +264,7 @@ class AseWorker:
             found = float(np.max(np.abs(results[self._uncertainty])))
         else:
             if not self._members:
-                raise UserError(f"{self._name}: there is no other calculator to compare with")
+                raise UserError(f"{self._name}: is alone; give others in engine.committee")
             for name, other in self._members:
                 other.positions = self._atoms.positions
                 if not np.array_equal(other.cell.array, self._atoms.cell.array):
@@ -438,7 +438,7 @@ def _forces_of(name: str, atoms: Atoms) -> Array:
     try:
         return np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
     except Exception as error:  # calculators may raise any exception
-        raise UserError(f"{name}: gives no forces: {_words(error)}") from error
+        raise UserError(f"{name}: gives no forces ({_words(error)}); use another one") from error
 
 
 class _Snapshots:
@@ -477,15 +477,20 @@ def _calculator(name: str, arguments: dict[str, Any]) -> Calculator:
         factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"calculator = {name!r}: cannot be imported ({_words(error)}); give the dotted name "
-            "of a calculator class, such as ase.calculators.emt.EMT, and install its package"
+            f"engine.calculator = {name!r}: cannot be imported ({_words(error)}); give the dotted "
+            "name of a calculator class, such as ase.calculators.emt.EMT, and install its package"
         ) from error
     try:
         calculator: Calculator = factory(**arguments)
     except Exception as error:  # calculators may raise any exception
-        raise UserError(f"{name}: cannot be made from {arguments}: {_words(error)}") from error
+        raise UserError(
+            f"{name}: cannot be made ({_words(error)}); correct engine.arguments = {arguments}"
+        ) from error
     if not hasattr(calculator, "get_forces") or not hasattr(calculator, "results"):
-        raise UserError(f"calculator = {name!r}: is not an ASE calculator")
+        raise UserError(
+            f"engine.calculator = {name!r}: is not an ASE calculator; name a class such as "
+            "ase.calculators.emt.EMT, or a function that makes a calculator"
+        )
     return calculator
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.segments import Dynamics, Segment, SegmentResult, State
 from plumed_cv.structures import cell_of, held_atoms, is_oriented
-from plumed_cv.structures.frame import Array, complete_cell, periodic_directions
+from plumed_cv.structures.frame import Array, complete_cell, in_words, periodic_directions
 
 BLOCK = 10  # steps of `Engine.follow` that an observer receives at once
 PIECE = 500  # steps of a segment of `Engine.follow`, if the engine must be started for each
@@ -296,7 +296,7 @@ class Engine(ABC):
         if len(atoms) != len(self.symbols):
             raise UserError(
                 f"the structure has {len(atoms)} atoms, but the engine was set up for "
-                f"{len(self.symbols)}"
+                f"{len(self.symbols)}; give all structures the same atoms"
             )
         for index, (found, expected) in enumerate(zip(atoms.symbols, self.symbols, strict=True)):
             if found != expected:
@@ -305,7 +305,10 @@ class Engine(ABC):
                     "give all structures the same order of atoms"
                 )
         if (atoms.pbc != self.periodic).any():
-            raise UserError("the structures differ in their periodic boundaries")
+            raise UserError(
+                f"the structure is periodic along {in_words(atoms.pbc)}, but the engine was set up "
+                f"for {in_words(self.periodic)}; give all structures the same periodic boundaries"
+            )
         _check_cell(atoms)
 
     def calculator(self) -> Calculator:
@@ -329,13 +332,16 @@ class Engine(ABC):
     def _check_segment(self, segment: Segment) -> None:
         """Raise UserError unless the folder of the segment exists and its start fits the engine."""
         if not segment.directory.is_dir():
-            raise UserError(f"{segment.directory}: there is no such folder for the output of a run")
+            raise UserError(
+                f"{segment.directory}: there is no such folder for the output of a run; make it "
+                "first"
+            )
         check_folder(segment.directory)
         start = segment.start
         if start.positions.shape != (len(self.symbols), 3):
             raise UserError(
                 f"the start has positions of shape {start.positions.shape} for "
-                f"{len(self.symbols)} atoms"
+                f"{len(self.symbols)} atoms; give a start of the same atoms"
             )
         fits = np.array_equal(periodic_directions(start.cell), self.periodic)
         if not fits or not is_oriented(start.cell):
@@ -356,7 +362,7 @@ def check_finite(engine: str, energy: Any, forces: Array) -> None:
     """
     if not (np.isfinite(energy).all() and np.isfinite(forces).all()):
         raise UserError(
-            f"{engine}: energy and forces are not finite; do two atoms lie on each other?"
+            f"{engine}: energy and forces are not finite; check that no two atoms are at one place"
         )
 
 
@@ -397,7 +403,10 @@ class EngineCalculator(Calculator):
 def _check_cell(atoms: Atoms) -> None:
     cell = cell_of(atoms)
     if not np.linalg.det(complete_cell(cell)) > 0:
-        raise UserError(f"cell {cell.tolist()}: its volume must be positive")
+        raise UserError(
+            f"cell {cell.tolist()}: its volume must be positive; give a right-handed cell of "
+            "independent vectors"
+        )
     if not is_oriented(cell):
         raise UserError(
             f"cell {cell.tolist()}: engines need the first vector along x and the "

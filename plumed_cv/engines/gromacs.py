@@ -143,7 +143,10 @@ def find_gromacs(program: str | None = None) -> Gromacs:
     version = re.search(r"GROMACS version:\s*(\S+)", said)
     if code != 0 or version is None:
         last = (said.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{' '.join(words)}: is not a working gmx: {last}")
+        raise UserError(
+            f"{' '.join(words)}: is not a working gmx ({last}); name another one in [engine] "
+            "program"
+        )
     options = run_program([*words, "-quiet", "mdrun", "-h"], here)[1]
     return Gromacs(tuple(words), version[1], "-plumed" in options)
 
@@ -362,7 +365,10 @@ class GromacsEngine(Engine):
     def _file(self, name: Path | str) -> Path:
         path = self._directory / name
         if not path.is_file():
-            raise UserError(f"{path}: there is no such file for GROMACS")
+            raise UserError(
+                f"{path}: there is no such file for GROMACS; correct its name in the section "
+                "[engine]"
+            )
         return path
 
     def _environment(self, count_start: bool) -> dict[str, str]:

@@ -61,15 +61,18 @@ def element_types(
             )
     else:
         elements = known_elements(commands, present) or present
+    given = f"engine.species = {list(elements)}"
+    if species is None:
+        given = f"the potential names the elements {', '.join(elements)}"
     for symbol in present:
         if symbol not in elements:
             raise UserError(
-                f"species = {list(elements)}: the structure also contains {symbol}; name the "
-                "element of every LAMMPS atom type"
+                f"{given}: the structure also contains {symbol}; name the element of every LAMMPS "
+                "atom type in engine.species"
             )
         if elements.count(symbol) > 1 and _distinguishes(commands):
             raise UserError(
-                f"species = {list(elements)}: several types are {symbol}, and the potential "
+                f"{given}: several types are {symbol}, and the potential "
                 "distinguishes them; give all atoms of an element one type, because the types "
                 "follow from the elements of the structure"
             )
@@ -269,7 +272,7 @@ def _file_commands(path: Path, directory: Path, depth: int = 0) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path}: there is no such LAMMPS file; name the one with pair_style")
     if depth > 20:
-        raise UserError(f"{path}: includes itself")
+        raise UserError(f"{path}: includes itself; remove this include")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -406,7 +409,9 @@ def standard_mass(symbol: str) -> float:
     try:
         return float(atomic_masses[atomic_numbers[symbol]])
     except KeyError as error:
-        raise UserError(f"{symbol!r} is not a chemical symbol") from error
+        raise UserError(
+            f"engine.species: {symbol!r} is not a chemical symbol; give one such as 'Fe'"
+        ) from error
 
 
 def package_potentials() -> dict[str, str]:

@@ -359,7 +359,8 @@ class LammpsProcess:
         )
         if created != self._natoms:
             raise UserError(
-                f"LAMMPS accepted {created} of {self._natoms} atoms: some are outside of the cell"
+                f"LAMMPS accepted {created} of {self._natoms} atoms, because some are outside of "
+                "the cell along a direction without periodicity; make the cell larger there"
             )
         self._library.scatter("image", images)  # `fix spring/self` stores unwrapped positions
         if system.charges is not None:

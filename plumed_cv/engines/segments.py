@@ -88,7 +88,7 @@ class Dynamics:
         for name in ("temperature_K", "timestep_fs", "friction_per_ps"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
-                raise UserError(f"{name} = {value}: it must be a positive number")
+                raise UserError(f"{name} = {value}: give a positive number")
         if self.thermostat not in get_args(Thermostat):
             raise UserError(
                 f"thermostat = {self.thermostat!r}: choose 'langevin', 'brownian' or 'none'"
@@ -126,7 +126,10 @@ class State:
                 continue
             array = np.ascontiguousarray(value, dtype=np.float64)
             if not np.isfinite(array).all():
-                raise UserError(f"{name} of the start configuration are not all finite numbers")
+                raise UserError(
+                    f"{name} of the start configuration are not all finite numbers; give another "
+                    "start"
+                )
             object.__setattr__(self, name, array)
 
     @classmethod
@@ -267,7 +270,7 @@ class Segment:
 
     def __post_init__(self) -> None:
         if self.n_steps < 1:
-            raise UserError(f"n_steps = {self.n_steps}: a run needs at least one step")
+            raise UserError(f"n_steps = {self.n_steps}: give one step or more")
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,10 @@ def read_catalogue(folder: Path | str) -> Catalogue:
     except ValueError as error:
         raise UserError(f"{file}: is damaged ({error}); make the catalogue again.") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise UserError(f"{file}: is not a catalogue of plumed_cv.")
+        raise UserError(
+            f"{file}: is not a catalogue of plumed_cv; 'plumed-cv jumps' and 'plumed-cv discover' "
+            "write one."
+        )
     if about.get("format_version") != VERSION:
         raise UserError(
             f"{file}: has format version {about.get('format_version')}, and this plumed_cv reads "

@@ -127,7 +127,9 @@ def discover(
                     searches, max_barrier_eV, confidence, reporter,
                 )  # fmt: skip
         except TimeoutError:
-            raise UserError(f"{output}: another process searches in this folder.") from None
+            raise UserError(
+                f"{output}: another process searches in this folder; wait for its end, or end it."
+            ) from None
 
 
 def _discover(

@@ -99,7 +99,8 @@ class State:
     def _only(self, of_each: tuple[T, ...]) -> T:
         if len(self.axes) > 1:
             raise UserError(
-                f"the states have two CVs, {' and '.join(self.arguments)}: this needs one"
+                f"the states have two CVs, {' and '.join(self.arguments)}, and this needs one: use "
+                "freeenergy.estimate_surface"
             )
         return of_each[0]
 

@@ -169,7 +169,7 @@ def read_atoms(file: Path, n_atoms: int) -> tuple[Array, Array]:
     for array in found:
         if array.shape[1:] != (n_atoms, 3) or not np.isfinite(array).all():
             raise UserError(
-                f"{file}: holds values of shape {array.shape}, or some that are no number, but the "
+                f"{file}: has values of shape {array.shape}, or some that are not numbers, but the "
                 f"CV has {n_atoms} atoms."
             )
     return found[0], found[1]
@@ -193,7 +193,9 @@ def read(path: Path) -> tuple[Array, Array]:
     """
     table = read_table(path)
     if table.fields != _FIELDS:
-        raise UserError(f"{path}: is not a table of mean forces.")
+        raise UserError(
+            f"{path}: is not a table of mean forces with the columns {' '.join(_FIELDS)}."
+        )
     xi, mean_force = table.rows.T
     if not (np.isfinite(xi).all() and np.isfinite(mean_force).all()):
         raise UserError(f"{path}: contains a value that is not a number.")

@@ -107,7 +107,10 @@ def estimate_surface(blocks: Sequence[State], *, walkers: Sequence[int] | None =
     check_blocks(blocks)
     total = total_of(blocks)
     if len(total.axes) != 2:
-        raise UserError(f"the states have only the CV {total.arguments[0]}: this needs two")
+        raise UserError(
+            f"the states have only the CV {total.arguments[0]}, and this needs two: use "
+            "estimate_profile"
+        )
     if not total.count.any():
         raise UserError("no sample is on the grid: the free energy needs a run that visits it")
     n = len(total.weight)

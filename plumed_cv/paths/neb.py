@@ -119,7 +119,10 @@ def find_minimum_energy_path(
     cell = cell_of(start)
     step = displacements(end.positions, cell, start.positions, cell, drift_of(start))
     if np.linalg.norm(step) < 0.05:
-        raise UserError("The initial and final states relax to the same structure.")
+        raise UserError(
+            "The initial and final states relax to the same structure; give two structures nearer "
+            "to different minima."
+        )
     # With fixed atoms the band does not drift.
     if not len(held) and _is_somewhere(end, start.positions + step, new_calculator):
         step += _drift(end, start, step)

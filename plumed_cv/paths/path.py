@@ -136,7 +136,8 @@ class EnergyPath:
         n_atoms = len(self.images[0])
         if serials.max() > n_atoms:
             raise UserError(
-                f"{self.name}: has {n_atoms} atoms, so there is no atom {serials.max()}."
+                f"{self.name}: has {n_atoms} atoms, so there is no atom {serials.max()}; choose "
+                "others."
             )
         if np.array_equal(serials, np.arange(1, n_atoms + 1)):
             return self
@@ -294,7 +295,10 @@ def files_of_band(folder: Path | str) -> list[Path]:
         given = [image / name for name in ("OUTCAR", "CONTCAR", "POSCAR")]
         there = [file for file in given if file.is_file() and file.stat().st_size]
         if not there:
-            raise UserError(f"{image}: has no OUTCAR, CONTCAR or POSCAR.")
+            raise UserError(
+                f"{image}: has no OUTCAR, CONTCAR or POSCAR; name a folder that has one for each "
+                "image."
+            )
         files.append(there[0])
     if not files:
         raise UserError(
@@ -379,7 +383,7 @@ def read_images(
             last = u
     if len(kept) < 3:
         raise UserError(
-            f"{name}: contains {len(kept)} different structures; a path needs three or more."
+            f"{name}: contains {len(kept)} different structures; give three images or more."
         )
     if len(kept) < len(images):
         say(f"{name}: {len(images) - len(kept)} of {len(images)} images are repeated and removed.")
@@ -400,8 +404,8 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
     """Refuse an image with other atoms, another cell, or numbers that are not finite."""
     if len(atoms) != len(first) or len(atoms) < 2:
         raise UserError(
-            f"{name} has {len(atoms)} atoms and image 0 has {len(first)}; all images of a path "
-            "need the same atoms, two or more."
+            f"{name} has {len(atoms)} atoms and image 0 has {len(first)}; give all images of a "
+            "path the same atoms, two or more."
         )
     symbols, expected = list(atoms.symbols), list(first.symbols)
     if symbols != expected:
@@ -412,7 +416,7 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
             f"{expected[differs]} in image 0; give all images the same order of atoms."
         )
     if not np.isfinite(atoms.positions).all():
-        raise UserError(f"{name} contains positions that are not finite.")
+        raise UserError(f"{name} contains positions that are not finite; write this image again.")
     if not np.allclose(cell_of(atoms), cell_of(first), atol=1e-4):
         raise UserError(f"{name} has another cell than image 0; give all images the same cell.")
     try:
@@ -422,7 +426,10 @@ def _check_same_atoms(name: str, atoms: Atoms, first: Atoms) -> None:
     if has_forces(atoms):
         results = atoms.calc.results
         if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
-            raise UserError(f"{name} has an energy or a force that is not finite.")
+            raise UserError(
+                f"{name} has an energy or a force that is not finite; repeat its calculation, or "
+                "name an engine to compute all of them."
+            )
 
 
 def _check_order(name: str, atoms: Atoms, before: Atoms) -> None:

@@ -246,7 +246,7 @@ class HarmonicTheory:
         if len(moments[0]) != len(moments[1]):
             raise UserError(
                 "The molecule is linear at one of the minimum and the saddle point and bent at the "
-                "other; the harmonic rate is not implemented for this case."
+                "other; the harmonic rate is not implemented for this case, so use 'plumed-cv run'."
             )
         at_minimum, at_saddle = (
             0.5 * np.log(own).sum() if len(own) == 3 else np.log(own).mean() for own in moments

@@ -171,5 +171,6 @@ def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
             f"By the symmetry of the initial state there are {found.events} equivalent events, but "
             f"the energies of their final states differ by {max(energies) - min(energies):.3g} eV: "
             "the potential has less symmetry than the structure, or the tolerance of "
-            f"{found.tolerance_A:g} A is too large."
+            f"{found.tolerance_A:g} A is too large. Relax the end states further (path.fmax_eV_A), "
+            "or count the events by hand."
         )

@@ -235,7 +235,10 @@ def read(directory: Path) -> Run:
     """
     files = workflow.RunDirectory(directory.absolute())
     if not (files.root / "input.json").exists():
-        raise UserError(f"{directory}: is not the directory of a run; it contains no input.json.")
+        raise UserError(
+            f"{directory}: is not the directory of a run, because it contains no input.json; name "
+            "another one."
+        )
     variables: list[CollectiveVariable] = []
     while files.cv(len(variables)).exists():
         variables.append(CollectiveVariable.load(files.cv(len(variables))))

@@ -54,7 +54,11 @@ def read_records(segments: Sequence[Path]) -> list[dict[str, Any]]:
     UserError
         If a record is damaged.
     """
-    return [read_json(segment / "segment.json") for segment in segments]
+    return [_read_record(segment) for segment in segments]
+
+
+def _read_record(segment: Path) -> dict[str, Any]:
+    return read_json(segment / "segment.json", _remedy_of(segment))
 
 
 def count_steps(records: Sequence[dict[str, Any]]) -> int:
@@ -109,11 +113,11 @@ def _counted(block: freeenergy.State, segment: Path) -> freeenergy.State:
     therefore made again from the printed values, with the same mean weight. The sums of the
     conditional probabilities, which only A_k needs, are scaled.
     """
+    record = _read_record(segment)
+    n_counted = int(record.get("n_counted", record["n_steps"]))
+    if not record["stopped"] or n_counted >= block.steps:
+        return block
     with remedy(segment):
-        record = read_json(segment / "segment.json")
-        n_counted = int(record.get("n_counted", record["n_steps"]))
-        if not record["stopped"] or n_counted >= block.steps:
-            return block
         printed = read_colvar(segment / "colvar")
     xi = printed[block.argument]
     number, offset = freeenergy.bin_samples(block.grid, xi, printed["b.zeta"] - xi)
@@ -207,7 +211,11 @@ def remedy(segment: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(
-            f"{str(error).rstrip('.')}; remove the folder {segment} and run again: the other "
-            "segments stay, and steps that are missing are sampled again."
-        ) from None
+        raise UserError(f"{str(error).rstrip('.')}; {_remedy_of(segment)}") from None
+
+
+def _remedy_of(segment: Path) -> str:
+    return (
+        f"remove the folder {segment} and run again: the other segments stay, and steps that are "
+        "missing are sampled again."
+    )

@@ -46,13 +46,15 @@ def check_end_states(initial: Atoms, final: Atoms) -> None:
     """
     if len(initial) != len(final):
         raise UserError(
-            f"The initial state has {len(initial)} atoms and the final state {len(final)}."
+            f"The initial state has {len(initial)} atoms and the final state {len(final)}; "
+            "give two structures of the same atoms."
         )
     for index, (a, b) in enumerate(zip(initial.symbols, final.symbols, strict=True)):
         if a != b:
             raise UserError(
                 f"Atom {index + 1} is {a} in the initial and {b} in the final state; both "
-                "must list the same atoms in the same order."
+                "must list the same atoms in the same order, so write one of them again in the "
+                "order of the other."
             )
     if (initial.pbc != final.pbc).any():
         raise UserError(
@@ -110,7 +112,10 @@ def check_atoms(atoms: Atoms, symbols: Sequence[str]) -> None:
         If it has another number of atoms, or elements in another order.
     """
     if len(atoms) != len(symbols):
-        raise UserError(f"it has {len(atoms)} atoms, but the end states have {len(symbols)}")
+        raise UserError(
+            f"it has {len(atoms)} atoms, but the end states have {len(symbols)}; give structures "
+            "of the same atoms"
+        )
     for number, (a, b) in enumerate(zip(atoms.symbols, symbols, strict=True), 1):
         if a != b:
             raise UserError(
@@ -141,7 +146,8 @@ def check_range(initial: Atoms, final: Atoms) -> None:
         raise UserError(
             f"Atom {atom + 1} moves by {np.linalg.norm(u[atom]):.2f} A, nearly half of the cell, "
             f"whose width along lattice vector {'abc'[axis]} is {reduced.widths[axis]:.2f} A; a "
-            "larger displacement is not unique in a periodic cell, so use a larger cell."
+            "larger displacement is not unique in a periodic cell, so repeat the structures along "
+            f"{'abc'[axis]} before the defect is made."
         )
 
 

@@ -52,7 +52,7 @@ def periodic_directions(cell: NDArray[Any]) -> NDArray[np.bool_]:
     """
     cell = np.asarray(cell, dtype=np.float64)
     if cell.shape != (3, 3) or not np.isfinite(cell).all():
-        raise UserError(f"The cell must be three finite lattice vectors, not {cell.tolist()}.")
+        raise UserError(f"The cell is {cell.tolist()}; give three finite lattice vectors.")
     lengths = np.linalg.norm(cell, axis=1)
     periodic: NDArray[np.bool_] = lengths > 0
     vectors = cell[periodic]
@@ -411,8 +411,10 @@ def _checked(positions: NDArray[Any], reference_positions: NDArray[Any]) -> Arra
     if positions.shape[-2:] != reference_positions.shape:
         raise UserError(
             f"The structure has {positions.shape[-2]} atoms and the reference "
-            f"{len(reference_positions)}; they must be the same atoms in the same order."
+            f"{len(reference_positions)}; give both the same atoms in the same order."
         )
     if not np.isfinite(positions).all():
-        raise UserError("The positions contain NaN or infinite values.")
+        raise UserError(
+            "The positions contain NaN or infinite values; remove the structures that have them."
+        )
     return positions

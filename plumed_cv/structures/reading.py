@@ -24,7 +24,9 @@ def read_structure(path: Path | str, species: Sequence[str] | None = None) -> At
     """
     atoms: Atoms = read_structures(path, "-1:", species)[-1]
     if len(atoms) < 2 or not np.isfinite(atoms.positions).all():
-        raise UserError(f"{path}: needs at least two atoms with finite positions.")
+        raise UserError(
+            f"{path}: needs at least two atoms with finite positions; give another structure."
+        )
     return atoms
 
 
@@ -66,7 +68,7 @@ def read_structures(
             found = ase.io.read(file, chosen, do_not_split_by_at_sign=True)
             images = [found] if isinstance(found, Atoms) else list(found)
     except FileNotFoundError:
-        raise UserError(f"{file}: the file does not exist.") from None
+        raise UserError(f"{file}: the file does not exist; correct its name.") from None
     except UserError as error:
         raise UserError(f"{path}: {str(error).rstrip('.')}.") from None
     except UnknownFileTypeError:

@@ -383,7 +383,9 @@ def _alone(root: Path) -> Iterator[None]:
         with locked(root / ".lock", timeout_s=0.0):
             yield
     except TimeoutError:
-        raise UserError(f"{root}: another campaign is at work in this catalogue.") from None
+        raise UserError(
+            f"{root}: another campaign is at work in this catalogue; wait for its end, or end it."
+        ) from None
     except OSError as error:
         raise UserError(f"{root}: cannot be used for a campaign: {error.strerror}.") from None
 

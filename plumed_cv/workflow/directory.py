@@ -133,7 +133,9 @@ def claimed(root: Path) -> Iterator[None]:
             root.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(root / ".lock", timeout_s=0.0))
         except TimeoutError:
-            raise UserError(f"{root}: another run is at work in this directory.") from None
+            raise UserError(
+                f"{root}: another run is at work in this directory; wait for its end, or end it."
+            ) from None
         except OSError as error:
             raise UserError(
                 f"{root}: cannot be used as a run directory: {error.strerror}."

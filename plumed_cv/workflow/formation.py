@@ -69,7 +69,10 @@ def read_formation(given: str, entropy_kB: float = 0.0) -> Formation:
             )
         ]  # fmt: skip
     except OSError as error:
-        raise UserError(f"{given}: is no number, and no file ({error.strerror}).") from None
+        raise UserError(
+            f"{given}: is no number, and no file ({error.strerror}); give the energy in eV, or a "
+            "CSV file."
+        ) from None
     except (ValueError, csv.Error, UnicodeDecodeError):
         rows, columns = [], []
     if not rows:

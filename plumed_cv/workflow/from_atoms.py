@@ -254,7 +254,9 @@ def _by_name(calculator: Any, atoms: Atoms) -> tuple[str, dict[str, Any]]:
         arguments = dict(calculator.todict()) if hasattr(calculator, "todict") else {}
         _check_same(calculator, maker, arguments, atoms)
     if not callable(maker) or not hasattr(maker, "__qualname__"):
-        raise UserError(f"calculator = {calculator!r}: is not an ASE calculator and makes none")
+        raise UserError(
+            f"calculator = {calculator!r}: is not an ASE calculator and makes none; give one."
+        )
     module, name = maker.__module__, maker.__qualname__
     if module == "__main__" or "<" in name:
         raise UserError(

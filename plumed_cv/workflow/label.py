@@ -161,7 +161,7 @@ def choose(
     return record
 
 
-def _read_selection(file: Path, directory: Path | str) -> dict[str, Any]:
+def read_selection(file: Path, directory: Path | str) -> dict[str, Any]:
     """Read which snapshots were chosen.
 
     Raises
@@ -220,7 +220,7 @@ def correct(
         raise UserError(
             f"{directory}: no structures have been chosen; 'plumed-cv label {directory}' does so."
         )
-    record = _read_selection(files.selection, directory)
+    record = read_selection(files.selection, directory)
     with claimed(files.root):
         provenance.check_same_input(files.root, config)
         found = find_candidates(files, record["candidates"], directory, record["segments"])

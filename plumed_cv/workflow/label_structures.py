@@ -104,9 +104,11 @@ def match_labels(
         except UserError as error:
             raise UserError(f"{where}: {error}.") from None
         if sorted(turned.symbols) != sorted(initial.symbols):
-            raise UserError(f"{where} has other atoms than the run.")
+            raise UserError(f"{where} has other atoms than the run; leave it out.")
         if not np.allclose(cell_of(turned), cell_of(initial), atol=1e-3):
-            raise UserError(f"{where} has another cell than the run.")
+            raise UserError(
+                f"{where} has another cell than the run; compute it in the cell that was written."
+            )
         name = atoms.info.get("label")
         if name is not None and name not in rows:
             raise UserError(

@@ -10,7 +10,7 @@ from ase import Atoms, units
 from scipy.signal import find_peaks
 
 from plumed_cv import sampling
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps_potential import known_elements, names_atoms, potential_commands
@@ -76,7 +76,8 @@ def read_end_states(
     """
     if config.path.file is not None:
         images = _images(config)
-        check_range(images[0], images[-1])
+        with naming(name_of(config.path.file)):
+            check_range(images[0], images[-1])
         return images[0], images[-1]
     assert config.system.initial is not None
     assert config.system.final is not None
@@ -84,7 +85,9 @@ def read_end_states(
     files = (config.system.initial, config.system.final)
     _check_numbers(config, files)
     initial, final = (_structure(file, species, config.system.fixed) for file in files)
-    check_end_states(initial, final)
+    names = f"{files[0]} and {files[1]}"
+    with naming(names):
+        check_end_states(initial, final)
     if config.cv.alignment == "none":  # a molecule may rotate, which moves all atoms
         if config.system.reorder:
             order = find_meant_order(initial, final)
@@ -93,13 +96,15 @@ def read_end_states(
             _check_mended(initial, final)
             say(f"Final state: {moved} atoms were sorted into the order of the initial state.")
         elif config.system.reorder is None:
-            check_order(
-                initial,
-                final,
-                "set system.reorder = true to sort them into the order of the initial state, or "
-                "false if the atoms do exchange positions.",
-            )
-        check_range(initial, final)
+            with naming(names):
+                check_order(
+                    initial,
+                    final,
+                    "set system.reorder = true to sort them into the order of the initial state, "
+                    "or false if the atoms do exchange positions.",
+                )
+        with naming(names):
+            check_range(initial, final)
         hold(final, initial)
     elif held_atoms(initial).size:
         raise UserError(
@@ -127,8 +132,9 @@ def _images(config: Config, say: Callable[[str], None] = lambda text: None) -> l
     images = read_images(config.path.file, say, types_of(config))
     if config.system.fixed is not None:
         for image in images:
-            fix(image, config.system.fixed)
-            check_held(images[0], image)
+            with naming(f"system.fixed, {name_of(config.path.file)}"):
+                fix(image, config.system.fixed)
+                check_held(images[0], image)
             hold(image, images[0])
     return images
 
@@ -174,14 +180,12 @@ def _check_mended(initial: Atoms, final: Atoms) -> None:
 def _structure(file: Path, species: Sequence[str] | None, fixed: str | None) -> Atoms:
     """Return an end state with its fixed atoms, rotated as engines need it."""
     atoms = read_structure(file, species)
-    try:
+    with naming(file):
         atoms = orient(atoms)
         if fixed is not None:
             fix(atoms, fixed)
         held_atoms(atoms)  # refuses other constraints
-        return atoms
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+    return atoms
 
 
 def read_path(files: RunDirectory) -> EnergyPath:

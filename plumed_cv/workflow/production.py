@@ -36,7 +36,9 @@ def export(run_directory: Path, output: Path, plugin: Path) -> CollectiveVariabl
     """
     files = RunDirectory(run_directory)
     if not files.result.exists():
-        raise UserError(f"{run_directory}: is not the directory of a run that has ended.")
+        raise UserError(
+            f"{run_directory}: is not the directory of a run that has ended; run its input first."
+        )
     given = read_json(files.root / "input.json")
     temperature_K, settings = given["system"]["temperature_K"], Sampling(**given["sampling"])
     variable = CollectiveVariable.load(files.root / "cv.safetensors")

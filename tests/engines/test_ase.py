@@ -168,7 +168,7 @@ MISTAKES = {
     "no_such_package.Thing": "cannot be imported .*No module named 'no_such_package'",
     "EMT": "give the dotted name of a calculator class",
     "math.sqrt": "is not an ASE calculator|cannot be made",
-    "ase.calculators.emt.EMT": "gives no forces: .*No EMT-potential for Ar",
+    "ase.calculators.emt.EMT": "gives no forces .*No EMT-potential for Ar",
 }
 
 
