@@ -18,8 +18,10 @@ from plumed_cv.cv import CollectiveVariable, Layer, energy, random_model
 from plumed_cv.cv.reconstruction import reconstruct
 from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.figures import plot_localisation
+from plumed_cv.paths.neb import find_minimum_energy_path
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
+from tests.valleys import CURVATURE, SPRING, CurvedValley, pair
 
 N_ATOMS, RADIUS, ANGLE, HEIGHT, TILT = 12, 1.3, 2.0, 0.7, -0.15
 
@@ -255,6 +257,23 @@ def test_forces_across_the_path() -> None:
     path = arc(plane, off=0.1)
     expected = 0.5 * np.linalg.norm(plane[0].reshape(-1, 3), axis=1).max()
     assert 0.5 * expected < energy.force_across(path) < 2 * expected
+
+
+@pytest.mark.parametrize("n_images", [7, 11, 19])
+def test_a_band_that_has_converged_has_no_forces_across(n_images: int) -> None:
+    """By the tangents of splines, seven images of a curved path have ten times the limit."""
+    ends = pair(-0.9, 0.1, 0.1), pair(0.8, 0.0, -0.1)
+    path = find_minimum_energy_path(*ends, CurvedValley, n_images, fmax_eV_A=0.01)
+    assert energy.force_across(path) <= 0.01 * (1 + 1e-9)
+    # A band that was not relaxed: the straight line, 0.6 A from the bottom of the valley.
+    images = []
+    for x in np.linspace(-1.0, 1.0, n_images):
+        images.append(pair(x, 0.0, 0.0))
+        images[-1].calc = CurvedValley()  # type: ignore[no-untyped-call]
+        images[-1].get_forces()
+    assert energy.force_across(EnergyPath(tuple(images))) == pytest.approx(
+        SPRING * CURVATURE, rel=1e-3
+    )
 
 
 def changed(path: EnergyPath, force: float = 1.0, energies: float = 1.0) -> EnergyPath:
