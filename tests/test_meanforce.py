@@ -10,6 +10,9 @@ from plumed_cv import cv, freeenergy
 from plumed_cv.common.errors import UserError
 from plumed_cv.cv import CollectiveVariable
 from plumed_cv.freeenergy import meanforce
+from plumed_cv.freeenergy.basins import find
+from plumed_cv.freeenergy.perturbation import Curves, Estimator, Sample
+from tests.frozen import double_well
 
 KT = 0.025
 
@@ -180,3 +183,18 @@ def test_atoms_of_a_mean_force(tmp_path: Path) -> None:
     meanforce.write_atoms(file, u, np.inf * np.ones_like(u))
     with pytest.raises(UserError, match="or some that are not numbers"):
         meanforce.read_atoms(file, 4)
+
+
+def test_difference_of_two_potentials_is_integrated_as_a_profile_is() -> None:
+    """The forces differ by cos 4 xi. The trapezoidal rule alone is off by 0.004."""
+    grid = freeenergy.Grid(-0.6, 1.6, 36)
+    U = double_well(8.0)(grid.nodes)
+    basins = find(grid, U, (0.0, 1.0), KT)
+    assert basins is not None
+    xi = np.linspace(-0.6, 1.6, 20_000)
+    forces = np.stack([np.zeros_like(xi), np.cos(4 * xi)])
+    sample = Sample(xi, np.ones_like(xi), np.zeros_like(forces), forces)
+    T = Estimator(Curves(grid, KT, U, U, basins), [sample], 1).first_order()
+    inner = slice(3, -3)
+    off = T[inner] - np.sin(4 * grid.nodes[inner]) / 4
+    assert np.ptp(off) < 1e-4
