@@ -103,7 +103,7 @@ def not_finite() -> None:
         ),
         (
             lambda: autoencoder.train(autoencoder.Examples(*np.ones((2, 9, 3))), Training()),
-            "The structures are all the same; nothing can be learned",
+            "structures are all the same, so nothing can be learned",
         ),
     ],
 )
