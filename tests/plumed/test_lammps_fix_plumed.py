@@ -195,6 +195,6 @@ def test_an_error_inside_of_fix_plumed_is_a_sentence(tmp_path: Path, engines: En
         folder = tmp_path / name
         folder.mkdir()
         segment = Segment(folder, State.of(iron()), Dynamics(300.0), 1, 1, "d: DISTNCE ATOMS=1,2\n")
-        with pytest.raises(UserError, match='Action "DISTNCE" is not known') as caught:
+        with pytest.raises(UserError, match="DISTNCE") as caught:
             engine.run(segment)
         assert "\n" not in str(caught.value)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from plumed_cv.setup.kernel import Plumed
 from tests.conftest import unavailable
 from tests.plumed.autoencoder import NO_CELL, step
 
@@ -100,6 +101,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["autoencoder", "deep-tda", "deep-tica"])
 def test_biased_along_a_model_of_mlcolvar(
     make_plumed: MakePlumed,
+    plumed_installation: Plumed,
     torch_plugin: Path,
     tmp_path: Path,
     models: dict[str, Any],
@@ -121,10 +123,11 @@ def test_biased_along_a_model_of_mlcolvar(
         "folder": tmp_path,
     }
     zeta = ",b.zeta" if bias == "BABF" else ""
+    has_name = not plumed_installation.version.startswith("2.9")
     handle = make_plumed(
         1,
         f"LOAD FILE={torch_plugin}\np: POSITION ATOM=1 NOPBC\n"
-        f"cv: PYTORCH_MODEL FILE={file} ARG=p.x,p.y,p.z\n"
+        f"cv: {'PYTORCH_MODEL' if has_name else 'TORCH_CV'} FILE={file} ARG=p.x,p.y,p.z\n"
         f"{BIASES[bias].format(**settings)}\n"
         f"PRINT ARG=cv.node-0,b.bias{zeta} FILE={tmp_path}/colvar FMT=%.17g\n"
         f"DUMPDERIVATIVES ARG=cv.node-0 FILE={tmp_path}/derivatives FMT=%.17g",
