@@ -180,7 +180,7 @@ def print_rate(result: dict[str, Any]) -> None:
 
     print(transmission.in_words(result))
     bound = scientific(result.get("tst_rate_per_s"), result.get("tst_rate_error_per_s"), "1/s")
-    print(f"Of transition state theory, an upper bound: {bound}")
+    print(f"Of transition state theory, an upper bound within its error: {bound}")
     details = result["rate"]
     print(f"It is {details['of']}.")
     for number, step in enumerate(details["steps"], start=1):
