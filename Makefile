@@ -8,7 +8,7 @@ CONSTRAINTS := requirements/constraints.txt
 # A process for each core, each file of tests in one of them; a process takes up to 2 GB.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-slow lint format docs venv plugin dist clean
+.PHONY: help demo test test-fast test-slow lint types types-darwin types-win32 format docs venv plugin dist clean
 
 help:
 	@echo "make demo       free energy barrier of a vacancy in iron; continues after an interruption"
@@ -33,13 +33,16 @@ test-fast: $(VENV)/.tests-installed plugin
 test-slow: $(VENV)/.tests-installed plugin
 	$(PYTEST) -m slow
 
-lint: $(VENV)/.tests-installed
+lint: $(VENV)/.tests-installed types types-darwin types-win32
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin plumed_cv
-	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 plumed_cv # for reading results
 	find cpp -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+types: $(VENV)/.tests-installed
+	$(BIN)/mypy
+
+types-darwin types-win32: types-%: $(VENV)/.tests-installed # for reading results
+	$(BIN)/mypy --platform $* --cache-dir .mypy_cache/$* plumed_cv
 
 format: $(VENV)/.tests-installed
 	$(BIN)/ruff format

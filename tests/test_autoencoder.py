@@ -202,7 +202,7 @@ def test_only_comparable_cvs_are_compared() -> None:
     one = cv.random_model(rng, 10, 5, (6,))
     with pytest.raises(UserError, match="different atoms or reference"):
         similarity(one, cv.random_model(rng, 10, 5, (6,)))
-    with pytest.raises(UserError, match="one latent dimension"):
+    with pytest.raises(UserError, match="1 and 2 latent dimensions"):
         similarity(one, cv.random_model(rng, 10, 5, (6,), n_latent=2))
 
 

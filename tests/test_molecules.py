@@ -48,9 +48,7 @@ def test_a_run_of_alanine_dipeptide(alanine: Path) -> None:
     # The example constrains bonds to hydrogen: all heavy atoms but C and O twice.
     assert result["tst_rate_per_s"] is None
     assert "6 of the 10 atoms of the collective variable have constraints" in result["note"]
-    temperature = next(each for each in result["checks"] if each["name"] == "temperature")
-    assert temperature["passed"] is None
-    assert temperature["sentence"].rstrip(".") in result["note"]
+    assert not any(check["name"] == "temperature" for check in result["checks"])
     initial, final = workflow.read_end_states(given)
     for n in (0, 1):
         variable = CollectiveVariable.load(alanine / f"run/cv-{n}.safetensors")
