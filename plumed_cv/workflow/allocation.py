@@ -25,7 +25,7 @@ from plumed_cv.structures.frame import Array
 from plumed_cv.workflow.diffusion import compute_coefficients
 
 _MOST = 4.0  # factor by which the work of one event grows at once: errors have errors
-_LEAST = 1.1  # a smaller factor is not worth a new start
+_LEAST = 1.1  # a smaller factor is not worth a new start, unless no other one is larger
 _DIGITS = 2  # of the numbers in the inputs
 
 
@@ -142,9 +142,11 @@ def raise_work(catalogue: Catalogue, aim: float, reporter: Reporter) -> set[str]
         if error <= math.log1p(aim):
             continue
         variances, costs = (np.array([getattr(p, n) for p in parts]) for n in ("variance", "cost"))
-        grow = cheapest_factors(variances, costs, math.log1p(aim) ** 2)
-        for part, factor in zip(parts, np.minimum(grow, _MOST), strict=True):
-            if factor > max(_LEAST, factors.get((part.event, part.work), (0.0,))[0]):
+        grow = np.minimum(cheapest_factors(variances, costs, math.log1p(aim) ** 2), _MOST)
+        largest = int(np.argmax(grow))
+        grow[largest] = max(grow[largest], _LEAST)
+        for part, factor in zip(parts, grow, strict=True):
+            if factor >= max(_LEAST, factors.get((part.event, part.work), (0.0,))[0]):
                 factors[part.event, part.work] = float(factor), part
     for (name, _), (factor, part) in factors.items():
         reporter.say(_raise(catalogue.root / name, factor, part))
