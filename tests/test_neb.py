@@ -63,25 +63,14 @@ class VeryNoisyValley(NoisyValley):
     noise = 0.1
 
 
-class ThreeValleys(Calculator):
+class ThreeValleys(CurvedValley):
     """As `CurvedValley`, but with a third minimum between two saddle points of the same height.
 
     The energy along the arc is DEEP x^2 lower than 27/4 HEIGHT x^2 (1 - x^2)^2 would be at x = 0.
     """
 
-    implemented_properties = ["energy", "forces"]  # noqa: RUF012
-
-    def calculate(
-        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
-    ) -> None:
-        super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
-        x, y, z = atoms.positions[1] - atoms.positions[0] - [5.0, 0.0, 0.0]
-        off = y - CURVATURE * (1 - x**2)
-        energy = along_three(x) + 0.5 * SPRING * (off**2 + z**2)
-        slope = (along_three(x + 1e-5) - along_three(x - 1e-5)) / 2e-5
-        slope += SPRING * off * 2 * CURVATURE * x
-        gradient = np.array([slope, SPRING * off, SPRING * z])
-        self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
+    def along(self, x: float) -> tuple[float, float]:
+        return along_three(x), (along_three(x + 1e-5) - along_three(x - 1e-5)) / 2e-5
 
 
 def along_three(x: Any) -> Any:

@@ -27,12 +27,15 @@ class CurvedValley(Calculator):
         super().calculate(atoms, properties, system_changes)  # type: ignore[no-untyped-call]
         x, y, z = atoms.positions[1] - atoms.positions[0] - [5.0, 0.0, 0.0]
         off = y - CURVATURE * (1 - x**2)
-        energy = HEIGHT * (1 - x**2) ** 2 + 0.5 * SPRING * (off**2 + z**2)
-        slope = np.array(
-            [-4 * HEIGHT * x * (1 - x**2) + SPRING * off * 2 * CURVATURE * x, SPRING * off]
-        )
-        gradient = np.array([*slope, SPRING * z])
+        energy, slope = self.along(x)
+        energy += 0.5 * SPRING * (off**2 + z**2)
+        slope += SPRING * off * 2 * CURVATURE * x
+        gradient = np.array([slope, SPRING * off, SPRING * z])
         self.results = {"energy": energy, "forces": np.stack([gradient, -gradient])}
+
+    def along(self, x: float) -> tuple[float, float]:
+        """Energy along the arc and its derivative."""
+        return HEIGHT * (1 - x**2) ** 2, -4 * HEIGHT * x * (1 - x**2)
 
 
 def pair(x: float, y: float, z: float) -> Atoms:

@@ -299,8 +299,7 @@ def fes(
         label = f"{profile.argument}: {workflow.summarise(result)}"
         plot_profiles(picture, [(label, profile)], str(output))
     result["md_steps"] = sum(block.steps for block in blocks)
-    names = [str(state) for state in states]
-    result["error_note"] = workflow.explain_unknown_error(found, profile, names)
+    result["error_note"] = workflow.explain_unknown_error(found, profile, states)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:

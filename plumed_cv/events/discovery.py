@@ -25,7 +25,7 @@ from ase import Atoms
 from ase.io import read
 
 from plumed_cv import sampling
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.common.files import hashes_of_named, locked, read_json, replacing, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.engines import Engine
@@ -34,7 +34,7 @@ from plumed_cv.events.notebook import Notebook, ceiling_of, checksum
 from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, find_defect_atoms
 from plumed_cv.input_file import Config
 from plumed_cv.paths import relax
-from plumed_cv.structures import cell_of, fix, held_atoms, orient, read_structure, strip
+from plumed_cv.structures import cell_of, held_atoms, read_oriented, strip
 from plumed_cv.structures.neighbours import Neighbours
 
 SEARCHES = 1000
@@ -149,10 +149,8 @@ def _discover(
     """Do the searches in a folder that is locked, and write the catalogue."""
     folder = output / "search"
     reactant = _reactant(engine, given, folder, settings, config, reporter)
-    try:
+    with naming(structure):
         centres = _centres(reactant, settings["around"], settings["radius_A"])
-    except UserError as error:
-        raise UserError(f"{structure}: {error}") from None
     reporter.say(
         f"{structure.name}: {len(reactant)} atoms; searches move atom "
         f"{', '.join(str(k + 1) for k in centres[:20])}{', ...' if len(centres) > 20 else ''}."
@@ -192,14 +190,7 @@ def _discover(
 
 def _read(structure: Path, config: Config) -> Atoms:
     """Read the state, rotated as engines need it, with the fixed atoms of the input."""
-    atoms = read_structure(structure)
-    try:
-        atoms = orient(atoms)
-        if config.system.fixed is not None:
-            fix(atoms, config.system.fixed)
-        held_atoms(atoms)  # refuses other constraints
-    except UserError as error:
-        raise UserError(f"{structure}: {error}") from None
+    atoms = read_oriented(structure, fixed=config.system.fixed)
     if not cell_of(atoms).any():
         raise UserError(
             f"{structure}: is not periodic; equivalent events are told by the symmetry of a "

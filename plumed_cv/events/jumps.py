@@ -15,7 +15,7 @@ from ase.optimize import LBFGS
 
 import plumed_cv
 from plumed_cv import sampling
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.common.extras import require
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import read_template, write_catalogue
@@ -111,7 +111,7 @@ def find_jumps(
     _check_solute(solute, solute_range_A, species, defect)
     content, config = read_template(template)
     atoms = read_structures(crystal_file, "-1:")[-1]
-    try:
+    with naming(crystal_file):
         crystal = find_crystal(atoms, tolerance_A)
         pressure = None
         if relax_cell:
@@ -123,8 +123,6 @@ def find_jumps(
             pairs = find_pairs(crystal, network, solute, solute_range_A)
             # The solute has one nearest image.
             width_A = max(width_A, 2.02 * find_farthest(network, pairs))
-    except UserError as error:
-        raise UserError(f"{crystal_file}: {error}") from None
     repeats = _repeats(crystal, width_A)
     supercell = Supercell(crystal, defect, species, repeats)
     pressure = _pressure(supercell.host, config)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, CubicSpline
 
 from plumed_cv.common.display import axes_or_new
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.common.files import replacing
 from plumed_cv.structures import (
     CLOSEST_A,
@@ -352,12 +352,10 @@ def read_images(
         names = [f"{file}: image {number}" for number, file in enumerate(files)]
     images = []
     for image_name, atoms in zip(names, given, strict=True):
-        try:
+        with naming(image_name):
             images.append(orient(atoms))
             held = held_atoms(atoms)
             images[-1].set_constraint(FixAtoms(held) if len(held) else None)
-        except UserError as error:
-            raise UserError(f"{image_name}: {error}") from None
         _check_same_atoms(image_name, images[-1], images[0])
         hold(images[-1], images[0])
     if not np.allclose(images[0].cell.array, given[0].cell.array):

@@ -32,6 +32,7 @@ from plumed_cv.structures.checking import (
 )
 from plumed_cv.structures.reading import (
     iterate_structures,
+    read_oriented,
     read_structure,
     read_structures,
     split_index,
@@ -58,6 +59,7 @@ __all__ = [
     "iterate_structures",
     "kinds_of",
     "orient",
+    "read_oriented",
     "read_structure",
     "read_structures",
     "split_index",

@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError
 
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.structures import lammps_files
-from plumed_cv.structures.atoms import has_forces
+from plumed_cv.structures.atoms import fix, has_forces, held_atoms, orient
 
 
 def read_structure(path: Path | str, species: Sequence[str] | None = None) -> Atoms:
@@ -27,6 +27,33 @@ def read_structure(path: Path | str, species: Sequence[str] | None = None) -> At
         raise UserError(
             f"{path}: needs at least two atoms with finite positions; give another structure."
         )
+    return atoms
+
+
+def read_oriented(
+    path: Path | str, species: Sequence[str] | None = None, fixed: str | None = None
+) -> Atoms:
+    """Read the structure of a file, rotated as engines need it, with its fixed atoms.
+
+    Parameters
+    ----------
+    path, species
+        The file and its elements, see `read_structures`.
+    fixed
+        Serial numbers of the atoms to fix, as in `system.fixed`; if None, those of the file stay.
+
+    Raises
+    ------
+    UserError
+        If `read_structure` refuses the file, its cell cannot be rotated, or it has constraints
+        other than fixed atoms.
+    """
+    atoms = read_structure(path, species)
+    with naming(path):
+        atoms = orient(atoms)
+        if fixed is not None:
+            fix(atoms, fixed)
+        held_atoms(atoms)  # refuses other constraints
     return atoms
 
 

@@ -47,7 +47,7 @@ def read_sampled(
     UserError
         If a file is missing, damaged or another one.
     """
-    files = [Path(source)] if isinstance(source, Path | str) else [Path(file) for file in source]
+    files = [Path(file) for file in _listed(source)]
     if len(files) == 1 and files[0].is_dir():
         return read_samples(files[0]), sampling.count_segments(files[0])
     states = [freeenergy.read_state(file) for file in files]
@@ -80,7 +80,13 @@ def _check_together(
             raise UserError(f"{other}, after {file}: {error}.") from None
 
 
-def explain_unknown_error(found: Sampled, profile: Profile, names: Sequence[str]) -> str | None:
+def _listed(source: Path | str | Sequence[Path | str]) -> Sequence[Path | str]:
+    return [source] if isinstance(source, Path | str) else source
+
+
+def explain_unknown_error(
+    found: Sampled, profile: Profile, source: Path | str | Sequence[Path | str]
+) -> str | None:
     """Say why the error of a barrier is unknown, with the remedy; None if it is known.
 
     Parameters
@@ -89,9 +95,10 @@ def explain_unknown_error(found: Sampled, profile: Profile, names: Sequence[str]
         The samples in blocks.
     profile
         Their profile.
-    names
-        The names of the state files, or that of the folder of an iteration.
+    source
+        The state files, or the folder of an iteration.
     """
+    names = list(map(str, _listed(source)))
     if not np.isfinite(profile.barrier.value) or np.isfinite(profile.barrier.error):
         return None
     of_files = len(names) == len(found.blocks)
@@ -144,8 +151,7 @@ def analyse_states(
         raise UserError("The states are of two CVs; freeenergy.estimate_surface takes them.")
     states = (reactant, product)
     profile, numbers = analyse_samples(found, walkers, states)
-    names = [str(source)] if isinstance(source, Path | str) else [str(file) for file in source]
-    numbers["error_note"] = explain_unknown_error(found, profile, names)
+    numbers["error_note"] = explain_unknown_error(found, profile, source)
     return Analysis(found, tuple(walkers), states, profile, numbers)
 
 

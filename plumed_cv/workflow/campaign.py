@@ -29,7 +29,7 @@ from typing import Any
 from ase import units
 
 from plumed_cv import sampling
-from plumed_cv.common.errors import UserError
+from plumed_cv.common.errors import UserError, naming
 from plumed_cv.common.files import locked, read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
@@ -364,10 +364,8 @@ def _check_inputs(catalogue: Catalogue, harmonic: bool, jobs: int, scheduler: st
         config = catalogue.config(event)
         file = catalogue.folder(event) / INPUT
         if harmonic:
-            try:
+            with naming(file):
                 check_one_cell(config)
-            except UserError as error:
-                raise UserError(f"{file}: {error}") from None
         cores = 1 if harmonic else config.sampling.walkers * config.sampling.repetitions
         if scheduler is None and jobs > 1 and jobs * cores > n_cores():
             raise UserError(

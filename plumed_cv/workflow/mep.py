@@ -30,8 +30,7 @@ from plumed_cv.structures import (
     has_forces,
     held_atoms,
     hold,
-    orient,
-    read_structure,
+    read_oriented,
     split_index,
 )
 from plumed_cv.structures.frame import displacements, in_words
@@ -84,7 +83,7 @@ def read_end_states(
     species = types_of(config)
     files = (config.system.initial, config.system.final)
     _check_numbers(config, files)
-    initial, final = (_structure(file, species, config.system.fixed) for file in files)
+    initial, final = (read_oriented(file, species, config.system.fixed) for file in files)
     names = f"{files[0]} and {files[1]}"
     with naming(names):
         check_end_states(initial, final)
@@ -175,17 +174,6 @@ def _check_mended(initial: Atoms, final: Atoms) -> None:
             f"system.reorder = true: there is no order of the final state in which most atoms keep "
             f"their positions ({far} of {len(initial)} do not); build it from the initial state."
         )
-
-
-def _structure(file: Path, species: Sequence[str] | None, fixed: str | None) -> Atoms:
-    """Return an end state with its fixed atoms, rotated as engines need it."""
-    atoms = read_structure(file, species)
-    with naming(file):
-        atoms = orient(atoms)
-        if fixed is not None:
-            fix(atoms, fixed)
-        held_atoms(atoms)  # refuses other constraints
-    return atoms
 
 
 def read_path(files: RunDirectory) -> EnergyPath:
