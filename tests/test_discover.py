@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, fcc100, molecule
 from ase.constraints import FixAtoms
-from ase.geometry import get_distances
+from ase.geometry import find_mic, get_distances
 
 from plumed_cv import input_file, sampling, workflow
 from plumed_cv.common.errors import UserError
@@ -369,6 +369,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "low" / "search" / "searches.jsonl").write_text(line[:20] + "\n")
     with pytest.raises(UserError, match=r"searches.jsonl: is damaged .*; remove .*search\."):
         discover(structure, given, tmp_path / "low", around=[9], radius_A=2.0)
+
+
+def test_only_events_that_cannot_be_counted_are_refused(tmp_path: Path) -> None:
+    """Held atoms are almost where the symmetry would have them, but not within the tolerance."""
+    structure, given = write_case(tmp_path)
+    atoms = copper_vacancy()
+    far = np.linalg.norm(find_mic(atoms.positions, atoms.cell)[0], axis=1) > 3.0
+    atoms.positions[far] += 0.02 * np.sin(np.outer(np.flatnonzero(far), [1.0, 2.0, 3.0]))
+    atoms.set_constraint(FixAtoms(np.flatnonzero(far)))
+    atoms.write(structure)
+    with pytest.raises(UserError, match=r"cu.xyz: no event can be used: .* depends on the toler"):
+        discover(structure, given, tmp_path / "new", seed=3, searches=2)
 
 
 @pytest.mark.slow
