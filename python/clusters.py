@@ -60,11 +60,8 @@ def end_states() -> tuple[Atoms, Atoms]:
 
 def prepare(folder: Path, steps: int = 60_000) -> None:
     """Write the structures and the two inputs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, atoms in zip(("initial", "final"), end_states(), strict=True):
-        atoms.write(folder / f"{name}.xyz")
-    aligned = '\n[cv]\nalignment = "optimal"\n'
-    (folder / "cluster.toml").write_text(INPUT.format(steps=steps, alignment=aligned))
+    aligned = INPUT.format(steps=steps, alignment='\n[cv]\nalignment = "optimal"\n')
+    worked_case.prepare(folder, end_states(), aligned, "cluster.toml")
     (folder / "path.toml").write_text(INPUT.format(steps=steps, alignment=""))
 
 

@@ -12,7 +12,6 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc100
 from ase.constraints import FixAtoms
 
-from plumed_cv import input_file, workflow
 from python import worked_case
 
 DATA = Path(__file__).parents[1] / "docs/surfaces.json"
@@ -56,37 +55,9 @@ def end_states() -> tuple[Atoms, Atoms]:
 
 def run(folder: Path, steps: int = 100_000) -> dict[str, Any]:
     """Run the example in a folder; return the numbers of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, atoms in zip(("initial", "final"), end_states(), strict=True):
-        atoms.write(folder / f"{name}.xyz")
-    (folder / "surface.toml").write_text(INPUT.format(steps=steps))
-    given = input_file.load(folder / "surface.toml")
-    result = workflow.run(given, folder / "run")
-    found = workflow.compare_harmonic(folder / "run")
-    return {
-        "iterations": [
-            {key: part[key] for key in ("kind", "flux_barrier_eV", "flux_barrier_error_eV")}
-            for part in result["iterations"]
-        ],
-        "multiplicity": result["multiplicity"],
-        "tst_rate_per_s": result["tst_rate_per_s"],
-        "tst_rate_error_per_s": result["tst_rate_error_per_s"],
-        "barrier_0K_eV": found["barrier_eV"],
-        "harmonic_flux_barrier_eV": found["rates"][0]["flux_barrier_eV"],
-        "harmonic_rate_per_s": found["rates"][0]["rate_per_s"],
-        "cv_atoms": result["cv_atoms"],
-    }
-
-
-def show(found: dict[str, Any]) -> None:
-    """Print the numbers of the page."""
-    worked_case.show_zero_kelvin(found)
-    for number, part in enumerate(found["iterations"], 1):
-        worked_case.show_iteration(number, part)
-    print(f"harmonic rate: {found['harmonic_rate_per_s']:.2e} 1/s")
-    print(f"rate of one event: {found['tst_rate_per_s']:.2e} 1/s", end="")
-    print(f" +- {found['tst_rate_error_per_s']:.1e} 1/s; {found['multiplicity']} equivalent events")
+    worked_case.prepare(folder, end_states(), INPUT.format(steps=steps), "surface.toml")
+    return worked_case.run_crystal(folder, "surface.toml")
 
 
 if __name__ == "__main__":
-    worked_case.main(__doc__, DATA, run, show)
+    worked_case.main(__doc__, DATA, run, worked_case.show_crystal)

@@ -1,4 +1,4 @@
-"""Command line and output that the worked cases of pages share (`clusters`, `surfaces`)."""
+"""What the worked cases of pages share (`clusters`, `monolayer`, `surfaces`)."""
 
 import argparse
 import json
@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
+
+from plumed_cv import input_file, workflow
 from plumed_cv.common.numbers import with_error
 
 Found = dict[str, Any]
@@ -22,6 +25,42 @@ def main(
     if arguments.task == "run":
         data.write_text(json.dumps(run(arguments.folder), indent=2) + "\n", encoding="utf-8")
     show(json.loads(data.read_text(encoding="utf-8")))
+
+
+def prepare(folder: Path, states: tuple[Atoms, Atoms], text: str, name: str) -> None:
+    """Write the end states and the input `name` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for state, atoms in zip(("initial", "final"), states, strict=True):
+        atoms.write(folder / f"{state}.xyz")
+    (folder / name).write_text(text)
+
+
+def run_crystal(folder: Path, name: str) -> Found:
+    """Run the input `name` of a folder, and harmonic theory; return the numbers of a page."""
+    result = workflow.run(input_file.load(folder / name), folder / "run")
+    found = workflow.compare_harmonic(folder / "run")
+    keys = ("kind", "flux_barrier_eV", "flux_barrier_error_eV")
+    return {
+        "iterations": [{key: part[key] for key in keys} for part in result["iterations"]],
+        "converged": result["converged"],
+        "multiplicity": result["multiplicity"],
+        "tst_rate_per_s": result["tst_rate_per_s"],
+        "tst_rate_error_per_s": result["tst_rate_error_per_s"],
+        "barrier_0K_eV": found["barrier_eV"],
+        "harmonic_flux_barrier_eV": found["rates"][0]["flux_barrier_eV"],
+        "harmonic_rate_per_s": found["rates"][0]["rate_per_s"],
+        "cv_atoms": result["cv_atoms"],
+    }
+
+
+def show_crystal(found: Found) -> None:
+    """Print what `run_crystal` has found."""
+    show_zero_kelvin(found)
+    for number, part in enumerate(found["iterations"], 1):
+        show_iteration(number, part)
+    print(f"harmonic rate: {found['harmonic_rate_per_s']:.2e} 1/s")
+    print(f"rate of one event: {found['tst_rate_per_s']:.2e} 1/s", end="")
+    print(f" +- {found['tst_rate_error_per_s']:.1e} 1/s; {found['multiplicity']} equivalent events")
 
 
 def show_zero_kelvin(found: Found) -> None:

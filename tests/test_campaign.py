@@ -151,7 +151,7 @@ def with_another(folder: Path) -> Path:
 
 
 def test_an_event_that_fails_is_set_aside(of_copper: Path) -> None:
-    done = vacancy.command("campaign", with_another(of_copper), "--harmonic")
+    done = vacancy.called("campaign", with_another(of_copper), "--harmonic")
     assert done.returncode == 1
     assert "Set aside: Cu-vacancy-1: " in done.stdout
     assert "NoSuchCalculator" in done.stdout
@@ -322,7 +322,7 @@ def test_a_temperature_that_fails_is_set_aside(plugin: Path, tmp_path: Path) -> 
     (tmp_path / "fe.toml").write_text(text)
     folder = tmp_path / "cat"
     find_jumps(tmp_path / "fe.cif", tmp_path / "fe.toml", folder, species="Fe", width_A=8.0)
-    done = vacancy.command("campaign", folder)
+    done = vacancy.called("campaign", folder)
     assert done.returncode == 1, done.stderr
     found = json.loads((folder / "rates.json").read_text())
     assert [row["temperature_K"] for row in found["rates"]] == [300.0]

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from plumed_cv.cv import CollectiveVariable, energy
 from plumed_cv.cv.training import RECIPES
 from plumed_cv.paths.path import load_path
-from tests.vacancy import SYSTEM, called, command, write
+from tests.vacancy import SYSTEM, called, write
 
 INPUT = f"""{SYSTEM}
 [path]
@@ -34,7 +34,7 @@ def vacancy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def from_input(vacancy: Path) -> Path:
-    done = command("energy", vacancy / "input.toml", "-o", vacancy / "a" / "b")
+    done = called("energy", vacancy / "input.toml", "-o", vacancy / "a" / "b")
     assert done.returncode == 0, done.stderr
     assert "AE+PCA" in done.stdout
     assert "The process is localised" in done.stdout
@@ -71,13 +71,13 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
         image.write(tmp_path / f"POSCAR_{number}", format="vasp", direct=True)
     files = sorted(tmp_path.glob("POSCAR_*"))
     common = ["--structures", "1000", "--seed", "4", "--no-symmetry", "--json"]
-    done = command(
+    done = called(
         "energy", *files, "--engine", vacancy / "input.toml", *common, "-o", tmp_path / "o"
     )
     assert done.returncode == 0, done.stderr
     assert "9 images are the engine's" in done.stderr
     computed = json.loads(done.stdout)
-    done = command("energy", from_input / "path.xyz", *common, "-o", tmp_path / "p")
+    done = called("energy", from_input / "path.xyz", *common, "-o", tmp_path / "p")
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)
     assert read["symmetry_operations"] == 0
@@ -88,10 +88,10 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
     text = INPUT.replace('initial = "initial.xyz"\nfinal = "final.xyz"\n', "")
     names = ", ".join(f'"{file.name}"' for file in files)
     own.write_text(text.replace("[path]", f"[path]\nfile = [{names}]"))
-    refused = command("path", own, "-o", tmp_path / "path.traj")
+    refused = called("path", own, "-o", tmp_path / "path.traj")
     assert "written as extended XYZ; give the file the suffix .xyz" in refused.stderr
     assert refused.returncode == 1
-    done = command("path", own, "-o", tmp_path / "path.xyz")
+    done = called("path", own, "-o", tmp_path / "path.xyz")
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(
         load_path(tmp_path / "path.xyz").energies, load_path(from_input / "path.xyz").energies,
@@ -101,7 +101,7 @@ def test_energy_of_images_without_forces(vacancy: Path, from_input: Path, tmp_pa
 
 def test_energy_by_two_latent_dimensions(from_input: Path, tmp_path: Path) -> None:
     two = ["--latent", "2", "--recipe", "paper", "--device", "auto", "--structures", "1000"]
-    done = command("energy", from_input / "path.xyz", *two, "-o", tmp_path, "--json")
+    done = called("energy", from_input / "path.xyz", *two, "-o", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert np.shape(result["xi"]) == (len(result["parameter"]), 2)
@@ -158,11 +158,11 @@ def test_the_default_recipe_knows_the_path_of_a_vacancy(tmp_path: Path) -> None:
     limit is four standard deviations away or more.
     """
     example = tmp_path / "new" / "vacancy"  # in a folder that does not exist yet
-    done = command("init", "vacancy-fe", example)
+    done = called("init", "vacancy-fe", example)
     assert done.returncode == 0, done.stderr
     found = {}
     for recipe in RECIPES:
-        done = command(
+        done = called(
             *("energy", example / "vacancy.toml", "--recipe", recipe),
             *("--structures", "10000", "--json", "-o", tmp_path / recipe),
         )

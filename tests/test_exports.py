@@ -162,7 +162,7 @@ def test_onsager_finds_the_same_for_a_vacancy(
 
 def test_command(tmp_path: Path) -> None:
     exported(tmp_path, vacancies(BCC), "vacancy", BCC)
-    done = vacancy.command("diffusion", tmp_path, "--export", tmp_path / "new" / "rates")
+    done = vacancy.called("diffusion", tmp_path, "--export", tmp_path / "new" / "rates")
     assert "jumps.csv" in done.stdout
     names = {file.name for file in (tmp_path / "new" / "rates").iterdir()}
     assert names == {"jumps.csv", "jumps.json", "onsager-800K.yaml"}

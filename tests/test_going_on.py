@@ -21,7 +21,7 @@ from plumed_cv.setup.kernel import WHEEL, find_plumed
 from plumed_cv.workflow import procedure, provenance, speed
 from plumed_cv.workflow.repetitions import compute_odds
 from python.drills import runs
-from tests.vacancy import INPUT, STEPS, called, command
+from tests.vacancy import INPUT, STEPS, called
 
 MORE = STEPS + STEPS // 4
 HEATING = 200  # steps of a first segment that do not count
@@ -225,15 +225,15 @@ def test_repetitions_agree_by_chi_squared() -> None:
 def test_jobs_do_what_was_added(example: Path, run: Path) -> None:
     file = example / "repeated.toml"
     file.write_text(INPUT.replace(f"steps = {STEPS}", f"steps = {STEPS}\nrepetitions = 2"))
-    done = command("run", file, "--dir", run, "--inputs-only")
+    done = called("run", file, "--dir", run, "--inputs-only")
     assert done.returncode == 3, done.stderr
     assert "for walker in 1;" in (run / "iteration-2" / "job.sh").read_text()
-    done = command("sample", file, "--dir", run, "--walker", "2")
+    done = called("sample", file, "--dir", run, "--walker", "2")
     assert done.returncode == 1
     assert "sampling.walkers x sampling.repetitions = 2" in done.stderr
-    done = command("sample", file, "--dir", run, "--walker", "1")
+    done = called("sample", file, "--dir", run, "--walker", "1")
     assert done.returncode == 0, done.stderr
-    done = command("run", file, "--dir", run, "--inputs-only", "--json")
+    done = called("run", file, "--dir", run, "--inputs-only", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["iterations"][1]["md_steps"] == 2 * STEPS
 

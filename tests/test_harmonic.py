@@ -288,7 +288,7 @@ def test_isotopes_have_the_masses_of_the_dynamics(tmp_path: Path) -> None:
 def test_command_of_an_input(tmp_path: Path) -> None:
     file = vacancy.write(tmp_path / "", vacancy.SYSTEM + vacancy.QUICK)
     folder = tmp_path / "results"
-    done = vacancy.command(
+    done = vacancy.called(
         "harmonic", file, "-o", folder, "--temperature", "300", "--temperature", "5", "--json"
     )
     assert done.returncode == 0, done.stderr

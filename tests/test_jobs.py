@@ -16,7 +16,7 @@ import numpy as np
 from plumed_cv import freeenergy, sampling
 from plumed_cv.engines import State
 from plumed_cv.setup.kernel import Plumed
-from tests.vacancy import INPUT, STEPS, command
+from tests.vacancy import INPUT, STEPS, called
 
 
 def in_jobs() -> dict[str, str]:
@@ -30,7 +30,7 @@ def test_sampled_by_jobs_it_ends_with_the_same_answer(example: Path, finished: P
     line: list[str | Path] = ["run", example / "vacancy.toml", "--dir", run]
     line += ["--inputs-only", "--json"]
     jobs = 0
-    while (done := command(*line)).returncode == 3 and jobs < 5:
+    while (done := called(*line)).returncode == 3 and jobs < 5:
         folder = sorted(run.glob("iteration-*"))[-1]
         (prepared,) = folder.glob("unfinished-*/plumed.dat")
         assert "BABF" in prepared.read_text()
@@ -44,7 +44,7 @@ def test_sampled_by_jobs_it_ends_with_the_same_answer(example: Path, finished: P
         for key in ("barrier_eV", "barrier_error_eV", "similarity", "md_steps"):
             assert part[key] == other[key], key
     assert not list(run.rglob("unfinished-*"))
-    done = command("sample", example / "vacancy.toml", "--dir", run)
+    done = called("sample", example / "vacancy.toml", "--dir", run)
     assert done.returncode == 1
     assert "there is nothing to sample" in done.stderr
 
@@ -54,7 +54,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
     text = INPUT.replace(f"steps = {STEPS}", "steps = 80_000")  # half a second a segment
     file.write_text(text.replace("maximum = 2", "minimum = 1\nmaximum = 1"))
     line: list[str | Path] = ["run", file, "--dir", run, "--inputs-only", "--json"]
-    assert command(*line).returncode == 3
+    assert called(*line).returncode == 3
     folder = run / "iteration-1"
     killed = "unfinished-segment-00000[1-6]/babf.state"
     while True:
@@ -65,13 +65,13 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
         job.wait()
         if states := list(folder.glob(killed)):
             break
-        assert command(*line).returncode == 3  # the segment had ended before the kill came
+        assert called(*line).returncode == 3  # the segment had ended before the kill came
     k = int(states[0].parent.name[-1])
     reached = freeenergy.read_last_step(states[0])
     assert reached is not None
     # States are written every 1000 samples, and the first segment had 9801 of them.
     assert reached % 1000 == 199 or reached == 10_000
-    assert command(*line).returncode == 3
+    assert called(*line).returncode == 3
     rescued = folder / f"segment-{k:06d}"
     assert json.loads((rescued / "segment.json").read_text())["n_steps"] == reached
     times = np.loadtxt(rescued / "colvar")[:, 0]
@@ -83,7 +83,7 @@ def test_a_job_that_was_cut_short_counts_as_far_as_it_came(example: Path, plugin
     (prepared,) = folder.glob("unfinished-*/plumed.dat")
     assert f"STATE_RFILE=../{rescued.name}/babf.state" in prepared.read_text()
     subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
-    done = command(*line)
+    done = called(*line)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["md_steps"] == 80_000
     assert len(sampling.list_segments(folder)) == 8 + (reached < 10_000)
@@ -104,7 +104,7 @@ def test_a_job_without_plumed_cv(
     }
     folder = run / "iteration-1"
     for part, names in enumerate((range(5), range(5, 8))):
-        assert command(*line).returncode == 3
+        assert called(*line).returncode == 3
         assert len(list(folder.glob("segment-*"))) == 5 * part
         elsewhere = tmp_path / f"part-{part}"
         shutil.move(folder / "native", elsewhere)
@@ -125,7 +125,7 @@ def test_a_job_without_plumed_cv(
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         shutil.move(elsewhere, folder / "native")
-    done = command(*line)
+    done = called(*line)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["md_steps"] == STEPS
@@ -144,14 +144,14 @@ def test_jobs_of_several_walkers(example: Path, plugin: Path) -> None:
     text = INPUT.replace("segments = 8", "segments = 8\nwalkers = 2")
     file.write_text(text.replace("maximum = 2", "minimum = 1\nmaximum = 1"))
     line: list[str | Path] = ["run", file, "--dir", example / "two", "--inputs-only"]
-    done = command(*line)
+    done = called(*line)
     assert done.returncode == 3, done.stderr
     folder = example / "two" / "iteration-1"
     assert len(list(folder.glob("walker-*/unfinished-*/plumed.dat"))) == 2
-    done = command("sample", file, "--dir", example / "two", "--walker", "2")
+    done = called("sample", file, "--dir", example / "two", "--walker", "2")
     assert done.returncode == 1
     assert "sampling.walkers = 2" in done.stderr
     subprocess.run(["sh", folder / "job.sh"], env=in_jobs(), check=True)
-    done = command(*line, "--json")
+    done = called(*line, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["md_steps"] == STEPS

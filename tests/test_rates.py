@@ -185,7 +185,7 @@ def rated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
     """The run with its rate from 12 shots, and what the command printed."""
     copy = tmp_path_factory.mktemp("rated") / "run"
     shutil.copytree(run, copy)
-    done = vacancy.command("rate", copy, "--shots", "12", "--json")
+    done = vacancy.called("rate", copy, "--shots", "12", "--json")
     assert done.returncode == 0, done.stderr
     return copy, json.loads(done.stdout)
 
@@ -231,7 +231,7 @@ def test_shots_do_not_depend_on_interruptions(
     before = json.loads(file.read_text())
     part = {**before, "shots": before["shots"][:5]}
     file.write_text(json.dumps(part))
-    done = vacancy.command("rate", run, "--shots", "12", "--json")
+    done = vacancy.called("rate", run, "--shots", "12", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(file.read_text()) == before
 
@@ -299,7 +299,7 @@ def test_a_converged_run_without_shots_says_why(run: Path, tmp_path: Path) -> No
     assert "no snapshot of the sampling lies near" in after["rate_note"]
     assert after["rate_per_s"] is None
     assert json.loads((copy / "result.json").read_text()) == after
-    failed = vacancy.command("rate", copy)
+    failed = vacancy.called("rate", copy)
     assert failed.returncode == 1
     assert "no snapshot of the sampling lies near" in failed.stderr
 

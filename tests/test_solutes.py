@@ -288,7 +288,7 @@ def test_errors_of_the_coefficient_of_a_solute(tmp_path: Path) -> None:
 def test_a_farthest_pair_with_an_energy_is_named(tmp_path: Path) -> None:
     with_solute(tmp_path, [-0.1, 0.0, 0.0, 0.05])
     with_rates(tmp_path, rates_of(2e9, [3e9, 1e9, 4e8, 5e8, 6e8], [0.1, 0.1, 0.1]))
-    done = vacancy.command("diffusion", tmp_path)
+    done = vacancy.called("diffusion", tmp_path)
     words = " ".join(done.stdout.split())
     assert "the farthest pair of the Ag atom and a vacancy has an energy of +0.050 eV" in words
     assert "of the variance of D of Ag comes from the rate of" in words

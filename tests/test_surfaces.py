@@ -17,7 +17,7 @@ from plumed_cv.rates.multiplicity import count_equivalent_events
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import displacements
 from plumed_cv.workflow.mep import check_partial_rotation, check_rotation
-from python import surfaces
+from python import surfaces, worked_case
 from tests import pages
 
 PAGE = pages.DOCS / "surfaces.md"
@@ -38,7 +38,7 @@ def test_the_page_builds_the_structures_of_the_script(
 
 
 def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
-    surfaces.show(json.loads(surfaces.DATA.read_text(encoding="utf-8")))
+    worked_case.show_crystal(json.loads(surfaces.DATA.read_text(encoding="utf-8")))
     pages.check_numbers(PAGE, capsys.readouterr().out, least=7)
 
 

@@ -135,7 +135,7 @@ def test_a_temperature_that_is_added_begins_from_the_one_before(
     assert first["fit"] is None
     before = (run / "400K" / "result.json").read_bytes()
     file.write_text(file.read_text().replace("[400.0]", "[400.0, 600.0]"))
-    done = vacancy.command("run", file)
+    done = vacancy.called("run", file)
     assert done.returncode == 0, done.stderr
     assert "600 K: Starts from the CV, the profile and the path of 400 K" in done.stderr
     assert "activation enthalpy" in done.stdout
@@ -184,10 +184,10 @@ def test_inputs_only_goes_through_the_temperatures(plugin: Path, tmp_path: Path)
     file = series(tmp_path / "model", "LAMMPS", [400.0, 600.0])
     file.write_text(file.read_text().replace("steps = 10000", "steps = 4000"))
     for kelvin in ("400K", "600K"):
-        done = vacancy.command("run", file, "--inputs-only")
+        done = vacancy.called("run", file, "--inputs-only")
         assert done.returncode == 3, done.stderr
         assert f"{kelvin}/iteration-1/job.sh" in done.stdout
-        done = vacancy.command("sample", file)
+        done = vacancy.called("sample", file)
         assert done.returncode == 0, done.stderr
         assert list((file.parent / "run" / kelvin / "iteration-1").glob("segment-*"))
 

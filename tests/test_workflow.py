@@ -26,7 +26,7 @@ from plumed_cv.sampling import task
 from plumed_cv.structures import read_structure
 from plumed_cv.structures.trajectory import read_displacements
 from plumed_cv.workflow.directory import claimed
-from tests.vacancy import INPUT, STEPS, called, command
+from tests.vacancy import INPUT, STEPS, called
 
 
 def test_answer_has_what_is_promised(finished: Path) -> None:
@@ -98,7 +98,7 @@ def test_killed_at_any_time_it_ends_with_the_same_answer(example: Path, finished
                 kills += 1
             process.wait()
     assert kills > 0
-    done = command("run", example / "vacancy.toml", "--dir", run, "--json")
+    done = called("run", example / "vacancy.toml", "--dir", run, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     for part, other in zip(result["iterations"], whole["iterations"], strict=True):
@@ -109,7 +109,7 @@ def test_killed_at_any_time_it_ends_with_the_same_answer(example: Path, finished
 
 def test_a_finished_run_is_not_run_again(example: Path, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("segment.json")}
-    done = command("run", example / "vacancy.toml")
+    done = called("run", example / "vacancy.toml")
     assert done.returncode == 0, done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("segment.json")}
 
@@ -117,12 +117,12 @@ def test_a_finished_run_is_not_run_again(example: Path, finished: Path) -> None:
 def test_another_input_or_a_second_run_is_refused(example: Path, finished: Path) -> None:
     other = example / "other.toml"
     other.write_text(INPUT.replace("300.0", "310.0"))
-    done = command("run", other, "--dir", finished)
+    done = called("run", other, "--dir", finished)
     assert done.returncode == 1
     assert "another system.temperature_K" in done.stderr
     assert done.stderr.count("\n") == 1
     with claimed(finished):
-        done = command("run", example / "vacancy.toml")
+        done = called("run", example / "vacancy.toml")
     assert done.returncode == 1
     assert "another run is at work" in done.stderr
 
@@ -163,7 +163,7 @@ def test_guard_starts_again_and_keeps_the_averages(example: Path, finished: Path
     places = result["iterations"][0]["restarted_at"]
     assert len(places) == stops
     assert all(place["deviation_A"] > limit for place in places)
-    done = command("export", example / "guard", example / "exported")
+    done = called("export", example / "guard", example / "exported")
     assert done.returncode == 0, done.stderr
     for file in (example / "exported", example / "guard"):  # both are guarded as the run was
         guard = f"COMMITTOR ARG=ae.dev BASIN_LL1={limit}"
@@ -195,7 +195,7 @@ def test_a_path_of_the_users_own(example: Path, finished: Path, tmp_path: Path) 
 def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> None:
     snapshots = sorted((finished / "iteration-1").glob("segment-*/snapshots.dcd"))
     model = tmp_path / "cv.safetensors"
-    done = command(
+    done = called(
         "train", *snapshots, "--initial", example / "initial.xyz", "--final", example / "final.xyz",
         "--components", "5", "-o", model,
     )  # fmt: skip
@@ -203,19 +203,19 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
     assert f"{(STEPS - 200) // 10} structures" in done.stdout
     variable = CollectiveVariable.load(model)
     assert variable.n_components == 5
-    done = command(
+    done = called(
         "train", *snapshots, "--initial", example / "initial.xyz", "--final", example / "final.xyz",
         "--components", "5", "--latent", "2", "--recipe", "paper", "--device", "auto", "-o", model,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert CollectiveVariable.load(model).n_latent == 2
     profile = tmp_path / "fes.dat"
-    done = command("fes", finished / "iteration-2", "-o", profile, "--json")
+    done = called("fes", finished / "iteration-2", "-o", profile, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads((finished / "result.json").read_text())
     assert json.loads(done.stdout)["barrier_eV"] == pytest.approx(result["barrier_eV"])
     states = sorted((finished / "iteration-2").glob("segment-*/babf.state"))
-    done = command("fes", *states, "-o", profile, "--json", "--picture", tmp_path / "fes.png")
+    done = called("fes", *states, "-o", profile, "--json", "--picture", tmp_path / "fes.png")
     of_states = json.loads(done.stdout)["barrier_eV"]  # which know nothing of forces on atoms
     assert of_states == pytest.approx(result["histogram_barrier_eV"])
     # Beside each state lies a colvar whose plumed.dat says angstrom, as in an exported run.
@@ -229,17 +229,17 @@ def test_train_fes_and_export(example: Path, finished: Path, tmp_path: Path) -> 
         shutil.copytree(state.parent, tmp_path / f"nm-{k}")
         lines = tmp_path / f"nm-{k}" / "plumed.dat"
         lines.write_text(lines.read_text().replace("LENGTH=A", "LENGTH=nm"))
-    done = command("fes", tmp_path / "nm-0/babf.state", tmp_path / "nm-1/babf.state", "--json",
+    done = called("fes", tmp_path / "nm-0/babf.state", tmp_path / "nm-1/babf.state", "--json",
                    "-o", profile)  # fmt: skip
     assert done.returncode == 1
     assert "nm" in done.stderr
-    done = command("export", finished, tmp_path / "production")
+    done = called("export", finished, tmp_path / "production")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "production" / "plumed.dat").read_text()
     assert "TEMP=300" in text
     assert f"RAMP={STEPS}" in text
     assert "COMMITTOR ARG=ae.maxdev" in text
-    done = command("export", finished, tmp_path / "with-torch", "--torch")
+    done = called("export", finished, tmp_path / "with-torch", "--torch")
     assert done.returncode == 0, done.stderr
     assert "TORCH_CV MODEL=cv.pt ATOMS=2,4,6,8" in done.stdout  # the atoms that take part
     assert {file.name for file in (tmp_path / "with-torch").iterdir()} == {
@@ -306,11 +306,11 @@ def test_a_run_that_never_arrives_has_no_barrier(example: Path, plugin: Path) ->
     file.write_text(
         INPUT.replace(f"steps = {STEPS}", "steps = 60").replace("ments = 8", "ments = 6")
     )
-    done = command("run", file, "--dir", example / "brief")
+    done = called("run", file, "--dir", example / "brief")
     assert done.returncode == 1
     assert "its 60 steps did not reach both end states" in done.stderr
     assert not (example / "brief" / "result.json").exists()
-    assert command("report", example / "brief").returncode == 0
+    assert called("report", example / "brief").returncode == 0
     page = (example / "brief" / "report.html").read_text(encoding="utf-8")
     assert "The 60 steps of iteration 1 did not reach both end states" in page
     assert "Raise sampling.steps and run again." in page
@@ -443,5 +443,5 @@ def test_help_has_examples() -> None:
         done = called(verb, "--help")
         assert done.returncode == 0
         assert len(done.stdout) > 100
-    assert "sampling.friction_per_ps" in command("run", "--keys").stdout
-    assert command("nonsense").returncode == 2
+    assert "sampling.friction_per_ps" in called("run", "--keys").stdout
+    assert called("nonsense").returncode == 2

@@ -22,7 +22,7 @@ from tests.truth import landscape
 from tests.truth.landscape import MEMBERS
 from tests.truth.models import MODELS, Model, exact
 from tests.truth.test_truth import between
-from tests.vacancy import command
+from tests.vacancy import called
 
 CURVED = MODELS["LAMMPS"]
 WELL, KT = CURVED.potential, CURVED.kT_eV
@@ -158,7 +158,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = CURVED.write(folder, seed=11, steps=20_000)
     text = source.read_text().replace("[path]", f"committee = [{COMMITTEE}]\n[path]")
     source.write_text(text)
-    done = command("run", source)
+    done = called("run", source)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -197,7 +197,7 @@ def test_a_run_has_the_barriers_of_its_members(finished: Path, tmp_path: Path) -
     reporter = Counting()
     workflow.committee.compute_committee(run, reporter, snapshots=200)
     assert reporter.computed == 3 * 200 - 250
-    done = command("committee", run, "--snapshots", "1000")
+    done = called("committee", run, "--snapshots", "1000")
     assert done.returncode == 0, done.stderr
     assert "name = higher" in done.stdout
     again = Counting()
@@ -221,7 +221,7 @@ def test_a_run_has_the_barriers_of_its_members(finished: Path, tmp_path: Path) -
         "committee",
         "committee_note",
     }
-    page = command("report", run)
+    page = called("report", run)
     assert page.returncode == 0
     text = (run / "report.html").read_text()
     assert "Error of the potential" in text

@@ -25,7 +25,7 @@ from plumed_cv.structures.pairs import PairBasis, Sums, add_up
 from plumed_cv.workflow.label_structures import make_structure, write_structures
 from tests.truth.landscape import MEMBERS
 from tests.truth.test_committee import CURVED, differences, exact_curves, sampled, variable
-from tests.vacancy import command
+from tests.vacancy import called
 
 
 def test_probabilities_add_up_and_the_largest_are_certain() -> None:
@@ -205,7 +205,7 @@ def test_fixed_atoms_and_boundaries_are_written(tmp_path: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run along the curved landscape."""
     folder = tmp_path_factory.mktemp("label") / "model"
-    done = command("run", CURVED.write(folder, seed=12, steps=20_000))
+    done = called("run", CURVED.write(folder, seed=12, steps=20_000))
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -224,12 +224,12 @@ def test_a_run_is_corrected(finished: Path, tmp_path: Path) -> None:
     """Two values within four errors: odds of 1 in 8000."""
     run, chosen, back = tmp_path / "run", tmp_path / "labels.xyz", tmp_path / "back.xyz"
     shutil.copytree(finished, run)
-    refused = command("label", run, "--labels", chosen)
+    refused = called("label", run, "--labels", chosen)
     assert refused.returncode == 1
     assert "no structures have been chosen" in refused.stderr
     last = sorted(run.glob("iteration-2/segment-*"))[-1]
     later = last.rename(tmp_path / last.name)
-    done = command("label", run, "-n", "120", "-o", chosen, "--training", "10")
+    done = called("label", run, "-n", "120", "-o", chosen, "--training", "10")
     assert done.returncode == 0, done.stderr
     again = tmp_path / "again.xyz"
     workflow.label.choose(run, 120, again, training=10)
@@ -245,7 +245,7 @@ def test_a_run_is_corrected(finished: Path, tmp_path: Path) -> None:
         atoms.info.clear()
         atoms.positions += atoms.cell[0]
     ase.io.write(back, structures, format="extxyz")
-    done = command("label", run, "--labels", back)
+    done = called("label", run, "--labels", back)
     assert done.returncode == 0, done.stderr
     assert "Flux barrier of the reference" in done.stdout
     found = json.loads((run / "labels" / "correction.json").read_text())

@@ -15,7 +15,7 @@ from plumed_cv.structures import cell_of
 from tests.truth.comparison import comparisons
 from tests.truth.landscape import LANDSCAPES, OnLandscape, lammps_commands
 from tests.truth.models import MODELS, QUANTITIES, Model, exact
-from tests.vacancy import command
+from tests.vacancy import called
 
 FAST = ("LAMMPS",)
 LARGEST_ERROR_EV = 0.04  # of the flux barrier: a result that says nothing is no success
@@ -149,7 +149,7 @@ def test_histogram_alone_by_the_command_line(plugin: Path, tmp_path: Path) -> No
     model = replace(MODELS["LAMMPS"], mean_force=False)
     file = model.write(tmp_path / "model", seed=2)
     file.write_text(file.read_text().replace("maximum = 2", "maximum = 1\nminimum = 1"))
-    done = command("run", file, "--dir", tmp_path / "model" / "run", "--json")
+    done = called("run", file, "--dir", tmp_path / "model" / "run", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["estimator"] == "histogram"
     for one in comparisons(model, tmp_path / "model" / "run"):
