@@ -8,11 +8,13 @@ CONSTRAINTS := requirements/constraints.txt
 # A process for each core, each file of tests in one of them; a process takes up to 2 GB.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-slow lint types types-darwin types-win32 format docs venv plugin dist clean
+.PHONY: help demo test test-fast test-slow cpp-tests lint types types-darwin types-win32 format docs \
+    venv plugin torch-plugin debian dist clean
 
 help:
 	@echo "make demo       free energy barrier of a vacancy in iron; continues after an interruption"
 	@echo "make test       all tests (make test-fast: the ones that take seconds; test-slow: the others)"
+	@echo "make cpp-tests  tests of the C++ alone, under sanitizers"
 	@echo "make lint       formatting, style and types (make format: correct the formatting)"
 	@echo "make docs       the documentation as a site, build/site/index.html"
 	@echo "make dist       the source distribution and the wheel, in build/dist"
@@ -32,6 +34,11 @@ test-fast: $(VENV)/.tests-installed plugin
 
 test-slow: $(VENV)/.tests-installed plugin
 	$(PYTEST) -m slow
+
+cpp-tests: $(VENV)/.installed # under sanitizers
+	$(BIN)/cmake -S cpp -B build/cpp-tests -DPLUMED_CV_TESTS=ON
+	$(BIN)/cmake --build build/cpp-tests --parallel
+	$(BIN)/ctest --test-dir build/cpp-tests --output-on-failure
 
 lint: $(VENV)/.tests-installed types types-darwin types-win32
 	$(BIN)/ruff check
@@ -60,6 +67,13 @@ venv: $(VENV)/.installed
 
 plugin: $(VENV)/.installed
 	$(BIN)/plumed-cv plugin
+
+torch-plugin: plugin
+	$(BIN)/plumed-cv plugin --torch
+
+debian: $(VENV)/.installed # GROMACS and newer Pythons, for tests
+	$(BIN)/python python/gromacs.py
+	for version in 3.13 3.14; do $(BIN)/python python/debian_python.py $$version || exit 1; done
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
