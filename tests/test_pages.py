@@ -86,6 +86,7 @@ MORE = {  # options that are added to a command, where the last one counts
     "--inputs-only": ["--dir", "elsewhere"],
     "sample": ["--dir", "elsewhere"],
     "rate": ["--shots", "4"],
+    "--error": ["--error", "0.5"],
     "jumps": ["--width", "8"],
     "discover": ["--confidence", "0.8"],
 }
