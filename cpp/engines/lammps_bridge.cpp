@@ -20,6 +20,7 @@
 #define __PLUMED_WRAPPER_LINK_RUNTIME 1
 #define __PLUMED_WRAPPER_IMPLEMENTATION 1
 #define __PLUMED_WRAPPER_EXTERN 0
+#include "config/version.h"
 #include "wrapper/Plumed.h"
 
 #include <cmath>
@@ -63,6 +64,12 @@ namespace {
 constexpr double ev_in_kj_per_mol = 96.48530749925792; // as in LAMMPS's fix plumed
 constexpr double angstrom_in_nm = 0.1;
 
+// These versions of PLUMED keep the pointers to arrays from step to step. 2.9 asks for them in every
+// step. A version that forgot them without an error would not see the atoms move, so no later
+// version is assumed to keep them.
+constexpr bool keeps_pointers =
+    PLUMED_VERSION_MAJOR == 2 && (PLUMED_VERSION_MINOR == 10 || PLUMED_VERSION_MINOR == 11);
+
 class Bridge {
   public:
     explicit Bridge(const plumed_cv_lammps_settings& given)
@@ -82,6 +89,7 @@ class Bridge {
         plumed_.cmd("setTimestep", given.timestep);
         plumed_.cmd("setKbT", given.kt);
         plumed_.cmd("init");
+        plumed_.cmd("setStopFlag", &stopped);
         if (given.record_stride > 0)
             record_.open(given.record_file, std::ios::binary | std::ios::trunc);
     }
@@ -104,19 +112,12 @@ class Bridge {
   private:
     void calculate(std::int64_t step, int natoms, const int* tags, double** positions) {
         check_order(natoms, tags);
-        // LAMMPS may move the force array whenever the number of ghost atoms grows.
         auto** forces = static_cast<double**>(settings_.extract_atom(settings_.lammps, "f"));
-        const auto n = static_cast<std::size_t>(natoms);
         if (settings_.record_stride > 0 && step > settings_.first_step &&
             step % settings_.record_stride == 0)
             record(positions, forces);
         plumed_.cmd("setStepLongLong", static_cast<long long>(step));
-        plumed_.cmd("setStopFlag", &stopped);
-        plumed_.cmd("setPositions", positions[0], {n, 3});
-        plumed_.cmd("setBox", settings_.box, {3, 3});
-        plumed_.cmd("setForces", forces[0], {n, 3});
-        plumed_.cmd("setMasses", settings_.masses, {n});
-        plumed_.cmd("setCharges", settings_.charges, {n});
+        set_arrays(positions[0], forces[0]);
         plumed_.cmd("prepareCalc");
         int needed = 0;
         plumed_.cmd("isEnergyNeeded", &needed);
@@ -131,6 +132,21 @@ class Bridge {
         }
         const bool counts = settings_.count_start != 0 || step != settings_.first_step;
         plumed_.cmd(counts ? "performCalc" : "performCalcNoUpdate");
+    }
+
+    // Each command of PLUMED takes 0.5 to 1 us. LAMMPS moves the arrays of positions and forces only
+    // when the number of ghost atoms grows.
+    void set_arrays(double* positions, double* forces) {
+        if (keeps_pointers && positions == positions_ && forces == forces_)
+            return;
+        positions_ = positions;
+        forces_ = forces;
+        const auto n = static_cast<std::size_t>(settings_.natoms);
+        plumed_.cmd("setPositions", positions, {n, 3});
+        plumed_.cmd("setForces", forces, {n, 3});
+        plumed_.cmd("setBox", settings_.box, {3, 3});
+        plumed_.cmd("setMasses", settings_.masses, {n});
+        plumed_.cmd("setCharges", settings_.charges, {n});
     }
 
     void record(double** positions, double** forces) {
@@ -165,6 +181,8 @@ class Bridge {
     plumed_cv_lammps_settings settings_;
     PLMD::Plumed plumed_;
     std::ofstream record_;
+    double* positions_ = nullptr; // the arrays that PLUMED has
+    double* forces_ = nullptr;
     double energy_ = 0.0;
 };
 

@@ -1,6 +1,7 @@
 """Cost of our actions: their own time per step, and the coupled run compared with plain LAMMPS.
 
     python python/benchmarks/step_cost.py [--quick] [--kernel LIBPLUMEDKERNEL ...]
+    python python/benchmarks/step_cost.py --coupled --output docs/step-cost.json
 
 The own time is the time of a step with AUTOENCODER and BABF minus the time of a step with an action
 that requests the same atoms and does nothing. It is measured in a loop without engine and Python
@@ -9,6 +10,9 @@ second column of own times this is subtracted too (the same action under a RESTR
 
 The time of BABF alone, on a DISTANCE with grids of several sizes, is the time of a step with BABF
 minus the time of a step with a RESTRAINT.
+
+The coupled runs are those of a CV of all atoms, of a CV of as many atoms as `cv.atoms = "auto"`
+chooses for a vacancy, and of a spring between two atoms, which is the least that PLUMED can do.
 
 The machine may be shared. Therefore every comparison consists of short runs in turn. The script
 prints the median of their differences or ratios with half the distance of their quartiles (+-), and
@@ -37,6 +41,7 @@ from ase.build import bulk
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.files import write_text
 from plumed_cv.cv import CollectiveVariable, random_model
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.lammps import LammpsEngine
@@ -54,6 +59,7 @@ BINS = (100, 1000, 10_000)
 LATTICE = 2.8553  # angstrom
 POTENTIAL = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
 UNITS = "UNITS LENGTH=A ENERGY=eV TIME=fs\n"
+SPRING = f"{UNITS}d: DISTANCE ATOMS=1,2\nr: RESTRAINT ARG=d AT=2.5 KAPPA=0.01\n"
 FIX_PLUMED = Path(__file__).parents[1] / "lammps_fix_plumed.py"
 
 
@@ -62,21 +68,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--kernel", type=Path, action="append", help="PLUMED's shared library")
+    parser.add_argument("--coupled", action="store_true", help="only the coupled runs")
+    parser.add_argument("--output", type=Path, help="JSON file for the coupled runs")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.quick)))
+        print(json.dumps(measure(arguments.quick, arguments.coupled)))
         return
     kernels = arguments.kernel or known_kernels()
     own, coupled = {}, {}
     for kernel in kernels:
-        name, results = in_a_process(kernel, arguments.quick)
-        own[name], coupled[name] = results["own"], results["coupled"]
+        name, results = in_a_process(kernel, arguments.quick, arguments.coupled)
+        coupled[name] = results["coupled"]
         print(f"\nKernel: {name} ({kernel})\n")
-        print_own(results["own"])
-        print_bins(results["bins"])
+        if not arguments.coupled:
+            own[name] = results["own"]
+            print_own(results["own"])
+            print_bins(results["bins"])
         print_coupled(results["coupled"])
-    print(f"\n{summary(own, coupled)}")
+    if own:
+        print(f"\n{summary(own, coupled)}")
+    if arguments.output is not None:
+        write_text(arguments.output, json.dumps(coupled, indent=1) + "\n")
 
 
 def known_kernels() -> list[Path]:
@@ -89,32 +102,36 @@ def known_kernels() -> list[Path]:
     return kernels
 
 
-def in_a_process(kernel: Path, quick: bool) -> tuple[str, Any]:
+def in_a_process(kernel: Path, quick: bool, only_coupled: bool) -> tuple[str, Any]:
     """Measure one kernel; return its description and the results."""
     environment = dict(os.environ, PLUMED_KERNEL=str(kernel), OMP_NUM_THREADS="1")
     environment.pop("PLUMED_ROOT", None)
     if (kernel.parent / "plumed").is_dir():
         environment["PLUMED_ROOT"] = str(kernel.parent / "plumed")
     command = [sys.executable, __file__, "--one", *(["--quick"] if quick else [])]
+    command += ["--coupled"] if only_coupled else []
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     results = json.loads(done.stdout.splitlines()[-1])
     return results["kernel"], results
 
 
-def measure(quick: bool) -> dict[str, object]:
+def measure(quick: bool, only_coupled: bool = False) -> dict[str, object]:
     """Measure the kernel of this process's environment."""
     plumed = find_plumed()
     plumed.activate()
     kind = "optimised" if plumed.optimised else "not optimised"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        loop = Loop(plumed, folder)
-        own = [
-            own_time(loop, plumed, folder, n_atoms, n_components, 5 if quick else 15)
-            for n_atoms in CELLS
-            for n_components in COMPONENTS
-        ]
-        bins = time_of_bins(loop, plumed, folder, 5 if quick else 15)
+        own: list[dict[str, float]] = []
+        bins: list[dict[str, float]] = []
+        if not only_coupled:
+            loop = Loop(plumed, folder)
+            own = [
+                own_time(loop, plumed, folder, n_atoms, n_components, 5 if quick else 15)
+                for n_atoms in CELLS
+                for n_components in COMPONENTS
+            ]
+            bins = time_of_bins(loop, plumed, folder, 5 if quick else 15)
         coupled = [
             row
             for n_atoms in COUPLED
@@ -299,17 +316,17 @@ def coupled_run(
         babf_input(plugin_file, model_of(atoms, n_components, some), atoms, folder / file)
         for some, file in ((None, "cv.safetensors"), (FEW, "few.safetensors"))
     )
-    engines: dict[str, tuple[LammpsEngine, str | None]] = {
-        "plain LAMMPS": (LammpsEngine(POTENTIAL, atoms), None),
-        "fix external, our bridge": (
-            LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed),
-            text,
-        ),
-        f"our bridge, CV of {FEW} atoms": (
-            LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed),
-            few,
-        ),
+    inputs = {
+        "fix external, our bridge": text,
+        f"our bridge, CV of {FEW} atoms": few,
+        "our bridge, a spring": SPRING,
     }
+    engines: dict[str, tuple[LammpsEngine, str | None]] = {
+        "plain LAMMPS": (LammpsEngine(POTENTIAL, atoms), None)
+    }
+    for name, plumed_dat in inputs.items():
+        engine = LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed)
+        engines[name] = (engine, plumed_dat)
     done = subprocess.run(
         [sys.executable, str(FIX_PLUMED)], capture_output=True, text=True, check=False
     )
