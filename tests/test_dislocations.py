@@ -34,7 +34,7 @@ def test_the_energy_along_a_variable_of_few_atoms(tmp_path: Path) -> None:
     for name, atoms in zip(("initial", "final"), systems.screw_dislocations(7, 5), strict=False):
         atoms.write(tmp_path / f"{name}.xyz")
     (block,) = [block for block in pages.blocks(PAGE) if block.kind == "toml"]
-    shorter = ("images = 15", "images = 9\nfmax_eV_A = 0.005")
+    shorter = ("images = 29", "images = 9\nfmax_eV_A = 0.005")
     (tmp_path / "dislocation.toml").write_text(changed(block.text, shorter))
     (line,) = [
         line

@@ -134,8 +134,8 @@ class Bridge {
         plumed_.cmd(counts ? "performCalc" : "performCalcNoUpdate");
     }
 
-    // Each command of PLUMED takes 0.5 to 1 us. LAMMPS moves the arrays of positions and forces only
-    // when the number of ghost atoms grows.
+    // Each command takes 1 to 2 us with the kernel of the wheel. LAMMPS moves the arrays of positions
+    // and forces only when the number of ghost atoms grows.
     void set_arrays(double* positions, double* forces) {
         if (keeps_pointers && positions == positions_ && forces == forces_)
             return;

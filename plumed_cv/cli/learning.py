@@ -23,7 +23,8 @@ def energy(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder")] = Path("energy"),
     structures: Annotated[
-        int | None, typer.Option(min=2, help="noisy structures; if absent, 20000 or as the input")
+        int | None,
+        typer.Option(min=2, help="noisy structures; if absent, as the input, or 20000 or more"),
     ] = None,
     noise: Annotated[
         float | None,

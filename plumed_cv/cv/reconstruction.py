@@ -28,10 +28,10 @@ from plumed_cv.cv.energy import (
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.cv.selection import Selection
 from plumed_cv.cv.training import Training
+from plumed_cv.paths.noise import structures_for
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
-N_STRUCTURES = 20_000  # default number of structures drawn from a path
 VARIANCE_A2 = 0.005  # of the noise of a coordinate; that of iron at 300 K
 
 # Called with the work done so far, the total work, and the name of the stage.
@@ -184,7 +184,7 @@ def compare(profile: EnergyProfile, reference: EnergyProfile) -> dict[str, float
 @one_thread()
 def reconstruct(
     path: EnergyPath,
-    n_structures: int = N_STRUCTURES,
+    n_structures: int | None = None,
     variance_A2: float = VARIANCE_A2,
     n_components: int | None = None,
     training: Training | None = None,
@@ -200,7 +200,7 @@ def reconstruct(
     path
         Images with energies and forces.
     n_structures
-        Structures drawn from the path for the training.
+        Structures drawn from the path for the training; by `noise.structures_for` if None.
     variance_A2
         Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
     n_components
@@ -224,7 +224,7 @@ def reconstruct(
     from plumed_cv.cv import learning  # torch takes seconds to import
 
     training = training or Training(seed=seed)
-    if n_structures < 2 or not variance_A2 > 0:
+    if (n_structures is not None and n_structures < 2) or not variance_A2 > 0:
         raise UserError(
             f"{n_structures} structures with a noise of variance {variance_A2} A^2: give two or "
             "more structures and a positive variance."
@@ -235,6 +235,7 @@ def reconstruct(
     ends = (first.positions, last.positions)
     linear = cv.linear(path.species, path.cell, *ends, atoms=chosen.serials, drift=path.drift)
     part = path.of_atoms(chosen.serials)
+    n_structures = n_structures or structures_for(part, variance_A2)
     clock = time.monotonic()
     seconds = {}
 

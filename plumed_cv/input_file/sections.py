@@ -97,7 +97,11 @@ class PathSection(Section):
         description="variance of the noise on the path for training, A^2. If absent, the variance "
         "of thermal motion, from the forces on a few structures around the initial state",
     )
-    structures: Count = Field(20000, description="noisy structures drawn from the path")
+    structures: Count | None = Field(
+        None,
+        description="noisy structures drawn from the path. If absent, 20000, or more for a process "
+        "in which many atoms move a little",
+    )
 
 
 class CV(Section):

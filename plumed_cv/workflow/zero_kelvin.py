@@ -7,7 +7,7 @@ from plumed_cv import sampling
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import write_text
 from plumed_cv.common.progress import Log, Reporter
-from plumed_cv.cv.reconstruction import N_STRUCTURES, VARIANCE_A2, Reconstruction, reconstruct
+from plumed_cv.cv.reconstruction import VARIANCE_A2, Reconstruction, reconstruct
 from plumed_cv.figures import plot_energy_profiles, plot_fve, plot_localisation
 from plumed_cv.input_file import Config
 from plumed_cv.paths.path import Files, load_path, name_of, read_images
@@ -86,7 +86,7 @@ def reproduce_energy(
     with reporter.task("learning from the noisy path", training.n_epochs) as update:
         found = reconstruct(
             path,
-            n_structures or N_STRUCTURES,
+            n_structures,
             noise_A2 or VARIANCE_A2,
             n_components,
             training,

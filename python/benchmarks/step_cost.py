@@ -324,9 +324,9 @@ def coupled_run(
     engines: dict[str, tuple[LammpsEngine, str | None]] = {
         "plain LAMMPS": (LammpsEngine(POTENTIAL, atoms), None)
     }
-    for name, plumed_dat in inputs.items():
+    for name, biased in inputs.items():
         engine = LammpsEngine(POTENTIAL, atoms, coupling="external", plumed=plumed)
-        engines[name] = (engine, plumed_dat)
+        engines[name] = (engine, biased)
     done = subprocess.run(
         [sys.executable, str(FIX_PLUMED)], capture_output=True, text=True, check=False
     )
@@ -415,12 +415,13 @@ def print_bins(rows: Sequence[dict[str, float]]) -> None:
 
 def print_coupled(rows: Sequence[dict[str, float | str]]) -> None:
     """Print steps a second."""
-    print("\nWhole run, D = 24; ratio of times to plain LAMMPS, paired and of the best")
-    print(f"{'atoms':>6} {'':26} {'steps/s':>16} {'ratio':>15} {'best':>6}")
+    print("\nWhole run, D = 24; ratio of times to plain LAMMPS, paired and of the best\n")
+    print("| atoms | run | steps/s | ratio | best |")
+    print("| --- | --- | --- | --- | --- |")
     for row in rows:
         print(
-            f"{row['atoms']:6} {row['name']:26} {row['rate']:8.0f} +-{row['rate_spread']:6.0f} "
-            f"{row['ratio']:7.3f} +-{row['ratio_spread']:5.3f} {row['best']:6.3f}"
+            f"| {row['atoms']} | {row['name']} | {row['rate']:.0f} ± {row['rate_spread']:.0f} "
+            f"| {row['ratio']:.2f} ± {row['ratio_spread']:.2f} | {row['best']:.2f} |"
         )
 
 

@@ -9,10 +9,12 @@ dislocations gliding to the next valley. For each choice of atoms a CV is traine
 Its energy along the path is compared with that of the path (`energy.along_variable`). The energy
 with all other atoms relaxed at constant CV, at values around the highest image, gives the barrier
 of the profile at 0 K. The Hessian at the saddle point gives the harmonic flux through the plane of
-the CV relative to that through the best plane. Both are computed for point defects only.
+the CV relative to that through the best plane. Both are computed for point defects only. For the
+dislocation, the noise is that of thermal motion at two temperatures.
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,14 @@ from scipy.interpolate import CubicSpline
 
 from plumed_cv.common.files import write_text
 from plumed_cv.cv import CollectiveVariable
-from plumed_cv.cv.reconstruction import reconstruct
+from plumed_cv.cv.reconstruction import VARIANCE_A2, reconstruct
 from plumed_cv.engines import Engine
 from plumed_cv.engines.lammps import LammpsEngine
+from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.rates.harmonic import Expansion
 from plumed_cv.rates.stationary import find_saddle
+from plumed_cv.structures.frame import Array
 from python.zero_kelvin import systems
 
 DATA = Path(__file__).resolve().parents[2] / "docs" / "zero-kelvin" / "atoms.json"
@@ -54,16 +58,19 @@ systems.SYSTEMS["vacancy-1999"] = systems.System(
     large_vacancy, 31, symmetric=True, interpolation="linear"
 )
 systems.SYSTEMS["dislocation"] = systems.System(
-    lambda: systems.screw_dislocations()[:2], 15, symmetric=False, interpolation="linear"
+    lambda: systems.screw_dislocations()[:2], 29, symmetric=False, interpolation="linear"
 )
 systems.SYSTEMS["dislocation-21150"] = systems.System(
-    lambda: systems.screw_dislocations(47, 25)[:2], 15, symmetric=False, interpolation="linear"
+    lambda: systems.screw_dislocations(47, 25)[:2], 29, symmetric=False, interpolation="linear"
 )
 CASES: dict[str, tuple[str | float, ...]] = {
     "vacancy": (2.6, "auto", 4.5, 6.0, "all"),
     "vacancy-1999": (2.6, "auto", 4.5, 6.0, "all"),
     "dislocation": (6.0, 12.0, "auto", "all"),
     "dislocation-21150": (6.0, 12.0, "auto"),
+}
+KELVINS: dict[str, tuple[float | None, ...]] = {
+    name: (30.0, 300.0) if name.startswith("dislocation") else (None,) for name in CASES
 }
 RELAXED = WITH_HESSIAN = ("vacancy", "vacancy-1999")
 
@@ -125,14 +132,23 @@ def lowering_eV(saddle: Expansion, path: EnergyPath, variable: CollectiveVariabl
 
 
 def measured(
-    engine: Engine, path: EnergyPath, saddle: Expansion | None, atoms: str | float, relaxed: bool
+    engine: Engine,
+    path: EnergyPath,
+    saddle: Expansion | None,
+    atoms: str | float,
+    kelvin: float | None,
+    relaxed: bool,
 ) -> dict[str, Any]:
     """Train a CV of some atoms and return a row of the table."""
-    found = reconstruct(path, atoms=atoms)
+    variance_A2 = VARIANCE_A2 if kelvin is None else noise_of(path, engine, kelvin)
+    found = reconstruct(path, variance_A2=variance_A2, atoms=atoms)
     barrier = relaxed_barrier(engine, path, found.variable) if relaxed else None
     profiles = found.as_dict()["profiles"]
     return {
         "rule": atoms,
+        "kelvin": kelvin,
+        "noise_A2": variance_A2,
+        "structures": found.n_structures,
         "atoms": len(found.selection.serials),
         "share_of_motion": found.selection.share,
         "loss_percent": -profiles["ae_pca"]["barrier_error_percent"],
@@ -145,6 +161,16 @@ def measured(
     }
 
 
+def noise_of(path: EnergyPath, engine: Engine, kelvin: float) -> float:
+    """Variance of a coordinate in thermal motion around the first image, A^2."""
+
+    def forces(positions: Array) -> Array:
+        return engine.forces(positions, path.cell)
+
+    start = path.images[0].positions
+    return thermal_variance(start, path.held, forces, units.kB * kelvin)
+
+
 def run(names: list[str], folder: Path) -> None:
     """Compute the missing rows."""
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -154,13 +180,13 @@ def run(names: list[str], folder: Path) -> None:
         path = systems.build(name, folder)
         with LammpsEngine(systems.POTENTIAL, path.images[0]) as engine:
             saddle = None
-            for atoms in CASES[name]:
+            for kelvin, atoms in itertools.product(KELVINS[name], CASES[name]):
                 done = rows.setdefault(name, [])
-                if any(row["rule"] == atoms for row in done):
+                if any((row["kelvin"], row["rule"]) == (kelvin, atoms) for row in done):
                     continue
                 if saddle is None and name in WITH_HESSIAN:
                     saddle = find_saddle(engine, path)
-                done.append(measured(engine, path, saddle, atoms, name in RELAXED))
+                done.append(measured(engine, path, saddle, atoms, kelvin, name in RELAXED))
                 write_text(DATA, json.dumps(rows, indent=1) + "\n")
 
 
@@ -187,14 +213,15 @@ def table_of_dislocations(rows: dict[str, list[dict[str, Any]]]) -> None:
 
     The few images of the path make an error of the integral, which every CV has.
     """
-    print("\n| system | `cv.atoms` | atoms | motion (%) | loss (%) |")
-    print("|" + " --- |" * 5)
+    print("\n| `cv.atoms` | atoms | motion (%) | noise of (K) | structures | loss (%) |")
+    print("|" + " --- |" * 6)
     for name in [name for name in CASES if name not in RELAXED]:
-        for row in sorted(rows.get(name, []), key=lambda row: int(row["atoms"])):
+        for row in sorted(rows.get(name, []), key=lambda row: (row["kelvin"], row["atoms"])):
             rule = row["rule"] if isinstance(row["rule"], str) else f"{row['rule']:g} Å"
             loss = row["loss_percent"] - row["loss_of_forces_percent"]
-            cells = [name, rule, row["atoms"], f"{100 * row['share_of_motion']:.1f}"]
-            print("| " + " | ".join(map(str, [*cells, f"{loss:.2f}"])) + " |")
+            cells = [rule, row["atoms"], f"{100 * row['share_of_motion']:.1f}"]
+            cells += [f"{row['kelvin']:g}", f"{row['structures']:,}", f"{loss:.2f}"]
+            print("| " + " | ".join(map(str, cells)) + " |")
         if name in rows:
             above = -rows[name][0]["loss_of_forces_percent"]
             print(f"\n{name}: the integral of the forces is {above:.1f} % above the barrier")
