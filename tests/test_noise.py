@@ -1,15 +1,13 @@
-"""Variance of thermal motion, and the number of structures that average it out."""
+"""Variance of thermal motion from the stiffness of a minimum."""
 
 import numpy as np
 import pytest
-from ase import Atoms, units
+from ase import units
 from ase.build import bulk
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from plumed_cv.common.errors import UserError
 from plumed_cv.engines.lammps import LammpsEngine
-from plumed_cv.paths.noise import N_STRUCTURES, structures_for, thermal_variance
-from plumed_cv.paths.path import EnergyPath
+from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.structures import cell_of
 
 IRON = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]
@@ -41,30 +39,3 @@ def test_iron_at_300_kelvin() -> None:
             atoms.positions, NOBODY, lambda x: engine.forces(x, cell), units.kB * 300.0
         )
     assert variance == pytest.approx(0.005, rel=0.05)
-
-
-def hop(n_atoms: int) -> EnergyPath:
-    """One atom of a cube of 40 angstrom moves by 2 angstrom; the others are at rest."""
-    images = []
-    for x in (0.0, 1.0, 2.0):
-        positions = np.zeros((n_atoms, 3))
-        positions[1:, 1] = np.arange(1, n_atoms)
-        positions[0, 0] = x
-        atoms = Atoms(f"Fe{n_atoms}", positions, cell=40.0 * np.eye(3), pbc=True)
-        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros_like(positions))
-        images.append(atoms)
-    return EnergyPath(tuple(images))
-
-
-def test_more_structures_for_more_atoms_and_more_noise() -> None:
-    """The mean of the structures has the same noise, relative to the path, whatever the process."""
-    assert structures_for(hop(10), 0.005) == N_STRUCTURES
-    length2 = 4.0 * 9.0 / 10.0  # the mean displacement is subtracted
-    for variance in (0.1, 0.2):
-        number = structures_for(hop(10), variance)
-        assert 10 * variance / number == pytest.approx(0.1 * length2 / N_STRUCTURES, rel=1e-4)
-
-
-def test_structures_need_at_most_a_gigabyte() -> None:
-    memory = structures_for(hop(30), 1000.0) * 30 * 3 * np.dtype(np.float32).itemsize
-    assert memory == pytest.approx(1e9, rel=1e-6)

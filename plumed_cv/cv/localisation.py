@@ -1,4 +1,4 @@
-"""Which atoms take part in a process (Eq. 3), and whether an autoencoder suits it.
+"""Which atoms take part in a process (Eq. 3), and what this means for an autoencoder.
 
 Lengths are in angstrom. K images of N atoms.
 """
@@ -20,6 +20,11 @@ from plumed_cv.structures.frame import Array
 
 # Shares of the squared displacement of the path above which a process is localised, or partly.
 LOCALISED, PARTLY_LOCALISED = 0.8, 0.6
+
+N_STRUCTURES = 20_000  # the fewest that are drawn from a path; sufficient for a vacancy
+_MOST = 0.98  # share of the motion of the atoms that count for the number of structures
+_NOISE = 0.025  # on these atoms, relative to the path, for which N_STRUCTURES are sufficient
+_MOST_COORDINATES = 250_000_000  # of all structures together: 1 GB
 
 
 @dataclass(frozen=True)
@@ -145,3 +150,25 @@ def motion(path: EnergyPath) -> Array:
     squares = np.sum((moments @ positions) * positions, axis=0)
     squares -= (weights @ curve.values @ positions) ** 2
     return np.asarray(np.maximum(squares, 0.0).reshape(-1, 3).sum(axis=1))
+
+
+def structures_for(path: EnergyPath, variance_A2: float) -> int:
+    """Number of noisy structures from which the mean of a path is known well.
+
+    The mean of M structures has a noise of n s^2 / M on n atoms. Its ratio to the square of the
+    length of the path decides how far it tilts the collective variable. The n atoms are those that
+    move most and together carry 98 % of the motion: on the others the mean path is smoothed away.
+    For the hop of a vacancy n is 15, for a dislocation it is more than 100.
+
+    Parameters
+    ----------
+    path
+        The path of the atoms of a collective variable.
+    variance_A2
+        Variance s^2 of the noise of a coordinate, A^2.
+    """
+    moved = np.sort(motion(path))[::-1].cumsum()
+    n_atoms = 1 + int(np.searchsorted(moved, _MOST * moved[-1]))
+    steps = np.linalg.norm(np.diff(path.displacements, axis=0), axis=(1, 2))
+    needed = round(N_STRUCTURES * n_atoms * variance_A2 / (_NOISE * float(steps.sum()) ** 2))
+    return max(N_STRUCTURES, min(needed, _MOST_COORDINATES // (3 * len(moved))))

@@ -28,7 +28,6 @@ from plumed_cv.cv.energy import (
 from plumed_cv.cv.localisation import Localisation
 from plumed_cv.cv.selection import Selection
 from plumed_cv.cv.training import Training
-from plumed_cv.paths.noise import structures_for
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
@@ -200,7 +199,7 @@ def reconstruct(
     path
         Images with energies and forces.
     n_structures
-        Structures drawn from the path for the training; by `noise.structures_for` if None.
+        Structures drawn from the path for the training; by `localisation.structures_for` if None.
     variance_A2
         Variance of the Gaussian noise of each coordinate, A^2; 0.005 resembles iron at 300 K.
     n_components
@@ -235,7 +234,7 @@ def reconstruct(
     ends = (first.positions, last.positions)
     linear = cv.linear(path.species, path.cell, *ends, atoms=chosen.serials, drift=path.drift)
     part = path.of_atoms(chosen.serials)
-    n_structures = n_structures or structures_for(part, variance_A2)
+    n_structures = n_structures or localisation.structures_for(part, variance_A2)
     clock = time.monotonic()
     seconds = {}
 

@@ -1,4 +1,4 @@
-"""How far thermal motion takes the atoms, and how many structures average it out."""
+"""How far thermal motion takes the atoms of a structure, from a few forces."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures.frame import Array
 
 _STEP_A = 0.05  # of a coordinate: some two thirds of a thermal displacement
 _PAIRS = 4  # of displaced structures
-N_STRUCTURES = 20_000  # the fewest that are drawn from a path, sufficient for a point defect
-_NOISE = 0.1  # of a structure, relative to the path, for which these are sufficient
-_MOST_COORDINATES = 250_000_000  # of all structures together: 1 GB
 _DEBYE = 9.0 / 5.0  # mean square frequency times the mean of its inverse, in Debye's crystal
 
 
@@ -61,24 +57,3 @@ def thermal_variance(
             "motion cannot be told from it; check the potential, or give path.noise_A2."
         )
     return _DEBYE * kT_eV / stiffness
-
-
-def structures_for(path: EnergyPath, variance_A2: float) -> int:
-    """Number of noisy structures from which the mean of a path is known well.
-
-    The mean of M structures of N atoms has a noise of N s^2 / M in the square of its distance from
-    the path. What counts is this noise relative to the square of the length of the path. For the
-    hop of a vacancy it is small. For a dislocation many atoms move a little, and more structures
-    are needed.
-
-    Parameters
-    ----------
-    path
-        The path of the atoms of a collective variable.
-    variance_A2
-        Variance s^2 of the noise of a coordinate, A^2.
-    """
-    steps = np.linalg.norm(np.diff(path.displacements, axis=0), axis=(1, 2))
-    n_atoms = path.displacements.shape[1]
-    needed = round(N_STRUCTURES * n_atoms * variance_A2 / (_NOISE * float(steps.sum()) ** 2))
-    return max(N_STRUCTURES, min(needed, _MOST_COORDINATES // (3 * n_atoms)))

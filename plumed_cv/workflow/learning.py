@@ -23,6 +23,7 @@ from plumed_cv.cv import (
     CollectiveVariable,
     energy,
     equivalence,
+    localisation,
     meanpath,
     pca,
     selection,
@@ -32,7 +33,7 @@ from plumed_cv.cv.training import RECIPES, Training
 from plumed_cv.engines import Engine
 from plumed_cv.freeenergy import meanforce
 from plumed_cv.input_file import Config
-from plumed_cv.paths.noise import structures_for, thermal_variance
+from plumed_cv.paths.noise import thermal_variance
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.sampling.folders import ATOMS
 from plumed_cv.structures import cell_of, drift_of
@@ -188,7 +189,7 @@ def write_first_cv(
         rng = np.random.default_rng(config.iteration.seed)
         variance = estimate_noise_variance(config, path, engine)
         part = path.of_atoms(first.serials)
-        n_structures = config.path.structures or structures_for(part, variance)
+        n_structures = config.path.structures or localisation.structures_for(part, variance)
         samples = part.noisy_samples(n_structures, variance, rng)
         _choose_components(config, files, samples, first.drift, variance)
         fall = energy.measure_fall(path, first)

@@ -10,7 +10,7 @@ Its energy along the path is compared with that of the path (`energy.along_varia
 with all other atoms relaxed at constant CV, at values around the highest image, gives the barrier
 of the profile at 0 K. The Hessian at the saddle point gives the harmonic flux through the plane of
 the CV relative to that through the best plane. Both are computed for point defects only. For the
-dislocation, the noise is that of thermal motion at two temperatures.
+dislocation, the noise is that of thermal motion at three temperatures.
 """
 
 import argparse
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[str | float, ...]] = {
     "dislocation-21150": (6.0, 12.0, "auto"),
 }
 KELVINS: dict[str, tuple[float | None, ...]] = {
-    name: (30.0, 300.0) if name.startswith("dislocation") else (None,) for name in CASES
+    name: (0.1, 30.0, 300.0) if name.startswith("dislocation") else (None,) for name in CASES
 }
 RELAXED = WITH_HESSIAN = ("vacancy", "vacancy-1999")
 
