@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from plumed_cv.engines.ase_process import HELD, AseWorker, PlumedFiles
+from plumed_cv.engines.ase_plumed import PlumedFiles
+from plumed_cv.engines.ase_process import HELD, AseWorker
 from plumed_cv.engines.engine import Engine, Followed, Seen
 from plumed_cv.engines.plumed_input import write_plumed_input
 from plumed_cv.engines.process import Child
@@ -43,6 +44,9 @@ class AseEngine(Engine):
     uncertainty
         Key of the calculator's `results` with its own uncertainty, a number or an array whose
         largest value counts. It is then the model deviation.
+    batch
+        Number of structures that are evaluated in one call. If it is larger than 1, the calculator
+        has the method `calculate_batch` (`batches`), and several segments run together.
     directory
         Folder of relative file names in the arguments and of the user's modules; the working
         directory by default.
@@ -63,6 +67,7 @@ class AseEngine(Engine):
         arguments: Mapping[str, Any] | None = None,
         members: Sequence[tuple[str, Mapping[str, Any], Path | str]] = (),
         uncertainty: str | None = None,
+        batch: int = 1,
         directory: Path | str = ".",
         plumed: Plumed | None = None,
     ) -> None:
@@ -71,6 +76,7 @@ class AseEngine(Engine):
         bare.set_constraint()
         bare.arrays[HELD] = np.isin(np.arange(len(atoms)), self.held)
         self._plumed = plumed
+        self._batch = batch
         self._child = Child(
             AseWorker,
             calculator,
@@ -79,6 +85,7 @@ class AseEngine(Engine):
             bare,
             [(name, dict(given), Path(folder).absolute()) for name, given, folder in members],
             uncertainty,
+            batch,
         )
         self._masses: Array = self._child.ask("describe")["masses"]  # wrong input is refused here
 
@@ -96,8 +103,13 @@ class AseEngine(Engine):
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
-    def _forces(self, positions: Array, cell: Array) -> Array:
-        return self._child.ask("forces", positions, cell)  # type: ignore[no-any-return]
+    def evaluate_all(self, positions: Array, cell: Array) -> tuple[Array, Array]:
+        """Return energies (eV, (M,)) and forces (eV/angstrom, (M, N, 3)) of structures.
+
+        They are evaluated together if the engine has a batch.
+        """
+        positions = np.ascontiguousarray(positions, dtype=np.float64)
+        return self._child.ask("evaluate_all", positions, cell)  # type: ignore[no-any-return]
 
     def deviations(self, positions: Array, cell: Array) -> Array:
         """Return the model deviation of structures in a cell, (M, N, 3): shape (M,).
@@ -115,22 +127,57 @@ class AseEngine(Engine):
 
         PLUMED receives the positions unwrapped. Brownian dynamics ends without velocities.
         """
-        self._check_segment(segment)
-        plumed = None
-        if segment.plumed is not None:
-            if self._plumed is None:
-                self._plumed = find_plumed()
-            log = segment.directory.absolute() / "plumed.log"
-            input_file = write_plumed_input(segment)[0]
-            plumed = PlumedFiles(input_file, log, self._plumed.kernel, self._plumed.environment())
-        result: SegmentResult = self._child.ask("run", segment, plumed, progress=progress)
-        return result
+        return self._run([segment], progress)[0]
+
+    def run_all(
+        self, segments: Sequence[Segment], progress: Callable[[int], None] | None = None
+    ) -> list[SegmentResult]:
+        """Run segments: together if the engine has a batch, each with a PLUMED of its own."""
+        if self._batch == 1:
+            return super().run_all(segments, progress)
+        return self._run(segments, progress)
+
+    def _run(
+        self, segments: Sequence[Segment], progress: Callable[[int], None] | None
+    ) -> list[SegmentResult]:
+        for segment in segments:
+            self._check_segment(segment)
+        plumed = [self._write_plumed(segment) for segment in segments]
+        results: list[SegmentResult] = self._child.ask("run", segments, plumed, progress=progress)
+        return results
+
+    def _write_plumed(self, segment: Segment) -> PlumedFiles | None:
+        if segment.plumed is None:
+            return None
+        if self._plumed is None:
+            self._plumed = find_plumed()
+        log = segment.directory.absolute() / "plumed.log"
+        input_file = write_plumed_input(segment)[0]
+        return PlumedFiles(input_file, log, self._plumed.kernel, self._plumed.environment())
 
     def follow(
         self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
     ) -> Followed[Seen]:
         """Run molecular dynamics until an observer stops it, in the calculator's process."""
-        found: Followed[Seen] = self._child.ask("follow", start, dynamics, n_steps, seed, observer)
+        found: list[Followed[Seen]] = self._child.ask(
+            "follow", [start], dynamics, n_steps, [seed], [observer]
+        )
+        return found[0]
+
+    def follow_all(
+        self,
+        starts: Sequence[State],
+        dynamics: Dynamics,
+        n_steps: int,
+        seeds: Sequence[int],
+        observers: Sequence[Seen],
+    ) -> list[Followed[Seen]]:
+        """Run trajectories until observers stop them: together if the engine has a batch."""
+        if self._batch == 1:
+            return super().follow_all(starts, dynamics, n_steps, seeds, observers)
+        found: list[Followed[Seen]] = self._child.ask(
+            "follow", starts, dynamics, n_steps, seeds, observers
+        )
         return found
 
     def close(self) -> None:

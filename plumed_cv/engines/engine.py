@@ -151,7 +151,22 @@ class Engine(ABC):
 
     def _forces(self, positions: Array, cell: Array) -> Array:
         """Return the forces of structures as `forces` does, without its checks."""
-        return np.array([self.evaluate(structure, cell)[1] for structure in positions])
+        return self.evaluate_all(positions, cell)[1]
+
+    def evaluate_all(self, positions: Array, cell: Array) -> tuple[Array, Array]:
+        """Return energies (eV, (M,)) and forces (eV/angstrom) of structures, shape (M, N, 3).
+
+        This is for structures that belong together, such as the images of a path. An engine may
+        evaluate them in one call.
+
+        Raises
+        ------
+        UserError
+            As for `evaluate`.
+        """
+        found = [self.evaluate(structure, cell)[:2] for structure in positions]
+        energies, forces = zip(*found, strict=True)
+        return np.array(energies), np.array(forces)
 
     def _check_forces(self, positions: Array, cell: Array, found: Array) -> None:
         """Refuse forces that do not belong to their structures.
@@ -199,6 +214,32 @@ class Engine(ABC):
         UserError
             If the engine or PLUMED refuses its input, or the dynamics explodes.
         """
+
+    def run_all(
+        self, segments: Sequence[Segment], progress: Callable[[int], None] | None = None
+    ) -> list[SegmentResult]:
+        """Run segments that do not depend on each other, such as those of several walkers.
+
+        An engine may run them at the same time. Otherwise one runs after another.
+
+        Parameters
+        ----------
+        segments
+            The segments to run.
+        progress
+            As for `run`; called with the number of steps of all segments.
+
+        Raises
+        ------
+        UserError
+            As for `run`. The other segments end, too.
+        """
+        results: list[SegmentResult] = []
+        for segment in segments:
+            before = sum(result.n_steps for result in results)
+            heard = None if progress is None else (lambda done, n=before: progress(n + done))
+            results.append(self.run(segment, heard))
+        return results
 
     def follow(
         self, start: State, dynamics: Dynamics, n_steps: int, seed: int, observer: Seen
@@ -249,6 +290,23 @@ class Engine(ABC):
             start = result.end
             done += result.n_steps
         return Followed(done, start, observer)
+
+    def follow_all(
+        self,
+        starts: Sequence[State],
+        dynamics: Dynamics,
+        n_steps: int,
+        seeds: Sequence[int],
+        observers: Sequence[Seen],
+    ) -> list[Followed[Seen]]:
+        """Run trajectories that do not depend on each other, each as `follow` does.
+
+        An engine may run them at the same time. Otherwise one runs after another.
+        """
+        return [
+            self.follow(start, dynamics, n_steps, seed, observer)
+            for start, seed, observer in zip(starts, seeds, observers, strict=True)
+        ]
 
     def rescue(self, segment: Segment, n_steps: int) -> State | None:
         """Keep the first `n_steps` of a run that was ended early.
