@@ -146,6 +146,7 @@ def test_every_key_is_described() -> None:
     required = {name for name, default, _ in keys if default == "required"}
     assert required == {
         *("system.temperature_K", "engine.potential (lammps)", "engine.calculator (ase)"),
+        "engine.model (torch-sim)",
         *(f"engine.{name} (gromacs)" for name in ("mdp", "topology", "structure")),
     }
 
@@ -156,6 +157,16 @@ def test_every_engine_has_keys_of_its_own(tmp_path: Path) -> None:
     assert isinstance(found.engine, input_file.Ase)
     assert found.engine.arguments == {"x": [1, 2]}
     assert found.engine.directory == tmp_path
+    found = read(tmp_path, head + 'name = "torch-sim"\nmodel = "a.b"\narguments = {x = 1}')
+    assert isinstance(found.engine, input_file.TorchSim)
+    assert found.engine.walks_together
+    calculator, arguments = found.engine.maker
+    assert calculator == "plumed_cv.engines.batches.TorchSim"
+    assert arguments == {"model": "a.b", "arguments": {"x": 1}}
+    found = read(tmp_path, head + 'name = "torch-sim"\nmodel = "a.b"\nbatch = 1')
+    assert not found.engine.walks_together
+    with pytest.raises(UserError, match=r"engine\.batch = 0"):
+        read(tmp_path, head + 'name = "ase"\ncalculator = "a.B"\nbatch = 0')
     files = 'mdp = "a.mdp"\ntopology = "a.top"\nstructure = "a.gro"\n'
     found = read(tmp_path, head + 'name = "gromacs"\n' + files)
     assert isinstance(found.engine, input_file.Gromacs)

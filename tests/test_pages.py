@@ -392,7 +392,7 @@ def test_inputs(block: pages.Block, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def make_engine_files(
-    engine: input_file.Lammps | input_file.Gromacs | input_file.Ase,
+    engine: input_file.Lammps | input_file.Gromacs | input_file.Ase | input_file.TorchSim,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -406,7 +406,7 @@ def make_engine_files(
         shutil.move(folder / "md.mdp", folder / "run.mdp")
         shutil.copy(folder / "initial.xyz", folder / "atoms.xyz")
         return
-    if engine.name == "ase":
+    if isinstance(engine, input_file.CalculatorSection):
         atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     elif engine.units == "real":
         atoms = molecule("CH4", vacuum=5.0, pbc=True)

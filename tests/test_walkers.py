@@ -29,7 +29,7 @@ from plumed_cv.freeenergy import meanforce
 from plumed_cv.paths.path import load_path
 from plumed_cv.sampling.folders import read_colvar
 from plumed_cv.sampling.next_segment import prepare_segment
-from plumed_cv.sampling.walker import run_walker
+from plumed_cv.sampling.walker import run_walkers
 from plumed_cv.workflow import provenance
 from tests import vacancy
 
@@ -161,7 +161,7 @@ def test_a_heat_up_that_leaves_the_path_is_repeated(tasks: Tasks) -> None:
             update={"atom_deviation_limit_A": 0.5 * (first + second)}
         )
         task = replace(task, config=task.config.model_copy(update={"sampling": sampled}))
-        run_walker(task, engine)
+        run_walkers([task], engine)
         assert sum(part["n_steps"] for part in task.done()) == task.steps
         # Both walks of the second attempt are the same, and nothing of the first one is left.
         largest = read_colvar(task.home / "segment-000000" / "colvar")["ae.maxdev"]
@@ -173,7 +173,7 @@ def test_a_heat_up_that_leaves_the_path_is_repeated(tasks: Tasks) -> None:
             task, config=task.config.model_copy(update={"sampling": tight}), folder=empty
         )
         with pytest.raises(UserError, match="5 trajectories from the start of iteration 1"):
-            run_walker(never, engine)
+            run_walkers([never], engine)
 
 
 def test_two_walkers_from_the_command_line(example: Path, plugin: Path) -> None:
@@ -268,7 +268,7 @@ def test_two_processes_do_not_work_on_one_walker(
         sampling.open_engine(made[0].config, made[0].atoms) as engine,
         pytest.raises(UserError, match="walker-0000: another process works in this folder"),
     ):
-        sampling.run_walker(made[0], engine)
+        sampling.run_walkers(made[:1], engine)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -298,10 +298,10 @@ def test_a_file_ends_the_sampling(tasks: Tasks) -> None:
         with pytest.raises(
             UserError, match=r"stop: this file ends the sampling; run again to cont"
         ):
-            sampling.run_walker(task, engine)
+            sampling.run_walkers([task], engine)
         assert not task.done()
         (task.folder / "stop").unlink()
-        sampling.run_walker(task, engine)
+        sampling.run_walkers([task], engine)
     assert task.is_done
 
 

@@ -76,7 +76,7 @@ class AseEngine(Engine):
         bare.set_constraint()
         bare.arrays[HELD] = np.isin(np.arange(len(atoms)), self.held)
         self._plumed = plumed
-        self._batch = batch
+        self.batch = batch
         self._child = Child(
             AseWorker,
             calculator,
@@ -133,7 +133,7 @@ class AseEngine(Engine):
         self, segments: Sequence[Segment], progress: Callable[[int], None] | None = None
     ) -> list[SegmentResult]:
         """Run segments: together if the engine has a batch, each with a PLUMED of its own."""
-        if self._batch == 1:
+        if self.batch == 1:
             return super().run_all(segments, progress)
         return self._run(segments, progress)
 
@@ -173,7 +173,7 @@ class AseEngine(Engine):
         observers: Sequence[Seen],
     ) -> list[Followed[Seen]]:
         """Run trajectories until observers stop them: together if the engine has a batch."""
-        if self._batch == 1:
+        if self.batch == 1:
             return super().follow_all(starts, dynamics, n_steps, seeds, observers)
         found: list[Followed[Seen]] = self._child.ask(
             "follow", starts, dynamics, n_steps, seeds, observers

@@ -95,12 +95,16 @@ class Engine(ABC):
         Whether there are periodic boundaries along each lattice vector, shape (3,).
     held
         Fixed atoms, from 0.
+    batch
+        Largest number of structures that are evaluated in one call.
 
     Raises
     ------
     UserError
         If the cell is not of this kind, or there are other constraints.
     """
+
+    batch: int = 1
 
     def __init__(self, atoms: Atoms) -> None:
         self.symbols = tuple(atoms.symbols)
@@ -456,6 +460,25 @@ class EngineCalculator(Calculator):
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if self._engine.periodic.all():
             self.results["stress"] = stress
+
+    def calculate_together(self, images: Sequence[Atoms]) -> None:
+        """Fill `results` of the calculators of images in one cell, if the engine has batches.
+
+        Only images that have moved are calculated. All have calculators of this engine.
+        """
+        if self._engine.batch == 1:
+            return
+        wanted = ["energy", "forces"]
+        moved = [atoms for atoms in images if atoms.calc.calculation_required(atoms, wanted)]
+        if not moved:
+            return
+        for atoms in moved:
+            self._engine.check(atoms)
+        positions = np.array([atoms.positions for atoms in moved])
+        energies, forces = self._engine.evaluate_all(positions, cell_of(moved[0]))
+        for atoms, energy, own in zip(moved, energies.tolist(), forces, strict=True):
+            atoms.calc.atoms = atoms.copy()
+            atoms.calc.results = {"energy": energy, "free_energy": energy, "forces": own}
 
 
 def _check_cell(atoms: Atoms) -> None:

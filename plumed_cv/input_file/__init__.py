@@ -3,7 +3,7 @@
 `engines` has the keys of the engines, `sections` all others; `reading` reads and checks a file.
 """
 
-from plumed_cv.input_file.engines import ENGINES, Ase, Gromacs, Lammps
+from plumed_cv.input_file.engines import ENGINES, Ase, CalculatorSection, Gromacs, Lammps, TorchSim
 from plumed_cv.input_file.reading import describe_keys, load, validate
 from plumed_cv.input_file.sections import (
     CV,
@@ -19,6 +19,7 @@ __all__ = [
     "CV",
     "ENGINES",
     "Ase",
+    "CalculatorSection",
     "Config",
     "Gromacs",
     "Iteration",
@@ -27,6 +28,7 @@ __all__ = [
     "Rate",
     "Sampling",
     "System",
+    "TorchSim",
     "describe_keys",
     "load",
     "validate",

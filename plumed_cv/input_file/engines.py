@@ -41,6 +41,11 @@ class EngineSection(Section):
         return ()
 
     @property
+    def walks_together(self) -> bool:
+        """Whether all walkers run in one process, in batches."""
+        return False
+
+    @property
     def members(self) -> "list[Engine]":
         """The other potentials as sections of the input."""
         return [self._member(table) for table in self.committee]
@@ -49,7 +54,7 @@ class EngineSection(Section):
         section: dict[str, Any] = {"directory": self.directory}
         if "name" not in table:
             section = self.model_dump(exclude={"committee"})
-            if "calculator" in table:
+            if "calculator" in table or "model" in table:
                 section.pop("arguments", None)  # they are those of another calculator
         return _OneOfEngines(engine=section | table).engine
 
@@ -127,15 +132,15 @@ class Gromacs(EngineSection):
     )
 
 
-class Ase(EngineSection):
-    """Any calculator of ASE."""
+class CalculatorSection(EngineSection):
+    """Keys of engines that are calculators of ASE."""
 
-    name: Literal["ase"]
-    calculator: str = Field(
-        description="dotted name of a calculator class, or of a function that returns a calculator "
-        "(ase.calculators.emt.EMT)"
+    arguments: dict[str, Any] = Field({}, description="arguments of the calculator or model")
+    batch: Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="largest number of structures that are evaluated in one call. If it is larger "
+        "than 1, all walkers run in one process (docs/machine-learning.md)",
     )
-    arguments: dict[str, Any] = Field({}, description="arguments of the calculator")
     uncertainty: str | None = Field(
         None,
         description="key of the calculator's results with its own uncertainty of the forces, a "
@@ -147,8 +152,54 @@ class Ase(EngineSection):
         """PLUMED's bindings."""
         return ("plumed",)
 
+    @property
+    def walks_together(self) -> bool:
+        """Whether all walkers run in one process, in batches."""
+        return self.batch > 1
 
-ENGINES = (Lammps, Gromacs, Ase)
+    @property
+    def maker(self) -> tuple[str, dict[str, Any]]:
+        """Dotted name and arguments of the calculator."""
+        raise NotImplementedError
+
+
+class Ase(CalculatorSection):
+    """Any calculator of ASE."""
+
+    name: Literal["ase"]
+    calculator: str = Field(
+        description="dotted name of a calculator class, or of a function that returns a calculator "
+        "(ase.calculators.emt.EMT)"
+    )
+
+    @property
+    def maker(self) -> tuple[str, dict[str, Any]]:
+        """Dotted name and arguments of the calculator."""
+        return self.calculator, self.arguments
+
+
+class TorchSim(CalculatorSection):
+    """Any model of torch-sim."""
+
+    name: Literal["torch-sim"]
+    model: str = Field(
+        description="dotted name of a model class of torch-sim, or of a function that returns a "
+        "model"
+    )
+    batch: Annotated[int, Field(ge=1)] = Field(
+        16,
+        description="largest number of structures that are evaluated in one call. If it is larger "
+        "than 1, all walkers run in one process (docs/machine-learning.md)",
+    )
+
+    @property
+    def maker(self) -> tuple[str, dict[str, Any]]:
+        """Dotted name and arguments of the model as a calculator."""
+        arguments = {"model": self.model, "arguments": self.arguments}
+        return "plumed_cv.engines.batches.TorchSim", arguments
+
+
+ENGINES = (Lammps, Gromacs, Ase, TorchSim)
 
 
 def engine_name(section: Any) -> str:
@@ -161,7 +212,8 @@ def engine_name(section: Any) -> str:
 Engine = Annotated[
     Annotated[Lammps, Tag("lammps")]
     | Annotated[Gromacs, Tag("gromacs")]
-    | Annotated[Ase, Tag("ase")],
+    | Annotated[Ase, Tag("ase")]
+    | Annotated[TorchSim, Tag("torch-sim")],
     Discriminator(engine_name),
 ]
 
@@ -179,7 +231,7 @@ def first_mistake(error: ValidationError) -> str:
     place = ".".join(parts)
     if first["type"] == "union_tag_invalid":
         name = engine_name(first["input"])
-        return f"engine.name = {name!r}: the engines are lammps, gromacs and ase"
+        return f"engine.name = {name!r}: the engines are lammps, gromacs, ase and torch-sim"
     if first["type"] == "missing":
         return f"{place} is missing"
     if first["type"] == "extra_forbidden":

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -91,12 +91,13 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
     """
     for section, field in Config.model_fields.items():
         if section == "engine":
-            yield "engine.name", '"lammps"', "the engine: lammps, gromacs or ase"
+            yield "engine.name", '"lammps"', "the engine: lammps, gromacs, ase or torch-sim"
             yield from _keys("engine", EngineSection)
             for engine in ENGINES:
                 for key, default, meaning in _keys("engine", engine):
                     if key not in ("engine.name", "engine.directory", "engine.committee"):
-                        yield f"{key} ({engine.__name__.lower()})", default, meaning
+                        (name,) = get_args(engine.model_fields["name"].annotation)
+                        yield f"{key} ({name})", default, meaning
             continue
         section_model = field.annotation
         assert isinstance(section_model, type)

@@ -9,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from plumed_cv.input_file.engines import Ase, Engine, Positive, Section
+from plumed_cv.input_file.engines import CalculatorSection, Engine, Positive, Section
 from plumed_cv.setup.plumed_actions import actions_of, biases_of
 
 Count = Annotated[int, Field(gt=0)]
@@ -433,18 +433,20 @@ class Config(Section):
         limit, engine = self.sampling.model_deviation_limit, self.engine
         if limit == "off":
             return self
-        if not isinstance(engine, Ase):
+        if not isinstance(engine, CalculatorSection):
             raise ValueError(
-                f"sampling.model_deviation_limit = {limit!r}: only engine.name = 'ase' watches it "
-                "during the dynamics; for other engines, 'plumed-cv committee' marks the snapshots "
-                "beyond a limit"
+                f"sampling.model_deviation_limit = {limit!r}: only engine.name = 'ase' and "
+                "'torch-sim' watch it during the dynamics; for other engines, 'plumed-cv "
+                "committee' marks the snapshots beyond a limit"
             )
         if engine.uncertainty is None and not engine.committee:
             raise ValueError(
                 f"sampling.model_deviation_limit = {limit!r}: needs engine.committee, or the "
                 "calculator's own engine.uncertainty"
             )
-        if engine.uncertainty is None and not all(isinstance(e, Ase) for e in engine.members):
+        if engine.uncertainty is None and not all(
+            isinstance(each, CalculatorSection) for each in engine.members
+        ):
             raise ValueError(
                 f"sampling.model_deviation_limit = {limit!r}: every member of engine.committee "
                 "must be a calculator of ASE"

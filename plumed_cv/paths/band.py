@@ -3,7 +3,7 @@
 Lengths are in angstrom, energies in eV. K images of N atoms.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +69,7 @@ class Band(NEB):
 
     def get_forces(self) -> NDArray[np.float64]:
         """Return the forces on the inner images, shape ((K - 2) N, 3), eV/A."""
+        calculate_together(self.images[1:-1])
         flat = super().get_forces()  # type: ignore[no-untyped-call]
         forces = np.array(flat).reshape(self.nimages - 2, self.natoms, 3)
         self._heights = np.array(self.energies)
@@ -100,6 +101,13 @@ class Band(NEB):
             if self._heights[best] <= self._heights[image]:
                 return image
             image = best
+
+
+def calculate_together(images: Sequence[Atoms]) -> None:
+    """Fill the calculators of images in one call, if they are those of an engine that can."""
+    together = getattr(images[0].calc, "calculate_together", None)
+    if together is not None:
+        together(images)
 
 
 def minimise(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from plumed_cv.common.errors import UserError
-from plumed_cv.paths.band import SPRING_EV_A2, Band, Progress, minimise
+from plumed_cv.paths.band import SPRING_EV_A2, Band, Progress, calculate_together, minimise
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.structures import (
     cell_of,
@@ -299,13 +299,13 @@ def with_forces(
     progress
         Called with the number of completed images.
     """
-    complete = []
-    for image in images:
-        atoms = image.copy()
+    complete = [image.copy() for image in images]
+    for atoms in complete:
         atoms.calc = new_calculator()
+    calculate_together(complete)
+    for done, atoms in enumerate(complete, 1):
         _keep(atoms)
-        complete.append(atoms)
-        progress(len(complete))
+        progress(done)
     return complete
 
 

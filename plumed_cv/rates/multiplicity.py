@@ -165,7 +165,7 @@ def check_energies(engine: Engine, initial: Atoms, found: Multiplicity) -> None:
     """
     chosen = found.steps[:: max(1, len(found.steps) // MOST_ENERGIES)][:MOST_ENERGIES]
     cell = cell_of(initial)
-    energies = [engine.evaluate(initial.positions + step, cell)[0] for step in chosen]
+    energies, _ = engine.evaluate_all(initial.positions + chosen, cell)
     if max(energies) - min(energies) > ENERGY_EV:
         raise UserError(
             f"By the symmetry of the initial state there are {found.events} equivalent events, but "

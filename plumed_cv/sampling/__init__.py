@@ -8,7 +8,8 @@ Each walker has a folder with its segments. With one walker, this is the folder 
     iteration-n/shared/walker-w.state    exchange between the walkers (WALKERS_DIR of BABF)
 
 Several walkers or repetitions run through the interface of `concurrent.futures.Executor`, in
-processes of this machine or of a dask cluster that sees the same files. A `WalkerTask` describes
+processes of this machine or of a dask cluster that sees the same files. With an engine that
+evaluates structures in batches, they run in one process instead. A `WalkerTask` describes
 the work of a walker, and its folder contains all results. A later process with the same task
 continues after the last complete segment. Jobs of `plumed-cv sample` also keep the samples of a
 segment that was cut short. An ordinary run does not, because it must be repeatable to the last bit.
@@ -50,7 +51,7 @@ from plumed_cv.sampling.task import (
     open_engine,
     spread,
 )
-from plumed_cv.sampling.walker import prepare, run_walker
+from plumed_cv.sampling.walker import prepare, run_walkers
 from plumed_cv.sampling.walkers import open_cluster, open_executors, sample
 
 __all__ = [
@@ -72,7 +73,7 @@ __all__ = [
     "read_learned",
     "read_records",
     "remedy",
-    "run_walker",
+    "run_walkers",
     "sample",
     "share_discarded",
     "spread",

@@ -18,7 +18,7 @@ from plumed_cv.engines.gromacs import GromacsEngine
 from plumed_cv.engines.lammps import LammpsEngine
 from plumed_cv.engines.lammps_program import LammpsProgram
 from plumed_cv.freeenergy import meanforce
-from plumed_cv.input_file import Ase, Config, Gromacs, Lammps, Sampling
+from plumed_cv.input_file import CalculatorSection, Config, Gromacs, Lammps, Sampling
 from plumed_cv.sampling import guard
 from plumed_cv.sampling.folders import (
     count_steps,
@@ -212,7 +212,7 @@ class WalkerTask:
     def records(self) -> bool:
         """Whether the engine writes these forces while it runs; otherwise they are computed."""
         engine = self.config.engine
-        able = isinstance(engine, Ase) or (
+        able = isinstance(engine, CalculatorSection) or (
             isinstance(engine, Lammps) and engine.program is None and engine.coupling != "plumed"
         )
         return able and self.wants_forces
@@ -317,19 +317,21 @@ def open_engine(config: Config, atoms: Atoms) -> Engine:
                 options=section.options,
                 max_warnings=section.max_warnings,
             )
-        case Ase():
+        case CalculatorSection():
             watches = config.sampling.model_deviation_limit != "off"
             others = section.members if watches and section.uncertainty is None else []
+            calculator, arguments = section.maker
             return AseEngine(
-                section.calculator,
+                calculator,
                 atoms,
-                arguments=section.arguments,
+                arguments=arguments,
                 members=[
-                    (each.calculator, each.arguments, each.directory or Path())
+                    (*each.maker, each.directory or Path())
                     for each in others
-                    if isinstance(each, Ase)
+                    if isinstance(each, CalculatorSection)
                 ],
                 uncertainty=section.uncertainty if watches else None,
+                batch=section.batch,
                 directory=directory,
             )
     if section.program is not None:

@@ -1,10 +1,10 @@
-"""Share of one walker: segment after segment, from the existing ones to the last step."""
+"""Shares of walkers: segment after segment, from the existing ones to the last step."""
 
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,39 +41,68 @@ from plumed_cv.sampling.task import WalkerTask
 BEGINNINGS = 5  # attempts to heat the first segment: at high temperature, an atom may hop meanwhile
 PATIENCE_S = 30.0  # for a process that is being stopped, or whose parent was killed
 
+_Share = Generator[Segment, SegmentResult, None]
 
-def run_walker(
-    task: WalkerTask,
+
+def run_walkers(
+    tasks: Sequence[WalkerTask],
     engine: Engine,
     update: Update = lambda done, note: None,
     *,
     rescue: bool = False,
 ) -> None:
-    """Run the missing part of one walker's share.
+    """Run the missing part of the share of one walker, or of several together.
+
+    Several walkers begin their segments at the same time, and an engine may evaluate their
+    structures in batches. A walker whose segment the guard ends waits for the others.
 
     Parameters
     ----------
-    task
-        The share.
+    tasks
+        The shares.
     engine
-        The engine that runs it.
+        The engine that runs them.
     update
-        Called with the number of completed steps.
+        Called with the number of steps completed by these walkers.
     rescue
         Whether a segment that was cut short is continued from its last state instead of repeated.
 
     Raises
     ------
     UserError
-        If the engine refuses, the guard stops all trajectories, another process works there, or a
-        file `stop` appears in the folder of the iteration.
+        If the engine refuses, the guard stops all trajectories of a walker, another process works
+        there, or a file `stop` appears in the folder of the iteration.
     """
-    with at_work(task):
-        _check_states(task)
-        _take_in(task, engine)
-        if rescue:
-            _rescue(task, engine)
-        _run_segments(task, engine, update)
+    folder, sampling = tasks[0].folder, tasks[0].config.sampling
+    is_whole = len(tasks) == sampling.walkers * sampling.repetitions
+    with ExitStack() as stack:
+        waiting = [stack.enter_context(closing(_share(task, engine, rescue))) for task in tasks]
+        results: list[SegmentResult | None] = [None] * len(waiting)
+        while wanted := _next_segments(waiting, results):
+            k, steps = tasks[0].next, sum(count_steps(task.done()) for task in tasks)
+            note = describe_barrier(folder) if is_whole and k and k % 4 == 0 else ""
+
+            def progress(i: int, before: int = steps, note: str = note) -> None:
+                if (folder / "stop").exists():
+                    raise UserError(
+                        f"{folder / 'stop'}: this file ends the sampling; run again to continue."
+                    )
+                update(before + i, note)
+
+            progress(0)
+            waiting = [share for share, _ in wanted]
+            results = list(engine.run_all([segment for _, segment in wanted], progress))
+
+
+def _next_segments(
+    shares: Sequence[_Share], results: Sequence[SegmentResult | None]
+) -> list[tuple[_Share, Segment]]:
+    """Give shares the results of their segments; return those that go on, and their next ones."""
+    wanted = []
+    for share, result in zip(shares, results, strict=True):
+        with suppress(StopIteration):
+            wanted.append((share, next(share) if result is None else share.send(result)))
+    return wanted
 
 
 def prepare(tasks: Sequence[WalkerTask], engine: Engine) -> list[WalkerTask]:
@@ -142,32 +171,23 @@ def _check_states(task: WalkerTask) -> None:
         read_end(segment)
 
 
-def _run_segments(task: WalkerTask, engine: Engine, update: Update) -> None:
-    sampling, stop = task.config.sampling, task.folder / "stop"
-    several = sampling.walkers * sampling.repetitions > 1
-    done = task.done()
-    steps = count_steps(done)
-    while steps < task.steps:
-        k = task.next
-        segment = prepare_segment(task, done)
-        note = describe_barrier(task.folder) if k and k % 4 == 0 and not several else ""
-
-        def progress(i: int, before: int = steps, note: str = note) -> None:
-            if stop.exists():
-                raise UserError(f"{stop}: this file ends the sampling; run again to continue.")
-            update(before + i, note)
-
-        progress(0)
-        outcome = engine.run(segment, progress)
-        for attempt in range(1, BEGINNINGS):
-            if not _left_at_once(segment, outcome):
-                break
-            segment = prepare_segment(task, done, attempt)
-            outcome = engine.run(segment, progress)
-        if not outcome.stopped:
-            _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
-        done.append(_keep(task, segment, outcome, engine))
-        steps += outcome.n_steps
+def _share(task: WalkerTask, engine: Engine, rescue: bool) -> _Share:
+    """Yield the missing segments of a walker, and receive their results."""
+    with at_work(task):
+        _check_states(task)
+        _take_in(task, engine)
+        if rescue:
+            _rescue(task, engine)
+        done = task.done()
+        while count_steps(done) < task.steps:
+            for attempt in range(BEGINNINGS):
+                segment = prepare_segment(task, done, attempt)
+                outcome = yield segment
+                if not _left_at_once(segment, outcome):
+                    break
+            if not outcome.stopped:
+                _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
+            done.append(_keep(task, segment, outcome, engine))
 
 
 def _left_at_once(segment: Segment, outcome: SegmentResult) -> bool:
@@ -352,7 +372,7 @@ def _write_mean_force(task: WalkerTask, folder: Path, engine: Engine, counted: s
     Parameters
     ----------
     task, engine
-        As for `run_walker`.
+        As for `run_walkers`.
     folder
         The folder of the segment, with the snapshots that count.
     counted

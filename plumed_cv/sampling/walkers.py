@@ -1,4 +1,4 @@
-"""All walkers of an iteration: one in this process, or several in processes or on a cluster."""
+"""All walkers of an iteration: in this process, in processes of their own or on a cluster."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from plumed_cv.engines import Engine
 from plumed_cv.input_file import Config
 from plumed_cv.sampling.folders import count_steps, describe_barrier, list_segments_of, read_records
 from plumed_cv.sampling.task import WalkerTask, open_engine
-from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walker
+from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walkers
 
 _POLL_S = 0.5  # seconds between checks of the progress of the walkers
 
@@ -29,10 +29,10 @@ def sample(tasks: Sequence[WalkerTask], engine: Engine, update: Update) -> float
     Parameters
     ----------
     tasks
-        One task for each walker of each repetition. A single one runs in this process, unless the
-        input names a scheduler.
+        One task for each walker of each repetition. A single one runs in this process, and so do
+        all of an engine with batches, unless the input names a scheduler.
     engine
-        The engine of a walker that runs in this process.
+        The engine of walkers that run in this process.
     update
         Called with the number of steps completed by all walkers.
 
@@ -41,9 +41,11 @@ def sample(tasks: Sequence[WalkerTask], engine: Engine, update: Update) -> float
     UserError
         If a walker cannot continue. The others have then done their shares, and results are kept.
     """
-    if len(tasks) == 1 and tasks[0].config.sampling.scheduler is None:
+    config = tasks[0].config
+    together = len(tasks) == 1 or config.engine.walks_together
+    if together and config.sampling.scheduler is None:
         (tasks[0].folder / "stop").unlink(missing_ok=True)
-        run_walker(tasks[0], engine, update)
+        run_walkers(tasks, engine, update)
     else:
         _run_at_once(tasks, update)
     return max(float(sum(part["seconds"] for part in task.done())) for task in tasks)
@@ -109,7 +111,7 @@ def _watch(tasks: Sequence[WalkerTask], futures: Sequence[Future[None]], update:
 def _work(task: WalkerTask) -> None:
     """Do a task in a process."""
     with open_engine(task.config, task.atoms) as engine:
-        run_walker(task, engine)
+        run_walkers([task], engine)
 
 
 @contextmanager

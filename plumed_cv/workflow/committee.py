@@ -305,12 +305,14 @@ class _Computer:
         try:
             for segment, frames in missing.items():
                 positions = read_all_positions(segment / "snapshots.dcd")
-                for i in frames:
-                    energy, forces, _ = engine.evaluate(positions[i], cell)
-                    name = name_snapshot(self.iteration, segment, i)
-                    own.rows[name] = self._row(positions[i], cell, energy, forces)
-                    own.forces[name] = forces[self.variable.serials - 1].astype(np.float32)
-                    done += 1
+                for begin in range(0, len(frames), engine.batch):
+                    part = frames[begin : begin + engine.batch]
+                    found = engine.evaluate_all(positions[part], cell)
+                    for i, energy, forces in zip(part, *found, strict=True):
+                        name = name_snapshot(self.iteration, segment, i)
+                        own.rows[name] = self._row(positions[i], cell, float(energy), forces)
+                        own.forces[name] = forces[self.variable.serials - 1].astype(np.float32)
+                    done += len(part)
                     update(done, "")
                     if time.monotonic() > written + _SAVE_S:
                         own.write(store)

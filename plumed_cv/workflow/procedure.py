@@ -173,7 +173,7 @@ def sample(
         sampling.open_engine(config, task.atoms) as engine,
         reporter.task(f"iteration {n}: bABF sampling", task.steps) as update,
     ):
-        sampling.run_walker(task, engine, update, rescue=True)
+        sampling.run_walkers([task], engine, update, rescue=True)
 
 
 def _path(config: Config, files: RunDirectory, engine: Engine, reporter: Reporter) -> EnergyPath:

@@ -192,6 +192,12 @@ def ase(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
     return AseEngine("ase.calculators.lj.LennardJones", atoms, arguments=arguments)
 
 
+def ase_batch(atoms: Atoms, epsilon: float, folder: Path) -> Engine:
+    arguments = {"sigma": SIGMA, "epsilon": epsilon, "rc": CUTOFF}
+    where = Path(__file__).parent
+    return AseEngine("together.Pairs", atoms, arguments=arguments, batch=4, directory=where)
+
+
 KITS = {
     "lammps": Kit(
         lambda a, e, f: LammpsEngine(lammps_commands(e), a, species=("Ar", "Kr")), records=True
@@ -200,6 +206,7 @@ KITS = {
         lammps_program, skips_start=False, hands_kt=False, starts_for_each=True, clusters="NOPBC"
     ),
     "ase": Kit(ase, records=True),
+    "ase-batch": Kit(ase_batch, records=True),
     "gromacs-double": Kit(gromacs, hands_energy=False, overshoot=100, follows=False, clusters=None),
 }
 

@@ -71,3 +71,21 @@ def test_other_models_of_the_package_are_other_potentials(tmp_path: Path) -> Non
         ) as engine:
             forces.append(engine.evaluate(atoms.positions, atoms.cell.array)[1])
     assert 1e-3 < np.abs(forces[0] - forces[1]).max() < 1.0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_batch_has_the_numbers_of_one_after_another() -> None:
+    atoms = salt()
+    noise = np.random.default_rng(2).normal(scale=0.06, size=(5, len(atoms), 3))
+    structures = atoms.positions + noise
+    structures[2] += atoms.cell.array[0]  # outside the cell
+    arguments = {"use_device": "cpu"}
+    with AseEngine(
+        "plumed_cv.engines.batches.chgnet", atoms, arguments=arguments, batch=2
+    ) as engine:
+        energies, forces = engine.evaluate_all(structures, atoms.cell.array)
+        for k, structure in enumerate(structures):
+            energy, own, _ = engine.evaluate(structure, atoms.cell.array)
+            assert energies[k] == pytest.approx(energy, abs=1e-4)
+            np.testing.assert_allclose(forces[k], own, atol=1e-4)
+    assert np.ptp(energies) > 1e-2
