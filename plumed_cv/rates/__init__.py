@@ -12,7 +12,7 @@ symmetry of the initial state.
 """
 
 from plumed_cv.rates.events import Events
-from plumed_cv.rates.shots import Leg, Outcome, Relaxed, Shooter, Shot, spread_order
+from plumed_cv.rates.shots import Leg, Outcome, Relaxed, Shooter, Shot, Task, spread_order
 from plumed_cv.rates.surface import (
     NoShotsError,
     Snapshot,
@@ -34,6 +34,7 @@ __all__ = [
     "Shot",
     "Snapshot",
     "Surface",
+    "Task",
     "Transmission",
     "as_json",
     "estimate_transmission",

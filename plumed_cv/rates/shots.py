@@ -214,6 +214,9 @@ class Outcome(NamedTuple):
     ends: tuple[Relaxed | None, Relaxed | None]
 
 
+Task = tuple[tuple[str, int], Array, int]  # name and number of a snapshot, its positions, a seed
+
+
 @dataclass(frozen=True)
 class Shooter:
     """Makes shots; it can be sent to another process.
@@ -245,47 +248,46 @@ class Shooter:
     residence_fs: float
     longest_fs: float
 
-    def shoot(
-        self, engine: Engine, snapshot: tuple[str, int], positions: Array, seed: int
-    ) -> Outcome:
-        """Follow a pair of trajectories that start from a structure.
+    def shoot(self, engine: Engine, tasks: Sequence[Task]) -> list[Outcome]:
+        """Follow pairs of trajectories from several structures, which an engine may run together.
 
         Parameters
         ----------
         engine
             Runs the trajectories.
-        snapshot
-            As in `Shot`.
-        positions
-            The structure, (N, 3).
-        seed
-            Random seed of velocities and thermostat.
+        tasks
+            Name and number of a snapshot, its positions (N, 3) and a random seed, for each pair.
         """
-        sources = np.random.SeedSequence(seed).spawn(3)
-        xi = float(
-            self.variable.value(positions[self.variable.serials - 1], self.cell).reshape(-1)[0]
-        )
-        velocities, speed = self.velocities(
-            positions, engine.masses, np.random.default_rng(sources[0]), engine.held
-        )
-        legs, ends, steps = [], [], 0
-        for sign, source in ((1.0, sources[1]), (-1.0, sources[2])):
-            watch = self._watch(xi, sign > 0)
-            start = State(positions, self.cell, sign * velocities)
-            most = max(1, round(self.longest_fs / self.dynamics.timestep_fs))
-            followed = engine.follow(
-                start, self.dynamics, most, int(source.generate_state(1)[0]), watch
+        origins, starts, seeds, watches = [], [], [], []
+        for _, positions, seed in tasks:
+            sources = np.random.SeedSequence(seed).spawn(3)
+            xi = float(
+                self.variable.value(positions[self.variable.serials - 1], self.cell).reshape(-1)[0]
             )
-            watch = followed.observer
-            steps += followed.n_steps
-            end = None
-            if watch.end == "left":
-                end, more = relax(engine, followed.end.positions, self.cell)
-                steps += more
-            legs.append(self._leg(watch))
-            ends.append(end)
-        shot = Shot(snapshot, xi, speed, legs[0], legs[1], steps)
-        return Outcome(shot, (ends[0], ends[1]))
+            velocities, speed = self.velocities(
+                positions, engine.masses, np.random.default_rng(sources[0]), engine.held
+            )
+            origins.append((xi, speed))
+            for sign, source in ((1.0, sources[1]), (-1.0, sources[2])):
+                starts.append(State(positions, self.cell, sign * velocities))
+                seeds.append(int(source.generate_state(1)[0]))
+                watches.append(self._watch(xi, sign > 0))
+        most = max(1, round(self.longest_fs / self.dynamics.timestep_fs))
+        followed = engine.follow_all(starts, self.dynamics, most, seeds, watches)
+        outcomes = []
+        for k, ((snapshot, _, _), (xi, speed)) in enumerate(zip(tasks, origins, strict=True)):
+            legs, ends, steps = [], [], 0
+            for one in followed[2 * k : 2 * k + 2]:
+                steps += one.n_steps
+                end = None
+                if one.observer.end == "left":
+                    end, more = relax(engine, one.end.positions, self.cell)
+                    steps += more
+                legs.append(self._leg(one.observer))
+                ends.append(end)
+            shot = Shot(snapshot, xi, speed, legs[0], legs[1], steps)
+            outcomes.append(Outcome(shot, (ends[0], ends[1])))
+        return outcomes
 
     def velocities(
         self,

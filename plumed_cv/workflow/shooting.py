@@ -5,7 +5,7 @@ of a batch in this process, or in parallel in one process for each walker.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,18 +47,20 @@ MOVED = 0.1  # if a surface or a core moves farther than this, in xi, its shots 
 LARGEST_ERROR = 0.5  # relative error allowed for a step that contributes little to the whole
 LEAST_KAPPA = 1e-3  # replaces a coefficient of 0 when times are divided among steps
 
-Task = tuple[tuple[str, int], Array, int]  # name and number of a snapshot, its positions, a seed
-
 
 class Workers:
-    """Makes shots in this process, or in parallel in one process for each walker."""
+    """Makes shots in this process, or in parallel in one process for each walker.
+
+    An engine that evaluates structures in batches makes them together in this process.
+    """
 
     def __init__(self, config: Config, initial: Atoms, engine: Engine) -> None:
         self._config, self._initial, self._engine = config, initial, engine
         self._number = min(config.sampling.walkers, BATCH // VELOCITIES)
 
-    def __enter__(self) -> Callable[[rates.Shooter, Sequence[Task]], list[rates.Outcome]]:
-        if self._number == 1 and self._config.sampling.scheduler is None:
+    def __enter__(self) -> Callable[[rates.Shooter, Sequence[rates.Task]], list[rates.Outcome]]:
+        here = self._number == 1 or self._config.engine.walks_together
+        if here and self._config.sampling.scheduler is None:
             return self._here
         self._pool = sampling.open_executors(self._config, self._number)
         self._executors = self._pool.__enter__()
@@ -68,10 +70,10 @@ class Workers:
         if hasattr(self, "_pool"):
             self._pool.__exit__(*error)
 
-    def _here(self, shooter: rates.Shooter, tasks: Sequence[Task]) -> list[rates.Outcome]:
-        return list(_shoot(self._engine, shooter, tasks))
+    def _here(self, shooter: rates.Shooter, tasks: Sequence[rates.Task]) -> list[rates.Outcome]:
+        return shooter.shoot(self._engine, tasks)
 
-    def _at_once(self, shooter: rates.Shooter, tasks: Sequence[Task]) -> list[rates.Outcome]:
+    def _at_once(self, shooter: rates.Shooter, tasks: Sequence[rates.Task]) -> list[rates.Outcome]:
         parts = [tasks[k :: self._number] for k in range(self._number)]
         futures = [
             executor.submit(_work, self._config, self._initial, shooter, part)
@@ -82,18 +84,11 @@ class Workers:
 
 
 def _work(
-    config: Config, initial: Atoms, shooter: rates.Shooter, tasks: Sequence[Task]
+    config: Config, initial: Atoms, shooter: rates.Shooter, tasks: Sequence[rates.Task]
 ) -> list[rates.Outcome]:
     """Make the shots of one process in a batch."""
     with sampling.open_engine(config, initial) as engine:
-        return list(_shoot(engine, shooter, tasks))
-
-
-def _shoot(
-    engine: Engine, shooter: rates.Shooter, tasks: Sequence[Task]
-) -> Iterator[rates.Outcome]:
-    for snapshot, positions, seed in tasks:
-        yield shooter.shoot(engine, snapshot, positions, seed)
+        return shooter.shoot(engine, tasks)
 
 
 @dataclass
@@ -333,7 +328,7 @@ class Stage:
 
     def _task(
         self, chosen: Sequence[rates.Snapshot], order: NDArray[np.int64], name: str, number: int
-    ) -> Task:
+    ) -> rates.Task:
         """Return the start of shot `number`."""
         from plumed_cv.structures.trajectory import read_positions  # importing mdtraj takes 1 s
 

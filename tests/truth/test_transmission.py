@@ -76,13 +76,13 @@ def shots(
         residence_fs=1000 * residence_ps,
         longest_fs=1000 * max(20.0, 10 * residence_ps),
     )
-    found = []
+    tasks = []
     for k in range(number):
         s = WELL.length * (at + rng.uniform(-0.02, 0.02))
         y = rng.normal(scale=(KT / WELL.stiffness) ** 0.5, size=len(WELL.basis) - 1)
         positions = WELL.positions(np.array([s, *y]))
-        found.append(shooter.shoot(engine, (f"{k:06d}", 0), positions, k).shot)
-    return found
+        tasks.append(((f"{k:06d}", 0), positions, k))
+    return [outcome.shot for outcome in shooter.shoot(engine, tasks)]
 
 
 def above(at: float) -> Callable[[Array], Array]:
