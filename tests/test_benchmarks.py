@@ -13,6 +13,7 @@ from plumed_cv.setup.kernel import Plumed
 REPOSITORY = Path(__file__).parents[1]
 # For each script: what makes it short, and the call.
 SHORT = {
+    "batches": "it.STEPS = 2; it.main()",
     "babf_2d": "it.BINS, it.STEPS, it.REPETITIONS = (25,), 2000, 1; it.main()",
     "engines": "it.LENGTHS = {'lammps': (200, 100), 'ase': (20, 10)}; it.main()",
     "size": "sys.argv = ['size', '--atoms', '127', '--steps', '400']; it.main()",
@@ -29,6 +30,8 @@ SHORT = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_benchmark_runs(name: str, plumed_installation: Plumed, plugin: Path) -> None:
+    if name == "batches":
+        pytest.importorskip("chgnet", reason="there is no chgnet: pip install chgnet")
     code = f"import sys, python.benchmarks.{name} as it; {SHORT[name]}"
     done = subprocess.run(
         [sys.executable, "-c", code, "--quick"][: 3 if name == "babf_2d" else 4],

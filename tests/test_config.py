@@ -163,6 +163,10 @@ def test_every_engine_has_keys_of_its_own(tmp_path: Path) -> None:
     calculator, arguments = found.engine.maker
     assert calculator == "plumed_cv.engines.batches.TorchSim"
     assert arguments == {"model": "a.b", "arguments": {"x": 1}}
+    other = '\ncommittee = [{model = "c.d"}, {arguments = {x = 2}}]'
+    found = read(tmp_path, head + 'name = "torch-sim"\nmodel = "a.b"\nbatch = 4' + other)
+    members = [each for each in found.engine.members if isinstance(each, input_file.TorchSim)]
+    assert [(each.model, each.batch) for each in members] == [("c.d", 16), ("a.b", 4)]
     found = read(tmp_path, head + 'name = "torch-sim"\nmodel = "a.b"\nbatch = 1')
     assert not found.engine.walks_together
     with pytest.raises(UserError, match=r"engine\.batch = 0"):

@@ -76,7 +76,10 @@ class TorchSim(Calculator):
 
     def _evaluate(self, structures: Sequence[Atoms]) -> dict[str, Array]:
         """What the model returns for structures, in double precision."""
-        state = self._to_state(list(structures), self._model.device, self._model.dtype)
+        inside = [atoms.copy() for atoms in structures]
+        for atoms in inside:
+            atoms.wrap()  # far from the cell, positions in single precision are worse
+        state = self._to_state(inside, self._model.device, self._model.dtype)
         periodic = np.broadcast_to(np.asarray(state.pbc), 3)
         if not np.array_equal(periodic, structures[0].pbc):
             raise UserError(

@@ -55,7 +55,8 @@ class EngineSection(Section):
         if "name" not in table:
             section = self.model_dump(exclude={"committee"})
             if "calculator" in table or "model" in table:
-                section.pop("arguments", None)  # they are those of another calculator
+                for key in ("arguments", "batch"):  # they are those of another calculator
+                    section.pop(key, None)
         return _OneOfEngines(engine=section | table).engine
 
     @model_validator(mode="after")

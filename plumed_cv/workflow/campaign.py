@@ -366,7 +366,8 @@ def _check_inputs(catalogue: Catalogue, harmonic: bool, jobs: int, scheduler: st
         if harmonic:
             with naming(file):
                 check_one_cell(config)
-        cores = 1 if harmonic else config.sampling.walkers * config.sampling.repetitions
+        together = harmonic or config.engine.walks_together
+        cores = 1 if together else config.sampling.walkers * config.sampling.repetitions
         if scheduler is None and jobs > 1 and jobs * cores > n_cores():
             raise UserError(
                 f"--jobs {jobs}: {file} runs {cores} processes for each event, {jobs * cores} in "

@@ -58,6 +58,8 @@ def what_a_fast_kernel_saves(task: WalkerTask, plumed: Plumed) -> str | None:
     left = (task.steps - sum(int(part["n_steps"]) for part in done)) * taken / n_steps
     if in_plumed is None or left < SLOW_S:
         return None
+    if task.config.engine.walks_together:  # all of them took this time, one after another
+        in_plumed *= task.config.sampling.walkers * task.config.sampling.repetitions
     share = min(1.0, in_plumed / taken)
     fast = left * (1.0 - share * (1.0 - _SHARE_LEFT))
     if left - fast < _WORTH * left:
