@@ -1,7 +1,7 @@
 """Calculators that evaluate several structures in one call.
 
-A small structure occupies a GPU, or even one core, badly: most of the time of a call does not
-depend on its size. A calculator of ASE that can evaluate structures together has the method
+For a small structure, part of the time of a call does not depend on the number of atoms. This
+matters most on a GPU. A calculator of ASE that can evaluate structures together has the method
 
     calculate_batch(structures: Sequence[Atoms]) -> tuple[energies, forces]
 

@@ -8,7 +8,9 @@ has its own PLUMED with the linear CV and bABF, and all share one estimate. The 
 
 - alone: by the calculator of the package, one walker after another (engine.batch = 1);
 - single: one walker after another too, but by the call for batches, with one structure in each;
-- batch: all walkers together, 16 structures in each call (engine.batch = 16).
+- batch: all walkers together, 16 structures in each call (engine.batch = 16),
+
+all with one thread.
 
 The machine may be shared, so the three are measured in turn. The fastest of each counts, which
 other processes disturb least. The script also prints the processor time of a step.
@@ -46,10 +48,8 @@ POTENTIALS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"model": "7net-0", "device": "cpu"},
     ),
 }
-SIZES = {7: (1, 1, 1), 31: (2, 2, 1)}  # cubic cells for each number of atoms
-CASES = [
-    (name, atoms, threads) for atoms, threads in ((7, 1), (7, 2), (31, 1)) for name in POTENTIALS
-]
+SIZES = {7: (1, 1, 1), 15: (2, 1, 1)}  # cubic cells for each number of atoms
+CASES = [(name, n_atoms) for n_atoms in SIZES for name in POTENTIALS]
 
 
 def main() -> None:
@@ -63,9 +63,11 @@ def main() -> None:
         results = json.loads(arguments.table.read_text())
     else:
         cases, repetitions = (CASES[:1], 1) if arguments.quick else (CASES, REPETITIONS)
-        results = [measure(*case, repetitions) for case in cases]
-    if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+        results = []
+        for case in cases:
+            results.append(measure(*case, repetitions))
+            if arguments.output:
+                arguments.output.write_text(json.dumps(results, indent=1) + "\n")
     show(results)
 
 
@@ -79,10 +81,10 @@ def end_states(n_atoms: int) -> tuple[Atoms, Atoms]:
     return initial, final
 
 
-def measure(name: str, n_atoms: int, threads: int, repetitions: int) -> dict[str, Any]:
+def measure(name: str, n_atoms: int, repetitions: int) -> dict[str, Any]:
     """Return steps a second and processor time of a step (ms), for each way to run."""
     own, together, arguments = POTENTIALS[name]
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes of the engines
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes of the engines
     initial, final = end_states(n_atoms)
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -107,7 +109,7 @@ def measure(name: str, n_atoms: int, threads: int, repetitions: int) -> dict[str
                     values = found.setdefault(way, {"steps_per_s": [], "processor_ms": []})
                     values["steps_per_s"].append(WALKERS * STEPS / seconds)
                     values["processor_ms"].append(1e3 * processor / (WALKERS * STEPS))
-    return {"potential": name, "atoms": n_atoms, "threads": threads} | {
+    return {"potential": name, "atoms": n_atoms} | {
         way: {
             "steps_per_s": max(values["steps_per_s"]),
             "processor_ms": min(values["processor_ms"]),
@@ -157,22 +159,20 @@ def processor_seconds() -> float:
 
 def show(results: list[dict[str, Any]]) -> None:
     """Print a table."""
-    print(
-        "| potential | atoms | threads | alone | single | batch | batch / alone | batch / single |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print("| potential | atoms | alone | single | batch | batch / alone | batch / single |")
+    print("|---|---|---|---|---|---|---|")
     for case in results:
         speeds = [case[way]["steps_per_s"] for way in ("alone", "single", "batch")]
         gains = [speeds[2] / speed for speed in speeds[:2]]
-        cells = [case["potential"], str(case["atoms"]), str(case["threads"])]
+        cells = [case["potential"], str(case["atoms"])]
         cells += [f"{speed:.1f}" for speed in speeds] + [f"{gain:.2f}" for gain in gains]
         print(f"| {' | '.join(cells)} |")
     print("\nProcessor time of a step (ms):\n")
-    print("| potential | atoms | threads | alone | single | batch |")
-    print("|---|---|---|---|---|---|")
+    print("| potential | atoms | alone | single | batch |")
+    print("|---|---|---|---|---|")
     for case in results:
         times = [f"{case[way]['processor_ms']:.0f}" for way in ("alone", "single", "batch")]
-        cells = [case["potential"], str(case["atoms"]), str(case["threads"]), *times]
+        cells = [case["potential"], str(case["atoms"]), *times]
         print(f"| {' | '.join(cells)} |")
 
 
