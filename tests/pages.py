@@ -7,16 +7,21 @@ A command that no test can run says so in its page, in a comment that readers do
 holds for all lines, of any page, that begin with the command.
 """
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ase.io
+import numpy as np
 import typer.main
+from ase import Atoms
 
 from plumed_cv.cli import app
 from plumed_cv.input_file import Config
+from plumed_cv.structures import held_atoms
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -86,6 +91,23 @@ def execute_python(page: Path, first: int | None = None) -> dict[str, Any]:
     for block in [block for block in blocks(page) if block.kind == "python"][:first]:
         exec(compile(block.text, page.name, "exec"), found)
     return found
+
+
+def check_end_states(page: Path, folder: Path, expected: Sequence[Atoms]) -> None:
+    """Compare the end states that the Python block of a page writes with those of its script."""
+    assert [block.kind for block in blocks(page)].count("python") == 1
+    with contextlib.chdir(folder):
+        execute_python(page)
+    for name, state in zip(("initial", "final"), expected, strict=True):
+        found = ase.io.read(folder / f"{name}.xyz")
+        assert isinstance(found, Atoms)
+        np.testing.assert_allclose(found.positions, state.positions, atol=1e-7)
+        periodic = state.pbc
+        np.testing.assert_array_equal(found.pbc, periodic)
+        np.testing.assert_allclose(
+            found.cell.array[periodic], state.cell.array[periodic], atol=1e-7
+        )
+        np.testing.assert_array_equal(held_atoms(found), held_atoms(state))
 
 
 def check_numbers(page: Path, printed: str, least: int) -> None:

@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.constraints import FixAtoms
 
 from plumed_cv import input_file, workflow
@@ -23,18 +21,8 @@ from tests import pages
 PAGE = pages.DOCS / "surfaces.md"
 
 
-def test_the_page_builds_the_structures_of_the_script(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert [block.kind for block in pages.blocks(PAGE)].count("python") == 1
-    monkeypatch.chdir(tmp_path)
-    pages.execute_python(PAGE)
-    for name, expected in zip(("initial", "final"), surfaces.end_states(), strict=True):
-        found = ase.io.read(tmp_path / f"{name}.xyz")
-        assert isinstance(found, Atoms)
-        np.testing.assert_allclose(found.positions, expected.positions, atol=1e-7)
-        np.testing.assert_array_equal(held_atoms(found), held_atoms(expected))
-        assert found.pbc.tolist() == [True, True, False]
+def test_the_page_builds_the_structures_of_the_script(tmp_path: Path) -> None:
+    pages.check_end_states(PAGE, tmp_path, surfaces.end_states())
 
 
 def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
