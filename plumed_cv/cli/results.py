@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +118,14 @@ def label(
     seed: Annotated[
         int | None, typer.Option(min=0, help="seed of the random choice; 1 if absent")
     ] = None,
+    uncertain: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="instead, so many structures around the path in which the committee of the run "
+            "disagrees most, for training alone",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="structures that came back with energies and forces")
     ] = None,
@@ -132,9 +141,22 @@ def label(
     Choose 100 structures: plumed-cv label demo/run -n 100 -o labels.xyz
 
     When they have come back: plumed-cv label demo/run --labels computed.xyz
+
+    Only to train the model: plumed-cv label demo/run --uncertain 20 -o uncertain.xyz
     """
     from plumed_cv import report, workflow
 
+    choice = {"--number": number, "--training": training, "--seed": seed}
+    if uncertain is not None:
+        _refuse_beside("--uncertain", choice | {"--labels": labels})
+        target = output or run_directory / "uncertain.xyz"
+        check_extended_xyz(target)
+        rows = workflow.find_uncertain(run_directory, uncertain, target, Bars())
+        if as_json:
+            print(json.dumps(rows, indent=2, allow_nan=False))
+        else:
+            print(f"Structures to compute: {target}")
+        return
     if labels is None:
         target = output or run_directory / "labels.xyz"
         if output is not None:
@@ -152,16 +174,19 @@ def label(
         else:
             print(f"Structures to compute: {target}")
         return
-    given = {"--number": number, "--output": output, "--training": training, "--seed": seed}
-    for name, value in given.items():
-        if value is not None:
-            raise UserError(f"{name}: is for choosing structures; leave it out with --labels.")
+    _refuse_beside("--labels", choice | {"--output": output})
     result = workflow.label.correct(run_directory, labels, Bars())
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
         print_correction(result)
         print(f"Report: {report.write(run_directory)}")
+
+
+def _refuse_beside(option: str, others: Mapping[str, object]) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name}: has no effect with {option}; leave one of them out.")
 
 
 def report(

@@ -35,7 +35,8 @@ the run has converged. `transmission` adds the rate to the
 answer, `shooting` makes the trajectories for it, and `rate_of_steps` computes it. `committee` finds
 the error of the potential, `marks` the snapshots in which potentials disagree, and `deviation` the
 limit at which the dynamics ends for that reason. `label` corrects the answer by structures of a
-better method, with `label_candidates`, `label_structures` and `label_correction`.
+better method, with `label_candidates`, `label_structures` and `label_correction`; `label_ascent`
+finds structures in which a committee disagrees most.
 `harmonic_theory` has the harmonic rate and the number of equivalent events, `temperatures` runs at
 several temperatures, and `beginning` what one of them hands over to the next. `zero_kelvin` gets
 the energy along a path back, without dynamics. `answer` (with `rate`) is the result as an object,
@@ -66,6 +67,7 @@ from plumed_cv.workflow.harmonic_theory import (
     surface_rate,
 )
 from plumed_cv.workflow.keys import as_json, minima_of, profile_as_json, surfaces_of
+from plumed_cv.workflow.label_ascent import find_uncertain
 from plumed_cv.workflow.mep import find_path, read_end_states
 from plumed_cv.workflow.procedure import NoBarrierError
 from plumed_cv.workflow.production import export
@@ -113,6 +115,7 @@ __all__ = [
     "explain_unknown_error",
     "export",
     "find_path",
+    "find_uncertain",
     "fit_in_words",
     "in_words",
     "is_series",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 
@@ -228,6 +229,23 @@ def test_a_run_has_the_barriers_of_its_members(finished: Path, tmp_path: Path) -
     assert "name = straighter" in text
 
 
+def test_structures_in_which_the_members_disagree_most(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "uncertain.xyz"
+    done = called("label", finished, "--uncertain", "5", "-o", file, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    for row in rows:
+        assert row["deviation_eV"] > 0.0
+    assert np.median([row["deviation_eV"] for row in rows]) > 0.01
+    structures = ase.io.read(file, ":")
+    cv = CollectiveVariable.load(finished / "cv.safetensors")
+    for atoms, row in zip(structures, rows, strict=True):
+        assert atoms.info["label_use"] == "training"
+        assert row["xi"] == atoms.info["label_xi"]
+        found = cv.value(atoms.positions[cv.serials - 1], cell_of(atoms))
+        assert found[0] == pytest.approx(row["xi"], abs=1e-5)
+
+
 def test_refusals(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -236,6 +254,8 @@ def test_refusals(finished: Path, tmp_path: Path) -> None:
     (run / "provenance.json").write_text(json.dumps(starts))
     with pytest.raises(UserError, match=r"there is no engine\.committee in the input"):
         workflow.committee.compute_committee(run)
+    with pytest.raises(UserError, match=r"there is no engine\.committee in the input"):
+        workflow.find_uncertain(run, 3, tmp_path / "uncertain.xyz")
     (run / "result.json").unlink()
     with pytest.raises(UserError, match="is not the directory of a finished run"):
         workflow.committee.compute_committee(run)
