@@ -22,6 +22,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_BATCH = (
+    "largest number of structures that are evaluated in one call. If it is larger than 1, all "
+    "walkers run in one process (docs/machine-learning.md)"
+)
+
+
 class EngineSection(Section):
     """Keys of every engine."""
 
@@ -137,11 +143,7 @@ class CalculatorSection(EngineSection):
     """Keys of engines that are calculators of ASE."""
 
     arguments: dict[str, Any] = Field({}, description="arguments of the calculator or model")
-    batch: Annotated[int, Field(ge=1)] = Field(
-        1,
-        description="largest number of structures that are evaluated in one call. If it is larger "
-        "than 1, all walkers run in one process (docs/machine-learning.md)",
-    )
+    batch: Annotated[int, Field(ge=1)] = Field(1, description=_BATCH)
     uncertainty: str | None = Field(
         None,
         description="key of the calculator's results with its own uncertainty of the forces, a "
@@ -187,11 +189,7 @@ class TorchSim(CalculatorSection):
         description="dotted name of a model class of torch-sim, or of a function that returns a "
         "model"
     )
-    batch: Annotated[int, Field(ge=1)] = Field(
-        16,
-        description="largest number of structures that are evaluated in one call. If it is larger "
-        "than 1, all walkers run in one process (docs/machine-learning.md)",
-    )
+    batch: Annotated[int, Field(ge=1)] = Field(16, description=_BATCH)
 
     @property
     def maker(self) -> tuple[str, dict[str, Any]]:

@@ -207,8 +207,7 @@ def _complete(
     folder, iteration = _folder(files, result), files.iteration(result["answer_iteration"])
     folder.mkdir(exist_ok=True)
     variable = CollectiveVariable.load(files.cv(result["answer_iteration"] - 1))
-    configs = [config.model_copy(update={"engine": each}) for each in config.engine.members]
-    configs = [config.model_copy(update={"engine": _alone(config)}), *configs]
+    configs = list_potentials(config)
     stores = [folder / f"potential-{k}.npz" for k in range(len(configs))]
     values = [
         _Values.read(store, provenance.potential_of(each))
@@ -244,9 +243,10 @@ def _complete(
     return result
 
 
-def _alone(config: Config) -> Any:
-    """The engine of the run without its committee."""
-    return config.engine.model_copy(update={"committee": []})
+def list_potentials(config: Config) -> list[Config]:
+    """Return the input with the potential of the run alone, and with that of each member."""
+    alone = config.engine.model_copy(update={"committee": []})
+    return [config.model_copy(update={"engine": each}) for each in (alone, *config.engine.members)]
 
 
 def choose_snapshots(segments: Sequence[Path], number: int) -> dict[Path, list[int]]:

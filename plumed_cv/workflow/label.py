@@ -100,14 +100,7 @@ def choose(
                 f"{len(found.names)} whole snapshots, and at least {FEWEST} are needed."
             )
         initial = read_end_states(config)[0]
-        cell = cell_of(initial)
-        u = np.concatenate(
-            [
-                found.variable.displacements(part[:, found.variable.serials - 1], cell)
-                for part in found.positions()
-            ]
-        )
-        x = found.variable.components(u)
+        x = found.components(cell_of(initial))
         xi = found.variable.encode(x)[:, 0]
         disagreement = measure_disagreement(found, xi)
         sizes = compute_sizes(found, xi) * (0.5 + 0.5 * disagreement)

@@ -30,6 +30,7 @@ from plumed_cv.engines import Engine
 from plumed_cv.structures import cell_of
 from plumed_cv.structures.frame import Array
 from plumed_cv.workflow import provenance
+from plumed_cv.workflow.committee import list_potentials
 from plumed_cv.workflow.label_candidates import Candidates, find_candidates, read_positions_of
 from plumed_cv.workflow.label_structures import TRAINING, make_structure, write_structures
 from plumed_cv.workflow.mep import read_end_states
@@ -154,8 +155,7 @@ def find_uncertain(
     """
     reporter = reporter or Log()
     files, config = provenance.read_finished_run(directory)
-    members = config.engine.members
-    if not members:
+    if not config.engine.members:
         raise UserError(
             f"{directory}: there is no engine.committee in the input, so nothing disagrees; name "
             "other potentials there, and run again."
@@ -164,14 +164,11 @@ def find_uncertain(
     found = find_candidates(files, CANDIDATES, directory)
     initial = read_end_states(config)[0]
     starts = _choose_starts(found, cell_of(initial), number)
-    alone = config.engine.model_copy(update={"committee": []})
     rows, structures = [], []
     with ExitStack() as stack:
         engines = [
-            stack.enter_context(
-                sampling.open_engine(config.model_copy(update={"engine": each}), initial)
-            )
-            for each in (alone, *members)
+            stack.enter_context(sampling.open_engine(each, initial))
+            for each in list_potentials(config)
         ]
         calculator = Disagreement(engines, initial, units.kB * config.system.temperature_K)
         with reporter.task("disagreement of the committee: ascent", number) as update:
@@ -196,11 +193,8 @@ def find_uncertain(
 
 def _choose_starts(found: Candidates, cell: Array, number: int) -> list[tuple[Array, float]]:
     """Positions and xi of snapshots that are evenly spread from the first minimum to the last."""
-    variable, basins = found.variable, found.curves.basins
-    nodes = found.curves.grid.nodes
-    xi = np.concatenate(
-        [variable.value(part[:, variable.serials - 1], cell)[:, 0] for part in found.positions()]
-    )
+    basins, nodes = found.curves.basins, found.curves.grid.nodes
+    xi = found.variable.encode(found.components(cell))[:, 0]
     first, last = nodes[basins.minima[0]], nodes[basins.minima[-1]]
     nearest = [int(abs(xi - at).argmin()) for at in np.linspace(first, last, number)]
     rows = [{"name": found.names[k]} for k in nearest]

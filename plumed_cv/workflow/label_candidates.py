@@ -74,6 +74,12 @@ class Candidates:
         for segment, frames in self.wanted.items():
             yield read_all_positions(segment / "snapshots.dcd")[frames]
 
+    def components(self, cell: Array) -> Array:
+        """Principal components of the snapshots, (M, D), angstrom."""
+        chosen = self.variable.serials - 1
+        u = [self.variable.displacements(part[:, chosen], cell) for part in self.positions()]
+        return self.variable.components(np.concatenate(u))
+
 
 def find_candidates(
     files: RunDirectory,
