@@ -9,6 +9,7 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 
+from plumed_cv import input_file
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
 from plumed_cv.cv import symmetry
@@ -19,9 +20,10 @@ from plumed_cv.rates.multiplicity import (
     count_equivalent_events,
     count_saddle_points,
 )
-from plumed_cv.structures import cell_of, orient
+from plumed_cv.structures import cell_of, has_kinds_by_moment, orient
 from plumed_cv.workflow.directory import RunDirectory
 from plumed_cv.workflow.harmonic_theory import count_events
+from plumed_cv.workflow.mep import read_end_states
 
 BCC = bulk("Fe", "bcc", a=2.87, cubic=True).repeat(3)
 FCC = bulk("Cu", "fcc", a=3.6, cubic=True).repeat(2)
@@ -58,6 +60,33 @@ def test_isotopes_and_ions_are_different_kinds(name: str, heavy: float) -> None:
         for atoms in (initial, final):
             atoms.set_array(name, values.copy())
         assert count_equivalent_events(initial, final).events == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "expected"),
+    [
+        ('potential = ["pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe"]', 8),
+        ('name = "ase"\ncalculator = "ase.calculators.emt.EMT"', 1),
+    ],
+)
+def test_moments_count_where_a_calculator_may_use_them(
+    tmp_path: Path, engine: str, expected: int
+) -> None:
+    """ASE gives iron a magnetic moment, and an atom that is added has none."""
+    initial, final = hop(BCC)
+    moving = int(np.linalg.norm(final.positions - initial.positions, axis=1).argmax())
+    for name, atoms in (("initial", initial), ("final", final)):
+        atoms.set_initial_magnetic_moments([2.3] * len(atoms))
+        atoms.arrays["initial_magmoms"][moving] = 0.0
+        atoms.write(tmp_path / f"{name}.xyz")
+    file = tmp_path / "iron.toml"
+    file.write_text(
+        '[system]\ninitial = "initial.xyz"\nfinal = "final.xyz"\ntemperature_K = 300.0\n'
+        f"[engine]\n{engine}\n"
+    )
+    start, end = read_end_states(input_file.load(file))
+    assert has_kinds_by_moment(start) == (expected == 1)
+    assert count_equivalent_events(start, end).events == expected
 
 
 @pytest.mark.parametrize(
@@ -237,3 +266,20 @@ def test_a_path_beside_a_mirror_plane_is_one_of_two(
     known = read_json(files.multiplicity)
     assert (known["multiplicity"], known["reverse_multiplicity"]) == (12, 12)
     assert (expected or "None") in str(known["multiplicity_note"])
+
+
+def test_the_run_says_that_moments_tell_atoms_apart(tmp_path: Path) -> None:
+    initial, final = hop(FCC)
+    middle = initial.copy()
+    half, _ = find_mic(final.positions - initial.positions, initial.cell)
+    middle.positions += 0.5 * half
+    for atoms in (initial, middle, final):
+        atoms.set_initial_magnetic_moments([1.0, *[0.0] * (len(atoms) - 1)])
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
+    files = RunDirectory(tmp_path)
+    EnergyPath((initial, middle, final), "path").save(files.path)
+    with AseEngine("ase.calculators.emt.EMT", initial) as engine:
+        count_events(files, engine)
+    known = read_json(files.multiplicity)
+    assert known["multiplicity"] < 12
+    assert "different initial magnetic moments" in known["multiplicity_note"]

@@ -190,7 +190,8 @@ def _discover(
 
 def _read(structure: Path, config: Config) -> Atoms:
     """Read the state, rotated as engines need it, with the fixed atoms of the input."""
-    atoms = read_oriented(structure, fixed=config.system.fixed)
+    moments = config.engine.may_use_moments
+    atoms = read_oriented(structure, fixed=config.system.fixed, moments=moments)
     if not cell_of(atoms).any():
         raise UserError(
             f"{structure}: is not periodic; equivalent events are told by the symmetry of a "

@@ -52,6 +52,11 @@ class EngineSection(Section):
         return False
 
     @property
+    def may_use_moments(self) -> bool:
+        """Whether the energy may depend on magnetic moments: of calculators of ASE alone."""
+        return any(isinstance(each, Ase) for each in (self, *self.members))
+
+    @property
     def members(self) -> "list[Engine]":
         """The other potentials as sections of the input."""
         return [self._member(table) for table in self.committee]

@@ -139,6 +139,18 @@ def held_atoms(atoms: Atoms) -> NDArray[np.int64]:
     return np.flatnonzero(held)
 
 
+def forget_moments(atoms: Atoms) -> None:
+    """Remove initial magnetic moments, on which an interatomic potential does not depend."""
+    atoms.arrays.pop("initial_magmoms", None)
+
+
+def has_kinds_by_moment(atoms: Atoms) -> bool:
+    """Whether atoms that are alike otherwise have different magnetic moments."""
+    without = atoms.copy()
+    forget_moments(without)
+    return len(set(kinds_of(atoms))) > len(set(kinds_of(without)))
+
+
 def kinds_of(atoms: Atoms) -> list[str]:
     """Name the kind of each atom: its element, and its own mass, moment and charge if given.
 

@@ -11,7 +11,7 @@ from ase.io.formats import UnknownFileTypeError
 
 from plumed_cv.common.errors import UserError, naming
 from plumed_cv.structures import lammps_files
-from plumed_cv.structures.atoms import fix, has_forces, held_atoms, orient
+from plumed_cv.structures.atoms import fix, forget_moments, has_forces, held_atoms, orient
 
 
 def read_structure(path: Path | str, species: Sequence[str] | None = None) -> Atoms:
@@ -31,7 +31,11 @@ def read_structure(path: Path | str, species: Sequence[str] | None = None) -> At
 
 
 def read_oriented(
-    path: Path | str, species: Sequence[str] | None = None, fixed: str | None = None
+    path: Path | str,
+    species: Sequence[str] | None = None,
+    fixed: str | None = None,
+    *,
+    moments: bool = True,
 ) -> Atoms:
     """Read the structure of a file, rotated as engines need it, with its fixed atoms.
 
@@ -41,6 +45,8 @@ def read_oriented(
         The file and its elements, see `read_structures`.
     fixed
         Serial numbers of the atoms to fix, as in `system.fixed`; if None, those of the file stay.
+    moments
+        Whether initial magnetic moments are kept.
 
     Raises
     ------
@@ -51,6 +57,8 @@ def read_oriented(
     atoms = read_structure(path, species)
     with naming(path):
         atoms = orient(atoms)
+        if not moments:
+            forget_moments(atoms)
         if fixed is not None:
             fix(atoms, fixed)
         held_atoms(atoms)  # refuses other constraints

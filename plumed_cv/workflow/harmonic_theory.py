@@ -27,6 +27,7 @@ from plumed_cv.rates.multiplicity import (
     count_equivalent_events,
     count_saddle_points,
 )
+from plumed_cv.structures import has_kinds_by_moment
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.keys import relative_populations
@@ -411,6 +412,12 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
                     f"The path goes over one of {equal} equal saddle points between the same "
                     "states. The rate contains the others only if the dynamics crosses them, too; "
                     f"if it crosses one, the rate of the event is {equal} times as high."
+                )
+            elif has_kinds_by_moment(images[0]):
+                known["multiplicity_note"] = (
+                    "Atoms of one element have different initial magnetic moments. They count as "
+                    "different atoms in the number of equivalent events; if the calculator does "
+                    "not use the moments, remove them from the structures."
                 )
         except UserError as reason:
             known["multiplicity_note"] = str(reason)

@@ -27,6 +27,7 @@ from plumed_cv.structures import (
     drift_of,
     find_meant_order,
     fix,
+    forget_moments,
     has_forces,
     held_atoms,
     hold,
@@ -83,7 +84,10 @@ def read_end_states(
     species = types_of(config)
     files = (config.system.initial, config.system.final)
     _check_numbers(config, files)
-    initial, final = (read_oriented(file, species, config.system.fixed) for file in files)
+    initial, final = (
+        read_oriented(file, species, config.system.fixed, moments=config.engine.may_use_moments)
+        for file in files
+    )
     names = f"{files[0]} and {files[1]}"
     with naming(names):
         check_end_states(initial, final)
@@ -129,6 +133,9 @@ def _images(config: Config, say: Callable[[str], None] = lambda text: None) -> l
     files = config.path.file
     _check_numbers(config, files if isinstance(files, list) else [files])
     images = read_images(config.path.file, say, types_of(config))
+    if not config.engine.may_use_moments:
+        for image in images:
+            forget_moments(image)
     if config.system.fixed is not None:
         for image in images:
             with naming(f"system.fixed, {name_of(config.path.file)}"):
