@@ -46,6 +46,8 @@ def run_crystal(folder: Path, name: str) -> Found:
         "multiplicity": result["multiplicity"],
         "tst_rate_per_s": result["tst_rate_per_s"],
         "tst_rate_error_per_s": result["tst_rate_error_per_s"],
+        "transmission": result.get("transmission"),
+        "transmission_error": result.get("transmission_error"),
         "barrier_0K_eV": found["barrier_eV"],
         "harmonic_flux_barrier_eV": found["rates"][0]["flux_barrier_eV"],
         "harmonic_rate_per_s": found["rates"][0]["rate_per_s"],
@@ -59,8 +61,23 @@ def show_crystal(found: Found) -> None:
     for number, part in enumerate(found["iterations"], 1):
         show_iteration(number, part)
     print(f"harmonic rate: {found['harmonic_rate_per_s']:.2e} 1/s")
-    print(f"rate of one event: {found['tst_rate_per_s']:.2e} 1/s", end="")
-    print(f" +- {found['tst_rate_error_per_s']:.1e} 1/s; {found['multiplicity']} equivalent events")
+    print(f"rate of transition state theory: {tst_rate(found)}", end="")
+    print(f"; {found['multiplicity']} equivalent events")
+
+
+def tst_rate(found: Found) -> str:
+    """The rate of transition state theory of one event, in words."""
+    return f"{found['tst_rate_per_s']:.2e} ± {found['tst_rate_error_per_s']:.1e} 1/s"
+
+
+def kappa(found: Found) -> str:
+    """The transmission coefficient, in words."""
+    return with_error(found["transmission"], found["transmission_error"], "").strip()
+
+
+def flux_barrier(part: Found) -> str:
+    """The flux barrier of an iteration, in words."""
+    return with_error(part["flux_barrier_eV"], part["flux_barrier_error_eV"], "eV")
 
 
 def show_zero_kelvin(found: Found) -> None:
@@ -71,5 +88,4 @@ def show_zero_kelvin(found: Found) -> None:
 
 def show_iteration(number: int, part: Found) -> None:
     """Print the flux barrier of an iteration, which are numbered from 1."""
-    value = with_error(part["flux_barrier_eV"], part["flux_barrier_error_eV"], "eV")
-    print(f"iteration {number} ({part['kind']} CV): flux barrier {value}")
+    print(f"iteration {number} ({part['kind']} CV): flux barrier {flux_barrier(part)}")

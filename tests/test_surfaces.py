@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.constraints import FixAtoms
+from ase.io import read
 
 from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
@@ -15,19 +17,27 @@ from plumed_cv.rates.multiplicity import count_equivalent_events
 from plumed_cv.structures import cell_of, drift_of, held_atoms
 from plumed_cv.structures.frame import displacements
 from plumed_cv.workflow.mep import check_partial_rotation, check_rotation
-from python import surfaces, worked_case
+from python import surfaces
 from tests import pages
 
 PAGE = pages.DOCS / "surfaces.md"
+SHORT = (
+    surfaces.INPUT.format(steps=30_000, temperature_K=500.0)
+    + "\n[path]\nimages = 9\n\n[iteration]\nmaximum = 2\n\n[rate]\nenabled = false\n"
+)
 
 
 def test_the_page_builds_the_structures_of_the_script(tmp_path: Path) -> None:
     pages.check_end_states(PAGE, tmp_path, surfaces.end_states())
+    _, expected = surfaces.end_states("exchange")
+    found = read(tmp_path / "exchange.xyz")
+    assert isinstance(found, Atoms)
+    np.testing.assert_allclose(found.positions, expected.positions, atol=1e-7)
 
 
 def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
-    worked_case.show_crystal(json.loads(surfaces.DATA.read_text(encoding="utf-8")))
-    pages.check_numbers(PAGE, capsys.readouterr().out, least=7)
+    surfaces.show(json.loads(surfaces.DATA.read_text(encoding="utf-8")))
+    pages.check_numbers(PAGE, capsys.readouterr().out, least=20)
 
 
 def test_four_equivalent_hops() -> None:
@@ -60,7 +70,7 @@ def test_operations_of_the_path_keep_the_fixed_atoms() -> None:
 @pytest.mark.parametrize("periodic", [0, 1])
 def test_what_rotates_freely_is_refused(tmp_path: Path, periodic: int) -> None:
     initial, final = surfaces.end_states()
-    text = surfaces.INPUT.format(steps=1000)
+    text = surfaces.INPUT.format(steps=1000, temperature_K=500.0)
     (tmp_path / "surface.toml").write_text(text)
     for held, sentence in (([0, 1], "rotates"), ([0, 1, 2], None)):
         for name, atoms in (("initial", initial), ("final", final)):
@@ -93,7 +103,7 @@ def test_harmonic_theory_refuses_a_rotation_that_it_cannot_remove(
 ) -> None:
     """It is refused before the path is computed."""
     initial, final = surfaces.end_states()
-    (tmp_path / "surface.toml").write_text(surfaces.INPUT.format(steps=1000))
+    (tmp_path / "surface.toml").write_text(surfaces.INPUT.format(steps=1000, temperature_K=500.0))
     for name, atoms in (("initial", initial), ("final", final)):
         atoms.pbc = [True] * periodic + [False] * (3 - periodic)
         atoms.set_constraint(FixAtoms(held) if held else None)
@@ -108,9 +118,26 @@ def test_harmonic_theory_refuses_a_rotation_that_it_cannot_remove(
 
 
 @pytest.mark.slow
+def test_an_exchange_with_an_atom_of_the_surface(tmp_path: Path) -> None:
+    """Flux barriers within five standard errors of harmonic theory, at a temperature where this is
+    right to 2 %: odds of one in a million. Both atoms move, and the CV depends on both."""
+    text = SHORT.replace("500.0", "300.0")
+    found = surfaces.run_event(tmp_path, "exchange", text)
+    for part in found["iterations"]:
+        off = part["flux_barrier_eV"] - found["harmonic_flux_barrier_eV"]
+        assert abs(off) < 5 * part["flux_barrier_error_eV"]
+    assert found["multiplicity"] == 4
+    initial, final = surfaces.end_states("exchange")
+    step = np.linalg.norm(final.positions - initial.positions, axis=1)
+    assert set(np.flatnonzero(step > 1.0) + 1) <= set(
+        CollectiveVariable.load(tmp_path / "run" / "cv-1.safetensors").serials
+    )
+
+
+@pytest.mark.slow
 def test_a_run_with_fixed_layers(tmp_path: Path) -> None:
     """Flux barriers within five standard errors of harmonic theory: odds of one in a million."""
-    found = surfaces.run(tmp_path, steps=30_000)
+    found = surfaces.run_event(tmp_path, "hop", SHORT)
     parts = found["iterations"]
     assert isinstance(parts, list)
     for part in parts:
