@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import pytest
 from ase import Atoms
@@ -13,16 +14,18 @@ from plumed_cv import input_file
 from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import read_json
 from plumed_cv.cv import symmetry
+from plumed_cv.cv.projection import linear
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.path import EnergyPath
 from plumed_cv.rates.multiplicity import (
     check_energies,
     count_equivalent_events,
-    count_saddle_points,
+    find_saddle_points,
 )
 from plumed_cv.structures import cell_of, has_kinds_by_moment, orient
+from plumed_cv.workflow import saddle_points
 from plumed_cv.workflow.directory import RunDirectory
-from plumed_cv.workflow.harmonic_theory import count_events
+from plumed_cv.workflow.harmonic_theory import count_events, escape_rate
 from plumed_cv.workflow.mep import read_end_states
 
 BCC = bulk("Fe", "bcc", a=2.87, cubic=True).repeat(3)
@@ -132,7 +135,7 @@ def test_saddle_points_beside_the_line_have_equal_ones(
     across = np.cross(normal, step / np.linalg.norm(step))
     saddle = initial.positions.copy()
     saddle[mover] += 0.5 * step + aside[0] * across + aside[1] * normal
-    assert count_saddle_points(initial, final, saddle) == expected
+    assert len(find_saddle_points(initial, final, saddle)) == expected
 
 
 def test_a_tetragonal_cell_tells_the_neighbours_apart() -> None:
@@ -245,10 +248,8 @@ def test_energies_say_whether_the_potential_has_the_symmetry() -> None:
         check_energies(engine, initial, found)
 
 
-@pytest.mark.parametrize(("aside_A", "expected"), [(0.0, None), (0.4, "one of 2 equal saddle")])
-def test_a_path_beside_a_mirror_plane_is_one_of_two(
-    aside_A: float, expected: str | None, tmp_path: Path
-) -> None:
+def path_over(aside_A: float) -> EnergyPath:
+    """A path of a vacancy in copper whose saddle point lies beside the line of the hop."""
     initial, final = hop(FCC)
     top = initial.copy()
     mover = int(np.linalg.norm(final.positions - initial.positions, axis=1).argmax())
@@ -259,13 +260,59 @@ def test_a_path_beside_a_mirror_plane_is_one_of_two(
     for atoms, energy in ((initial, 0.0), (top, 1.0), (final, 0.0)):
         forces = np.zeros_like(atoms.positions)
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    return EnergyPath((initial, top, final), "path")
+
+
+@pytest.mark.parametrize(("aside_A", "expected"), [(0.0, 1), (0.4, 2)])
+def test_a_path_beside_a_mirror_plane_is_one_of_two(
+    aside_A: float, expected: int, tmp_path: Path
+) -> None:
     files = RunDirectory(tmp_path)
-    EnergyPath((initial, top, final), "path").save(files.path)
-    with AseEngine("ase.calculators.emt.EMT", initial) as engine:
+    path = path_over(aside_A)
+    path.save(files.path)
+    with AseEngine("ase.calculators.emt.EMT", path.images[0]) as engine:
         count_events(files, engine)
     known = read_json(files.multiplicity)
     assert (known["multiplicity"], known["reverse_multiplicity"]) == (12, 12)
-    assert (expected or "None") in str(known["multiplicity_note"])
+    assert known["equal_saddle_points"] == expected
+
+
+@pytest.mark.parametrize(
+    ("others", "crossed", "words", "factor"),
+    [
+        (0, 1, "this one alone. The rate is that over one of them; the rate of the event is 2", 2),
+        (60, 2, "crosses them all. The rate contains all", 1),
+        (12, None, "it is unknown whether", None),
+    ],
+)
+def test_snapshots_tell_which_saddle_points_are_crossed(
+    others: int, crossed: int | None, words: str, factor: float | None, tmp_path: Path
+) -> None:
+    """Of 100 snapshots at the dividing surface, some are at the saddle point beyond the mirror."""
+    path, files = path_over(0.4), RunDirectory(tmp_path)
+    path.save(files.path)
+    initial, top, final = path.images
+    species, cell = initial.get_chemical_symbols(), cell_of(initial)
+    variable = linear(species, cell, initial.positions, final.positions)
+    variable.save(files.cv(0))
+    other = 2.0 * (initial.positions + 0.5 * (final.positions - initial.positions)) - top.positions
+    rng = np.random.default_rng(3)
+    frames = np.array([other] * others + [top.positions] * (100 - others))
+    frames += rng.normal(scale=0.05, size=frames.shape)
+    segment = files.iteration(1) / "segment-000001"
+    segment.mkdir(parents=True)
+    (segment / "segment.json").write_text("{}")
+    box = {"cell_lengths": np.full((100, 3), 7.2), "cell_angles": np.full((100, 3), 90.0)}
+    with mdtraj.formats.DCDTrajectoryFile(str(segment / "snapshots.dcd"), "w") as stream:
+        stream.write(frames.astype(np.float32), **box)
+    result = {"equal_saddle_points": 2, "answer_iteration": 1, "dividing_surface": 0.5}
+    found = saddle_points.count_crossed(files, result)
+    assert found["crossed_saddle_points"] == crossed
+    assert words in found["multiplicity_note"]
+    assert saddle_points.factor_of(result | found) == factor
+    rate = {"multiplicity": 12, "rate_per_s": 1e6, "rate_error_factor": 1.1}
+    total = escape_rate(result | found | rate)["escape_rate_per_s"]
+    assert total == (None if factor is None else pytest.approx(12e6 * factor))
 
 
 def test_the_run_says_that_moments_tell_atoms_apart(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def count_equivalent_events(
     return Multiplicity(np.array(events), len(operations), tolerance_A)
 
 
-def count_saddle_points(
+def find_saddle_points(
     initial: Atoms, final: Atoms, saddle: Array, tolerance_A: float = symmetry.TOLERANCE_A
-) -> int:
-    """Count the saddle points between two states that their symmetry makes out of one.
+) -> Array:
+    """Find the saddle points between two states that their symmetry makes out of one.
 
     A saddle point beside a mirror plane of the process has an equal one on the other side.
 
@@ -113,8 +113,9 @@ def count_saddle_points(
 
     Returns
     -------
-    int
-        1 without a cell.
+    Array
+        Displacements from the initial state to each, shape (number, N, 3), angstrom. The given one
+        is first, and the only one without a cell.
 
     Raises
     ------
@@ -122,23 +123,23 @@ def count_saddle_points(
         If the initial state is a perfect crystal with too many operations.
     """
     cell, drift = cell_of(initial), drift_of(initial)
-    if not cell.any():
-        return 1
     step, top = (
         displacements(positions, cell, initial.positions, cell, drift)
         for positions in (final.positions, saddle)
     )
+    found: list[Array] = [top]
+    if not cell.any():
+        return np.stack(found)
     operations = symmetry.find_space_group(
         kinds_of(initial), initial.positions, cell, tolerance_A, held_atoms(initial)
     )
     limit = min(2.0 * tolerance_A, 0.5 * float(np.linalg.norm(step, axis=1).max()))
-    found: list[Array] = []
     for operation in operations:
         if _apart(operation.turn(step), step) < limit:  # it keeps both states
             image = operation.turn(top)
             if all(_apart(image, other) >= limit for other in found):
                 found.append(image)
-    return len(found)
+    return np.stack(found)
 
 
 def _apart(u: Array, other: Array) -> float:

@@ -34,6 +34,7 @@ from plumed_cv.common.files import locked, read_json, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.events.catalogue import INPUT, Catalogue, Event, read_catalogue
 from plumed_cv.setup.tools import n_cores
+from plumed_cv.workflow import saddle_points
 from plumed_cv.workflow.allocation import raise_work
 from plumed_cv.workflow.harmonic_theory import check_one_cell, rate_of
 from plumed_cv.workflow.provenance import check_same_energies, refuse_other_input
@@ -236,11 +237,14 @@ def _of_runs(
             outdated.append({"temperature_K": result["temperature_K"], "reason": reason})
             continue
         rate, _, factor, source = rate_of(result)
+        note = result.get("rate_note")
+        if (paths := saddle_points.factor_of(result)) is None:
+            note = "; ".join(filter(None, (note, result["multiplicity_note"].rstrip("."))))
         row = _row(event, result["temperature_K"], source, rate, factor) | {
             "transmission": result.get("transmission"),
             "flux_barrier_eV": result.get("flux_barrier_eV"),
             "converged": result["converged"],
-            "rate_note": result.get("rate_note"),
+            "rate_note": note,
             "directory": file.parent.relative_to(catalogue.root).as_posix(),
         }
         if source != "transition state theory":
@@ -254,6 +258,9 @@ def _of_runs(
             row["reverse_rate_per_s"] = result.get("reverse_rate_per_s")
             row["reverse_error_factor"] = result.get("reverse_rate_error_factor")
             _by_detailed_balance(row)
+        for key in ("rate_per_s", "tst_rate_per_s", "reverse_rate_per_s"):
+            if row[key] is not None:  # all equal saddle points belong to the event
+                row[key] *= paths or 1.0
         rows.append(row)
     aside = [each for each in aside if not _has([*rows, *outdated], each["temperature_K"])]
     return rows, [*aside, *outdated]

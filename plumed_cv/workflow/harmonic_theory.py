@@ -25,10 +25,10 @@ from plumed_cv.rates import stationary
 from plumed_cv.rates.multiplicity import (
     check_energies,
     count_equivalent_events,
-    count_saddle_points,
+    find_saddle_points,
 )
 from plumed_cv.structures import has_kinds_by_moment
-from plumed_cv.workflow import provenance
+from plumed_cv.workflow import provenance, saddle_points
 from plumed_cv.workflow.directory import RunDirectory, claimed
 from plumed_cv.workflow.keys import relative_populations
 from plumed_cv.workflow.mep import check_partial_rotation, find_path, read_end_states, read_path
@@ -250,7 +250,7 @@ def _as_dict(
         )
     ends, equal = (path.images[0], path.images[-1]), 1
     with suppress(UserError):  # too many operations to try
-        equal = count_saddle_points(*ends, rate.saddle.positions)
+        equal = len(find_saddle_points(*ends, rate.saddle.positions))
     if equal > 1:
         notes.append(
             f"The symmetry of the end states makes {equal} saddle points out of this one. The "
@@ -390,7 +390,10 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
     if files.multiplicity.exists():
         return
     known: dict[str, Any] = dict.fromkeys(
-        ("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A", "multiplicity_note")
+        (
+            *("multiplicity", "reverse_multiplicity", "multiplicity_tolerance_A"),
+            *("multiplicity_note", "equal_saddle_points"),
+        )
     )
     path = read_path(files) if files.path.exists() else None
     if path is None or not path.images[0].pbc.any():
@@ -406,14 +409,9 @@ def count_events(files: RunDirectory, engine: Engine) -> None:
                 check_energies(engine, images[start], found)
                 known[f"{name}multiplicity"] = found.events
                 known["multiplicity_tolerance_A"] = found.tolerance_A
-            equal = count_saddle_points(images[0], images[-1], images[top].positions)
-            if equal > 1:
-                known["multiplicity_note"] = (
-                    f"The path goes over one of {equal} equal saddle points between the same "
-                    "states. The rate contains the others only if the dynamics crosses them, too; "
-                    f"if it crosses one, the rate of the event is {equal} times as high."
-                )
-            elif has_kinds_by_moment(images[0]):
+            equal = len(find_saddle_points(images[0], images[-1], images[top].positions))
+            known["equal_saddle_points"] = equal
+            if has_kinds_by_moment(images[0]):
                 known["multiplicity_note"] = (
                     "Atoms of one element have different initial magnetic moments. They count as "
                     "different atoms in the number of equivalent events; if the calculator does "
@@ -438,27 +436,30 @@ def equivalent_events(files: RunDirectory, result: dict[str, Any]) -> dict[str, 
     -------
     dict
         `multiplicity`, `reverse_multiplicity` from the product, `multiplicity_tolerance_A`,
-        `multiplicity_note`, `escape_rate_per_s` and `escape_rate_error_per_s`; unknown ones are
-        None.
+        `multiplicity_note`, `equal_saddle_points`, `crossed_saddle_points` (`saddle_points`),
+        `escape_rate_per_s` and `escape_rate_error_per_s`; unknown ones are None.
     """
     known = read_json(files.multiplicity)
+    known |= saddle_points.count_crossed(files, result | known)
     return known | escape_rate(result | known)
 
 
 def escape_rate(result: dict[str, Any]) -> dict[str, float | None]:
     """Return the total rate of all equivalent events and its error, under the keys of result.json.
 
+    It contains all equal saddle points of each event, if it is known which the dynamics crosses.
+
     Parameters
     ----------
     result
         The contents of result.json, with the rate of one event and `multiplicity`.
     """
-    rate, error = rate_of(result)[:2]
-    number = result.get("multiplicity")
-    return {
-        name: None if number is None or value is None else number * value
-        for name, value in (("escape_rate_per_s", rate), ("escape_rate_error_per_s", error))
-    }
+    number, paths = result.get("multiplicity"), saddle_points.factor_of(result)
+    total: dict[str, float | None] = dict.fromkeys(("escape_rate_per_s", "escape_rate_error_per_s"))
+    if number is not None and paths is not None:
+        for name, value in zip(total, rate_of(result)[:2], strict=True):
+            total[name] = None if value is None else number * paths * value
+    return total
 
 
 def escape_in_words(result: dict[str, Any]) -> str | None:
