@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def unavailable(what: str) -> None:
-    """End a test that lacks an engine: it fails in CI, and elsewhere is skipped with a remedy."""
+    """End a test that lacks an engine or package: it fails in CI, and is skipped elsewhere."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
+
+
+def needed(module: str, package: str) -> None:
+    """End a test if a Python package is missing. It is not imported: those with torch are slow."""
+    if find_spec(module) is None:
+        unavailable(f"There is no {module}: pip install {package}")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from plumed_cv.setup.kernel import Plumed
+from tests.conftest import needed
 
 REPOSITORY = Path(__file__).parents[1]
 # For each script: what makes it short, and the call.
@@ -31,7 +32,7 @@ SHORT = {
 @pytest.mark.parametrize("name", SHORT)
 def test_a_benchmark_runs(name: str, plumed_installation: Plumed, plugin: Path) -> None:
     if name == "batches":
-        pytest.importorskip("chgnet", reason="there is no chgnet: pip install chgnet")
+        needed("chgnet", "chgnet")
     code = f"import sys, python.benchmarks.{name} as it; {SHORT[name]}"
     done = subprocess.run(
         [sys.executable, "-c", code, "--quick"][: 3 if name == "babf_2d" else 4],

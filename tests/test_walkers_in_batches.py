@@ -1,6 +1,7 @@
 """Several walkers in one process, whose structures a calculator evaluates in one call."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ temperature_K = 600.0
 [engine]
 name = "ase"
 calculator = "together.Metal"
-arguments = {{ asap_cutoff = false, calls = "{calls}" }}
+arguments = {{ asap_cutoff = false, calls = "{calls}", closest = 1.5 }}
 directory = "{engines}"
 batch = 16
 [sampling]
@@ -109,3 +110,21 @@ def test_a_run_that_was_ended_goes_on(
     assert [len(task.done()) for task in tasks] == [1] * WALKERS
     run(tasks)
     assert all(task.is_done for task in tasks)
+
+
+def test_the_walker_that_cannot_go_on_is_named(
+    make_tasks: Callable[[str], list[sampling.WalkerTask]],
+) -> None:
+    tasks = make_tasks("refused")
+    near = tasks[1].start.positions.copy()
+    near[1] = near[0] + [1.0, 0.0, 0.0]
+    tasks[1] = replace(tasks[1], start=replace(tasks[1].start, positions=near))
+    with pytest.raises(UserError, match=r"fails for \S*/walker-0001/unfinished-segment-\S* \("):
+        run(tasks)
+
+    tasks = make_tasks("damaged")
+    run(tasks)
+    state = list_segments_of(tasks[2].home)[-1] / "babf.state"
+    state.write_text(state.read_text().replace("kappa", "damaged"))
+    with pytest.raises(UserError, match=f"walker 2 ended before its share was done: {state}: "):
+        run(tasks)

@@ -92,7 +92,9 @@ def forces_of(name: str, atoms: Atoms) -> Array:
         raise UserError(f"{name}: gives no forces ({words(error)}); use another one") from error
 
 
-def evaluate_batch(name: str, calculator: Any, structures: Sequence[Atoms]) -> tuple[Array, Array]:
+def evaluate_batch(
+    name: str, calculator: Any, structures: Sequence[Atoms], labels: Sequence[str]
+) -> tuple[Array, Array]:
     """Return energies (eV, (M,)) and forces (eV/angstrom, (M, N, 3)) of structures in one call.
 
     Parameters
@@ -103,18 +105,22 @@ def evaluate_batch(name: str, calculator: Any, structures: Sequence[Atoms]) -> t
         It has the method `calculate_batch` (see `batches`).
     structures
         M structures of the same N atoms.
+    labels
+        What messages call each structure.
 
     Raises
     ------
     UserError
-        If the calculator refuses, or its results do not have these shapes.
+        If the calculator refuses, or its results do not have these shapes. If it refuses, the
+        message says for which structures it does so alone.
     """
     try:
         energies, forces = calculator.calculate_batch(structures)
         found = np.array(energies, dtype=np.float64), np.array(forces, dtype=np.float64)
     except Exception as error:  # calculators may raise any exception
+        which, remedy = _find_refused(calculator, structures, labels)
         raise UserError(
-            f"{name}: calculate_batch fails ({words(error)}); correct it, or set engine.batch = 1"
+            f"{name}: calculate_batch fails for {which} ({words(error)}); {remedy}"
         ) from error
     wanted = (len(structures),), (len(structures), len(structures[0]), 3)
     if (found[0].shape, found[1].shape) != wanted:
@@ -124,6 +130,28 @@ def evaluate_batch(name: str, calculator: Any, structures: Sequence[Atoms]) -> t
             "engine.batch = 1"
         )
     return found
+
+
+def _find_refused(
+    calculator: Any, structures: Sequence[Atoms], labels: Sequence[str]
+) -> tuple[str, str]:
+    """Return which structures of a batch a calculator refuses, in words, and the remedy."""
+    remedy = "correct it, or set engine.batch = 1"
+    if len(structures) == 1:
+        return labels[0], remedy
+    refused = []
+    for atoms, label in zip(structures, labels, strict=True):
+        try:
+            calculator.calculate_batch([atoms])
+        except Exception:  # calculators may raise any exception
+            refused.append(label)
+    if not refused:  # the usual reason is too little memory
+        return f"{len(structures)} structures together, but for none alone", (
+            "give a smaller engine.batch, or correct it"
+        )
+    if len(refused) == len(structures):
+        return f"each of {len(structures)} structures", remedy
+    return ", ".join(refused), remedy
 
 
 def words(error: Exception) -> str:

@@ -114,7 +114,8 @@ class AseWorker:
     def evaluate_all(self, positions: Array, cell: Array) -> tuple[Array, Array]:
         """Return energies (M,) and forces (M, N, 3) of structures, without their stress."""
         energies, forces = np.empty(len(positions)), np.empty_like(positions)
-        for k, found in enumerate(self._evaluate((each, cell) for each in positions)):
+        labels = [f"structure {k + 1} of {len(positions)}" for k in range(len(positions))]
+        for k, found in enumerate(self._evaluate(((each, cell) for each in positions), labels)):
             energies[k], forces[k] = found.energy(), found.forces
         check_finite(self._name, energies, forces)
         return energies, forces
@@ -128,7 +129,8 @@ class AseWorker:
     ) -> list[SegmentResult]:
         """Run molecular dynamics: one segment, or several together."""
         home = Path.cwd()
-        results = self._advance(list(map(self._run, segments, plumed)))
+        labels = [str(segment.directory) for segment in segments]
+        results = self._advance(list(map(self._run, segments, plumed)), labels)
         os.chdir(home)
         return results
 
@@ -145,32 +147,45 @@ class AseWorker:
             [
                 self._follow(start, dynamics, n_steps, seed, observer)
                 for start, seed, observer in zip(starts, seeds, observers, strict=True)
-            ]
+            ],
+            [f"trajectory {k + 1} of {len(starts)}" for k in range(len(starts))],
         )
 
-    def _advance(self, trajectories: Sequence[_Trajectory[_Result]]) -> list[_Result]:
-        """Advance trajectories together until all have ended; return their results."""
+    def _advance(
+        self, trajectories: Sequence[_Trajectory[_Result]], labels: Sequence[str]
+    ) -> list[_Result]:
+        """Advance trajectories together until all have ended; return their results.
+
+        An error in one of several ends all, and its message begins with the label of this one.
+        """
         assert self._batch or len(trajectories) == 1
         self._done = 0
-        for each in (self._calculator, *(other.calc for _, other in self._members)):
-            if hasattr(each, "reset"):
-                each.reset()  # also lists of neighbours, whose order affects the last bit
+        for calculator in (self._calculator, *(other.calc for _, other in self._members)):
+            if hasattr(calculator, "reset"):
+                calculator.reset()  # also lists of neighbours, whose order affects the last bit
         results: dict[int, _Result] = {}
-        wanted = {k: next(trajectory) for k, trajectory in enumerate(trajectories)}
-        while wanted:
-            found = list(self._evaluate(wanted.values()))
-            for k, evaluated in zip(tuple(wanted), found, strict=True):
+        found: dict[int, _Evaluated | None] = dict.fromkeys(range(len(trajectories)))
+        while found:
+            wanted: dict[int, _Place] = {}
+            for k, evaluated in found.items():
+                each = trajectories[k]
                 try:
-                    wanted[k] = trajectories[k].send(evaluated)
+                    wanted[k] = next(each) if evaluated is None else each.send(evaluated)
                 except StopIteration as ended:
                     results[k] = ended.value
-                    del wanted[k]
+                except UserError as error:
+                    if len(trajectories) == 1 or labels[k] in str(error):  # PLUMED names its input
+                        raise
+                    raise UserError(f"{labels[k]}: {error}") from error
+            names = [labels[k] for k in wanted]
+            found = dict(zip(wanted, self._evaluate(wanted.values(), names), strict=True))
         return [results[k] for k in range(len(trajectories))]
 
-    def _evaluate(self, places: Iterable[_Place]) -> Iterator[_Evaluated]:
+    def _evaluate(self, places: Iterable[_Place], labels: Sequence[str]) -> Iterator[_Evaluated]:
         """Evaluate structures, in batches if the calculator can.
 
-        The energy of one that is evaluated alone can be asked for before the next one.
+        The energy of one that is evaluated alone can be asked for before the next one. Messages
+        about a batch name its structures by their labels.
         """
         if not self._batch:
             for place in places:
@@ -178,11 +193,12 @@ class AseWorker:
                 yield _Evaluated(self._forces(), self._energy)
             return
         waiting, most = list(places), len(self._batch)
-        for part in (waiting[k : k + most] for k in range(0, len(waiting), most)):
+        for first in range(0, len(waiting), most):
+            part, names = (each[first : first + most] for each in (waiting, labels))
             structures = self._batch[: len(part)]
             for atoms, place in zip(structures, part, strict=True):
                 self._place(atoms, *place)
-            energies, forces = evaluate_batch(self._name, self._calculator, structures)
+            energies, forces = evaluate_batch(self._name, self._calculator, structures, names)
             for energy, force in zip(energies.tolist(), forces, strict=True):
                 yield _Evaluated(force, partial(float, energy))
 

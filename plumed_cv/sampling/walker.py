@@ -76,7 +76,10 @@ def run_walkers(
     folder, sampling = tasks[0].folder, tasks[0].config.sampling
     is_whole = len(tasks) == sampling.walkers * sampling.repetitions
     with ExitStack() as stack:
-        waiting = [stack.enter_context(closing(_share(task, engine, rescue))) for task in tasks]
+        shares = [_share(task, engine, rescue) for task in tasks]
+        if len(tasks) > 1:
+            shares = [_name_walker(task, share) for task, share in zip(tasks, shares, strict=True)]
+        waiting = [stack.enter_context(closing(share)) for share in shares]
         results: list[SegmentResult | None] = [None] * len(waiting)
         while wanted := _next_segments(waiting, results):
             k, steps = tasks[0].next, sum(count_steps(task.done()) for task in tasks)
@@ -188,6 +191,19 @@ def _share(task: WalkerTask, engine: Engine, rescue: bool) -> _Share:
             if not outcome.stopped:
                 _check_state(segment.directory / "babf.state", segment.first_step + outcome.n_steps)
             done.append(_keep(task, segment, outcome, engine))
+
+
+def _name_walker(task: WalkerTask, share: _Share) -> _Share:
+    """Yield from the share of one of several walkers, whose number is added to messages."""
+    try:
+        yield from share
+    except UserError as error:
+        raise UserError(f"{describe_end(task)}: {error}") from error
+
+
+def describe_end(task: WalkerTask) -> str:
+    """Return the beginning of the message about a walker that cannot continue."""
+    return f"{task.base}: walker {task.walker} ended before its share was done"
 
 
 def _left_at_once(segment: Segment, outcome: SegmentResult) -> bool:

@@ -18,7 +18,7 @@ from plumed_cv.engines import Engine
 from plumed_cv.input_file import Config
 from plumed_cv.sampling.folders import count_steps, describe_barrier, list_segments_of, read_records
 from plumed_cv.sampling.task import WalkerTask, open_engine
-from plumed_cv.sampling.walker import PATIENCE_S, at_work, run_walkers
+from plumed_cv.sampling.walker import PATIENCE_S, at_work, describe_end, run_walkers
 
 _POLL_S = 0.5  # seconds between checks of the progress of the walkers
 
@@ -82,7 +82,7 @@ def _run_at_once(tasks: Sequence[WalkerTask], update: Update) -> None:
             if (failure := future.exception()) is not None
         ]
     for task, failure in failures:
-        what = f"{task.base}: walker {task.walker} ended before its share was done"
+        what = describe_end(task)
         remedy = "the samples of all walkers are kept, and the same command continues from there."
         if isinstance(failure, UserError):
             raise UserError(f"{what}: {failure}")

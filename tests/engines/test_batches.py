@@ -1,6 +1,8 @@
 """Structures, segments and shots that a calculator evaluates in one call."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.engines import Dynamics, Engine, Segment, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths import find_minimum_energy_path, with_forces
+from tests.conftest import needed
 from tests.engines.kits import (
     CUTOFF,
     EPSILON,
@@ -149,6 +152,58 @@ def test_a_calculator_that_cannot_is_refused() -> None:
         engine.evaluate_all(displaced(atoms, 2), np.zeros((3, 3)))
 
 
+def with_near_atoms(structures: Array, *numbers: int) -> Array:
+    """Move atom 2 to 1 angstrom from atom 1 in some structures."""
+    moved = structures.copy()
+    for k in numbers:
+        moved[k, 1] = moved[k, 0] + [1.0, 0.0, 0.0]
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("wrong", "most", "words"),
+    [
+        ((2,), 4, r"fails for structure 3 of 10 \(ValueError: two atoms .* engine.batch = 1"),
+        ((5, 7), 4, r"fails for structure 6 of 10, structure 8 of 10 \(ValueError"),
+        ((9,), 4, r"fails for structure 10 of 10 \(ValueError"),
+        ((0, 1, 2, 3), 4, r"fails for each of 4 structures \(ValueError"),
+        ((), 3, r"for 4 structures together, but for none alone \(MemoryError: .* a smaller"),
+    ],
+)
+def test_the_structures_that_a_batch_fails_for_are_named(
+    wrong: tuple[int, ...], most: int, words: str
+) -> None:
+    atoms = cluster()
+    structures = with_near_atoms(displaced(atoms, 10), *wrong)
+    with (
+        together(atoms, closest=2.0, most=most) as engine,
+        pytest.raises(UserError, match=words),
+    ):
+        engine.evaluate_all(structures, np.zeros((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("blind", "words"), [(False, "calculate_batch fails for {} "), (True, "^{}: .* flew apart")]
+)
+def test_the_trajectory_that_ends_a_batch_is_named(
+    tmp_path: Path, blind: bool, words: str
+) -> None:
+    atoms = cluster()
+    given = segments(tmp_path, atoms, "langevin")
+    starts = [State(each, atoms.cell.array) for each in with_near_atoms(displaced(atoms, 3), 1)]
+    parts = [replace(part, start=start) for part, start in zip(given, starts, strict=True)]
+    observers = [Counts(100) for _ in starts]
+    with together(atoms, closest=2.0, blind=blind) as engine:
+        with pytest.raises(UserError, match=words.format(parts[1].directory)):
+            engine.run_all(parts)
+        with pytest.raises(UserError, match=words.format("trajectory 2 of 3")):
+            engine.follow_all(starts, Dynamics(60.0), 40, range(3), observers)
+        mistaken = replace(given[2], plumed="NONSENSE\n")
+        with pytest.raises(UserError, match=f"^{mistaken.directory}/plumed.dat: ") as refused:
+            engine.run_all([*given[:2], mistaken])
+    assert str(refused.value).count(str(mistaken.directory)) == 1
+
+
 def test_images_of_a_path_are_evaluated_together(tmp_path: Path) -> None:
     start: Atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     end = start.copy()
@@ -189,9 +244,7 @@ def torch_sim(atoms: Atoms) -> AseEngine:
 
 
 def test_a_model_of_torch_sim_is_a_calculator(tmp_path: Path) -> None:
-    pytest.importorskip(
-        "torch_sim", reason="there is no torch_sim: pip install torch-sim-atomistic"
-    )
+    needed("torch_sim", "torch-sim-atomistic")
     atoms = crystal()
     cell = atoms.cell.array
     structures = displaced(atoms, 3)
@@ -218,12 +271,10 @@ def test_a_model_of_torch_sim_is_a_calculator(tmp_path: Path) -> None:
 
 
 def test_boundaries_that_torch_sim_does_not_know_are_refused() -> None:
-    module = pytest.importorskip(
-        "torch_sim", reason="there is no torch_sim: pip install torch-sim-atomistic"
-    )
+    needed("torch_sim", "torch-sim-atomistic")
     slab = cluster()
     slab.cell, slab.pbc = [30.0, 30.0, 30.0], (True, True, False)
-    state = module.io.atoms_to_state(slab, "cpu", None)
+    state = import_module("torch_sim").io.atoms_to_state(slab, "cpu", None)
     if np.size(state.pbc) == 3:
         pytest.skip("this version of torch-sim knows them")
     with pytest.raises(UserError, match="periodic along all directions or none"):

@@ -10,8 +10,7 @@ from ase.build import bulk
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.neb import measure_noise, relax
-
-pytest.importorskip("chgnet", reason="there is no chgnet: pip install chgnet")
+from tests.conftest import needed
 
 MAKER = """
 from chgnet.model.dynamics import CHGNetCalculator
@@ -22,6 +21,12 @@ def chgnet(model):
     loaded = CHGNet.load(model_name=model, use_device="cpu", verbose=False)
     return CHGNetCalculator(loaded, use_device="cpu")
 """
+
+
+@pytest.fixture(autouse=True)
+def package() -> None:
+    """The package with the weights."""
+    needed("chgnet", "chgnet")
 
 
 def salt() -> Atoms:

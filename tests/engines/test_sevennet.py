@@ -10,10 +10,15 @@ from ase.build import bulk
 from plumed_cv.engines import Dynamics, Segment, State
 from plumed_cv.engines.ase import AseEngine
 from plumed_cv.paths.neb import measure_noise, relax
-
-pytest.importorskip("sevenn", reason="there is no sevenn: pip install sevenn")
+from tests.conftest import needed
 
 ARGUMENTS = {"model": "7net-0", "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def package() -> None:
+    """The package with the weights."""
+    needed("sevenn", "sevenn")
 
 
 def salt() -> Atoms:
