@@ -194,7 +194,7 @@ class AseWorker:
             return
         waiting, most = list(places), len(self._batch)
         for first in range(0, len(waiting), most):
-            part, names = (each[first : first + most] for each in (waiting, labels))
+            part, names = waiting[first : first + most], labels[first : first + most]
             structures = self._batch[: len(part)]
             for atoms, place in zip(structures, part, strict=True):
                 self._place(atoms, *place)

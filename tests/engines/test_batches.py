@@ -185,9 +185,7 @@ def test_the_structures_that_a_batch_fails_for_are_named(
 @pytest.mark.parametrize(
     ("blind", "words"), [(False, "calculate_batch fails for {} "), (True, "^{}: .* flew apart")]
 )
-def test_the_trajectory_that_ends_a_batch_is_named(
-    tmp_path: Path, blind: bool, words: str
-) -> None:
+def test_the_trajectory_that_ends_a_batch_is_named(tmp_path: Path, blind: bool, words: str) -> None:
     atoms = cluster()
     given = segments(tmp_path, atoms, "langevin")
     starts = [State(each, atoms.cell.array) for each in with_near_atoms(displaced(atoms, 3), 1)]

@@ -37,6 +37,7 @@ def salt() -> Atoms:
     return atoms
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's, of its own future
 def test_forces_are_those_of_the_energy_and_can_be_relaxed(tmp_path: Path) -> None:
     atoms = salt()
@@ -65,6 +66,7 @@ def test_forces_are_those_of_the_energy_and_can_be_relaxed(tmp_path: Path) -> No
     assert 0.0 < np.abs(result.end.positions - atoms.positions).max() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_other_models_of_the_package_are_other_potentials(tmp_path: Path) -> None:
     (tmp_path / "potential.py").write_text(MAKER)

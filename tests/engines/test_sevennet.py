@@ -29,6 +29,7 @@ def salt() -> Atoms:
     return atoms
 
 
+@pytest.mark.slow
 def test_forces_are_those_of_the_energy_and_can_be_relaxed(tmp_path: Path) -> None:
     atoms = salt()
     calculator = "sevenn.calculator.SevenNetCalculator"
