@@ -169,6 +169,7 @@ def with_near_atoms(structures: Array, *numbers: int) -> Array:
         ((0, 1, 2, 3), 4, r"fails for each of 4 structures \(ValueError"),
         ((), 3, r"for 4 structures together, but for none alone \(MemoryError: .* a smaller"),
     ],
+    ids=["first batch", "two", "last", "all", "too many"],
 )
 def test_the_structures_that_a_batch_fails_for_are_named(
     wrong: tuple[int, ...], most: int, words: str
@@ -183,7 +184,9 @@ def test_the_structures_that_a_batch_fails_for_are_named(
 
 
 @pytest.mark.parametrize(
-    ("blind", "words"), [(False, "calculate_batch fails for {} "), (True, "^{}: .* flew apart")]
+    ("blind", "words"),
+    [(False, "calculate_batch fails for {} "), (True, "^{}: .* flew apart")],
+    ids=["refused", "not numbers"],
 )
 def test_the_trajectory_that_ends_a_batch_is_named(tmp_path: Path, blind: bool, words: str) -> None:
     atoms = cluster()
