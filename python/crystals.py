@@ -1,10 +1,11 @@
-"""Diffusion coefficients from a CIF by harmonic rates, for docs/diffusion.md.
+"""Diffusion coefficients from a CIF, for docs/diffusion.md.
 
-    python -m python.crystals RUNS     # all cases, a minute each, then the table
-    python -m python.crystals          # the table from docs/crystals.json
+    python -m python.crystals RUNS     # all cases, a minute to half an hour each, then the tables
+    python -m python.crystals          # the tables from docs/crystals.json
 
 Each case is what `plumed-cv jumps`, `plumed-cv campaign --harmonic` and `plumed-cv diffusion` do
-with the CIF of a perfect crystal. The potentials are those that come with LAMMPS. The lattice
+with the CIF of a perfect crystal; some are also done by `plumed-cv campaign`, with anharmonicity
+and recrossing. The potentials are those that come with LAMMPS. The lattice
 constants are those of the minimum of the energy or, where plain dynamics is compared, of the
 dynamics. Its coefficients are those of `references/diffusion.py`, from the data of docs/hops.json
 and docs/flux.json. The time is that of all three commands on one core.
@@ -21,6 +22,7 @@ from ase.build import bulk
 
 from plumed_cv import events, workflow
 from plumed_cv.common.files import read_json, write_text
+from plumed_cv.common.numbers import error_of_factor, scientific, with_error
 from python.references import defects, diffusion, flux, hops
 
 DATA = Path(__file__).resolve().parents[1] / "docs" / "crystals.json"
@@ -43,6 +45,10 @@ class Case:
         The temperatures.
     interstitial
         Its element; a vacancy if None.
+    solute
+        Element of an atom near which the vacancy jumps.
+    timestep_fs
+        Time step of the runs with anharmonicity; there are none if it is None.
     """
 
     defect: str
@@ -52,6 +58,8 @@ class Case:
     potential: tuple[str, str]
     temperatures_K: tuple[float, ...]
     interstitial: str | None = None
+    solute: str | None = None
+    timestep_fs: float | None = None
 
 
 def _alloy(file: str, *elements: str) -> tuple[str, str]:
@@ -76,7 +84,15 @@ CASES = {
     ),
     "Cu-1000K": _same_as(defects.CASES["cu-1000K"], (1000.0,)),
     "Fe-1000K": _same_as(defects.CASES["fe-1000K"], (1000.0,)),
-    "H-in-Ni": _same_as(flux.CASES["h-in-ni-500K"], (500.0,)),
+    "H-in-Ni-500K": _same_as(flux.CASES["h-in-ni-500K"], (500.0,)),
+    "H-in-Ni-700K": _same_as(flux.CASES["h-in-ni-700K"], (700.0,)),
+    "H-in-Ni-900K": _same_as(flux.CASES["h-in-ni-900K"], (900.0,)),
+    "Al-in-Ni": Case(
+        *("vacancy near Al in Ni (NiAlH_jea)", "Ni", "fcc", 3.52),
+        *(_alloy("NiAlH_jea.eam.alloy", "Ni", "Al"), (1200.0,)),
+        solute="Al",
+        timestep_fs=2.0,
+    ),
 }
 
 
@@ -88,7 +104,8 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
     write_text(
         given,
         f"[system]\ntemperature_K = {list(case.temperatures_K)}\n"
-        f"[engine]\npotential = {json.dumps(case.potential)}\n",
+        f"[engine]\npotential = {json.dumps(case.potential)}\n"
+        + (f"[sampling]\ntimestep_fs = {case.timestep_fs}\n" if case.timestep_fs else ""),
     )
     started = time.monotonic()
     catalogue = folder / "catalogue"
@@ -99,20 +116,32 @@ def run(case: Case, folder: Path) -> dict[str, Any]:
         defect="vacancy" if case.interstitial is None else "interstitial",
         species=case.interstitial or case.element,
         relax_cell=case.lattice_A is None,
+        solute=case.solute,
     )
     workflow.run_campaign(catalogue, harmonic=True)
-    found = workflow.compute_diffusion(catalogue)
-    seconds = round(time.monotonic() - started)
+    rows = _rows(catalogue)
+    seconds = time.monotonic() - started
     about = events.read_catalogue(catalogue).about
-    return {
+    found = {
         "lattice_A": about["crystal"]["conventional_cell_A"][0][0],
         "supercell": about["supercell"],
-        "seconds": seconds,
-        "rows": [
-            {key: row[key] for key in ("temperature_K", "D_m2_per_s", "rates")}
-            for row in found["temperatures"]
-        ],
+        "seconds": round(seconds),
+        "rows": rows,
     }
+    if case.timestep_fs is not None:
+        workflow.run_campaign(catalogue)
+        found |= {"run_rows": _rows(catalogue)}
+        found |= {"run_seconds": round(time.monotonic() - started - seconds)}
+    return found
+
+
+def _rows(catalogue: Path) -> list[dict[str, Any]]:
+    keys = (
+        *("temperature_K", "D_m2_per_s", "error_factor", "rates", "source", "converged"),
+        *("solute_correlation_factor", "solute_to_tracer", "solute_to_tracer_error_factor"),
+    )
+    rows = workflow.compute_diffusion(catalogue)["temperatures"]
+    return [{key: row[key] for key in keys if row.get(key) is not None} for row in rows]
 
 
 def in_plain_dynamics() -> dict[str, tuple[float, float]]:
@@ -125,11 +154,10 @@ def in_plain_dynamics() -> dict[str, tuple[float, float]]:
             *(defects.CASES["cu-1000K"], copper),
             hops.find_hops(defects.CASES["cu-1000K"], copper),
         ),
-        "H-in-Ni": (
-            flux.CASES["h-in-ni-500K"],
-            *flux.joined("h-in-ni-500K", data["h-in-ni-500K"]["plain"]),
-        ),
     }
+    for T in (500, 700, 900):
+        ours, name = f"H-in-Ni-{T}K", f"h-in-ni-{T}K"
+        every[ours] = (flux.CASES[name], *flux.joined(name, data[name]["plain"]))
     found = {}
     for name, (case, whole, jumps) in every.items():
         places = diffusion.displacements(case, whole, jumps)[1][:, None]
@@ -146,6 +174,8 @@ def print_table(data: dict[str, Any]) -> None:
     print("|" + " --- |" * 7)
     plain = in_plain_dynamics()
     for name, found in data.items():
+        if CASES[name].solute is not None:
+            continue
         for number, row in enumerate(found["rows"]):
             cells = [
                 *(CASES[name].defect.partition(",")[0], f"{found['lattice_A']:.3f}"),
@@ -156,6 +186,36 @@ def print_table(data: dict[str, Any]) -> None:
                 "" if number else str(found["seconds"]),
             ]
             print("| " + " | ".join(cells) + " |")
+
+
+def print_solutes(data: dict[str, Any]) -> None:
+    """Print two rows for each solute: by harmonic rates, and by runs."""
+    print("\n| solute from a CIF | T (K) | rates | k of the exchange (1/s) ", end="")
+    print("| correlation factor | D solute / D tracer | time (s) |")
+    print("|" + " --- |" * 7)
+    for name, found in data.items():
+        if CASES[name].solute is None:
+            continue
+        for words, rows, seconds in (
+            ("harmonic", found["rows"], found["seconds"]),
+            ("runs", found["run_rows"], found["run_seconds"]),
+        ):
+            (row,) = rows
+            (exchange,) = (each for each in row["rates"] if "-exchange-" in each["event"])
+            k, factor = exchange["rate_per_s"], exchange["error_factor"]
+            ratio, of_ratio = row["solute_to_tracer"], row["solute_to_tracer_error_factor"]
+            cells = [
+                *(CASES[name].defect, f"{row['temperature_K']:g}", words),
+                f"{k:.2e}"
+                if words == "harmonic"
+                else scientific(k, error_of_factor(k, factor), ""),
+                f"{row['solute_correlation_factor']:.3f}",
+                f"{ratio:.2f}"
+                if words == "harmonic"
+                else with_error(ratio, error_of_factor(ratio, of_ratio), ""),
+                str(seconds),
+            ]
+            print("| " + " | ".join(cell.strip() for cell in cells) + " |")
 
 
 def _words(value: float, error: float) -> str:
@@ -176,7 +236,9 @@ def main() -> None:
         for name in given.cases:
             data[name] = run(CASES[name], given.runs / name)
             write_text(DATA, json.dumps(data, indent=1) + "\n")
-    print_table({name: data[name] for name in CASES if name in data})
+    data = {name: data[name] for name in CASES if name in data}
+    for show in (print_table, print_solutes):
+        show(data)
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ def test_a_run_that_goes_on_is_that_of_one_go(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         for ns in parts:
             code = (
-                "from pathlib import Path; from python.references import hops; "
-                f"hops.run('fe-1000K', Path({str(tmp_path / folder)!r}), {ns})"
+                "from pathlib import Path; from python.references import hops; name = 'fe-1000K'; "
+                f"hops.run(name, hops.CASES[name], Path({str(tmp_path / folder)!r}), {ns})"
             )
             subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
     once, twice = (dict(np.load(tmp_path / f / "fe-1000K.npz")) for f in ("once", "twice"))

@@ -119,6 +119,18 @@ class Dumbbell(Case):
         return systems.dumbbell()
 
 
+@dataclass(frozen=True)
+class NearSolute(Case):
+    """A vacancy in a crystal that has one atom of another element, the last one."""
+
+    solute: str = ""
+
+    def start(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Element and site of each atom, (N,): all of the host but the first."""
+        elements, home = super().start()
+        return (*elements[:-1], self.solute), home
+
+
 def _dumbbell(temperature_K: float) -> Case:
     """The dumbbell of docs/other-processes.md, at the lattice parameter of 0 K."""
     lines = ("pair_style eam/fs", "pair_coeff * * Fe_mm.eam.fs Fe")

@@ -2,8 +2,8 @@
 
     python -m python.references.diffusion      # from docs/flux.json, hops.json, transmission.json
 
-The first two tables are of the iron vacancy at 1000 K, the last one is of other temperatures and
-elements, with the rates of `transmission`.
+The first two tables are of the iron vacancy at 1000 K, the third one is of other temperatures and
+elements, with the rates of `transmission`, and the last one is of hydrogen in nickel.
 
 The dynamics is that of `flux`: three trajectories, here as one. The first table compares
 
@@ -213,6 +213,32 @@ def print_temperatures() -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+def print_lengths(name: str = "h-in-ni-900K") -> None:
+    """Print how far an interstitial atom goes in a hop, and what this does to its diffusion."""
+    case = flux.CASES[name]
+    whole, every = flux.joined(name, read_json(flux.DATA)[name]["plain"])
+    last = [hop for hop, back in zip(every, hops.undone(every), strict=True) if not back]
+    lengths = np.array([np.linalg.norm(hops.vector(case, hop)) for hop in last])
+    near = lengths < 0.6 * case.lattice_A  # from or to a tetrahedral site
+    first = ~near & (lengths < 0.75 * case.lattice_A)
+    print(f"\n| {case.what.partition(',')[0]}, {case.temperature_K:g} K | value |\n| --- | --- |")
+    print(f"| hops that last | {len(last)} |")
+    for words, chosen in (
+        ("to one of the nearest octahedral sites", first),
+        ("farther", ~near & ~first),
+        ("from or to a tetrahedral site, for more than 200 fs", near),
+    ):
+        print(f"| {words} | {chosen.mean():.0%} |")
+    places = displacements(case, whole, every)[1][:, None]
+    value, error = ratio(coefficients(places, LAGS_PS[:2]))
+    time_ps = whole.frames * plain_dynamics.FRAME_FS * 1e-3
+    of_squares = float(np.sum(lengths**2)) / (6.0 * time_ps) * _UNIT
+    alone = len(last) * case.lattice_A**2 / 2.0 / (6.0 * time_ps) * _UNIT
+    print(f"| D (1e-9 m²/s), mean square displacement | {_words(value, error)} |")
+    print(f"| from the squares of the lengths of these hops | {of_squares:.2f} |")
+    print(f"| if all of these hops were to the nearest sites | {alone:.2f} |")
+
+
 def _words(value: float, error: float) -> str:
     return f"{value:.2f} ± {error:.2f}"
 
@@ -220,3 +246,4 @@ def _words(value: float, error: float) -> str:
 if __name__ == "__main__":
     print_tables(read_json(flux.DATA)[NAME])
     print_temperatures()
+    print_lengths()

@@ -47,6 +47,7 @@ CASES = {
     "fe-1200K-learned": replace(defects.CASES["fe-1000K"], temperature_K=1200.0),
     "h-in-ni-500K": replace(defects.CASES["h-in-ni-700K"], temperature_K=500.0),
     "h-in-ni-700K": defects.CASES["h-in-ni-700K"],
+    "h-in-ni-900K": replace(defects.CASES["h-in-ni-700K"], temperature_K=900.0),
     "h-in-pd-300K": replace(
         defects.CASES["h-in-ni-700K"],
         what="H in Pd (PdHHe), octahedral to tetrahedral",
@@ -62,6 +63,7 @@ SURFACES = {
     "fe-1200K-learned": (0.3, 0.35, 0.4, 0.45, 0.5),
     "h-in-ni-500K": (0.4, 0.5, 0.6, 0.7, 0.8),
     "h-in-ni-700K": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "h-in-ni-900K": (0.4, 0.5, 0.6, 0.7, 0.8),
     "h-in-pd-300K": (0.4, 0.5, 0.6, 0.7, 0.8),
 }
 LEARNED = ("fe-1200K-learned",)  # along the CV that was learned from the run along the linear one

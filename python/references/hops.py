@@ -101,19 +101,21 @@ class Found:
     crossings: list[tuple[int, int, int, int]]
 
 
-def run(name: str, folder: Path, ns: float) -> None:
+def run(name: str, case: Case, folder: Path, ns: float) -> None:
     """Run a case for some nanoseconds, and write the results after each block.
 
     Parameters
     ----------
     name
-        Of the case.
+        Of the case, on which the random numbers depend.
+    case
+        What is simulated.
     folder
         Of the runs; the case's file in it is what the run goes on from.
     ns
         Length, ns.
     """
-    case, file = CASES[name], folder / f"{name}.npz"
+    file = folder / f"{name}.npz"
     dynamics = Dynamics(case)
     _, home = case.start()
     if file.exists():
@@ -423,7 +425,7 @@ def main() -> None:
     if arguments.runs is not None:
         arguments.runs.mkdir(parents=True, exist_ok=True)
         for name in arguments.cases:
-            run(name, arguments.runs, arguments.ns)
+            run(name, CASES[name], arguments.runs, arguments.ns)
         collect(arguments.runs)
     print_tables(read())
 
