@@ -17,6 +17,7 @@ SHORT = {
     "batches": "it.STEPS = 2; it.main()",
     "babf_2d": "it.BINS, it.STEPS, it.REPETITIONS = (25,), 2000, 1; it.main()",
     "engines": "it.LENGTHS = {'lammps': (200, 100), 'ase': (20, 10)}; it.main()",
+    "searches": "it.main()",
     "size": "sys.argv = ['size', '--atoms', '127', '--steps', '400']; it.main()",
     "step_cost": (
         "it.CELLS, it.COMPONENTS = {127: (4, 4, 4)}, (4,); "

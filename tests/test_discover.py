@@ -2,10 +2,17 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc100, molecule
@@ -24,10 +31,14 @@ from plumed_cv.events import (
     read_catalogue,
 )
 from plumed_cv.events.notebook import ABOVE_LOWEST
+from plumed_cv.events.parallel import Ahead
+from plumed_cv.events.saddles import Outcome
 from plumed_cv.paths import find_minimum_energy_path
+from plumed_cv.setup.tools import n_cores
 from plumed_cv.structures import cell_of, held_atoms, read_structure
 from python import discovery as script
 from python import surfaces
+from python.drills import runs
 from python.zero_kelvin import systems
 from tests import pages, vacancy
 from tests.test_jumps import EMT_INPUT
@@ -214,6 +225,168 @@ def test_a_search_goes_on(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
         discover(structure, given, parts, seed=4)
     with pytest.raises(UserError, match=r"another around, radius_A"):
         discover(structure, given, parts, seed=3, around=[2], radius_A=3.0)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a catalogue, without the lock."""
+    found = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    return {name: file.read_bytes() for name, file in found.items() if file.name != ".lock"}
+
+
+two_cores = pytest.mark.skipif(n_cores() < 2, reason="this machine has one core, and two are used")
+
+
+@two_cores
+@pytest.mark.parametrize("potential", ["EMT", "LAMMPS"])
+def test_the_number_of_jobs_changes_no_byte(
+    potential: str, of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Both engines keep lists of neighbours, which change the last bits of later results."""
+    words: dict[str, Any] = {"seed": 3, "confidence": ENOUGH}
+    if potential == "LAMMPS":
+        words = {"seed": 1, "confidence": 0.5}
+        (tmp_path / "one").mkdir()
+        (tmp_path / "two").mkdir()
+        expected = vacancy.write(tmp_path / "one", vacancy.SYSTEM).parent
+        discover(expected / "initial.xyz", expected / "vacancy.toml", expected / "events", **words)
+        given = vacancy.write(tmp_path / "two", vacancy.SYSTEM)
+        structure = given.with_name("initial.xyz")
+    else:
+        expected, _ = of_copper
+        structure, given = write_case(tmp_path / "two")
+    discover(structure, given, tmp_path / "two" / "events", jobs=2, **words)
+    found = files(tmp_path / "two" / "events")
+    assert "search/searches.jsonl" in found
+    assert "catalogue.json" in found
+    assert found == files(expected / "events")
+
+
+def test_searches_ahead_with_an_old_ceiling_are_done_again() -> None:
+    """After the third search the ceiling rises, and after the sixth it falls."""
+    begun: list[tuple[int, float]] = []
+    lock = threading.Lock()
+
+    def search(number: int, ceiling_eV: float) -> Outcome:
+        with lock:
+            begun.append((number, ceiling_eV))
+        return Outcome(None, f"{number} {ceiling_eV}", number, 1)
+
+    ceilings = [2.0, 2.0, 2.0, 2.5, 2.5, 2.5, 2.2, 2.2]
+    with ThreadPoolExecutor(2) as pool:
+        ahead = Ahead(pool, search, lambda: 2, len(ceilings))
+        found = [ahead(number, ceiling).reason for number, ceiling in enumerate(ceilings, 1)]
+    assert found == [f"{number} {ceiling}" for number, ceiling in enumerate(ceilings, 1)]
+    assert {(number, 2.0) for number in range(1, 4)} <= set(begun)
+    assert len(begun) == len(set(begun))  # none twice with the same ceiling
+    assert max(number for number, _ in begun) == len(ceilings)
+
+
+def started(folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "plumed_cv.cli", "discover", str(folder / "cu.xyz")]
+    words += ["-i", str(folder / "cu.toml"), "-o", str(folder / "events"), "--seed", "3"]
+    words += ["--confidence", str(ENOUGH), *options]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def at_work(folder: Path, process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Wait until there is a search; return all processes below the command."""
+    deadline = time.monotonic() + 600
+    while not (folder / "events" / "search" / "searches.jsonl").exists():
+        assert process.poll() is None, "the command ended before it was stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    below: list[psutil.Process] = psutil.Process(process.pid).children(recursive=True)
+    return below
+
+
+def words_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+@pytest.mark.slow
+@two_cores
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_searches_that_were_ended_go_on(
+    how: signal.Signals, of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    write_case(tmp_path)
+    process = started(tmp_path, "--jobs", "2")
+    below = at_work(tmp_path, process)
+    assert len([each for each in below if "spawn_main" in words_of(each)]) == 2
+    process.send_signal(how)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == (-how if how == signal.SIGKILL else 130), said
+    assert b"Traceback" not in said
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert not alive  # nothing goes on in secret
+    folder, _ = of_copper
+    expected = files(folder / "events")
+    assert len(files(tmp_path / "events")) < len(expected)
+    again = started(tmp_path, "--jobs", "2")
+    assert again.wait(timeout=600) == 0
+    assert files(tmp_path / "events") == expected
+
+
+@pytest.mark.slow
+@two_cores
+@pytest.mark.parametrize(
+    ("jobs", "what", "sentence"),
+    [
+        (2, "spawn_main", "the process of a search was killed"),
+        (2, "AseWorker", "the process of the engine was ended by signal 9"),
+        (1, "AseWorker", "the process of the engine was ended by signal 9"),
+    ],
+)
+def test_a_process_that_is_killed(
+    jobs: int, what: str, sentence: str, of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """It is no result of a search: the same command repeats this search."""
+    write_case(tmp_path)
+    process = started(tmp_path, "--jobs", str(jobs))
+    at_work(tmp_path, process)
+    parents = [psutil.Process(process.pid)]
+    if jobs == 2 and what == "AseWorker":  # not the one for new events
+        parents = [each for each in parents[0].children() if "spawn_main" in words_of(each)]
+    next(child for each in parents for child in each.children() if what in words_of(child)).kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert sentence in said.decode()
+    assert "the same command continues" in said.decode()
+    assert runs.is_a_sentence(said.decode())
+    again = started(tmp_path)
+    assert again.wait(timeout=600) == 0
+    folder, _ = of_copper
+    assert files(tmp_path / "events") == files(folder / "events")
+
+
+@pytest.mark.slow
+def test_searches_on_a_dask_cluster(of_copper: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    structure, given = write_case(tmp_path)
+    words: dict[str, Any] = {"seed": 3, "confidence": ENOUGH}
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        discover(structure, given, tmp_path / "events", scheduler=address, **words)
+    folder, _ = of_copper
+    assert files(tmp_path / "events") == files(folder / "events")
+
+
+def test_jobs_that_are_refused(tmp_path: Path) -> None:
+    structure, given = write_case(tmp_path)
+    for options, words in (
+        (["--jobs", n_cores() + 1], "and each search needs one; use fewer jobs"),
+        (["--jobs", 2, "--scheduler", "x"], "the scheduler decides this"),
+        (["--scheduler", tmp_path / "none.json"], "none.json: there is no such file"),
+    ):
+        at = ("-i", given, "-o", tmp_path / "events")
+        done = vacancy.called("discover", structure, *at, *map(str, options))
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert runs.is_a_sentence(done.stderr)
 
 
 def test_searches_with_another_potential_are_refused(tmp_path: Path) -> None:

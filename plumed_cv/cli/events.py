@@ -147,6 +147,13 @@ def discover(
         float,
         typer.Option(help="search until the confidence that no event is missing has this value"),
     ] = 0.95,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="searches at the same time on this machine")
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="address or file of a dask scheduler whose workers do the searches"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the events that begin at one state.
@@ -154,15 +161,18 @@ def discover(
     The events are found by searches for saddle points, so no final state is needed. Events that the
     symmetry of the state maps onto each other count as one. The catalogue is like that of
     'plumed-cv jumps', so that 'plumed-cv campaign' computes the rates. The same command
-    continues after a stop of any kind.
+    continues after a stop of any kind. The result does not depend on the number of jobs.
 
     Examples: plumed-cv discover demo/initial.xyz --input demo/vacancy.toml -o fe-events
               plumed-cv discover demo/initial.xyz -i demo/vacancy.toml --max-barrier 1.0 -o fe-1eV
+              plumed-cv discover demo/initial.xyz -i demo/vacancy.toml -o fe-events --jobs 2
     """
     from plumed_cv import events
 
     if not 0 < confidence < 1:
         raise UserError(f"--confidence {confidence:g}: the confidence is between 0 and 1.")
+    if scheduler is not None and jobs > 1:
+        raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
     with resumable():
         found = events.discover(
             structure,
@@ -175,6 +185,8 @@ def discover(
             seed=seed,
             max_barrier_eV=max_barrier,
             confidence=confidence,
+            jobs=jobs,
+            scheduler=scheduler,
             reporter=Bars(),
         )
     if as_json:

@@ -24,4 +24,4 @@ def naming(what: object) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise type(error)(f"{what}: {error}") from None

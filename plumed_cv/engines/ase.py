@@ -103,6 +103,10 @@ class AseEngine(Engine):
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
+    def forget(self) -> None:
+        """Reset the calculator, if it has this method of ASE. Its files stay."""
+        self._child.ask("forget")
+
     def evaluate_all(self, positions: Array, cell: Array) -> tuple[Array, Array]:
         """Return energies (eV, (M,)) and forces (eV/angstrom, (M, N, 3)) of structures.
 

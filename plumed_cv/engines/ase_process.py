@@ -111,6 +111,11 @@ class AseWorker:
                 stress = np.array(atoms.get_stress(apply_constraint=False))
         return energy, forces, stress
 
+    def forget(self) -> None:
+        """Reset the calculator: EMT, for example, keeps a list of neighbours."""
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
+
     def evaluate_all(self, positions: Array, cell: Array) -> tuple[Array, Array]:
         """Return energies (M,) and forces (M, N, 3) of structures, without their stress."""
         energies, forces = np.empty(len(positions)), np.empty_like(positions)

@@ -129,6 +129,14 @@ class Engine(ABC):
             If the positions or the results of the engine are not finite numbers.
         """
 
+    def forget(self) -> None:  # noqa: B027
+        """Forget all earlier structures: nothing computed later depends on them.
+
+        A list of neighbours that was made for another structure gives the same forces, but adds
+        them up in another order. The last bits of the next results are then different. Most engines
+        keep nothing.
+        """
+
     @property
     def constrained(self) -> NDArray[np.int64]:
         """Atoms, from 0, whose distances to others are constants in the dynamics."""

@@ -138,6 +138,10 @@ class LammpsEngine(Engine):
         state = State(positions, cell)
         return self._child.ask("evaluate", state.positions, state.cell)  # type: ignore[no-any-return]
 
+    def forget(self) -> None:
+        """Forget the list of neighbours; the next structure gets a new one."""
+        self._child.ask("forget")
+
     def _forces(self, positions: Array, cell: Array) -> Array:
         return self._child.ask("forces", positions, cell)  # type: ignore[no-any-return]
 

@@ -180,6 +180,10 @@ class LammpsProcess:
         self._library.scatter("x", positions - images @ self._cell)
         return self._library.run("1 pre no post no") == 1
 
+    def forget(self) -> None:
+        """Compute the next structure in a new setup, which does not depend on earlier ones."""
+        self._end_evaluations()
+
     def _end_evaluations(self) -> None:
         """Return to the settings of the potential for dynamics."""
         if self._evaluated is not None:

@@ -29,9 +29,15 @@ from plumed_cv.engines.plumed_input import plumed_sentence
 PROGRESS_INTERVAL_S = 0.2
 
 _PIECES_KEPT = 2000
+# SIGHUP, SIGKILL and SIGTERM: no process ends itself by these. SIGKILL comes if memory is short.
+_FROM_OUTSIDE = (1, 9, 15)
 _PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent dies
 if sys.platform == "linux":
     _LIBC = ctypes.CDLL(None)  # loaded here, because a lock may be held between fork and exec
+
+
+class KilledError(UserError):
+    """Another program or the system ended the process of an engine: no fault of a structure."""
 
 
 class Worker(Protocol):
@@ -147,20 +153,22 @@ class Child:
                 else:
                     raise RuntimeError(f"in the process of {self._worker.__name__}:\n{answer}")
         except (EOFError, ConnectionError):
-            raise UserError(self._obituary()) from None
+            raise self._obituary() from None
 
-    def _obituary(self) -> str:
+    def _obituary(self) -> UserError:
         assert self._process is not None
         code = self._process.wait(timeout=10)
         self._words.seek(0)
         words = self._words.read().decode(errors="replace")
         # An error of PLUMED inside LAMMPS's own fix plumed ends the process.
         if "PLMD" in words or "+++ PLUMED error" in words:
-            return plumed_sentence(words)
+            return UserError(plumed_sentence(words))
         lines = [line.strip() for line in words.splitlines() if not line.startswith("+++")]
         last = next((line for line in reversed(lines) if line), "")
-        return f"the process of the engine was ended {how_it_ended(code)}" + (
-            f": {last}" if last else ""
+        kind = KilledError if -code in _FROM_OUTSIDE else UserError
+        return kind(
+            f"the process of the engine was ended {how_it_ended(code)}"
+            + (f": {last}" if last else "")
         )
 
 

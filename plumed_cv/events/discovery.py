@@ -8,9 +8,10 @@
     search/given.json         what was found towards other minima that were named
     search/saddle-1.xyz       each distinct saddle point, with the final state of its event
 
-Each search has random numbers of its own, so a command that goes on after a stop has the same
-result as one that was not stopped. Saddle points that the symmetry of the state maps onto each
-other are one event.
+Each search has random numbers of its own, and the results are taken in the order of the searches. A
+command that goes on after a stop, and one with several processes (`parallel`), therefore has the
+same result as any other. Saddle points that the symmetry of the state maps onto each other are one
+event.
 
 `confidence` has the probability that no event is missing, `notebook` the record of the searches.
 """
@@ -29,11 +30,14 @@ from plumed_cv.common.errors import UserError, naming
 from plumed_cv.common.files import hashes_of_named, locked, read_json, replacing, write_text
 from plumed_cv.common.progress import Log, Reporter
 from plumed_cv.engines import Engine
+from plumed_cv.engines.process import KilledError
 from plumed_cv.events.catalogue import read_template
 from plumed_cv.events.notebook import Notebook, ceiling_of, checksum
-from plumed_cv.events.saddles import RADIUS_A, Ints, Searcher, find_defect_atoms
+from plumed_cv.events.parallel import SearchTask, open_searches
+from plumed_cv.events.saddles import RADIUS_A, Ints, find_defect_atoms
 from plumed_cv.input_file import Config
 from plumed_cv.paths import relax
+from plumed_cv.setup.tools import n_cores
 from plumed_cv.structures import cell_of, held_atoms, read_oriented, strip
 from plumed_cv.structures.neighbours import Neighbours
 
@@ -55,6 +59,8 @@ def discover(
     seed: int = 0,
     max_barrier_eV: float | None = None,
     confidence: float = CONFIDENCE,
+    jobs: int = 1,
+    scheduler: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Find the events that begin at one state, and write a catalogue of them.
@@ -84,6 +90,10 @@ def discover(
         Largest barrier of the events; `ABOVE_LOWEST` times the lowest one if None.
     confidence
         The searches end when the confidence has this value.
+    jobs
+        Number of searches at the same time on this machine. The result does not depend on it.
+    scheduler
+        Address or scheduler file of a dask scheduler whose workers do the searches.
     reporter
         Receives the progress.
 
@@ -96,8 +106,13 @@ def discover(
     ------
     UserError
         If the structure or the input cannot be used, the folder has searches of something else,
-        or no event is found.
+        there are more jobs than cores, a process is killed, or no event is found.
     """
+    if scheduler is None and jobs > n_cores():
+        raise UserError(
+            f"--jobs {jobs}: this machine has {n_cores()} cores, and each search needs one; use "
+            "fewer jobs, or the workers of a cluster (--scheduler)."
+        )
     reporter = reporter or Log()
     content, config = read_template(template)
     given = _read(structure, config)
@@ -124,11 +139,16 @@ def discover(
             with locked(folder / ".lock", timeout_s=0.0):
                 return _discover(
                     engine, given, structure, config, content, output, settings, others,
-                    searches, max_barrier_eV, confidence, reporter,
+                    searches, max_barrier_eV, confidence, jobs, scheduler, reporter,
                 )  # fmt: skip
         except TimeoutError:
             raise UserError(
                 f"{output}: another process searches in this folder; wait for its end, or end it."
+            ) from None
+        except KilledError as error:
+            raise UserError(
+                f"{output}: {error}; the searches so far are kept, and the same command continues; "
+                "if memory was short, use fewer jobs."
             ) from None
 
 
@@ -144,6 +164,8 @@ def _discover(
     searches: int,
     max_barrier_eV: float | None,
     target: float,
+    jobs: int,
+    scheduler: str | None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Do the searches in a folder that is locked, and write the catalogue."""
@@ -155,20 +177,25 @@ def _discover(
         f"{structure.name}: {len(reactant)} atoms; searches move atom "
         f"{', '.join(str(k + 1) for k in centres[:20])}{', ...' if len(centres) > 20 else ''}."
     )
-    searcher = Searcher(engine, reactant, centres, settings["radius_A"])
+    task = SearchTask(config, reactant, centres, settings["radius_A"], settings["seed"])
+    searcher = task.searcher(engine)
     notebook = Notebook(folder, reactant, searcher, config.path.fmax_eV_A)
     for name, other in others:
         said = notebook.towards(name, other)
         reporter.say(f"{name}: {said}")
     limit = notebook.limit(max_barrier_eV)
     errors = 0
-    with reporter.task("searches", searches) as update:
+    with (
+        open_searches(task, searcher, jobs, scheduler, searches) as search,
+        reporter.task("searches", searches) as update,
+    ):
         while notebook.done < searches:
             now = notebook.confidence(limit)
             if now.value >= target:
                 break
             update(notebook.done, f"{notebook.n_events(limit)} events, confidence {now.value:.2f}")
-            line = notebook.search(settings["seed"], ceiling_of(limit))
+            ceiling_eV = ceiling_of(limit)
+            line = notebook.add(search(notebook.done + 1, ceiling_eV), ceiling_eV)
             errors = errors + 1 if line["reason"].startswith("error") else 0
             if errors == _ERRORS:
                 raise UserError(f"{structure}: {errors} searches in a row failed: {line['reason']}")

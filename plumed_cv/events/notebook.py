@@ -21,9 +21,10 @@ from plumed_cv.common.errors import UserError
 from plumed_cv.common.files import parse_json, read_json, replacing, write_text
 from plumed_cv.cv import symmetry
 from plumed_cv.cv.projection import linear
+from plumed_cv.engines.process import KilledError
 from plumed_cv.events.catalogue import INPUT, Event, Numbers, write_catalogue, write_event
 from plumed_cv.events.confidence import Confidence
-from plumed_cv.events.saddles import SAME_A, SAME_EV, SAME_SADDLE_A, Saddle, Searcher
+from plumed_cv.events.saddles import SAME_A, SAME_EV, SAME_SADDLE_A, Outcome, Saddle, Searcher
 from plumed_cv.input_file import Config
 from plumed_cv.rates.multiplicity import count_equivalent_events
 from plumed_cv.structures import OF_DYNAMICS, cell_of, drift_of, held_atoms, kinds_of
@@ -120,12 +121,10 @@ class Notebook:
         found = self._found(ceiling_of(limit_eV))
         return Confidence.of([n for n in found if n in counted], counted)
 
-    def search(self, seed: int, ceiling_eV: float) -> dict[str, Any]:
-        """Do the next search and write down its result."""
-        number = self.done + 1
-        outcome = self._searcher.search(np.random.default_rng([seed, number]), ceiling_eV)
+    def add(self, outcome: Outcome, ceiling_eV: float) -> dict[str, Any]:
+        """Write down the result of the next search, which went on up to an energy."""
         line: dict[str, Any] = {
-            "search": number,
+            "search": self.done + 1,
             "atom": outcome.atom + 1,
             "ceiling_eV": ceiling_eV,
             "reason": outcome.reason,
@@ -155,6 +154,8 @@ class Notebook:
         if known is None:
             try:
                 outcome = self._searcher.towards(other)
+            except KilledError:
+                raise
             except UserError as error:
                 return f"no event towards it: {error}"
             number, connected, barrier, calls = None, False, None, outcome.calls
@@ -338,6 +339,8 @@ class Notebook:
         if final is not None:
             try:
                 final, energy = self._searcher.relaxed(final, self._fmax, f"state {number}")
+            except KilledError:
+                raise
             except UserError:  # a state without a minimum
                 final = None
             if final is not None and _moves(final).max() < SAME_A:

@@ -24,9 +24,11 @@ from ase.optimize import FIRE
 from numpy.typing import NDArray
 
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.threads import one_thread
 from plumed_cv.cv import symmetry
 from plumed_cv.engines import Engine
 from plumed_cv.engines.engine import EngineCalculator
+from plumed_cv.engines.process import KilledError
 from plumed_cv.paths import find_minimum_energy_path, relax
 from plumed_cv.structures import cell_of, drift_of, held_atoms, kinds_of
 from plumed_cv.structures.frame import Array, displacements
@@ -124,13 +126,17 @@ class Searcher:
         self._held = held_atoms(reactant)
         self.centres = centres
         self._radius_A = radius_A
+        engine.forget()
         self.energy_eV: float = engine.evaluate(reactant.positions, self._cell)[0]
         self.operations = symmetry.find_space_group(
             kinds_of(reactant), reactant.positions, self._cell, held=self._held
         )
 
+    @one_thread()
     def search(self, rng: np.random.Generator, ceiling_eV: float) -> Outcome:
         """Search for one saddle point.
+
+        The result does not depend on earlier searches, to the last bit.
 
         Parameters
         ----------
@@ -138,7 +144,13 @@ class Searcher:
             Random number generator, which alone determines the course.
         ceiling_eV
             The search ends if its energy is higher than this, relative to the reactant.
+
+        Raises
+        ------
+        KilledError
+            If the process of the engine is killed. Other errors of the engine are an outcome.
         """
+        self._engine.forget()
         atom = int(rng.choice(self.centres))
         atoms = self._at(np.zeros((len(self._reactant), 3)))
         atoms.calc = watch = _Watch(self._engine, _MOST_CALLS)
@@ -153,6 +165,8 @@ class Searcher:
             saddle = self._checked(atoms, self.climb(atoms, self.step(atoms), check))
         except _EndedError as end:
             return Outcome(None, str(end), atom, watch.calls)
+        except KilledError:
+            raise
         except UserError as error:  # of the engine, for a start with two atoms at one place
             return Outcome(None, f"error: {error}", atom, watch.calls)
         return Outcome(saddle, "", atom, watch.calls)
@@ -225,6 +239,7 @@ class Searcher:
         UserError
             If it does not belong to the reactant, relaxes to it, or the band does not converge.
         """
+        self._engine.forget()
         watches: list[_Watch] = []
 
         def new() -> Calculator:
@@ -257,6 +272,7 @@ class Searcher:
             Displacements from the reactant, shape (N, 3), or None if neither or both of the sides
             relax to the reactant; and the number of calculations of forces.
         """
+        self._engine.forget()
         sides, calls = [], 0
         for sign in (1.0, -1.0):
             atoms = self._at(saddle.step)
@@ -276,6 +292,7 @@ class Searcher:
 
     def relaxed(self, step: Array, fmax_eV_A: float, name: str) -> tuple[Array, float]:
         """Relax a state completely; return its displacements and energy above the reactant."""
+        self._engine.forget()
         atoms = self._at(step)
         atoms.calc = self._engine.calculator()
         relax(atoms, fmax_eV_A, name)

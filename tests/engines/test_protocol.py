@@ -60,6 +60,21 @@ def test_calculators_share_the_engine_and_keep_their_results(kit: Kit, engine: E
         np.testing.assert_allclose(image.get_forces(), reference(image)[1], atol=kit.digits)
 
 
+def test_what_is_forgotten_has_no_influence(engine: Engine) -> None:
+    """The last bits of a result do not depend on the structures before it."""
+    rng = np.random.default_rng(4)
+    atoms = crystal(1)
+    cell, found = atoms.cell.array, []
+    for _ in range(3):
+        engine.forget()
+        energy, forces, _ = engine.evaluate(atoms.positions, cell)
+        found.append((energy, forces.tobytes()))
+        for _ in range(3):
+            others = atoms.positions + rng.uniform(-1.5, 1.5, size=3)  # a new list of neighbours
+            engine.evaluate(others + rng.normal(scale=0.1, size=others.shape), cell)
+    assert found[1:] == found[:-1]
+
+
 def test_another_cell(kit: Kit, engine: Engine) -> None:
     atoms = crystal()
     atoms.set_cell(atoms.cell.array * 1.02, scale_atoms=True)
