@@ -38,6 +38,7 @@ from plumed_cv.setup.tools import n_cores
 from plumed_cv.structures import cell_of, held_atoms, read_structure
 from python import discovery as script
 from python import surfaces
+from python.benchmarks import searches
 from python.drills import runs
 from python.zero_kelvin import systems
 from tests import pages, vacancy
@@ -237,13 +238,24 @@ two_cores = pytest.mark.skipif(n_cores() < 2, reason="this machine has one core,
 
 
 @two_cores
-@pytest.mark.parametrize("potential", ["EMT", "LAMMPS"])
+@pytest.mark.parametrize("potential", ["EMT", "LAMMPS", "surface"])
 def test_the_number_of_jobs_changes_no_byte(
     potential: str, of_copper: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Both engines keep lists of neighbours, which change the last bits of later results."""
+    """Both engines keep lists of neighbours, which change the last bits of later results.
+
+    At a surface, LAMMPS's box depends on the structure with which it was started.
+    """
     words: dict[str, Any] = {"seed": 3, "confidence": ENOUGH}
-    if potential == "LAMMPS":
+    if potential == "surface":
+        words = {"searches": 4}
+        case = "adatom on Cu(100)"
+        expected = tmp_path / "one"
+        structure, given, catalogue = script.prepare(case, expected)
+        discover(structure, given, catalogue, **words)
+        catalogue.rename(expected / "events")
+        structure, given, _ = script.prepare(case, tmp_path / "two")
+    elif potential == "LAMMPS":
         words = {"seed": 1, "confidence": 0.5}
         (tmp_path / "one").mkdir()
         (tmp_path / "two").mkdir()
@@ -513,6 +525,14 @@ def test_the_page_has_the_numbers_of_the_script(capsys: pytest.CaptureFixture[st
     printed = [line for line in capsys.readouterr().out.splitlines() if line]
     page = (pages.DOCS / "discover.md").read_text(encoding="utf-8").splitlines()
     assert len(printed) > 12
+    assert [line for line in printed if line not in page] == []
+
+
+def test_the_page_has_the_times_of_several_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    searches.show(json.loads((pages.DOCS / "searches.json").read_text(encoding="utf-8")))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    page = (pages.DOCS / "discover.md").read_text(encoding="utf-8").splitlines()
+    assert len(printed) == 4
     assert [line for line in printed if line not in page] == []
 
 

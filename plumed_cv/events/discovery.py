@@ -177,7 +177,7 @@ def _discover(
         f"{structure.name}: {len(reactant)} atoms; searches move atom "
         f"{', '.join(str(k + 1) for k in centres[:20])}{', ...' if len(centres) > 20 else ''}."
     )
-    task = SearchTask(config, reactant, centres, settings["radius_A"], settings["seed"])
+    task = SearchTask(config, given, reactant, centres, settings["radius_A"], settings["seed"])
     searcher = task.searcher(engine)
     notebook = Notebook(folder, reactant, searcher, config.path.fmax_eV_A)
     for name, other in others:

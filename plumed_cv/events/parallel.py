@@ -42,6 +42,9 @@ class SearchTask:
     ----------
     config
         Input with the engine.
+    given
+        Structure for which all processes open their engines. Along directions without periodicity,
+        LAMMPS's box depends on it, and the box determines the order of its list of neighbours.
     reactant
         The relaxed initial state.
     centres, radius_A
@@ -51,6 +54,7 @@ class SearchTask:
     """
 
     config: Config
+    given: Atoms
     reactant: Atoms
     centres: Ints
     radius_A: float
@@ -179,11 +183,11 @@ _searchers: list[Searcher] = []  # of a process of the pool: one, with its engin
 def _search(task: SearchTask, number: int, ceiling_eV: float) -> Outcome:
     """Search in a process of the pool, which keeps its engine."""
     if not _searchers:
-        _searchers.append(task.searcher(sampling.open_engine(task.config, task.reactant)))
+        _searchers.append(task.searcher(sampling.open_engine(task.config, task.given)))
     return task.search(_searchers[0], number, ceiling_eV)
 
 
 def _search_once(task: SearchTask, number: int, ceiling_eV: float) -> Outcome:
     """Search in a worker of a cluster, which may serve others later, so that the engine ends."""
-    with sampling.open_engine(task.config, task.reactant) as engine:
+    with sampling.open_engine(task.config, task.given) as engine:
         return task.search(task.searcher(engine), number, ceiling_eV)
