@@ -45,6 +45,7 @@ _ROUNDS = 5  # of raised steps
 _STOP = "stop"  # a file in the catalogue that ends all events
 _STOPPED = "stopped"
 _POLL_S = 0.5
+_SHARE = 0.005  # of the time, for the table of an unfinished campaign
 _PATIENCE_S = 30.0
 # A process that ends with the campaign, and leaves Ctrl-C to it.
 _CHILD = """
@@ -121,6 +122,8 @@ def run_campaign(
     reporter = reporter or Log()
     catalogue = read_catalogue(folder)
     todo = [_job(catalogue, event, harmonic) for event in catalogue.events]
+    # A campaign that goes on begins with what is missing; the other events end after a check.
+    todo.sort(key=_has_result)
     _check_inputs(catalogue, harmonic, jobs, scheduler)
     with _alone(catalogue.root):
         reasons: dict[str, str] = {}
@@ -147,15 +150,27 @@ def _do(
     reasons: dict[str, str],
     reporter: Reporter,
 ) -> None:
-    """Do these events; write the table after each, and the reasons of those that fail."""
-    with reporter.task("events", len(todo)) as update:
-        for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
-            reasons.pop(job.event, None)
-            if reason is not None:
-                reasons[job.event] = reason
-                reporter.say(f"{job.event}: set aside: {reason}")
-            update(done, job.event)
-            write_rates(catalogue, reasons)
+    """Do these events, and collect the reasons of those that fail.
+
+    The table is written after an event, but not so often that it takes more than `_SHARE` of the
+    time: it has the rates of all events, so that each one makes the next table take longer.
+    """
+    written = took = 0.0
+    try:
+        with reporter.task("events", len(todo)) as update:
+            for done, (job, reason) in enumerate(_results(todo, jobs, scheduler), 1):
+                reasons.pop(job.event, None)
+                if reason is not None:
+                    reasons[job.event] = reason
+                    reporter.say(f"{job.event}: set aside: {reason}")
+                update(done, job.event)
+                began = time.monotonic()
+                if began - written >= took / _SHARE:
+                    write_rates(catalogue, reasons)
+                    written = time.monotonic()
+                    took = written - began
+    finally:
+        write_rates(catalogue, reasons)
 
 
 def write_rates(catalogue: Catalogue, reasons: dict[str, str]) -> dict[str, Any]:
@@ -365,6 +380,12 @@ def _job(catalogue: Catalogue, event: Event, harmonic: bool) -> Job:
     return Job(event.id, tuple(words), folder / f"{words[0]}.log", catalogue.root.absolute())
 
 
+def _has_result(job: Job) -> bool:
+    """Whether the folder of the runs or of the harmonic rates of an event has a result."""
+    names = ("result.json", "rates.json", "harmonic.json")
+    return any((job.log.with_suffix("") / name).exists() for name in names)
+
+
 def _check_inputs(catalogue: Catalogue, harmonic: bool, jobs: int, scheduler: str | None) -> None:
     """Refuse what would fail hours later."""
     for event in catalogue.events:
@@ -440,12 +461,15 @@ def _execute(job: Job) -> str | None:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
-        while process.poll() is None:
-            time.sleep(_POLL_S)
-            if stop.exists():
-                process.terminate()
-                process.wait()
-                return _STOPPED
+        while True:
+            try:
+                process.wait(timeout=_POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                if stop.exists():
+                    process.terminate()
+                    process.wait()
+                    return _STOPPED
     if process.returncode == 0:
         return None
     if process.returncode < 0:
