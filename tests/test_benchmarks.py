@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 SHORT = {
     "batches": "it.STEPS = 2; it.main()",
     "babf_2d": "it.BINS, it.STEPS, it.REPETITIONS = (25,), 2000, 1; it.main()",
+    "campaign": "it.main()",
     "engines": "it.LENGTHS = {'lammps': (200, 100), 'ase': (20, 10)}; it.main()",
     "searches": "it.main()",
     "size": "sys.argv = ['size', '--atoms', '127', '--steps', '400']; it.main()",

@@ -4,8 +4,9 @@
 relaxes their end states (`states`) and writes a catalogue, and `catalogue` is its format. `pairs`
 finds the jumps of a vacancy near a solute, and `solutes` relaxes them.
 `discovery` finds events from one state, by searches for `saddles` that a `notebook` records, with
-the `confidence` that none is missing. `diffusion` computes diffusion coefficients from the rates of
-the jumps, and `exports` writes these for other codes.
+the `confidence` that none is missing; `parallel` does several searches at once. `diffusion`
+computes diffusion coefficients from the rates of the jumps, and `exports` writes these for other
+codes.
 """
 
 from plumed_cv.events.catalogue import Catalogue, Event, read_catalogue

@@ -18,6 +18,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
@@ -461,15 +462,21 @@ def _execute(job: Job) -> str | None:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
-        while True:
-            try:
-                process.wait(timeout=_POLL_S)
-                break
-            except subprocess.TimeoutExpired:
+        # `process.wait(timeout=...)` would look 20 times a second whether the process has ended.
+        ended, stopped = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(_POLL_S):
                 if stop.exists():
+                    stopped.set()
                     process.terminate()
-                    process.wait()
-                    return _STOPPED
+                    return
+
+        threading.Thread(target=watch, daemon=True).start()
+        process.wait()
+        ended.set()
+    if stopped.is_set():
+        return _STOPPED
     if process.returncode == 0:
         return None
     if process.returncode < 0:

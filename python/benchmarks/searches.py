@@ -3,7 +3,7 @@
     python python/benchmarks/searches.py [--quick] [--output docs/searches.json]
     python python/benchmarks/searches.py --table docs/searches.json
 
-The case is a dumbbell in bcc iron of `python/discovery.py`. Each search is done in turn with one
+The case is the adatom on Cu(100) of `python/discovery.py`. Each search is done in turn with one
 job and with several, because the machine may be shared. The script prints the median of the times
 and the fastest one, which other processes disturb least, and the load of the machine just before
 each command: the number of processes that want a core, which should be 0. It compares the
@@ -22,9 +22,9 @@ from statistics import median
 from typing import Any
 
 from plumed_cv.setup.tools import n_cores
-from python.discovery import prepare
+from python.discovery import CASES, prepare
 
-CASE = "dumbbell in bcc Fe"
+CASE = "adatom on Cu(100)"
 JOBS = (1, 2)
 
 
@@ -68,6 +68,7 @@ def measure(searches: int, rounds: int) -> dict[str, Any]:
                 structure, given, catalogue = prepare(CASE, Path(name) / f"{k}-{jobs}")
                 words = [sys.executable, "-m", "plumed_cv.cli", "discover", str(structure)]
                 words += ["-i", str(given), "-o", str(catalogue)]
+                words += ["--max-barrier", str(CASES[CASE].max_barrier_eV)]
                 words += ["--searches", str(searches), "--jobs", str(jobs)]
                 loads[str(jobs)].append(os.getloadavg()[0])
                 began = time.perf_counter()
