@@ -18,12 +18,14 @@ from ase.build import bulk
 
 from plumed_cv import input_file, workflow
 from plumed_cv.common.errors import UserError
+from plumed_cv.common.progress import Callback
 from plumed_cv.events import find_jumps, read_catalogue
 from plumed_cv.setup.tools import n_cores
 from plumed_cv.workflow import provenance
 from plumed_cv.workflow.campaign import write_rates
+from python.benchmarks.campaign import copy_event, kill, show
 from python.drills import runs
-from tests import vacancy
+from tests import pages, vacancy
 from tests.test_jumps import EMT_INPUT, copper
 
 INPUT = EMT_INPUT.replace("images = 7", "images = 5").replace("0.01", "0.02")
@@ -164,6 +166,43 @@ def test_an_event_that_fails_is_set_aside(of_copper: Path) -> None:
         UserError, match=r"500 K is left out: no rate with an error of Cu-vacancy-1"
     ):
         workflow.compute_diffusion(of_copper)
+
+
+def test_a_campaign_begins_with_what_is_missing(
+    original: Path, done: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of two events, the first one has its rates already."""
+    folder = Path(shutil.copytree(original, tmp_path / "cat"))
+    copy_event(folder, 2)
+    shutil.rmtree(folder / "Cu-vacancy-2" / "harmonic")
+    ended: list[str] = []
+    found = workflow.run_campaign(
+        folder,
+        harmonic=True,
+        reporter=Callback(lambda name, done, total, note: ended.append(note)),
+    )
+    assert ended == ["", "Cu-vacancy-2", "Cu-vacancy-1"]  # the task begins without a note
+    assert found["failures"] == []
+    assert [row["event"] for row in found["rates"]] == 2 * ["Cu-vacancy-1"] + 2 * ["Cu-vacancy-2"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_kills_and_compares(
+    original: Path, done: dict[str, Any], of_copper: Path
+) -> None:
+    expected = (original / "rates.csv").read_bytes()
+    found = kill(of_copper, 1, 2, 5.0, expected)
+    assert found["same"]
+    assert found["kills"] == len(found["done"]) > 0
+    assert not kill(of_copper, 1, 0, 5.0, expected.replace(b"12", b"13"))["same"]
+
+
+def test_the_page_has_the_numbers_of_the_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    show(json.loads((pages.DOCS / "campaigns.json").read_text(encoding="utf-8")))
+    printed = [line for line in capsys.readouterr().out.splitlines() if line]
+    page = (pages.DOCS / "diffusion.md").read_text(encoding="utf-8").splitlines()
+    assert len(printed) > 5
+    assert [line for line in printed if line not in page] == []
 
 
 def started(folder: Path) -> subprocess.Popen[bytes]:
