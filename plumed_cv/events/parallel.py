@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from typing import Protocol
 
 import numpy as np
 from ase import Atoms
@@ -166,7 +166,13 @@ def _open_processes(jobs: int) -> Iterator[Executor]:
             pool.shutdown(cancel_futures=True)
 
 
-def _follow(pipe: Connection) -> None:
+class _Pipe(Protocol):
+    """The end of a pipe that is read; its class is another one on Windows."""
+
+    def poll(self, timeout: float | None = ...) -> bool: ...
+
+
+def _follow(pipe: _Pipe) -> None:
     """In a process of the pool: leave interrupts to the parent, and end when it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
