@@ -1,5 +1,6 @@
 """Numbers of equivalent events that were counted by hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import mdtraj
@@ -248,7 +249,7 @@ def test_energies_say_whether_the_potential_has_the_symmetry() -> None:
         check_energies(engine, initial, found)
 
 
-def path_over(aside_A: float) -> EnergyPath:
+def path_over(aside_A: float, moments: Sequence[float] | None = None) -> EnergyPath:
     """A path of a vacancy in copper whose saddle point lies beside the line of the hop."""
     initial, final = hop(FCC)
     top = initial.copy()
@@ -258,6 +259,7 @@ def path_over(aside_A: float) -> EnergyPath:
     top.positions[mover] += 0.5 * step + aside_A * np.eye(3)[int(np.abs(step).argmin())]
     final.positions[mover] = initial.positions[mover] + step
     for atoms, energy in ((initial, 0.0), (top, 1.0), (final, 0.0)):
+        atoms.set_initial_magnetic_moments(moments)
         forces = np.zeros_like(atoms.positions)
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
     return EnergyPath((initial, top, final), "path")
@@ -316,16 +318,9 @@ def test_snapshots_tell_which_saddle_points_are_crossed(
 
 
 def test_the_run_says_that_moments_tell_atoms_apart(tmp_path: Path) -> None:
-    initial, final = hop(FCC)
-    middle = initial.copy()
-    half, _ = find_mic(final.positions - initial.positions, initial.cell)
-    middle.positions += 0.5 * half
-    for atoms in (initial, middle, final):
-        atoms.set_initial_magnetic_moments([1.0, *[0.0] * (len(atoms) - 1)])
-        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
-    files = RunDirectory(tmp_path)
-    EnergyPath((initial, middle, final), "path").save(files.path)
-    with AseEngine("ase.calculators.emt.EMT", initial) as engine:
+    path, files = path_over(0.0, [1.0, *[0.0] * (len(FCC) - 2)]), RunDirectory(tmp_path)
+    path.save(files.path)
+    with AseEngine("ase.calculators.emt.EMT", path.images[0]) as engine:
         count_events(files, engine)
     known = read_json(files.multiplicity)
     assert known["multiplicity"] < 12

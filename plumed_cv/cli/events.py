@@ -171,8 +171,7 @@ def discover(
 
     if not 0 < confidence < 1:
         raise UserError(f"--confidence {confidence:g}: the confidence is between 0 and 1.")
-    if scheduler is not None and jobs > 1:
-        raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
+    _check_jobs(jobs, scheduler)
     with resumable():
         found = events.discover(
             structure,
@@ -235,8 +234,7 @@ def campaign(
 
     if harmonic and error is not None:
         raise UserError("--error: harmonic rates have no statistical error; leave it out.")
-    if scheduler is not None and jobs > 1:
-        raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")
+    _check_jobs(jobs, scheduler)
     with resumable():
         found = workflow.run_campaign(
             catalogue,
@@ -315,3 +313,8 @@ def diffusion(
         print(f"All results: {catalogue / 'diffusion.csv'}, diffusion.json and diffusion.png")
         if export is not None:
             print(f"For other codes: {export / 'jumps.csv'}, jumps.json and onsager-*K.yaml")
+
+
+def _check_jobs(jobs: int, scheduler: str | None) -> None:
+    if scheduler is not None and jobs > 1:
+        raise UserError(f"--jobs {jobs}: the scheduler decides this; leave it out.")

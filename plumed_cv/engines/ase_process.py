@@ -112,9 +112,10 @@ class AseWorker:
         return energy, forces, stress
 
     def forget(self) -> None:
-        """Reset the calculator: EMT, for example, keeps a list of neighbours."""
-        if hasattr(self._calculator, "reset"):
-            self._calculator.reset()
+        """Reset the calculators: lists of neighbours, whose order affects the last bit, go too."""
+        for calculator in (self._calculator, *(other.calc for _, other in self._members)):
+            if hasattr(calculator, "reset"):
+                calculator.reset()
 
     def evaluate_all(self, positions: Array, cell: Array) -> tuple[Array, Array]:
         """Return energies (M,) and forces (M, N, 3) of structures, without their stress."""
@@ -165,9 +166,7 @@ class AseWorker:
         """
         assert self._batch or len(trajectories) == 1
         self._done = 0
-        for calculator in (self._calculator, *(other.calc for _, other in self._members)):
-            if hasattr(calculator, "reset"):
-                calculator.reset()  # also lists of neighbours, whose order affects the last bit
+        self.forget()
         results: dict[int, _Result] = {}
         found: dict[int, _Evaluated | None] = dict.fromkeys(range(len(trajectories)))
         while found:

@@ -147,7 +147,7 @@ class Ahead:
         except BrokenProcessPool:
             raise KilledError("the process of a search was killed") from None
         except Exception as error:
-            if type(error).__module__.startswith("distributed"):
+            if sampling.is_of_cluster(error):
                 raise KilledError(f"a worker of the scheduler has failed ({error})") from None
             raise
 

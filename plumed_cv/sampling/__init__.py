@@ -52,7 +52,7 @@ from plumed_cv.sampling.task import (
     spread,
 )
 from plumed_cv.sampling.walker import prepare, run_walkers
-from plumed_cv.sampling.walkers import open_cluster, open_executors, sample
+from plumed_cv.sampling.walkers import is_of_cluster, open_cluster, open_executors, sample
 
 __all__ = [
     "Parameters",
@@ -62,6 +62,7 @@ __all__ = [
     "count_segments",
     "count_steps",
     "describe_barrier",
+    "is_of_cluster",
     "list_repetitions",
     "list_segments",
     "make_grid",

@@ -88,7 +88,7 @@ def _run_at_once(tasks: Sequence[WalkerTask], update: Update) -> None:
             raise UserError(f"{what}: {failure}")
         if isinstance(failure, BrokenProcessPool):
             raise UserError(f"{what}, because its process was killed; {remedy}")
-        if type(failure).__module__.startswith("distributed"):
+        if is_of_cluster(failure):
             raise UserError(f"{what} ({failure}); {remedy}")
         raise failure
 
@@ -162,6 +162,11 @@ def open_cluster(scheduler: str, given_as: str = "sampling.scheduler =") -> Iter
         ) from None
     with client:
         yield client.get_executor()
+
+
+def is_of_cluster(error: BaseException) -> bool:
+    """Whether an error is of a dask cluster, such as a lost worker, and not of what it does."""
+    return type(error).__module__.startswith("distributed")
 
 
 def follow(parent: int) -> None:

@@ -438,7 +438,7 @@ def _results(
         try:
             for future in as_completed(futures):
                 error = future.exception()
-                if error is not None and not type(error).__module__.startswith("distributed"):
+                if error is not None and not sampling.is_of_cluster(error):
                     raise error
                 yield futures[future], future.result() if error is None else str(error)
         except BaseException:
